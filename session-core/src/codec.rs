@@ -1,0 +1,123 @@
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::{BoxError, SessionData, StoredKey};
+
+/// How a session's data becomes the payload that is stored, and back.
+///
+/// # Behavior
+///
+/// - `decode` of what `encode` returned, under the same key, gives the same map.
+/// - A payload carries the version of its format. One that this codec does not know is
+///   [`CodecError::UnknownFormat`], never a guess.
+/// - `decode` never panics and never allocates much more than the payload's size, whatever the payload is.
+/// - `key` is the key that the payload is stored under. A codec may bind the payload to it; a payload is encoded anew
+///   when its key changes.
+pub trait Codec: Send + Sync + fmt::Debug + 'static {
+    /// Encodes `data` to be stored under `key`.
+    ///
+    /// # Errors
+    ///
+    /// [`CodecError`] when the data cannot be written in this format.
+    fn encode(&self, key: &StoredKey, data: &SessionData) -> Result<Bytes, CodecError>;
+
+    /// Decodes what was stored under `key`.
+    ///
+    /// # Errors
+    ///
+    /// [`CodecError`] when the payload is not one that this codec wrote under this key.
+    fn decode(&self, key: &StoredKey, payload: &Bytes) -> Result<SessionData, CodecError>;
+}
+
+/// The payload is unreadable, or the data cannot be written. Shows nothing of either.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CodecError {
+    /// Written by a newer version, or by another program.
+    #[error(
+        "the payload has format {0:#04x}, which this version does not know; was it written by a newer one? upgrade, or end the session"
+    )]
+    UnknownFormat(u8),
+    /// Damaged, or empty.
+    #[error("the payload cannot be read ({0}); keep the row for an investigation, or end the session")]
+    Malformed(BoxError),
+    /// The data cannot be written in this format.
+    #[error("the data cannot be encoded ({0})")]
+    Unencodable(BoxError),
+}
+
+/// The default codec: one byte of format version (`1`, as a digit, to be legible in a database), then the map as a
+/// JSON object.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct JsonCodec;
+
+impl JsonCodec {
+    const FORMAT: u8 = b'1';
+}
+
+impl Codec for JsonCodec {
+    fn encode(&self, _key: &StoredKey, data: &SessionData) -> Result<Bytes, CodecError> {
+        let mut payload = vec![Self::FORMAT];
+        data.write_json(&mut payload);
+        Ok(payload.into())
+    }
+
+    fn decode(&self, _key: &StoredKey, payload: &Bytes) -> Result<SessionData, CodecError> {
+        match payload.first() {
+            Some(&Self::FORMAT) => SessionData::from_json(payload.slice(1..))
+                .map_err(|error| CodecError::Malformed(error.into())),
+            Some(&other) => Err(CodecError::UnknownFormat(other)),
+            None => Err(CodecError::Malformed("it is empty".into())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn key() -> StoredKey {
+        StoredKey::parse("some-stored-key").unwrap()
+    }
+
+    #[test]
+    fn a_payload_carries_its_format_version() {
+        let mut data = SessionData::new();
+        data.insert("visits", "3".into()).unwrap();
+        let payload = JsonCodec.encode(&key(), &data).unwrap();
+        assert_eq!(&payload[..], br#"1{"visits":3}"#);
+        assert_eq!(JsonCodec.decode(&key(), &payload).unwrap(), data);
+    }
+
+    #[test]
+    fn unknown_empty_and_damaged_payloads_are_typed_errors() {
+        let decode = |bytes: &'static [u8]| JsonCodec.decode(&key(), &Bytes::from_static(bytes));
+        assert!(matches!(decode(b"2{}"), Err(CodecError::UnknownFormat(b'2'))));
+        assert!(matches!(decode(b""), Err(CodecError::Malformed(_))));
+        assert!(matches!(decode(b"1{\"visits\":"), Err(CodecError::Malformed(_))));
+    }
+
+    #[test]
+    fn errors_do_not_repeat_the_payload() {
+        let error = JsonCodec.decode(&key(), &Bytes::from_static(br#"1{"secret":secret}"#)).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("secret"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_decoded_or_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            let _ = JsonCodec.decode(&key(), &bytes.into());
+        }
+
+        #[test]
+        fn an_empty_map_and_its_payload_are_equal_whatever_it_went_through(keys in prop::collection::vec("[a-d]", 0..5)) {
+            let mut data = SessionData::new();
+            for key in &keys { data.insert(key, "1".into()).unwrap(); }
+            for key in &keys { data.remove(key); }
+            prop_assert_eq!(&JsonCodec.encode(&key(), &data).unwrap()[..], b"1{}");
+        }
+    }
+}

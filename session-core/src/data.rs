@@ -1,0 +1,498 @@
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::iter::Peekable;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::de::{DeserializeSeed, Deserializer as _, Error as _, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// The map that a session holds: from string, in order, to the raw JSON text of its value, decoded when it is read.
+///
+/// It consists of what was read (`base`, shared with every other reader of the same record) and of what was changed
+/// since, so that cloning is cheap, values nobody touched are passed through byte for byte, and the changes can be
+/// applied again to a fresher base ([`rebase`](Self::rebase)).
+#[derive(Clone, Default)]
+pub struct SessionData {
+    base: Base,
+    /// The base counts as empty: everything was removed before `changes`.
+    cleared: bool,
+    /// `None` is a removal.
+    changes: BTreeMap<Box<str>, Option<Box<str>>>,
+}
+
+/// A parsed JSON object: its text, and where in it the keys and values are, ordered by key.
+#[derive(Clone, Default)]
+struct Base {
+    text: Bytes,
+    index: Arc<Index>,
+}
+
+#[derive(Default)]
+struct Index {
+    slots: Vec<Slot>,
+    /// The keys that the text spells with escapes, one after the other, in plain.
+    unescaped: String,
+}
+
+/// Positions as `u32`: sixteen bytes per value that a session has, however many sessions a cache holds.
+struct Slot {
+    key: Span,
+    key_is_escaped: bool,
+    value: Span,
+}
+
+impl Slot {
+    fn key_bytes<'a>(&self, text: &'a [u8], unescaped: &'a str) -> &'a [u8] {
+        let source = if self.key_is_escaped { unescaped.as_bytes() } else { text };
+        source.get(self.key.range()).unwrap_or_default()
+    }
+}
+
+/// Part of a text that the parser has found to be UTF-8.
+fn utf8(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or_default()
+}
+
+#[derive(Clone, Copy)]
+struct Span {
+    start: u32,
+    len: u32,
+}
+
+impl Span {
+    fn new(start: usize, len: usize) -> Option<Self> {
+        Some(Self { start: start.try_into().ok()?, len: len.try_into().ok()? })
+    }
+
+    fn range(self) -> Range<usize> {
+        let start = self.start as usize;
+        start..start + self.len as usize
+    }
+}
+
+impl Base {
+    fn key(&self, slot: &Slot) -> &[u8] {
+        slot.key_bytes(&self.text, &self.index.unescaped)
+    }
+
+    fn value(&self, slot: &Slot) -> &str {
+        utf8(self.text.get(slot.value.range()).unwrap_or_default())
+    }
+
+    fn get(&self, key: &str) -> Option<&str> {
+        let found = self.index.slots.binary_search_by(|slot| self.key(slot).cmp(key.as_bytes())).ok()?;
+        self.index.slots.get(found).map(|slot| self.value(slot))
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.index.slots.iter().map(|slot| (utf8(self.key(slot)), self.value(slot)))
+    }
+}
+
+impl SessionData {
+    /// An empty map.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Reads the JSON object that is in `text`, without decoding its values. `text` is kept, not copied. Of a key that
+    /// occurs twice, the last value counts.
+    ///
+    /// # Errors
+    ///
+    /// When `text` is not one JSON object, or larger than 4 GiB. The error names a position, not the text.
+    pub fn from_json(text: Bytes) -> Result<Self, serde_json::Error> {
+        let index = {
+            let mut parser = serde_json::Deserializer::from_slice(&text);
+            let index = parser.deserialize_map(Indexer { text: &text })?;
+            parser.end()?;
+            index
+        };
+        Ok(Self { base: Base { text, index: Arc::new(index) }, cleared: false, changes: BTreeMap::new() })
+    }
+
+    /// Appends the map to `out` as one JSON object, in the order of its keys.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        if !self.is_changed() && !self.base.text.is_empty() {
+            out.extend_from_slice(&self.base.text);
+            return;
+        }
+        out.push(b'{');
+        for (position, (key, value)) in self.iter().enumerate() {
+            if position > 0 {
+                out.push(b',');
+            }
+            write_json_string(key, out);
+            out.push(b':');
+            out.extend_from_slice(value.as_bytes());
+        }
+        out.push(b'}');
+    }
+
+    /// The JSON text of the value under `key`.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&str> {
+        match self.changes.get(key) {
+            Some(change) => change.as_deref(),
+            None => self.unchanged(key),
+        }
+    }
+
+    /// Puts `value` under `key`.
+    ///
+    /// # Errors
+    ///
+    /// When `value` is not one JSON value.
+    pub fn insert(&mut self, key: &str, value: String) -> Result<(), serde_json::Error> {
+        // A RawValue has checked the text, and dropped white space around it.
+        let value = RawValue::from_string(value)?;
+        self.changes.insert(key.into(), Some(value.into()));
+        Ok(())
+    }
+
+    /// Removes what is under `key`; whether there was something.
+    pub fn remove(&mut self, key: &str) -> bool {
+        let was_there = self.contains(key);
+        if self.unchanged(key).is_some() {
+            self.changes.insert(key.into(), None);
+        } else {
+            self.changes.remove(key);
+        }
+        was_there
+    }
+
+    /// Removes everything.
+    pub fn clear(&mut self) {
+        self.cleared = true;
+        self.changes.clear();
+    }
+
+    /// Whether there is a value under `key`.
+    #[must_use]
+    pub fn contains(&self, key: &str) -> bool {
+        self.get(key).is_some()
+    }
+
+    /// Whether there is nothing in the map.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.iter().next().is_none()
+    }
+
+    /// How many values there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.iter().count()
+    }
+
+    /// Keys and the JSON texts of their values, in the order of the keys.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        let base = (!self.cleared).then(|| self.base.iter()).into_iter().flatten();
+        let changes = self.changes.iter().map(|(key, value)| (&**key, value.as_deref()));
+        Merged { base: base.peekable(), changes: changes.peekable() }
+    }
+
+    /// Whether anything was changed since the map was read or made.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        self.cleared || !self.changes.is_empty()
+    }
+
+    /// The same changes, made to `fresh` instead of to what was read here. What `fresh` itself has changed counts as
+    /// its base.
+    #[must_use]
+    pub fn rebase(&self, fresh: &Self) -> Self {
+        let mut rebased = fresh.clone();
+        if self.cleared {
+            rebased.clear();
+        }
+        rebased.changes.extend(self.changes.iter().map(|(key, value)| (key.clone(), value.clone())));
+        rebased
+    }
+
+    /// Whether a key that was changed here has another value in `fresh` than in what was read here (and another than
+    /// the one it was changed to): somebody else changed it too.
+    #[must_use]
+    pub fn overlaps(&self, fresh: &Self) -> bool {
+        if self.cleared {
+            return !self.base.iter().eq(fresh.iter());
+        }
+        self.changes.iter().any(|(key, mine)| {
+            let theirs = fresh.get(key);
+            theirs != self.base.get(key) && theirs != mine.as_deref()
+        })
+    }
+
+    fn unchanged(&self, key: &str) -> Option<&str> {
+        if self.cleared { None } else { self.base.get(key) }
+    }
+}
+
+/// By keys and the texts of their values, however they came about.
+impl PartialEq for SessionData {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for SessionData {}
+
+/// Shows how much there is, not what.
+impl fmt::Debug for SessionData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionData")
+            .field("len", &self.len())
+            .field("changed", &self.is_changed())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Two sequences in the order of their keys, as one; where both have a key, the change counts.
+struct Merged<B: Iterator, C: Iterator> {
+    base: Peekable<B>,
+    changes: Peekable<C>,
+}
+
+impl<'a, B, C> Iterator for Merged<B, C>
+where
+    B: Iterator<Item = (&'a str, &'a str)>,
+    C: Iterator<Item = (&'a str, Option<&'a str>)>,
+{
+    type Item = (&'a str, &'a str);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let Some((changed, _)) = self.changes.peek() else { return self.base.next() };
+            if let Some(unchanged) = self.base.next_if(|(key, _)| key < changed) {
+                return Some(unchanged);
+            }
+            self.base.next_if(|(key, _)| key == changed);
+            if let Some((key, Some(value))) = self.changes.next() {
+                return Some((key, value));
+            }
+        }
+    }
+}
+
+/// Parses an object into an [`Index`].
+struct Indexer<'de> {
+    text: &'de [u8],
+}
+
+impl Indexer<'_> {
+    /// Where `part`, which borrows from the text, is in it.
+    fn span<E: serde::de::Error>(&self, part: &str) -> Result<Span, E> {
+        let start = (part.as_ptr() as usize).wrapping_sub(self.text.as_ptr() as usize);
+        Span::new(start, part.len()).ok_or_else(|| E::custom("larger than 4 GiB"))
+    }
+}
+
+impl<'de> Visitor<'de> for Indexer<'de> {
+    type Value = Index;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Index, A::Error> {
+        let mut slots = Vec::new();
+        let mut unescaped = String::new();
+        while let Some(key) = map.next_key_seed(Key)? {
+            let value = map.next_value::<&RawValue>()?;
+            let (key, key_is_escaped) = match &key {
+                Cow::Borrowed(key) => (self.span(key)?, false),
+                Cow::Owned(key) => {
+                    let span = Span::new(unescaped.len(), key.len());
+                    unescaped.push_str(key);
+                    (span.ok_or_else(|| A::Error::custom("larger than 4 GiB"))?, true)
+                }
+            };
+            slots.push(Slot { key, key_is_escaped, value: self.span(value.get())? });
+        }
+        let key = |slot: &Slot| slot.key_bytes(self.text, &unescaped);
+        if !slots.is_sorted_by(|a, b| key(a) < key(b)) {
+            // Of equal keys the last comes first now, which is the one that is kept.
+            slots.reverse();
+            slots.sort_by(|a, b| key(a).cmp(key(b)));
+            slots.dedup_by(|a, b| key(a) == key(b));
+        }
+        slots.shrink_to_fit();
+        Ok(Index { slots, unescaped })
+    }
+}
+
+/// Reads a key without copying it, if the text spells it plainly.
+struct Key;
+
+impl<'de> DeserializeSeed<'de> for Key {
+    type Value = Cow<'de, str>;
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Key {
+    type Value = Cow<'de, str>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+    fn visit_borrowed_str<E>(self, key: &'de str) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(key))
+    }
+    fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(key.to_owned()))
+    }
+}
+
+fn write_json_string(text: &str, out: &mut Vec<u8>) {
+    // Writing a string to a Vec cannot fail.
+    let _ = serde_json::to_writer(out, text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn read(json: &str) -> SessionData {
+        SessionData::from_json(Bytes::copy_from_slice(json.as_bytes())).unwrap()
+    }
+
+    fn written(data: &SessionData) -> String {
+        let mut out = Vec::new();
+        data.write_json(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn untouched_values_pass_through_byte_for_byte() {
+        let json = r#"{ "z" : 1.50, "a\u0062" : {"x": [1 , 2]}, "big": 123456789012345678901234567890 }"#;
+        let mut data = read(json);
+        assert_eq!(written(&data), json);
+        data.insert("new", "true".into()).unwrap();
+        assert_eq!(
+            written(&data),
+            r#"{"ab":{"x": [1 , 2]},"big":123456789012345678901234567890,"new":true,"z":1.50}"#
+        );
+    }
+
+    #[test]
+    fn of_a_key_that_occurs_twice_the_last_value_counts() {
+        let data = read(r#"{"b":1,"a":1,"b":2,"\u0061":3}"#);
+        assert_eq!(data.iter().collect::<Vec<_>>(), [("a", "3"), ("b", "2")]);
+    }
+
+    #[test]
+    fn what_is_not_one_json_object_is_refused() {
+        for text in ["", "null", "[]", "{} {}", "{\"a\":}", "{\"a\":1", "{a:1}", "\u{0}", "{\"a\":nan}"] {
+            assert!(SessionData::from_json(Bytes::copy_from_slice(text.as_bytes())).is_err(), "{text}");
+        }
+        assert!(SessionData::from_json(Bytes::from_static(b"{\"a\":\"\xff\"}")).is_err());
+        assert!(SessionData::new().insert("a", "1 2".into()).is_err());
+    }
+
+    #[test]
+    fn an_overlap_is_a_changed_key_that_somebody_else_changed_to_something_else() {
+        let base = read(r#"{"a":1,"b":1}"#);
+        let mut mine = base.clone();
+        mine.insert("a", "2".into()).unwrap();
+        mine.remove("absent");
+        assert!(!mine.overlaps(&base));
+        assert!(!mine.overlaps(&read(r#"{"a":1,"b":2,"c":3}"#)));
+        assert!(!mine.overlaps(&read(r#"{"a":2}"#)));
+        assert!(mine.overlaps(&read(r#"{"a":3}"#)));
+        assert!(mine.overlaps(&read("{}")));
+        mine.clear();
+        assert!(!mine.overlaps(&base));
+        assert!(mine.overlaps(&read(r#"{"a":1}"#)));
+    }
+
+    #[test]
+    fn debug_shows_no_key_and_no_value() {
+        let data = read(r#"{"secret":"secret"}"#);
+        assert!(!format!("{data:?}").contains("secret"));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Insert(String, u32),
+        Remove(String),
+        Clear,
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        let key = "[a-c\"\\\\é]{0,2}";
+        prop_oneof![
+            6 => (key, any::<u32>()).prop_map(|(key, value)| Op::Insert(key, value)),
+            3 => key.prop_map(Op::Remove),
+            1 => Just(Op::Clear),
+        ]
+    }
+
+    fn change(data: &mut SessionData, op: &Op) {
+        match op {
+            Op::Insert(key, value) => data.insert(key, value.to_string()).unwrap(),
+            Op::Remove(key) => drop(data.remove(key)),
+            Op::Clear => data.clear(),
+        }
+    }
+
+    fn apply(data: &mut SessionData, model: &mut BTreeMap<String, String>, op: &Op) {
+        let before = data.clone();
+        change(data, op);
+        match op {
+            Op::Insert(key, value) => drop(model.insert(key.clone(), value.to_string())),
+            Op::Remove(key) => assert_eq!(before.contains(key), model.remove(key).is_some()),
+            Op::Clear => model.clear(),
+        }
+    }
+
+    fn agrees(data: &SessionData, model: &BTreeMap<String, String>) {
+        let expected: Vec<_> = model.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        assert_eq!(data.iter().collect::<Vec<_>>(), expected);
+        assert_eq!(data.len(), model.len());
+        assert_eq!(data.is_empty(), model.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_as_an_ordered_map_also_after_it_was_written_and_read(
+            before in prop::collection::vec(op(), 0..12),
+            after in prop::collection::vec(op(), 0..12),
+        ) {
+            let (mut data, mut model) = (SessionData::new(), BTreeMap::new());
+            before.iter().for_each(|op| apply(&mut data, &mut model, op));
+            agrees(&data, &model);
+            let mut data = read(&written(&data));
+            agrees(&data, &model);
+            prop_assert!(!data.is_changed());
+            after.iter().for_each(|op| apply(&mut data, &mut model, op));
+            agrees(&data, &model);
+            for (key, value) in &model {
+                prop_assert_eq!(data.get(key), Some(value.as_str()));
+            }
+        }
+
+        #[test]
+        fn rebased_changes_win_and_everything_else_is_theirs(
+            theirs in prop::collection::vec(op(), 0..8),
+            mine in prop::collection::vec(op(), 0..8),
+        ) {
+            let base = read(r#"{"a":0,"b":0,"c":0}"#);
+            let (mut changed, mut fresh) = (base.clone(), base);
+            mine.iter().for_each(|op| change(&mut changed, op));
+            theirs.iter().for_each(|op| change(&mut fresh, op));
+            let rebased = changed.rebase(&read(&written(&fresh)));
+            for key in ["a", "b", "c", "ab", "é"] {
+                let touched = changed.cleared || changed.changes.contains_key(key);
+                let expected = if touched { changed.get(key) } else { fresh.get(key) };
+                prop_assert_eq!(rebased.get(key), expected);
+            }
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! The binary form of an [`Entry`], for caches outside the process. Version 1, all numbers big-endian:
+//!
+//! ```text
+//! u8 version | u8 kind | u8 key length | key
+//! kind 1, Value: i64 made_at | i64 created_at | i64 expires_at | i64 last_seen_at | u64 version
+//!                | u16 subject length | subject | payload to the end     (microseconds; length 0 is no subject)
+//! kind 2, Lease: nothing
+//! kind 3, Fence: u8 dirty | u16 number of holders | u64 token, i64 deadline of each
+//! ```
+//!
+//! The stamp is not in it: where it goes is the backend's choice.
+
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use crate::{
+    Entry, Fence, Holder, Record, Stamp, State, StoredKey, Subject, Timestamp, Token, Value, Version,
+};
+
+const VERSION: u8 = 1;
+const VALUE: u8 = 1;
+const LEASE: u8 = 2;
+const FENCE: u8 = 3;
+
+impl State {
+    /// Appends the binary form to `out`. `key` is stored in it, to be checked when it is read.
+    pub fn encode(&self, key: &StoredKey, out: &mut BytesMut) {
+        let key = key.as_bytes();
+        out.put_u8(VERSION);
+        out.put_u8(match self {
+            Self::Value(_) => VALUE,
+            Self::Lease => LEASE,
+            Self::Fence(_) => FENCE,
+        });
+        out.put_u8(u8::try_from(key.len()).unwrap_or(u8::MAX));
+        out.put_slice(key);
+        match self {
+            Self::Value(value) => encode_value(value, out),
+            Self::Lease => {}
+            Self::Fence(fence) => encode_fence(fence, out),
+        }
+    }
+
+    /// The exact length of the binary form, in bytes.
+    #[must_use]
+    pub fn encoded_len(&self, key: &StoredKey) -> usize {
+        let body = match self {
+            Self::Value(Value { record, .. }) => {
+                5 * 8
+                    + 2
+                    + record.subject().map_or(0, |subject| subject.as_str().len())
+                    + record.payload().len()
+            }
+            Self::Lease => 0,
+            Self::Fence(fence) => 3 + 16 * fence.holders.len().min(u16::MAX.into()),
+        };
+        3 + key.as_bytes().len() + body
+    }
+
+    /// Reads the binary form. The payload of a value shares `bytes`; nothing is copied.
+    ///
+    /// # Errors
+    ///
+    /// - [`EnvelopeError::Unreadable`]: written by a newer version or by somebody else, or damaged. A cache treats it
+    ///   as if nothing were there.
+    /// - [`EnvelopeError::WrongKey`]: an entry of another key. A cache answers
+    ///   [`CacheError::WrongKey`](crate::CacheError::WrongKey): somebody was about to get somebody else's session.
+    pub fn decode(key: &StoredKey, bytes: Bytes) -> Result<Self, EnvelopeError> {
+        let mut reader = Reader(bytes);
+        if reader.u8()? != VERSION {
+            return Err(EnvelopeError::Unreadable);
+        }
+        let kind = reader.u8()?;
+        let key_len = reader.u8()?;
+        if reader.take(key_len.into())? != key.as_bytes() {
+            return Err(EnvelopeError::WrongKey);
+        }
+        match kind {
+            VALUE => decode_value(reader).map(Self::Value),
+            LEASE => reader.end().map(|()| Self::Lease),
+            FENCE => decode_fence(reader).map(Self::Fence),
+            _ => Err(EnvelopeError::Unreadable),
+        }
+    }
+}
+
+impl Entry {
+    /// The binary form with the stamp in front of it, for caches that have no place of their own for it.
+    #[must_use]
+    pub fn encode(&self, key: &StoredKey) -> Bytes {
+        let mut out = BytesMut::with_capacity(Stamp::LEN + self.state.encoded_len(key));
+        out.put_u64(self.stamp.0.get());
+        self.state.encode(key, &mut out);
+        out.freeze()
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote.
+    ///
+    /// # Errors
+    ///
+    /// As [`State::decode`].
+    pub fn decode(key: &StoredKey, bytes: Bytes) -> Result<Self, EnvelopeError> {
+        let mut reader = Reader(bytes);
+        let stamp = Stamp(reader.token()?);
+        Ok(Self { stamp, state: State::decode(key, reader.0)? })
+    }
+}
+
+impl Stamp {
+    /// The length of a stamp in front of an encoded entry, in bytes.
+    pub const LEN: usize = 8;
+}
+
+fn encode_value(value: &Value, out: &mut BytesMut) {
+    let record = &*value.record;
+    for instant in [value.made_at, record.created_at(), record.expires_at(), record.last_seen_at()] {
+        out.put_i64(instant.as_micros());
+    }
+    out.put_u64(record.version().as_u64());
+    let subject = record.subject().map_or("", Subject::as_str);
+    out.put_u16(u16::try_from(subject.len()).unwrap_or(u16::MAX));
+    out.put_slice(subject.as_bytes());
+    out.put_slice(record.payload());
+}
+
+fn decode_value(mut reader: Reader) -> Result<Value, EnvelopeError> {
+    let made_at = reader.instant()?;
+    let (created_at, expires_at, last_seen_at) = (reader.instant()?, reader.instant()?, reader.instant()?);
+    let version = Version::from_u64(reader.u64()?);
+    let subject_len = reader.u16()?;
+    let subject = match &*reader.take(subject_len.into())? {
+        [] => None,
+        subject => {
+            let text = std::str::from_utf8(subject).map_err(|_| EnvelopeError::Unreadable)?;
+            Some(Subject::parse(text).map_err(|_| EnvelopeError::Unreadable)?)
+        }
+    };
+    let record = Record::new(reader.0, created_at, expires_at)
+        .with_last_seen_at(last_seen_at)
+        .with_version(version)
+        .with_subject(subject);
+    Ok(Value { record: Arc::new(record), made_at })
+}
+
+fn encode_fence(fence: &Fence, out: &mut BytesMut) {
+    let count = u16::try_from(fence.holders.len()).unwrap_or(u16::MAX);
+    // Holders that do not fit are lost; a dirty fence stays safe without them until the last deadline.
+    let dirty = fence.dirty || usize::from(count) < fence.holders.len();
+    out.put_u8(dirty.into());
+    out.put_u16(count);
+    for holder in fence.holders.iter().take(count.into()) {
+        out.put_u64(holder.token.0.get());
+        out.put_i64(holder.deadline.as_micros());
+    }
+}
+
+fn decode_fence(mut reader: Reader) -> Result<Fence, EnvelopeError> {
+    let dirty = reader.u8()? != 0;
+    let count = reader.u16()?;
+    let holders = (0..count)
+        .map(|_| Ok(Holder { token: Token(reader.token()?), deadline: reader.instant()? }))
+        .collect::<Result<Vec<_>, _>>()?;
+    reader.end()?;
+    Ok(Fence { holders, dirty })
+}
+
+/// Reads from the front; nothing beyond the end.
+struct Reader(Bytes);
+
+impl Reader {
+    fn take(&mut self, len: usize) -> Result<Bytes, EnvelopeError> {
+        if self.0.len() < len { Err(EnvelopeError::Unreadable) } else { Ok(self.0.split_to(len)) }
+    }
+
+    fn u8(&mut self) -> Result<u8, EnvelopeError> {
+        self.0.try_get_u8().map_err(|_| EnvelopeError::Unreadable)
+    }
+
+    fn u16(&mut self) -> Result<u16, EnvelopeError> {
+        self.0.try_get_u16().map_err(|_| EnvelopeError::Unreadable)
+    }
+
+    fn u64(&mut self) -> Result<u64, EnvelopeError> {
+        self.0.try_get_u64().map_err(|_| EnvelopeError::Unreadable)
+    }
+
+    fn instant(&mut self) -> Result<Timestamp, EnvelopeError> {
+        self.0.try_get_i64().map(Timestamp::from_micros).map_err(|_| EnvelopeError::Unreadable)
+    }
+
+    fn token(&mut self) -> Result<NonZeroU64, EnvelopeError> {
+        NonZeroU64::new(self.u64()?).ok_or(EnvelopeError::Unreadable)
+    }
+
+    fn end(&self) -> Result<(), EnvelopeError> {
+        if self.0.is_empty() { Ok(()) } else { Err(EnvelopeError::Unreadable) }
+    }
+}
+
+/// Bytes that are not the entry that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnvelopeError {
+    /// Not an entry, or one of a newer version. Counts as nothing there.
+    #[error("not a readable cache entry")]
+    Unreadable,
+    /// An entry of another key.
+    #[error("the cache entry belongs to another key")]
+    WrongKey,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key() -> StoredKey {
+        StoredKey::parse("the-stored-key").unwrap()
+    }
+
+    fn any_state() -> impl Strategy<Value = State> {
+        let instant = || any::<i64>().prop_map(Timestamp::from_micros);
+        let holder = (any::<NonZeroU64>(), instant())
+            .prop_map(|(token, deadline)| Holder { token: Token(token), deadline });
+        let value = (
+            (instant(), instant(), instant(), instant()),
+            any::<u64>(),
+            prop::option::of("[a-zé]{1,20}"),
+            prop::collection::vec(any::<u8>(), 0..50),
+        )
+            .prop_map(|((made_at, created, expires, seen), version, subject, payload)| {
+                let record = Record::new(payload.into(), created, expires)
+                    .with_last_seen_at(seen)
+                    .with_version(Version::from_u64(version))
+                    .with_subject(subject.map(|text| Subject::parse(&text).unwrap()));
+                State::Value(Value { record: Arc::new(record), made_at })
+            });
+        let fence = (prop::collection::vec(holder, 0..5), any::<bool>())
+            .prop_map(|(holders, dirty)| State::Fence(Fence { holders, dirty }));
+        prop_oneof![value, Just(State::Lease), fence]
+    }
+
+    proptest! {
+        #[test]
+        fn every_entry_comes_back(state in any_state(), stamp in any::<NonZeroU64>()) {
+            let entry = Entry { stamp: Stamp(stamp), state };
+            let bytes = entry.encode(&key());
+            prop_assert_eq!(bytes.len(), Stamp::LEN + entry.state.encoded_len(&key()));
+            prop_assert_eq!(Entry::decode(&key(), bytes).unwrap(), entry);
+        }
+
+        #[test]
+        fn a_truncated_lease_or_fence_is_unreadable(state in any_state(), cut in any::<prop::sample::Index>()) {
+            prop_assume!(!matches!(state, State::Value(_)));
+            let bytes = Entry { stamp: Stamp(NonZeroU64::MIN), state }.encode(&key());
+            let cut = bytes.slice(..cut.index(bytes.len()));
+            prop_assert_eq!(Entry::decode(&key(), cut), Err(EnvelopeError::Unreadable));
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            let _ = Entry::decode(&key(), bytes.into());
+        }
+    }
+
+    #[test]
+    fn an_entry_of_another_key_is_refused() {
+        let bytes = Entry::lease(Stamp(NonZeroU64::MIN)).encode(&key());
+        let other = StoredKey::parse("the-stored-kez").unwrap();
+        assert_eq!(Entry::decode(&other, bytes), Err(EnvelopeError::WrongKey));
+    }
+
+    #[test]
+    fn an_entry_of_a_newer_version_is_unreadable() {
+        let mut bytes = BytesMut::from(&*Entry::lease(Stamp(NonZeroU64::MIN)).encode(&key()));
+        bytes[Stamp::LEN] = VERSION + 1;
+        assert_eq!(Entry::decode(&key(), bytes.freeze()), Err(EnvelopeError::Unreadable));
+    }
+
+    #[test]
+    fn the_form_of_version_1_does_not_change() {
+        let record =
+            Record::new(Bytes::from_static(b"1{}"), Timestamp::from_micros(2), Timestamp::from_micros(3))
+                .with_last_seen_at(Timestamp::from_micros(4))
+                .with_version(Version::from_u64(5))
+                .with_subject(Some(Subject::parse("me").unwrap()));
+        let value = Value { record: Arc::new(record), made_at: Timestamp::from_micros(1) };
+        let bytes = Entry::value(Stamp(NonZeroU64::MAX), value).encode(&StoredKey::parse("k").unwrap());
+        let mut expected = vec![0xff; 8];
+        expected.extend([1, 1, 1, b'k']);
+        for number in 1..=5_u64 {
+            expected.extend(number.to_be_bytes());
+        }
+        expected.extend(*b"\0\x02me1{}");
+        assert_eq!(&bytes[..], &expected[..]);
+    }
+}

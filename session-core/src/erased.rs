@@ -1,0 +1,374 @@
+//! Object-safe twins of the traits, and the traits for pointers to them: a program can choose its backends at run time.
+//!
+//! Backends implement the static traits only. `dyn DynCache` implements [`Cache`] again, and so does every `Box` and
+//! `Arc` of a cache.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::{
+    Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, ExpiryWrite, Persistence,
+    PersistenceError, PersistenceProperties, Record, StoredKey, Subject, SubjectIndex, Timestamp, Version,
+};
+
+/// The object-safe twin of [`Cache`]: the same methods, their futures boxed. Implemented for every [`Cache`].
+#[async_trait]
+pub trait DynCache: Send + Sync + std::fmt::Debug + 'static {
+    /// See [`Cache::get`].
+    async fn get_dyn(&self, key: &StoredKey) -> Result<Option<Entry>, CacheError>;
+    /// See [`Cache::compare_exchange`].
+    async fn compare_exchange_dyn(
+        &self,
+        key: &StoredKey,
+        expected: Expected,
+        new: Option<Entry>,
+        ttl: Duration,
+    ) -> Result<Exchange, CacheError>;
+    /// See [`Cache::acquire`].
+    async fn acquire_dyn(&self, key: &StoredKey, lease: Entry, ttl: Duration)
+    -> Result<Acquired, CacheError>;
+    /// See [`Cache::properties`].
+    fn properties_dyn(&self) -> CacheProperties;
+}
+
+#[async_trait]
+impl<T: Cache> DynCache for T {
+    async fn get_dyn(&self, key: &StoredKey) -> Result<Option<Entry>, CacheError> {
+        self.get(key).await
+    }
+    async fn compare_exchange_dyn(
+        &self,
+        key: &StoredKey,
+        expected: Expected,
+        new: Option<Entry>,
+        ttl: Duration,
+    ) -> Result<Exchange, CacheError> {
+        self.compare_exchange(key, expected, new, ttl).await
+    }
+    async fn acquire_dyn(
+        &self,
+        key: &StoredKey,
+        lease: Entry,
+        ttl: Duration,
+    ) -> Result<Acquired, CacheError> {
+        self.acquire(key, lease, ttl).await
+    }
+    fn properties_dyn(&self) -> CacheProperties {
+        self.properties()
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl Cache for dyn DynCache {
+    async fn get(&self, key: &StoredKey) -> Result<Option<Entry>, CacheError> {
+        self.get_dyn(key).await
+    }
+    async fn compare_exchange(
+        &self,
+        key: &StoredKey,
+        expected: Expected,
+        new: Option<Entry>,
+        ttl: Duration,
+    ) -> Result<Exchange, CacheError> {
+        self.compare_exchange_dyn(key, expected, new, ttl).await
+    }
+    async fn acquire(
+        &self,
+        key: &StoredKey,
+        lease: Entry,
+        ttl: Duration,
+    ) -> Result<Acquired, CacheError> {
+        self.acquire_dyn(key, lease, ttl).await
+    }
+    fn properties(&self) -> CacheProperties {
+        self.properties_dyn()
+    }
+}
+
+macro_rules! cache_for_pointer {
+    ($($pointer:ident),*) => {$(
+        #[deny(clippy::missing_trait_methods)]
+        impl<T: Cache + ?Sized> Cache for $pointer<T> {
+            async fn get(&self, key: &StoredKey) -> Result<Option<Entry>, CacheError>> + Send {
+                (**self).get(key)
+            }
+            async fn compare_exchange(
+                &self,
+                key: &StoredKey,
+                expected: Expected,
+                new: Option<Entry>,
+                ttl: Duration,
+            ) -> Result<Exchange, CacheError> {
+                (**self).compare_exchange(key, expected, new, ttl).await
+            }
+            async fn acquire(
+                &self,
+                key: &StoredKey,
+                lease: Entry,
+                ttl: Duration,
+            ) -> Result<Acquired, CacheError> {
+                (**self).acquire(key, lease, ttl).await
+            }
+            fn properties(&self) -> CacheProperties {
+                (**self).properties()
+            }
+        }
+    )*};
+}
+
+cache_for_pointer!(Arc, Box);
+
+/// The object-safe twin of [`Persistence`]: the same methods, their futures boxed. Implemented for every
+/// [`Persistence`].
+#[async_trait]
+pub trait DynPersistence: Send + Sync + std::fmt::Debug + 'static {
+    /// See [`Persistence::load`].
+    async fn load_dyn(&self, key: &StoredKey, now: Timestamp) -> Result<Option<Record>, PersistenceError>;
+    /// See [`Persistence::insert`].
+    async fn insert_dyn(&self, key: &StoredKey, record: &Record) -> Result<Version, PersistenceError>;
+    /// See [`Persistence::update`].
+    async fn update_dyn(
+        &self,
+        key: &StoredKey,
+        record: &Record,
+        expected: Option<Version>,
+        expiry: ExpiryWrite,
+        now: Timestamp,
+    ) -> Result<Version, PersistenceError>;
+    /// See [`Persistence::touch`].
+    async fn touch_dyn(
+        &self,
+        key: &StoredKey,
+        expires_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), PersistenceError>;
+    /// See [`Persistence::rename`].
+    async fn rename_dyn(
+        &self,
+        old: &StoredKey,
+        new: &StoredKey,
+        record: &Record,
+        expected: Option<Version>,
+        expiry: ExpiryWrite,
+        now: Timestamp,
+    ) -> Result<Version, PersistenceError>;
+    /// See [`Persistence::delete`].
+    async fn delete_dyn(&self, key: &StoredKey) -> Result<bool, PersistenceError>;
+    /// See [`Persistence::delete_expired`].
+    async fn delete_expired_dyn(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError>;
+    /// See [`Persistence::migrate`].
+    async fn migrate_dyn(&self) -> Result<(), PersistenceError>;
+    /// See [`Persistence::schema_sql`].
+    fn schema_sql_dyn(&self) -> String;
+    /// See [`Persistence::check_schema`].
+    async fn check_schema_dyn(&self) -> Result<(), PersistenceError>;
+    /// See [`Persistence::properties`].
+    fn properties_dyn(&self) -> PersistenceProperties;
+}
+
+#[async_trait]
+impl<T: Persistence> DynPersistence for T {
+    async fn load_dyn(&self, key: &StoredKey, now: Timestamp) -> Result<Option<Record>, PersistenceError> {
+        self.load(key, now).await
+    }
+    async fn insert_dyn(&self, key: &StoredKey, record: &Record) -> Result<Version, PersistenceError> {
+        self.insert(key, record).await
+    }
+    async fn update_dyn(
+        &self,
+        key: &StoredKey,
+        record: &Record,
+        expected: Option<Version>,
+        expiry: ExpiryWrite,
+        now: Timestamp,
+    ) -> Result<Version, PersistenceError> {
+        self.update(key, record, expected, expiry, now).await
+    }
+    async fn touch_dyn(
+        &self,
+        key: &StoredKey,
+        expires_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), PersistenceError> {
+        self.touch(key, expires_at, now).await
+    }
+    async fn rename_dyn(
+        &self,
+        old: &StoredKey,
+        new: &StoredKey,
+        record: &Record,
+        expected: Option<Version>,
+        expiry: ExpiryWrite,
+        now: Timestamp,
+    ) -> Result<Version, PersistenceError> {
+        self.rename(old, new, record, expected, expiry, now).await
+    }
+    async fn delete_dyn(&self, key: &StoredKey) -> Result<bool, PersistenceError> {
+        self.delete(key).await
+    }
+    async fn delete_expired_dyn(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError> {
+        self.delete_expired(before, limit).await
+    }
+    async fn migrate_dyn(&self) -> Result<(), PersistenceError> {
+        self.migrate().await
+    }
+    fn schema_sql_dyn(&self) -> String {
+        self.schema_sql()
+    }
+    async fn check_schema_dyn(&self) -> Result<(), PersistenceError> {
+        self.check_schema().await
+    }
+    fn properties_dyn(&self) -> PersistenceProperties {
+        self.properties()
+    }
+}
+
+/// The object-safe twin of [`SubjectIndex`]. Implemented for every [`SubjectIndex`].
+#[async_trait]
+pub trait DynSubjectIndex: DynPersistence {
+    /// See [`SubjectIndex::list_by_subject`].
+    async fn list_by_subject_dyn(
+        &self,
+        subject: &Subject,
+        now: Timestamp,
+    ) -> Result<Vec<(StoredKey, Record)>, PersistenceError>;
+}
+
+#[async_trait]
+impl<T: SubjectIndex> DynSubjectIndex for T {
+    async fn list_by_subject_dyn(
+        &self,
+        subject: &Subject,
+        now: Timestamp,
+    ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
+        self.list_by_subject(subject, now).await
+    }
+}
+
+/// `Persistence` in terms of `$load(..)` and so on: by a twin's methods, or by those of what a pointer points to.
+macro_rules! forward_persistence {
+    (($($head:tt)*) ($this:ident => $target:expr) $load:ident $insert:ident $update:ident $touch:ident $rename:ident
+     $delete:ident $delete_expired:ident $migrate:ident $schema_sql:ident $check_schema:ident $properties:ident) => {
+        #[deny(clippy::missing_trait_methods)]
+        $($head)* {
+            async fn load(
+                &self,
+                key: &StoredKey,
+                now: Timestamp,
+            ) -> Result<Option<Record>, PersistenceError> {
+                let $this = self;
+                $target.$load(key, now).await
+            }
+            async fn insert(
+                &self,
+                key: &StoredKey,
+                record: &Record,
+            ) -> Result<Version, PersistenceError> {
+                let $this = self;
+                $target.$insert(key, record).await
+            }
+            async fn update(
+                &self,
+                key: &StoredKey,
+                record: &Record,
+                expected: Option<Version>,
+                expiry: ExpiryWrite,
+                now: Timestamp,
+            ) -> Result<Version, PersistenceError> {
+                let $this = self;
+                $target.$update(key, record, expected, expiry, now).await
+            }
+            async fn touch(
+                &self,
+                key: &StoredKey,
+                expires_at: Timestamp,
+                now: Timestamp,
+            ) -> Result<(), PersistenceError> {
+                let $this = self;
+                $target.$touch(key, expires_at, now).await
+            }
+            async fn rename(
+                &self,
+                old: &StoredKey,
+                new: &StoredKey,
+                record: &Record,
+                expected: Option<Version>,
+                expiry: ExpiryWrite,
+                now: Timestamp,
+            ) -> Result<Version, PersistenceError> {
+                let $this = self;
+                $target.$rename(old, new, record, expected, expiry, now).await
+            }
+            async fn delete(&self, key: &StoredKey) -> Result<bool, PersistenceError> {
+                let $this = self;
+                $target.$delete(key).await
+            }
+            async fn delete_expired(
+                &self,
+                before: Timestamp,
+                limit: u32,
+            ) -> Result<u64, PersistenceError> {
+                let $this = self;
+                $target.$delete_expired(before, limit).await
+            }
+            async fn migrate(&self) -> Result<(), PersistenceError> {
+                let $this = self;
+                $target.$migrate().await
+            }
+            fn schema_sql(&self) -> String {
+                let $this = self;
+                $target.$schema_sql()
+            }
+            async fn check_schema(&self) -> Result<(), PersistenceError> {
+                let $this = self;
+                $target.$check_schema().await
+            }
+            fn properties(&self) -> PersistenceProperties {
+                let $this = self;
+                $target.$properties()
+            }
+        }
+    };
+}
+
+macro_rules! persistence_for_dyn {
+    ($($twin:ident),*) => {$(
+        forward_persistence!((impl Persistence for dyn $twin) (this => this)
+            load_dyn insert_dyn update_dyn touch_dyn rename_dyn delete_dyn delete_expired_dyn migrate_dyn
+            schema_sql_dyn check_schema_dyn properties_dyn);
+    )*};
+}
+
+macro_rules! persistence_for_pointer {
+    ($($pointer:ident),*) => {$(
+        forward_persistence!((impl<T: Persistence + ?Sized> Persistence for $pointer<T>) (this => (**this))
+            load insert update touch rename delete delete_expired migrate schema_sql check_schema properties);
+
+        #[deny(clippy::missing_trait_methods)]
+        impl<T: SubjectIndex + ?Sized> SubjectIndex for $pointer<T> {
+            async fn list_by_subject(
+                &self,
+                subject: &Subject,
+                now: Timestamp,
+            ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
+                (**self).list_by_subject(subject, now).await
+            }
+        }
+    )*};
+}
+
+persistence_for_dyn!(DynPersistence, DynSubjectIndex);
+persistence_for_pointer!(Arc, Box);
+
+#[deny(clippy::missing_trait_methods)]
+impl SubjectIndex for dyn DynSubjectIndex {
+    fn list_by_subject(
+        &self,
+        subject: &Subject,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Vec<(StoredKey, Record)>, PersistenceError> {
+        self.list_by_subject_dyn(subject, now).await
+    }
+}

@@ -1,0 +1,101 @@
+use std::time::Duration;
+
+use crate::Timestamp;
+
+/// When a session ends.
+///
+/// Whatever is chosen, a store may cap a session's whole life (`absolute_timeout`), counted from its creation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Expiry {
+    /// The client drops the cookie when the browser closes; the server ends the session after the store's idle
+    /// timeout.
+    BrowserSession,
+    /// This long after the last save or touch. For a fixed end, see [`Expiry::fixed`].
+    After(Duration),
+    /// At this instant, whatever happens before.
+    At(Timestamp),
+}
+
+impl Expiry {
+    /// A fixed end, `duration` after `now`: saving and touching do not move it.
+    #[must_use]
+    pub fn fixed(duration: Duration, now: Timestamp) -> Self {
+        Self::At(now + duration)
+    }
+
+    /// When a session that was last used at `now` ends, if `idle_timeout` is the store's.
+    #[must_use]
+    pub fn instant(self, now: Timestamp, idle_timeout: Duration) -> Timestamp {
+        match self {
+            Self::BrowserSession => now + idle_timeout,
+            Self::After(duration) => now + duration,
+            Self::At(instant) => instant,
+        }
+    }
+
+    /// Whether using the session moves its end.
+    #[must_use]
+    pub const fn is_sliding(self) -> bool {
+        !matches!(self, Self::At(_))
+    }
+
+    /// The form in which a session's own expiry is kept beside its data, as JSON: `0`, seconds, or `{"at":micros}`.
+    #[must_use]
+    pub fn to_json(self) -> String {
+        match self {
+            Self::BrowserSession => "0".to_owned(),
+            Self::After(duration) => format!("{}", duration.as_secs_f64()),
+            Self::At(instant) => format!("{{\"at\":{}}}", instant.as_micros()),
+        }
+    }
+
+    /// Reads what [`to_json`](Self::to_json) wrote. `None` when it is something else.
+    #[must_use]
+    pub fn from_json(json: &str) -> Option<Self> {
+        #[derive(serde::Deserialize)]
+        struct At {
+            at: i64,
+        }
+        if let Ok(seconds) = serde_json::from_str::<f64>(json) {
+            if seconds == 0.0 {
+                return Some(Self::BrowserSession);
+            }
+            return Duration::try_from_secs_f64(seconds).ok().map(Self::After);
+        }
+        let At { at } = serde_json::from_str(json).ok()?;
+        Some(Self::At(Timestamp::from_micros(at)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_comes_back_from_json() {
+        let at = Expiry::At(Timestamp::from_micros(1_700_000_000_123_456));
+        for expiry in [
+            Expiry::BrowserSession,
+            Expiry::After(Duration::from_secs(10)),
+            Expiry::After(Duration::from_millis(10_500)),
+            at,
+        ] {
+            assert_eq!(Expiry::from_json(&expiry.to_json()), Some(expiry));
+        }
+        for other in ["", "-1", "\"text\"", "{\"at\":\"x\"}", "null", "1e400"] {
+            assert_eq!(Expiry::from_json(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn only_an_instant_does_not_slide() {
+        let idle = Duration::from_secs(100);
+        let now = Timestamp::from_secs(1_000);
+        assert_eq!(Expiry::BrowserSession.instant(now, idle), Timestamp::from_secs(1_100));
+        assert_eq!(Expiry::After(Duration::from_secs(5)).instant(now, idle), Timestamp::from_secs(1_005));
+        let fixed = Expiry::fixed(Duration::from_secs(5), now);
+        assert_eq!(fixed.instant(now + idle, idle), Timestamp::from_secs(1_005));
+        assert!(!fixed.is_sliding());
+    }
+}

@@ -1,0 +1,346 @@
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::str::FromStr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest, Sha256};
+
+/// The longest key, in bytes.
+const MAX_LEN: usize = 64;
+
+/// At most 64 ASCII bytes, inline: copying a key allocates nothing.
+#[derive(Clone, Copy)]
+struct Text {
+    len: u8,
+    bytes: [u8; MAX_LEN],
+}
+
+impl Text {
+    const EMPTY: Self = Self { len: 0, bytes: [0; MAX_LEN] };
+
+    /// Appends `text` as far as there is room; callers check lengths first.
+    fn push(&mut self, text: &[u8]) {
+        for (slot, byte) in self.bytes.iter_mut().skip(self.len.into()).zip(text) {
+            *slot = *byte;
+            self.len += 1;
+        }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len.into()).unwrap_or_default()
+    }
+
+    fn as_str(&self) -> &str {
+        // Only ASCII ever gets in, so this cannot fail.
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
+    }
+}
+
+impl PartialEq for Text {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for Text {}
+
+/// What the client holds, usually in a cookie. Whoever knows it is in the session, so it is a secret.
+///
+/// A generated key has 32 characters of `a-z0-9` from the operating system's random number generator (165 bits;
+/// ASVS 5.0 7.2.3 asks for at least 128). A parsed key has 8 to 64 characters of `[A-Za-z0-9_-]`. `Debug` does not
+/// show it; [`expose`](Self::expose) does.
+///
+/// ```
+/// use session_core::SessionKey;
+///
+/// let key = SessionKey::generate()?;
+/// assert_eq!(SessionKey::parse(key.expose())?, key);
+/// assert!(SessionKey::parse("../../etc/passwd").is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct SessionKey(Text);
+
+impl SessionKey {
+    const ALPHABET: [u8; 36] = *b"abcdefghijklmnopqrstuvwxyz0123456789";
+    const GENERATED_LEN: usize = 32;
+
+    /// A new random key.
+    ///
+    /// # Errors
+    ///
+    /// [`RandomnessUnavailable`] when the operating system refuses random bytes.
+    pub fn generate() -> Result<Self, RandomnessUnavailable> {
+        // The largest multiple of the alphabet's length in a byte; what is above it would favour some characters.
+        const FAIR: u8 = 252;
+        let mut text = Text::EMPTY;
+        while usize::from(text.len) < Self::GENERATED_LEN {
+            let mut random = [0_u8; 40];
+            getrandom::fill(&mut random).map_err(RandomnessUnavailable)?;
+            let wanted = Self::GENERATED_LEN - usize::from(text.len);
+            for byte in random.into_iter().filter(|byte| *byte < FAIR).take(wanted) {
+                if let Some(character) = Self::ALPHABET.get(usize::from(byte) % Self::ALPHABET.len()) {
+                    text.push(&[*character]);
+                }
+            }
+        }
+        Ok(Self(text))
+    }
+
+    /// Reads a key that a client presented. No I/O happens before this has succeeded.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidKey`] unless `text` has 8 to 64 characters, all of `[A-Za-z0-9_-]`.
+    pub fn parse(text: &str) -> Result<Self, InvalidKey> {
+        let bytes = text.as_bytes();
+        if !(8..=MAX_LEN).contains(&bytes.len()) {
+            return Err(InvalidKey);
+        }
+        if !bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')) {
+            return Err(InvalidKey);
+        }
+        let mut key = Text::EMPTY;
+        key.push(bytes);
+        Ok(Self(key))
+    }
+
+    /// The key's text, to be sent to the client and to nobody else.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl FromStr for SessionKey {
+    type Err = InvalidKey;
+    fn from_str(text: &str) -> Result<Self, InvalidKey> {
+        Self::parse(text)
+    }
+}
+
+impl fmt::Debug for SessionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SessionKey(..)")
+    }
+}
+
+/// What databases and caches hold instead of the [`SessionKey`]: by default its hash, so that a leaked table or cache
+/// dump opens no session.
+///
+/// At most 64 printable ASCII bytes without spaces, inline, never on the heap. `Debug` does not show it, because in
+/// [`KeyForm::Plain`] it is the session key itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct StoredKey(Text);
+
+impl StoredKey {
+    /// The longest stored key, in bytes.
+    pub const MAX_LEN: usize = MAX_LEN;
+
+    /// The key under which a session is stored: `prefix`, then the session key in `form`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidKey`] when the result would have more than 64 bytes, which only [`KeyForm::Plain`] can bring about.
+    pub fn derive(key: &SessionKey, form: KeyForm, prefix: &KeyPrefix) -> Result<Self, InvalidKey> {
+        let mut stored = prefix.0;
+        match form {
+            KeyForm::Hashed => {
+                let digest = Sha256::digest(key.0.as_bytes());
+                let mut hash = [0_u8; KeyForm::HASHED_LEN];
+                URL_SAFE_NO_PAD.encode_slice(digest, &mut hash).map_err(|_| InvalidKey)?;
+                stored.push(&hash);
+            }
+            KeyForm::Plain => {
+                if usize::from(stored.len) + key.0.as_bytes().len() > MAX_LEN {
+                    return Err(InvalidKey);
+                }
+                stored.push(key.0.as_bytes());
+            }
+        }
+        Ok(Self(stored))
+    }
+
+    /// Reads a stored key back from a database, a cache or a list of sessions.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidKey`] unless `text` has 1 to 64 printable ASCII characters and no space.
+    pub fn parse(text: &str) -> Result<Self, InvalidKey> {
+        let bytes = text.as_bytes();
+        if bytes.is_empty() || bytes.len() > MAX_LEN || !bytes.iter().all(u8::is_ascii_graphic) {
+            return Err(InvalidKey);
+        }
+        let mut key = Text::EMPTY;
+        key.push(bytes);
+        Ok(Self(key))
+    }
+
+    /// The key's text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// The key's bytes, all of them printable ASCII.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl Hash for StoredKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(self.as_bytes());
+    }
+}
+
+impl fmt::Debug for StoredKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StoredKey(..)")
+    }
+}
+
+/// How a [`StoredKey`] is made from a [`SessionKey`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeyForm {
+    /// SHA-256, then base64url without padding: 43 characters.
+    Hashed,
+    /// The session key itself, for tables that other programs share (Django's). A leak of the table opens sessions.
+    Plain,
+}
+
+impl KeyForm {
+    /// The length of a hashed key without its prefix, in bytes.
+    pub const HASHED_LEN: usize = 43;
+
+    /// The longest key of this form without a prefix, in bytes.
+    #[must_use]
+    pub const fn max_len(self) -> usize {
+        match self {
+            Self::Hashed => Self::HASHED_LEN,
+            Self::Plain => MAX_LEN,
+        }
+    }
+}
+
+/// What stands in front of every stored key, so that several applications can share one table and one cache. Empty
+/// by default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyPrefix(Text);
+
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+impl KeyPrefix {
+    /// No prefix.
+    pub const NONE: Self = Self(Text::EMPTY);
+    /// The longest prefix, in bytes: what a hashed key leaves free.
+    pub const MAX_LEN: usize = MAX_LEN - KeyForm::HASHED_LEN;
+
+    /// Reads a prefix.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidKey`] unless `text` has at most 21 characters, all of `[A-Za-z0-9_.:-]`.
+    pub fn parse(text: &str) -> Result<Self, InvalidKey> {
+        let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b':' | b'-');
+        if text.len() > Self::MAX_LEN || !text.as_bytes().iter().all(allowed) {
+            return Err(InvalidKey);
+        }
+        let mut prefix = Text::EMPTY;
+        prefix.push(text.as_bytes());
+        Ok(Self(prefix))
+    }
+
+    /// The prefix's text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+/// The text is no key. It is not repeated here, because it may be one with a slip in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a session key: wrong length or alphabet; treat the client as having no session")]
+pub struct InvalidKey;
+
+/// The operating system refused random bytes, so no key could be made.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the operating system's random number generator failed; no session key can be made")]
+pub struct RandomnessUnavailable(#[source] getrandom::Error);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generated_keys_have_32_characters_of_the_alphabet_and_differ() {
+        let keys: Vec<_> = (0..100).map(|_| SessionKey::generate().unwrap()).collect();
+        for key in &keys {
+            assert_eq!(key.expose().len(), 32);
+            assert!(key.expose().bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()));
+        }
+        let distinct: std::collections::HashSet<_> = keys.iter().map(SessionKey::expose).collect();
+        assert_eq!(distinct.len(), keys.len());
+    }
+
+    #[test]
+    fn malformed_session_keys_are_refused() {
+        let long = "a".repeat(65);
+        for text in [
+            "",
+            "1234567",
+            &long,
+            "../../../etc/passwd",
+            "with space",
+            "zürich-key",
+            "nul\0nul-nul",
+            "semi;colon",
+        ] {
+            assert_eq!(SessionKey::parse(text), Err(InvalidKey), "{text:?}");
+        }
+        for text in ["12345678", "ABC_def-123", &"a".repeat(64)] {
+            assert_eq!(SessionKey::parse(text).unwrap().expose(), text);
+        }
+    }
+
+    #[test]
+    fn a_stored_key_is_the_sha256_of_the_session_key_in_base64url() {
+        let key = SessionKey::parse("abcdefgh").unwrap();
+        let stored = StoredKey::derive(&key, KeyForm::Hashed, &KeyPrefix::NONE).unwrap();
+        // printf abcdefgh | openssl dgst -sha256 -binary | base64 | tr '+/' '-_' | tr -d =
+        assert_eq!(stored.as_str(), "nFbMUbN0w7oYkhDVttS_V3kNNRyWxHwCGQ7PHkMGNas");
+        let plain = StoredKey::derive(&key, KeyForm::Plain, &KeyPrefix::NONE).unwrap();
+        assert_eq!(plain.as_str(), "abcdefgh");
+        let prefixed = StoredKey::derive(&key, KeyForm::Hashed, &KeyPrefix::parse("shop:").unwrap()).unwrap();
+        assert_eq!(prefixed.as_str(), format!("shop:{}", stored.as_str()));
+    }
+
+    #[test]
+    fn a_prefix_that_leaves_no_room_for_a_hash_is_refused() {
+        assert!(KeyPrefix::parse(&"p".repeat(KeyPrefix::MAX_LEN)).is_ok());
+        assert_eq!(KeyPrefix::parse(&"p".repeat(KeyPrefix::MAX_LEN + 1)), Err(InvalidKey));
+        assert_eq!(KeyPrefix::parse("with space"), Err(InvalidKey));
+        let key = SessionKey::parse(&"k".repeat(60)).unwrap();
+        let prefix = KeyPrefix::parse("12345").unwrap();
+        assert_eq!(StoredKey::derive(&key, KeyForm::Plain, &prefix), Err(InvalidKey));
+    }
+
+    #[test]
+    fn keys_that_differ_only_in_case_are_different() {
+        assert_ne!(StoredKey::parse("abcDEFgh").unwrap(), StoredKey::parse("abcdefgh").unwrap());
+    }
+
+    #[test]
+    fn debug_shows_no_key() {
+        let key = SessionKey::parse("supersecretkey").unwrap();
+        let stored = StoredKey::derive(&key, KeyForm::Plain, &KeyPrefix::NONE).unwrap();
+        assert!(!format!("{key:?}{stored:?}").contains("secret"));
+    }
+}
