@@ -74,12 +74,7 @@ impl Cache for dyn DynCache {
     ) -> Result<Exchange, CacheError> {
         self.compare_exchange_dyn(key, expected, new, ttl).await
     }
-    async fn acquire(
-        &self,
-        key: &StoredKey,
-        lease: Entry,
-        ttl: Duration,
-    ) -> Result<Acquired, CacheError> {
+    async fn acquire(&self, key: &StoredKey, lease: Entry, ttl: Duration) -> Result<Acquired, CacheError> {
         self.acquire_dyn(key, lease, ttl).await
     }
     fn properties(&self) -> CacheProperties {
@@ -91,8 +86,8 @@ macro_rules! cache_for_pointer {
     ($($pointer:ident),*) => {$(
         #[deny(clippy::missing_trait_methods)]
         impl<T: Cache + ?Sized> Cache for $pointer<T> {
-            async fn get(&self, key: &StoredKey) -> Result<Option<Entry>, CacheError>> + Send {
-                (**self).get(key)
+            async fn get(&self, key: &StoredKey) -> Result<Option<Entry>, CacheError> {
+                (**self).get(key).await
             }
             async fn compare_exchange(
                 &self,
@@ -364,11 +359,11 @@ persistence_for_pointer!(Arc, Box);
 
 #[deny(clippy::missing_trait_methods)]
 impl SubjectIndex for dyn DynSubjectIndex {
-    fn list_by_subject(
+    async fn list_by_subject(
         &self,
         subject: &Subject,
         now: Timestamp,
-    ) -> impl Future<Output = Result<Vec<(StoredKey, Record)>, PersistenceError> {
+    ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
         self.list_by_subject_dyn(subject, now).await
     }
 }
