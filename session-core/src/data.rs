@@ -104,14 +104,11 @@ impl SessionData {
     ///
     /// # Errors
     ///
-    /// When `text` is not one JSON object, or larger than 4 GiB. The error names a position, not the text.
-    pub fn from_json(text: Bytes) -> Result<Self, serde_json::Error> {
-        let index = {
-            let mut parser = serde_json::Deserializer::from_slice(&text);
-            let index = parser.deserialize_map(Indexer { text: &text })?;
-            parser.end()?;
-            index
-        };
+    /// [`MalformedJson`] when `text` is not one JSON object, or larger than 4 GiB.
+    pub fn from_json(text: Bytes) -> Result<Self, MalformedJson> {
+        let mut parser = serde_json::Deserializer::from_slice(&text);
+        let index = parser.deserialize_map(Indexer { text: &text })?;
+        parser.end()?;
         Ok(Self { base: Base { text, index: Arc::new(index) }, cleared: false, changes: BTreeMap::new() })
     }
 
@@ -146,8 +143,8 @@ impl SessionData {
     ///
     /// # Errors
     ///
-    /// When `value` is not one JSON value.
-    pub fn insert(&mut self, key: &str, value: String) -> Result<(), serde_json::Error> {
+    /// [`MalformedJson`] when `value` is not one JSON value.
+    pub fn insert(&mut self, key: &str, value: String) -> Result<(), MalformedJson> {
         // A RawValue has checked the text, and dropped white space around it.
         let value = RawValue::from_string(value)?;
         self.changes.insert(key.into(), Some(value.into()));
@@ -229,6 +226,21 @@ impl SessionData {
 
     fn unchanged(&self, key: &str) -> Option<&str> {
         if self.cleared { None } else { self.base.get(key) }
+    }
+}
+
+/// The text is not the JSON it should be. Names the place in it, and repeats nothing of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not the expected JSON, from line {line} column {column} on")]
+pub struct MalformedJson {
+    line: usize,
+    column: usize,
+}
+
+/// The error's own text may quote values.
+impl From<serde_json::Error> for MalformedJson {
+    fn from(error: serde_json::Error) -> Self {
+        Self { line: error.line(), column: error.column() }
     }
 }
 

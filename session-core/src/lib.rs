@@ -18,7 +18,7 @@ mod time;
 
 pub use cache::{Acquired, Cache, CacheProperties, Exchange, Expected, Scope};
 pub use codec::{Codec, CodecError, JsonCodec};
-pub use data::SessionData;
+pub use data::{MalformedJson, SessionData};
 pub use entry::{Entry, Fence, Holder, Stamp, State, Token, Value};
 pub use envelope::EnvelopeError;
 pub use erased::{DynCache, DynPersistence, DynSubjectIndex};

@@ -1,5 +1,6 @@
 use std::fmt;
 use std::future::Future;
+use std::time::Duration;
 
 use crate::{KeyForm, PersistenceError, Record, StoredKey, Subject, Timestamp, Version};
 
@@ -19,7 +20,8 @@ use crate::{KeyForm, PersistenceError, Record, StoredKey, Subject, Timestamp, Ve
 /// - A payload above [`PersistenceProperties::max_payload_bytes`] is [`PersistenceError::TooLarge`], before any I/O.
 /// - An error says whether a write may have happened ([`PersistenceError::outcome`]). No method repeats a write whose
 ///   outcome is unknown.
-/// - A backend bounds how long a statement can go on whose client has given up, and documents by what.
+/// - A statement whose client has given up goes on for at most [`PersistenceProperties::statement_bound`]; a backend
+///   documents by what it is bounded.
 ///
 /// # Cancel safety
 ///
@@ -208,13 +210,27 @@ pub struct PersistenceProperties {
     pub max_key_bytes: usize,
     /// The largest payload, in bytes.
     pub max_payload_bytes: usize,
+    /// How long a statement whose client has given up may go on before it commits or is ended. By default 10 s.
+    pub statement_bound: Duration,
 }
 
 impl PersistenceProperties {
     /// Hashed keys of any length that a [`StoredKey`] can have.
     #[must_use]
     pub const fn new(max_payload_bytes: usize) -> Self {
-        Self { key_form: KeyForm::Hashed, max_key_bytes: StoredKey::MAX_LEN, max_payload_bytes }
+        Self {
+            key_form: KeyForm::Hashed,
+            max_key_bytes: StoredKey::MAX_LEN,
+            max_payload_bytes,
+            statement_bound: Duration::from_secs(10),
+        }
+    }
+
+    /// The same with another bound on abandoned statements.
+    #[must_use]
+    pub const fn with_statement_bound(mut self, statement_bound: Duration) -> Self {
+        self.statement_bound = statement_bound;
+        self
     }
 
     /// The same with another form and length of keys.
