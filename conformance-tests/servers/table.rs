@@ -1,0 +1,397 @@
+//! The servers that the conformance matrix runs on: images, how to start them, how to reach them.
+//!
+//! The one table behind the tests, `cargo xtask images`, `cargo xtask services` and CI. It uses nothing but the standard library,
+//! because two crates include it by path: the tests of this crate and `xtask`, which must compile fast.
+
+/// The caches of the matrix. One without a [`Server`] of its name lives in the process.
+pub(crate) const CACHES: &[&str] = &["moka", "redis", "valkey", "redis-cluster", "memcached"];
+
+/// The databases of the matrix. One without a [`Server`] of its name lives in the process.
+pub(crate) const DATABASES: &[&str] = &["sqlite", "postgres", "mysql", "mariadb"];
+
+/// A container image, and how to make a stand-in for it where no registry can be reached.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Image {
+    /// Short name, as in `cargo xtask images NAME`.
+    pub(crate) name: &'static str,
+    /// The official image, pinned.
+    pub(crate) official: &'static str,
+    /// The environment variable that names another image to use instead.
+    pub(crate) image_var: &'static str,
+    /// The Debian release that the stand-in is made from.
+    pub(crate) suite: &'static str,
+    /// The Debian packages of the stand-in.
+    pub(crate) packages: &'static [&'static str],
+    /// Directories of the packages that would only be in the way: what they initialised at installation.
+    pub(crate) remove: &'static [&'static str],
+    /// The stand-in's entry point, which gives the official image's meaning to arguments and environment.
+    pub(crate) entrypoint: &'static str,
+}
+
+pub(crate) const REDIS: Image = Image {
+    name: "redis",
+    official: "redis:8.0.2",
+    image_var: "CONFORMANCE_REDIS_IMAGE",
+    suite: "trixie",
+    packages: &["redis-server"],
+    remove: &[],
+    entrypoint: include_str!("redis.sh"),
+};
+
+pub(crate) const VALKEY: Image = Image {
+    name: "valkey",
+    official: "valkey/valkey:8.1.1",
+    image_var: "CONFORMANCE_VALKEY_IMAGE",
+    suite: "trixie",
+    packages: &["valkey-server"],
+    remove: &[],
+    entrypoint: include_str!("redis.sh"),
+};
+
+pub(crate) const MEMCACHED: Image = Image {
+    name: "memcached",
+    official: "memcached:1.6.38",
+    image_var: "CONFORMANCE_MEMCACHED_IMAGE",
+    suite: "trixie",
+    packages: &["memcached"],
+    remove: &[],
+    entrypoint: include_str!("memcached.sh"),
+};
+
+pub(crate) const POSTGRES: Image = Image {
+    name: "postgres",
+    official: "postgres:17.5",
+    image_var: "CONFORMANCE_POSTGRES_IMAGE",
+    suite: "trixie",
+    packages: &["postgresql-17"],
+    remove: &["/var/lib/postgresql"],
+    entrypoint: include_str!("postgres.sh"),
+};
+
+pub(crate) const MYSQL: Image = Image {
+    name: "mysql",
+    official: "mysql:9.7.0",
+    image_var: "CONFORMANCE_MYSQL_IMAGE",
+    suite: "sid", // stable releases have MariaDB only
+    packages: &["mysql-server"],
+    remove: &["/var/lib/mysql"],
+    entrypoint: include_str!("mysql.sh"),
+};
+
+pub(crate) const MARIADB: Image = Image {
+    name: "mariadb",
+    official: "mariadb:11.8.2",
+    image_var: "CONFORMANCE_MARIADB_IMAGE",
+    suite: "trixie",
+    packages: &["mariadb-server"],
+    remove: &["/var/lib/mysql"],
+    entrypoint: include_str!("mariadb.sh"),
+};
+
+pub(crate) const IMAGES: &[&Image] = &[&REDIS, &VALKEY, &MEMCACHED, &POSTGRES, &MYSQL, &MARIADB];
+
+/// How the ports of a server in its container become ports of 127.0.0.1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ports {
+    /// The server listens on this port; any free port outside leads to it.
+    Mapped(u16),
+    /// So many free ports are chosen outside first, the server listens on the same numbers inside, and their numbers plus 10000
+    /// must not exceed 65535.
+    OneToOne(u16),
+    /// Not reached by TCP.
+    None,
+}
+
+/// What must be put into the container before it starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Needs {
+    Nothing,
+    /// A directory from outside, writable for everybody, mounted here: the server makes its socket in it.
+    SocketDirectory(&'static str),
+    /// `ca.pem`, `cert.pem` and `key.pem`, readable for everybody, in this directory.
+    Certificates(&'static str),
+}
+
+/// A server as the tests and `cargo xtask services` start it. Everything here means the same to the official image and
+/// to its stand-in.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Server {
+    /// The backend's name in the matrix, or that of a variant that has a pair of its own.
+    pub(crate) name: &'static str,
+    pub(crate) image: &'static Image,
+    /// Environment of the container. `{ports}` stands for the chosen ports, separated by spaces.
+    pub(crate) env: &'static [(&'static str, &'static str)],
+    /// The command, entry point included where the image has one to offer.
+    pub(crate) command: &'static [&'static str],
+    pub(crate) ports: Ports,
+    pub(crate) needs: Needs,
+    /// The URL to reach it under. `{addresses}` stands for every `127.0.0.1:port`, separated by commas, `{socket}` for
+    /// the socket directory outside.
+    pub(crate) url: &'static str,
+    /// The environment variable that names a running server to use instead of a container.
+    pub(crate) url_var: &'static str,
+    /// What `cargo xtask services` publishes it on (the first of them, when one to one); not kept running there if `None`.
+    pub(crate) service_port: Option<u16>,
+    /// How to find out over plain TCP that it serves.
+    pub(crate) probe: Option<Probe>,
+}
+
+/// Bytes to send after connecting, and bytes that occur in the answer of a server that is ready.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Probe {
+    pub(crate) send: &'static [u8],
+    pub(crate) expect: &'static [u8],
+}
+
+const PING: Probe = Probe { send: b"PING\r\n", expect: b"+PONG" };
+
+/// A startup message for user `postgres`, database `sessions`; the answer asks for a password.
+const PG_STARTUP: Probe =
+    Probe { send: b"\0\0\0\x29\0\x03\0\0user\0postgres\0database\0sessions\0\0", expect: b"SCRAM-SHA-256" };
+
+/// The greeting of either server; both open their port only when set up.
+const MYSQL_GREETING: Probe = Probe { send: b"", expect: b"_password" };
+
+pub(crate) const SERVERS: &[Server] = &[
+    Server {
+        name: "redis",
+        image: &REDIS,
+        env: &[],
+        command: &["redis-server", "--save", "", "--appendonly", "no"],
+        ports: Ports::Mapped(6379),
+        needs: Needs::Nothing,
+        url: "redis://{addresses}/",
+        url_var: "CONFORMANCE_REDIS_URL",
+        service_port: Some(16379),
+        probe: Some(PING),
+    },
+    Server {
+        name: "valkey",
+        image: &VALKEY,
+        env: &[],
+        command: &["valkey-server", "--save", "", "--appendonly", "no"],
+        ports: Ports::Mapped(6379),
+        needs: Needs::Nothing,
+        url: "redis://{addresses}/",
+        url_var: "CONFORMANCE_VALKEY_URL",
+        service_port: Some(16380),
+        probe: Some(PING),
+    },
+    Server {
+        name: "redis-cluster",
+        image: &REDIS,
+        env: &[("CLUSTER_PORTS", "{ports}")],
+        command: &["sh", "-c", include_str!("redis-cluster.sh")],
+        ports: Ports::OneToOne(3),
+        needs: Needs::Nothing,
+        url: "redis+cluster://{addresses}/",
+        url_var: "CONFORMANCE_REDIS_CLUSTER_URL",
+        service_port: Some(17000),
+        probe: Some(Probe { send: b"CLUSTER INFO\r\n", expect: b"cluster_state:ok" }),
+    },
+    Server {
+        name: "redis-acl",
+        image: &REDIS,
+        env: &[],
+        command: &[
+            "redis-server",
+            "--save",
+            "",
+            "--requirepass",
+            "conformance",
+            "--user",
+            "sessions",
+            "on",
+            ">conformance",
+            "~*",
+            "&*",
+            "+@all",
+        ],
+        ports: Ports::Mapped(6379),
+        needs: Needs::Nothing,
+        url: "redis://sessions:conformance@{addresses}/",
+        url_var: "CONFORMANCE_REDIS_ACL_URL",
+        service_port: None,
+        probe: Some(Probe { send: b"AUTH sessions conformance\r\n", expect: b"+OK" }),
+    },
+    Server {
+        name: "redis-tls",
+        image: &REDIS,
+        env: &[],
+        command: &[
+            "redis-server",
+            "--save",
+            "",
+            "--port",
+            "0",
+            "--tls-port",
+            "6379",
+            "--tls-auth-clients",
+            "no",
+            "--tls-ca-cert-file",
+            "/tls/ca.pem",
+            "--tls-cert-file",
+            "/tls/cert.pem",
+            "--tls-key-file",
+            "/tls/key.pem",
+        ],
+        ports: Ports::Mapped(6379),
+        needs: Needs::Certificates("/tls"),
+        url: "rediss://{addresses}/",
+        url_var: "CONFORMANCE_REDIS_TLS_URL",
+        service_port: None,
+        probe: None,
+    },
+    Server {
+        name: "redis-socket",
+        image: &REDIS,
+        env: &[],
+        command: &[
+            "redis-server",
+            "--save",
+            "",
+            "--port",
+            "0",
+            "--unixsocket",
+            "/socket/redis.sock",
+            "--unixsocketperm",
+            "777",
+        ],
+        ports: Ports::None,
+        needs: Needs::SocketDirectory("/socket"),
+        url: "redis+unix://{socket}/redis.sock",
+        url_var: "CONFORMANCE_REDIS_SOCKET_URL",
+        service_port: None,
+        probe: None,
+    },
+    Server {
+        name: "memcached",
+        image: &MEMCACHED,
+        env: &[],
+        command: &["memcached", "-m", "256", "-c", "4096"],
+        ports: Ports::Mapped(11211),
+        needs: Needs::Nothing,
+        url: "memcache://{addresses}",
+        url_var: "CONFORMANCE_MEMCACHED_URL",
+        service_port: Some(21211),
+        probe: Some(Probe { send: b"version\r\n", expect: b"VERSION" }),
+    },
+    Server {
+        name: "postgres",
+        image: &POSTGRES,
+        env: &[("POSTGRES_PASSWORD", "conformance"), ("POSTGRES_DB", "sessions")],
+        // The data is thrown away: nothing needs to reach the disk.
+        command: &["postgres", "-c", "max_connections=500", "-c", "fsync=off"],
+        ports: Ports::Mapped(5432),
+        needs: Needs::Nothing,
+        url: "postgres://postgres:conformance@{addresses}/sessions",
+        url_var: "CONFORMANCE_POSTGRES_URL",
+        service_port: Some(15432),
+        probe: Some(PG_STARTUP),
+    },
+    Server {
+        name: "postgres-tls",
+        image: &POSTGRES,
+        env: &[("POSTGRES_PASSWORD", "conformance"), ("POSTGRES_DB", "sessions")],
+        // Both images carry this self-signed certificate.
+        command: &[
+            "postgres",
+            "-c",
+            "max_connections=500",
+            "-c",
+            "fsync=off",
+            "-c",
+            "ssl=on",
+            "-c",
+            "ssl_cert_file=/etc/ssl/certs/ssl-cert-snakeoil.pem",
+            "-c",
+            "ssl_key_file=/etc/ssl/private/ssl-cert-snakeoil.key",
+        ],
+        ports: Ports::Mapped(5432),
+        needs: Needs::Nothing,
+        url: "postgres://postgres:conformance@{addresses}/sessions?sslmode=require",
+        url_var: "CONFORMANCE_POSTGRES_TLS_URL",
+        service_port: None,
+        probe: Some(PG_STARTUP),
+    },
+    Server {
+        name: "mysql",
+        image: &MYSQL,
+        env: &[("MYSQL_ROOT_PASSWORD", "conformance"), ("MYSQL_DATABASE", "sessions")],
+        command: &["mysqld", "--max-connections=500", "--skip-log-bin", "--innodb-flush-log-at-trx-commit=0"],
+        ports: Ports::Mapped(3306),
+        needs: Needs::Nothing,
+        url: "mysql://root:conformance@{addresses}/sessions",
+        url_var: "CONFORMANCE_MYSQL_URL",
+        service_port: Some(13306),
+        probe: Some(MYSQL_GREETING),
+    },
+    Server {
+        name: "mariadb",
+        image: &MARIADB,
+        env: &[("MARIADB_ROOT_PASSWORD", "conformance"), ("MARIADB_DATABASE", "sessions")],
+        command: &["mariadbd", "--max-connections=500", "--innodb-flush-log-at-trx-commit=0"],
+        ports: Ports::Mapped(3306),
+        needs: Needs::Nothing,
+        url: "mysql://root:conformance@{addresses}/sessions",
+        url_var: "CONFORMANCE_MARIADB_URL",
+        service_port: Some(13307),
+        probe: Some(MYSQL_GREETING),
+    },
+];
+
+/// The server of this name; `None` for a backend that lives in the process.
+pub(crate) fn server(name: &str) -> Option<&'static Server> {
+    SERVERS.iter().find(|server| server.name == name)
+}
+
+impl Image {
+    /// The image to run: the one that the environment names, or else the official one.
+    pub(crate) fn reference(&self) -> String {
+        std::env::var(self.image_var).unwrap_or_else(|_| self.official.to_owned())
+    }
+}
+
+impl Server {
+    /// The environment of a container whose server listens on `ports`.
+    pub(crate) fn env_on(&self, ports: &[u16]) -> Vec<(&'static str, String)> {
+        let ports = joined(ports, " ", u16::to_string);
+        self.env.iter().map(|(name, value)| (*name, value.replace("{ports}", &ports))).collect()
+    }
+
+    /// The URL of a server that is reached on these ports of 127.0.0.1.
+    pub(crate) fn url_on(&self, ports: &[u16]) -> String {
+        self.url.replace("{addresses}", &joined(ports, ",", |port| format!("127.0.0.1:{port}")))
+    }
+}
+
+fn joined(ports: &[u16], separator: &str, shape: impl Fn(&u16) -> String) -> String {
+    ports.iter().map(shape).collect::<Vec<_>>().join(separator)
+}
+
+impl Probe {
+    /// Whether the server on this port of 127.0.0.1 is ready, as far as one exchange tells.
+    pub(crate) fn answers(&self, port: u16) -> bool {
+        self.ask(port).unwrap_or(false)
+    }
+
+    fn ask(&self, port: u16) -> std::io::Result<bool> {
+        use std::io::{Read, Write};
+        let patience = std::time::Duration::from_secs(1);
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+        let mut connection = std::net::TcpStream::connect_timeout(&address, patience)?;
+        connection.set_read_timeout(Some(patience))?;
+        connection.write_all(self.send)?;
+        let (mut answer, mut chunk) = (Vec::new(), [0; 1024]);
+        loop {
+            let read = connection.read(&mut chunk)?;
+            answer.extend_from_slice(chunk.get(..read).unwrap_or_default());
+            if answer.windows(self.expect.len()).any(|window| window == self.expect) {
+                return Ok(true);
+            }
+            if read == 0 || answer.len() > 64 * 1024 {
+                return Ok(false);
+            }
+        }
+    }
+}
