@@ -1,0 +1,134 @@
+//! What the members must not pull in.
+//!
+//! A backend's feature brings that backend's driver and no other's, no feature brings none, the core knows no runtime and no
+//! driver, and nothing needs OpenSSL.
+
+use super::metadata::Member;
+use crate::Result;
+use crate::process::{cargo, output};
+
+/// A backend's feature and the crate that is its driver.
+const DRIVERS: &[(&str, &str)] = &[
+    ("moka", "moka"),
+    ("redis", "redis"),
+    ("memcached", "memcache"),
+    ("sqlite", "sqlx-sqlite"),
+    ("postgres", "sqlx-postgres"),
+    ("mysql", "sqlx-mysql"),
+];
+
+/// Crates that a member has in none of its builds.
+const NEVER: &[(&str, &[&str])] = &[
+    ("session-core", &["tokio", "sqlx", "cache-backends", "db-backends", "session-cached-db"]),
+    ("cache-backends", &["sqlx", "sqlx-core", "db-backends", "session-cached-db"]),
+    ("db-backends", &["cache-backends", "session-cached-db"]),
+    ("conformance-tests", &["cache-backends", "db-backends", "testcontainers"]),
+];
+
+/// Crates that nothing has.
+const NOWHERE: &[&str] = &["openssl", "openssl-sys", "native-tls"];
+
+/// Features of serde_json that change the programs of everybody in the graph.
+const SERDE_JSON_FEATURES: &[&str] = &["arbitrary_precision", "preserve_order"];
+
+pub(crate) fn check(members: &[Member]) -> Result {
+    let mut wrong = Vec::new();
+    for member in members.iter().filter(|member| member.name != "xtask") {
+        for feature in [None].into_iter().chain(member.features.keys().map(|name| Some(name.as_str()))) {
+            let build = format!("{} with {}", member.name, feature.unwrap_or("no features"));
+            let tree = tree(&member.name, feature)?;
+            let forbidden = forbidden(member, feature);
+            wrong.extend(
+                tree.lines()
+                    .filter_map(|line| offence(line, &forbidden))
+                    .map(|what| format!("{build} has {what}")),
+            );
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+}
+
+/// One line for each crate that is linked: `NAME VERSION FEATURE,FEATURE`.
+fn tree(package: &str, feature: Option<&str>) -> Result<String> {
+    let mut command = cargo();
+    command.args([
+        "tree",
+        "--quiet",
+        "--no-default-features",
+        "--edges=normal",
+        "--prefix=none",
+        "--no-dedupe",
+    ]);
+    command.args(["--format={p} {f}", &format!("--package={package}")]);
+    output(command.args(feature.map(|name| format!("--features={name}"))))
+}
+
+fn forbidden(member: &Member, feature: Option<&str>) -> Vec<&'static str> {
+    let enabled = feature.map(|name| member.closure(name)).unwrap_or_default();
+    let asked_for = |backend: &str| enabled.iter().any(|name| name.rsplit('/').next() == Some(backend));
+    let drivers = DRIVERS.iter().filter(|(backend, _)| !asked_for(backend)).map(|(_, driver)| *driver);
+    let never =
+        NEVER.iter().filter(|(name, _)| *name == member.name).flat_map(|(_, crates)| *crates).copied();
+    drivers.chain(never).chain(NOWHERE.iter().copied()).collect()
+}
+
+fn offence(line: &str, forbidden: &[&str]) -> Option<String> {
+    let (name, rest) = line.split_once(' ')?;
+    if forbidden.contains(&name) {
+        return Some(name.to_owned());
+    }
+    let features = rest.rsplit(' ').next().unwrap_or_default();
+    let bad =
+        features.split(',').find(|feature| name == "serde_json" && SERDE_JSON_FEATURES.contains(feature))?;
+    Some(format!("{name}'s feature {bad}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(name: &str, features: &[(&str, &[&str])]) -> Member {
+        let owned = |(name, enables): &(&str, &[&str])| {
+            ((*name).to_owned(), enables.iter().map(|e| (*e).to_owned()).collect())
+        };
+        Member { name: name.to_owned(), features: features.iter().map(owned).collect() }
+    }
+
+    #[test]
+    fn a_feature_allows_its_own_driver_only() {
+        let cached_db = member(
+            "session-cached-db",
+            &[
+                ("moka", &["dep:cache-backends", "cache-backends/moka"]),
+                ("both", &["moka", "sqlite"]),
+                ("sqlite", &[]),
+            ],
+        );
+        let without = forbidden(&cached_db, None);
+        assert!(
+            without.contains(&"moka") && without.contains(&"sqlx-sqlite") && without.contains(&"openssl")
+        );
+        let moka = forbidden(&cached_db, Some("moka"));
+        assert!(!moka.contains(&"moka") && moka.contains(&"sqlx-sqlite"));
+        let both = forbidden(&cached_db, Some("both"));
+        assert!(!both.contains(&"moka") && !both.contains(&"sqlx-sqlite") && both.contains(&"redis"));
+    }
+
+    #[test]
+    fn the_core_has_no_runtime() {
+        assert!(forbidden(&member("session-core", &[]), None).contains(&"tokio"));
+        assert!(!forbidden(&member("session-cached-db", &[]), None).contains(&"tokio"));
+    }
+
+    #[test]
+    fn offences_are_crates_and_features() {
+        let forbidden = ["tokio"];
+        assert_eq!(offence("tokio v1.54.0 default,rt", &forbidden).as_deref(), Some("tokio"));
+        assert_eq!(offence("tokio-util v0.7.0 ", &forbidden), None);
+        assert_eq!(offence("serde_json v1.0.1 default,raw_value,std", &forbidden), None);
+        assert_eq!(
+            offence("serde_json v1.0.1 default,preserve_order", &forbidden).as_deref(),
+            Some("serde_json's feature preserve_order")
+        );
+    }
+}

@@ -1,0 +1,130 @@
+//! `cargo xtask matrix`: which backends are tested together, and on which images.
+
+use lexopt::{Arg, Parser};
+use serde_json::{Value, json};
+
+use crate::Result;
+use crate::table::{CACHES, DATABASES, server};
+
+pub(crate) const USAGE: &str = "matrix [--json]";
+pub(crate) const SUMMARY: &str = "Print every pair of cache and database that is tested, with its images; --json in the form that GitHub Actions reads.";
+
+pub(crate) fn run(mut args: Parser) -> Result {
+    let mut as_json = false;
+    while let Some(arg) = args.next()? {
+        match arg {
+            Arg::Long("json") => as_json = true,
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let pairs = pairs();
+    if as_json {
+        println!("{}", json(&pairs));
+    } else {
+        for pair in &pairs {
+            println!("{:<14} {:<10} {}", pair.cache, pair.database, pair.images.join(" "));
+        }
+    }
+    Ok(())
+}
+
+struct Pair {
+    cache: &'static str,
+    database: &'static str,
+    images: Vec<String>,
+}
+
+fn pairs() -> Vec<Pair> {
+    let image = |name: &str| server(name).map(|server| server.image.reference());
+    let with = |cache: &'static str| {
+        DATABASES.iter().map(move |database| Pair {
+            cache,
+            database,
+            images: [cache, database].into_iter().filter_map(image).collect(),
+        })
+    };
+    CACHES.iter().copied().flat_map(with).collect()
+}
+
+fn json(pairs: &[Pair]) -> Value {
+    let include: Vec<Value> = pairs
+        .iter()
+        .map(|pair| json!({ "cache": pair.cache, "db": pair.database, "images": pair.images.join(" ") }))
+        .collect();
+    json!({ "include": include })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::{IMAGES, Ports, SERVERS};
+
+    #[test]
+    fn every_cache_meets_every_database_once() {
+        let mut pairs: Vec<_> = pairs().into_iter().map(|pair| (pair.cache, pair.database)).collect();
+        assert_eq!(pairs.len(), CACHES.len() * DATABASES.len());
+        pairs.sort_unstable();
+        pairs.dedup();
+        assert_eq!(pairs.len(), CACHES.len() * DATABASES.len());
+    }
+
+    #[test]
+    fn only_backends_in_the_process_need_no_image() {
+        let embedded: Vec<_> = CACHES.iter().chain(DATABASES).filter(|name| server(name).is_none()).collect();
+        assert_eq!(embedded, [&"moka", &"sqlite"]);
+        let pairs = pairs();
+        let without = pairs.iter().filter(|pair| pair.images.is_empty()).count();
+        assert_eq!(without, 1, "moka with sqlite");
+    }
+
+    #[test]
+    fn official_images_are_pinned_to_a_patch_release() {
+        for image in IMAGES {
+            let tag = image.official.split_once(':').map(|(_, tag)| tag).unwrap_or_default();
+            assert_eq!(
+                tag.split('.').filter(|part| part.parse::<u32>().is_ok()).count(),
+                if image.name == "postgres" { 2 } else { 3 },
+                "{}",
+                image.official
+            );
+        }
+    }
+
+    #[test]
+    fn names_variables_and_service_ports_are_unique() {
+        let unique = |mut names: Vec<String>| {
+            let before = names.len();
+            names.sort();
+            names.dedup();
+            assert_eq!(names.len(), before, "{names:?}");
+        };
+        unique(SERVERS.iter().map(|server| server.name.to_owned()).collect());
+        unique(SERVERS.iter().map(|server| server.url_var.to_owned()).collect());
+        unique(IMAGES.iter().map(|image| image.image_var.to_owned()).collect());
+        let ports = SERVERS.iter().filter_map(|server| Some((server.service_port?, server.ports)));
+        unique(
+            ports
+                .flat_map(|(first, ports)| {
+                    first..first + if let Ports::OneToOne(count) = ports { count } else { 1 }
+                })
+                .map(|port| port.to_string())
+                .collect(),
+        );
+    }
+
+    #[test]
+    fn a_cluster_is_told_its_ports_and_reached_on_each() {
+        let cluster = server("redis-cluster").unwrap();
+        let ports = [7000, 7001, 7002];
+        assert_eq!(cluster.env_on(&ports), [("CLUSTER_PORTS", "7000 7001 7002".to_owned())]);
+        assert_eq!(cluster.url_on(&ports), "redis+cluster://127.0.0.1:7000,127.0.0.1:7001,127.0.0.1:7002/");
+    }
+
+    #[test]
+    fn the_json_is_what_a_github_matrix_takes() {
+        let json = json(&pairs());
+        assert_eq!(json["include"][0]["cache"], "moka");
+        assert_eq!(json["include"][0]["db"], "sqlite");
+        assert_eq!(json["include"].as_array().unwrap().len(), 20);
+    }
+}

@@ -1,0 +1,200 @@
+//! `cargo xtask services`: servers that are kept running for development.
+//!
+//! What is for a shell goes to the output, everything else to the error stream: `eval "$(cargo xtask services up)"`.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use lexopt::{Arg, Parser, ValueExt};
+
+use crate::process::output;
+use crate::table::{Needs, Ports, SERVERS, Server};
+use crate::{Result, engine, images};
+
+pub(crate) const USAGE: &str = "services up|status|down [NAME..]";
+pub(crate) const SUMMARY: &str = "Keep servers running for development, all or the named, on ports of 127.0.0.1, and print the \
+     variables that make the tests\n    use them: eval \"$(cargo xtask services up)\"";
+
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A server that `services` knows how to keep.
+struct Service {
+    server: &'static Server,
+    /// The ports of 127.0.0.1, and the ports in the container that they lead to.
+    ports: Vec<(u16, u16)>,
+}
+
+pub(crate) fn run(mut args: Parser) -> Result {
+    let mut words = Vec::new();
+    while let Some(arg) = args.next()? {
+        match arg {
+            Arg::Value(word) => words.push(word.string()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let (action, names) = words.split_first().ok_or_else(|| format!("usage: cargo xtask {USAGE}"))?;
+    let services = chosen(names)?;
+    engine::require()?;
+    match action.as_str() {
+        "up" => up(&services),
+        "status" => {
+            status(&services);
+            Ok(())
+        }
+        "down" => down(&services),
+        other => Err(format!("there is no `services {other}`; usage: cargo xtask {USAGE}").into()),
+    }
+}
+
+fn chosen(names: &[String]) -> Result<Vec<Service>> {
+    let all: Vec<_> = SERVERS.iter().filter_map(service).collect();
+    if let Some(unknown) = names.iter().find(|name| !all.iter().any(|service| service.server.name == **name))
+    {
+        let known: Vec<_> = all.iter().map(|service| service.server.name).collect();
+        return Err(format!("there is no service {unknown:?}; there are {}", known.join(", ")).into());
+    }
+    let wanted = |service: &Service| names.is_empty() || names.iter().any(|name| name == service.server.name);
+    Ok(all.into_iter().filter(wanted).collect())
+}
+
+fn service(server: &'static Server) -> Option<Service> {
+    let first = server.service_port.filter(|_| server.needs == Needs::Nothing)?;
+    let ports = match server.ports {
+        Ports::Mapped(inside) => vec![(first, inside)],
+        Ports::OneToOne(count) => (first..first + count).map(|port| (port, port)).collect(),
+        Ports::None => return None,
+    };
+    Some(Service { server, ports })
+}
+
+fn up(services: &[Service]) -> Result {
+    for service in services {
+        service.start()?;
+    }
+    for service in services {
+        service.wait()?;
+    }
+    for service in services {
+        println!("{}", service.export());
+    }
+    Ok(())
+}
+
+fn status(services: &[Service]) {
+    for service in services {
+        let state = match (engine::is_running(&service.container()), service.is_ready()) {
+            (true, true) => "ready",
+            (true, false) => "running, not ready",
+            (false, _) => "not running",
+        };
+        eprintln!("{:<14} {state}", service.server.name);
+        if state == "ready" {
+            println!("{}", service.export());
+        }
+    }
+}
+
+fn down(services: &[Service]) -> Result {
+    for service in services {
+        if engine::remove(&service.container()) {
+            eprintln!("{}: removed", service.server.name);
+        } else if engine::is_running(&service.container()) {
+            return Err(format!("{} could not be removed", service.container()).into());
+        }
+    }
+    Ok(())
+}
+
+impl Service {
+    fn container(&self) -> String {
+        format!("session-service-{}", self.server.name)
+    }
+
+    fn start(&self) -> Result {
+        let (name, container) = (self.server.name, self.container());
+        if engine::is_running(&container) {
+            eprintln!("{name}: is running");
+            return Ok(());
+        }
+        engine::remove(&container);
+        let image = images::available(self.server.image);
+        eprintln!("{name}: starting {image}");
+        let inside: Vec<_> = self.ports.iter().map(|(_, inside)| *inside).collect();
+        let mut command = Command::new("docker");
+        command.args(["run", "--detach", "--name", &container]);
+        for (outside, inside) in &self.ports {
+            command.arg(format!("--publish=127.0.0.1:{outside}:{inside}"));
+        }
+        for (variable, value) in self.server.env_on(&inside) {
+            command.arg(format!("--env={variable}={value}"));
+        }
+        output(command.arg(image).args(self.server.command)).map_err(|error| {
+            engine::remove(&container);
+            format!("{error}\nwhere no registry can be reached, `cargo xtask images` builds stand-ins")
+        })?;
+        Ok(())
+    }
+
+    fn wait(&self) -> Result {
+        let start = Instant::now();
+        while !self.is_ready() {
+            let running = engine::is_running(&self.container());
+            if !running || start.elapsed() > PATIENCE {
+                let logs = Command::new("docker").args(["logs", "--tail=30", &self.container()]).output()?;
+                let told = [logs.stdout, logs.stderr].concat();
+                let fate = if running { "does not become ready" } else { "ended" };
+                return Err(
+                    format!("{} {fate}:\n{}", self.container(), String::from_utf8_lossy(&told)).into()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+
+    fn is_ready(&self) -> bool {
+        self.server
+            .probe
+            .as_ref()
+            .is_none_or(|probe| self.ports.iter().all(|(outside, _)| probe.answers(*outside)))
+    }
+
+    fn export(&self) -> String {
+        let outside: Vec<_> = self.ports.iter().map(|(outside, _)| *outside).collect();
+        format!("export {}='{}'", self.server.url_var, self.server.url_on(&outside))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::{CACHES, DATABASES, server};
+
+    #[test]
+    fn every_server_of_the_matrix_is_a_service() {
+        let services = chosen(&[]).unwrap();
+        let expected: Vec<_> = CACHES.iter().chain(DATABASES).filter_map(|name| server(name)).collect();
+        assert_eq!(services.iter().map(|service| service.server).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn services_are_chosen_by_name() {
+        let chosen = chosen(&["mysql".to_owned(), "redis".to_owned()]).unwrap();
+        assert_eq!(chosen.iter().map(|service| service.server.name).collect::<Vec<_>>(), ["redis", "mysql"]);
+        let unknown = super::chosen(&["oracle".to_owned()]).err().unwrap().to_string();
+        assert!(unknown.contains("oracle") && unknown.contains("memcached"), "{unknown}");
+    }
+
+    #[test]
+    fn an_export_is_what_the_tests_read() {
+        let services = chosen(&["postgres".to_owned(), "redis-cluster".to_owned()]).unwrap();
+        let exports: Vec<_> = services.iter().map(Service::export).collect();
+        assert_eq!(
+            exports,
+            [
+                "export CONFORMANCE_REDIS_CLUSTER_URL='redis+cluster://127.0.0.1:17000,127.0.0.1:17001,127.0.0.1:17002/'",
+                "export CONFORMANCE_POSTGRES_URL='postgres://postgres:conformance@127.0.0.1:15432/sessions'",
+            ]
+        );
+    }
+}

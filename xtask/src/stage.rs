@@ -1,0 +1,92 @@
+//! Stages: named pieces of work that are timed against a budget. A stage over its budget is shown, not failed.
+
+use std::time::{Duration, Instant};
+
+use crate::Result;
+
+pub(crate) struct Stages {
+    title: &'static str,
+    done: Vec<Stage>,
+}
+
+struct Stage {
+    name: &'static str,
+    budget: Duration,
+    took: Duration,
+    failed: bool,
+}
+
+impl Stages {
+    pub(crate) fn new(title: &'static str) -> Self {
+        Self { title, done: Vec::new() }
+    }
+
+    /// Runs one stage. A failure is shown at once, kept for [`Stages::finish`], and returned to a caller who cannot go on after it.
+    pub(crate) fn run(
+        &mut self,
+        name: &'static str,
+        budget: Duration,
+        work: impl FnOnce() -> Result,
+    ) -> Result {
+        eprintln!("\n== {}: {name}", self.title);
+        let start = Instant::now();
+        let result = work();
+        if let Err(error) = &result {
+            eprintln!("error: {error}");
+        }
+        let stage = Stage { name, budget, took: start.elapsed(), failed: result.is_err() };
+        eprintln!("== {}: {}", self.title, stage.line());
+        self.done.push(stage);
+        result
+    }
+
+    /// Prints what every stage took, and fails if one failed.
+    pub(crate) fn finish(self) -> Result {
+        eprintln!("\n{}", self.title);
+        for stage in &self.done {
+            eprintln!("  {}", stage.line());
+        }
+        let failed: Vec<_> = self.done.iter().filter(|stage| stage.failed).map(|stage| stage.name).collect();
+        if failed.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{} failed: {}", self.title, failed.join(", ")).into())
+        }
+    }
+}
+
+impl Stage {
+    fn line(&self) -> String {
+        let Self { name, budget, took, failed } = self;
+        let outcome = if *failed { "FAILED" } else { "ok" };
+        let over = if took > budget { ", OVER BUDGET" } else { "" };
+        format!("{name:<12} {outcome:<6} {:>7.1} s of {} s{over}", took.as_secs_f64(), budget.as_secs())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_over_its_budget_is_shown_and_does_not_fail() {
+        let over = Stage {
+            name: "docs",
+            budget: Duration::from_secs(1),
+            took: Duration::from_millis(1500),
+            failed: false,
+        };
+        assert_eq!(over.line(), "docs         ok         1.5 s of 1 s, OVER BUDGET");
+        let mut stages = Stages::new("test");
+        stages.run("slow", Duration::ZERO, || Ok(())).unwrap();
+        stages.finish().unwrap();
+    }
+
+    #[test]
+    fn a_failed_stage_fails_the_whole_after_the_others_ran() {
+        let mut stages = Stages::new("test");
+        assert!(stages.run("bad", Duration::from_secs(9), || Err("no".into())).is_err());
+        stages.run("good", Duration::from_secs(9), || Ok(())).unwrap();
+        assert_eq!(stages.finish().unwrap_err().to_string(), "test failed: bad");
+    }
+}

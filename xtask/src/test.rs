@@ -1,0 +1,56 @@
+//! `cargo xtask test`: every test of the workspace.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use lexopt::{Arg, Parser};
+
+use crate::process::{cargo, run as run_process};
+use crate::stage::Stages;
+use crate::table::IMAGES;
+use crate::{Result, engine, images};
+
+pub(crate) const USAGE: &str = "test [--provision] [-- FILTER..]";
+pub(crate) const SUMMARY: &str = "Run every test, doc tests and examples included. With --provision, first set up what a Debian \
+     machine lacks\n    (a Docker engine, stand-ins for the server images), and then count a test that finds no server as failed.";
+
+const SETUP_BUDGET: Duration = Duration::from_secs(5 * 60);
+const TEST_BUDGET: Duration = Duration::from_secs(30 * 60);
+
+pub(crate) fn run(mut args: Parser) -> Result {
+    let mut provision = false;
+    let mut filters = Vec::new();
+    while let Some(arg) = args.next()? {
+        match arg {
+            Arg::Long("provision") => provision = true,
+            Arg::Value(filter) => filters.push(filter),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    all(provision, &filters)
+}
+
+pub(crate) fn all(provision: bool, filters: &[OsString]) -> Result {
+    let mut stages = Stages::new("test");
+    let outcome = steps(&mut stages, provision, filters);
+    let summary = stages.finish();
+    outcome.and(summary)
+}
+
+fn steps(stages: &mut Stages, provision: bool, filters: &[OsString]) -> Result {
+    if provision {
+        stages.run("engine", SETUP_BUDGET, engine::provision)?;
+        stages.run("images", SETUP_BUDGET, || images::ensure(IMAGES))?;
+    }
+    stages.run("tests", TEST_BUDGET, || {
+        let mut command = cargo();
+        command.args(["test", "--workspace", "--all-features"]);
+        if !filters.is_empty() {
+            command.arg("--").args(filters);
+        }
+        if provision {
+            command.env("CONFORMANCE_REQUIRE", "all").envs(images::variables(IMAGES));
+        }
+        run_process(&mut command)
+    })
+}
