@@ -9,6 +9,14 @@ pub(crate) const CACHES: &[&str] = &["moka", "redis", "valkey", "redis-cluster",
 /// The databases of the matrix. One without a [`Server`] of its name lives in the process.
 pub(crate) const DATABASES: &[&str] = &["sqlite", "postgres", "mysql", "mariadb"];
 
+/// Pairs of variants, whose servers differ in how they are reached. Each is tested like a pair of the matrix.
+pub(crate) const VARIANT_PAIRS: &[(&str, &str)] = &[
+    ("redis-acl", "sqlite"),
+    ("redis-tls", "postgres-tls"),
+    ("redis-socket", "mysql"),
+    ("memcached-two", "mariadb"),
+];
+
 /// A container image, and how to make a stand-in for it where no registry can be reached.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Image {
@@ -145,6 +153,8 @@ pub(crate) struct Probe {
 
 const PING: Probe = Probe { send: b"PING\r\n", expect: b"+PONG" };
 
+const VERSION: Probe = Probe { send: b"version\r\n", expect: b"VERSION" };
+
 /// A startup message for user `postgres`, database `sessions`; the answer asks for a password.
 const PG_STARTUP: Probe =
     Probe { send: b"\0\0\0\x29\0\x03\0\0user\0postgres\0database\0sessions\0\0", expect: b"SCRAM-SHA-256" };
@@ -274,7 +284,19 @@ pub(crate) const SERVERS: &[Server] = &[
         url: "memcache://{addresses}",
         url_var: "CONFORMANCE_MEMCACHED_URL",
         service_port: Some(21211),
-        probe: Some(Probe { send: b"version\r\n", expect: b"VERSION" }),
+        probe: Some(VERSION),
+    },
+    Server {
+        name: "memcached-two",
+        image: &MEMCACHED,
+        env: &[("MEMCACHED_PORTS", "{ports}")],
+        command: &["sh", "-c", include_str!("memcached-several.sh")],
+        ports: Ports::OneToOne(2),
+        needs: Needs::Nothing,
+        url: "memcache://{addresses}",
+        url_var: "CONFORMANCE_MEMCACHED_TWO_URL",
+        service_port: None,
+        probe: Some(VERSION),
     },
     Server {
         name: "postgres",

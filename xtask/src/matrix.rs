@@ -4,7 +4,7 @@ use lexopt::{Arg, Parser};
 use serde_json::{Value, json};
 
 use crate::Result;
-use crate::table::{CACHES, DATABASES, server};
+use crate::table::{CACHES, DATABASES, VARIANT_PAIRS, server};
 
 pub(crate) const USAGE: &str = "matrix [--json]";
 pub(crate) const SUMMARY: &str = "Print every pair of cache and database that is tested, with its images; --json in the form that GitHub Actions reads.";
@@ -35,15 +35,14 @@ struct Pair {
 }
 
 fn pairs() -> Vec<Pair> {
+    let crossed = CACHES.iter().flat_map(|cache| DATABASES.iter().map(move |database| (*cache, *database)));
     let image = |name: &str| server(name).map(|server| server.image.reference());
-    let with = |cache: &'static str| {
-        DATABASES.iter().map(move |database| Pair {
-            cache,
-            database,
-            images: [cache, database].into_iter().filter_map(image).collect(),
-        })
+    let pair = |(cache, database)| Pair {
+        cache,
+        database,
+        images: [cache, database].into_iter().filter_map(image).collect(),
     };
-    CACHES.iter().copied().flat_map(with).collect()
+    crossed.chain(VARIANT_PAIRS.iter().copied()).map(pair).collect()
 }
 
 fn json(pairs: &[Pair]) -> Value {
@@ -62,10 +61,26 @@ mod tests {
     #[test]
     fn every_cache_meets_every_database_once() {
         let mut pairs: Vec<_> = pairs().into_iter().map(|pair| (pair.cache, pair.database)).collect();
-        assert_eq!(pairs.len(), CACHES.len() * DATABASES.len());
+        let expected = CACHES.len() * DATABASES.len() + VARIANT_PAIRS.len();
+        assert_eq!(pairs.len(), expected);
         pairs.sort_unstable();
         pairs.dedup();
-        assert_eq!(pairs.len(), CACHES.len() * DATABASES.len());
+        assert_eq!(pairs.len(), expected);
+    }
+
+    #[test]
+    fn every_variant_of_a_server_has_a_pair() {
+        for server in SERVERS {
+            assert!(
+                pairs().iter().any(|pair| [pair.cache, pair.database].contains(&server.name)),
+                "{}",
+                server.name
+            );
+        }
+        for (cache, database) in VARIANT_PAIRS {
+            assert!(server(cache).is_some(), "{cache}");
+            assert!(server(database).is_some() || DATABASES.contains(database), "{database}");
+        }
     }
 
     #[test]
@@ -125,6 +140,6 @@ mod tests {
         let json = json(&pairs());
         assert_eq!(json["include"][0]["cache"], "moka");
         assert_eq!(json["include"][0]["db"], "sqlite");
-        assert_eq!(json["include"].as_array().unwrap().len(), 20);
+        assert_eq!(json["include"].as_array().unwrap().len(), pairs().len());
     }
 }

@@ -56,7 +56,13 @@ fn has_deny() -> bool {
 
 fn deny() -> Result {
     if has_deny() {
-        return run_process(cargo().args(["deny", "--workspace", "--all-features", "check"]));
+        return run_process(cargo().args([
+            "deny",
+            "--workspace",
+            "--all-features",
+            "check",
+            "--hide-inclusion-graph",
+        ]));
     }
     eprintln!("SKIPPED: cargo-deny is not installed (`cargo install --locked cargo-deny`)");
     Ok(())
