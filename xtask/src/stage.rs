@@ -11,9 +11,12 @@ pub(crate) struct Stages {
 
 struct Stage {
     name: &'static str,
-    budget: Duration,
-    took: Duration,
-    failed: bool,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    Ran { budget: Duration, took: Duration, failed: bool },
+    Skipped { reason: &'static str },
 }
 
 impl Stages {
@@ -34,10 +37,20 @@ impl Stages {
         if let Err(error) = &result {
             eprintln!("error: {error}");
         }
-        let stage = Stage { name, budget, took: start.elapsed(), failed: result.is_err() };
+        let outcome = Outcome::Ran { budget, took: start.elapsed(), failed: result.is_err() };
+        self.record(Stage { name, outcome });
+        result
+    }
+
+    /// Says that a stage cannot run here, now and at the end.
+    pub(crate) fn skip(&mut self, name: &'static str, reason: &'static str) {
+        eprintln!();
+        self.record(Stage { name, outcome: Outcome::Skipped { reason } });
+    }
+
+    fn record(&mut self, stage: Stage) {
         eprintln!("== {}: {}", self.title, stage.line());
         self.done.push(stage);
-        result
     }
 
     /// Prints what every stage took, and fails if one failed.
@@ -46,7 +59,8 @@ impl Stages {
         for stage in &self.done {
             eprintln!("  {}", stage.line());
         }
-        let failed: Vec<_> = self.done.iter().filter(|stage| stage.failed).map(|stage| stage.name).collect();
+        let failed: Vec<_> =
+            self.done.iter().filter(|stage| stage.has_failed()).map(|stage| stage.name).collect();
         if failed.is_empty() {
             Ok(())
         } else {
@@ -56,11 +70,24 @@ impl Stages {
 }
 
 impl Stage {
+    fn has_failed(&self) -> bool {
+        matches!(self.outcome, Outcome::Ran { failed: true, .. })
+    }
+
     fn line(&self) -> String {
-        let Self { name, budget, took, failed } = self;
-        let outcome = if *failed { "FAILED" } else { "ok" };
-        let over = if took > budget { ", OVER BUDGET" } else { "" };
-        format!("{name:<12} {outcome:<6} {:>7.1} s of {} s{over}", took.as_secs_f64(), budget.as_secs())
+        let name = self.name;
+        match &self.outcome {
+            Outcome::Skipped { reason } => format!("{name:<12} SKIPPED, {reason}"),
+            Outcome::Ran { budget, took, failed } => {
+                let verdict = if *failed { "FAILED" } else { "ok" };
+                let over = if took > budget { ", OVER BUDGET" } else { "" };
+                format!(
+                    "{name:<12} {verdict:<6} {:>7.1} s of {} s{over}",
+                    took.as_secs_f64(),
+                    budget.as_secs()
+                )
+            }
+        }
     }
 }
 
@@ -72,9 +99,11 @@ mod tests {
     fn a_stage_over_its_budget_is_shown_and_does_not_fail() {
         let over = Stage {
             name: "docs",
-            budget: Duration::from_secs(1),
-            took: Duration::from_millis(1500),
-            failed: false,
+            outcome: Outcome::Ran {
+                budget: Duration::from_secs(1),
+                took: Duration::from_millis(1500),
+                failed: false,
+            },
         };
         assert_eq!(over.line(), "docs         ok         1.5 s of 1 s, OVER BUDGET");
         let mut stages = Stages::new("test");
@@ -88,5 +117,13 @@ mod tests {
         assert!(stages.run("bad", Duration::from_secs(9), || Err("no".into())).is_err());
         stages.run("good", Duration::from_secs(9), || Ok(())).unwrap();
         assert_eq!(stages.finish().unwrap_err().to_string(), "test failed: bad");
+    }
+
+    #[test]
+    fn a_skipped_stage_is_named_and_does_not_fail() {
+        let mut stages = Stages::new("test");
+        stages.skip("deny", "not installed");
+        assert_eq!(stages.done[0].line(), "deny         SKIPPED, not installed");
+        stages.finish().unwrap();
     }
 }

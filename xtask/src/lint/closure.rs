@@ -3,6 +3,8 @@
 //! A backend's feature brings that backend's driver and no other's, no feature brings none, the core knows no runtime and no
 //! driver, and nothing needs OpenSSL.
 
+use std::collections::BTreeSet;
+
 use super::metadata::Member;
 use crate::Result;
 use crate::process::{cargo, output};
@@ -32,7 +34,7 @@ const NOWHERE: &[&str] = &["openssl", "openssl-sys", "native-tls"];
 const SERDE_JSON_FEATURES: &[&str] = &["arbitrary_precision", "preserve_order"];
 
 pub(crate) fn check(members: &[Member]) -> Result {
-    let mut wrong = Vec::new();
+    let mut wrong = BTreeSet::new();
     for member in members.iter().filter(|member| member.name != "xtask") {
         for feature in [None].into_iter().chain(member.features.keys().map(|name| Some(name.as_str()))) {
             let build = format!("{} with {}", member.name, feature.unwrap_or("no features"));
@@ -45,7 +47,7 @@ pub(crate) fn check(members: &[Member]) -> Result {
             );
         }
     }
-    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+    if wrong.is_empty() { Ok(()) } else { Err(Vec::from_iter(wrong).join("\n").into()) }
 }
 
 /// One line for each crate that is linked: `NAME VERSION FEATURE,FEATURE`.

@@ -25,45 +25,46 @@ pub(crate) fn run(mut args: Parser) -> Result {
 
 /// Runs every stage, also after one that failed.
 pub(crate) fn all() -> Result {
-    let minutes = |count: u64| Duration::from_secs(60 * count);
-    let mut stages = Stages::new("lint");
     let members = metadata::members()?;
-    let outcomes = [
-        stages.run("fmt", Duration::from_secs(10), || run_process(cargo().args(["fmt", "--all", "--check"]))),
-        stages.run("clippy", minutes(6), || {
-            let scope = ["clippy", "--workspace", "--all-targets", "--all-features"];
-            run_process(cargo().args(scope).args(["--", "--deny=warnings"]))
-        }),
-        stages.run("docs", minutes(3), || {
-            let scope = ["doc", "--workspace", "--no-deps", "--all-features"];
-            run_process(cargo().args(scope).env("RUSTDOCFLAGS", "--deny=warnings"))
-        }),
-        stages.run("features", minutes(10), || features::each_alone(&members)),
-        stages.run("closure", minutes(1), || closure::check(&members)),
-        stages.run("deny", minutes(2), deny),
+    let features = || features::each_alone(&members);
+    let closure = || closure::check(&members);
+    let work: [(&str, u64, &dyn Fn() -> Result); 5] = [
+        ("fmt", 10, &fmt),
+        ("clippy", 360, &clippy),
+        ("docs", 180, &docs),
+        ("features", 600, &features),
+        ("closure", 60, &closure),
     ];
-    let skipped = outcomes.iter().all(Result::is_ok) && !has_deny();
-    stages.finish()?;
-    if skipped {
-        eprintln!("  cargo-deny is not installed: licences, advisories and duplicates were NOT checked");
+    let mut stages = Stages::new("lint");
+    for (name, budget, work) in work {
+        // The failure is kept for the end.
+        stages.run(name, Duration::from_secs(budget), work).ok();
     }
-    Ok(())
+    if succeeds(cargo().args(["deny", "--version"])) {
+        stages.run("deny", Duration::from_secs(120), deny).ok();
+    } else {
+        stages.skip(
+            "deny",
+            "licences, advisories and sources NOT checked: `cargo install --locked cargo-deny`",
+        );
+    }
+    stages.finish()
 }
 
-fn has_deny() -> bool {
-    succeeds(cargo().args(["deny", "--version"]))
+fn fmt() -> Result {
+    run_process(cargo().args(["fmt", "--all", "--check"]))
+}
+
+fn clippy() -> Result {
+    let scope = ["clippy", "--workspace", "--all-targets", "--all-features"];
+    run_process(cargo().args(scope).args(["--", "--deny=warnings"]))
+}
+
+fn docs() -> Result {
+    let scope = ["doc", "--workspace", "--no-deps", "--all-features"];
+    run_process(cargo().args(scope).env("RUSTDOCFLAGS", "--deny=warnings"))
 }
 
 fn deny() -> Result {
-    if has_deny() {
-        return run_process(cargo().args([
-            "deny",
-            "--workspace",
-            "--all-features",
-            "check",
-            "--hide-inclusion-graph",
-        ]));
-    }
-    eprintln!("SKIPPED: cargo-deny is not installed (`cargo install --locked cargo-deny`)");
-    Ok(())
+    run_process(cargo().args(["deny", "--workspace", "--all-features", "check", "--hide-inclusion-graph"]))
 }
