@@ -44,7 +44,7 @@ fn steps(stages: &mut Stages, provision: bool, filters: &[OsString]) -> Result {
     }
     stages.run("tests", TEST_BUDGET, || {
         let mut command = cargo();
-        command.args(["test", "--workspace", "--all-features"]);
+        command.args(["test", "--workspace", "--all-features", "--no-fail-fast"]);
         if !filters.is_empty() {
             command.arg("--").args(filters);
         }
