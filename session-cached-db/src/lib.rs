@@ -1,1 +1,37 @@
-//! session-cached-db
+#![doc = include_str!("../README.md")]
+
+mod builder;
+mod cache_guard;
+mod config;
+mod error;
+mod flight;
+mod load;
+mod operations;
+mod reaper;
+mod repair;
+mod runtime;
+mod session;
+mod stats;
+mod store;
+mod tasks;
+mod write;
+
+pub use builder::Builder;
+pub use config::{Coherence, ConflictPolicy, Operation, OutagePolicy, Schema};
+pub use error::{BuildError, Error};
+pub use operations::Written;
+pub use reaper::Reaper;
+pub use runtime::TokioRuntime;
+pub use session::Session;
+pub use stats::Stats;
+pub use store::{CacheHealth, CachedDb, Health};
+
+pub use session_core as core;
+
+#[cfg(feature = "moka")]
+pub use cache_backends::MokaCache;
+#[cfg(feature = "sqlite")]
+pub use db_backends::SqlitePersistence;
+
+/// Where a session's own expiry is kept among its data, out of the application's sight. The name is Django's.
+const EXPIRY_KEY: &str = "_session_expiry";

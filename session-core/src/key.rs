@@ -18,6 +18,11 @@ struct Text {
 
 impl Text {
     const EMPTY: Self = Self { len: 0, bytes: [0; MAX_LEN] };
+    const DASH: Self = {
+        let mut bytes = [0; MAX_LEN];
+        bytes[0] = b'-';
+        Self { len: 1, bytes }
+    };
 
     /// Appends `text` as far as there is room; callers check lengths first.
     fn push(&mut self, text: &[u8]) {
@@ -137,6 +142,9 @@ pub struct StoredKey(Text);
 impl StoredKey {
     /// The longest stored key, in bytes.
     pub const MAX_LEN: usize = MAX_LEN;
+
+    /// A key that no session has, because it is shorter than any: for asking whether a backend answers.
+    pub const PROBE: Self = Self(Text::DASH);
 
     /// The key under which a session is stored: `prefix`, then the session key in `form`.
     ///

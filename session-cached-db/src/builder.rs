@@ -1,0 +1,305 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use session_core::{Cache, Codec, JsonCodec, KeyForm, KeyPrefix, Persistence, Runtime, Scope};
+
+use crate::config::Config;
+use crate::reaper::Reaper;
+use crate::{BuildError, CachedDb, ConflictPolicy, Operation, OutagePolicy, Schema, TokioRuntime};
+
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Builds a [`CachedDb`]. Every setting has a default that suits a web application.
+#[derive(Debug)]
+#[must_use]
+pub struct Builder<C, P> {
+    cache: C,
+    db: P,
+    config: Config,
+    max_cache_age: Option<Duration>,
+    max_payload_bytes: Option<usize>,
+    touch_interval: Option<Duration>,
+    is_sole_process: bool,
+    key_prefix: String,
+    schema: Schema,
+    reaper: Option<Reaper>,
+    codec: Arc<dyn Codec>,
+    runtime: Option<Arc<dyn Runtime>>,
+}
+
+impl<C: Cache, P: Persistence> Builder<C, P> {
+    pub(crate) fn new(cache: C, db: P) -> Self {
+        let properties = db.properties();
+        let config = Config {
+            key_form: properties.key_form,
+            key_prefix: KeyPrefix::NONE,
+            max_key_bytes: properties.max_key_bytes,
+            max_payload_bytes: properties.max_payload_bytes.min(1 << 20),
+            idle_timeout: 14 * DAY,
+            absolute_timeout: None,
+            touch_interval: 300 * SECOND,
+            expire_at_browser_close: false,
+            max_cache_age: 300 * SECOND,
+            lease_ttl: 10 * SECOND,
+            fence_ttl: 30 * SECOND,
+            clock_slack: 2 * SECOND,
+            cache_timeout: Duration::from_millis(100),
+            read_timeout: 5 * SECOND,
+            write_timeout: 10 * SECOND,
+            statement_bound: properties.statement_bound,
+            breaker_threshold: 5,
+            probe_interval: SECOND,
+            repair_capacity: 100_000,
+            flight_capacity: 100_000,
+            conflict_policy: ConflictPolicy::default(),
+            fail_closed: Vec::new(),
+        };
+        Self {
+            cache,
+            db,
+            config,
+            max_cache_age: None,
+            max_payload_bytes: None,
+            touch_interval: None,
+            is_sole_process: false,
+            key_prefix: String::new(),
+            schema: Schema::default(),
+            reaper: Some(Reaper::default()),
+            codec: Arc::new(JsonCodec::default()),
+            runtime: None,
+        }
+    }
+
+    /// How long an unused session lives. By default 14 days.
+    pub fn idle_timeout(mut self, idle_timeout: Duration) -> Self {
+        self.config.idle_timeout = idle_timeout;
+        self
+    }
+
+    /// Whether clients are to drop their cookies when the browser closes, unless a session chooses its own expiry. By
+    /// default not.
+    pub fn expire_at_browser_close(mut self, expire_at_browser_close: bool) -> Self {
+        self.config.expire_at_browser_close = expire_at_browser_close;
+        self
+    }
+
+    /// How long any session lives, counted from its creation, however much it is used. By default without limit.
+    pub fn absolute_timeout(mut self, absolute_timeout: Duration) -> Self {
+        self.config.absolute_timeout = Some(absolute_timeout);
+        self
+    }
+
+    /// How much time passes at least between two [touches](crate::Session::touch) that are written to the database. By
+    /// default 5 minutes, or a quarter of the idle timeout if that is less.
+    pub fn touch_interval(mut self, touch_interval: Duration) -> Self {
+        self.touch_interval = Some(touch_interval);
+        self
+    }
+
+    /// How long a cached value is used at most before the database is asked again, counted from the moment at which it
+    /// was read or written there. This bounds staleness where nothing better can be promised. By default 5 minutes; 5
+    /// seconds if the cache is this process's own and [`sole_process`](Self::sole_process) was not said.
+    pub fn max_cache_age(mut self, max_cache_age: Duration) -> Self {
+        self.max_cache_age = Some(max_cache_age);
+        self
+    }
+
+    /// Promises that no other process uses the session table, so that a cache in this process sees every write.
+    pub fn sole_process(mut self) -> Self {
+        self.is_sole_process = true;
+        self
+    }
+
+    /// How long a reader may take to fill a key. By default 10 s.
+    pub fn lease_ttl(mut self, lease_ttl: Duration) -> Self {
+        self.config.lease_ttl = lease_ttl;
+        self
+    }
+
+    /// How long a writer that died keeps a key out of the cache. By default 30 s. At least the write timeout plus the
+    /// database's bound on abandoned statements.
+    pub fn fence_ttl(mut self, fence_ttl: Duration) -> Self {
+        self.config.fence_ttl = fence_ttl;
+        self
+    }
+
+    /// How far the clocks of the nodes differ at most. By default 2 s.
+    pub fn clock_slack(mut self, clock_slack: Duration) -> Self {
+        self.config.clock_slack = clock_slack;
+        self
+    }
+
+    /// How long one call of a shared cache may take before the database is asked instead. By default 100 ms.
+    pub fn cache_timeout(mut self, cache_timeout: Duration) -> Self {
+        self.config.cache_timeout = cache_timeout;
+        self
+    }
+
+    /// How long one read of the database may take. By default 5 s.
+    pub fn read_timeout(mut self, read_timeout: Duration) -> Self {
+        self.config.read_timeout = read_timeout;
+        self
+    }
+
+    /// How long one write of the database may take, before its outcome counts as unknown. By default 10 s.
+    pub fn write_timeout(mut self, write_timeout: Duration) -> Self {
+        self.config.write_timeout = write_timeout;
+        self
+    }
+
+    /// After how many failed cache calls in a row the cache is left alone, but for a probe now and then. By default 5.
+    pub fn breaker_threshold(mut self, breaker_threshold: u32) -> Self {
+        self.config.breaker_threshold = breaker_threshold;
+        self
+    }
+
+    /// How often a cache that is left alone is probed. By default every second.
+    pub fn probe_interval(mut self, probe_interval: Duration) -> Self {
+        self.config.probe_interval = probe_interval;
+        self
+    }
+
+    /// How many keys can be waiting for the cache to come back. By default 100,000. With more, all are dropped, with an
+    /// event: staleness is then bounded by [`max_cache_age`](Self::max_cache_age) only.
+    pub fn repair_capacity(mut self, repair_capacity: usize) -> Self {
+        self.config.repair_capacity = repair_capacity;
+        self
+    }
+
+    /// How many different keys can be loaded at the same time with their callers sharing one load. By default 100,000.
+    /// Loads beyond that read the database on their own.
+    pub fn flight_capacity(mut self, flight_capacity: usize) -> Self {
+        self.config.flight_capacity = flight_capacity;
+        self
+    }
+
+    /// The largest payload of a session, in bytes. By default 1 MiB, or what the database takes if that is less.
+    pub fn max_payload_bytes(mut self, max_payload_bytes: usize) -> Self {
+        self.max_payload_bytes = Some(max_payload_bytes);
+        self
+    }
+
+    /// What happens when two requests changed the same key of a session. By default the later save's value stays.
+    pub fn conflict_policy(mut self, conflict_policy: ConflictPolicy) -> Self {
+        self.config.conflict_policy = conflict_policy;
+        self
+    }
+
+    /// What `operation` does when the cache does not answer. By default every operation degrades.
+    pub fn outage_policy(mut self, operation: Operation, policy: OutagePolicy) -> Self {
+        self.config.fail_closed.retain(|other| *other != operation);
+        if policy == OutagePolicy::FailClosed {
+            self.config.fail_closed.push(operation);
+        }
+        self
+    }
+
+    /// What stands in front of every stored key, in the database and in the cache, so that several applications can
+    /// share them: at most 21 characters of `[A-Za-z0-9_.:-]`. By default nothing.
+    pub fn key_prefix(mut self, key_prefix: impl Into<String>) -> Self {
+        self.key_prefix = key_prefix.into();
+        self
+    }
+
+    /// What becomes of the session table now. By default it is made, or brought up to date.
+    pub fn schema(mut self, schema: Schema) -> Self {
+        self.schema = schema;
+        self
+    }
+
+    /// How expired sessions are deleted in the background, or `None` to leave it to
+    /// [`CachedDb::clear_expired`]. By default every ten minutes.
+    pub fn reaper(mut self, reaper: impl Into<Option<Reaper>>) -> Self {
+        self.reaper = reaper.into();
+        self
+    }
+
+    /// How data becomes payload. By default [`JsonCodec`].
+    pub fn codec(mut self, codec: impl Codec) -> Self {
+        self.codec = Arc::new(codec);
+        self
+    }
+
+    /// Time, timers, tasks and random tokens. By default those of the tokio runtime in which the store is built.
+    pub fn runtime(mut self, runtime: impl Runtime) -> Self {
+        self.runtime = Some(Arc::new(runtime));
+        self
+    }
+
+    /// Builds the store, prepares the session table, and starts the reaper.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::Invalid`] when settings contradict each other or do not fit the cache or the database;
+    /// [`BuildError::Schema`] and [`BuildError::Database`] when the table cannot be prepared.
+    pub async fn build(mut self) -> Result<CachedDb<C, P>, BuildError> {
+        self.resolve()?;
+        let runtime = match self.runtime {
+            Some(runtime) => runtime,
+            None => Arc::new(TokioRuntime::current().ok_or(BuildError::NoRuntime)?),
+        };
+        match self.schema {
+            Schema::Migrate => self.db.migrate().await?,
+            Schema::Check => self.db.check_schema().await?,
+            Schema::Trust => {}
+        }
+        Ok(CachedDb::start(self.cache, self.db, self.config, self.codec, runtime, self.reaper))
+    }
+
+    /// Fills in the defaults that depend on other settings, and refuses what does not fit together.
+    fn resolve(&mut self) -> Result<(), BuildError> {
+        let cache = self.cache.properties();
+        let db = self.db.properties();
+        let config = &mut self.config;
+        let invalid = |text: String| Err(BuildError::Invalid(text));
+
+        let is_blind = cache.scope == Scope::Process && !self.is_sole_process;
+        config.max_cache_age = self.max_cache_age.unwrap_or(if is_blind { 5 * SECOND } else { 300 * SECOND });
+        config.touch_interval = self.touch_interval.unwrap_or((config.idle_timeout / 4).min(300 * SECOND));
+        if config.touch_interval >= config.idle_timeout {
+            return invalid(
+                "touch_interval must be shorter than idle_timeout, or sessions in use expire".into(),
+            );
+        }
+
+        config.max_payload_bytes = self.max_payload_bytes.unwrap_or(config.max_payload_bytes);
+        if config.max_payload_bytes > db.max_payload_bytes {
+            return invalid(format!(
+                "max_payload_bytes is {}, but this database takes at most {}",
+                config.max_payload_bytes, db.max_payload_bytes
+            ));
+        }
+
+        config.key_prefix = KeyPrefix::parse(&self.key_prefix).map_err(|_| {
+            BuildError::Invalid("key_prefix has at most 21 characters of [A-Za-z0-9_.:-]".into())
+        })?;
+        if config.key_form == KeyForm::Plain && !self.key_prefix.is_empty() {
+            return invalid("this database holds keys that others share, so key_prefix must be empty".into());
+        }
+        let needed = self.key_prefix.len() + KeyForm::Hashed.max_len();
+        if config.key_form == KeyForm::Hashed && needed > db.max_key_bytes {
+            return invalid(format!(
+                "stored keys would have {needed} bytes, but this database takes at most {}; shorten key_prefix",
+                db.max_key_bytes
+            ));
+        }
+
+        let shortest =
+            [config.lease_ttl, config.fence_ttl, config.max_cache_age].into_iter().min().unwrap_or_default();
+        if shortest < cache.ttl_granularity || shortest.is_zero() {
+            return invalid(format!(
+                "lease_ttl, fence_ttl and max_cache_age must be above zero and at least this cache's granularity, {:?}",
+                cache.ttl_granularity
+            ));
+        }
+        if config.fence_ttl < config.longest_statement() {
+            return invalid(format!(
+                "fence_ttl must be at least {:?}: write_timeout plus the {:?} for which this database may go on with an abandoned statement",
+                config.longest_statement(),
+                config.statement_bound
+            ));
+        }
+        Ok(())
+    }
+}

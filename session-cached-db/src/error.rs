@@ -1,0 +1,147 @@
+use std::sync::Arc;
+
+use session_core::{
+    CodecError, InvalidSubject, MalformedJson, Outcome, PersistenceError, RandomnessUnavailable,
+    SchemaProblem,
+};
+
+/// Why a session operation failed. A cache that is slow or down is none of the reasons, except under
+/// [`OutagePolicy::FailClosed`](crate::OutagePolicy::FailClosed).
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The session was deleted or has expired since it was opened. It is not written again, under no key. Treat the
+    /// client as logged out.
+    #[error("the session was ended in the meantime; treat the client as logged out")]
+    SessionGone,
+    /// Somebody else changed the same key in the meantime, and the policy is
+    /// [`ConflictPolicy::Reject`](crate::ConflictPolicy::Reject), or they kept changing it. Open the session again and
+    /// repeat the change.
+    #[error("the session was changed by somebody else in the meantime; open it again and repeat the change")]
+    Conflict,
+    /// There is a session under this key already.
+    #[error("a session with this key exists already; choose another key")]
+    AlreadyExists,
+    /// The session would be larger than the store allows.
+    #[error(
+        "the session has {actual} bytes, but at most {limit} are allowed; keep less in it, or raise max_payload_bytes"
+    )]
+    TooLarge {
+        /// The payload's size, in bytes.
+        actual: usize,
+        /// The largest payload, in bytes.
+        limit: usize,
+    },
+    /// The stored payload cannot be read. The row was left alone.
+    #[error("the stored session cannot be read: {0}")]
+    Unreadable(#[source] Arc<CodecError>),
+    /// The data cannot be encoded.
+    #[error("the session cannot be stored: {0}")]
+    Unencodable(#[source] Arc<CodecError>),
+    /// The value cannot be written as JSON.
+    #[error("the value for {key:?} cannot be written as JSON: {source}")]
+    Serialize {
+        /// Where it was to be put.
+        key: String,
+        /// What its `Serialize` said.
+        source: Arc<serde_json::Error>,
+    },
+    /// What is stored is not of the type that was asked for.
+    #[error("the value under {key:?} cannot be read as {wanted}: {source}")]
+    Deserialize {
+        /// Where it is.
+        key: String,
+        /// The type that was asked for.
+        wanted: &'static str,
+        /// Where in the value it went wrong.
+        source: MalformedJson,
+    },
+    /// The key is one that sessions use for themselves.
+    #[error("{key:?} is reserved; choose another key")]
+    ReservedKey {
+        /// The key.
+        key: String,
+    },
+    /// The subject is empty, too long, or holds a NUL character.
+    #[error(transparent)]
+    InvalidSubject(#[from] InvalidSubject),
+    /// The cache cannot be fenced, and the policy for this operation is
+    /// [`OutagePolicy::FailClosed`](crate::OutagePolicy::FailClosed). The database was not touched. Retry later.
+    #[error(
+        "the cache cannot be reached, and this operation is to fail then; nothing was changed, retry later"
+    )]
+    CacheUnavailable,
+    /// The database call failed.
+    #[error("{0}")]
+    Database(#[source] Arc<PersistenceError>),
+    /// The task that did the write ended without an answer: the runtime is shutting down. Find out whether it happened.
+    #[error("the write was interrupted; find out whether it happened before repeating it")]
+    Interrupted,
+    /// The store was closed. Nothing was changed.
+    #[error("the session store is closed")]
+    Closed,
+    /// No session key could be made.
+    #[error(transparent)]
+    RandomnessUnavailable(#[from] RandomnessUnavailable),
+}
+
+impl Error {
+    /// Whether a write that failed with this may have happened.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Database(error) => error.outcome(),
+            Self::Interrupted => Outcome::Unknown,
+            _ => Outcome::Definite,
+        }
+    }
+
+    /// Whether the same call may succeed later. After an [unknown outcome](Outcome::Unknown), find out first.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Database(error) => error.is_retryable(),
+            Self::CacheUnavailable | Self::Interrupted => true,
+            _ => false,
+        }
+    }
+}
+
+impl From<PersistenceError> for Error {
+    fn from(error: PersistenceError) -> Self {
+        match error {
+            PersistenceError::NotFound => Self::SessionGone,
+            PersistenceError::Conflict => Self::Conflict,
+            PersistenceError::AlreadyExists => Self::AlreadyExists,
+            PersistenceError::TooLarge { actual, limit } => Self::TooLarge { actual, limit },
+            error => Self::Database(Arc::new(error)),
+        }
+    }
+}
+
+/// Why a store could not be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// A setting contradicts another, or does not fit the cache or the database.
+    #[error("{0}")]
+    Invalid(String),
+    /// There is no tokio runtime here to run on.
+    #[error("no tokio runtime is running here; build the store inside one, or set another with runtime()")]
+    NoRuntime,
+    /// The session table is not usable.
+    #[error("the session table is not usable: {0}")]
+    Schema(#[source] SchemaProblem),
+    /// The database call failed.
+    #[error("{0}")]
+    Database(#[source] PersistenceError),
+}
+
+impl From<PersistenceError> for BuildError {
+    fn from(error: PersistenceError) -> Self {
+        match error {
+            PersistenceError::Schema(problem) => Self::Schema(problem),
+            error => Self::Database(error),
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Reading a session: from the cache, or from the database under a lease.
+
+use std::sync::Arc;
+
+use futures_util::future::{Either, select};
+use session_core::{
+    Acquired, Cache, Entry, Exchange, Expected, Persistence, PersistenceError, Stamp, State, StoredKey,
+    Value, protocol,
+};
+
+use tokio::sync::oneshot;
+
+use crate::Error;
+use crate::cache_guard::Gate;
+use crate::flight::{Call, LoadResult, Loaded, Role};
+use crate::store::Inner;
+
+/// What the cache had to say.
+enum Look {
+    /// Here it is.
+    Hit(Loaded),
+    /// Nothing is there, and the key is ours to fill.
+    Leased(Stamp),
+    /// Somebody else reads or writes the key, or the cache is not to be asked: read the database, and fill nothing.
+    Bypass,
+}
+
+impl<C: Cache, P: Persistence> Inner<C, P> {
+    /// The session under `key`. Whoever drops this leaves nobody else waiting, and nothing half done.
+    pub(crate) async fn load(self: &Arc<Self>, key: &StoredKey) -> Result<Option<Loaded>, Error> {
+        if self.cache.is_local()
+            && !self.repairs.holds(key)
+            && let Ok(Some(entry)) = self.cache.get(key, Gate::Respect).await
+            && let Some(hit) = self.hit(entry)
+        {
+            return Ok(Some(hit));
+        }
+        let answer = match self.flights.join(key) {
+            Role::Follower(answer) => {
+                self.counters.joined.bump();
+                Some(answer)
+            }
+            Role::Loner => return self.bypass(key).await.map_err(Error::Database),
+            Role::Leader => {
+                let lead = Lead { store: self, key, is_over: false };
+                match self.look(key).await {
+                    (call, Look::Hit(hit)) => {
+                        lead.land(call, &hit);
+                        return Ok(Some(hit));
+                    }
+                    // What remains takes long, and must be done even if this caller leaves.
+                    (call, look) => lead.hand_over(call, look),
+                }
+            }
+        };
+        let answer = match answer {
+            Some(answer) => answer.await.ok(),
+            None => None,
+        };
+        answer.ok_or(Error::Interrupted)?.map_err(Error::Database)
+    }
+
+    /// Asks the cache for the record, or for the right to fill it.
+    async fn look(self: &Arc<Self>, key: &StoredKey) -> (Call, Look) {
+        let call = self.flights.send(key);
+        if self.repairs.holds(key) {
+            return (call, Look::Bypass);
+        }
+        let lease = self.stamp();
+        let look = match self.cache.acquire(key, Entry::lease(lease), self.config.lease_ttl).await {
+            Ok(Acquired::Placed) => Look::Leased(lease),
+            Ok(Acquired::Found(entry)) => self.hit(entry).map_or(Look::Bypass, Look::Hit),
+            Err(_) => {
+                // The lease may have been placed, or may be later. It is never used, and ends by itself.
+                self.tend_cache();
+                Look::Bypass
+            }
+        };
+        (call, look)
+    }
+
+    /// The record in `entry`, if it is one that may be shown.
+    fn hit(&self, entry: Entry) -> Option<Loaded> {
+        let State::Value(value) = entry.state else { return None };
+        protocol::is_servable(&value, self.runtime.now(), self.config.max_cache_age).then(|| {
+            self.counters.hits.bump();
+            Loaded { record: value.record, stamp: Some(entry.stamp) }
+        })
+    }
+
+    /// Serves everybody who waits for `key`, with as many attempts as that takes.
+    async fn fly(self: &Arc<Self>, key: &StoredKey, mut looked: (Call, Look)) {
+        loop {
+            let (call, result) = match looked {
+                (call, Look::Hit(hit)) => (call, Ok(Some(hit))),
+                (_, Look::Leased(lease)) => self.fill(key, lease).await,
+                (_, Look::Bypass) => (self.flights.send(key), self.bypass(key).await),
+            };
+            if !self.flights.serve(key, call, &result) {
+                return;
+            }
+            looked = self.look(key).await;
+        }
+    }
+
+    /// Reads the database and fills the key, for which we hold `lease`. Tells for whom the result is good.
+    async fn fill(&self, key: &StoredKey, lease: Stamp) -> (Call, LoadResult) {
+        let read = self.flights.send(key);
+        let made_at = self.runtime.now();
+        self.counters.misses.bump();
+        let found = self.read(key).await;
+        let value = match &found {
+            Ok(Some(loaded)) => self.cacheable(key, Value { record: Arc::clone(&loaded.record), made_at }),
+            // Nothing to fill with: the lease is given back.
+            Ok(None) | Err(_) => None,
+        };
+        let Some(value) = value else {
+            self.release(key, lease).await;
+            return (read, found);
+        };
+        let fill = self.flights.send(key);
+        match self.fill_lease(key, lease, value).await {
+            Some(stamp) => {
+                self.counters.fills.bump();
+                // While the lease held, nobody has committed a change: what was read is good up to here.
+                (fill, found.map(|loaded| loaded.map(|loaded| Loaded { stamp: Some(stamp), ..loaded })))
+            }
+            None => {
+                self.counters.lost_fills.bump();
+                (read, found)
+            }
+        }
+    }
+
+    /// Replaces our lease by `value`; the stamp under which it is there, if it surely is.
+    pub(crate) async fn fill_lease(&self, key: &StoredKey, lease: Stamp, value: Value) -> Option<Stamp> {
+        let stamp = self.stamp();
+        let ttl = protocol::value_ttl(&value, self.runtime.now(), self.config.max_cache_age);
+        let new = Some(Entry::value(stamp, value));
+        let exchange = self.cache.compare_exchange(key, Expected::Stamp(lease), new, ttl, Gate::Respect);
+        match exchange.await {
+            Ok(Exchange::Stored) => Some(stamp),
+            Ok(Exchange::Lost(_)) => None,
+            Err(error) => {
+                if !error.is_retryable() {
+                    // Refused, as too large for instance: others need not wait until the lease ends.
+                    self.release(key, lease).await;
+                }
+                None
+            }
+        }
+    }
+
+    /// Gives our lease back. If that fails, it ends by itself.
+    pub(crate) async fn release(&self, key: &StoredKey, lease: Stamp) {
+        let expected = Expected::Stamp(lease);
+        let _ = self.cache.compare_exchange(key, expected, None, self.config.lease_ttl, Gate::Respect).await;
+    }
+
+    async fn bypass(&self, key: &StoredKey) -> LoadResult {
+        self.counters.bypasses.bump();
+        self.read(key).await
+    }
+
+    /// Reads the database.
+    pub(crate) async fn read(&self, key: &StoredKey) -> LoadResult {
+        let read = std::pin::pin!(self.db.load(key, self.runtime.now()));
+        let found = match select(read, self.runtime.sleep(self.config.read_timeout)).await {
+            Either::Left((found, _)) => found,
+            Either::Right(_) => {
+                Err(PersistenceError::Unavailable("no answer within the read timeout".into()))
+            }
+        };
+        match found {
+            Ok(found) => Ok(found.map(|record| Loaded { record: Arc::new(record), stamp: None })),
+            Err(error) => Err(Arc::new(error)),
+        }
+    }
+}
+
+/// The caller who makes a flight's first look.
+struct Lead<'a, C: Cache, P: Persistence> {
+    store: &'a Arc<Inner<C, P>>,
+    key: &'a StoredKey,
+    is_over: bool,
+}
+
+impl<C: Cache, P: Persistence> Lead<'_, C, P> {
+    /// The cache has answered. Those who came too late for that are served by a task.
+    fn land(mut self, call: Call, hit: &Loaded) {
+        self.is_over = true;
+        if self.store.flights.serve(self.key, call, &Ok(Some(hit.clone()))) {
+            self.fly(None);
+        }
+    }
+
+    /// Becomes one of those who wait, while a task goes on from `look`.
+    fn hand_over(mut self, call: Call, look: Look) -> Option<oneshot::Receiver<LoadResult>> {
+        self.is_over = true;
+        let answer = self.store.flights.wait(self.key);
+        self.fly(Some((call, look)));
+        answer
+    }
+
+    fn fly(&self, looked: Option<(Call, Look)>) {
+        let flight = InFlight { store: Arc::clone(self.store), key: *self.key, is_over: false };
+        self.store.runtime.spawn(Box::pin(async move {
+            // All of it moves in here, to be dropped here.
+            let mut flight = flight;
+            let looked = match looked {
+                Some(looked) => looked,
+                None => flight.store.look(&flight.key).await,
+            };
+            flight.store.fly(&flight.key, looked).await;
+            flight.is_over = true;
+        }));
+    }
+}
+
+/// The caller has left in the middle of its look: a task takes over, if anybody waits.
+impl<C: Cache, P: Persistence> Drop for Lead<'_, C, P> {
+    fn drop(&mut self) {
+        if !self.is_over && self.store.flights.end_if_empty(self.key) {
+            self.fly(None);
+        }
+    }
+}
+
+/// A flight whose task is stopped, by a panic or by the end of the runtime, leaves nobody waiting.
+struct InFlight<C, P> {
+    store: Arc<Inner<C, P>>,
+    key: StoredKey,
+    is_over: bool,
+}
+
+impl<C, P> Drop for InFlight<C, P> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.store.flights.abandon(&self.key);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Deletes expired sessions in the background.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures_util::future::select;
+use session_core::{Cache, Persistence};
+
+use crate::Error;
+use crate::store::Inner;
+
+/// How expired sessions are deleted in the background: in bounded batches, so that no statement locks the table for
+/// long, and at random moments, so that the nodes do not all come at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Reaper {
+    /// The time between two rounds, give or take a quarter. By default 10 minutes.
+    pub interval: Duration,
+    /// How many sessions one statement deletes at most. By default 1,000.
+    pub batch: u32,
+    /// The time between two batches of one round. By default 100 ms.
+    pub pause: Duration,
+}
+
+impl Default for Reaper {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(600), batch: 1_000, pause: Duration::from_millis(100) }
+    }
+}
+
+impl Reaper {
+    /// The same with another time between two rounds.
+    #[must_use]
+    pub const fn with_interval(mut self, interval: Duration) -> Self {
+        self.interval = interval;
+        self
+    }
+
+    /// The same with another size of batches.
+    #[must_use]
+    pub const fn with_batch(mut self, batch: u32) -> Self {
+        self.batch = batch;
+        self
+    }
+
+    /// The same with another time between two batches.
+    #[must_use]
+    pub const fn with_pause(mut self, pause: Duration) -> Self {
+        self.pause = pause;
+        self
+    }
+}
+
+impl<C: Cache, P: Persistence> Inner<C, P> {
+    pub(crate) fn start_reaper(self: &Arc<Self>, reaper: Reaper) {
+        let closed = self.tasks.closed();
+        let rounds = rounds(Arc::downgrade(self), reaper);
+        self.runtime.spawn(Box::pin(async move {
+            select(std::pin::pin!(closed), std::pin::pin!(rounds)).await;
+        }));
+    }
+
+    /// Deletes what expired at least a clock slack ago: no cache serves that any more, on any node.
+    pub(crate) async fn reap(&self, batch: u32, pause: Duration) -> Result<u64, Error> {
+        let before = self.runtime.now() - self.config.clock_slack;
+        let mut reaped = 0;
+        loop {
+            let deleted = self.bounded(self.db.delete_expired(before, batch)).await?;
+            self.counters.reaped.add(deleted);
+            reaped += deleted;
+            if deleted < u64::from(batch) {
+                return Ok(reaped);
+            }
+            self.runtime.sleep(pause).await;
+        }
+    }
+
+    /// `interval`, give or take a quarter.
+    fn jittered(&self, interval: Duration) -> Duration {
+        let eighths = 6 + self.runtime.token().get() % 5;
+        interval / 8 * u32::try_from(eighths).unwrap_or(8)
+    }
+}
+
+/// Goes on until the store is gone.
+async fn rounds<C: Cache, P: Persistence>(store: Weak<Inner<C, P>>, reaper: Reaper) {
+    loop {
+        let Some(inner) = store.upgrade() else { return };
+        let timer = inner.runtime.sleep(inner.jittered(reaper.interval));
+        // Not kept alive over the pause: a store that nobody has any more ends its tasks.
+        drop(inner);
+        timer.await;
+        let Some(inner) = store.upgrade() else { return };
+        match inner.reap(reaper.batch, reaper.pause).await {
+            Ok(reaped) => tracing::debug!(target: "session_cached_db", event = "reaped", reaped),
+            Err(error) => tracing::warn!(target: "session_cached_db", event = "reaper_failed", %error,
+                "expired sessions could not be deleted; trying again in the next round"),
+        }
+    }
+}

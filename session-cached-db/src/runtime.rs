@@ -1,0 +1,51 @@
+use std::cell::RefCell;
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+use session_core::{BoxFuture, Runtime, Timestamp};
+
+/// The [`Runtime`] of a program: tokio's timers and tasks, the system's clock.
+#[derive(Clone, Debug)]
+pub struct TokioRuntime {
+    handle: tokio::runtime::Handle,
+}
+
+impl TokioRuntime {
+    /// The tokio runtime that is running here, which must have timers enabled. `None` outside of one.
+    #[must_use]
+    pub fn current() -> Option<Self> {
+        tokio::runtime::Handle::try_current().ok().map(|handle| Self { handle })
+    }
+}
+
+// The one place where the outside world comes in.
+#[allow(clippy::disallowed_methods)]
+impl Runtime for TokioRuntime {
+    fn now(&self) -> Timestamp {
+        std::time::SystemTime::now().into()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<()> {
+        // The caller may be polled outside of the runtime, where no timer can be made.
+        let _inside = self.handle.enter();
+        Box::pin(tokio::time::sleep(duration))
+    }
+
+    fn spawn(&self, task: BoxFuture<()>) {
+        self.handle.spawn(task);
+    }
+
+    fn token(&self) -> NonZeroU64 {
+        thread_local! {
+            static RANDOM: RefCell<fastrand::Rng> = RefCell::new(fastrand::Rng::with_seed(seed()));
+        }
+        RANDOM.with_borrow_mut(|random| {
+            std::iter::repeat_with(|| random.u64(..)).find_map(NonZeroU64::new).unwrap_or(NonZeroU64::MIN)
+        })
+    }
+}
+
+/// From the operating system, or else from what differs between threads and processes.
+fn seed() -> u64 {
+    getrandom::u64().unwrap_or_else(|_| fastrand::Rng::new().u64(..))
+}

@@ -1,0 +1,324 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use session_core::{
+    Cache, Codec, CodecError, ExpiryWrite, InvalidKey, Persistence, Record, Runtime, SessionKey, StoredKey,
+    Subject, SubjectIndex, Timestamp, Version,
+};
+
+use crate::builder::Builder;
+use crate::cache_guard::{CacheGuard, Gate};
+use crate::config::Config;
+use crate::flight::{Flights, Loaded};
+use crate::operations::Written;
+use crate::reaper::Reaper;
+use crate::repair::Repairs;
+use crate::session::Session;
+use crate::stats::{Counters, Stats};
+use crate::tasks::Tasks;
+use crate::{Coherence, Error};
+
+/// A session store: a database, which is the truth, and a cache in front of it, which never lies.
+///
+/// Cheap to clone; clones are the same store. See the [crate's documentation](crate) for what it guarantees.
+///
+/// Most programs need [`open`](Self::open) and [`Session`]. The methods that take a [`StoredKey`] are for those who
+/// build something else on it.
+///
+/// # Cancel safety
+///
+/// Reads can be dropped at any time. A write runs in a task of its own from its first effect on: whoever drops its
+/// future does not learn the result, but nothing is left half done. [`close`](Self::close) waits for such tasks.
+pub struct CachedDb<C, P> {
+    inner: Arc<Inner<C, P>>,
+}
+
+/// What the clones of a store share.
+#[derive(Debug)]
+pub(crate) struct Inner<C, P> {
+    pub(crate) cache: CacheGuard<C>,
+    pub(crate) db: P,
+    pub(crate) config: Config,
+    pub(crate) codec: Arc<dyn Codec>,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) flights: Flights,
+    pub(crate) repairs: Repairs,
+    pub(crate) tasks: Tasks,
+    pub(crate) counters: Arc<Counters>,
+    /// A key under which nothing is ever stored, to ask whether anybody answers.
+    pub(crate) probe_key: StoredKey,
+}
+
+impl<C: Cache, P: Persistence> CachedDb<C, P> {
+    /// Composes a store of any cache with any database.
+    pub fn builder(cache: C, db: P) -> Builder<C, P> {
+        Builder::new(cache, db)
+    }
+
+    pub(crate) fn start(
+        cache: C,
+        db: P,
+        config: Config,
+        codec: Arc<dyn Codec>,
+        runtime: Arc<dyn Runtime>,
+        reaper: Option<Reaper>,
+    ) -> Self {
+        let counters = Arc::new(Counters::default());
+        let inner = Arc::new(Inner {
+            cache: CacheGuard::new(
+                cache,
+                config.cache_timeout,
+                config.breaker_threshold,
+                Arc::clone(&runtime),
+                Arc::clone(&counters),
+            ),
+            db,
+            codec,
+            flights: Flights::new(config.flight_capacity),
+            repairs: Repairs::new(config.repair_capacity),
+            tasks: Tasks::new(Arc::clone(&runtime)),
+            counters,
+            probe_key: StoredKey::PROBE,
+            config,
+            runtime,
+        });
+        if let Some(reaper) = reaper {
+            inner.start_reaper(reaper);
+        }
+        Self { inner }
+    }
+
+    /// Opens the session of a client that presented `cookie`. If there is none (unknown, malformed, expired, or
+    /// unreadable), gives a new, empty, unsaved session under no key: what a client presents is never adopted.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Database`] when the database does not answer. A cache that does not answer is no error.
+    pub async fn open(&self, cookie: &str) -> Result<Session, Error> {
+        match SessionKey::parse(cookie) {
+            Ok(key) => self.open_key(key).await,
+            Err(InvalidKey) => Ok(self.new_session()),
+        }
+    }
+
+    /// As [`open`](Self::open), for a key that was parsed before.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub async fn open_key(&self, key: SessionKey) -> Result<Session, Error> {
+        let Ok(stored_key) = self.stored_key(&key) else { return Ok(self.new_session()) };
+        match self.inner.load_readable(&stored_key).await {
+            Ok(Some(loaded)) => Ok(Session::stored(Arc::clone(&self.inner) as _, key, stored_key, loaded)),
+            Ok(None) | Err(Error::Unreadable(_)) => Ok(self.new_session()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A new, empty, unsaved session. It gets a key when it is first saved.
+    #[must_use]
+    pub fn new_session(&self) -> Session {
+        Session::new(Arc::clone(&self.inner) as _)
+    }
+
+    /// The key under which the session of `key` is stored.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidKey`] when this store cannot have a session of that key.
+    pub fn stored_key(&self, key: &SessionKey) -> Result<StoredKey, InvalidKey> {
+        self.inner.config.stored_key(key)
+    }
+
+    /// The session that is stored under `key`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unreadable`] when the payload cannot be decoded (the row stays); [`Error::Database`] when the database
+    /// does not answer.
+    pub async fn load(&self, key: &StoredKey) -> Result<Option<Arc<Record>>, Error> {
+        Ok(self.inner.load_readable(key).await?.map(|loaded| loaded.record))
+    }
+
+    /// Whether there is a session under `key` that has not expired.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Database`] when the database does not answer.
+    pub async fn exists(&self, key: &StoredKey) -> Result<bool, Error> {
+        Ok(self.inner.load(key).await?.is_some())
+    }
+
+    /// Adds a session under a key of the caller's choice.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AlreadyExists`] when there is one, expired or not.
+    pub async fn create(&self, key: &StoredKey, record: Record) -> Result<Written<Arc<Record>>, Error> {
+        self.inner.create(*key, record).await.map(Into::into)
+    }
+
+    /// Replaces the session under `key` by `record`, if it still has the version `expected`; whatever it has if that is
+    /// `None`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::SessionGone`], [`Error::Conflict`], [`Error::TooLarge`].
+    pub async fn update(
+        &self,
+        key: &StoredKey,
+        record: Record,
+        expected: Option<Version>,
+        expiry: ExpiryWrite,
+    ) -> Result<Written<Arc<Record>>, Error> {
+        self.inner.update(*key, record, expected, expiry).await.map(Into::into)
+    }
+
+    /// Gives the session under `old` the key `new`, and writes `record` to it, in one statement. Otherwise as
+    /// [`update`](Self::update).
+    ///
+    /// # Errors
+    ///
+    /// As [`update`](Self::update), and [`Error::AlreadyExists`].
+    pub async fn rename(
+        &self,
+        old: &StoredKey,
+        new: &StoredKey,
+        record: Record,
+        expected: Option<Version>,
+        expiry: ExpiryWrite,
+    ) -> Result<Written<Arc<Record>>, Error> {
+        self.inner.rename(*old, *new, record, expected, expiry).await.map(Into::into)
+    }
+
+    /// Lets the session under `key` live until `expires_at`, if it would end before.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::SessionGone`].
+    pub async fn touch(&self, key: &StoredKey, expires_at: Timestamp) -> Result<Coherence, Error> {
+        self.inner.touch(*key, None, expires_at).await
+    }
+
+    /// Ends the session under `key`, everywhere and for good; whether there was one.
+    ///
+    /// # Errors
+    ///
+    /// As every write.
+    pub async fn revoke(&self, key: &StoredKey) -> Result<Written<bool>, Error> {
+        self.inner.delete(*key, None).await
+    }
+
+    /// Deletes all sessions that have expired; how many. What the [reaper](Reaper) does in the background.
+    ///
+    /// # Cancel safety
+    ///
+    /// What has been deleted by then stays deleted.
+    ///
+    /// # Errors
+    ///
+    /// As every write.
+    pub async fn clear_expired(&self) -> Result<u64, Error> {
+        self.inner.reap(Reaper::default().batch, Duration::ZERO).await
+    }
+
+    /// Whether the store can work: asks the database, and the cache.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Database`] when the database does not answer. A cache that does not is part of the answer, because the
+    /// store works without.
+    pub async fn ping(&self) -> Result<Health, Error> {
+        self.inner.read(&self.inner.probe_key).await.map_err(Error::Database)?;
+        let cache = match self.inner.cache.get(&self.inner.probe_key, Gate::Probe).await {
+            Ok(_) => CacheHealth::Up,
+            Err(_) => CacheHealth::Down,
+        };
+        Ok(Health { cache })
+    }
+
+    /// What this store has done so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.inner.counters.snapshot()
+    }
+
+    /// Refuses further writes, waits for those in flight, and stops the reaper and the repair of the cache.
+    pub async fn close(&self) {
+        self.inner.tasks.close();
+        self.inner.tasks.drain().await;
+    }
+}
+
+impl<C: Cache, P: SubjectIndex> CachedDb<C, P> {
+    /// The sessions of `subject` ("you are logged in on these devices").
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidSubject`], or [`Error::Database`].
+    pub async fn list_by_subject(&self, subject: &str) -> Result<Vec<(StoredKey, Record)>, Error> {
+        let subject = Subject::parse(subject)?;
+        Ok(self.inner.db.list_by_subject(&subject, self.inner.runtime.now()).await?)
+    }
+
+    /// Ends all sessions of `subject` ("log out everywhere"), also those that come into being meanwhile; how many.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidSubject`]; [`Error::Conflict`] when new ones kept coming; or as every write, with some of the
+    /// sessions ended.
+    pub async fn revoke_subject(&self, subject: &str) -> Result<Written<u64>, Error> {
+        self.inner.revoke_subject(&Subject::parse(subject)?).await
+    }
+}
+
+impl<C: Cache, P: Persistence> Inner<C, P> {
+    /// As [`load`](Self::load); what cannot be decoded is an error.
+    async fn load_readable(self: &Arc<Self>, key: &StoredKey) -> Result<Option<Loaded>, Error> {
+        let loaded = self.load(key).await?;
+        if let Some(loaded) = &loaded {
+            loaded.record.data(key, &*self.codec).map_err(unreadable)?;
+        }
+        Ok(loaded)
+    }
+}
+
+pub(crate) fn unreadable(error: CodecError) -> Error {
+    tracing::warn!(target: "session_cached_db", event = "payload_unreadable", %error,
+        "a stored session cannot be read; its row is left alone");
+    Error::Unreadable(Arc::new(error))
+}
+
+impl<C, P> Clone for CachedDb<C, P> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner) }
+    }
+}
+
+impl<C: fmt::Debug, P: fmt::Debug> fmt::Debug for CachedDb<C, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CachedDb")
+            .field("db", &self.inner.db)
+            .field("cache", &self.inner.cache)
+            .field("stats", &self.inner.counters.snapshot())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a [`ping`](CachedDb::ping) has found. The database answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Health {
+    /// Whether the cache does.
+    pub cache: CacheHealth,
+}
+
+/// Whether a cache answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheHealth {
+    /// It does.
+    Up,
+    /// It does not; sessions come from the database.
+    Down,
+}

@@ -1,0 +1,283 @@
+//! Writing a session: fence, database, settle.
+
+use std::sync::Arc;
+
+use futures_util::future::{Either, select};
+use session_core::{
+    Acquired, Cache, CacheError, Entry, Exchange, Expected, Fence, Holder, Outcome, Persistence,
+    PersistenceError, Stamp, State, StoredKey, Timestamp, Token, Value, protocol,
+};
+
+use crate::cache_guard::Gate;
+use crate::store::Inner;
+use crate::{Coherence, Error, Operation, OutagePolicy};
+
+/// How often an exchange that somebody else got ahead of is tried again. Each time, somebody got on.
+const MAX_EXCHANGES: u32 = 64;
+
+/// One write of one key, from its fence to its settlement.
+///
+/// Must be driven by a detached task: what is dropped in the middle leaves its fence until the deadline.
+pub(crate) struct Write<'a, C: Cache, P: Persistence> {
+    store: &'a Arc<Inner<C, P>>,
+    operation: Operation,
+    key: StoredKey,
+    protection: Protection,
+    /// A statement may still commit after its client has given up.
+    is_unknown: bool,
+}
+
+/// What keeps other readers from being shown what this write replaces.
+enum Protection {
+    /// Our fence, confirmed.
+    Fence(Placed),
+    /// Nothing: the cache did not answer. The key is in the repair queue, in the name of this token.
+    Repair(Token),
+}
+
+/// A fence that the cache has confirmed.
+struct Placed {
+    token: Token,
+    stamp: Stamp,
+    fence: Fence,
+    deadline: Timestamp,
+}
+
+impl<'a, C: Cache, P: Persistence> Write<'a, C, P> {
+    /// Fences `key`. `seen` is the stamp of the value that the cache held when the session was loaded.
+    pub(crate) async fn begin(
+        store: &'a Arc<Inner<C, P>>,
+        operation: Operation,
+        key: StoredKey,
+        seen: Option<Stamp>,
+    ) -> Result<Self, Error> {
+        // What was seen was a value. A fence replaces it, as it would a lease.
+        let known = seen.map(Entry::lease);
+        let protection = store.protect(operation, &key, known).await?;
+        Ok(Self { store, operation, key, protection, is_unknown: false })
+    }
+
+    /// Runs one statement, within the protection of the fence. A further one only if the one before had no effect.
+    pub(crate) async fn statement<T>(
+        &mut self,
+        statement: impl Future<Output = Result<T, PersistenceError>> + Send,
+    ) -> Result<T, Error> {
+        self.renew_fence().await?;
+        let result = self.store.bounded(statement).await;
+        self.is_unknown |= result.as_ref().is_err_and(|error| error.outcome() == Outcome::Unknown);
+        result
+    }
+
+    /// Places another fence if a statement that is sent now could outlive the present one.
+    async fn renew_fence(&mut self) -> Result<(), Error> {
+        let Protection::Fence(placed) = &self.protection else { return Ok(()) };
+        let latest_commit = self.store.runtime.now() + self.store.config.longest_statement();
+        if latest_commit <= placed.deadline {
+            return Ok(());
+        }
+        let mut known = placed.fence.clone();
+        known.holders.retain(|holder| holder.token != placed.token);
+        let known = Some(Entry::fence(placed.stamp, known));
+        self.protection = self.store.protect(self.operation, &self.key, known).await?;
+        Ok(())
+    }
+
+    /// Ends the write: takes the fence away, in favour of `publish` if that is possible. Gives the stamp under which it
+    /// is published, and how far the cache is to be trusted.
+    pub(crate) async fn settle(self, publish: Option<Value>) -> (Option<Stamp>, Coherence) {
+        let store = self.store;
+        match self.protection {
+            Protection::Fence(placed) => {
+                store.counters.fenced_writes.bump();
+                if self.is_unknown {
+                    // The fence stays: the statement may still commit.
+                    return (None, Coherence::Coherent);
+                }
+                let confirmed = Some(Entry::fence(placed.stamp, placed.fence));
+                let publish = publish.and_then(|value| store.cacheable(&self.key, value));
+                let publish = publish.map(|value| (placed.stamp, value));
+                let settled =
+                    store.settle_entry(&self.key, placed.token, publish, confirmed, Gate::Respect).await;
+                if let Err(error) = &settled {
+                    // The fence ends at its deadline; until then the key is read from the database.
+                    tracing::debug!(target: "session_cached_db", event = "settle_lost", %error);
+                    store.tend_cache();
+                }
+                (settled.unwrap_or_default(), Coherence::Coherent)
+            }
+            Protection::Repair(token) => {
+                store.counters.degraded_writes.bump();
+                let unknown_until =
+                    self.is_unknown.then(|| store.runtime.now() + store.config.longest_statement());
+                store.repairs.finish(&self.key, token, unknown_until);
+                store.tend_cache();
+                (None, Coherence::Degraded)
+            }
+        }
+    }
+}
+
+impl<C: Cache, P: Persistence> Inner<C, P> {
+    /// Runs one statement for as long as the write timeout allows.
+    pub(crate) async fn bounded<T>(
+        &self,
+        statement: impl Future<Output = Result<T, PersistenceError>> + Send,
+    ) -> Result<T, Error> {
+        match select(std::pin::pin!(statement), self.runtime.sleep(self.config.write_timeout)).await {
+            Either::Left((result, _)) => result.map_err(Error::from),
+            Either::Right(_) => {
+                Err(PersistenceError::OutcomeUnknown("no answer within the write timeout".into()).into())
+            }
+        }
+    }
+
+    /// Fences `key`, where `known` was last; or does what the outage policy says.
+    async fn protect(
+        self: &Arc<Self>,
+        operation: Operation,
+        key: &StoredKey,
+        known: Option<Entry>,
+    ) -> Result<Protection, Error> {
+        let token = match self.place_fence(key, known).await {
+            Ok(placed) => return Ok(Protection::Fence(placed)),
+            Err(token) => token,
+        };
+        self.tend_cache();
+        match self.config.outage_policy(operation) {
+            OutagePolicy::FailClosed => Err(Error::CacheUnavailable),
+            OutagePolicy::Degrade => {
+                tracing::warn!(target: "session_cached_db", event = "degraded_write", ?operation,
+                    "a session is written while the cache does not answer; its entry is repaired later");
+                self.repairs.begin(key, token);
+                Ok(Protection::Repair(token))
+            }
+        }
+    }
+
+    /// Places a fence of our own. If that cannot be confirmed, gives the token in whose name the key is to be repaired.
+    async fn place_fence(&self, key: &StoredKey, known: Option<Entry>) -> Result<Placed, Token> {
+        let mut found = known;
+        let mut may_retry = true;
+        let mut token = self.token();
+        for _ in 0..MAX_EXCHANGES {
+            let stamp = self.stamp();
+            let now = self.runtime.now();
+            let deadline = now + self.config.fence_ttl;
+            let fence =
+                protocol::fence(found.as_ref(), Holder { token, deadline }, now, self.config.clock_slack);
+            let (new, ttl) = (Entry::fence(stamp, fence.clone()), fence.ttl(now));
+            let expected = found.as_ref().map_or(Expected::Vacant, |entry| Expected::Stamp(entry.stamp));
+            match self.cache.compare_exchange(key, expected, Some(new), ttl, Gate::Respect).await {
+                Ok(Exchange::Stored) => return Ok(Placed { token, stamp, fence, deadline }),
+                Ok(Exchange::Lost(other)) => found = other,
+                Err(error) if may_retry && error.is_retryable() => {
+                    may_retry = false;
+                    match self.cache.get(key, Gate::Respect).await {
+                        Ok(other) => found = other,
+                        Err(_) => return Err(token),
+                    }
+                }
+                Err(_) => return Err(token),
+            }
+            // Never the same twice: the attempt before may be applied after all, long after this one is settled.
+            token = self.token();
+        }
+        Err(token)
+    }
+
+    /// Settles the entry of `key` in the name of `me`, beginning with what was `found` there. `publish` is the value to
+    /// publish, and the stamp of our confirmed fence. Gives the stamp under which it is published.
+    pub(crate) async fn settle_entry(
+        &self,
+        key: &StoredKey,
+        me: Token,
+        mut publish: Option<(Stamp, Value)>,
+        mut found: Option<Entry>,
+        gate: Gate,
+    ) -> Result<Option<Stamp>, CacheError> {
+        let mut may_retry = true;
+        for _ in 0..MAX_EXCHANGES {
+            let now = self.runtime.now();
+            let stamp = self.stamp();
+            let confirmed = publish.as_ref().map(|(confirmed, _)| *confirmed);
+            let settlement = protocol::settle(found.as_ref(), me, confirmed, now, self.config.clock_slack);
+            let (Some(entry), false) = (&found, settlement == protocol::Settlement::Keep) else {
+                return Ok(None);
+            };
+            let (new, ttl) = match (settlement, &publish) {
+                (protocol::Settlement::Publish, Some((_, value))) => {
+                    let ttl = protocol::value_ttl(value, now, self.config.max_cache_age);
+                    (Some(Entry::value(stamp, value.clone())), ttl)
+                }
+                (protocol::Settlement::Fence(fence), _) => {
+                    let ttl = fence.ttl(now);
+                    (Some(Entry::fence(stamp, fence)), ttl)
+                }
+                _ => (None, self.config.lease_ttl),
+            };
+            let published = matches!(new, Some(Entry { state: State::Value(_), .. })).then_some(stamp);
+            let exchange =
+                self.cache.compare_exchange(key, Expected::Stamp(entry.stamp), new, ttl, gate).await;
+            match exchange {
+                Ok(Exchange::Stored) => return Ok(published),
+                Ok(Exchange::Lost(other)) => found = other,
+                // The value was refused, as too large for instance: nothing is published instead.
+                Err(error) if published.is_some() && !error.is_retryable() => publish = None,
+                Err(error) if may_retry && error.is_retryable() => {
+                    may_retry = false;
+                    found = self.cache.get(key, gate).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(CacheError::Refused("too many others write this key".into()))
+    }
+
+    /// Places a lease on a key that is about to come into being. `None` if it is not surely ours.
+    pub(crate) async fn lease_new(self: &Arc<Self>, key: &StoredKey) -> Option<Stamp> {
+        let lease = self.stamp();
+        match self.cache.acquire(key, Entry::lease(lease), self.config.lease_ttl).await {
+            Ok(Acquired::Placed) => Some(lease),
+            Ok(Acquired::Found(_)) => None,
+            Err(_) => {
+                self.tend_cache();
+                None
+            }
+        }
+    }
+
+    /// Ends the lease of a key that has, or has not, come into being: by `value`, or by nothing after a definite failure.
+    pub(crate) async fn settle_new(
+        &self,
+        key: &StoredKey,
+        lease: Option<Stamp>,
+        value: Option<Value>,
+    ) -> Option<Stamp> {
+        let lease = lease?;
+        match value.and_then(|value| self.cacheable(key, value)) {
+            Some(value) => self.fill_lease(key, lease, value).await,
+            None => {
+                self.release(key, lease).await;
+                None
+            }
+        }
+    }
+
+    /// `value`, unless it is larger than what the cache takes.
+    pub(crate) fn cacheable(&self, key: &StoredKey, value: Value) -> Option<Value> {
+        let state = State::Value(value);
+        let len = Stamp::LEN + state.encoded_len(key);
+        match state {
+            State::Value(value) if len <= self.cache.properties().max_entry_bytes => Some(value),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn token(&self) -> Token {
+        Token(self.runtime.token())
+    }
+
+    pub(crate) fn stamp(&self) -> Stamp {
+        Stamp(self.runtime.token())
+    }
+}
