@@ -1,1 +1,4 @@
-//! cache-backends
+#![doc = include_str!("../README.md")]
+
+#[cfg(feature = "moka")]
+pub mod moka;

@@ -1,0 +1,53 @@
+use std::time::Duration;
+
+/// How much longer than its TTL an entry may be kept: twice the [`LAG`].
+pub(super) const GRANULARITY: Duration = Duration::from_millis(20);
+
+/// How far [`Clock::now`] may be behind, in nanoseconds: the tick of a kernel that ticks a hundred times a second.
+const LAG: u64 = 10_000_000;
+
+/// An instant, in nanoseconds since some start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Tick(u64);
+
+impl Tick {
+    /// An instant at which `ttl` has passed for certain, if this is [`Clock::now`].
+    pub(super) fn after(self, ttl: Duration) -> Self {
+        let ttl = u64::try_from(ttl.as_nanos()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(LAG).saturating_add(ttl))
+    }
+}
+
+/// Where the time comes from.
+#[derive(Clone, Debug)]
+pub(super) enum Clock {
+    System,
+    /// Turned by a test, in nanoseconds.
+    #[cfg(test)]
+    Manual(std::sync::Arc<std::sync::atomic::AtomicU64>),
+}
+
+impl Clock {
+    pub(super) fn now(&self) -> Tick {
+        match self {
+            Self::System => system_now(),
+            #[cfg(test)]
+            Self::Manual(nanos) => Tick(nanos.load(std::sync::atomic::Ordering::SeqCst)),
+        }
+    }
+}
+
+/// The kernel's last tick. Every hit asks for the time, and the exact time costs six times as much.
+#[cfg(target_os = "linux")]
+fn system_now() -> Tick {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    let nanos = u64::try_from(time.tv_nsec).unwrap_or(0);
+    Tick(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn system_now() -> Tick {
+    static START: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
+    Tick(u64::try_from(START.elapsed().as_nanos()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,89 @@
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use foldhash::fast::RandomState;
+use session_core::{Entry, StoredKey};
+
+use super::clock::Tick;
+
+/// The leases and fences of a cache, and the locks under which its keys change.
+pub(super) struct Pending {
+    shards: [Mutex<Shard>; Self::SHARDS],
+    hasher: RandomState,
+}
+
+impl Pending {
+    /// Many more than there are cores, so that two keys rarely share one at the same time.
+    const SHARDS: usize = 64;
+
+    pub(super) fn new(hasher: RandomState) -> Self {
+        let shard =
+            |_| Mutex::new(Shard { entries: HashMap::with_hasher(hasher.clone()), sweep_at: Shard::SMALL });
+        Self { shards: std::array::from_fn(shard), hasher }
+    }
+
+    /// Locks the shard of `key`.
+    #[expect(
+        clippy::indexing_slicing,
+        clippy::cast_possible_truncation,
+        reason = "a remainder of the length"
+    )]
+    pub(super) fn lock(&self, key: &StoredKey) -> MutexGuard<'_, Shard> {
+        // The map inside the shard is ordered by the low and the highest bits.
+        let number = (self.hasher.hash_one(key) >> 32) as usize % Self::SHARDS;
+        // A shard is never left half changed: nothing in this module can panic in the middle.
+        self.shards[number].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().unwrap().entries.len()).sum()
+    }
+}
+
+/// Those leases and fences that share a lock.
+pub(super) struct Shard {
+    entries: HashMap<StoredKey, Placed, RandomState>,
+    /// How many make it worth looking for those whose owners have gone.
+    sweep_at: usize,
+}
+
+struct Placed {
+    entry: Entry,
+    deadline: Tick,
+}
+
+impl Shard {
+    /// So few entries are not worth a sweep.
+    const SMALL: usize = 64;
+
+    /// What is under `key`; dropped if its time is over.
+    pub(super) fn get(&mut self, key: &StoredKey, now: Tick) -> Option<Entry> {
+        let placed = self.entries.get(key)?;
+        if now < placed.deadline {
+            return Some(placed.entry.clone());
+        }
+        self.entries.remove(key);
+        None
+    }
+
+    pub(super) fn insert(&mut self, key: StoredKey, entry: Entry, deadline: Tick, now: Tick) {
+        if self.entries.len() >= self.sweep_at {
+            self.sweep(now);
+        }
+        self.entries.insert(key, Placed { entry, deadline });
+    }
+
+    pub(super) fn remove(&mut self, key: &StoredKey) {
+        self.entries.remove(key);
+    }
+
+    /// Drops all whose time is over. The next sweep comes when there are twice as many as are left now, so an insertion
+    /// pays for looking at two entries at most, and the dead never outnumber the living by more than [`Self::SMALL`].
+    fn sweep(&mut self, now: Tick) {
+        self.entries.retain(|_, placed| now < placed.deadline);
+        self.sweep_at = Self::SMALL.max(2 * self.entries.len());
+        self.entries.shrink_to(self.sweep_at);
+    }
+}
