@@ -35,7 +35,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     log_out(&store).await?;
 
     store.close().await;
-    println!("\nRun it again: the session of this visit is still there. Delete {BROWSER} to come as a stranger.");
+    println!(
+        "\nRun it again: the session of this visit is still there. Delete {BROWSER} to come as a stranger."
+    );
     Ok(())
 }
 
@@ -43,7 +45,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
 async fn visit(store: &Store) -> Result<(), Box<dyn Error>> {
     let mut session = store.open(&cookie()).await?;
     match session.key() {
-        None => println!("1. A visitor without a session. Nothing is stored until there is something to keep."),
+        None => {
+            println!("1. A visitor without a session. Nothing is stored until there is something to keep.")
+        }
         Some(_) => println!("1. A visitor whose session is from an earlier run."),
     }
     let visits = session.modify("visits", |visits: &mut u32| {

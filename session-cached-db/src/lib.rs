@@ -29,9 +29,9 @@ pub use store::{CacheHealth, CachedDb, Health};
 pub use session_core as core;
 
 #[cfg(feature = "moka")]
-pub use cache_backends::MokaCache;
+pub use cache_backends::moka::MokaCache;
 #[cfg(feature = "sqlite")]
-pub use db_backends::SqlitePersistence;
+pub use db_backends::sqlite::SqlitePersistence;
 
 /// Where a session's own expiry is kept among its data, out of the application's sight. The name is Django's.
 const EXPIRY_KEY: &str = "_session_expiry";

@@ -4,6 +4,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
 
+mod bench;
 mod ci;
 mod engine;
 mod images;
@@ -35,6 +36,7 @@ struct Command {
 const COMMANDS: &[Command] = &[
     Command { name: "test", usage: test::USAGE, summary: test::SUMMARY, run: test::run },
     Command { name: "lint", usage: lint::USAGE, summary: lint::SUMMARY, run: lint::run },
+    Command { name: "bench", usage: bench::USAGE, summary: bench::SUMMARY, run: bench::run },
     Command { name: "ci", usage: ci::USAGE, summary: ci::SUMMARY, run: ci::run },
     Command { name: "images", usage: images::USAGE, summary: images::SUMMARY, run: images::run },
     Command { name: "services", usage: services::USAGE, summary: services::SUMMARY, run: services::run },
