@@ -1,14 +1,13 @@
 //! A cache in this process's memory, over the crate `moka`.
-//!
-//! moka evicts whatever it likes, so it holds values only. Leases and fences are in a table beside it, the
-//! [`Pending`] one, and every mutation of a key is made under the lock of the key's shard there. Two rules keep the pair
-//! one register per key:
-//!
-//! - A key is in at most one of the two, except while its shard is locked.
-//! - A value leaves moka before the exchange that replaces it returns.
-//!
-//! So a value found in moka without the lock was there at that moment. When moka has none, the answer is looked up again
-//! in both under the lock, because the key may just have been on its way from one to the other.
+
+// moka evicts whatever it likes, so it holds values only. Leases and fences are in a table beside it, and every change of
+// a key is made under the lock of the key's shard there. Two rules make one register per key of the two:
+//
+// - A key is in at most one of them, except while its shard is locked.
+// - A value has left moka before the exchange that replaces it returns.
+//
+// So a value found in moka without the lock was there at that moment. When moka has none, both are asked again under the
+// lock, because the key may just have been on its way from one to the other.
 
 mod builder;
 mod clock;
@@ -65,12 +64,12 @@ struct Held {
 
 impl MokaCache {
     /// Starts to describe a cache.
-    #[must_use]
     pub fn builder() -> MokaCacheBuilder {
         MokaCacheBuilder::new()
     }
 
     /// The hit: one lookup, no lock, no allocation.
+    #[inline]
     fn hit(&self, key: &StoredKey) -> Option<Entry> {
         let held = self.values.get(key)?;
         (self.clock.now() < held.deadline).then(|| Entry::value(held.stamp, held.value))
@@ -122,8 +121,12 @@ impl Locked<'_> {
 }
 
 impl Cache for MokaCache {
+    #[inline]
     async fn get(&self, key: &StoredKey) -> Result<Option<Entry>, CacheError> {
-        Ok(self.hit(key).or_else(|| self.lock(key).get()))
+        if let Some(found) = self.hit(key) {
+            return Ok(Some(found));
+        }
+        Ok(self.lock(key).get())
     }
 
     async fn compare_exchange(
@@ -146,6 +149,7 @@ impl Cache for MokaCache {
         Ok(Exchange::Stored)
     }
 
+    #[inline]
     async fn acquire(&self, key: &StoredKey, lease: Entry, ttl: Duration) -> Result<Acquired, CacheError> {
         if let Some(found) = self.hit(key) {
             return Ok(Acquired::Found(found));

@@ -24,11 +24,7 @@ impl Pending {
     }
 
     /// Locks the shard of `key`.
-    #[expect(
-        clippy::indexing_slicing,
-        clippy::cast_possible_truncation,
-        reason = "a remainder of the length"
-    )]
+    #[expect(clippy::indexing_slicing, reason = "a remainder of the length")]
     pub(super) fn lock(&self, key: &StoredKey) -> MutexGuard<'_, Shard> {
         // The map inside the shard is ordered by the low and the highest bits.
         let number = (self.hasher.hash_one(key) >> 32) as usize % Self::SHARDS;
