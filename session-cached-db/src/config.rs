@@ -102,7 +102,6 @@ pub enum Operation {
 
 /// How far caches are to be trusted after a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
 pub enum Coherence {
     /// No cache shows what the write replaced.
     Coherent,
@@ -113,6 +112,7 @@ pub enum Coherence {
 
 impl Coherence {
     /// The worse of two.
+    #[must_use]
     pub fn and(self, other: Self) -> Self {
         if self == Self::Coherent { other } else { self }
     }

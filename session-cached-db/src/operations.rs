@@ -20,7 +20,6 @@ const MAX_REVOCATIONS: u32 = 256;
 
 /// What a write has brought about.
 #[derive(Clone, Debug)]
-#[must_use]
 pub struct Written<T> {
     /// What it has written or found.
     pub value: T,
