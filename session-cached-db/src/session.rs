@@ -1,6 +1,6 @@
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -34,7 +34,8 @@ const TEST_COOKIE_WORKED: &str = "worked";
 pub struct Session {
     store: Arc<dyn Sessions>,
     stored: Option<Stored>,
-    data: SessionData,
+    /// The data with the changes. Until there is one, what is stored is read where it is, shared with other readers.
+    changed: Option<SessionData>,
     subject: Option<Option<Subject>>,
     accessed: AtomicBool,
     modified: bool,
@@ -125,7 +126,7 @@ impl Session {
         Self {
             store,
             stored: None,
-            data: SessionData::new(),
+            changed: None,
             subject: None,
             accessed: AtomicBool::new(false),
             modified: false,
@@ -138,8 +139,7 @@ impl Session {
         stored_key: StoredKey,
         loaded: Loaded,
     ) -> Self {
-        let data = loaded.record.data(&stored_key, store.codec()).cloned().unwrap_or_default();
-        Self { data, stored: Some(Stored { key, stored_key, loaded }), ..Self::new(store) }
+        Self { stored: Some(Stored { key, stored_key, loaded }), ..Self::new(store) }
     }
 
     /// What the client is to present next time. `None` until the session is first saved, and after a
@@ -189,7 +189,7 @@ impl Session {
     #[must_use]
     pub fn get_raw(&self, key: &str) -> Option<&str> {
         self.note_access();
-        self.data.get(key).filter(|_| key != EXPIRY_KEY)
+        self.data().get(key).filter(|_| key != EXPIRY_KEY)
     }
 
     /// Whether there is a value under `key`.
@@ -212,7 +212,7 @@ impl Session {
     pub fn remove(&mut self, key: &str) -> bool {
         let was_there = self.contains(key);
         if was_there {
-            self.data.remove(key);
+            self.change().remove(key);
             self.modified = true;
         }
         was_there
@@ -280,12 +280,12 @@ impl Session {
         &mut self,
         values: impl IntoIterator<Item = (K, V)>,
     ) -> Result<(), Error> {
-        let mut changed = self.data.clone();
+        let mut changed = self.data().clone();
         for (key, value) in values {
             let key = key.as_ref();
             put(&mut changed, key, write(key, &value)?)?;
         }
-        self.data = changed;
+        self.changed = Some(changed);
         self.note_change();
         Ok(())
     }
@@ -293,11 +293,11 @@ impl Session {
     /// Removes all values. The session keeps its key, its subject and its expiry; see [`flush`](Self::flush) for
     /// ending it.
     pub fn clear(&mut self) {
-        let expiry = self.data.get(EXPIRY_KEY).map(str::to_owned);
-        self.data.clear();
+        let expiry = self.expiry();
+        let data = self.change();
+        data.clear();
         if let Some(expiry) = expiry {
-            // It was read from there, so it is JSON.
-            let _ = self.data.insert(EXPIRY_KEY, expiry);
+            set_expiry(data, expiry);
         }
         self.note_change();
     }
@@ -315,7 +315,7 @@ impl Session {
     /// Keys and the JSON texts of their values, in the order of the keys.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.note_access();
-        self.data.iter().filter(|(key, _)| *key != EXPIRY_KEY)
+        self.data().iter().filter(|(key, _)| *key != EXPIRY_KEY)
     }
 
     /// How many values there are.
@@ -345,9 +345,26 @@ impl Session {
     }
 
     fn put(&mut self, key: &str, json: String) -> Result<(), Error> {
-        put(&mut self.data, key, json)?;
+        put(self.change(), key, json)?;
         self.note_change();
         Ok(())
+    }
+
+    fn data(&self) -> &SessionData {
+        static EMPTY: LazyLock<SessionData> = LazyLock::new(SessionData::new);
+        let stored =
+            || self.stored.as_ref().and_then(|stored| self.decoded(&stored.stored_key, &stored.loaded));
+        self.changed.as_ref().or_else(stored).unwrap_or(&EMPTY)
+    }
+
+    /// What is stored; it was decoded, and found readable, when the session was opened.
+    fn decoded<'a>(&self, key: &StoredKey, loaded: &'a Loaded) -> Option<&'a SessionData> {
+        loaded.record.data(key, self.store.codec()).ok()
+    }
+
+    fn change(&mut self) -> &mut SessionData {
+        let data = self.changed.take().unwrap_or_else(|| self.data().clone());
+        self.changed.insert(data)
     }
 
     fn note_access(&self) {
@@ -370,13 +387,14 @@ impl Session {
     pub fn set_expiry(&mut self, expiry: impl Into<Option<Expiry>>) {
         match expiry.into() {
             Some(expiry) => {
-                // What `to_json` writes is JSON.
-                let _ = self.data.insert(EXPIRY_KEY, expiry.to_json());
+                set_expiry(self.change(), expiry);
                 self.note_change();
             }
             None => {
                 self.note_access();
-                self.modified |= self.data.remove(EXPIRY_KEY);
+                if self.expiry().is_some() {
+                    self.modified |= self.change().remove(EXPIRY_KEY);
+                }
             }
         }
     }
@@ -384,7 +402,7 @@ impl Session {
     /// What was chosen by [`set_expiry`](Self::set_expiry).
     #[must_use]
     pub fn expiry(&self) -> Option<Expiry> {
-        expiry_of(&self.data)
+        expiry_of(self.data())
     }
 
     /// When the session ends if it is saved now and then left alone.
@@ -492,7 +510,7 @@ impl Session {
         let subject = self.subject().map(Subject::parse).transpose()?;
         for _ in 0..MAX_KEYS {
             let (key, stored_key) = self.new_key()?;
-            let record = self.store.record(&stored_key, &self.data, self.store.now(), subject.clone())?;
+            let record = self.store.record(&stored_key, self.data(), self.store.now(), subject.clone())?;
             match Arc::clone(&self.store).create(stored_key, record).await {
                 Ok(saved) => return Ok(self.settle(key, stored_key, saved)),
                 Err(Error::AlreadyExists) => {}
@@ -581,7 +599,7 @@ impl Session {
     pub async fn flush(&mut self) -> Result<Coherence, Error> {
         let coherence = self.delete().await?;
         self.stored = None;
-        self.data = SessionData::new();
+        self.changed = None;
         self.subject = None;
         self.note_change();
         Ok(coherence)
@@ -598,16 +616,14 @@ impl Session {
         Save {
             base: Arc::clone(&stored.loaded.record),
             seen: stored.loaded.stamp,
-            data: self.data.clone(),
+            data: self.data().clone(),
             subject: self.subject.clone(),
             rename,
         }
     }
 
     fn settle(&mut self, key: SessionKey, stored_key: StoredKey, saved: Saved) -> Coherence {
-        if let Ok(data) = saved.loaded.record.data(&stored_key, self.store.codec()) {
-            self.data = data.clone();
-        }
+        self.changed = None;
         self.stored = Some(Stored { key, stored_key, loaded: saved.loaded });
         self.subject = None;
         self.modified = false;
@@ -628,6 +644,11 @@ fn write(key: &str, value: &impl Serialize) -> Result<String, Error> {
         .map_err(|error| Error::Serialize { key: key.to_owned(), source: Arc::new(error) })
 }
 
+fn set_expiry(data: &mut SessionData, expiry: Expiry) {
+    // What `to_json` writes is JSON.
+    let _ = data.insert(EXPIRY_KEY, expiry.to_json());
+}
+
 fn put(data: &mut SessionData, key: &str, json: String) -> Result<(), Error> {
     if key == EXPIRY_KEY {
         return Err(Error::ReservedKey { key: key.to_owned() });
@@ -644,7 +665,7 @@ impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
             .field("has_key", &self.stored.is_some())
-            .field("data", &self.data)
+            .field("data", self.data())
             .field("accessed", &self.accessed())
             .field("modified", &self.modified)
             .finish_non_exhaustive()
