@@ -352,14 +352,12 @@ impl Session {
 
     fn data(&self) -> &SessionData {
         static EMPTY: LazyLock<SessionData> = LazyLock::new(SessionData::new);
-        let stored =
-            || self.stored.as_ref().and_then(|stored| self.decoded(&stored.stored_key, &stored.loaded));
+        let stored = || {
+            let Stored { stored_key, loaded, .. } = self.stored.as_ref()?;
+            // It was decoded, and found readable, when the session was opened.
+            loaded.record.data(stored_key, self.store.codec()).ok()
+        };
         self.changed.as_ref().or_else(stored).unwrap_or(&EMPTY)
-    }
-
-    /// What is stored; it was decoded, and found readable, when the session was opened.
-    fn decoded<'a>(&self, key: &StoredKey, loaded: &'a Loaded) -> Option<&'a SessionData> {
-        loaded.record.data(key, self.store.codec()).ok()
     }
 
     fn change(&mut self) -> &mut SessionData {
