@@ -58,6 +58,11 @@ impl<C: Cache> CacheGuard<C> {
         self.breaker.open.load(Ordering::Acquire)
     }
 
+    #[cfg(feature = "__simulation")]
+    pub(crate) fn digest(&self) -> (bool, u32) {
+        (self.is_open(), self.breaker.failures.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn close_breaker(&self) {
         self.breaker.failures.store(0, Ordering::Relaxed);
         self.breaker.open.store(false, Ordering::Release);

@@ -91,7 +91,10 @@ impl Flights {
     pub(crate) fn serve(&self, key: &StoredKey, call: Call, result: &LoadResult) -> bool {
         let mut flights = self.lock();
         let Some(flight) = flights.get_mut(key) else { return false };
-        let served: Vec<_> = flight.waiting.extract_if(.., |waiter| waiter.came_after < call).collect();
+        let served: Vec<_> = flight
+            .waiting
+            .extract_if(.., |waiter| waiter.came_after < call || mutant!(UngatedFlight))
+            .collect();
         let anybody_left = flight.has_company();
         if !anybody_left {
             flights.remove(key);
@@ -117,6 +120,21 @@ impl Flights {
     /// Ends the flight; those who wait are told that there will be no answer.
     pub(crate) fn abandon(&self, key: &StoredKey) {
         self.lock().remove(key);
+    }
+
+    #[cfg(feature = "__simulation")]
+    pub(crate) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    #[cfg(feature = "__simulation")]
+    pub(crate) fn digest(&self) -> impl std::hash::Hash + use<> {
+        let flights = self.lock();
+        let digests = flights.iter().map(|(key, flight)| {
+            let waiting = flight.waiting.iter().map(|waiter| (waiter.came_after.0, waiter.reply.is_closed()));
+            (key.as_str().to_owned(), flight.last_sent.0, waiting.collect::<Vec<_>>())
+        });
+        digests.collect::<std::collections::BTreeSet<_>>()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<StoredKey, Flight>> {

@@ -1,5 +1,26 @@
 #![doc = include_str!("../README.md")]
 
+/// Where a seeded fault of the protocol comes in: whether the simulator has selected it, or what is done then. A normal
+/// build contains nothing of it.
+#[cfg(feature = "__simulation")]
+macro_rules! mutant {
+    ($name:ident) => {
+        crate::simulation::is_selected(crate::simulation::Mutant::$name)
+    };
+    ($name:ident => $instead:expr) => {
+        if mutant!($name) {
+            $instead
+        }
+    };
+}
+#[cfg(not(feature = "__simulation"))]
+macro_rules! mutant {
+    ($name:ident) => {
+        false
+    };
+    ($name:ident => $instead:expr) => {};
+}
+
 mod builder;
 mod cache_guard;
 mod config;
@@ -11,6 +32,9 @@ mod reaper;
 mod repair;
 mod runtime;
 mod session;
+#[cfg(feature = "__simulation")]
+#[doc(hidden)]
+pub mod simulation;
 mod stats;
 mod store;
 mod tasks;

@@ -16,7 +16,7 @@ use crate::flight::{Call, LoadResult, Loaded, Role};
 use crate::store::Inner;
 
 /// What the cache had to say.
-enum Look {
+pub(crate) enum Look {
     /// Here it is.
     Hit(Loaded),
     /// Nothing is there, and the key is ours to fill.
@@ -71,6 +71,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             Ok(Acquired::Placed) => Look::Leased(lease),
             Ok(Acquired::Found(entry)) => self.hit(entry).map_or(Look::Bypass, Look::Hit),
             Err(_) => {
+                mutant!(LeaseRetriedAsItWas => return (call, self.look_again(key, lease).await));
                 // The lease may have been placed, or may be later. It is never used, and ends by itself.
                 self.tend_cache();
                 Look::Bypass
@@ -80,9 +81,10 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     }
 
     /// The record in `entry`, if it is one that may be shown.
-    fn hit(&self, entry: Entry) -> Option<Loaded> {
+    pub(crate) fn hit(&self, entry: Entry) -> Option<Loaded> {
         let State::Value(value) = entry.state else { return None };
-        protocol::is_servable(&value, self.runtime.now(), self.config.max_cache_age).then(|| {
+        let is_servable = protocol::is_servable(&value, self.runtime.now(), self.config.max_cache_age);
+        (is_servable || mutant!(TtlTrusted)).then(|| {
             self.counters.hits.bump();
             Loaded { record: value.record, stamp: Some(entry.stamp) }
         })
@@ -122,6 +124,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         match self.fill_lease(key, lease, value).await {
             Some(stamp) => {
                 self.counters.fills.bump();
+                let fill = if mutant!(LateFollower) { self.flights.send(key) } else { fill };
                 // While the lease held, nobody has committed a change: what was read is good up to here.
                 (fill, found.map(|loaded| loaded.map(|loaded| Loaded { stamp: Some(stamp), ..loaded })))
             }
@@ -134,6 +137,8 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
 
     /// Replaces our lease by `value`; the stamp under which it is there, if it surely is.
     pub(crate) async fn fill_lease(&self, key: &StoredKey, lease: Stamp, value: Value) -> Option<Stamp> {
+        mutant!(NoLeaseCheck => return self.fill_anyway(key, lease, value).await);
+        mutant!(FillAfterDelete => return self.fill_anyway(key, lease, value).await);
         let stamp = self.stamp();
         let ttl = protocol::value_ttl(&value, self.runtime.now(), self.config.max_cache_age);
         let new = Some(Entry::value(stamp, value));

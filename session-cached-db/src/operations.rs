@@ -64,6 +64,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     }
 
     async fn create_now(self: &Arc<Self>, key: StoredKey, record: Record) -> Result<Saved, Error> {
+        mutant!(PublishOverVacancy => return self.create_over_vacancy(key, record).await);
         let lease = self.lease_new(&key).await;
         let made_at = self.runtime.now();
         let inserted = self.bounded(self.db.insert(&key, &record)).await;
@@ -97,6 +98,11 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             let mut write = Write::begin(&store, Operation::Save, key, None).await?;
             let made_at = store.runtime.now();
             let result = write.statement(store.db.update(&key, &record, expected, expiry, made_at)).await;
+            mutant!(UpsertingSave => if matches!(result, Err(Error::SessionGone)) {
+                let result = write.statement(store.db.insert(&key, &record)).await;
+                let result = result.map(|version| record.with_version(version));
+                return store.saved(write, None, result, made_at).await;
+            });
             store.saved(write, None, result.map(|version| record.with_version(version)), made_at).await
         };
         self.tasks.run(task).await
@@ -240,6 +246,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     ) -> Result<Coherence, Error> {
         let store = Arc::clone(self);
         let task = async move {
+            mutant!(TouchPublishes => return store.touch_and_publish(key, expires_at).await);
             let mut write = Write::begin(&store, Operation::Touch, key, seen).await?;
             let touched = write.statement(store.db.touch(&key, expires_at, store.runtime.now())).await;
             // The record that was loaded may not be the present one: nothing is published.
@@ -285,6 +292,7 @@ impl<C: Cache, P: SubjectIndex> Inner<C, P> {
                 revoked.value += u64::from(deleted.value);
                 revoked.coherence = revoked.coherence.and(deleted.coherence);
             }
+            mutant!(RevokeListsOnce => return Ok(revoked));
         }
         Err(Error::Conflict)
     }

@@ -110,6 +110,25 @@ impl Repairs {
         !queue.tended
     }
 
+    #[cfg(feature = "__simulation")]
+    pub(crate) fn forget(&self, key: &StoredKey, token: Token) {
+        self.change(|queue| {
+            if queue.items.get(key).is_some_and(|item| item.token == token) {
+                queue.items.remove(key);
+            }
+        });
+    }
+
+    #[cfg(feature = "__simulation")]
+    pub(crate) fn digest(&self) -> impl std::hash::Hash + use<> {
+        let queue = self.lock();
+        let items = queue.items.iter().map(|(key, item)| {
+            let not_before = item.not_before.map(Timestamp::as_micros);
+            (key.as_str().to_owned(), item.token, item.in_flight.clone(), not_before)
+        });
+        (queue.tended, items.collect::<std::collections::BTreeSet<_>>())
+    }
+
     fn change(&self, change: impl FnOnce(&mut Queue)) {
         let mut queue = self.lock();
         change(&mut queue);

@@ -167,10 +167,10 @@ impl Session {
         self.modified
     }
 
-    /// Whether there is nothing to keep: the session has no key and holds no data.
+    /// Whether there is nothing to keep: the session has no key, holds no data, and is nobody's. To ask is no access.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.stored.is_none() && self.iter().next().is_none()
+        self.stored.is_none() && self.subject().is_none() && self.visible().next().is_none()
     }
 }
 
@@ -315,7 +315,7 @@ impl Session {
     /// Keys and the JSON texts of their values, in the order of the keys.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.note_access();
-        self.data().iter().filter(|(key, _)| *key != EXPIRY_KEY)
+        self.visible()
     }
 
     /// How many values there are.
@@ -348,6 +348,11 @@ impl Session {
         put(self.change(), key, json)?;
         self.note_change();
         Ok(())
+    }
+
+    /// What the application has put there.
+    fn visible(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.data().iter().filter(|(key, _)| *key != EXPIRY_KEY)
     }
 
     fn data(&self) -> &SessionData {

@@ -31,7 +31,7 @@ use crate::{Coherence, Error};
 /// Reads can be dropped at any time. A write runs in a task of its own from its first effect on: whoever drops its
 /// future does not learn the result, but nothing is left half done. [`close`](Self::close) waits for such tasks.
 pub struct CachedDb<C, P> {
-    inner: Arc<Inner<C, P>>,
+    pub(crate) inner: Arc<Inner<C, P>>,
 }
 
 /// What the clones of a store share.

@@ -1,6 +1,7 @@
 //! Writing a session: fence, database, settle.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use session_core::{
@@ -36,11 +37,11 @@ enum Protection {
 }
 
 /// A fence that the cache has confirmed.
-struct Placed {
-    token: Token,
-    stamp: Stamp,
-    fence: Fence,
-    deadline: Timestamp,
+pub(crate) struct Placed {
+    pub(crate) token: Token,
+    pub(crate) stamp: Stamp,
+    pub(crate) fence: Fence,
+    pub(crate) deadline: Timestamp,
 }
 
 impl<'a, C: Cache, P: Persistence> Write<'a, C, P> {
@@ -72,7 +73,7 @@ impl<'a, C: Cache, P: Persistence> Write<'a, C, P> {
     async fn renew_fence(&mut self) -> Result<(), Error> {
         let Protection::Fence(placed) = &self.protection else { return Ok(()) };
         let latest_commit = self.store.runtime.now() + self.store.config.longest_statement();
-        if latest_commit <= placed.deadline {
+        if latest_commit <= placed.deadline || mutant!(WritePastDeadline) {
             return Ok(());
         }
         let mut known = placed.fence.clone();
@@ -89,7 +90,7 @@ impl<'a, C: Cache, P: Persistence> Write<'a, C, P> {
         match self.protection {
             Protection::Fence(placed) => {
                 store.counters.fenced_writes.bump();
-                if self.is_unknown {
+                if self.is_unknown && !mutant!(SettledOnUnknown) {
                     // The fence stays: the statement may still commit.
                     return (None, Coherence::Coherent);
                 }
@@ -107,6 +108,7 @@ impl<'a, C: Cache, P: Persistence> Write<'a, C, P> {
             }
             Protection::Repair(token) => {
                 store.counters.degraded_writes.bump();
+                mutant!(DegradedPublishes => return store.publish_anyway(&self.key, token, publish).await);
                 let unknown_until =
                     self.is_unknown.then(|| store.runtime.now() + store.config.longest_statement());
                 store.repairs.finish(&self.key, token, unknown_until);
@@ -159,18 +161,23 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let mut found = known;
         let mut may_retry = true;
         let mut token = self.token();
+        mutant!(NoFence => return Ok(self.no_fence(token)));
         for _ in 0..MAX_EXCHANGES {
             let stamp = self.stamp();
             let now = self.runtime.now();
             let deadline = now + self.config.fence_ttl;
-            let fence =
-                protocol::fence(found.as_ref(), Holder { token, deadline }, now, self.config.clock_slack);
+            let joined = if mutant!(FenceOverwritten) { None } else { found.as_ref() };
+            let fence = protocol::fence(joined, Holder { token, deadline }, now, self.slack());
             let (new, ttl) = (Entry::fence(stamp, fence.clone()), fence.ttl(now));
             let expected = found.as_ref().map_or(Expected::Vacant, |entry| Expected::Stamp(entry.stamp));
             match self.cache.compare_exchange(key, expected, Some(new), ttl, Gate::Respect).await {
                 Ok(Exchange::Stored) => return Ok(Placed { token, stamp, fence, deadline }),
                 Ok(Exchange::Lost(other)) => found = other,
                 Err(error) if may_retry && error.is_retryable() => {
+                    mutant!(FenceRetriedAsItWas => {
+                        let placed = Placed { token, stamp, fence, deadline };
+                        return self.resend_fence(key, expected, ttl, placed).await;
+                    });
                     may_retry = false;
                     match self.cache.get(key, Gate::Respect).await {
                         Ok(other) => found = other,
@@ -200,7 +207,10 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             let now = self.runtime.now();
             let stamp = self.stamp();
             let confirmed = publish.as_ref().map(|(confirmed, _)| *confirmed);
-            let settlement = protocol::settle(found.as_ref(), me, confirmed, now, self.config.clock_slack);
+            let settlement = protocol::settle(found.as_ref(), me, confirmed, now, self.slack());
+            mutant!(NoPoisoning => if crate::simulation::is_fence_of_others(found.as_ref(), me) { return Ok(None) });
+            mutant!(CleanRepair => if gate == Gate::Probe
+                && crate::simulation::is_fence_of_others(found.as_ref(), me) { return Ok(None) });
             let (Some(entry), false) = (&found, settlement == protocol::Settlement::Keep) else {
                 return Ok(None);
             };
@@ -210,7 +220,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                     (Some(Entry::value(stamp, value.clone())), ttl)
                 }
                 (protocol::Settlement::Fence(fence), _) => {
-                    let ttl = fence.ttl(now);
+                    let ttl = if mutant!(NeverPruned) { self.config.fence_ttl } else { fence.ttl(now) };
                     (Some(Entry::fence(stamp, fence)), ttl)
                 }
                 _ => (None, self.config.lease_ttl),
@@ -271,6 +281,11 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             State::Value(value) if len <= self.cache.properties().max_entry_bytes => Some(value),
             _ => None,
         }
+    }
+
+    /// How far other nodes' clocks may be off.
+    fn slack(&self) -> Duration {
+        if mutant!(NeverPruned) { Duration::MAX } else { self.config.clock_slack }
     }
 
     pub(crate) fn token(&self) -> Token {

@@ -1,0 +1,243 @@
+//! What the simulator of `conformance-tests` needs of a store: a digest of the state that a store's tasks share, to
+//! recognise a state that was explored before, and seeded faults, to show that the simulator would find them.
+//!
+//! No part of the interface; a build without the feature `__simulation` contains nothing of it.
+
+use std::cell::Cell;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use session_core::{
+    Acquired, Cache, Entry, Exchange, Expected, Fence, Holder, Persistence, Record, Stamp, State, StoredKey,
+    Timestamp, Token, Value, protocol,
+};
+
+use crate::cache_guard::Gate;
+use crate::flight::Loaded;
+use crate::load::Look;
+use crate::operations::Saved;
+use crate::store::Inner;
+use crate::write::{Placed, Write};
+use crate::{CachedDb, Coherence, Error, Operation};
+
+impl<C: Cache, P> CachedDb<C, P> {
+    /// A digest of flights, repairs and breaker: all that tasks of this store have in common, besides cache and
+    /// database.
+    #[must_use]
+    pub fn __shared_state(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.inner.flights.digest().hash(&mut hasher);
+        self.inner.repairs.digest().hash(&mut hasher);
+        self.inner.cache.digest().hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// Whether `key` waits for a repair, or an unfenced write of it is in flight.
+    #[must_use]
+    pub fn __awaits_repair(&self, key: &StoredKey) -> bool {
+        self.inner.repairs.holds(key)
+    }
+
+    /// How many keys are being loaded.
+    #[must_use]
+    pub fn __flights(&self) -> usize {
+        self.inner.flights.len()
+    }
+}
+
+thread_local! {
+    static SELECTED: Cell<Option<Mutant>> = const { Cell::new(None) };
+}
+
+/// Makes every store that runs on this thread wrong in one way, until another or none is selected.
+pub fn select_mutant(mutant: Option<Mutant>) {
+    SELECTED.set(mutant);
+}
+
+pub(crate) fn is_selected(mutant: Mutant) -> bool {
+    SELECTED.get() == Some(mutant)
+}
+
+macro_rules! mutants {
+    ($($(#[doc = $doc:literal])* $name:ident),* $(,)?) => {
+        /// A seeded fault of the protocol.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Mutant {
+            $($(#[doc = $doc])* $name,)*
+        }
+
+        impl Mutant {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// What is wrong.
+            #[must_use]
+            pub const fn description(self) -> &'static str {
+                match self {
+                    $(Self::$name => concat!($($doc),*).trim_ascii(),)*
+                }
+            }
+        }
+    };
+}
+
+mutants! {
+    /// No lease check: a fill replaces whatever is there.
+    NoLeaseCheck,
+    /// No fence: a writer only deletes the entry after its write.
+    NoFence,
+    /// A second writer's fence replaces the first one's, instead of joining it.
+    FenceOverwritten,
+    /// No poisoning: a writer whose fence was lost leaves the fence of another one as it is.
+    NoPoisoning,
+    /// A dead holder is never pruned, and kept as long as a living one.
+    NeverPruned,
+    /// A fence is settled although the outcome of the write is unknown.
+    SettledOnUnknown,
+    /// Ungated flight: every follower takes whatever result comes next.
+    UngatedFlight,
+    /// An upserting save: what is not there is inserted.
+    UpsertingSave,
+    /// A fill whose lease was removed fills the vacant key (after a delete, for instance).
+    FillAfterDelete,
+    /// The cache's TTL is trusted, instead of the session's expiry.
+    TtlTrusted,
+    /// An ambiguous fence is retried as it was, with the same token and stamp.
+    FenceRetriedAsItWas,
+    /// An ambiguous lease is retried with the same stamp.
+    LeaseRetriedAsItWas,
+    /// A create publishes over a vacant key, without a lease.
+    PublishOverVacancy,
+    /// A follower that joined after the fill was applied takes its result.
+    LateFollower,
+    /// A writer that could not fence publishes, instead of having the key repaired.
+    DegradedPublishes,
+    /// A repair leaves another's fence clean.
+    CleanRepair,
+    /// A touch publishes the record that was loaded before it.
+    TouchPublishes,
+    /// A revoke lists a subject's sessions once.
+    RevokeListsOnce,
+    /// A write is sent although it may outlive its fence.
+    WritePastDeadline,
+}
+
+/// What the seeded faults do instead.
+impl<C: Cache, P: Persistence> Inner<C, P> {
+    pub(crate) async fn look_again(self: &Arc<Self>, key: &StoredKey, lease: Stamp) -> Look {
+        match self.cache.acquire(key, Entry::lease(lease), self.config.lease_ttl).await {
+            Ok(Acquired::Placed) => Look::Leased(lease),
+            Ok(Acquired::Found(entry)) => self.hit(entry).map_or(Look::Bypass, Look::Hit),
+            Err(_) => Look::Bypass,
+        }
+    }
+
+    /// Fills the key whether or not the lease still holds: over nothing, or over whatever is there.
+    pub(crate) async fn fill_anyway(&self, key: &StoredKey, lease: Stamp, value: Value) -> Option<Stamp> {
+        let mut expected = Expected::Stamp(lease);
+        loop {
+            match self.place_value(key, expected, value.clone()).await {
+                Ok(stamp) => return Some(stamp),
+                Err(Some(Exchange::Lost(None))) => expected = Expected::Vacant,
+                Err(Some(Exchange::Lost(Some(other)))) if mutant!(NoLeaseCheck) => {
+                    expected = Expected::Stamp(other.stamp);
+                }
+                Err(_) => return None,
+            }
+        }
+    }
+
+    async fn place_value(
+        &self,
+        key: &StoredKey,
+        expected: Expected,
+        value: Value,
+    ) -> Result<Stamp, Option<Exchange>> {
+        let stamp = self.stamp();
+        let ttl = protocol::value_ttl(&value, self.runtime.now(), self.config.max_cache_age);
+        let new = Some(Entry::value(stamp, value));
+        match self.cache.compare_exchange(key, expected, new, ttl, Gate::Respect).await {
+            Ok(Exchange::Stored) => Ok(stamp),
+            other => Err(other.ok()),
+        }
+    }
+
+    /// A fence that was never placed.
+    pub(crate) fn no_fence(&self, token: Token) -> Placed {
+        let deadline = Timestamp::MAX;
+        let fence = Fence { holders: vec![Holder { token, deadline }], dirty: false };
+        Placed { token, stamp: self.stamp(), fence, deadline }
+    }
+
+    pub(crate) async fn resend_fence(
+        &self,
+        key: &StoredKey,
+        expected: Expected,
+        ttl: Duration,
+        placed: Placed,
+    ) -> Result<Placed, Token> {
+        let again = Some(Entry::fence(placed.stamp, placed.fence.clone()));
+        match self.cache.compare_exchange(key, expected, again, ttl, Gate::Respect).await {
+            Ok(Exchange::Stored) => Ok(placed),
+            // The first one was applied.
+            Ok(Exchange::Lost(Some(other))) if other.stamp == placed.stamp => Ok(placed),
+            _ => Err(placed.token),
+        }
+    }
+
+    /// Replaces whatever is there by the value of a write that was not fenced.
+    pub(crate) async fn publish_anyway(
+        self: &Arc<Self>,
+        key: &StoredKey,
+        token: Token,
+        value: Option<Value>,
+    ) -> (Option<Stamp>, Coherence) {
+        let found = self.cache.get(key, Gate::Probe).await.ok().flatten();
+        let expected = found.map_or(Expected::Vacant, |entry| Expected::Stamp(entry.stamp));
+        let stamp = match value {
+            Some(value) => self.place_value(key, expected, value).await.ok(),
+            None => None,
+        };
+        self.repairs.forget(key, token);
+        (stamp, Coherence::Degraded)
+    }
+
+    pub(crate) async fn create_over_vacancy(
+        self: &Arc<Self>,
+        key: StoredKey,
+        record: Record,
+    ) -> Result<Saved, Error> {
+        let made_at = self.runtime.now();
+        let version = self.bounded(self.db.insert(&key, &record)).await?;
+        let record = Arc::new(record.with_version(version));
+        let value = Value { record: Arc::clone(&record), made_at };
+        let stamp = self.place_value(&key, Expected::Vacant, value).await.ok();
+        Ok(Saved { loaded: Loaded { record, stamp }, coherence: Coherence::Coherent })
+    }
+
+    pub(crate) async fn touch_and_publish(
+        self: &Arc<Self>,
+        key: StoredKey,
+        expires_at: Timestamp,
+    ) -> Result<Coherence, Error> {
+        let loaded = self.read(&key).await.map_err(Error::Database)?;
+        let mut write = Write::begin(self, Operation::Touch, key, None).await?;
+        let made_at = self.runtime.now();
+        let touched = write.statement(self.db.touch(&key, expires_at, made_at)).await;
+        let record = loaded.map(|loaded| Record::clone(&loaded.record).with_expires_at(expires_at));
+        let value = record.map(|record| Value { record: Arc::new(record), made_at });
+        let value = if touched.is_ok() { value } else { None };
+        let (_, coherence) = write.settle(value).await;
+        touched.map(|()| coherence)
+    }
+}
+
+/// Whether `entry` is a fence in which `me` is not.
+pub(crate) fn is_fence_of_others(entry: Option<&Entry>, me: Token) -> bool {
+    match entry.map(|entry| &entry.state) {
+        Some(State::Fence(fence)) => fence.holders.iter().all(|holder| holder.token != me),
+        _ => false,
+    }
+}
