@@ -1,0 +1,203 @@
+//! The real cache and the real database, whose calls a test can count, stop and fail.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use session_cached_db::{MokaCache, SqlitePersistence};
+use session_core::{
+    Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, ExpiryWrite, Persistence,
+    PersistenceError, PersistenceProperties, Record, State, StoredKey, Subject, SubjectIndex, Timestamp,
+    Version,
+};
+
+use super::calls::{Call, Calls, Fault};
+
+impl From<Fault> for CacheError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Unreachable => Self::Unavailable("the test cut it off".into()),
+            Fault::NoAnswer | Fault::Hangs => Self::Ambiguous("the test lost the answer".into()),
+            Fault::Refused => Self::Refused("the test said no".into()),
+        }
+    }
+}
+
+impl From<Fault> for PersistenceError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Unreachable => Self::Unavailable("the test cut it off".into()),
+            Fault::NoAnswer | Fault::Hangs => Self::OutcomeUnknown("the test lost the answer".into()),
+            Fault::Refused => Self::Refused("the test said no".into()),
+        }
+    }
+}
+
+/// A [`MokaCache`]. Clones are the same cache.
+#[derive(Clone, Debug)]
+pub struct TestCache {
+    pub calls: Calls,
+    moka: MokaCache,
+    properties: CacheProperties,
+}
+
+impl TestCache {
+    pub fn new() -> Self {
+        let moka = MokaCache::builder().build();
+        let properties = moka.properties();
+        Self { calls: Calls::default(), moka, properties }
+    }
+
+    /// The same, claiming other properties.
+    pub fn with_properties(mut self, properties: CacheProperties) -> Self {
+        self.properties = properties;
+        self
+    }
+
+    /// What is under `key`, uncounted.
+    pub async fn peek(&self, key: &StoredKey) -> Option<Entry> {
+        self.moka.get(key).await.unwrap()
+    }
+
+    /// The record under `key`, uncounted. `None` also for a lease or a fence.
+    pub async fn peek_record(&self, key: &StoredKey) -> Option<Arc<Record>> {
+        match self.peek(key).await?.state {
+            State::Value(value) => Some(value.record),
+            State::Lease | State::Fence(_) => None,
+        }
+    }
+
+    /// Puts `entry` under `key`, whatever was there, uncounted.
+    pub async fn plant(&self, key: &StoredKey, entry: Option<Entry>) {
+        let expected = self.peek(key).await.map_or(Expected::Vacant, |entry| Expected::Stamp(entry.stamp));
+        let planted = self.moka.compare_exchange(key, expected, entry, Duration::from_secs(3600)).await;
+        assert_eq!(planted.unwrap(), Exchange::Stored);
+    }
+}
+
+impl Cache for TestCache {
+    async fn get(&self, key: &StoredKey) -> Result<Option<Entry>, CacheError> {
+        self.calls.make(Call::Get, self.moka.get(key)).await
+    }
+
+    async fn compare_exchange(
+        &self,
+        key: &StoredKey,
+        expected: Expected,
+        new: Option<Entry>,
+        ttl: Duration,
+    ) -> Result<Exchange, CacheError> {
+        let call = match new.as_ref().map(|entry| &entry.state) {
+            Some(State::Value(_)) => Call::PutValue,
+            Some(State::Fence(_)) => Call::PutFence,
+            Some(State::Lease) => Call::Acquire,
+            None => Call::PutNothing,
+        };
+        self.calls.make(call, self.moka.compare_exchange(key, expected, new, ttl)).await
+    }
+
+    async fn acquire(&self, key: &StoredKey, lease: Entry, ttl: Duration) -> Result<Acquired, CacheError> {
+        self.calls.make(Call::Acquire, self.moka.acquire(key, lease, ttl)).await
+    }
+
+    fn properties(&self) -> CacheProperties {
+        self.properties
+    }
+}
+
+/// A [`SqlitePersistence`]. Clones are the same database.
+#[derive(Clone, Debug)]
+pub struct TestDb {
+    pub calls: Calls,
+    /// The database itself: what is done here is done behind the store's back, and not counted.
+    pub sqlite: Arc<SqlitePersistence>,
+    properties: PersistenceProperties,
+}
+
+impl TestDb {
+    pub fn new(sqlite: SqlitePersistence) -> Self {
+        let properties = sqlite.properties();
+        Self { calls: Calls::default(), sqlite: Arc::new(sqlite), properties }
+    }
+
+    /// The same, claiming other properties.
+    pub fn with_properties(mut self, properties: PersistenceProperties) -> Self {
+        self.properties = properties;
+        self
+    }
+}
+
+impl Persistence for TestDb {
+    async fn load(&self, key: &StoredKey, now: Timestamp) -> Result<Option<Record>, PersistenceError> {
+        self.calls.make(Call::Load, self.sqlite.load(key, now)).await
+    }
+
+    async fn insert(&self, key: &StoredKey, record: &Record) -> Result<Version, PersistenceError> {
+        self.calls.make(Call::Insert, self.sqlite.insert(key, record)).await
+    }
+
+    async fn update(
+        &self,
+        key: &StoredKey,
+        record: &Record,
+        expected: Option<Version>,
+        expiry: ExpiryWrite,
+        now: Timestamp,
+    ) -> Result<Version, PersistenceError> {
+        self.calls.make(Call::Update, self.sqlite.update(key, record, expected, expiry, now)).await
+    }
+
+    async fn touch(
+        &self,
+        key: &StoredKey,
+        expires_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), PersistenceError> {
+        self.calls.make(Call::Touch, self.sqlite.touch(key, expires_at, now)).await
+    }
+
+    async fn rename(
+        &self,
+        old: &StoredKey,
+        new: &StoredKey,
+        record: &Record,
+        expected: Option<Version>,
+        expiry: ExpiryWrite,
+        now: Timestamp,
+    ) -> Result<Version, PersistenceError> {
+        self.calls.make(Call::Rename, self.sqlite.rename(old, new, record, expected, expiry, now)).await
+    }
+
+    async fn delete(&self, key: &StoredKey) -> Result<bool, PersistenceError> {
+        self.calls.make(Call::Delete, self.sqlite.delete(key)).await
+    }
+
+    async fn delete_expired(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError> {
+        self.calls.make(Call::DeleteExpired, self.sqlite.delete_expired(before, limit)).await
+    }
+
+    async fn migrate(&self) -> Result<(), PersistenceError> {
+        self.calls.make(Call::Migrate, self.sqlite.migrate()).await
+    }
+
+    fn schema_sql(&self) -> String {
+        self.sqlite.schema_sql()
+    }
+
+    async fn check_schema(&self) -> Result<(), PersistenceError> {
+        self.calls.make(Call::CheckSchema, self.sqlite.check_schema()).await
+    }
+
+    fn properties(&self) -> PersistenceProperties {
+        self.properties
+    }
+}
+
+impl SubjectIndex for TestDb {
+    async fn list_by_subject(
+        &self,
+        subject: &Subject,
+        now: Timestamp,
+    ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
+        self.calls.make(Call::List, self.sqlite.list_by_subject(subject, now)).await
+    }
+}

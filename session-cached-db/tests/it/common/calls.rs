@@ -1,0 +1,178 @@
+//! What goes to the cache and to the database: counted, and stopped or failed where a test says so.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::oneshot;
+
+/// A kind of call to a cache or a database. Exchanges are told apart by what they put there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Call {
+    Get,
+    Acquire,
+    PutValue,
+    PutFence,
+    PutNothing,
+    Load,
+    Insert,
+    Update,
+    Touch,
+    Rename,
+    Delete,
+    DeleteExpired,
+    List,
+    Migrate,
+    CheckSchema,
+}
+
+/// A moment in a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// It has not had its effect.
+    Before,
+    /// It has, but its answer is still on the way.
+    After,
+}
+
+/// How a call fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nobody was reached.
+    Unreachable,
+    /// Nobody answered.
+    NoAnswer,
+    /// It was refused.
+    Refused,
+    /// It never comes back.
+    Hangs,
+}
+
+/// The calls of one backend.
+#[derive(Clone, Debug, Default)]
+pub struct Calls {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    counts: HashMap<Call, usize>,
+    rules: Vec<Rule>,
+    outage: Option<Fault>,
+}
+
+#[derive(Debug)]
+struct Rule {
+    call: Call,
+    moment: Moment,
+    action: Action,
+}
+
+#[derive(Debug)]
+enum Action {
+    Hold { reached: oneshot::Sender<()>, go: oneshot::Receiver<()> },
+    Fail(Fault),
+}
+
+/// A call that waits for the test. Let go when this is dropped.
+pub struct Held {
+    reached: oneshot::Receiver<()>,
+    go: oneshot::Sender<()>,
+}
+
+impl Held {
+    /// Waits until the call is there.
+    pub async fn reached(&mut self) {
+        (&mut self.reached).await.unwrap();
+    }
+
+    /// Lets it go on.
+    pub fn release(self) {
+        let _ = self.go.send(());
+    }
+}
+
+impl Calls {
+    /// The next `call` stops at `moment`.
+    pub fn hold(&self, call: Call, moment: Moment) -> Held {
+        let (reached, when_reached) = oneshot::channel();
+        let (go, when_gone) = oneshot::channel();
+        let action = Action::Hold { reached, go: when_gone };
+        self.lock().rules.push(Rule { call, moment, action });
+        Held { reached: when_reached, go }
+    }
+
+    /// The next `call` fails: before it has had its effect, or after.
+    pub fn fail(&self, call: Call, moment: Moment, fault: Fault) {
+        self.lock().rules.push(Rule { call, moment, action: Action::Fail(fault) });
+    }
+
+    /// Every call fails from now on.
+    pub fn fail_all(&self, fault: Fault) {
+        self.lock().outage = Some(fault);
+    }
+
+    /// No call fails any more.
+    pub fn heal(&self) {
+        let mut state = self.lock();
+        state.outage = None;
+        state.rules.clear();
+    }
+
+    /// How many of these there were.
+    pub fn count(&self, call: Call) -> usize {
+        self.lock().counts.get(&call).copied().unwrap_or_default()
+    }
+
+    /// How many there were of any kind.
+    pub fn total(&self) -> usize {
+        self.lock().counts.values().sum()
+    }
+
+    /// Counts from zero again.
+    pub fn reset(&self) {
+        self.lock().counts.clear();
+    }
+
+    /// Makes `effect`, unless something is in the way.
+    pub async fn make<T, E: From<Fault>>(
+        &self,
+        call: Call,
+        effect: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        *self.lock().counts.entry(call).or_default() += 1;
+        self.pass(call, Moment::Before).await?;
+        let result = effect.await;
+        self.pass(call, Moment::After).await?;
+        result
+    }
+
+    async fn pass(&self, call: Call, moment: Moment) -> Result<(), Fault> {
+        let (rule, outage) = {
+            let mut state = self.lock();
+            let position = state.rules.iter().position(|rule| (rule.call, rule.moment) == (call, moment));
+            (position.map(|position| state.rules.remove(position)), state.outage)
+        };
+        match rule.map(|rule| rule.action) {
+            Some(Action::Hold { reached, go }) => {
+                let _ = reached.send(());
+                let _ = go.await;
+            }
+            Some(Action::Fail(fault)) => return fault.strike().await,
+            None => {}
+        }
+        match outage {
+            Some(fault) => fault.strike().await,
+            None => Ok(()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+}
+
+impl Fault {
+    async fn strike(self) -> Result<(), Self> {
+        if self == Self::Hangs { std::future::pending().await } else { Err(self) }
+    }
+}

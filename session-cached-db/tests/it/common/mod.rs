@@ -1,0 +1,162 @@
+//! What the tests share: a world of one clock, one cache and one database, all in the test's hands.
+
+pub mod backends;
+pub mod calls;
+pub mod log;
+pub mod runtime;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use session_cached_db::{Builder, CachedDb, Session, SqlitePersistence};
+use session_core::{CacheProperties, Scope, StoredKey};
+use tempfile::TempDir;
+
+pub use self::backends::{TestCache, TestDb};
+pub use self::calls::{Call, Fault, Moment};
+pub use self::log::Log;
+pub use self::runtime::{ManualRuntime, START};
+
+pub type Store = CachedDb<TestCache, TestDb>;
+pub type StoreBuilder = Builder<TestCache, TestDb>;
+
+pub const SECOND: Duration = Duration::from_secs(1);
+pub const MINUTE: Duration = Duration::from_secs(60);
+pub const HOUR: Duration = Duration::from_secs(60 * 60);
+pub const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// One store, and all that it stands on.
+pub struct World {
+    pub runtime: ManualRuntime,
+    pub cache: TestCache,
+    pub db: TestDb,
+    pub store: Store,
+    /// Where the database's file is, if it has one.
+    pub directory: Option<TempDir>,
+}
+
+/// Runs `test` with the database in memory, then with the database in a file.
+pub async fn each_database(test: impl AsyncFn(World)) {
+    each_database_with(|builder| builder, test).await;
+}
+
+/// The same, with a store that was built otherwise.
+pub async fn each_database_with(configure: impl Fn(StoreBuilder) -> StoreBuilder, test: impl AsyncFn(World)) {
+    println!("the database is in memory");
+    test(World::with(&configure).await).await;
+    println!("the database is in a file");
+    test(World::in_file_with(&configure).await).await;
+}
+
+impl World {
+    /// A store with moka in front of SQLite in memory, alone in the world, without a reaper.
+    pub async fn new() -> Self {
+        Self::with(|builder| builder).await
+    }
+
+    /// The same, built otherwise.
+    pub async fn with(configure: impl FnOnce(StoreBuilder) -> StoreBuilder) -> Self {
+        Self::over(TestCache::new(), in_memory().await, None, configure).await
+    }
+
+    /// The same with the database in a file.
+    pub async fn in_file_with(configure: impl FnOnce(StoreBuilder) -> StoreBuilder) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let db = in_file(&directory).await;
+        Self::over(TestCache::new(), db, Some(directory), configure).await
+    }
+
+    /// The same with a cache that claims to be shared by several processes: calls have a deadline, and the breaker and
+    /// the repair of what could not be fenced come into play.
+    pub async fn shared_with(configure: impl FnOnce(StoreBuilder) -> StoreBuilder) -> Self {
+        let cache = TestCache::new().with_properties(CacheProperties::new(Scope::Shared));
+        Self::over(cache, in_memory().await, None, configure).await
+    }
+
+    pub async fn shared() -> Self {
+        Self::shared_with(|builder| builder).await
+    }
+
+    pub async fn over(
+        cache: TestCache,
+        db: TestDb,
+        directory: Option<TempDir>,
+        configure: impl FnOnce(StoreBuilder) -> StoreBuilder,
+    ) -> Self {
+        let runtime = ManualRuntime::new();
+        let store = configure(builder(&runtime, &cache, &db)).build().await.unwrap();
+        let world = Self { runtime, cache, db, store, directory };
+        world.forget_calls();
+        world
+    }
+
+    /// Another node: a second store over the same cache and the same database.
+    pub async fn node(&self) -> Store {
+        self.builder().build().await.unwrap()
+    }
+
+    /// Describes another store over the same cache and the same database.
+    pub fn builder(&self) -> StoreBuilder {
+        builder(&self.runtime, &self.cache, &self.db)
+    }
+
+    /// Counts calls from zero again.
+    pub fn forget_calls(&self) {
+        self.cache.calls.reset();
+        self.db.calls.reset();
+    }
+
+    /// How many calls have reached the cache or the database.
+    pub fn calls(&self) -> usize {
+        self.cache.calls.total() + self.db.calls.total()
+    }
+
+    /// A saved session with these values.
+    pub async fn saved<const N: usize>(&self, values: [(&str, i32); N]) -> Session {
+        let mut session = self.store.new_session();
+        session.update(values).unwrap();
+        let _ = session.save().await.unwrap();
+        session
+    }
+
+    /// The session that a client with this one's cookie gets.
+    pub async fn reopen(&self, session: &Session) -> Session {
+        self.store.open(&key_of(session)).await.unwrap()
+    }
+
+    /// The session's values as the database has them.
+    pub async fn in_database(&self, key: &StoredKey) -> Option<BTreeMap<String, i32>> {
+        use session_core::{JsonCodec, Persistence as _, Runtime as _};
+        let record = self.db.sqlite.load(key, self.runtime.now()).await.unwrap()?;
+        let data = record.data(key, &JsonCodec::default()).unwrap();
+        Some(data.iter().map(|(key, value)| (key.to_owned(), value.parse().unwrap())).collect())
+    }
+}
+
+fn builder(runtime: &ManualRuntime, cache: &TestCache, db: &TestDb) -> StoreBuilder {
+    CachedDb::builder(cache.clone(), db.clone()).sole_process().reaper(None).runtime(runtime.clone())
+}
+
+pub async fn in_memory() -> TestDb {
+    TestDb::new(SqlitePersistence::connect("sqlite::memory:").await.unwrap())
+}
+
+pub async fn in_file(directory: &TempDir) -> TestDb {
+    let url = format!("sqlite://{}", directory.path().join("sessions.db").display());
+    TestDb::new(SqlitePersistence::connect(&url).await.unwrap())
+}
+
+/// What the client presents next time.
+pub fn key_of(session: &Session) -> String {
+    session.key().unwrap().expose().to_owned()
+}
+
+/// The session's values.
+pub fn values_of(session: &Session) -> BTreeMap<String, i32> {
+    session.iter().map(|(key, value)| (key.to_owned(), value.parse().unwrap())).collect()
+}
+
+/// The same as a map.
+pub fn map<const N: usize>(values: [(&str, i32); N]) -> BTreeMap<String, i32> {
+    values.map(|(key, value)| (key.to_owned(), value)).into()
+}

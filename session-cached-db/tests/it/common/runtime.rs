@@ -1,0 +1,139 @@
+//! A runtime whose clock and timers a test moves by hand.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU64;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use session_core::{BoxFuture, Runtime, Timestamp};
+use tokio::runtime::Handle;
+use tokio::sync::{oneshot, watch};
+
+/// Where every test's clock begins.
+pub const START: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+/// The clock stands still and no timer ends, until [`advance`](Self::advance) is called. Tasks are tokio's. Tokens are
+/// counted, so that every run draws the same ones.
+#[derive(Clone, Debug)]
+pub struct ManualRuntime {
+    handle: Handle,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    clock: Mutex<Clock>,
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug)]
+struct Clock {
+    now: Timestamp,
+    tokens: u64,
+    timers_made: u64,
+    timers: BTreeMap<u64, Timer>,
+}
+
+#[derive(Debug)]
+struct Timer {
+    asked: Duration,
+    due: Timestamp,
+    ring: oneshot::Sender<()>,
+}
+
+impl ManualRuntime {
+    /// A runtime whose tasks run where this is called.
+    pub fn new() -> Self {
+        let clock = Clock { now: START, tokens: 0, timers_made: 0, timers: BTreeMap::new() };
+        let shared = Shared { clock: Mutex::new(clock), changed: watch::Sender::new(()) };
+        Self { handle: Handle::current(), shared: Arc::new(shared) }
+    }
+
+    /// The same clock, with tasks that run on another runtime.
+    pub fn on(&self, handle: Handle) -> Self {
+        Self { handle, shared: Arc::clone(&self.shared) }
+    }
+
+    /// Moves the clock, and ends the timers that are due then.
+    pub fn advance(&self, duration: Duration) {
+        let mut clock = self.lock();
+        clock.now = clock.now + duration;
+        let now = clock.now;
+        for (_, timer) in clock.timers.extract_if(.., |_, timer| timer.due <= now) {
+            // Whoever slept may have been dropped since.
+            let _ = timer.ring.send(());
+        }
+    }
+
+    /// What those who sleep now have asked for, in the order in which they fell asleep.
+    pub fn sleeps(&self) -> Vec<Duration> {
+        self.lock().timers.values().map(|timer| timer.asked).collect()
+    }
+
+    /// Waits until somebody sleeps for a time that `matches`, and tells for how long.
+    pub async fn sleeping(&self, matches: impl Fn(Duration) -> bool) -> Duration {
+        let mut changes = self.shared.changed.subscribe();
+        loop {
+            if let Some(asked) = self.sleeps().into_iter().find(|asked| matches(*asked)) {
+                return asked;
+            }
+            changes.changed().await.unwrap();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Clock> {
+        self.shared.clock.lock().unwrap()
+    }
+}
+
+impl Runtime for ManualRuntime {
+    fn now(&self) -> Timestamp {
+        self.lock().now
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<()> {
+        if duration.is_zero() {
+            return Box::pin(std::future::ready(()));
+        }
+        let (ring, rung) = oneshot::channel();
+        let mut clock = self.lock();
+        clock.timers_made += 1;
+        let number = clock.timers_made;
+        let due = clock.now + duration;
+        clock.timers.insert(number, Timer { asked: duration, due, ring });
+        drop(clock);
+        self.shared.changed.send_replace(());
+        Box::pin(Sleep { runtime: self.clone(), number, rung })
+    }
+
+    fn spawn(&self, task: BoxFuture<()>) {
+        self.handle.spawn(task);
+    }
+
+    fn token(&self) -> NonZeroU64 {
+        let mut clock = self.lock();
+        clock.tokens += 1;
+        NonZeroU64::new(clock.tokens).unwrap()
+    }
+}
+
+struct Sleep {
+    runtime: ManualRuntime,
+    number: u64,
+    rung: oneshot::Receiver<()>,
+}
+
+impl Future for Sleep {
+    type Output = ();
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.rung).poll(context).map(drop)
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        self.runtime.lock().timers.remove(&self.number);
+    }
+}

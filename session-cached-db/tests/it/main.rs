@@ -1,0 +1,19 @@
+//! The behaviour of sessions, over moka and SQLite. One binary, so that it is linked once; a module per concept.
+
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::large_futures,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
+
+mod common;
+
+mod map;
+mod store_operations;
