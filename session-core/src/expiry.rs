@@ -40,11 +40,13 @@ impl Expiry {
         !matches!(self, Self::At(_))
     }
 
-    /// The form in which a session's own expiry is kept beside its data, as JSON: `0`, seconds, or `{"at":micros}`.
+    /// The form in which a session's own expiry is kept beside its data, as JSON: `0` for a browser session, seconds
+    /// (of which negative ones mean none at all, because `0` is taken), or `{"at":micros}`.
     #[must_use]
     pub fn to_json(self) -> String {
         match self {
             Self::BrowserSession => "0".to_owned(),
+            Self::After(Duration::ZERO) => "-1".to_owned(),
             Self::After(duration) => format!("{}", duration.as_secs_f64()),
             Self::At(instant) => format!("{{\"at\":{}}}", instant.as_micros()),
         }
@@ -58,10 +60,13 @@ impl Expiry {
             at: i64,
         }
         if let Ok(seconds) = serde_json::from_str::<f64>(json) {
-            if seconds == 0.0 {
-                return Some(Self::BrowserSession);
-            }
-            return Duration::try_from_secs_f64(seconds).ok().map(Self::After);
+            return Some(if seconds == 0.0 {
+                Self::BrowserSession
+            } else if seconds < 0.0 {
+                Self::After(Duration::ZERO)
+            } else {
+                Self::After(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
+            });
         }
         let At { at } = serde_json::from_str(json).ok()?;
         Some(Self::At(Timestamp::from_micros(at)))
@@ -79,11 +84,14 @@ mod tests {
             Expiry::BrowserSession,
             Expiry::After(Duration::from_secs(10)),
             Expiry::After(Duration::from_millis(10_500)),
+            Expiry::After(Duration::ZERO),
+            Expiry::After(Duration::MAX),
             at,
         ] {
             assert_eq!(Expiry::from_json(&expiry.to_json()), Some(expiry));
         }
-        for other in ["", "-1", "\"text\"", "{\"at\":\"x\"}", "null", "1e400"] {
+        assert_eq!(Expiry::from_json("-10"), Some(Expiry::After(Duration::ZERO)));
+        for other in ["", "[]", "\"text\"", "{\"at\":\"x\"}", "null", "1e400"] {
             assert_eq!(Expiry::from_json(other), None, "{other}");
         }
     }
