@@ -15,5 +15,7 @@
 
 mod common;
 
+mod expiry;
+mod keys;
 mod map;
 mod store_operations;
