@@ -1,0 +1,111 @@
+//! What a driver's error means: did the statement happen, is it worth a retry. And what of its text may be shown: a
+//! server's message can quote values, which are keys and payloads, so it is shown only for codes that are known to quote
+//! none.
+
+use session_core::{PersistenceError, SchemaProblem};
+use sqlx::error::DatabaseError;
+
+use crate::table::TableName;
+
+/// What an error that the database answered with means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Meaning {
+    /// There is a row with this key.
+    Duplicate,
+    /// There is no such table.
+    NoTable,
+    /// Somebody else's lock, or ours together with theirs; the statement was undone.
+    Busy,
+    /// The database is not there, or not for us.
+    Unavailable,
+    /// It will not do it.
+    Refused,
+    /// It may have done it.
+    Unknown,
+}
+
+/// A kind of database, as far as its errors go.
+pub(crate) struct Dialect {
+    pub(crate) name: &'static str,
+    pub(crate) meaning: fn(&dyn DatabaseError) -> Meaning,
+    /// Whether the message quotes no values.
+    pub(crate) may_be_shown: fn(&dyn DatabaseError) -> bool,
+}
+
+impl Dialect {
+    /// An error in reaching the database. No statement was sent.
+    pub(crate) fn connecting(&self, error: &sqlx::Error) -> PersistenceError {
+        match error {
+            sqlx::Error::Configuration(_) => PersistenceError::Config(format!(
+                "the {} URL or an option in it is not understood",
+                self.name
+            )),
+            sqlx::Error::Database(answer) => match (self.meaning)(&**answer) {
+                Meaning::Busy => PersistenceError::Busy(self.shown(error)),
+                Meaning::Refused => PersistenceError::Refused(self.shown(error)),
+                _ => PersistenceError::Unavailable(self.shown(error)),
+            },
+            _ => PersistenceError::Unavailable(self.shown(error)),
+        }
+    }
+
+    /// An error of a statement that changes nothing, so that there is no doubt about its outcome.
+    pub(crate) fn reading(&self, error: &sqlx::Error, table: &TableName) -> PersistenceError {
+        match self.writing(error, table) {
+            PersistenceError::OutcomeUnknown(source) => PersistenceError::Unavailable(source),
+            other => other,
+        }
+    }
+
+    /// An error of a statement that changes something.
+    pub(crate) fn writing(&self, error: &sqlx::Error, table: &TableName) -> PersistenceError {
+        let sqlx::Error::Database(answer) = error else {
+            return match error {
+                // Refused in this process.
+                sqlx::Error::Encode(_) | sqlx::Error::InvalidArgument(_) => {
+                    PersistenceError::Refused(self.shown(error))
+                }
+                sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => {
+                    PersistenceError::Unavailable(self.shown(error))
+                }
+                // The connection broke, or its answer was not understood.
+                _ => PersistenceError::OutcomeUnknown(self.shown(error)),
+            };
+        };
+        match (self.meaning)(&**answer) {
+            Meaning::Duplicate => PersistenceError::AlreadyExists,
+            Meaning::NoTable => SchemaProblem::Missing { table: table.as_str().to_owned() }.into(),
+            Meaning::Busy => PersistenceError::Busy(self.shown(error)),
+            Meaning::Unavailable => PersistenceError::Unavailable(self.shown(error)),
+            Meaning::Refused => PersistenceError::Refused(self.shown(error)),
+            Meaning::Unknown => PersistenceError::OutcomeUnknown(self.shown(error)),
+        }
+    }
+
+    /// What of the error may be shown.
+    fn shown(&self, error: &sqlx::Error) -> session_core::BoxError {
+        let text = match error {
+            sqlx::Error::Database(answer) => {
+                let code = answer.code().unwrap_or_default();
+                let message =
+                    if (self.may_be_shown)(&**answer) { answer.message() } else { "its message is withheld" };
+                format!("{} error {code}: {message}", self.name)
+            }
+            sqlx::Error::Io(error) => format!("{}: {}", self.name, error.kind()),
+            sqlx::Error::Tls(_) => format!("{}: no TLS connection could be established", self.name),
+            sqlx::Error::PoolTimedOut => {
+                format!("{}: no connection became free, or could be made, in time", self.name)
+            }
+            sqlx::Error::PoolClosed => format!("{}: the connection pool is closed", self.name),
+            sqlx::Error::WorkerCrashed => format!("{}: the connection's thread has ended", self.name),
+            sqlx::Error::Protocol(_) => format!("{}: an answer was not understood", self.name),
+            _ => format!("{}: the driver failed", self.name),
+        };
+        Box::new(DriverError(text))
+    }
+}
+
+/// What a driver's error may show.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct DriverError(String);

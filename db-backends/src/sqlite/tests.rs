@@ -1,0 +1,45 @@
+//! What can only be seen from within: the plans of the statements.
+
+use session_core::Persistence as _;
+use sqlx::{AssertSqlSafe, query, query_as};
+
+use super::SqlitePersistence;
+
+async fn plan(db: &SqlitePersistence, sql: &str) -> Vec<String> {
+    let rows: Vec<(i64, i64, i64, String)> =
+        query_as(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"))).fetch_all(db.pool()).await.unwrap();
+    rows.into_iter().map(|row| row.3).collect()
+}
+
+#[tokio::test]
+async fn no_statement_scans_the_table() {
+    let db = SqlitePersistence::connect("sqlite::memory:").await.unwrap();
+    db.migrate().await.unwrap();
+    query(
+        "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 100000)
+         INSERT INTO sessions SELECT 'key-' || n, zeroblob(100), n, n, n, n, 'user-' || (n % 1000) FROM n",
+    )
+    .execute(db.pool())
+    .await
+    .unwrap();
+
+    // With and without statistics.
+    for preparation in ["SELECT 1", "ANALYZE"] {
+        query(preparation).execute(db.pool()).await.unwrap();
+        let sql = &db.sql;
+        for (statement, index) in [
+            (&sql.load, "sqlite_autoindex_sessions_1"),
+            (&sql.update, "sqlite_autoindex_sessions_1"),
+            (&sql.touch, "sqlite_autoindex_sessions_1"),
+            (&sql.rename, "sqlite_autoindex_sessions_1"),
+            (&sql.is_there, "sqlite_autoindex_sessions_1"),
+            (&sql.delete, "sqlite_autoindex_sessions_1"),
+            (&sql.delete_expired, "sessions_expires_at"),
+            (&sql.list_by_subject, "sessions_subject"),
+        ] {
+            let plan = plan(&db, statement.as_str()).await;
+            assert!(plan.iter().all(|line| !line.contains("SCAN")), "{statement:?}: {plan:#?}");
+            assert!(plan.iter().any(|line| line.contains(index)), "{statement:?}: {plan:#?}");
+        }
+    }
+}
