@@ -169,17 +169,22 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
 
     /// Reads the database.
     pub(crate) async fn read(&self, key: &StoredKey) -> LoadResult {
-        let read = std::pin::pin!(self.db.load(key, self.runtime.now()));
-        let found = match select(read, self.runtime.sleep(self.config.read_timeout)).await {
-            Either::Left((found, _)) => found,
+        let found = self.bounded_read(self.db.load(key, self.runtime.now())).await?;
+        Ok(found.map(|record| Loaded { record: Arc::new(record), stamp: None }))
+    }
+
+    /// Runs one read for as long as the read timeout allows.
+    pub(crate) async fn bounded_read<T>(
+        &self,
+        read: impl Future<Output = Result<T, PersistenceError>> + Send,
+    ) -> Result<T, Arc<PersistenceError>> {
+        let result = match select(std::pin::pin!(read), self.runtime.sleep(self.config.read_timeout)).await {
+            Either::Left((result, _)) => result,
             Either::Right(_) => {
                 Err(PersistenceError::Unavailable("no answer within the read timeout".into()))
             }
         };
-        match found {
-            Ok(found) => Ok(found.map(|record| Loaded { record: Arc::new(record), stamp: None })),
-            Err(error) => Err(Arc::new(error)),
-        }
+        result.map_err(Arc::new)
     }
 }
 

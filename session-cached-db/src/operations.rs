@@ -279,11 +279,17 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
 }
 
 impl<C: Cache, P: SubjectIndex> Inner<C, P> {
+    /// The sessions of `subject`.
+    pub(crate) async fn list_by_subject(&self, subject: &Subject) -> Result<Vec<(StoredKey, Record)>, Error> {
+        let list = self.db.list_by_subject(subject, self.runtime.now());
+        self.bounded_read(list).await.map_err(Error::Database)
+    }
+
     /// Ends all sessions of `subject`; how many.
     pub(crate) async fn revoke_subject(self: &Arc<Self>, subject: &Subject) -> Result<Written<u64>, Error> {
         let mut revoked = Written { value: 0, coherence: Coherence::Coherent };
         for _ in 0..MAX_REVOCATIONS {
-            let sessions = self.db.list_by_subject(subject, self.runtime.now()).await?;
+            let sessions = self.list_by_subject(subject).await?;
             if sessions.is_empty() {
                 return Ok(revoked);
             }

@@ -258,8 +258,7 @@ impl<C: Cache, P: SubjectIndex> CachedDb<C, P> {
     ///
     /// [`Error::InvalidSubject`], or [`Error::Database`].
     pub async fn list_by_subject(&self, subject: &str) -> Result<Vec<(StoredKey, Record)>, Error> {
-        let subject = Subject::parse(subject)?;
-        Ok(self.inner.db.list_by_subject(&subject, self.inner.runtime.now()).await?)
+        self.inner.list_by_subject(&Subject::parse(subject)?).await
     }
 
     /// Ends all sessions of `subject` ("log out everywhere"), also those that come into being meanwhile; how many.
