@@ -15,6 +15,9 @@
 
 mod common;
 
+mod cache;
+mod codec;
+mod database;
 mod expiry;
 mod keys;
 mod map;

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::oneshot;
 
+use super::soon;
+
 /// A kind of call to a cache or a database. Exchanges are told apart by what they put there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Call {
@@ -82,7 +84,7 @@ pub struct Held {
 impl Held {
     /// Waits until the call is there.
     pub async fn reached(&mut self) {
-        (&mut self.reached).await.unwrap();
+        soon(&mut self.reached).await.unwrap();
     }
 
     /// Lets it go on.

@@ -111,6 +111,20 @@ impl World {
         self.cache.calls.total() + self.db.calls.total()
     }
 
+    /// Waits until the task that looks after an ailing cache sleeps, and tells for how long.
+    pub async fn probe_pause(&self) -> Duration {
+        let pauses = [SECOND / 16, SECOND / 8, SECOND / 4, SECOND / 2, SECOND];
+        self.runtime.sleeping(|asked| pauses.contains(&asked)).await
+    }
+
+    /// The cache answers again, and the store finds out.
+    pub async fn cache_recovers(&self, log: &Log) {
+        self.cache.calls.heal();
+        let pause = self.probe_pause().await;
+        self.runtime.advance(pause);
+        until(|| !log.events("cache_breaker_closed").is_empty()).await;
+    }
+
     /// A saved session with these values.
     pub async fn saved<const N: usize>(&self, values: [(&str, i32); N]) -> Session {
         let mut session = self.store.new_session();
@@ -144,6 +158,21 @@ pub async fn in_memory() -> TestDb {
 pub async fn in_file(directory: &TempDir) -> TestDb {
     let url = format!("sqlite://{}", directory.path().join("sessions.db").display());
     TestDb::new(SqlitePersistence::connect(&url).await.unwrap())
+}
+
+/// What is sure to happen, and so soon that a minute of waiting means it does not: a test fails rather than hangs.
+pub async fn soon<T>(event: impl Future<Output = T>) -> T {
+    tokio::time::timeout(MINUTE, event).await.expect("what the test waits for does not happen")
+}
+
+/// Waits until others have brought `condition` about.
+pub async fn until(condition: impl Fn() -> bool) {
+    soon(async {
+        while !condition() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 /// What the client presents next time.

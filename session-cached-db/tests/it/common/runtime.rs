@@ -11,6 +11,8 @@ use session_core::{BoxFuture, Runtime, Timestamp};
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
+use super::soon;
+
 /// Where every test's clock begins.
 pub const START: Timestamp = Timestamp::from_secs(1_700_000_000);
 
@@ -79,7 +81,7 @@ impl ManualRuntime {
             if let Some(asked) = self.sleeps().into_iter().find(|asked| matches(*asked)) {
                 return asked;
             }
-            changes.changed().await.unwrap();
+            soon(changes.changed()).await.unwrap();
         }
     }
 
