@@ -25,7 +25,7 @@ type Store = CachedDb<MokaCache, SqlitePersistence>;
 async fn main() -> Result<(), Box<dyn Error>> {
     let cache = MokaCache::builder().max_bytes(64 << 20).build();
     let db = SqlitePersistence::connect(DATABASE).await?;
-    let days = |days| Duration::from_secs(days * 24 * 60 * 60);
+    let days = |days: u64| Duration::from_secs(days * 24 * 60 * 60);
     let store = CachedDb::builder(cache, db).sole_process().idle_timeout(days(14)).build().await?;
     println!("Opened {DATABASE}: the truth is there, and moka is in front of it.\n");
 
@@ -119,7 +119,7 @@ async fn sessions(store: &Store) -> Result<Vec<StoredKey>, Box<dyn Error>> {
 
 fn what_it_opens(session: &Session) -> Result<String, Box<dyn Error>> {
     Ok(match session.get::<String>("name")? {
-        Some(name) => format!("{name}'s session, with {} visits", session.get::<u32>("visits")?.unwrap_or(0)),
+        Some(name) => format!("{name}'s session, visits: {}", session.get::<u32>("visits")?.unwrap_or(0)),
         None => "nothing: a new, empty session".to_owned(),
     })
 }
