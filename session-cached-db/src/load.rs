@@ -112,9 +112,13 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         self.counters.misses.bump();
         let found = self.read(key).await;
         let value = match &found {
-            Ok(Some(loaded)) => self.cacheable(key, Value { record: Arc::clone(&loaded.record), made_at }),
+            // What cannot be decoded stays out: once its row was repaired, nobody is to be shown it any more. Decoding
+            // it here costs nothing, because whoever waits for it shares the result.
+            Ok(Some(loaded)) if loaded.record.data(key, &*self.codec).is_ok() => {
+                self.cacheable(key, Value { record: Arc::clone(&loaded.record), made_at })
+            }
             // Nothing to fill with: the lease is given back.
-            Ok(None) | Err(_) => None,
+            Ok(_) | Err(_) => None,
         };
         let Some(value) = value else {
             self.release(key, lease).await;
