@@ -17,6 +17,7 @@ mod common;
 
 mod cache;
 mod codec;
+mod coherence;
 mod database;
 mod expiry;
 mod keys;
