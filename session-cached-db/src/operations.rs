@@ -8,7 +8,7 @@ use session_core::{
 };
 
 use crate::flight::Loaded;
-use crate::store::Inner;
+use crate::store::{Inner, unreadable};
 use crate::write::Write;
 use crate::{Coherence, ConflictPolicy, EXPIRY_KEY, Error, Operation};
 
@@ -40,6 +40,15 @@ pub(crate) struct Save {
     pub(crate) subject: Option<Option<Subject>>,
     /// Another key for it.
     pub(crate) rename: Option<StoredKey>,
+}
+
+impl Save {
+    /// Whether this and somebody else, who has made `fresh` of the session, gave it to different subjects.
+    fn overlaps_subject(&self, fresh: &Record) -> bool {
+        self.subject
+            .as_ref()
+            .is_some_and(|mine| fresh.subject() != self.base.subject() && fresh.subject() != mine.as_ref())
+    }
 }
 
 impl From<Saved> for Written<Arc<Record>> {
@@ -177,13 +186,29 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     /// Applies the changes of `save` to what the session has become.
     async fn merge(&self, key: &StoredKey, save: &mut Save) -> Result<(), Error> {
         let fresh = self.read(key).await.map_err(Error::Database)?.ok_or(Error::SessionGone)?.record;
-        let data = fresh.data(key, &*self.codec).map_err(|error| Error::Unreadable(Arc::new(error)))?;
-        if self.config.conflict_policy == ConflictPolicy::Reject && save.data.overlaps(data) {
+        let data = fresh.data(key, &*self.codec).map_err(unreadable)?;
+        let overlaps = save.data.overlaps(data) || save.overlaps_subject(&fresh);
+        if self.config.conflict_policy == ConflictPolicy::Reject && overlaps {
             return Err(Error::Conflict);
         }
-        save.data = save.data.rebase(data);
+        let mut merged = save.data.rebase(data);
+        if !self.changes_expiry(key, save) {
+            // A clear is not meant for the expiry, but removes what somebody else has chosen.
+            match data.get(EXPIRY_KEY) {
+                // It was read from there, so it is JSON.
+                Some(theirs) => drop(merged.insert(EXPIRY_KEY, theirs.to_owned())),
+                None => drop(merged.remove(EXPIRY_KEY)),
+            }
+        }
+        save.data = merged;
         save.base = fresh;
         Ok(())
+    }
+
+    /// Whether `save`, of the session under `key`, chooses another expiry.
+    fn changes_expiry(&self, key: &StoredKey, save: &Save) -> bool {
+        let before = save.base.data(key, &*self.codec).ok().and_then(|data| data.get(EXPIRY_KEY));
+        save.data.get(EXPIRY_KEY) != before
     }
 
     /// The record that `save` writes under `key`, and what becomes of the expiry.
@@ -191,9 +216,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let base = &save.base;
         let subject = save.subject.clone().unwrap_or_else(|| base.subject().cloned());
         let record = self.record(key, &save.data, base.created_at(), subject)?;
-        let base_expiry = base.data(key, &*self.codec).ok().and_then(|data| data.get(EXPIRY_KEY));
-        let expiry =
-            if save.data.get(EXPIRY_KEY) == base_expiry { ExpiryWrite::Extend } else { ExpiryWrite::Replace };
+        let expiry = if self.changes_expiry(key, save) { ExpiryWrite::Replace } else { ExpiryWrite::Extend };
         Ok((record, expiry))
     }
 
