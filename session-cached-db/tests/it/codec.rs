@@ -91,7 +91,9 @@ async fn a_request_that_read_the_session_before_it_was_spoilt_does_not_overwrite
         let mut session = world.saved([("x", 1)]).await;
         spoil(&world, &session, b"9evidence").await;
         session.insert("x", 2).unwrap();
+        let log = Log::listen();
         assert!(matches!(session.save().await, Err(Error::Unreadable(_))));
+        assert_eq!(log.events("payload_unreadable").len(), 1);
         assert_eq!(&payload(&world, session.stored_key().unwrap()).await[..], b"9evidence");
     })
     .await;

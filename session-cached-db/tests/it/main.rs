@@ -22,4 +22,6 @@ mod database;
 mod expiry;
 mod keys;
 mod map;
+mod merge;
 mod store_operations;
+mod subjects;

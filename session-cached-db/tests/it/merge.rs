@@ -1,0 +1,394 @@
+//! What becomes of two requests that change one session at the same time.
+
+use std::sync::Arc;
+
+use session_cached_db::{ConflictPolicy, Error, Session};
+use session_core::{Expiry, ExpiryWrite, Persistence as _, Record};
+use tokio::sync::Barrier;
+
+use crate::common::{
+    Call, DAY, HOUR, MINUTE, Moment, START, StoreBuilder, World, each_database, each_database_with, key_of,
+    map, values_of,
+};
+
+fn reject(builder: StoreBuilder) -> StoreBuilder {
+    builder.conflict_policy(ConflictPolicy::Reject)
+}
+
+/// Two requests that have opened the same session.
+async fn two<const N: usize>(world: &World, values: [(&str, i32); N]) -> (Session, Session) {
+    let session = world.saved(values).await;
+    (world.reopen(&session).await, session)
+}
+
+/// What everybody sees who opens the session now.
+async fn outcome(world: &World, session: &Session) -> std::collections::BTreeMap<String, i32> {
+    let values = values_of(&world.reopen(session).await);
+    assert_eq!(world.in_database(session.stored_key().unwrap()).await.as_ref(), Some(&values));
+    values
+}
+
+#[tokio::test]
+async fn changes_of_different_keys_both_win_under_either_policy() {
+    for policy in [ConflictPolicy::LastWrite, ConflictPolicy::Reject] {
+        each_database_with(
+            |builder| builder.conflict_policy(policy),
+            async |world| {
+                let (mut one, mut two) = two(&world, [("kept", 0), ("a", 0), ("b", 0)]).await;
+                one.insert("a", 1).unwrap();
+                two.insert("b", 2).unwrap();
+                two.insert("c", 3).unwrap();
+                one.save().await.unwrap();
+                two.save().await.unwrap();
+                let expected = map([("kept", 0), ("a", 1), ("b", 2), ("c", 3)]);
+                assert_eq!(values_of(&two), expected);
+                assert_eq!(outcome(&world, &one).await, expected);
+                assert_eq!(world.store.stats().merges, 1);
+            },
+        )
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sixty_four_concurrent_saves_all_survive() {
+    each_database(async |world| {
+        let session = world.saved([("kept", 0)]).await;
+        let everybody_has_opened = Arc::new(Barrier::new(64));
+        let requests = (0..64).map(|number| {
+            let (store, key) = (world.store.clone(), key_of(&session));
+            let barrier = Arc::clone(&everybody_has_opened);
+            tokio::spawn(async move {
+                let mut session = store.open(&key).await.unwrap();
+                barrier.wait().await;
+                session.insert(&format!("key-{number}"), number).unwrap();
+                session.save().await.unwrap();
+                values_of(&session)
+            })
+        });
+        for (number, request) in requests.collect::<Vec<_>>().into_iter().enumerate() {
+            let seen = request.await.unwrap();
+            assert_eq!(seen.get(&format!("key-{number}")).copied(), Some(number as i32));
+        }
+        let values = outcome(&world, &session).await;
+        assert_eq!(values.len(), 65);
+        assert!((0..64).all(|number| values[&format!("key-{number}")] == number));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_two_changes_of_one_key_the_later_save_stays() {
+    each_database(async |world| {
+        let (mut one, mut two) = two(&world, [("x", 0)]).await;
+        two.insert("x", 2).unwrap();
+        one.insert("x", 1).unwrap();
+        one.save().await.unwrap();
+        two.save().await.unwrap();
+        assert_eq!(outcome(&world, &one).await, map([("x", 2)]));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_two_changes_of_one_key_the_later_is_rejected_if_the_store_says_so() {
+    each_database_with(reject, async |world| {
+        let (mut one, mut two) = two(&world, [("x", 0)]).await;
+        one.insert("x", 1).unwrap();
+        two.insert("x", 2).unwrap();
+        two.insert("y", 2).unwrap();
+        one.save().await.unwrap();
+        assert!(matches!(two.save().await, Err(Error::Conflict)));
+        assert_eq!(outcome(&world, &one).await, map([("x", 1)]));
+        // The change is still there for who wants to look at it, and can be repeated on the fresh session.
+        assert_eq!(values_of(&two), map([("x", 2), ("y", 2)]));
+        let mut again = world.reopen(&two).await;
+        again.insert("x", again.get::<i32>("x").unwrap().unwrap() + 1).unwrap();
+        again.save().await.unwrap();
+        assert_eq!(outcome(&world, &one).await, map([("x", 2)]));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_same_change_twice_is_no_conflict() {
+    each_database_with(reject, async |world| {
+        let (mut one, mut two) = two(&world, [("x", 0), ("y", 0)]).await;
+        for session in [&mut one, &mut two] {
+            session.insert("x", 1).unwrap();
+            session.remove("y");
+        }
+        one.save().await.unwrap();
+        two.save().await.unwrap();
+        assert_eq!(outcome(&world, &one).await, map([("x", 1)]));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_save_without_a_change_undoes_nothing() {
+    each_database_with(reject, async |world| {
+        let (mut one, mut two) = two(&world, [("x", 0), ("y", 0)]).await;
+        one.insert("x", 1).unwrap();
+        one.remove("y");
+        one.save().await.unwrap();
+        two.save().await.unwrap();
+        assert_eq!(outcome(&world, &one).await, map([("x", 1)]));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_removal_and_an_insertion_of_different_keys_both_win() {
+    each_database_with(reject, async |world| {
+        let (mut one, mut two) = two(&world, [("x", 0), ("y", 0)]).await;
+        one.insert("z", 1).unwrap();
+        assert!(two.remove("x"));
+        one.save().await.unwrap();
+        two.save().await.unwrap();
+        assert_eq!(outcome(&world, &one).await, map([("y", 0), ("z", 1)]));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_a_removal_and_a_change_of_one_key_the_later_stays() {
+    each_database(async |world| {
+        let (mut one, mut two) = two(&world, [("x", 0), ("y", 0)]).await;
+        one.insert("x", 1).unwrap();
+        one.remove("y");
+        two.remove("x");
+        two.insert("y", 2).unwrap();
+        one.save().await.unwrap();
+        two.save().await.unwrap();
+        assert_eq!(outcome(&world, &one).await, map([("y", 2)]));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_removal_of_a_key_that_was_changed_meanwhile_is_rejected_if_the_store_says_so() {
+    each_database_with(reject, async |world| {
+        let (mut one, mut two) = two(&world, [("x", 0)]).await;
+        one.insert("x", 1).unwrap();
+        two.remove("x");
+        one.save().await.unwrap();
+        assert!(matches!(two.save().await, Err(Error::Conflict)));
+        assert_eq!(outcome(&world, &one).await, map([("x", 1)]));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_inserted_and_removed_again_is_no_change() {
+    each_database_with(reject, async |world| {
+        let (mut one, mut two) = two(&world, []).await;
+        one.insert("x", 1).unwrap();
+        two.insert("x", 2).unwrap();
+        two.remove("x");
+        one.save().await.unwrap();
+        two.save().await.unwrap();
+        assert_eq!(outcome(&world, &one).await, map([("x", 1)]));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn clear_also_removes_what_was_inserted_meanwhile() {
+    each_database(async |world| {
+        let (mut one, mut two) = two(&world, [("x", 0)]).await;
+        one.insert("y", 1).unwrap();
+        two.clear();
+        two.insert("z", 2).unwrap();
+        one.save().await.unwrap();
+        two.save().await.unwrap();
+        assert_eq!(outcome(&world, &one).await, map([("z", 2)]));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_insertion_after_somebody_elses_clear_survives_alone() {
+    each_database_with(reject, async |world| {
+        let (mut one, mut two) = two(&world, [("x", 0)]).await;
+        one.insert("y", 1).unwrap();
+        two.clear();
+        two.save().await.unwrap();
+        one.save().await.unwrap();
+        assert_eq!(outcome(&world, &one).await, map([("y", 1)]));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_clear_of_what_was_changed_meanwhile_is_rejected_if_the_store_says_so() {
+    each_database_with(reject, async |world| {
+        let (mut one, mut two) = two(&world, [("x", 0)]).await;
+        one.insert("y", 1).unwrap();
+        two.clear();
+        one.save().await.unwrap();
+        assert!(matches!(two.save().await, Err(Error::Conflict)));
+        assert_eq!(outcome(&world, &one).await, map([("x", 0), ("y", 1)]));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn clear_spares_an_expiry_that_was_chosen_meanwhile() {
+    each_database(async |world| {
+        let (mut one, mut two) = two(&world, [("x", 0)]).await;
+        one.set_expiry(Expiry::After(MINUTE));
+        two.clear();
+        one.save().await.unwrap();
+        two.save().await.unwrap();
+        assert_eq!(two.expiry(), Some(Expiry::After(MINUTE)));
+        world.runtime.advance(MINUTE);
+        assert!(world.reopen(&one).await.key().is_none());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_choice_of_expiry_and_a_change_of_data_both_win() {
+    for expiry in [Expiry::After(HOUR), Expiry::At(START + HOUR), Expiry::BrowserSession] {
+        each_database_with(reject, async |world| {
+            let (mut one, mut two) = two(&world, [("x", 0)]).await;
+            one.set_expiry(expiry);
+            two.insert("x", 1).unwrap();
+            one.save().await.unwrap();
+            two.save().await.unwrap();
+            let reopened = world.reopen(&one).await;
+            assert_eq!((values_of(&reopened), reopened.expiry()), (map([("x", 1)]), Some(expiry)));
+            let stored = world.store.load(one.stored_key().unwrap()).await.unwrap().unwrap();
+            assert_eq!(stored.expires_at(), expiry.instant(START, 14 * DAY));
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_new_subject_and_a_change_of_data_both_win() {
+    each_database_with(reject, async |world| {
+        let (mut one, mut two) = two(&world, [("x", 0)]).await;
+        one.set_subject("user-42").unwrap();
+        two.insert("x", 1).unwrap();
+        one.save().await.unwrap();
+        two.save().await.unwrap();
+        assert_eq!(two.subject(), Some("user-42"));
+        let reopened = world.reopen(&one).await;
+        assert_eq!((values_of(&reopened), reopened.subject()), (map([("x", 1)]), Some("user-42")));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_two_subjects_the_later_save_stays() {
+    each_database(async |world| {
+        let (mut one, mut two) = two(&world, []).await;
+        one.set_subject("user-1").unwrap();
+        two.set_subject("user-2").unwrap();
+        one.save().await.unwrap();
+        two.save().await.unwrap();
+        assert_eq!(world.reopen(&one).await.subject(), Some("user-2"));
+        assert!(world.store.list_by_subject("user-1").await.unwrap().is_empty());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_two_subjects_the_later_is_rejected_if_the_store_says_so() {
+    each_database_with(reject, async |world| {
+        let (mut one, mut two) = two(&world, []).await;
+        one.set_subject("user-1").unwrap();
+        two.set_subject("user-2").unwrap();
+        one.save().await.unwrap();
+        assert!(matches!(two.save().await, Err(Error::Conflict)));
+        assert_eq!(world.reopen(&one).await.subject(), Some("user-1"));
+        // The same subject twice is none.
+        let mut three = world.reopen(&one).await;
+        let mut four = world.reopen(&one).await;
+        three.set_subject("user-3").unwrap();
+        four.set_subject("user-3").unwrap();
+        three.save().await.unwrap();
+        four.save().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_new_key_takes_along_what_was_saved_meanwhile() {
+    each_database(async |world| {
+        let (mut one, mut two) = two(&world, [("x", 0)]).await;
+        one.insert("a", 1).unwrap();
+        two.insert("b", 2).unwrap();
+        one.save().await.unwrap();
+        two.cycle_key().await.unwrap();
+        assert_eq!(outcome(&world, &two).await, map([("x", 0), ("a", 1), ("b", 2)]));
+        one.insert("a", 3).unwrap();
+        assert!(matches!(one.save().await, Err(Error::SessionGone)));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_save_that_meets_a_logout_halfway_brings_nothing_back() {
+    each_database(async |world| {
+        let (mut one, mut two) = two(&world, [("x", 0)]).await;
+        let key = *one.stored_key().unwrap();
+        one.insert("a", 1).unwrap();
+        one.save().await.unwrap();
+        // The save has found the conflict, and is about to read the session again.
+        two.insert("b", 2).unwrap();
+        let mut held = world.db.calls.hold(Call::Load, Moment::Before);
+        let saving = tokio::spawn(async move { two.save().await });
+        held.reached().await;
+        one.flush().await.unwrap();
+        held.release();
+        assert!(matches!(saving.await.unwrap(), Err(Error::SessionGone)));
+        assert_eq!(world.in_database(&key).await, None);
+        assert!(!world.store.exists(&key).await.unwrap());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_has_become_too_large_by_merging_is_refused_and_nothing_is_lost() {
+    each_database_with(
+        |builder| builder.max_payload_bytes(150),
+        async |world| {
+            let (mut one, mut two) = two(&world, [("x", 0)]).await;
+            one.insert("a", "a".repeat(100)).unwrap();
+            two.insert("b", "b".repeat(100)).unwrap();
+            one.save().await.unwrap();
+            assert!(matches!(two.save().await, Err(Error::TooLarge { limit: 150, .. })));
+            let session = world.reopen(&one).await;
+            assert_eq!(session.keys().collect::<Vec<_>>(), ["a", "x"]);
+            // And the cache is in use again.
+            assert!(world.cache.peek_record(one.stored_key().unwrap()).await.is_some());
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_save_gives_up_when_others_keep_getting_ahead() {
+    let world = World::new().await;
+    let mut session = world.saved([("x", 0)]).await;
+    let key = *session.stored_key().unwrap();
+    session.insert("x", 1).unwrap();
+    let mut held = world.db.calls.hold(Call::Update, Moment::Before);
+    let saving = tokio::spawn(async move { session.save().await });
+    let other = Record::new("1{\"x\":2}".into(), START, START + HOUR);
+    for round in 0..=256 {
+        held.reached().await;
+        world.db.sqlite.update(&key, &other, None, ExpiryWrite::Extend, START).await.unwrap();
+        let last = round == 256;
+        let next = (!last).then(|| world.db.calls.hold(Call::Update, Moment::Before));
+        held.release();
+        let Some(next) = next else { break };
+        held = next;
+    }
+    assert!(matches!(saving.await.unwrap(), Err(Error::Conflict)));
+    assert_eq!(world.store.stats().merges, 256);
+    assert_eq!(world.in_database(&key).await, Some(map([("x", 2)])));
+}
