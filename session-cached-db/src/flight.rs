@@ -47,7 +47,7 @@ struct Waiter {
 
 /// What somebody who loads a key becomes.
 pub(crate) enum Role {
-    /// The first. It makes the flight's first look into the cache.
+    /// The first. It makes the flight's first attempt.
     Leader,
     /// One who waits.
     Follower(oneshot::Receiver<LoadResult>),
@@ -72,11 +72,6 @@ impl Flights {
                 Role::Leader
             }
         }
-    }
-
-    /// Waits for the result of a call that is sent from now on. `None` if the flight is over.
-    pub(crate) fn wait(&self, key: &StoredKey) -> Option<oneshot::Receiver<LoadResult>> {
-        self.lock().get_mut(key).map(Flight::wait)
     }
 
     /// Says that a call is about to be sent.

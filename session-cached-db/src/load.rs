@@ -8,8 +8,6 @@ use session_core::{
     Value, protocol,
 };
 
-use tokio::sync::oneshot;
-
 use crate::Error;
 use crate::cache_guard::Gate;
 use crate::flight::{Call, LoadResult, Loaded, Role};
@@ -25,6 +23,15 @@ pub(crate) enum Look {
     Bypass,
 }
 
+impl Look {
+    const fn lease(&self) -> Option<Stamp> {
+        match self {
+            Self::Leased(lease) => Some(*lease),
+            Self::Hit(_) | Self::Bypass => None,
+        }
+    }
+}
+
 impl<C: Cache, P: Persistence> Inner<C, P> {
     /// The session under `key`. Whoever drops this leaves nobody else waiting, and nothing half done.
     pub(crate) async fn load(self: &Arc<Self>, key: &StoredKey) -> Result<Option<Loaded>, Error> {
@@ -35,29 +42,28 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         {
             return Ok(Some(hit));
         }
-        let answer = match self.flights.join(key) {
+        // On the heap, so that a hit does not carry the size of all that may follow a miss.
+        Box::pin(self.load_shared(key)).await
+    }
+
+    /// The same, shared with all who load this key now.
+    async fn load_shared(self: &Arc<Self>, key: &StoredKey) -> Result<Option<Loaded>, Error> {
+        let result = match self.flights.join(key) {
             Role::Follower(answer) => {
                 self.counters.joined.bump();
-                Some(answer)
+                answer.await.map_err(|_| Error::Interrupted)?
             }
-            Role::Loner => return self.bypass(key).await.map_err(Error::Database),
+            Role::Loner => self.bypass(key).await,
             Role::Leader => {
-                let lead = Lead { store: self, key, is_over: false };
-                match self.look(key).await {
-                    (call, Look::Hit(hit)) => {
-                        lead.land(call, &hit);
-                        return Ok(Some(hit));
-                    }
-                    // What remains takes long, and must be done even if this caller leaves.
-                    (call, look) => lead.hand_over(call, look),
-                }
+                let mut lead = Lead { store: self, key, lease: None, is_over: false };
+                let looked = self.look(key).await;
+                lead.lease = looked.1.lease();
+                let (call, result) = self.attempt(key, looked).await;
+                lead.land(call, &result);
+                result
             }
         };
-        let answer = match answer {
-            Some(answer) => answer.await.ok(),
-            None => None,
-        };
-        answer.ok_or(Error::Interrupted)?.map_err(Error::Database)
+        result.map_err(Error::Database)
     }
 
     /// Asks the cache for the record, or for the right to fill it.
@@ -93,15 +99,20 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     /// Serves everybody who waits for `key`, with as many attempts as that takes.
     async fn fly(self: &Arc<Self>, key: &StoredKey, mut looked: (Call, Look)) {
         loop {
-            let (call, result) = match looked {
-                (call, Look::Hit(hit)) => (call, Ok(Some(hit))),
-                (_, Look::Leased(lease)) => self.fill(key, lease).await,
-                (_, Look::Bypass) => (self.flights.send(key), self.bypass(key).await),
-            };
+            let (call, result) = self.attempt(key, looked).await;
             if !self.flights.serve(key, call, &result) {
                 return;
             }
             looked = self.look(key).await;
+        }
+    }
+
+    /// Gets the record after a look into the cache. Tells for whom it is good.
+    async fn attempt(&self, key: &StoredKey, looked: (Call, Look)) -> (Call, LoadResult) {
+        match looked {
+            (call, Look::Hit(hit)) => (call, Ok(Some(hit))),
+            (_, Look::Leased(lease)) => self.fill(key, lease).await,
+            (_, Look::Bypass) => (self.flights.send(key), self.bypass(key).await),
         }
     }
 
@@ -192,37 +203,31 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     }
 }
 
-/// The caller who makes a flight's first look.
+/// The caller who makes a flight's first attempt.
 struct Lead<'a, C: Cache, P: Persistence> {
     store: &'a Arc<Inner<C, P>>,
     key: &'a StoredKey,
+    /// What it holds, from the look on.
+    lease: Option<Stamp>,
     is_over: bool,
 }
 
 impl<C: Cache, P: Persistence> Lead<'_, C, P> {
-    /// The cache has answered. Those who came too late for that are served by a task.
-    fn land(mut self, call: Call, hit: &Loaded) {
+    /// The attempt has a result. Those who came too late for it are served by a task.
+    fn land(mut self, call: Call, result: &LoadResult) {
         self.is_over = true;
-        if self.store.flights.serve(self.key, call, &Ok(Some(hit.clone()))) {
+        if self.store.flights.serve(self.key, call, result) {
             self.fly(None);
         }
     }
 
-    /// Becomes one of those who wait, while a task goes on from `look`.
-    fn hand_over(mut self, call: Call, look: Look) -> Option<oneshot::Receiver<LoadResult>> {
-        self.is_over = true;
-        let answer = self.store.flights.wait(self.key);
-        self.fly(Some((call, look)));
-        answer
-    }
-
-    fn fly(&self, looked: Option<(Call, Look)>) {
+    fn fly(&self, lease: Option<Stamp>) {
         let flight = InFlight { store: Arc::clone(self.store), key: *self.key, is_over: false };
         self.store.runtime.spawn(Box::pin(async move {
             // All of it moves in here, to be dropped here.
             let mut flight = flight;
-            let looked = match looked {
-                Some(looked) => looked,
+            let looked = match lease {
+                Some(lease) => (flight.store.flights.send(&flight.key), Look::Leased(lease)),
                 None => flight.store.look(&flight.key).await,
             };
             flight.store.fly(&flight.key, looked).await;
@@ -231,11 +236,11 @@ impl<C: Cache, P: Persistence> Lead<'_, C, P> {
     }
 }
 
-/// The caller has left in the middle of its look: a task takes over, if anybody waits.
+/// The caller has left in the middle of the attempt. A task makes it again, if somebody waits or a lease is to be ended.
 impl<C: Cache, P: Persistence> Drop for Lead<'_, C, P> {
     fn drop(&mut self) {
-        if !self.is_over && self.store.flights.end_if_empty(self.key) {
-            self.fly(None);
+        if !self.is_over && (self.lease.is_some() || self.store.flights.end_if_empty(self.key)) {
+            self.fly(self.lease);
         }
     }
 }
