@@ -1,1 +1,4 @@
 //! conformance-tests
+
+#[cfg(feature = "simulation")]
+pub mod sim;

@@ -59,8 +59,10 @@ impl<C: Cache> CacheGuard<C> {
     }
 
     #[cfg(feature = "__simulation")]
-    pub(crate) fn digest(&self) -> (bool, u32) {
-        (self.is_open(), self.breaker.failures.load(Ordering::Relaxed))
+    pub(crate) fn digest(&self, failures_left: u32) -> (bool, Option<u32>) {
+        let failures = self.breaker.failures.load(Ordering::Relaxed);
+        // They count if they can come to open the breaker.
+        (self.is_open(), (failures + failures_left >= self.breaker.threshold).then_some(failures))
     }
 
     pub(crate) fn close_breaker(&self) {

@@ -105,6 +105,15 @@ impl Error {
             _ => false,
         }
     }
+
+    /// Whether it is this one session that cannot be read, while the database is fine.
+    pub(crate) fn is_of_the_row(&self) -> bool {
+        match self {
+            Self::Unreadable(_) => true,
+            Self::Database(error) => matches!(**error, PersistenceError::CorruptRow(_)),
+            _ => false,
+        }
+    }
 }
 
 impl From<PersistenceError> for Error {

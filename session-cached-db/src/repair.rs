@@ -84,7 +84,10 @@ impl Repairs {
     fn due(&self, now: Timestamp) -> Vec<(StoredKey, Token)> {
         let queue = self.lock();
         let due = queue.items.iter().filter(|(_, item)| item.is_due(now));
-        due.map(|(key, item)| (*key, item.token)).take(BATCH).collect()
+        let mut due: Vec<_> = due.map(|(key, item)| (*key, item.token)).take(BATCH).collect();
+        // In some order, so that a simulated run can be repeated.
+        due.sort_unstable_by_key(|(_, token)| *token);
+        due
     }
 
     /// The entry of `key` was settled in the name of `token`. If somebody wrote since, that is not enough.

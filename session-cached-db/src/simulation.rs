@@ -23,13 +23,13 @@ use crate::{CachedDb, Coherence, Error, Operation};
 
 impl<C: Cache, P> CachedDb<C, P> {
     /// A digest of flights, repairs and breaker: all that tasks of this store have in common, besides cache and
-    /// database.
+    /// database. No more than `failures_left` cache calls are going to fail.
     #[must_use]
-    pub fn __shared_state(&self) -> u64 {
+    pub fn __shared_state(&self, failures_left: u32) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.inner.flights.digest().hash(&mut hasher);
         self.inner.repairs.digest().hash(&mut hasher);
-        self.inner.cache.digest().hash(&mut hasher);
+        self.inner.cache.digest(failures_left).hash(&mut hasher);
         hasher.finish()
     }
 

@@ -111,7 +111,8 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
         let Ok(stored_key) = self.stored_key(&key) else { return Ok(self.new_session()) };
         match self.inner.load_readable(&stored_key).await {
             Ok(Some(loaded)) => Ok(Session::stored(Arc::clone(&self.inner) as _, key, stored_key, loaded)),
-            Ok(None) | Err(Error::Unreadable(_)) => Ok(self.new_session()),
+            Ok(None) => Ok(self.new_session()),
+            Err(error) if error.is_of_the_row() => Ok(self.new_session()),
             Err(error) => Err(error),
         }
     }
@@ -275,7 +276,12 @@ impl<C: Cache, P: SubjectIndex> CachedDb<C, P> {
 impl<C: Cache, P: Persistence> Inner<C, P> {
     /// As [`load`](Self::load); what cannot be decoded is an error.
     async fn load_readable(self: &Arc<Self>, key: &StoredKey) -> Result<Option<Loaded>, Error> {
-        let loaded = self.load(key).await?;
+        let loaded = self.load(key).await.inspect_err(|error| {
+            if error.is_of_the_row() {
+                tracing::warn!(target: "session_cached_db", event = "row_unreadable", %error,
+                    "a stored session cannot be read; its row is left alone");
+            }
+        })?;
         if let Some(loaded) = &loaded {
             loaded.record.data(key, &*self.codec).map_err(unreadable)?;
         }

@@ -1,0 +1,222 @@
+//! Goes through runs: all of them, random ones, or one again.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::str::FromStr;
+
+use super::scenario::Scenario;
+use super::simulation::{Choice, Simulation};
+
+/// No run is longer. One that is goes in circles.
+const MAX_STEPS: usize = 400;
+
+/// Which run it was: a scenario, and what was chosen at each step, by its position among what could happen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vector {
+    /// The scenario.
+    pub scenario: Scenario,
+    /// What was chosen.
+    pub choices: Vec<usize>,
+}
+
+impl fmt::Display for Vector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let choices: Vec<_> = self.choices.iter().map(usize::to_string).collect();
+        write!(f, "{}:{}", self.scenario, choices.join("."))
+    }
+}
+
+impl FromStr for Vector {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (scenario, choices) =
+            text.split_once(':').ok_or_else(|| format!("{text:?} is no choice vector: it has no `:`"))?;
+        let choices: Result<Vec<_>, _> =
+            choices.split('.').filter(|choice| !choice.is_empty()).map(str::parse).collect();
+        let choices = choices.map_err(|_| format!("{text:?} is no choice vector: a choice is no number"))?;
+        Ok(Self { scenario: scenario.parse()?, choices })
+    }
+}
+
+/// A run that broke a promise.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// Which one.
+    pub vector: Vector,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// What an exploration has gone through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Explored {
+    /// Different states.
+    pub states: u64,
+    /// Runs from the beginning.
+    pub runs: u64,
+    /// Runs to the end: the others came to a state that was explored before.
+    pub ends: u64,
+}
+
+impl std::ops::AddAssign for Explored {
+    fn add_assign(&mut self, other: Self) {
+        self.states += other.states;
+        self.runs += other.runs;
+        self.ends += other.ends;
+    }
+}
+
+/// The digests are random already.
+#[derive(Default)]
+struct Identity(u64);
+
+impl Hasher for Identity {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only digests are hashed");
+    }
+    fn write_u64(&mut self, digest: u64) {
+        self.0 = digest;
+    }
+}
+
+type Visited = HashMap<u64, u16, BuildHasherDefault<Identity>>;
+
+/// Goes through every run of `scenario`, and gives the violation that was found, if any: if `shortest`, the shortest.
+#[must_use]
+pub fn explore(scenario: &Scenario, shortest: bool) -> (Explored, Option<Violation>) {
+    let mut explored = Explored::default();
+    let mut visited = Visited::default();
+    // What is chosen, and among how many.
+    let mut path: Vec<(usize, usize)> = Vec::new();
+    let mut found: Option<Violation> = None;
+    let mut limit = MAX_STEPS;
+    loop {
+        explored.runs += 1;
+        let mut simulation = Simulation::new(scenario);
+        let mut depth = 0;
+        loop {
+            if depth >= path.len() {
+                let seen_at = visited.entry(simulation.digest()).or_insert(u16::MAX);
+                let is_new = *seen_at == u16::MAX;
+                let depth_now = u16::try_from(depth).unwrap_or(u16::MAX);
+                explored.states += u64::from(is_new);
+                // A state that was reached on a shorter way before has nothing to add.
+                if depth_now >= *seen_at && !(is_new) || (!is_new && !shortest) || depth >= limit {
+                    if depth >= MAX_STEPS {
+                        found.get_or_insert(violation(scenario, &path, "it goes in circles".into()));
+                    }
+                    break;
+                }
+                *seen_at = depth_now;
+                let choices = simulation.choices();
+                if choices.is_empty() {
+                    explored.ends += 1;
+                    break;
+                }
+                path.push((0, choices.len()));
+            }
+            let choices = simulation.choices();
+            assert_eq!(choices.len(), path[depth].1, "a run of {scenario} cannot be repeated");
+            let choice = choices[path[depth].0];
+            depth += 1;
+            if let Err(reason) = simulation.step(choice) {
+                path.truncate(depth);
+                found = Some(violation(scenario, &path, reason));
+                limit = depth - 1;
+                break;
+            }
+        }
+        if found.is_some() && !shortest {
+            return (explored, found);
+        }
+        path.truncate(depth.min(limit.max(1)));
+        while path.last().is_some_and(|(chosen, among)| chosen + 1 >= *among) {
+            path.pop();
+        }
+        match path.last_mut() {
+            Some((chosen, _)) => *chosen += 1,
+            None => return (explored, found),
+        }
+    }
+}
+
+fn violation(scenario: &Scenario, path: &[(usize, usize)], reason: String) -> Violation {
+    let choices = path.iter().map(|(chosen, _)| *chosen).collect();
+    Violation { vector: Vector { scenario: scenario.clone(), choices }, reason }
+}
+
+/// One run with choices of `random`, which is asked for a number below the one that it is given.
+///
+/// # Errors
+///
+/// The violation, if the run breaks a promise.
+pub fn wander(scenario: &Scenario, mut random: impl FnMut(usize) -> usize) -> Result<usize, Violation> {
+    let mut simulation = Simulation::new(scenario);
+    let mut path = Vec::new();
+    loop {
+        let choices = simulation.choices();
+        if choices.is_empty() {
+            return Ok(path.len());
+        }
+        if path.len() >= MAX_STEPS {
+            return Err(violation(scenario, &path, "it goes in circles".into()));
+        }
+        let chosen = random(choices.len());
+        path.push((chosen, choices.len()));
+        simulation.step(choices[chosen]).map_err(|reason| violation(scenario, &path, reason))?;
+    }
+}
+
+/// A run that was run again.
+#[derive(Clone, Debug)]
+pub struct Replayed {
+    /// What happened, step by step.
+    pub steps: Vec<String>,
+    /// What is wrong with it, if anything.
+    pub violation: Option<String>,
+}
+
+/// Runs `vector` again.
+///
+/// # Errors
+///
+/// When the vector does not fit: a choice is not among what can happen, or the run is not over where the vector ends,
+/// or over before.
+pub fn replay(vector: &Vector) -> Result<Replayed, String> {
+    let mut simulation = Simulation::new(&vector.scenario);
+    let mut steps = Vec::new();
+    let mut chosen = vector.choices.iter();
+    loop {
+        let choices: Vec<Choice> = simulation.choices();
+        let Some(&number) = chosen.next() else {
+            if choices.is_empty() {
+                return Ok(Replayed { steps, violation: None });
+            }
+            return Err(format!(
+                "the choice vector does not fit: it ends after {} steps, but the run goes on",
+                steps.len()
+            ));
+        };
+        let Some(&choice) = choices.get(number) else {
+            return Err(format!(
+                "the choice vector does not fit: step {} chooses {number}, but only {} things can happen there",
+                steps.len() + 1,
+                choices.len()
+            ));
+        };
+        let told = simulation.tell(choice);
+        let judged = simulation.step(choice);
+        steps.push(format!("{told}   [{}]", simulation.tell_state()));
+        if let Err(reason) = judged {
+            if chosen.next().is_some() {
+                return Err("the choice vector does not fit: the run breaks a promise before its end".into());
+            }
+            return Ok(Replayed { steps, violation: Some(reason) });
+        }
+    }
+}

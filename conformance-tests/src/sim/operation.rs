@@ -1,0 +1,179 @@
+//! The operations that are mixed.
+
+use bytes::Bytes;
+use session_cached_db::{CachedDb, Error, Session};
+use session_core::{ExpiryWrite, Outcome as Certainty, Record, SessionKey, StoredKey, Subject, Version, bytes};
+
+use super::backends::{SimCache, SimDb};
+use super::world::{FAR, KEYS, SUBJECT, START, Seen};
+
+pub(super) type Store = CachedDb<SimCache, SimDb>;
+
+/// The version of the session that a run begins with.
+pub(super) const FIRST_VERSION: Version = Version::from_u64(1);
+
+macro_rules! operations {
+    ($($(#[doc = $doc:literal])* $variant:ident = $name:literal),* $(,)?) => {
+        /// Something that a client does with session A, which is there when a run begins, or B, which is not.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[non_exhaustive]
+        pub enum Operation {
+            $($(#[doc = $doc])* $variant,)*
+        }
+
+        impl Operation {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// As it is written in the name of a scenario.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+operations! {
+    /// Loads A.
+    Load = "load",
+    /// Replaces A's data, if A has the version that it had in the beginning.
+    Save = "save",
+    /// Replaces A's data, whatever version it has.
+    Overwrite = "overwrite",
+    /// Changes one field of A, which was opened in the beginning, and merges if others have changed A.
+    Merge = "merge",
+    /// Prolongs A.
+    Touch = "touch",
+    /// Deletes A.
+    Delete = "delete",
+    /// Gives A the key B, and replaces its data.
+    Rename = "rename",
+    /// Adds B.
+    Create = "create",
+    /// Ends all sessions of the subject whose A and B are.
+    Revoke = "revoke",
+    /// Deletes what has expired.
+    Reap = "reap",
+    /// Loads B.
+    LoadB = "load-b",
+    /// Deletes B.
+    DeleteB = "delete-b",
+}
+
+/// What an operation has answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Outcome {
+    Loaded(Option<Seen>),
+    Wrote(Seen),
+    Done,
+    Removed(bool),
+    Revoked(u8),
+    Reaped(u8),
+    Gone,
+    Conflict,
+    Exists,
+    /// An error that says that nothing happened, nor will.
+    Failed,
+    /// An error that leaves that open.
+    Unknown,
+}
+
+impl Operation {
+    /// Which sessions it may read or write.
+    pub(super) const fn keys(self) -> &'static [usize] {
+        match self {
+            Self::LoadB | Self::DeleteB | Self::Create => &[1],
+            Self::Rename | Self::Revoke | Self::Reap => &[0, 1],
+            _ => &[0],
+        }
+    }
+
+    pub(super) const fn is_load(self) -> bool {
+        matches!(self, Self::Load | Self::LoadB)
+    }
+
+    /// What it leaves in a session's fields, as the operation with this number.
+    pub(super) fn fields(self, number: usize, before: [u8; 2]) -> [u8; 2] {
+        let mine = u8::try_from(number + 1).expect("few operations");
+        match self {
+            Self::Merge => {
+                let mut fields = before;
+                fields[number % 2] = mine;
+                fields
+            }
+            _ => [mine; 2],
+        }
+    }
+
+    pub(super) async fn run(self, number: usize, store: Store, session: Option<Session>) -> Outcome {
+        match self.attempt(number, &store, session).await {
+            Ok(outcome) => outcome,
+            Err(Error::SessionGone) => Outcome::Gone,
+            Err(Error::Conflict) => Outcome::Conflict,
+            Err(Error::AlreadyExists) => Outcome::Exists,
+            // Some of the sessions may have been ended.
+            Err(_) if self == Self::Revoke => Outcome::Unknown,
+            Err(error) if error.outcome() == Certainty::Unknown && !self.is_load() => Outcome::Unknown,
+            Err(_) => Outcome::Failed,
+        }
+    }
+
+    async fn attempt(self, number: usize, store: &Store, session: Option<Session>) -> Result<Outcome, Error> {
+        let [a, b] = stored_keys();
+        let record = || record(self.fields(number, [0; 2]));
+        Ok(match self {
+            Self::Load => Outcome::Loaded(store.load(&a).await?.map(|record| Seen::of(&record))),
+            Self::LoadB => Outcome::Loaded(store.load(&b).await?.map(|record| Seen::of(&record))),
+            Self::Save => {
+                let written = store.update(&a, record(), Some(FIRST_VERSION), ExpiryWrite::Extend).await?;
+                Outcome::Wrote(Seen::of(&written.value))
+            }
+            Self::Overwrite => {
+                let written = store.update(&a, record(), None, ExpiryWrite::Extend).await?;
+                Outcome::Wrote(Seen::of(&written.value))
+            }
+            Self::Merge => {
+                let mut session = session.expect("opened in the beginning");
+                let field = ["a", "b"][number % 2];
+                session.insert(field, number + 1)?;
+                let _ = session.save().await?;
+                let read = |name| session.get::<u8>(name).map(Option::unwrap_or_default);
+                let writer = u8::try_from(number + 1).expect("few operations");
+                Outcome::Wrote(Seen { fields: [read("a")?, read("b")?], writer })
+            }
+            Self::Touch => {
+                let _ = store.touch(&a, START + FAR).await?;
+                Outcome::Done
+            }
+            Self::Delete => Outcome::Removed(store.revoke(&a).await?.value),
+            Self::DeleteB => Outcome::Removed(store.revoke(&b).await?.value),
+            Self::Rename => {
+                let written = store.rename(&a, &b, record(), None, ExpiryWrite::Extend).await?;
+                Outcome::Wrote(Seen::of(&written.value))
+            }
+            Self::Create => Outcome::Wrote(Seen::of(&store.create(&b, record()).await?.value)),
+            Self::Revoke => Outcome::Revoked(small(store.revoke_subject(SUBJECT).await?.value)),
+            Self::Reap => Outcome::Reaped(small(store.clear_expired().await?)),
+        })
+    }
+}
+
+fn small(n: u64) -> u8 {
+    u8::try_from(n).expect("few sessions")
+}
+
+pub(super) fn stored_keys() -> [StoredKey; 2] {
+    KEYS.map(|key| StoredKey::parse(key).expect("a valid key"))
+}
+
+/// A's session key.
+pub(super) fn session_key() -> SessionKey {
+    SessionKey::parse(KEYS[0]).expect("a valid key")
+}
+
+pub(super) fn record(fields: [u8; 2]) -> Record {
+    let payload = Bytes::from(format!("1{{\"a\":{},\"b\":{}}}", fields[0], fields[1]));
+    Record::new(payload, START, START + FAR)
+        .with_subject(Some(Subject::parse(SUBJECT).expect("a valid subject")))
+}

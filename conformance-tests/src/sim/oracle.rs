@@ -1,0 +1,310 @@
+//! Judges what the operations of a run have answered.
+//!
+//! *Linearizability*, incrementally: the oracle keeps every configuration that can explain the answers so far, that is,
+//! a state of the sessions, and which of the operations in flight have taken effect in it. An answer removes those
+//! configurations that cannot explain it. If none is left, nothing explains the answers.
+//!
+//! *Freshness*: a load answers with a state that the database has had, not older than what any operation that was
+//! acknowledged before the load began has left. Implied by the former; it is what remains where only that is promised.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use session_core::Timestamp;
+
+use super::digest;
+use super::operation::{Operation, Outcome};
+use super::world::{CLOCK_SLACK, FAR, START, Seen, World};
+
+/// How much of the guarantees remains.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Promise {
+    /// Per session linearizable.
+    #[default]
+    Linearizable,
+    /// Every finished write is visible to every later load.
+    Fresh,
+    /// Some state of the last `max_cache_age`.
+    Bounded,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Row {
+    seen: Seen,
+    expires_at: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Progress {
+    /// Not yet, but for this number of sessions that a revoke has ended.
+    Waiting(u8),
+    /// It has taken effect, and must answer so.
+    Took(Outcome),
+    /// It has answered.
+    Over,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Configuration {
+    rows: [Option<Row>; 2],
+    operations: Vec<Progress>,
+}
+
+#[derive(Debug)]
+struct Begun {
+    operation: Operation,
+    /// What the clock of its process has shown since it began.
+    clock: Vec<Timestamp>,
+    ahead: Duration,
+    is_running: bool,
+    /// From where in the history of its key on a load may answer.
+    floor: usize,
+    /// The least that was promised while it ran.
+    promise: Promise,
+}
+
+#[derive(Debug)]
+pub(super) struct Oracle {
+    configurations: BTreeSet<Configuration>,
+    /// By their number.
+    begun: Vec<Option<Begun>>,
+    /// Where in the history of each key the last acknowledged write is.
+    acknowledged: [usize; 2],
+}
+
+impl Oracle {
+    pub(super) fn new(world: &World) -> Self {
+        let rows = [0, 1].map(|key| {
+            world.row(key).map(|row| Row { seen: Seen::of(row), expires_at: row.expires_at() })
+        });
+        Self {
+            configurations: BTreeSet::from([Configuration { rows, operations: Vec::new() }]),
+            begun: Vec::new(),
+            acknowledged: [0, 1].map(|key| world.history[key].len() - 1),
+        }
+    }
+
+    pub(super) fn begin(&mut self, number: usize, operation: Operation, ahead: Duration, now: Timestamp) {
+        while self.begun.len() <= number {
+            self.begun.push(None);
+            self.configurations = std::mem::take(&mut self.configurations)
+                .into_iter()
+                .map(|mut configuration| {
+                    configuration.operations.push(Progress::Waiting(0));
+                    configuration
+                })
+                .collect();
+        }
+        let floor = self.acknowledged[operation.keys()[0]];
+        self.begun[number] = Some(Begun {
+            operation,
+            clock: vec![now + ahead],
+            ahead,
+            is_running: true,
+            floor,
+            promise: Promise::Linearizable,
+        });
+    }
+
+    /// Time has passed.
+    pub(super) fn tick(&mut self, now: Timestamp) {
+        for begun in self.begun.iter_mut().flatten() {
+            begun.clock.push(now + begun.ahead);
+        }
+    }
+
+    /// From now on, no more than this is promised to the load with this number, if it runs.
+    pub(super) fn promise(&mut self, number: usize, promise: Promise) {
+        if let Some(Some(begun)) = self.begun.get_mut(number)
+            && begun.is_running
+        {
+            begun.promise = begun.promise.max(promise);
+        }
+    }
+
+    /// Whoever began this operation will get no answer. It may take effect at any time, or never.
+    pub(super) fn forsake(&mut self, number: usize) {
+        if let Some(Some(begun)) = self.begun.get_mut(number) {
+            begun.is_running = false;
+        }
+    }
+
+    /// Judges an answer.
+    pub(super) fn answer(&mut self, number: usize, outcome: Outcome, world: &World) -> Result<(), String> {
+        let begun = self.begun[number].as_mut().expect("it has begun");
+        begun.is_running = false;
+        let (operation, promise) = (begun.operation, begun.promise);
+        if let Outcome::Loaded(seen) = outcome {
+            self.check_freshness(number, seen, world)?;
+        }
+        if operation.is_load() && promise > Promise::Linearizable {
+            return Ok(self.retain(number, |_| true));
+        }
+        match outcome {
+            Outcome::Unknown => return Ok(()),
+            Outcome::Failed => self.retain(number, |progress| matches!(progress, Progress::Waiting(_))),
+            outcome => {
+                self.explain();
+                self.retain(number, |progress| progress == Progress::Took(outcome));
+                for &key in operation.keys() {
+                    if let Some(&position) = world.commits.get(&(number, key)) {
+                        self.acknowledged[key] = self.acknowledged[key].max(position);
+                    }
+                }
+            }
+        }
+        if self.configurations.is_empty() {
+            return Err(format!(
+                "not linearizable: no order of the operations explains that {} answered {outcome:?}",
+                operation.name()
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_freshness(&self, number: usize, seen: Option<Seen>, world: &World) -> Result<(), String> {
+        let begun = self.begun[number].as_ref().expect("it has begun");
+        let key = begun.operation.keys()[0];
+        let floor = if begun.promise == Promise::Bounded { 0 } else { begun.floor };
+        let (first, last) = (begun.clock[0], *begun.clock.last().expect("never empty"));
+        let is_explained = world.history[key][floor..].iter().any(|state| match (state, seen) {
+            (None, None) => true,
+            (Some((_, expires_at)), None) => *expires_at <= last,
+            (Some((state, expires_at)), Some(seen)) => *state == seen && *expires_at > first,
+            (None, Some(_)) => false,
+        });
+        if is_explained {
+            return Ok(());
+        }
+        let what = if floor == 0 { "a state that the database never had" } else { "an old state" };
+        Err(format!("{what}: {} answered {seen:?}", begun.operation.name()))
+    }
+
+    fn retain(&mut self, number: usize, keep: impl Fn(Progress) -> bool) {
+        self.configurations = std::mem::take(&mut self.configurations)
+            .into_iter()
+            .filter(|configuration| keep(configuration.operations[number]))
+            .map(|mut configuration| {
+                configuration.operations[number] = Progress::Over;
+                configuration
+            })
+            .collect();
+    }
+
+    /// Adds every configuration that can come about by operations in flight taking effect.
+    fn explain(&mut self) {
+        let mut open: Vec<_> = self.configurations.iter().cloned().collect();
+        while let Some(configuration) = open.pop() {
+            for (number, begun) in self.begun.iter().enumerate() {
+                let (Some(begun), Progress::Waiting(so_far)) = (begun, configuration.operations[number]) else {
+                    continue;
+                };
+                for &now in &begun.clock {
+                    for (rows, progress) in steps(begun.operation, number, so_far, configuration.rows, now) {
+                        let mut next = configuration.clone();
+                        next.rows = rows;
+                        next.operations[number] = progress;
+                        if self.configurations.insert(next.clone()) {
+                            open.push(next);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Everything that decides how later answers will be judged.
+    pub(super) fn digest(&self, world: &World) -> u64 {
+        let pending: Vec<_> = self
+            .begun
+            .iter()
+            .enumerate()
+            .map(|(number, begun)| {
+                let is_over =
+                    |configuration: &Configuration| configuration.operations[number] == Progress::Over;
+                let is_open = !self.configurations.iter().all(is_over);
+                begun.as_ref().filter(|_| is_open).map(|begun| {
+                    let from = begun.is_running.then(|| &world.history[begun.operation.keys()[0]][begun.floor..]);
+                    (begun.is_running, &begun.clock, begun.promise, from.map(distinct))
+                })
+            })
+            .collect();
+        let later = [0, 1].map(|key| distinct(&world.history[key][self.acknowledged[key]..]));
+        digest::of((&self.configurations, pending, later))
+    }
+}
+
+fn distinct(states: &[Option<(Seen, Timestamp)>]) -> BTreeSet<Option<(Seen, Timestamp)>> {
+    states.iter().copied().collect()
+}
+
+type Step = ([Option<Row>; 2], Progress);
+
+/// What may become of the sessions when `operation` takes effect, or, for a revoke, takes effect partly.
+fn steps(operation: Operation, number: usize, so_far: u8, rows: [Option<Row>; 2], now: Timestamp) -> Vec<Step> {
+    let visible = |key: usize| rows[key].filter(|row| row.expires_at > now);
+    let with = |key: usize, row: Option<Row>| {
+        let mut rows = rows;
+        rows[key] = row;
+        rows
+    };
+    let one = |rows, outcome| vec![(rows, Progress::Took(outcome))];
+    let writer = u8::try_from(number + 1).expect("few operations");
+    let written = |before: [u8; 2]| Row {
+        seen: Seen { fields: operation.fields(number, before), writer },
+        expires_at: START + FAR,
+    };
+    match operation {
+        Operation::Load => one(rows, Outcome::Loaded(visible(0).map(|row| row.seen))),
+        Operation::LoadB => one(rows, Outcome::Loaded(visible(1).map(|row| row.seen))),
+        Operation::Save | Operation::Overwrite | Operation::Merge => match visible(0) {
+            None => one(rows, Outcome::Gone),
+            Some(row) if operation == Operation::Save && row.seen.writer != 0 => one(rows, Outcome::Conflict),
+            Some(row) => {
+                let row = written(row.seen.fields);
+                one(with(0, Some(row)), Outcome::Wrote(row.seen))
+            }
+        },
+        Operation::Touch => match visible(0) {
+            None => one(rows, Outcome::Gone),
+            Some(row) => one(with(0, Some(Row { expires_at: START + FAR, ..row })), Outcome::Done),
+        },
+        Operation::Delete => one(with(0, None), Outcome::Removed(rows[0].is_some())),
+        Operation::DeleteB => one(with(1, None), Outcome::Removed(rows[1].is_some())),
+        Operation::Rename => match (visible(0), rows[1]) {
+            (None, _) => one(rows, Outcome::Gone),
+            (Some(_), Some(_)) => one(rows, Outcome::Exists),
+            (Some(row), None) => {
+                let row = written(row.seen.fields);
+                one([None, Some(row)], Outcome::Wrote(row.seen))
+            }
+        },
+        Operation::Create => match rows[1] {
+            Some(_) => one(rows, Outcome::Exists),
+            None => {
+                let row = written([0; 2]);
+                one(with(1, Some(row)), Outcome::Wrote(row.seen))
+            }
+        },
+        Operation::Revoke => {
+            let ended = (0..2).filter(|key| rows[*key].is_some());
+            let mut steps: Vec<_> =
+                ended.map(|key| (with(key, None), Progress::Waiting(so_far + 1))).collect();
+            if visible(0).is_none() && visible(1).is_none() {
+                steps.push((rows, Progress::Took(Outcome::Revoked(so_far))));
+            }
+            steps
+        }
+        Operation::Reap => {
+            let mut left = rows;
+            let mut reaped = 0;
+            for row in &mut left {
+                if row.is_some_and(|row| row.expires_at <= now - CLOCK_SLACK) {
+                    *row = None;
+                    reaped += 1;
+                }
+            }
+            one(left, Outcome::Reaped(reaped))
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! What is run: which operations, where, and what they begin with.
+
+use std::fmt;
+use std::str::FromStr;
+
+use session_core::Scope;
+
+use super::operation::Operation;
+
+/// What the cache holds of session A when a run begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Beginning {
+    /// Nothing.
+    Vacant,
+    /// A.
+    Cached,
+    /// A, which expires within the time that can pass.
+    Ending,
+}
+
+/// A mix of operations, and everything else that decides which runs are possible. Its name says all of it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Scenario {
+    /// The operations, and the process (0 or 1) that each of them is begun in.
+    pub operations: Vec<(Operation, usize)>,
+    /// What the cache holds.
+    pub beginning: Beginning,
+    /// Whether the cache is one for all processes, or the only process's own.
+    pub is_shared: bool,
+    /// Whether one failed call opens the circuit breaker.
+    pub is_nervous: bool,
+    /// How many faults there may be in one run.
+    pub faults: u8,
+}
+
+impl Scenario {
+    pub(super) fn scope(&self) -> Scope {
+        if self.is_shared { Scope::Shared } else { Scope::Process }
+    }
+
+    pub(super) fn processes(&self) -> usize {
+        self.operations.iter().map(|(_, process)| process + 1).max().unwrap_or(1)
+    }
+
+    /// Every scenario with `size` operations and up to `faults` faults.
+    #[must_use]
+    pub fn all(size: usize, faults: u8) -> Vec<Self> {
+        let mut mixes = Vec::new();
+        mix(size, 0, &mut Vec::new(), &mut mixes);
+        let mut scenarios = Vec::new();
+        for operations in mixes.iter().filter(|operations| is_connected(operations)) {
+            for beginning in beginnings(operations) {
+                for placed in placements(operations) {
+                    let is_split = placed.iter().any(|(_, process)| *process > 0);
+                    // (shared, nervous): in one process, a cache of its own is another thing, and so is a breaker that
+                    // opens, if there is another process that goes on.
+                    let variants: &[_] = match (is_split, faults) {
+                        (false, _) => &[(true, false), (false, false)],
+                        (true, 0) => &[(true, false)],
+                        (true, _) => &[(true, false), (true, true)],
+                    };
+                    for &(is_shared, is_nervous) in variants {
+                        let operations = placed.clone();
+                        scenarios.push(Self { operations, beginning, is_shared, is_nervous, faults });
+                    }
+                }
+            }
+        }
+        scenarios
+    }
+}
+
+/// All multisets of operations.
+fn mix(size: usize, from: usize, chosen: &mut Vec<Operation>, mixes: &mut Vec<Vec<Operation>>) {
+    if chosen.len() == size {
+        mixes.push(chosen.clone());
+        return;
+    }
+    for (position, operation) in Operation::ALL.iter().enumerate().skip(from) {
+        chosen.push(*operation);
+        mix(size, position, chosen, mixes);
+        chosen.pop();
+    }
+}
+
+/// Whether the operations have to do with each other: those that do not are no mix.
+fn is_connected(operations: &[Operation]) -> bool {
+    let Some((first, rest)) = operations.split_first() else { return false };
+    let mut reached: Vec<usize> = first.keys().to_vec();
+    let mut left: Vec<_> = rest.to_vec();
+    while let Some(next) = left.iter().position(|other| other.keys().iter().any(|key| reached.contains(key))) {
+        reached.extend(left.remove(next).keys());
+    }
+    // B is not there in the beginning: somebody must make it.
+    let makes_b = operations.iter().any(|other| matches!(other, Operation::Create | Operation::Rename));
+    left.is_empty() && (makes_b || !reached.contains(&1) || operations.iter().all(|other| other.keys() != [1]))
+}
+
+fn beginnings(operations: &[Operation]) -> Vec<Beginning> {
+    let mut beginnings = vec![Beginning::Vacant, Beginning::Cached];
+    if operations.iter().all(|operation| !operation.keys().contains(&0)) {
+        beginnings.pop();
+    }
+    if operations.contains(&Operation::Reap) {
+        beginnings = vec![Beginning::Ending];
+    }
+    beginnings
+}
+
+/// Every way to spread the operations over one or two processes. Which process is which does not matter, but for their
+/// clocks.
+fn placements(operations: &[Operation]) -> Vec<Vec<(Operation, usize)>> {
+    let mut placements = Vec::new();
+    for bits in 0..1_usize << (operations.len() - 1) {
+        let place = |position: usize| if position == 0 { 0 } else { bits >> (position - 1) & 1 };
+        let mut placed: Vec<_> =
+            operations.iter().enumerate().map(|(position, operation)| (*operation, place(position))).collect();
+        placed.sort_unstable();
+        if !placements.contains(&placed) {
+            placements.push(placed);
+        }
+    }
+    placements
+}
+
+impl fmt::Display for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, (operation, process)) in self.operations.iter().enumerate() {
+            let plus = if position > 0 { "+" } else { "" };
+            write!(f, "{plus}{}@{process}", operation.name())?;
+        }
+        let beginning = match self.beginning {
+            Beginning::Vacant => "vacant",
+            Beginning::Cached => "cached",
+            Beginning::Ending => "ending",
+        };
+        let cache = match (self.is_shared, self.is_nervous) {
+            (false, _) => "process",
+            (true, false) => "shared",
+            (true, true) => "nervous",
+        };
+        write!(f, "/{beginning}/{cache}/{}", self.faults)
+    }
+}
+
+impl FromStr for Scenario {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = |what: &str| {
+            format!("{text:?} names no scenario: {what}. One is named like `load@0+save@1/cached/shared/2`")
+        };
+        let [operations, beginning, cache, faults] = text.split('/').collect::<Vec<_>>()[..] else {
+            return Err(wrong("it does not have four parts"));
+        };
+        let operation = |text: &str| {
+            let (name, process) = text.split_once('@')?;
+            let operation = Operation::ALL.iter().find(|operation| operation.name() == name)?;
+            let process = process.parse().ok().filter(|process| *process < 2)?;
+            Some((*operation, process))
+        };
+        let operations: Option<Vec<_>> = operations.split('+').map(operation).collect();
+        let (is_shared, is_nervous) = match cache {
+            "shared" => (true, false),
+            "nervous" => (true, true),
+            "process" => (false, false),
+            _ => return Err(wrong("the cache is neither shared nor nervous nor process")),
+        };
+        let scenario = Self {
+            operations: operations.ok_or_else(|| wrong("its operations are unknown"))?,
+            beginning: match beginning {
+                "vacant" => Beginning::Vacant,
+                "cached" => Beginning::Cached,
+                "ending" => Beginning::Ending,
+                _ => return Err(wrong("the beginning is neither vacant nor cached nor ending")),
+            },
+            is_shared,
+            is_nervous,
+            faults: faults.parse().map_err(|_| wrong("the number of faults is no number"))?,
+        };
+        if !scenario.is_shared && scenario.processes() > 1 {
+            return Err(wrong("two processes cannot have one process's cache"));
+        }
+        if scenario.operations.len() > 8 {
+            return Err(wrong("it has more than eight operations"));
+        }
+        Ok(scenario)
+    }
+}
