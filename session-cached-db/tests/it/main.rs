@@ -15,6 +15,7 @@
 
 mod common;
 
+mod bad_input;
 mod cache;
 mod codec;
 mod coherence;

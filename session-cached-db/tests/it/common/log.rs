@@ -8,10 +8,10 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::DefaultGuard;
 use tracing::{Event, Metadata, Subscriber};
 
-/// Everything that this thread logs, at any level, as long as this is kept.
+/// Everything that is logged, at any level: by this thread, as long as this is kept, or by all threads.
 pub struct Log {
     lines: Arc<Mutex<Vec<String>>>,
-    _guard: DefaultGuard,
+    _guard: Option<DefaultGuard>,
 }
 
 impl Log {
@@ -19,7 +19,14 @@ impl Log {
     pub fn listen() -> Self {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let guard = tracing::subscriber::set_default(Listener { lines: Arc::clone(&lines) });
-        Self { lines, _guard: guard }
+        Self { lines, _guard: Some(guard) }
+    }
+
+    /// Listens to all threads but those that have a listener of their own. Can be called once in a process.
+    pub fn listen_everywhere() -> Self {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        tracing::subscriber::set_global_default(Listener { lines: Arc::clone(&lines) }).unwrap();
+        Self { lines, _guard: None }
     }
 
     /// What was logged, an event a line: level, then each field as `name=value`.
