@@ -86,67 +86,69 @@ impl Hasher for Identity {
 
 type Visited = HashMap<u64, u16, BuildHasherDefault<Identity>>;
 
+/// A step of the run at hand.
+struct Fork {
+    choices: Vec<Choice>,
+    chosen: usize,
+}
+
 /// Goes through every run of `scenario`, and gives the violation that was found, if any: if `shortest`, the shortest.
 #[must_use]
 pub fn explore(scenario: &Scenario, shortest: bool) -> (Explored, Option<Violation>) {
     let mut explored = Explored::default();
     let mut visited = Visited::default();
-    // What is chosen, and among how many.
-    let mut path: Vec<(usize, usize)> = Vec::new();
+    let mut path: Vec<Fork> = Vec::new();
     let mut found: Option<Violation> = None;
+    // Longer runs are not looked at: a shorter one has broken a promise.
     let mut limit = MAX_STEPS;
     loop {
         explored.runs += 1;
         let mut simulation = Simulation::new(scenario);
-        let mut depth = 0;
-        loop {
-            if depth >= path.len() {
-                let seen_at = visited.entry(simulation.digest()).or_insert(u16::MAX);
-                let is_new = *seen_at == u16::MAX;
-                let depth_now = u16::try_from(depth).unwrap_or(u16::MAX);
-                explored.states += u64::from(is_new);
-                // A state that was reached on a shorter way before has nothing to add.
-                if depth_now >= *seen_at && !(is_new) || (!is_new && !shortest) || depth >= limit {
-                    if depth >= MAX_STEPS {
-                        found.get_or_insert(violation(scenario, &path, "it goes in circles".into()));
-                    }
-                    break;
-                }
-                *seen_at = depth_now;
-                let choices = simulation.choices();
-                if choices.is_empty() {
-                    explored.ends += 1;
-                    break;
-                }
-                path.push((0, choices.len()));
-            }
-            let choices = simulation.choices();
-            assert_eq!(choices.len(), path[depth].1, "a run of {scenario} cannot be repeated");
-            let choice = choices[path[depth].0];
-            depth += 1;
-            if let Err(reason) = simulation.step(choice) {
-                path.truncate(depth);
-                found = Some(violation(scenario, &path, reason));
-                limit = depth - 1;
+        let mut wrong = None;
+        for fork in &path {
+            // All but the last are known to keep the promises.
+            wrong = simulation.step(fork.choices[fork.chosen]).err();
+        }
+        while wrong.is_none() && path.len() < limit {
+            let depth = u16::try_from(path.len()).unwrap_or(u16::MAX);
+            let seen_at = visited.entry(simulation.digest()).or_insert_with(|| {
+                explored.states += 1;
+                u16::MAX
+            });
+            // Nothing new, unless it is to be as short as possible and this way is shorter.
+            if *seen_at <= depth || *seen_at < u16::MAX && !shortest {
                 break;
             }
+            *seen_at = depth;
+            let choices = simulation.choices();
+            let Some(&choice) = choices.first() else {
+                explored.ends += 1;
+                break;
+            };
+            path.push(Fork { choices, chosen: 0 });
+            wrong = simulation.step(choice).err();
         }
-        if found.is_some() && !shortest {
-            return (explored, found);
+        if path.len() >= MAX_STEPS {
+            wrong = Some("it goes in circles".into());
         }
-        path.truncate(depth.min(limit.max(1)));
-        while path.last().is_some_and(|(chosen, among)| chosen + 1 >= *among) {
-            path.pop();
+        if let Some(reason) = wrong {
+            found = Some(violation(scenario, &path, reason));
+            if !shortest {
+                return (explored, found);
+            }
+            limit = path.len() - 1;
+            path.truncate(limit);
         }
+        while path.pop_if(|fork| fork.chosen + 1 == fork.choices.len()).is_some() {}
         match path.last_mut() {
-            Some((chosen, _)) => *chosen += 1,
+            Some(fork) => fork.chosen += 1,
             None => return (explored, found),
         }
     }
 }
 
-fn violation(scenario: &Scenario, path: &[(usize, usize)], reason: String) -> Violation {
-    let choices = path.iter().map(|(chosen, _)| *chosen).collect();
+fn violation(scenario: &Scenario, path: &[Fork], reason: String) -> Violation {
+    let choices = path.iter().map(|fork| fork.chosen).collect();
     Violation { vector: Vector { scenario: scenario.clone(), choices }, reason }
 }
 
@@ -167,8 +169,9 @@ pub fn wander(scenario: &Scenario, mut random: impl FnMut(usize) -> usize) -> Re
             return Err(violation(scenario, &path, "it goes in circles".into()));
         }
         let chosen = random(choices.len());
-        path.push((chosen, choices.len()));
-        simulation.step(choices[chosen]).map_err(|reason| violation(scenario, &path, reason))?;
+        let choice = choices[chosen];
+        path.push(Fork { choices, chosen });
+        simulation.step(choice).map_err(|reason| violation(scenario, &path, reason))?;
     }
 }
 

@@ -33,6 +33,9 @@ pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 pub(super) const STATEMENT_BOUND: Duration = Duration::from_secs(10);
 pub(super) const MAX_CACHE_AGE: Duration = Duration::from_secs(300);
 
+/// How far the second process's clock is ahead: less than the clock slack.
+pub(super) const AHEAD: Duration = Duration::from_secs(1);
+
 /// How much longer than its TTL the cache keeps a value: its clock is not to be trusted.
 pub(super) const VALUE_LAZINESS: Duration = Duration::from_secs(60);
 
@@ -186,6 +189,8 @@ pub(super) struct World {
     pub(super) history: [Vec<Option<(Seen, Timestamp)>>; 2],
     /// The last state that an operation has committed, as a position in the history.
     pub(super) commits: BTreeMap<(usize, usize), usize>,
+    /// A promise that was broken where no answer shows it.
+    pub(super) wrong: Option<&'static str>,
     /// How often the database was read.
     pub(super) reads: u32,
 }
@@ -211,6 +216,7 @@ impl World {
             late: Vec::new(),
             history: [Vec::new(), Vec::new()],
             commits: BTreeMap::new(),
+            wrong: None,
             reads: 0,
         }
     }
@@ -244,6 +250,11 @@ impl World {
 
     pub(super) fn send(&mut self, effect: Effect) -> TaskId {
         let (id, now) = (self.polling, self.now);
+        if let Effect::Exchange(_, _, Some(Entry { state: State::Fence(fence), .. }), _) = &effect
+            && fence.holders.iter().any(|holder| holder.deadline + CLOCK_SLACK + AHEAD < now)
+        {
+            self.wrong = Some("a writer keeps a holder that is past its deadline on every clock");
+        }
         let task = self.task(id);
         assert!(task.call.is_none(), "a task makes one call at a time");
         task.call = Some(Call { effect, sent_at: now, reply: None });
