@@ -3,9 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
 use db_backends::sqlite::SqlitePersistence;
-use session_core::{
-    ExpiryWrite, Persistence as _, Record, StoredKey, Subject, SubjectIndex as _, Timestamp,
-};
+use session_core::{ExpiryWrite, Persistence as _, Record, StoredKey, Subject, SubjectIndex as _, Timestamp};
 use tempfile::TempDir;
 
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
@@ -36,7 +34,7 @@ async fn a_file_keeps_what_was_written() {
     let db = SqlitePersistence::connect(&url(&dir)).await.unwrap();
     db.migrate().await.unwrap();
     let version = db.insert(&key("a"), &written).await.unwrap();
-    db.pool().close().await;
+    db.close().await;
 
     let db = SqlitePersistence::connect(&url(&dir)).await.unwrap();
     db.check_schema().await.unwrap();

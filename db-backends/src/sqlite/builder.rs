@@ -2,9 +2,10 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use session_core::PersistenceError;
-use sqlx::SqlitePool;
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteSynchronous};
+use sqlx::{SqlitePool, query_scalar};
 
+use super::connections::Connections;
 use super::{ERRORS, SqlitePersistence};
 use crate::table::TableName;
 
@@ -13,9 +14,9 @@ use crate::table::TableName;
 #[must_use]
 pub struct SqliteBuilder {
     table: String,
-    pub(super) busy_timeout: Duration,
-    pub(super) acquire_timeout: Duration,
-    max_connections: u32,
+    busy_timeout: Duration,
+    acquire_timeout: Duration,
+    readers: u16,
 }
 
 impl SqliteBuilder {
@@ -24,7 +25,7 @@ impl SqliteBuilder {
             table: TableName::default().as_str().to_owned(),
             busy_timeout: Duration::from_secs(5),
             acquire_timeout: Duration::from_secs(5),
-            max_connections: 4,
+            readers: 4,
         }
     }
 
@@ -45,16 +46,17 @@ impl SqliteBuilder {
         self
     }
 
-    /// How long a call waits for its turn: a connection of the pool, or the writer before it. Default 5 s. The pool of
-    /// an application has its own for its connections.
+    /// How long a call waits for its turn before it fails with [`PersistenceError::Busy`]. Default 5 s. For connections,
+    /// a pool of the application's has its own.
     pub const fn acquire_timeout(mut self, acquire_timeout: Duration) -> Self {
         self.acquire_timeout = acquire_timeout;
         self
     }
 
-    /// The most connections, each with a thread of its own. Default 4. A database in memory has one.
-    pub const fn max_connections(mut self, max_connections: u32) -> Self {
-        self.max_connections = max_connections;
+    /// The most connections to read with, beside the one that writes; each has a thread of its own. Default 4. With 0,
+    /// and in memory, one connection does both. A pool of the application's has its own number.
+    pub const fn readers(mut self, readers: u16) -> Self {
+        self.readers = readers;
         self
     }
 
@@ -83,19 +85,13 @@ impl SqliteBuilder {
             .thread_name(|n| format!("sessions-sqlite-{n}"));
         let options = if is_in_memory { options.shared_cache(false) } else { options };
 
-        let pool = SqlitePoolOptions::new()
-            // Every connection to a database in memory has a database of its own, which ends with it.
-            .max_connections(if is_in_memory { 1 } else { self.max_connections })
-            .acquire_timeout(self.acquire_timeout)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            // A connection to a file does not go stale.
-            .test_before_acquire(false)
-            .connect_lazy_with(options);
+        // Every connection to a database in memory has a database of its own, which ends with it.
+        let readers = if is_in_memory { 0 } else { self.readers };
+        let connections = Connections::own(options, readers, self.acquire_timeout);
         if !is_in_memory && !is_read_only {
-            self.enter_wal_mode(&pool).await?;
+            self.enter_wal_mode(&connections).await?;
         }
-        Ok(SqlitePersistence::new(pool, table, &self))
+        Ok(SqlitePersistence::new(connections, table, self.busy_timeout))
     }
 
     /// Over a pool that the application has. Its connections are used as they are: no pragma is set.
@@ -106,19 +102,25 @@ impl SqliteBuilder {
     ///
     /// [`PersistenceError::Config`] for a bad table name.
     pub fn on_pool(self, pool: SqlitePool) -> Result<SqlitePersistence, PersistenceError> {
-        Ok(SqlitePersistence::new(pool, TableName::parse(&self.table)?, &self))
+        let table = TableName::parse(&self.table)?;
+        Ok(self.on_pool_with(pool, table))
+    }
+
+    pub(super) fn on_pool_with(&self, pool: SqlitePool, table: TableName) -> SqlitePersistence {
+        let connections = Connections::of_pool(pool, self.acquire_timeout);
+        SqlitePersistence::new(connections, table, self.busy_timeout)
     }
 
     /// Puts the file into write-ahead mode, which it then keeps: readers and the writer do not wait for each other.
-    /// SQLite does not wait for the lock that the change itself takes, so several processes that start at once have to
-    /// try again.
-    async fn enter_wal_mode(&self, pool: &SqlitePool) -> Result<(), PersistenceError> {
+    /// SQLite does not wait for the lock that the change itself takes, so processes that start at once have to try again.
+    async fn enter_wal_mode(&self, connections: &Connections) -> Result<(), PersistenceError> {
         let deadline = Instant::now() + self.busy_timeout;
         loop {
-            let mut connection = pool.acquire().await.map_err(|error| ERRORS.connecting(&error))?;
-            let entered = sqlx::query_scalar::<_, String>("PRAGMA journal_mode = WAL")
-                .fetch_one(&mut *connection)
+            let mut lease = connections.writer().await?;
+            let entered = query_scalar::<_, String>("PRAGMA journal_mode = WAL")
+                .fetch_one(lease.connection().await?)
                 .await;
+            lease.finish();
             match entered.map_err(|error| ERRORS.connecting(&error)) {
                 Ok(mode) => return check_mode(&mode),
                 Err(PersistenceError::Busy(_)) if Instant::now() < deadline => {

@@ -6,6 +6,7 @@
 //! | runs | the process: nothing goes on after it has ended |
 
 mod builder;
+mod connections;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -18,13 +19,12 @@ use session_core::{
     SubjectIndex, Timestamp, Version,
 };
 use sqlx::error::DatabaseError;
-use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{Row as _, SqlStr, Sqlite, SqlitePool, query};
-use tokio::sync::{Mutex, MutexGuard};
 
 pub use builder::SqliteBuilder;
 
+use self::connections::Connections;
 use crate::error::{Dialect, Meaning};
 use crate::row::{self, Corrupt, MAX_PAYLOAD_BYTES, Row};
 use crate::table::TableName;
@@ -36,14 +36,10 @@ use crate::table::TableName;
 /// A statement runs in the connection's own thread: once it was sent there, dropping the future does not stop it. It
 /// then has its effect, or fails, within `busy_timeout` and the time that it takes.
 pub struct SqlitePersistence {
-    pool: SqlitePool,
-    /// SQLite has one writer. Waiting here, in order, is faster and fairer than SQLite's own way, which is to sleep and
-    /// look again; and who waits here keeps no connection from a reader.
-    turn: Mutex<()>,
-    turn_timeout: Duration,
-    busy_timeout: Duration,
+    connections: Connections,
     table: TableName,
     sql: Statements,
+    busy_timeout: Duration,
 }
 
 struct Statements {
@@ -135,54 +131,37 @@ impl SqlitePersistence {
     /// another name.
     #[must_use]
     pub fn from_pool(pool: SqlitePool) -> Self {
-        Self::new(pool, TableName::default(), &SqliteBuilder::new())
+        SqliteBuilder::new().on_pool_with(pool, TableName::default())
     }
 
-    fn new(pool: SqlitePool, table: TableName, options: &SqliteBuilder) -> Self {
-        Self {
-            pool,
-            turn: Mutex::new(()),
-            turn_timeout: options.acquire_timeout,
-            busy_timeout: options.busy_timeout,
-            sql: Statements::new(&table),
-            table,
-        }
+    fn new(connections: Connections, table: TableName, busy_timeout: Duration) -> Self {
+        Self { connections, sql: Statements::new(&table), table, busy_timeout }
     }
 
-    /// The connections. Closing them ends this database for everybody who has it.
-    #[must_use]
-    pub fn pool(&self) -> &SqlitePool {
-        &self.pool
-    }
-
-    async fn connection(&self) -> Result<PoolConnection<Sqlite>, PersistenceError> {
-        self.pool.acquire().await.map_err(|error| ERRORS.connecting(&error))
-    }
-
-    /// The right to write, and a connection to do it on.
-    async fn writer(&self) -> Result<(MutexGuard<'_, ()>, PoolConnection<Sqlite>), PersistenceError> {
-        let turn = match self.turn.try_lock() {
-            Ok(turn) => turn,
-            // Only who has to wait pays for a timer.
-            Err(_) => tokio::time::timeout(self.turn_timeout, self.turn.lock())
-                .await
-                .map_err(|_| PersistenceError::Busy(Box::new(TurnTimedOut)))?,
-        };
-        Ok((turn, self.connection().await?))
+    /// Waits for the statements that run, and closes the file; not a pool of the application's. Calls that come later
+    /// fail with [`PersistenceError::Unavailable`].
+    ///
+    /// Without it, the file is closed soon after this was dropped.
+    pub async fn close(&self) {
+        self.connections.close().await;
     }
 
     /// Runs a statement that writes; how many rows it matched.
     async fn write(&self, query: Query) -> Result<u64, PersistenceError> {
-        let (_turn, mut connection) = self.writer().await?;
-        let done = query.execute(&mut *connection).await;
-        done.map(|done| done.rows_affected()).map_err(|error| ERRORS.writing(&error, &self.table))
+        let mut lease = self.connections.writer().await?;
+        let done = query.execute(lease.connection().await?).await;
+        let done = done.map_err(|error| ERRORS.writing(&error, &self.table))?;
+        lease.finish();
+        Ok(done.rows_affected())
     }
 
     /// Runs a statement that reads at most one row.
     async fn read(&self, query: Query) -> Result<Option<SqliteRow>, PersistenceError> {
-        let mut connection = self.connection().await?;
-        let row = query.fetch_optional(&mut *connection).await;
-        row.map_err(|error| ERRORS.reading(&error, &self.table))
+        let mut lease = self.connections.reader().await?;
+        let row = query.fetch_optional(lease.connection().await?).await;
+        let row = row.map_err(|error| ERRORS.reading(&error, &self.table))?;
+        lease.finish();
+        Ok(row)
     }
 
     /// Refuses a pool of the application's that waits longer for locks than this was told: an abandoned statement would
@@ -332,9 +311,10 @@ impl SubjectIndex for SqlitePersistence {
         now: Timestamp,
     ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
         let query = query(self.sql.list_by_subject.clone()).bind(subject.as_str()).bind(now.as_micros());
-        let mut connection = self.connection().await?;
-        let rows = query.fetch_all(&mut *connection).await;
+        let mut lease = self.connections.reader().await?;
+        let rows = query.fetch_all(lease.connection().await?).await;
         let rows = rows.map_err(|error| ERRORS.reading(&error, &self.table))?;
+        lease.finish();
         rows.iter().map(|row| columns(row)?.key_and_record()).collect()
     }
 }
@@ -379,11 +359,6 @@ impl fmt::Debug for SqlitePersistence {
         f.debug_struct("SqlitePersistence").field("table", &self.table.as_str()).finish_non_exhaustive()
     }
 }
-
-/// Somebody else's statements took so long that this one's turn did not come. It was not sent.
-#[derive(Debug, thiserror::Error)]
-#[error("the writers before this one did not finish in time")]
-struct TurnTimedOut;
 
 const ERRORS: Dialect = Dialect { name: "SQLite", meaning, may_be_shown };
 

@@ -43,14 +43,18 @@ pub(super) fn sql(table: &TableName) -> String {
 }
 
 pub(super) async fn check(db: &SqlitePersistence) -> Result<(), PersistenceError> {
-    let mut connection = db.connection().await?;
-    Ok(state(&mut connection, db).await??)
+    let mut lease = db.connections.reader().await?;
+    let state = state(lease.connection().await?, db).await?;
+    lease.finish();
+    Ok(state?)
 }
 
 pub(super) async fn migrate(db: &SqlitePersistence) -> Result<(), PersistenceError> {
-    let (_turn, mut connection) = db.writer().await?;
+    let mut lease = db.connections.writer().await?;
+    let connection = lease.connection().await?;
     // Without the lock at first: most starts find everything done, and some may not write.
-    if state(&mut connection, db).await?.is_ok() {
+    if state(connection, db).await?.is_ok() {
+        lease.finish();
         return Ok(());
     }
     let failed = |error: sqlx::Error| ERRORS.writing(&error, &db.table);
@@ -60,7 +64,9 @@ pub(super) async fn migrate(db: &SqlitePersistence) -> Result<(), PersistenceErr
             query(db.table.sql(statement)).execute(&mut *transaction).await.map_err(failed)?;
         }
     }
-    transaction.commit().await.map_err(failed)
+    transaction.commit().await.map_err(failed)?;
+    lease.finish();
+    Ok(())
 }
 
 /// Whether the tables are as this version needs them.

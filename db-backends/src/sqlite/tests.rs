@@ -6,8 +6,11 @@ use sqlx::{AssertSqlSafe, query, query_as};
 use super::SqlitePersistence;
 
 async fn plan(db: &SqlitePersistence, sql: &str) -> Vec<String> {
-    let rows: Vec<(i64, i64, i64, String)> =
-        query_as(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"))).fetch_all(db.pool()).await.unwrap();
+    let mut lease = db.connections.reader().await.unwrap();
+    let rows: Vec<(i64, i64, i64, String)> = query_as(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}")))
+        .fetch_all(lease.connection().await.unwrap())
+        .await
+        .unwrap();
     rows.into_iter().map(|row| row.3).collect()
 }
 
@@ -15,17 +18,16 @@ async fn plan(db: &SqlitePersistence, sql: &str) -> Vec<String> {
 async fn no_statement_scans_the_table() {
     let db = SqlitePersistence::connect("sqlite::memory:").await.unwrap();
     db.migrate().await.unwrap();
-    query(
+    db.write(query(
         "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 100000)
          INSERT INTO sessions SELECT 'key-' || n, zeroblob(100), n, n, n, n, 'user-' || (n % 1000) FROM n",
-    )
-    .execute(db.pool())
+    ))
     .await
     .unwrap();
 
     // With and without statistics.
     for preparation in ["SELECT 1", "ANALYZE"] {
-        query(preparation).execute(db.pool()).await.unwrap();
+        db.write(query(preparation)).await.unwrap();
         let sql = &db.sql;
         for (statement, index) in [
             (&sql.load, "sqlite_autoindex_sessions_1"),
