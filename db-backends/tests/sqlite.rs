@@ -2,8 +2,20 @@
 #![cfg(feature = "sqlite")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
+use std::future::Future;
+use std::pin::pin;
+use std::str::FromStr as _;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
 use db_backends::sqlite::SqlitePersistence;
-use session_core::{ExpiryWrite, Persistence as _, Record, StoredKey, Subject, SubjectIndex as _, Timestamp};
+use db_backends::sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+use db_backends::sqlx::{AssertSqlSafe, Connection as _, SqliteConnection, raw_sql};
+use session_core::{
+    ExpiryWrite, Outcome, Persistence as _, PersistenceError, Record, SchemaProblem, StoredKey, Subject,
+    SubjectIndex as _, Timestamp,
+};
 use tempfile::TempDir;
 
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
@@ -21,18 +33,36 @@ fn url(dir: &TempDir) -> String {
     format!("sqlite://{}", dir.path().join("sessions.db").display())
 }
 
-async fn in_memory() -> SqlitePersistence {
-    let db = SqlitePersistence::connect("sqlite::memory:").await.unwrap();
+/// A database with its table.
+async fn database(dir: &TempDir) -> SqlitePersistence {
+    let db = SqlitePersistence::connect(&url(dir)).await.unwrap();
     db.migrate().await.unwrap();
     db
+}
+
+/// Another program at the same file.
+async fn other_program(dir: &TempDir) -> SqliteConnection {
+    SqliteConnection::connect(&url(dir)).await.unwrap()
+}
+
+async fn run(connection: &mut SqliteConnection, sql: &'static str) {
+    raw_sql(sql).execute(connection).await.unwrap();
+}
+
+async fn payload(db: &SqlitePersistence, name: &str) -> Option<Vec<u8>> {
+    db.load(&key(name), NOW).await.unwrap().map(|record| record.payload().to_vec())
+}
+
+/// An error of a write that has done nothing, and says so.
+fn assert_definite(error: &PersistenceError) {
+    assert_eq!(error.outcome(), Outcome::Definite, "{error}");
 }
 
 #[tokio::test]
 async fn a_file_keeps_what_was_written() {
     let dir = TempDir::new().unwrap();
     let written = record("payload").with_subject(Some(Subject::parse("üser").unwrap()));
-    let db = SqlitePersistence::connect(&url(&dir)).await.unwrap();
-    db.migrate().await.unwrap();
+    let db = database(&dir).await;
     let version = db.insert(&key("a"), &written).await.unwrap();
     db.close().await;
 
@@ -43,4 +73,340 @@ async fn a_file_keeps_what_was_written() {
     let version = db.update(&key("a"), &written, Some(version), ExpiryWrite::Extend, NOW).await.unwrap();
     let listed = db.list_by_subject(&Subject::parse("üser").unwrap(), NOW).await.unwrap();
     assert_eq!(listed, [(key("a"), written.with_version(version))]);
+}
+
+#[tokio::test]
+async fn a_database_that_was_closed_says_so() {
+    let dir = TempDir::new().unwrap();
+    let db = database(&dir).await;
+    db.insert(&key("a"), &record("payload")).await.unwrap();
+    db.close().await;
+    assert!(matches!(db.load(&key("a"), NOW).await, Err(PersistenceError::Unavailable(_))));
+    assert!(matches!(db.delete(&key("a")).await, Err(PersistenceError::Unavailable(_))));
+    // Nobody has the file any more: its log is merged into it.
+    let files: Vec<_> = dir.path().read_dir().unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(files, ["sessions.db"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_in_memory_is_one_for_all_tasks() {
+    for readers in [0, 4] {
+        let builder = SqlitePersistence::builder().readers(readers);
+        let db = Arc::new(builder.connect("sqlite::memory:").await.unwrap());
+        db.migrate().await.unwrap();
+        let tasks: Vec<_> = (0..32)
+            .map(|n| {
+                let db = Arc::clone(&db);
+                tokio::spawn(async move {
+                    let key = key(&format!("key-{n}"));
+                    db.insert(&key, &record(vec![n])).await.unwrap();
+                    assert_eq!(db.load(&key, NOW).await.unwrap().unwrap().payload()[..], [n]);
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        assert_eq!(db.delete_expired(LATER, 100).await.unwrap(), 32);
+    }
+    // And another one is another one.
+    let db = SqlitePersistence::connect("sqlite://:memory:").await.unwrap();
+    assert!(matches!(db.check_schema().await, Err(PersistenceError::Schema(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_of_one_process_do_not_find_each_other_busy() {
+    let dir = TempDir::new().unwrap();
+    database(&dir).await.close().await;
+    // No patience with SQLite's lock at all, for our own connections and for a pool of the application's.
+    let own = SqlitePersistence::builder().busy_timeout(Duration::ZERO).connect(&url(&dir)).await.unwrap();
+    let options = SqliteConnectOptions::from_str(&url(&dir)).unwrap().busy_timeout(Duration::ZERO);
+    let pooled = SqlitePersistence::from_pool(SqlitePoolOptions::new().connect_lazy_with(options));
+    for db in [own, pooled] {
+        let db = Arc::new(db);
+        let tasks: Vec<_> = (0..16)
+            .map(|task| {
+                let db = Arc::clone(&db);
+                tokio::spawn(async move {
+                    for n in 0..20 {
+                        let key = key(&format!("{task}-{n}"));
+                        db.insert(&key, &record("x")).await.unwrap();
+                        db.load(&key, NOW).await.unwrap().unwrap();
+                        assert!(db.delete(&key).await.unwrap());
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        db.close().await;
+    }
+}
+
+#[tokio::test]
+async fn bad_urls_and_names_are_config_errors() {
+    for url in [
+        "",
+        "sessions.db",
+        "postgres://u:secret@localhost/db",
+        "sqlite:",
+        "sqlite://",
+        "sqlite://?mode=rw",
+        "sqlite://file:a.db?secret=1",
+        "sqlite://a.db?mode=sometimes",
+        "sqlite://a.db?nonsense=secret",
+    ] {
+        let error = SqlitePersistence::connect(url).await.unwrap_err();
+        assert!(matches!(error, PersistenceError::Config(_)), "{url:?}: {error:?}");
+        assert!(!format!("{error} {error:?}").contains("secret"), "{error}");
+        assert!(error.is_callers_fault());
+    }
+    for table in ["", "a b", "sessions; DROP TABLE users", "sqlite_sessions", "\"x\""] {
+        let error = SqlitePersistence::builder().table(table).connect("sqlite::memory:").await.unwrap_err();
+        assert!(matches!(error, PersistenceError::Config(_)), "{table:?}: {error:?}");
+    }
+    assert!(!std::path::Path::new("a.db").exists());
+}
+
+#[tokio::test]
+async fn a_table_name_may_be_a_word_of_sql() {
+    let db = SqlitePersistence::builder().table("Order").connect("sqlite::memory:").await.unwrap();
+    db.migrate().await.unwrap();
+    db.insert(&key("a"), &record("x")).await.unwrap();
+    assert_eq!(payload(&db, "a").await.unwrap(), b"x");
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_opened_is_unavailable() {
+    let dir = TempDir::new().unwrap();
+    let missing_dir = format!("sqlite://{}/none/sessions.db", dir.path().display());
+    let a_directory = format!("sqlite://{}", dir.path().display());
+    for url in [missing_dir, a_directory, url(&dir) + "?mode=rw", url(&dir) + "?mode=ro"] {
+        let found = match SqlitePersistence::connect(&url).await {
+            Err(error) => error,
+            // Read-only, it is opened when it is needed.
+            Ok(db) => db.load(&key("a"), NOW).await.unwrap_err(),
+        };
+        assert!(matches!(found, PersistenceError::Unavailable(_)), "{url}: {found:?}");
+        assert!(found.to_string().contains("unable to open database file"), "{found}");
+    }
+    assert_eq!(dir.path().read_dir().unwrap().count(), 0, "nothing was made");
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_database_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let text = "Not a database, but long enough to be looked at. ".repeat(20);
+    std::fs::write(dir.path().join("sessions.db"), &text).unwrap();
+    let error = SqlitePersistence::connect(&url(&dir)).await.unwrap_err();
+    assert!(matches!(error, PersistenceError::Refused(_)), "{error:?}");
+    assert_eq!(std::fs::read_to_string(dir.path().join("sessions.db")).unwrap(), text);
+}
+
+#[tokio::test]
+async fn an_unwritable_file_is_read_and_refuses_writes() {
+    let dir = TempDir::new().unwrap();
+    database(&dir).await.insert(&key("a"), &record("kept")).await.unwrap();
+    let db = SqlitePersistence::connect(&(url(&dir) + "?mode=ro")).await.unwrap();
+    db.migrate().await.unwrap();
+    db.check_schema().await.unwrap();
+    for error in [
+        db.insert(&key("b"), &record("x")).await.unwrap_err(),
+        db.update(&key("a"), &record("x"), None, ExpiryWrite::Extend, NOW).await.unwrap_err(),
+        db.touch(&key("a"), LATER, NOW).await.unwrap_err(),
+        db.delete(&key("a")).await.unwrap_err(),
+        db.delete_expired(LATER, 1).await.unwrap_err(),
+    ] {
+        assert!(matches!(error, PersistenceError::Refused(_)), "{error:?}");
+        assert!(error.to_string().contains("readonly"), "{error}");
+        assert_definite(&error);
+    }
+    assert_eq!(payload(&db, "a").await.unwrap(), b"kept");
+}
+
+#[tokio::test]
+async fn a_locked_file_is_busy_and_nothing_is_written() {
+    let dir = TempDir::new().unwrap();
+    database(&dir).await.insert(&key("a"), &record("kept")).await.unwrap();
+    let builder = SqlitePersistence::builder().busy_timeout(Duration::from_millis(50));
+    let db = builder.connect(&url(&dir)).await.unwrap();
+    let mut other = other_program(&dir).await;
+    run(&mut other, "BEGIN IMMEDIATE").await;
+
+    let error = db.update(&key("a"), &record("x"), None, ExpiryWrite::Extend, NOW).await.unwrap_err();
+    assert!(matches!(error, PersistenceError::Busy(_)), "{error:?}");
+    assert!(error.is_retryable());
+    assert_definite(&error);
+    assert_eq!(payload(&db, "a").await.unwrap(), b"kept", "reading goes on");
+
+    run(&mut other, "ROLLBACK").await;
+    assert_eq!(payload(&db, "a").await.unwrap(), b"kept");
+    db.update(&key("a"), &record("new"), None, ExpiryWrite::Extend, NOW).await.unwrap();
+    assert_eq!(payload(&db, "a").await.unwrap(), b"new");
+}
+
+#[tokio::test]
+async fn a_file_that_another_program_keeps_for_itself_is_busy() {
+    let dir = TempDir::new().unwrap();
+    let mut other = SqliteConnection::connect(&(url(&dir) + "?mode=rwc")).await.unwrap();
+    run(&mut other, "PRAGMA locking_mode = EXCLUSIVE; CREATE TABLE mine (x)").await;
+    let builder = SqlitePersistence::builder().busy_timeout(Duration::from_millis(50));
+    let error = builder.connect(&url(&dir)).await.unwrap_err();
+    assert!(matches!(error, PersistenceError::Busy(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_full_disk_is_refused_and_nothing_is_half_written() {
+    let dir = TempDir::new().unwrap();
+    drop(database(&dir).await);
+    // Stands in for the disk.
+    let options = SqliteConnectOptions::from_str(&url(&dir)).unwrap().pragma("max_page_count", "64");
+    let db = SqlitePersistence::from_pool(SqlitePoolOptions::new().connect_lazy_with(options));
+
+    let mut kept = Vec::new();
+    let error = loop {
+        let name = format!("key-{}", kept.len());
+        match db.insert(&key(&name), &record(vec![b'x'; 9_000])).await {
+            Ok(_) => kept.push(name),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, PersistenceError::Refused(_)), "{error:?}");
+    assert!(error.to_string().contains("full"), "{error}");
+    assert!(!error.is_retryable());
+    assert_definite(&error);
+    assert!(!kept.is_empty());
+
+    let larger = db.update(&key("key-0"), &record(vec![b'y'; 90_000]), None, ExpiryWrite::Extend, NOW).await;
+    assert!(matches!(larger, Err(PersistenceError::Refused(_))), "{larger:?}");
+    for name in &kept {
+        assert_eq!(payload(&db, name).await.unwrap(), vec![b'x'; 9_000]);
+    }
+    assert_eq!(payload(&db, &format!("key-{}", kept.len())).await, None);
+    // Logging out works on a full disk, and makes room.
+    assert!(db.delete(&key("key-0")).await.unwrap());
+    db.insert(&key("again"), &record(vec![b'x'; 9_000])).await.unwrap();
+}
+
+#[tokio::test]
+async fn large_payloads_come_back_whole_and_larger_ones_are_refused() {
+    let dir = TempDir::new().unwrap();
+    let db = database(&dir).await;
+    let large: Vec<u8> = (0..5 << 20).map(|n: u32| n.to_le_bytes()[1]).collect();
+    db.insert(&key("a"), &record(large.clone())).await.unwrap();
+    assert!(payload(&db, "a").await.unwrap() == large);
+
+    let limit = db.properties().max_payload_bytes;
+    db.update(&key("a"), &record(vec![7; limit]), None, ExpiryWrite::Extend, NOW).await.unwrap();
+    assert!(payload(&db, "a").await.unwrap() == vec![7; limit]);
+    let too_large = record(vec![0; limit + 1]);
+    for error in [
+        db.insert(&key("b"), &too_large).await.unwrap_err(),
+        db.update(&key("a"), &too_large, None, ExpiryWrite::Extend, NOW).await.unwrap_err(),
+        db.rename(&key("a"), &key("b"), &too_large, None, ExpiryWrite::Extend, NOW).await.unwrap_err(),
+    ] {
+        assert!(
+            matches!(error, PersistenceError::TooLarge { actual, .. } if actual == limit + 1),
+            "{error:?}"
+        );
+    }
+    assert!(payload(&db, "a").await.unwrap() == vec![7; limit]);
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_is_corrupt_and_stays() {
+    let dir = TempDir::new().unwrap();
+    // As somebody might have made it by hand, without STRICT, so that columns take any type.
+    let mut other = SqliteConnection::connect(&(url(&dir) + "?mode=rwc")).await.unwrap();
+    let by_hand =
+        SqlitePersistence::connect("sqlite::memory:").await.unwrap().schema_sql().replace("STRICT", "");
+    raw_sql(AssertSqlSafe(by_hand)).execute(&mut other).await.unwrap();
+    let db = SqlitePersistence::connect(&url(&dir)).await.unwrap();
+    db.check_schema().await.unwrap();
+
+    for damage in [
+        "UPDATE sessions SET payload = 1.5",
+        "UPDATE sessions SET payload = zeroblob(20000000)",
+        "UPDATE sessions SET created_at = 'yesterday'",
+        "UPDATE sessions SET expires_at = '2099-01-01 00:00:00'",
+        "UPDATE sessions SET last_seen_at = x'00'",
+        "UPDATE sessions SET version = 'secret'",
+        "UPDATE sessions SET subject = ''",
+        "UPDATE sessions SET subject = CAST(x'ff' AS TEXT)",
+        "UPDATE sessions SET subject = hex(zeroblob(200))",
+    ] {
+        run(&mut other, "DELETE FROM sessions").await;
+        db.insert(&key("a"), &record("secret").with_subject(Some(Subject::parse("u").unwrap())))
+            .await
+            .unwrap();
+        run(&mut other, damage).await;
+        let error = db.load(&key("a"), NOW).await.unwrap_err();
+        assert!(matches!(error, PersistenceError::CorruptRow(_)), "{damage}: {error:?}");
+        assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
+        assert!(db.delete(&key("a")).await.unwrap(), "it was left there");
+    }
+}
+
+#[tokio::test]
+async fn errors_show_neither_keys_nor_payloads() {
+    let dir = TempDir::new().unwrap();
+    let db = database(&dir).await;
+    db.insert(&key("secret-key"), &record("secret-payload")).await.unwrap();
+    let mut other = other_program(&dir).await;
+    let duplicate = db.insert(&key("secret-key"), &record("secret-payload")).await.unwrap_err();
+    assert!(matches!(duplicate, PersistenceError::AlreadyExists), "{duplicate:?}");
+
+    run(
+        &mut other,
+        "CREATE TRIGGER t BEFORE INSERT ON sessions
+         BEGIN SELECT RAISE(ABORT, 'no ' || NEW.key || NEW.payload); END",
+    )
+    .await;
+    let refused = db.insert(&key("secret-2"), &record("secret-payload")).await.unwrap_err();
+    assert!(matches!(refused, PersistenceError::Refused(_)), "{refused:?}");
+    for error in [duplicate, refused] {
+        assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
+    }
+    assert!(!format!("{db:?}").contains("db"), "{db:?}");
+}
+
+#[tokio::test]
+async fn a_missing_table_is_named_by_every_statement() {
+    let db = SqlitePersistence::connect("sqlite::memory:").await.unwrap();
+    let missing = |error: PersistenceError| match error {
+        PersistenceError::Schema(SchemaProblem::Missing { table }) => assert_eq!(table, "sessions"),
+        other => panic!("{other:?}"),
+    };
+    missing(db.load(&key("a"), NOW).await.unwrap_err());
+    missing(db.insert(&key("a"), &record("x")).await.unwrap_err());
+    missing(db.check_schema().await.unwrap_err());
+}
+
+#[tokio::test]
+async fn what_an_abandoned_write_still_does_is_over_before_the_next_write_is_sent() {
+    let dir = TempDir::new().unwrap();
+    let db = SqlitePersistence::builder()
+        .acquire_timeout(Duration::from_millis(50))
+        .connect(&url(&dir))
+        .await
+        .unwrap();
+    db.migrate().await.unwrap();
+    db.insert(&key("a"), &record("old")).await.unwrap();
+    let mut other = other_program(&dir).await;
+    run(&mut other, "BEGIN IMMEDIATE").await;
+
+    // Sent by its first poll, then dropped.
+    {
+        let (key, abandoned) = (key("a"), record("abandoned"));
+        let write = pin!(db.update(&key, &abandoned, None, ExpiryWrite::Extend, NOW));
+        assert!(write.poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+    let error = db.delete(&key("a")).await.unwrap_err();
+    assert!(matches!(error, PersistenceError::Busy(_)), "{error:?}");
+    assert_eq!(payload(&db, "a").await.unwrap(), b"old");
+
+    run(&mut other, "ROLLBACK").await;
+    while db.touch(&key("a"), LATER, NOW).await.is_err() {}
+    assert_eq!(payload(&db, "a").await.unwrap(), b"abandoned", "it happened, wholly");
 }

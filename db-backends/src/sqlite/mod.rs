@@ -266,6 +266,9 @@ impl Persistence for SqlitePersistence {
         expiry: ExpiryWrite,
         now: Timestamp,
     ) -> Result<Version, PersistenceError> {
+        if old == new {
+            return Err(PersistenceError::AlreadyExists);
+        }
         row::check_size(record)?;
         let version = row::fresh_version();
         let query = bind_record(&self.sql.rename, old, record, version, expected, expiry, now);
