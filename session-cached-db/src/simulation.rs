@@ -33,6 +33,12 @@ impl<C: Cache, P> CachedDb<C, P> {
         hasher.finish()
     }
 
+    /// Whether no cache calls are made.
+    #[must_use]
+    pub fn __breaker_is_open(&self) -> bool {
+        self.inner.cache.is_open()
+    }
+
     /// Whether `key` waits for a repair, or an unfenced write of it is in flight.
     #[must_use]
     pub fn __awaits_repair(&self, key: &StoredKey) -> bool {

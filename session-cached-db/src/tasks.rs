@@ -1,10 +1,11 @@
 //! Detached tasks, and the means to wait for them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::FutureExt as _;
 use session_core::Runtime;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::Error;
 
@@ -12,18 +13,19 @@ use crate::Error;
 #[derive(Debug)]
 pub(crate) struct Tasks {
     runtime: Arc<dyn Runtime>,
-    state: Arc<watch::Sender<State>>,
+    running: Arc<Running>,
+    closed: watch::Sender<bool>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct State {
-    running: usize,
-    closed: bool,
+#[derive(Debug, Default)]
+struct Running {
+    count: AtomicUsize,
+    none_left: Notify,
 }
 
 impl Tasks {
     pub(crate) fn new(runtime: Arc<dyn Runtime>) -> Self {
-        Self { runtime, state: Arc::new(watch::Sender::new(State::default())) }
+        Self { runtime, running: Arc::default(), closed: watch::Sender::new(false) }
     }
 
     /// Runs `task` to its end, whether or not anybody waits for it. Dropping the returned future abandons nothing.
@@ -44,45 +46,57 @@ impl Tasks {
 
     /// Starts `task` without anybody waiting for it.
     pub(crate) fn start(&self, task: impl Future<Output = ()> + Send + 'static) -> Result<(), Error> {
-        let mut closed = false;
-        self.state.send_if_modified(|state| {
-            closed = state.closed;
-            state.running += usize::from(!closed);
-            !closed
-        });
-        if closed {
+        // Counted before the look, so that whoever closes and then waits misses no task that has started.
+        let counted = Counted::new(&self.running);
+        if *self.closed.borrow() {
             return Err(Error::Closed);
         }
         // Counts down also when the task panics, or when the runtime drops it.
-        let running = Running(Arc::clone(&self.state));
-        self.runtime.spawn(task.map(move |()| drop(running)).boxed());
+        self.runtime.spawn(task.map(move |()| drop(counted)).boxed());
         Ok(())
     }
 
     /// Starts no more tasks.
     pub(crate) fn close(&self) {
-        self.state.send_modify(|state| state.closed = true);
+        self.closed.send_replace(true);
     }
 
     /// Waits until no task is running.
     pub(crate) async fn drain(&self) {
-        // The sender lives as long as `self`, so waiting cannot fail.
-        let _ = self.state.subscribe().wait_for(|state| state.running == 0).await;
+        loop {
+            let mut none_left = std::pin::pin!(self.running.none_left.notified());
+            // Before the look, so that the last one's notice is not missed.
+            none_left.as_mut().enable();
+            if self.running.count.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            none_left.await;
+        }
     }
 
     /// Resolves when the tasks are closed.
     pub(crate) fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut state = self.state.subscribe();
+        let mut closed = self.closed.subscribe();
         async move {
-            let _ = state.wait_for(|state| state.closed).await;
+            // An error says that the store is gone, and that closes them as well.
+            let _ = closed.wait_for(|closed| *closed).await;
         }
     }
 }
 
-struct Running(Arc<watch::Sender<State>>);
+struct Counted(Arc<Running>);
 
-impl Drop for Running {
+impl Counted {
+    fn new(running: &Arc<Running>) -> Self {
+        running.count.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(running))
+    }
+}
+
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.send_modify(|state| state.running -= 1);
+        if self.0.count.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.none_left.notify_waiters();
+        }
     }
 }

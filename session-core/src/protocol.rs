@@ -6,7 +6,8 @@
 //! backend alike.
 //!
 //! Each transition first gives up *other* holders whose deadline passed more than the clock slack ago, and makes the
-//! fence dirty if it did. A fence that is left without holders counts as nothing.
+//! fence dirty if it did. A fence that is left without holders is as good as nothing: the next writer replaces it, and a
+//! settlement removes it.
 
 use std::time::Duration;
 
@@ -58,7 +59,8 @@ pub fn settle(
         State::Value(_) | State::Lease => return Settlement::Remove,
         State::Fence(fence) => fence,
     };
-    let Some(mut fence) = prune(fence, me, now, slack) else { return Settlement::Keep };
+    // Given up by all its holders, but one of them may yet find it untouched, and publish what mine came after.
+    let Some(mut fence) = prune(fence, me, now, slack) else { return Settlement::Remove };
     fence.holders.retain(|holder| holder.token != me);
     if fence.holders.is_empty() {
         let untouched = publish == Some(entry.stamp);
@@ -173,7 +175,12 @@ mod tests {
         let entry = fenced(&[holder(1, 30)], true);
         let me = holder(2, 90);
         assert_eq!(fence(Some(&entry), me, at(60), SLACK), clean(&[me]));
-        assert_eq!(settle(Some(&entry), token(2), None, at(60), SLACK), Settlement::Keep);
+    }
+
+    #[test]
+    fn a_fence_that_is_given_up_is_removed_so_that_its_holder_cannot_publish_after_all() {
+        let entry = fenced(&[holder(1, 30)], false);
+        assert_eq!(settle(Some(&entry), token(2), None, at(60), SLACK), Settlement::Remove);
     }
 
     #[test]

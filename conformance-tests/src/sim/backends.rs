@@ -274,8 +274,7 @@ impl Future for Sleeping {
             self.timer = Some(world.set_timer(self.duration));
             return Poll::Pending;
         };
-        let has_fired =
-            world.task(task).timers.iter().any(|(number, _, fired)| *number == timer && *fired);
+        let has_fired = world.task(task).timers.iter().any(|(number, _, fired)| *number == timer && *fired);
         if has_fired { Poll::Ready(()) } else { Poll::Pending }
     }
 }

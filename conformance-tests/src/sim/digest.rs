@@ -58,7 +58,8 @@ pub(super) fn entry(entry: &Entry) -> u64 {
         State::Lease => of((0, entry.stamp)),
         State::Value(value) => of((1, entry.stamp, record(&value.record), value.made_at)),
         State::Fence(fence) => {
-            let holders: Vec<_> = fence.holders.iter().map(|holder| (holder.token, holder.deadline)).collect();
+            let holders: Vec<_> =
+                fence.holders.iter().map(|holder| (holder.token, holder.deadline)).collect();
             of((2, entry.stamp, holders, fence.dirty))
         }
     }

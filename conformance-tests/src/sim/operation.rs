@@ -2,10 +2,12 @@
 
 use bytes::Bytes;
 use session_cached_db::{CachedDb, Error, Session};
-use session_core::{ExpiryWrite, Outcome as Certainty, Record, SessionKey, StoredKey, Subject, Version, bytes};
+use session_core::{
+    ExpiryWrite, Outcome as Certainty, Record, SessionKey, StoredKey, Subject, Version, bytes,
+};
 
 use super::backends::{SimCache, SimDb};
-use super::world::{FAR, KEYS, SUBJECT, START, Seen};
+use super::world::{FAR, KEYS, START, SUBJECT, Seen};
 
 pub(super) type Store = CachedDb<SimCache, SimDb>;
 

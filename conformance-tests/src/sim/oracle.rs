@@ -74,9 +74,8 @@ pub(super) struct Oracle {
 
 impl Oracle {
     pub(super) fn new(world: &World) -> Self {
-        let rows = [0, 1].map(|key| {
-            world.row(key).map(|row| Row { seen: Seen::of(row), expires_at: row.expires_at() })
-        });
+        let rows = [0, 1]
+            .map(|key| world.row(key).map(|row| Row { seen: Seen::of(row), expires_at: row.expires_at() }));
         Self {
             configurations: BTreeSet::from([Configuration { rows, operations: Vec::new() }]),
             begun: Vec::new(),
@@ -196,7 +195,8 @@ impl Oracle {
         let mut open: Vec<_> = self.configurations.iter().cloned().collect();
         while let Some(configuration) = open.pop() {
             for (number, begun) in self.begun.iter().enumerate() {
-                let (Some(begun), Progress::Waiting(so_far)) = (begun, configuration.operations[number]) else {
+                let (Some(begun), Progress::Waiting(so_far)) = (begun, configuration.operations[number])
+                else {
                     continue;
                 };
                 for &now in &begun.clock {
@@ -224,7 +224,8 @@ impl Oracle {
                     |configuration: &Configuration| configuration.operations[number] == Progress::Over;
                 let is_open = !self.configurations.iter().all(is_over);
                 begun.as_ref().filter(|_| is_open).map(|begun| {
-                    let from = begun.is_running.then(|| &world.history[begun.operation.keys()[0]][begun.floor..]);
+                    let from =
+                        begun.is_running.then(|| &world.history[begun.operation.keys()[0]][begun.floor..]);
                     (begun.is_running, &begun.clock, begun.promise, from.map(distinct))
                 })
             })
@@ -241,7 +242,13 @@ fn distinct(states: &[Option<(Seen, Timestamp)>]) -> BTreeSet<Option<(Seen, Time
 type Step = ([Option<Row>; 2], Progress);
 
 /// What may become of the sessions when `operation` takes effect, or, for a revoke, takes effect partly.
-fn steps(operation: Operation, number: usize, so_far: u8, rows: [Option<Row>; 2], now: Timestamp) -> Vec<Step> {
+fn steps(
+    operation: Operation,
+    number: usize,
+    so_far: u8,
+    rows: [Option<Row>; 2],
+    now: Timestamp,
+) -> Vec<Step> {
     let visible = |key: usize| rows[key].filter(|row| row.expires_at > now);
     let with = |key: usize, row: Option<Row>| {
         let mut rows = rows;

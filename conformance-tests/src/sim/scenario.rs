@@ -88,12 +88,14 @@ fn is_connected(operations: &[Operation]) -> bool {
     let Some((first, rest)) = operations.split_first() else { return false };
     let mut reached: Vec<usize> = first.keys().to_vec();
     let mut left: Vec<_> = rest.to_vec();
-    while let Some(next) = left.iter().position(|other| other.keys().iter().any(|key| reached.contains(key))) {
+    while let Some(next) = left.iter().position(|other| other.keys().iter().any(|key| reached.contains(key)))
+    {
         reached.extend(left.remove(next).keys());
     }
     // B is not there in the beginning: somebody must make it.
     let makes_b = operations.iter().any(|other| matches!(other, Operation::Create | Operation::Rename));
-    left.is_empty() && (makes_b || !reached.contains(&1) || operations.iter().all(|other| other.keys() != [1]))
+    left.is_empty()
+        && (makes_b || !reached.contains(&1) || operations.iter().all(|other| other.keys() != [1]))
 }
 
 fn beginnings(operations: &[Operation]) -> Vec<Beginning> {
@@ -113,8 +115,11 @@ fn placements(operations: &[Operation]) -> Vec<Vec<(Operation, usize)>> {
     let mut placements = Vec::new();
     for bits in 0..1_usize << (operations.len() - 1) {
         let place = |position: usize| if position == 0 { 0 } else { bits >> (position - 1) & 1 };
-        let mut placed: Vec<_> =
-            operations.iter().enumerate().map(|(position, operation)| (*operation, place(position))).collect();
+        let mut placed: Vec<_> = operations
+            .iter()
+            .enumerate()
+            .map(|(position, operation)| (*operation, place(position)))
+            .collect();
         placed.sort_unstable();
         if !placements.contains(&placed) {
             placements.push(placed);

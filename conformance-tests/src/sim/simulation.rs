@@ -17,8 +17,8 @@ use super::operation::{FIRST_VERSION, Operation, Outcome, Store, record, session
 use super::oracle::{Oracle, Promise};
 use super::scenario::{Beginning, Scenario};
 use super::world::{
-    AHEAD, CLOCK_SLACK, Effect, FAR, FENCE_TTL, KEYS, LEASE_TTL, MAX_CACHE_AGE, Reply, START, Shared, Spawned, TaskId,
-    VALUE_LAZINESS, WRITE_TIMEOUT, World, lock,
+    AHEAD, CLOCK_SLACK, Effect, FAR, FENCE_TTL, KEYS, LEASE_TTL, MAX_CACHE_AGE, Reply, START, Shared,
+    Spawned, TaskId, VALUE_LAZINESS, WRITE_TIMEOUT, World, lock,
 };
 
 /// How much time can pass at once: enough for leases, enough for fences.
@@ -51,6 +51,8 @@ pub(super) enum Choice {
     LoseAnswer(TaskId),
     /// A fault: a call is given up; it may have its effect later.
     Delay(TaskId),
+    /// A fault: a writer's call has its effect, but time passes before the writer goes on.
+    Stall(TaskId, usize),
     /// A fault: the caller of an operation is dropped.
     Drop(usize),
     /// A fault: a process dies.
@@ -66,7 +68,14 @@ impl Choice {
         use Choice as C;
         matches!(
             self,
-            C::Refuse(_) | C::LoseAnswer(_) | C::Delay(_) | C::Drop(_) | C::Crash(_) | C::Evict(_) | C::Pass(_)
+            C::Refuse(_)
+                | C::LoseAnswer(_)
+                | C::Delay(_)
+                | C::Stall(..)
+                | C::Drop(_)
+                | C::Crash(_)
+                | C::Evict(_)
+                | C::Pass(_)
         )
     }
 }
@@ -256,7 +265,8 @@ impl<'a> Simulation<'a> {
                 let process = lock(&self.world).task(id).process;
                 self.adopt(id, process, future);
             }
-            let Some(position) = self.tasks.iter().position(|task| task.flag.0.swap(false, Ordering::Relaxed))
+            let Some(position) =
+                self.tasks.iter().position(|task| task.flag.0.swap(false, Ordering::Relaxed))
             else {
                 return Ok(());
             };
@@ -288,7 +298,10 @@ impl<'a> Simulation<'a> {
             if let Some(status) = self.statuses.get_mut(number) {
                 *status = Status::Over;
             }
-            if outcome == Outcome::Unknown {
+            let place = self.scenario.operations.get(number).map(|(_, process)| *process);
+            let store = place.and_then(|process| self.stores[process].as_ref());
+            // While the breaker is open, no settlement is sent.
+            if outcome == Outcome::Unknown || store.is_some_and(CachedDb::__breaker_is_open) {
                 self.lost.insert(number);
             }
             self.note_promises();
@@ -337,6 +350,11 @@ impl<'a> Simulation<'a> {
                 Some(call) if call.reply.is_some() => choices.push(Choice::Arrive(task.id)),
                 Some(call) => {
                     choices.push(Choice::Happen(task.id));
+                    let is_write = self.operation(task.id).is_some_and(|operation| !operation.is_load());
+                    if is_write && !call.effect.is_statement() {
+                        let jumps = (0..JUMPS.len()).filter(|jump| may_pass(&world, &JUMPS[*jump]));
+                        faults.extend(jumps.map(|jump| Choice::Stall(task.id, jump)));
+                    }
                     if call.effect.is_cache() && self.scenario.scope() == Scope::Process {
                         continue;
                     }
@@ -370,15 +388,7 @@ impl<'a> Simulation<'a> {
                 }
             }
             faults.extend((0..KEYS.len()).filter(|key| world.entry(*key).is_some()).map(Choice::Evict));
-            let may_pass = |jump: &Duration| {
-                world.tasks.values().filter_map(|task| task.call.as_ref()).all(|call| {
-                    // The store gives a statement up after its timeout.
-                    !call.effect.is_statement()
-                        || call.reply.is_some()
-                        || world.now + *jump <= call.sent_at + WRITE_TIMEOUT
-                })
-            };
-            faults.extend((0..JUMPS.len()).filter(|jump| may_pass(&JUMPS[*jump])).map(Choice::Pass));
+            faults.extend((0..JUMPS.len()).filter(|jump| may_pass(&world, &JUMPS[*jump])).map(Choice::Pass));
         }
         if self.faults_left > 0 {
             choices.extend(faults);
@@ -410,9 +420,10 @@ impl<'a> Simulation<'a> {
                 if !self.is_crowded(process, TaskId::of_operation(number)) {
                     // Nobody can tell whether it has begun before its first call has its effect.
                     let world = lock(&self.world);
-                    let mut calls = world.tasks.iter().filter(|(id, task)| {
-                        id.operation() == number && task.call.is_some()
-                    });
+                    let mut calls = world
+                        .tasks
+                        .iter()
+                        .filter(|(id, task)| id.operation() == number && task.call.is_some());
                     self.urgent = calls.next().map(|(id, _)| *id);
                 }
             }
@@ -449,14 +460,16 @@ impl<'a> Simulation<'a> {
                 {
                     let mut world = lock(&self.world);
                     let call = world.task(id).call.as_ref().expect("a call to delay");
-                    let late = super::world::Late {
-                        task: id,
-                        effect: call.effect.clone(),
-                        sent_at: call.sent_at,
-                    };
+                    let late =
+                        super::world::Late { task: id, effect: call.effect.clone(), sent_at: call.sent_at };
                     world.late.push(late);
                 }
                 self.answer(id, Reply::Ambiguous);
+                self.arrive_unless_crowded(id)?;
+            }
+            Choice::Stall(id, jump) => {
+                self.apply(id);
+                self.let_pass(JUMPS[jump]);
                 self.arrive_unless_crowded(id)?;
             }
             Choice::Drop(number) => {
@@ -503,10 +516,12 @@ impl<'a> Simulation<'a> {
         let number = id.operation();
         let Some((operation, _)) = self.scenario.operations.get(number) else { return false };
         let is_background = self.tasks.iter().any(|task| task.id == id && task.is_background);
-        self.scenario.operations.iter().zip(&self.statuses).enumerate().any(|(other, ((kind, place), status))| {
-            let shares = is_background || operation.is_load() && kind.is_load();
-            other != number && *place == process && *status != Status::Over && shares
-        })
+        self.scenario.operations.iter().zip(&self.statuses).enumerate().any(
+            |(other, ((kind, place), status))| {
+                let shares = is_background || operation.is_load() && kind.is_load();
+                other != number && *place == process && *status != Status::Over && shares
+            },
+        )
     }
 
     fn fire(&mut self, id: TaskId) {
@@ -523,6 +538,8 @@ impl<'a> Simulation<'a> {
         let ended: Vec<_> = self.tasks.extract_if(.., |task| ends(task)).collect();
         for task in ended {
             let id = task.id;
+            // What it does in its last moments, it does itself.
+            lock(&self.world).polling = id;
             drop(task);
             lock(&self.world).tasks.remove(&id);
         }
@@ -542,7 +559,11 @@ impl<'a> Simulation<'a> {
             }
         }
         // What the dropped tasks have started in their last moments dies, too.
-        lock(&self.world).spawned.clear();
+        let unborn: Vec<_> = lock(&self.world).spawned.drain(..).collect();
+        for Spawned(id, future) in unborn {
+            drop(future);
+            lock(&self.world).tasks.remove(&id);
+        }
         for (number, (_, place)) in self.scenario.operations.iter().enumerate() {
             if *place == process {
                 self.statuses[number] = Status::Over;
@@ -563,6 +584,10 @@ impl<'a> Simulation<'a> {
         }
     }
 
+    fn operation(&self, id: TaskId) -> Option<Operation> {
+        self.scenario.operations.get(id.operation()).map(|(operation, _)| *operation)
+    }
+
     /// Tells the oracle what is promised in the present state.
     fn note_promises(&mut self) {
         let is_loading = |(number, (operation, _)): (usize, &(Operation, usize))| {
@@ -571,7 +596,8 @@ impl<'a> Simulation<'a> {
         if !self.scenario.operations.iter().enumerate().any(is_loading) {
             return;
         }
-        let waits: Vec<bool> = self.stores.iter().map(|store| store.as_ref().is_some_and(awaits_repair)).collect();
+        let waits: Vec<bool> =
+            self.stores.iter().map(|store| store.as_ref().is_some_and(awaits_repair)).collect();
         for (number, (operation, process)) in self.scenario.operations.iter().enumerate() {
             if operation.is_load() && self.statuses[number] == Status::Running {
                 self.oracle.promise(number, self.promise(*process, &waits));
@@ -670,7 +696,10 @@ impl<'a> Simulation<'a> {
                     && row.expires_at() >= record.expires_at()
             });
             if !is_true {
-                return Err(format!("all is quiet, but the cache does not show what the database has under {}", KEYS[key]));
+                return Err(format!(
+                    "all is quiet, but the cache does not show what the database has under {}",
+                    KEYS[key]
+                ));
             }
         }
         Ok(())
@@ -687,7 +716,8 @@ impl<'a> Simulation<'a> {
             let next = {
                 let world = lock(&self.world);
                 let idle = world.tasks.iter().filter(|(_, task)| task.call.is_none());
-                let due = idle.filter_map(|(id, task)| Some((task.timers.iter().map(|timer| timer.1).min()?, *id)));
+                let due =
+                    idle.filter_map(|(id, task)| Some((task.timers.iter().map(|timer| timer.1).min()?, *id)));
                 due.min().map(|(due, id)| (due.since(world.now), id))
             };
             if let Some((time, id)) = next {
@@ -784,6 +814,9 @@ impl<'a> Simulation<'a> {
             Choice::Refuse(id) => format!("FAULT {}: an error, without effect", what(id)),
             Choice::LoseAnswer(id) => format!("FAULT {}: it happens, but the answer is lost", what(id)),
             Choice::Delay(id) => format!("FAULT {}: an error; it may happen later", what(id)),
+            Choice::Stall(id, jump) => {
+                format!("FAULT {}: {} s pass before the answer arrives", what(id), JUMPS[*jump].as_secs())
+            }
             Choice::Drop(number) => {
                 format!("FAULT the caller of {} leaves", who(&TaskId::of_operation(*number)))
             }
@@ -808,9 +841,9 @@ impl<'a> Simulation<'a> {
                     format!("{dirty}fence of {}", fence.holders.len())
                 }
             };
-            let row = world.row(key).map_or("no row".to_owned(), |row| {
-                format!("row of {}", super::world::Seen::of(row).writer)
-            });
+            let row = world
+                .row(key)
+                .map_or("no row".to_owned(), |row| format!("row of {}", super::world::Seen::of(row).writer));
             format!("{}: {cached} | {row}", ["A", "B"][key])
         };
         format!("{}; {}", told(0), told(1))
@@ -823,6 +856,15 @@ impl Drop for Simulation<'_> {
         self.tasks.clear();
         lock(&self.world).spawned.clear();
     }
+}
+
+/// Whether so much time can pass at once: a store gives a statement up after its timeout.
+fn may_pass(world: &World, time: &Duration) -> bool {
+    world.tasks.values().filter_map(|task| task.call.as_ref()).all(|call| {
+        !call.effect.is_statement()
+            || call.reply.is_some()
+            || world.now + *time <= call.sent_at + WRITE_TIMEOUT
+    })
 }
 
 fn awaits_repair(store: &Store) -> bool {

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use session_core::{
-    Acquired, BoxFuture, Entry, Exchange, Expected, ExpiryWrite, Record, Stamp, State, StoredKey, Timestamp, Version,
+    Acquired, BoxFuture, Entry, Exchange, Expected, ExpiryWrite, Record, Stamp, State, StoredKey, Timestamp,
+    Version,
 };
 
 use super::digest;
@@ -297,9 +298,7 @@ impl World {
 
     /// Puts something into the cache as it is at the beginning of a run.
     pub(super) fn place(&mut self, key: usize, entry: Option<Entry>, ttl: Duration) {
-        self.slots[key] = entry.filter(|_| !ttl.is_zero()).map(|entry| {
-            Slot { entry, until: self.now + ttl }
-        });
+        self.slots[key] = entry.filter(|_| !ttl.is_zero()).map(|entry| Slot { entry, until: self.now + ttl });
     }
 
     /// Commits a row on behalf of `operation`.
@@ -419,7 +418,9 @@ impl World {
             slots[*key].as_ref().is_some_and(|slot| slot.entry.stamp == *wanted)
                 || late.iter().any(|other| stamped(&other.effect, *wanted))
                 || tasks.values().any(|task| {
-                    task.call.as_ref().is_some_and(|call| call.reply.is_none() && stamped(&call.effect, *wanted))
+                    task.call
+                        .as_ref()
+                        .is_some_and(|call| call.reply.is_none() && stamped(&call.effect, *wanted))
                 })
         };
         let possible: Vec<_> = late.iter().filter(|late| is_possible(late)).cloned().collect();
@@ -478,9 +479,10 @@ impl World {
             slot.hash(&mut hasher);
             self.rows[key].as_ref().map(digest::record).hash(&mut hasher);
         }
-        let late = self.late.iter().map(|late| {
-            (digest::effect(&late.effect), late.effect.is_statement().then_some(late.sent_at))
-        });
+        let late = self
+            .late
+            .iter()
+            .map(|late| (digest::effect(&late.effect), late.effect.is_statement().then_some(late.sent_at)));
         let mut late: Vec<_> = late.collect();
         late.sort_unstable();
         late.hash(&mut hasher);
