@@ -1,0 +1,107 @@
+//! What Redis and the driver say, in the words of [`CacheError`].
+
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+use session_core::{BoxError, CacheError};
+
+/// Why a command brought no answer that can be used.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// It was not sent: there is no connection to this address.
+    NotConnected { address: String, error: RedisError },
+    /// It was sent. Either an error is the answer, or the connection broke.
+    Answer(RedisError),
+    /// It was sent, and no answer came in time.
+    Silence,
+    /// The answer to this command is of no kind that it can have.
+    Unexpected(&'static str),
+}
+
+impl Failure {
+    pub(super) const fn unexpected(command: &'static str) -> Self {
+        Self::Unexpected(command)
+    }
+
+    /// The first word of the error that the server answered.
+    fn code(&self) -> Option<&str> {
+        match self {
+            Self::Answer(error) => error.code(),
+            Self::NotConnected { .. } | Self::Silence | Self::Unexpected(_) => None,
+        }
+    }
+
+    /// The server does not remember the script.
+    pub(super) fn is_no_script(&self) -> bool {
+        self.code() == Some("NOSCRIPT")
+    }
+
+    /// A list, a set or the like is under the key.
+    pub(super) fn is_wrong_type(&self) -> bool {
+        self.code() == Some("WRONGTYPE")
+    }
+
+    /// The server takes no writes, but may answer reads.
+    pub(super) fn refuses_writes(&self) -> bool {
+        matches!(self.code(), Some("OOM" | "READONLY" | "MISCONF" | "NOREPLICAS"))
+    }
+}
+
+impl From<Failure> for CacheError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Silence => Self::Ambiguous("no answer in time".into()),
+            Failure::Unexpected(command) => {
+                Self::Ambiguous(format!("{command} was answered by something that is no answer to it").into())
+            }
+            Failure::NotConnected { address, error } => {
+                let unreachable = error.is_io_error();
+                let error = Box::new(At { address, error: boxed(error) });
+                if unreachable { Self::Unavailable(error) } else { Self::Refused(error) }
+            }
+            Failure::Answer(error) if passes(&error) => Self::Unavailable(boxed(error)),
+            // Whatever is no answer of a server leaves open what it did.
+            Failure::Answer(error) if error.code().is_some() => Self::Refused(boxed(error)),
+            Failure::Answer(error) => Self::Ambiguous(boxed(error)),
+        }
+    }
+}
+
+/// Whether the server is just not ready: it starts, a script of somebody else runs, a failover is under way.
+fn passes(error: &RedisError) -> bool {
+    match error.kind() {
+        ErrorKind::Server(kind) => matches!(
+            kind,
+            ServerErrorKind::BusyLoading
+                | ServerErrorKind::Moved
+                | ServerErrorKind::Ask
+                | ServerErrorKind::TryAgain
+                | ServerErrorKind::ClusterDown
+                | ServerErrorKind::MasterDown
+        ),
+        _ => error.code() == Some("BUSY"),
+    }
+}
+
+/// An error, and whose it is.
+#[derive(Debug, thiserror::Error)]
+#[error("{address}: {error}")]
+struct At {
+    address: String,
+    #[source]
+    error: BoxError,
+}
+
+/// The error as a source, without what must not be seen.
+fn boxed(error: RedisError) -> BoxError {
+    let text = match (error.kind(), error.code()) {
+        // The operating system's words, or the TLS library's.
+        (ErrorKind::Io, _) => return error.into(),
+        // These quote what was received, and that may be a payload.
+        (ErrorKind::Parse | ErrorKind::UnexpectedReturnType, _) => {
+            return "the answer could not be parsed".into();
+        }
+        (_, Some(code)) => format!("{code}: {}", error.detail().unwrap_or_default()),
+        (_, None) => error.to_string(),
+    };
+    // A server quotes the arguments of a command that it does not know, and the key is among them.
+    text.split(", with args").next().unwrap_or_default().into()
+}

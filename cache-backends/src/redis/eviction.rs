@@ -1,0 +1,30 @@
+//! A look at how the server makes room, because one way would make the protocol's fences the first to go.
+
+use redis::{Cmd, Value};
+
+use super::link::Connection;
+
+/// Emits a warning event if the server evicts the shortest TTLs first. Silent if it does not tell.
+pub(super) async fn warn(mut connection: Connection) {
+    let mut cmd = Cmd::new();
+    cmd.arg("INFO").arg("memory");
+    let Ok(answer) = connection.send(&cmd).await else { return };
+    if evicts_fences_first(&answer) {
+        tracing::warn!(
+            maxmemory_policy = "volatile-ttl",
+            "Redis evicts the keys with the shortest TTL first, which are the fences that keep outdated sessions out of \
+             the cache; set another maxmemory-policy, such as allkeys-lru"
+        );
+    }
+}
+
+fn evicts_fences_first(answer: &Value) -> bool {
+    let text = match answer {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).unwrap_or_default(),
+        Value::VerbatimString { text, .. } => text,
+        // A cluster's nodes answer one each.
+        Value::Map(nodes) => return nodes.iter().any(|(_, answer)| evicts_fences_first(answer)),
+        _ => return false,
+    };
+    text.lines().any(|line| line.trim_end() == "maxmemory_policy:volatile-ttl")
+}

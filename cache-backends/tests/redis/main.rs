@@ -1,0 +1,349 @@
+//! What the Redis cache makes of a server's answers, and of servers that give none. No Redis is needed: the servers here
+//! say what a test wants. How it does on real ones is tested by the conformance suite.
+#![cfg(feature = "redis")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+
+mod eviction;
+mod server;
+
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use cache_backends::redis::{RedisCache, RedisCacheBuilder};
+use session_core::{
+    Acquired, Cache, CacheError, Entry, Exchange, Expected, Fence, Holder, Stamp, StoredKey, Timestamp, Token,
+};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+
+use crate::server::{Command, Reply, Server, bulk, error, nil, ok, one, text};
+
+const TTL: Duration = Duration::from_secs(60);
+
+fn key() -> StoredKey {
+    StoredKey::parse("the-stored-key").unwrap()
+}
+
+fn stamp(number: u64) -> Stamp {
+    Stamp(NonZeroU64::new(number).unwrap())
+}
+
+fn lease(number: u64) -> Entry {
+    Entry::lease(stamp(number))
+}
+
+fn fence(number: u64) -> Entry {
+    let holder =
+        Holder { token: Token(NonZeroU64::new(number).unwrap()), deadline: Timestamp::from_secs(30) };
+    Entry::fence(stamp(number), Fence { holders: vec![holder], dirty: false })
+}
+
+fn to(server: &Server) -> RedisCacheBuilder {
+    RedisCache::builder().url(server.url())
+}
+
+fn name(command: &Command) -> String {
+    text(&command[0])
+}
+
+#[tokio::test]
+async fn nothing_is_connected_before_the_first_call_and_then_one_connection_serves_all() {
+    let server = Server::start(|_| nil()).await;
+    let cache = to(&server).build().unwrap();
+    tokio::task::yield_now().await;
+    assert_eq!(server.connections(), 0);
+    let callers = (0..100).map(|_| {
+        let cache = cache.clone();
+        tokio::spawn(async move { cache.get(&key()).await })
+    });
+    for caller in callers.collect::<Vec<_>>() {
+        assert_eq!(caller.await.unwrap().unwrap(), None);
+    }
+    assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test]
+async fn every_call_is_one_round_trip_that_names_the_key_behind_the_prefix() {
+    let server = Server::start(|command| {
+        let key = if name(command) == "EVALSHA" { &command[3] } else { &command[1] };
+        assert_eq!(text(key), "shop:the-stored-key");
+        if name(command) == "EVALSHA" { one() } else { nil() }
+    })
+    .await;
+    let cache = to(&server).key_prefix("shop:").build().unwrap();
+    assert_eq!(cache.get(&key()).await.unwrap(), None);
+    assert_eq!(cache.acquire(&key(), lease(1), TTL).await.unwrap(), Acquired::Placed);
+    let stored = cache.compare_exchange(&key(), Expected::Stamp(stamp(1)), Some(fence(2)), TTL).await;
+    assert_eq!(stored.unwrap(), Exchange::Stored);
+    assert_eq!(server.commands(), ["GET", "SET", "EVALSHA"]);
+}
+
+#[tokio::test]
+async fn ttls_are_sent_in_milliseconds_rounded_up() {
+    let server = Server::start(|command| {
+        assert_eq!(text(command.last().unwrap()), "1501");
+        nil()
+    })
+    .await;
+    let cache = to(&server).build().unwrap();
+    let ttl = Duration::from_micros(1_500_001);
+    assert_eq!(cache.acquire(&key(), lease(1), ttl).await.unwrap(), Acquired::Placed);
+}
+
+#[tokio::test]
+async fn a_forgotten_script_is_sent_again() {
+    let server = Server::start(|command| match name(command).as_str() {
+        "EVALSHA" => error("NOSCRIPT No matching script. Please use EVAL."),
+        "EVAL" => one(),
+        _ => unreachable!(),
+    })
+    .await;
+    let cache = to(&server).build().unwrap();
+    let stored = cache.compare_exchange(&key(), Expected::Vacant, Some(lease(1)), TTL).await.unwrap();
+    assert_eq!(stored, Exchange::Stored);
+    assert_eq!(server.commands(), ["EVALSHA", "EVAL"]);
+}
+
+#[tokio::test]
+async fn where_writes_are_refused_an_acquire_still_finds_what_is_there() {
+    for refusal in [
+        "OOM command not allowed when used memory > 'maxmemory'.",
+        "READONLY You can't write against a read only replica.",
+        "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
+        "NOREPLICAS Not enough good replicas to write.",
+    ] {
+        let full = Arc::new(AtomicBool::new(true));
+        let occupied = Arc::clone(&full);
+        let server = Server::start(move |command| match name(command).as_str() {
+            "SET" => error(refusal),
+            "GET" if occupied.load(Ordering::SeqCst) => bulk(&fence(7).encode(&key())),
+            _ => nil(),
+        })
+        .await;
+        let cache = to(&server).build().unwrap();
+        assert_eq!(cache.acquire(&key(), lease(1), TTL).await.unwrap(), Acquired::Found(fence(7)));
+        full.store(false, Ordering::SeqCst);
+        let refused = cache.acquire(&key(), lease(1), TTL).await.unwrap_err();
+        assert!(matches!(refused, CacheError::Refused(_)), "{refused}");
+        let code = refusal.split(' ').next().unwrap();
+        assert!(refused.to_string().contains(code), "{refused} does not say {code}");
+    }
+}
+
+#[tokio::test]
+async fn a_foreign_value_counts_as_nothing_and_just_that_is_replaced() {
+    let foreign = b"something else".as_slice();
+    let server = Server::start(move |command| match name(command).as_str() {
+        "GET" | "SET" => bulk(foreign),
+        "EVALSHA" if command[4] == b"raw" && command[5] == foreign => one(),
+        "EVALSHA" => bulk(foreign),
+        _ => unreachable!(),
+    })
+    .await;
+    let cache = to(&server).build().unwrap();
+    assert_eq!(cache.get(&key()).await.unwrap(), None);
+    assert_eq!(cache.acquire(&key(), lease(1), TTL).await.unwrap(), Acquired::Placed);
+    let key = key();
+    let exchange = |expected| cache.compare_exchange(&key, expected, Some(lease(2)), TTL);
+    assert_eq!(exchange(Expected::Vacant).await.unwrap(), Exchange::Stored);
+    assert_eq!(exchange(Expected::Stamp(stamp(9))).await.unwrap(), Exchange::Lost(None));
+}
+
+#[tokio::test]
+async fn a_value_of_another_type_counts_as_nothing() {
+    let server = Server::start(|command| match name(command).as_str() {
+        "GET" | "SET" => error("WRONGTYPE Operation against a key holding the wrong kind of value"),
+        // The script finds out by itself.
+        "EVALSHA" if command[4] == b"nothing" => one(),
+        _ => unreachable!(),
+    })
+    .await;
+    let cache = to(&server).build().unwrap();
+    assert_eq!(cache.get(&key()).await.unwrap(), None);
+    assert_eq!(cache.acquire(&key(), lease(1), TTL).await.unwrap(), Acquired::Placed);
+}
+
+#[tokio::test]
+async fn a_foreign_value_that_keeps_changing_is_given_up() {
+    let server = Server::start(|command| bulk(format!("not {}", text(&command[5])).as_bytes())).await;
+    let cache = to(&server).build().unwrap();
+    let refused = cache.compare_exchange(&key(), Expected::Vacant, Some(lease(1)), TTL).await.unwrap_err();
+    assert!(matches!(refused, CacheError::Refused(_)), "{refused}");
+}
+
+#[tokio::test]
+async fn an_entry_of_another_key_is_an_error_and_not_a_session() {
+    let other = fence(7).encode(&StoredKey::parse("another-key").unwrap());
+    let server = Server::start(move |_| bulk(&other)).await;
+    let cache = to(&server).build().unwrap();
+    assert!(matches!(cache.get(&key()).await, Err(CacheError::WrongKey)));
+    assert!(matches!(cache.acquire(&key(), lease(1), TTL).await, Err(CacheError::WrongKey)));
+    let exchange = cache.compare_exchange(&key(), Expected::Vacant, Some(lease(1)), TTL).await;
+    assert!(matches!(exchange, Err(CacheError::WrongKey)));
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_is_unavailable_and_is_found_when_it_is_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let cache = RedisCache::builder().url(format!("redis://{address}/")).build().unwrap();
+    for _ in 0..3 {
+        let unavailable = cache.get(&key()).await.unwrap_err();
+        assert!(matches!(unavailable, CacheError::Unavailable(_)), "{unavailable}");
+        assert!(unavailable.to_string().contains(&address.to_string()), "{unavailable}");
+    }
+    let _server = Server::start_on(TcpListener::bind(address).await.unwrap(), |_| nil());
+    assert_eq!(cache.get(&key()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_within_an_answer_leaves_the_outcome_open_and_is_made_again() {
+    let broken = AtomicBool::new(false);
+    let server = Server::start(move |_| match broken.swap(true, Ordering::SeqCst) {
+        false => Reply::Close(b"$100\r\nonly the beginning".to_vec()),
+        true => one(),
+    })
+    .await;
+    let cache = to(&server).build().unwrap();
+    let key = key();
+    let exchange = || cache.compare_exchange(&key, Expected::Vacant, Some(lease(1)), TTL);
+    let ambiguous = exchange().await.unwrap_err();
+    assert!(matches!(ambiguous, CacheError::Ambiguous(_)), "{ambiguous}");
+    assert_eq!(server.commands(), ["EVALSHA"], "it was sent again by itself");
+    assert_eq!(exchange().await.unwrap(), Exchange::Stored);
+    assert_eq!(server.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_is_waited_for_no_longer_than_was_said() {
+    let server = Server::start(|_| Reply::Silence).await;
+    let cache = to(&server).response_timeout(Duration::from_millis(20)).build().unwrap();
+    let ambiguous = cache.acquire(&key(), lease(1), TTL).await.unwrap_err();
+    assert!(matches!(ambiguous, CacheError::Ambiguous(_)), "{ambiguous}");
+    assert_eq!(server.commands(), ["SET"], "it was sent again by itself");
+}
+
+#[tokio::test]
+async fn a_server_that_only_accepts_is_unavailable() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}/", listener.local_addr().unwrap());
+    let cache = RedisCache::builder().url(url).connect_timeout(Duration::from_millis(20)).build().unwrap();
+    let unavailable = cache.get(&key()).await.unwrap_err();
+    assert!(matches!(unavailable, CacheError::Unavailable(_)), "{unavailable}");
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_does_not_take_the_connection_attempt_with_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}/", listener.local_addr().unwrap());
+    let cache = RedisCache::builder().url(url).build().unwrap();
+    // Connected by the system, but not greeted until there is a server.
+    let impatient = tokio::time::timeout(Duration::from_millis(1), cache.get(&key())).await;
+    impatient.expect_err("nobody has greeted it yet");
+    let server = Server::start_on(listener, |_| nil());
+    assert_eq!(cache.get(&key()).await.unwrap(), None);
+    assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_refused_without_showing_it_until_it_is_right() {
+    let known = Arc::new(AtomicBool::new(false));
+    let right = Arc::clone(&known);
+    let server = Server::start(move |command| match name(command).as_str() {
+        "AUTH" if !right.load(Ordering::SeqCst) => error("WRONGPASS invalid username-password pair"),
+        "AUTH" => ok(),
+        _ => nil(),
+    })
+    .await;
+    let url = format!("redis://somebody:s3cr3t@127.0.0.1:{}/", server.port);
+    let builder = RedisCache::builder().url(url);
+    let cache = builder.clone().build().unwrap();
+    let refused = cache.get(&key()).await.unwrap_err();
+    assert!(matches!(refused, CacheError::Refused(_)), "{refused}");
+    let told = format!("{refused} {refused:?} {builder:?} {cache:?}");
+    assert!(told.contains("authentication"), "{told}");
+    assert!(!told.contains("s3cr3t"), "{told}");
+    known.store(true, Ordering::SeqCst);
+    assert_eq!(cache.get(&key()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn errors_show_neither_key_nor_payload() {
+    for answer in [
+        "ERR unknown command 'GET', with args beginning with: 'session:the-stored-key' ",
+        "NOPERM User app has no permissions to run the 'get' command",
+    ] {
+        let server = Server::start(move |_| error(answer)).await;
+        let refused = to(&server).build().unwrap().get(&key()).await.unwrap_err();
+        assert!(matches!(refused, CacheError::Refused(_)), "{refused}");
+        assert!(!format!("{refused} {refused:?}").contains("the-stored-key"), "{refused:?}");
+    }
+    let server = Server::start(|_| Reply::Bytes(b"?the-payload\r\n".to_vec())).await;
+    let ambiguous = to(&server).build().unwrap().get(&key()).await.unwrap_err();
+    assert!(matches!(ambiguous, CacheError::Ambiguous(_)), "{ambiguous}");
+    assert!(!format!("{ambiguous} {ambiguous:?}").contains("the-payload"), "{ambiguous:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_ready_yet_is_unavailable() {
+    for answer in [
+        "LOADING Redis is loading the dataset in memory",
+        "BUSY Redis is busy running a script.",
+        "CLUSTERDOWN The cluster is down",
+        "MASTERDOWN Link with MASTER is down",
+    ] {
+        let server = Server::start(move |_| error(answer)).await;
+        let unavailable = to(&server).build().unwrap().acquire(&key(), lease(1), TTL).await.unwrap_err();
+        assert!(matches!(unavailable, CacheError::Unavailable(_)), "{unavailable}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_of_the_applications_is_used() {
+    let server = Server::start(|_| nil()).await;
+    let client = cache_backends::redis::driver::Client::open(server.url()).unwrap();
+    let connection = client.get_multiplexed_async_connection().await.unwrap();
+    let cache = RedisCache::builder().connection(connection).build().unwrap();
+    assert_eq!(cache.get(&key()).await.unwrap(), None);
+    assert_eq!(server.connections(), 1);
+}
+
+#[test]
+fn wrong_urls_are_refused_without_showing_them() {
+    for (url, says) in [
+        ("ftp://user:s3cr3t@host/", "ftp"),
+        ("redis:s3cr3t", "redis://"),
+        ("redis://:s3cr3t@host:port/", "URL"),
+        ("redis://:s3cr3t@host/database", "database"),
+        ("redis://:s3?cr3t@host/", "unknown parameter"),
+        ("redis://:s3cr3t@a,b/", "redis+cluster"),
+        ("redis://host/?response_timeout_ms=s3cr3t", "response_timeout_ms"),
+    ] {
+        let error = RedisCache::builder().url(url).build().unwrap_err();
+        let told = format!("{error} {error:?}");
+        assert!(told.contains(says), "{told}");
+        assert!(!told.contains("cr3t"), "{told}");
+    }
+}
+
+#[cfg(not(feature = "redis-tls"))]
+#[test]
+fn a_url_whose_feature_is_off_names_the_feature() {
+    let error = RedisCache::builder().url("rediss://host/").build().unwrap_err();
+    assert!(error.to_string().contains("redis-tls"), "{error}");
+}
+
+#[cfg(not(feature = "redis-cluster"))]
+#[test]
+fn a_cluster_url_whose_feature_is_off_names_the_feature() {
+    let error = RedisCache::builder().url("redis+cluster://a,b/").build().unwrap_err();
+    assert!(error.to_string().contains("redis-cluster"), "{error}");
+}
+
+/// Lets a test wait until something has happened elsewhere.
+async fn eventually(happened: &Notify) {
+    tokio::time::timeout(Duration::from_secs(10), happened.notified()).await.expect("it did not happen");
+}
