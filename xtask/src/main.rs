@@ -12,6 +12,7 @@ mod lint;
 mod matrix;
 mod process;
 mod services;
+mod simulate;
 mod stage;
 #[allow(dead_code, reason = "shared with the tests of conformance-tests, which use other parts of it")]
 #[path = "../../conformance-tests/servers/table.rs"]
@@ -35,6 +36,7 @@ struct Command {
 
 const COMMANDS: &[Command] = &[
     Command { name: "test", usage: test::USAGE, summary: test::SUMMARY, run: test::run },
+    Command { name: "simulate", usage: simulate::USAGE, summary: simulate::SUMMARY, run: simulate::run },
     Command { name: "lint", usage: lint::USAGE, summary: lint::SUMMARY, run: lint::run },
     Command { name: "bench", usage: bench::USAGE, summary: bench::SUMMARY, run: bench::run },
     Command { name: "ci", usage: ci::USAGE, summary: ci::SUMMARY, run: ci::run },

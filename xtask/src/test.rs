@@ -8,13 +8,14 @@ use lexopt::{Arg, Parser};
 use crate::process::{cargo, run as run_process};
 use crate::stage::Stages;
 use crate::table::IMAGES;
-use crate::{Result, engine, images};
+use crate::{Result, engine, images, simulate};
 
 pub(crate) const USAGE: &str = "test [--provision] [-- FILTER..]";
 pub(crate) const SUMMARY: &str = "Run every test, doc tests and examples included. With --provision, first set up what a Debian \
      machine lacks\n    (a Docker engine, stand-ins for the server images), and then count a test that finds no server as failed.";
 
 const SETUP_BUDGET: Duration = Duration::from_secs(5 * 60);
+const SIMULATION_BUDGET: Duration = Duration::from_secs(5 * 60);
 const TEST_BUDGET: Duration = Duration::from_secs(30 * 60);
 
 pub(crate) fn run(mut args: Parser) -> Result {
@@ -41,6 +42,10 @@ fn steps(stages: &mut Stages, provision: bool, filters: &[OsString]) -> Result {
     if provision {
         stages.run("engine", SETUP_BUDGET, engine::provision)?;
         stages.run("images", SETUP_BUDGET, || images::ensure(IMAGES))?;
+    }
+    if filters.is_empty() {
+        // A failure is kept for the end.
+        let _ = stages.run("simulation", SIMULATION_BUDGET, simulate::standard);
     }
     stages.run("tests", TEST_BUDGET, || {
         let mut command = cargo();

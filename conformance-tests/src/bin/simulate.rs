@@ -1,78 +1,209 @@
-//! dev
-use conformance_tests::sim::*;
-fn main() {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    match args[0].as_str() {
-        "all" => {
-            let start = std::time::Instant::now();
-            let mut sum = Explored::default();
-            for scenario in Scenario::all(args[1].parse().unwrap(), args[2].parse().unwrap()) {
-                let t = std::time::Instant::now();
-                let (explored, violation) = explore(&scenario, true);
-                sum += explored;
-                println!("{scenario} {explored:?} {:?}", t.elapsed());
-                if let Some(v) = violation {
-                    println!("VIOLATION {} {}", v.vector, v.reason);
-                }
-            }
-            println!("{sum:?} {:?}", start.elapsed());
+//! The simulator's command line; `cargo xtask simulate` builds and runs it. See `conformance_tests::sim`.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use conformance_tests::sim::{
+    Explored, Mutant, Scenario, Vector, hunt, replay, select_mutant, sweep, wander,
+};
+
+const USAGE: &str = "usage: simulate [--seed SEED] standard | exhaustive STATE-FILE | random N | mutants
+       simulate replay VECTOR [MUTANT]";
+
+/// How many mixes of three the standard run takes.
+const SAMPLES: usize = 12;
+
+type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+fn main() -> ExitCode {
+    match run(std::env::args().skip(1).collect()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
         }
-        "one" => {
-            let (explored, violation) = explore(&args[1].parse().unwrap(), true);
-            println!("{explored:?}");
-            if let Some(v) = violation {
-                println!("VIOLATION {} {}", v.vector, v.reason);
-                show(&v.vector);
-            }
-        }
-        "in" => {
-            let mutant = Mutant::ALL.iter().find(|m| format!("{m:?}") == args[1]).unwrap();
-            select_mutant(Some(*mutant));
-            let (e, v) = explore(&args[2].parse().unwrap(), true);
-            println!("{mutant:?} {} {e:?}", args[2]);
-            match v {
-                Some(v) => {
-                    println!("   {} {}", v.vector, v.reason);
-                    if args.len() > 3 {
-                        show(&v.vector)
-                    }
-                }
-                None => println!("   NOT FOUND"),
-            }
-        }
-        "mutants" => {
-            let only = args.get(1);
-            for mutant in Mutant::ALL.iter().filter(|m| only.is_none_or(|o| format!("{m:?}") == *o)) {
-                select_mutant(Some(*mutant));
-                let t = std::time::Instant::now();
-                let mut sum = Explored::default();
-                let mut hit = None;
-                'search: for (size, faults) in [(2, 0), (2, 1), (3, 0)] {
-                    for scenario in Scenario::all(size, faults) {
-                        let (e, v) = explore(&scenario, false);
-                        sum += e;
-                        if v.is_some() {
-                            hit = v;
-                            break 'search;
-                        }
-                    }
-                }
-                println!("{mutant:?} {sum:?} {:?}", t.elapsed());
-                match hit {
-                    Some(v) => {
-                        println!("   {} {}", v.vector, v.reason);
-                    }
-                    None => println!("   NOT FOUND"),
-                }
-            }
-        }
-        _ => show(&args[0].parse().unwrap()),
     }
 }
-fn show(v: &Vector) {
-    let r = replay(v).unwrap();
-    for s in r.steps {
-        println!("  {s}");
+
+fn run(mut args: Vec<String>) -> Result {
+    let mut seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.subsec_nanos().into();
+    if args.first().is_some_and(|arg| arg == "--seed") && args.len() > 1 {
+        seed = args.remove(1).parse()?;
+        args.remove(0);
     }
-    println!("{:?}", r.violation);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args[..] {
+        ["standard"] => {
+            mutants()?;
+            standard(seed)
+        }
+        ["exhaustive", state] => exhaustive(Path::new(state)),
+        ["random", n] => random(n.parse()?, seed),
+        ["mutants"] => mutants(),
+        ["replay", vector] => show(&vector.parse()?, None),
+        ["replay", vector, mutant] => show(&vector.parse()?, Some(mutant)),
+        _ => Err(USAGE.into()),
+    }
+}
+
+/// A small generator: what it must be is repeatable.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let z = z ^ (z >> 31);
+        usize::try_from(z % n.max(1) as u64).unwrap_or(0)
+    }
+}
+
+fn standard(seed: u64) -> Result {
+    println!("seed {seed}");
+    let mut random = Random(seed);
+    let scenarios = Scenario::standard(|n| random.below(n), SAMPLES);
+    let begun = Instant::now();
+    let done = Mutex::new((0_usize, Instant::now()));
+    let explored = sweep(&scenarios, |_, _| {
+        let mut done = done.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        done.0 += 1;
+        if done.1.elapsed().as_secs() >= 10 {
+            eprintln!("{} of {} scenarios", done.0, scenarios.len());
+            done.1 = Instant::now();
+        }
+    })
+    .map_err(|error| format!("{error}\n(seed {seed})"))?;
+    print_sum(scenarios.len(), explored, begun);
+    Ok(())
+}
+
+fn print_sum(scenarios: usize, explored: Explored, begun: Instant) {
+    let Explored { states, runs, ends, .. } = explored;
+    let seconds = begun.elapsed().as_secs_f64();
+    println!(
+        "{scenarios} scenarios, {states} states, {runs} runs, {ends} of them to a new end, {seconds:.0} s"
+    );
+}
+
+/// All mixes of three with up to one fault. What is done is noted in `state`, and not done again.
+fn exhaustive(state: &Path) -> Result {
+    let all: Vec<_> = Scenario::all(3, 1);
+    let mut done = read_state(state)?;
+    let names: BTreeMap<_, _> = all.iter().map(|scenario| (scenario.to_string(), ())).collect();
+    done.retain(|name, _| names.contains_key(name));
+    let left: Vec<_> =
+        all.iter().filter(|scenario| !done.contains_key(&scenario.to_string())).cloned().collect();
+    println!("{} scenarios, {} of them done before; noted in {}", all.len(), done.len(), state.display());
+    let begun = Instant::now();
+    let mut sum = Explored::default();
+    for explored in done.values() {
+        sum += *explored;
+    }
+    if !left.is_empty() {
+        if let Some(parent) = state.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        let file = OpenOptions::new().create(true).append(true).open(state)?;
+        let noted = Mutex::new((file, done.len(), Instant::now()));
+        let explored = sweep(&left, |scenario, Explored { states, runs, ends, .. }| {
+            let mut noted = noted.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let _ = writeln!(noted.0, "{scenario} {states} {runs} {ends}");
+            noted.1 += 1;
+            if noted.2.elapsed().as_secs() >= 10 {
+                let seconds = begun.elapsed().as_secs();
+                eprintln!("{} of {} scenarios, {seconds} s", noted.1, all.len());
+                noted.2 = Instant::now();
+            }
+        })?;
+        sum += explored;
+    }
+    if sum.states == 0 {
+        return Err("nothing was explored, which proves nothing".into());
+    }
+    print_sum(all.len(), sum, begun);
+    Ok(())
+}
+
+fn read_state(state: &Path) -> Result<BTreeMap<String, Explored>> {
+    let mut done = BTreeMap::new();
+    let Ok(file) = File::open(state) else { return Ok(done) };
+    for line in BufReader::new(file).lines() {
+        let line = line?;
+        let fields: Vec<_> = line.split(' ').collect();
+        let [name, states, runs, ends] = fields[..] else {
+            // The last line of a run that was killed.
+            continue;
+        };
+        let mut explored = Explored::default();
+        (explored.states, explored.runs, explored.ends) = (states.parse()?, runs.parse()?, ends.parse()?);
+        done.insert(name.to_owned(), explored);
+    }
+    Ok(done)
+}
+
+fn random(runs: u64, seed: u64) -> Result {
+    println!("seed {seed}");
+    if runs == 0 {
+        return Err("no runs prove nothing".into());
+    }
+    let begun = Instant::now();
+    let mut random = Random(seed);
+    let mut steps = 0;
+    for run in 0..runs {
+        let (size, faults) = (2 + random.below(4), random.below(5));
+        let scenario = Scenario::random(|n| random.below(n), size, u8::try_from(faults)?);
+        match wander(&scenario, |n| random.below(n)) {
+            Ok(taken) => steps += taken,
+            Err(violation) => {
+                println!("run {run} of seed {seed} broke a promise: {}", violation.reason);
+                println!("cargo xtask simulate --replay '{}'", violation.vector);
+                return Err("a promise was broken".into());
+            }
+        }
+    }
+    println!("{runs} runs, {steps} steps, {:.0} s", begun.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn mutants() -> Result {
+    let mut missed = Vec::new();
+    for &mutant in Mutant::ALL {
+        match hunt(mutant) {
+            Ok(found) => {
+                println!("{mutant:?}: {}", mutant.description());
+                println!("    {}", found.violation.reason);
+                println!("    {} ({} states)", found.violation.vector, found.explored.states);
+            }
+            Err(error) => missed.push(error),
+        }
+    }
+    println!("{} of {} mutants found", Mutant::ALL.len() - missed.len(), Mutant::ALL.len());
+    if missed.is_empty() { Ok(()) } else { Err(missed.join("\n").into()) }
+}
+
+fn show(vector: &Vector, mutant: Option<&str>) -> Result {
+    if let Some(name) = mutant {
+        let mutant = Mutant::ALL.iter().find(|mutant| format!("{mutant:?}") == name);
+        select_mutant(Some(*mutant.ok_or_else(|| format!("there is no mutant {name}"))?));
+    }
+    let replayed = replay(vector)?;
+    for (number, step) in replayed.steps.iter().enumerate() {
+        println!("{:>4}  {step}", number + 1);
+    }
+    match replayed.violation {
+        Some(reason) => Err(reason.into()),
+        None => {
+            println!("all promises were kept");
+            Ok(())
+        }
+    }
 }

@@ -10,13 +10,18 @@
 mod backends;
 mod digest;
 mod explore;
+mod mutants;
 mod operation;
 mod oracle;
 mod scenario;
 mod simulation;
+mod sweep;
 mod world;
 
 pub use explore::{Explored, Replayed, Vector, Violation, explore, replay, wander};
+pub use mutants::{Hunt, hunt};
 pub use operation::Operation;
 pub use scenario::{Beginning, Scenario};
+pub use sweep::{SweepError, sweep};
+
 pub use session_cached_db::simulation::{Mutant, select_mutant};

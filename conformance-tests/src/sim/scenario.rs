@@ -42,6 +42,57 @@ impl Scenario {
         self.operations.iter().map(|(_, process)| process + 1).max().unwrap_or(1)
     }
 
+    /// What every change is checked with: every mix of two, in all arrangements with one fault, and in the two that
+    /// matter most with two faults; and some mixes of three, chosen by `random`, with one.
+    #[must_use]
+    pub fn standard(mut random: impl FnMut(usize) -> usize, samples: usize) -> Vec<Self> {
+        let matters_most = |scenario: &Self| {
+            scenario.is_shared && !scenario.is_nervous && scenario.beginning != Beginning::Cached
+        };
+        let mut scenarios = Self::all(2, 1);
+        // With two faults, everything is included that is possible with one.
+        scenarios.retain(|scenario| !matters_most(scenario));
+        scenarios.extend(Self::all(2, 2).into_iter().filter(matters_most));
+        let mut threes = Self::all(3, 1);
+        for _ in 0..samples.min(threes.len()) {
+            scenarios.push(threes.swap_remove(random(threes.len())));
+        }
+        // The largest first, so that no core is left alone with one in the end.
+        scenarios.sort_by_key(|scenario| {
+            std::cmp::Reverse((scenario.operations.len() + usize::from(scenario.faults), scenario.keys()))
+        });
+        scenarios
+    }
+
+    /// How many sessions the operations touch, each counted again.
+    fn keys(&self) -> usize {
+        self.operations.iter().map(|(operation, _)| operation.keys().len()).sum()
+    }
+
+    /// A scenario of `size` operations and up to `faults` faults, by chance.
+    #[must_use]
+    pub fn random(mut random: impl FnMut(usize) -> usize, size: usize, faults: u8) -> Self {
+        loop {
+            let mut operations: Vec<_> =
+                (0..size).map(|_| Operation::ALL[random(Operation::ALL.len())]).collect();
+            operations.sort_unstable();
+            if !is_connected(&operations) {
+                continue;
+            }
+            let mut beginnings = beginnings(&operations);
+            let mut placements = placements(&operations);
+            let operations = placements.swap_remove(random(placements.len()));
+            let is_split = operations.iter().any(|(_, process)| *process > 0);
+            return Self {
+                operations,
+                beginning: beginnings.swap_remove(random(beginnings.len())),
+                is_shared: is_split || random(4) > 0,
+                is_nervous: is_split && random(2) > 0,
+                faults,
+            };
+        }
+    }
+
     /// Every scenario with `size` operations and up to `faults` faults.
     #[must_use]
     pub fn all(size: usize, faults: u8) -> Vec<Self> {

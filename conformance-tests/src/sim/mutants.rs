@@ -1,0 +1,66 @@
+//! Where each seeded fault of the protocol shows.
+//!
+//! A simulator that finds nothing proves nothing, unless it would have found something.
+
+use super::explore::{Explored, Violation, explore};
+use super::scenario::Scenario;
+use super::{Mutant, select_mutant};
+
+/// A scenario in which a store with this fault breaks a promise, as few faults of the world as that takes.
+const SHOWN_IN: &[(Mutant, &str)] = &[
+    (Mutant::NoLeaseCheck, "load@0+save@0/vacant/shared/0"),
+    (Mutant::NoFence, "load@0+save@0/vacant/shared/1"),
+    (Mutant::FenceOverwritten, "save@0+overwrite@0/vacant/shared/1"),
+    (Mutant::NoPoisoning, "save@0+overwrite@0/vacant/shared/1"),
+    (Mutant::NeverPruned, "save@0+overwrite@0/vacant/shared/2"),
+    (Mutant::SettledOnUnknown, "load@0+save@0/vacant/shared/1"),
+    (Mutant::UngatedFlight, "load@0+load@0+delete@0/vacant/shared/0"),
+    (Mutant::UpsertingSave, "save@0+delete@0/vacant/shared/0"),
+    (Mutant::FillAfterDelete, "load@0+delete@0/vacant/shared/0"),
+    (Mutant::TtlTrusted, "load@0+reap@0/ending/shared/1"),
+    (Mutant::FenceRetriedAsItWas, "overwrite@0+delete@0/vacant/shared/2"),
+    (Mutant::LeaseRetriedAsItWas, "load@0+delete@0/vacant/shared/1"),
+    (Mutant::PublishOverVacancy, "create@0+revoke@0/vacant/shared/0"),
+    (Mutant::LateFollower, "load@0+load@0+delete@0/vacant/shared/0"),
+    (Mutant::DegradedPublishes, "save@0+overwrite@1/vacant/shared/2"),
+    (Mutant::CleanRepair, "save@0+overwrite@1/vacant/nervous/1"),
+    (Mutant::TouchPublishes, "touch@0+save@0/vacant/shared/0"),
+    (Mutant::RevokeListsOnce, "rename@0+revoke@0/vacant/shared/0"),
+    (Mutant::WritePastDeadline, "load@0+save@1/vacant/shared/2"),
+];
+
+/// What became of a hunt for one mutant.
+#[derive(Clone, Debug)]
+pub struct Hunt {
+    /// The mutant.
+    pub mutant: Mutant,
+    /// What was explored.
+    pub explored: Explored,
+    /// The shortest run that shows the fault.
+    pub violation: Violation,
+}
+
+/// Hunts for `mutant`: the same scenario must hold without it, and break with it.
+///
+/// # Errors
+///
+/// When the mutant is not found, or the scenario breaks without it.
+pub fn hunt(mutant: Mutant) -> Result<Hunt, String> {
+    let Some((_, name)) = SHOWN_IN.iter().find(|(listed, _)| *listed == mutant) else {
+        return Err(format!("{mutant:?} is not looked for: no scenario is listed for it"));
+    };
+    let scenario: Scenario = name.parse()?;
+    select_mutant(None);
+    let (sound, violation) = explore(&scenario, false);
+    if let Some(violation) = violation {
+        return Err(format!("{} breaks without {mutant:?}: {}", violation.vector, violation.reason));
+    }
+    select_mutant(Some(mutant));
+    let (mut explored, violation) = explore(&scenario, true);
+    select_mutant(None);
+    explored += sound;
+    match violation {
+        Some(violation) => Ok(Hunt { mutant, explored, violation }),
+        None => Err(format!("{mutant:?} was not found in {scenario}: the simulator is blind to it")),
+    }
+}

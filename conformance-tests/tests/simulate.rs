@@ -1,0 +1,94 @@
+//! The simulator, in small, and that it can fail. All of it: `cargo xtask simulate`.
+
+#![cfg(feature = "simulation")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+
+use conformance_tests::sim::{
+    Mutant, Operation, Scenario, SweepError, Vector, explore, hunt, replay, select_mutant, sweep, wander,
+};
+
+#[test]
+fn every_mix_of_two_keeps_its_promises_in_every_interleaving_without_faults() {
+    let explored = sweep(&Scenario::all(2, 0), |_, _| {}).unwrap_or_else(|error| panic!("{error}"));
+    assert!(explored.states > 10_000, "{explored:?}");
+}
+
+#[test]
+fn a_load_and_a_delete_keep_their_promises_whatever_goes_wrong_once() {
+    for name in ["load@0+delete@0/vacant/shared/1", "load@0+delete@1/cached/nervous/1"] {
+        let (explored, violation) = explore(&name.parse().unwrap(), false);
+        assert!(violation.is_none(), "{violation:?}");
+        assert!(explored.ends > 0, "{explored:?}");
+    }
+}
+
+#[test]
+fn every_operation_is_part_of_the_mixes() {
+    let all = Scenario::all(2, 2);
+    for operation in Operation::ALL {
+        assert!(all.iter().any(|scenario| scenario.operations.iter().any(|(other, _)| other == operation)));
+    }
+}
+
+#[test]
+fn a_mutant_is_found_and_its_vector_shows_it_again() {
+    let found = hunt(Mutant::TouchPublishes).unwrap();
+    let vector: Vector = found.violation.vector.to_string().parse().unwrap();
+    assert_eq!(vector, found.violation.vector);
+
+    select_mutant(Some(Mutant::TouchPublishes));
+    let replayed = replay(&vector);
+    select_mutant(None);
+    assert_eq!(replayed.unwrap().violation, Some(found.violation.reason));
+    let without = replay(&vector);
+    assert!(without.is_err() || without.unwrap().violation.is_none());
+}
+
+#[test]
+fn a_vector_that_does_not_fit_is_refused() {
+    for (vector, reason) in [
+        ("load@0/cached/shared/0", "no `:`"),
+        ("load@0/cached/shared/0:x", "no number"),
+        ("load@0/cached/0:0", "four parts"),
+        ("fly@0/cached/shared/0:0", "operations are unknown"),
+        ("load@2/cached/shared/0:0", "operations are unknown"),
+        ("load@0+load@1/cached/process/0:0", "two processes"),
+        ("load@0/cached/shared/0:7", "step 1 chooses 7"),
+        ("load@0/cached/shared/0:", "ends after 0 steps"),
+    ] {
+        let error = vector.parse().and_then(|vector: Vector| replay(&vector)).unwrap_err();
+        assert!(error.contains(reason), "{vector}: {error}");
+    }
+}
+
+#[test]
+fn a_vector_that_goes_on_after_the_end_is_refused() {
+    let (mut vector, mut last) = ("load@0/cached/shared/0:".parse::<Vector>().unwrap(), None);
+    while last.is_none() {
+        vector.choices.push(0);
+        last = replay(&vector).ok();
+    }
+    assert_eq!(last.unwrap().violation, None);
+    vector.choices.push(0);
+    assert!(replay(&vector).unwrap_err().contains("only 0 things can happen"));
+}
+
+#[test]
+fn a_sweep_over_nothing_fails() {
+    assert!(matches!(sweep(&[], |_, _| {}), Err(SweepError::Nothing)));
+}
+
+#[test]
+fn the_same_choices_make_the_same_run() {
+    let scenario: Scenario = "merge@0+rename@1+load-b@0/cached/nervous/3".parse().unwrap();
+    assert_eq!(scenario.to_string(), "merge@0+rename@1+load-b@0/cached/nervous/3");
+    let run = || {
+        let mut turn = 0;
+        wander(&scenario, |n| {
+            turn += 7;
+            turn % n
+        })
+        .unwrap_or_else(|violation| panic!("{}", violation.vector))
+    };
+    assert_eq!(run(), run());
+}

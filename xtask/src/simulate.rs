@@ -1,0 +1,63 @@
+//! `cargo xtask simulate`: the proof by simulation that the cache never lies.
+
+use std::ffi::OsString;
+
+use lexopt::{Arg, Parser};
+
+use crate::Result;
+use crate::process::{cargo, run as run_process};
+
+pub(crate) const USAGE: &str =
+    "simulate [--exhaustive | --mutants | --random N | --replay VECTOR [--mutant NAME]] [--seed SEED]";
+pub(crate) const SUMMARY: &str = "Drive the real store through interleavings and faults, and find every seeded fault. Alone: what `test` does. With\n    --exhaustive: every mix of three operations with up to one fault (goes on where it was stopped; \
+     delete\n    target/simulate.state to begin anew).";
+
+/// Where an exhaustive run notes what it has done.
+const STATE: &str = "target/simulate.state";
+
+pub(crate) fn run(mut args: Parser) -> Result {
+    let mut what: Option<Vec<OsString>> = None;
+    let mut seed = None;
+    let mut mutant = None;
+    let mut choose = |chosen: Vec<OsString>| match what.replace(chosen) {
+        None => Ok(()),
+        Some(_) => Err("choose one of --exhaustive, --mutants, --random and --replay"),
+    };
+    while let Some(arg) = args.next()? {
+        match arg {
+            Arg::Long("exhaustive") => choose(vec!["exhaustive".into(), STATE.into()])?,
+            Arg::Long("mutants") => choose(vec!["mutants".into()])?,
+            Arg::Long("random") => choose(vec!["random".into(), args.value()?])?,
+            Arg::Long("replay") => choose(vec!["replay".into(), args.value()?])?,
+            Arg::Long("mutant") => mutant = Some(args.value()?),
+            Arg::Long("seed") => seed = Some(args.value()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let mut what = what.unwrap_or_else(|| vec!["standard".into()]);
+    what.extend(mutant);
+    simulate(seed, what)
+}
+
+/// What every change is checked with.
+pub(crate) fn standard() -> Result {
+    simulate(None, vec!["standard".into()])
+}
+
+fn simulate(seed: Option<OsString>, what: Vec<OsString>) -> Result {
+    let mut command = cargo();
+    command.args([
+        "run",
+        "--quiet",
+        "--release",
+        "--package",
+        "conformance-tests",
+        "--features",
+        "simulation",
+    ]);
+    command.args(["--bin", "simulate", "--"]);
+    if let Some(seed) = seed {
+        command.arg("--seed").arg(seed);
+    }
+    run_process(command.args(what))
+}
