@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use session_core::{Cache, Codec, JsonCodec, KeyForm, KeyPrefix, Persistence, Runtime, Scope};
+use session_core::{Cache, Codec, JsonCodec, KeyForm, KeyPrefix, Persistence, Runtime, Scope, SessionKey};
 
 use crate::config::Config;
 use crate::reaper::Reaper;
@@ -91,7 +91,8 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
     }
 
     /// How much time passes at least between two [touches](crate::Session::touch) that are written to the database. By
-    /// default 5 minutes, or a quarter of the idle timeout if that is less.
+    /// default 5 minutes, or a quarter of the idle timeout if that is less. Never more than a quarter of the time that
+    /// a session has chosen for itself.
     pub fn touch_interval(mut self, touch_interval: Duration) -> Self {
         self.touch_interval = Some(touch_interval);
         self
@@ -257,6 +258,30 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
         let is_blind = cache.scope == Scope::Process && !self.is_sole_process;
         config.max_cache_age = self.max_cache_age.unwrap_or(if is_blind { 5 * SECOND } else { 300 * SECOND });
         config.touch_interval = self.touch_interval.unwrap_or((config.idle_timeout / 4).min(300 * SECOND));
+
+        let reaper_interval = self.reaper.map(|reaper| reaper.interval);
+        for (name, time) in [
+            ("idle_timeout", Some(config.idle_timeout)),
+            ("absolute_timeout", config.absolute_timeout),
+            ("max_cache_age", Some(config.max_cache_age)),
+            ("lease_ttl", Some(config.lease_ttl)),
+            ("fence_ttl", Some(config.fence_ttl)),
+            ("cache_timeout", Some(config.cache_timeout)),
+            ("read_timeout", Some(config.read_timeout)),
+            ("write_timeout", Some(config.write_timeout)),
+            ("probe_interval", Some(config.probe_interval)),
+            ("the reaper's interval", reaper_interval),
+        ] {
+            if time.is_some_and(|time| time.is_zero()) {
+                return invalid(format!("{name} must be above zero"));
+            }
+        }
+        if self.reaper.is_some_and(|reaper| reaper.batch == 0) {
+            return invalid("the reaper's batch must be above zero, or it never comes to an end".into());
+        }
+        if config.breaker_threshold == 0 {
+            return invalid("breaker_threshold must be above zero, or the cache is never used".into());
+        }
         if config.touch_interval >= config.idle_timeout {
             return invalid(
                 "touch_interval must be shorter than idle_timeout, or sessions in use expire".into(),
@@ -277,19 +302,22 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
         if config.key_form == KeyForm::Plain && !self.key_prefix.is_empty() {
             return invalid("this database holds keys that others share, so key_prefix must be empty".into());
         }
-        let needed = self.key_prefix.len() + KeyForm::Hashed.max_len();
-        if config.key_form == KeyForm::Hashed && needed > db.max_key_bytes {
+        let needed = match config.key_form {
+            KeyForm::Plain => SessionKey::GENERATED_LEN,
+            _ => self.key_prefix.len() + KeyForm::HASHED_LEN,
+        };
+        if needed > db.max_key_bytes {
             return invalid(format!(
-                "stored keys would have {needed} bytes, but this database takes at most {}; shorten key_prefix",
+                "stored keys would have {needed} bytes, but this database takes at most {}; shorten key_prefix, or \
+                 take another database",
                 db.max_key_bytes
             ));
         }
 
-        let shortest =
-            [config.lease_ttl, config.fence_ttl, config.max_cache_age].into_iter().min().unwrap_or_default();
-        if shortest < cache.ttl_granularity || shortest.is_zero() {
+        let shortest = config.lease_ttl.min(config.fence_ttl).min(config.max_cache_age);
+        if shortest < cache.ttl_granularity {
             return invalid(format!(
-                "lease_ttl, fence_ttl and max_cache_age must be above zero and at least this cache's granularity, {:?}",
+                "lease_ttl, fence_ttl and max_cache_age must be at least this cache's granularity, {:?}",
                 cache.ttl_granularity
             ));
         }

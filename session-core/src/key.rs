@@ -69,7 +69,8 @@ pub struct SessionKey(Text);
 
 impl SessionKey {
     const ALPHABET: [u8; 36] = *b"abcdefghijklmnopqrstuvwxyz0123456789";
-    const GENERATED_LEN: usize = 32;
+    /// The length of a generated key, in characters.
+    pub const GENERATED_LEN: usize = 32;
 
     /// A new random key.
     ///
