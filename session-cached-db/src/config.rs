@@ -36,7 +36,16 @@ impl Config {
 
     /// How long after it was sent a statement may commit.
     pub(crate) fn longest_statement(&self) -> Duration {
-        self.write_timeout + self.statement_bound
+        self.write_timeout.saturating_add(self.statement_bound)
+    }
+
+    /// How much time passes at least between two touches of a session that chose `expiry`. Short enough that a session
+    /// in use does not expire in between.
+    pub(crate) fn touch_interval(&self, expiry: Option<Expiry>) -> Duration {
+        match expiry {
+            Some(Expiry::After(lifetime)) => self.touch_interval.min(lifetime / 4),
+            _ => self.touch_interval,
+        }
     }
 
     /// When a session that chose `expiry` (or left it to the store) and is used at `now` ends.

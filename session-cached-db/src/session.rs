@@ -552,20 +552,21 @@ impl Session {
     /// [`Error::SessionGone`], or as every write.
     pub async fn touch(&mut self) -> Result<Coherence, Error> {
         let now = self.store.now();
-        let interval = self.store.config().touch_interval;
-        let Some(stored) = self.stored.as_mut() else { return Ok(Coherence::Coherent) };
+        let config = self.store.config();
+        let Some(stored) = self.stored.as_ref() else { return Ok(Coherence::Coherent) };
         let record = &stored.loaded.record;
-        if now.since(record.last_seen_at()) < interval {
-            return Ok(Coherence::Coherent);
-        }
         // By what is stored, not by what was changed since: that may never be saved.
         let expiry = record.data(&stored.stored_key, self.store.codec()).ok().and_then(expiry_of);
-        let expires_at =
-            self.store.config().expires_at(expiry, record.created_at(), now).max(record.expires_at());
-        let seen = stored.loaded.stamp;
-        let coherence = Arc::clone(&self.store).touch(stored.stored_key, seen, expires_at).await?;
-        let touched = Record::clone(&stored.loaded.record).with_expires_at(expires_at).with_last_seen_at(now);
-        stored.loaded = Loaded { record: Arc::new(touched), stamp: None };
+        if now.since(record.last_seen_at()) < config.touch_interval(expiry) {
+            return Ok(Coherence::Coherent);
+        }
+        let expires_at = config.expires_at(expiry, record.created_at(), now).max(record.expires_at());
+        let touched = Record::clone(record).with_expires_at(expires_at).with_last_seen_at(now);
+        let (key, seen) = (stored.stored_key, stored.loaded.stamp);
+        let coherence = Arc::clone(&self.store).touch(key, seen, expires_at).await?;
+        if let Some(stored) = &mut self.stored {
+            stored.loaded = Loaded { record: Arc::new(touched), stamp: None };
+        }
         Ok(coherence)
     }
 
