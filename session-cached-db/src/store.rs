@@ -221,6 +221,7 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
     ///
     /// As every write.
     pub async fn clear_expired(&self) -> Result<u64, Error> {
+        self.inner.tasks.check_open()?;
         self.inner.reap(Reaper::default().batch, Duration::ZERO).await
     }
 

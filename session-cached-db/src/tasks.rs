@@ -48,12 +48,15 @@ impl Tasks {
     pub(crate) fn start(&self, task: impl Future<Output = ()> + Send + 'static) -> Result<(), Error> {
         // Counted before the look, so that whoever closes and then waits misses no task that has started.
         let counted = Counted::new(&self.running);
-        if *self.closed.borrow() {
-            return Err(Error::Closed);
-        }
+        self.check_open()?;
         // Counts down also when the task panics, or when the runtime drops it.
         self.runtime.spawn(task.map(move |()| drop(counted)).boxed());
         Ok(())
+    }
+
+    /// Refuses what is no longer to be begun.
+    pub(crate) fn check_open(&self) -> Result<(), Error> {
+        if *self.closed.borrow() { Err(Error::Closed) } else { Ok(()) }
     }
 
     /// Starts no more tasks.
