@@ -74,8 +74,9 @@ pub enum Error {
     /// The database call failed.
     #[error("{0}")]
     Database(#[source] Arc<PersistenceError>),
-    /// The task that did the write ended without an answer: the runtime is shutting down. Find out whether it happened.
-    #[error("the write was interrupted; find out whether it happened before repeating it")]
+    /// The task that was to answer ended before: the runtime is shutting down. If it was a write, find out whether it
+    /// happened.
+    #[error("interrupted by the end of the runtime; find out whether a write happened before repeating it")]
     Interrupted,
     /// The store was closed. Nothing was changed.
     #[error("the session store is closed")]
