@@ -263,6 +263,25 @@ async fn touching_makes_a_sliding_expiry_start_anew() {
 }
 
 #[tokio::test]
+async fn a_session_in_use_does_not_expire_however_short_an_expiry_it_chose() {
+    each_database(async |world| {
+        let mut session = world.saved([("x", 1)]).await;
+        session.set_expiry(Expiry::After(MINUTE));
+        session.save().await.unwrap();
+        world.db.calls.reset();
+        for _ in 0..20 {
+            world.runtime.advance(10 * SECOND);
+            session = world.reopen(&session).await;
+            assert!(session.key().is_some());
+            session.touch().await.unwrap();
+        }
+        // Not every time, for all that.
+        assert_eq!(world.db.calls.count(Call::Touch), 10);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn touching_does_not_move_a_fixed_expiry() {
     each_database(async |world| {
         let mut session = world.store.new_session();

@@ -16,13 +16,17 @@
 mod common;
 
 mod bad_input;
+mod builder;
 mod cache;
 mod codec;
 mod coherence;
 mod database;
 mod expiry;
+mod flights;
 mod keys;
 mod map;
 mod merge;
+mod reaper;
+mod shutdown;
 mod store_operations;
 mod subjects;

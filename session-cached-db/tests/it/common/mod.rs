@@ -13,7 +13,7 @@ use session_core::{CacheProperties, Scope, StoredKey};
 use tempfile::TempDir;
 
 pub use self::backends::{TestCache, TestDb};
-pub use self::calls::{Call, Fault, Moment};
+pub use self::calls::{Call, Fault, Held, Moment};
 pub use self::log::Log;
 pub use self::runtime::{ManualRuntime, START};
 

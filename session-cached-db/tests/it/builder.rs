@@ -1,0 +1,197 @@
+//! What a store can be built with, and what is refused.
+
+use std::time::Duration;
+
+use session_cached_db::{BuildError, CachedDb, Reaper};
+use session_core::{CacheProperties, Expiry, KeyForm, Persistence as _, PersistenceProperties, Scope};
+
+use crate::common::{
+    Call, DAY, HOUR, MINUTE, ManualRuntime, SECOND, StoreBuilder, TestCache, TestDb, World, in_memory,
+    key_of, map, values_of,
+};
+
+async fn build_over(
+    cache: TestCache,
+    db: TestDb,
+    configure: impl FnOnce(StoreBuilder) -> StoreBuilder,
+) -> Result<(), BuildError> {
+    let builder = CachedDb::builder(cache, db.clone()).sole_process().reaper(None);
+    let built = configure(builder.runtime(ManualRuntime::new())).build().await;
+    if built.is_err() {
+        assert_eq!(db.calls.total(), 0, "refused only after the database was touched");
+    }
+    built.map(drop)
+}
+
+async fn build(configure: impl FnOnce(StoreBuilder) -> StoreBuilder) -> Result<(), BuildError> {
+    build_over(TestCache::new(), in_memory().await, configure).await
+}
+
+/// It is refused, and the error names `culprit`.
+fn refused(result: Result<(), BuildError>, culprit: &str) {
+    match result {
+        Err(BuildError::Invalid(text)) => assert!(text.contains(culprit), "{culprit} in: {text}"),
+        other => panic!("{culprit}: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_touch_interval_in_which_sessions_in_use_expire_is_refused() {
+    refused(build(|builder| builder.touch_interval(14 * DAY)).await, "touch_interval");
+    refused(build(|builder| builder.idle_timeout(MINUTE).touch_interval(MINUTE)).await, "touch_interval");
+    build(|builder| builder.idle_timeout(MINUTE).touch_interval(MINUTE - SECOND)).await.unwrap();
+    build(|builder| builder.idle_timeout(SECOND)).await.unwrap();
+    build(|builder| builder.touch_interval(Duration::ZERO)).await.unwrap();
+}
+
+#[tokio::test]
+async fn sessions_of_no_duration_are_refused() {
+    refused(build(|builder| builder.idle_timeout(Duration::ZERO)).await, "idle_timeout");
+    refused(build(|builder| builder.absolute_timeout(Duration::ZERO)).await, "absolute_timeout");
+}
+
+#[tokio::test]
+async fn payloads_that_the_database_does_not_take_are_refused() {
+    let db = in_memory().await;
+    let limit = db.sqlite.properties().max_payload_bytes;
+    refused(build(|builder| builder.max_payload_bytes(limit + 1)).await, "max_payload_bytes");
+    build(|builder| builder.max_payload_bytes(limit)).await.unwrap();
+    // The default fits whatever the database.
+    let small = db.with_properties(PersistenceProperties::new(1_000));
+    build_over(TestCache::new(), small, |builder| builder).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_key_prefix_that_is_none_is_refused() {
+    for prefix in ["with space", "sl/ash", "ünicode", "quote'", "new\nline", &"p".repeat(22)] {
+        refused(build(|builder| builder.key_prefix(prefix)).await, "key_prefix");
+    }
+    for prefix in ["", "shop:", "a.b_c-d:9", &"p".repeat(21)] {
+        build(|builder| builder.key_prefix(prefix)).await.unwrap();
+    }
+}
+
+/// A database whose keys have this form and length.
+async fn keys(form: KeyForm, longest: usize) -> TestDb {
+    let properties = PersistenceProperties::new(1 << 20).with_keys(form, longest);
+    in_memory().await.with_properties(properties)
+}
+
+#[tokio::test]
+async fn keys_that_the_database_does_not_take_are_refused() {
+    let over = async |form, longest, prefix| {
+        build_over(TestCache::new(), keys(form, longest).await, |builder| builder.key_prefix(prefix)).await
+    };
+    refused(over(KeyForm::Hashed, 42, "").await, "43");
+    over(KeyForm::Hashed, 43, "").await.unwrap();
+    refused(over(KeyForm::Hashed, 47, "shop:").await, "key_prefix");
+    over(KeyForm::Hashed, 48, "shop:").await.unwrap();
+    refused(over(KeyForm::Plain, 64, "shop:").await, "key_prefix");
+    refused(over(KeyForm::Plain, 31, "").await, "32");
+    over(KeyForm::Plain, 32, "").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_database_of_plain_keys_holds_the_keys_themselves_up_to_its_length() {
+    let world = World::over(TestCache::new(), keys(KeyForm::Plain, 40).await, None, |builder| builder).await;
+    let session = world.saved([("x", 1)]).await;
+    assert_eq!(session.stored_key().unwrap().as_str(), key_of(&session));
+    assert_eq!(values_of(&world.reopen(&session).await), map([("x", 1)]));
+    world.forget_calls();
+    assert!(world.store.open(&"k".repeat(41)).await.unwrap().key().is_none());
+    assert_eq!(world.calls(), 0);
+}
+
+#[tokio::test]
+async fn times_that_are_none_are_refused() {
+    let zero = Duration::ZERO;
+    refused(build(|builder| builder.lease_ttl(zero)).await, "lease_ttl");
+    refused(build(|builder| builder.fence_ttl(zero)).await, "fence_ttl");
+    refused(build(|builder| builder.max_cache_age(zero)).await, "max_cache_age");
+    refused(build(|builder| builder.cache_timeout(zero)).await, "cache_timeout");
+    refused(build(|builder| builder.read_timeout(zero)).await, "read_timeout");
+    refused(build(|builder| builder.write_timeout(zero)).await, "write_timeout");
+    refused(build(|builder| builder.probe_interval(zero)).await, "probe_interval");
+    build(|builder| builder.clock_slack(zero)).await.unwrap();
+}
+
+#[tokio::test]
+async fn times_that_the_cache_cannot_keep_are_refused() {
+    let coarse = CacheProperties::new(Scope::Shared).with_ttl_granularity(SECOND);
+    let over = async |configure: fn(StoreBuilder) -> StoreBuilder| {
+        build_over(TestCache::new().with_properties(coarse), in_memory().await, configure).await
+    };
+    let short = |builder: StoreBuilder| builder.max_cache_age(Duration::from_millis(999));
+    refused(over(short).await, "granularity");
+    refused(over(|builder| builder.lease_ttl(Duration::from_millis(500))).await, "granularity");
+    over(|builder| builder.max_cache_age(SECOND).lease_ttl(SECOND)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_fence_that_a_statement_can_outlive_is_refused() {
+    // 10 s until the write is given up, and as long as the database says for what goes on without a caller.
+    let db = async || {
+        let properties = PersistenceProperties::new(1 << 20).with_statement_bound(15 * SECOND);
+        in_memory().await.with_properties(properties)
+    };
+    let over = async |configure: fn(StoreBuilder) -> StoreBuilder| {
+        build_over(TestCache::new(), db().await, configure).await
+    };
+    refused(over(|builder| builder.fence_ttl(24 * SECOND)).await, "25s");
+    over(|builder| builder.fence_ttl(25 * SECOND)).await.unwrap();
+    refused(over(|builder| builder.write_timeout(16 * SECOND)).await, "fence_ttl");
+    over(|builder| builder.write_timeout(16 * SECOND).fence_ttl(31 * SECOND)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_reaper_that_never_ends_or_never_rests_is_refused() {
+    refused(build(|builder| builder.reaper(Reaper::default().with_batch(0))).await, "batch");
+    refused(
+        build(|builder| builder.reaper(Reaper::default().with_interval(Duration::ZERO))).await,
+        "interval",
+    );
+    build(|builder| builder.reaper(Reaper::default().with_pause(Duration::ZERO))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_breaker_that_is_always_open_is_refused() {
+    refused(build(|builder| builder.breaker_threshold(0)).await, "breaker_threshold");
+}
+
+#[tokio::test]
+async fn the_longest_times_are_no_panic() {
+    let max = Duration::MAX;
+    let world = World::with(|builder| {
+        let builder = builder.idle_timeout(max).absolute_timeout(max).touch_interval(HOUR).max_cache_age(max);
+        let builder = builder.lease_ttl(max).fence_ttl(max).clock_slack(max).cache_timeout(max);
+        let builder = builder.read_timeout(max).write_timeout(max).probe_interval(max);
+        builder.reaper(Reaper::default().with_interval(max).with_pause(max))
+    })
+    .await;
+    let mut session = world.saved([("x", 1)]).await;
+    session.set_expiry(Expiry::After(max));
+    session.save().await.unwrap();
+    world.runtime.advance(HOUR);
+    session.touch().await.unwrap();
+    session.cycle_key().await.unwrap();
+    assert_eq!(values_of(&world.reopen(&session).await), map([("x", 1)]));
+    assert_eq!(world.store.clear_expired().await.unwrap(), 0);
+    world.store.close().await;
+}
+
+#[test]
+fn a_store_outside_of_a_runtime_is_refused() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (cache, db) = (TestCache::new(), runtime.block_on(in_memory()));
+    let building = CachedDb::builder(cache, db.clone()).build();
+    let built = futures_util::FutureExt::now_or_never(building).unwrap();
+    assert!(matches!(built, Err(BuildError::NoRuntime)));
+    assert_eq!(db.calls.count(Call::Migrate), 0);
+}
+
+#[tokio::test]
+async fn a_store_and_its_builder_can_be_shown() {
+    let world = World::new().await;
+    assert!(format!("{:?}", world.builder()).contains("idle_timeout"));
+    assert!(format!("{:?}", world.store.clone()).contains("CachedDb"));
+}

@@ -1,0 +1,309 @@
+//! Loads of one key at one time.
+
+use std::time::Duration;
+
+use session_cached_db::Error;
+use session_core::StoredKey;
+use tokio::task::JoinHandle;
+
+use crate::common::{
+    Call, Fault, Held, Moment, Store, World, each_database, each_database_with, key_of, map, soon, until,
+    values_of,
+};
+
+type Values = std::collections::BTreeMap<String, i32>;
+
+/// A session that is in the database and not in the cache; its two keys.
+async fn cold(world: &World) -> (String, StoredKey) {
+    let session = world.saved([("x", 1)]).await;
+    let key = *session.stored_key().unwrap();
+    world.cache.plant(&key, None).await;
+    world.forget_calls();
+    (key_of(&session), key)
+}
+
+fn load(store: &Store, key: &str) -> JoinHandle<Result<Values, Error>> {
+    let (store, key) = (store.clone(), key.to_owned());
+    tokio::spawn(async move { store.open(&key).await.map(|session| values_of(&session)) })
+}
+
+fn burst(store: &Store, key: &str) -> Vec<JoinHandle<Result<Values, Error>>> {
+    (0..256).map(|_| load(store, key)).collect()
+}
+
+/// A burst of loads that have all come before the first of them has an answer from the shared cache.
+async fn assembled(world: &World, key: &str) -> (Vec<JoinHandle<Result<Values, Error>>>, Held) {
+    let mut held = world.cache.calls.hold(Call::Acquire, Moment::Before);
+    let loads = burst(&world.store, key);
+    held.reached().await;
+    until(|| world.store.stats().joined == 255).await;
+    (loads, held)
+}
+
+async fn all_see(loads: Vec<JoinHandle<Result<Values, Error>>>, values: &Values) {
+    for load in loads {
+        assert_eq!(&load.await.unwrap().unwrap(), values);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_256_loads_of_a_cold_key_makes_one_database_read() {
+    each_database(async |world| {
+        for _ in 0..20 {
+            let (key, _) = cold(&world).await;
+            all_see(burst(&world.store, &key), &map([("x", 1)])).await;
+            assert_eq!(world.db.calls.count(Call::Load), 1);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn also_when_the_cache_is_shared() {
+    let world = World::shared().await;
+    for _ in 0..20 {
+        let (key, _) = cold(&world).await;
+        all_see(burst(&world.store, &key), &map([("x", 1)])).await;
+        assert_eq!(world.db.calls.count(Call::Load), 1);
+    }
+}
+
+#[tokio::test]
+async fn everybody_who_comes_while_the_database_is_being_read_shares_the_read() {
+    let world = World::new().await;
+    let (key, _) = cold(&world).await;
+    let mut held = world.db.calls.hold(Call::Load, Moment::Before);
+    let loads = burst(&world.store, &key);
+    held.reached().await;
+    until(|| world.store.stats().joined == 255).await;
+    held.release();
+    all_see(loads, &map([("x", 1)])).await;
+    assert_eq!(world.db.calls.count(Call::Load), 1);
+    assert_eq!(world.store.stats().misses, 1);
+}
+
+#[tokio::test]
+async fn everybody_who_has_come_before_the_read_shares_that_nothing_was_there() {
+    let world = World::shared().await;
+    let (loads, held) = assembled(&world, "unknown-key").await;
+    held.release();
+    all_see(loads, &map([])).await;
+    assert_eq!(world.db.calls.count(Call::Load), 1);
+}
+
+#[tokio::test]
+async fn everybody_who_has_come_later_shares_one_more_read_of_that() {
+    let world = World::new().await;
+    let mut held = world.db.calls.hold(Call::Load, Moment::Before);
+    let loads = burst(&world.store, "unknown-key");
+    held.reached().await;
+    until(|| world.store.stats().joined == 255).await;
+    held.release();
+    all_see(loads, &map([])).await;
+    assert_eq!(world.db.calls.count(Call::Load), 2);
+}
+
+#[tokio::test]
+async fn whoever_leaves_first_strands_nobody() {
+    each_database(async |world| {
+        let (key, stored_key) = cold(&world).await;
+        let mut held = world.db.calls.hold(Call::Load, Moment::Before);
+        let first = load(&world.store, &key);
+        held.reached().await;
+        let others = burst(&world.store, &key);
+        until(|| world.store.stats().joined == 256).await;
+        first.abort();
+        assert!(first.await.unwrap_err().is_cancelled());
+        all_see(others, &map([("x", 1)])).await;
+        assert_eq!(world.db.calls.count(Call::Load), 2);
+        assert!(world.cache.peek_record(&stored_key).await.is_some());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nor_does_one_who_leaves_while_asking_a_shared_cache() {
+    let world = World::shared().await;
+    let (key, _) = cold(&world).await;
+    for moment in [Moment::Before, Moment::After] {
+        let mut held = world.cache.calls.hold(Call::Acquire, moment);
+        let joined = world.store.stats().joined;
+        let first = load(&world.store, &key);
+        held.reached().await;
+        let others = burst(&world.store, &key);
+        until(|| world.store.stats().joined == joined + 256).await;
+        first.abort();
+        assert!(first.await.unwrap_err().is_cancelled());
+        all_see(others, &map([("x", 1)])).await;
+        drop(held);
+    }
+}
+
+#[tokio::test]
+async fn when_all_have_left_the_next_one_is_served() {
+    for (is_database, moment) in
+        [(false, Moment::Before), (false, Moment::After), (true, Moment::Before), (true, Moment::After)]
+    {
+        let world = World::shared().await;
+        let (key, _) = cold(&world).await;
+        let mut held = if is_database {
+            world.db.calls.hold(Call::Load, moment)
+        } else {
+            world.cache.calls.hold(Call::Acquire, moment)
+        };
+        let only = load(&world.store, &key);
+        held.reached().await;
+        only.abort();
+        assert!(only.await.unwrap_err().is_cancelled());
+        assert_eq!(load(&world.store, &key).await.unwrap().unwrap(), map([("x", 1)]));
+    }
+}
+
+#[tokio::test]
+async fn whoever_leaves_while_reading_leaves_no_lease_behind() {
+    each_database(async |world| {
+        for moment in [Moment::Before, Moment::After] {
+            let (key, stored_key) = cold(&world).await;
+            let mut held = world.db.calls.hold(Call::Load, moment);
+            let only = load(&world.store, &key);
+            held.reached().await;
+            only.abort();
+            assert!(only.await.unwrap_err().is_cancelled());
+            // Somebody goes on with it, although nobody waits.
+            soon(async {
+                while world.cache.peek_record(&stored_key).await.is_none() {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn whoever_comes_after_a_write_is_not_told_what_was_read_before_it() {
+    each_database(async |world| {
+        let (key, _) = cold(&world).await;
+        let mut held = world.db.calls.hold(Call::Load, Moment::After);
+        let early = load(&world.store, &key);
+        held.reached().await;
+        // Another node saves.
+        let elsewhere = world.node().await;
+        let mut session = elsewhere.open(&key).await.unwrap();
+        session.insert("x", 2).unwrap();
+        session.save().await.unwrap();
+        let late = load(&world.store, &key);
+        // The value that the writer has published serves it; without that, it waits for a read of its own.
+        held.release();
+        early.await.unwrap().unwrap();
+        assert_eq!(late.await.unwrap().unwrap(), map([("x", 2)]));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nor_while_the_writer_keeps_its_key_out_of_the_cache() {
+    each_database(async |world| {
+        let (key, _) = cold(&world).await;
+        let mut reading = world.db.calls.hold(Call::Load, Moment::After);
+        let early = load(&world.store, &key);
+        reading.reached().await;
+        let elsewhere = world.node().await;
+        let mut session = elsewhere.open(&key).await.unwrap();
+        session.insert("x", 2).unwrap();
+        // Committed; its settlement is lost, so the fence stays.
+        world.cache.calls.fail(Call::PutValue, Moment::Before, Fault::NoAnswer);
+        world.cache.calls.fail(Call::Get, Moment::Before, Fault::NoAnswer);
+        session.save().await.unwrap();
+        let joined = world.store.stats().joined;
+        let late = load(&world.store, &key);
+        until(|| world.store.stats().joined == joined + 1).await;
+        reading.release();
+        early.await.unwrap().unwrap();
+        assert_eq!(late.await.unwrap().unwrap(), map([("x", 2)]));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_error_is_shared_as_well_and_forgotten() {
+    let world = World::shared().await;
+    let (key, _) = cold(&world).await;
+    world.db.calls.fail(Call::Load, Moment::Before, Fault::Unreachable);
+    let (loads, held) = assembled(&world, &key).await;
+    held.release();
+    for load in loads {
+        let error = load.await.unwrap().unwrap_err();
+        assert!(matches!(error, Error::Database(_)) && error.is_retryable(), "{error}");
+    }
+    assert_eq!(world.db.calls.count(Call::Load), 1);
+    assert_eq!(values_of(&world.store.open(&key).await.unwrap()), map([("x", 1)]));
+}
+
+#[tokio::test]
+async fn loads_beyond_the_table_of_flights_go_to_the_database_on_their_own() {
+    each_database_with(
+        |builder| builder.flight_capacity(1),
+        async |world| {
+            let (one, _) = cold(&world).await;
+            let (other, _) = cold(&world).await;
+            let mut held = world.db.calls.hold(Call::Load, Moment::Before);
+            let waiting = load(&world.store, &one);
+            held.reached().await;
+            let bypasses = world.store.stats().bypasses;
+            for _ in 0..3 {
+                assert_eq!(values_of(&world.store.open(&other).await.unwrap()), map([("x", 1)]));
+            }
+            assert_eq!(world.store.stats().bypasses, bypasses + 3);
+            held.release();
+            assert_eq!(waiting.await.unwrap().unwrap(), map([("x", 1)]));
+            // With room again, it is filled again.
+            let fills = world.store.stats().fills;
+            world.store.open(&other).await.unwrap();
+            assert_eq!(world.store.stats().fills, fills + 1);
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_flight_whose_read_hangs_ends_for_everybody() {
+    let world = World::shared().await;
+    let (key, _) = cold(&world).await;
+    world.db.calls.fail(Call::Load, Moment::Before, Fault::Hangs);
+    let (loads, held) = assembled(&world, &key).await;
+    held.release();
+    let timeout = Duration::from_secs(5);
+    world.runtime.sleeping(|asked| asked == timeout).await;
+    world.runtime.advance(timeout);
+    for load in loads {
+        assert!(load.await.unwrap().unwrap_err().is_retryable());
+    }
+    assert_eq!(values_of(&world.store.open(&key).await.unwrap()), map([("x", 1)]));
+}
+
+#[test]
+fn a_flight_that_ends_with_its_runtime_leaves_nobody_waiting() {
+    let callers = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let tasks = tokio::runtime::Runtime::new().unwrap();
+    let (held, waiting) = callers.block_on(async {
+        let world = World::new().await;
+        let (key, _) = cold(&world).await;
+        let store = world.builder().runtime(world.runtime.on(tasks.handle().clone())).build().await.unwrap();
+        let mut held = world.db.calls.hold(Call::Load, Moment::Before);
+        let first = load(&store, &key);
+        held.reached().await;
+        let waiting = load(&store, &key);
+        until(|| store.stats().joined == 1).await;
+        // Its caller leaves, and a task goes on, which is to be stopped.
+        let mut held_again = world.db.calls.hold(Call::Load, Moment::Before);
+        first.abort();
+        held_again.reached().await;
+        ((held, held_again), waiting)
+    });
+    tasks.shutdown_background();
+    let error = callers.block_on(soon(waiting)).unwrap().unwrap_err();
+    assert!(matches!(error, Error::Interrupted), "{error}");
+    drop(held);
+}

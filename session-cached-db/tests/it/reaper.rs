@@ -1,0 +1,208 @@
+//! The task that deletes expired sessions in the background.
+
+use std::time::Duration;
+
+use session_cached_db::{Reaper, Session};
+use session_core::{Expiry, Persistence as _};
+use tokio::runtime::Handle;
+
+use crate::common::{
+    Call, DAY, Fault, HOUR, Log, MINUTE, Moment, SECOND, START, StoreBuilder, World, each_database,
+    each_database_with, map, until, values_of,
+};
+
+const INTERVAL: Duration = Duration::from_secs(600);
+const PAUSE: Duration = Duration::from_millis(10);
+
+fn reaping(builder: StoreBuilder) -> StoreBuilder {
+    builder.reaper(Reaper::default().with_interval(INTERVAL).with_batch(10).with_pause(PAUSE))
+}
+
+fn is_interval(asked: Duration) -> bool {
+    asked >= INTERVAL * 3 / 4 && asked <= INTERVAL * 5 / 4
+}
+
+/// Sessions that end in a minute.
+async fn short_lived(world: &World, count: usize) -> Vec<Session> {
+    let mut sessions = Vec::new();
+    for _ in 0..count {
+        let mut session = world.store.new_session();
+        session.set_expiry(Expiry::After(MINUTE));
+        session.save().await.unwrap();
+        sessions.push(session);
+    }
+    sessions
+}
+
+/// Lets the reaper begin its next round.
+async fn next_round(world: &World) {
+    let pause = world.runtime.sleeping(is_interval).await;
+    world.runtime.advance(pause);
+}
+
+/// Waits until the round is over: the reaper sleeps again.
+async fn round_ends(world: &World) {
+    world.runtime.sleeping(is_interval).await;
+}
+
+#[tokio::test]
+async fn expired_sessions_are_deleted_in_bounded_batches_and_others_are_not() {
+    each_database_with(reaping, async |world| {
+        let living = world.saved([("x", 1)]).await;
+        let dead = short_lived(&world, 25).await;
+        next_round(&world).await;
+        for statements in 1..=2 {
+            world.runtime.sleeping(|asked| asked == PAUSE).await;
+            assert_eq!(world.db.calls.count(Call::DeleteExpired), statements);
+            assert_eq!(world.store.stats().reaped, 10 * statements as u64);
+            world.runtime.advance(PAUSE);
+            until(|| world.db.calls.count(Call::DeleteExpired) > statements).await;
+        }
+        round_ends(&world).await;
+        assert_eq!(world.db.calls.count(Call::DeleteExpired), 3);
+        assert_eq!(world.store.stats().reaped, 25);
+        for session in dead {
+            assert!(!world.db.sqlite.delete(session.stored_key().unwrap()).await.unwrap());
+        }
+        assert_eq!(values_of(&world.reopen(&living).await), map([("x", 1)]));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_expired_less_than_the_clock_slack_ago_is_left_for_later() {
+    each_database(async |world| {
+        let session = &short_lived(&world, 1).await[0];
+        world.runtime.advance(MINUTE + 2 * SECOND - Duration::from_micros(1));
+        assert_eq!(world.store.clear_expired().await.unwrap(), 0);
+        world.runtime.advance(Duration::from_micros(1));
+        assert_eq!(world.store.clear_expired().await.unwrap(), 1);
+        assert!(!world.db.sqlite.delete(session.stored_key().unwrap()).await.unwrap());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_round_that_fails_is_logged_and_the_next_one_does_its_work() {
+    each_database_with(reaping, async |world| {
+        let log = Log::listen();
+        short_lived(&world, 3).await;
+        for (round, fault) in [Fault::Unreachable, Fault::NoAnswer, Fault::Refused].into_iter().enumerate() {
+            world.db.calls.fail(Call::DeleteExpired, Moment::Before, fault);
+            next_round(&world).await;
+            until(|| log.events("reaper_failed").len() > round).await;
+        }
+        assert!(log.events("reaper_failed").iter().all(|event| event.starts_with("WARN")));
+        next_round(&world).await;
+        until(|| world.store.stats().reaped == 3).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_statement_that_hangs_ends_at_the_write_timeout() {
+    each_database_with(reaping, async |world| {
+        let log = Log::listen();
+        short_lived(&world, 3).await;
+        world.db.calls.fail(Call::DeleteExpired, Moment::Before, Fault::Hangs);
+        next_round(&world).await;
+        world.runtime.sleeping(|asked| asked == 10 * SECOND).await;
+        world.runtime.advance(10 * SECOND);
+        until(|| log.events("reaper_failed").len() == 1).await;
+        next_round(&world).await;
+        until(|| world.store.stats().reaped == 3).await;
+    })
+    .await;
+}
+
+/// Waits until no task of a store is left. The test itself is none.
+async fn nothing_runs() {
+    until(|| Handle::current().metrics().num_alive_tasks() == 0).await;
+}
+
+#[tokio::test]
+async fn it_stops_when_the_store_is_closed() {
+    let world = World::with(reaping).await;
+    short_lived(&world, 3).await;
+    world.runtime.sleeping(is_interval).await;
+    world.store.close().await;
+    nothing_runs().await;
+    world.runtime.advance(DAY);
+    assert_eq!(world.db.calls.count(Call::DeleteExpired), 0);
+    assert!(world.runtime.sleeps().is_empty());
+}
+
+#[tokio::test]
+async fn it_stops_in_the_middle_of_a_round_when_the_store_is_closed() {
+    let world = World::with(reaping).await;
+    short_lived(&world, 25).await;
+    next_round(&world).await;
+    world.runtime.sleeping(|asked| asked == PAUSE).await;
+    world.store.close().await;
+    nothing_runs().await;
+    world.runtime.advance(DAY);
+    assert_eq!(world.db.calls.count(Call::DeleteExpired), 1);
+}
+
+#[tokio::test]
+async fn it_stops_when_the_last_clone_of_the_store_is_dropped() {
+    let World { runtime, db, store, .. } = World::with(reaping).await;
+    runtime.sleeping(is_interval).await;
+    let clone = store.clone();
+    drop(store);
+    assert_eq!(Handle::current().metrics().num_alive_tasks(), 1);
+    drop(clone);
+    nothing_runs().await;
+    runtime.advance(DAY);
+    assert_eq!(db.calls.count(Call::DeleteExpired), 0);
+}
+
+#[tokio::test]
+async fn rounds_come_at_random_moments_around_the_interval() {
+    let world = World::with(reaping).await;
+    let mut pauses = Vec::new();
+    for round in 1..=40 {
+        let asked = world.runtime.sleeping(|asked| asked > MINUTE).await;
+        assert!(is_interval(asked), "{asked:?}");
+        pauses.push(asked);
+        world.runtime.advance(asked);
+        until(|| world.db.calls.count(Call::DeleteExpired) == round).await;
+    }
+    pauses.sort_unstable();
+    pauses.dedup();
+    assert!(pauses.len() > 3, "{pauses:?}");
+    assert!(pauses[0] < INTERVAL && pauses[pauses.len() - 1] > INTERVAL, "{pauses:?}");
+}
+
+#[tokio::test]
+async fn by_default_it_runs_every_ten_minutes() {
+    let world = World::with(|builder| builder.reaper(Reaper::default())).await;
+    let session = &short_lived(&world, 1).await[0];
+    next_round(&world).await;
+    until(|| world.store.stats().reaped == 1).await;
+    assert!(!world.db.sqlite.delete(session.stored_key().unwrap()).await.unwrap());
+    assert_eq!(Reaper::default().interval, INTERVAL);
+}
+
+#[tokio::test]
+async fn a_store_without_one_leaves_it_to_the_application() {
+    each_database(async |world| {
+        let sessions = short_lived(&world, 3).await;
+        world.runtime.advance(DAY);
+        assert!(world.runtime.sleeps().is_empty());
+        assert_eq!(world.store.clear_expired().await.unwrap(), 3);
+        assert_eq!(sessions[0].created_at(), Some(START));
+        assert!(world.runtime.sleeps().is_empty());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn clear_expired_reports_that_the_database_does_not_answer() {
+    let world = World::new().await;
+    short_lived(&world, 1).await;
+    world.runtime.advance(HOUR);
+    world.db.calls.fail(Call::DeleteExpired, Moment::Before, Fault::Unreachable);
+    assert!(world.store.clear_expired().await.unwrap_err().is_retryable());
+    assert_eq!(world.store.clear_expired().await.unwrap(), 1);
+}
