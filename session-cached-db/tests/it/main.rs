@@ -26,6 +26,8 @@ mod flights;
 mod keys;
 mod map;
 mod merge;
+mod outage;
+mod parity;
 mod reaper;
 mod shutdown;
 mod store_operations;

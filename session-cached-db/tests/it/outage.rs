@@ -1,0 +1,171 @@
+//! What an outage of the cache looks like: to the caller, in the cache afterwards, and in the events.
+
+use session_cached_db::{Coherence, Error, Operation, OutagePolicy};
+use session_core::{Outcome, Runtime as _};
+
+use crate::common::{Call, Fault, Log, MINUTE, Moment, SECOND, World, key_of, map, until, values_of};
+
+/// Lets the task that looks after the cache have its turn, again and again, until `condition` holds.
+async fn looked_after(world: &World, condition: impl Fn() -> bool) {
+    while !condition() {
+        let pause = world.probe_pause().await;
+        world.runtime.advance(pause);
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn degrade_and_fail_closed_are_chosen_per_operation() {
+    let world =
+        World::shared_with(|builder| builder.outage_policy(Operation::Delete, OutagePolicy::FailClosed))
+            .await;
+    let mut session = world.saved([("x", 1)]).await;
+    world.cache.calls.fail_all(Fault::Unreachable);
+    session.insert("x", 2).unwrap();
+    assert_eq!(session.save().await.unwrap(), Coherence::Degraded);
+    assert_eq!(session.cycle_key().await.unwrap(), Coherence::Degraded);
+    let error = session.flush().await.unwrap_err();
+    assert!(matches!(error, Error::CacheUnavailable), "{error}");
+    assert_eq!(error.outcome(), Outcome::Definite);
+    assert_eq!(values_of(&world.reopen(&session).await), map([("x", 2)]));
+}
+
+#[tokio::test]
+async fn a_degraded_write_is_an_event_and_counted() {
+    let world = World::shared().await;
+    let log = Log::listen();
+    let mut session = world.saved([("x", 1)]).await;
+    world.cache.calls.fail_all(Fault::NoAnswer);
+    assert_eq!(session.flush().await.unwrap(), Coherence::Degraded);
+    assert_eq!(log.events("degraded_write").len(), 1);
+    assert!(log.events("degraded_write")[0].starts_with("WARN"), "{:?}", log.events("degraded_write"));
+    assert_eq!(world.store.stats().degraded_writes, 1);
+}
+
+#[tokio::test]
+async fn of_several_writes_of_one_session_one_repair_is_left() {
+    let world = World::shared().await;
+    let log = Log::listen();
+    let mut session = world.saved([("x", 1)]).await;
+    world.cache.calls.fail_all(Fault::Unreachable);
+    for value in 2..6 {
+        session.insert("x", value).unwrap();
+        assert_eq!(session.save().await.unwrap(), Coherence::Degraded);
+    }
+    world.cache_recovers(&log).await;
+    assert_eq!(world.store.stats().repairs, 1);
+    assert_eq!(world.cache.peek(session.stored_key().unwrap()).await, None);
+    assert_eq!(values_of(&world.reopen(&session).await), map([("x", 5)]));
+}
+
+#[tokio::test]
+async fn the_repair_queue_is_drained_before_the_breaker_closes() {
+    let world = World::shared_with(|builder| builder.breaker_threshold(1)).await;
+    let log = Log::listen();
+    let mut session = world.saved([("x", 1)]).await;
+    world.cache.calls.fail_all(Fault::Unreachable);
+    session.insert("x", 2).unwrap();
+    assert_eq!(session.save().await.unwrap(), Coherence::Degraded);
+    assert_eq!(log.events("cache_breaker_opened").len(), 1);
+
+    world.cache.calls.heal();
+    let mut repair = world.cache.calls.hold(Call::PutNothing, Moment::Before);
+    let pause = world.probe_pause().await;
+    world.runtime.advance(pause);
+    repair.reached().await;
+    // The cache answers, but what it says of this session is not to be trusted yet.
+    world.forget_calls();
+    assert_eq!(values_of(&world.reopen(&session).await), map([("x", 2)]));
+    assert_eq!((world.cache.calls.total(), world.db.calls.count(Call::Load)), (0, 1));
+    assert!(log.events("cache_breaker_closed").is_empty());
+
+    repair.release();
+    until(|| !log.events("cache_breaker_closed").is_empty()).await;
+    assert_eq!(world.store.stats().repairs, 1);
+}
+
+#[tokio::test]
+async fn a_repair_that_fails_is_tried_again_and_the_breaker_stays_open() {
+    let world = World::shared_with(|builder| builder.breaker_threshold(1)).await;
+    let log = Log::listen();
+    let mut session = world.saved([("x", 1)]).await;
+    world.cache.calls.fail_all(Fault::Unreachable);
+    assert_eq!(session.flush().await.unwrap(), Coherence::Degraded);
+    world.cache.calls.heal();
+    world.cache.calls.fail(Call::Get, Moment::Before, Fault::Unreachable);
+    let pause = world.probe_pause().await;
+    world.runtime.advance(pause);
+    world.runtime.sleeping(|asked| asked == pause * 2).await;
+    assert!(log.events("cache_breaker_closed").is_empty());
+    assert_eq!(world.store.stats().repairs, 0);
+    looked_after(&world, || world.store.stats().repairs == 1).await;
+    until(|| !log.events("cache_breaker_closed").is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_repair_waits_until_a_statement_without_an_answer_can_no_longer_commit() {
+    let world = World::shared().await;
+    let session = world.saved([("x", 1)]).await;
+    let key = *session.stored_key().unwrap();
+    world.cache.calls.fail_all(Fault::Unreachable);
+    world.db.calls.fail(Call::Delete, Moment::Before, Fault::NoAnswer);
+    let error = session.delete().await.unwrap_err();
+    assert_eq!(error.outcome(), Outcome::Unknown);
+
+    world.cache.calls.heal();
+    let begun = world.runtime.now();
+    looked_after(&world, || world.runtime.now().since(begun) > 9 * SECOND).await;
+    // The statement was given at most ten seconds, and may go on for a while after that.
+    assert_eq!(world.store.stats().repairs, 0);
+    assert!(world.cache.peek_record(&key).await.is_some());
+    world.forget_calls();
+    assert_eq!(values_of(&world.reopen(&session).await), map([("x", 1)]));
+    assert_eq!((world.cache.calls.total(), world.db.calls.count(Call::Load)), (0, 1));
+
+    looked_after(&world, || world.store.stats().repairs == 1).await;
+    assert_eq!(world.cache.peek(&key).await, None);
+}
+
+#[tokio::test]
+async fn an_overflow_of_the_repair_queue_drops_it_with_an_event() {
+    let world = World::shared_with(|builder| builder.repair_capacity(2)).await;
+    let log = Log::listen();
+    let elsewhere = world.node().await;
+    let mut sessions = Vec::new();
+    for number in 0..3 {
+        sessions.push(world.saved([("x", number)]).await);
+    }
+    let keys: Vec<_> = sessions.iter().map(key_of).collect();
+    world.cache.calls.fail_all(Fault::Unreachable);
+    for session in &mut sessions {
+        assert_eq!(session.flush().await.unwrap(), Coherence::Degraded);
+    }
+    let overflows = log.events("repair_queue_overflow");
+    assert_eq!(overflows.len(), 1);
+    assert!(overflows[0].starts_with("ERROR") && overflows[0].contains("dropped=2"), "{overflows:?}");
+
+    world.cache.calls.heal();
+    looked_after(&world, || world.store.stats().repairs == 1).await;
+    assert!(elsewhere.open(&keys[2]).await.unwrap().key().is_none());
+    // What was dropped is bounded by max_cache_age.
+    assert!(elsewhere.open(&keys[0]).await.unwrap().key().is_some());
+    world.runtime.advance(5 * MINUTE);
+    assert!(elsewhere.open(&keys[0]).await.unwrap().key().is_none());
+    assert!(elsewhere.open(&keys[1]).await.unwrap().key().is_none());
+}
+
+#[tokio::test]
+async fn what_could_not_be_fenced_is_shown_elsewhere_for_max_cache_age_at_most() {
+    let world = World::shared().await;
+    let elsewhere = world.node().await;
+    let mut session = world.saved([("x", 1)]).await;
+    let key = key_of(&session);
+    // This node is cut off, and the other is not.
+    world.cache.calls.fail(Call::PutFence, Moment::Before, Fault::Refused);
+    world.runtime.advance(4 * MINUTE);
+    assert_eq!(session.flush().await.unwrap(), Coherence::Degraded);
+    assert!(world.store.open(&key).await.unwrap().key().is_none());
+    assert!(elsewhere.open(&key).await.unwrap().key().is_some());
+    world.runtime.advance(MINUTE);
+    assert!(elsewhere.open(&key).await.unwrap().key().is_none());
+}
