@@ -193,5 +193,5 @@ fn a_store_outside_of_a_runtime_is_refused() {
 async fn a_store_and_its_builder_can_be_shown() {
     let world = World::new().await;
     assert!(format!("{:?}", world.builder()).contains("idle_timeout"));
-    assert!(format!("{:?}", world.store.clone()).contains("CachedDb"));
+    assert!(format!("{:?}", world.store).contains("CachedDb"));
 }

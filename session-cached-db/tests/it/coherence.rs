@@ -172,7 +172,10 @@ async fn x5_nor_after_a_revocation_of_all_of_its_users_sessions() {
         session.set_subject("user-42").unwrap();
         session.save().await.unwrap();
         let store = world.store.clone();
-        slow_fill(&world, &session, async |_| drop(store.revoke_subject("user-42").await.unwrap())).await;
+        slow_fill(&world, &session, async |_| {
+            store.revoke_subject("user-42").await.unwrap();
+        })
+        .await;
         assert!(world.reopen(&session).await.key().is_none());
     })
     .await;

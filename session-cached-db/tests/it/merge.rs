@@ -66,9 +66,8 @@ async fn sixty_four_concurrent_saves_all_survive() {
                 values_of(&session)
             })
         });
-        for (number, request) in requests.collect::<Vec<_>>().into_iter().enumerate() {
-            let seen = request.await.unwrap();
-            assert_eq!(seen.get(&format!("key-{number}")).copied(), Some(number as i32));
+        for (number, request) in (0..64).zip(requests.collect::<Vec<_>>()) {
+            assert_eq!(request.await.unwrap()[&format!("key-{number}")], number);
         }
         let values = outcome(&world, &session).await;
         assert_eq!(values.len(), 65);
