@@ -33,6 +33,18 @@ pub(crate) struct Dialect {
 }
 
 impl Dialect {
+    /// Whether the statement that failed with this is over, and its connection as good as before.
+    pub(crate) fn is_over(&self, error: &sqlx::Error) -> bool {
+        match error {
+            sqlx::Error::Database(answer) => {
+                !matches!((self.meaning)(&**answer), Meaning::Unavailable | Meaning::Unknown)
+            }
+            sqlx::Error::Encode(_) | sqlx::Error::InvalidArgument(_) => true,
+            // Also when an answer could not be decoded: the rest of it may still come.
+            _ => false,
+        }
+    }
+
     /// An error in reaching the database. No statement was sent.
     pub(crate) fn connecting(&self, error: &sqlx::Error) -> PersistenceError {
         match error {

@@ -8,6 +8,9 @@ use session_core::SchemaProblem;
 
 use crate::table::TableName;
 
+/// Whether the tables are as this version needs them.
+pub(crate) type Verdict = Result<(), SchemaProblem>;
+
 /// One step of the schema: the statements that lead from the version before to it. They can be repeated.
 pub(crate) type Step = &'static [&'static str];
 
@@ -40,12 +43,7 @@ impl Found {
 pub(crate) type Columns = [(&'static str, &'static str, bool); 7];
 
 /// Finds out whether the tables are as this version needs them.
-pub(crate) fn judge(
-    table: &TableName,
-    found: &Found,
-    needed: u32,
-    columns: &Columns,
-) -> Result<(), SchemaProblem> {
+pub(crate) fn judge(table: &TableName, found: &Found, needed: u32, columns: &Columns) -> Verdict {
     let name = || table.as_str().to_owned();
     let foreign = |table: String, reason: String| Err(SchemaProblem::Foreign { table, reason });
 
@@ -83,15 +81,13 @@ pub(crate) fn judge(
     if version < needed { Err(outdated) } else { Ok(()) }
 }
 
-/// The statements to be run after [`judge`]; or why none can be.
-pub(crate) fn statements_after(
-    problem: SchemaProblem,
-    steps: &[Step],
-) -> Result<Vec<&'static str>, SchemaProblem> {
-    let done = match problem {
-        SchemaProblem::Missing { .. } => 0,
-        SchemaProblem::Outdated { found, .. } => usize::try_from(found).unwrap_or(usize::MAX),
-        other => return Err(other),
+/// The statements to be run after this verdict; or why none can be.
+pub(crate) fn statements_after(verdict: Verdict, steps: &[Step]) -> Result<Vec<&'static str>, SchemaProblem> {
+    let done = match verdict {
+        Ok(()) => steps.len(),
+        Err(SchemaProblem::Missing { .. }) => 0,
+        Err(SchemaProblem::Outdated { found, .. }) => usize::try_from(found).unwrap_or(usize::MAX),
+        Err(problem) => return Err(problem),
     };
     Ok(steps.iter().skip(done).copied().flatten().copied().collect())
 }

@@ -1,7 +1,7 @@
 use session_core::PersistenceError;
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
-/// The name of the session table: an identifier that every database takes, so that it can stand in the text of a
+/// The name of the session table, `sessions` by default: an identifier that every database takes, so that it can stand in the text of a
 /// statement. Statements quote it all the same: it may be a word of SQL.
 #[derive(Clone, Debug)]
 pub(crate) struct TableName(String);
@@ -23,6 +23,10 @@ impl TableName {
             )));
         }
         Ok(Self(text.to_owned()))
+    }
+
+    pub(crate) fn parse_or_default(text: Option<&str>) -> Result<Self, PersistenceError> {
+        text.map_or_else(|| Ok(Self::default()), Self::parse)
     }
 
     pub(crate) fn as_str(&self) -> &str {

@@ -6,23 +6,23 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteSynchronous};
 use sqlx::{SqlitePool, query_scalar};
 
 use super::connections::Connections;
-use super::{ERRORS, SqlitePersistence};
+use super::{DIALECT, SqlitePersistence, statements};
 use crate::table::TableName;
 
 /// How a [`SqlitePersistence`] is to be.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct SqliteBuilder {
-    table: String,
+    table: Option<String>,
     busy_timeout: Duration,
     acquire_timeout: Duration,
     readers: u16,
 }
 
 impl SqliteBuilder {
-    pub(super) fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self {
-            table: TableName::default().as_str().to_owned(),
+            table: None,
             busy_timeout: Duration::from_secs(5),
             acquire_timeout: Duration::from_secs(5),
             readers: 4,
@@ -32,7 +32,7 @@ impl SqliteBuilder {
     /// The name of the session table: 1 to 48 characters of `[A-Za-z0-9_]`, not beginning with a digit or `sqlite_`.
     /// Default `sessions`. What belongs to it has names that begin with its own.
     pub fn table(mut self, name: impl Into<String>) -> Self {
-        self.table = name.into();
+        self.table = Some(name.into());
         self
     }
 
@@ -77,7 +77,7 @@ impl SqliteBuilder {
     ///
     /// A file may be there already when this future is dropped. Calling again is right.
     pub async fn connect(self, url: &str) -> Result<SqlitePersistence, PersistenceError> {
-        let table = TableName::parse(&self.table)?;
+        let table = TableName::parse_or_default(self.table.as_deref())?;
         let Target { options, is_in_memory, is_read_only } = Target::parse(url)?;
         let options = options
             .busy_timeout(self.busy_timeout)
@@ -91,7 +91,7 @@ impl SqliteBuilder {
         if !is_in_memory && !is_read_only {
             self.enter_wal_mode(&connections).await?;
         }
-        Ok(SqlitePersistence::new(connections, table, self.busy_timeout))
+        Ok(self.finish(connections, table))
     }
 
     /// Over a pool that the application has. Its connections are used as they are: no pragma is set.
@@ -102,13 +102,18 @@ impl SqliteBuilder {
     ///
     /// [`PersistenceError::Config`] for a bad table name.
     pub fn on_pool(self, pool: SqlitePool) -> Result<SqlitePersistence, PersistenceError> {
-        let table = TableName::parse(&self.table)?;
+        let table = TableName::parse_or_default(self.table.as_deref())?;
         Ok(self.on_pool_with(pool, table))
     }
 
     pub(super) fn on_pool_with(&self, pool: SqlitePool, table: TableName) -> SqlitePersistence {
-        let connections = Connections::of_pool(pool, self.acquire_timeout);
-        SqlitePersistence::new(connections, table, self.busy_timeout)
+        self.finish(Connections::of_pool(pool, self.acquire_timeout, self.busy_timeout), table)
+    }
+
+    fn finish(&self, connections: Connections, table: TableName) -> SqlitePersistence {
+        let sql = statements(&table);
+        // Beside the waiting, a statement takes some time of its own.
+        SqlitePersistence::new(connections, table, sql, self.busy_timeout + Duration::from_secs(5))
     }
 
     /// Puts the file into write-ahead mode, which it then keeps: readers and the writer do not wait for each other.
@@ -120,8 +125,8 @@ impl SqliteBuilder {
             let entered = query_scalar::<_, String>("PRAGMA journal_mode = WAL")
                 .fetch_one(lease.connection().await?)
                 .await;
-            lease.finish();
-            match entered.map_err(|error| ERRORS.connecting(&error)) {
+            lease.settle(entered.as_ref().err());
+            match entered.map_err(|error| DIALECT.connecting(&error)) {
                 Ok(mode) => return check_mode(&mode),
                 Err(PersistenceError::Busy(_)) if Instant::now() < deadline => {
                     tokio::time::sleep(Duration::from_millis(10)).await;

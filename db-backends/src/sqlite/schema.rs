@@ -1,10 +1,10 @@
 //! The tables: made, checked and brought up to date.
 
-use session_core::{PersistenceError, SchemaProblem};
+use session_core::PersistenceError;
 use sqlx::{Connection as _, Row as _, SqliteConnection, query, query_scalar};
 
-use super::{ERRORS, SqlitePersistence};
-use crate::schema::{Column, Columns, Found, Step, judge, statements_after};
+use super::{DIALECT, SqlitePersistence};
+use crate::schema::{Column, Columns, Found, Step, Verdict, judge, statements_after};
 use crate::table::TableName;
 
 /// A table with a rowid, because a row of 1 KB would not fit into a page of a `WITHOUT ROWID` table's B-tree, and each
@@ -43,47 +43,49 @@ pub(super) fn sql(table: &TableName) -> String {
 }
 
 pub(super) async fn check(db: &SqlitePersistence) -> Result<(), PersistenceError> {
+    db.connections.check().await?;
     let mut lease = db.connections.reader().await?;
-    let state = state(lease.connection().await?, db).await?;
-    lease.finish();
-    Ok(state?)
+    let state = state(lease.connection().await?, &db.table).await;
+    lease.settle(state.as_ref().err());
+    Ok(state.map_err(|error| DIALECT.reading(&error, &db.table))??)
 }
 
 pub(super) async fn migrate(db: &SqlitePersistence) -> Result<(), PersistenceError> {
+    db.connections.check().await?;
     let mut lease = db.connections.writer().await?;
-    let connection = lease.connection().await?;
+    let migrated = bring_up_to_date(lease.connection().await?, &db.table).await;
+    lease.settle(migrated.as_ref().err());
+    Ok(migrated.map_err(|error| DIALECT.writing(&error, &db.table))??)
+}
+
+async fn bring_up_to_date(connection: &mut SqliteConnection, table: &TableName) -> sqlx::Result<Verdict> {
     // Without the lock at first: most starts find everything done, and some may not write.
-    if state(connection, db).await?.is_ok() {
-        lease.finish();
-        return Ok(());
+    if state(connection, table).await?.is_ok() {
+        return Ok(Ok(()));
     }
-    let failed = |error: sqlx::Error| ERRORS.writing(&error, &db.table);
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
-    if let Err(problem) = state(&mut transaction, db).await? {
-        for statement in statements_after(problem, STEPS)? {
-            query(db.table.sql(statement)).execute(&mut *transaction).await.map_err(failed)?;
-        }
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    let statements = match statements_after(state(&mut transaction, table).await?, STEPS) {
+        Ok(statements) => statements,
+        Err(problem) => return Ok(Err(problem)),
+    };
+    for statement in statements {
+        query(table.sql(statement)).execute(&mut *transaction).await?;
     }
-    transaction.commit().await.map_err(failed)?;
-    lease.finish();
-    Ok(())
+    transaction.commit().await?;
+    Ok(Ok(()))
 }
 
 /// Whether the tables are as this version needs them.
-async fn state(
-    connection: &mut SqliteConnection,
-    db: &SqlitePersistence,
-) -> Result<Result<(), SchemaProblem>, PersistenceError> {
-    let failed = |error: sqlx::Error| ERRORS.reading(&error, &db.table);
+async fn state(connection: &mut SqliteConnection, table: &TableName) -> sqlx::Result<Verdict> {
     // In this order: whoever makes both makes them visible at once, so a session table that is seen has its versions.
-    let sessions = columns(connection, db.table.as_str()).await.map_err(failed)?;
-    let versions = columns(connection, &db.table.schema_table()).await.map_err(failed)?;
+    let sessions = columns(connection, table.as_str()).await?;
+    let versions = columns(connection, &table.schema_table()).await?;
     let mut found = Found { sessions, versions, version: None };
     if found.has_versions() {
-        let last = db.table.sql(r#"SELECT max(version) FROM "{table}_schema""#);
-        found.version = query_scalar(last).fetch_one(connection).await.map_err(failed)?;
+        let last = table.sql(r#"SELECT max(version) FROM "{table}_schema""#);
+        found.version = query_scalar(last).fetch_one(connection).await?;
     }
-    Ok(judge(&db.table, &found, NEEDED, &COLUMNS))
+    Ok(judge(table, &found, NEEDED, &COLUMNS))
 }
 
 async fn columns(connection: &mut SqliteConnection, table: &str) -> sqlx::Result<Vec<Column>> {

@@ -1,9 +1,10 @@
 //! What can only be seen from within: the plans of the statements.
 
 use session_core::Persistence as _;
-use sqlx::{AssertSqlSafe, query, query_as};
+use sqlx::{AssertSqlSafe, Sqlite, query, query_as};
 
 use super::SqlitePersistence;
+use crate::sql::Backend as _;
 
 async fn plan(db: &SqlitePersistence, sql: &str) -> Vec<String> {
     let mut lease = db.connections.reader().await.unwrap();
@@ -18,16 +19,19 @@ async fn plan(db: &SqlitePersistence, sql: &str) -> Vec<String> {
 async fn no_statement_scans_the_table() {
     let db = SqlitePersistence::connect("sqlite::memory:").await.unwrap();
     db.migrate().await.unwrap();
-    db.write(query(
-        "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 100000)
+    Sqlite::write(
+        &db,
+        query(
+            "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 100000)
          INSERT INTO sessions SELECT 'key-' || n, zeroblob(100), n, n, n, n, 'user-' || (n % 1000) FROM n",
-    ))
+        ),
+    )
     .await
     .unwrap();
 
     // With and without statistics.
     for preparation in ["SELECT 1", "ANALYZE"] {
-        db.write(query(preparation)).await.unwrap();
+        Sqlite::write(&db, query(preparation)).await.unwrap();
         let sql = &db.sql;
         for (statement, index) in [
             (&sql.load, "sqlite_autoindex_sessions_1"),

@@ -1,0 +1,309 @@
+//! What all SQL databases do alike: which statement is run with which parameters, and what its answer means.
+
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use session_core::{
+    ExpiryWrite, Persistence, PersistenceError, PersistenceProperties, Record, StoredKey, Subject,
+    SubjectIndex, Timestamp, Version,
+};
+use sqlx::{Database, SqlStr, query};
+
+use crate::row::{self, Corrupt, MAX_PAYLOAD_BYTES, Row};
+use crate::table::TableName;
+
+/// Sessions in an SQL database: what each database's own name stands for.
+#[expect(private_bounds, reason = "nobody else implements it")]
+pub struct SqlPersistence<B: Backend> {
+    pub(crate) connections: B::Connections,
+    pub(crate) table: TableName,
+    pub(crate) sql: Statements,
+    statement_bound: Duration,
+}
+
+/// The statements, each with its parameters in this order. The columns of a row are always `key`, `payload`,
+/// `created_at`, `expires_at`, `last_seen_at`, `version`, `subject`.
+pub(crate) struct Statements {
+    /// A row by key, now, unless it has expired.
+    pub(crate) load: SqlStr,
+    /// Adds a row: its columns.
+    pub(crate) insert: SqlStr,
+    /// Writes payload, subject, last use, version, expiry and cap (see [`expiry_cap`]) to the row with this key, now,
+    /// unless it has expired, and with this version, unless that is null.
+    pub(crate) update: SqlStr,
+    /// Makes expiry and last use later, for the row with this key, now, unless it has expired.
+    pub(crate) touch: SqlStr,
+    /// As `update`, with the new key before the key.
+    pub(crate) rename: SqlStr,
+    /// One row if there is one with this key, now, that has not expired.
+    pub(crate) is_there: SqlStr,
+    /// Removes the row with this key.
+    pub(crate) delete: SqlStr,
+    /// Removes rows that expired at an instant or before, at most so many.
+    pub(crate) delete_expired: SqlStr,
+    /// The rows of a subject, now, that have not expired.
+    pub(crate) list_by_subject: SqlStr,
+}
+
+/// A parameter.
+pub(crate) enum Value<'a> {
+    Text(&'a str),
+    Bytes(&'a [u8]),
+    Integer(i64),
+    OptionalText(Option<&'a str>),
+    OptionalInteger(Option<i64>),
+}
+
+pub(crate) type Query<B> = query::Query<'static, B, <B as Database>::Arguments>;
+
+/// One kind of SQL database.
+pub(crate) trait Backend: Database + Sized {
+    /// How it is reached.
+    type Connections: Send + Sync + 'static;
+
+    fn bind(query: Query<Self>, value: Value<'_>) -> Query<Self>;
+
+    /// The columns of a row.
+    fn columns(row: &Self::Row) -> Result<Row<'_>, Corrupt>;
+
+    /// Runs a statement that writes; how many rows it matched.
+    fn write(
+        db: &SqlPersistence<Self>,
+        query: Query<Self>,
+    ) -> impl Future<Output = Result<u64, PersistenceError>> + Send;
+
+    /// Runs a statement that finds at most one row.
+    fn read(
+        db: &SqlPersistence<Self>,
+        query: Query<Self>,
+    ) -> impl Future<Output = Result<Option<Self::Row>, PersistenceError>> + Send;
+
+    /// Runs a statement that finds several rows.
+    fn read_all(
+        db: &SqlPersistence<Self>,
+        query: Query<Self>,
+    ) -> impl Future<Output = Result<Vec<Self::Row>, PersistenceError>> + Send;
+
+    fn migrate(db: &SqlPersistence<Self>) -> impl Future<Output = Result<(), PersistenceError>> + Send;
+
+    fn schema_sql(table: &TableName) -> String;
+
+    fn check_schema(db: &SqlPersistence<Self>) -> impl Future<Output = Result<(), PersistenceError>> + Send;
+
+    fn close(connections: &Self::Connections) -> impl Future<Output = ()> + Send;
+}
+
+#[expect(private_bounds, reason = "nobody else implements it")]
+impl<B: Backend> SqlPersistence<B> {
+    pub(crate) const fn new(
+        connections: B::Connections,
+        table: TableName,
+        sql: Statements,
+        statement_bound: Duration,
+    ) -> Self {
+        Self { connections, table, sql, statement_bound }
+    }
+
+    /// Waits for the statements that run, and closes the connections; not a pool of the application's. Calls that come
+    /// later fail with [`PersistenceError::Unavailable`].
+    ///
+    /// Without it, the connections close when this is dropped, and nobody waits for it.
+    pub async fn close(&self) {
+        B::close(&self.connections).await;
+    }
+
+    /// Why a write matched no row.
+    async fn why_unmatched(
+        &self,
+        key: &StoredKey,
+        expected: Option<Version>,
+        now: Timestamp,
+    ) -> Result<PersistenceError, PersistenceError> {
+        if expected.is_none() {
+            return Ok(PersistenceError::NotFound);
+        }
+        let query = statement::<B>(&self.sql.is_there, [text(key), instant(now)]);
+        Ok(match B::read(self, query).await? {
+            Some(_) => PersistenceError::Conflict,
+            None => PersistenceError::NotFound,
+        })
+    }
+}
+
+impl<B: Backend> Persistence for SqlPersistence<B> {
+    async fn load(&self, key: &StoredKey, now: Timestamp) -> Result<Option<Record>, PersistenceError> {
+        let query = statement::<B>(&self.sql.load, [text(key), instant(now)]);
+        match B::read(self, query).await? {
+            Some(row) => B::columns(&row)?.record_of(key).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn insert(&self, key: &StoredKey, record: &Record) -> Result<Version, PersistenceError> {
+        row::check_size(record)?;
+        let version = row::fresh_version();
+        let query = statement::<B>(
+            &self.sql.insert,
+            [
+                text(key),
+                Value::Bytes(record.payload()),
+                instant(record.created_at()),
+                instant(record.expires_at()),
+                instant(record.last_seen_at()),
+                Value::Integer(bits(version)),
+                subject_of(record),
+            ],
+        );
+        B::write(self, query).await?;
+        Ok(version)
+    }
+
+    async fn update(
+        &self,
+        key: &StoredKey,
+        record: &Record,
+        expected: Option<Version>,
+        expiry: ExpiryWrite,
+        now: Timestamp,
+    ) -> Result<Version, PersistenceError> {
+        row::check_size(record)?;
+        let version = row::fresh_version();
+        let query = with_record::<B>(&self.sql.update, record, version, expiry);
+        let query = bind(query, [text(key), instant(now), Value::OptionalInteger(expected.map(bits))]);
+        match B::write(self, query).await? {
+            0 => Err(self.why_unmatched(key, expected, now).await?),
+            _ => Ok(version),
+        }
+    }
+
+    async fn touch(
+        &self,
+        key: &StoredKey,
+        expires_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), PersistenceError> {
+        let parameters = [instant(expires_at), instant(now), text(key), instant(now)];
+        match B::write(self, statement::<B>(&self.sql.touch, parameters)).await? {
+            0 => Err(PersistenceError::NotFound),
+            _ => Ok(()),
+        }
+    }
+
+    async fn rename(
+        &self,
+        old: &StoredKey,
+        new: &StoredKey,
+        record: &Record,
+        expected: Option<Version>,
+        expiry: ExpiryWrite,
+        now: Timestamp,
+    ) -> Result<Version, PersistenceError> {
+        if old == new {
+            return Err(PersistenceError::AlreadyExists);
+        }
+        row::check_size(record)?;
+        let version = row::fresh_version();
+        let query = with_record::<B>(&self.sql.rename, record, version, expiry);
+        let query =
+            bind(query, [text(new), text(old), instant(now), Value::OptionalInteger(expected.map(bits))]);
+        match B::write(self, query).await? {
+            0 => Err(self.why_unmatched(old, expected, now).await?),
+            _ => Ok(version),
+        }
+    }
+
+    async fn delete(&self, key: &StoredKey) -> Result<bool, PersistenceError> {
+        Ok(B::write(self, statement::<B>(&self.sql.delete, [text(key)])).await? > 0)
+    }
+
+    async fn delete_expired(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError> {
+        let parameters = [instant(before), Value::Integer(limit.into())];
+        B::write(self, statement::<B>(&self.sql.delete_expired, parameters)).await
+    }
+
+    async fn migrate(&self) -> Result<(), PersistenceError> {
+        B::migrate(self).await
+    }
+
+    fn schema_sql(&self) -> String {
+        B::schema_sql(&self.table)
+    }
+
+    async fn check_schema(&self) -> Result<(), PersistenceError> {
+        B::check_schema(self).await
+    }
+
+    fn properties(&self) -> PersistenceProperties {
+        PersistenceProperties::new(MAX_PAYLOAD_BYTES).with_statement_bound(self.statement_bound)
+    }
+}
+
+impl<B: Backend> SubjectIndex for SqlPersistence<B> {
+    async fn list_by_subject(
+        &self,
+        subject: &Subject,
+        now: Timestamp,
+    ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
+        let parameters = [Value::Text(subject.as_str()), instant(now)];
+        let rows = B::read_all(self, statement::<B>(&self.sql.list_by_subject, parameters)).await?;
+        rows.iter().map(|row| B::columns(row)?.key_and_record()).collect()
+    }
+}
+
+impl<B: Backend> fmt::Debug for SqlPersistence<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqlPersistence")
+            .field("database", &B::NAME)
+            .field("table", &self.table.as_str())
+            .finish_non_exhaustive()
+    }
+}
+
+fn statement<'a, B: Backend>(sql: &SqlStr, parameters: impl IntoIterator<Item = Value<'a>>) -> Query<B> {
+    bind(query(sql.clone()), parameters)
+}
+
+fn bind<'a, B: Backend>(query: Query<B>, parameters: impl IntoIterator<Item = Value<'a>>) -> Query<B> {
+    parameters.into_iter().fold(query, B::bind)
+}
+
+/// The parameters that update and rename begin with.
+fn with_record<B: Backend>(sql: &SqlStr, record: &Record, version: Version, expiry: ExpiryWrite) -> Query<B> {
+    statement(
+        sql,
+        [
+            Value::Bytes(record.payload()),
+            subject_of(record),
+            instant(record.last_seen_at()),
+            Value::Integer(bits(version)),
+            instant(record.expires_at()),
+            Value::Integer(expiry_cap(expiry)),
+        ],
+    )
+}
+
+/// The statements make the expiry the later one of the record's and of what the row has up to here.
+const fn expiry_cap(expiry: ExpiryWrite) -> i64 {
+    match expiry {
+        ExpiryWrite::Extend => i64::MAX,
+        ExpiryWrite::Replace => i64::MIN,
+    }
+}
+
+fn text(key: &StoredKey) -> Value<'_> {
+    Value::Text(key.as_str())
+}
+
+const fn instant(instant: Timestamp) -> Value<'static> {
+    Value::Integer(instant.as_micros())
+}
+
+fn subject_of(record: &Record) -> Value<'_> {
+    Value::OptionalText(record.subject().map(Subject::as_str))
+}
+
+/// Databases have no unsigned integers of this size, or not all.
+const fn bits(version: Version) -> i64 {
+    version.as_u64().cast_signed()
+}
