@@ -8,8 +8,8 @@ use crate::Result;
 use crate::process::{cargo, run as run_process};
 
 pub(crate) const USAGE: &str =
-    "simulate [--exhaustive | --mutants | --random N | --replay VECTOR [--mutant NAME]] [--seed SEED]";
-pub(crate) const SUMMARY: &str = "Drive the real store through interleavings and faults, and find every seeded fault. Alone: what `test` does. With\n    --exhaustive: every mix of three operations with up to one fault (goes on where it was stopped; \
+    "simulate [--exhaustive | --mutants | --scenario NAME | --random N | --replay VECTOR [--mutant NAME]] [--seed SEED]";
+pub(crate) const SUMMARY: &str = "Drive the real store through interleavings and faults, and find every seeded fault. Alone: what `test` does. With\n    --exhaustive: every mix of two operations with up to two faults, and of three with up to one (goes on where it was stopped; \
      delete\n    target/simulate.state to begin anew).";
 
 /// Where an exhaustive run notes what it has done.
@@ -21,12 +21,13 @@ pub(crate) fn run(mut args: Parser) -> Result {
     let mut mutant = None;
     let mut choose = |chosen: Vec<OsString>| match what.replace(chosen) {
         None => Ok(()),
-        Some(_) => Err("choose one of --exhaustive, --mutants, --random and --replay"),
+        Some(_) => Err("choose one of --exhaustive, --mutants, --scenario, --random and --replay"),
     };
     while let Some(arg) = args.next()? {
         match arg {
             Arg::Long("exhaustive") => choose(vec!["exhaustive".into(), STATE.into()])?,
             Arg::Long("mutants") => choose(vec!["mutants".into()])?,
+            Arg::Long("scenario") => choose(vec!["scenario".into(), args.value()?])?,
             Arg::Long("random") => choose(vec!["random".into(), args.value()?])?,
             Arg::Long("replay") => choose(vec!["replay".into(), args.value()?])?,
             Arg::Long("mutant") => mutant = Some(args.value()?),

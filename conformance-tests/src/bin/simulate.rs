@@ -15,6 +15,7 @@ use conformance_tests::sim::{
 };
 
 const USAGE: &str = "usage: simulate [--seed SEED] standard | exhaustive STATE-FILE | random N | mutants
+       simulate scenario NAME
        simulate replay VECTOR [MUTANT]";
 
 /// How many mixes of three the standard run takes.
@@ -47,6 +48,12 @@ fn run(mut args: Vec<String>) -> Result {
         ["exhaustive", state] => exhaustive(Path::new(state)),
         ["random", n] => random(n.parse()?, seed),
         ["mutants"] => mutants(),
+        ["scenario", name] => {
+            let begun = Instant::now();
+            let explored = sweep(&[name.parse()?], |_, _| {})?;
+            print_sum(1, explored, begun);
+            Ok(())
+        }
         ["replay", vector] => show(&vector.parse()?, None),
         ["replay", vector, mutant] => show(&vector.parse()?, Some(mutant)),
         _ => Err(USAGE.into()),
@@ -94,9 +101,10 @@ fn print_sum(scenarios: usize, explored: Explored, begun: Instant) {
     );
 }
 
-/// All mixes of three with up to one fault. What is done is noted in `state`, and not done again.
+/// All mixes of two with up to two faults, and of three with up to one. What is done is noted in `state`, and not done again.
 fn exhaustive(state: &Path) -> Result {
-    let all: Vec<_> = Scenario::all(3, 1);
+    let mut all = Scenario::all(2, 2);
+    all.extend(Scenario::all(3, 1));
     let mut done = read_state(state)?;
     let names: BTreeMap<_, _> = all.iter().map(|scenario| (scenario.to_string(), ())).collect();
     done.retain(|name, _| names.contains_key(name));

@@ -42,20 +42,29 @@ impl Scenario {
         self.operations.iter().map(|(_, process)| process + 1).max().unwrap_or(1)
     }
 
-    /// What every change is checked with: every mix of two, in all arrangements with one fault, and in the two that
-    /// matter most with two faults; and some mixes of three, chosen by `random`, with one.
+    /// What every change is checked with: every mix of two, in all arrangements with one fault, and in one with two
+    /// faults (nothing cached, and each operation in a process of its own, if they are not both loads); and some mixes
+    /// of three, chosen by `random`: half of them with one fault, and half of them, among which are the largest mixes,
+    /// without.
     #[must_use]
     pub fn standard(mut random: impl FnMut(usize) -> usize, samples: usize) -> Vec<Self> {
         let matters_most = |scenario: &Self| {
-            scenario.is_shared && !scenario.is_nervous && scenario.beginning != Beginning::Cached
+            let shares_flights = scenario.operations.iter().all(|(operation, _)| operation.is_load());
+            let is_plain = scenario.is_shared && !scenario.is_nervous;
+            is_plain
+                && scenario.beginning != Beginning::Cached
+                && (scenario.processes() > 1 || shares_flights)
         };
         let mut scenarios = Self::all(2, 1);
         // With two faults, everything is included that is possible with one.
         scenarios.retain(|scenario| !matters_most(scenario));
         scenarios.extend(Self::all(2, 2).into_iter().filter(matters_most));
-        let mut threes = Self::all(3, 1);
-        for _ in 0..samples.min(threes.len()) {
-            scenarios.push(threes.swap_remove(random(threes.len())));
+        let mut threes = Self::all(3, 0);
+        let mut small_threes = Self::all(3, 1);
+        small_threes.retain(|scenario| scenario.keys() <= 3);
+        for sample in 0..samples {
+            let among = if sample % 2 == 0 { &mut threes } else { &mut small_threes };
+            scenarios.push(among.swap_remove(random(among.len())));
         }
         // The largest first, so that no core is left alone with one in the end.
         scenarios.sort_by_key(|scenario| {

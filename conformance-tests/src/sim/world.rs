@@ -369,10 +369,10 @@ impl World {
                 Reply::Committed(version)
             }
             Effect::Update(key, record, expected, expiry, now) => {
-                self.replace(task, [key, key], record, expected, expiry, now)
+                self.replace(task, [key, key], &record, expected, expiry, now)
             }
             Effect::Rename(keys, record, expected, expiry, now) => {
-                self.replace(task, keys, record, expected, expiry, now)
+                self.replace(task, keys, &record, expected, expiry, now)
             }
             Effect::Touch(key, expires_at, now) => match self.rows[key].clone() {
                 Some(row) if !row.is_expired(now) => {
@@ -431,7 +431,7 @@ impl World {
         &mut self,
         task: TaskId,
         [old, new]: [usize; 2],
-        record: Record,
+        record: &Record,
         expected: Option<Version>,
         expiry: ExpiryWrite,
         now: Timestamp,

@@ -1,7 +1,9 @@
 //! One run: real stores over the simulated world, driven step by step.
 
+mod ending;
+mod telling;
+
 use std::collections::BTreeSet;
-use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,14 +13,14 @@ use std::time::Duration;
 use session_cached_db::{CachedDb, Session};
 use session_core::{BoxFuture, Entry, Scope, Stamp, State, Value};
 
-use super::backends::{SimCache, SimDb, SimRuntime};
-use super::digest;
-use super::operation::{FIRST_VERSION, Operation, Outcome, Store, record, session_key, stored_keys};
-use super::oracle::{Oracle, Promise};
-use super::scenario::{Beginning, Scenario};
-use super::world::{
-    AHEAD, CLOCK_SLACK, Effect, FAR, FENCE_TTL, KEYS, LEASE_TTL, MAX_CACHE_AGE, Reply, START, Shared,
-    Spawned, TaskId, VALUE_LAZINESS, WRITE_TIMEOUT, World, lock,
+use crate::sim::backends::{SimCache, SimDb, SimRuntime};
+use crate::sim::digest;
+use crate::sim::operation::{FIRST_VERSION, Operation, Outcome, Store, record, session_key, stored_keys};
+use crate::sim::oracle::{Oracle, Promise};
+use crate::sim::scenario::{Beginning, Scenario};
+use crate::sim::world::{
+    AHEAD, CLOCK_SLACK, FAR, FENCE_TTL, KEYS, LEASE_TTL, Late, MAX_CACHE_AGE, Reply, START, Shared, Spawned,
+    TaskId, WRITE_TIMEOUT, World, lock,
 };
 
 /// How much time can pass at once: enough for leases, enough for fences.
@@ -32,7 +34,7 @@ const FIRST_PROBE: usize = 100;
 
 /// What can happen next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Choice {
+pub(in crate::sim) enum Choice {
     /// A client begins an operation.
     Begin(usize),
     /// A call has its effect, and maybe is answered.
@@ -106,7 +108,7 @@ enum Status {
 }
 
 /// A run in the middle.
-pub(super) struct Simulation<'a> {
+pub(in crate::sim) struct Simulation<'a> {
     scenario: &'a Scenario,
     world: Shared,
     stores: Vec<Option<Store>>,
@@ -128,10 +130,10 @@ pub(super) struct Simulation<'a> {
 }
 
 /// Something that must not happen, has.
-pub(super) type Judged<T = ()> = Result<T, String>;
+pub(in crate::sim) type Judged<T = ()> = Result<T, String>;
 
 impl<'a> Simulation<'a> {
-    pub(super) fn new(scenario: &'a Scenario) -> Self {
+    pub(in crate::sim) fn new(scenario: &'a Scenario) -> Self {
         // A cache may keep things longer than it was told; one process has such a cache.
         let laziness = if scenario.processes() > 1 { Duration::ZERO } else { LEASE_TTL };
         let mut world = World::new(laziness);
@@ -334,7 +336,7 @@ impl<'a> Simulation<'a> {
     }
 
     /// What can happen next. Never empty before the run is over.
-    pub(super) fn choices(&self) -> Vec<Choice> {
+    pub(in crate::sim) fn choices(&self) -> Vec<Choice> {
         if self.is_finished {
             return Vec::new();
         }
@@ -405,7 +407,7 @@ impl<'a> Simulation<'a> {
     }
 
     /// Goes one step.
-    pub(super) fn step(&mut self, choice: Choice) -> Judged {
+    pub(in crate::sim) fn step(&mut self, choice: Choice) -> Judged {
         self.urgent = None;
         if choice.is_fault() {
             self.faults_left -= 1;
@@ -460,8 +462,7 @@ impl<'a> Simulation<'a> {
                 {
                     let mut world = lock(&self.world);
                     let call = world.task(id).call.as_ref().expect("a call to delay");
-                    let late =
-                        super::world::Late { task: id, effect: call.effect.clone(), sent_at: call.sent_at };
+                    let late = Late { task: id, effect: call.effect.clone(), sent_at: call.sent_at };
                     world.late.push(late);
                 }
                 self.answer(id, Reply::Ambiguous);
@@ -621,155 +622,8 @@ impl<'a> Simulation<'a> {
         self.repairs_lost || self.exposed.intersection(&self.lost).next().is_some()
     }
 
-    /// Judges a state in which nothing happens any more.
-    fn finish(&mut self) -> Judged {
-        let awaits = self.stores.iter().flatten().any(awaits_repair);
-        let is_untroubled = self.faults_left == self.scenario.faults;
-        {
-            let world = lock(&self.world);
-            if let Some(stuck) = self.tasks.iter().find(|task| world.tasks[&task.id].timers.is_empty()) {
-                return Err(format!("{:?} waits for something that nobody will do", stuck.id));
-            }
-            for key in 0..KEYS.len() {
-                self.check_left_behind(&world, key, is_untroubled)?;
-            }
-        }
-        if !awaits {
-            self.check_quiet_cache()?;
-        }
-        self.drain()?;
-        self.check_quiet_cache()?;
-        if self.stores.iter().all(Option::is_none) {
-            // The process is started again.
-            self.stores[0] = Some(self.store(0));
-        }
-        let mut probe = FIRST_PROBE;
-        if !self.is_bounded_only() {
-            self.probe_all(&mut probe, false)?;
-        }
-        self.let_pass(FENCE_TTL + CLOCK_SLACK + LEASE_TTL + AHEAD);
-        if !self.is_bounded_only() {
-            self.probe_all(&mut probe, true)?;
-        }
-        self.let_pass(MAX_CACHE_AGE + VALUE_LAZINESS + AHEAD);
-        self.exposed.clear();
-        self.repairs_lost = false;
-        self.probe_all(&mut probe, true)?;
-        if self.stores.iter().flatten().any(|store| store.__flights() > 0) {
-            return Err("a flight is left behind".into());
-        }
-        Ok(())
-    }
-
-    fn let_pass(&mut self, time: Duration) {
-        let mut world = lock(&self.world);
-        world.pass(time);
-        self.oracle.tick(world.now);
-    }
-
-    fn check_left_behind(&self, world: &World, key: usize, is_untroubled: bool) -> Judged {
-        let Some(entry) = world.entry(key) else { return Ok(()) };
-        match &entry.state {
-            State::Lease | State::Fence(_) if is_untroubled => {
-                Err("a lease or a fence is left behind, although nothing went wrong".into())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// What the cache shows is what the database has, but for an expiry that is earlier.
-    fn check_quiet_cache(&self) -> Judged {
-        if self.is_bounded_only() {
-            return Ok(());
-        }
-        let world = lock(&self.world);
-        for key in 0..KEYS.len() {
-            let Some(Entry { state: State::Value(value), .. }) = world.entry(key) else { continue };
-            let record = &value.record;
-            if !session_core::protocol::is_servable(value, world.now, MAX_CACHE_AGE) {
-                continue;
-            }
-            let is_true = world.row(key).is_some_and(|row| {
-                row.payload() == record.payload()
-                    && row.version() == record.version()
-                    && row.subject() == record.subject()
-                    && row.expires_at() >= record.expires_at()
-            });
-            if !is_true {
-                return Err(format!(
-                    "all is quiet, but the cache does not show what the database has under {}",
-                    KEYS[key]
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// Lets the store's own tasks come to their end.
-    fn drain(&mut self) -> Judged {
-        for _ in 0..200 {
-            if self.tasks.is_empty() {
-                return Ok(());
-            }
-            self.serve_all();
-            self.run_woken()?;
-            let next = {
-                let world = lock(&self.world);
-                let idle = world.tasks.iter().filter(|(_, task)| task.call.is_none());
-                let due =
-                    idle.filter_map(|(id, task)| Some((task.timers.iter().map(|timer| timer.1).min()?, *id)));
-                due.min().map(|(due, id)| (due.since(world.now), id))
-            };
-            if let Some((time, id)) = next {
-                self.let_pass(time);
-                self.fire(id);
-                self.run_woken()?;
-            }
-        }
-        Err("a task is left behind that does not come to its end".into())
-    }
-
-    /// Loads everything twice in every process. `is_calm` says that leases and fences have run out, so that the second
-    /// load of a session must be a hit.
-    fn probe_all(&mut self, probe: &mut usize, is_calm: bool) -> Judged {
-        for process in 0..self.stores.len() {
-            if self.stores[process].is_none() {
-                continue;
-            }
-            for (key, operation) in [Operation::Load, Operation::LoadB].into_iter().enumerate() {
-                self.probe(probe, process, operation)?;
-                let reads = lock(&self.world).reads;
-                self.probe(probe, process, operation)?;
-                let world = lock(&self.world);
-                let is_there = world.row(key).is_some_and(|row| !row.is_expired(world.now + AHEAD));
-                if is_calm && is_there && world.reads > reads {
-                    return Err(format!("the cache is of no use to {} any more", KEYS[key]));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn probe(&mut self, probe: &mut usize, process: usize, operation: Operation) -> Judged {
-        let number = *probe;
-        *probe += 1;
-        self.begin(number, operation, process, None);
-        if !self.exposed.is_empty() {
-            self.oracle.promise(number, Promise::Fresh);
-        }
-        for _ in 0..20 {
-            self.run_woken()?;
-            if self.tasks.iter().all(|task| task.is_background) {
-                // The load may have found that the cache needs to be looked after.
-                return self.drain();
-            }
-            self.serve_all();
-        }
-        Err("a load does not come to its end".into())
-    }
-
     /// A digest of everything that decides what can happen from here on, and how it will be judged.
-    pub(super) fn digest(&self) -> u64 {
+    pub(in crate::sim) fn digest(&self) -> u64 {
         let world = lock(&self.world);
         let shared = |store: &Store| store.__shared_state(u32::from(self.faults_left));
         let stores: Vec<_> = self.stores.iter().map(|store| store.as_ref().map(shared)).collect();
@@ -786,67 +640,6 @@ impl<'a> Simulation<'a> {
             self.urgent,
             (losses, self.exposed.is_empty(), self.is_bounded_only(), self.repairs_lost, self.is_finished),
         ))
-    }
-
-    /// A choice, told to a reader.
-    pub(super) fn tell(&self, choice: Choice) -> String {
-        let world = lock(&self.world);
-        let who = |id: &TaskId| match self.scenario.operations.get(id.operation()) {
-            Some((operation, process)) => {
-                format!("{}#{}@{process}", operation.name(), id.operation())
-            }
-            None => format!("{id:?}"),
-        };
-        let what = |id: &TaskId| match world.tasks.get(id).and_then(|task| task.call.as_ref()) {
-            Some(call) => format!("{}: {}", who(id), Told(&call.effect)),
-            None => who(id),
-        };
-        match &choice {
-            Choice::Begin(number) => format!("{} begins", who(&TaskId::of_operation(*number))),
-            Choice::Happen(id) => what(id),
-            Choice::Arrive(id) => format!("{}: the answer arrives", who(id)),
-            Choice::Fire(id) => format!("{}: its timer fires", who(id)),
-            Choice::Land(position) => {
-                let late = &world.late[*position];
-                format!("{}, long given up: {}", who(&late.task), Told(&late.effect))
-            }
-            Choice::Finish => "all is quiet".into(),
-            Choice::Refuse(id) => format!("FAULT {}: an error, without effect", what(id)),
-            Choice::LoseAnswer(id) => format!("FAULT {}: it happens, but the answer is lost", what(id)),
-            Choice::Delay(id) => format!("FAULT {}: an error; it may happen later", what(id)),
-            Choice::Stall(id, jump) => {
-                format!("FAULT {}: {} s pass before the answer arrives", what(id), JUMPS[*jump].as_secs())
-            }
-            Choice::Drop(number) => {
-                format!("FAULT the caller of {} leaves", who(&TaskId::of_operation(*number)))
-            }
-            Choice::Crash(process) => format!("FAULT process {process} dies"),
-            Choice::Evict(key) => format!("FAULT the entry of {} is evicted", KEYS[*key]),
-            Choice::Pass(jump) => format!("FAULT {} s pass", JUMPS[*jump].as_secs()),
-        }
-    }
-
-    /// What is in the cache and in the database, told to a reader.
-    pub(super) fn tell_state(&self) -> String {
-        let world = lock(&self.world);
-        let told = |key: usize| {
-            let cached = match world.entry(key).map(|entry| &entry.state) {
-                None => "nothing".to_owned(),
-                Some(State::Lease) => "a lease".to_owned(),
-                Some(State::Value(value)) => {
-                    format!("value of {}", super::world::Seen::of(&value.record).writer)
-                }
-                Some(State::Fence(fence)) => {
-                    let dirty = if fence.dirty { "dirty " } else { "" };
-                    format!("{dirty}fence of {}", fence.holders.len())
-                }
-            };
-            let row = world
-                .row(key)
-                .map_or("no row".to_owned(), |row| format!("row of {}", super::world::Seen::of(row).writer));
-            format!("{}: {cached} | {row}", ["A", "B"][key])
-        };
-        format!("{}; {}", told(0), told(1))
     }
 }
 
@@ -880,37 +673,5 @@ fn at_once<T>(future: impl Future<Output = T>) -> T {
     match std::pin::pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(result) => result,
         Poll::Pending => panic!("it waits for something"),
-    }
-}
-
-struct Told<'a>(&'a Effect);
-
-impl fmt::Display for Told<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let entry = |entry: &Entry| match &entry.state {
-            State::Value(_) => "a value",
-            State::Lease => "a lease",
-            State::Fence(_) => "a fence",
-        };
-        match self.0 {
-            Effect::Get(key) => write!(f, "cache get {}", KEYS[*key]),
-            Effect::Acquire(key, ..) => write!(f, "cache acquire {}", KEYS[*key]),
-            Effect::Exchange(key, expected, new, _) => {
-                let new = new.as_ref().map_or("nothing", entry);
-                let over = match expected {
-                    session_core::Expected::Vacant => "nothing",
-                    session_core::Expected::Stamp(_) => "a stamp",
-                };
-                write!(f, "cache put {new} over {over} at {}", KEYS[*key])
-            }
-            Effect::Load(key, _) => write!(f, "database load {}", KEYS[*key]),
-            Effect::List(_) => write!(f, "database list"),
-            Effect::Insert(key, _) => write!(f, "database insert {}", KEYS[*key]),
-            Effect::Update(key, ..) => write!(f, "database update {}", KEYS[*key]),
-            Effect::Touch(key, ..) => write!(f, "database touch {}", KEYS[*key]),
-            Effect::Rename(..) => write!(f, "database rename"),
-            Effect::Delete(key) => write!(f, "database delete {}", KEYS[*key]),
-            Effect::DeleteExpired(_) => write!(f, "database delete expired"),
-        }
     }
 }
