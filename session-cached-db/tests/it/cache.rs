@@ -1,9 +1,10 @@
 //! What the cache is for, and that nothing depends on it.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use session_cached_db::{CacheHealth, CachedDb, Coherence, Error, Operation, OutagePolicy};
-use session_core::{CacheProperties, Expiry, Scope};
+use session_core::{CacheProperties, Entry, Expiry, Scope, Stamp};
 
 use crate::common::{
     Call, Fault, HOUR, Log, MINUTE, ManualRuntime, Moment, SECOND, START, TestCache, World, each_database,
@@ -49,6 +50,43 @@ async fn a_miss_is_one_database_read_and_fills_the_cache() {
         assert_eq!((stats.misses, stats.fills, stats.lost_fills), (1, 1, 0));
     })
     .await;
+}
+
+#[tokio::test]
+async fn every_operation_costs_as_many_calls_as_the_readme_says() {
+    let world = World::shared().await;
+    let cost = || {
+        let calls = (world.cache.calls.total(), world.db.calls.total());
+        world.forget_calls();
+        calls
+    };
+    let mut session = world.saved([("x", 1)]).await;
+    let key = *session.stored_key().unwrap();
+    assert_eq!(cost(), (2, 1), "create");
+    session.save().await.unwrap();
+    assert_eq!(cost(), (2, 1), "save");
+    let mut session = world.reopen(&session).await;
+    assert_eq!(cost(), (1, 0), "hit");
+    session.save().await.unwrap();
+    assert_eq!(cost(), (2, 1), "save of what came from the cache");
+    world.runtime.advance(HOUR);
+    session.touch().await.unwrap();
+    assert_eq!(cost(), (2, 1), "touch");
+    let mut session = world.reopen(&session).await;
+    assert_eq!(cost(), (2, 1), "miss");
+    session.cycle_key().await.unwrap();
+    assert_eq!(cost(), (4, 1), "cycle_key");
+    session.delete().await.unwrap();
+    assert_eq!(cost(), (2, 1), "delete");
+    assert_eq!(world.cache.peek(&key).await, None);
+
+    let mut session = world.saved([("x", 1)]).await;
+    world.cache.plant(session.stored_key().unwrap(), Some(Entry::lease(Stamp(NonZeroU64::MAX)))).await;
+    world.forget_calls();
+    session = world.reopen(&session).await;
+    assert_eq!(cost(), (1, 1), "load of what somebody else reads");
+    session.save().await.unwrap();
+    assert_eq!(cost(), (3, 1), "save of what did not come from the cache");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use session_cached_db::{Error, Session};
 use session_core::Expiry;
 
-use crate::common::{HOUR, World, map, values_of};
+use crate::common::{HOUR, Store, World, map, values_of};
 
 async fn new_session() -> Session {
     World::new().await.store.new_session()
@@ -262,6 +262,13 @@ async fn deleting_the_test_cookie_is_a_change() {
     assert_eq!(flags(&session), ACCESSED);
     session.delete_test_cookie();
     assert_eq!(flags(&session), MODIFIED);
+}
+
+#[test]
+fn a_session_can_be_sent_and_shared() {
+    fn is_shareable<T: Send + Sync + 'static>() {}
+    is_shareable::<Session>();
+    is_shareable::<Store>();
 }
 
 #[tokio::test]
