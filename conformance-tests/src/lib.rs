@@ -1,4 +1,23 @@
-//! conformance-tests
+#![doc = include_str!("../README.md")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a case fails by a panic"
+)]
 
+pub mod cache;
+mod case;
+pub mod pair;
+pub mod persistence;
+pub mod reference;
 #[cfg(feature = "simulation")]
 pub mod sim;
+pub mod subject_index;
+mod suite;
+
+pub use case::Case;
+pub use suite::Suite;
+
+pub use libtest_mimic;

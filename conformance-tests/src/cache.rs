@@ -1,0 +1,663 @@
+//! The contract of [`Cache`], case by case.
+
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use session_core::{
+    Acquired, Cache, CacheError, Entry, Exchange, Expected, Fence, Holder, KeyForm, KeyPrefix, Record,
+    SessionKey, Stamp, State, StoredKey, Subject, Timestamp, Token, Value, Version,
+};
+
+use crate::case::cases;
+
+/// Makes handles to one cache.
+///
+/// A closure that returns a future of a cache is one, too.
+pub trait CacheFixture: Send + Sync + 'static {
+    /// The cache.
+    type Cache: Cache;
+
+    /// Another handle to the same cache, as another node has it.
+    fn open(&self) -> impl Future<Output = Self::Cache> + Send;
+
+    /// Puts `bytes` where the cache keeps what is under `key`, past the cache. `false` if there is no such place,
+    /// because entries are never encoded; cases that need it pass then.
+    fn plant(&self, key: &StoredKey, bytes: Bytes) -> impl Future<Output = bool> + Send {
+        let _ = (key, bytes);
+        std::future::ready(false)
+    }
+
+    /// Copies what the cache keeps under `from` to where it keeps what is under `to`, past the cache. `false` as with
+    /// [`plant`](Self::plant).
+    fn copy(&self, from: &StoredKey, to: &StoredKey) -> impl Future<Output = bool> + Send {
+        let _ = (from, to);
+        std::future::ready(false)
+    }
+}
+
+impl<F, Fut> CacheFixture for F
+where
+    F: Fn() -> Fut + Send + Sync + 'static,
+    Fut: Future<Output: Cache> + Send,
+{
+    type Cache = Fut::Output;
+
+    fn open(&self) -> impl Future<Output = Self::Cache> + Send {
+        self()
+    }
+}
+
+cases! {
+    /// All cases of this layer.
+    for CacheFixture:
+    what_was_stored_is_found_with_its_stamp => "What was stored is found under the same key",
+    another_handle_finds_it_as_well => "What was stored is found under the same key",
+    every_state_comes_back_as_it_was => "What was stored is found under the same key",
+    an_entry_is_gone_after_its_ttl => "What was stored is found under the same key",
+    an_entry_is_there_until_its_ttl_has_passed => "What was stored is found under the same key",
+    a_replaced_entry_has_the_ttl_of_its_replacement => "What was stored is found under the same key",
+    a_ttl_of_two_months_is_kept => "What was stored is found under the same key",
+    a_ttl_of_zero_stores_nothing => "A TTL of zero stores nothing",
+    a_ttl_of_zero_removes_what_was_expected => "A TTL of zero stores nothing",
+    keys_that_differ_in_case_are_different => "Keys are compared byte for byte",
+    the_longest_and_the_strangest_keys_are_kept_apart => "Keys are compared byte for byte",
+    what_cannot_be_read_counts_as_nothing => "An entry that cannot be read",
+    what_cannot_be_read_is_replaced_by_an_exchange => "An entry that cannot be read",
+    what_cannot_be_read_is_replaced_by_a_lease => "An entry that cannot be read",
+    an_entry_of_another_key_is_never_returned => "An entry of another key is never returned",
+    a_replaced_entry_does_not_come_back => "An entry may disappear before its TTL",
+    a_removed_entry_does_not_come_back => "An entry may disappear before its TTL",
+    a_value_that_is_too_large_leaves_nothing_stale => "A value that is too large",
+    a_large_value_comes_back_whole => "A value that is too large",
+    of_exchanges_that_expect_the_same_stamp_one_is_stored => "Atomic against every other exchange",
+    of_exchanges_that_expect_nothing_one_is_stored => "Atomic against every other exchange",
+    of_many_exchanges_none_is_lost => "Atomic against every other exchange",
+    a_lost_exchange_changes_nothing => "[`Exchange::Lost`] changes nothing",
+    a_lost_exchange_tells_what_was_there => "[`Exchange::Lost`] changes nothing",
+    a_lost_exchange_tells_that_nothing_was_there => "[`Exchange::Lost`] changes nothing",
+    an_exchange_for_nothing_removes_what_was_expected => "Atomic against every other exchange",
+    the_new_stamp_is_the_one_to_expect => "The stamp of `new` becomes",
+    a_stamp_that_was_replaced_is_not_expected_again => "The stamp of `new` becomes",
+    a_lease_is_placed_on_a_vacant_key => "[`Acquired::Placed`] only if nothing was there",
+    of_acquisitions_one_places_its_lease => "[`Acquired::Placed`] only if nothing was there",
+    a_placed_lease_ends_after_its_ttl => "[`Acquired::Placed`] only if nothing was there",
+    an_acquisition_finds_every_state_and_changes_nothing => "[`Acquired::Found`] changes nothing",
+    random_histories_are_those_of_a_register => "Atomic against every other exchange",
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A key that no other case and no other run uses.
+fn key() -> StoredKey {
+    let key = SessionKey::generate().expect("the system has random numbers");
+    StoredKey::derive(&key, KeyForm::Hashed, &KeyPrefix::NONE).expect("a hashed key fits")
+}
+
+fn number() -> NonZeroU64 {
+    NonZeroU64::new(fastrand::u64(1..)).expect("it is above zero")
+}
+
+fn stamp() -> Stamp {
+    Stamp(number())
+}
+
+fn now() -> Timestamp {
+    SystemTime::now().into()
+}
+
+fn value_of(payload: impl Into<Bytes>) -> Entry {
+    let record = Record::new(payload.into(), now(), now() + 90 * 24 * 60 * MINUTE)
+        .with_version(Version::from_u64(fastrand::u64(..)))
+        .with_last_seen_at(now() + Duration::from_micros(1))
+        .with_subject(Some(Subject::parse("üser-42").expect("it is a subject")));
+    Entry::value(stamp(), Value { record: Arc::new(record), made_at: now() })
+}
+
+fn value() -> Entry {
+    value_of(format!("1{{\"n\":{}}}", fastrand::u64(..)))
+}
+
+fn lease() -> Entry {
+    Entry::lease(stamp())
+}
+
+fn fence() -> Entry {
+    let holder = |seconds| Holder { token: Token(number()), deadline: now() + Duration::from_secs(seconds) };
+    Entry::fence(stamp(), Fence { holders: vec![holder(10), holder(30)], dirty: true })
+}
+
+fn every_state() -> [Entry; 3] {
+    [value(), lease(), fence()]
+}
+
+async fn exchange(
+    cache: &impl Cache,
+    key: &StoredKey,
+    expected: Expected,
+    new: Option<Entry>,
+    ttl: Duration,
+) -> Exchange {
+    cache.compare_exchange(key, expected, new, ttl).await.expect("the cache answers")
+}
+
+async fn get(cache: &impl Cache, key: &StoredKey) -> Option<Entry> {
+    cache.get(key).await.expect("the cache answers")
+}
+
+/// Puts `entry` under a vacant `key`.
+async fn put(cache: &impl Cache, key: &StoredKey, entry: &Entry, ttl: Duration) {
+    let stored = exchange(cache, key, Expected::Vacant, Some(entry.clone()), ttl).await;
+    assert_eq!(stored, Exchange::Stored, "nothing was under this key, so the exchange must happen");
+}
+
+/// A time that is surely over after this cache's coarsest rounding.
+fn short_ttl(cache: &impl Cache) -> Duration {
+    cache.properties().ttl_granularity.max(Duration::from_millis(100))
+}
+
+/// Waits until nothing is under `key`, which must be within `ttl` and what rounding adds.
+async fn wait_until_gone(cache: &impl Cache, key: &StoredKey, ttl: Duration) {
+    let granularity = cache.properties().ttl_granularity;
+    let patience = ttl + 2 * granularity + Duration::from_secs(2);
+    let begin = std::time::Instant::now();
+    while get(cache, key).await.is_some() {
+        assert!(
+            begin.elapsed() < patience,
+            "an entry with a TTL of {ttl:?} is still there after {patience:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn what_was_stored_is_found_with_its_stamp(fixture: &impl CacheFixture) {
+    let (cache, key, entry) = (fixture.open().await, key(), value());
+    assert_eq!(get(&cache, &key).await, None, "nothing was stored yet");
+    put(&cache, &key, &entry, MINUTE).await;
+    assert_eq!(get(&cache, &key).await, Some(entry));
+}
+
+async fn another_handle_finds_it_as_well(fixture: &impl CacheFixture) {
+    let (here, there, key, entry) = (fixture.open().await, fixture.open().await, key(), value());
+    put(&here, &key, &entry, MINUTE).await;
+    assert_eq!(get(&there, &key).await, Some(entry.clone()));
+    let removed = exchange(&there, &key, Expected::Stamp(entry.stamp), None, MINUTE).await;
+    assert_eq!(removed, Exchange::Stored);
+    assert_eq!(get(&here, &key).await, None);
+}
+
+async fn every_state_comes_back_as_it_was(fixture: &impl CacheFixture) {
+    let cache = fixture.open().await;
+    let bare = Entry::value(
+        Stamp(NonZeroU64::MAX),
+        Value { record: Arc::new(Record::new(Bytes::new(), now(), now() + MINUTE)), made_at: now() },
+    );
+    let every_byte = value_of((0..=255).collect::<Vec<u8>>());
+    for entry in every_state().into_iter().chain([bare, every_byte]) {
+        let key = key();
+        put(&cache, &key, &entry, MINUTE).await;
+        assert_eq!(get(&cache, &key).await, Some(entry));
+    }
+}
+
+async fn an_entry_is_gone_after_its_ttl(fixture: &impl CacheFixture) {
+    let cache = fixture.open().await;
+    let ttl = short_ttl(&cache);
+    for entry in every_state() {
+        let key = key();
+        put(&cache, &key, &entry, ttl).await;
+        wait_until_gone(&cache, &key, ttl).await;
+        put(&cache, &key, &value(), MINUTE).await;
+    }
+}
+
+async fn an_entry_is_there_until_its_ttl_has_passed(fixture: &impl CacheFixture) {
+    let cache = fixture.open().await;
+    // Neither a whole number of seconds nor of milliseconds.
+    let ttl = Duration::from_micros(1_300_500);
+    let (key, entry) = (key(), fence());
+    let begin = std::time::Instant::now();
+    put(&cache, &key, &entry, ttl).await;
+    loop {
+        let found = get(&cache, &key).await;
+        // Looked at afterwards: while the TTL had not passed at the end of the call, it had not during it.
+        if begin.elapsed() >= ttl {
+            break;
+        }
+        assert_eq!(found, Some(entry.clone()), "gone after {:?} of a TTL of {ttl:?}", begin.elapsed());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn a_replaced_entry_has_the_ttl_of_its_replacement(fixture: &impl CacheFixture) {
+    let cache = fixture.open().await;
+    let ttl = short_ttl(&cache);
+    let (shortened, first) = (key(), value());
+    put(&cache, &shortened, &first, MINUTE).await;
+    exchange(&cache, &shortened, Expected::Stamp(first.stamp), Some(value()), ttl).await;
+    let (prolonged, second, third) = (key(), value(), value());
+    put(&cache, &prolonged, &second, ttl).await;
+    // Where the first one was lost by then, that is its right.
+    exchange(&cache, &prolonged, Expected::Stamp(second.stamp), Some(third.clone()), MINUTE).await;
+    wait_until_gone(&cache, &shortened, ttl).await;
+    assert_eq!(get(&cache, &prolonged).await, Some(third), "gone at the end of the TTL that it replaced");
+}
+
+async fn a_ttl_of_two_months_is_kept(fixture: &impl CacheFixture) {
+    let (cache, key, entry) = (fixture.open().await, key(), value());
+    put(&cache, &key, &entry, 60 * 24 * 60 * MINUTE).await;
+    assert_eq!(get(&cache, &key).await, Some(entry), "memcached takes more than 30 days for a date");
+}
+
+async fn a_ttl_of_zero_stores_nothing(fixture: &impl CacheFixture) {
+    let cache = fixture.open().await;
+    for entry in every_state() {
+        let key = key();
+        put(&cache, &key, &entry, Duration::ZERO).await;
+        assert_eq!(get(&cache, &key).await, None);
+    }
+}
+
+async fn a_ttl_of_zero_removes_what_was_expected(fixture: &impl CacheFixture) {
+    let (cache, key, old) = (fixture.open().await, key(), value());
+    put(&cache, &key, &old, MINUTE).await;
+    let done = exchange(&cache, &key, Expected::Stamp(old.stamp), Some(value()), Duration::ZERO).await;
+    assert_eq!(done, Exchange::Stored);
+    assert_eq!(get(&cache, &key).await, None);
+}
+
+async fn keys_that_differ_in_case_are_different(fixture: &impl CacheFixture) {
+    let cache = fixture.open().await;
+    let random = fastrand::u64(..);
+    let upper = StoredKey::parse(&format!("Case-{random:x}")).expect("it is a key");
+    let lower = StoredKey::parse(&format!("case-{random:x}")).expect("it is a key");
+    let (one, other) = (value(), value());
+    put(&cache, &upper, &one, MINUTE).await;
+    assert_eq!(get(&cache, &lower).await, None);
+    put(&cache, &lower, &other, MINUTE).await;
+    assert_eq!(get(&cache, &upper).await, Some(one));
+}
+
+async fn the_longest_and_the_strangest_keys_are_kept_apart(fixture: &impl CacheFixture) {
+    let cache = fixture.open().await;
+    let random = format!("{:016x}", fastrand::u64(..));
+    let longest = format!("{random}{}", "k".repeat(StoredKey::MAX_LEN - random.len()));
+    let texts = [longest[..StoredKey::MAX_LEN - 1].to_owned(), longest]
+        .into_iter()
+        .chain("%{}*?[]'\"\\:$!#".chars().map(|strange| format!("{random}{strange}")));
+    let mut stored = Vec::new();
+    for text in texts {
+        let (key, entry) = (StoredKey::parse(&text).expect("it is a key"), value());
+        put(&cache, &key, &entry, MINUTE).await;
+        stored.push((key, entry));
+    }
+    for (key, entry) in stored {
+        assert_eq!(get(&cache, &key).await, Some(entry), "under {:?}", key.as_str());
+    }
+}
+
+/// What no version of the envelope is: nothing, text, and the beginning of an entry with a version to come.
+fn unreadable() -> [Bytes; 4] {
+    let mut newer = lease().encode(&key()).to_vec();
+    newer[Stamp::LEN] = 255;
+    [
+        Bytes::new(),
+        Bytes::from_static(b"x"),
+        Bytes::from_static(b"what another program keeps here"),
+        newer.into(),
+    ]
+}
+
+async fn what_cannot_be_read_counts_as_nothing(fixture: &impl CacheFixture) {
+    let cache = fixture.open().await;
+    for bytes in unreadable() {
+        let key = key();
+        if fixture.plant(&key, bytes).await {
+            assert_eq!(get(&cache, &key).await, None);
+        }
+    }
+}
+
+async fn what_cannot_be_read_is_replaced_by_an_exchange(fixture: &impl CacheFixture) {
+    let cache = fixture.open().await;
+    for bytes in unreadable() {
+        let (key, entry) = (key(), fence());
+        if fixture.plant(&key, bytes).await {
+            put(&cache, &key, &entry, MINUTE).await;
+            assert_eq!(get(&cache, &key).await, Some(entry));
+        }
+    }
+}
+
+async fn what_cannot_be_read_is_replaced_by_a_lease(fixture: &impl CacheFixture) {
+    let cache = fixture.open().await;
+    for bytes in unreadable() {
+        let (key, lease) = (key(), lease());
+        if fixture.plant(&key, bytes).await {
+            let acquired = cache.acquire(&key, lease.clone(), MINUTE).await.expect("the cache answers");
+            assert_eq!(acquired, Acquired::Placed);
+            assert_eq!(get(&cache, &key).await, Some(lease));
+        }
+    }
+}
+
+async fn an_entry_of_another_key_is_never_returned(fixture: &impl CacheFixture) {
+    let (cache, mine, theirs, entry) = (fixture.open().await, key(), key(), value());
+    put(&cache, &theirs, &entry, MINUTE).await;
+    if !fixture.copy(&theirs, &mine).await {
+        return;
+    }
+    let wrong = |found: &dyn std::fmt::Debug| panic!("somebody else's session came back: {found:?}");
+    match cache.get(&mine).await {
+        Err(CacheError::WrongKey) => {}
+        found => wrong(&found),
+    }
+    match cache.acquire(&mine, lease(), MINUTE).await {
+        Err(CacheError::WrongKey) => {}
+        found => wrong(&found),
+    }
+    match cache.compare_exchange(&mine, Expected::Vacant, Some(lease()), MINUTE).await {
+        Err(CacheError::WrongKey) => {}
+        found => wrong(&found),
+    }
+}
+
+async fn a_replaced_entry_does_not_come_back(fixture: &impl CacheFixture) {
+    let (cache, key, old) = (fixture.open().await, key(), value());
+    put(&cache, &key, &old, MINUTE).await;
+    let mut last = old;
+    for _ in 0..50 {
+        let new = if fastrand::bool() { value() } else { fence() };
+        let done = exchange(&cache, &key, Expected::Stamp(last.stamp), Some(new.clone()), MINUTE).await;
+        assert_eq!(done, Exchange::Stored);
+        assert_eq!(get(&cache, &key).await, Some(new.clone()));
+        last = new;
+    }
+}
+
+async fn a_removed_entry_does_not_come_back(fixture: &impl CacheFixture) {
+    let (here, there, key) = (fixture.open().await, fixture.open().await, key());
+    for entry in every_state() {
+        put(&here, &key, &entry, MINUTE).await;
+        assert_eq!(get(&there, &key).await, Some(entry.clone()));
+        exchange(&there, &key, Expected::Stamp(entry.stamp), None, MINUTE).await;
+        assert_eq!(get(&here, &key).await, None);
+        assert_eq!(get(&there, &key).await, None);
+    }
+}
+
+async fn a_value_that_is_too_large_leaves_nothing_stale(fixture: &impl CacheFixture) {
+    let (cache, key, old) = (fixture.open().await, key(), fence());
+    let limit = cache.properties().max_entry_bytes;
+    if limit > 64 << 20 {
+        // It takes anything that a session can be.
+        return;
+    }
+    put(&cache, &key, &old, MINUTE).await;
+    let large = value_of(vec![b'x'; limit + 1]);
+    let tried = cache.compare_exchange(&key, Expected::Stamp(old.stamp), Some(large.clone()), MINUTE).await;
+    let found = get(&cache, &key).await;
+    match tried {
+        Ok(Exchange::Stored) => {
+            assert!(found.is_none() || found == Some(large), "stored, and yet something else is there");
+        }
+        Ok(Exchange::Lost(_)) => panic!("what was expected was there"),
+        Err(_) => assert!(found.is_none() || found == Some(old), "failed, and yet something new is there"),
+    }
+}
+
+async fn a_large_value_comes_back_whole(fixture: &impl CacheFixture) {
+    let (cache, key) = (fixture.open().await, key());
+    let len = (300 << 10).min(cache.properties().max_entry_bytes / 2);
+    let entry = value_of((0..len).map(|n| u8::try_from(n % 251).unwrap_or(0)).collect::<Vec<_>>());
+    put(&cache, &key, &entry, MINUTE).await;
+    assert_eq!(get(&cache, &key).await, Some(entry));
+}
+
+/// How many of many exchanges that expect the same are stored; and which of them is there afterwards.
+async fn race(fixture: &impl CacheFixture, key: StoredKey, expected: Expected) -> (usize, bool) {
+    let mut racers = Vec::new();
+    for _ in 0..16 {
+        let (cache, new) = (fixture.open().await, value());
+        racers.push(tokio::spawn(async move {
+            let done = cache.compare_exchange(&key, expected, Some(new.clone()), MINUTE).await;
+            (done.expect("the cache answers") == Exchange::Stored).then_some(new)
+        }));
+    }
+    let mut winners = Vec::new();
+    for racer in racers {
+        winners.extend(racer.await.expect("it does not panic"));
+    }
+    let found = get(&fixture.open().await, &key).await;
+    (winners.len(), winners.iter().any(|winner| found.as_ref() == Some(winner)))
+}
+
+async fn of_exchanges_that_expect_the_same_stamp_one_is_stored(fixture: &impl CacheFixture) {
+    let cache = fixture.open().await;
+    for _ in 0..20 {
+        let (key, old) = (key(), lease());
+        put(&cache, &key, &old, MINUTE).await;
+        assert_eq!(
+            race(fixture, key, Expected::Stamp(old.stamp)).await,
+            (1, true),
+            "(winners, is the last there)"
+        );
+    }
+}
+
+async fn of_exchanges_that_expect_nothing_one_is_stored(fixture: &impl CacheFixture) {
+    for _ in 0..20 {
+        assert_eq!(race(fixture, key(), Expected::Vacant).await, (1, true), "(winners, is the last there)");
+    }
+}
+
+/// A counter that several tasks count up by get and exchange: what they counted must be its end.
+async fn of_many_exchanges_none_is_lost(fixture: &impl CacheFixture) {
+    const TASKS: u64 = 4;
+    const EACH: u64 = 25;
+    let key = key();
+    put(&fixture.open().await, &key, &value_of("0"), MINUTE).await;
+    let mut counters = Vec::new();
+    for _ in 0..TASKS {
+        let cache = fixture.open().await;
+        counters.push(tokio::spawn(async move {
+            let mut counted = 0;
+            while counted < EACH {
+                let Some(old) = get(&cache, &key).await else {
+                    panic!("an entry that nobody removed is gone")
+                };
+                let new = value_of((count(&old) + 1).to_string());
+                let done = exchange(&cache, &key, Expected::Stamp(old.stamp), Some(new), MINUTE).await;
+                counted += u64::from(done == Exchange::Stored);
+            }
+        }));
+    }
+    for counter in counters {
+        counter.await.expect("it counts to its end");
+    }
+    let end = get(&fixture.open().await, &key).await.expect("it is there");
+    assert_eq!(count(&end), TASKS * EACH);
+}
+
+fn count(entry: &Entry) -> u64 {
+    let State::Value(value) = &entry.state else { panic!("a value was stored, and {entry:?} is there") };
+    std::str::from_utf8(value.record.payload()).unwrap().parse().unwrap()
+}
+
+async fn a_lost_exchange_changes_nothing(fixture: &impl CacheFixture) {
+    let cache = fixture.open().await;
+    for entry in every_state() {
+        let key = key();
+        put(&cache, &key, &entry, MINUTE).await;
+        for expected in [Expected::Vacant, Expected::Stamp(stamp())] {
+            for new in [Some(value()), Some(fence()), None] {
+                let done = exchange(&cache, &key, expected, new, MINUTE).await;
+                assert!(
+                    matches!(done, Exchange::Lost(_)),
+                    "{expected:?} was not there, and yet it is {done:?}"
+                );
+                assert_eq!(get(&cache, &key).await, Some(entry.clone()));
+            }
+        }
+    }
+}
+
+async fn a_lost_exchange_tells_what_was_there(fixture: &impl CacheFixture) {
+    let cache = fixture.open().await;
+    for entry in every_state() {
+        let key = key();
+        put(&cache, &key, &entry, MINUTE).await;
+        for expected in [Expected::Vacant, Expected::Stamp(stamp())] {
+            let done = exchange(&cache, &key, expected, Some(value()), MINUTE).await;
+            assert_eq!(done, Exchange::Lost(Some(entry.clone())));
+        }
+    }
+}
+
+async fn a_lost_exchange_tells_that_nothing_was_there(fixture: &impl CacheFixture) {
+    let (cache, key) = (fixture.open().await, key());
+    for new in [Some(value()), None] {
+        let done = exchange(&cache, &key, Expected::Stamp(stamp()), new, MINUTE).await;
+        assert_eq!(done, Exchange::Lost(None));
+        assert_eq!(get(&cache, &key).await, None);
+    }
+}
+
+async fn an_exchange_for_nothing_removes_what_was_expected(fixture: &impl CacheFixture) {
+    let cache = fixture.open().await;
+    for entry in every_state() {
+        let key = key();
+        put(&cache, &key, &entry, MINUTE).await;
+        let done = exchange(&cache, &key, Expected::Stamp(entry.stamp), None, MINUTE).await;
+        assert_eq!(done, Exchange::Stored);
+        assert_eq!(get(&cache, &key).await, None);
+        let again = exchange(&cache, &key, Expected::Vacant, None, MINUTE).await;
+        assert_eq!(again, Exchange::Stored, "nothing was expected, and nothing was there");
+    }
+}
+
+async fn the_new_stamp_is_the_one_to_expect(fixture: &impl CacheFixture) {
+    let (cache, key) = (fixture.open().await, key());
+    let mut last = value();
+    put(&cache, &key, &last, MINUTE).await;
+    for number in [NonZeroU64::MIN, NonZeroU64::MAX, number()] {
+        let new = Entry { stamp: Stamp(number), ..value() };
+        let done = exchange(&cache, &key, Expected::Stamp(last.stamp), Some(new.clone()), MINUTE).await;
+        assert_eq!(done, Exchange::Stored);
+        last = new;
+    }
+    assert_eq!(get(&cache, &key).await.map(|entry| entry.stamp), Some(last.stamp));
+}
+
+async fn a_stamp_that_was_replaced_is_not_expected_again(fixture: &impl CacheFixture) {
+    let (cache, key, old) = (fixture.open().await, key(), value());
+    // The same content under another stamp is another entry.
+    let new = Entry { stamp: stamp(), ..old.clone() };
+    put(&cache, &key, &old, MINUTE).await;
+    exchange(&cache, &key, Expected::Stamp(old.stamp), Some(new.clone()), MINUTE).await;
+    let late = exchange(&cache, &key, Expected::Stamp(old.stamp), Some(value()), MINUTE).await;
+    assert_eq!(late, Exchange::Lost(Some(new.clone())));
+    exchange(&cache, &key, Expected::Stamp(new.stamp), None, MINUTE).await;
+    put(&cache, &key, &fence(), MINUTE).await;
+    let later = exchange(&cache, &key, Expected::Stamp(new.stamp), None, MINUTE).await;
+    assert!(matches!(later, Exchange::Lost(Some(_))), "an entry of before was taken for the one of now");
+}
+
+async fn a_lease_is_placed_on_a_vacant_key(fixture: &impl CacheFixture) {
+    let (cache, key, lease) = (fixture.open().await, key(), lease());
+    let acquired = cache.acquire(&key, lease.clone(), MINUTE).await.expect("the cache answers");
+    assert_eq!(acquired, Acquired::Placed);
+    assert_eq!(get(&cache, &key).await, Some(lease.clone()));
+    let filled = exchange(&cache, &key, Expected::Stamp(lease.stamp), Some(value()), MINUTE).await;
+    assert_eq!(filled, Exchange::Stored, "a lease is there to be filled");
+}
+
+async fn of_acquisitions_one_places_its_lease(fixture: &impl CacheFixture) {
+    for _ in 0..20 {
+        let key = key();
+        let mut racers = Vec::new();
+        for _ in 0..8 {
+            let (cache, lease) = (fixture.open().await, lease());
+            racers.push(tokio::spawn(async move {
+                (lease.clone(), cache.acquire(&key, lease, MINUTE).await.expect("the cache answers"))
+            }));
+        }
+        let (mut placed, mut found) = (Vec::new(), Vec::new());
+        for racer in racers {
+            match racer.await.expect("it does not panic") {
+                (lease, Acquired::Placed) => placed.push(lease),
+                (_, Acquired::Found(entry)) => found.push(entry),
+            }
+        }
+        assert_eq!(placed.len(), 1, "leases placed at the same time");
+        assert!(found.iter().all(|entry| *entry == placed[0]), "found is what was placed");
+    }
+}
+
+async fn a_placed_lease_ends_after_its_ttl(fixture: &impl CacheFixture) {
+    let (cache, key) = (fixture.open().await, key());
+    let ttl = short_ttl(&cache);
+    assert_eq!(cache.acquire(&key, lease(), ttl).await.expect("the cache answers"), Acquired::Placed);
+    wait_until_gone(&cache, &key, ttl).await;
+}
+
+async fn an_acquisition_finds_every_state_and_changes_nothing(fixture: &impl CacheFixture) {
+    let cache = fixture.open().await;
+    for entry in every_state() {
+        let key = key();
+        put(&cache, &key, &entry, MINUTE).await;
+        let acquired = cache.acquire(&key, lease(), Duration::from_secs(1)).await.expect("the cache answers");
+        assert_eq!(acquired, Acquired::Found(entry.clone()));
+        assert_eq!(get(&cache, &key).await, Some(entry));
+    }
+}
+
+/// Random calls, one after the other, on few keys; each answer must be that of a register.
+async fn random_histories_are_those_of_a_register(fixture: &impl CacheFixture) {
+    let seed = fastrand::u64(..);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let handles = [fixture.open().await, fixture.open().await];
+    let keys = [key(), key()];
+    let mut model: [Option<Entry>; 2] = [None, None];
+    let mut gone: Vec<Stamp> = vec![stamp()];
+    for step in 0..300 {
+        let (cache, which) = (&handles[random.usize(..2)], random.usize(..2));
+        let (key, there) = (&keys[which], &mut model[which]);
+        let hint = format!("step {step} of seed {seed}");
+        match random.u8(..4) {
+            0 => assert_eq!(get(cache, key).await, *there, "{hint}"),
+            1 => {
+                let new = lease();
+                let acquired = cache.acquire(key, new.clone(), MINUTE).await.expect("the cache answers");
+                let expected = there.clone().map_or(Acquired::Placed, Acquired::Found);
+                assert_eq!(acquired, expected, "{hint}");
+                there.get_or_insert(new);
+            }
+            _ => {
+                let expected = match there {
+                    Some(entry) if random.u8(..4) > 0 => Expected::Stamp(entry.stamp),
+                    _ if random.bool() => Expected::Vacant,
+                    _ => Expected::Stamp(gone[random.usize(..gone.len())]),
+                };
+                let new = match random.u8(..4) {
+                    0 => None,
+                    1 => Some(lease()),
+                    2 => Some(fence()),
+                    _ => Some(value()),
+                };
+                let holds = match expected {
+                    Expected::Vacant => there.is_none(),
+                    Expected::Stamp(stamp) => there.as_ref().is_some_and(|entry| entry.stamp == stamp),
+                };
+                let done = exchange(cache, key, expected, new.clone(), MINUTE).await;
+                if holds {
+                    assert_eq!(done, Exchange::Stored, "{hint}");
+                    gone.extend(std::mem::replace(there, new).map(|entry| entry.stamp));
+                } else {
+                    assert_eq!(done, Exchange::Lost(there.clone()), "{hint}");
+                }
+            }
+        }
+    }
+}
