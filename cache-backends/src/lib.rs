@@ -1,11 +1,15 @@
 #![doc = include_str!("../README.md")]
 
 mod connect;
+#[cfg(any(feature = "memcached", feature = "redis"))]
+mod lazy;
+#[cfg(feature = "memcached")]
+pub mod memcached;
 #[cfg(feature = "moka")]
 pub mod moka;
 #[cfg(feature = "redis")]
 pub mod redis;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "memcached", feature = "redis"))]
 mod url;
 
 pub use connect::ConnectError;

@@ -1,5 +1,6 @@
 //! The parts of a cache's URL: `scheme://user:password@host:port,host:port/path?name=value&name=value`.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use crate::ConnectError;
@@ -44,9 +45,12 @@ impl<'a> Url<'a> {
     }
 }
 
+/// The value of a parameter as a number.
+pub(crate) fn number<N: FromStr>(name: &str, value: &str) -> Result<N, ConnectError> {
+    value.parse().map_err(|_| ConnectError::Config(format!("{name} is not a whole number")))
+}
+
 /// The value of a parameter in milliseconds.
 pub(crate) fn millis(name: &str, value: &str) -> Result<Duration, ConnectError> {
-    let millis =
-        value.parse().map_err(|_| ConnectError::Config(format!("{name} is not a number of milliseconds")));
-    millis.map(Duration::from_millis)
+    number(name, value).map(Duration::from_millis)
 }

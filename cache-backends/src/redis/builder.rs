@@ -217,7 +217,7 @@ impl RedisCacheBuilder {
             .set_pipeline_buffer_size(QUEUE);
         #[cfg(feature = "redis-tls")]
         let client = if tls {
-            Client::build_with_tls(server, self.certificates.clone().into_driver())
+            Client::build_with_tls(server, self.certificates.for_driver()?)
         } else {
             Client::open(server)
         };
@@ -242,7 +242,7 @@ impl RedisCacheBuilder {
             .response_timeout(self.response_timeout)
             .tcp_settings(tcp_settings());
         #[cfg(feature = "redis-tls")]
-        let builder = if tls { builder.certs(self.certificates.clone().into_driver()) } else { builder };
+        let builder = if tls { builder.certs(self.certificates.for_driver()?) } else { builder };
         let client = builder.build().map_err(invalid)?;
         Ok(Box::new(move || {
             let client = client.clone();

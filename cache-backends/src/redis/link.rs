@@ -1,19 +1,19 @@
 //! The connection: made by the first call that needs it, and again by the next one after it broke.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Cmd, RedisError, RedisResult, Value};
 use tokio::time::timeout;
 
 use super::error::Failure;
 use super::eviction;
+use crate::lazy::{Lazy, Make};
 
 /// Makes a connection.
-pub(super) type Connect = Box<dyn Fn() -> BoxFuture<'static, RedisResult<Connection>> + Send + Sync>;
+pub(super) type Connect = Make<Connection, RedisError>;
 
 /// A connection of the application's.
 pub(super) trait Given: Send + Sync {
@@ -56,16 +56,11 @@ impl Connection {
     }
 }
 
-/// An attempt to connect that all callers share. It belongs to none of them: it goes on when they are gone.
-type Attempt = Shared<BoxFuture<'static, RedisResult<Connection>>>;
-
 pub(super) struct Link {
-    connect: Connect,
+    connection: Lazy<Connection, RedisError>,
     /// For errors.
     address: String,
-    connect_timeout: Duration,
     response_timeout: Duration,
-    current: Mutex<Option<Attempt>>,
 }
 
 impl Link {
@@ -75,16 +70,25 @@ impl Link {
         connect_timeout: Duration,
         response_timeout: Duration,
     ) -> Self {
-        Self { connect, address, connect_timeout, response_timeout, current: Mutex::new(None) }
+        let begin = move || {
+            let connecting = connect();
+            let limited = async move {
+                let connection = timeout(connect_timeout, connecting).await.map_err(|_| too_slow())??;
+                tokio::spawn(eviction::warn(connection.clone()));
+                Ok(connection)
+            };
+            limited.boxed()
+        };
+        Self { connection: Lazy::new(Box::new(begin)), address, response_timeout }
     }
 
     /// Sends `cmd` and waits for its answer. Never sends it twice.
     pub(super) async fn call(&self, cmd: &Cmd) -> Result<Value, Failure> {
-        let attempt = self.attempt();
+        let attempt = self.connection.attempt();
         let mut connection = match attempt.clone().await {
             Ok(connection) => connection,
             Err(error) => {
-                self.forget(&attempt);
+                self.connection.forget(&attempt);
                 return Err(Failure::NotConnected { address: self.address.clone(), error });
             }
         };
@@ -93,34 +97,9 @@ impl Link {
         if let Err(error) = &answer
             && connection.is_broken_by(error)
         {
-            self.forget(&attempt);
+            self.connection.forget(&attempt);
         }
         answer.map_err(Failure::Answer)
-    }
-
-    fn attempt(&self) -> Attempt {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.get_or_insert_with(|| self.begin()).clone()
-    }
-
-    fn begin(&self) -> Attempt {
-        let (connecting, limit) = ((self.connect)(), self.connect_timeout);
-        let attempt = async move {
-            let connection = timeout(limit, connecting).await.map_err(|_| too_slow())??;
-            tokio::spawn(eviction::warn(connection.clone()));
-            Ok(connection)
-        };
-        let attempt = attempt.boxed().shared();
-        tokio::spawn(attempt.clone());
-        attempt
-    }
-
-    /// Lets the next call connect anew, unless another one did so already.
-    fn forget(&self, attempt: &Attempt) {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.as_ref().is_some_and(|current| current.ptr_eq(attempt)) {
-            *current = None;
-        }
     }
 }
 

@@ -2,6 +2,10 @@
 
 use redis::{ClientTlsConfig, TlsCertificates};
 use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use crate::ConnectError;
 
 /// Certificates in PEM form.
 #[derive(Clone, Default)]
@@ -11,9 +15,17 @@ pub(super) struct Certificates {
 }
 
 impl Certificates {
-    pub(super) fn into_driver(self) -> TlsCertificates {
-        let client = self.client.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
-        TlsCertificates { client_tls: client, root_cert: self.root }
+    /// In the driver's form, which takes text without a certificate for no certificate to trust.
+    pub(super) fn for_driver(&self) -> Result<TlsCertificates, ConnectError> {
+        let Self { root, client } = self.clone();
+        if root
+            .as_deref()
+            .is_some_and(|pem| !matches!(CertificateDer::pem_slice_iter(pem).next(), Some(Ok(_))))
+        {
+            return Err(ConnectError::Config("root_certificates are not certificates in PEM form".into()));
+        }
+        let client = client.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
+        Ok(TlsCertificates { client_tls: client, root_cert: root })
     }
 }
 

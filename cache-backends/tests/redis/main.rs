@@ -329,6 +329,13 @@ fn wrong_urls_are_refused_without_showing_them() {
     }
 }
 
+#[cfg(feature = "redis-tls")]
+#[test]
+fn root_certificates_that_are_none_are_refused() {
+    let error = RedisCache::builder().url("rediss://host/").root_certificates("none").build().unwrap_err();
+    assert!(error.to_string().contains("root_certificates"), "{error}");
+}
+
 #[cfg(not(feature = "redis-tls"))]
 #[test]
 fn a_url_whose_feature_is_off_names_the_feature() {

@@ -1,0 +1,181 @@
+use std::fmt;
+use std::time::Duration;
+
+use memcache::exp::MetaClientBuilder;
+use percent_encoding::percent_decode_str;
+use session_core::StoredKey;
+
+use super::MemcachedCache;
+use super::server::{Server, Servers};
+use crate::ConnectError;
+use crate::url::{self, Url};
+
+/// Describes a [`MemcachedCache`].
+#[derive(Clone)]
+#[must_use]
+pub struct MemcachedCacheBuilder {
+    servers: Vec<String>,
+    url: Option<String>,
+    key_prefix: String,
+    max_entry_bytes: usize,
+    max_connections: usize,
+    connect_timeout: Duration,
+    response_timeout: Duration,
+}
+
+/// The longest key that memcached takes, in bytes.
+const MAX_KEY_LEN: usize = 250;
+
+impl MemcachedCacheBuilder {
+    pub(super) fn new() -> Self {
+        Self {
+            servers: vec!["127.0.0.1:11211".into()],
+            url: None,
+            key_prefix: "session:".into(),
+            max_entry_bytes: (1 << 20) - (1 << 10),
+            max_connections: 64,
+            connect_timeout: Duration::from_secs(1),
+            response_timeout: Duration::from_millis(500),
+        }
+    }
+
+    /// The servers, each as a host with or without a port. Default `127.0.0.1:11211`.
+    ///
+    /// Their order does not matter, but on every node each must be written in the same way: `localhost` and `127.0.0.1` are
+    /// two servers.
+    pub fn servers<S: Into<String>>(mut self, servers: impl IntoIterator<Item = S>) -> Self {
+        self.servers = servers.into_iter().map(Into::into).collect();
+        self.url = None;
+        self
+    }
+
+    /// The same as a URL: `memcache://host:port,host:port`. The other options can be parameters: `key_prefix`,
+    /// `max_entry_bytes`, `max_connections`, `connect_timeout_ms` and `response_timeout_ms`. They win over what the builder
+    /// was told.
+    pub fn url(mut self, url: impl Into<String>) -> Self {
+        self.url = Some(url.into());
+        self
+    }
+
+    /// What stands in front of every key in memcached. Default `session:`. Applications that share a server must have
+    /// different ones: whoever holds a session of the one would be let into the other.
+    pub fn key_prefix(mut self, key_prefix: impl Into<String>) -> Self {
+        self.key_prefix = key_prefix.into();
+        self
+    }
+
+    /// The largest entry that is cached, in bytes. Default 1 MiB less 1 KiB, which is what a server takes whose `-I` was not
+    /// changed. More than a server takes does harm: it drops whatever is there when it is sent too large an item.
+    pub const fn max_entry_bytes(mut self, max_entry_bytes: usize) -> Self {
+        self.max_entry_bytes = max_entry_bytes;
+        self
+    }
+
+    /// How many connections there may be to each server. Default 64. Further callers wait for one, up to the connect
+    /// timeout.
+    pub const fn max_connections(mut self, max_connections: usize) -> Self {
+        self.max_connections = max_connections;
+        self
+    }
+
+    /// How long it may take to connect. Default 1 s.
+    pub const fn connect_timeout(mut self, connect_timeout: Duration) -> Self {
+        self.connect_timeout = connect_timeout;
+        self
+    }
+
+    /// How long an answer may take. Default 500 ms.
+    pub const fn response_timeout(mut self, response_timeout: Duration) -> Self {
+        self.response_timeout = response_timeout;
+        self
+    }
+
+    /// The cache. Connects to nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`] when the URL or an option is wrong.
+    pub fn build(mut self) -> Result<MemcachedCache, ConnectError> {
+        if let Some(url) = self.url.take() {
+            self.read(Url::parse(&url)?)?;
+        }
+        let longest = MAX_KEY_LEN - StoredKey::MAX_LEN;
+        if self.key_prefix.len() > longest || !self.key_prefix.bytes().all(|byte| byte.is_ascii_graphic()) {
+            let text = format!("key_prefix has at most {longest} printable ASCII characters and no space");
+            return Err(ConnectError::Config(text));
+        }
+        if self.max_connections == 0 {
+            return Err(ConnectError::Config("max_connections must not be 0".into()));
+        }
+        let settings = MetaClientBuilder::new()
+            .max_connections(Some(self.max_connections))
+            .max_idle(self.max_connections)
+            .connect_timeout(Some(self.connect_timeout))
+            .io_timeout(Some(self.response_timeout));
+        let mut servers = Vec::with_capacity(self.servers.len());
+        for server in &self.servers {
+            servers.push(Server::new(with_port(server)?, settings.clone(), self.connect_timeout));
+        }
+        let Some(first) = servers.pop() else {
+            return Err(ConnectError::Config("servers must not be empty".into()));
+        };
+        Ok(MemcachedCache::new(Servers { first, others: servers }, self.key_prefix, self.max_entry_bytes))
+    }
+}
+
+impl MemcachedCacheBuilder {
+    fn read(&mut self, url: Url<'_>) -> Result<(), ConnectError> {
+        if !matches!(url.scheme, "memcache" | "memcached") {
+            return Err(ConnectError::UnknownScheme { scheme: url.scheme.into() });
+        }
+        if url.credentials.is_some() || !matches!(url.path, "" | "/") {
+            let text =
+                "a memcache:// URL consists of hosts and ports; there are no passwords and no databases";
+            return Err(ConnectError::Config(text.into()));
+        }
+        self.servers = url.hosts.split(',').map(str::to_owned).collect();
+        for (name, value) in url.parameters() {
+            match name {
+                "key_prefix" => self.key_prefix = percent_decode_str(value).decode_utf8_lossy().into_owned(),
+                "max_entry_bytes" => self.max_entry_bytes = url::number(name, value)?,
+                "max_connections" => self.max_connections = url::number(name, value)?,
+                "connect_timeout_ms" => self.connect_timeout = url::millis(name, value)?,
+                "response_timeout_ms" => self.response_timeout = url::millis(name, value)?,
+                _ => {
+                    return Err(url.unknown_parameter(
+                        "key_prefix, max_entry_bytes, max_connections, connect_timeout_ms and response_timeout_ms",
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for MemcachedCacheBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the URL: somebody may have put a password into it.
+        f.debug_struct("MemcachedCacheBuilder")
+            .field("key_prefix", &self.key_prefix)
+            .field("max_entry_bytes", &self.max_entry_bytes)
+            .field("max_connections", &self.max_connections)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("response_timeout", &self.response_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// `server` with the usual port if it has none.
+fn with_port(server: &str) -> Result<String, ConnectError> {
+    let (host, port) = match server.rsplit_once(':') {
+        // What follows the last colon of a bare IPv6 address is no port, and in brackets it ends with one.
+        Some((host, port)) if !server.ends_with(']') => (host, Some(port)),
+        _ => (server, None),
+    };
+    let valid = !host.is_empty() && port.is_none_or(|port| port.parse::<u16>().is_ok());
+    if !valid || (host.contains(':') && !host.ends_with(']')) {
+        let text = "a server is a host, or a host:port; an IPv6 address is in brackets";
+        return Err(ConnectError::Config(text.into()));
+    }
+    Ok(format!("{host}:{}", port.unwrap_or("11211")))
+}

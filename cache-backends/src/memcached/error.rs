@@ -1,0 +1,52 @@
+//! What memcached and the driver say, in the words of [`CacheError`]. The driver's own errors are not passed on: they show
+//! the key.
+
+use std::io;
+use std::sync::Arc;
+
+use memcache::exp::Error;
+use session_core::{BoxError, CacheError};
+
+/// Nothing was sent, because the server's name could not be looked up.
+pub(super) fn not_found(address: &str, error: Arc<io::Error>) -> CacheError {
+    CacheError::Unavailable(at(address, error.into()))
+}
+
+/// What the driver says about the server at `address`.
+pub(super) fn of(address: &str, error: Error) -> CacheError {
+    match error {
+        // The driver leaves open what a server did that answered with an error. It did nothing.
+        Error::Ambiguous { source, .. } => match *source {
+            Error::Server(_) | Error::Rejected(_) => of(address, *source),
+            source => CacheError::Ambiguous(at(address, text(source))),
+        },
+        Error::Io(_) | Error::Timeout { .. } => CacheError::Unavailable(at(address, text(error))),
+        Error::Protocol(_) => CacheError::Ambiguous(at(address, text(error))),
+        _ => CacheError::Refused(at(address, text(error))),
+    }
+}
+
+fn text(error: Error) -> BoxError {
+    match error {
+        Error::Io(error) => error.into(),
+        Error::Timeout { .. } => "no answer in time".into(),
+        Error::Server(answer) => answer.into(),
+        Error::Rejected(answer) => format!("{answer}; memcached must be 1.6.27 or newer").into(),
+        Error::Usage(problem) => problem.into(),
+        // These quote what was received, and that may be a payload.
+        _ => "the answer could not be parsed".into(),
+    }
+}
+
+fn at(address: &str, error: BoxError) -> BoxError {
+    Box::new(At { address: address.to_owned(), error })
+}
+
+/// An error, and whose it is.
+#[derive(Debug, thiserror::Error)]
+#[error("{address}: {error}")]
+struct At {
+    address: String,
+    #[source]
+    error: BoxError,
+}
