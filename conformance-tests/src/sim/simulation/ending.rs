@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use session_cached_db::CachedDb;
 use session_core::{Entry, State};
 
 use super::{FIRST_PROBE, Judged, Simulation, awaits_repair};
@@ -127,6 +128,10 @@ impl Simulation<'_> {
                 continue;
             }
             for (key, operation) in [Operation::Load, Operation::LoadB].into_iter().enumerate() {
+                if self.stores[process].as_ref().is_some_and(CachedDb::__breaker_is_open) {
+                    // This one only makes the store find out that the cache answers again.
+                    self.probe(probe, process, operation)?;
+                }
                 self.probe(probe, process, operation)?;
                 let reads = lock(&self.world).reads;
                 self.probe(probe, process, operation)?;
