@@ -9,7 +9,7 @@ pub mod memcached;
 pub mod moka;
 #[cfg(feature = "redis")]
 pub mod redis;
-#[cfg(any(feature = "memcached", feature = "redis"))]
+#[cfg(any(feature = "memcached", feature = "moka", feature = "redis"))]
 mod url;
 
-pub use connect::ConnectError;
+pub use connect::{ConnectError, connect};

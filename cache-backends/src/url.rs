@@ -1,6 +1,7 @@
 //! The parts of a cache's URL: `scheme://user:password@host:port,host:port/path?name=value&name=value`.
 
 use std::str::FromStr;
+#[cfg(any(feature = "memcached", feature = "redis"))]
 use std::time::Duration;
 
 use crate::ConnectError;
@@ -51,6 +52,7 @@ pub(crate) fn number<N: FromStr>(name: &str, value: &str) -> Result<N, ConnectEr
 }
 
 /// The value of a parameter in milliseconds.
+#[cfg(any(feature = "memcached", feature = "redis"))]
 pub(crate) fn millis(name: &str, value: &str) -> Result<Duration, ConnectError> {
     number(name, value).map(Duration::from_millis)
 }

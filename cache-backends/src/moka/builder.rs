@@ -6,6 +6,8 @@ use moka::policy::EvictionPolicy;
 use super::clock::Clock;
 use super::pending::Pending;
 use super::{MokaCache, weight};
+use crate::ConnectError;
+use crate::url::{self, Url};
 
 /// Describes a [`MokaCache`].
 #[derive(Clone, Debug)]
@@ -25,6 +27,20 @@ impl MokaCacheBuilder {
     pub const fn max_bytes(mut self, max_bytes: u64) -> Self {
         self.max_bytes = max_bytes;
         self
+    }
+
+    /// What a URL says, `moka://?max_bytes=…`.
+    pub(crate) fn read(mut self, url: Url<'_>) -> Result<Self, ConnectError> {
+        if url.credentials.is_some() || !url.hosts.is_empty() || !matches!(url.path, "" | "/") {
+            return Err(ConnectError::Config("a moka:// URL has parameters only: there is no server".into()));
+        }
+        for (name, value) in url.parameters() {
+            match name {
+                "max_bytes" => self.max_bytes = url::number(name, value)?,
+                _ => return Err(url.unknown_parameter("max_bytes")),
+            }
+        }
+        Ok(self)
     }
 
     /// The cache, empty.

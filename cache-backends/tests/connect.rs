@@ -1,0 +1,64 @@
+//! Caches by URL.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+
+use cache_backends::{ConnectError, connect};
+
+/// URLs, and the feature that each needs.
+const KNOWN: [(&str, &str, bool); 10] = [
+    ("moka://?max_bytes=1000000", "moka", cfg!(feature = "moka")),
+    ("memcache://a,b:11212", "memcached", cfg!(feature = "memcached")),
+    ("redis://127.0.0.1/", "redis", cfg!(feature = "redis")),
+    ("valkey://user:s3cr3t@host:7000/1?key_prefix=a:", "redis", cfg!(feature = "redis")),
+    ("redis+unix:///run/redis.sock?db=1", "redis", cfg!(feature = "redis")),
+    ("rediss://:s3cr3t@host/", "redis-tls", cfg!(feature = "redis-tls")),
+    ("valkeys://host/", "redis-tls", cfg!(feature = "redis-tls")),
+    ("redis+cluster://:s3cr3t@a:7000,b:7000/", "redis-cluster", cfg!(feature = "redis-cluster")),
+    ("valkey+cluster://a/", "redis-cluster", cfg!(feature = "redis-cluster")),
+    (
+        "rediss+cluster://a/",
+        if cfg!(feature = "redis-cluster") { "redis-tls" } else { "redis-cluster" },
+        cfg!(all(feature = "redis-tls", feature = "redis-cluster")),
+    ),
+];
+
+#[test]
+fn every_url_gives_its_cache_or_names_the_feature_that_it_needs() {
+    for (url, feature, enabled) in KNOWN {
+        match connect(url) {
+            Ok(cache) => {
+                assert!(enabled, "{url} needs {feature}");
+                let shown = format!("{cache:?} {:?}", cache.properties_dyn());
+                assert!(!shown.contains("s3cr3t"), "{shown}");
+            }
+            Err(error) => {
+                assert!(!enabled, "{url}: {error}");
+                let ConnectError::FeatureDisabled { scheme, feature: needed } = &error else {
+                    panic!("{error}")
+                };
+                assert!(url.starts_with(scheme));
+                assert!(error.to_string().contains(&format!("{needed:?}")), "{error}");
+                // One after the other, if several are missing.
+                assert!(*needed == feature || *needed == "redis-tls", "{url} needs {feature}: {error}");
+                assert!(!format!("{error} {error:?}").contains("s3cr3t"), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_unknown_scheme_is_refused_by_its_name_alone() {
+    let error = connect("mongodb://user:s3cr3t@host/").unwrap_err();
+    assert_eq!(error, ConnectError::UnknownScheme { scheme: "mongodb".into() });
+    assert!(error.to_string().contains("mongodb") && error.to_string().contains("memcache"), "{error}");
+    assert!(matches!(connect("redis").unwrap_err(), ConnectError::Config(_)));
+}
+
+#[cfg(feature = "moka")]
+#[test]
+fn a_moka_url_has_parameters_only() {
+    assert_eq!(connect("moka://?max_bytes=1000000").unwrap().properties_dyn().max_entry_bytes, 1_000_000);
+    assert_eq!(connect("moka://").unwrap().properties_dyn().max_entry_bytes, 64 << 20);
+    for url in ["moka://host", "moka:///path", "moka://?max_bytes=much", "moka://?max=1"] {
+        assert!(matches!(connect(url), Err(ConnectError::Config(_))), "{url}");
+    }
+}
