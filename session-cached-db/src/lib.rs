@@ -52,8 +52,23 @@ pub use store::{CacheHealth, CachedDb, Health};
 
 pub use session_core as core;
 
+/// The caches, with their builders, and [`connect`](cache_backends::connect) by URL.
+#[cfg(any(feature = "memcached", feature = "moka", feature = "redis"))]
+pub use cache_backends;
+#[cfg(feature = "memcached")]
+pub use cache_backends::memcached::MemcachedCache;
 #[cfg(feature = "moka")]
 pub use cache_backends::moka::MokaCache;
+#[cfg(feature = "redis")]
+pub use cache_backends::redis::RedisCache;
+
+/// The databases, with their builders and their driver.
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
+pub use db_backends;
+#[cfg(feature = "mysql")]
+pub use db_backends::mysql::MySqlPersistence;
+#[cfg(feature = "postgres")]
+pub use db_backends::postgres::PostgresPersistence;
 #[cfg(feature = "sqlite")]
 pub use db_backends::sqlite::SqlitePersistence;
 
