@@ -213,7 +213,8 @@ impl RedisCacheBuilder {
     fn server(&self, server: ConnectionInfo, tls: bool) -> Result<Connect, ConnectError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
-            .set_response_timeout(Some(self.response_timeout))
+            // The link waits no longer, whoever made the connection.
+            .set_response_timeout(None)
             .set_pipeline_buffer_size(QUEUE);
         #[cfg(feature = "redis-tls")]
         let client = if tls {

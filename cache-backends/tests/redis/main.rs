@@ -244,6 +244,8 @@ async fn a_caller_that_goes_away_does_not_take_the_connection_attempt_with_it() 
     let impatient = tokio::time::timeout(Duration::from_millis(1), cache.get(&key())).await;
     impatient.expect_err("nobody has greeted it yet");
     let server = Server::start_on(listener, |_| nil());
+    // Nobody waits for the connection, and yet it is made, and used for a question.
+    eventually(&server.asked_for_info).await;
     assert_eq!(cache.get(&key()).await.unwrap(), None);
     assert_eq!(server.connections(), 1);
 }
