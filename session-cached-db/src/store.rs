@@ -163,6 +163,9 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
     /// Replaces the session under `key` by `record`, if it still has the version `expected`; whatever it has if that is
     /// `None`.
     ///
+    /// The database keeps the session's own `created_at`, and under [`ExpiryWrite::Extend`] the later expiry, while the
+    /// cache shows `record` as it is given here. So make it from the record that was [loaded](Self::load).
+    ///
     /// # Errors
     ///
     /// [`Error::SessionGone`], [`Error::Conflict`], [`Error::TooLarge`].
