@@ -169,3 +169,25 @@ async fn what_could_not_be_fenced_is_shown_elsewhere_for_max_cache_age_at_most()
     world.runtime.advance(MINUTE);
     assert!(elsewhere.open(&key).await.unwrap().key().is_none());
 }
+
+#[tokio::test]
+async fn a_write_is_never_sent_under_a_fence_that_it_may_outlive() {
+    let world = World::shared().await;
+    let session = world.saved([("x", 1)]).await;
+    world.forget_calls();
+    let (store, key) = (world.store.clone(), *session.stored_key().unwrap());
+    let mut slow = vec![
+        world.cache.calls.hold(Call::PutFence, Moment::After),
+        world.cache.calls.hold(Call::PutFence, Moment::After),
+    ];
+    let revoking = tokio::spawn(async move { store.revoke(&key).await });
+    for mut fence in slow.drain(..) {
+        fence.reached().await;
+        // The clock jumps while the answer is on its way, without a timer having ended in between.
+        let gone = world.runtime.clone();
+        fence.release_after(|| gone.jump(20 * SECOND));
+    }
+    assert!(revoking.await.unwrap().unwrap().value);
+    // One for each answer that came too late, and one that did not.
+    assert!(world.cache.calls.count(Call::PutFence) >= 3, "{}", world.cache.calls.count(Call::PutFence));
+}

@@ -59,7 +59,10 @@ async fn flush_leaves_a_new_session_and_nothing_in_the_store() {
         let mut session = world.saved([("foo", 1)]).await;
         let old_key = key_of(&session);
         let old_stored_key = stored_key(&session);
+        session.insert("not saved", 2).unwrap();
+        session.set_subject("user-42").unwrap();
         session.flush().await.unwrap();
+        assert_eq!(session.subject(), None);
         assert!(session.key().is_none());
         assert!(session.modified() && session.accessed());
         assert_eq!(values_of(&session), map([]));
