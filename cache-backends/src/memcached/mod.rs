@@ -53,7 +53,8 @@ const ATTEMPTS: usize = 4;
 ///
 /// # Behavior
 ///
-/// - Nothing is connected before the first call. A connection that broke is made again by the next call.
+/// - Nothing is connected before the first call. A connection that broke is made again by the next call. Calls are made within
+///   a tokio runtime.
 /// - `get`, `acquire` and `compare_exchange` take one round trip each. An exchange that is lost takes one more, to tell
 ///   what is there.
 /// - TTLs are whole seconds, rounded up, and a second more.

@@ -9,12 +9,12 @@ const OVERHEAD: usize = 740;
 /// What the decoded form of a record takes per key of the session.
 const PER_SESSION_KEY: usize = 20;
 
-/// The memory that a value takes, in bytes: counted where it can be, and otherwise an upper estimate.
+/// The memory that a value takes, in bytes: counted, and for the decoded form estimated.
 pub(super) fn of(held: &Held) -> u32 {
     let record = &*held.value.record;
     let payload = record.payload();
     // A session that nobody has read yet is going to be decoded when somebody does. Its keys are counted by what
-    // separates keys from values in JSON.
+    // separates keys from values in JSON; those of values inside values are counted with them.
     let session_keys = payload.iter().filter(|byte| **byte == b':').count();
     let bytes = OVERHEAD
         + size_of::<Record>()

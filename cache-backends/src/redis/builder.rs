@@ -74,7 +74,7 @@ impl RedisCacheBuilder {
     /// Uses a connection that the application has, instead of a URL.
     ///
     /// It must reconnect by itself, like the driver's `ConnectionManager`, and must not repeat commands by itself, so a
-    /// cluster's must come from a client built with `retries(0)`.
+    /// cluster's must come from a client built with `retries(0)`. This is also the way to a master that Sentinel names.
     pub fn connection(mut self, connection: impl ConnectionLike + Clone + Send + Sync + 'static) -> Self {
         self.source = Source::Connection(Arc::new(connection));
         self
@@ -180,11 +180,9 @@ impl RedisCacheBuilder {
                 "connect_timeout_ms" => {
                     self.connect_timeout = url::millis(name, value)?;
                 }
-
                 "response_timeout_ms" => {
                     self.response_timeout = url::millis(name, value)?;
                 }
-
                 #[cfg(feature = "redis-tls")]
                 "root_certificates" => self.certificates.root = Some(file(name, &decoded())?),
                 #[cfg(feature = "redis-tls")]

@@ -58,7 +58,8 @@ const ATTEMPTS: usize = 4;
 ///
 /// # Behavior
 ///
-/// - Nothing is connected before the first call. A connection that broke is made again by the next call.
+/// - Nothing is connected before the first call. A connection that broke is made again by the next call. Calls are made within
+///   a tokio runtime.
 /// - One connection serves all calls at the same time.
 /// - `get`, `acquire` and `compare_exchange` take one round trip each; one more when the server forgot the script, or
 ///   when it refuses writes and `acquire` falls back to reading.
