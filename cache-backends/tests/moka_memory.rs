@@ -16,11 +16,11 @@ use session_core::{
 
 #[test]
 fn values_take_as_much_memory_as_they_may() {
-    const MAX_BYTES: usize = 32 << 20;
+    const MAX_BYTES: usize = 16 << 20;
     let cache = MokaCache::builder().max_bytes(MAX_BYTES as u64).build();
     let before = resident_bytes();
     // 1 KB each, decoded: several times as many as there is room for.
-    for number in 1..=64_000 {
+    for number in 1..=24_000 {
         let key = StoredKey::parse(&format!("{number:043}")).unwrap();
         let entry = Entry::value(Stamp(NonZeroU64::new(number).unwrap()), session(&key));
         let stored = cache.compare_exchange(&key, Expected::Vacant, Some(entry), Duration::from_secs(300));
