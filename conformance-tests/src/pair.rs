@@ -7,7 +7,7 @@ use session_core::{Cache, Expiry, Scope, SubjectIndex, Timestamp};
 
 use crate::cache::CacheFixture;
 use crate::case::cases;
-use crate::persistence::SubjectIndexFixture;
+use crate::persistence::{PersistenceFixture, SubjectIndexFixture};
 
 /// Makes handles to one cache and to one database.
 pub trait PairFixture: Send + Sync + 'static {
@@ -70,7 +70,7 @@ cases! {
 }
 
 type CacheOf<F> = <<F as PairFixture>::Cache as CacheFixture>::Cache;
-type PersistenceOf<F> = <<F as PairFixture>::Persistence as SubjectIndexFixture>::Persistence;
+type PersistenceOf<F> = <<F as PairFixture>::Persistence as PersistenceFixture>::Persistence;
 type StoreOf<F> = CachedDb<CacheOf<F>, PersistenceOf<F>>;
 
 async fn store<F: PairFixture>(fixture: &F, policy: ConflictPolicy) -> StoreOf<F> {

@@ -1,0 +1,104 @@
+//! Noting that a session is used.
+
+use session_core::Persistence;
+
+use super::{
+    HOUR, MICRO, MINUTE, NOW, PersistenceFixture, assert_refused, at_once, insert, key, load, nodes, record,
+    took_place,
+};
+use crate::case::cases;
+
+cases! {
+    /// The cases of this part.
+    for PersistenceFixture:
+    a_touch_prolongs_and_notes_the_use => "Notes that the session under `key` is used at `now`",
+    a_touch_changes_neither_payload_nor_version => "Neither the payload nor the version changes.",
+    a_touch_does_not_shorten => "Never makes the expiry earlier, nor the last use.",
+    a_late_touch_does_not_turn_the_last_use_back => "Never makes the expiry earlier, nor the last use.",
+    of_touches_at_once_the_latest_counts => "Never makes the expiry earlier, nor the last use.",
+    an_absent_session_is_not_touched => "A session that is absent or expired stays so",
+    a_touch_brings_no_deleted_session_back => "A session that is absent or expired stays so",
+}
+
+pub async fn a_touch_prolongs_and_notes_the_use(fixture: &impl PersistenceFixture) {
+    let (here, there, key) = (fixture.open().await, fixture.open().await, key());
+    let row = insert(&here, &key, &record("1{}")).await;
+    for n in 1..4 {
+        let (now, end) = (NOW + n * MICRO, row.expires_at() + n * MICRO);
+        here.touch(&key, end, now).await.expect("it is there");
+        let touched = row.clone().with_last_seen_at(now).with_expires_at(end);
+        assert_eq!(load(&there, &key, end - MICRO).await, Some(touched), "it lives longer");
+        assert_eq!(load(&there, &key, end).await, None, "and not longer than that");
+    }
+}
+
+pub async fn a_touch_changes_neither_payload_nor_version(fixture: &impl PersistenceFixture) {
+    let (db, key) = (fixture.open().await, key());
+    let row = insert(&db, &key, &record(b"\0\xffpayload".to_vec())).await;
+    db.touch(&key, NOW + 2 * HOUR, NOW).await.expect("it is there");
+    let found = load(&db, &key, NOW).await.expect("it is there");
+    assert_eq!(found.payload(), row.payload());
+    assert_eq!(found.version(), row.version());
+    assert_eq!(found.subject(), row.subject());
+    let expected = Some(row.version());
+    let updated = db.update(&key, &row, expected, session_core::ExpiryWrite::Extend, NOW).await;
+    updated.expect("a touch is no reason for a conflict");
+}
+
+pub async fn a_touch_does_not_shorten(fixture: &impl PersistenceFixture) {
+    let (db, key) = (fixture.open().await, key());
+    let end = insert(&db, &key, &record("1{}")).await.expires_at();
+    for earlier in [end - MICRO, NOW + MICRO, NOW - HOUR, end] {
+        db.touch(&key, earlier, NOW).await.expect("it is there");
+        assert_eq!(load(&db, &key, NOW).await.map(|found| found.expires_at()), Some(end));
+    }
+}
+
+pub async fn a_late_touch_does_not_turn_the_last_use_back(fixture: &impl PersistenceFixture) {
+    let (db, key) = (fixture.open().await, key());
+    let end = insert(&db, &key, &record("1{}")).await.expires_at();
+    for (now, last_use) in [(NOW, NOW), (NOW - MICRO, NOW), (NOW - HOUR, NOW), (NOW + MICRO, NOW + MICRO)] {
+        db.touch(&key, end, now).await.expect("it is there");
+        assert_eq!(load(&db, &key, NOW).await.map(|found| found.last_seen_at()), Some(last_use));
+    }
+}
+
+pub async fn of_touches_at_once_the_latest_counts(fixture: &impl PersistenceFixture) {
+    const TOUCHES: u32 = 12;
+    let (nodes, key) = (nodes(fixture).await, key());
+    let row = insert(&*nodes[0], &key, &record("1{}")).await;
+    at_once(&nodes, TOUCHES as usize, |db, n| async move {
+        // In no order.
+        let n = (n as u32 * 7) % TOUCHES + 1;
+        db.touch(&key, NOW + HOUR + n * MINUTE, NOW + n * MICRO).await.expect("it is there");
+    })
+    .await;
+    let latest = row.with_expires_at(NOW + HOUR + TOUCHES * MINUTE).with_last_seen_at(NOW + TOUCHES * MICRO);
+    assert_eq!(load(&*nodes[1], &key, NOW).await, Some(latest));
+}
+
+pub async fn an_absent_session_is_not_touched(fixture: &impl PersistenceFixture) {
+    let (db, never, deleted) = (fixture.open().await, key(), key());
+    insert(&db, &deleted, &record("1{}")).await;
+    db.delete(&deleted).await.expect("the database answers");
+    for key in [never, deleted] {
+        assert_refused!(db.touch(&key, NOW + HOUR, NOW).await, NotFound);
+        assert_eq!(load(&db, &key, NOW).await, None, "a touch is no insert");
+    }
+}
+
+pub async fn a_touch_brings_no_deleted_session_back(fixture: &impl PersistenceFixture) {
+    let nodes = nodes(fixture).await;
+    for _ in 0..10 {
+        let key = key();
+        insert(&*nodes[0], &key, &record("1{}")).await;
+        at_once(&nodes, 6, |db, n| async move {
+            match n {
+                2 => assert!(db.delete(&key).await.expect("the database answers")),
+                _ => drop(took_place(db.touch(&key, NOW + 2 * HOUR, NOW).await)),
+            }
+        })
+        .await;
+        assert_eq!(load(&*nodes[0], &key, NOW).await, None, "it was deleted, and is back");
+    }
+}
