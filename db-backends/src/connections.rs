@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 
 use session_core::PersistenceError;
 use sqlx::pool::PoolConnection;
-use sqlx::{Connection as _, Database, Pool};
+use sqlx::{Connection as _, Database, Executor, IntoArguments, Pool};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use crate::error::Dialect;
+use crate::sql::Query;
+use crate::table::TableName;
 
 /// How one kind of database is reached.
 pub(crate) trait Link: Send + Sync + 'static {
@@ -28,11 +30,15 @@ pub(crate) trait Link: Send + Sync + 'static {
     /// Opens a connection; with the number that the server knows it by, if [`give_up`](Self::give_up) needs it.
     fn open(&self) -> impl Future<Output = sqlx::Result<Numbered<Self>>> + Send;
 
+    fn rows_affected(done: &<Self::Database as Database>::QueryResult) -> u64;
+
     /// Is left a remote connection whose user has gone in the middle of a statement.
     fn give_up(&self, connection: Numbered<Self>) {
         drop(connection);
     }
 }
+
+pub(crate) type Arguments<L> = <<L as Link>::Database as Database>::Arguments;
 
 pub(crate) type Connection<L> = <<L as Link>::Database as Database>::Connection;
 
@@ -179,6 +185,45 @@ impl<'a, L: Link> Lease<'a, L> {
             Self::Own(lease) => lease.lane.is_abandoned = is_abandoned,
             Self::Pool(lease) => lease.is_abandoned = is_abandoned,
         }
+    }
+}
+
+impl<L: Link> Lease<'_, L>
+where
+    for<'c> &'c mut Connection<L>: Executor<'c, Database = L::Database>,
+    Arguments<L>: IntoArguments<L::Database>,
+{
+    /// Runs a statement that writes; how many rows it matched.
+    pub(crate) async fn write(
+        mut self,
+        query: Query<L::Database>,
+        table: &TableName,
+    ) -> Result<u64, PersistenceError> {
+        let done = query.execute(self.connection().await?).await;
+        self.settle(done.as_ref().err());
+        done.map(|done| L::rows_affected(&done)).map_err(|error| L::DIALECT.writing(&error, table))
+    }
+
+    /// Runs a statement that finds at most one row.
+    pub(crate) async fn read(
+        mut self,
+        query: Query<L::Database>,
+        table: &TableName,
+    ) -> Result<Option<<L::Database as Database>::Row>, PersistenceError> {
+        let row = query.fetch_optional(self.connection().await?).await;
+        self.settle(row.as_ref().err());
+        row.map_err(|error| L::DIALECT.reading(&error, table))
+    }
+
+    /// Runs a statement that finds several rows.
+    pub(crate) async fn read_all(
+        mut self,
+        query: Query<L::Database>,
+        table: &TableName,
+    ) -> Result<Vec<<L::Database as Database>::Row>, PersistenceError> {
+        let rows = query.fetch_all(self.connection().await?).await;
+        self.settle(rows.as_ref().err());
+        rows.map_err(|error| L::DIALECT.reading(&error, table))
     }
 }
 

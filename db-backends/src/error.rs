@@ -30,6 +30,8 @@ pub(crate) struct Dialect {
     pub(crate) meaning: fn(&dyn DatabaseError) -> Meaning,
     /// Whether the message quotes no values.
     pub(crate) may_be_shown: fn(&dyn DatabaseError) -> bool,
+    /// What to do when the driver cannot do what the URL or the server asks for.
+    pub(crate) advice: &'static str,
 }
 
 impl Dialect {
@@ -45,13 +47,23 @@ impl Dialect {
         }
     }
 
+    /// An error in reading a URL. What the driver says may quote a password.
+    #[cfg(any(feature = "postgres", feature = "mysql"))]
+    pub(crate) fn parsing(&self, _: &sqlx::Error) -> PersistenceError {
+        PersistenceError::Config(format!(
+            "the {} URL is not one, or has an option that is not understood; characters in a password may have to be \
+             written as %40 and the like",
+            self.name
+        ))
+    }
+
     /// An error in reaching the database. No statement was sent.
     pub(crate) fn connecting(&self, error: &sqlx::Error) -> PersistenceError {
         match error {
-            sqlx::Error::Configuration(_) => PersistenceError::Config(format!(
-                "the {} URL or an option in it is not understood",
-                self.name
-            )),
+            sqlx::Error::Configuration(_) => PersistenceError::Config(self.advice.to_owned()),
+            sqlx::Error::Tls(_) if cfg!(not(feature = "_tls")) => {
+                PersistenceError::Config(self.advice.to_owned())
+            }
             sqlx::Error::Database(answer) => match (self.meaning)(&**answer) {
                 Meaning::Busy => PersistenceError::Busy(self.shown(error)),
                 Meaning::Refused => PersistenceError::Refused(self.shown(error)),
@@ -104,7 +116,8 @@ impl Dialect {
                 format!("{} error {code}: {message}", self.name)
             }
             sqlx::Error::Io(error) => format!("{}: {}", self.name, error.kind()),
-            sqlx::Error::Tls(_) => format!("{}: no TLS connection could be established", self.name),
+            // About certificates.
+            sqlx::Error::Tls(error) => format!("{}, TLS: {error}", self.name),
             sqlx::Error::PoolTimedOut => {
                 format!("{}: no connection became free, or could be made, in time", self.name)
             }

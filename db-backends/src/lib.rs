@@ -4,6 +4,8 @@
 mod connections;
 #[cfg(feature = "_sqlx")]
 mod error;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+mod remote;
 #[cfg(feature = "_sqlx")]
 mod row;
 #[cfg(feature = "_sqlx")]
@@ -13,6 +15,10 @@ mod sql;
 #[cfg(feature = "_sqlx")]
 mod table;
 
+#[cfg(feature = "mysql")]
+pub mod mysql;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 

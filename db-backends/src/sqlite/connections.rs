@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use session_core::PersistenceError;
-use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteQueryResult};
 use sqlx::{ConnectOptions as _, Sqlite, SqlitePool, query_scalar};
 
 use super::DIALECT;
@@ -22,6 +22,10 @@ impl Link for SqliteLink {
 
     async fn open(&self) -> sqlx::Result<Numbered<Self>> {
         Ok(Numbered { connection: self.0.connect().await?, number: 0 })
+    }
+
+    fn rows_affected(done: &SqliteQueryResult) -> u64 {
+        done.rows_affected()
     }
 }
 

@@ -136,27 +136,18 @@ impl Backend for Sqlite {
     }
 
     async fn write(db: &SqlitePersistence, query: Query<Self>) -> Result<u64, PersistenceError> {
-        let mut lease = db.connections.writer().await?;
-        let done = query.execute(lease.connection().await?).await;
-        lease.settle(done.as_ref().err());
-        done.map(|done| done.rows_affected()).map_err(|error| DIALECT.writing(&error, &db.table))
+        db.connections.writer().await?.write(query, &db.table).await
     }
 
     async fn read(db: &SqlitePersistence, query: Query<Self>) -> Result<Option<SqliteRow>, PersistenceError> {
-        let mut lease = db.connections.reader().await?;
-        let row = query.fetch_optional(lease.connection().await?).await;
-        lease.settle(row.as_ref().err());
-        row.map_err(|error| DIALECT.reading(&error, &db.table))
+        db.connections.reader().await?.read(query, &db.table).await
     }
 
     async fn read_all(
         db: &SqlitePersistence,
         query: Query<Self>,
     ) -> Result<Vec<SqliteRow>, PersistenceError> {
-        let mut lease = db.connections.reader().await?;
-        let rows = query.fetch_all(lease.connection().await?).await;
-        lease.settle(rows.as_ref().err());
-        rows.map_err(|error| DIALECT.reading(&error, &db.table))
+        db.connections.reader().await?.read_all(query, &db.table).await
     }
 
     async fn migrate(db: &SqlitePersistence) -> Result<(), PersistenceError> {
@@ -176,7 +167,8 @@ impl Backend for Sqlite {
     }
 }
 
-const DIALECT: Dialect = Dialect { name: "SQLite", meaning, may_be_shown };
+const DIALECT: Dialect =
+    Dialect { name: "SQLite", meaning, may_be_shown, advice: "check the options of the SQLite URL" };
 
 /// By the result code, as in <https://sqlite.org/rescode.html>; the lowest byte is the primary one.
 fn meaning(error: &dyn DatabaseError) -> Meaning {
