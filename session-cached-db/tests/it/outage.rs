@@ -176,16 +176,13 @@ async fn a_write_is_never_sent_under_a_fence_that_it_may_outlive() {
     let session = world.saved([("x", 1)]).await;
     world.forget_calls();
     let (store, key) = (world.store.clone(), *session.stored_key().unwrap());
-    let mut slow = vec![
-        world.cache.calls.hold(Call::PutFence, Moment::After),
-        world.cache.calls.hold(Call::PutFence, Moment::After),
-    ];
+    let slow = [(); 2].map(|()| world.cache.calls.hold(Call::PutFence, Moment::After));
     let revoking = tokio::spawn(async move { store.revoke(&key).await });
-    for mut fence in slow.drain(..) {
+    for mut fence in slow {
         fence.reached().await;
         // The clock jumps while the answer is on its way, without a timer having ended in between.
-        let gone = world.runtime.clone();
-        fence.release_after(|| gone.jump(20 * SECOND));
+        world.runtime.jump(20 * SECOND);
+        fence.release();
     }
     assert!(revoking.await.unwrap().unwrap().value);
     // One for each answer that came too late, and one that did not.

@@ -150,10 +150,11 @@ async fn close_waits_also_for_a_write_whose_caller_has_left() {
         let caller = tokio::spawn(async move { session.save().await });
         held.reached().await;
         caller.abort();
-        let store = world.store.clone();
-        let closing = tokio::spawn(async move { store.close().await });
+        assert!(caller.await.unwrap_err().is_cancelled());
+        let mut closing = std::pin::pin!(world.store.close());
+        assert!((&mut closing).now_or_never().is_none());
         held.release();
-        closing.await.unwrap();
+        soon(closing).await;
         assert_eq!(values_of(&world.store.open(&key).await.unwrap()), map([("x", 2)]));
     })
     .await;

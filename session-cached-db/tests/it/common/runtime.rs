@@ -69,6 +69,12 @@ impl ManualRuntime {
         }
     }
 
+    /// Moves the clock, and ends no timer: the next [`advance`](Self::advance) does.
+    pub fn jump(&self, duration: Duration) {
+        let mut clock = self.lock();
+        clock.now = clock.now + duration;
+    }
+
     /// What those who sleep now have asked for, in the order in which they fell asleep.
     pub fn sleeps(&self) -> Vec<Duration> {
         self.lock().timers.values().map(|timer| timer.asked).collect()
