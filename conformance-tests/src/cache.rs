@@ -1,5 +1,7 @@
 //! The contract of [`Cache`], case by case.
 
+#![allow(missing_docs, reason = "a case is named after what it shows")]
+
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -171,14 +173,14 @@ async fn wait_until_gone(cache: &impl Cache, key: &StoredKey, ttl: Duration) {
     }
 }
 
-async fn what_was_stored_is_found_with_its_stamp(fixture: &impl CacheFixture) {
+pub async fn what_was_stored_is_found_with_its_stamp(fixture: &impl CacheFixture) {
     let (cache, key, entry) = (fixture.open().await, key(), value());
     assert_eq!(get(&cache, &key).await, None, "nothing was stored yet");
     put(&cache, &key, &entry, MINUTE).await;
     assert_eq!(get(&cache, &key).await, Some(entry));
 }
 
-async fn another_handle_finds_it_as_well(fixture: &impl CacheFixture) {
+pub async fn another_handle_finds_it_as_well(fixture: &impl CacheFixture) {
     let (here, there, key, entry) = (fixture.open().await, fixture.open().await, key(), value());
     put(&here, &key, &entry, MINUTE).await;
     assert_eq!(get(&there, &key).await, Some(entry.clone()));
@@ -187,7 +189,7 @@ async fn another_handle_finds_it_as_well(fixture: &impl CacheFixture) {
     assert_eq!(get(&here, &key).await, None);
 }
 
-async fn every_state_comes_back_as_it_was(fixture: &impl CacheFixture) {
+pub async fn every_state_comes_back_as_it_was(fixture: &impl CacheFixture) {
     let cache = fixture.open().await;
     let bare = Entry::value(
         Stamp(NonZeroU64::MAX),
@@ -201,7 +203,7 @@ async fn every_state_comes_back_as_it_was(fixture: &impl CacheFixture) {
     }
 }
 
-async fn an_entry_is_gone_after_its_ttl(fixture: &impl CacheFixture) {
+pub async fn an_entry_is_gone_after_its_ttl(fixture: &impl CacheFixture) {
     let cache = fixture.open().await;
     let ttl = short_ttl(&cache);
     for entry in every_state() {
@@ -212,7 +214,7 @@ async fn an_entry_is_gone_after_its_ttl(fixture: &impl CacheFixture) {
     }
 }
 
-async fn an_entry_is_there_until_its_ttl_has_passed(fixture: &impl CacheFixture) {
+pub async fn an_entry_is_there_until_its_ttl_has_passed(fixture: &impl CacheFixture) {
     let cache = fixture.open().await;
     // Neither a whole number of seconds nor of milliseconds.
     let ttl = Duration::from_micros(1_300_500);
@@ -230,7 +232,7 @@ async fn an_entry_is_there_until_its_ttl_has_passed(fixture: &impl CacheFixture)
     }
 }
 
-async fn a_replaced_entry_has_the_ttl_of_its_replacement(fixture: &impl CacheFixture) {
+pub async fn a_replaced_entry_has_the_ttl_of_its_replacement(fixture: &impl CacheFixture) {
     let cache = fixture.open().await;
     let ttl = short_ttl(&cache);
     let (shortened, first) = (key(), value());
@@ -244,13 +246,13 @@ async fn a_replaced_entry_has_the_ttl_of_its_replacement(fixture: &impl CacheFix
     assert_eq!(get(&cache, &prolonged).await, Some(third), "gone at the end of the TTL that it replaced");
 }
 
-async fn a_ttl_of_two_months_is_kept(fixture: &impl CacheFixture) {
+pub async fn a_ttl_of_two_months_is_kept(fixture: &impl CacheFixture) {
     let (cache, key, entry) = (fixture.open().await, key(), value());
     put(&cache, &key, &entry, 60 * 24 * 60 * MINUTE).await;
     assert_eq!(get(&cache, &key).await, Some(entry), "memcached takes more than 30 days for a date");
 }
 
-async fn a_ttl_of_zero_stores_nothing(fixture: &impl CacheFixture) {
+pub async fn a_ttl_of_zero_stores_nothing(fixture: &impl CacheFixture) {
     let cache = fixture.open().await;
     for entry in every_state() {
         let key = key();
@@ -259,7 +261,7 @@ async fn a_ttl_of_zero_stores_nothing(fixture: &impl CacheFixture) {
     }
 }
 
-async fn a_ttl_of_zero_removes_what_was_expected(fixture: &impl CacheFixture) {
+pub async fn a_ttl_of_zero_removes_what_was_expected(fixture: &impl CacheFixture) {
     let (cache, key, old) = (fixture.open().await, key(), value());
     put(&cache, &key, &old, MINUTE).await;
     let done = exchange(&cache, &key, Expected::Stamp(old.stamp), Some(value()), Duration::ZERO).await;
@@ -267,7 +269,7 @@ async fn a_ttl_of_zero_removes_what_was_expected(fixture: &impl CacheFixture) {
     assert_eq!(get(&cache, &key).await, None);
 }
 
-async fn keys_that_differ_in_case_are_different(fixture: &impl CacheFixture) {
+pub async fn keys_that_differ_in_case_are_different(fixture: &impl CacheFixture) {
     let cache = fixture.open().await;
     let random = fastrand::u64(..);
     let upper = StoredKey::parse(&format!("Case-{random:x}")).expect("it is a key");
@@ -279,7 +281,7 @@ async fn keys_that_differ_in_case_are_different(fixture: &impl CacheFixture) {
     assert_eq!(get(&cache, &upper).await, Some(one));
 }
 
-async fn the_longest_and_the_strangest_keys_are_kept_apart(fixture: &impl CacheFixture) {
+pub async fn the_longest_and_the_strangest_keys_are_kept_apart(fixture: &impl CacheFixture) {
     let cache = fixture.open().await;
     let random = format!("{:016x}", fastrand::u64(..));
     let longest = format!("{random}{}", "k".repeat(StoredKey::MAX_LEN - random.len()));
@@ -309,7 +311,7 @@ fn unreadable() -> [Bytes; 4] {
     ]
 }
 
-async fn what_cannot_be_read_counts_as_nothing(fixture: &impl CacheFixture) {
+pub async fn what_cannot_be_read_counts_as_nothing(fixture: &impl CacheFixture) {
     let cache = fixture.open().await;
     for bytes in unreadable() {
         let key = key();
@@ -319,7 +321,7 @@ async fn what_cannot_be_read_counts_as_nothing(fixture: &impl CacheFixture) {
     }
 }
 
-async fn what_cannot_be_read_is_replaced_by_an_exchange(fixture: &impl CacheFixture) {
+pub async fn what_cannot_be_read_is_replaced_by_an_exchange(fixture: &impl CacheFixture) {
     let cache = fixture.open().await;
     for bytes in unreadable() {
         let (key, entry) = (key(), fence());
@@ -330,7 +332,7 @@ async fn what_cannot_be_read_is_replaced_by_an_exchange(fixture: &impl CacheFixt
     }
 }
 
-async fn what_cannot_be_read_is_replaced_by_a_lease(fixture: &impl CacheFixture) {
+pub async fn what_cannot_be_read_is_replaced_by_a_lease(fixture: &impl CacheFixture) {
     let cache = fixture.open().await;
     for bytes in unreadable() {
         let (key, lease) = (key(), lease());
@@ -342,7 +344,7 @@ async fn what_cannot_be_read_is_replaced_by_a_lease(fixture: &impl CacheFixture)
     }
 }
 
-async fn an_entry_of_another_key_is_never_returned(fixture: &impl CacheFixture) {
+pub async fn an_entry_of_another_key_is_never_returned(fixture: &impl CacheFixture) {
     let (cache, mine, theirs, entry) = (fixture.open().await, key(), key(), value());
     put(&cache, &theirs, &entry, MINUTE).await;
     if !fixture.copy(&theirs, &mine).await {
@@ -363,7 +365,7 @@ async fn an_entry_of_another_key_is_never_returned(fixture: &impl CacheFixture) 
     }
 }
 
-async fn a_replaced_entry_does_not_come_back(fixture: &impl CacheFixture) {
+pub async fn a_replaced_entry_does_not_come_back(fixture: &impl CacheFixture) {
     let (cache, key, old) = (fixture.open().await, key(), value());
     put(&cache, &key, &old, MINUTE).await;
     let mut last = old;
@@ -376,7 +378,7 @@ async fn a_replaced_entry_does_not_come_back(fixture: &impl CacheFixture) {
     }
 }
 
-async fn a_removed_entry_does_not_come_back(fixture: &impl CacheFixture) {
+pub async fn a_removed_entry_does_not_come_back(fixture: &impl CacheFixture) {
     let (here, there, key) = (fixture.open().await, fixture.open().await, key());
     for entry in every_state() {
         put(&here, &key, &entry, MINUTE).await;
@@ -387,7 +389,7 @@ async fn a_removed_entry_does_not_come_back(fixture: &impl CacheFixture) {
     }
 }
 
-async fn a_value_that_is_too_large_leaves_nothing_stale(fixture: &impl CacheFixture) {
+pub async fn a_value_that_is_too_large_leaves_nothing_stale(fixture: &impl CacheFixture) {
     let (cache, key, old) = (fixture.open().await, key(), fence());
     let limit = cache.properties().max_entry_bytes;
     if limit > 64 << 20 {
@@ -407,7 +409,7 @@ async fn a_value_that_is_too_large_leaves_nothing_stale(fixture: &impl CacheFixt
     }
 }
 
-async fn a_large_value_comes_back_whole(fixture: &impl CacheFixture) {
+pub async fn a_large_value_comes_back_whole(fixture: &impl CacheFixture) {
     let (cache, key) = (fixture.open().await, key());
     let len = (300 << 10).min(cache.properties().max_entry_bytes / 2);
     let entry = value_of((0..len).map(|n| u8::try_from(n % 251).unwrap_or(0)).collect::<Vec<_>>());
@@ -433,7 +435,7 @@ async fn race(fixture: &impl CacheFixture, key: StoredKey, expected: Expected) -
     (winners.len(), winners.iter().any(|winner| found.as_ref() == Some(winner)))
 }
 
-async fn of_exchanges_that_expect_the_same_stamp_one_is_stored(fixture: &impl CacheFixture) {
+pub async fn of_exchanges_that_expect_the_same_stamp_one_is_stored(fixture: &impl CacheFixture) {
     let cache = fixture.open().await;
     for _ in 0..20 {
         let (key, old) = (key(), lease());
@@ -446,14 +448,14 @@ async fn of_exchanges_that_expect_the_same_stamp_one_is_stored(fixture: &impl Ca
     }
 }
 
-async fn of_exchanges_that_expect_nothing_one_is_stored(fixture: &impl CacheFixture) {
+pub async fn of_exchanges_that_expect_nothing_one_is_stored(fixture: &impl CacheFixture) {
     for _ in 0..20 {
         assert_eq!(race(fixture, key(), Expected::Vacant).await, (1, true), "(winners, is the last there)");
     }
 }
 
 /// A counter that several tasks count up by get and exchange: what they counted must be its end.
-async fn of_many_exchanges_none_is_lost(fixture: &impl CacheFixture) {
+pub async fn of_many_exchanges_none_is_lost(fixture: &impl CacheFixture) {
     const TASKS: u64 = 4;
     const EACH: u64 = 25;
     let key = key();
@@ -485,7 +487,7 @@ fn count(entry: &Entry) -> u64 {
     std::str::from_utf8(value.record.payload()).unwrap().parse().unwrap()
 }
 
-async fn a_lost_exchange_changes_nothing(fixture: &impl CacheFixture) {
+pub async fn a_lost_exchange_changes_nothing(fixture: &impl CacheFixture) {
     let cache = fixture.open().await;
     for entry in every_state() {
         let key = key();
@@ -503,7 +505,7 @@ async fn a_lost_exchange_changes_nothing(fixture: &impl CacheFixture) {
     }
 }
 
-async fn a_lost_exchange_tells_what_was_there(fixture: &impl CacheFixture) {
+pub async fn a_lost_exchange_tells_what_was_there(fixture: &impl CacheFixture) {
     let cache = fixture.open().await;
     for entry in every_state() {
         let key = key();
@@ -515,7 +517,7 @@ async fn a_lost_exchange_tells_what_was_there(fixture: &impl CacheFixture) {
     }
 }
 
-async fn a_lost_exchange_tells_that_nothing_was_there(fixture: &impl CacheFixture) {
+pub async fn a_lost_exchange_tells_that_nothing_was_there(fixture: &impl CacheFixture) {
     let (cache, key) = (fixture.open().await, key());
     for new in [Some(value()), None] {
         let done = exchange(&cache, &key, Expected::Stamp(stamp()), new, MINUTE).await;
@@ -524,7 +526,7 @@ async fn a_lost_exchange_tells_that_nothing_was_there(fixture: &impl CacheFixtur
     }
 }
 
-async fn an_exchange_for_nothing_removes_what_was_expected(fixture: &impl CacheFixture) {
+pub async fn an_exchange_for_nothing_removes_what_was_expected(fixture: &impl CacheFixture) {
     let cache = fixture.open().await;
     for entry in every_state() {
         let key = key();
@@ -537,7 +539,7 @@ async fn an_exchange_for_nothing_removes_what_was_expected(fixture: &impl CacheF
     }
 }
 
-async fn the_new_stamp_is_the_one_to_expect(fixture: &impl CacheFixture) {
+pub async fn the_new_stamp_is_the_one_to_expect(fixture: &impl CacheFixture) {
     let (cache, key) = (fixture.open().await, key());
     let mut last = value();
     put(&cache, &key, &last, MINUTE).await;
@@ -550,7 +552,7 @@ async fn the_new_stamp_is_the_one_to_expect(fixture: &impl CacheFixture) {
     assert_eq!(get(&cache, &key).await.map(|entry| entry.stamp), Some(last.stamp));
 }
 
-async fn a_stamp_that_was_replaced_is_not_expected_again(fixture: &impl CacheFixture) {
+pub async fn a_stamp_that_was_replaced_is_not_expected_again(fixture: &impl CacheFixture) {
     let (cache, key, old) = (fixture.open().await, key(), value());
     // The same content under another stamp is another entry.
     let new = Entry { stamp: stamp(), ..old.clone() };
@@ -564,7 +566,7 @@ async fn a_stamp_that_was_replaced_is_not_expected_again(fixture: &impl CacheFix
     assert!(matches!(later, Exchange::Lost(Some(_))), "an entry of before was taken for the one of now");
 }
 
-async fn a_lease_is_placed_on_a_vacant_key(fixture: &impl CacheFixture) {
+pub async fn a_lease_is_placed_on_a_vacant_key(fixture: &impl CacheFixture) {
     let (cache, key, lease) = (fixture.open().await, key(), lease());
     let acquired = cache.acquire(&key, lease.clone(), MINUTE).await.expect("the cache answers");
     assert_eq!(acquired, Acquired::Placed);
@@ -573,7 +575,7 @@ async fn a_lease_is_placed_on_a_vacant_key(fixture: &impl CacheFixture) {
     assert_eq!(filled, Exchange::Stored, "a lease is there to be filled");
 }
 
-async fn of_acquisitions_one_places_its_lease(fixture: &impl CacheFixture) {
+pub async fn of_acquisitions_one_places_its_lease(fixture: &impl CacheFixture) {
     for _ in 0..20 {
         let key = key();
         let mut racers = Vec::new();
@@ -595,14 +597,14 @@ async fn of_acquisitions_one_places_its_lease(fixture: &impl CacheFixture) {
     }
 }
 
-async fn a_placed_lease_ends_after_its_ttl(fixture: &impl CacheFixture) {
+pub async fn a_placed_lease_ends_after_its_ttl(fixture: &impl CacheFixture) {
     let (cache, key) = (fixture.open().await, key());
     let ttl = short_ttl(&cache);
     assert_eq!(cache.acquire(&key, lease(), ttl).await.expect("the cache answers"), Acquired::Placed);
     wait_until_gone(&cache, &key, ttl).await;
 }
 
-async fn an_acquisition_finds_every_state_and_changes_nothing(fixture: &impl CacheFixture) {
+pub async fn an_acquisition_finds_every_state_and_changes_nothing(fixture: &impl CacheFixture) {
     let cache = fixture.open().await;
     for entry in every_state() {
         let key = key();
@@ -614,7 +616,7 @@ async fn an_acquisition_finds_every_state_and_changes_nothing(fixture: &impl Cac
 }
 
 /// Random calls, one after the other, on few keys; each answer must be that of a register.
-async fn random_histories_are_those_of_a_register(fixture: &impl CacheFixture) {
+pub async fn random_histories_are_those_of_a_register(fixture: &impl CacheFixture) {
     let seed = fastrand::u64(..);
     let mut random = fastrand::Rng::with_seed(seed);
     let handles = [fixture.open().await, fixture.open().await];

@@ -1,5 +1,7 @@
 //! What any cache with any database must do together, through [`CachedDb`].
 
+#![allow(missing_docs, reason = "a case is named after what it shows")]
+
 use std::time::Duration;
 
 use session_cached_db::{CachedDb, Coherence, ConflictPolicy, Error, Schema, Session};
@@ -125,7 +127,7 @@ fn subject() -> String {
     format!("user-{:016x}", fastrand::u64(..))
 }
 
-async fn a_session_comes_back_on_every_node(fixture: &impl PairFixture) {
+pub async fn a_session_comes_back_on_every_node(fixture: &impl PairFixture) {
     let (here, there) = nodes(fixture).await;
     let (mut session, key) = login(&here).await;
     session.insert("cart", vec![1, 2, 3]).unwrap();
@@ -137,7 +139,7 @@ async fn a_session_comes_back_on_every_node(fixture: &impl PairFixture) {
     }
 }
 
-async fn a_hit_reads_no_database(fixture: &impl PairFixture) {
+pub async fn a_hit_reads_no_database(fixture: &impl PairFixture) {
     let (here, there) = nodes(fixture).await;
     let (_, key) = login(&here).await;
     let before = there.stats();
@@ -149,7 +151,7 @@ async fn a_hit_reads_no_database(fixture: &impl PairFixture) {
     assert_eq!(now.misses + now.bypasses, before.misses + before.bypasses);
 }
 
-async fn a_save_is_seen_on_every_node(fixture: &impl PairFixture) {
+pub async fn a_save_is_seen_on_every_node(fixture: &impl PairFixture) {
     let (here, there) = nodes(fixture).await;
     let (_, key) = login(&here).await;
     for n in 0..10 {
@@ -161,7 +163,7 @@ async fn a_save_is_seen_on_every_node(fixture: &impl PairFixture) {
     }
 }
 
-async fn a_save_leaves_a_fresh_entry(fixture: &impl PairFixture) {
+pub async fn a_save_leaves_a_fresh_entry(fixture: &impl PairFixture) {
     let (here, there) = nodes(fixture).await;
     let (mut session, key) = login(&here).await;
     session.insert("n", 1).unwrap();
@@ -171,7 +173,7 @@ async fn a_save_leaves_a_fresh_entry(fixture: &impl PairFixture) {
     assert_eq!(there.stats().hits - before.hits, 1);
 }
 
-async fn logout_is_final(fixture: &impl PairFixture) {
+pub async fn logout_is_final(fixture: &impl PairFixture) {
     let (here, there) = nodes(fixture).await;
     let (mut session, key) = login(&here).await;
     assert!(open(&there, &key).await.key().is_some());
@@ -181,7 +183,7 @@ async fn logout_is_final(fixture: &impl PairFixture) {
     }
 }
 
-async fn a_request_that_was_running_cannot_bring_a_session_back(fixture: &impl PairFixture) {
+pub async fn a_request_that_was_running_cannot_bring_a_session_back(fixture: &impl PairFixture) {
     let (here, there) = nodes(fixture).await;
     let (mut session, key) = login(&here).await;
     let mut running = open(&there, &key).await;
@@ -192,7 +194,7 @@ async fn a_request_that_was_running_cannot_bring_a_session_back(fixture: &impl P
     assert_gone(&there, &key).await;
 }
 
-async fn a_rotated_key_opens_nothing(fixture: &impl PairFixture) {
+pub async fn a_rotated_key_opens_nothing(fixture: &impl PairFixture) {
     let (here, there) = nodes(fixture).await;
     let (mut session, old) = login(&here).await;
     assert!(open(&there, &old).await.key().is_some());
@@ -208,7 +210,7 @@ async fn a_rotated_key_opens_nothing(fixture: &impl PairFixture) {
     }
 }
 
-async fn a_session_that_ended_cannot_be_rotated(fixture: &impl PairFixture) {
+pub async fn a_session_that_ended_cannot_be_rotated(fixture: &impl PairFixture) {
     let (here, there) = nodes(fixture).await;
     let (mut session, key) = login(&here).await;
     let mut running = open(&there, &key).await;
@@ -217,7 +219,7 @@ async fn a_session_that_ended_cannot_be_rotated(fixture: &impl PairFixture) {
     assert_gone(&there, &cookie(&running)).await;
 }
 
-async fn two_requests_that_change_different_keys_both_win(fixture: &impl PairFixture) {
+pub async fn two_requests_that_change_different_keys_both_win(fixture: &impl PairFixture) {
     let (here, there) = nodes(fixture).await;
     let (_, key) = login(&here).await;
     let (mut one, mut other) = (open(&here, &key).await, open(&there, &key).await);
@@ -231,7 +233,7 @@ async fn two_requests_that_change_different_keys_both_win(fixture: &impl PairFix
     }
 }
 
-async fn sixty_four_concurrent_saves_all_survive(fixture: &impl PairFixture) {
+pub async fn sixty_four_concurrent_saves_all_survive(fixture: &impl PairFixture) {
     let (here, there) = nodes(fixture).await;
     let (_, key) = login(&here).await;
     let mut saves = Vec::new();
@@ -255,7 +257,7 @@ async fn sixty_four_concurrent_saves_all_survive(fixture: &impl PairFixture) {
     }
 }
 
-async fn a_counter_under_reject_counts_every_acknowledged_save(fixture: &impl PairFixture) {
+pub async fn a_counter_under_reject_counts_every_acknowledged_save(fixture: &impl PairFixture) {
     let (here, there) = nodes_with(fixture, ConflictPolicy::Reject).await;
     let (_, key) = login(&here).await;
     let mut counters = Vec::new();
@@ -280,7 +282,7 @@ async fn a_counter_under_reject_counts_every_acknowledged_save(fixture: &impl Pa
     assert_eq!(open(&there, &key).await.get::<u32>("count").unwrap(), Some(20));
 }
 
-async fn the_last_write_stays_under_last_write(fixture: &impl PairFixture) {
+pub async fn the_last_write_stays_under_last_write(fixture: &impl PairFixture) {
     let (here, there) = nodes(fixture).await;
     let (_, key) = login(&here).await;
     let (mut one, mut other) = (open(&here, &key).await, open(&there, &key).await);
@@ -293,7 +295,7 @@ async fn the_last_write_stays_under_last_write(fixture: &impl PairFixture) {
     }
 }
 
-async fn logging_out_everywhere_reaches_every_node(fixture: &impl PairFixture) {
+pub async fn logging_out_everywhere_reaches_every_node(fixture: &impl PairFixture) {
     let (here, there) = nodes(fixture).await;
     let subject = subject();
     let mut keys = Vec::new();
@@ -311,7 +313,7 @@ async fn logging_out_everywhere_reaches_every_node(fixture: &impl PairFixture) {
     }
 }
 
-async fn logging_out_everywhere_spares_others(fixture: &impl PairFixture) {
+pub async fn logging_out_everywhere_spares_others(fixture: &impl PairFixture) {
     let (here, there) = nodes(fixture).await;
     let (mut other, _) = login(&here).await;
     other.set_subject(&subject()).unwrap();
@@ -320,7 +322,7 @@ async fn logging_out_everywhere_spares_others(fixture: &impl PairFixture) {
     assert!(open(&there, &cookie(&other)).await.key().is_some());
 }
 
-async fn an_expired_session_is_served_by_nobody(fixture: &impl PairFixture) {
+pub async fn an_expired_session_is_served_by_nobody(fixture: &impl PairFixture) {
     let (here, there) = nodes(fixture).await;
     let (mut session, key) = login(&here).await;
     session.set_expiry(Expiry::After(Duration::from_millis(1_500)));
@@ -334,7 +336,7 @@ async fn an_expired_session_is_served_by_nobody(fixture: &impl PairFixture) {
     assert_gone(&there, &key).await;
 }
 
-async fn a_shortened_session_ends_on_every_node(fixture: &impl PairFixture) {
+pub async fn a_shortened_session_ends_on_every_node(fixture: &impl PairFixture) {
     let (here, there) = nodes(fixture).await;
     let (mut session, key) = login(&here).await;
     assert!(open(&there, &key).await.key().is_some());
@@ -344,7 +346,7 @@ async fn a_shortened_session_ends_on_every_node(fixture: &impl PairFixture) {
     assert_gone(&there, &key).await;
 }
 
-async fn a_touch_prolongs_on_every_node(fixture: &impl PairFixture) {
+pub async fn a_touch_prolongs_on_every_node(fixture: &impl PairFixture) {
     let (here, there) = nodes(fixture).await;
     let (session, key) = login(&here).await;
     let stored = *session.stored_key().unwrap();
@@ -357,7 +359,7 @@ async fn a_touch_prolongs_on_every_node(fixture: &impl PairFixture) {
     assert!(open(&there, &key).await.key().is_some());
 }
 
-async fn a_burst_of_loads_of_a_cold_key_makes_one_database_read(fixture: &impl PairFixture) {
+pub async fn a_burst_of_loads_of_a_cold_key_makes_one_database_read(fixture: &impl PairFixture) {
     let (here, _) = nodes(fixture).await;
     let (session, _) = login(&here).await;
     let stored = *session.stored_key().unwrap();
@@ -377,7 +379,7 @@ async fn a_burst_of_loads_of_a_cold_key_makes_one_database_read(fixture: &impl P
     assert_eq!(now.misses + now.bypasses - before.misses - before.bypasses, 1);
 }
 
-async fn a_session_too_large_for_the_cache_works(fixture: &impl PairFixture) {
+pub async fn a_session_too_large_for_the_cache_works(fixture: &impl PairFixture) {
     let (cache, db) = (fixture.cache().open().await, fixture.persistence().open().await);
     let limit = cache.properties().max_entry_bytes;
     if limit > 16 << 20 {
@@ -405,7 +407,7 @@ async fn a_session_too_large_for_the_cache_works(fixture: &impl PairFixture) {
     assert!(!open(&here, &key).await.contains("large"), "an old value came from the cache");
 }
 
-async fn concurrent_logins_and_logouts_end_with_nobody_logged_in(fixture: &impl PairFixture) {
+pub async fn concurrent_logins_and_logouts_end_with_nobody_logged_in(fixture: &impl PairFixture) {
     let (here, there) = nodes(fixture).await;
     for _ in 0..5 {
         let (_, key) = login(&here).await;

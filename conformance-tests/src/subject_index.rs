@@ -1,5 +1,4 @@
-//! The contract of [`SubjectIndex`](session_core::SubjectIndex), case by case, beyond that of
-//! [`Persistence`](session_core::Persistence).
+//! The contract of [`SubjectIndex`], case by case, beyond that of [`Persistence`].
 
 #![allow(missing_docs, reason = "a case is named after what it shows")]
 
@@ -111,11 +110,11 @@ pub async fn an_expired_session_is_not_listed(fixture: &impl SubjectIndexFixture
     let (db, subject, key) = (fixture.open().await, subject(), key());
     let row = insert(&db, &key, &of(&subject)).await;
     let end = row.expires_at();
-    let lasting = insert(&db, &self::key(), &of(&subject).with_expires_at(Timestamp::MAX)).await;
+    let lasting = [insert(&db, &self::key(), &of(&subject).with_expires_at(Timestamp::MAX)).await];
     assert_eq!(list(&db, &subject, end - MICRO).await.len(), 2);
     for late in [end, end + MICRO, end + HOUR] {
         let rows = list(&db, &subject, late).await.into_iter().map(|(_, row)| row).collect::<Vec<_>>();
-        assert_eq!(rows, [lasting.clone()], "one of them has expired");
+        assert_eq!(rows, lasting, "one of them has expired");
     }
 }
 

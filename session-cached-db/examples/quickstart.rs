@@ -46,7 +46,7 @@ async fn visit(store: &Store) -> Result<(), Box<dyn Error>> {
     let mut session = store.open(&cookie()).await?;
     match session.key() {
         None => {
-            println!("1. A visitor without a session. Nothing is stored until there is something to keep.")
+            println!("1. A visitor without a session. Nothing is stored until there is something to keep.");
         }
         Some(_) => println!("1. A visitor whose session is from an earlier run."),
     }

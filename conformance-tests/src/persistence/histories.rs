@@ -43,10 +43,10 @@ impl<P: Persistence> Histories<P> {
         let random = &mut self.random;
         let key = keys[random.usize(..keys.len())];
         let other = keys[random.usize(..keys.len())];
-        // Clocks of nodes differ.
-        let now = NOW + random.u32(..60) * MINUTE;
+        // Clocks of nodes differ; often, a session ends just now.
+        let now = NOW + random.u32(..8) * MINUTE;
         let record = record(random.u64(..).to_string())
-            .with_expires_at(NOW + random.u32(..90) * MINUTE)
+            .with_expires_at(NOW + random.u32(..12) * MINUTE)
             .with_last_seen_at(now)
             .with_subject(if random.bool() { subject("user-42") } else { None });
         let expiry = if random.bool() { ExpiryWrite::Extend } else { ExpiryWrite::Replace };

@@ -69,7 +69,7 @@ pub async fn of_touches_at_once_the_latest_counts(fixture: &impl PersistenceFixt
     let row = insert(&*nodes[0], &key, &record("1{}")).await;
     at_once(&nodes, TOUCHES as usize, |db, n| async move {
         // In no order.
-        let n = (n as u32 * 7) % TOUCHES + 1;
+        let n = (u32::try_from(n).unwrap() * 7) % TOUCHES + 1;
         db.touch(&key, NOW + HOUR + n * MINUTE, NOW + n * MICRO).await.expect("it is there");
     })
     .await;

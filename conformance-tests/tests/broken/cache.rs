@@ -10,7 +10,7 @@ use session_core::{
 
 /// What is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     IgnoresTtl,
     EndsEarly,
     KeepsTheOldTtl,
@@ -39,7 +39,7 @@ pub enum Fault {
 }
 
 /// Each fault, and the case that is to notice it.
-pub const ALL: &[(Fault, &str)] = &[
+pub(crate) const ALL: &[(Fault, &str)] = &[
     (Fault::IgnoresTtl, "an_entry_is_gone_after_its_ttl"),
     (Fault::EndsEarly, "an_entry_is_there_until_its_ttl_has_passed"),
     (Fault::KeepsTheOldTtl, "a_replaced_entry_has_the_ttl_of_its_replacement"),
@@ -69,7 +69,7 @@ pub const ALL: &[(Fault, &str)] = &[
 
 /// A map under a lock, but for its fault.
 #[derive(Clone, Debug)]
-pub struct BrokenCache {
+pub(crate) struct BrokenCache {
     fault: Fault,
     entries: Arc<Mutex<HashMap<String, (Entry, Instant)>>>,
     /// What this handle has seen last.
@@ -77,12 +77,12 @@ pub struct BrokenCache {
 }
 
 impl BrokenCache {
-    pub fn with(fault: Fault) -> Self {
+    pub(crate) fn with(fault: Fault) -> Self {
         Self { fault, entries: Arc::default(), copies: Arc::default() }
     }
 
     /// Another handle to the same cache.
-    pub fn another(&self) -> Self {
+    pub(crate) fn another(&self) -> Self {
         let mut other = self.clone();
         other.copies = Arc::default();
         if self.fault == Fault::HasAMapPerHandle {
