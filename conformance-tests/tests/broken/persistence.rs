@@ -1,0 +1,730 @@
+//! Databases that are wrong, each in one way, and the case that is to notice.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::SystemTime;
+
+use session_core::{
+    ExpiryWrite, Persistence, PersistenceError, PersistenceProperties, Record, SchemaProblem, StoredKey,
+    Subject, SubjectIndex, Timestamp, Version,
+};
+
+/// What is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    // Reading.
+    HasATablePerHandle,
+    ReadsAReplicaThatLags,
+    CachesWhatItRead,
+    FindsWhatIsDeleted,
+    FindsExpired,
+    FindsWhatEndsNow,
+    RemovesWhatItFindsExpired,
+    ComparesExpiriesAsText,
+    ComparesExpiriesIn32Bits,
+    AsksItsOwnClock,
+    // What comes back.
+    CutsPayloads,
+    CutsUpdatedPayloads,
+    TakesPayloadsForText,
+    EndsPayloadsAtNul,
+    CutsInstants,
+    CutsInstantsToMillis,
+    TrimsSubjects,
+    FoldsSubjectsThatAreStored,
+    LosesTheCreation,
+    LosesTheSubject,
+    FoldsKeys,
+    CutsKeys,
+    HasNoLimit,
+    // Adding.
+    InsertOverwrites,
+    InsertOverwritesExpired,
+    InsertIsNotAtomic,
+    InsertKeepsTheRecordsVersion,
+    CountsVersionsFromOne,
+    // Updating.
+    UpdateInserts,
+    UpdateRevives,
+    UpdateIgnoresTheVersion,
+    UpdateExpectsTheRecordsVersion,
+    UpdateIsNotAtomic,
+    UpdateOfAbsentIsAConflict,
+    UpdateOfExpiredIsAConflict,
+    UpdateWritesBeforeItRefuses,
+    UpdateKeepsTheSubject,
+    UpdateKeepsTheVersion,
+    UpdateTakesTwoSteps,
+    UpdateShortens,
+    UpdateNeverShortens,
+    UpdateReadsAndWritesBack,
+    // Touching.
+    TouchInserts,
+    TouchRevives,
+    TouchShortens,
+    TouchSetsTheExpiryAlone,
+    TouchChangesTheVersion,
+    TouchTurnsTheLastUseBack,
+    TouchIsNotAtomic,
+    // Renaming.
+    RenameCopies,
+    RenameOverwrites,
+    RenameOverwritesExpired,
+    RenameOntoItselfWorks,
+    RenameRevives,
+    RenameIgnoresTheVersion,
+    RenameMovesOnly,
+    RenameKeepsTheVersion,
+    RenameShortens,
+    RenameInsertsThenDeletes,
+    RenameDeletesThenInserts,
+    RenameInserts,
+    // Removing.
+    DeleteTellsNothing,
+    DeleteAlwaysTellsOfOne,
+    DeleteSparesExpired,
+    DeleteIsNotAtomic,
+    RemovesBeyondTheLimit,
+    RemovesWhatEndsLater,
+    SparesWhatEndsAtTheInstant,
+    RemovesLessThanItCould,
+    RemovalsCountTwice,
+    // The table.
+    MigratingEmptiesTheTable,
+    MigratesOnce,
+    ChecksNothing,
+    CheckMakesTheTable,
+    CannotMigrateAtOnce,
+    HasNoSchema,
+    // The index.
+    ListsEverybodys,
+    ListsExpired,
+    FoldsSubjects,
+    PadsSubjects,
+    ListsAHundred,
+    ListsWhatWasInserted,
+    ListsWithoutPayload,
+}
+
+/// Each fault, and the case that is to notice it.
+pub(crate) const ALL: &[(Fault, &str)] = &[
+    (Fault::HasATablePerHandle, "what_was_inserted_is_found_on_every_node"),
+    (Fault::ReadsAReplicaThatLags, "what_was_updated_is_found_on_every_node"),
+    (Fault::CachesWhatItRead, "a_load_sees_all_that_was_committed_before_it"),
+    (Fault::FindsWhatIsDeleted, "what_was_deleted_is_found_on_no_node"),
+    (Fault::FindsExpired, "an_expired_session_is_not_found"),
+    (Fault::FindsWhatEndsNow, "an_expired_session_is_not_found"),
+    (Fault::RemovesWhatItFindsExpired, "an_expired_session_is_not_found"),
+    (Fault::ComparesExpiriesAsText, "expiries_are_compared_as_instants"),
+    (Fault::ComparesExpiriesIn32Bits, "expiries_are_compared_as_instants"),
+    (Fault::AsksItsOwnClock, "time_is_what_the_caller_says"),
+    (Fault::CutsPayloads, "a_large_payload_comes_back_whole"),
+    (Fault::CutsUpdatedPayloads, "a_large_payload_comes_back_whole"),
+    (Fault::TakesPayloadsForText, "every_byte_of_a_payload_comes_back"),
+    (Fault::EndsPayloadsAtNul, "every_byte_of_a_payload_comes_back"),
+    (Fault::CutsInstants, "instants_come_back_to_the_microsecond"),
+    (Fault::CutsInstantsToMillis, "instants_come_back_to_the_microsecond"),
+    (Fault::TrimsSubjects, "subjects_come_back_byte_for_byte"),
+    (Fault::FoldsSubjectsThatAreStored, "subjects_come_back_byte_for_byte"),
+    (Fault::LosesTheCreation, "when_a_session_began_stays"),
+    (Fault::LosesTheSubject, "subjects_come_back_byte_for_byte"),
+    (Fault::FoldsKeys, "keys_that_differ_in_case_are_different"),
+    (Fault::CutsKeys, "the_longest_and_the_strangest_keys_are_kept_apart"),
+    (Fault::HasNoLimit, "a_payload_above_the_limit_is_refused"),
+    (Fault::InsertOverwrites, "an_insert_leaves_a_session_that_is_there_as_it_is"),
+    (Fault::InsertOverwritesExpired, "an_insert_leaves_an_expired_row_as_it_is"),
+    (Fault::InsertIsNotAtomic, "of_inserts_of_one_key_one_takes_place"),
+    (Fault::InsertKeepsTheRecordsVersion, "an_insert_tells_the_version_that_is_found"),
+    (Fault::CountsVersionsFromOne, "a_session_that_is_made_again_has_other_versions"),
+    (Fault::UpdateInserts, "an_absent_session_is_not_updated"),
+    (Fault::UpdateRevives, "an_expired_session_is_not_updated"),
+    (Fault::UpdateIgnoresTheVersion, "an_update_of_another_version_is_a_conflict"),
+    (Fault::UpdateExpectsTheRecordsVersion, "an_update_that_expects_nothing_replaces_any_version"),
+    (Fault::UpdateIsNotAtomic, "of_updates_that_expect_the_same_version_one_takes_place"),
+    (Fault::UpdateIsNotAtomic, "of_many_updates_none_is_lost"),
+    (Fault::UpdateOfAbsentIsAConflict, "an_absent_session_is_not_updated"),
+    (Fault::UpdateOfExpiredIsAConflict, "an_expired_session_is_absent_also_to_those_who_expect_a_version"),
+    (Fault::UpdateWritesBeforeItRefuses, "a_refused_update_changes_nothing"),
+    (Fault::UpdateKeepsTheSubject, "an_update_replaces_payload_subject_expiry_and_last_use"),
+    (Fault::UpdateKeepsTheVersion, "every_update_has_another_version"),
+    (Fault::UpdateTakesTwoSteps, "a_load_sees_whole_writes_only"),
+    (Fault::UpdateShortens, "an_extending_update_does_not_shorten"),
+    (Fault::UpdateNeverShortens, "an_update_that_replaces_the_expiry_may_shorten"),
+    (Fault::UpdateReadsAndWritesBack, "an_update_brings_no_deleted_session_back"),
+    (Fault::TouchInserts, "an_absent_session_is_not_touched"),
+    (Fault::TouchRevives, "an_expired_session_is_not_touched"),
+    (Fault::TouchShortens, "a_touch_does_not_shorten"),
+    (Fault::TouchSetsTheExpiryAlone, "a_touch_prolongs_and_notes_the_use"),
+    (Fault::TouchChangesTheVersion, "a_touch_changes_neither_payload_nor_version"),
+    (Fault::TouchTurnsTheLastUseBack, "a_late_touch_does_not_turn_the_last_use_back"),
+    (Fault::TouchIsNotAtomic, "of_touches_at_once_the_latest_counts"),
+    (Fault::TouchIsNotAtomic, "a_touch_brings_no_deleted_session_back"),
+    (Fault::RenameCopies, "a_renamed_session_is_under_its_new_key_alone"),
+    (Fault::RenameOverwrites, "a_rename_onto_a_session_changes_nothing"),
+    (Fault::RenameOverwrites, "of_renames_to_one_key_one_takes_place"),
+    (Fault::RenameOverwritesExpired, "a_rename_onto_an_expired_row_changes_nothing"),
+    (Fault::RenameOntoItselfWorks, "a_rename_onto_itself_changes_nothing"),
+    (Fault::RenameRevives, "an_expired_session_is_not_renamed"),
+    (Fault::RenameIgnoresTheVersion, "a_rename_of_another_version_is_a_conflict"),
+    (Fault::RenameIgnoresTheVersion, "a_refused_rename_changes_nothing"),
+    (Fault::RenameMovesOnly, "a_rename_writes_the_record_as_an_update_does"),
+    (Fault::RenameKeepsTheVersion, "every_rename_has_another_version"),
+    (Fault::RenameShortens, "an_extending_rename_does_not_shorten"),
+    (Fault::RenameInsertsThenDeletes, "a_session_is_never_under_two_keys_nor_under_none"),
+    (Fault::RenameDeletesThenInserts, "a_session_is_never_under_two_keys_nor_under_none"),
+    (Fault::RenameInsertsThenDeletes, "of_renames_of_one_session_one_takes_place"),
+    (Fault::RenameInserts, "an_absent_session_is_not_renamed"),
+    (Fault::DeleteTellsNothing, "a_delete_tells_whether_there_was_a_session"),
+    (Fault::DeleteAlwaysTellsOfOne, "a_delete_tells_whether_there_was_a_session"),
+    (Fault::DeleteSparesExpired, "an_expired_row_can_be_deleted"),
+    (Fault::DeleteIsNotAtomic, "of_deletes_of_one_session_one_tells_that_there_was_one"),
+    (Fault::RemovesBeyondTheLimit, "no_more_than_the_limit_is_removed"),
+    (Fault::RemovesWhatEndsLater, "what_expired_at_an_instant_or_before_is_removed"),
+    (Fault::SparesWhatEndsAtTheInstant, "what_expired_at_an_instant_or_before_is_removed"),
+    (Fault::RemovesLessThanItCould, "fewer_than_the_limit_means_that_none_is_left"),
+    (Fault::RemovalsCountTwice, "several_nodes_remove_what_has_expired_at_once"),
+    (Fault::MigratingEmptiesTheTable, "migrating_again_changes_nothing"),
+    (Fault::MigratingEmptiesTheTable, "several_nodes_may_migrate_at_once"),
+    (Fault::MigratesOnce, "migrating_again_changes_nothing"),
+    (Fault::ChecksNothing, "a_missing_table_is_told_and_not_made"),
+    (Fault::CheckMakesTheTable, "a_missing_table_is_told_and_not_made"),
+    (Fault::CannotMigrateAtOnce, "several_nodes_may_make_the_table_at_once"),
+    (Fault::HasNoSchema, "the_schema_as_text_is_always_the_same"),
+    (Fault::ListsEverybodys, "all_sessions_of_a_subject_are_listed"),
+    (Fault::ListsExpired, "an_expired_session_is_not_listed"),
+    (Fault::FoldsSubjects, "subjects_are_compared_byte_for_byte"),
+    (Fault::PadsSubjects, "subjects_are_compared_byte_for_byte"),
+    (Fault::ListsAHundred, "hundreds_of_sessions_are_listed"),
+    (Fault::ListsWhatWasInserted, "a_session_is_listed_where_its_last_write_put_it"),
+    (Fault::ListsWithoutPayload, "what_is_listed_is_what_is_found"),
+    // What a random history notices.
+    (Fault::UpdateShortens, "random_histories_are_those_of_the_reference"),
+    (Fault::FindsWhatEndsNow, "random_histories_are_those_of_the_reference"),
+    (Fault::RenameOverwritesExpired, "random_histories_are_those_of_the_reference"),
+    (Fault::TouchTurnsTheLastUseBack, "random_histories_are_those_of_the_reference"),
+];
+
+const MAX_PAYLOAD_BYTES: usize = 1 << 22;
+
+/// A map under a lock, but for its fault.
+#[derive(Clone, Debug)]
+pub(crate) struct BrokenPersistence {
+    fault: Fault,
+    table: Arc<Mutex<Table>>,
+    /// What this handle has read, for faults that read it again.
+    copies: Arc<Mutex<HashMap<StoredKey, Record>>>,
+    /// Whether this is not the first handle.
+    is_replica: bool,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    is_there: bool,
+    is_being_made: bool,
+    rows: HashMap<String, (StoredKey, Record)>,
+    versions: u64,
+}
+
+impl BrokenPersistence {
+    pub(crate) fn with(fault: Fault) -> Self {
+        let table = Table { is_there: true, ..Table::default() };
+        Self { fault, table: Arc::new(Mutex::new(table)), copies: Arc::default(), is_replica: false }
+    }
+
+    /// Another handle to the same table.
+    pub(crate) fn another(&self) -> Self {
+        let mut other = Self { copies: Arc::default(), is_replica: true, ..self.clone() };
+        if self.has(Fault::HasATablePerHandle) {
+            other.table = Self::with(self.fault).table;
+        }
+        other
+    }
+
+    /// A handle to a table that is still to be made.
+    pub(crate) fn before_migration(&self) -> Self {
+        Self { table: Arc::default(), ..self.another() }
+    }
+
+    fn has(&self, fault: Fault) -> bool {
+        self.fault == fault
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap()
+    }
+
+    fn place(&self, key: &StoredKey) -> String {
+        match self.fault {
+            Fault::FoldsKeys => key.as_str().to_lowercase(),
+            Fault::CutsKeys => key.as_str().chars().take(63).collect(),
+            _ => key.as_str().to_owned(),
+        }
+    }
+
+    fn row(&self, key: &StoredKey) -> Option<Record> {
+        self.lock().rows.get(&self.place(key)).map(|(_, row)| row.clone())
+    }
+
+    fn put(&self, key: &StoredKey, row: Record) {
+        self.lock().rows.insert(self.place(key), (*key, row));
+    }
+
+    fn is_expired(&self, row: &Record, now: Timestamp) -> bool {
+        let (end, now) = (row.expires_at().as_micros(), now.as_micros());
+        match self.fault {
+            Fault::ComparesExpiriesAsText => end.to_string() <= now.to_string(),
+            #[allow(clippy::cast_possible_truncation)]
+            Fault::ComparesExpiriesIn32Bits => {
+                let seconds = |micros: i64| micros.div_euclid(1_000_000) as i32;
+                (seconds(end), end.rem_euclid(1_000_000)) <= (seconds(now), now.rem_euclid(1_000_000))
+            }
+            Fault::FindsWhatEndsNow => end < now,
+            Fault::AsksItsOwnClock => end <= Timestamp::from(SystemTime::now()).as_micros(),
+            _ => end <= now,
+        }
+    }
+
+    fn next_version(&self, before: Option<&Record>) -> Version {
+        if self.has(Fault::CountsVersionsFromOne) {
+            return Version::from_u64(before.map_or(1, |row| row.version().as_u64() + 1));
+        }
+        let mut table = self.lock();
+        table.versions += 1;
+        Version::from_u64(table.versions)
+    }
+
+    /// What is kept of `record`.
+    fn kept(&self, record: &Record, created_at: Timestamp, is_update: bool) -> Record {
+        let payload = record.payload();
+        let payload = match self.fault {
+            Fault::CutsPayloads => payload.slice(..payload.len().min(65_535)),
+            Fault::CutsUpdatedPayloads if is_update => payload.slice(..payload.len().min(65_536)),
+            Fault::TakesPayloadsForText => String::from_utf8_lossy(payload).into_owned().into(),
+            Fault::EndsPayloadsAtNul => payload.split(|byte| *byte == 0).next().unwrap().to_vec().into(),
+            _ => payload.clone(),
+        };
+        let cut = |instant: Timestamp| {
+            let unit = match self.fault {
+                Fault::CutsInstants => 1_000_000,
+                Fault::CutsInstantsToMillis => 1_000,
+                _ => 1,
+            };
+            Timestamp::from_micros(instant.as_micros().div_euclid(unit) * unit)
+        };
+        let subject = record.subject().and_then(|subject| match self.fault {
+            Fault::LosesTheSubject => None,
+            Fault::TrimsSubjects => Subject::parse(subject.as_str().trim_end()).ok(),
+            Fault::FoldsSubjectsThatAreStored => Subject::parse(&subject.as_str().to_lowercase()).ok(),
+            _ => Some(subject.clone()),
+        });
+        Record::new(payload, cut(created_at), cut(record.expires_at()))
+            .with_last_seen_at(cut(record.last_seen_at()))
+            .with_subject(subject)
+    }
+
+    fn written(&self, row: &Record, record: &Record, expiry: ExpiryWrite, is_rename: bool) -> Record {
+        let shortens = self.has(if is_rename { Fault::RenameShortens } else { Fault::UpdateShortens });
+        let created_at =
+            if self.has(Fault::LosesTheCreation) { record.created_at() } else { row.created_at() };
+        let mut written = self.kept(record, created_at, true);
+        let is_extended = expiry == ExpiryWrite::Extend && !shortens;
+        if is_extended || self.has(Fault::UpdateNeverShortens) {
+            let later = written.expires_at().max(row.expires_at());
+            written = written.with_expires_at(later);
+        }
+        if self.has(Fault::UpdateKeepsTheSubject) {
+            written = written.with_subject(row.subject().cloned());
+        }
+        let keeps = if is_rename { Fault::RenameKeepsTheVersion } else { Fault::UpdateKeepsTheVersion };
+        let version = if self.has(keeps) { row.version() } else { self.next_version(Some(row)) };
+        written.with_version(version)
+    }
+
+    fn check_size(&self, record: &Record) -> Result<(), PersistenceError> {
+        match record.payload().len() {
+            actual if actual > MAX_PAYLOAD_BYTES && !self.has(Fault::HasNoLimit) => {
+                Err(PersistenceError::TooLarge { actual, limit: MAX_PAYLOAD_BYTES })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Long enough for others to come in between.
+    async fn pause() {
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn missing() -> PersistenceError {
+        SchemaProblem::Missing { table: "sessions".into() }.into()
+    }
+}
+
+impl Persistence for BrokenPersistence {
+    async fn load(&self, key: &StoredKey, now: Timestamp) -> Result<Option<Record>, PersistenceError> {
+        let mut row = self.row(key);
+        if self.has(Fault::ReadsAReplicaThatLags) && self.is_replica
+            || self.has(Fault::CachesWhatItRead)
+            || self.has(Fault::FindsWhatIsDeleted) && row.is_none()
+        {
+            let mut copies = self.copies.lock().unwrap();
+            let before = copies.get(key).cloned();
+            if before.is_none() || !self.has(Fault::CachesWhatItRead) {
+                copies.extend(row.clone().map(|row| (*key, row)));
+            }
+            row = before.or(row);
+        } else if self.has(Fault::FindsWhatIsDeleted) {
+            self.copies.lock().unwrap().extend(row.clone().map(|row| (*key, row)));
+        }
+        let Some(row) = row else { return Ok(None) };
+        if self.is_expired(&row, now) && !self.has(Fault::FindsExpired) {
+            if self.has(Fault::RemovesWhatItFindsExpired) {
+                self.lock().rows.remove(&self.place(key));
+            }
+            return Ok(None);
+        }
+        Ok(Some(row))
+    }
+
+    async fn insert(&self, key: &StoredKey, record: &Record) -> Result<Version, PersistenceError> {
+        self.check_size(record)?;
+        let before = self.row(key);
+        if self.has(Fault::InsertIsNotAtomic) {
+            Self::pause().await;
+        }
+        let is_overwritten = match &before {
+            None => true,
+            Some(row) => match self.fault {
+                Fault::InsertOverwrites => true,
+                Fault::InsertOverwritesExpired => row.is_expired(SystemTime::now().into()),
+                _ => false,
+            },
+        };
+        if !is_overwritten {
+            return Err(PersistenceError::AlreadyExists);
+        }
+        let version = match self.fault {
+            Fault::InsertKeepsTheRecordsVersion => record.version(),
+            _ => self.next_version(before.as_ref()),
+        };
+        let row = self.kept(record, record.created_at(), false).with_version(version);
+        if self.has(Fault::InsertIsNotAtomic) {
+            self.put(key, row);
+            return Ok(version);
+        }
+        let mut table = self.lock();
+        let place = self.place(key);
+        if before.is_none() && table.rows.contains_key(&place) {
+            return Err(PersistenceError::AlreadyExists);
+        }
+        table.rows.insert(place, (*key, row));
+        Ok(version)
+    }
+
+    async fn update(
+        &self,
+        key: &StoredKey,
+        record: &Record,
+        expected: Option<Version>,
+        expiry: ExpiryWrite,
+        now: Timestamp,
+    ) -> Result<Version, PersistenceError> {
+        self.check_size(record)?;
+        let row = self.row(key);
+        let row = match row {
+            None if self.has(Fault::UpdateInserts) => return self.insert(key, record).await,
+            None if self.has(Fault::UpdateOfAbsentIsAConflict) && expected.is_some() => {
+                return Err(PersistenceError::Conflict);
+            }
+            None => return Err(PersistenceError::NotFound),
+            Some(row) => row,
+        };
+        let expected =
+            expected.or_else(|| self.has(Fault::UpdateExpectsTheRecordsVersion).then_some(record.version()));
+        let is_other = expected.is_some_and(|expected| expected != row.version());
+        if is_other && self.has(Fault::UpdateOfExpiredIsAConflict) {
+            return Err(PersistenceError::Conflict);
+        }
+        if self.is_expired(&row, now) && !self.has(Fault::UpdateRevives) {
+            return Err(PersistenceError::NotFound);
+        }
+        if is_other && !self.has(Fault::UpdateIgnoresTheVersion) {
+            if self.has(Fault::UpdateWritesBeforeItRefuses) {
+                let version = row.version();
+                self.put(key, self.written(&row, record, expiry, false).with_version(version));
+            }
+            return Err(PersistenceError::Conflict);
+        }
+        let written = self.written(&row, record, expiry, false);
+        let version = written.version();
+        if self.has(Fault::UpdateTakesTwoSteps) {
+            self.put(key, written.clone().with_subject(row.subject().cloned()));
+            Self::pause().await;
+        }
+        if self.has(Fault::UpdateIsNotAtomic) || self.has(Fault::UpdateReadsAndWritesBack) {
+            Self::pause().await;
+            if self.has(Fault::UpdateReadsAndWritesBack) || self.row(key).is_some() {
+                self.put(key, written);
+            }
+            return Ok(version);
+        }
+        let mut table = self.lock();
+        // Others may have been here since.
+        match table.rows.get_mut(&self.place(key)) {
+            None => Err(PersistenceError::NotFound),
+            Some((_, there))
+                if expected.is_some() && *there != row && !self.has(Fault::UpdateTakesTwoSteps) =>
+            {
+                Err(PersistenceError::Conflict)
+            }
+            Some((_, there)) => {
+                *there = written;
+                Ok(version)
+            }
+        }
+    }
+
+    async fn touch(
+        &self,
+        key: &StoredKey,
+        expires_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), PersistenceError> {
+        let row = self.row(key);
+        let row = match row {
+            None if self.has(Fault::TouchInserts) => {
+                let record = Record::new("1{}".into(), now, expires_at);
+                return self.insert(key, &record).await.map(drop);
+            }
+            None => return Err(PersistenceError::NotFound),
+            Some(row) => row,
+        };
+        if self.is_expired(&row, now) && !self.has(Fault::TouchRevives) {
+            return Err(PersistenceError::NotFound);
+        }
+        let touched = |row: &Record| {
+            let end =
+                if self.has(Fault::TouchShortens) { expires_at } else { expires_at.max(row.expires_at()) };
+            let seen = match self.fault {
+                Fault::TouchTurnsTheLastUseBack => now,
+                Fault::TouchSetsTheExpiryAlone => row.last_seen_at(),
+                _ => now.max(row.last_seen_at()),
+            };
+            row.clone().with_expires_at(end).with_last_seen_at(seen)
+        };
+        if self.has(Fault::TouchIsNotAtomic) {
+            Self::pause().await;
+            self.put(key, touched(&row));
+            return Ok(());
+        }
+        if self.has(Fault::TouchChangesTheVersion) {
+            let version = self.next_version(Some(&row));
+            self.put(key, touched(&row).with_version(version));
+            return Ok(());
+        }
+        match self.lock().rows.get_mut(&self.place(key)) {
+            None => Err(PersistenceError::NotFound),
+            Some((_, there)) => {
+                *there = touched(there);
+                Ok(())
+            }
+        }
+    }
+
+    async fn rename(
+        &self,
+        old: &StoredKey,
+        new: &StoredKey,
+        record: &Record,
+        expected: Option<Version>,
+        expiry: ExpiryWrite,
+        now: Timestamp,
+    ) -> Result<Version, PersistenceError> {
+        self.check_size(record)?;
+        let row = match self.row(old) {
+            None if self.has(Fault::RenameInserts) => return self.insert(new, record).await,
+            None => return Err(PersistenceError::NotFound),
+            Some(row) => row,
+        };
+        let is_other = expected.is_some_and(|expected| expected != row.version());
+        if is_other && self.has(Fault::UpdateOfExpiredIsAConflict) {
+            return Err(PersistenceError::Conflict);
+        }
+        if self.is_expired(&row, now) && !self.has(Fault::RenameRevives) {
+            return Err(PersistenceError::NotFound);
+        }
+        if is_other && !self.has(Fault::RenameIgnoresTheVersion) {
+            return Err(PersistenceError::Conflict);
+        }
+        let may_overwrite = |there: Option<&Record>| match (there, self.fault) {
+            (None, _) | (_, Fault::RenameOverwrites) => true,
+            (Some(there), Fault::RenameOverwritesExpired) => self.is_expired(there, now),
+            (_, Fault::RenameOntoItselfWorks) => old == new,
+            _ => false,
+        };
+        let mut renamed = self.written(&row, record, expiry, true);
+        if self.has(Fault::RenameMovesOnly) {
+            let version = renamed.version();
+            renamed = row.clone().with_version(version);
+        }
+        let version = renamed.version();
+        if self.has(Fault::RenameInsertsThenDeletes) || self.has(Fault::RenameDeletesThenInserts) {
+            if !may_overwrite(self.row(new).as_ref()) {
+                return Err(PersistenceError::AlreadyExists);
+            }
+            if self.has(Fault::RenameDeletesThenInserts) {
+                self.lock().rows.remove(&self.place(old));
+                Self::pause().await;
+                self.put(new, renamed);
+            } else {
+                self.put(new, renamed);
+                Self::pause().await;
+                self.lock().rows.remove(&self.place(old));
+            }
+            return Ok(version);
+        }
+        let mut table = self.lock();
+        if table.rows.get(&self.place(old)).is_none_or(|(_, there)| *there != row) {
+            return Err(if expected.is_some() {
+                PersistenceError::Conflict
+            } else {
+                PersistenceError::NotFound
+            });
+        }
+        if !may_overwrite(table.rows.get(&self.place(new)).map(|(_, there)| there)) {
+            return Err(PersistenceError::AlreadyExists);
+        }
+        if !self.has(Fault::RenameCopies) {
+            table.rows.remove(&self.place(old));
+        }
+        table.rows.insert(self.place(new), (*new, renamed));
+        Ok(version)
+    }
+
+    async fn delete(&self, key: &StoredKey) -> Result<bool, PersistenceError> {
+        if self.has(Fault::DeleteIsNotAtomic) {
+            let is_there = self.row(key).is_some();
+            Self::pause().await;
+            self.lock().rows.remove(&self.place(key));
+            return Ok(is_there);
+        }
+        let mut table = self.lock();
+        let place = self.place(key);
+        if self.has(Fault::DeleteSparesExpired) {
+            let is_over = |row: &Record| row.is_expired(Timestamp::from_micros(1_600_000_000_123_457));
+            if table.rows.get(&place).is_some_and(|(_, row)| is_over(row)) {
+                return Ok(false);
+            }
+        }
+        let was_there = table.rows.remove(&place).is_some();
+        Ok(match self.fault {
+            Fault::DeleteTellsNothing => false,
+            Fault::DeleteAlwaysTellsOfOne => true,
+            _ => was_there,
+        })
+    }
+
+    async fn delete_expired(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError> {
+        let limit = limit as usize;
+        let is_over = |row: &Record| match self.fault {
+            Fault::SparesWhatEndsAtTheInstant => row.expires_at() < before,
+            Fault::RemovesWhatEndsLater => row.expires_at() <= before + std::time::Duration::from_secs(1),
+            _ => row.expires_at() <= before,
+        };
+        let limit = match self.fault {
+            Fault::RemovesBeyondTheLimit => usize::MAX,
+            Fault::RemovesLessThanItCould => limit.saturating_sub(1),
+            _ => limit,
+        };
+        let mut places = {
+            let table = self.lock();
+            let expired = table.rows.iter().filter(|(_, (_, row))| is_over(row));
+            expired.map(|(place, _)| place.clone()).collect::<Vec<_>>()
+        };
+        places.truncate(limit);
+        if self.has(Fault::RemovalsCountTwice) {
+            Self::pause().await;
+            let mut table = self.lock();
+            for place in &places {
+                table.rows.remove(place);
+            }
+            return Ok(places.len() as u64);
+        }
+        let mut table = self.lock();
+        Ok(places.iter().filter(|place| table.rows.remove(*place).is_some()).count() as u64)
+    }
+
+    async fn migrate(&self) -> Result<(), PersistenceError> {
+        if self.has(Fault::CannotMigrateAtOnce) {
+            let refused = || PersistenceError::Refused("somebody makes the table already".into());
+            if std::mem::replace(&mut self.lock().is_being_made, true) {
+                return Err(refused());
+            }
+            Self::pause().await;
+            self.lock().is_being_made = false;
+        }
+        let mut table = self.lock();
+        if table.is_there && self.has(Fault::MigratesOnce) {
+            return Err(PersistenceError::Refused("the table exists already".into()));
+        }
+        if self.has(Fault::MigratingEmptiesTheTable) {
+            table.rows.clear();
+        }
+        table.is_there = true;
+        Ok(())
+    }
+
+    fn schema_sql(&self) -> String {
+        if self.has(Fault::HasNoSchema) { String::new() } else { "CREATE TABLE sessions".into() }
+    }
+
+    async fn check_schema(&self) -> Result<(), PersistenceError> {
+        let mut table = self.lock();
+        let is_there = table.is_there;
+        if self.has(Fault::CheckMakesTheTable) {
+            table.is_there = true;
+        }
+        if is_there || self.has(Fault::ChecksNothing) { Ok(()) } else { Err(Self::missing()) }
+    }
+
+    fn properties(&self) -> PersistenceProperties {
+        PersistenceProperties::new(MAX_PAYLOAD_BYTES)
+    }
+}
+
+impl SubjectIndex for BrokenPersistence {
+    async fn list_by_subject(
+        &self,
+        subject: &Subject,
+        now: Timestamp,
+    ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
+        let compared = |subject: &Subject| match self.fault {
+            Fault::FoldsSubjects => subject.as_str().to_lowercase(),
+            Fault::PadsSubjects => subject.as_str().trim_end_matches(' ').to_owned(),
+            _ => subject.as_str().to_owned(),
+        };
+        let table = self.lock();
+        let rows = table.rows.values().filter(|(_, row)| {
+            (row.subject().is_some_and(|theirs| compared(theirs) == compared(subject))
+                || self.has(Fault::ListsEverybodys))
+                && (!row.is_expired(now) || self.has(Fault::ListsExpired))
+        });
+        let limit = if self.has(Fault::ListsAHundred) { 100 } else { usize::MAX };
+        let rows = rows.take(limit).map(|(key, row)| {
+            let row = match self.fault {
+                Fault::ListsWithoutPayload => Record::new("".into(), row.created_at(), row.expires_at())
+                    .with_last_seen_at(row.last_seen_at())
+                    .with_version(row.version())
+                    .with_subject(row.subject().cloned()),
+                _ => row.clone(),
+            };
+            (*key, row)
+        });
+        let mut rows = rows.collect::<Vec<_>>();
+        if self.has(Fault::ListsWhatWasInserted) {
+            rows.retain(|(_, row)| row.version().as_u64() < 2);
+        }
+        Ok(rows)
+    }
+}

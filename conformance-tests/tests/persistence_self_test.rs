@@ -1,0 +1,99 @@
+//! The suite's own test: the reference database passes, and each broken one fails the case that is to notice it.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+#[path = "broken/persistence.rs"]
+mod broken;
+
+use std::sync::Arc;
+
+use conformance_tests::persistence::{self, PersistenceFixture};
+use conformance_tests::reference::MemoryPersistence;
+use conformance_tests::{Case, subject_index};
+
+use broken::{ALL, BrokenPersistence};
+
+struct Reference(MemoryPersistence);
+
+impl PersistenceFixture for Reference {
+    type Persistence = MemoryPersistence;
+
+    async fn open(&self) -> MemoryPersistence {
+        self.0.clone()
+    }
+
+    async fn open_before_migration(&self) -> Vec<MemoryPersistence> {
+        vec![MemoryPersistence::without_table(); 4]
+    }
+}
+
+struct Broken(BrokenPersistence);
+
+impl PersistenceFixture for Broken {
+    type Persistence = BrokenPersistence;
+
+    async fn open(&self) -> BrokenPersistence {
+        self.0.another()
+    }
+
+    async fn open_before_migration(&self) -> Vec<BrokenPersistence> {
+        vec![self.0.before_migration(); 4]
+    }
+}
+
+fn cases<F: PersistenceFixture<Persistence: session_core::SubjectIndex>>() -> Vec<Case<F>> {
+    persistence::cases().into_iter().chain(subject_index::cases()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_reference_passes_every_case() {
+    let reference = Arc::new(Reference(MemoryPersistence::default()));
+    let running = cases::<Reference>().into_iter().map(|case| {
+        let reference = Arc::clone(&reference);
+        tokio::spawn(async move { case.run(&reference).await })
+    });
+    let mut count = 0;
+    for case in running.collect::<Vec<_>>() {
+        case.await.unwrap();
+        count += 1;
+    }
+    assert!(count > 50, "{count} cases");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_broken_database_fails_the_case_that_is_to_notice_it() {
+    // What the cases of broken databases have to say is of no interest here.
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut unnoticed = Vec::new();
+    for (fault, name) in ALL {
+        let case = cases::<Broken>().into_iter().find(|case| case.name == *name);
+        let noticed = match case {
+            Some(case) => {
+                let broken = Broken(BrokenPersistence::with(*fault));
+                tokio::spawn(async move { case.run(&broken).await }).await.is_err()
+            }
+            None => false,
+        };
+        if !noticed {
+            unnoticed.push((fault, name));
+        }
+    }
+    let _ = std::panic::take_hook();
+    assert!(unnoticed.is_empty(), "nobody noticed: {unnoticed:#?}");
+}
+
+/// A case that nothing makes fail shows nothing.
+#[test]
+fn every_case_notices_something() {
+    let idle = cases::<Broken>().into_iter().map(|case| case.name).filter(|name| {
+        // What they show is shown by others as well; they are the plainest form of it.
+        let plain = [
+            "an_absent_session_is_not_found",
+            "a_migrated_table_is_as_it_is_needed",
+            "properties_are_always_the_same",
+        ];
+        !plain.contains(name) && ALL.iter().all(|(_, noticing)| noticing != name)
+    });
+    let idle = idle.collect::<Vec<_>>();
+    assert!(idle.is_empty(), "no fault is made for {idle:#?}");
+}
