@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Debug;
 
-use session_core::{ExpiryWrite, Persistence, PersistenceError, Record, StoredKey, Version};
+use session_core::{ExpiryWrite, Persistence, PersistenceError, Record, StoredKey, Timestamp, Version};
 
 use super::{MINUTE, NOW, PersistenceFixture, key, record, subject};
 use crate::case::cases;
@@ -33,7 +33,7 @@ pub async fn random_histories_are_those_of_the_reference(fixture: &impl Persiste
         random: fastrand::Rng::with_seed(seed),
     };
     let keys = [key(), key(), key()];
-    for step in 0..250 {
+    for step in 0..300 {
         histories.step(&keys, &format!("step {step} of seed {seed}")).await;
     }
 }
@@ -50,33 +50,31 @@ impl<P: Persistence> Histories<P> {
             .with_last_seen_at(now)
             .with_subject(if random.bool() { subject("user-42") } else { None });
         let expiry = if random.bool() { ExpiryWrite::Extend } else { ExpiryWrite::Replace };
-        let mut known = self.versions.iter().collect::<Vec<_>>();
-        known.sort_by_key(|(reference, _)| reference.as_u64());
-        let (expected, theirs) = match random.choice(&known) {
-            Some((reference, theirs)) if random.bool() => (Some(**reference), Some(**theirs)),
-            _ => (None, None),
+        let current = self.reference.load(&key, NOW - MINUTE).await.expect("it has its table");
+        let expected = match random.u8(..4) {
+            0 => current.map(|row| row.version()),
+            1 => Some(Version::from_u64(random.u64(..=self.versions.len() as u64))),
+            _ => None,
         };
+        // One that it never gave is none of the database's either.
+        let theirs = expected.map(|expected| *self.versions.get(&expected).unwrap_or(&Version::UNSAVED));
         let (reference, db) = (&self.reference, &self.nodes[random.usize(..self.nodes.len())]);
-        match random.u8(..10) {
-            0..=2 => {
-                let wanted = reference.load(&key, now).await.expect("it has its table");
-                let wanted = wanted.map(|row| self.translated(row));
-                assert_eq!(super::load(db, &key, now).await, wanted, "load at {hint}");
-            }
-            3 => {
+        match random.u8(..16) {
+            0..=2 => self.compare(&key, now, hint).await,
+            3..=5 => {
                 let wanted = reference.insert(&key, &record).await;
                 self.versions.extend(same(wanted, db.insert(&key, &record).await, "insert", hint));
             }
-            4..=5 => {
+            6..=9 => {
                 let wanted = reference.update(&key, &record, expected, expiry, now).await;
                 let found = db.update(&key, &record, theirs, expiry, now).await;
                 self.versions.extend(same(wanted, found, "update", hint));
             }
-            6 => {
+            10..=11 => {
                 let wanted = reference.touch(&key, record.expires_at(), now).await;
                 same(wanted, db.touch(&key, record.expires_at(), now).await, "touch", hint);
             }
-            7..=8 => {
+            12..=14 => {
                 let wanted = reference.rename(&key, &other, &record, expected, expiry, now).await;
                 let found = db.rename(&key, &other, &record, theirs, expiry, now).await;
                 match (&wanted, &found) {
@@ -93,6 +91,17 @@ impl<P: Persistence> Histories<P> {
                 assert_eq!(found, wanted, "delete at {hint}");
             }
         }
+        // What the step has left, also of what has expired.
+        for key in [key, other] {
+            self.compare(&key, NOW - MINUTE, hint).await;
+        }
+    }
+
+    async fn compare(&mut self, key: &StoredKey, now: Timestamp, hint: &str) {
+        let wanted = self.reference.load(key, now).await.expect("it has its table");
+        let wanted = wanted.map(|row| self.translated(row));
+        let node = self.random.usize(..self.nodes.len());
+        assert_eq!(super::load(&self.nodes[node], key, now).await, wanted, "load at {hint}");
     }
 
     fn translated(&self, row: Record) -> Record {

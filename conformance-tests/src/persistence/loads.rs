@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use session_core::{ExpiryWrite, Persistence, Record};
+use tokio::sync::Barrier;
 
 use super::{NOW, PersistenceFixture, insert, key, load, nodes, record, replace, subject};
 use crate::case::cases;
@@ -66,9 +67,12 @@ pub async fn a_load_sees_all_that_was_committed_before_it(fixture: &impl Persist
     let (nodes, key) = (nodes(fixture).await, key());
     insert(&*nodes[0], &key, &record("0")).await;
     let committed = Arc::new(AtomicU64::new(0));
+    let start = Arc::new(Barrier::new(nodes.len()));
     let readers = nodes[1..].iter().map(|node| {
-        let (node, committed) = (Arc::clone(node), Arc::clone(&committed));
+        let (node, committed, start) = (Arc::clone(node), Arc::clone(&committed), Arc::clone(&start));
         tokio::spawn(async move {
+            assert!(load(&*node, &key, NOW).await.is_some());
+            start.wait().await;
             loop {
                 let floor = committed.load(Ordering::SeqCst);
                 let found = number(&load(&*node, &key, NOW).await.expect("it is there"));
@@ -80,6 +84,7 @@ pub async fn a_load_sees_all_that_was_committed_before_it(fixture: &impl Persist
         })
     });
     let readers = readers.collect::<Vec<_>>();
+    start.wait().await;
     for n in 1..=LAST {
         replace(&*nodes[0], &key, &record(n.to_string()), NOW).await;
         committed.store(n, Ordering::SeqCst);

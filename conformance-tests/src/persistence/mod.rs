@@ -13,7 +13,7 @@ use session_core::{
     ExpiryWrite, Persistence, PersistenceError, Record, SessionKey, StoredKey, Subject, SubjectIndex,
     Timestamp, Version,
 };
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Barrier, Mutex, MutexGuard};
 
 use crate::Case;
 
@@ -177,7 +177,14 @@ where
     T: Send + 'static,
     Fut: Future<Output = T> + Send + 'static,
 {
-    let running = (0..times).map(|n| tokio::spawn(work(Arc::clone(&nodes[n % nodes.len()]), n)));
+    let start = Arc::new(Barrier::new(times));
+    let running = (0..times).map(|n| {
+        let (start, work) = (Arc::clone(&start), work(Arc::clone(&nodes[n % nodes.len()]), n));
+        tokio::spawn(async move {
+            start.wait().await;
+            work.await
+        })
+    });
     let mut results = Vec::new();
     for task in running.collect::<Vec<_>>() {
         results.push(task.await.expect("what ran beside the case failed, see above"));

@@ -351,9 +351,7 @@ impl BrokenPersistence {
 
     /// Long enough for others to come in between.
     async fn pause() {
-        for _ in 0..20 {
-            tokio::task::yield_now().await;
-        }
+        tokio::time::sleep(std::time::Duration::from_millis(3)).await;
     }
 
     fn missing() -> PersistenceError {
