@@ -7,8 +7,8 @@ use sqlx::{MySqlPool, SqlStr};
 
 use super::connection::MySqlLink;
 use super::{DIALECT, MySqlPersistence, statements};
-use crate::remote::Remote;
-use crate::table::TableName;
+use crate::sql::remote::Remote;
+use crate::sql::table::TableName;
 
 /// How a [`MySqlPersistence`] is to be.
 #[derive(Clone, Debug)]

@@ -12,8 +12,8 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::DIALECT;
-use crate::connections::{Link, Numbered};
-use crate::error::Dialect;
+use crate::sql::connections::{Link, Numbered};
+use crate::sql::error::Dialect;
 
 /// How to reach the server.
 #[derive(Clone)]

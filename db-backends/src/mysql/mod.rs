@@ -19,11 +19,11 @@ use sqlx::{MySql, MySqlPool, Row as _};
 pub use builder::MySqlBuilder;
 
 use self::connection::MySqlLink;
-use crate::error::{Dialect, Meaning};
-use crate::remote::Remote;
-use crate::row::{Corrupt, Row};
+use crate::sql::error::{Dialect, Meaning};
+use crate::sql::remote::Remote;
+use crate::sql::row::{Corrupt, Row};
+use crate::sql::table::TableName;
 use crate::sql::{Backend, Query, SqlPersistence, Statements, Value};
-use crate::table::TableName;
 
 /// Sessions in a MySQL or MariaDB database.
 ///

@@ -4,8 +4,8 @@ use session_core::PersistenceError;
 use sqlx::{MySqlConnection, Row as _, query, query_scalar};
 
 use super::{DIALECT, MySqlPersistence};
-use crate::schema::{Column, Columns, Found, Step, Verdict, judge, statements_after};
-use crate::table::TableName;
+use crate::sql::schema::{Column, Columns, Found, Step, Verdict, judge, statements_after};
+use crate::sql::table::TableName;
 
 /// Binary columns, so that no collation has a say. The version of a row is the bit pattern of 64 random bits; instants are
 /// microseconds since 1970 in UTC.

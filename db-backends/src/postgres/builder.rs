@@ -7,8 +7,8 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, PgPool, SqlSafeStr as _};
 
 use super::{DIALECT, PostgresLink, PostgresPersistence, statements};
-use crate::remote::Remote;
-use crate::table::TableName;
+use crate::sql::remote::Remote;
+use crate::sql::table::TableName;
 
 /// How a [`PostgresPersistence`] is to be.
 #[derive(Clone, Debug)]

@@ -18,12 +18,12 @@ use sqlx::{ConnectOptions as _, PgPool, Postgres, Row as _};
 
 pub use builder::PostgresBuilder;
 
-use crate::connections::{Link, Numbered};
-use crate::error::{Dialect, Meaning};
-use crate::remote::Remote;
-use crate::row::{Corrupt, Row};
+use crate::sql::connections::{Link, Numbered};
+use crate::sql::error::{Dialect, Meaning};
+use crate::sql::remote::Remote;
+use crate::sql::row::{Corrupt, Row};
+use crate::sql::table::TableName;
 use crate::sql::{Backend, Query, SqlPersistence, Statements, Value};
-use crate::table::TableName;
 
 /// Sessions in a Postgres database.
 ///

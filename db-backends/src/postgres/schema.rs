@@ -4,8 +4,8 @@ use session_core::PersistenceError;
 use sqlx::{Connection as _, PgConnection, Row as _, query, query_scalar};
 
 use super::{DIALECT, PostgresPersistence};
-use crate::schema::{Column, Columns, Found, Step, Verdict, judge, statements_after};
-use crate::table::TableName;
+use crate::sql::schema::{Column, Columns, Found, Step, Verdict, judge, statements_after};
+use crate::sql::table::TableName;
 
 /// Text in the collation `C` is compared byte by byte. The version of a row is the bit pattern of 64 random bits; instants
 /// are microseconds since 1970 in UTC.

@@ -7,7 +7,7 @@ use sqlx::{SqlitePool, query_scalar};
 
 use super::connections::Connections;
 use super::{DIALECT, SqlitePersistence, statements};
-use crate::table::TableName;
+use crate::sql::table::TableName;
 
 /// How a [`SqlitePersistence`] is to be.
 #[derive(Clone, Debug)]

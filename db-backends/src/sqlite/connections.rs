@@ -9,8 +9,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteQueryResult};
 use sqlx::{ConnectOptions as _, Sqlite, SqlitePool, query_scalar};
 
 use super::DIALECT;
-use crate::connections::{Lanes, Lease, Link, Numbered, Turns};
-use crate::error::Dialect;
+use crate::sql::connections::{Lanes, Lease, Link, Numbered, Turns};
+use crate::sql::error::Dialect;
 
 /// How to open the file.
 pub(crate) struct SqliteLink(Arc<SqliteConnectOptions>);

@@ -19,10 +19,10 @@ use sqlx::{Row as _, Sqlite, SqlitePool};
 pub use builder::SqliteBuilder;
 
 use self::connections::Connections;
-use crate::error::{Dialect, Meaning};
-use crate::row::{Corrupt, Row};
+use crate::sql::error::{Dialect, Meaning};
+use crate::sql::row::{Corrupt, Row};
+use crate::sql::table::TableName;
 use crate::sql::{Backend, Query, SqlPersistence, Statements, Value};
-use crate::table::TableName;
 
 /// Sessions in a SQLite database.
 ///

@@ -4,8 +4,8 @@ use session_core::PersistenceError;
 use sqlx::{Connection as _, Row as _, SqliteConnection, query, query_scalar};
 
 use super::{DIALECT, SqlitePersistence};
-use crate::schema::{Column, Columns, Found, Step, Verdict, judge, statements_after};
-use crate::table::TableName;
+use crate::sql::schema::{Column, Columns, Found, Step, Verdict, judge, statements_after};
+use crate::sql::table::TableName;
 
 /// A table with a rowid, because a row of 1 KB would not fit into a page of a `WITHOUT ROWID` table's B-tree, and each
 /// would take another page. The version of a row is the bit pattern of 64 random bits; instants are microseconds since

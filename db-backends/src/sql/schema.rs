@@ -6,7 +6,7 @@
 
 use session_core::SchemaProblem;
 
-use crate::table::TableName;
+use crate::sql::table::TableName;
 
 /// Whether the tables are as this version needs them.
 pub(crate) type Verdict = Result<(), SchemaProblem>;

@@ -5,7 +5,7 @@
 use session_core::{PersistenceError, SchemaProblem};
 use sqlx::error::DatabaseError;
 
-use crate::table::TableName;
+use crate::sql::table::TableName;
 
 /// What an error that the database answered with means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,13 @@
 //! What all SQL databases do alike: which statement is run with which parameters, and what its answer means.
 
+pub(crate) mod connections;
+pub(crate) mod error;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+pub(crate) mod remote;
+pub(crate) mod row;
+pub(crate) mod schema;
+pub(crate) mod table;
+
 use std::fmt;
 use std::future::Future;
 use std::time::Duration;
@@ -10,8 +18,8 @@ use session_core::{
 };
 use sqlx::{Database, SqlStr, query};
 
-use crate::row::{self, Corrupt, MAX_PAYLOAD_BYTES, Row};
-use crate::table::TableName;
+use self::row::{Corrupt, MAX_PAYLOAD_BYTES, Row};
+use self::table::TableName;
 
 /// Sessions in an SQL database: what each database's own name stands for.
 #[expect(private_bounds, reason = "nobody else implements it")]

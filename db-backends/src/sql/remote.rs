@@ -5,9 +5,9 @@ use std::time::Duration;
 use session_core::PersistenceError;
 use sqlx::{Connection as _, Database, Executor, IntoArguments, Pool, SqlStr};
 
-use crate::connections::{Arguments, Connection, Lanes, Lease, Link};
 use crate::sql::Query;
-use crate::table::TableName;
+use crate::sql::connections::{Arguments, Connection, Lanes, Lease, Link};
+use crate::sql::table::TableName;
 
 /// The connections to a server.
 pub(crate) enum Remote<L: Link> {

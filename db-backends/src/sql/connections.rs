@@ -13,9 +13,9 @@ use sqlx::{Connection as _, Database, Executor, IntoArguments, Pool};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
-use crate::error::Dialect;
 use crate::sql::Query;
-use crate::table::TableName;
+use crate::sql::error::Dialect;
+use crate::sql::table::TableName;
 
 /// How one kind of database is reached.
 pub(crate) trait Link: Send + Sync + 'static {
