@@ -39,10 +39,9 @@ pub(crate) fn run(mut args: Parser) -> Result {
     simulate(seed, what)
 }
 
-/// What every change is checked with, in about a minute: that every seeded fault is found, and random runs.
+/// What every change is checked with: that every seeded fault is found.
 pub(crate) fn brief() -> Result {
-    simulate(None, vec!["mutants".into()])?;
-    simulate(None, vec!["random".into(), "200000".into()])
+    simulate(None, vec!["mutants".into()])
 }
 
 fn simulate(seed: Option<OsString>, what: Vec<OsString>) -> Result {
