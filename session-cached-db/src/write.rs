@@ -16,6 +16,9 @@ use crate::{Coherence, Error, Operation, OutagePolicy};
 /// How often an exchange that somebody else got ahead of is tried again. Each time, somebody got on.
 const MAX_EXCHANGES: u32 = 64;
 
+/// How often a fence is renewed that is as good as over when the cache confirms it.
+const MAX_RENEWALS: u32 = 8;
+
 /// One write of one key, from its fence to its settlement.
 ///
 /// Must be driven by a detached task: what is dropped in the middle leaves its fence until the deadline.
@@ -69,17 +72,22 @@ impl<'a, C: Cache, P: Persistence> Write<'a, C, P> {
         result
     }
 
-    /// Places another fence if a statement that is sent now could outlive the present one.
+    /// Places another fence as long as a statement that is sent now could outlive the present one.
     async fn renew_fence(&mut self) -> Result<(), Error> {
-        let Protection::Fence(placed) = &self.protection else { return Ok(()) };
-        let latest_commit = self.store.runtime.now() + self.store.config.longest_statement();
-        if latest_commit <= placed.deadline || mutant!(WritePastDeadline) {
-            return Ok(());
+        let store = self.store;
+        for _ in 0..MAX_RENEWALS {
+            let Protection::Fence(placed) = &self.protection else { return Ok(()) };
+            let latest_commit = store.runtime.now() + store.config.longest_statement();
+            if latest_commit <= placed.deadline || mutant!(WritePastDeadline) {
+                return Ok(());
+            }
+            let mut known = placed.fence.clone();
+            known.holders.retain(|holder| holder.token != placed.token);
+            let known = Some(Entry::fence(placed.stamp, known));
+            self.protection = store.protect(self.operation, &self.key, known).await?;
+            // The answer, too, may have come so late that the new fence is as good as over.
         }
-        let mut known = placed.fence.clone();
-        known.holders.retain(|holder| holder.token != placed.token);
-        let known = Some(Entry::fence(placed.stamp, known));
-        self.protection = self.store.protect(self.operation, &self.key, known).await?;
+        self.protection = store.degrade(self.operation, &self.key, store.token())?;
         Ok(())
     }
 
@@ -140,11 +148,17 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         key: &StoredKey,
         known: Option<Entry>,
     ) -> Result<Protection, Error> {
-        let token = match self.place_fence(key, known).await {
-            Ok(placed) => return Ok(Protection::Fence(placed)),
-            Err(token) => token,
-        };
-        self.tend_cache();
+        match self.place_fence(key, known).await {
+            Ok(placed) => Ok(Protection::Fence(placed)),
+            Err(token) => {
+                self.tend_cache();
+                self.degrade(operation, key, token)
+            }
+        }
+    }
+
+    /// Does what the outage policy says for a write of `key` that cannot be fenced.
+    fn degrade(&self, operation: Operation, key: &StoredKey, token: Token) -> Result<Protection, Error> {
         match self.config.outage_policy(operation) {
             OutagePolicy::FailClosed => Err(Error::CacheUnavailable),
             OutagePolicy::Degrade => {

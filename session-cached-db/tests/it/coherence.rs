@@ -535,3 +535,77 @@ async fn a_writer_that_was_given_up_does_not_keep_the_key_out_of_the_cache_for_e
     let cached = world.cache.peek_record(&key).await;
     assert!(cached.is_some_and(|record| record.payload() == &br#"1{"x":2,"y":3}"#[..]));
 }
+
+#[tokio::test]
+async fn while_a_writer_is_in_flight_no_other_publishes() {
+    each_database(async |world| {
+        let session = world.saved([("x", 1)]).await;
+        let key = stored_key(&session);
+        let (mut one, mut two) = (world.reopen(&session).await, world.reopen(&session).await);
+        one.insert("a", 1).unwrap();
+        two.insert("b", 2).unwrap();
+        let mut held = world.db.calls.hold(Call::Update, Moment::Before);
+        let saving = tokio::spawn(async move { one.save().await });
+        held.reached().await;
+        two.save().await.unwrap();
+        let Some(State::Fence(fence)) = world.cache.peek(&key).await.map(|entry| entry.state) else {
+            panic!()
+        };
+        assert!(fence.dirty && fence.holders.len() == 1);
+        held.release();
+        saving.await.unwrap().unwrap();
+        assert_eq!(world.cache.peek(&key).await, None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_writer_whose_fence_was_lost_keeps_the_next_one_from_publishing() {
+    each_database(async |world| {
+        let mut one = world.saved([("x", 1)]).await;
+        let key = stored_key(&one);
+        one.insert("x", 2).unwrap();
+        let mut first = world.db.calls.hold(Call::Update, Moment::After);
+        let client_key = key_of(&one);
+        let saving_one = tokio::spawn(async move { one.save().await });
+        first.reached().await;
+        world.cache.plant(&key, None).await;
+        let mut two = world.store.open(&client_key).await.unwrap();
+        two.insert("y", 3).unwrap();
+        let mut second = world.db.calls.hold(Call::Update, Moment::Before);
+        let saving_two = tokio::spawn(async move { two.save().await });
+        second.reached().await;
+        first.release();
+        saving_one.await.unwrap().unwrap();
+        second.release();
+        saving_two.await.unwrap().unwrap();
+        assert_eq!(world.cache.peek(&key).await, None);
+        assert_eq!(values_of(&world.store.open(&client_key).await.unwrap()), map([("x", 2), ("y", 3)]));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_repair_keeps_a_writer_that_it_meets_from_publishing() {
+    each_shared(async |world| {
+        let elsewhere = world.node().await;
+        let mut here = world.saved([("x", 1)]).await;
+        let key = stored_key(&here);
+        let mut there = elsewhere.open(&key_of(&here)).await.unwrap();
+        here.insert("x", 2).unwrap();
+        there.insert("y", 3).unwrap();
+        world.cache.calls.fail(Call::PutFence, Moment::Before, Fault::Refused);
+        assert_eq!(here.save().await.unwrap(), Coherence::Degraded);
+        let mut held = world.db.calls.hold(Call::Update, Moment::Before);
+        let saving = tokio::spawn(async move { there.save().await });
+        held.reached().await;
+        let pause = world.probe_pause().await;
+        world.runtime.advance(pause);
+        until(|| world.store.stats().repairs == 1).await;
+        held.release();
+        saving.await.unwrap().unwrap();
+        assert_eq!(world.cache.peek(&key).await, None);
+        assert_eq!(values_of(&world.reopen(&here).await), map([("x", 2), ("y", 3)]));
+    })
+    .await;
+}

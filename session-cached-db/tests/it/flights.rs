@@ -227,6 +227,29 @@ async fn nor_while_the_writer_keeps_its_key_out_of_the_cache() {
 }
 
 #[tokio::test]
+async fn nor_is_whoever_comes_after_the_cache_was_filled() {
+    each_database(async |world| {
+        let (key, _) = cold(&world).await;
+        let mut filling = world.cache.calls.hold(Call::PutValue, Moment::After);
+        let early = load(&world.store, &key);
+        filling.reached().await;
+        // Another node saves, and its settlement is lost.
+        let elsewhere = world.node().await;
+        let mut session = elsewhere.open(&key).await.unwrap();
+        session.insert("x", 2).unwrap();
+        world.cache.calls.fail(Call::PutValue, Moment::Before, Fault::NoAnswer);
+        world.cache.calls.fail(Call::Get, Moment::Before, Fault::NoAnswer);
+        session.save().await.unwrap();
+        let late = load(&world.store, &key);
+        until(|| world.store.stats().joined == 1).await;
+        filling.release();
+        assert_eq!(early.await.unwrap().unwrap(), map([("x", 1)]));
+        assert_eq!(late.await.unwrap().unwrap(), map([("x", 2)]));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_error_is_shared_as_well_and_forgotten() {
     let world = World::shared().await;
     let (key, _) = cold(&world).await;
