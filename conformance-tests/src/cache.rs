@@ -13,6 +13,7 @@ use session_core::{
 };
 
 use crate::case::cases;
+use crate::crowd::at_once;
 
 /// Makes handles to one cache.
 ///
@@ -145,6 +146,8 @@ async fn exchange(
 }
 
 async fn get(cache: &impl Cache, key: &StoredKey) -> Option<Entry> {
+    // A cache in the process never waits, and would keep others from getting on.
+    tokio::task::yield_now().await;
     cache.get(key).await.expect("the cache answers")
 }
 
@@ -417,72 +420,64 @@ pub async fn a_large_value_comes_back_whole(fixture: &impl CacheFixture) {
     assert_eq!(get(&cache, &key).await, Some(entry));
 }
 
-/// How many of many exchanges that expect the same are stored; and which of them is there afterwards.
-async fn race(fixture: &impl CacheFixture, key: StoredKey, expected: Expected) -> (usize, bool) {
-    let mut racers = Vec::new();
-    for _ in 0..16 {
-        let (cache, new) = (fixture.open().await, value());
-        racers.push(tokio::spawn(async move {
-            let done = cache.compare_exchange(&key, expected, Some(new.clone()), MINUTE).await;
-            (done.expect("the cache answers") == Exchange::Stored).then_some(new)
-        }));
+/// Several handles, as several nodes have them.
+async fn nodes<F: CacheFixture>(fixture: &F) -> Vec<Arc<F::Cache>> {
+    let mut nodes = Vec::new();
+    for _ in 0..4 {
+        nodes.push(Arc::new(fixture.open().await));
     }
-    let mut winners = Vec::new();
-    for racer in racers {
-        winners.extend(racer.await.expect("it does not panic"));
-    }
-    let found = get(&fixture.open().await, &key).await;
-    (winners.len(), winners.iter().any(|winner| found.as_ref() == Some(winner)))
+    nodes
+}
+
+/// Of many exchanges that expect the same, one is stored, and that is what is there afterwards.
+async fn race<C: Cache>(nodes: &[Arc<C>], key: StoredKey, expected: Expected) {
+    let stored = at_once(nodes, 16, |cache, _| async move {
+        let new = value();
+        let done = exchange(&*cache, &key, expected, Some(new.clone()), MINUTE).await;
+        (done == Exchange::Stored).then_some(new)
+    });
+    let stored = stored.await.into_iter().flatten().collect::<Vec<_>>();
+    assert_eq!(stored.len(), 1, "exchanges that expect the same and were stored");
+    assert_eq!(get(&*nodes[0], &key).await.as_ref(), stored.first(), "this one was stored");
 }
 
 pub async fn of_exchanges_that_expect_the_same_stamp_one_is_stored(fixture: &impl CacheFixture) {
-    let cache = fixture.open().await;
+    let nodes = nodes(fixture).await;
     for _ in 0..20 {
         let (key, old) = (key(), lease());
-        put(&cache, &key, &old, MINUTE).await;
-        assert_eq!(
-            race(fixture, key, Expected::Stamp(old.stamp)).await,
-            (1, true),
-            "(winners, is the last there)"
-        );
+        put(&*nodes[0], &key, &old, MINUTE).await;
+        race(&nodes, key, Expected::Stamp(old.stamp)).await;
     }
 }
 
 pub async fn of_exchanges_that_expect_nothing_one_is_stored(fixture: &impl CacheFixture) {
+    let nodes = nodes(fixture).await;
     for _ in 0..20 {
-        assert_eq!(race(fixture, key(), Expected::Vacant).await, (1, true), "(winners, is the last there)");
+        race(&nodes, key(), Expected::Vacant).await;
     }
 }
 
 /// A counter that several tasks count up by get and exchange: what they counted must be its end.
 pub async fn of_many_exchanges_none_is_lost(fixture: &impl CacheFixture) {
-    const TASKS: u64 = 4;
-    const EACH: u64 = 25;
-    let key = key();
-    put(&fixture.open().await, &key, &value_of("0"), MINUTE).await;
-    let mut counters = Vec::new();
-    for _ in 0..TASKS {
-        let cache = fixture.open().await;
-        counters.push(tokio::spawn(async move {
-            let mut counted = 0;
-            while counted < EACH {
-                let Some(old) = get(&cache, &key).await else {
-                    panic!("an entry that nobody removed is gone")
-                };
-                let new = value_of((count(&old) + 1).to_string());
-                let done = exchange(&cache, &key, Expected::Stamp(old.stamp), Some(new), MINUTE).await;
-                counted += u64::from(done == Exchange::Stored);
-            }
-        }));
-    }
-    for counter in counters {
-        counter.await.expect("it counts to its end");
-    }
-    let end = get(&fixture.open().await, &key).await.expect("it is there");
+    const TASKS: usize = 4;
+    const EACH: usize = 25;
+    let (nodes, key) = (nodes(fixture).await, key());
+    put(&*nodes[0], &key, &value_of("0"), MINUTE).await;
+    at_once(&nodes, TASKS, |cache, _| async move {
+        let mut counted = 0;
+        while counted < EACH {
+            let old = get(&*cache, &key).await.expect("an entry that nobody removed is there");
+            let new = value_of((count(&old) + 1).to_string());
+            let done = exchange(&*cache, &key, Expected::Stamp(old.stamp), Some(new), MINUTE).await;
+            counted += usize::from(done == Exchange::Stored);
+        }
+    })
+    .await;
+    let end = get(&*nodes[0], &key).await.expect("it is there");
     assert_eq!(count(&end), TASKS * EACH);
 }
 
-fn count(entry: &Entry) -> u64 {
+fn count(entry: &Entry) -> usize {
     let State::Value(value) = &entry.state else { panic!("a value was stored, and {entry:?} is there") };
     std::str::from_utf8(value.record.payload()).unwrap().parse().unwrap()
 }
@@ -576,20 +571,18 @@ pub async fn a_lease_is_placed_on_a_vacant_key(fixture: &impl CacheFixture) {
 }
 
 pub async fn of_acquisitions_one_places_its_lease(fixture: &impl CacheFixture) {
+    let nodes = nodes(fixture).await;
     for _ in 0..20 {
         let key = key();
-        let mut racers = Vec::new();
-        for _ in 0..8 {
-            let (cache, lease) = (fixture.open().await, lease());
-            racers.push(tokio::spawn(async move {
-                (lease.clone(), cache.acquire(&key, lease, MINUTE).await.expect("the cache answers"))
-            }));
-        }
+        let acquired = at_once(&nodes, 8, |cache, _| async move {
+            let lease = lease();
+            (lease.clone(), cache.acquire(&key, lease, MINUTE).await.expect("the cache answers"))
+        });
         let (mut placed, mut found) = (Vec::new(), Vec::new());
-        for racer in racers {
-            match racer.await.expect("it does not panic") {
-                (lease, Acquired::Placed) => placed.push(lease),
-                (_, Acquired::Found(entry)) => found.push(entry),
+        for (lease, acquired) in acquired.await {
+            match acquired {
+                Acquired::Placed => placed.push(lease),
+                Acquired::Found(entry) => found.push(entry),
             }
         }
         assert_eq!(placed.len(), 1, "leases placed at the same time");

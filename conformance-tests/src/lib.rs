@@ -9,6 +9,7 @@
 
 pub mod cache;
 mod case;
+mod crowd;
 pub mod pair;
 pub mod persistence;
 pub mod reference;

@@ -45,19 +45,27 @@ fn cases<F: PersistenceFixture<Persistence: session_core::SubjectIndex>>() -> Ve
     persistence::cases().into_iter().chain(subject_index::cases()).collect()
 }
 
+async fn passes_every_case<F: PersistenceFixture<Persistence: session_core::SubjectIndex>>(fixture: F) {
+    let fixture = Arc::new(fixture);
+    let running = cases().into_iter().map(|case| {
+        let fixture = Arc::clone(&fixture);
+        tokio::spawn(async move { case.run(&*fixture).await })
+    });
+    let running = running.collect::<Vec<_>>();
+    assert!(running.len() > 50, "{} cases", running.len());
+    for case in running {
+        case.await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_reference_passes_every_case() {
-    let reference = Arc::new(Reference(MemoryPersistence::default()));
-    let running = cases::<Reference>().into_iter().map(|case| {
-        let reference = Arc::clone(&reference);
-        tokio::spawn(async move { case.run(&reference).await })
-    });
-    let mut count = 0;
-    for case in running.collect::<Vec<_>>() {
-        case.await.unwrap();
-        count += 1;
-    }
-    assert!(count > 50, "{count} cases");
+    passes_every_case(Reference(MemoryPersistence::default())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_broken_passes_every_case_without_its_fault() {
+    passes_every_case(Broken(BrokenPersistence::with(Fault::Nothing))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

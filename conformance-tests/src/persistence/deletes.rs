@@ -2,8 +2,9 @@
 
 use session_core::{Persistence, Record, StoredKey, Timestamp};
 
-use super::{HOUR, MICRO, NOW, PersistenceFixture, alone, at_once, insert, key, load, nodes, record};
+use super::{HOUR, MICRO, NOW, PersistenceFixture, alone, insert, key, load, nodes, record};
 use crate::case::cases;
+use crate::crowd::at_once;
 
 cases! {
     /// The cases of this part.

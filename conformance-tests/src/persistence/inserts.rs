@@ -5,10 +5,11 @@ use std::collections::HashSet;
 use session_core::{Persistence, Version};
 
 use super::{
-    HOUR, MICRO, NOW, PersistenceFixture, another_record, assert_refused, at_once, insert, key, load, nodes,
-    record, replace, took_place,
+    HOUR, MICRO, NOW, PersistenceFixture, another_record, assert_refused, insert, key, load, nodes, record,
+    replace, took_place,
 };
 use crate::case::cases;
+use crate::crowd::at_once;
 
 cases! {
     /// The cases of this part.

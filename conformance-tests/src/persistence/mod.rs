@@ -13,7 +13,7 @@ use session_core::{
     ExpiryWrite, Persistence, PersistenceError, Record, SessionKey, StoredKey, Subject, SubjectIndex,
     Timestamp, Version,
 };
-use tokio::sync::{Barrier, Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::Case;
 
@@ -165,31 +165,6 @@ pub(crate) async fn nodes<F: PersistenceFixture>(fixture: &F) -> Vec<Arc<F::Pers
         nodes.push(Arc::new(fixture.open().await));
     }
     nodes
-}
-
-/// Does `work` so many times at once, on the nodes in turn, and gives back what came of it.
-pub(crate) async fn at_once<P, T, Fut>(
-    nodes: &[Arc<P>],
-    times: usize,
-    work: impl Fn(Arc<P>, usize) -> Fut,
-) -> Vec<T>
-where
-    T: Send + 'static,
-    Fut: Future<Output = T> + Send + 'static,
-{
-    let start = Arc::new(Barrier::new(times));
-    let running = (0..times).map(|n| {
-        let (start, work) = (Arc::clone(&start), work(Arc::clone(&nodes[n % nodes.len()]), n));
-        tokio::spawn(async move {
-            start.wait().await;
-            work.await
-        })
-    });
-    let mut results = Vec::new();
-    for task in running.collect::<Vec<_>>() {
-        results.push(task.await.expect("what ran beside the case failed, see above"));
-    }
-    results
 }
 
 /// Whether a write took place; anything but it or `Conflict`, `NotFound`, `AlreadyExists` fails the case.

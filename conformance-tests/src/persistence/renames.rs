@@ -6,10 +6,11 @@ use std::sync::Arc;
 use session_core::{ExpiryWrite, Persistence, StoredKey, Version};
 
 use super::{
-    HOUR, MICRO, NOW, PersistenceFixture, another_record, assert_refused, at_once, insert, key, load, nodes,
-    record, took_place, written,
+    HOUR, MICRO, NOW, PersistenceFixture, another_record, assert_refused, insert, key, load, nodes, record,
+    took_place, written,
 };
 use crate::case::cases;
+use crate::crowd::at_once;
 
 cases! {
     /// The cases of this part.

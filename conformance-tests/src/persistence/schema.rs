@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use session_core::{Persistence, PersistenceError, SchemaProblem};
 
-use super::{NOW, PersistenceFixture, at_once, insert, key, load, nodes, record};
+use super::{NOW, PersistenceFixture, insert, key, load, nodes, record};
 use crate::case::cases;
+use crate::crowd::at_once;
 
 cases! {
     /// The cases of this part.

@@ -3,10 +3,11 @@
 use session_core::Persistence;
 
 use super::{
-    HOUR, MICRO, MINUTE, NOW, PersistenceFixture, assert_refused, at_once, insert, key, load, nodes, record,
+    HOUR, MICRO, MINUTE, NOW, PersistenceFixture, assert_refused, insert, key, load, nodes, record,
     took_place,
 };
 use crate::case::cases;
+use crate::crowd::at_once;
 
 cases! {
     /// The cases of this part.

@@ -1,41 +1,61 @@
 //! Caches that are wrong, each in one way, and the case that is to notice.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use session_core::{
-    Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, Scope, Stamp, State, StoredKey,
+    Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, Record, Scope, Stamp, State,
+    StoredKey, Timestamp,
 };
 
 /// What is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
+    /// To see that the others are noticed for what they are.
+    Nothing,
+    // Time.
     IgnoresTtl,
     EndsEarly,
     KeepsTheOldTtl,
     StoresAtTtlZero,
     KeepsWhatIsReplacedAtTtlZero,
     TakesLongTtlsForDates,
+    // Exchanging.
     AlwaysStores,
     NeverExpectsVacancy,
     IsNotAtomic,
-    AcquireOverwrites,
-    AcquireForgets,
-    AcquireTouches,
-    FoldsCase,
-    CutsKeys,
-    AnswersFromAStaleCopy,
-    LosesWithoutTelling,
+    ComparesContents,
     KeepsTheOldStamp,
     TellsTheWrongStamp,
     RemovesNothing,
     RemovesOnLoss,
+    LosesWithoutTelling,
+    TellsOfTheNew,
+    // Acquiring.
+    AcquireOverwrites,
+    AcquireForgets,
+    AcquireTouches,
+    AcquireIsNotAtomic,
+    LeasesNeverEnd,
+    // Whose it is.
+    FoldsCase,
+    CutsKeys,
+    AnswersFromAStaleCopy,
+    HasAMapPerHandle,
+    ReturnsAnybodys,
+    TakesAnybodysForNothing,
+    // What cannot be read, and what is too large.
+    FailsOverJunk,
+    JunkIsInTheWayOfExchanges,
+    JunkIsInTheWayOfLeases,
+    LeavesTheOldBesideTheTooLarge,
+    CutsTheTooLarge,
+    // What comes back.
     DropsTheSubject,
     CutsPayloads,
     CutsInstants,
     CleansFences,
-    HasAMapPerHandle,
 }
 
 /// Each fault, and the case that is to notice it.
@@ -48,47 +68,97 @@ pub(crate) const ALL: &[(Fault, &str)] = &[
     (Fault::TakesLongTtlsForDates, "a_ttl_of_two_months_is_kept"),
     (Fault::AlwaysStores, "a_lost_exchange_changes_nothing"),
     (Fault::NeverExpectsVacancy, "of_exchanges_that_expect_nothing_one_is_stored"),
+    (Fault::IsNotAtomic, "of_exchanges_that_expect_the_same_stamp_one_is_stored"),
+    (Fault::IsNotAtomic, "of_exchanges_that_expect_nothing_one_is_stored"),
     (Fault::IsNotAtomic, "of_many_exchanges_none_is_lost"),
-    (Fault::AcquireOverwrites, "an_acquisition_finds_every_state_and_changes_nothing"),
-    (Fault::AcquireForgets, "a_lease_is_placed_on_a_vacant_key"),
-    (Fault::AcquireTouches, "an_acquisition_finds_every_state_and_changes_nothing"),
-    (Fault::FoldsCase, "keys_that_differ_in_case_are_different"),
-    (Fault::CutsKeys, "the_longest_and_the_strangest_keys_are_kept_apart"),
-    (Fault::AnswersFromAStaleCopy, "a_removed_entry_does_not_come_back"),
-    (Fault::LosesWithoutTelling, "a_lost_exchange_tells_what_was_there"),
+    (Fault::ComparesContents, "a_stamp_that_was_replaced_is_not_expected_again"),
     (Fault::KeepsTheOldStamp, "the_new_stamp_is_the_one_to_expect"),
     (Fault::TellsTheWrongStamp, "what_was_stored_is_found_with_its_stamp"),
     (Fault::RemovesNothing, "an_exchange_for_nothing_removes_what_was_expected"),
     (Fault::RemovesOnLoss, "a_lost_exchange_changes_nothing"),
+    (Fault::RemovesOnLoss, "random_histories_are_those_of_a_register"),
+    (Fault::LosesWithoutTelling, "a_lost_exchange_tells_what_was_there"),
+    (Fault::TellsOfTheNew, "a_lost_exchange_tells_that_nothing_was_there"),
+    (Fault::AcquireOverwrites, "an_acquisition_finds_every_state_and_changes_nothing"),
+    (Fault::AcquireForgets, "a_lease_is_placed_on_a_vacant_key"),
+    (Fault::AcquireTouches, "an_acquisition_finds_every_state_and_changes_nothing"),
+    (Fault::AcquireIsNotAtomic, "of_acquisitions_one_places_its_lease"),
+    (Fault::LeasesNeverEnd, "a_placed_lease_ends_after_its_ttl"),
+    (Fault::FoldsCase, "keys_that_differ_in_case_are_different"),
+    (Fault::CutsKeys, "the_longest_and_the_strangest_keys_are_kept_apart"),
+    (Fault::AnswersFromAStaleCopy, "a_removed_entry_does_not_come_back"),
+    (Fault::AnswersFromAStaleCopy, "a_replaced_entry_does_not_come_back"),
+    (Fault::HasAMapPerHandle, "another_handle_finds_it_as_well"),
+    (Fault::ReturnsAnybodys, "an_entry_of_another_key_is_never_returned"),
+    (Fault::TakesAnybodysForNothing, "an_entry_of_another_key_is_never_returned"),
+    (Fault::FailsOverJunk, "what_cannot_be_read_counts_as_nothing"),
+    (Fault::JunkIsInTheWayOfExchanges, "what_cannot_be_read_is_replaced_by_an_exchange"),
+    (Fault::JunkIsInTheWayOfLeases, "what_cannot_be_read_is_replaced_by_a_lease"),
+    (Fault::LeavesTheOldBesideTheTooLarge, "a_value_that_is_too_large_leaves_nothing_stale"),
+    (Fault::CutsTheTooLarge, "a_value_that_is_too_large_leaves_nothing_stale"),
     (Fault::DropsTheSubject, "every_state_comes_back_as_it_was"),
     (Fault::CutsPayloads, "a_large_value_comes_back_whole"),
     (Fault::CutsInstants, "every_state_comes_back_as_it_was"),
     (Fault::CleansFences, "every_state_comes_back_as_it_was"),
-    (Fault::HasAMapPerHandle, "another_handle_finds_it_as_well"),
 ];
+
+const MAX_ENTRY_BYTES: usize = 1 << 20;
 
 /// A map under a lock, but for its fault.
 #[derive(Clone, Debug)]
 pub(crate) struct BrokenCache {
     fault: Fault,
-    entries: Arc<Mutex<HashMap<String, (Entry, Instant)>>>,
-    /// What this handle has seen last.
+    slots: Arc<Mutex<HashMap<String, (Slot, Instant)>>>,
+    exchanging: Arc<Mutex<()>>,
+    /// What stamps have stood for.
+    contents: Arc<Mutex<HashMap<Stamp, State>>>,
+    /// What this handle has seen first.
     copies: Arc<Mutex<HashMap<String, Entry>>>,
+}
+
+#[derive(Clone, Debug)]
+enum Slot {
+    Of(StoredKey, Entry),
+    Junk,
 }
 
 impl BrokenCache {
     pub(crate) fn with(fault: Fault) -> Self {
-        Self { fault, entries: Arc::default(), copies: Arc::default() }
+        Self {
+            fault,
+            slots: Arc::default(),
+            exchanging: Arc::default(),
+            contents: Arc::default(),
+            copies: Arc::default(),
+        }
     }
 
     /// Another handle to the same cache.
     pub(crate) fn another(&self) -> Self {
         let mut other = self.clone();
         other.copies = Arc::default();
-        if self.fault == Fault::HasAMapPerHandle {
-            other.entries = Arc::default();
+        if self.has(Fault::HasAMapPerHandle) {
+            other.slots = Arc::default();
         }
         other
+    }
+
+    pub(crate) fn plant_junk(&self, key: &StoredKey) {
+        self.lock().insert(self.place(key), (Slot::Junk, Instant::now() + Duration::from_secs(60)));
+    }
+
+    pub(crate) fn copy(&self, from: &StoredKey, to: &StoredKey) {
+        let mut slots = self.lock();
+        let copied = slots[&self.place(from)].clone();
+        slots.insert(self.place(to), copied);
+    }
+
+    fn has(&self, fault: Fault) -> bool {
+        self.fault == fault
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, (Slot, Instant)>> {
+        self.slots.lock().unwrap()
     }
 
     fn place(&self, key: &StoredKey) -> String {
@@ -99,23 +169,40 @@ impl BrokenCache {
         }
     }
 
-    fn living(&self, key: &StoredKey) -> Option<Entry> {
-        let entries = self.entries.lock().unwrap();
-        let (entry, until) = entries.get(&self.place(key))?;
-        (Instant::now() < *until || self.fault == Fault::IgnoresTtl).then(|| entry.clone())
+    fn slot(&self, key: &StoredKey) -> Option<Slot> {
+        let slots = self.lock();
+        let (slot, until) = slots.get(&self.place(key))?;
+        (Instant::now() < *until || self.has(Fault::IgnoresTtl)).then(|| slot.clone())
+    }
+
+    fn living(&self, key: &StoredKey) -> Result<Option<Entry>, CacheError> {
+        match self.slot(key) {
+            None => Ok(None),
+            Some(Slot::Junk) if self.has(Fault::FailsOverJunk) => {
+                Err(CacheError::Refused("something else is there".into()))
+            }
+            Some(Slot::Junk) => Ok(None),
+            Some(Slot::Of(owner, entry)) => match self.fault {
+                // They mistake keys for one another to begin with.
+                Fault::ReturnsAnybodys | Fault::FoldsCase | Fault::CutsKeys => Ok(Some(entry)),
+                _ if owner == *key => Ok(Some(entry)),
+                Fault::TakesAnybodysForNothing => Ok(None),
+                _ => Err(CacheError::WrongKey),
+            },
+        }
     }
 
     fn store(&self, key: &StoredKey, new: Option<Entry>, ttl: Duration) {
         let place = self.place(key);
-        let mut entries = self.entries.lock().unwrap();
-        if new.is_some() && ttl.is_zero() && self.fault == Fault::KeepsWhatIsReplacedAtTtlZero {
+        let mut slots = self.lock();
+        if new.is_some() && ttl.is_zero() && self.has(Fault::KeepsWhatIsReplacedAtTtlZero) {
             return;
         }
-        if new.is_none() && self.fault == Fault::RemovesNothing {
+        if new.is_none() && self.has(Fault::RemovesNothing) {
             return;
         }
-        let Some(new) = new.filter(|_| !ttl.is_zero() || self.fault == Fault::StoresAtTtlZero) else {
-            entries.remove(&place);
+        let Some(new) = new.filter(|_| !ttl.is_zero() || self.has(Fault::StoresAtTtlZero)) else {
+            slots.remove(&place);
             return;
         };
         let mut ttl = match self.fault {
@@ -124,61 +211,83 @@ impl BrokenCache {
             Fault::TakesLongTtlsForDates if ttl > Duration::from_secs(30 * 86_400) => Duration::ZERO,
             _ => ttl,
         };
-        let old = entries.get(&place);
+        let old = slots.get(&place);
         if let (Fault::KeepsTheOldTtl, Some((_, until))) = (self.fault, old) {
             ttl = until.saturating_duration_since(Instant::now());
         }
         let stamp = match (self.fault, old) {
-            (Fault::KeepsTheOldStamp, Some((old, _))) => old.stamp,
+            (Fault::KeepsTheOldStamp, Some((Slot::Of(_, old), _))) => old.stamp,
             _ => new.stamp,
         };
-        entries.insert(place, (Entry { stamp, state: self.damaged(new.state) }, Instant::now() + ttl));
+        self.contents.lock().unwrap().insert(stamp, new.state.clone());
+        let entry = Entry { stamp, state: self.damaged(new.state) };
+        slots.insert(place, (Slot::Of(*key, entry), Instant::now() + ttl));
     }
 
     fn damaged(&self, state: State) -> State {
-        match (self.fault, state) {
-            (Fault::CleansFences, State::Fence(mut fence)) => {
-                fence.dirty = false;
+        match state {
+            State::Fence(mut fence) => {
+                fence.dirty &= !self.has(Fault::CleansFences);
                 State::Fence(fence)
             }
-            (fault, State::Value(mut value)) => {
+            State::Value(mut value) => {
                 let record = (*value.record).clone();
-                let rebuilt = |payload| {
-                    session_core::Record::new(payload, record.created_at(), record.expires_at())
-                        .with_version(record.version())
-                        .with_last_seen_at(record.last_seen_at())
-                        .with_subject(record.subject().cloned())
-                };
-                value.record = Arc::new(match fault {
+                value.record = Arc::new(match self.fault {
                     Fault::DropsTheSubject => record.with_subject(None),
-                    Fault::CutsPayloads => {
-                        rebuilt(record.payload().slice(..record.payload().len().min(65_535)))
-                    }
+                    Fault::CutsPayloads => cut(&record, 65_535),
+                    Fault::CutsTheTooLarge => cut(&record, MAX_ENTRY_BYTES),
                     Fault::CutsInstants => {
                         let seconds = record.last_seen_at().as_micros() / 1_000_000;
-                        record.with_last_seen_at(session_core::Timestamp::from_secs(seconds))
+                        record.with_last_seen_at(Timestamp::from_secs(seconds))
                     }
                     _ => record,
                 });
                 State::Value(value)
             }
-            (_, state) => state,
+            State::Lease => State::Lease,
         }
     }
+
+    fn is_as(&self, expected: Expected, found: Option<&Entry>) -> bool {
+        match expected {
+            Expected::Vacant => found.is_none() || self.has(Fault::NeverExpectsVacancy),
+            Expected::Stamp(stamp) => found.is_some_and(|found| {
+                let contents = self.contents.lock().unwrap();
+                let is_alike = || contents.get(&stamp) == Some(&found.state);
+                found.stamp == stamp || self.has(Fault::ComparesContents) && is_alike()
+            }),
+        }
+    }
+
+    /// What is found to decide upon. With this fault, others come in between.
+    async fn found_before(&self, key: &StoredKey, fault: Fault) -> Option<Result<Option<Entry>, CacheError>> {
+        if !self.has(fault) {
+            return None;
+        }
+        let found = self.living(key);
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        Some(found)
+    }
+}
+
+fn cut(record: &Record, len: usize) -> Record {
+    let payload = record.payload();
+    Record::new(payload.slice(..payload.len().min(len)), record.created_at(), record.expires_at())
+        .with_version(record.version())
+        .with_last_seen_at(record.last_seen_at())
+        .with_subject(record.subject().cloned())
 }
 
 impl Cache for BrokenCache {
     async fn get(&self, key: &StoredKey) -> Result<Option<Entry>, CacheError> {
-        if self.fault == Fault::AnswersFromAStaleCopy {
+        let mut found = self.living(key)?;
+        if self.has(Fault::AnswersFromAStaleCopy) {
             let mut copies = self.copies.lock().unwrap();
             if let Some(copy) = copies.get(key.as_str()) {
                 return Ok(Some(copy.clone()));
             }
-            let found = self.living(key);
             copies.extend(found.clone().map(|entry| (key.as_str().to_owned(), entry)));
-            return Ok(found);
         }
-        let mut found = self.living(key);
         if let (Fault::TellsTheWrongStamp, Some(entry)) = (self.fault, &mut found) {
             entry.stamp = Stamp(entry.stamp.0.checked_add(1).unwrap_or(entry.stamp.0));
         }
@@ -192,26 +301,38 @@ impl Cache for BrokenCache {
         new: Option<Entry>,
         ttl: Duration,
     ) -> Result<Exchange, CacheError> {
-        let found = self.living(key);
-        let is_expected = match expected {
-            Expected::Vacant => found.is_none() || self.fault == Fault::NeverExpectsVacancy,
-            Expected::Stamp(stamp) => found.as_ref().is_some_and(|entry| entry.stamp == stamp),
-        };
-        if self.fault == Fault::IsNotAtomic {
-            tokio::task::yield_now().await;
-        }
-        if !is_expected && self.fault != Fault::AlwaysStores {
-            if self.fault == Fault::RemovesOnLoss {
-                self.entries.lock().unwrap().remove(&self.place(key));
+        if new.as_ref().is_some_and(|new| new.encode(key).len() > MAX_ENTRY_BYTES) {
+            match self.fault {
+                Fault::LeavesTheOldBesideTheTooLarge => return Ok(Exchange::Stored),
+                Fault::CutsTheTooLarge => {}
+                _ => return Err(CacheError::Refused("it is too large".into())),
             }
-            return Ok(Exchange::Lost(found.filter(|_| self.fault != Fault::LosesWithoutTelling)));
+        }
+        let before = self.found_before(key, Fault::IsNotAtomic).await;
+        let _one_at_a_time = self.exchanging.lock().unwrap();
+        let found = before.unwrap_or_else(|| self.living(key))?;
+        let is_junk_in_the_way =
+            || self.has(Fault::JunkIsInTheWayOfExchanges) && matches!(self.slot(key), Some(Slot::Junk));
+        if is_junk_in_the_way() || !self.is_as(expected, found.as_ref()) && !self.has(Fault::AlwaysStores) {
+            return Ok(Exchange::Lost(match self.fault {
+                Fault::LosesWithoutTelling => None,
+                Fault::TellsOfTheNew => new,
+                Fault::RemovesOnLoss => {
+                    self.lock().remove(&self.place(key));
+                    found
+                }
+                _ => found,
+            }));
         }
         self.store(key, new, ttl);
         Ok(Exchange::Stored)
     }
 
     async fn acquire(&self, key: &StoredKey, lease: Entry, ttl: Duration) -> Result<Acquired, CacheError> {
-        if let Some(found) = self.living(key) {
+        let before = self.found_before(key, Fault::AcquireIsNotAtomic).await;
+        let _one_at_a_time = self.exchanging.lock().unwrap();
+        let found = before.unwrap_or_else(|| self.living(key))?;
+        if let Some(found) = found {
             match self.fault {
                 Fault::AcquireOverwrites => self.store(key, Some(lease), ttl),
                 Fault::AcquireTouches => {
@@ -222,13 +343,18 @@ impl Cache for BrokenCache {
             }
             return Ok(Acquired::Found(found));
         }
-        if self.fault != Fault::AcquireForgets {
-            self.store(key, Some(lease), ttl);
+        if self.has(Fault::JunkIsInTheWayOfLeases) && matches!(self.slot(key), Some(Slot::Junk)) {
+            return Err(CacheError::Refused("something else is there".into()));
+        }
+        match self.fault {
+            Fault::AcquireForgets => {}
+            Fault::LeasesNeverEnd => self.store(key, Some(lease), Duration::from_secs(3_600)),
+            _ => self.store(key, Some(lease), ttl),
         }
         Ok(Acquired::Placed)
     }
 
     fn properties(&self) -> CacheProperties {
-        CacheProperties::new(Scope::Process)
+        CacheProperties::new(Scope::Shared).with_max_entry_bytes(MAX_ENTRY_BYTES)
     }
 }

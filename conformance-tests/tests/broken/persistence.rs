@@ -12,6 +12,8 @@ use session_core::{
 /// What is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
+    /// To see that the others are noticed for what they are.
+    Nothing,
     // Reading.
     HasATablePerHandle,
     ReadsAReplicaThatLags,
