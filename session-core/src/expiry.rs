@@ -52,7 +52,8 @@ impl Expiry {
         }
     }
 
-    /// Reads what [`to_json`](Self::to_json) wrote. `None` when it is something else.
+    /// Reads what [`to_json`](Self::to_json) wrote; with the feature `django`, also the date that Django writes. `None`
+    /// when it is something else.
     #[must_use]
     pub fn from_json(json: &str) -> Option<Self> {
         #[derive(serde::Deserialize)]
@@ -67,6 +68,10 @@ impl Expiry {
             } else {
                 Self::After(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
             });
+        }
+        #[cfg(feature = "django")]
+        if let Ok(text) = serde_json::from_str::<String>(json) {
+            return crate::django::instant::parse(&text).map(Self::At);
         }
         let At { at } = serde_json::from_str(json).ok()?;
         Some(Self::At(Timestamp::from_micros(at)))

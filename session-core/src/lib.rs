@@ -3,6 +3,8 @@
 mod cache;
 mod codec;
 mod data;
+#[cfg(feature = "django")]
+pub mod django;
 mod entry;
 mod envelope;
 mod erased;
