@@ -8,7 +8,7 @@ use crate::Result;
 use crate::process::{cargo, run as run_process};
 
 pub(crate) const USAGE: &str = "simulate [--exhaustive | --mutants | --scenario NAME | --random N | --replay VECTOR [--mutant NAME]] [--seed SEED]";
-pub(crate) const SUMMARY: &str = "Drive the real store through interleavings and faults, and find every seeded fault. Alone: all mixes of two operations\n    with up to two faults, and some of three; this takes long. With\n    --exhaustive: every mix of two operations with up to two faults, and of three with up to one (goes on where it was stopped; \
+pub(crate) const SUMMARY: &str = "Drive the real store through interleavings and faults, and find every seeded fault. Alone: what `test` does. With\n    --exhaustive: every mix of two operations with up to two faults, and of three with up to one (goes on where it was stopped; \
      delete\n    target/simulate.state to begin anew).";
 
 /// Where an exhaustive run notes what it has done.
@@ -39,9 +39,9 @@ pub(crate) fn run(mut args: Parser) -> Result {
     simulate(seed, what)
 }
 
-/// What every change is checked with: that every seeded fault is found.
-pub(crate) fn brief() -> Result {
-    simulate(None, vec!["mutants".into()])
+/// What every change is checked with.
+pub(crate) fn standard() -> Result {
+    simulate(None, vec!["standard".into()])
 }
 
 fn simulate(seed: Option<OsString>, what: Vec<OsString>) -> Result {
@@ -49,7 +49,8 @@ fn simulate(seed: Option<OsString>, what: Vec<OsString>) -> Result {
     command.args([
         "run",
         "--quiet",
-        "--release",
+        "--profile",
+        "simulation",
         "--package",
         "conformance-tests",
         "--features",

@@ -45,7 +45,7 @@ fn steps(stages: &mut Stages, provision: bool, filters: &[OsString]) -> Result {
     }
     if filters.is_empty() {
         // A failure is kept for the end.
-        let _ = stages.run("simulation", SIMULATION_BUDGET, simulate::brief);
+        let _ = stages.run("simulation", SIMULATION_BUDGET, simulate::standard);
     }
     stages.run("tests", TEST_BUDGET, || {
         let mut command = cargo();

@@ -7,11 +7,11 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use conformance_tests::sim::{
-    Explored, Mutant, Scenario, Vector, hunt, replay, select_mutant, sweep, wander,
+    Explored, Mutant, Scenario, Vector, hunt_all, replay, select_mutant, sweep, wander,
 };
 
 const USAGE: &str = "usage: simulate [--seed SEED] standard | exhaustive STATE-FILE | random N | mutants
@@ -81,7 +81,7 @@ fn standard(seed: u64) -> Result {
     let begun = Instant::now();
     let done = Mutex::new((0_usize, Instant::now()));
     let explored = sweep(&scenarios, |_, _| {
-        let mut done = done.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
         done.0 += 1;
         if done.1.elapsed().as_secs() >= 10 {
             eprintln!("{} of {} scenarios", done.0, scenarios.len());
@@ -123,7 +123,7 @@ fn exhaustive(state: &Path) -> Result {
         let file = OpenOptions::new().create(true).append(true).open(state)?;
         let noted = Mutex::new((file, done.len(), Instant::now()));
         let explored = sweep(&left, |scenario, Explored { states, runs, ends, .. }| {
-            let mut noted = noted.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut noted = noted.lock().unwrap_or_else(PoisonError::into_inner);
             let _ = writeln!(noted.0, "{scenario} {states} {runs} {ends}");
             noted.1 += 1;
             if noted.2.elapsed().as_secs() >= 10 {
@@ -183,18 +183,23 @@ fn random(runs: u64, seed: u64) -> Result {
 }
 
 fn mutants() -> Result {
-    let mut missed = Vec::new();
-    for &mutant in Mutant::ALL {
-        match hunt(mutant) {
+    let begun = Instant::now();
+    let missed = Mutex::new(Vec::new());
+    hunt_all(|hunted| {
+        // Held until all of it is printed.
+        let mut missed = missed.lock().unwrap_or_else(PoisonError::into_inner);
+        match hunted {
             Ok(found) => {
-                println!("{mutant:?}: {}", mutant.description());
+                println!("{:?}: {}", found.mutant, found.mutant.description());
                 println!("    {}", found.violation.reason);
                 println!("    {} ({} states)", found.violation.vector, found.explored.states);
             }
             Err(error) => missed.push(error),
         }
-    }
-    println!("{} of {} mutants found", Mutant::ALL.len() - missed.len(), Mutant::ALL.len());
+    });
+    let missed = missed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let (all, seconds) = (Mutant::ALL.len(), begun.elapsed().as_secs_f64());
+    println!("{} of {all} mutants found, {seconds:.0} s", all - missed.len());
     if missed.is_empty() { Ok(()) } else { Err(missed.join("\n").into()) }
 }
 

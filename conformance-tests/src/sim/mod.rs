@@ -19,7 +19,7 @@ mod sweep;
 mod world;
 
 pub use explore::{Explored, Replayed, Vector, Violation, explore, replay, wander};
-pub use mutants::{Hunt, hunt};
+pub use mutants::{Hunt, hunt, hunt_all};
 pub use operation::Operation;
 pub use scenario::{Beginning, Scenario};
 pub use sweep::{SweepError, sweep};

@@ -2,8 +2,11 @@
 //!
 //! A simulator that finds nothing proves nothing, unless it would have found something.
 
+use std::ops::ControlFlow;
+
 use super::explore::{Explored, Violation, explore};
 use super::scenario::Scenario;
+use super::sweep::on_all_cores;
 use super::{Mutant, select_mutant};
 
 /// A scenario in which a store with this fault breaks a promise, as few faults of the world as that takes.
@@ -63,4 +66,12 @@ pub fn hunt(mutant: Mutant) -> Result<Hunt, String> {
         Some(violation) => Ok(Hunt { mutant, explored, violation }),
         None => Err(format!("{mutant:?} was not found in {scenario}: the simulator is blind to it")),
     }
+}
+
+/// Hunts for all mutants, and tells `progress` what became of each.
+pub fn hunt_all(progress: impl Fn(Result<Hunt, String>) + Sync) {
+    on_all_cores(Mutant::ALL, |&mutant| {
+        progress(hunt(mutant));
+        ControlFlow::Continue(())
+    });
 }

@@ -273,13 +273,17 @@ impl<'a> Simulation<'a> {
                 return Ok(());
             };
             let task = &mut self.tasks[position];
-            let id = task.id;
+            let (id, process) = (task.id, task.process);
             lock(&self.world).polling = id;
             let waker = Waker::from(Arc::clone(&task.flag));
             if task.future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
                 let finished = self.tasks.remove(position);
                 drop(finished);
                 lock(&self.world).tasks.remove(&id);
+                // While the breaker is open, no settlement is sent, whether or not anybody waits for an answer.
+                if self.stores[process].as_ref().is_some_and(CachedDb::__breaker_is_open) {
+                    self.lost.insert(id.operation());
+                }
                 self.judge_answers()?;
             } else {
                 let mut world = lock(&self.world);
@@ -300,10 +304,7 @@ impl<'a> Simulation<'a> {
             if let Some(status) = self.statuses.get_mut(number) {
                 *status = Status::Over;
             }
-            let place = self.scenario.operations.get(number).map(|(_, process)| *process);
-            let store = place.and_then(|process| self.stores[process].as_ref());
-            // While the breaker is open, no settlement is sent.
-            if outcome == Outcome::Unknown || store.is_some_and(CachedDb::__breaker_is_open) {
+            if outcome == Outcome::Unknown {
                 self.lost.insert(number);
             }
             self.note_promises();
