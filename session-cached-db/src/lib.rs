@@ -26,6 +26,7 @@ mod cache_guard;
 mod config;
 mod error;
 mod flight;
+mod inner;
 mod load;
 mod operations;
 mod reaper;

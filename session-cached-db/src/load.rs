@@ -11,7 +11,7 @@ use session_core::{
 use crate::Error;
 use crate::cache_guard::Gate;
 use crate::flight::{Call, LoadResult, Loaded, Role};
-use crate::store::Inner;
+use crate::inner::Inner;
 
 /// What the cache had to say.
 pub(crate) enum Look {

@@ -8,7 +8,7 @@ use session_core::{
 };
 
 use crate::flight::Loaded;
-use crate::store::{Inner, unreadable};
+use crate::inner::{Inner, unreadable};
 use crate::write::Write;
 use crate::{Coherence, ConflictPolicy, EXPIRY_KEY, Error, Operation};
 

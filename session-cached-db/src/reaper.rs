@@ -7,7 +7,7 @@ use futures_util::future::select;
 use session_core::{Cache, Persistence};
 
 use crate::Error;
-use crate::store::Inner;
+use crate::inner::Inner;
 
 /// How expired sessions are deleted in the background: in bounded batches, so that no statement locks the table for
 /// long, and at random moments, so that the nodes do not all come at once.

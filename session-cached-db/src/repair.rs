@@ -13,7 +13,7 @@ use futures_util::future::select;
 use session_core::{Cache, CacheError, Persistence, StoredKey, Timestamp, Token};
 
 use crate::cache_guard::Gate;
-use crate::store::Inner;
+use crate::inner::Inner;
 
 /// How many keys are repaired between two looks at the queue.
 const BATCH: usize = 64;

@@ -12,8 +12,8 @@ use session_core::{
 
 use crate::config::Config;
 use crate::flight::Loaded;
+use crate::inner::Inner;
 use crate::operations::{Save, Saved, Written, expiry_of};
-use crate::store::Inner;
 use crate::{Coherence, EXPIRY_KEY, Error};
 
 /// How often another key is tried when a random one exists already, which all but never happens.

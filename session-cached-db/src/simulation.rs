@@ -15,9 +15,9 @@ use session_core::{
 
 use crate::cache_guard::Gate;
 use crate::flight::Loaded;
+use crate::inner::Inner;
 use crate::load::Look;
 use crate::operations::Saved;
-use crate::store::Inner;
 use crate::write::{Placed, Write};
 use crate::{CachedDb, Coherence, Error, Operation};
 

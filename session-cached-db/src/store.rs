@@ -3,20 +3,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use session_core::{
-    Cache, Codec, CodecError, ExpiryWrite, InvalidKey, Persistence, Record, Runtime, SessionKey, StoredKey,
-    Subject, SubjectIndex, Timestamp, Version,
+    Cache, Codec, ExpiryWrite, InvalidKey, Persistence, Record, Runtime, SessionKey, StoredKey, Subject,
+    SubjectIndex, Timestamp, Version,
 };
 
 use crate::builder::Builder;
-use crate::cache_guard::{CacheGuard, Gate};
+use crate::cache_guard::Gate;
 use crate::config::Config;
-use crate::flight::{Flights, Loaded};
+use crate::inner::Inner;
 use crate::operations::Written;
 use crate::reaper::Reaper;
-use crate::repair::Repairs;
 use crate::session::Session;
-use crate::stats::{Counters, Stats};
-use crate::tasks::Tasks;
+use crate::stats::Stats;
 use crate::{Coherence, Error};
 
 /// A session store: a database, which is the truth, and a cache in front of it, which never lies.
@@ -34,22 +32,6 @@ pub struct CachedDb<C, P> {
     pub(crate) inner: Arc<Inner<C, P>>,
 }
 
-/// What the clones of a store share.
-#[derive(Debug)]
-pub(crate) struct Inner<C, P> {
-    pub(crate) cache: CacheGuard<C>,
-    pub(crate) db: P,
-    pub(crate) config: Config,
-    pub(crate) codec: Arc<dyn Codec>,
-    pub(crate) runtime: Arc<dyn Runtime>,
-    pub(crate) flights: Flights,
-    pub(crate) repairs: Repairs,
-    pub(crate) tasks: Tasks,
-    pub(crate) counters: Arc<Counters>,
-    /// A key under which nothing is ever stored, to ask whether anybody answers.
-    pub(crate) probe_key: StoredKey,
-}
-
 impl<C: Cache, P: Persistence> CachedDb<C, P> {
     /// Composes a store of any cache with any database.
     pub fn builder(cache: C, db: P) -> Builder<C, P> {
@@ -64,25 +46,7 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
         runtime: Arc<dyn Runtime>,
         reaper: Option<Reaper>,
     ) -> Self {
-        let counters = Arc::new(Counters::default());
-        let inner = Arc::new(Inner {
-            cache: CacheGuard::new(
-                cache,
-                config.cache_timeout,
-                config.breaker_threshold,
-                Arc::clone(&runtime),
-                Arc::clone(&counters),
-            ),
-            db,
-            codec,
-            flights: Flights::new(config.flight_capacity),
-            repairs: Repairs::new(config.repair_capacity),
-            tasks: Tasks::new(Arc::clone(&runtime)),
-            counters,
-            probe_key: StoredKey::PROBE,
-            config,
-            runtime,
-        });
+        let inner = Arc::new(Inner::new(cache, db, config, codec, runtime));
         if let Some(reaper) = reaper {
             inner.start_reaper(reaper);
         }
@@ -275,28 +239,6 @@ impl<C: Cache, P: SubjectIndex> CachedDb<C, P> {
     pub async fn revoke_subject(&self, subject: &str) -> Result<Written<u64>, Error> {
         self.inner.revoke_subject(&Subject::parse(subject)?).await
     }
-}
-
-impl<C: Cache, P: Persistence> Inner<C, P> {
-    /// As [`load`](Self::load); what cannot be decoded is an error.
-    async fn load_readable(self: &Arc<Self>, key: &StoredKey) -> Result<Option<Loaded>, Error> {
-        let loaded = self.load(key).await.inspect_err(|error| {
-            if error.is_of_the_row() {
-                tracing::warn!(target: "session_cached_db", event = "row_unreadable", %error,
-                    "a stored session cannot be read; its row is left alone");
-            }
-        })?;
-        if let Some(loaded) = &loaded {
-            loaded.record.data(key, &*self.codec).map_err(unreadable)?;
-        }
-        Ok(loaded)
-    }
-}
-
-pub(crate) fn unreadable(error: CodecError) -> Error {
-    tracing::warn!(target: "session_cached_db", event = "payload_unreadable", %error,
-        "a stored session cannot be read; its row is left alone");
-    Error::Unreadable(Arc::new(error))
 }
 
 impl<C, P> Clone for CachedDb<C, P> {

@@ -10,7 +10,7 @@ use session_core::{
 };
 
 use crate::cache_guard::Gate;
-use crate::store::Inner;
+use crate::inner::Inner;
 use crate::{Coherence, Error, Operation, OutagePolicy};
 
 /// How often an exchange that somebody else got ahead of is tried again. Each time, somebody got on.
