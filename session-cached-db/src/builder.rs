@@ -100,7 +100,8 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
 
     /// How long a cached value is used at most before the database is asked again, counted from the moment at which it
     /// was read or written there. This bounds staleness where nothing better can be promised. By default 5 minutes; 5
-    /// seconds if the cache is this process's own and [`sole_process`](Self::sole_process) was not said.
+    /// seconds if the cache is this process's own, or other programs write to the table, and
+    /// [`sole_process`](Self::sole_process) was not said.
     pub fn max_cache_age(mut self, max_cache_age: Duration) -> Self {
         self.max_cache_age = Some(max_cache_age);
         self
@@ -255,7 +256,8 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
         let config = &mut self.config;
         let invalid = |text: String| Err(BuildError::Invalid(text));
 
-        let is_blind = cache.scope == Scope::Process && !self.is_sole_process;
+        let has_others = cache.scope == Scope::Process || db.has_other_writers;
+        let is_blind = has_others && !self.is_sole_process;
         config.max_cache_age = self.max_cache_age.unwrap_or(if is_blind { 5 * SECOND } else { 300 * SECOND });
         config.touch_interval = self.touch_interval.unwrap_or((config.idle_timeout / 4).min(300 * SECOND));
 
@@ -278,6 +280,11 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
         }
         if self.reaper.is_some_and(|reaper| reaper.batch == 0) {
             return invalid("the reaper's batch must be above zero, or it never comes to an end".into());
+        }
+        if config.absolute_timeout.is_some() && !db.keeps_created_at {
+            return invalid(
+                "absolute_timeout counts from when a session began, which this database does not keep".into(),
+            );
         }
         if config.breaker_threshold == 0 {
             return invalid("breaker_threshold must be above zero, or the cache is never used".into());

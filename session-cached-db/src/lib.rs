@@ -24,10 +24,13 @@ macro_rules! mutant {
 mod builder;
 mod cache_guard;
 mod config;
+#[cfg(feature = "django")]
+pub mod django;
 mod error;
 mod flight;
 mod inner;
 mod load;
+mod no_cache;
 mod operations;
 mod reaper;
 mod repair;
@@ -44,6 +47,7 @@ mod write;
 pub use builder::Builder;
 pub use config::{Coherence, ConflictPolicy, Operation, OutagePolicy, Schema};
 pub use error::{BuildError, Error};
+pub use no_cache::NoCache;
 pub use operations::Written;
 pub use reaper::Reaper;
 pub use runtime::TokioRuntime;

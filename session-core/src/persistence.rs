@@ -212,6 +212,10 @@ pub struct PersistenceProperties {
     pub max_payload_bytes: usize,
     /// How long a statement whose client has given up may go on before it commits or is ended. By default 10 s.
     pub statement_bound: Duration,
+    /// Whether other programs write to the table, which know nothing of the cache in front of it. By default not.
+    pub has_other_writers: bool,
+    /// Whether a record's `created_at` comes back as it was inserted. By default so.
+    pub keeps_created_at: bool,
 }
 
 impl PersistenceProperties {
@@ -223,6 +227,8 @@ impl PersistenceProperties {
             max_key_bytes: StoredKey::MAX_LEN,
             max_payload_bytes,
             statement_bound: Duration::from_secs(10),
+            has_other_writers: false,
+            keeps_created_at: true,
         }
     }
 
@@ -238,6 +244,20 @@ impl PersistenceProperties {
     pub const fn with_keys(mut self, key_form: KeyForm, max_key_bytes: usize) -> Self {
         self.key_form = key_form;
         self.max_key_bytes = max_key_bytes;
+        self
+    }
+
+    /// The same for a table that other programs write to.
+    #[must_use]
+    pub const fn with_other_writers(mut self) -> Self {
+        self.has_other_writers = true;
+        self
+    }
+
+    /// The same for a table that does not keep when a session began.
+    #[must_use]
+    pub const fn without_created_at(mut self) -> Self {
+        self.keeps_created_at = false;
         self
     }
 }

@@ -29,6 +29,12 @@ impl TableName {
         text.map_or_else(|| Ok(Self::default()), Self::parse)
     }
 
+    /// The table of Django's sessions.
+    #[cfg(feature = "django")]
+    pub(crate) fn django() -> Self {
+        Self("django_session".to_owned())
+    }
+
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }

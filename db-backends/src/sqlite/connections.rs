@@ -74,7 +74,7 @@ impl Connections {
 
     /// Refuses a pool of the application's that waits longer for locks than we were told: an abandoned statement would
     /// outlive its bound.
-    pub(super) async fn check(&self) -> Result<(), PersistenceError> {
+    pub(crate) async fn check(&self) -> Result<(), PersistenceError> {
         let Self::Pool { busy_timeout, .. } = self else { return Ok(()) };
         let mut lease = self.reader().await?;
         let millis = query_scalar::<_, i64>("PRAGMA busy_timeout").fetch_one(lease.connection().await?).await;

@@ -1,0 +1,80 @@
+//! Django writes instants to SQLite as text, `2026-11-23 10:10:47.459413` in UTC, and leaves the digits behind the point
+//! away if all are zero. What they are compared with here always has six of them: an expiry without digits is then less
+//! than, and never greater than, the same instant with them, which is right, because a session that expires now is over.
+
+use session_core::django::instant;
+use session_core::{PersistenceError, Timestamp};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, Sqlite};
+
+use super::row::Corrupt;
+use super::{Column, DjangoBackend, DjangoPersistence, DjangoSqlite, Statements};
+use crate::SqlPersistence;
+use crate::sql::Query;
+use crate::sqlite::SqlitePersistence;
+
+impl DjangoSqlite {
+    /// In the table `django_session` of the file that `url` names, with defaults for everything else. See
+    /// [`SqliteBuilder::connect`](crate::sqlite::SqliteBuilder::connect), and [`over`](Self::over) for other settings.
+    ///
+    /// The file is put into write-ahead mode, which it then keeps, for Django as well: readers and the writer do not wait
+    /// for each other any more.
+    ///
+    /// # Errors
+    ///
+    /// As [`SqliteBuilder::connect`](crate::sqlite::SqliteBuilder::connect).
+    pub async fn connect(url: &str) -> Result<Self, PersistenceError> {
+        Ok(DjangoPersistence::over(SqlitePersistence::connect(url).await?))
+    }
+}
+
+impl DjangoBackend for Sqlite {
+    const TEMPLATES: Statements<&'static str> = Statements {
+        load: r#"SELECT session_key, session_data, CAST(expire_date AS TEXT)
+                 FROM "{table}" WHERE session_key = ? AND expire_date > ?"#,
+        insert: r#"INSERT INTO "{table}" (session_key, session_data, expire_date) VALUES (?, ?, ?)"#,
+        update: r#"UPDATE "{table}"
+                   SET session_data = ?, expire_date = max(?, min(?, expire_date))
+                   WHERE session_key = ? AND expire_date > ? AND session_data = coalesce(?, session_data)"#,
+        touch: r#"UPDATE "{table}" SET expire_date = max(?, expire_date)
+                  WHERE session_key = ? AND expire_date > ?"#,
+        rename: r#"UPDATE "{table}"
+                   SET session_data = ?, expire_date = max(?, min(?, expire_date)), session_key = ?
+                   WHERE session_key = ? AND expire_date > ? AND session_data = coalesce(?, session_data)"#,
+        is_there: r#"SELECT 1 FROM "{table}" WHERE session_key = ? AND expire_date > ?"#,
+        delete: r#"DELETE FROM "{table}" WHERE session_key = ?"#,
+        delete_expired: r#"DELETE FROM "{table}" WHERE rowid IN
+                           (SELECT rowid FROM "{table}" WHERE expire_date <= ? ORDER BY expire_date LIMIT ?)"#,
+        columns: "SELECT name, type, iif(pk > 0, 'true', 'false') FROM pragma_table_info(?)",
+    };
+
+    const SCHEMA: &'static str = r#"CREATE TABLE "{table}" (
+    "session_key" varchar(40) NOT NULL PRIMARY KEY,
+    "session_data" text NOT NULL,
+    "expire_date" datetime NOT NULL
+);
+CREATE INDEX "{table}_expire_date_a5c62663" ON "{table}" ("expire_date");
+"#;
+
+    const TYPES: [&'static str; 3] = ["varchar(40)", "text", "datetime"];
+
+    fn bind_text(query: Query<Self>, text: Option<&str>) -> Query<Self> {
+        query.bind(text)
+    }
+
+    fn text(row: &SqliteRow, column: Column) -> Result<&str, Corrupt> {
+        row.try_get(column.index).map_err(|_| Corrupt::Column(column.name))
+    }
+
+    fn expiry(expiry: Timestamp) -> String {
+        let mut text = instant::format(expiry);
+        if text.ends_with(".000000") {
+            text.truncate(text.len() - ".000000".len());
+        }
+        text
+    }
+
+    async fn check_connections(db: &SqlPersistence<Self>) -> Result<(), PersistenceError> {
+        db.connections.check().await
+    }
+}
