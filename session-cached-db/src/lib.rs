@@ -42,6 +42,8 @@ pub mod simulation;
 mod stats;
 mod store;
 mod tasks;
+#[cfg(feature = "tower")]
+pub mod tower;
 mod write;
 
 pub use builder::Builder;

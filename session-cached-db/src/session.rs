@@ -318,6 +318,14 @@ impl Session {
         self.visible()
     }
 
+    /// Forgets what was changed since the session was opened or last saved: it is as it was stored then. For whoever
+    /// could not save it, and answers that by himself.
+    pub fn discard_changes(&mut self) {
+        self.changed = None;
+        self.subject = None;
+        self.modified = false;
+    }
+
     /// How many values there are.
     #[must_use]
     pub fn len(&self) -> usize {

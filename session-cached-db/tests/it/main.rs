@@ -32,3 +32,7 @@ mod reaper;
 mod shutdown;
 mod store_operations;
 mod subjects;
+#[cfg(feature = "tower")]
+mod tower;
+#[cfg(feature = "tower")]
+mod tower_cookie;

@@ -1,0 +1,646 @@
+//! What the layer does around a handler.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::Router;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{FromRequestParts, Request};
+use axum::handler::Handler;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::routing::any;
+use session_cached_db::tower::{SessionCookie, SessionFailure, SessionHandle, SessionLayer};
+use session_cached_db::{ConflictPolicy, Error, Session};
+use session_core::Expiry;
+use tokio::sync::Barrier;
+use tower::{Layer as _, ServiceExt as _, service_fn};
+
+use crate::common::{
+    Call, DAY, Fault, HOUR, Log, MINUTE, Moment, SECOND, World, each_database, key_of, map, values_of,
+};
+
+pub const NAME: &str = "__Host-session";
+
+/// The layer of this world, as it is by default.
+pub fn layer(world: &World) -> SessionLayer {
+    SessionLayer::new(world.store.clone())
+}
+
+/// One page, behind the layer.
+pub fn site<H: Handler<T, ()>, T: 'static>(layer: SessionLayer, page: H) -> Router {
+    Router::new().route("/", any(page)).layer(layer)
+}
+
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: String,
+    pub failure: Option<SessionFailure>,
+}
+
+/// A request of a client that sends this `Cookie` header.
+pub async fn ask(site: &Router, cookies: Option<&str>) -> Answer {
+    let mut request = Request::builder().uri("/");
+    if let Some(cookies) = cookies {
+        request = request.header(header::COOKIE, cookies);
+    }
+    let response = site.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    let (parts, body) = response.into_parts();
+    let body = String::from_utf8(to_bytes(body, 1 << 20).await.unwrap().into()).unwrap();
+    let failure = parts.extensions.get().cloned();
+    Answer { status: parts.status, headers: parts.headers, body, failure }
+}
+
+/// What a client with this session sends.
+pub fn cookie_of(session: &Session) -> String {
+    format!("{NAME}={}", key_of(session))
+}
+
+impl Answer {
+    /// The parts of the only `Set-Cookie`, if there is one: name and value, then attributes.
+    pub fn set_cookie(&self) -> Option<Vec<&str>> {
+        let lines: Vec<_> = self.headers.get_all(header::SET_COOKIE).iter().collect();
+        assert!(lines.len() <= 1, "{lines:?}");
+        Some(lines.first()?.to_str().unwrap().split("; ").collect())
+    }
+
+    /// What the client sends from then on.
+    pub fn cookie(&self) -> String {
+        let parts = self.set_cookie().expect("a cookie is set");
+        assert!(!parts[0].ends_with('='), "it is removed: {parts:?}");
+        parts[0].to_owned()
+    }
+
+    pub fn removes_the_cookie(&self) -> bool {
+        self.set_cookie().is_some_and(|parts| parts[0].ends_with('=') && parts.contains(&"Max-Age=0"))
+    }
+
+    pub fn varies_by_cookie(&self) -> bool {
+        self.headers.get_all(header::VARY).iter().any(|line| line == "Cookie")
+    }
+}
+
+/// A page that counts visits.
+pub async fn visit(session: SessionHandle) -> Result<String, Error> {
+    let mut session = session.lock().await?;
+    let visits = session.modify("visits", |visits: &mut i32| {
+        *visits += 1;
+        *visits
+    })?;
+    Ok(visits.to_string())
+}
+
+/// A page that shows the visits.
+async fn read(session: SessionHandle) -> Result<String, Error> {
+    Ok(session.lock().await?.get::<i32>("visits")?.unwrap_or(0).to_string())
+}
+
+async fn log_out(session: SessionHandle) -> Result<(), Error> {
+    session.lock().await?.flush().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_client_comes_back_with_its_cookie() {
+    each_database(async |world| {
+        let site = site(layer(&world), visit);
+        let first = ask(&site, None).await;
+        assert_eq!((first.status, first.body.as_str()), (StatusCode::OK, "1"));
+        world.runtime.advance(SECOND);
+        let second = ask(&site, Some(&first.cookie())).await;
+        assert_eq!(second.body, "2");
+        assert_eq!(second.cookie(), first.cookie(), "the key stays");
+        assert!(first.varies_by_cookie() && second.varies_by_cookie());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_use_the_session_costs_no_io_and_its_response_is_left_alone() {
+    let world = World::new().await;
+    let session = world.saved([("visits", 1)]).await;
+    world.forget_calls();
+    let answer = ask(&site(layer(&world), async |_: SessionHandle| "news"), Some(&cookie_of(&session))).await;
+    assert_eq!(answer.body, "news");
+    assert_eq!(world.calls(), 0);
+    assert!(answer.set_cookie().is_none() && !answer.varies_by_cookie(), "{:?}", answer.headers);
+}
+
+#[tokio::test]
+async fn a_visitor_without_a_session_gets_none_for_reading() {
+    let world = World::new().await;
+    let answer = ask(&site(layer(&world), read), None).await;
+    assert_eq!(answer.body, "0");
+    assert_eq!(world.calls(), 0, "nobody is asked about a session that cannot be");
+    assert!(answer.set_cookie().is_none());
+    assert!(answer.varies_by_cookie(), "another visitor may have a session");
+}
+
+#[tokio::test]
+async fn a_cookie_that_is_no_key_asks_nobody_and_is_removed() {
+    let world = World::new().await;
+    let log = Log::listen();
+    let site = site(layer(&world), read);
+    for value in ["", "short", "../../../etc/passwd", "%00%00%00%00%00%00%00%00", &"a".repeat(65)] {
+        let answer = ask(&site, Some(&format!("{NAME}={value}"))).await;
+        assert_eq!((answer.status, answer.body.as_str()), (StatusCode::OK, "0"), "{value}");
+        assert!(answer.removes_the_cookie() && answer.varies_by_cookie(), "{value}");
+    }
+    assert_eq!(world.calls(), 0);
+    let events = log.events("cookie_rejected");
+    assert_eq!(events.len(), 5);
+    assert!(events.iter().all(|event| event.starts_with("WARN") && !event.contains("passwd")), "{events:?}");
+}
+
+#[tokio::test]
+async fn a_cookie_of_an_unknown_session_is_removed_and_never_adopted() {
+    let world = World::new().await;
+    let unknown = format!("{NAME}=abcdefghijklmnopqrstuvwxyz012345");
+    let answer = ask(&site(layer(&world), read), Some(&unknown)).await;
+    assert!(answer.removes_the_cookie());
+    let answer = ask(&site(layer(&world), visit), Some(&unknown)).await;
+    assert_ne!(answer.cookie(), unknown);
+}
+
+#[tokio::test]
+async fn of_several_cookies_ours_is_found() {
+    let world = World::new().await;
+    let session = world.saved([("visits", 7)]).await;
+    let site = site(layer(&world), read);
+    let ours = cookie_of(&session);
+    for cookies in
+        [format!("a=b; {ours}; c=\"d\""), format!("x{NAME}=other; =; ;;{ours}"), format!("\"; {ours}")]
+    {
+        assert_eq!(ask(&site, Some(&cookies)).await.body, "7", "{cookies}");
+    }
+}
+
+#[tokio::test]
+async fn all_extractors_of_a_request_share_one_session() {
+    let world = World::new().await;
+    let page = async |one: SessionHandle, two: SessionHandle| {
+        one.lock().await.unwrap().insert("visits", 1).unwrap();
+        two.lock().await.unwrap().modify("visits", |visits: &mut i32| *visits += 1).unwrap();
+        let (one, two) = (one.clone(), two.clone());
+        tokio::join!(
+            async { one.lock().await.unwrap().modify("visits", |visits: &mut i32| *visits += 10).unwrap() },
+            async { two.lock().await.unwrap().modify("visits", |visits: &mut i32| *visits += 10).unwrap() },
+        );
+    };
+    // A middleware inside of the layer has it as well.
+    let inside = async |session: SessionHandle, request: Request, next: Next| {
+        session.lock().await.unwrap().insert("seen", 1).unwrap();
+        next.run(request).await
+    };
+    let site = Router::new().route("/", any(page)).layer(middleware::from_fn(inside)).layer(layer(&world));
+    let answer = ask(&site, None).await;
+    let session = world.store.open(answer.cookie().strip_prefix("__Host-session=").unwrap()).await.unwrap();
+    assert_eq!(values_of(&session), map([("seen", 1), ("visits", 22)]));
+    assert_eq!(world.db.calls.count(Call::Insert), 1);
+}
+
+#[tokio::test]
+async fn two_requests_that_overlap_lose_nothing() {
+    each_database(async |world| {
+        let session = world.saved([("visits", 1)]).await;
+        let both_have_read = Arc::new(Barrier::new(2));
+        let page = async move |session: SessionHandle, headers: HeaderMap| {
+            let mut session = session.lock().await.unwrap();
+            assert_eq!(session.get::<i32>("visits").unwrap(), Some(1));
+            both_have_read.wait().await;
+            session.insert(headers[header::COOKIE].to_str().unwrap().split_once('=').unwrap().0, 1).unwrap();
+        };
+        let site = site(layer(&world), page);
+        let cookie = cookie_of(&session);
+        let (one, two) = (format!("one=1; {cookie}"), format!("two=2; {cookie}"));
+        let (one, two) = tokio::join!(ask(&site, Some(&one)), ask(&site, Some(&two)));
+        assert_eq!((one.status, two.status), (StatusCode::OK, StatusCode::OK));
+        assert_eq!(values_of(&world.reopen(&session).await), map([("one", 1), ("two", 1), ("visits", 1)]));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nothing_is_saved_after_a_500() {
+    nothing_is_saved_after(StatusCode::INTERNAL_SERVER_ERROR).await;
+}
+
+#[tokio::test]
+async fn nothing_is_saved_after_any_error_of_the_server() {
+    nothing_is_saved_after(StatusCode::BAD_GATEWAY).await;
+    nothing_is_saved_after(StatusCode::SERVICE_UNAVAILABLE).await;
+}
+
+async fn nothing_is_saved_after(status: StatusCode) {
+    let world = World::new().await;
+    let page = async move |session: SessionHandle| {
+        session.lock().await.unwrap().insert("visits", 2).unwrap();
+        status
+    };
+    let site = site(layer(&world), page);
+    let answer = ask(&site, None).await;
+    assert_eq!(answer.status, status);
+    assert!(answer.set_cookie().is_none() && answer.varies_by_cookie());
+    assert_eq!(world.calls(), 0);
+
+    let session = world.saved([("visits", 1)]).await;
+    world.runtime.advance(HOUR);
+    world.forget_calls();
+    let answer = ask(&site, Some(&cookie_of(&session))).await;
+    assert_eq!(answer.status, status);
+    assert!(answer.set_cookie().is_none());
+    assert_eq!(world.db.calls.count(Call::Update) + world.db.calls.count(Call::Touch), 0);
+    assert_eq!(values_of(&world.reopen(&session).await), map([("visits", 1)]));
+}
+
+#[tokio::test]
+async fn a_changed_key_reaches_the_client_even_after_an_error_of_the_server() {
+    let world = World::new().await;
+    let session = world.saved([("visits", 1)]).await;
+    let page = async |session: SessionHandle| {
+        session.lock().await.unwrap().cycle_key().await.unwrap();
+        StatusCode::INTERNAL_SERVER_ERROR
+    };
+    let answer = ask(&site(layer(&world), page), Some(&cookie_of(&session))).await;
+    assert_ne!(answer.cookie(), cookie_of(&session));
+    assert_eq!(ask(&site(layer(&world), read), Some(&answer.cookie())).await.body, "1");
+}
+
+#[tokio::test]
+async fn a_4xx_saves() {
+    let world = World::new().await;
+    let page = async |session: SessionHandle| {
+        session.lock().await.unwrap().insert("attempts", 1).unwrap();
+        StatusCode::FORBIDDEN
+    };
+    let answer = ask(&site(layer(&world), page), None).await;
+    assert_eq!(answer.status, StatusCode::FORBIDDEN);
+    assert!(!answer.cookie().is_empty());
+    assert_eq!(world.db.calls.count(Call::Insert), 1);
+}
+
+#[tokio::test]
+async fn a_session_that_was_ended_meanwhile_is_answered_with_bad_request() {
+    each_database(async |world| {
+        let session = world.saved([("visits", 1)]).await;
+        let store = world.store.clone();
+        let stored_key = *session.stored_key().unwrap();
+        let page = async move |session: SessionHandle| {
+            session.lock().await.unwrap().insert("visits", 2).unwrap();
+            store.revoke(&stored_key).await.unwrap();
+            "saved"
+        };
+        let answer = ask(&site(layer(&world), page), Some(&cookie_of(&session))).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+        assert_eq!(
+            answer.body,
+            "The session was ended before the request was completed, for example by a logout in another window."
+        );
+        assert!(matches!(answer.failure, Some(SessionFailure(Error::SessionGone))), "{:?}", answer.failure);
+        assert!(answer.varies_by_cookie());
+        assert!(answer.set_cookie().is_none(), "the client may have got another one by now");
+        assert_eq!(world.in_database(&stored_key).await, None, "it is not brought back");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_handler_can_answer_by_itself_that_a_session_was_ended() {
+    let world = World::new().await;
+    let session = world.saved([("visits", 1)]).await;
+    let store = world.store.clone();
+    let stored_key = *session.stored_key().unwrap();
+    let page = async move |session: SessionHandle| {
+        let mut session = session.lock().await.unwrap();
+        session.insert("visits", 2).unwrap();
+        store.revoke(&stored_key).await.unwrap();
+        assert!(matches!(session.save().await, Err(Error::SessionGone)));
+        session.discard_changes();
+        assert_eq!(session.get::<i32>("visits").unwrap(), Some(1));
+        Redirect::to("/login")
+    };
+    let answer = ask(&site(layer(&world), page), Some(&cookie_of(&session))).await;
+    assert_eq!(answer.status, StatusCode::SEE_OTHER);
+}
+
+#[tokio::test]
+async fn a_layer_outside_can_answer_with_its_own_page() {
+    let world = World::new().await;
+    let session = world.saved([("visits", 1)]).await;
+    let store = world.store.clone();
+    let stored_key = *session.stored_key().unwrap();
+    let page = async move |session: SessionHandle| {
+        session.lock().await.unwrap().insert("visits", 2).unwrap();
+        store.revoke(&stored_key).await.unwrap();
+    };
+    let with_own_page = async |response: Response| match response.extensions().get::<SessionFailure>() {
+        Some(SessionFailure(Error::SessionGone)) => Redirect::to("/login").into_response(),
+        _ => response,
+    };
+    let site = site(layer(&world), page).layer(middleware::map_response(with_own_page));
+    assert_eq!(ask(&site, Some(&cookie_of(&session))).await.status, StatusCode::SEE_OTHER);
+}
+
+#[tokio::test]
+async fn an_error_of_the_session_that_a_handler_returns_is_the_response_and_nothing_is_saved() {
+    let world = World::with(|builder| builder.conflict_policy(ConflictPolicy::Reject)).await;
+    let mut session = world.saved([("visits", 1)]).await;
+    let cookie = cookie_of(&session);
+    session.insert("visits", 5).unwrap();
+    let session = Arc::new(tokio::sync::Mutex::new(session));
+    let page = async move |handle: SessionHandle| -> Result<(), Error> {
+        let mut mine = handle.lock().await?;
+        mine.insert("visits", 2)?;
+        session.lock().await.save().await.unwrap();
+        mine.save().await.map(drop)
+    };
+    let answer = ask(&site(layer(&world), page), Some(&cookie)).await;
+    assert_eq!(answer.status, StatusCode::CONFLICT);
+    assert!(matches!(answer.failure, Some(SessionFailure(Error::Conflict))));
+    assert_eq!(world.db.calls.count(Call::Update), 2, "the layer does not try it again");
+    assert_eq!(ask(&site_of_reading(&world), Some(&cookie)).await.body, "5");
+}
+
+fn site_of_reading(world: &World) -> Router {
+    site(layer(world), read)
+}
+
+#[tokio::test]
+async fn a_database_that_does_not_answer_is_503_and_tells_nothing_about_the_inside() {
+    let world = World::new().await;
+    let site = site(layer(&world), visit);
+    world.db.calls.fail_all(Fault::Unreachable);
+    for cookies in [None, Some("__Host-session=abcdefghijklmnopqrstuvwxyz012345")] {
+        let answer = ask(&site, cookies).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.body, "Sessions are not available at the moment. Please try again later.");
+        assert!(matches!(answer.failure, Some(SessionFailure(Error::Database(_)))));
+        assert!(answer.varies_by_cookie());
+        assert!(answer.set_cookie().is_none(), "the session may be there");
+    }
+}
+
+#[tokio::test]
+async fn a_handler_that_gets_no_session_can_go_on_without_and_try_again() {
+    let world = World::new().await;
+    let session = world.saved([("visits", 3)]).await;
+    let calls = world.db.calls.clone();
+    let cache = world.cache.clone();
+    cache.plant(session.stored_key().unwrap(), None).await;
+    let page = async move |session: SessionHandle| {
+        calls.fail(Call::Load, Moment::Before, Fault::Unreachable);
+        assert!(matches!(session.lock().await, Err(Error::Database(_))));
+        session.lock().await.unwrap().get::<i32>("visits").unwrap().unwrap().to_string()
+    };
+    assert_eq!(ask(&site(layer(&world), page), Some(&cookie_of(&session))).await.body, "3");
+}
+
+#[tokio::test]
+async fn the_cookie_goes_with_the_session() {
+    each_database(async |world| {
+        let session = world.saved([("visits", 1)]).await;
+        let answer = ask(&site(layer(&world), log_out), Some(&cookie_of(&session))).await;
+        let expected = ["__Host-session=", "HttpOnly", "SameSite=Lax", "Secure", "Path=/", "Max-Age=0"];
+        let parts = answer.set_cookie().unwrap();
+        assert_eq!(parts[..expected.len()], expected);
+        assert!(parts[6].starts_with("Expires="), "{parts:?}");
+        assert!(answer.varies_by_cookie());
+        assert_eq!(world.in_database(session.stored_key().unwrap()).await, None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_cookie_goes_with_its_own_domain_and_path() {
+    let world = World::new().await;
+    let session = world.saved([("visits", 1)]).await;
+    let cookie = SessionCookie::new("sessionid").domain("example.org").path("/app");
+    let site = site(layer(&world).with_cookie(cookie).unwrap(), log_out);
+    let answer = ask(&site, Some(&format!("sessionid={}", key_of(&session)))).await;
+    assert!(answer.removes_the_cookie());
+    let parts = answer.set_cookie().unwrap();
+    assert!(parts.contains(&"Path=/app") && parts.contains(&"Domain=example.org"), "{parts:?}");
+}
+
+#[tokio::test]
+async fn the_end_of_a_session_that_never_was_sets_no_cookie_but_varies() {
+    let world = World::new().await;
+    let answer = ask(&site(layer(&world), log_out), None).await;
+    assert!(answer.set_cookie().is_none());
+    assert!(answer.varies_by_cookie());
+    assert_eq!(world.calls(), 0);
+}
+
+#[tokio::test]
+async fn a_session_that_ends_and_begins_anew_gets_a_new_cookie() {
+    let world = World::new().await;
+    let session = world.saved([("visits", 1)]).await;
+    let page = async |session: SessionHandle| {
+        let mut session = session.lock().await.unwrap();
+        session.flush().await.unwrap();
+        session.insert("message", 1).unwrap();
+    };
+    let answer = ask(&site(layer(&world), page), Some(&cookie_of(&session))).await;
+    assert_ne!(answer.cookie(), cookie_of(&session));
+    assert_eq!(world.in_database(session.stored_key().unwrap()).await, None);
+}
+
+#[tokio::test]
+async fn using_a_session_renews_it_and_its_cookie_but_not_at_every_request() {
+    let world = World::with(|builder| builder.idle_timeout(DAY)).await;
+    let session = world.saved([("visits", 1)]).await;
+    let site = site(layer(&world), read);
+    let cookie = cookie_of(&session);
+    world.runtime.advance(MINUTE);
+    let answer = ask(&site, Some(&cookie)).await;
+    assert!(answer.set_cookie().is_none() && answer.varies_by_cookie());
+    assert_eq!(world.db.calls.count(Call::Touch), 0);
+
+    world.runtime.advance(HOUR);
+    let answer = ask(&site, Some(&cookie)).await;
+    assert_eq!(answer.cookie(), cookie);
+    assert!(answer.set_cookie().unwrap().contains(&"Max-Age=86400") && answer.varies_by_cookie());
+    assert_eq!(world.db.calls.count(Call::Touch), 1);
+
+    world.runtime.advance(DAY - SECOND);
+    assert_eq!(ask(&site, Some(&cookie)).await.body, "1", "it counts from the last use");
+}
+
+#[tokio::test]
+async fn reading_is_no_use_if_the_application_says_so() {
+    let world = World::with(|builder| builder.idle_timeout(DAY)).await;
+    let session = world.saved([("visits", 1)]).await;
+    world.runtime.advance(DAY - SECOND);
+    let answer = ask(&site(layer(&world).touch(false), read), Some(&cookie_of(&session))).await;
+    assert_eq!(answer.body, "1");
+    assert!(answer.set_cookie().is_none());
+    assert_eq!(world.db.calls.count(Call::Touch), 0);
+}
+
+#[tokio::test]
+async fn a_use_that_cannot_be_noted_fails_no_request() {
+    let world = World::new().await;
+    let log = Log::listen();
+    let session = world.saved([("visits", 1)]).await;
+    world.runtime.advance(HOUR);
+    world.reopen(&session).await;
+    world.db.calls.fail(Call::Touch, Moment::Before, Fault::Unreachable);
+    let answer = ask(&site(layer(&world), read), Some(&cookie_of(&session))).await;
+    assert_eq!((answer.status, answer.body.as_str()), (StatusCode::OK, "1"));
+    assert!(answer.set_cookie().is_none());
+    assert_eq!(log.events("touch_failed").len(), 1);
+}
+
+#[tokio::test]
+async fn an_emptied_session_is_still_saved_and_its_cookie_sent() {
+    let world = World::new().await;
+    let session = world.saved([("visits", 1)]).await;
+    world.runtime.advance(SECOND);
+    let page = async |session: SessionHandle| {
+        assert!(session.lock().await.unwrap().remove("visits"));
+    };
+    let answer = ask(&site(layer(&world), page), Some(&cookie_of(&session))).await;
+    assert_eq!(answer.cookie(), cookie_of(&session));
+    assert!(answer.varies_by_cookie());
+    assert_eq!(world.in_database(session.stored_key().unwrap()).await, Some(map([])));
+}
+
+#[tokio::test]
+async fn a_session_with_nothing_in_it_gets_no_row_and_no_cookie() {
+    let world = World::new().await;
+    let page = async |session: SessionHandle| {
+        let mut session = session.lock().await.unwrap();
+        session.insert("visits", 1).unwrap();
+        session.remove("visits");
+        session.set_expiry(Expiry::BrowserSession);
+        assert!(session.modified());
+    };
+    let answer = ask(&site(layer(&world), page), None).await;
+    assert!(answer.set_cookie().is_none());
+    assert_eq!(world.calls(), 0);
+}
+
+#[tokio::test]
+async fn a_login_changes_the_key_and_the_old_one_is_dead() {
+    let world = World::new().await;
+    let before = ask(&site(layer(&world), visit), None).await.cookie();
+    let log_in = async |session: SessionHandle| -> Result<(), Error> {
+        let mut session = session.lock().await?;
+        session.set_subject("user-42")?;
+        session.cycle_key().await.map(drop)
+    };
+    let after = ask(&site(layer(&world), log_in), Some(&before)).await.cookie();
+    assert_ne!(after, before);
+    let reading = site_of_reading(&world);
+    assert_eq!(ask(&reading, Some(&after)).await.body, "1");
+    let planted = ask(&reading, Some(&before)).await;
+    assert_eq!(planted.body, "0");
+    assert!(planted.removes_the_cookie());
+}
+
+#[tokio::test]
+async fn a_save_by_the_handler_is_not_repeated_and_sends_the_cookie() {
+    let world = World::new().await;
+    let page = async |session: SessionHandle| {
+        let mut session = session.lock().await.unwrap();
+        session.insert("visits", 1).unwrap();
+        session.save().await.unwrap();
+    };
+    let answer = ask(&site(layer(&world), page), None).await;
+    assert!(!answer.cookie().is_empty());
+    assert_eq!(world.db.calls.count(Call::Insert), 1);
+    assert_eq!(world.db.calls.count(Call::Update), 0);
+}
+
+#[tokio::test]
+async fn an_unreadable_row_is_a_new_session_and_stays() {
+    let world = World::new().await;
+    let session = world.saved([("visits", 1)]).await;
+    let key = *session.stored_key().unwrap();
+    let record = world.store.load(&key).await.unwrap().unwrap();
+    let broken =
+        session_core::Record::new(Bytes::from_static(b"\x01{"), record.created_at(), record.expires_at());
+    world.store.update(&key, broken, None, session_core::ExpiryWrite::Extend).await.unwrap();
+    let answer = ask(&site(layer(&world), visit), Some(&cookie_of(&session))).await;
+    assert_eq!(answer.body, "1");
+    assert_ne!(answer.cookie(), cookie_of(&session));
+    assert!(matches!(world.store.load(&key).await, Err(Error::Unreadable(_))));
+}
+
+#[tokio::test]
+async fn what_a_handler_says_about_vary_is_kept() {
+    let world = World::new().await;
+    for (said, expected) in [
+        ("Accept-Encoding", vec!["Accept-Encoding", "Cookie"]),
+        ("accept, COOKIE", vec!["accept, COOKIE"]),
+        ("*", vec!["*"]),
+    ] {
+        let page = async move |session: SessionHandle| {
+            session.lock().await.unwrap().get::<i32>("visits").unwrap();
+            [(header::VARY, said)]
+        };
+        let answer = ask(&site(layer(&world), page), None).await;
+        let lines: Vec<_> = answer.headers.get_all(header::VARY).iter().collect();
+        assert_eq!(lines, expected);
+    }
+}
+
+#[tokio::test]
+async fn it_works_around_any_service_of_http() {
+    let world = World::new().await;
+    let service = layer(&world).layer(service_fn(async |request: Request| {
+        let handle = request.extensions().get::<SessionHandle>().unwrap();
+        let mut session = handle.lock().await?;
+        session.insert("visits", 1)?;
+        Ok::<_, Error>(Response::new(Body::empty()))
+    }));
+    let response = service.oneshot(Request::new(Body::empty())).await.unwrap();
+    assert!(response.headers().contains_key(header::SET_COOKIE));
+}
+
+#[tokio::test]
+async fn without_the_layer_there_is_an_error_that_says_so() {
+    let site = Router::new().route("/", any(read));
+    let answer = ask(&site, None).await;
+    assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR);
+    let (mut parts, ()) = Request::new(()).into_parts();
+    let error = SessionHandle::from_request_parts(&mut parts, &()).await.unwrap_err();
+    assert_eq!(error.to_string(), "there is no SessionLayer around this route; add one with Router::layer");
+}
+
+#[tokio::test]
+async fn a_task_that_holds_the_session_is_waited_for() {
+    let world = World::new().await;
+    let done = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&done);
+    let page = async move |session: SessionHandle| {
+        let (locked, is_locked) = tokio::sync::oneshot::channel();
+        tokio::spawn(async move {
+            let mut session = session.lock().await.unwrap();
+            locked.send(()).unwrap();
+            tokio::task::yield_now().await;
+            session.insert("visits", 1).unwrap();
+            count.fetch_add(1, Ordering::SeqCst);
+        });
+        is_locked.await.unwrap();
+    };
+    let answer = ask(&site(layer(&world), page), None).await;
+    assert_eq!(done.load(Ordering::SeqCst), 1);
+    assert!(!answer.cookie().is_empty());
+}
+
+#[tokio::test]
+async fn debug_shows_no_key() {
+    let world = World::new().await;
+    let session = world.saved([("visits", 1)]).await;
+    let page = async |session: SessionHandle| {
+        let before = format!("{session:?}");
+        let guard = session.lock().await.unwrap();
+        format!("{before} {session:?} {guard:?}")
+    };
+    let answer = ask(&site(layer(&world), page), Some(&cookie_of(&session))).await;
+    assert!(!answer.body.contains(&key_of(&session)), "{}", answer.body);
+    assert!(!format!("{:?}", answer.headers).contains(&key_of(&session)));
+}

@@ -1,0 +1,213 @@
+//! How the session cookie looks, and which ones are refused.
+
+use session_cached_db::tower::{SameSite, SessionCookie, SessionHandle};
+use session_core::Expiry;
+
+use crate::common::{DAY, HOUR, World, key_of};
+use crate::tower::{Answer, ask, layer, site, visit};
+
+async fn first_answer(cookie: SessionCookie) -> Answer {
+    let world = World::with(|builder| builder.idle_timeout(DAY)).await;
+    ask(&site(layer(&world).with_cookie(cookie).unwrap(), visit), None).await
+}
+
+/// The attributes of a first cookie, without its value.
+async fn attributes(cookie: SessionCookie) -> Vec<String> {
+    let answer = first_answer(cookie).await;
+    let mut parts: Vec<_> = answer.set_cookie().unwrap().into_iter().map(str::to_owned).collect();
+    let (name, value) = parts[0].split_once('=').unwrap();
+    assert_eq!(value.len(), 32);
+    parts[0] = name.to_owned();
+    parts
+}
+
+#[tokio::test]
+async fn by_default_it_is_bound_to_its_host() {
+    assert_eq!(
+        attributes(SessionCookie::default()).await,
+        ["__Host-session", "HttpOnly", "SameSite=Lax", "Secure", "Path=/", "Max-Age=86400"]
+    );
+}
+
+#[tokio::test]
+async fn it_is_secure_unless_the_application_says_otherwise() {
+    assert!(attributes(SessionCookie::new("id")).await.contains(&"Secure".to_owned()));
+    assert!(!attributes(SessionCookie::new("id").secure(false)).await.contains(&"Secure".to_owned()));
+}
+
+#[tokio::test]
+async fn over_plain_http_it_loses_what_demands_tls() {
+    for (name, expected) in [("__Host-session", "session"), ("__Secure-id", "id"), ("id", "id")] {
+        let cookie = SessionCookie::new(name).plain_http(true);
+        assert_eq!(cookie.name(), expected);
+        assert_eq!(
+            attributes(cookie).await,
+            [expected, "HttpOnly", "SameSite=Lax", "Path=/", "Max-Age=86400"]
+        );
+        assert_eq!(SessionCookie::new(name).plain_http(false).name(), name);
+    }
+}
+
+#[tokio::test]
+async fn it_is_hidden_from_scripts() {
+    assert!(attributes(SessionCookie::default().http_only(true)).await.contains(&"HttpOnly".to_owned()));
+}
+
+#[tokio::test]
+async fn it_is_shown_to_scripts_if_the_application_says_so() {
+    assert!(!attributes(SessionCookie::default().http_only(false)).await.contains(&"HttpOnly".to_owned()));
+}
+
+#[tokio::test]
+async fn other_sites_requests_carry_it_as_the_application_says() {
+    for (same_site, expected) in [
+        (SameSite::Strict, "SameSite=Strict"),
+        (SameSite::Lax, "SameSite=Lax"),
+        (SameSite::None, "SameSite=None"),
+    ] {
+        let attributes = attributes(SessionCookie::default().same_site(same_site)).await;
+        assert!(attributes.contains(&expected.to_owned()), "{attributes:?}");
+    }
+}
+
+#[tokio::test]
+async fn it_lives_as_long_as_its_session() {
+    let world = World::with(|builder| builder.idle_timeout(DAY)).await;
+    for (expiry, expected) in [
+        (None, Some("Max-Age=86400")),
+        (Some(Expiry::After(HOUR)), Some("Max-Age=3600")),
+        (Some(Expiry::fixed(HOUR, crate::common::START)), Some("Max-Age=3600")),
+        (Some(Expiry::BrowserSession), None),
+    ] {
+        let page = async move |session: SessionHandle| {
+            let mut session = session.lock().await.unwrap();
+            session.insert("visits", 1).unwrap();
+            session.set_expiry(expiry);
+        };
+        let answer = ask(&site(layer(&world), page), None).await;
+        let parts = answer.set_cookie().unwrap();
+        let max_age = parts.iter().copied().find(|part| part.starts_with("Max-Age"));
+        assert_eq!(max_age, expected);
+        assert!(!parts.iter().any(|part| part.starts_with("Expires")), "{parts:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_browsers_would_refuse_is_refused() {
+    let world = World::new().await;
+    for (cookie, why) in [
+        (SessionCookie::new(""), "its name"),
+        (SessionCookie::new("a b"), "its name"),
+        (SessionCookie::new("a=b"), "its name"),
+        (SessionCookie::new("a;b"), "its name"),
+        (SessionCookie::new("séance"), "its name"),
+        (SessionCookie::new("__Host-").plain_http(true), "its name"),
+        (SessionCookie::new("id").path("app"), "its path"),
+        (SessionCookie::new("id").path("/a; Domain=evil.example"), "its path"),
+        (SessionCookie::new("id").path("/a\r\nSet-Cookie: x"), "its path"),
+        (SessionCookie::new("id").domain(""), "its domain"),
+        (SessionCookie::new("id").domain("a;b"), "its domain"),
+        (SessionCookie::new("__Secure-id").secure(false), "__Secure-"),
+        (SessionCookie::new("__Host-id").secure(false), "__Host-"),
+        (SessionCookie::new("__host-id").secure(false), "__Host-"),
+        (SessionCookie::new("__Host-id").domain("example.org"), "__Host-"),
+        (SessionCookie::new("__Host-id").path("/app"), "__Host-"),
+        (SessionCookie::new("id").same_site(SameSite::None).secure(false), "same_site"),
+        (SessionCookie::new("id").same_site(SameSite::None).plain_http(true), "same_site"),
+    ] {
+        let debug = format!("{cookie:?}");
+        let error = layer(&world).with_cookie(cookie).unwrap_err().to_string();
+        assert!(error.contains(why), "{debug}: {error}");
+    }
+    for cookie in [
+        SessionCookie::new("__Secure-id").domain("example.org").path("/app"),
+        SessionCookie::new("__Host-id").domain("localhost").plain_http(true),
+        SessionCookie::new("sessionid"),
+    ] {
+        layer(&world).with_cookie(cookie).unwrap();
+    }
+}
+
+#[cfg(any(feature = "private-cookies", feature = "signed-cookies"))]
+mod sealed {
+    use axum::http::StatusCode;
+    use session_cached_db::tower::Key;
+
+    use super::*;
+    use crate::common::{Call, Log};
+
+    fn key(seed: u8) -> Key {
+        Key::from(&[seed; 64])
+    }
+
+    #[cfg(feature = "signed-cookies")]
+    #[tokio::test]
+    async fn a_signed_cookie_is_taken_and_a_forged_one_asks_nobody() {
+        check(SessionCookie::signed).await;
+    }
+
+    #[cfg(feature = "private-cookies")]
+    #[tokio::test]
+    async fn a_private_cookie_is_taken_and_a_forged_one_asks_nobody() {
+        check(SessionCookie::private).await;
+    }
+
+    #[cfg(feature = "private-cookies")]
+    #[tokio::test]
+    async fn a_private_cookie_does_not_show_the_key() {
+        let world = World::new().await;
+        let cookie = SessionCookie::default().private([key(1)]);
+        let page = async |session: SessionHandle| {
+            let mut session = session.lock().await.unwrap();
+            session.create().await.unwrap();
+            key_of(&session)
+        };
+        let answer = ask(&site(layer(&world).with_cookie(cookie).unwrap(), page), None).await;
+        assert_eq!(answer.body.len(), 32);
+        assert!(!answer.cookie().contains(&answer.body));
+    }
+
+    async fn check(seal: fn(SessionCookie, Vec<Key>) -> SessionCookie) {
+        let world = World::new().await;
+        let log = Log::listen();
+        let site_with = |keys: Vec<Key>| {
+            let cookie = seal(SessionCookie::default(), keys);
+            assert!(!format!("{cookie:?}").contains("01"), "no key in Debug");
+            site(layer(&world).with_cookie(cookie).unwrap(), visit)
+        };
+        let old = site_with(vec![key(1)]);
+        let cookie = ask(&old, None).await.cookie();
+        assert_eq!(ask(&old, Some(&cookie)).await.body, "2");
+
+        let rotated = site_with(vec![key(2), key(1)]);
+        let answer = ask(&rotated, Some(&cookie)).await;
+        assert_eq!(answer.body, "3", "the previous key is still accepted");
+
+        let plain = world.saved([("visits", 7)]).await;
+        world.forget_calls();
+        let mut tampered = cookie.clone();
+        tampered.replace_range(tampered.len() - 1.., if cookie.ends_with('a') { "b" } else { "a" });
+        let unsealed = format!("__Host-session={}", key_of(&plain));
+        let other = site_with(vec![key(3)]);
+        for (site, cookie) in [(&old, &tampered), (&old, &unsealed), (&other, &cookie)] {
+            let answer = ask(site, Some(cookie)).await;
+            assert_eq!((answer.status, answer.body.as_str()), (StatusCode::OK, "1"));
+            assert_eq!(world.db.calls.count(Call::Load), 0);
+        }
+        assert_eq!(log.events("cookie_rejected").len(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_seal_without_a_key_is_refused() {
+        let world = World::new().await;
+        let mut cookies = Vec::new();
+        #[cfg(feature = "signed-cookies")]
+        cookies.push(SessionCookie::default().signed([]));
+        #[cfg(feature = "private-cookies")]
+        cookies.push(SessionCookie::default().private([]));
+        for cookie in cookies {
+            let error = layer(&world).with_cookie(cookie).unwrap_err();
+            assert!(error.to_string().contains("at least one key"), "{error}");
+        }
+    }
+}
