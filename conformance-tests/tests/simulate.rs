@@ -3,6 +3,8 @@
 #![cfg(feature = "simulation")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
+use std::collections::BTreeSet;
+
 use conformance_tests::sim::{
     Mutant, Operation, Scenario, SweepError, Vector, explore, hunt, replay, select_mutant, sweep, wander,
 };
@@ -28,6 +30,19 @@ fn every_operation_is_part_of_the_mixes() {
     for operation in Operation::ALL {
         assert!(all.iter().any(|scenario| scenario.operations.iter().any(|(other, _)| other == operation)));
     }
+}
+
+#[test]
+fn every_mix_of_three_has_one_first_arrangement() {
+    let mix = |scenario: &Scenario| {
+        let mut operations: Vec<_> = scenario.operations.iter().map(|(operation, _)| *operation).collect();
+        operations.sort_unstable();
+        operations
+    };
+    let all = Scenario::all(3, 1);
+    let mixes: BTreeSet<_> = all.iter().map(mix).collect();
+    let first: Vec<_> = all.iter().filter(|scenario| scenario.is_first_arrangement()).map(mix).collect();
+    assert_eq!((first.len(), first.into_iter().collect()), (mixes.len(), mixes));
 }
 
 #[test]

@@ -103,41 +103,57 @@ fn print_sum(scenarios: usize, explored: Explored, begun: Instant) {
 
 /// All mixes of two with up to two faults, and of three with up to one. What is done is noted in `state`, and not done again.
 fn exhaustive(state: &Path) -> Result {
-    let mut all = Scenario::all(2, 2);
-    all.extend(Scenario::all(3, 1));
-    let mut done = read_state(state)?;
-    let names: BTreeMap<_, _> = all.iter().map(|scenario| (scenario.to_string(), ())).collect();
-    done.retain(|name, _| names.contains_key(name));
-    let left: Vec<_> =
-        all.iter().filter(|scenario| !done.contains_key(&scenario.to_string())).cloned().collect();
-    println!("{} scenarios, {} of them done before; noted in {}", all.len(), done.len(), state.display());
+    // Of the mixes of three, one arrangement each comes first: all of them take days.
+    let (first_threes, other_threes): (Vec<_>, Vec<_>) =
+        Scenario::all(3, 1).into_iter().partition(Scenario::is_first_arrangement);
+    let stages = [
+        ("all mixes of two, up to two faults", Scenario::all(2, 2)),
+        ("all mixes of three, up to one fault, one arrangement each", first_threes),
+        ("all mixes of three, up to one fault, their other arrangements", other_threes),
+    ];
+    let done = read_state(state)?;
+    if let Some(parent) = state.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    let file = Mutex::new(OpenOptions::new().create(true).append(true).open(state)?);
+    println!("what is done is noted in {}", state.display());
+    for (name, scenarios) in stages {
+        println!("{name}");
+        exhaust(&scenarios, &done, &file)?;
+    }
+    Ok(())
+}
+
+fn exhaust(scenarios: &[Scenario], done: &BTreeMap<String, Explored>, file: &Mutex<File>) -> Result {
     let begun = Instant::now();
     let mut sum = Explored::default();
-    for explored in done.values() {
-        sum += *explored;
-    }
-    if !left.is_empty() {
-        if let Some(parent) = state.parent() {
-            std::fs::create_dir_all(parent)?;
+    let mut left = Vec::new();
+    for scenario in scenarios {
+        match done.get(&scenario.to_string()) {
+            Some(explored) => sum += *explored,
+            None => left.push(scenario.clone()),
         }
-        let file = OpenOptions::new().create(true).append(true).open(state)?;
-        let noted = Mutex::new((file, done.len(), Instant::now()));
-        let explored = sweep(&left, |scenario, Explored { states, runs, ends, .. }| {
+    }
+    let before = scenarios.len() - left.len();
+    if !left.is_empty() {
+        println!("    {} scenarios, {before} of them done before", scenarios.len());
+        let noted = Mutex::new((before, Instant::now()));
+        sum += sweep(&left, |scenario, Explored { states, runs, ends, .. }| {
+            let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+            let _ = writeln!(file, "{scenario} {states} {runs} {ends}");
             let mut noted = noted.lock().unwrap_or_else(PoisonError::into_inner);
-            let _ = writeln!(noted.0, "{scenario} {states} {runs} {ends}");
-            noted.1 += 1;
-            if noted.2.elapsed().as_secs() >= 10 {
-                let seconds = begun.elapsed().as_secs();
-                eprintln!("{} of {} scenarios, {seconds} s", noted.1, all.len());
-                noted.2 = Instant::now();
+            noted.0 += 1;
+            if noted.1.elapsed().as_secs() >= 10 {
+                eprintln!("    {} of {}, {} s", noted.0, scenarios.len(), begun.elapsed().as_secs());
+                noted.1 = Instant::now();
             }
         })?;
-        sum += explored;
     }
     if sum.states == 0 {
         return Err("nothing was explored, which proves nothing".into());
     }
-    print_sum(all.len(), sum, begun);
+    print!("    ");
+    print_sum(scenarios.len(), sum, begun);
     Ok(())
 }
 

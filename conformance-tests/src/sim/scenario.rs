@@ -102,6 +102,22 @@ impl Scenario {
         }
     }
 
+    /// Whether this is the arrangement of its mix that shows the most: one cache for two processes, of which one has the
+    /// last operation and the other one the rest, and nothing cached.
+    #[must_use]
+    pub fn is_first_arrangement(&self) -> bool {
+        let last = self.operations.len() - 1;
+        let mut operations: Vec<_> = self.operations.iter().map(|(operation, _)| *operation).collect();
+        operations.sort_unstable();
+        let mut spread: Vec<_> = operations
+            .into_iter()
+            .enumerate()
+            .map(|(n, operation)| (operation, usize::from(n == last)))
+            .collect();
+        spread.sort_unstable();
+        self.operations == spread && self.is_shared && !self.is_nervous && self.beginning != Beginning::Cached
+    }
+
     /// Every scenario with `size` operations and up to `faults` faults.
     #[must_use]
     pub fn all(size: usize, faults: u8) -> Vec<Self> {
