@@ -134,7 +134,7 @@ pub(crate) struct Server {
     pub(crate) ports: Ports,
     pub(crate) needs: Needs,
     /// The URL to reach it under. `{addresses}` stands for every `127.0.0.1:port`, separated by commas, `{socket}` for
-    /// the socket directory outside.
+    /// the socket directory outside, `{certificates}` for that of the certificates.
     pub(crate) url: &'static str,
     /// The environment variable that names a running server to use instead of a container.
     pub(crate) url_var: &'static str,
@@ -247,7 +247,7 @@ pub(crate) const SERVERS: &[Server] = &[
         ],
         ports: Ports::Mapped(6379),
         needs: Needs::Certificates("/tls"),
-        url: "rediss://{addresses}/",
+        url: "rediss://{addresses}/?root_certificates={certificates}/ca.pem",
         url_var: "CONFORMANCE_REDIS_TLS_URL",
         service_port: None,
         probe: None,

@@ -1,0 +1,177 @@
+//! Every cache and every database on real servers, and every pair of them.
+
+#![allow(
+    missing_docs,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test"
+)]
+
+#[path = "matrix/caches.rs"]
+mod caches;
+#[path = "matrix/databases.rs"]
+mod databases;
+#[path = "matrix/plan.rs"]
+mod plan;
+#[path = "matrix/servers.rs"]
+mod servers;
+#[path = "../servers/table.rs"]
+#[allow(dead_code, reason = "xtask uses the rest")]
+mod table;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use cache_backends::moka::MokaCache;
+use caches::{Erased, Memcached, Redis};
+use conformance_tests::cache::CacheFixture;
+use conformance_tests::libtest_mimic::{Arguments, Conclusion, Failed, Trial};
+use conformance_tests::pair::Pair;
+use conformance_tests::{Suite, libtest_mimic};
+use databases::{Made, Table};
+use plan::{Fate, Required};
+use servers::Brought;
+use table::{CACHES, DATABASES, SERVERS, VARIANT_PAIRS, server};
+
+/// Many cases wait most of the time.
+const THREADS: usize = 8;
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(THREADS);
+    let known: Vec<_> = SERVERS.iter().map(|server| server.name).collect();
+    let required = Required::parse(&std::env::var("CONFORMANCE_REQUIRE").unwrap_or_default(), &known)
+        .unwrap_or_else(|error| panic!("CONFORMANCE_REQUIRE: {error}"));
+    run(&arguments, &required).exit();
+}
+
+/// Everything that it starts is gone when it returns.
+fn run(arguments: &Arguments, required: &Required) -> Conclusion {
+    let directory = tempfile::tempdir().expect("a directory for databases");
+    let (made, nowhere) = (Made::default(), BTreeMap::new());
+    let groups: Vec<_> = groups()
+        .into_iter()
+        .map(|group| (group.servers(), group.suite(&nowhere, directory.path(), &made).into_trials()))
+        .collect();
+    if arguments.list {
+        return libtest_mimic::run(arguments, groups.into_iter().flat_map(|(_, trials)| trials).collect());
+    }
+    let wanted = |trial: &Trial| !arguments.is_filtered_out(trial);
+    let needed = plan::needed(groups.iter().map(|(servers, trials)| (&servers[..], &trials[..])), wanted);
+
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let brought = runtime.block_on(Brought::bring(needed));
+    let mut trials = Vec::new();
+    for group in self::groups() {
+        let suite = group.suite(&brought.urls, directory.path(), &made);
+        match plan::fate(&group.servers(), &brought.missing, required) {
+            Fate::Run => trials.extend(suite.into_trials()),
+            Fate::Ignore(reason) => trials.extend(suite.into_ignored_trials(&reason)),
+            Fate::Fail(reason) => trials.extend(suite.into_trials().into_iter().map(|trial| {
+                let reason = reason.clone();
+                Trial::test(trial.name(), move || Err(Failed::from(reason)))
+            })),
+        }
+    }
+    let conclusion = libtest_mimic::run(arguments, trials);
+    runtime.block_on(async {
+        if conclusion.has_failed() {
+            brought.print_logs().await;
+        }
+        made.drop_on(&brought.shared).await;
+        brought.remove().await;
+    });
+    conclusion
+}
+
+/// Tests that need the same servers.
+#[derive(Clone, Copy)]
+enum Group {
+    Cache(&'static str),
+    ErasedCache(&'static str),
+    Database(&'static str),
+    Pair(&'static str, &'static str),
+}
+
+fn groups() -> Vec<Group> {
+    let has_server = |name: &&'static str| server(name).is_some();
+    let mut groups = Vec::new();
+    for cache in CACHES.iter().copied().filter(has_server) {
+        groups.extend([Group::Cache(cache), Group::ErasedCache(cache)]);
+    }
+    groups.extend(DATABASES.iter().copied().filter(has_server).map(Group::Database));
+    let crossed = CACHES.iter().flat_map(|cache| DATABASES.iter().map(move |database| (*cache, *database)));
+    groups.extend(crossed.chain(VARIANT_PAIRS.iter().copied()).map(|(cache, db)| Group::Pair(cache, db)));
+    groups
+}
+
+/// Where servers are.
+type Urls = BTreeMap<&'static str, String>;
+
+impl Group {
+    fn servers(self) -> Vec<&'static str> {
+        let names = match self {
+            Self::Cache(name) | Self::ErasedCache(name) | Self::Database(name) => vec![name],
+            Self::Pair(cache, database) => vec![cache, database],
+        };
+        names.into_iter().filter(|name| server(name).is_some()).collect()
+    }
+
+    /// Its tests. They can be named, but not run, where `urls` lacks a server.
+    fn suite(self, urls: &Urls, directory: &Path, made: &Made) -> Suite {
+        let url = |name: &str| urls.get(name).cloned().unwrap_or_default();
+        match self {
+            Self::Cache(name) if kind(name) == "memcached" => Suite::new(name).cache(Memcached(url(name))),
+            Self::Cache(name) => Suite::new(name).cache(Redis(url(name))),
+            Self::ErasedCache(name) => Suite::new(format!("erased-{name}")).cache(Erased(url(name))),
+            Self::Database(name) => {
+                let suite = Suite::new(name);
+                if kind(name) == "postgres" {
+                    let table = || Table::<db_backends::postgres::PostgresPersistence>::new(url(name), made);
+                    suite.persistence(table()).subject_index(table())
+                } else {
+                    let table = || Table::<db_backends::mysql::MySqlPersistence>::new(url(name), made);
+                    suite.persistence(table()).subject_index(table())
+                }
+            }
+            Self::Pair(cache, database) => {
+                let suite = Suite::new(format!("{cache}+{database}"));
+                let database = match database {
+                    "sqlite" => format!("sqlite://{}", directory.join(format!("{cache}.db")).display()),
+                    _ => url(database),
+                };
+                match kind(cache) {
+                    "moka" => {
+                        let moka = MokaCache::builder().build();
+                        pair(suite, move || std::future::ready(moka.clone()), database, made, self)
+                    }
+                    "memcached" => pair(suite, Memcached(url(cache)), database, made, self),
+                    _ => pair(suite, Redis(url(cache)), database, made, self),
+                }
+            }
+        }
+    }
+}
+
+/// The backend of a name, which may be that of a variant.
+fn kind(name: &str) -> &str {
+    name.split('-').next().unwrap_or(name)
+}
+
+fn pair<C: CacheFixture>(suite: Suite, cache: C, url: String, made: &Made, group: Group) -> Suite {
+    let Group::Pair(_, database) = group else { return suite };
+    match kind(database) {
+        "sqlite" => suite.pair(Pair {
+            cache,
+            persistence: Table::<db_backends::sqlite::SqlitePersistence>::new(url, made),
+        }),
+        "postgres" => suite.pair(Pair {
+            cache,
+            persistence: Table::<db_backends::postgres::PostgresPersistence>::new(url, made),
+        }),
+        _ => suite
+            .pair(Pair { cache, persistence: Table::<db_backends::mysql::MySqlPersistence>::new(url, made) }),
+    }
+}

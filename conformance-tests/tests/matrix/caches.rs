@@ -1,0 +1,108 @@
+//! The caches of the matrix. Keys are random, so that a server that others use is safe.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use cache_backends::memcached::MemcachedCache;
+use cache_backends::redis::RedisCache;
+use cache_backends::redis::driver::aio::ConnectionLike;
+use cache_backends::redis::driver::cluster::ClusterClient;
+use cache_backends::redis::driver::{Client, Value, cmd};
+use conformance_tests::cache::CacheFixture;
+use memcache::exp::{AsyncMetaClient, Get, MetaClient, MutationStatus, Set, Ttl};
+use session_core::{DynCache, StoredKey};
+
+/// What the backends put in front of keys unless told otherwise.
+const PREFIX: &str = "session:";
+
+/// Longer than any case takes.
+const TTL: Duration = Duration::from_secs(120);
+
+fn name(key: &StoredKey) -> String {
+    format!("{PREFIX}{}", key.as_str())
+}
+
+/// By URL, erased.
+pub(crate) struct Erased(pub(crate) String);
+
+impl CacheFixture for Erased {
+    type Cache = Box<dyn DynCache>;
+
+    async fn open(&self) -> Self::Cache {
+        cache_backends::connect(&self.0).expect("the URL is right")
+    }
+}
+
+/// Redis or Valkey, in a cluster or not.
+pub(crate) struct Redis(pub(crate) String);
+
+impl Redis {
+    async fn connection(&self) -> Box<dyn ConnectionLike + Send> {
+        match self.0.split_once("+cluster") {
+            Some((scheme, rest)) => {
+                let hosts = rest.trim_start_matches("://").trim_end_matches('/');
+                let urls = hosts.split(',').map(|host| format!("{scheme}://{host}/"));
+                let client = ClusterClient::new(urls).expect("the URL is right");
+                Box::new(client.get_async_connection().await.expect("the cluster answers"))
+            }
+            None => {
+                let client = Client::open(self.0.as_str()).expect("the URL is right");
+                Box::new(client.get_multiplexed_async_connection().await.expect("the server answers"))
+            }
+        }
+    }
+}
+
+impl CacheFixture for Redis {
+    type Cache = RedisCache;
+
+    async fn open(&self) -> RedisCache {
+        RedisCache::builder().url(&self.0).build().expect("the URL is right")
+    }
+
+    async fn plant(&self, key: &StoredKey, bytes: Bytes) -> bool {
+        let mut connection = self.connection().await;
+        let mut set = cmd("SET");
+        set.arg(name(key)).arg(&*bytes).arg("EX").arg(TTL.as_secs());
+        connection.req_packed_command(&set).await.expect("Redis takes it");
+        true
+    }
+
+    async fn copy(&self, from: &StoredKey, to: &StoredKey) -> bool {
+        // Not by `COPY`: the two are on different nodes of a cluster.
+        let mut connection = self.connection().await;
+        let found = connection.req_packed_command(cmd("GET").arg(name(from))).await;
+        let Ok(Value::BulkString(bytes)) = found else { panic!("it is there") };
+        self.plant(to, bytes.into()).await
+    }
+}
+
+/// A single memcached server.
+pub(crate) struct Memcached(pub(crate) String);
+
+impl Memcached {
+    async fn client(&self) -> AsyncMetaClient {
+        let address = self.0.split_once("://").map_or("", |(_, address)| address).trim_end_matches('/');
+        MetaClient::builder().connect_async(address.to_owned()).await.expect("the server answers")
+    }
+}
+
+impl CacheFixture for Memcached {
+    type Cache = MemcachedCache;
+
+    async fn open(&self) -> MemcachedCache {
+        MemcachedCache::builder().url(&self.0).build().expect("the URL is right")
+    }
+
+    async fn plant(&self, key: &StoredKey, bytes: Bytes) -> bool {
+        let set = Set::new(name(key), bytes.to_vec()).ttl(Ttl::from(TTL));
+        let done = self.client().await.run(set).await.expect("memcached answers");
+        assert_eq!(done.status, MutationStatus::Applied);
+        true
+    }
+
+    async fn copy(&self, from: &StoredKey, to: &StoredKey) -> bool {
+        let found = self.client().await.run(Get::new(name(from))).await.expect("memcached answers");
+        self.plant(to, found.value.expect("it is there").into()).await
+    }
+}

@@ -1,0 +1,112 @@
+//! The databases of the matrix. Each suite has a table of its own, because others may use the server, too.
+
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex};
+
+use conformance_tests::persistence::PersistenceFixture;
+use db_backends::mysql::MySqlPersistence;
+use db_backends::postgres::PostgresPersistence;
+use db_backends::sqlite::SqlitePersistence;
+use db_backends::sqlx::{AssertSqlSafe, Connection as _, MySqlConnection, PgConnection, raw_sql};
+use session_core::{PersistenceError, SubjectIndex};
+use tokio::sync::OnceCell;
+
+/// Few connections for each handle: many cases run at once, with three handles each.
+const MAX_CONNECTIONS: u16 = 4;
+
+/// A database that is reached by URL.
+pub(crate) trait Database: SubjectIndex + Sized {
+    fn open(url: &str, table: &str) -> impl Future<Output = Result<Self, PersistenceError>> + Send;
+}
+
+impl Database for SqlitePersistence {
+    async fn open(url: &str, table: &str) -> Result<Self, PersistenceError> {
+        Self::builder().table(table).connect(url).await
+    }
+}
+
+impl Database for PostgresPersistence {
+    async fn open(url: &str, table: &str) -> Result<Self, PersistenceError> {
+        Self::builder().table(table).max_connections(MAX_CONNECTIONS).connect(url).await
+    }
+}
+
+impl Database for MySqlPersistence {
+    async fn open(url: &str, table: &str) -> Result<Self, PersistenceError> {
+        Self::builder().table(table).max_connections(MAX_CONNECTIONS).connect(url).await
+    }
+}
+
+/// Tables that were made, each with the URL of its database.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Made(Arc<Mutex<Vec<(String, String)>>>);
+
+impl Made {
+    fn name(&self, url: &str) -> String {
+        let name = format!("matrix_{:016x}", fastrand::u64(..));
+        self.0.lock().expect("no panic").push((url.to_owned(), name.clone()));
+        name
+    }
+
+    /// Drops those that are on servers of `urls`.
+    pub(crate) async fn drop_on(&self, urls: &[String]) {
+        let made = std::mem::take(&mut *self.0.lock().expect("no panic"));
+        for (url, table) in made.into_iter().filter(|(url, _)| urls.contains(url)) {
+            let dropped = drop_table(&url, &table).await;
+            if let Err(error) = dropped {
+                eprintln!("the table {table} stays: {error}");
+            }
+        }
+    }
+}
+
+async fn drop_table(url: &str, table: &str) -> Result<(), db_backends::sqlx::Error> {
+    let sql = AssertSqlSafe(format!("DROP TABLE IF EXISTS {table}, {table}_schema"));
+    if url.starts_with("postgres") {
+        let mut connection = PgConnection::connect(url).await?;
+        raw_sql(sql).execute(&mut connection).await?;
+    } else {
+        let mut connection = MySqlConnection::connect(url).await?;
+        raw_sql(sql).execute(&mut connection).await?;
+    }
+    Ok(())
+}
+
+/// A table that is migrated before it is used.
+pub(crate) struct Table<D> {
+    url: String,
+    made: Made,
+    /// Its name, once it is migrated.
+    name: OnceCell<String>,
+    database: PhantomData<fn() -> D>,
+}
+
+impl<D> Table<D> {
+    pub(crate) fn new(url: String, made: &Made) -> Self {
+        Self { url, made: made.clone(), name: OnceCell::new(), database: PhantomData }
+    }
+}
+
+impl<D: Database> PersistenceFixture for Table<D> {
+    type Persistence = D;
+
+    async fn open(&self) -> D {
+        let migrate = async || {
+            let name = self.made.name(&self.url);
+            let db = D::open(&self.url, &name).await.expect("the server lets us in");
+            db.migrate().await.expect("the table can be made");
+            name
+        };
+        let name = self.name.get_or_init(migrate).await;
+        D::open(&self.url, name).await.expect("the server lets us in")
+    }
+
+    async fn open_before_migration(&self) -> Vec<D> {
+        let name = self.made.name(&self.url);
+        let mut handles = Vec::new();
+        for _ in 0..3 {
+            handles.push(D::open(&self.url, &name).await.expect("the server lets us in"));
+        }
+        handles
+    }
+}

@@ -1,0 +1,70 @@
+//! What becomes of a test whose servers are there, or are not.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The servers that must be there: what `CONFORMANCE_REQUIRE` says.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Required {
+    All,
+    These(BTreeSet<String>),
+}
+
+impl Required {
+    /// # Errors
+    ///
+    /// What is wrong with `value`: a name that is no server's would require nothing.
+    pub(crate) fn parse(value: &str, known: &[&str]) -> Result<Self, String> {
+        let names: BTreeSet<_> = value.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+        if names.contains("all") {
+            return Ok(Self::All);
+        }
+        match names.iter().find(|name| !known.contains(name)) {
+            Some(unknown) => Err(format!("there is no server {unknown:?}; there are {}", known.join(", "))),
+            None => Ok(Self::These(names.into_iter().map(str::to_owned).collect())),
+        }
+    }
+
+    fn contains(&self, server: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::These(names) => names.contains(server),
+        }
+    }
+}
+
+/// What becomes of the tests that need some servers.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Run,
+    Ignore(String),
+    Fail(String),
+}
+
+/// `missing` are the servers that cannot be had, each with the reason.
+pub(crate) fn fate(servers: &[&str], missing: &BTreeMap<&str, String>, required: &Required) -> Fate {
+    let without: Vec<_> = servers.iter().filter(|server| missing.contains_key(*server)).collect();
+    if without.is_empty() {
+        return Fate::Run;
+    }
+    let reasons: Vec<_> =
+        without.iter().map(|server| format!("no {server}: {}", missing[**server])).collect();
+    let reason = reasons.join("; ");
+    if without.iter().any(|server| required.contains(server)) {
+        Fate::Fail(format!("{reason}; CONFORMANCE_REQUIRE demands it"))
+    } else {
+        Fate::Ignore(reason)
+    }
+}
+
+/// The servers of those groups of tests of which at least one test is wanted. A group is the servers it needs, and the
+/// names of its tests.
+pub(crate) fn needed<'a, T>(
+    groups: impl IntoIterator<Item = (&'a [&'static str], &'a [T])>,
+    is_wanted: impl Fn(&T) -> bool,
+) -> BTreeSet<&'static str>
+where
+    T: 'a,
+{
+    let wanted = groups.into_iter().filter(|(_, tests)| tests.iter().any(&is_wanted));
+    wanted.flat_map(|(servers, _)| servers.iter().copied()).collect()
+}

@@ -1,0 +1,185 @@
+//! Brings the servers: those that the environment names, and the others in containers, which are gone afterwards.
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use rcgen::generate_simple_self_signed;
+use tempfile::TempDir;
+use testcontainers::core::{IntoContainerPort as _, Mount};
+use testcontainers::runners::AsyncRunner as _;
+use testcontainers::{ContainerAsync, GenericImage, ImageExt as _};
+
+use crate::table::{Needs, Ports, Server, server};
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// A server in a new container has this long to be ready.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What came of bringing the servers.
+#[derive(Default)]
+pub(crate) struct Brought {
+    /// Where they are.
+    pub(crate) urls: BTreeMap<&'static str, String>,
+    /// Which of them somebody else keeps running.
+    pub(crate) shared: Vec<String>,
+    /// Which cannot be had, and why.
+    pub(crate) missing: BTreeMap<&'static str, String>,
+    started: Vec<Started>,
+}
+
+struct Started {
+    server: &'static Server,
+    container: ContainerAsync<GenericImage>,
+    ports: Vec<u16>,
+    files: TempDir,
+}
+
+impl Brought {
+    /// All at once.
+    pub(crate) async fn bring(names: impl IntoIterator<Item = &'static str>) -> Self {
+        let mut brought = Self::default();
+        let mut starting = Vec::new();
+        for server in names.into_iter().filter_map(server) {
+            if let Ok(url) = std::env::var(server.url_var) {
+                brought.shared.push(url.clone());
+                brought.urls.insert(server.name, url);
+            } else {
+                starting.push((server, tokio::spawn(start(server))));
+            }
+        }
+        for (server, task) in starting {
+            match task.await.map_err(Failure::from).flatten() {
+                Ok(started) => {
+                    brought.urls.insert(server.name, started.url());
+                    brought.started.push(started);
+                }
+                Err(error) => {
+                    let reason = format!("{} is not set, and no container: {error}", server.url_var);
+                    brought.missing.insert(server.name, reason);
+                }
+            }
+        }
+        brought
+    }
+
+    pub(crate) async fn print_logs(&self) {
+        for started in &self.started {
+            eprintln!("\n---- {} says:\n{}", started.server.name, logs(&started.container).await);
+        }
+    }
+
+    pub(crate) async fn remove(self) {
+        for started in self.started {
+            if let Err(error) = started.container.rm().await {
+                eprintln!("the container of {} stays: {error}", started.server.name);
+            }
+        }
+    }
+}
+
+async fn start(server: &'static Server) -> Result<Started, Failure> {
+    let files = files(server)?;
+    let path = files.path().to_str().ok_or("the directory for temporary files is no text")?.to_owned();
+    let reference = server.image.reference();
+    let (name, tag) = reference.rsplit_once(':').unwrap_or((&reference, "latest"));
+    let mut image = GenericImage::new(name, tag);
+    if let Ports::Mapped(port) = server.ports {
+        image = image.with_exposed_port(port.tcp());
+    }
+    let mut request = image.with_cmd(server.command.iter().copied()).with_startup_timeout(PATIENCE);
+    let mut ports = match server.ports {
+        Ports::OneToOne(count) => free_ports(count)?,
+        Ports::Mapped(_) | Ports::None => Vec::new(),
+    };
+    for port in &ports {
+        request = request.with_mapped_port(*port, port.tcp());
+    }
+    for (variable, value) in server.env_on(&ports) {
+        request = request.with_env_var(variable, value);
+    }
+    if let Needs::SocketDirectory(inside) | Needs::Certificates(inside) = server.needs {
+        request = request.with_mount(Mount::bind_mount(path, inside));
+    }
+    let container = request.start().await?;
+    if let Ports::Mapped(port) = server.ports {
+        ports.push(container.get_host_port_ipv4(port).await?);
+    }
+    let started = Started { server, container, ports, files };
+    let start = Instant::now();
+    while !started.is_ready() {
+        let running = started.container.is_running().await?;
+        if !running || start.elapsed() > PATIENCE {
+            let fate = if running { "does not become ready" } else { "ended" };
+            return Err(format!("it {fate} and said: {}", logs(&started.container).await).into());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(started)
+}
+
+impl Started {
+    fn url(&self) -> String {
+        let files = self.files.path().display().to_string();
+        self.server.url_on(&self.ports).replace("{socket}", &files).replace("{certificates}", &files)
+    }
+
+    fn is_ready(&self) -> bool {
+        tokio::task::block_in_place(|| match (&self.server.probe, self.server.needs) {
+            (Some(probe), _) => self.ports.iter().all(|port| probe.answers(*port)),
+            (None, Needs::SocketDirectory(_)) => self.pong().unwrap_or(false),
+            (None, _) => self.ports.iter().all(|port| TcpStream::connect(("127.0.0.1", *port)).is_ok()),
+        })
+    }
+
+    fn pong(&self) -> std::io::Result<bool> {
+        let mut connection = UnixStream::connect(self.files.path().join("redis.sock"))?;
+        connection.set_read_timeout(Some(Duration::from_secs(1)))?;
+        connection.write_all(b"PING\r\n")?;
+        let mut answer = [0; 7];
+        connection.read_exact(&mut answer)?;
+        Ok(&answer == b"+PONG\r\n")
+    }
+}
+
+/// A directory with what the server needs from outside, for everybody: it runs as a user of its own.
+fn files(server: &Server) -> Result<TempDir, Failure> {
+    let directory = tempfile::tempdir()?;
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o777))?;
+    if let Needs::Certificates(_) = server.needs {
+        let made = generate_simple_self_signed(["127.0.0.1".to_owned(), "localhost".to_owned()])?;
+        let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+        for (name, content) in [("ca.pem", &certificate), ("cert.pem", &certificate), ("key.pem", &key)] {
+            std::fs::write(directory.path().join(name), content)?;
+        }
+    }
+    Ok(directory)
+}
+
+/// Ports that nobody listens on, nor on theirs plus 10000, where a cluster's nodes talk to each other.
+fn free_ports(count: u16) -> Result<Vec<u16>, Failure> {
+    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let mut ports = Vec::new();
+    for _ in 0..1_000 {
+        let port = fastrand::u16(20_000..30_000);
+        if !ports.contains(&port) && is_free(port) && is_free(port + 10_000) {
+            ports.push(port);
+        }
+        if ports.len() == usize::from(count) {
+            return Ok(ports);
+        }
+    }
+    Err("there are no free ports".into())
+}
+
+async fn logs(container: &ContainerAsync<GenericImage>) -> String {
+    let streams = [container.stdout_to_vec().await, container.stderr_to_vec().await];
+    let said = streams.map(Result::unwrap_or_default).concat();
+    let said = String::from_utf8_lossy(&said);
+    let lines: Vec<_> = said.lines().collect();
+    lines[lines.len().saturating_sub(60)..].join("\n")
+}

@@ -1,0 +1,63 @@
+//! The plan of the matrix: which servers are started, and which tests are ignored or fail without them.
+
+#![allow(missing_docs, clippy::indexing_slicing, reason = "a test")]
+
+#[path = "matrix/plan.rs"]
+mod plan;
+
+use std::collections::BTreeMap;
+
+use plan::{Fate, Required, fate, needed};
+
+const KNOWN: &[&str] = &["redis", "postgres", "mysql"];
+
+fn required(value: &str) -> Required {
+    Required::parse(value, KNOWN).unwrap()
+}
+
+fn no_redis() -> BTreeMap<&'static str, String> {
+    BTreeMap::from([("redis", "no engine answers".to_owned())])
+}
+
+#[test]
+fn tests_whose_servers_are_there_run() {
+    assert_eq!(fate(&["postgres"], &no_redis(), &required("all")), Fate::Run);
+    assert_eq!(fate(&[], &no_redis(), &required("all")), Fate::Run);
+}
+
+#[test]
+fn tests_without_their_server_are_ignored_with_the_reason() {
+    let ignored = Fate::Ignore("no redis: no engine answers".into());
+    assert_eq!(fate(&["redis", "postgres"], &no_redis(), &required("")), ignored);
+    assert_eq!(fate(&["redis", "postgres"], &no_redis(), &required("postgres, mysql")), ignored);
+}
+
+#[test]
+fn tests_without_a_required_server_fail_with_the_reason() {
+    for value in ["all", "redis", " postgres,redis ", "mysql,all"] {
+        let Fate::Fail(reason) = fate(&["redis", "postgres"], &no_redis(), &required(value)) else {
+            panic!("{value}");
+        };
+        assert!(reason.contains("no redis: no engine answers") && reason.contains("CONFORMANCE_REQUIRE"));
+    }
+}
+
+#[test]
+fn a_required_server_that_nobody_knows_is_an_error() {
+    let error = Required::parse("redis,oracle", KNOWN).unwrap_err();
+    assert!(error.contains("oracle") && error.contains("postgres"), "{error}");
+}
+
+#[test]
+fn only_servers_of_wanted_tests_are_needed() {
+    let groups: [(&[&str], &[&str]); 3] = [
+        (&["redis"], &["cache::redis::one", "cache::redis::two"]),
+        (&["redis", "mysql"], &["pair::redis+mysql::three"]),
+        (&["postgres"], &["persistence::postgres::four"]),
+    ];
+    let needed = |part: &str| needed(groups, |name| name.contains(part)).into_iter().collect::<Vec<_>>();
+    assert_eq!(needed("two"), ["redis"]);
+    assert_eq!(needed("three"), ["mysql", "redis"]);
+    assert_eq!(needed("::"), ["mysql", "postgres", "redis"]);
+    assert_eq!(needed("nothing"), [""; 0]);
+}
