@@ -192,7 +192,7 @@ pub(crate) trait DjangoBackend: Backend {
         Self::bind_text(query, Some(key))
     }
 
-    fn text<'r>(row: &'r <Self as Database>::Row, column: Column) -> Result<&'r str, Corrupt>;
+    fn text(row: &<Self as Database>::Row, column: Column) -> Result<&str, Corrupt>;
 
     /// Refuses connections that are not as they were said to be.
     fn check_connections(

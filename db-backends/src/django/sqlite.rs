@@ -78,3 +78,29 @@ CREATE INDEX "{table}_expire_date_a5c62663" ON "{table}" ("expire_date");
         db.connections.check().await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{AssertSqlSafe, Connection as _, SqlSafeStr as _, SqliteConnection, query, raw_sql};
+
+    use super::*;
+    use crate::sql::table::TableName;
+
+    /// On servers, it is counted what they read.
+    #[tokio::test]
+    async fn no_statement_reads_the_whole_table() {
+        let table = TableName::django();
+        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        let schema = AssertSqlSafe(table.fill(Sqlite::SCHEMA)).into_sql_str();
+        raw_sql(schema).execute(&mut connection).await.unwrap();
+        let Statements { load, update, touch, rename, is_there, delete, delete_expired, .. } =
+            Sqlite::TEMPLATES;
+        for statement in [load, update, touch, rename, is_there, delete, delete_expired] {
+            let explained = format!("EXPLAIN QUERY PLAN {}", table.fill(statement));
+            let plan = query(AssertSqlSafe(explained)).fetch_all(&mut connection).await.unwrap();
+            for step in plan.iter().map(|row| row.get::<String, _>(3)) {
+                assert!(!step.starts_with("SCAN"), "{step} in {statement}");
+            }
+        }
+    }
+}

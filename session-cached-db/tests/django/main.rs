@@ -1,0 +1,165 @@
+//! This project and a real Django site at one session table.
+//!
+//! Django comes from the Python package index, into a virtual environment under `target/` that is made at the first run,
+//! with `python3` or what `DJANGO_TEST_PYTHON` names. On SQLite always; on Postgres, MySQL and MariaDB where
+//! `CONFORMANCE_POSTGRES_URL`, `CONFORMANCE_MYSQL_URL` and `CONFORMANCE_MARIADB_URL` say (`cargo xtask services up`
+//! starts some), in a database that is made for the run and dropped at its end. What cannot be had is reported as ignored,
+//! or as failed: without Django if `CONFORMANCE_REQUIRE` is `all` or lists `django`, without a server if it is `all` or
+//! lists that server.
+
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::large_futures,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
+
+mod auth;
+mod bad_input;
+mod changes;
+mod database;
+mod ends;
+mod expiry;
+mod keys;
+#[path = "../it/common/log.rs"]
+#[allow(dead_code, reason = "shared with the other tests")]
+mod log;
+mod site;
+mod staleness;
+mod table;
+mod venv;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use crate::database::Kind;
+use crate::site::{LazySite, Site};
+use crate::venv::Venv;
+
+type Test = for<'a> fn(&'a Site) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+macro_rules! tests {
+    ($($module:ident: $($name:ident),* $(,)?;)*) => {
+        &[$($((stringify!($name), |site| Box::pin($module::$name(site)))),*),*]
+    };
+}
+
+const TESTS: &[(&str, Test)] = tests! {
+    changes:
+        django_reads_what_was_written_here,
+        what_django_wrote_is_read_here,
+        django_reads_what_was_changed_here_and_the_other_way_round,
+        untouched_values_come_back_byte_for_byte,
+        a_session_that_is_saved_unchanged_comes_back_byte_for_byte,
+        changes_of_both_sides_are_merged_here,
+        of_writes_that_expect_the_same_version_one_takes_place,
+        keys_that_differ_in_case_are_different;
+    ends:
+        a_key_that_was_rotated_here_is_rotated_there,
+        a_key_that_was_rotated_there_is_rotated_here,
+        a_logout_here_is_one_there,
+        a_logout_there_is_one_here,
+        what_django_ended_is_not_written_again,
+        what_was_ended_here_is_not_written_again;
+    expiry:
+        an_expiry_that_was_chosen_here_counts_there,
+        an_expiry_that_was_chosen_there_counts_here,
+        a_session_that_expired_there_is_over_here,
+        a_session_that_expired_here_is_over_there,
+        each_side_removes_what_expired,
+        a_touch_prolongs_and_changes_nothing_else,
+        expiries_are_compared_to_the_microsecond;
+    keys:
+        each_side_believes_the_fallbacks_of_the_other;
+    auth:
+        who_logged_in_there_is_logged_in_here,
+        who_logged_in_here_is_logged_in_there,
+        a_changed_password_ends_the_login,
+        another_user_gets_nothing_of_the_session_before,
+        a_login_by_a_fallback_is_renewed;
+    bad_input:
+        unreadable_payloads_are_reported_and_left_alone,
+        cookies_that_are_no_keys_cause_no_io;
+    staleness:
+        without_a_cache_djangos_writes_are_seen_at_once,
+        with_a_cache_djangos_writes_are_seen_after_max_cache_age,
+        a_stale_session_is_merged_or_refused_but_never_brought_back,
+        djangos_own_cache_is_as_stale;
+    table:
+        the_schema_as_sql_is_djangos,
+        a_table_that_is_not_there_or_not_djangos_is_refused,
+        what_django_could_not_read_is_refused,
+        a_limit_on_a_sessions_whole_life_is_refused,
+        no_statement_reads_the_whole_table;
+};
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let required = std::env::var("CONFORMANCE_REQUIRE").unwrap_or_default();
+    let is_required = |name| required.split(',').any(|other| other.trim() == "all" || other.trim() == name);
+    let is_wanted = |name: &str| {
+        let is_chosen = arguments.filter.as_ref().is_none_or(|filter| name.contains(filter.as_str()));
+        is_chosen && !arguments.skip.iter().any(|skip| name.contains(skip.as_str())) && !arguments.list
+    };
+
+    let mut venv = None;
+    let (mut trials, mut sites) = (Vec::new(), Vec::new());
+    for kind in Kind::ALL {
+        let named = |(name, test): &(&str, Test)| (format!("django::{}::{name}", kind.name()), *test);
+        let tests: Vec<_> = TESTS.iter().map(named).collect();
+        // Python is looked for only if it is needed.
+        let site = if !tests.iter().any(|(name, _)| is_wanted(name)) {
+            Err(("not wanted".to_owned(), false))
+        } else {
+            let venv = venv.get_or_insert_with(|| Venv::make().map(Arc::new));
+            match (venv, kind.server()) {
+                (Err(error), _) => Err((format!("no Django: {error}"), is_required("django"))),
+                (_, Err(error)) => Err((error, is_required(kind.name()))),
+                (Ok(venv), Ok(server)) => Ok(Arc::new(LazySite::new(kind, server, Arc::clone(venv)))),
+            }
+        };
+        if let Err((reason, _)) = &site
+            && reason != "not wanted"
+        {
+            eprintln!("\n{}: {reason}\n", kind.name());
+        }
+        sites.extend(site.iter().map(Arc::clone));
+        for (name, test) in tests {
+            trials.push(match &site {
+                Ok(site) => {
+                    let site = Arc::clone(site);
+                    Trial::test(name, move || run(&site, test))
+                }
+                Err((reason, true)) => {
+                    let reason = format!("{reason}; CONFORMANCE_REQUIRE demands it");
+                    Trial::test(name, move || Err(Failed::from(reason)))
+                }
+                Err((reason, false)) => {
+                    Trial::test(name, || Ok(())).with_ignored_flag(true).with_kind(reason)
+                }
+            });
+        }
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    sites.iter().for_each(|site| site.remove());
+    conclusion.exit();
+}
+
+/// In one thread, so that what is logged is logged here.
+fn run(site: &LazySite, test: Test) -> Result<(), Failed> {
+    let site = site.get()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let in_time = tokio::time::timeout(std::time::Duration::from_secs(120), test(site)).await;
+        in_time.map_err(|_| Failed::from("no end within two minutes"))
+    })
+}

@@ -1,0 +1,106 @@
+//! Django writes past the cache.
+
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use serde_json::json;
+use session_cached_db::core::{BoxFuture, Runtime, Timestamp};
+use session_cached_db::{CachedDb, Error, MokaCache, TokioRuntime};
+
+use crate::site::{Db, SECRET_KEY, Site, key_of};
+
+/// Tokio's, with a clock that can be moved on.
+#[derive(Debug)]
+struct MovedClock {
+    tokio: TokioRuntime,
+    ahead: Arc<AtomicI64>,
+}
+
+impl Runtime for MovedClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(self.tokio.now().as_micros() + self.ahead.load(Ordering::SeqCst))
+    }
+    fn sleep(&self, duration: Duration) -> BoxFuture<()> {
+        self.tokio.sleep(duration)
+    }
+    fn spawn(&self, task: BoxFuture<()>) {
+        self.tokio.spawn(task);
+    }
+    fn token(&self) -> NonZeroU64 {
+        self.tokio.token()
+    }
+}
+
+/// A store with moka in front, and how far its clock is ahead, in microseconds.
+async fn cached(site: &Site) -> (CachedDb<MokaCache, Db>, Arc<AtomicI64>) {
+    let ahead = Arc::new(AtomicI64::new(0));
+    let runtime = MovedClock { tokio: TokioRuntime::current().unwrap(), ahead: Arc::clone(&ahead) };
+    let cache = MokaCache::builder().max_bytes(1 << 20).build();
+    let builder = site.builder(cache, &[SECRET_KEY]).await.runtime(runtime);
+    (builder.build().await.unwrap(), ahead)
+}
+
+pub async fn without_a_cache_djangos_writes_are_seen_at_once(site: &Site) {
+    let store = site.store().await;
+    let key = site.create("{\"a\":0}");
+    for round in 1..10 {
+        site.django("save", json!({"key": key, "set": format!("{{\"a\":{round}}}")}));
+        assert_eq!(store.open(&key).await.unwrap().get::<u32>("a").unwrap(), Some(round));
+    }
+    site.django("flush", json!({"key": key}));
+    assert!(store.open(&key).await.unwrap().key().is_none());
+}
+
+pub async fn with_a_cache_djangos_writes_are_seen_after_max_cache_age(site: &Site) {
+    let (store, ahead) = cached(site).await;
+    let (changed, ended) = (site.create("{\"a\":0}"), site.create("{\"a\":0}"));
+    let found = async |key: &str| store.open(key).await.unwrap().get::<u32>("a").unwrap();
+    assert_eq!((found(&changed).await, found(&ended).await), (Some(0), Some(0)));
+    site.django("save", json!({"key": changed, "set": "{\"a\":1}"}));
+    site.django("flush", json!({"key": ended}));
+    assert_eq!((found(&changed).await, found(&ended).await), (Some(0), Some(0)), "they are from the cache");
+    // Five seconds, unless the builder is told otherwise.
+    ahead.store(6_000_000, Ordering::SeqCst);
+    assert_eq!((found(&changed).await, found(&ended).await), (Some(1), None));
+}
+
+pub async fn a_stale_session_is_merged_or_refused_but_never_brought_back(site: &Site) {
+    let (store, _) = cached(site).await;
+    let key = site.create("{\"a\":0,\"b\":0}");
+    store.open(&key).await.unwrap();
+    site.django("save", json!({"key": key, "set": "{\"b\":1}"}));
+    let mut stale = store.open(&key).await.unwrap();
+    assert_eq!(stale.get::<u32>("b").unwrap(), Some(0), "it is from the cache");
+    stale.insert("a", 1).unwrap();
+    stale.save().await.unwrap();
+    assert_eq!(site.load(&key).as_deref(), Some("{\"a\":1,\"b\":1}"));
+    // What was merged is what is cached now.
+    assert_eq!(store.open(&key).await.unwrap().get::<u32>("b").unwrap(), Some(1));
+
+    site.django("flush", json!({"key": key}));
+    let mut stale = store.open(&key).await.unwrap();
+    assert!(stale.key().is_some(), "it is from the cache");
+    stale.insert("a", 2).unwrap();
+    assert!(matches!(stale.save().await, Err(Error::SessionGone)));
+    assert_eq!(site.row(&key), None);
+    assert!(
+        store.open(&key).await.unwrap().key().is_none(),
+        "having been written to, it is not cached any more"
+    );
+}
+
+/// With its `cached_db`, Django is blind for what is written here, until its cache forgets it.
+pub async fn djangos_own_cache_is_as_stale(site: &Site) {
+    let store = site.store().await;
+    let mut session = store.new_session();
+    session.insert("a", 1).unwrap();
+    session.save().await.unwrap();
+    let load = |key: &str| site.django("load", json!({"key": key, "engine": "cached_db"}))["data"].clone();
+    let key = key_of(&session);
+    assert_eq!(load(&key), "{\"a\":1}");
+    session.flush().await.unwrap();
+    assert_eq!(load(&key), "{\"a\":1}", "a session that was ended here is alive there");
+    assert_eq!(site.load(&key), None);
+}
