@@ -21,6 +21,10 @@ macro_rules! mutant {
     ($name:ident => $instead:expr) => {};
 }
 
+#[cfg(feature = "actix-session")]
+pub mod actix_session;
+#[cfg(any(feature = "actix-session", feature = "tower-sessions"))]
+mod adapter;
 mod builder;
 mod cache_guard;
 mod config;
@@ -44,6 +48,8 @@ mod store;
 mod tasks;
 #[cfg(feature = "tower")]
 pub mod tower;
+#[cfg(feature = "tower-sessions")]
+pub mod tower_sessions;
 mod write;
 
 pub use builder::Builder;

@@ -17,7 +17,7 @@ use crate::operations::{Save, Saved, Written, expiry_of};
 use crate::{Coherence, EXPIRY_KEY, Error};
 
 /// How often another key is tried when a random one exists already, which all but never happens.
-const MAX_KEYS: u32 = 8;
+pub(crate) const MAX_KEYS: u32 = 8;
 
 const TEST_COOKIE: &str = "testcookie";
 const TEST_COOKIE_WORKED: &str = "worked";

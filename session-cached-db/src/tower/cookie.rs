@@ -1,7 +1,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use cookie::{Cookie, SameSite};
+use cookie::{Cookie, SameSite, time};
 use http::{HeaderMap, HeaderValue, header};
 use session_core::SessionKey;
 
@@ -186,7 +186,7 @@ impl SessionCookie {
     /// The header that lets a client keep `key`, for `max_age` or until the browser closes.
     pub(super) fn issue(&self, key: &SessionKey, max_age: Option<Duration>) -> Option<HeaderValue> {
         let mut cookie = self.sealed(self.with_value(key.expose().to_owned()))?;
-        cookie.set_max_age(max_age.map(|age| cookie::time::Duration::seconds(seconds(age))));
+        cookie.set_max_age(max_age.map(|age| time::Duration::seconds(seconds(age))));
         header_value(&cookie)
     }
 

@@ -1,0 +1,27 @@
+//! What the adapters for other middlewares have in common: they bring all values of a session at once, and no version.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use crate::{Error, Session};
+
+/// Makes the session hold `values` and nothing else. One that `is_same` as what is there already is not touched, so that
+/// it stays as it was written, byte for byte.
+pub(crate) fn replace<V: Serialize>(
+    session: &mut Session,
+    values: &HashMap<String, V>,
+    is_same: impl Fn(&str, &V) -> bool,
+) -> Result<(), Error> {
+    let is_missing = |key: &&str| !values.contains_key(*key);
+    let missing: Vec<_> = session.keys().filter(is_missing).map(str::to_owned).collect();
+    for key in missing {
+        session.remove(&key);
+    }
+    for (key, value) in values {
+        if !session.get_raw(key).is_some_and(|json| is_same(json, value)) {
+            session.insert(key, value)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,139 @@
+//! This crate's own layer, around axum.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::{Request, StatusCode, header};
+use axum::routing::get;
+use session_cached_db::Error;
+use session_cached_db::tower::{SessionHandle, SessionLayer};
+use tokio::sync::Barrier;
+use tower::ServiceExt as _;
+
+use crate::world::{Store, World};
+
+pub struct Answer {
+    pub status: StatusCode,
+    pub body: String,
+    pub cookie: Option<String>,
+}
+
+impl Answer {
+    /// What the client sends from then on.
+    pub fn cookie(&self) -> String {
+        self.cookie.clone().expect("a cookie is set")
+    }
+
+    /// The key in it.
+    pub fn key(&self) -> String {
+        self.cookie().split_once('=').unwrap().1.to_owned()
+    }
+}
+
+/// A request of a client with this cookie.
+pub async fn ask(site: &Router, path: &str, cookie: Option<&str>) -> Answer {
+    let mut request = Request::builder().uri(path);
+    if let Some(cookie) = cookie {
+        request = request.header(header::COOKIE, cookie);
+    }
+    let response = site.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    let cookie = response.headers().get(header::SET_COOKIE);
+    let cookie = cookie.map(|line| line.to_str().unwrap().split(';').next().unwrap().to_owned());
+    let status = response.status();
+    let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+    Answer { status, body: String::from_utf8(body.into()).unwrap(), cookie }
+}
+
+fn site(store: &Store) -> Router {
+    let visit = async |session: SessionHandle| -> Result<String, Error> {
+        let mut session = session.lock().await?;
+        session.modify("visits", |visits: &mut u32| *visits += 1)?;
+        Ok(session.get_raw("visits").unwrap().to_owned())
+    };
+    let read = async |session: SessionHandle| -> Result<String, Error> {
+        Ok(session.lock().await?.iter().map(|(key, json)| format!("{key}={json};")).collect())
+    };
+    let log_in = async |session: SessionHandle| -> Result<(), Error> {
+        let mut session = session.lock().await?;
+        session.set_subject("user-42")?;
+        session.cycle_key().await.map(drop)
+    };
+    let log_out = async |session: SessionHandle| session.lock().await?.flush().await.map(drop);
+    Router::new()
+        .route("/visit", get(visit))
+        .route("/read", get(read))
+        .route("/login", get(log_in))
+        .route("/logout", get(log_out))
+        .layer(SessionLayer::new(store.clone()))
+}
+
+/// A page that waits, with the session read, until somebody else has come as far.
+fn slow(store: &Store, key: &'static str, barrier: &Arc<Barrier>) -> Router {
+    let barrier = Arc::clone(barrier);
+    let page = async move |session: SessionHandle| -> Result<(), Error> {
+        let mut session = session.lock().await?;
+        session.get::<u32>("visits")?;
+        barrier.wait().await;
+        barrier.wait().await;
+        session.insert(key, 1)
+    };
+    Router::new().route("/slow", get(page)).layer(SessionLayer::new(store.clone()))
+}
+
+pub async fn a_client_comes_back_with_its_cookie(world: &World) {
+    let [one, two] = [0, 1].map(|node| site(&world.nodes[node]));
+    let first = ask(&one, "/visit", None).await;
+    assert_eq!((first.status, first.body.as_str()), (StatusCode::OK, "1"));
+    assert_eq!(ask(&two, "/visit", Some(&first.cookie())).await.body, "2");
+    assert_eq!(ask(&one, "/visit", Some(&first.cookie())).await.body, "3");
+}
+
+pub async fn overlapping_requests_of_two_nodes_lose_nothing(world: &World) {
+    let first = ask(&site(&world.nodes[0]), "/visit", None).await;
+    let barrier = Arc::new(Barrier::new(2));
+    let cookie = first.cookie();
+    let [one, two] = [(0, "one"), (1, "two")].map(|(node, key)| slow(&world.nodes[node], key, &barrier));
+    let (one, two) = tokio::join!(ask(&one, "/slow", Some(&cookie)), ask(&two, "/slow", Some(&cookie)));
+    assert_eq!((one.status, two.status), (StatusCode::OK, StatusCode::OK));
+    let all = ask(&site(&world.nodes[0]), "/read", Some(&cookie)).await.body;
+    assert_eq!(all, "one=1;two=1;visits=1;");
+}
+
+pub async fn a_logout_on_one_node_is_final_on_the_other(world: &World) {
+    let first = ask(&site(&world.nodes[0]), "/visit", None).await;
+    let cookie = first.cookie();
+    let barrier = Arc::new(Barrier::new(2));
+    let slow = slow(&world.nodes[0], "late", &barrier);
+    let (late, ()) = tokio::join!(ask(&slow, "/slow", Some(&cookie)), async {
+        barrier.wait().await;
+        ask(&site(&world.nodes[1]), "/logout", Some(&cookie)).await;
+        barrier.wait().await;
+    });
+    assert_eq!(late.status, StatusCode::BAD_REQUEST);
+    assert_eq!(ask(&site(&world.nodes[0]), "/read", Some(&cookie)).await.body, "");
+    assert!(!world.has_row(&first.key()).await);
+}
+
+pub async fn a_login_changes_the_key(world: &World) {
+    let [one, two] = [0, 1].map(|node| site(&world.nodes[node]));
+    let before = ask(&one, "/visit", None).await.cookie();
+    ask(&two, "/visit", Some(&before)).await;
+    let after = ask(&one, "/login", Some(&before)).await.cookie();
+    assert_ne!(before, after);
+    assert_eq!(ask(&two, "/read", Some(&after)).await.body, "visits=2;");
+    assert_eq!(ask(&two, "/read", Some(&before)).await.body, "");
+}
+
+pub async fn log_out_everywhere_ends_the_sessions_of_all_browsers(world: &World) {
+    let [one, two] = [0, 1].map(|node| site(&world.nodes[node]));
+    let laptop = ask(&one, "/login", None).await.cookie();
+    let phone = ask(&two, "/login", None).await.cookie();
+    for (site, cookie) in [(&one, &laptop), (&two, &phone)] {
+        assert_eq!(ask(site, "/visit", Some(cookie)).await.body, "1");
+    }
+    assert_eq!(world.nodes[0].revoke_subject("user-42").await.unwrap().value, 2);
+    for (site, cookie) in [(&one, &phone), (&two, &laptop), (&one, &laptop), (&two, &phone)] {
+        assert_eq!(ask(site, "/read", Some(cookie)).await.body, "");
+    }
+}

@@ -1,0 +1,103 @@
+//! Sessions as web frameworks see them: through their own middlewares, by this crate's layer and by its adapters.
+//!
+//! Every scenario runs over moka and SQLite in one process, and with two nodes over Redis and Postgres, which are those
+//! that `CONFORMANCE_REDIS_URL` and `CONFORMANCE_POSTGRES_URL` name; `cargo xtask services up` starts some. Without them,
+//! those scenarios are reported as ignored, or as failed if `CONFORMANCE_REQUIRE` is `all` or lists one of the two.
+#![allow(
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
+
+mod actix;
+mod axum_layer;
+mod tower_sessions;
+mod world;
+
+use std::pin::Pin;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use world::{Servers, World};
+
+type Scenario = for<'a> fn(&'a World) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+macro_rules! scenarios {
+    ($($module:ident: $($name:ident),* $(,)?;)*) => {
+        &[$($((concat!(stringify!($module), "::", stringify!($name)), |world| Box::pin($module::$name(world)))),*),*]
+    };
+}
+
+const SCENARIOS: &[(&str, Scenario)] = scenarios! {
+    axum_layer:
+        a_client_comes_back_with_its_cookie,
+        overlapping_requests_of_two_nodes_lose_nothing,
+        a_logout_on_one_node_is_final_on_the_other,
+        a_login_changes_the_key,
+        log_out_everywhere_ends_the_sessions_of_all_browsers;
+    tower_sessions:
+        a_client_comes_back_with_its_cookie,
+        a_visitor_who_leaves_nothing_gets_no_session,
+        what_one_node_has_saved_the_other_shows_at_once,
+        a_cached_session_costs_no_read_of_the_database,
+        the_last_of_two_saves_wins,
+        a_logout_is_final_and_a_late_save_is_an_error,
+        a_changed_id_keeps_the_data_and_kills_the_old_id,
+        the_expiry_of_the_last_save_counts,
+        an_id_that_exists_is_replaced_when_a_session_is_created,
+        what_nobody_has_changed_stays_byte_for_byte,
+        a_payload_that_cannot_be_read_is_no_session_and_stays,
+        a_reserved_key_is_an_error_of_encoding;
+    actix:
+        a_client_comes_back_with_its_cookie,
+        a_visitor_who_leaves_nothing_gets_no_session,
+        what_one_node_has_saved_the_other_shows_at_once,
+        a_cached_session_costs_no_read_of_the_database,
+        the_last_of_two_updates_wins,
+        a_logout_is_final_and_a_late_update_is_an_error,
+        a_renewed_session_keeps_the_data_and_its_old_key_is_dead,
+        a_ttl_that_is_over_ends_the_session,
+        reading_prolongs_a_session_if_the_policy_says_so,
+        a_cookie_that_is_no_key_opens_nothing,
+        what_nobody_has_changed_stays_byte_for_byte,
+        a_payload_that_cannot_be_read_is_no_session_and_stays;
+};
+
+fn main() {
+    let mut trials = Vec::new();
+    for (name, scenario) in SCENARIOS {
+        trials.push(Trial::test(format!("moka+sqlite::{name}"), move || run(None, *scenario)));
+    }
+    let servers = Servers::of_environment();
+    let is_ignored = servers.is_err() && !is_required();
+    for (name, scenario) in SCENARIOS {
+        let servers = servers.clone();
+        let trial = Trial::test(format!("redis+postgres::{name}"), move || run(Some(servers?), *scenario));
+        trials.push(trial.with_ignored_flag(is_ignored));
+    }
+    if let (Err(reason), true) = (&servers, is_ignored) {
+        eprintln!("redis+postgres: NOT TESTED, because {reason}");
+    }
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
+
+fn is_required() -> bool {
+    let required = std::env::var("CONFORMANCE_REQUIRE").unwrap_or_default();
+    required.split(',').any(|name| ["all", "redis", "postgres"].contains(&name.trim()))
+}
+
+/// On a runtime of one thread, as actix has it.
+fn run(servers: Option<Servers>, scenario: Scenario) -> Result<(), Failed> {
+    actix_web::rt::System::new().block_on(async {
+        let world = World::new(servers).await;
+        let outcome = world.catch(scenario(&world)).await;
+        world.clean_up().await;
+        outcome
+    })
+}

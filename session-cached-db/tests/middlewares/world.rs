@@ -1,0 +1,116 @@
+//! A store for one scenario, on one node or two.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use libtest_mimic::Failed;
+use session_cached_db::db_backends::sqlx::{AssertSqlSafe, Connection as _, PgConnection, raw_sql};
+use session_cached_db::{CachedDb, MokaCache, PostgresPersistence, RedisCache, Session, SqlitePersistence};
+use session_core::{DynCache, DynSubjectIndex, ExpiryWrite, Record};
+
+pub type Store = CachedDb<Arc<dyn DynCache>, Arc<dyn DynSubjectIndex>>;
+
+/// Where Redis and Postgres are.
+#[derive(Clone)]
+pub struct Servers {
+    redis: String,
+    postgres: String,
+}
+
+impl Servers {
+    pub fn of_environment() -> Result<Self, String> {
+        let url = |name: &str| {
+            std::env::var(name).ok().filter(|url| !url.is_empty()).ok_or_else(|| format!("{name} is not set"))
+        };
+        Ok(Self { redis: url("CONFORMANCE_REDIS_URL")?, postgres: url("CONFORMANCE_POSTGRES_URL")? })
+    }
+}
+
+pub struct World {
+    /// Two nodes; of one process, the same store twice.
+    pub nodes: [Store; 2],
+    /// What is to be removed afterwards: a URL of Postgres, and a table there.
+    table: Option<(String, String)>,
+}
+
+impl World {
+    pub async fn new(servers: Option<Servers>) -> Self {
+        let Some(Servers { redis, postgres }) = servers else {
+            let db = SqlitePersistence::connect("sqlite::memory:").await.unwrap();
+            let store =
+                CachedDb::builder(Arc::new(MokaCache::builder().build()) as Arc<dyn DynCache>, erase(db));
+            let store = store.sole_process().build().await.unwrap();
+            return Self { nodes: [store.clone(), store], table: None };
+        };
+        let name = format!("web_{:016x}", fastrand::u64(..));
+        let node = async || {
+            let cache =
+                RedisCache::builder().url(redis.clone()).key_prefix(format!("{name}:")).build().unwrap();
+            let db = PostgresPersistence::builder()
+                .table(&name)
+                .max_connections(4)
+                .connect(&postgres)
+                .await
+                .unwrap();
+            let store = CachedDb::builder(Arc::new(cache) as Arc<dyn DynCache>, erase(db));
+            // A machine that is busy is no outage.
+            store.cache_timeout(Duration::from_secs(10)).build().await.unwrap()
+        };
+        Self { nodes: [node().await, node().await], table: Some((postgres, name)) }
+    }
+
+    /// Runs a scenario to its end, even if that is a panic.
+    pub async fn catch(&self, scenario: impl Future<Output = ()>) -> Result<(), Failed> {
+        let message = |panic: Box<dyn std::any::Any + Send>| {
+            let text = panic.downcast_ref::<String>().cloned();
+            text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
+        };
+        AssertUnwindSafe(scenario).catch_unwind().await.map_err(|panic| Failed::from(message(panic)))
+    }
+
+    pub async fn clean_up(self) {
+        for node in &self.nodes {
+            node.close().await;
+        }
+        if let Some((url, table)) = self.table {
+            let mut connection = PgConnection::connect(&url).await.unwrap();
+            let sql = AssertSqlSafe(format!("DROP TABLE IF EXISTS {table}, {table}_schema"));
+            raw_sql(sql).execute(&mut connection).await.unwrap();
+        }
+    }
+
+    /// The session under this key, as somebody without a middleware sees it.
+    pub async fn open(&self, key: &str) -> Session {
+        self.nodes[1].open(key).await.unwrap()
+    }
+
+    /// Makes the payload of the session under this key unreadable.
+    pub async fn corrupt(&self, key: &str) {
+        let stored_key = *self.open(key).await.stored_key().unwrap();
+        let record = self.nodes[0].load(&stored_key).await.unwrap().unwrap();
+        let broken = Record::new(Bytes::from_static(b"no payload"), record.created_at(), record.expires_at());
+        self.nodes[0].update(&stored_key, broken, None, ExpiryWrite::Extend).await.unwrap();
+    }
+
+    /// Whether there is a row under this key, readable or not.
+    pub async fn has_row(&self, key: &str) -> bool {
+        let key = session_core::SessionKey::parse(key).unwrap();
+        self.nodes[0].exists(&self.nodes[0].stored_key(&key).unwrap()).await.unwrap()
+    }
+
+    /// How often the nodes have read the database.
+    pub fn database_reads(&self) -> u64 {
+        let reads = |store: &Store| store.stats().misses + store.stats().bypasses;
+        reads(&self.nodes[0]) + reads(&self.nodes[1])
+    }
+}
+
+fn erase(db: impl session_core::SubjectIndex) -> Arc<dyn DynSubjectIndex> {
+    Arc::new(db)
+}
+
+/// A number that no type of JSON libraries holds, and a text in a form that none of them writes.
+pub const ODD_JSON: &str = "{\"b\": 12345678901234567890.123456789, \"a\": \"\\u00e9\"}";
