@@ -1,4 +1,5 @@
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -28,7 +29,33 @@ pub trait Codec: Send + Sync + fmt::Debug + 'static {
     ///
     /// [`CodecError`] when the payload is not one that this codec wrote under this key.
     fn decode(&self, key: &StoredKey, payload: &Bytes) -> Result<SessionData, CodecError>;
+
+    /// Whether `payload`, which can be decoded, need not be encoded anew: it is not sealed with an older key, for
+    /// instance. By default always.
+    fn is_current(&self, payload: &Bytes) -> bool {
+        let _ = payload;
+        true
+    }
 }
+
+macro_rules! codec_for_pointer {
+    ($($pointer:ident),*) => {$(
+        #[deny(clippy::missing_trait_methods)]
+        impl<T: Codec + ?Sized> Codec for $pointer<T> {
+            fn encode(&self, key: &StoredKey, data: &SessionData) -> Result<Bytes, CodecError> {
+                (**self).encode(key, data)
+            }
+            fn decode(&self, key: &StoredKey, payload: &Bytes) -> Result<SessionData, CodecError> {
+                (**self).decode(key, payload)
+            }
+            fn is_current(&self, payload: &Bytes) -> bool {
+                (**self).is_current(payload)
+            }
+        }
+    )*};
+}
+
+codec_for_pointer!(Arc, Box);
 
 /// The payload is unreadable, or the data cannot be written. Shows nothing of either.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +72,24 @@ pub enum CodecError {
     /// The data cannot be written in this format.
     #[error("the data cannot be encoded ({0})")]
     Unencodable(BoxError),
+    /// It cannot be opened with the keys that are here.
+    #[cfg(feature = "seal")]
+    #[error("the payload cannot be opened: {0}")]
+    Seal(#[source] crate::SealError),
+}
+
+impl CodecError {
+    /// Which of its kind it is, in a word that does not change: for logs and metrics.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::UnknownFormat(_) => "unknown_format",
+            Self::Malformed(_) => "malformed",
+            Self::Unencodable(_) => "unencodable",
+            #[cfg(feature = "seal")]
+            Self::Seal(error) => error.reason(),
+        }
+    }
 }
 
 /// The default codec: one byte of format version (`1`, as a digit, to be legible in a database), then the map as a

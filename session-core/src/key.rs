@@ -284,6 +284,13 @@ pub struct InvalidKey;
 #[error("the operating system's random number generator failed; no session key can be made")]
 pub struct RandomnessUnavailable(#[source] getrandom::Error);
 
+#[cfg(feature = "seal")]
+impl RandomnessUnavailable {
+    pub(crate) const fn new(error: getrandom::Error) -> Self {
+        Self(error)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

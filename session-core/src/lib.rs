@@ -2,6 +2,8 @@
 
 mod cache;
 mod codec;
+#[cfg(feature = "compress")]
+mod compress;
 mod data;
 #[cfg(feature = "django")]
 pub mod django;
@@ -15,11 +17,15 @@ mod persistence;
 pub mod protocol;
 mod record;
 mod runtime;
+#[cfg(feature = "seal")]
+mod seal;
 mod subject;
 mod time;
 
 pub use cache::{Acquired, Cache, CacheProperties, Exchange, Expected, Scope};
 pub use codec::{Codec, CodecError, JsonCodec};
+#[cfg(feature = "compress")]
+pub use compress::{CompressCodec, TooLargeInflated};
 pub use data::{MalformedJson, SessionData};
 pub use entry::{Entry, Fence, Holder, Stamp, State, Token, Value};
 pub use envelope::EnvelopeError;
@@ -30,6 +36,8 @@ pub use key::{InvalidKey, KeyForm, KeyPrefix, RandomnessUnavailable, SessionKey,
 pub use persistence::{ExpiryWrite, Persistence, PersistenceProperties, SubjectIndex};
 pub use record::{Record, Version};
 pub use runtime::{BoxFuture, Runtime};
+#[cfg(feature = "seal")]
+pub use seal::{InvalidSealingKey, SealCodec, SealError, SealingKey, SealingKeyId, SealingKeys};
 pub use subject::{InvalidSubject, Subject};
 pub use time::Timestamp;
 

@@ -1,0 +1,212 @@
+//! Payloads that are encrypted and authenticated, so that who reads a table or a cache learns nothing of what sessions
+//! hold, and who writes to them cannot change it or move it to another session. Version 1:
+//!
+//! ```text
+//! 'S' | version '1' | 4 bytes key id | 24 bytes nonce | ciphertext | 16 bytes tag
+//! ```
+//!
+//! XChaCha20-Poly1305, with a random nonce. The associated data are the first six bytes and the stored key.
+
+mod key;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use bytes::Bytes;
+use chacha20poly1305::aead::inout::InOutBuf;
+use chacha20poly1305::{AeadInOut as _, KeyInit as _, Tag, XChaCha20Poly1305, XNonce};
+
+pub use key::{InvalidSealingKey, SealingKey, SealingKeyId, SealingKeys};
+
+use crate::{Codec, CodecError, JsonCodec, RandomnessUnavailable, SessionData, StoredKey};
+
+/// Seals what another codec makes: encrypts it, and lets nobody without the key change it or move it to another session.
+///
+/// # Behavior
+///
+/// - Seals with the first key of the ring; reads what any key of it has sealed. [`is_current`](Codec::is_current) tells
+///   what is not sealed with the first one: it is sealed anew when the session is saved.
+/// - A payload is bound to the key that it is stored under and to its format: under another key it is not authentic.
+/// - What is not sealed is [`SealError::Unsealed`], unless
+///   [`accepting_unsealed`](Self::accepting_unsealed) was said. There is no other way back to a weaker format.
+/// - Sealing adds 46 bytes. It hides neither the size of what is sealed, nor subject, version and times, which are columns
+///   of their own.
+/// - An older payload of the same session is authentic: who can write to the table can put it back.
+///
+/// `Debug` shows no key.
+///
+/// ```
+/// use session_core::{Codec as _, JsonCodec, SealCodec, SealingKey, SealingKeys, SessionData, StoredKey};
+///
+/// let keys = SealingKeys::new(SealingKey::generate()?);
+/// let codec = SealCodec::new(JsonCodec::default(), keys);
+/// let (here, there) = (StoredKey::parse("one-session")?, StoredKey::parse("another-session")?);
+/// let mut data = SessionData::new();
+/// data.insert("visits", "3".to_owned())?;
+/// let payload = codec.encode(&here, &data)?;
+/// assert_eq!(codec.decode(&here, &payload)?, data);
+/// assert!(codec.decode(&there, &payload).is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct SealCodec<C = JsonCodec> {
+    inner: C,
+    keys: SealingKeys,
+    accepts_unsealed: bool,
+}
+
+/// What a sealed payload begins with, before its version. The other codecs of this crate begin with something else.
+const MARK: u8 = b'S';
+const VERSION: u8 = b'1';
+const HEADER_LEN: usize = 2 + SealingKeyId::LEN;
+const NONCE_LEN: usize = 24;
+const TAG_LEN: usize = 16;
+
+impl<C: Codec> SealCodec<C> {
+    /// What sealing adds to a payload, in bytes.
+    pub const OVERHEAD: usize = HEADER_LEN + NONCE_LEN + TAG_LEN;
+
+    /// Seals what `inner` makes, with the first of `keys`.
+    #[must_use]
+    pub const fn new(inner: C, keys: SealingKeys) -> Self {
+        Self { inner, keys, accepts_unsealed: false }
+    }
+
+    /// The same, which also reads what is not sealed, for a table from before. Such a session is sealed when it is saved.
+    ///
+    /// As long as this is said, who can write to the table or to the cache can put anything there. Say it until the
+    /// table is sealed, and no longer.
+    #[must_use]
+    pub const fn accepting_unsealed(mut self) -> Self {
+        self.accepts_unsealed = true;
+        self
+    }
+
+    fn seal(&self, key: &StoredKey, plain: &[u8]) -> Result<Bytes, CodecError> {
+        let sealing_key = self.keys.first();
+        let mut nonce = [0; NONCE_LEN];
+        getrandom::fill(&mut nonce)
+            .map_err(|error| CodecError::Unencodable(RandomnessUnavailable::new(error).into()))?;
+        let header = header(sealing_key.id());
+        let mut sealed = Vec::with_capacity(Self::OVERHEAD + plain.len());
+        sealed.extend_from_slice(&header);
+        sealed.extend_from_slice(&nonce);
+        sealed.extend_from_slice(plain);
+        let text = sealed.get_mut(HEADER_LEN + NONCE_LEN..).unwrap_or_default();
+        let tag = cipher(sealing_key)
+            .encrypt_inout_detached(&XNonce::from(nonce), &associated_data(header, key), InOutBuf::from(text))
+            .map_err(|_| CodecError::Unencodable("it is too large to be sealed".into()))?;
+        sealed.extend_from_slice(&tag);
+        Ok(sealed.into())
+    }
+
+    fn open(&self, key: &StoredKey, payload: &[u8]) -> Result<Bytes, SealError> {
+        match payload {
+            [MARK, VERSION, ..] => {}
+            [MARK, version, ..] => return Err(SealError::UnknownVersion(*version)),
+            [MARK] => return Err(SealError::Truncated),
+            _ => return Err(SealError::Unsealed),
+        }
+        let (header, rest) = payload.split_first_chunk::<HEADER_LEN>().ok_or(SealError::Truncated)?;
+        let (nonce, rest) = rest.split_first_chunk::<NONCE_LEN>().ok_or(SealError::Truncated)?;
+        let (text, tag) = rest.split_last_chunk::<TAG_LEN>().ok_or(SealError::Truncated)?;
+        let [_, _, id @ ..] = *header;
+        let id = SealingKeyId::from_bytes(id);
+        let sealing_key = self.keys.get(id).ok_or(SealError::UnknownKey(id))?;
+        let mut plain = text.to_vec();
+        cipher(sealing_key)
+            .decrypt_inout_detached(
+                &XNonce::from(*nonce),
+                &associated_data(*header, key),
+                InOutBuf::from(&mut *plain),
+                &Tag::from(*tag),
+            )
+            .map_err(|_| SealError::NotAuthentic)?;
+        Ok(plain.into())
+    }
+}
+
+impl<C: Codec> Codec for SealCodec<C> {
+    fn encode(&self, key: &StoredKey, data: &SessionData) -> Result<Bytes, CodecError> {
+        self.seal(key, &self.inner.encode(key, data)?)
+    }
+
+    fn decode(&self, key: &StoredKey, payload: &Bytes) -> Result<SessionData, CodecError> {
+        match self.open(key, payload) {
+            Ok(plain) => self.inner.decode(key, &plain),
+            Err(SealError::Unsealed) if self.accepts_unsealed => self.inner.decode(key, payload),
+            Err(error) => Err(CodecError::Seal(error)),
+        }
+    }
+
+    /// Whether it is sealed with the first key.
+    fn is_current(&self, payload: &Bytes) -> bool {
+        payload.starts_with(&header(self.keys.first().id()))
+    }
+}
+
+impl<C: Codec> fmt::Debug for SealCodec<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SealCodec")
+            .field("inner", &self.inner)
+            .field("keys", &self.keys)
+            .field("accepts_unsealed", &self.accepts_unsealed)
+            .finish()
+    }
+}
+
+fn header(id: SealingKeyId) -> [u8; HEADER_LEN] {
+    let [a, b, c, d] = id.to_bytes();
+    [MARK, VERSION, a, b, c, d]
+}
+
+/// The header has always the same length, so nothing can move between it and the key.
+fn associated_data(header: [u8; HEADER_LEN], key: &StoredKey) -> Vec<u8> {
+    [&header, key.as_bytes()].concat()
+}
+
+/// Wipes its copy of the key when it is dropped.
+fn cipher(key: &SealingKey) -> XChaCha20Poly1305 {
+    XChaCha20Poly1305::new(key.bytes().into())
+}
+
+/// Why a payload is not opened. Shows nothing of it. The row is to be left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SealError {
+    /// It is not sealed.
+    #[error(
+        "it is not sealed; somebody else has written it, or the table is from before: then accept unsealed payloads \
+         until all are sealed"
+    )]
+    Unsealed,
+    /// It was sealed with a key that is not in the ring.
+    #[error(
+        "it is sealed with the key {0}, which is not in the ring of keys; add that key behind the others"
+    )]
+    UnknownKey(SealingKeyId),
+    /// It was written by a newer version.
+    #[error("it is sealed in version {0:#04x}, which this version does not know; upgrade")]
+    UnknownVersion(u8),
+    /// It is shorter than any sealed payload.
+    #[error("it was cut off")]
+    Truncated,
+    /// It was changed, cut off, or moved here from another session.
+    #[error(
+        "it is not authentic: it was changed or cut off, or belongs to another session; find out by whom"
+    )]
+    NotAuthentic,
+}
+
+impl SealError {
+    pub(crate) const fn reason(self) -> &'static str {
+        match self {
+            Self::Unsealed => "unsealed",
+            Self::UnknownKey(_) => "unknown_sealing_key",
+            Self::UnknownVersion(_) => "unknown_seal_version",
+            Self::Truncated => "truncated",
+            Self::NotAuthentic => "not_authentic",
+        }
+    }
+}
