@@ -63,6 +63,9 @@ fn run(arguments: &Arguments, required: &Required) -> Conclusion {
 
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let brought = runtime.block_on(Brought::bring(needed));
+    for (server, reason) in &brought.missing {
+        eprintln!("NOT TESTED: {server}: {reason}");
+    }
     let mut trials = Vec::new();
     for group in self::groups() {
         let suite = group.suite(&brought.urls, directory.path(), &made);

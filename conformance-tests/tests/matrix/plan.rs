@@ -36,7 +36,9 @@ impl Required {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     Run,
+    /// With the servers that are not there, in short: it stands beside each test's name.
     Ignore(String),
+    /// With the reasons.
     Fail(String),
 }
 
@@ -46,14 +48,12 @@ pub(crate) fn fate(servers: &[&str], missing: &BTreeMap<&str, String>, required:
     if without.is_empty() {
         return Fate::Run;
     }
-    let reasons: Vec<_> =
-        without.iter().map(|server| format!("no {server}: {}", missing[**server])).collect();
-    let reason = reasons.join("; ");
-    if without.iter().any(|server| required.contains(server)) {
-        Fate::Fail(format!("{reason}; CONFORMANCE_REQUIRE demands it"))
-    } else {
-        Fate::Ignore(reason)
+    let named = without.iter().map(|server| format!("no {server}")).collect::<Vec<_>>().join(", ");
+    if !without.iter().any(|server| required.contains(server)) {
+        return Fate::Ignore(named);
     }
+    let reasons: Vec<_> = without.iter().map(|server| missing[**server].as_str()).collect();
+    Fate::Fail(format!("{named}: {}; CONFORMANCE_REQUIRE demands it", reasons.join("; ")))
 }
 
 /// The servers of those groups of tests of which at least one test is wanted. A group is the servers it needs, and the
