@@ -140,7 +140,10 @@ impl Database {
     /// For Django's settings.
     pub fn settings(&self) -> Value {
         let Some((server, name)) = &self.server else {
-            return json!({"ENGINE": "django.db.backends.sqlite3", "NAME": self.file()});
+            // A transaction that reads first and then writes is refused, not kept waiting, if somebody has written in
+            // between; so says Django's own documentation.
+            let options = json!({"transaction_mode": "IMMEDIATE"});
+            return json!({"ENGINE": "django.db.backends.sqlite3", "NAME": self.file(), "OPTIONS": options});
         };
         let engine = if self.kind == Kind::Postgres { "postgresql" } else { "mysql" };
         json!({
