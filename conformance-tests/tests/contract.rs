@@ -3,7 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
 use conformance_tests::reference::{MemoryCache, MemoryPersistence};
-use conformance_tests::{cache, persistence, subject_index};
+use conformance_tests::{cache, persistence, scan, subject_index};
 
 /// Bullets that no call of a backend can show, and where they are shown instead.
 const SHOWN_ELSEWHERE: &[&str] = &[
@@ -13,6 +13,7 @@ const SHOWN_ELSEWHERE: &[&str] = &[
     "An error says whether a write may have happened",
     "A statement whose client has given up goes on for at most",
     "Uses an index, not a scan of the table.",
+    "Goes by an index, from where it is to begin",
     "Touches no table but its own, and not the application's own migrations.",
 ];
 
@@ -30,6 +31,14 @@ fn every_bullet_of_persistence_and_subject_index_has_a_case() {
     type Fixture = fn() -> std::future::Ready<MemoryPersistence>;
     let mut shown = persistence::cases::<Fixture>().iter().map(|case| case.shows).collect::<Vec<_>>();
     shown.extend(subject_index::cases::<Fixture>().iter().map(|case| case.shows));
+    compare(contract, &shown);
+}
+
+#[test]
+fn every_bullet_of_scan_has_a_case() {
+    let contract = include_str!("../../session-core/src/scan.rs");
+    let fixture = scan::cases::<fn() -> std::future::Ready<MemoryPersistence>>();
+    let shown = fixture.iter().map(|case| case.shows).collect::<Vec<_>>();
     compare(contract, &shown);
 }
 

@@ -32,7 +32,7 @@ fn main() {
         Suite::new("erased-moka").cache(move || std::future::ready(erase(erased_moka.clone()))),
         Suite::new("shared-moka").cache(move || std::future::ready(Arc::clone(&shared_moka))),
         Suite::new("twice-erased-moka").cache(move || std::future::ready(Arc::clone(&twice_erased))),
-        Suite::new("sqlite").persistence(at(file.clone())).subject_index(at(file)),
+        Suite::new("sqlite").persistence(at(file.clone())).subject_index(at(file.clone())).scan(at(file)),
         Suite::new("erased-sqlite").persistence(move || {
             let opened = opened(erased.clone());
             async move { Arc::new(opened.await) as Arc<dyn DynPersistence> }

@@ -41,7 +41,8 @@ const THREADS: usize = 8;
 fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);
-    let known: Vec<_> = SERVERS.iter().map(|server| server.name).collect();
+    // Those in the process are always there.
+    let known: Vec<_> = SERVERS.iter().map(|server| server.name).chain(["moka", "sqlite"]).collect();
     let required = Required::parse(&std::env::var("CONFORMANCE_REQUIRE").unwrap_or_default(), &known)
         .unwrap_or_else(|error| panic!("CONFORMANCE_REQUIRE: {error}"));
     run(&arguments, &required).exit();
@@ -133,10 +134,10 @@ impl Group {
                 let suite = Suite::new(name);
                 if kind(name) == "postgres" {
                     let table = || Table::<db_backends::postgres::PostgresPersistence>::new(url(name), made);
-                    suite.persistence(table()).subject_index(table())
+                    suite.persistence(table()).subject_index(table()).scan(table())
                 } else {
                     let table = || Table::<db_backends::mysql::MySqlPersistence>::new(url(name), made);
-                    suite.persistence(table()).subject_index(table())
+                    suite.persistence(table()).subject_index(table()).scan(table())
                 }
             }
             Self::Pair(cache, database) => {

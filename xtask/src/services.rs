@@ -68,16 +68,39 @@ fn service(server: &'static Server) -> Option<Service> {
 }
 
 fn up(services: &[Service]) -> Result {
-    for service in services {
-        service.start()?;
-    }
-    for service in services {
-        service.wait()?;
-    }
+    start(services)?;
     for service in services {
         println!("{}", service.export());
     }
     Ok(())
+}
+
+fn start(services: &[Service]) -> Result {
+    for service in services {
+        service.start()?;
+    }
+    services.iter().try_for_each(Service::wait)
+}
+
+/// Starts all services, for a run of the tests; which of them were not running before.
+pub(crate) fn start_all() -> Result<Vec<String>> {
+    let services = chosen(&[])?;
+    let is_new = |service: &&Service| !engine::is_running(&service.container());
+    let new = services.iter().filter(is_new).map(|service| service.server.name.to_owned()).collect();
+    start(&services)?;
+    Ok(new)
+}
+
+/// Ends those that were started for it.
+pub(crate) fn stop(names: &[String]) -> Result {
+    if names.is_empty() { Ok(()) } else { down(&chosen(names)?) }
+}
+
+/// The variables that make tests use the services, but for those that the environment has.
+pub(crate) fn variables() -> Vec<(&'static str, String)> {
+    let services = SERVERS.iter().filter_map(service);
+    let unset = services.filter(|service| std::env::var_os(service.server.url_var).is_none());
+    unset.map(|service| (service.server.url_var, service.url())).collect()
 }
 
 fn status(services: &[Service]) {
@@ -159,9 +182,13 @@ impl Service {
             .is_none_or(|probe| self.ports.iter().all(|(outside, _)| probe.answers(*outside)))
     }
 
-    fn export(&self) -> String {
+    fn url(&self) -> String {
         let outside: Vec<_> = self.ports.iter().map(|(outside, _)| *outside).collect();
-        format!("export {}='{}'", self.server.url_var, self.server.url_on(&outside))
+        self.server.url_on(&outside)
+    }
+
+    fn export(&self) -> String {
+        format!("export {}='{}'", self.server.url_var, self.url())
     }
 }
 

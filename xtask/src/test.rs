@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every test of the workspace.
 
 use std::ffi::OsString;
+use std::process::Command;
 use std::time::Duration;
 
 use lexopt::{Arg, Parser};
@@ -8,7 +9,7 @@ use lexopt::{Arg, Parser};
 use crate::process::{cargo, run as run_process};
 use crate::stage::Stages;
 use crate::table::IMAGES;
-use crate::{Result, engine, images, simulate};
+use crate::{Result, engine, images, services, simulate};
 
 pub(crate) const USAGE: &str = "test [--provision] [-- FILTER..]";
 pub(crate) const SUMMARY: &str = "Run every test, doc tests and examples included. With --provision, first set up what a Debian \
@@ -16,6 +17,7 @@ pub(crate) const SUMMARY: &str = "Run every test, doc tests and examples include
 
 const SETUP_BUDGET: Duration = Duration::from_secs(5 * 60);
 const SIMULATION_BUDGET: Duration = Duration::from_secs(5 * 60);
+const MATRIX_BUDGET: Duration = Duration::from_secs(20 * 60);
 const TEST_BUDGET: Duration = Duration::from_secs(30 * 60);
 
 pub(crate) fn run(mut args: Parser) -> Result {
@@ -47,15 +49,37 @@ fn steps(stages: &mut Stages, provision: bool, filters: &[OsString]) -> Result {
         // A failure is kept for the end.
         let _ = stages.run("simulation", SIMULATION_BUDGET, simulate::standard);
     }
-    stages.run("tests", TEST_BUDGET, || {
-        let mut command = cargo();
-        command.args(["test", "--workspace", "--all-features", "--no-fail-fast"]);
-        if !filters.is_empty() {
-            command.arg("--").args(filters);
-        }
-        if provision {
-            command.env("CONFORMANCE_REQUIRE", "all").envs(images::variables(IMAGES));
-        }
-        run_process(&mut command)
-    })
+    if !provision {
+        return stages.run("tests", TEST_BUDGET, || run_process(&mut tests(&[], filters)));
+    }
+    // First as on any machine with an engine: every server in a container of this run. Then everything, the matrix
+    // included, on servers that are kept running and named by URL.
+    let _ = stages.run("matrix", MATRIX_BUDGET, || {
+        run_process(require_all(&mut tests(&["--test=matrix"], filters)).envs(images::variables(IMAGES)))
+    });
+    let mut started = Vec::new();
+    stages.run("services", SETUP_BUDGET, || {
+        started = services::start_all()?;
+        Ok(())
+    })?;
+    let tested = stages.run("tests", TEST_BUDGET, || {
+        let mut command = tests(&["--no-fail-fast"], filters);
+        run_process(require_all(&mut command).envs(images::variables(IMAGES)).envs(services::variables()))
+    });
+    services::stop(&started)?;
+    tested
+}
+
+fn tests(args: &[&str], filters: &[OsString]) -> Command {
+    let mut command = cargo();
+    command.args(["test", "--workspace", "--all-features"]).args(args);
+    if !filters.is_empty() {
+        command.arg("--").args(filters);
+    }
+    command
+}
+
+/// A test that finds no server fails.
+fn require_all(command: &mut Command) -> &mut Command {
+    command.env("CONFORMANCE_REQUIRE", "all")
 }

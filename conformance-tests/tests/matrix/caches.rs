@@ -95,7 +95,7 @@ impl CacheFixture for Memcached {
     }
 
     async fn plant(&self, key: &StoredKey, bytes: Bytes) -> bool {
-        let set = Set::new(name(key), bytes.to_vec()).ttl(Ttl::from(TTL));
+        let set = Set::new(name(key), &bytes).ttl(Ttl::from(TTL));
         let done = self.client().await.run(set).await.expect("memcached answers");
         assert_eq!(done.status, MutationStatus::Applied);
         true

@@ -8,14 +8,14 @@ use db_backends::mysql::MySqlPersistence;
 use db_backends::postgres::PostgresPersistence;
 use db_backends::sqlite::SqlitePersistence;
 use db_backends::sqlx::{AssertSqlSafe, Connection as _, MySqlConnection, PgConnection, raw_sql};
-use session_core::{PersistenceError, SubjectIndex};
+use session_core::{PersistenceError, Scan, SubjectIndex};
 use tokio::sync::OnceCell;
 
 /// Few connections for each handle: many cases run at once, with three handles each.
 const MAX_CONNECTIONS: u16 = 4;
 
 /// A database that is reached by URL.
-pub(crate) trait Database: SubjectIndex + Sized {
+pub(crate) trait Database: SubjectIndex + Scan + Sized {
     fn open(url: &str, table: &str) -> impl Future<Output = Result<Self, PersistenceError>> + Send;
 }
 
