@@ -13,6 +13,7 @@ mod crowd;
 pub mod pair;
 pub mod persistence;
 pub mod reference;
+pub mod scan;
 #[cfg(feature = "simulation")]
 pub mod sim;
 pub mod subject_index;

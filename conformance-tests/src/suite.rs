@@ -9,7 +9,8 @@ use libtest_mimic::{Failed, Trial};
 use crate::cache::CacheFixture;
 use crate::pair::PairFixture;
 use crate::persistence::{PersistenceFixture, SubjectIndexFixture};
-use crate::{Case, cache, pair, persistence, subject_index};
+use crate::scan::ScanFixture;
+use crate::{Case, cache, pair, persistence, scan, subject_index};
 
 /// No case takes longer, unless the backend hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -50,6 +51,11 @@ impl Suite {
     /// The cases of [`SubjectIndex`](session_core::SubjectIndex), beyond those of `Persistence`.
     pub fn subject_index<F: SubjectIndexFixture>(self, fixture: F) -> Self {
         self.layer("subject_index", fixture, subject_index::cases())
+    }
+
+    /// The cases of [`Scan`](session_core::Scan), beyond those of `Persistence`.
+    pub fn scan<F: ScanFixture>(self, fixture: F) -> Self {
+        self.layer("scan", fixture, scan::cases())
     }
 
     /// The cases of a cache and a database together.

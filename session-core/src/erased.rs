@@ -10,7 +10,8 @@ use async_trait::async_trait;
 
 use crate::{
     Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, ExpiryWrite, Persistence,
-    PersistenceError, PersistenceProperties, Record, StoredKey, Subject, SubjectIndex, Timestamp, Version,
+    PersistenceError, PersistenceProperties, Record, Scan, StoredKey, Subject, SubjectIndex, Timestamp,
+    Version,
 };
 
 /// The object-safe twin of [`Cache`]: the same methods, their futures boxed. Implemented for every [`Cache`].
@@ -242,6 +243,28 @@ impl<T: SubjectIndex> DynSubjectIndex for T {
     }
 }
 
+/// The object-safe twin of [`Scan`]. Implemented for every [`Scan`].
+#[async_trait]
+pub trait DynScan: DynPersistence {
+    /// See [`Scan::scan`].
+    async fn scan_dyn(
+        &self,
+        after: Option<&StoredKey>,
+        limit: u32,
+    ) -> Result<Vec<(StoredKey, Record)>, PersistenceError>;
+}
+
+#[async_trait]
+impl<T: Scan> DynScan for T {
+    async fn scan_dyn(
+        &self,
+        after: Option<&StoredKey>,
+        limit: u32,
+    ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
+        self.scan(after, limit).await
+    }
+}
+
 /// `Persistence` in terms of `$load(..)` and so on: by a twin's methods, or by those of what a pointer points to.
 macro_rules! forward_persistence {
     (($($head:tt)*) ($this:ident => $target:expr) $load:ident $insert:ident $update:ident $touch:ident $rename:ident
@@ -351,10 +374,21 @@ macro_rules! persistence_for_pointer {
                 (**self).list_by_subject(subject, now).await
             }
         }
+
+        #[deny(clippy::missing_trait_methods)]
+        impl<T: Scan + ?Sized> Scan for $pointer<T> {
+            async fn scan(
+                &self,
+                after: Option<&StoredKey>,
+                limit: u32,
+            ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
+                (**self).scan(after, limit).await
+            }
+        }
     )*};
 }
 
-persistence_for_dyn!(DynPersistence, DynSubjectIndex);
+persistence_for_dyn!(DynPersistence, DynScan, DynSubjectIndex);
 persistence_for_pointer!(Arc, Box);
 
 #[deny(clippy::missing_trait_methods)]
@@ -365,5 +399,16 @@ impl SubjectIndex for dyn DynSubjectIndex {
         now: Timestamp,
     ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
         self.list_by_subject_dyn(subject, now).await
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl Scan for dyn DynScan {
+    async fn scan(
+        &self,
+        after: Option<&StoredKey>,
+        limit: u32,
+    ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
+        self.scan_dyn(after, limit).await
     }
 }

@@ -17,6 +17,7 @@ mod persistence;
 pub mod protocol;
 mod record;
 mod runtime;
+mod scan;
 #[cfg(feature = "seal")]
 mod seal;
 mod subject;
@@ -29,13 +30,14 @@ pub use compress::{CompressCodec, TooLargeInflated};
 pub use data::{MalformedJson, SessionData};
 pub use entry::{Entry, Fence, Holder, Stamp, State, Token, Value};
 pub use envelope::EnvelopeError;
-pub use erased::{DynCache, DynPersistence, DynSubjectIndex};
+pub use erased::{DynCache, DynPersistence, DynScan, DynSubjectIndex};
 pub use error::{BoxError, CacheError, Outcome, PersistenceError, SchemaProblem};
 pub use expiry::Expiry;
 pub use key::{InvalidKey, KeyForm, KeyPrefix, RandomnessUnavailable, SessionKey, StoredKey};
 pub use persistence::{ExpiryWrite, Persistence, PersistenceProperties, SubjectIndex};
 pub use record::{Record, Version};
 pub use runtime::{BoxFuture, Runtime};
+pub use scan::Scan;
 #[cfg(feature = "seal")]
 pub use seal::{InvalidSealingKey, SealCodec, SealError, SealingKey, SealingKeyId, SealingKeys};
 pub use subject::{InvalidSubject, Subject};

@@ -2,8 +2,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use session_core::{
-    ExpiryWrite, Persistence, PersistenceError, PersistenceProperties, Record, SchemaProblem, StoredKey,
-    Subject, SubjectIndex, Timestamp, Version,
+    ExpiryWrite, Persistence, PersistenceError, PersistenceProperties, Record, Scan, SchemaProblem,
+    StoredKey, Subject, SubjectIndex, Timestamp, Version,
 };
 
 /// The largest payload, in bytes.
@@ -204,5 +204,21 @@ impl SubjectIndex for MemoryPersistence {
         let rows = database.rows()?.iter();
         let theirs = rows.filter(|(_, row)| row.subject() == Some(subject) && !row.is_expired(now));
         Ok(theirs.map(|(key, row)| (*key, row.clone())).collect())
+    }
+}
+
+impl Scan for MemoryPersistence {
+    async fn scan(
+        &self,
+        after: Option<&StoredKey>,
+        limit: u32,
+    ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
+        let mut database = self.lock();
+        let rows = database.rows()?.iter().map(|(key, row)| (*key, row.clone()));
+        let after = after.map_or(&b""[..], StoredKey::as_bytes);
+        let mut rows = rows.filter(|(key, _)| key.as_bytes() > after).collect::<Vec<_>>();
+        rows.sort_by(|(one, _), (other, _)| one.as_bytes().cmp(other.as_bytes()));
+        rows.truncate(limit as usize);
+        Ok(rows)
     }
 }

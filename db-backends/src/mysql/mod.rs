@@ -104,6 +104,10 @@ fn statements(table: &TableName) -> Statements {
             "SELECT `key`, payload, created_at, expires_at, last_seen_at, version, subject
              FROM `{table}` WHERE subject = ? AND expires_at > ?",
         ),
+        scan: table.sql(
+            "SELECT `key`, payload, created_at, expires_at, last_seen_at, version, subject
+             FROM `{table}` WHERE `key` > ? ORDER BY `key` LIMIT ?",
+        ),
     }
 }
 

@@ -110,6 +110,10 @@ fn statements(table: &TableName) -> Statements {
             r#"SELECT key, payload, created_at, expires_at, last_seen_at, version, subject
                FROM "{table}" WHERE subject = $1 AND expires_at > $2"#,
         ),
+        scan: table.sql(
+            r#"SELECT key, payload, created_at, expires_at, last_seen_at, version, subject
+               FROM "{table}" WHERE key > $1 ORDER BY key LIMIT $2"#,
+        ),
     }
 }
 

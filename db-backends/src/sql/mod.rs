@@ -13,8 +13,8 @@ use std::future::Future;
 use std::time::Duration;
 
 use session_core::{
-    ExpiryWrite, Persistence, PersistenceError, PersistenceProperties, Record, StoredKey, Subject,
-    SubjectIndex, Timestamp, Version,
+    ExpiryWrite, Persistence, PersistenceError, PersistenceProperties, Record, Scan, StoredKey,
+    Subject, SubjectIndex, Timestamp, Version,
 };
 use sqlx::{Database, SqlStr, query};
 
@@ -52,6 +52,8 @@ pub(crate) struct Statements {
     pub(crate) delete_expired: SqlStr,
     /// The rows of a subject, now, that have not expired.
     pub(crate) list_by_subject: SqlStr,
+    /// The rows after a key, at most so many, in the order of the bytes of their keys.
+    pub(crate) scan: SqlStr,
 }
 
 /// A parameter.
@@ -255,6 +257,20 @@ impl<B: Backend> SubjectIndex for SqlPersistence<B> {
     ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
         let parameters = [Value::Text(subject.as_str()), instant(now)];
         let rows = B::read_all(self, statement::<B>(&self.sql.list_by_subject, parameters)).await?;
+        rows.iter().map(|row| B::columns(row)?.key_and_record()).collect()
+    }
+}
+
+impl<B: Backend> Scan for SqlPersistence<B> {
+    async fn scan(
+        &self,
+        after: Option<&StoredKey>,
+        limit: u32,
+    ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
+        // No key is empty, so all come after that.
+        let after = Value::Text(after.map_or("", StoredKey::as_str));
+        let parameters = [after, Value::Integer(limit.into())];
+        let rows = B::read_all(self, statement::<B>(&self.sql.scan, parameters)).await?;
         rows.iter().map(|row| B::columns(row)?.key_and_record()).collect()
     }
 }

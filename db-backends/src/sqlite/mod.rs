@@ -107,6 +107,10 @@ fn statements(table: &TableName) -> Statements {
             r#"SELECT key, payload, created_at, expires_at, last_seen_at, version, subject
                FROM "{table}" WHERE subject = ? AND expires_at > ?"#,
         ),
+        scan: table.sql(
+            r#"SELECT key, payload, created_at, expires_at, last_seen_at, version, subject
+               FROM "{table}" WHERE key > ? ORDER BY key LIMIT ?"#,
+        ),
     }
 }
 

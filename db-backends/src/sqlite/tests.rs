@@ -42,6 +42,7 @@ async fn no_statement_scans_the_table() {
             (&sql.delete, "sqlite_autoindex_sessions_1"),
             (&sql.delete_expired, "sessions_expires_at"),
             (&sql.list_by_subject, "sessions_subject"),
+            (&sql.scan, "sqlite_autoindex_sessions_1"),
         ] {
             let plan = plan(&db, statement.as_str()).await;
             assert!(plan.iter().all(|line| !line.contains("SCAN")), "{statement:?}: {plan:#?}");

@@ -1,0 +1,27 @@
+use std::future::Future;
+
+use crate::{Persistence, PersistenceError, Record, StoredKey};
+
+/// What it takes to go through all sessions: to seal them anew, to change the form of their keys, to count them.
+///
+/// For maintenance: it reads the whole table.
+pub trait Scan: Persistence {
+    /// At most `limit` sessions whose keys come after `after`, or the first ones, in the order of their keys.
+    ///
+    /// # Behavior
+    ///
+    /// - Expired sessions are there, too.
+    /// - Keys are in the order of their bytes. Fewer than `limit` means that no more came after them.
+    /// - Going on after the last key finds, exactly once, every session that is there all the time under one key. One
+    ///   that gets another key meanwhile may be found twice, or not at all.
+    /// - Goes by an index, from where it is to begin: every call costs the same.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Persistence::load): [`PersistenceError::CorruptRow`] when one of the rows cannot be read.
+    fn scan(
+        &self,
+        after: Option<&StoredKey>,
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<(StoredKey, Record)>, PersistenceError>> + Send;
+}
