@@ -14,6 +14,8 @@
 //!   still has what was read, in one statement. Whoever changes a session and changes it back within one second brings a
 //!   version back; who writes over it then writes over the very content that it read.
 //! - An expiry after the year 9999 becomes the end of that year.
+//! - In MySQL and MariaDB, there cannot be two keys that differ in case only, because Django's collation takes them for the
+//!   same. Neither is ever found under the other. Keys that are made here or by Django are in lower case.
 //!
 //! Instants are in UTC. At the site, `USE_TZ` must be true, which is the default, and no database may have a `TIME_ZONE`
 //! other than UTC.
