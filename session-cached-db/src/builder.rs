@@ -235,18 +235,21 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
     ///
     /// [`BuildError::Invalid`] when settings contradict each other or do not fit the cache or the database;
     /// [`BuildError::Schema`] and [`BuildError::Database`] when the table cannot be prepared.
-    pub async fn build(mut self) -> Result<CachedDb<C, P>, BuildError> {
-        self.resolve()?;
-        let runtime = match self.runtime {
-            Some(runtime) => runtime,
-            None => Arc::new(TokioRuntime::current().ok_or(BuildError::NoRuntime)?),
-        };
-        match self.schema {
-            Schema::Migrate => self.db.migrate().await?,
-            Schema::Check => self.db.check_schema().await?,
-            Schema::Trust => {}
+    #[allow(clippy::manual_async_fn, reason = "as for the methods of CachedDb")]
+    pub fn build(mut self) -> impl Future<Output = Result<CachedDb<C, P>, BuildError>> + Send {
+        async move {
+            self.resolve()?;
+            let runtime = match self.runtime {
+                Some(runtime) => runtime,
+                None => Arc::new(TokioRuntime::current().ok_or(BuildError::NoRuntime)?),
+            };
+            match self.schema {
+                Schema::Migrate => self.db.migrate().await?,
+                Schema::Check => self.db.check_schema().await?,
+                Schema::Trust => {}
+            }
+            Ok(CachedDb::start(self.cache, self.db, self.config, self.codec, runtime, self.reaper))
         }
-        Ok(CachedDb::start(self.cache, self.db, self.config, self.codec, runtime, self.reaper))
     }
 
     /// Fills in the defaults that depend on other settings, and refuses what does not fit together.

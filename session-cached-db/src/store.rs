@@ -32,6 +32,10 @@ pub struct CachedDb<C, P> {
     pub(crate) inner: Arc<Inner<C, P>>,
 }
 
+#[allow(
+    clippy::manual_async_fn,
+    reason = "of an `async fn` that awaits a method of a `dyn` backend, callers cannot prove that its future is Send"
+)]
 impl<C: Cache, P: Persistence> CachedDb<C, P> {
     /// Composes a store of any cache with any database.
     pub fn builder(cache: C, db: P) -> Builder<C, P> {
@@ -59,10 +63,12 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
     /// # Errors
     ///
     /// [`Error::Database`] when the database does not answer. A cache that does not answer is no error.
-    pub async fn open(&self, cookie: &str) -> Result<Session, Error> {
-        match SessionKey::parse(cookie) {
-            Ok(key) => self.open_key(key).await,
-            Err(InvalidKey) => Ok(self.new_session()),
+    pub fn open(&self, cookie: &str) -> impl Future<Output = Result<Session, Error>> + Send {
+        async move {
+            match SessionKey::parse(cookie) {
+                Ok(key) => self.open_key(key).await,
+                Err(InvalidKey) => Ok(self.new_session()),
+            }
         }
     }
 
@@ -71,13 +77,17 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
     /// # Errors
     ///
     /// As [`open`](Self::open).
-    pub async fn open_key(&self, key: SessionKey) -> Result<Session, Error> {
-        let Ok(stored_key) = self.stored_key(&key) else { return Ok(self.new_session()) };
-        match self.inner.load_readable(&stored_key).await {
-            Ok(Some(loaded)) => Ok(Session::stored(Arc::clone(&self.inner) as _, key, stored_key, loaded)),
-            Ok(None) => Ok(self.new_session()),
-            Err(error) if error.is_of_the_row() => Ok(self.new_session()),
-            Err(error) => Err(error),
+    pub fn open_key(&self, key: SessionKey) -> impl Future<Output = Result<Session, Error>> + Send {
+        async move {
+            let Ok(stored_key) = self.stored_key(&key) else { return Ok(self.new_session()) };
+            match self.inner.load_readable(&stored_key).await {
+                Ok(Some(loaded)) => {
+                    Ok(Session::stored(Arc::clone(&self.inner) as _, key, stored_key, loaded))
+                }
+                Ok(None) => Ok(self.new_session()),
+                Err(error) if error.is_of_the_row() => Ok(self.new_session()),
+                Err(error) => Err(error),
+            }
         }
     }
 
@@ -102,8 +112,8 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
     ///
     /// [`Error::Unreadable`] when the payload cannot be decoded (the row stays); [`Error::Database`] when the database
     /// does not answer.
-    pub async fn load(&self, key: &StoredKey) -> Result<Option<Arc<Record>>, Error> {
-        Ok(self.inner.load_readable(key).await?.map(|loaded| loaded.record))
+    pub fn load(&self, key: &StoredKey) -> impl Future<Output = Result<Option<Arc<Record>>, Error>> + Send {
+        async move { Ok(self.inner.load_readable(key).await?.map(|loaded| loaded.record)) }
     }
 
     /// Whether there is a session under `key` that has not expired.
@@ -111,8 +121,8 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
     /// # Errors
     ///
     /// [`Error::Database`] when the database does not answer.
-    pub async fn exists(&self, key: &StoredKey) -> Result<bool, Error> {
-        Ok(self.inner.load(key).await?.is_some())
+    pub fn exists(&self, key: &StoredKey) -> impl Future<Output = Result<bool, Error>> + Send {
+        async move { Ok(self.inner.load(key).await?.is_some()) }
     }
 
     /// Adds a session under a key of the caller's choice.
@@ -187,9 +197,11 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
     /// # Errors
     ///
     /// As every write.
-    pub async fn clear_expired(&self) -> Result<u64, Error> {
-        self.inner.tasks.check_open()?;
-        self.inner.reap(Reaper::default().batch, Duration::ZERO).await
+    pub fn clear_expired(&self) -> impl Future<Output = Result<u64, Error>> + Send {
+        async move {
+            self.inner.tasks.check_open()?;
+            self.inner.reap(Reaper::default().batch, Duration::ZERO).await
+        }
     }
 
     /// Whether the store can work: asks the database, and the cache.
@@ -198,13 +210,15 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
     ///
     /// [`Error::Database`] when the database does not answer. A cache that does not is part of the answer, because the
     /// store works without.
-    pub async fn ping(&self) -> Result<Health, Error> {
-        self.inner.read(&self.inner.probe_key).await.map_err(Error::Database)?;
-        let cache = match self.inner.cache.get(&self.inner.probe_key, Gate::Probe).await {
-            Ok(_) => CacheHealth::Up,
-            Err(_) => CacheHealth::Down,
-        };
-        Ok(Health { cache })
+    pub fn ping(&self) -> impl Future<Output = Result<Health, Error>> + Send {
+        async move {
+            self.inner.read(&self.inner.probe_key).await.map_err(Error::Database)?;
+            let cache = match self.inner.cache.get(&self.inner.probe_key, Gate::Probe).await {
+                Ok(_) => CacheHealth::Up,
+                Err(_) => CacheHealth::Down,
+            };
+            Ok(Health { cache })
+        }
     }
 
     /// What this store has done so far.
@@ -220,14 +234,21 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
     }
 }
 
+#[allow(
+    clippy::manual_async_fn,
+    reason = "of an `async fn` that awaits a method of a `dyn` backend, callers cannot prove that its future is Send"
+)]
 impl<C: Cache, P: SubjectIndex> CachedDb<C, P> {
     /// The sessions of `subject` ("you are logged in on these devices").
     ///
     /// # Errors
     ///
     /// [`Error::InvalidSubject`], or [`Error::Database`].
-    pub async fn list_by_subject(&self, subject: &str) -> Result<Vec<(StoredKey, Record)>, Error> {
-        self.inner.list_by_subject(&Subject::parse(subject)?).await
+    pub fn list_by_subject(
+        &self,
+        subject: &str,
+    ) -> impl Future<Output = Result<Vec<(StoredKey, Record)>, Error>> + Send {
+        async move { self.inner.list_by_subject(&Subject::parse(subject)?).await }
     }
 
     /// Ends all sessions of `subject` ("log out everywhere"), also those that come into being meanwhile; how many.
@@ -236,8 +257,8 @@ impl<C: Cache, P: SubjectIndex> CachedDb<C, P> {
     ///
     /// [`Error::InvalidSubject`]; [`Error::Conflict`] when new ones kept coming; or as every write, with some of the
     /// sessions ended.
-    pub async fn revoke_subject(&self, subject: &str) -> Result<Written<u64>, Error> {
-        self.inner.revoke_subject(&Subject::parse(subject)?).await
+    pub fn revoke_subject(&self, subject: &str) -> impl Future<Output = Result<Written<u64>, Error>> + Send {
+        async move { self.inner.revoke_subject(&Subject::parse(subject)?).await }
     }
 }
 

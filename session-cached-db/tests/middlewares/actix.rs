@@ -55,7 +55,9 @@ fn cookie_with(value: &str) -> Cookie<'static> {
 }
 
 /// The application on one node: what it answers to a request.
-struct Site(Box<dyn Fn(TestRequest) -> Pin<Box<dyn Future<Output = Answer>>>>);
+struct Site(Box<dyn Fn(TestRequest) -> Answering>);
+
+type Answering = Pin<Box<dyn Future<Output = Answer>>>;
 
 async fn site(store: &Store) -> Site {
     site_with(store, TtlExtensionPolicy::OnStateChanges, Arc::new(Barrier::new(2))).await

@@ -6,12 +6,13 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode, header};
 use axum::routing::get;
-use session_cached_db::Error;
 use session_cached_db::tower::{SessionHandle, SessionLayer};
+use session_cached_db::{CachedDb, Error, MokaCache, SqlitePersistence};
+use session_core::{DynCache, ExpiryWrite, Record, StoredKey};
 use tokio::sync::Barrier;
 use tower::ServiceExt as _;
 
-use crate::world::{Store, World};
+use crate::world::{Store, World, erase};
 
 pub struct Answer {
     pub status: StatusCode,
@@ -136,4 +137,41 @@ pub async fn log_out_everywhere_ends_the_sessions_of_all_browsers(world: &World)
     for (site, cookie) in [(&one, &phone), (&two, &laptop), (&one, &laptop), (&two, &phone)] {
         assert_eq!(ask(site, "/read", Some(cookie)).await.body, "");
     }
+}
+
+/// Everything that a store can do, in a handler, with backends that are chosen when the program runs. That it compiles is
+/// the point.
+pub async fn a_handler_can_use_all_of_a_store_with_erased_backends(world: &World) {
+    let store = world.nodes[0].clone();
+    let page = async move |session: SessionHandle| -> Result<String, Error> {
+        let mut session = session.lock().await?;
+        session.set_subject("user-42")?;
+        session.save().await?;
+        session.cycle_key().await?;
+        session.touch().await?;
+        let key = *session.stored_key().unwrap();
+        let record = store.load(&key).await?.unwrap();
+        store.touch(&key, record.expires_at()).await?;
+        store.update(&key, Record::clone(&record), None, ExpiryWrite::Extend).await?;
+        let other = StoredKey::parse("another-stored-key").unwrap();
+        store.rename(&key, &other, Record::clone(&record), None, ExpiryWrite::Extend).await?;
+        store.create(&key, Record::clone(&record)).await?;
+        assert!(store.exists(&other).await?);
+        assert_eq!(store.list_by_subject("user-42").await?.len(), 2);
+        assert!(store.revoke(&other).await?.value);
+        assert_eq!(store.revoke_subject("user-42").await?.value, 1);
+        store.clear_expired().await?;
+        store.ping().await?;
+        session.exists().await?;
+        store.open("abcdefghijklmnopqrstuvwxyz012345").await?;
+        let cache: Arc<dyn DynCache> = Arc::new(MokaCache::builder().build());
+        let db = erase(SqlitePersistence::connect("sqlite::memory:").await.unwrap());
+        CachedDb::builder(cache, db).build().await.unwrap();
+        session.delete().await?;
+        session.flush().await?;
+        store.close().await;
+        Ok("all".to_owned())
+    };
+    let site = Router::new().route("/", get(page)).layer(SessionLayer::new(world.nodes[0].clone()));
+    assert_eq!(ask(&site, "/", None).await.body, "all");
 }

@@ -40,7 +40,8 @@ const SCENARIOS: &[(&str, Scenario)] = scenarios! {
         overlapping_requests_of_two_nodes_lose_nothing,
         a_logout_on_one_node_is_final_on_the_other,
         a_login_changes_the_key,
-        log_out_everywhere_ends_the_sessions_of_all_browsers;
+        log_out_everywhere_ends_the_sessions_of_all_browsers,
+        a_handler_can_use_all_of_a_store_with_erased_backends;
     tower_sessions:
         a_client_comes_back_with_its_cookie,
         a_visitor_who_leaves_nothing_gets_no_session,

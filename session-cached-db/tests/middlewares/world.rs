@@ -108,7 +108,7 @@ impl World {
     }
 }
 
-fn erase(db: impl session_core::SubjectIndex) -> Arc<dyn DynSubjectIndex> {
+pub fn erase(db: impl session_core::SubjectIndex) -> Arc<dyn DynSubjectIndex> {
     Arc::new(db)
 }
 
