@@ -1,10 +1,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use session_core::{Cache, Codec, JsonCodec, KeyForm, KeyPrefix, Persistence, Runtime, Scope, SessionKey};
+use session_core::{
+    Cache, Codec, JsonCodec, KeyForm, KeyPrefix, Persistence, Runtime, Scope, SessionKey, SubjectIndex,
+};
 
 use crate::config::Config;
+use crate::events::Events;
+use crate::inner::Parts;
+use crate::limits::SubjectLimit;
 use crate::reaper::Reaper;
+use crate::trace::LogKey;
 use crate::{BuildError, CachedDb, ConflictPolicy, Operation, OutagePolicy, Schema, TokioRuntime};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -26,16 +32,22 @@ pub struct Builder<C, P> {
     reaper: Option<Reaper>,
     codec: Arc<dyn Codec>,
     runtime: Option<Arc<dyn Runtime>>,
+    events: Option<Arc<dyn Events>>,
+    subject_limit: Option<SubjectLimit<C, P>>,
+    log_key: LogKey,
 }
 
 impl<C: Cache, P: Persistence> Builder<C, P> {
     pub(crate) fn new(cache: C, db: P) -> Self {
         let properties = db.properties();
         let config = Config {
+            name: "sessions".to_owned(),
             key_form: properties.key_form,
             key_prefix: KeyPrefix::NONE,
             max_key_bytes: properties.max_key_bytes,
             max_payload_bytes: properties.max_payload_bytes.min(1 << 20),
+            max_keys: None,
+            accepts_plain_keys: false,
             idle_timeout: 14 * DAY,
             absolute_timeout: None,
             touch_interval: 300 * SECOND,
@@ -68,6 +80,9 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
             reaper: Some(Reaper::default()),
             codec: Arc::new(JsonCodec::default()),
             runtime: None,
+            events: None,
+            subject_limit: None,
+            log_key: LogKey::new(None),
         }
     }
 
@@ -182,6 +197,56 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
         self
     }
 
+    /// How many values a session can hold; a save with more fails with
+    /// [`Error::TooManyKeys`](crate::Error::TooManyKeys). For sessions that are saved through
+    /// [`Session`](crate::Session): records of the application's own making are not looked into. By default without
+    /// limit, but that of [`max_payload_bytes`](Self::max_payload_bytes).
+    pub fn max_keys(mut self, max_keys: usize) -> Self {
+        self.config.max_keys = Some(max_keys);
+        self
+    }
+
+    /// For a table whose sessions are, or were, stored under plain keys by another program or configuration: nobody is
+    /// logged out when keys are hashed from now on. By default not; to be taken away when no plain key is left.
+    ///
+    /// # Behavior
+    ///
+    /// - A client whose key opens no session under its hash gets the one that is stored under the key itself, if there is
+    ///   one. That session gets its hashed key at once. Programs that know plain keys only do not find it any more; stop
+    ///   them before.
+    /// - The rest is done by [`hash_plain_keys`](crate::CachedDb::hash_plain_keys), or left to expire.
+    /// - A key that looks like a hashed one (with the [prefix](Self::key_prefix), if there is one) is never looked up as it
+    ///   is: who has read the table could open every session in it. Where plain keys have 43 characters of
+    ///   `[A-Za-z0-9_-]` themselves, choose a prefix with a `:` or `.`, by which the two can be told apart; but only if
+    ///   the table holds no hashed keys without that prefix.
+    /// - A key that opens no session costs three reads of the database instead of one.
+    ///
+    /// Building fails if the database is one of plain keys by nature.
+    pub fn accept_plain_keys(mut self) -> Self {
+        self.config.accepts_plain_keys = true;
+        self
+    }
+
+    /// Who is told what becomes of sessions. By default nobody.
+    pub fn events(mut self, events: impl Events) -> Self {
+        self.events = Some(Arc::new(events));
+        self
+    }
+
+    /// What this store is called in metrics, as the label `store`. By default `sessions`.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.config.name = name.into();
+        self
+    }
+
+    /// The key of the hash that stands in logs instead of a session's key: with the same key on all nodes, a session can
+    /// be followed through all their logs. A secret: who has it, and a log and the table, can match them. By default
+    /// random.
+    pub fn log_key(mut self, log_key: impl Into<Box<[u8]>>) -> Self {
+        self.log_key = LogKey::new(Some(log_key.into()));
+        self
+    }
+
     /// What happens when two requests changed the same key of a session. By default the later save's value stays.
     pub fn conflict_policy(mut self, conflict_policy: ConflictPolicy) -> Self {
         self.config.conflict_policy = conflict_policy;
@@ -248,7 +313,17 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
                 Schema::Check => self.db.check_schema().await?,
                 Schema::Trust => {}
             }
-            Ok(CachedDb::start(self.cache, self.db, self.config, self.codec, runtime, self.reaper))
+            let parts = Parts {
+                cache: self.cache,
+                db: self.db,
+                config: self.config,
+                codec: self.codec,
+                runtime,
+                events: self.events,
+                subject_limit: self.subject_limit,
+                log_key: self.log_key,
+            };
+            Ok(CachedDb::start(parts, self.reaper))
         }
     }
 
@@ -298,6 +373,15 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
             );
         }
 
+        if self.subject_limit.as_ref().is_some_and(|limit| limit.limit == 0) {
+            return invalid("max_sessions_per_subject must be above zero, or nobody can log in".into());
+        }
+        if config.accepts_plain_keys && config.key_form != KeyForm::Hashed {
+            return invalid(
+                "this database holds plain keys, so there is nothing to accept_plain_keys for".into(),
+            );
+        }
+
         config.max_payload_bytes = self.max_payload_bytes.unwrap_or(config.max_payload_bytes);
         if config.max_payload_bytes > db.max_payload_bytes {
             return invalid(format!(
@@ -339,5 +423,25 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
             ));
         }
         Ok(())
+    }
+}
+
+impl<C: Cache, P: SubjectIndex> Builder<C, P> {
+    /// How many sessions a subject can have. When one more is saved with it, the ones that were not used for the longest
+    /// time are ended. By default without limit.
+    ///
+    /// # Behavior
+    ///
+    /// - Counts when a session gets its subject: by [`create`](crate::CachedDb::create), or by a save or a new key after
+    ///   [`set_subject`](crate::Session::set_subject). Not by [`update`](crate::CachedDb::update) of a record of the
+    ///   application's own making.
+    /// - When a session was last used is as fresh as the [`touch_interval`](Self::touch_interval) makes it, and by the
+    ///   clocks of the nodes.
+    /// - Two that log in at the same time may both be counted late: then one of them ends the surplus of both.
+    /// - If the database does not answer then, the session is saved all the same, with an event; the next login of the
+    ///   subject makes up for it.
+    pub fn max_sessions_per_subject(mut self, limit: usize) -> Self {
+        self.subject_limit = Some(SubjectLimit::new(limit));
+        self
     }
 }

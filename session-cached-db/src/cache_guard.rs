@@ -9,6 +9,7 @@ use session_core::{
     Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, Runtime, Scope, StoredKey,
 };
 
+use crate::metrics::{CacheLatencies, Gauge, Histogram, Labels};
 use crate::stats::Counters;
 
 #[derive(Debug)]
@@ -20,6 +21,7 @@ pub(crate) struct CacheGuard<C> {
     breaker: Breaker,
     runtime: Arc<dyn Runtime>,
     counters: Arc<Counters>,
+    latencies: CacheLatencies,
 }
 
 /// Whether a call may be made while the breaker is open.
@@ -38,11 +40,22 @@ impl<C: Cache> CacheGuard<C> {
         threshold: u32,
         runtime: Arc<dyn Runtime>,
         counters: Arc<Counters>,
+        labels: &Labels,
     ) -> Self {
         let properties = cache.properties();
         let deadline = (properties.scope == Scope::Shared).then_some(deadline);
-        let breaker = Breaker { threshold, failures: AtomicU32::new(0), open: AtomicBool::new(false) };
-        Self { cache, properties, deadline, breaker, runtime, counters }
+        let breaker = Breaker {
+            threshold,
+            failures: AtomicU32::new(0),
+            open: AtomicBool::new(false),
+            gauge: Gauge::new(
+                "session_cache_breaker_open",
+                "1 while the cache is left alone because it does not answer, otherwise 0",
+                labels,
+            ),
+        };
+        let latencies = CacheLatencies::new(labels);
+        Self { cache, properties, deadline, breaker, runtime, counters, latencies }
     }
 
     /// Whether calls are plain memory accesses.
@@ -68,10 +81,11 @@ impl<C: Cache> CacheGuard<C> {
     pub(crate) fn close_breaker(&self) {
         self.breaker.failures.store(0, Ordering::Relaxed);
         self.breaker.open.store(false, Ordering::Release);
+        self.breaker.gauge.set(0);
     }
 
     pub(crate) async fn get(&self, key: &StoredKey, gate: Gate) -> Result<Option<Entry>, CacheError> {
-        self.call(gate, self.cache.get(key)).await
+        self.call(&self.latencies.get, gate, self.cache.get(key)).await
     }
 
     pub(crate) async fn acquire(
@@ -80,7 +94,7 @@ impl<C: Cache> CacheGuard<C> {
         lease: Entry,
         ttl: Duration,
     ) -> Result<Acquired, CacheError> {
-        self.call(Gate::Respect, self.cache.acquire(key, lease, ttl)).await
+        self.call(&self.latencies.acquire, Gate::Respect, self.cache.acquire(key, lease, ttl)).await
     }
 
     pub(crate) async fn compare_exchange(
@@ -91,11 +105,13 @@ impl<C: Cache> CacheGuard<C> {
         ttl: Duration,
         gate: Gate,
     ) -> Result<Exchange, CacheError> {
-        self.call(gate, self.cache.compare_exchange(key, expected, new, ttl)).await
+        let exchange = self.cache.compare_exchange(key, expected, new, ttl);
+        self.call(&self.latencies.compare_exchange, gate, exchange).await
     }
 
     async fn call<T>(
         &self,
+        latency: &Histogram,
         gate: Gate,
         call: impl Future<Output = Result<T, CacheError>> + Send,
     ) -> Result<T, CacheError> {
@@ -104,10 +120,16 @@ impl<C: Cache> CacheGuard<C> {
         }
         let result = match self.deadline {
             None => call.await,
-            Some(deadline) => match select(std::pin::pin!(call), self.runtime.sleep(deadline)).await {
-                Either::Left((result, _)) => result,
-                Either::Right(((), _)) => Err(CacheError::Ambiguous("no answer within the deadline".into())),
-            },
+            Some(deadline) => {
+                match select(std::pin::pin!(latency.time(&*self.runtime, call)), self.runtime.sleep(deadline))
+                    .await
+                {
+                    Either::Left((result, _)) => result,
+                    Either::Right(((), _)) => {
+                        Err(CacheError::Ambiguous("no answer within the deadline".into()))
+                    }
+                }
+            }
         };
         self.note(result.as_ref().err());
         result
@@ -127,6 +149,7 @@ impl<C: Cache> CacheGuard<C> {
         if error.is_retryable() {
             let failures = self.breaker.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
             if failures >= self.breaker.threshold && !self.breaker.open.swap(true, Ordering::AcqRel) {
+                self.breaker.gauge.set(1);
                 self.counters.breaker_openings.bump();
                 tracing::warn!(target: "session_cached_db", event = "cache_breaker_opened", %error,
                     "the cache does not answer; sessions are served from the database");
@@ -141,4 +164,5 @@ struct Breaker {
     threshold: u32,
     failures: AtomicU32,
     open: AtomicBool,
+    gauge: Gauge,
 }

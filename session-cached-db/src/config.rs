@@ -5,10 +5,15 @@ use session_core::{Expiry, InvalidKey, KeyForm, KeyPrefix, SessionKey, StoredKey
 /// What a store was built with.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
+    /// What the store is called in metrics.
+    pub(crate) name: String,
     pub(crate) key_form: KeyForm,
     pub(crate) key_prefix: KeyPrefix,
     pub(crate) max_key_bytes: usize,
     pub(crate) max_payload_bytes: usize,
+    pub(crate) max_keys: Option<usize>,
+    /// Whether sessions may still be stored under plain keys, although new ones are not.
+    pub(crate) accepts_plain_keys: bool,
     pub(crate) idle_timeout: Duration,
     pub(crate) absolute_timeout: Option<Duration>,
     pub(crate) touch_interval: Duration,
@@ -62,6 +67,15 @@ impl Config {
     pub(crate) fn stored_key(&self, key: &SessionKey) -> Result<StoredKey, InvalidKey> {
         let stored = StoredKey::derive(key, self.key_form, &self.key_prefix)?;
         if stored.as_bytes().len() > self.max_key_bytes { Err(InvalidKey) } else { Ok(stored) }
+    }
+
+    /// Whether `key` looks like what is stored instead of keys.
+    pub(crate) fn looks_stored(&self, key: &SessionKey) -> bool {
+        self.key_form == KeyForm::Hashed
+            && key
+                .expose()
+                .strip_prefix(self.key_prefix.as_str())
+                .is_some_and(|rest| rest.len() == KeyForm::HASHED_LEN)
     }
 }
 

@@ -32,6 +32,16 @@ pub enum Error {
         /// The largest payload, in bytes.
         limit: usize,
     },
+    /// The session would hold more values than the store allows.
+    #[error(
+        "the session has {actual} values, but at most {limit} are allowed; keep fewer in it, or raise max_keys"
+    )]
+    TooManyKeys {
+        /// How many it has.
+        actual: usize,
+        /// How many are allowed.
+        limit: usize,
+    },
     /// The stored payload cannot be read. The row was left alone.
     #[error("the stored session cannot be read: {0}")]
     Unreadable(#[source] Arc<CodecError>),

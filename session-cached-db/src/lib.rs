@@ -31,9 +31,14 @@ mod config;
 #[cfg(feature = "django")]
 pub mod django;
 mod error;
+mod events;
 mod flight;
 mod inner;
+mod limits;
 mod load;
+mod maintenance;
+mod measured;
+mod metrics;
 mod no_cache;
 mod operations;
 mod reaper;
@@ -50,11 +55,14 @@ mod tasks;
 pub mod tower;
 #[cfg(feature = "tower-sessions")]
 pub mod tower_sessions;
+mod trace;
 mod write;
 
 pub use builder::Builder;
 pub use config::{Coherence, ConflictPolicy, Operation, OutagePolicy, Schema};
 pub use error::{BuildError, Error};
+pub use events::{Events, PresentedKey, Revocation};
+pub use maintenance::Swept;
 pub use no_cache::NoCache;
 pub use operations::Written;
 pub use reaper::Reaper;

@@ -49,6 +49,6 @@ impl Cache for NoCache {
     }
 
     fn properties(&self) -> CacheProperties {
-        CacheProperties::new(Scope::Process)
+        CacheProperties::new(Scope::Process).with_name("none")
     }
 }

@@ -7,8 +7,9 @@ use session_core::{
     SubjectIndex, Timestamp, Value, Version,
 };
 
+use crate::events::{Ending, Revocation};
 use crate::flight::Loaded;
-use crate::inner::{Inner, unreadable};
+use crate::inner::Inner;
 use crate::write::Write;
 use crate::{Coherence, ConflictPolicy, EXPIRY_KEY, Error, Operation};
 
@@ -82,6 +83,10 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 let record = Arc::new(record.with_version(version));
                 let value = Value { record: Arc::clone(&record), made_at };
                 let stamp = self.settle_new(&key, lease, Some(value)).await;
+                self.tell(|events| events.created(&key, &record));
+                if let Some(subject) = record.subject() {
+                    self.limit_sessions(subject).await;
+                }
                 Ok(Saved { loaded: Loaded { record, stamp }, coherence: Coherence::Coherent })
             }
             Err(error) => {
@@ -149,7 +154,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     async fn save_now(self: &Arc<Self>, key: StoredKey, mut save: Save) -> Result<Saved, Error> {
         // Before the fence: a session that cannot be written leaves no trace.
         let target = save.rename.unwrap_or(key);
-        let mut prepared = self.prepare(&target, &save)?;
+        let mut prepared = self.prepare(&key, &target, &save)?;
         let operation = if save.rename.is_some() { Operation::Rename } else { Operation::Save };
         let mut write = Write::begin(self, operation, key, save.seen).await?;
         let new_key = match save.rename {
@@ -171,12 +176,18 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 Err(Error::Conflict) if merges < MAX_MERGES => self.merge(&key, &mut save).await,
                 result => {
                     let result = result.map(|version| prepared.0.with_version(version));
-                    return self.saved(write, new_key, result, made_at).await;
+                    let saved = self.saved(write, new_key, result, made_at).await?;
+                    if let (Some(Some(subject)), before) = (&save.subject, save.base.subject())
+                        && before != Some(subject)
+                    {
+                        self.limit_sessions(subject).await;
+                    }
+                    return Ok(saved);
                 }
             };
             merges += 1;
             self.counters.merges.bump();
-            match result.and_then(|()| self.prepare(&target, &save)) {
+            match result.and_then(|()| self.prepare(&key, &target, &save)) {
                 Ok(again) => prepared = again,
                 Err(error) => return self.saved(write, new_key, Err(error), made_at).await,
             }
@@ -186,7 +197,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     /// Applies the changes of `save` to what the session has become.
     async fn merge(&self, key: &StoredKey, save: &mut Save) -> Result<(), Error> {
         let fresh = self.read(key).await.map_err(Error::Database)?.ok_or(Error::SessionGone)?.record;
-        let data = fresh.data(key, &*self.codec).map_err(unreadable)?;
+        let data = fresh.data(key, &*self.codec).map_err(|error| self.unreadable(key, error))?;
         let overlaps = save.data.overlaps(data) || save.overlaps_subject(&fresh);
         if self.config.conflict_policy == ConflictPolicy::Reject && overlaps {
             return Err(Error::Conflict);
@@ -211,11 +222,16 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         save.data.get(EXPIRY_KEY) != before
     }
 
-    /// The record that `save` writes under `key`, and what becomes of the expiry.
-    fn prepare(&self, key: &StoredKey, save: &Save) -> Result<(Record, ExpiryWrite), Error> {
+    /// The record that `save`, of the session under `key`, writes under `target`, and what becomes of the expiry.
+    fn prepare(
+        &self,
+        key: &StoredKey,
+        target: &StoredKey,
+        save: &Save,
+    ) -> Result<(Record, ExpiryWrite), Error> {
         let base = &save.base;
         let subject = save.subject.clone().unwrap_or_else(|| base.subject().cloned());
-        let record = self.record(key, &save.data, base.created_at(), subject)?;
+        let record = self.record(target, &save.data, base.created_at(), subject)?;
         let expiry = if self.changes_expiry(key, save) { ExpiryWrite::Replace } else { ExpiryWrite::Extend };
         Ok((record, expiry))
     }
@@ -228,6 +244,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         created_at: Timestamp,
         subject: Option<Subject>,
     ) -> Result<Record, Error> {
+        self.check_keys(data)?;
         let now = self.runtime.now();
         let payload = self.codec.encode(key, data).map_err(|error| Error::Unencodable(Arc::new(error)))?;
         let expires_at = self.config.expires_at(expiry_of(data), created_at, now);
@@ -245,9 +262,13 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         result: Result<Record, Error>,
         made_at: Timestamp,
     ) -> Result<Saved, Error> {
+        if matches!(result, Err(Error::Conflict)) {
+            self.counters.conflicts.bump();
+        }
         let definite = result.as_ref().err().is_none_or(|error| error.outcome() == Outcome::Definite);
         let record = result.map(Arc::new);
         let value = record.as_ref().ok().map(|record| Value { record: Arc::clone(record), made_at });
+        let old = *write.key();
         let (stamp, coherence) = match new_key {
             None => write.settle(value).await,
             Some((new, lease)) => {
@@ -257,7 +278,11 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 (stamp, coherence)
             }
         };
-        Ok(Saved { loaded: Loaded { record: record?, stamp }, coherence })
+        let record = record?;
+        if let Some((new, _)) = &new_key {
+            self.tell(|events| events.renewed(&old, new, &record));
+        }
+        Ok(Saved { loaded: Loaded { record, stamp }, coherence })
     }
 
     /// Lets the session under `key` live until `expires_at`.
@@ -284,15 +309,29 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         self: &Arc<Self>,
         key: StoredKey,
         seen: Option<Stamp>,
+        ending: Ending,
     ) -> Result<Written<bool>, Error> {
         let store = Arc::clone(self);
         let task = async move {
             let mut write = Write::begin(&store, Operation::Delete, key, seen).await?;
             let deleted = write.statement(store.db.delete(&key)).await;
             let (_, coherence) = write.settle(None).await;
+            if let Ok(true) = deleted {
+                store.tell(|events| match ending {
+                    Ending::Destroyed => events.destroyed(&key),
+                    Ending::Revoked(cause) => events.revoked(&key, cause),
+                });
+            }
             deleted.map(|value| Written { value, coherence })
         };
         self.tasks.run(task).await
+    }
+
+    fn check_keys(&self, data: &SessionData) -> Result<(), Error> {
+        let Some(limit) = self.config.max_keys else { return Ok(()) };
+        // What the session keeps for itself does not count.
+        let actual = data.len() - usize::from(data.contains(EXPIRY_KEY));
+        if actual > limit { Err(Error::TooManyKeys { actual, limit }) } else { Ok(()) }
     }
 
     fn check_size(&self, record: &Record) -> Result<(), Error> {
@@ -317,7 +356,7 @@ impl<C: Cache, P: SubjectIndex> Inner<C, P> {
                 return Ok(revoked);
             }
             for (key, _) in sessions {
-                let deleted = self.delete(key, None).await?;
+                let deleted = self.delete(key, None, Ending::Revoked(Revocation::Subject)).await?;
                 revoked.value += u64::from(deleted.value);
                 revoked.coherence = revoked.coherence.and(deleted.coherence);
             }

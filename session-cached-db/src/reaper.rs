@@ -68,6 +68,9 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             let deleted = self.bounded(self.db.delete_expired(before, batch)).await?;
             self.counters.reaped.add(deleted);
             reaped += deleted;
+            if deleted > 0 {
+                self.tell(|events| events.expired(deleted));
+            }
             if deleted < u64::from(batch) {
                 return Ok(reaped);
             }

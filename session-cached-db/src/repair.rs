@@ -14,6 +14,7 @@ use session_core::{Cache, CacheError, Persistence, StoredKey, Timestamp, Token};
 
 use crate::cache_guard::Gate;
 use crate::inner::Inner;
+use crate::metrics::{Gauge, Labels};
 
 /// How many keys are repaired between two looks at the queue.
 const BATCH: usize = 64;
@@ -25,6 +26,7 @@ pub(crate) struct Repairs {
     /// Read without the lock: in good times every load looks here, and there is nothing.
     len: AtomicUsize,
     queue: Mutex<Queue>,
+    gauge: Gauge,
 }
 
 #[derive(Debug, Default)]
@@ -45,8 +47,13 @@ struct Item {
 }
 
 impl Repairs {
-    pub(crate) fn new(capacity: usize) -> Self {
-        Self { capacity, len: AtomicUsize::new(0), queue: Mutex::default() }
+    pub(crate) fn new(capacity: usize, labels: &Labels) -> Self {
+        let gauge = Gauge::new(
+            "session_cache_repair_queue",
+            "Keys whose cache entries wait to be repaired after writes that could not be fenced",
+            labels,
+        );
+        Self { capacity, len: AtomicUsize::new(0), queue: Mutex::default(), gauge }
     }
 
     /// Whether the cache is not to be trusted with `key`.
@@ -136,6 +143,7 @@ impl Repairs {
         let mut queue = self.lock();
         change(&mut queue);
         self.len.store(queue.items.len(), Ordering::Release);
+        self.gauge.set(queue.items.len());
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {

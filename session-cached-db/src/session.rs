@@ -11,6 +11,7 @@ use session_core::{
 };
 
 use crate::config::Config;
+use crate::events::Ending;
 use crate::flight::Loaded;
 use crate::inner::Inner;
 use crate::operations::{Save, Saved, Written, expiry_of};
@@ -96,7 +97,7 @@ impl<C: Cache, P: Persistence> Sessions for Inner<C, P> {
         key: StoredKey,
         seen: Option<Stamp>,
     ) -> BoxFuture<Result<Written<bool>, Error>> {
-        Box::pin(async move { Self::delete(&self, key, seen).await })
+        Box::pin(async move { Self::delete(&self, key, seen, Ending::Destroyed).await })
     }
     fn exists(self: Arc<Self>, key: StoredKey) -> BoxFuture<Result<bool, Error>> {
         Box::pin(async move { Ok(self.load(&key).await?.is_some()) })

@@ -1,20 +1,26 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::metrics::{self, Labels};
+
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+    ($($(#[doc = $doc:literal])* $name:ident = $metric:literal),* $(,)?) => {
         /// What a store has done since it was built. Counted in this process only.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct Stats {
-            $($(#[$doc])* pub $name: u64,)*
+            $($(#[doc = $doc])* pub $name: u64,)*
         }
 
-        #[derive(Debug, Default)]
+        #[derive(Debug)]
         pub(crate) struct Counters {
             $(pub(crate) $name: Counter,)*
         }
 
         impl Counters {
+            pub(crate) fn new(labels: &Labels) -> Self {
+                Self { $($name: Counter::new($metric, concat!($($doc),*).trim_ascii(), labels),)* }
+            }
+
             pub(crate) fn snapshot(&self) -> Stats {
                 Stats { $($name: self.$name.get(),)* }
             }
@@ -24,39 +30,53 @@ macro_rules! counters {
 
 counters! {
     /// Loads that the cache answered.
-    hits,
+    hits = "session_cache_hits_total",
     /// Loads that took over the result of another load in flight.
-    joined,
+    joined = "session_loads_joined_total",
     /// Database reads that were meant to fill the cache.
-    misses,
+    misses = "session_cache_misses_total",
     /// Database reads beside the cache: somebody else was reading or writing the key, or the cache did not answer.
-    bypasses,
+    bypasses = "session_cache_bypasses_total",
     /// Misses after which the cache took the value.
-    fills,
+    fills = "session_cache_fills_total",
     /// Misses after which it did not: a writer came in between, or the cache did not answer.
-    lost_fills,
+    lost_fills = "session_cache_lost_fills_total",
     /// Writes that were fenced, so that no cache shows what they replaced.
-    fenced_writes,
+    fenced_writes = "session_fenced_writes_total",
     /// Writes that could not be fenced, because the cache did not answer.
-    degraded_writes,
+    degraded_writes = "session_degraded_writes_total",
     /// Keys whose cache entry was repaired after a degraded write.
-    repairs,
+    repairs = "session_cache_repairs_total",
     /// Saves that found the session changed by somebody else and were merged.
-    merges,
+    merges = "session_merges_total",
+    /// Writes that were refused because somebody else had changed the session.
+    conflicts = "session_conflicts_total",
+    /// Sessions that were found, and could not be read.
+    unreadable = "session_unreadable_total",
+    /// Keys that clients presented, and that opened no session.
+    unknown_keys = "session_unknown_keys_total",
     /// Cache calls that failed or did not answer in time.
-    cache_errors,
+    cache_errors = "session_cache_errors_total",
     /// Times that the circuit breaker opened.
-    breaker_openings,
+    breaker_openings = "session_cache_breaker_openings_total",
     /// Expired sessions that were deleted.
-    reaped,
+    reaped = "session_reaped_total",
 }
 
-#[derive(Debug, Default)]
-pub(crate) struct Counter(AtomicU64);
+#[derive(Debug)]
+pub(crate) struct Counter {
+    count: AtomicU64,
+    metric: metrics::Counter,
+}
 
 impl Counter {
+    fn new(name: &'static str, description: &'static str, labels: &Labels) -> Self {
+        Self { count: AtomicU64::new(0), metric: metrics::Counter::new(name, description, labels) }
+    }
+
     pub(crate) fn add(&self, n: u64) {
-        self.0.fetch_add(n, Ordering::Relaxed);
+        self.count.fetch_add(n, Ordering::Relaxed);
+        self.metric.add(n);
     }
 
     pub(crate) fn bump(&self) {
@@ -64,6 +84,6 @@ impl Counter {
     }
 
     fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.count.load(Ordering::Relaxed)
     }
 }

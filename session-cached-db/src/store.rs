@@ -3,14 +3,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use session_core::{
-    Cache, Codec, ExpiryWrite, InvalidKey, Persistence, Record, Runtime, SessionKey, StoredKey, Subject,
-    SubjectIndex, Timestamp, Version,
+    Cache, ExpiryWrite, InvalidKey, Persistence, Record, SessionKey, StoredKey, Subject, SubjectIndex,
+    Timestamp, Version,
 };
 
 use crate::builder::Builder;
 use crate::cache_guard::Gate;
-use crate::config::Config;
-use crate::inner::Inner;
+use crate::events::{Ending, Revocation};
+use crate::inner::{Inner, Parts};
 use crate::operations::Written;
 use crate::reaper::Reaper;
 use crate::session::Session;
@@ -42,15 +42,8 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
         Builder::new(cache, db)
     }
 
-    pub(crate) fn start(
-        cache: C,
-        db: P,
-        config: Config,
-        codec: Arc<dyn Codec>,
-        runtime: Arc<dyn Runtime>,
-        reaper: Option<Reaper>,
-    ) -> Self {
-        let inner = Arc::new(Inner::new(cache, db, config, codec, runtime));
+    pub(crate) fn start(parts: Parts<C, P>, reaper: Option<Reaper>) -> Self {
+        let inner = Arc::new(Inner::new(parts));
         if let Some(reaper) = reaper {
             inner.start_reaper(reaper);
         }
@@ -67,7 +60,12 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
         async move {
             match SessionKey::parse(cookie) {
                 Ok(key) => self.open_key(key).await,
-                Err(InvalidKey) => Ok(self.new_session()),
+                Err(InvalidKey) => {
+                    if !cookie.is_empty() {
+                        self.inner.note_unknown_key(None);
+                    }
+                    Ok(self.new_session())
+                }
             }
         }
     }
@@ -79,12 +77,24 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
     /// As [`open`](Self::open).
     pub fn open_key(&self, key: SessionKey) -> impl Future<Output = Result<Session, Error>> + Send {
         async move {
-            let Ok(stored_key) = self.stored_key(&key) else { return Ok(self.new_session()) };
-            match self.inner.load_readable(&stored_key).await {
-                Ok(Some(loaded)) => {
+            let Ok(stored_key) = self.stored_key(&key) else {
+                self.inner.note_unknown_key(Some(&key));
+                return Ok(self.new_session());
+            };
+            let found = self.inner.load_readable(&stored_key).await;
+            let mut found = found.map(|found| found.map(|loaded| (stored_key, loaded)));
+            if self.inner.config.accepts_plain_keys && matches!(found, Ok(None)) {
+                found = Box::pin(self.inner.adopt_plain(&key, &stored_key)).await;
+            }
+            match found {
+                Ok(Some((stored_key, loaded))) => {
+                    self.inner.tell(|events| events.loaded(&stored_key, &loaded.record));
                     Ok(Session::stored(Arc::clone(&self.inner) as _, key, stored_key, loaded))
                 }
-                Ok(None) => Ok(self.new_session()),
+                Ok(None) => {
+                    self.inner.note_unknown_key(Some(&key));
+                    Ok(self.new_session())
+                }
                 Err(error) if error.is_of_the_row() => Ok(self.new_session()),
                 Err(error) => Err(error),
             }
@@ -113,7 +123,7 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
     /// [`Error::Unreadable`] when the payload cannot be decoded (the row stays); [`Error::Database`] when the database
     /// does not answer.
     pub fn load(&self, key: &StoredKey) -> impl Future<Output = Result<Option<Arc<Record>>, Error>> + Send {
-        async move { Ok(self.inner.load_readable(key).await?.map(|loaded| loaded.record)) }
+        async move { Ok(self.inner.load_told(key).await?.map(|loaded| loaded.record)) }
     }
 
     /// Whether there is a session under `key` that has not expired.
@@ -185,7 +195,7 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
     ///
     /// As every write.
     pub async fn revoke(&self, key: &StoredKey) -> Result<Written<bool>, Error> {
-        self.inner.delete(*key, None).await
+        self.inner.delete(*key, None, Ending::Revoked(Revocation::One)).await
     }
 
     /// Deletes all sessions that have expired; how many. What the [reaper](Reaper) does in the background.

@@ -61,6 +61,10 @@ impl<'a, C: Cache, P: Persistence> Write<'a, C, P> {
         Ok(Self { store, operation, key, protection, is_unknown: false })
     }
 
+    pub(crate) const fn key(&self) -> &StoredKey {
+        &self.key
+    }
+
     /// Runs one statement, within the protection of the fence. A further one only if the one before had no effect.
     pub(crate) async fn statement<T>(
         &mut self,

@@ -126,19 +126,28 @@ pub struct CacheProperties {
     pub max_entry_bytes: usize,
     /// TTLs are rounded up to multiples of this. Never rounded down, and zero stays zero.
     pub ttl_granularity: Duration,
+    /// What it is called in metrics: `redis`, for instance. By default `cache`.
+    pub name: &'static str,
 }
 
 impl CacheProperties {
     /// No limit on entries, TTLs of any length.
     #[must_use]
     pub const fn new(scope: Scope) -> Self {
-        Self { scope, max_entry_bytes: usize::MAX, ttl_granularity: Duration::ZERO }
+        Self { scope, max_entry_bytes: usize::MAX, ttl_granularity: Duration::ZERO, name: "cache" }
     }
 
     /// The same with a limit on encoded entries, in bytes.
     #[must_use]
     pub const fn with_max_entry_bytes(mut self, max_entry_bytes: usize) -> Self {
         self.max_entry_bytes = max_entry_bytes;
+        self
+    }
+
+    /// The same under another name.
+    #[must_use]
+    pub const fn with_name(mut self, name: &'static str) -> Self {
+        self.name = name;
         self
     }
 

@@ -216,6 +216,8 @@ pub struct PersistenceProperties {
     pub has_other_writers: bool,
     /// Whether a record's `created_at` comes back as it was inserted. By default so.
     pub keeps_created_at: bool,
+    /// What it is called in metrics: `SQLite`, for instance. By default `database`.
+    pub name: &'static str,
 }
 
 impl PersistenceProperties {
@@ -229,6 +231,7 @@ impl PersistenceProperties {
             statement_bound: Duration::from_secs(10),
             has_other_writers: false,
             keeps_created_at: true,
+            name: "database",
         }
     }
 
@@ -236,6 +239,13 @@ impl PersistenceProperties {
     #[must_use]
     pub const fn with_statement_bound(mut self, statement_bound: Duration) -> Self {
         self.statement_bound = statement_bound;
+        self
+    }
+
+    /// The same under another name.
+    #[must_use]
+    pub const fn with_name(mut self, name: &'static str) -> Self {
+        self.name = name;
         self
     }
 

@@ -197,6 +197,7 @@ impl<B: DjangoBackend> Persistence for DjangoPersistence<B> {
 
     fn properties(&self) -> PersistenceProperties {
         PersistenceProperties::new(MAX_PAYLOAD_BYTES)
+            .with_name(B::NAME)
             .with_keys(KeyForm::Plain, MAX_KEY_BYTES)
             .with_statement_bound(self.db.properties().statement_bound)
             .with_other_writers()

@@ -245,7 +245,9 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
     }
 
     fn properties(&self) -> PersistenceProperties {
-        PersistenceProperties::new(MAX_PAYLOAD_BYTES).with_statement_bound(self.statement_bound)
+        PersistenceProperties::new(MAX_PAYLOAD_BYTES)
+            .with_name(B::NAME)
+            .with_statement_bound(self.statement_bound)
     }
 }
 
