@@ -1,0 +1,72 @@
+//! A network that can break: it stands between a test and its server.
+
+use std::sync::Arc;
+
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// What it does with what the server answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Both directions pass. With another number, connections of before are cut.
+    Open(u32),
+    /// What the client says passes, what the server says does not.
+    Deaf,
+}
+
+pub struct Proxy {
+    pub address: String,
+    state: Arc<watch::Sender<State>>,
+}
+
+impl Proxy {
+    pub async fn to(server: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let state = Arc::new(watch::Sender::new(State::Open(0)));
+        let states = Arc::clone(&state);
+        tokio::spawn(async move {
+            loop {
+                let (client, _) = listener.accept().await.unwrap();
+                let server = TcpStream::connect(&server).await.unwrap();
+                tokio::spawn(pass(client, server, states.subscribe()));
+            }
+        });
+        Self { address, state }
+    }
+
+    /// Cuts all connections. New ones can be made.
+    pub fn cut(&self) {
+        self.state.send_modify(|state| {
+            *state = match *state {
+                State::Open(n) => State::Open(n + 1),
+                State::Deaf => State::Open(1_000),
+            }
+        });
+    }
+
+    /// From now on, no answer comes through, until [`cut`](Self::cut).
+    pub fn deafen(&self) {
+        self.state.send_replace(State::Deaf);
+    }
+}
+
+async fn pass(mut client: TcpStream, mut server: TcpStream, mut state: watch::Receiver<State>) {
+    let at_first = *state.borrow_and_update();
+    if at_first != State::Deaf {
+        tokio::select! {
+            _ = copy_bidirectional(&mut client, &mut server) => return,
+            _ = state.changed() => {}
+        }
+    }
+    if *state.borrow_and_update() == State::Deaf {
+        let (mut from_client, _to_client) = client.split();
+        let (_from_server, mut to_server) = server.split();
+        tokio::select! {
+            _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
+            _ = state.changed() => {}
+        }
+    }
+    // Dropping both ends the connections.
+}

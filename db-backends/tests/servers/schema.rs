@@ -1,0 +1,212 @@
+use std::sync::Arc;
+
+use db_backends::sqlx::migrate::Migrator;
+use session_core::{PersistenceError, SchemaProblem};
+use tempfile::TempDir;
+
+use crate::server::{Db, Kind, NOW, Program, Server, Settings, key, record};
+
+async fn problem(db: &Db) -> SchemaProblem {
+    match db.check_schema_dyn().await {
+        Err(PersistenceError::Schema(problem)) => problem,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn assert_usable(db: &Db) {
+    db.check_schema_dyn().await.unwrap();
+    let _ = db.delete_dyn(&key("key")).await.unwrap();
+    db.insert_dyn(&key("key"), &record("x")).await.unwrap();
+    assert!(db.load_dyn(&key("key"), NOW).await.unwrap().is_some());
+    assert!(db.delete_dyn(&key("key")).await.unwrap());
+}
+
+/// How many columns and indexes the tables of this test have.
+async fn shape(server: &Server, program: &mut Program) -> (i64, i64) {
+    let columns = server.sql(
+        "SELECT count(*) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+         WHERE c.relname LIKE '{t}%' AND c.relkind = 'r' AND attnum > 0",
+        "SELECT count(*) FROM information_schema.columns
+         WHERE table_schema = database() AND table_name LIKE '{t}%'",
+    );
+    let indexes = server.sql(
+        "SELECT count(*) FROM pg_indexes WHERE tablename LIKE '{t}%'",
+        "SELECT count(*) FROM information_schema.statistics
+         WHERE table_schema = database() AND table_name LIKE '{t}%'",
+    );
+    (program.number(&columns).await, program.number(&indexes).await)
+}
+
+pub async fn migrating_again_changes_nothing(server: Server) {
+    let db = server.connect(Settings::default()).await.unwrap();
+    assert_eq!(problem(&db).await, SchemaProblem::Missing { table: server.table.clone() });
+    let error = db.load_dyn(&key("a"), NOW).await.unwrap_err();
+    assert!(matches!(error, PersistenceError::Schema(SchemaProblem::Missing { .. })), "{error:?}");
+    db.migrate_dyn().await.unwrap();
+    let mut program = server.program().await;
+    let before = shape(&server, &mut program).await;
+    db.migrate_dyn().await.unwrap();
+    server.database().await;
+    assert_eq!(shape(&server, &mut program).await, before);
+    assert_usable(&db).await;
+}
+
+pub async fn the_schema_as_sql_is_what_migrate_makes(server: Server) {
+    let other = Server::new(server.kind, server.url.clone());
+    other.database().await;
+    let db = server.connect(Settings::default()).await.unwrap();
+    let mut program = server.program().await;
+    program.run(&db.schema_sql_dyn()).await;
+    assert_usable(&db).await;
+    assert_eq!(shape(&server, &mut program).await, shape(&other, &mut program).await);
+    db.migrate_dyn().await.unwrap();
+}
+
+pub async fn a_table_that_is_not_ours_is_refused_and_left_alone(server: Server) {
+    for (foreign, reason) in [
+        (r#"CREATE TABLE "{t}" (id INTEGER PRIMARY KEY, data TEXT)"#, "_schema beside it"),
+        (r#"CREATE VIEW "{t}" AS SELECT 1 AS "key""#, "_schema beside it"),
+        (r#"CREATE TABLE "{t}_schema" (name INTEGER)"#, "no primary key named version"),
+        (
+            r#"CREATE TABLE "{t}_schema" (version INTEGER PRIMARY KEY); CREATE TABLE "{t}" ("key" INTEGER PRIMARY KEY)"#,
+            "its column key is not",
+        ),
+        (
+            r#"CREATE TABLE "{t}_schema" (version INTEGER PRIMARY KEY); INSERT INTO "{t}_schema" VALUES (1);
+               CREATE TABLE "{t}" (id INTEGER PRIMARY KEY)"#,
+            "no column key",
+        ),
+    ] {
+        let server = Server::new(server.kind, server.url.clone());
+        let mut program = server.program().await;
+        program.run(&server.sql(foreign, &foreign.replace('"', "`"))).await;
+        let before = shape(&server, &mut program).await;
+        let db = server.connect(Settings::default()).await.unwrap();
+        let error = db.migrate_dyn().await.unwrap_err();
+        assert!(
+            matches!(&error, PersistenceError::Schema(SchemaProblem::Foreign { .. })),
+            "{foreign}: {error:?}"
+        );
+        assert!(error.to_string().contains(reason), "{foreign}: {error}");
+        assert!(matches!(problem(&db).await, SchemaProblem::Foreign { .. }));
+        assert_eq!(shape(&server, &mut program).await, before);
+    }
+}
+
+pub async fn a_schema_that_is_newer_is_refused(server: Server) {
+    let db = server.database().await;
+    let newer = r#"INSERT INTO "{t}_schema" VALUES (7); ALTER TABLE "{t}" DROP COLUMN last_seen_at"#;
+    server.program().await.run(&server.sql(newer, &newer.replace('"', "`"))).await;
+    let expected = SchemaProblem::TooNew { table: server.table.clone(), found: 7, known: 1 };
+    assert_eq!(problem(&db).await, expected);
+    assert!(matches!(db.migrate_dyn().await, Err(PersistenceError::Schema(problem)) if problem == expected));
+}
+
+pub async fn a_migration_that_was_cut_off_is_finished(server: Server) {
+    let db = server.database().await;
+    let mut program = server.program().await;
+    let before = shape(&server, &mut program).await;
+    let delete = r#"DELETE FROM "{t}_schema""#;
+    program.run(&server.sql(delete, &delete.replace('"', "`"))).await;
+    let expected = SchemaProblem::Outdated { table: server.table.clone(), found: 0, needed: 1 };
+    assert_eq!(problem(&db).await, expected);
+    db.migrate_dyn().await.unwrap();
+    assert_eq!(shape(&server, &mut program).await, before);
+
+    let drop = r#"DROP TABLE "{t}""#;
+    program.run(&server.sql(drop, &drop.replace('"', "`"))).await;
+    assert_eq!(problem(&db).await, SchemaProblem::Missing { table: server.table.clone() });
+    db.migrate_dyn().await.unwrap();
+    assert_usable(&db).await;
+}
+
+pub async fn several_nodes_may_migrate_at_once(server: Server) {
+    for _ in 0..5 {
+        let server = Arc::new(Server::new(server.kind, server.url.clone()));
+        let nodes: Vec<_> = (0..8)
+            .map(|n| {
+                let server = Arc::clone(&server);
+                tokio::spawn(async move {
+                    let db = if n % 2 == 0 {
+                        server.connect(Settings::default()).await.unwrap()
+                    } else {
+                        server.pooled(1, "SELECT 1").await.0
+                    };
+                    db.migrate_dyn().await.unwrap();
+                    db.check_schema_dyn().await.unwrap();
+                    db
+                })
+            })
+            .collect();
+        for node in nodes {
+            assert_usable(&node.await.unwrap()).await;
+        }
+    }
+}
+
+pub async fn missing_privileges_are_named(server: Server) {
+    let mut root = server.program().await;
+    let make = server.sql(
+        "CREATE ROLE {t} LOGIN PASSWORD 'pw'; CREATE SCHEMA {t}; GRANT USAGE ON SCHEMA {t} TO {t};
+         ALTER ROLE {t} SET search_path = {t}",
+        "CREATE USER '{u}'@'%' IDENTIFIED BY 'pw'; GRANT SELECT, INSERT, UPDATE, DELETE ON *.* TO '{u}'@'%'",
+    );
+    // MySQL's user names have at most 32 characters.
+    let user = server.sql("{t}", &server.table[server.table.len().saturating_sub(30)..]);
+    root.run(&make.replace("{u}", &user)).await;
+    let url = server.url_with(&server.address(), Some((user.as_str(), "pw")));
+    let db = server.connect_to(&url, Settings::default()).await.unwrap();
+    let error = db.migrate_dyn().await.unwrap_err();
+    assert!(matches!(error, PersistenceError::Refused(_)), "{error:?}");
+    assert!(error.to_string().contains("denied"), "{error}");
+
+    // Somebody who may makes the tables.
+    let in_schema = server.sql("SET search_path = {t}; ", "");
+    root.run(&(in_schema + &db.schema_sql_dyn())).await;
+    root.run(&server.sql("GRANT ALL ON ALL TABLES IN SCHEMA {t} TO {t}", "DO 1")).await;
+    db.migrate_dyn().await.unwrap();
+    assert_usable(&db).await;
+
+    root.run(
+        &server
+            .sql("REVOKE UPDATE ON {t}.{t} FROM {t}", "REVOKE INSERT ON *.* FROM '{u}'@'%'")
+            .replace("{u}", &user),
+    )
+    .await;
+    let db = server.connect_to(&url, Settings::default()).await.unwrap();
+    let refused = match server.kind {
+        Kind::Postgres => db.touch_dyn(&key("a"), NOW, NOW).await.unwrap_err(),
+        _ => db.insert_dyn(&key("a"), &record("x")).await.unwrap_err(),
+    };
+    assert!(matches!(refused, PersistenceError::Refused(_)), "{refused:?}");
+    assert!(refused.to_string().contains("denied"), "{refused}");
+}
+
+pub async fn the_application_keeps_its_own_migrations(server: Server) {
+    // In a database of its own: there is one _sqlx_migrations in each.
+    let mut root = server.program().await;
+    root.run(&server.sql("CREATE DATABASE {t}", "CREATE DATABASE {t}")).await;
+    let (base, _) = server.url.rsplit_once('/').unwrap();
+    let server =
+        Server { kind: server.kind, url: format!("{base}/{}", server.table), table: "sessions".into() };
+    let migrations = TempDir::new().unwrap();
+    let migration = |name: &str, sql: &str| std::fs::write(migrations.path().join(name), sql).unwrap();
+    let run_all = async || {
+        let migrator = Migrator::new(migrations.path()).await.unwrap();
+        let mut program = server.program().await;
+        match &mut program {
+            Program::Postgres(connection) => migrator.run(connection).await.unwrap(),
+            Program::MySql(connection) => migrator.run(connection).await.unwrap(),
+        }
+        program.number("SELECT count(*) FROM _sqlx_migrations").await
+    };
+    migration("1_users.sql", "CREATE TABLE users (id INTEGER PRIMARY KEY);");
+    assert_eq!(run_all().await, 1);
+    let (db, _pool) = server.pooled(2, "SELECT 1").await;
+    db.migrate_dyn().await.unwrap();
+    assert_usable(&db).await;
+    migration("2_more.sql", "CREATE TABLE more (id INTEGER PRIMARY KEY);");
+    assert_eq!(run_all().await, 2);
+    db.migrate_dyn().await.unwrap();
+    assert_usable(&db).await;
+}
