@@ -1,4 +1,4 @@
-//! The contract of [`Scan`], case by case, beyond that of [`Persistence`](session_core::Persistence).
+//! The contract of [`Scan`], case by case, beyond that of [`Persistence`].
 //!
 //! Other cases use the table at the same time, so each looks for its own keys only, between two that enclose them.
 

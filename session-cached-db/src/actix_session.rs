@@ -3,7 +3,7 @@
 //! With the feature `actix-session`, a [`CachedDb`] is a [`SessionStore`] of actix-session, which knows no versions. What
 //! is lost by that:
 //!
-//! | | with this crate's [`Session`](crate::Session) | with actix-session |
+//! | | with this crate's [`Session`] | with actix-session |
 //! |---|---|---|
 //! | two requests change different keys of a session at the same time | both win | the later save wins, with all its values |
 //! | the key changes at a login | one statement | `renew` deletes the old session and then adds a new one: what fails in between loses the session, and a logout in another request does not stop it |

@@ -38,7 +38,7 @@ pub fn isoformat(instant: Timestamp) -> String {
     format!("{}+00:00", text.strip_suffix(".000000").unwrap_or(&text))
 }
 
-/// Reads what [`format`], [`isoformat`] and Django write: a date and a time with a space or a `T` between them, up to six
+/// Reads what [`format()`], [`isoformat`] and Django write: a date and a time with a space or a `T` between them, up to six
 /// digits behind the point, and an offset or none. Without one, it is UTC.
 #[must_use]
 pub fn parse(text: &str) -> Option<Timestamp> {
