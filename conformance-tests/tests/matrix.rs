@@ -31,7 +31,7 @@ use conformance_tests::libtest_mimic::{Arguments, Conclusion, Failed, Trial};
 use conformance_tests::pair::Pair;
 use conformance_tests::{Suite, libtest_mimic};
 use databases::{Made, Table};
-use plan::{Fate, Required};
+use plan::{Fate, Required, Selection};
 use servers::Brought;
 use table::{CACHES, DATABASES, SERVERS, VARIANT_PAIRS, server};
 
@@ -99,15 +99,21 @@ enum Group {
     Pair(&'static str, &'static str),
 }
 
+/// Those of the backends that `CONFORMANCE_CACHES` and `CONFORMANCE_DATABASES` name, or all.
 fn groups() -> Vec<Group> {
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    let selection = Selection::parse(&variable("CONFORMANCE_CACHES"), &variable("CONFORMANCE_DATABASES"));
     let has_server = |name: &&'static str| server(name).is_some();
     let mut groups = Vec::new();
-    for cache in CACHES.iter().copied().filter(has_server) {
+    for cache in CACHES.iter().copied().filter(has_server).filter(|cache| selection.has_cache(cache)) {
         groups.extend([Group::Cache(cache), Group::ErasedCache(cache)]);
     }
-    groups.extend(DATABASES.iter().copied().filter(has_server).map(Group::Database));
+    let databases = DATABASES.iter().copied().filter(has_server);
+    groups.extend(databases.filter(|database| selection.has_database(database)).map(Group::Database));
     let crossed = CACHES.iter().flat_map(|cache| DATABASES.iter().map(move |database| (*cache, *database)));
-    groups.extend(crossed.chain(VARIANT_PAIRS.iter().copied()).map(|(cache, db)| Group::Pair(cache, db)));
+    let pairs = crossed.chain(VARIANT_PAIRS.iter().copied());
+    let pairs = pairs.filter(|(cache, database)| selection.has_pair(cache, database));
+    groups.extend(pairs.map(|(cache, database)| Group::Pair(cache, database)));
     groups
 }
 

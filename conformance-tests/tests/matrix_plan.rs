@@ -1,18 +1,18 @@
 //! The plan of the matrix: which servers are started, and which tests are ignored or fail without them.
 
-#![allow(missing_docs, clippy::indexing_slicing, reason = "a test")]
+#![allow(missing_docs, clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
 #[path = "matrix/plan.rs"]
 mod plan;
 
 use std::collections::BTreeMap;
 
-use plan::{Fate, Required, fate, needed};
+use plan::{Fate, Required, Selection, fate, needed};
 
 const KNOWN: &[&str] = &["redis", "postgres", "mysql"];
 
 fn required(value: &str) -> Required {
-    Required::parse(value, KNOWN).unwrap()
+    Required::parse(value, KNOWN).expect("known names")
 }
 
 fn no_redis() -> BTreeMap<&'static str, String> {
@@ -60,4 +60,24 @@ fn only_servers_of_wanted_tests_are_needed() {
     assert_eq!(needed("three"), ["mysql", "redis"]);
     assert_eq!(needed("::"), ["mysql", "postgres", "redis"]);
     assert_eq!(needed("nothing"), [""; 0]);
+}
+
+#[test]
+fn everything_is_selected_unless_something_is_named() {
+    let all = Selection::parse("", " ");
+    assert!(all.has_cache("redis") && all.has_database("mysql") && all.has_pair("redis", "mysql"));
+}
+
+#[test]
+fn a_cache_that_is_named_alone_is_tested_with_every_database() {
+    let redis = Selection::parse("redis", "");
+    assert!(redis.has_cache("redis") && redis.has_pair("redis", "mysql"));
+    assert!(!redis.has_cache("valkey") && !redis.has_database("mysql") && !redis.has_pair("valkey", "mysql"));
+}
+
+#[test]
+fn a_cache_and_a_database_that_are_named_are_tested_alone_and_together() {
+    let both = Selection::parse("redis", "mysql, sqlite");
+    assert!(both.has_cache("redis") && both.has_database("sqlite") && both.has_pair("redis", "mysql"));
+    assert!(!both.has_pair("redis", "postgres") && !both.has_pair("moka", "mysql"));
 }

@@ -14,13 +14,13 @@ impl Required {
     ///
     /// What is wrong with `value`: a name that is no server's would require nothing.
     pub(crate) fn parse(value: &str, known: &[&str]) -> Result<Self, String> {
-        let names: BTreeSet<_> = value.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+        let names = names(value);
         if names.contains("all") {
             return Ok(Self::All);
         }
-        match names.iter().find(|name| !known.contains(name)) {
+        match names.iter().find(|name| !known.contains(&name.as_str())) {
             Some(unknown) => Err(format!("there is no server {unknown:?}; there are {}", known.join(", "))),
-            None => Ok(Self::These(names.into_iter().map(str::to_owned).collect())),
+            None => Ok(Self::These(names)),
         }
     }
 
@@ -30,6 +30,42 @@ impl Required {
             Self::These(names) => names.contains(server),
         }
     }
+}
+
+/// The backends that are to be tested; all, if neither caches nor databases are named.
+#[derive(Debug, Default)]
+pub(crate) struct Selection {
+    caches: BTreeSet<String>,
+    databases: BTreeSet<String>,
+}
+
+impl Selection {
+    /// From lists with commas.
+    pub(crate) fn parse(caches: &str, databases: &str) -> Self {
+        Self { caches: names(caches), databases: names(databases) }
+    }
+
+    pub(crate) fn has_cache(&self, cache: &str) -> bool {
+        self.caches.contains(cache) || self.is_empty()
+    }
+
+    pub(crate) fn has_database(&self, database: &str) -> bool {
+        self.databases.contains(database) || self.is_empty()
+    }
+
+    /// A cache that is named alone is tested with every database, and the other way round.
+    pub(crate) fn has_pair(&self, cache: &str, database: &str) -> bool {
+        (self.caches.is_empty() || self.caches.contains(cache))
+            && (self.databases.is_empty() || self.databases.contains(database))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.caches.is_empty() && self.databases.is_empty()
+    }
+}
+
+fn names(list: &str) -> BTreeSet<String> {
+    list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
 /// What becomes of the tests that need some servers.

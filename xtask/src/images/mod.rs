@@ -109,7 +109,7 @@ pub(crate) fn available(image: &Image) -> String {
     }
 }
 
-fn is_built(image: &Image) -> bool {
+pub(crate) fn is_built(image: &Image) -> bool {
     succeeds(Command::new("docker").args(["image", "inspect", &stand_in(image)]))
 }
 
