@@ -151,7 +151,7 @@ pub async fn writes_of_one_session_at_the_same_time_all_have_an_outcome(server: 
             match task.await.unwrap() {
                 Ok(_) => expecting_won += usize::from(n % 2 == 0),
                 Err(error) => {
-                    assert!(n % 2 == 0 && matches!(error, PersistenceError::Conflict), "{n}: {error:?}")
+                    assert!(n % 2 == 0 && matches!(error, PersistenceError::Conflict), "{n}: {error:?}");
                 }
             }
         }
