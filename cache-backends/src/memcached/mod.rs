@@ -214,7 +214,8 @@ impl Cache for MemcachedCache {
     }
 
     fn properties(&self) -> CacheProperties {
-        CacheProperties::new(Scope::Shared).with_name("memcached")
+        CacheProperties::new(Scope::Shared)
+            .with_name("memcached")
             .with_max_entry_bytes(self.0.max_entry_bytes)
             .with_ttl_granularity(TICK)
     }

@@ -164,7 +164,8 @@ impl Cache for MokaCache {
     }
 
     fn properties(&self) -> CacheProperties {
-        CacheProperties::new(Scope::Process).with_name("moka")
+        CacheProperties::new(Scope::Process)
+            .with_name("moka")
             .with_max_entry_bytes(usize::try_from(self.max_bytes).unwrap_or(usize::MAX))
             .with_ttl_granularity(clock::GRANULARITY)
     }
