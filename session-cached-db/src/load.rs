@@ -7,6 +7,7 @@ use session_core::{
     Acquired, Cache, Entry, Exchange, Expected, Persistence, PersistenceError, Stamp, State, StoredKey,
     Value, protocol,
 };
+use tracing::Instrument as _;
 
 use crate::Error;
 use crate::cache_guard::Gate;
@@ -43,7 +44,9 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             return Ok(Some(hit));
         }
         // On the heap, so that a hit does not carry the size of all that may follow a miss.
-        Box::pin(self.load_shared(key)).await
+        let span =
+            tracing::debug_span!(target: "session_cached_db", "session_load", session = %self.name(key));
+        Box::pin(self.load_shared(key).instrument(span)).await
     }
 
     /// The same, shared with all who load this key now.

@@ -6,6 +6,7 @@ use session_core::{
     Cache, Expiry, ExpiryWrite, Outcome, Persistence, Record, SessionData, Stamp, StoredKey, Subject,
     SubjectIndex, Timestamp, Value, Version,
 };
+use tracing::{Instrument as _, Span};
 
 use crate::events::{Ending, Revocation};
 use crate::flight::Loaded;
@@ -70,7 +71,8 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     pub(crate) async fn create(self: &Arc<Self>, key: StoredKey, record: Record) -> Result<Saved, Error> {
         self.check_size(&record)?;
         let store = Arc::clone(self);
-        self.tasks.run(async move { store.create_now(key, record).await }).await
+        let span = self.span("create", &key);
+        self.tasks.run(async move { store.create_now(key, record).await }.instrument(span)).await
     }
 
     async fn create_now(self: &Arc<Self>, key: StoredKey, record: Record) -> Result<Saved, Error> {
@@ -98,6 +100,11 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         }
     }
 
+    /// What a write of the session under `key` is done in.
+    fn span(&self, operation: &'static str, key: &StoredKey) -> Span {
+        tracing::debug_span!(target: "session_cached_db", "session_write", operation, session = %self.name(key))
+    }
+
     /// Replaces the session under `key` by `record`.
     pub(crate) async fn update(
         self: &Arc<Self>,
@@ -108,6 +115,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     ) -> Result<Saved, Error> {
         self.check_size(&record)?;
         let store = Arc::clone(self);
+        let span = self.span("save", &key);
         let task = async move {
             let mut write = Write::begin(&store, Operation::Save, key, None).await?;
             let made_at = store.runtime.now();
@@ -119,7 +127,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             });
             store.saved(write, None, result.map(|version| record.with_version(version)), made_at).await
         };
-        self.tasks.run(task).await
+        self.tasks.run(task.instrument(span)).await
     }
 
     /// Gives the session under `old` the key `new`, and writes `record` to it.
@@ -133,6 +141,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     ) -> Result<Saved, Error> {
         self.check_size(&record)?;
         let store = Arc::clone(self);
+        let span = self.span("rename", &old);
         let task = async move {
             let mut write = Write::begin(&store, Operation::Rename, old, None).await?;
             let lease = store.lease_new(&new).await;
@@ -142,13 +151,14 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             let result = result.map(|version| record.with_version(version));
             store.saved(write, Some((new, lease)), result, made_at).await
         };
-        self.tasks.run(task).await
+        self.tasks.run(task.instrument(span)).await
     }
 
     /// Writes changed data over whatever the session has become, if it still is.
     pub(crate) async fn save(self: &Arc<Self>, key: StoredKey, save: Save) -> Result<Saved, Error> {
         let store = Arc::clone(self);
-        self.tasks.run(async move { store.save_now(key, save).await }).await
+        let span = self.span(if save.rename.is_some() { "rename" } else { "save" }, &key);
+        self.tasks.run(async move { store.save_now(key, save).await }.instrument(span)).await
     }
 
     async fn save_now(self: &Arc<Self>, key: StoredKey, mut save: Save) -> Result<Saved, Error> {
@@ -293,6 +303,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         expires_at: Timestamp,
     ) -> Result<Coherence, Error> {
         let store = Arc::clone(self);
+        let span = self.span("touch", &key);
         let task = async move {
             mutant!(TouchPublishes => return store.touch_and_publish(key, expires_at).await);
             let mut write = Write::begin(&store, Operation::Touch, key, seen).await?;
@@ -301,7 +312,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             let (_, coherence) = write.settle(None).await;
             touched.map(|()| coherence)
         };
-        self.tasks.run(task).await
+        self.tasks.run(task.instrument(span)).await
     }
 
     /// Removes the session under `key`; whether there was one.
@@ -312,6 +323,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         ending: Ending,
     ) -> Result<Written<bool>, Error> {
         let store = Arc::clone(self);
+        let span = self.span("delete", &key);
         let task = async move {
             let mut write = Write::begin(&store, Operation::Delete, key, seen).await?;
             let deleted = write.statement(store.db.delete(&key)).await;
@@ -324,7 +336,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             }
             deleted.map(|value| Written { value, coherence })
         };
-        self.tasks.run(task).await
+        self.tasks.run(task.instrument(span)).await
     }
 
     fn check_keys(&self, data: &SessionData) -> Result<(), Error> {

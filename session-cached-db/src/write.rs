@@ -113,7 +113,7 @@ impl<'a, C: Cache, P: Persistence> Write<'a, C, P> {
                     store.settle_entry(&self.key, placed.token, publish, confirmed, Gate::Respect).await;
                 if let Err(error) = &settled {
                     // The fence ends at its deadline; until then the key is read from the database.
-                    tracing::debug!(target: "session_cached_db", event = "settle_lost", %error);
+                    tracing::debug!(target: "session_cached_db", event = "settle_lost", session = %store.name(&self.key), %error);
                     store.tend_cache();
                 }
                 (settled.unwrap_or_default(), Coherence::Coherent)
@@ -166,7 +166,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         match self.config.outage_policy(operation) {
             OutagePolicy::FailClosed => Err(Error::CacheUnavailable),
             OutagePolicy::Degrade => {
-                tracing::warn!(target: "session_cached_db", event = "degraded_write", ?operation,
+                tracing::warn!(target: "session_cached_db", event = "degraded_write", ?operation, session = %self.name(key),
                     "a session is written while the cache does not answer; its entry is repaired later");
                 self.repairs.begin(key, token);
                 Ok(Protection::Repair(token))

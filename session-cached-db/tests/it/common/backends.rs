@@ -6,8 +6,8 @@ use std::time::Duration;
 use session_cached_db::{MokaCache, SqlitePersistence};
 use session_core::{
     Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, ExpiryWrite, Persistence,
-    PersistenceError, PersistenceProperties, Record, State, StoredKey, Subject, SubjectIndex, Timestamp,
-    Version,
+    PersistenceError, PersistenceProperties, Record, Scan, State, StoredKey, Subject, SubjectIndex,
+    Timestamp, Version,
 };
 
 use super::calls::{Call, Calls, Fault};
@@ -199,5 +199,15 @@ impl SubjectIndex for TestDb {
         now: Timestamp,
     ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
         self.calls.make(Call::List, self.sqlite.list_by_subject(subject, now)).await
+    }
+}
+
+impl Scan for TestDb {
+    async fn scan(
+        &self,
+        after: Option<&StoredKey>,
+        limit: u32,
+    ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
+        self.calls.make(Call::Scan, self.sqlite.scan(after, limit)).await
     }
 }

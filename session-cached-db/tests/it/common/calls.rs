@@ -23,6 +23,7 @@ pub enum Call {
     Delete,
     DeleteExpired,
     List,
+    Scan,
     Migrate,
     CheckSchema,
 }

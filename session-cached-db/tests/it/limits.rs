@@ -1,0 +1,148 @@
+//! How much a session can hold, and how many a subject can have.
+
+use session_cached_db::{BuildError, Error, Session};
+use session_core::Expiry;
+
+use crate::common::{
+    Call, Fault, HOUR, Log, MINUTE, Moment, World, each_database_with, in_memory, map, values_of,
+};
+
+async fn login(world: &World, subject: &str) -> Session {
+    let mut session = world.store.new_session();
+    session.set_subject(subject).unwrap();
+    session.save().await.unwrap();
+    world.runtime.advance(MINUTE);
+    session
+}
+
+async fn is_alive(world: &World, session: &Session) -> bool {
+    world.store.exists(session.stored_key().unwrap()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_session_holds_as_many_values_as_allowed_and_no_more() {
+    each_database_with(
+        |builder| builder.max_keys(2),
+        async |world| {
+            let mut session = world.saved([("a", 1), ("b", 1)]).await;
+            // What the session keeps for itself does not count.
+            session.set_expiry(Expiry::After(HOUR));
+            session.save().await.unwrap();
+            session.insert("c", 1).unwrap();
+            world.forget_calls();
+            let error = session.save().await.unwrap_err();
+            assert!(matches!(error, Error::TooManyKeys { actual: 3, limit: 2 }), "{error}");
+            assert!(matches!(session.cycle_key().await, Err(Error::TooManyKeys { .. })));
+            assert_eq!(world.calls(), 0);
+            session.remove("a");
+            session.save().await.unwrap();
+            assert_eq!(values_of(&world.reopen(&session).await), map([("b", 1), ("c", 1)]));
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn two_saves_that_are_too_much_together_do_not_both_get_in() {
+    each_database_with(
+        |builder| builder.max_keys(2),
+        async |world| {
+            let mut one = world.saved([("a", 1)]).await;
+            let mut other = world.reopen(&one).await;
+            one.insert("b", 1).unwrap();
+            other.insert("c", 1).unwrap();
+            one.save().await.unwrap();
+            assert!(matches!(other.save().await, Err(Error::TooManyKeys { actual: 3, limit: 2 })));
+            assert_eq!(values_of(&world.reopen(&one).await), map([("a", 1), ("b", 1)]));
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn one_session_too_many_ends_the_one_that_was_not_used_for_the_longest_time() {
+    each_database_with(
+        |builder| builder.max_sessions_per_subject(2),
+        async |world| {
+            let mut first = login(&world, "user-42").await;
+            let second = login(&world, "user-42").await;
+            let other = login(&world, "somebody else").await;
+            world.runtime.advance(HOUR);
+            first.touch().await.unwrap();
+            let third = login(&world, "user-42").await;
+            assert!(is_alive(&world, &first).await, "it was used");
+            assert!(!is_alive(&world, &second).await, "it was not");
+            assert!(is_alive(&world, &third).await && is_alive(&world, &other).await);
+            assert!(world.reopen(&second).await.key().is_none());
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_login_in_an_old_session_does_not_end_that_one() {
+    each_database_with(
+        |builder| builder.max_sessions_per_subject(1),
+        async |world| {
+            let mut anonymous = world.saved([("cart", 1)]).await;
+            world.runtime.advance(HOUR);
+            let before = login(&world, "user-42").await;
+            anonymous.set_subject("user-42").unwrap();
+            anonymous.cycle_key().await.unwrap();
+            assert!(is_alive(&world, &anonymous).await);
+            assert!(!is_alive(&world, &before).await);
+            // A further key for the same session is no further session.
+            world.forget_calls();
+            anonymous.cycle_key().await.unwrap();
+            anonymous.insert("cart", 2).unwrap();
+            anonymous.save().await.unwrap();
+            assert_eq!(world.db.calls.count(Call::List), 0);
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn two_logins_at_the_same_time_leave_one_session() {
+    each_database_with(
+        |builder| builder.max_sessions_per_subject(1),
+        async |world| {
+            let mut sessions = [world.store.new_session(), world.store.new_session()];
+            for session in &mut sessions {
+                session.set_subject("user-42").unwrap();
+            }
+            let [one, other] = &mut sessions;
+            let (one, other) = tokio::join!(one.save(), other.save());
+            one.unwrap();
+            other.unwrap();
+            assert_eq!(world.store.list_by_subject("user-42").await.unwrap().len(), 1);
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_login_is_not_refused_because_others_cannot_be_listed() {
+    each_database_with(
+        |builder| builder.max_sessions_per_subject(1),
+        async |world| {
+            let log = Log::listen();
+            let before = login(&world, "user-42").await;
+            world.db.calls.fail(Call::List, Moment::Before, Fault::Unreachable);
+            let now = login(&world, "user-42").await;
+            assert!(is_alive(&world, &before).await && is_alive(&world, &now).await);
+            assert_eq!(log.events("subject_limit_failed").len(), 1);
+            login(&world, "user-42").await;
+            assert!(!is_alive(&world, &before).await && !is_alive(&world, &now).await);
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_limit_of_no_session_at_all_is_refused() {
+    let runtime = crate::common::ManualRuntime::new();
+    let builder = session_cached_db::CachedDb::builder(crate::common::TestCache::new(), in_memory().await);
+    let built = builder.runtime(runtime).max_sessions_per_subject(0).build().await;
+    assert!(matches!(built, Err(BuildError::Invalid(text)) if text.contains("max_sessions_per_subject")));
+}
