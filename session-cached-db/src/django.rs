@@ -21,6 +21,8 @@ use crate::{Coherence, Error, Session};
 const USER_ID: &str = "_auth_user_id";
 const BACKEND: &str = "_auth_user_backend";
 const HASH: &str = "_auth_user_hash";
+/// Where a site with `CSRF_USE_SESSIONS` keeps its token against forged requests.
+const CSRF: &str = "_csrftoken";
 
 /// Django's own authentication backend: what `_auth_user_backend` is at a site that has no other.
 pub const MODEL_BACKEND: &str = "django.contrib.auth.backends.ModelBackend";
@@ -97,8 +99,9 @@ impl DjangoLogin {
         keys.verify_auth_hash(password, &self.hash)
     }
 
-    /// Logs the user in to `session`, as Django's `login()` does: under a new key, and with nothing left of what it held
-    /// if that was of another user, or of this one before the password was changed.
+    /// Logs the user in to `session`, as Django's `login()` does: under a new key, without the token against forged requests
+    /// that was there before, and with nothing left of what the session held if that was of another user, or of this one
+    /// before the password was changed. It does not set the user's `last_login`.
     ///
     /// # Errors
     ///
@@ -108,6 +111,7 @@ impl DjangoLogin {
         if session.contains(USER_ID) && Self::of(session).is_none_or(|before| before.is_another(self)) {
             coherence = session.flush().await?;
         }
+        session.remove(CSRF);
         session.update([(USER_ID, &self.user_id), (BACKEND, &self.backend), (HASH, &self.hash)])?;
         Ok(coherence.and(session.cycle_key().await?))
     }

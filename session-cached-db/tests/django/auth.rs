@@ -61,12 +61,13 @@ pub async fn who_logged_in_there_is_logged_in_here(site: &Site) {
 
 pub async fn who_logged_in_here_is_logged_in_there(site: &Site) {
     let (store, user) = (site.store().await, User::new(site));
-    let cookie = text(&site.django("create", json!({"data": "{\"cart\":[1]}"}))["key"]);
+    let cookie = text(&site.django("create", json!({"data": "{\"cart\":[1],\"_csrftoken\":\"x\"}"}))["key"]);
     let mut session = store.open(&cookie).await.unwrap();
     user.login(SECRET_KEY).log_in(&mut session).await.unwrap();
     assert_eq!(whoami(site, &cookie), Value::Null);
     assert_eq!(whoami(site, &key_of(&session)), user.name.as_str());
     assert_eq!(session.get::<Vec<u32>>("cart").unwrap(), Some(vec![1]));
+    assert!(!session.contains("_csrftoken"), "a token that was planted before is worth nothing");
     assert_eq!(session.get_raw("_auth_user_id"), Some(format!("\"{}\"", user.id).as_str()));
 
     let ended = site.django("get", json!({"url": "/logout", "cookie": key_of(&session)}));
