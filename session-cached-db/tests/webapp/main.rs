@@ -1,0 +1,130 @@
+//! The example application: asked directly, and used in a real browser.
+//!
+//! The browser is Chromium, driven by its own `chromedriver`; `cargo xtask test --provision` installs both on Debian. Without
+//! them, what needs them is reported as ignored, or as failed if `CONFORMANCE_REQUIRE` is `all`.
+#![allow(
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::large_futures,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
+
+mod browser;
+mod direct;
+mod looks;
+mod server;
+#[allow(dead_code, reason = "the example uses the rest")]
+#[path = "../../examples/webapp/site/mod.rs"]
+mod site;
+mod visits;
+
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use browser::{Browsers, Driver};
+
+/// Each browser is several processes.
+const THREADS: usize = 2;
+
+type Direct = fn() -> Pin<Box<dyn Future<Output = ()>>>;
+type InBrowser = for<'a> fn(&'a Browsers) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+macro_rules! direct {
+    ($($name:ident),* $(,)?) => {
+        &[$((concat!("direct::", stringify!($name)), || Box::pin(direct::$name()))),*]
+    };
+}
+
+macro_rules! in_browser {
+    ($($module:ident: $($name:ident),* $(,)?;)*) => {
+        &[$($((concat!(stringify!($module), "::", stringify!($name)), |browsers| Box::pin($module::$name(browsers)))),*),*]
+    };
+}
+
+const DIRECT: &[(&str, Direct)] = direct![
+    what_other_sites_ask_for_is_refused,
+    a_visitor_who_looks_around_gets_no_session,
+    the_counters_and_the_style_cost_no_session,
+    a_wrong_password_and_an_unknown_name_look_the_same,
+    a_login_changes_the_key_and_keeps_the_cart,
+    nothing_of_one_user_is_handed_to_the_next,
+    a_name_is_taken_once,
+    remember_me_decides_how_long_the_cookie_lives,
+    nobody_ends_the_sessions_of_others,
+    a_cart_has_an_end,
+    what_users_write_is_shown_as_text,
+    a_logout_during_a_request_is_explained,
+];
+
+const IN_BROWSER: &[(&str, InBrowser)] = in_browser! {
+    visits:
+        a_visit_with_scripts,
+        a_visit_without_scripts,
+        two_tabs_that_add_at_the_same_time_lose_nothing,
+        log_out_everywhere_ends_the_other_browsers_session,
+        a_single_other_session_can_be_ended,
+        the_counters_move_by_themselves;
+    looks:
+        nothing_scrolls_sideways_on_a_phone,
+        nothing_scrolls_sideways_on_a_desktop,
+        what_is_to_be_filled_in_or_pressed_has_a_name,
+        text_can_be_read_in_light_and_in_dark;
+};
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(THREADS);
+    let mut trials: Vec<_> = DIRECT
+        .iter()
+        .map(|(name, test)| {
+            Trial::test(*name, move || {
+                runtime().block_on(test());
+                Ok(())
+            })
+        })
+        .collect();
+
+    let driver = if arguments.list { Err("listing".to_owned()) } else { Driver::start() }.map(Arc::new);
+    let required = std::env::var("CONFORMANCE_REQUIRE").unwrap_or_default();
+    let is_required = required.split(',').any(|name| name.trim() == "all");
+    for (name, test) in IN_BROWSER {
+        let driver = driver.clone();
+        let is_ignored = driver.is_err() && !is_required;
+        let trial = Trial::test(*name, move || in_browser(&*driver?, *test));
+        trials.push(trial.with_ignored_flag(is_ignored));
+    }
+    if let (Err(reason), false, false) = (&driver, is_required, arguments.list) {
+        eprintln!("in a browser: NOT TESTED, because {reason}");
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    drop(driver);
+    conclusion.exit();
+}
+
+/// Whatever comes of the test, its browsers are closed.
+fn in_browser(driver: &Driver, test: InBrowser) -> Result<(), Failed> {
+    runtime().block_on(async {
+        let browsers = Browsers::new(driver);
+        let outcome = AssertUnwindSafe(test(&browsers)).catch_unwind().await;
+        browsers.close().await;
+        outcome.map_err(|panic| {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+            Failed::from(text.unwrap_or_default())
+        })
+    })
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}

@@ -1,0 +1,76 @@
+//! The application, in this process.
+
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::{self, Next};
+use session_cached_db::core::DynCache;
+use session_cached_db::tower::{SessionCookie, SessionHandle};
+use session_cached_db::{CachedDb, MokaCache, SqlitePersistence};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::Barrier;
+
+use crate::site::{self, Accounts, Store};
+
+pub struct Server {
+    pub store: Store,
+    pub router: Router,
+    meeting: Meeting,
+    _directory: TempDir,
+}
+
+/// Where requests that add to the cart wait for each other, if they are told to: after each has read the session, before any
+/// has changed it.
+#[derive(Clone, Default)]
+struct Meeting(Arc<Mutex<Option<Arc<Barrier>>>>);
+
+impl Server {
+    pub async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let url = |name: &str| format!("sqlite://{}", directory.path().join(name).display());
+        let accounts = Accounts::open(&url("accounts.db")).await.unwrap();
+        let cache: Box<dyn DynCache> = Box::new(MokaCache::builder().build());
+        let db = SqlitePersistence::connect(&url("sessions.db")).await.unwrap();
+        let store: Store = CachedDb::builder(cache, Box::new(db) as _).sole_process().build().await.unwrap();
+
+        let meeting = Meeting::default();
+        let wait = meeting.clone();
+        let wait = move |session: SessionHandle, request: Request, next: Next| {
+            let meeting = wait.clone();
+            async move {
+                meeting.pass(&session, request.uri().path()).await;
+                next.run(request).await
+            }
+        };
+        let pages = site::pages_with_sessions().layer(middleware::from_fn(wait));
+        let cookie = SessionCookie::default().plain_http(true);
+        let router = site::complete(pages, store.clone(), accounts, cookie).unwrap();
+        Self { store, router, meeting, _directory: directory }
+    }
+
+    /// Listens, and tells where.
+    pub async fn listen(&self) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let router = self.router.clone();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        address
+    }
+
+    /// From now on, this many requests that add to the cart wait for each other.
+    pub fn let_meet(&self, count: usize) {
+        *self.meeting.0.lock().unwrap() = Some(Arc::new(Barrier::new(count)));
+    }
+}
+
+impl Meeting {
+    async fn pass(&self, session: &SessionHandle, path: &str) {
+        let barrier = self.0.lock().unwrap().clone();
+        if let (Some(barrier), "/cart/add") = (barrier, path) {
+            drop(session.lock().await.unwrap());
+            barrier.wait().await;
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! What people do.
+
+use session_cached_db::core::Expiry;
+
+use crate::browser::{Browser, Browsers, Setup};
+use crate::server::Server;
+
+pub async fn a_visit_with_scripts(browsers: &Browsers<'_>) {
+    a_visit(browsers, Setup::default()).await;
+}
+
+pub async fn a_visit_without_scripts(browsers: &Browsers<'_>) {
+    let setup = Setup { has_scripts: false, ..Setup::default() };
+    // That scripts are off is not taken for granted.
+    let page =
+        "data:text/html,<p id=now>off</p><script>document.getElementById('now').textContent='on'</script>";
+    let browser = browsers.open(setup, page).await;
+    assert_eq!(browser.find("#now").await.text().await.unwrap(), "off");
+    a_visit(browsers, setup).await;
+}
+
+/// All that one can do here, once.
+async fn a_visit(browsers: &Browsers<'_>, setup: Setup) {
+    let server = Server::new().await;
+    let site = server.listen().await;
+    let browser = browsers.open(setup, &site).await;
+    browser.see("You have no session").await;
+    assert!(browser.client.get_all_cookies().await.unwrap().is_empty());
+
+    browser.press_button("Add the Mug to the cart").await;
+    browser.see("Total of 1").await;
+    browser.see("This is visit number 1 of this session.").await;
+    let anonymous = cookie(&browser).await;
+
+    browser.sign_up(&site, "ada").await;
+    browser.see("Total of 1").await;
+    let logged_in = cookie(&browser).await;
+    assert_ne!(anonymous, logged_in, "the key changes with the login");
+    browser.press_button("Add the Desk lamp to the cart").await;
+    browser.see("Total of 2").await;
+    browser.press_button("Remove the Mug").await;
+    browser.see("Total of 1").await;
+
+    browser.press_button("Log out").await;
+    browser.see("You have no session").await;
+    assert!(browser.client.get_all_cookies().await.unwrap().is_empty());
+    assert!(!is_stored(&server, &logged_in).await);
+
+    browser.go(&format!("{site}/login")).await;
+    browser.write("#name", "ada").await;
+    browser.write("#password", "wrong horse").await;
+    browser.press("form.stack button").await;
+    browser.see("There is no such name with this password.").await;
+
+    browser.log_in(&site, "ada", true).await;
+    let remembered = server.store.open(&cookie(&browser).await).await.unwrap();
+    assert!(matches!(remembered.expiry(), Some(Expiry::After(_))), "{:?}", remembered.expiry());
+
+    browser.go(&format!("{site}/sessions")).await;
+    browser.see("this one").await;
+    browser.see("Chrome on Linux").await;
+    assert_eq!(browser.count("#sessions li").await, 1);
+    browser.press_button("Log out here").await;
+    browser.see("You have no session").await;
+    assert_eq!(server.store.list_by_subject("ada").await.unwrap().len(), 0);
+}
+
+/// The key of the browser's session.
+async fn cookie(browser: &Browser) -> String {
+    browser.client.get_named_cookie("session").await.unwrap().value().to_owned()
+}
+
+async fn is_stored(server: &Server, key: &str) -> bool {
+    server.store.open(key).await.unwrap().key().is_some()
+}
+
+pub async fn two_tabs_that_add_at_the_same_time_lose_nothing(browsers: &Browsers<'_>) {
+    let server = Server::new().await;
+    let site = server.listen().await;
+    let browser = browsers.open(Setup { is_patient: false, ..Setup::default() }, &site).await;
+    browser.sign_up(&site, "ada").await;
+
+    let first = browser.client.window().await.unwrap();
+    let second = browser.client.new_window(true).await.unwrap().handle;
+    browser.client.switch_to_window(second.clone()).await.unwrap();
+    browser.go(&site).await;
+    browser.see("There is nothing in it.").await;
+
+    let merges = server.store.stats().merges;
+    server.let_meet(2);
+    // The second tab's request waits for the first one's, when both have read the session.
+    browser.press_button("Add the Mug to the cart").await;
+    browser.client.switch_to_window(first).await.unwrap();
+    browser.press_button("Add the Mug to the cart").await;
+    browser.see("Total of 2").await;
+    browser.client.switch_to_window(second).await.unwrap();
+    browser.see("Total of").await;
+    browser.go(&site).await;
+    browser.see("Total of 2").await;
+    assert!(server.store.stats().merges > merges, "they did overlap");
+}
+
+pub async fn log_out_everywhere_ends_the_other_browsers_session(browsers: &Browsers<'_>) {
+    let server = Server::new().await;
+    let site = server.listen().await;
+    let laptop = browsers.open(Setup::default(), &site).await;
+    let phone = browsers.open(Setup { width: 360, ..Setup::default() }, &site).await;
+    laptop.sign_up(&site, "ada").await;
+    phone.log_in(&site, "ada", true).await;
+
+    laptop.go(&format!("{site}/sessions")).await;
+    laptop.find("#everywhere").await;
+    assert_eq!(laptop.count("#sessions li").await, 2);
+    laptop.press("#everywhere").await;
+    laptop.see("You have no session").await;
+    phone.go(&site).await;
+    phone.see("You have no session").await;
+    assert!(phone.client.get_all_cookies().await.unwrap().is_empty(), "its cookie is gone as well");
+}
+
+pub async fn a_single_other_session_can_be_ended(browsers: &Browsers<'_>) {
+    let server = Server::new().await;
+    let site = server.listen().await;
+    let laptop = browsers.open(Setup::default(), &site).await;
+    let phone = browsers.open(Setup::default(), &site).await;
+    laptop.sign_up(&site, "ada").await;
+    phone.log_in(&site, "ada", false).await;
+
+    laptop.go(&format!("{site}/sessions")).await;
+    laptop.press("form[action=\"/sessions/end\"] button").await;
+    laptop.see("this one").await;
+    phone.go(&site).await;
+    phone.see("You have no session").await;
+    laptop.go(&site).await;
+    laptop.see("Hello, ada!").await;
+}
+
+pub async fn the_counters_move_by_themselves(browsers: &Browsers<'_>) {
+    let server = Server::new().await;
+    let site = server.listen().await;
+    let browser = browsers.open(Setup { has_scripts: false, ..Setup::default() }, &site).await;
+    browser.find("iframe").await.enter_frame().await.unwrap();
+    browser.see("Hits").await;
+    let mut session = server.store.new_session();
+    session.insert("visits", 1).unwrap();
+    session.save().await.unwrap();
+    for _ in 0..4321 {
+        server.store.open(session.key().unwrap().expose()).await.unwrap();
+    }
+    // Nobody touches the page.
+    browser.see("4321").await;
+}
