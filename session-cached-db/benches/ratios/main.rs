@@ -1,0 +1,94 @@
+//! What the store costs on top of the parts it is made of, each figure the ratio of two things that were measured in turn
+//! in one run: the median over several rounds. Run by `cargo xtask bench`.
+//!
+//! Sessions have ten keys and about 1 KB; there are 10,000 of them. A figure is for one task at a time; one whose name ends
+//! with `_64`, for 64 tasks. Servers are found by `CONFORMANCE_<NAME>_URL`.
+
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_wrap,
+    clippy::cast_possible_truncation,
+    reason = "a program that measures, and that may stop when it cannot"
+)]
+
+mod databases;
+mod figure;
+mod in_memory;
+mod lazy;
+mod raw;
+mod reap;
+mod servers;
+mod sessions;
+mod size;
+
+use figure::Report;
+use futures_util::FutureExt as _;
+
+/// How much is measured.
+#[derive(Clone, Copy)]
+pub(crate) struct Effort {
+    pub(crate) rounds: usize,
+    /// Rows and sessions in the figures that need a million.
+    pub(crate) million: usize,
+}
+
+impl Effort {
+    const FULL: Self = Self { rounds: 15, million: 1_000_000 };
+    const QUICK: Self = Self { rounds: 3, million: 100_000 };
+}
+
+fn main() {
+    let mut effort = Effort::FULL;
+    let mut groups = Vec::new();
+    for arg in std::env::args().skip(1) {
+        match arg.as_str() {
+            // What `cargo bench` says to every one.
+            "--bench" => {}
+            "--quick" => effort = Effort::QUICK,
+            size::CHILD => return size::measure_here(),
+            group => groups.push(group.to_owned()),
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    // In a worker, as the handlers of a web server are: outside of one, every spawned task would wake a thread.
+    let report = runtime.block_on(async { tokio::spawn(measure(effort, groups)).await.unwrap() });
+    println!("{}", report.json());
+}
+
+async fn measure(effort: Effort, groups: Vec<String>) -> Report {
+    let wanted = |group: &str| groups.is_empty() || groups.iter().any(|wanted| wanted == group);
+    let mut report = Report::default();
+    if wanted("moka") {
+        in_memory::measure(effort, &mut report).boxed().await;
+    }
+    if wanted("redis") {
+        servers::redis(effort, &mut report).boxed().await;
+    }
+    if wanted("memcached") {
+        servers::memcached(effort, &mut report).boxed().await;
+    }
+    for name in ["sqlite", "postgres", "mysql", "mariadb"] {
+        if wanted(name) {
+            databases::measure(name, effort, &mut report).boxed().await;
+        }
+    }
+    if wanted("lazy") {
+        lazy::measure(effort, &mut report).boxed().await;
+    }
+    if wanted("size") {
+        size::measure(effort, &mut report);
+    }
+    if wanted("reap") {
+        reap::measure(effort, &mut report).boxed().await;
+    }
+    report
+}

@@ -1,0 +1,187 @@
+//! Hits of caches in servers, against the bare command through the same kind of connection.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use memcache::exp::{AsyncMetaClient, Get, Meta, MetaClientBuilder};
+use session_cached_db::cache_backends::redis::driver;
+use session_cached_db::core::{Cache, StoredKey};
+use session_cached_db::{CachedDb, MemcachedCache, RedisCache, SqlitePersistence};
+
+use crate::Effort;
+use crate::figure::{Aim, Report, Times, crowd};
+use crate::sessions::{SESSIONS, create};
+
+const PREFIX: &str = "bench:";
+
+/// How many loads of a round are made one at a time.
+const ALONE: usize = 1_000;
+
+pub(crate) async fn redis(effort: Effort, report: &mut Report) {
+    let Ok(url) = std::env::var("CONFORMANCE_REDIS_URL") else {
+        return report.skip("redis_hit, redis_set_nx_get", "CONFORMANCE_REDIS_URL is not set");
+    };
+    let cache = RedisCache::builder().url(&url).key_prefix(PREFIX).build().unwrap();
+    let world = World::new("redis", cache).await;
+    // As the cache's own connection is made.
+    let info = driver::IntoConnectionInfo::into_connection_info(url.as_str()).unwrap();
+    let info = info.set_tcp_settings(driver::io::tcp::TcpSettings::default().set_nodelay(true));
+    let client = driver::Client::open(info).unwrap();
+    let config = driver::AsyncConnectionConfig::new().set_response_timeout(None);
+    let get = Redis(client.get_multiplexed_async_connection_with_config(&config).await.unwrap());
+    world.hits(get.clone(), effort, report).await;
+    world.set_nx_get(get, effort, report).await;
+}
+
+pub(crate) async fn memcached(effort: Effort, report: &mut Report) {
+    let Ok(url) = std::env::var("CONFORMANCE_MEMCACHED_URL") else {
+        return report.skip("memcached_hit", "CONFORMANCE_MEMCACHED_URL is not set");
+    };
+    let servers = url.trim_start_matches("memcache://").split(',');
+    let cache = MemcachedCache::builder().servers(servers.clone()).key_prefix(PREFIX).build().unwrap();
+    let world = World::new("memcached", cache).await;
+    let client = MetaClientBuilder::new()
+        .max_connections(Some(64))
+        .max_idle(64)
+        .connect_timeout(Some(Duration::from_secs(1)))
+        .io_timeout(Some(Duration::from_millis(500)));
+    let first = servers.clone().next().unwrap().to_owned();
+    let client = client.connect_async(first).await.unwrap();
+    world.hits(Memcached(client), effort, report).await;
+}
+
+/// One bare command that gets the bytes under a key; their number.
+trait RawGet: Clone + Send + Sync + 'static {
+    fn get(&mut self, key: &StoredKey) -> impl Future<Output = usize> + Send;
+}
+
+#[derive(Clone)]
+struct Redis(driver::aio::MultiplexedConnection);
+
+impl RawGet for Redis {
+    async fn get(&mut self, key: &StoredKey) -> usize {
+        let bytes: Vec<u8> = driver::cmd("GET")
+            .arg(format!("{PREFIX}{}", key.as_str()))
+            .query_async(&mut self.0)
+            .await
+            .unwrap();
+        bytes.len()
+    }
+}
+
+impl Redis {
+    async fn set_nx_get(&mut self, key: &StoredKey) -> usize {
+        let mut command = driver::cmd("SET");
+        command.arg(format!("{PREFIX}{}", key.as_str())).arg([0_u8; 10].as_slice());
+        let bytes: Vec<u8> =
+            command.arg("NX").arg("GET").arg("PX").arg(10_000).query_async(&mut self.0).await.unwrap();
+        bytes.len()
+    }
+}
+
+#[derive(Clone)]
+struct Memcached(AsyncMetaClient);
+
+impl RawGet for Memcached {
+    async fn get(&mut self, key: &StoredKey) -> usize {
+        let get = Get::new(format!("{PREFIX}{}", key.as_str())).meta(Meta::NONE.cas());
+        self.0.run(get).await.unwrap().value.unwrap().len()
+    }
+}
+
+struct World<C> {
+    name: &'static str,
+    store: CachedDb<C, SqlitePersistence>,
+    keys: Vec<StoredKey>,
+    _dir: tempfile::TempDir,
+}
+
+impl<C: Cache + Clone> World<C> {
+    async fn new(name: &'static str, cache: C) -> Self {
+        eprintln!("{name}: making {SESSIONS} sessions");
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}/bench.db", dir.path().display());
+        let db = SqlitePersistence::connect(&url).await.unwrap();
+        let store = CachedDb::builder(cache, db).reaper(None).build().await.unwrap();
+        let keys = create(&store, SESSIONS).await.iter().map(|session| session.key).collect();
+        Self { name, store, keys, _dir: dir }
+    }
+
+    async fn load(&self, key: &StoredKey) {
+        black_box(self.store.load(key).await.unwrap().unwrap());
+    }
+
+    /// Brings in again what the cache no longer holds.
+    async fn warm(&self) {
+        for key in &self.keys {
+            self.load(key).await;
+        }
+    }
+
+    async fn hits(&self, mut get: impl RawGet, effort: Effort, report: &mut Report) {
+        self.warm().await;
+        let before = self.store.stats();
+        let (mut one, mut many) = (Vec::new(), Vec::new());
+        for round in 0..effort.rounds {
+            let start = round * ALONE % self.keys.len();
+            let (mut raw, mut hit) = (Times::default(), Times::default());
+            for key in &self.keys[start..start + ALONE] {
+                assert!(raw.time(get.get(key)).await > 900);
+                hit.time(self.load(key)).await;
+            }
+            one.push(hit.median() / raw.median());
+
+            let raw = crowd(&self.keys, |keys| {
+                let mut get = get.clone();
+                async move {
+                    for key in keys {
+                        black_box(get.get(&key).await);
+                    }
+                }
+            });
+            let raw = raw.await;
+            many.push(self.loads_of_many().await / raw);
+        }
+        let after = self.store.stats();
+        assert_eq!(after.misses + after.bypasses, before.misses + before.bypasses, "not all were hits");
+        let what = "load, hit, against the raw command that gets as many bytes";
+        report.add(format!("{}_hit", self.name), Aim::AtMost(1.1), what, one);
+        report.add(format!("{}_hit_64", self.name), Aim::None, what, many);
+    }
+
+    async fn loads_of_many(&self) -> f64 {
+        let hit = crowd(&self.keys, |keys| {
+            let store = self.store.clone();
+            async move {
+                for key in keys {
+                    black_box(store.load(&key).await.unwrap().unwrap());
+                }
+            }
+        });
+        hit.await
+    }
+
+    /// What the command costs that gets the record or the right to fill it, beside the one that only gets.
+    async fn set_nx_get(&self, mut redis: Redis, effort: Effort, report: &mut Report) {
+        let mut rounds = Vec::new();
+        let mut against = Vec::new();
+        for round in 0..effort.rounds {
+            let start = round * ALONE % self.keys.len();
+            let (mut get, mut set, mut hit) = (Times::default(), Times::default(), Times::default());
+            for key in &self.keys[start..start + ALONE] {
+                get.time(redis.get(key)).await;
+                assert!(set.time(redis.set_nx_get(key)).await > 900);
+                hit.time(self.load(key)).await;
+            }
+            rounds.push(set.median() / get.median());
+            against.push(hit.median() / set.median());
+        }
+        report.add(
+            "redis_set_nx_get",
+            Aim::None,
+            "raw SET NX GET, which a load sends, against a raw GET",
+            rounds,
+        );
+        report.add("redis_hit_vs_set_nx_get", Aim::None, "load, hit, against a raw SET NX GET", against);
+    }
+}

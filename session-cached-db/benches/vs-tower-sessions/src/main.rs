@@ -1,0 +1,183 @@
+//! Hits of tower-sessions' cached store, as its examples set it up, against hits of ours on the same cache. Run by
+//! `cargo xtask bench`.
+//!
+//! The database behind is SQLite for theirs, and for ours a map in memory, because the two cannot be linked to one SQLite.
+//! A hit asks neither.
+
+#[path = "../../ratios/figure.rs"]
+mod figure;
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use conformance_tests::reference::MemoryPersistence;
+use figure::{Aim, Report, Times, crowd, timed};
+use session_cached_db::core::{Cache, StoredKey};
+use session_cached_db::{CachedDb, MokaCache, RedisCache};
+use time::OffsetDateTime;
+use tower_sessions::session::{Id, Record};
+use tower_sessions::{CachingSessionStore, SessionStore};
+use tower_sessions_moka_store::MokaStore;
+use tower_sessions_redis_store::RedisStore;
+use tower_sessions_redis_store::fred::prelude::{ClientLike as _, Config, Pool};
+use tower_sessions_sqlx_store::SqliteStore;
+use tower_sessions_sqlx_store::sqlx::SqlitePool;
+
+const SESSIONS: usize = 10_000;
+
+/// How many loads of a round are made one at a time where each takes a round trip.
+const ALONE: usize = 1_000;
+
+#[tokio::main]
+async fn main() {
+    let quick = std::env::args().any(|arg| arg == "--quick");
+    let rounds = if quick { 3 } else { 15 };
+    // In a worker, as the handlers of a web server are.
+    println!("{}", tokio::spawn(measure(rounds)).await.unwrap().json());
+}
+
+async fn measure(rounds: usize) -> Report {
+    let mut report = Report::default();
+
+    let cache = MokaStore::new(Some(2 * SESSIONS as u64));
+    let theirs = Theirs::new(cache).await;
+    let ours = Ours::new(MokaCache::builder().max_bytes(256 << 20).build()).await;
+    let what = "tower-sessions' CachingSessionStore<MokaStore, _>::load, against load, both hits";
+    let (mut one, mut many) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        one.push(timed(theirs.load_all()).await / timed(ours.load_all()).await);
+        many.push(theirs.crowd().await / ours.crowd().await);
+    }
+    report.add("moka_hit_vs_tower_sessions", Aim::AtLeast(5.0), what, one);
+    report.add("moka_hit_vs_tower_sessions_64", Aim::None, what, many);
+    ours.check();
+
+    let Ok(url) = std::env::var("CONFORMANCE_REDIS_URL") else {
+        report.skip("redis_hit_vs_tower_sessions", "CONFORMANCE_REDIS_URL is not set");
+        return report;
+    };
+    // Six connections, as in the store's own example.
+    let pool = Pool::new(Config::from_url(&url).unwrap(), None, None, None, 6).unwrap();
+    let connections = pool.connect();
+    pool.wait_for_connect().await.unwrap();
+    let theirs = Theirs::new(RedisStore::new(pool)).await;
+    let ours = Ours::new(RedisCache::builder().url(&url).key_prefix("bench-vs:").build().unwrap()).await;
+    let what = "tower-sessions' CachingSessionStore<RedisStore, _>::load, against load, both hits";
+    let (mut one, mut many) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        let start = round * ALONE % SESSIONS;
+        let (mut theirs_time, mut ours_time) = (Times::default(), Times::default());
+        for number in start..start + ALONE {
+            theirs_time.time(theirs.load(&theirs.ids[number])).await;
+            ours_time.time(ours.load(&ours.keys[number])).await;
+        }
+        one.push(theirs_time.median() / ours_time.median());
+        many.push(theirs.crowd().await / ours.crowd().await);
+    }
+    report.add("redis_hit_vs_tower_sessions", Aim::None, what, one);
+    report.add("redis_hit_vs_tower_sessions_64", Aim::None, what, many);
+    ours.check();
+    connections.abort();
+    report
+}
+
+/// Ten keys, about 1 KB.
+fn values(number: usize) -> impl Iterator<Item = (String, String)> {
+    (0..10).map(move |field| (format!("field-{field}"), format!("{number:08}{}", "x".repeat(80))))
+}
+
+struct Theirs<C: SessionStore> {
+    store: Arc<CachingSessionStore<C, SqliteStore>>,
+    ids: Vec<Id>,
+}
+
+impl<C: SessionStore> Theirs<C> {
+    async fn new(cache: C) -> Self {
+        let pool = SqlitePool::connect(":memory:").await.unwrap();
+        let sqlite = SqliteStore::new(pool);
+        sqlite.migrate().await.unwrap();
+        let store = Arc::new(CachingSessionStore::new(cache, sqlite));
+        let mut ids = Vec::new();
+        for number in 0..SESSIONS {
+            let mut record = Record {
+                id: Id::default(),
+                data: values(number).map(|(key, value)| (key, value.into())).collect(),
+                expiry_date: OffsetDateTime::now_utc() + time::Duration::days(14),
+            };
+            store.create(&mut record).await.unwrap();
+            ids.push(record.id);
+        }
+        fastrand::Rng::with_seed(7).shuffle(&mut ids);
+        Self { store, ids }
+    }
+
+    async fn load(&self, id: &Id) {
+        black_box(self.store.load(id).await.unwrap().unwrap());
+    }
+
+    async fn load_all(&self) {
+        for id in &self.ids {
+            self.load(id).await;
+        }
+    }
+
+    async fn crowd(&self) -> f64 {
+        crowd(&self.ids, |ids| {
+            let store = self.store.clone();
+            async move {
+                for id in ids {
+                    black_box(store.load(&id).await.unwrap().unwrap());
+                }
+            }
+        })
+        .await
+    }
+}
+
+struct Ours<C: Cache> {
+    store: CachedDb<C, MemoryPersistence>,
+    keys: Vec<StoredKey>,
+}
+
+impl<C: Cache> Ours<C> {
+    async fn new(cache: C) -> Self {
+        let db = MemoryPersistence::default();
+        let store = CachedDb::builder(cache, db).sole_process().reaper(None).build().await.unwrap();
+        let mut keys = Vec::new();
+        for number in 0..SESSIONS {
+            let mut session = store.new_session();
+            session.update(values(number)).unwrap();
+            let _ = session.save().await.unwrap();
+            keys.push(*session.stored_key().unwrap());
+        }
+        fastrand::Rng::with_seed(7).shuffle(&mut keys);
+        Self { store, keys }
+    }
+
+    async fn load(&self, key: &StoredKey) {
+        black_box(self.store.load(key).await.unwrap().unwrap());
+    }
+
+    async fn load_all(&self) {
+        for key in &self.keys {
+            self.load(key).await;
+        }
+    }
+
+    async fn crowd(&self) -> f64 {
+        crowd(&self.keys, |keys| {
+            let store = self.store.clone();
+            async move {
+                for key in keys {
+                    black_box(store.load(&key).await.unwrap().unwrap());
+                }
+            }
+        })
+        .await
+    }
+
+    fn check(&self) {
+        let stats = self.store.stats();
+        assert_eq!(stats.misses + stats.bypasses, 0, "not all were hits");
+    }
+}

@@ -1,0 +1,171 @@
+//! `cargo xtask bench`: what the store costs on top of the parts it is made of.
+//!
+//! Two programs measure, because tower-sessions' stores cannot be linked with ours. Each tells on the error stream how far it
+//! is, and prints its figures as JSON in the end.
+
+mod plot;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use lexopt::{Arg, Parser, ValueExt as _};
+use serde_json::{Map, Value};
+
+use crate::Result;
+use crate::process::cargo;
+
+pub(crate) const USAGE: &str = "bench [--json] [--quick] [GROUP..]";
+pub(crate) const SUMMARY: &str = "Measure the store against the parts it is made of, as ratios, and plot them; --json prints one object of all \
+     ratios,\n    --quick measures few rounds. Groups: moka, redis, memcached, sqlite, postgres, mysql, mariadb, lazy, size, reap, \
+     tower-sessions.\n    Servers are found by the variables that `cargo xtask services up` prints";
+
+/// The backends in the form that all of them can be linked and reached.
+const FEATURES: &str = "memcached,moka,mysql-rsa,postgres,redis,sqlite";
+
+const TOWER_SESSIONS: &str = "tower-sessions";
+const TOWER_SESSIONS_MANIFEST: &str = "session-cached-db/benches/vs-tower-sessions/Cargo.toml";
+
+/// Where the plots land.
+const PLOTS: &str = "target/bench";
+
+/// One ratio, as a measuring program prints it.
+pub(crate) struct Figure {
+    name: String,
+    what: String,
+    value: f64,
+    at_most: Option<f64>,
+    at_least: Option<f64>,
+    rounds: Vec<f64>,
+}
+
+pub(crate) fn run(mut args: Parser) -> Result {
+    let (mut as_json, mut is_quick, mut groups) = (false, false, Vec::new());
+    while let Some(arg) = args.next()? {
+        match arg {
+            Arg::Long("json") => as_json = true,
+            Arg::Long("quick") => is_quick = true,
+            Arg::Value(group) => groups.push(group.string()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let wants_all = groups.is_empty();
+    let wants_theirs = wants_all || groups.iter().any(|group| group == TOWER_SESSIONS);
+    groups.retain(|group| group != TOWER_SESSIONS);
+
+    let mut figures = Vec::new();
+    if wants_all || !groups.is_empty() {
+        let mut command = cargo();
+        command.args([
+            "bench",
+            "--package",
+            "session-cached-db",
+            "--bench",
+            "ratios",
+            "--features",
+            FEATURES,
+        ]);
+        command.arg("--").args(is_quick.then_some("--quick")).args(&groups);
+        figures.extend(measure(&mut command)?);
+    }
+    if wants_theirs {
+        let mut command = cargo();
+        command.args(["run", "--release", "--locked", "--manifest-path", TOWER_SESSIONS_MANIFEST]);
+        command.args(["--target-dir", "target/vs-tower-sessions", "--"]).args(is_quick.then_some("--quick"));
+        figures.extend(measure(&mut command)?);
+    }
+    if as_json {
+        println!("{}", object(&figures));
+    } else {
+        print!("{}", table(&figures));
+    }
+    let plots = plot::write(Path::new(PLOTS), &figures)?;
+    eprintln!("plots: {}", plots.display());
+    Ok(())
+}
+
+/// Runs a program that measures, and reads what it prints.
+fn measure(command: &mut Command) -> Result<Vec<Figure>> {
+    let line = crate::process::shown(command);
+    eprintln!("$ {line}");
+    let output = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn()?.wait_with_output()?;
+    if !output.status.success() {
+        return Err(format!("`{line}` failed: {}", output.status).into());
+    }
+    let printed: Vec<Value> = serde_json::from_slice(&output.stdout)?;
+    printed.iter().map(|figure| Figure::read(figure).ok_or_else(|| "a figure is incomplete".into())).collect()
+}
+
+impl Figure {
+    fn read(figure: &Value) -> Option<Self> {
+        Some(Self {
+            name: figure["name"].as_str()?.to_owned(),
+            what: figure["what"].as_str()?.to_owned(),
+            value: figure["value"].as_f64()?,
+            at_most: figure["at_most"].as_f64(),
+            at_least: figure["at_least"].as_f64(),
+            rounds: figure["rounds"].as_array()?.iter().filter_map(Value::as_f64).collect(),
+        })
+    }
+
+    fn meets_its_aim(&self) -> bool {
+        self.at_most.is_none_or(|aim| self.value <= aim) && self.at_least.is_none_or(|aim| self.value >= aim)
+    }
+
+    fn aim(&self) -> String {
+        match (self.at_most, self.at_least) {
+            (Some(aim), _) => format!("at most {aim}"),
+            (_, Some(aim)) => format!("at least {aim}"),
+            _ => String::new(),
+        }
+    }
+}
+
+fn object(figures: &[Figure]) -> Value {
+    let rounded = |value: f64| Value::from((value * 1_000.0).round() / 1_000.0);
+    Value::Object(
+        figures.iter().map(|figure| (figure.name.clone(), rounded(figure.value))).collect::<Map<_, _>>(),
+    )
+}
+
+/// In Markdown, so that it can be shown elsewhere.
+fn table(figures: &[Figure]) -> String {
+    let mut table = String::from("| ratio | measured | aim | what against what |\n|---|---|---|---|\n");
+    for figure in figures {
+        let missed = if figure.meets_its_aim() { "" } else { " (missed)" };
+        table.push_str(&format!(
+            "| `{}` | {:.2}{missed} | {} | {} |\n",
+            figure.name,
+            figure.value,
+            figure.aim(),
+            figure.what
+        ));
+    }
+    table
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use serde_json::json;
+
+    pub(crate) fn figure(name: &str, value: f64, at_most: Option<f64>) -> Figure {
+        let printed = json!({
+            "name": name, "what": "this against <that>", "value": value,
+            "at_most": at_most, "at_least": null, "rounds": [value * 0.9, value, value * 1.1],
+        });
+        Figure::read(&printed).unwrap()
+    }
+
+    #[test]
+    fn the_json_is_one_object_of_named_ratios() {
+        let figures = [figure("moka_hit", 1.234_56, Some(1.25)), figure("save.sqlite", 2.0, None)];
+        assert_eq!(object(&figures), json!({ "moka_hit": 1.235, "save.sqlite": 2.0 }));
+    }
+
+    #[test]
+    fn the_table_says_which_aim_was_missed() {
+        let table = table(&[figure("met", 1.0, Some(1.2)), figure("not_met", 1.3, Some(1.2))]);
+        assert!(table.contains("| `met` | 1.00 | at most 1.2 |"), "{table}");
+        assert!(table.contains("| `not_met` | 1.30 (missed) | at most 1.2 |"), "{table}");
+    }
+}
