@@ -6,11 +6,13 @@
 
 mod bench;
 mod ci;
+mod conformance;
 mod engine;
 mod images;
 mod lint;
 mod matrix;
 mod process;
+mod scaffold;
 mod services;
 mod simulate;
 mod stage;
@@ -36,12 +38,30 @@ struct Command {
 
 const COMMANDS: &[Command] = &[
     Command { name: "test", usage: test::USAGE, summary: test::SUMMARY, run: test::run },
+    Command {
+        name: "conformance",
+        usage: conformance::USAGE,
+        summary: conformance::SUMMARY,
+        run: conformance::run,
+    },
     Command { name: "simulate", usage: simulate::USAGE, summary: simulate::SUMMARY, run: simulate::run },
     Command { name: "lint", usage: lint::USAGE, summary: lint::SUMMARY, run: lint::run },
     Command { name: "bench", usage: bench::USAGE, summary: bench::SUMMARY, run: bench::run },
     Command { name: "ci", usage: ci::USAGE, summary: ci::SUMMARY, run: ci::run },
     Command { name: "images", usage: images::USAGE, summary: images::SUMMARY, run: images::run },
     Command { name: "services", usage: services::USAGE, summary: services::SUMMARY, run: services::run },
+    Command {
+        name: "new-cache",
+        usage: scaffold::CACHE_USAGE,
+        summary: scaffold::CACHE_SUMMARY,
+        run: scaffold::new_cache,
+    },
+    Command {
+        name: "new-db",
+        usage: scaffold::DB_USAGE,
+        summary: scaffold::DB_SUMMARY,
+        run: scaffold::new_db,
+    },
     Command { name: "matrix", usage: matrix::USAGE, summary: matrix::SUMMARY, run: matrix::run },
 ];
 

@@ -1,0 +1,125 @@
+//! `cargo xtask new-cache NAME` and `new-db NAME`: a backend that compiles, and fails the cases that are still to be
+//! written.
+//!
+//! What a backend consists of is under `cache` and `db`: files with `{{name}}` and `{{Name}}` in them. Everything is
+//! checked and made before the first file is written.
+
+mod edit;
+mod name;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::path::Path;
+
+use lexopt::{Arg, Parser, ValueExt};
+
+use self::name::Name;
+use self::write::Plan;
+use crate::Result;
+
+pub(crate) const CACHE_USAGE: &str = "new-cache NAME";
+pub(crate) const CACHE_SUMMARY: &str =
+    "Begin a cache backend in cache-backends: module, feature, tests, documentation. See CONTRIBUTING.md.";
+pub(crate) const DB_USAGE: &str = "new-db NAME";
+pub(crate) const DB_SUMMARY: &str =
+    "Begin a database backend in db-backends: module, feature, tests, documentation. See CONTRIBUTING.md.";
+
+/// What kind of backend.
+struct Kind {
+    /// The crate that it goes into.
+    package: &'static str,
+    /// What follows its name in the name of its type.
+    suffix: &'static str,
+    /// What follows its name in the name of its test in `conformance-tests`.
+    layer: &'static str,
+    /// A module that stands where it is to stand.
+    neighbour: &'static str,
+    /// Its line in the table of features.
+    row: &'static str,
+    /// Its files: where they go, and what is in them.
+    files: &'static [(&'static str, &'static str)],
+}
+
+const CACHE: Kind = Kind {
+    package: "cache-backends",
+    suffix: "Cache",
+    layer: "cache",
+    neighbour: "pub mod moka;",
+    row: "| `{{name}}` | `{{name}}::{{Name}}` | not written yet | |",
+    files: &[
+        ("cache-backends/src/{{name}}/mod.rs", include_str!("cache/mod.rs.template")),
+        ("cache-backends/src/{{name}}/builder.rs", include_str!("cache/builder.rs.template")),
+        ("cache-backends/tests/{{name}}.rs", include_str!("cache/test.rs.template")),
+        ("conformance-tests/tests/{{name}}_cache.rs", include_str!("cache/conformance.rs.template")),
+    ],
+};
+
+const DB: Kind = Kind {
+    package: "db-backends",
+    suffix: "Persistence",
+    layer: "db",
+    neighbour: "pub mod sqlite;",
+    row: "| `{{name}}` | not written yet | `{{name}}::{{Name}}` |",
+    files: &[
+        ("db-backends/src/{{name}}/mod.rs", include_str!("db/mod.rs.template")),
+        ("db-backends/tests/{{name}}.rs", include_str!("db/test.rs.template")),
+        ("conformance-tests/tests/{{name}}_db.rs", include_str!("db/conformance.rs.template")),
+    ],
+};
+
+pub(crate) fn new_cache(args: Parser) -> Result {
+    run(args, &CACHE, CACHE_USAGE)
+}
+
+pub(crate) fn new_db(args: Parser) -> Result {
+    run(args, &DB, DB_USAGE)
+}
+
+fn run(mut args: Parser, kind: &Kind, usage: &str) -> Result {
+    let mut name = None;
+    while let Some(arg) = args.next()? {
+        match arg {
+            Arg::Value(value) if name.is_none() => name = Some(value.string()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let name = name.ok_or_else(|| format!("a backend needs a name; usage: cargo xtask {usage}"))?;
+    let plan = plan(Path::new("."), kind, &name)?;
+    plan.write()?;
+    for path in plan.paths() {
+        eprintln!("{}", path.display());
+    }
+    let Kind { package, layer, .. } = kind;
+    eprintln!("\nThe cases that are still to be written:");
+    println!("cargo test --package conformance-tests --all-features --test {name}_{layer}");
+    eprintln!("Begin in {package}/src/{name}/mod.rs; CONTRIBUTING.md goes on from here.");
+    Ok(())
+}
+
+/// Every file of a new backend as it is to be. Writes nothing.
+fn plan(root: &Path, kind: &Kind, name: &str) -> Result<Plan> {
+    let name = Name::parse(name)?;
+    let fill = |text: &str| name.fill(text, kind.suffix);
+    let mut plan = Plan::new(root);
+    for (path, template) in kind.files {
+        plan.create(&fill(path), &fill(template))?;
+    }
+    let Kind { package, layer, neighbour, .. } = kind;
+    for path in [
+        format!("{package}/src/{name}.rs"),
+        format!("{package}/src/{name}"),
+        format!("{package}/tests/{name}"),
+    ] {
+        plan.vacant(&path)?;
+    }
+    plan.edit(&format!("{package}/Cargo.toml"), |text| edit::add_feature(text, name.as_str()))?;
+    plan.edit(&format!("{package}/src/lib.rs"), |text| edit::add_module(text, name.as_str(), neighbour))?;
+    plan.edit(&format!("{package}/README.md"), |text| edit::add_row(text, &fill(kind.row)))?;
+    plan.edit("conformance-tests/Cargo.toml", |text| {
+        let text = edit::enable_feature(text, package, name.as_str())?;
+        edit::add_test(&text, &format!("{name}_{layer}"))
+    })?;
+    plan.format()?;
+    Ok(plan)
+}
