@@ -83,7 +83,7 @@ pub use cache_backends::moka::MokaCache;
 #[cfg(feature = "redis")]
 pub use cache_backends::redis::RedisCache;
 
-/// The databases, with their builders and their driver.
+/// The databases, with their builders, their driver, and [`connect`](db_backends::connect) by URL.
 #[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 pub use db_backends;
 #[cfg(feature = "mysql")]

@@ -265,6 +265,12 @@ impl<T: Scan> DynScan for T {
     }
 }
 
+/// The object-safe twin of all of them: [`Persistence`], [`SubjectIndex`] and [`Scan`]. Implemented for whatever is both
+/// of the latter, and what a program has that chooses its database by URL.
+pub trait DynDatabase: DynSubjectIndex + DynScan {}
+
+impl<T: SubjectIndex + Scan> DynDatabase for T {}
+
 /// `Persistence` in terms of `$load(..)` and so on: by a twin's methods, or by those of what a pointer points to.
 macro_rules! forward_persistence {
     (($($head:tt)*) ($this:ident => $target:expr) $load:ident $insert:ident $update:ident $touch:ident $rename:ident
@@ -388,27 +394,38 @@ macro_rules! persistence_for_pointer {
     )*};
 }
 
-persistence_for_dyn!(DynPersistence, DynScan, DynSubjectIndex);
+persistence_for_dyn!(DynDatabase, DynPersistence, DynScan, DynSubjectIndex);
 persistence_for_pointer!(Arc, Box);
 
-#[deny(clippy::missing_trait_methods)]
-impl SubjectIndex for dyn DynSubjectIndex {
-    async fn list_by_subject(
-        &self,
-        subject: &Subject,
-        now: Timestamp,
-    ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
-        self.list_by_subject_dyn(subject, now).await
-    }
+macro_rules! subject_index_for_dyn {
+    ($($twin:ident),*) => {$(
+        #[deny(clippy::missing_trait_methods)]
+        impl SubjectIndex for dyn $twin {
+            async fn list_by_subject(
+                &self,
+                subject: &Subject,
+                now: Timestamp,
+            ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
+                self.list_by_subject_dyn(subject, now).await
+            }
+        }
+    )*};
 }
 
-#[deny(clippy::missing_trait_methods)]
-impl Scan for dyn DynScan {
-    async fn scan(
-        &self,
-        after: Option<&StoredKey>,
-        limit: u32,
-    ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
-        self.scan_dyn(after, limit).await
-    }
+macro_rules! scan_for_dyn {
+    ($($twin:ident),*) => {$(
+        #[deny(clippy::missing_trait_methods)]
+        impl Scan for dyn $twin {
+            async fn scan(
+                &self,
+                after: Option<&StoredKey>,
+                limit: u32,
+            ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
+                self.scan_dyn(after, limit).await
+            }
+        }
+    )*};
 }
+
+subject_index_for_dyn!(DynDatabase, DynSubjectIndex);
+scan_for_dyn!(DynDatabase, DynScan);

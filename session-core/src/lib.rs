@@ -30,7 +30,7 @@ pub use compress::{CompressCodec, TooLargeInflated};
 pub use data::{MalformedJson, SessionData};
 pub use entry::{Entry, Fence, Holder, Stamp, State, Token, Value};
 pub use envelope::EnvelopeError;
-pub use erased::{DynCache, DynPersistence, DynScan, DynSubjectIndex};
+pub use erased::{DynCache, DynDatabase, DynPersistence, DynScan, DynSubjectIndex};
 pub use error::{BoxError, CacheError, Outcome, PersistenceError, SchemaProblem};
 pub use expiry::Expiry;
 pub use key::{InvalidKey, KeyForm, KeyPrefix, RandomnessUnavailable, SessionKey, StoredKey};

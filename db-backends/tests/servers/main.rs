@@ -15,6 +15,7 @@
 )]
 
 mod abandoned;
+mod by_url;
 mod contents;
 mod proxy;
 mod refused;
@@ -57,6 +58,10 @@ const TESTS: &[(&str, Test)] = tests! {
         an_abandoned_write_is_ended_by_the_server,
         an_abandoned_write_over_the_applications_pool_is_not_committed,
         a_connection_is_not_used_again_after_its_user_has_gone;
+    by_url:
+        a_url_gives_a_database_with_subjects_that_can_be_scanned,
+        the_other_name_of_a_scheme_does_as_well,
+        a_url_with_a_wrong_password_is_refused_without_showing_it;
     schema:
         migrating_again_changes_nothing,
         the_schema_as_sql_is_what_migrate_makes,
