@@ -186,7 +186,8 @@ impl Cache for RedisCache {
     }
 
     fn properties(&self) -> CacheProperties {
-        CacheProperties::new(Scope::Shared).with_name("redis")
+        CacheProperties::new(Scope::Shared)
+            .with_name("redis")
             .with_max_entry_bytes(MAX_ENTRY_BYTES)
             .with_ttl_granularity(Duration::from_millis(1))
     }

@@ -13,8 +13,8 @@ use std::future::Future;
 use std::time::Duration;
 
 use session_core::{
-    ExpiryWrite, Persistence, PersistenceError, PersistenceProperties, Record, Scan, StoredKey,
-    Subject, SubjectIndex, Timestamp, Version,
+    ExpiryWrite, Persistence, PersistenceError, PersistenceProperties, Record, Scan, StoredKey, Subject,
+    SubjectIndex, Timestamp, Version,
 };
 use sqlx::{Database, SqlStr, query};
 

@@ -22,7 +22,8 @@ fn key(byte: u8) -> SealingKey {
 }
 
 fn codec<const N: usize>(keys: [u8; N]) -> Codec {
-    let ring = keys[1..].iter().fold(SealingKeys::new(key(keys[0])), |ring, byte| ring.with(key(*byte)).unwrap());
+    let ring =
+        keys[1..].iter().fold(SealingKeys::new(key(keys[0])), |ring, byte| ring.with(key(*byte)).unwrap());
     SealCodec::new(CompressCodec::new(JsonCodec::default()), ring)
 }
 
@@ -69,12 +70,20 @@ async fn every_way_to_the_database_seals_for_the_key_that_the_session_has_then()
 
         let mut reopened = world.reopen(&session).await;
         reopened.cycle_key().await.unwrap();
-        assert_eq!(sealed_values(&world, &reopened).await, map([("x", 2)]), "a new key before anything was read");
+        assert_eq!(
+            sealed_values(&world, &reopened).await,
+            map([("x", 2)]),
+            "a new key before anything was read"
+        );
 
         let mut session = reopened;
         session.insert("y", 3).unwrap();
         session.cycle_key().await.unwrap();
-        assert_eq!(sealed_values(&world, &session).await, map([("x", 2), ("y", 3)]), "a new key, and a change");
+        assert_eq!(
+            sealed_values(&world, &session).await,
+            map([("x", 2), ("y", 3)]),
+            "a new key, and a change"
+        );
 
         let before = row(&world, session.stored_key().unwrap()).await;
         world.runtime.advance(10 * MINUTE);
@@ -90,9 +99,12 @@ async fn every_way_to_the_database_seals_for_the_key_that_the_session_has_then()
             other.insert("theirs", i32::from(renames)).unwrap();
             other.save().await.unwrap();
             session.insert("mine", i32::from(renames)).unwrap();
-            if renames { session.cycle_key().await.unwrap() } else { session.save().await.unwrap() };
-            let expected =
-                map([("mine", renames.into()), ("theirs", renames.into()), ("x", 2), ("y", 3)]);
+            if renames {
+                session.cycle_key().await.unwrap()
+            } else {
+                session.save().await.unwrap()
+            };
+            let expected = map([("mine", renames.into()), ("theirs", renames.into()), ("x", 2), ("y", 3)]);
             assert_eq!(sealed_values(&world, &session).await, expected, "merged");
         }
     })
@@ -143,7 +155,10 @@ async fn what_cannot_be_opened_is_a_typed_error_and_an_event_and_the_row_is_left
             let events = log.events("payload_unreadable")[events..].to_vec();
             assert_eq!(events.len(), 3, "{events:?}");
             for event in events {
-                assert!(event.starts_with("WARN") && event.contains(&format!("reason={reason:?}")), "{event}");
+                assert!(
+                    event.starts_with("WARN") && event.contains(&format!("reason={reason:?}")),
+                    "{event}"
+                );
                 assert!(!event.contains(stored_key.as_str()), "{event}");
             }
         }
