@@ -1,5 +1,7 @@
 use session_core::DynCache;
 
+use crate::Inspect;
+
 /// Why no cache could be made from a URL or from a builder. Shows no URL, because passwords are in them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -47,6 +49,16 @@ pub enum ConnectError {
 ///
 /// [`ConnectError`], which names the feature that is missing.
 pub fn connect(url: &str) -> Result<Box<dyn DynCache>, ConnectError> {
+    let cache = connect_to_inspect(url)?;
+    Ok(cache)
+}
+
+/// As [`connect`], for an operator's program: what comes back can also be [inspected](Inspect).
+///
+/// # Errors
+///
+/// As [`connect`].
+pub fn connect_to_inspect(url: &str) -> Result<Box<dyn Inspect>, ConnectError> {
     let Some((scheme, _)) = url.split_once("://") else {
         return Err(ConnectError::Config("a URL looks like redis://127.0.0.1:6379/".into()));
     };

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod connect;
+mod inspect;
 #[cfg(any(feature = "memcached", feature = "redis"))]
 mod lazy;
 #[cfg(feature = "memcached")]
@@ -12,4 +13,5 @@ pub mod redis;
 #[cfg(any(feature = "memcached", feature = "moka", feature = "redis"))]
 mod url;
 
-pub use connect::{ConnectError, connect};
+pub use connect::{ConnectError, connect, connect_to_inspect};
+pub use inspect::{Inspect, Inspection};

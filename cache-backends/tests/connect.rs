@@ -62,3 +62,9 @@ fn a_moka_url_has_parameters_only() {
         assert!(matches!(connect(url), Err(ConnectError::Config(_))), "{url}");
     }
 }
+
+#[cfg(feature = "moka")]
+#[tokio::test]
+async fn a_cache_in_this_process_has_no_server_to_be_inspected() {
+    assert_eq!(cache_backends::connect_to_inspect("moka://").unwrap().inspect().await.unwrap(), []);
+}

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use session_core::{DynDatabase, PersistenceError};
 
+use crate::Inspect;
+
 /// Why no database could be had by a URL. Shows no URL, because passwords are in them.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -74,6 +76,20 @@ impl From<PersistenceError> for ConnectError {
 ///
 /// A file of SQLite's may be there already when this future is dropped. Calling again is right.
 pub async fn connect(url: &str) -> Result<Arc<dyn DynDatabase>, ConnectError> {
+    let db = connect_to_inspect(url).await?;
+    Ok(db)
+}
+
+/// As [`connect`], for an operator's program: what comes back can also be [inspected](Inspect).
+///
+/// # Errors
+///
+/// As [`connect`].
+///
+/// # Cancel safety
+///
+/// As [`connect`].
+pub async fn connect_to_inspect(url: &str) -> Result<Arc<dyn Inspect>, ConnectError> {
     match scheme_of(url)? {
         #[cfg(feature = "postgres")]
         "postgres" | "postgresql" => Ok(Arc::new(by_url::postgres(url).await?)),

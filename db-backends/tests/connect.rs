@@ -76,6 +76,7 @@ async fn wrong_options_are_named_and_not_repeated() {
 mod sqlite {
     use std::sync::Arc;
 
+    use db_backends::connect_to_inspect;
     use session_core::{DynDatabase, Persistence, Record, Scan, StoredKey, Subject, SubjectIndex, Timestamp};
 
     use super::*;
@@ -114,5 +115,29 @@ mod sqlite {
 
         let url = format!("sqlite://{}?table=logins&mode=rw", dir.path().join("missing.db").display());
         assert!(matches!(connect(&url).await, Err(ConnectError::Database(_))));
+    }
+
+    #[tokio::test]
+    async fn an_operator_is_told_the_version_what_has_expired_and_which_indexes_are_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", dir.path().join("sessions.db").display());
+        let db = connect_to_inspect(&url).await.unwrap();
+        assert_eq!(db.inspect().await.unwrap().missing_indexes, ["key", "expires_at", "subject"]);
+        db.migrate_dyn().await.unwrap();
+        let inspection = db.inspect().await.unwrap();
+        assert!(inspection.version.starts_with("3."), "{inspection:?}");
+        assert_eq!((inspection.clock, inspection.is_read_only), (None, false));
+        assert_eq!(inspection.missing_indexes, [""; 0]);
+
+        for (key, expires_at) in [("key-1", NOW), ("key-2", NOW + std::time::Duration::from_secs(1))] {
+            let record = Record::new("x".into(), NOW, expires_at);
+            db.insert_dyn(&StoredKey::parse(key).unwrap(), &record).await.unwrap();
+        }
+        assert_eq!(db.count_expired(NOW).await.unwrap(), 1);
+
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(dir.path().join("sessions.db"));
+        let mut program = sqlx::ConnectOptions::connect(&options).await.unwrap();
+        sqlx::query("DROP INDEX sessions_expires_at").execute(&mut program).await.unwrap();
+        assert_eq!(db.inspect().await.unwrap().missing_indexes, ["expires_at"]);
     }
 }

@@ -14,6 +14,7 @@
 
 mod builder;
 mod error;
+mod inspect;
 mod server;
 
 use std::fmt;

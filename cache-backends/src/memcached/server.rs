@@ -47,6 +47,7 @@ const LOOK_UP_AGAIN: Duration = Duration::from_secs(10);
 /// A server, and the connections to it.
 pub(super) struct Server {
     address: String,
+    connect_timeout: Duration,
     client: Lazy<Client, Arc<io::Error>>,
 }
 
@@ -73,7 +74,21 @@ impl Server {
             };
             limited.boxed()
         };
-        Self { address, client: Lazy::new(Box::new(make)) }
+        Self { address, connect_timeout, client: Lazy::new(Box::new(make)) }
+    }
+
+    /// Its host and port.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// What `work` gives, unless it takes longer than connecting may.
+    pub(super) async fn within_the_time_to_connect<T>(
+        &self,
+        work: impl Future<Output = Result<T, CacheError>>,
+    ) -> Result<T, CacheError> {
+        let too_slow = |_| error::not_found(&self.address, Arc::new(io::ErrorKind::TimedOut.into()));
+        timeout(self.connect_timeout, work).await.map_err(too_slow)?
     }
 
     /// Sends one command and waits for its answer. Never sends it twice.

@@ -20,6 +20,7 @@ use std::fmt;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use foldhash::fast::RandomState;
 use session_core::{
     Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, Scope, Stamp, State, StoredKey,
@@ -29,6 +30,7 @@ use session_core::{
 pub use self::builder::MokaCacheBuilder;
 use self::clock::{Clock, Tick};
 use self::pending::{Pending, Shard};
+use crate::{Inspect, Inspection};
 
 /// A cache in this process's memory, bounded by bytes. Cloning it gives another handle to the same cache.
 ///
@@ -168,6 +170,13 @@ impl Cache for MokaCache {
             .with_name("moka")
             .with_max_entry_bytes(usize::try_from(self.max_bytes).unwrap_or(usize::MAX))
             .with_ttl_granularity(clock::GRANULARITY)
+    }
+}
+
+#[async_trait]
+impl Inspect for MokaCache {
+    async fn inspect(&self) -> Result<Vec<Inspection>, CacheError> {
+        Ok(Vec::new())
     }
 }
 

@@ -15,6 +15,7 @@ mod builder;
 mod cluster;
 mod error;
 mod eviction;
+mod inspect;
 mod link;
 mod script;
 #[cfg(feature = "redis-tls")]

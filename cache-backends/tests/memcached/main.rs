@@ -3,6 +3,7 @@
 #![cfg(feature = "memcached")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
+mod inspect;
 mod server;
 
 use std::num::NonZeroU64;

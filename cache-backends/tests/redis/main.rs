@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
 mod eviction;
+mod inspect;
 mod server;
 
 use std::num::NonZeroU64;

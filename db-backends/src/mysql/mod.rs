@@ -9,6 +9,7 @@
 
 mod builder;
 mod connection;
+mod inspect;
 mod schema;
 
 use session_core::PersistenceError;
@@ -19,6 +20,7 @@ use sqlx::{MySql, MySqlPool, Row as _};
 pub use builder::MySqlBuilder;
 
 use self::connection::MySqlLink;
+use crate::Inspection;
 use crate::sql::error::{Dialect, Meaning};
 use crate::sql::remote::Remote;
 use crate::sql::row::{Corrupt, Row};
@@ -100,6 +102,7 @@ fn statements(table: &TableName) -> Statements {
         is_there: table.sql("SELECT 1 FROM `{table}` WHERE `key` = ? AND expires_at > ?"),
         delete: table.sql("DELETE FROM `{table}` WHERE `key` = ?"),
         delete_expired: table.sql("DELETE FROM `{table}` WHERE expires_at <= ? ORDER BY expires_at LIMIT ?"),
+        count_expired: table.sql("SELECT count(*) FROM `{table}` WHERE expires_at <= ?"),
         list_by_subject: table.sql(
             "SELECT `key`, payload, created_at, expires_at, last_seen_at, version, subject
              FROM `{table}` WHERE subject = ? AND expires_at > ?",
@@ -159,6 +162,14 @@ impl Backend for MySql {
 
     async fn check_schema(db: &MySqlPersistence) -> Result<(), PersistenceError> {
         schema::check(db).await
+    }
+
+    async fn inspect(db: &MySqlPersistence) -> Result<Inspection, PersistenceError> {
+        inspect::inspect(db).await
+    }
+
+    fn count(row: &MySqlRow) -> Result<i64, Corrupt> {
+        row.try_get(0).map_err(|_| Corrupt::Type("count"))
     }
 
     async fn close(connections: &Self::Connections) {

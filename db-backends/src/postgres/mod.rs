@@ -7,6 +7,7 @@
 //! | over a pool of the application's | its transaction: nobody is there to commit it |
 
 mod builder;
+mod inspect;
 mod schema;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use sqlx::{ConnectOptions as _, PgPool, Postgres, Row as _};
 
 pub use builder::PostgresBuilder;
 
+use crate::Inspection;
 use crate::sql::connections::{Link, Numbered};
 use crate::sql::error::{Dialect, Meaning};
 use crate::sql::remote::Remote;
@@ -106,6 +108,7 @@ fn statements(table: &TableName) -> Statements {
                    SELECT key FROM "{table}" WHERE expires_at <= $1
                    ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED))"#,
         ),
+        count_expired: table.sql(r#"SELECT count(*) FROM "{table}" WHERE expires_at <= $1"#),
         list_by_subject: table.sql(
             r#"SELECT key, payload, created_at, expires_at, last_seen_at, version, subject
                FROM "{table}" WHERE subject = $1 AND expires_at > $2"#,
@@ -167,6 +170,14 @@ impl Backend for Postgres {
 
     async fn check_schema(db: &PostgresPersistence) -> Result<(), PersistenceError> {
         schema::check(db).await
+    }
+
+    async fn inspect(db: &PostgresPersistence) -> Result<Inspection, PersistenceError> {
+        inspect::inspect(db).await
+    }
+
+    fn count(row: &PgRow) -> Result<i64, Corrupt> {
+        row.try_get(0).map_err(|_| Corrupt::Type("count"))
     }
 
     async fn close(connections: &Self::Connections) {

@@ -12,6 +12,7 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use session_core::{
     ExpiryWrite, Persistence, PersistenceError, PersistenceProperties, Record, Scan, StoredKey, Subject,
     SubjectIndex, Timestamp, Version,
@@ -20,6 +21,7 @@ use sqlx::{Database, SqlStr, query};
 
 use self::row::{Corrupt, MAX_PAYLOAD_BYTES, Row};
 use self::table::TableName;
+use crate::{Inspect, Inspection};
 
 /// Sessions in an SQL database: what each database's own name stands for.
 #[expect(private_bounds, reason = "nobody else implements it")]
@@ -50,6 +52,8 @@ pub(crate) struct Statements {
     pub(crate) delete: SqlStr,
     /// Removes rows that expired at an instant or before, at most so many.
     pub(crate) delete_expired: SqlStr,
+    /// How many rows expired at an instant or before.
+    pub(crate) count_expired: SqlStr,
     /// The rows of a subject, now, that have not expired.
     pub(crate) list_by_subject: SqlStr,
     /// The rows after a key, at most so many, in the order of the bytes of their keys.
@@ -100,6 +104,13 @@ pub(crate) trait Backend: Database + Sized {
     fn schema_sql(table: &TableName) -> String;
 
     fn check_schema(db: &SqlPersistence<Self>) -> impl Future<Output = Result<(), PersistenceError>> + Send;
+
+    fn inspect(
+        db: &SqlPersistence<Self>,
+    ) -> impl Future<Output = Result<Inspection, PersistenceError>> + Send;
+
+    /// The first column of a row, a number.
+    fn count(row: &Self::Row) -> Result<i64, Corrupt>;
 
     fn close(connections: &Self::Connections) -> impl Future<Output = ()> + Send;
 }
@@ -274,6 +285,19 @@ impl<B: Backend> Scan for SqlPersistence<B> {
         let parameters = [after, Value::Integer(limit.into())];
         let rows = B::read_all(self, statement::<B>(&self.sql.scan, parameters)).await?;
         rows.iter().map(|row| B::columns(row)?.key_and_record()).collect()
+    }
+}
+
+#[async_trait]
+impl<B: Backend> Inspect for SqlPersistence<B> {
+    async fn inspect(&self) -> Result<Inspection, PersistenceError> {
+        B::inspect(self).await
+    }
+
+    async fn count_expired(&self, before: Timestamp) -> Result<u64, PersistenceError> {
+        let count = B::read(self, statement::<B>(&self.sql.count_expired, [instant(before)])).await?;
+        let count = count.map_or(Ok(0), |row| B::count(&row))?;
+        Ok(u64::try_from(count).unwrap_or_default())
     }
 }
 

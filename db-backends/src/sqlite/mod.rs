@@ -7,6 +7,7 @@
 
 mod builder;
 mod connections;
+mod inspect;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use sqlx::{Row as _, Sqlite, SqlitePool};
 pub use builder::SqliteBuilder;
 
 use self::connections::Connections;
+use crate::Inspection;
 use crate::sql::error::{Dialect, Meaning};
 use crate::sql::row::{Corrupt, Row};
 use crate::sql::table::TableName;
@@ -103,6 +105,7 @@ fn statements(table: &TableName) -> Statements {
             r#"DELETE FROM "{table}" WHERE rowid IN
                (SELECT rowid FROM "{table}" WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)"#,
         ),
+        count_expired: table.sql(r#"SELECT count(*) FROM "{table}" WHERE expires_at <= ?"#),
         list_by_subject: table.sql(
             r#"SELECT key, payload, created_at, expires_at, last_seen_at, version, subject
                FROM "{table}" WHERE subject = ? AND expires_at > ?"#,
@@ -164,6 +167,14 @@ impl Backend for Sqlite {
 
     async fn check_schema(db: &SqlitePersistence) -> Result<(), PersistenceError> {
         schema::check(db).await
+    }
+
+    async fn inspect(db: &SqlitePersistence) -> Result<Inspection, PersistenceError> {
+        inspect::inspect(db).await
+    }
+
+    fn count(row: &SqliteRow) -> Result<i64, Corrupt> {
+        row.try_get(0).map_err(|_| Corrupt::Type("count"))
     }
 
     async fn close(connections: &Connections) {

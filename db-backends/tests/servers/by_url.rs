@@ -1,5 +1,7 @@
-use db_backends::{ConnectError, connect};
-use session_core::{PersistenceError, Scan as _, SchemaProblem, Subject, SubjectIndex as _};
+use std::time::{Duration, SystemTime};
+
+use db_backends::{ConnectError, connect, connect_to_inspect};
+use session_core::{PersistenceError, Scan as _, SchemaProblem, Subject, SubjectIndex as _, Timestamp};
 
 use crate::server::{Kind, NOW, Server, key, record};
 
@@ -41,4 +43,25 @@ pub async fn a_url_with_a_wrong_password_is_refused_without_showing_it(server: S
     let error = connect(&url(&wrong, "")).await.unwrap_err();
     assert!(matches!(error, ConnectError::Database(PersistenceError::Unavailable(_))), "{error:?}");
     assert!(!format!("{error} {error:?}").contains("s3cr3t"), "{error:?}");
+}
+
+pub async fn an_operator_is_told_version_clock_and_what_is_missing(server: Server) {
+    let db = connect_to_inspect(&url(&server, "")).await.unwrap();
+    assert_eq!(db.inspect().await.unwrap().missing_indexes, ["key", "expires_at", "subject"]);
+    db.migrate_dyn().await.unwrap();
+    db.insert_dyn(&key("a"), &record("x")).await.unwrap();
+    let inspection = db.inspect().await.unwrap();
+    assert_eq!(inspection.missing_indexes, [""; 0]);
+    assert!(!inspection.is_read_only);
+    assert_eq!(inspection.version.contains("MariaDB"), server.kind == Kind::MariaDb, "{inspection:?}");
+    // The server is on this machine.
+    let (clock, now) = (inspection.clock.unwrap(), Timestamp::from(SystemTime::now()));
+    assert!(clock.since(now).max(now.since(clock)) < Duration::from_secs(60), "{clock:?} {now:?}");
+
+    assert_eq!(db.count_expired(NOW).await.unwrap(), 0);
+    assert_eq!(db.count_expired(crate::server::LATER).await.unwrap(), 1);
+
+    let drop = server.sql(r#"DROP INDEX "{t}_expires_at""#, "DROP INDEX `{t}_expires_at` ON `{t}`");
+    server.program().await.run(&drop).await;
+    assert_eq!(db.inspect().await.unwrap().missing_indexes, ["expires_at"]);
 }

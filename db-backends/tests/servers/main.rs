@@ -61,7 +61,8 @@ const TESTS: &[(&str, Test)] = tests! {
     by_url:
         a_url_gives_a_database_with_subjects_that_can_be_scanned,
         the_other_name_of_a_scheme_does_as_well,
-        a_url_with_a_wrong_password_is_refused_without_showing_it;
+        a_url_with_a_wrong_password_is_refused_without_showing_it,
+        an_operator_is_told_version_clock_and_what_is_missing;
     schema:
         migrating_again_changes_nothing,
         the_schema_as_sql_is_what_migrate_makes,

@@ -1,0 +1,64 @@
+//! What an operator asks. By the commands of old, over a connection of its own, because the driver has none of them.
+
+use std::io;
+use std::iter::once;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use session_core::{CacheError, Timestamp};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+
+use super::{MemcachedCache, error};
+use crate::{Inspect, Inspection};
+
+#[async_trait]
+impl Inspect for MemcachedCache {
+    async fn inspect(&self) -> Result<Vec<Inspection>, CacheError> {
+        let servers = &self.0.servers;
+        let mut inspections = Vec::new();
+        for server in once(&servers.first).chain(&servers.others) {
+            let mut inspection = server.within_the_time_to_connect(look(server.address())).await?;
+            inspection.address = Some(server.address().to_owned());
+            inspections.push(inspection);
+        }
+        Ok(inspections)
+    }
+}
+
+async fn look(address: &str) -> Result<Inspection, CacheError> {
+    let unavailable = |error: io::Error| error::not_found(address, Arc::new(error));
+    let mut stream = TcpStream::connect(address).await.map_err(unavailable)?;
+    stream.write_all(b"stats\r\nstats settings\r\n").await.map_err(unavailable)?;
+    let mut lines = BufReader::new(stream).lines();
+    let mut inspection = Inspection::default();
+    let mut answers = 0;
+    while answers < 2 {
+        let line = lines.next_line().await.map_err(unavailable)?;
+        let line = line.ok_or_else(|| unavailable(io::ErrorKind::UnexpectedEof.into()))?;
+        let mut words = line.split_ascii_whitespace();
+        match (words.next(), words.next(), words.next()) {
+            (Some("STAT"), Some(name), Some(value)) => note(&mut inspection, answers, name, value),
+            (Some("END"), ..) => answers += 1,
+            // Nothing with a name and without a value is of interest, and what is refused stays unknown.
+            (Some("STAT"), ..) => {}
+            _ => return Err(CacheError::Refused("memcached does not tell its statistics".into())),
+        }
+    }
+    Ok(inspection)
+}
+
+/// `answer` counts the commands: a name can mean something else in each.
+fn note(inspection: &mut Inspection, answer: u32, name: &str, value: &str) {
+    match (answer, name) {
+        (0, "version") => inspection.version = Some(format!("memcached {value}")),
+        (0, "time") => inspection.clock = value.parse().ok().map(Timestamp::from_secs),
+        (0, "bytes") => inspection.used_bytes = value.parse().ok(),
+        (0, "limit_maxbytes") => inspection.max_bytes = value.parse().ok(),
+        (0, "evictions") => inspection.evicted = value.parse().ok(),
+        (1, "evictions") => {
+            inspection.eviction = Some(if value == "off" { "none" } else { "lru" }.to_owned());
+        }
+        _ => {}
+    }
+}

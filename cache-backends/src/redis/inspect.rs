@@ -1,0 +1,61 @@
+//! What an operator asks.
+
+use async_trait::async_trait;
+use redis::{Cmd, Value};
+use session_core::{CacheError, Timestamp};
+
+use super::RedisCache;
+use super::error::Failure;
+use crate::{Inspect, Inspection};
+
+#[async_trait]
+impl Inspect for RedisCache {
+    async fn inspect(&self) -> Result<Vec<Inspection>, CacheError> {
+        let mut cmd = Cmd::new();
+        cmd.arg("INFO");
+        match self.0.link.call(&cmd).await? {
+            // A cluster's nodes answer one each.
+            Value::Map(nodes) => nodes
+                .iter()
+                .map(|(node, answer)| {
+                    let mut inspection = read(answer)?;
+                    inspection.address = text(node).map(str::to_owned);
+                    Ok(inspection)
+                })
+                .collect(),
+            answer => Ok(vec![read(&answer)?]),
+        }
+    }
+}
+
+fn read(answer: &Value) -> Result<Inspection, CacheError> {
+    let info = text(answer).ok_or_else(|| Failure::unexpected("INFO"))?;
+    let field = |name: &str| {
+        info.lines().find_map(|line| line.trim_end().strip_prefix(name)?.strip_prefix(':')).map(str::to_owned)
+    };
+    let number = |name| field(name).and_then(|value| value.parse::<u64>().ok());
+    // Valkey also says which Redis it is like.
+    let version = field("valkey_version").map(|version| format!("Valkey {version}"));
+    let version = version.or_else(|| field("redis_version").map(|version| format!("Redis {version}")));
+    let clock = number("server_time_usec").and_then(|micros| i64::try_from(micros).ok());
+    let eviction = field("maxmemory_policy");
+    Ok(Inspection {
+        address: None,
+        version,
+        clock: clock.map(Timestamp::from_micros),
+        evicts_fences_first: eviction.as_deref() == Some("volatile-ttl"),
+        eviction,
+        is_replica: matches!(field("role").as_deref(), Some("slave" | "replica")),
+        used_bytes: number("used_memory"),
+        max_bytes: number("maxmemory").filter(|bytes| *bytes > 0),
+        evicted: number("evicted_keys"),
+    })
+}
+
+fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text),
+        _ => None,
+    }
+}
