@@ -74,7 +74,7 @@ pub use store::{CacheHealth, CachedDb, Health};
 pub use session_core as core;
 
 /// The caches, with their builders, and [`connect`](cache_backends::connect) by URL.
-#[cfg(any(feature = "memcached", feature = "moka", feature = "redis"))]
+#[cfg(any(feature = "cli", feature = "memcached", feature = "moka", feature = "redis"))]
 pub use cache_backends;
 #[cfg(feature = "memcached")]
 pub use cache_backends::memcached::MemcachedCache;
@@ -84,7 +84,7 @@ pub use cache_backends::moka::MokaCache;
 pub use cache_backends::redis::RedisCache;
 
 /// The databases, with their builders, their driver, and [`connect`](db_backends::connect) by URL.
-#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "cli", feature = "mysql", feature = "postgres", feature = "sqlite"))]
 pub use db_backends;
 #[cfg(feature = "mysql")]
 pub use db_backends::mysql::MySqlPersistence;

@@ -1,0 +1,158 @@
+//! Compares the cache with the database, key by key. Only reads: nothing is filled, leased or fenced.
+
+use serde::Serialize;
+use session_cached_db::core::{CacheError, Record, State, StoredKey};
+
+use crate::args::{Check, Connection};
+use crate::connect::{Access, Cache, Database, cache, database, now};
+use crate::exit::{Exit, Failure};
+use crate::output::{Output, Style, Table, count, left, right};
+use crate::progress::Progress;
+
+/// How often a key is looked at again that changes while it is looked at.
+const ATTEMPTS: u32 = 5;
+
+#[derive(Default, Serialize)]
+struct Report {
+    /// Keys that were looked for.
+    checked: u64,
+    /// Those whose session is cached as the database has it.
+    agree: u64,
+    not_cached: u64,
+    /// Those that somebody reads or writes right now.
+    in_flight: u64,
+    disagree: Vec<Disagreement>,
+}
+
+#[derive(Serialize)]
+struct Disagreement {
+    stored_key: String,
+    what: &'static str,
+}
+
+/// What the cache says of a key.
+enum Verdict {
+    Agrees,
+    NotCached,
+    InFlight,
+    Disagrees(&'static str),
+}
+
+pub(crate) async fn run(at: &Connection, command: &Check, output: &Output) -> Result<Exit, Failure> {
+    let cache = cache(at)?.ok_or_else(|| {
+        Failure::Usage("no cache to check; set SESSIONCTL_CACHE_URL, or give --cache-url".into())
+    })?;
+    let database = database(at, Access::Read).await?;
+    let mut report = Report::default();
+    let mut progress = Progress::new("comparing", None, command.pace);
+    if command.keys.is_empty() {
+        let mut after = None;
+        loop {
+            let page = database.scan_dyn(after.as_ref(), command.pace.batch).await?;
+            for (key, record) in &page {
+                let verdict = compare(&cache, &database, key, Some(record)).await?;
+                report.note(key, &verdict);
+                progress.advance(1, None).await;
+            }
+            after = page.last().map(|(key, _)| *key);
+            if u32::try_from(page.len()).is_ok_and(|seen| seen < command.pace.batch) {
+                break;
+            }
+        }
+    } else {
+        for key in &command.keys {
+            let verdict = compare(&cache, &database, key, None).await?;
+            report.note(key, &verdict);
+            progress.advance(1, None).await;
+        }
+    }
+    drop(progress);
+    output.show(&report, |report| text(report, output))?;
+    Ok(if report.disagree.is_empty() { Exit::Done } else { Exit::Found })
+}
+
+/// `seen` is what the database has just said, if it was asked.
+async fn compare(
+    cache: &Cache,
+    database: &Database,
+    key: &StoredKey,
+    seen: Option<&Record>,
+) -> Result<Verdict, Failure> {
+    for _ in 0..ATTEMPTS {
+        let entry = match cache.get_dyn(key).await {
+            Ok(Some(entry)) => entry,
+            Ok(None) => return Ok(Verdict::NotCached),
+            Err(CacheError::WrongKey) => return Ok(Verdict::Disagrees("the entry is one of another key")),
+            Err(error) => return Err(error.into()),
+        };
+        let State::Value(value) = entry.state else { return Ok(Verdict::InFlight) };
+        let now = now();
+        // Nobody is shown it any more.
+        if value.record.is_expired(now) {
+            return Ok(Verdict::NotCached);
+        }
+        if difference(&value.record, seen).is_none() {
+            return Ok(Verdict::Agrees);
+        }
+        let row = database.load_dyn(key, now).await?;
+        let Some(what) = difference(&value.record, row.as_ref()) else { return Ok(Verdict::Agrees) };
+        // Nobody wrote in between, or there would be another entry.
+        let again = cache.get_dyn(key).await?;
+        if again.is_some_and(|again| again.stamp == entry.stamp) {
+            return Ok(Verdict::Disagrees(what));
+        }
+    }
+    Ok(Verdict::InFlight)
+}
+
+/// What the cache says that is not so. It may know of an earlier end and of an earlier use, as touches are not cached at
+/// once by everybody.
+fn difference(cached: &Record, row: Option<&Record>) -> Option<&'static str> {
+    let Some(row) = row else { return Some("the database has no such session, or it has expired") };
+    [
+        (cached.version() != row.version(), "another version"),
+        (cached.payload() != row.payload(), "another payload"),
+        (cached.subject() != row.subject(), "another subject"),
+        (cached.created_at() != row.created_at(), "another beginning"),
+        (cached.expires_at() > row.expires_at(), "a later end"),
+    ]
+    .into_iter()
+    .find_map(|(differs, what)| differs.then_some(what))
+}
+
+impl Report {
+    fn note(&mut self, key: &StoredKey, verdict: &Verdict) {
+        self.checked += 1;
+        match verdict {
+            Verdict::Agrees => self.agree += 1,
+            Verdict::NotCached => self.not_cached += 1,
+            Verdict::InFlight => self.in_flight += 1,
+            Verdict::Disagrees(what) => {
+                self.disagree.push(Disagreement { stored_key: key.as_str().to_owned(), what });
+            }
+        }
+    }
+}
+
+fn text(report: &Report, output: &Output) -> String {
+    let mut table = Table::default();
+    for (name, number) in [
+        ("sessions looked at", report.checked),
+        ("cached, and the same", report.agree),
+        ("not cached", report.not_cached),
+        ("being read or written", report.in_flight),
+        ("cached, and different", report.disagree.len().try_into().unwrap_or(u64::MAX)),
+    ] {
+        table.row([left(name), right(count(number))]);
+    }
+    let mut text = table.to_string();
+    if !report.disagree.is_empty() {
+        let mut table = Table::default();
+        for disagreement in &report.disagree {
+            table.row([left(disagreement.stored_key.as_str()), left(disagreement.what)]);
+        }
+        let heading = output.styled(Style::Red, "What the cache has that is not so");
+        text.push_str(&format!("\n{heading}\n{table}"));
+    }
+    text
+}

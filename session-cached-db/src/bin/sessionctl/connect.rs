@@ -1,0 +1,151 @@
+//! From URLs to a database, a cache and a store.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use session_cached_db::core::{
+    Codec, CompressCodec, DynCache, DynDatabase, JsonCodec, Persistence as _, SealCodec, SealingKeys,
+    Timestamp,
+};
+use session_cached_db::{
+    CachedDb, NoCache, Operation, OutagePolicy, Reaper, Schema, cache_backends, db_backends,
+};
+
+use crate::args::{Caching, Connection, Format};
+use crate::exit::Failure;
+
+/// The longest that a cache's answer is waited for. An operator has more patience than a web page.
+const CACHE_PATIENCE: Duration = Duration::from_secs(3);
+
+const SEALING_KEYS: &str = "SESSIONCTL_SEALING_KEYS";
+
+pub(crate) type Database = Arc<dyn db_backends::Inspect>;
+pub(crate) type Cache = Arc<dyn cache_backends::Inspect>;
+pub(crate) type Store = CachedDb<Arc<dyn DynCache>, Arc<dyn DynDatabase>>;
+
+pub(crate) fn now() -> Timestamp {
+    SystemTime::now().into()
+}
+
+/// What a command does to the database. A file of SQLite's is opened accordingly: one that is not there, or is another
+/// program's, is left as it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+    Make,
+}
+
+/// The database, whatever its table is like.
+pub(crate) async fn any_database(at: &Connection, access: Access) -> Result<Database, Failure> {
+    let url = at.database_url.as_ref().map(|url| url.0.as_str()).filter(|url| !url.is_empty());
+    let url = url.ok_or_else(|| {
+        Failure::Usage("no database; set SESSIONCTL_DATABASE_URL, or give --database-url".into())
+    })?;
+    Ok(db_backends::connect_to_inspect(&with_access(url, access)).await?)
+}
+
+/// The database, whose table is as this version needs it.
+pub(crate) async fn database(at: &Connection, access: Access) -> Result<Database, Failure> {
+    let database = any_database(at, Access::Read).await?;
+    database.check_schema_dyn().await?;
+    if access == Access::Read { Ok(database) } else { any_database(at, access).await }
+}
+
+fn with_access(url: &str, access: Access) -> String {
+    let mode = match access {
+        Access::Read => "mode=ro",
+        Access::Write => "mode=rw",
+        Access::Make => return url.to_owned(),
+    };
+    let is_file = url.starts_with("sqlite:") && !url.contains(":memory:") && !url.contains("mode=");
+    match (is_file, url.contains('?')) {
+        (false, _) => url.to_owned(),
+        (true, false) => format!("{url}?{mode}"),
+        (true, true) => format!("{url}&{mode}"),
+    }
+}
+
+/// The cache, if there is one. Connects to nothing yet.
+pub(crate) fn cache(at: &Connection) -> Result<Option<Cache>, Failure> {
+    let Some(url) = at.cache_url.as_ref().map(|url| url.0.as_str()).filter(|url| !url.is_empty()) else {
+        return Ok(None);
+    };
+    if url.starts_with("moka:") {
+        return Err(Failure::Usage(
+            "moka is a cache in the application's own process, which nobody else reaches; leave the cache's URL away, \
+             and say --no-cache where that is asked for"
+                .into(),
+        ));
+    }
+    Ok(Some(cache_backends::connect_to_inspect(url)?.into()))
+}
+
+/// A store, to write by: the cache is fenced as the application does it, and if it cannot be, nothing is written.
+pub(crate) async fn store(
+    at: &Connection,
+    caching: Caching,
+    codec: Arc<dyn Codec>,
+) -> Result<Store, Failure> {
+    let cache: Arc<dyn DynCache> = match (cache(at)?, caching.no_cache) {
+        (_, true) => Arc::new(NoCache),
+        (Some(cache), false) => cache,
+        (None, false) => {
+            return Err(Failure::Usage(
+                "no cache; set SESSIONCTL_CACHE_URL, or give --cache-url: a cache that is not told may show sessions as \
+                 they were, also those that are ended, for as long as the applications' max_cache_age (5 minutes by \
+                 default). Say --no-cache if there is none, or if that does not matter"
+                    .into(),
+            ));
+        }
+    };
+    let database: Arc<dyn DynDatabase> = database(at, Access::Write).await?;
+    let max_payload_bytes = database.properties().max_payload_bytes;
+    let store = CachedDb::builder(cache, database)
+        .codec(codec)
+        .schema(Schema::Check)
+        .reaper(None::<Reaper>)
+        .max_payload_bytes(max_payload_bytes)
+        .cache_timeout(CACHE_PATIENCE)
+        // What is to be repaired later would be forgotten when this process ends.
+        .outage_policy(Operation::Delete, OutagePolicy::FailClosed)
+        .outage_policy(Operation::Save, OutagePolicy::FailClosed)
+        .build()
+        .await?;
+    Ok(store)
+}
+
+/// What the application writes payloads with, compressing from this size on.
+pub(crate) fn codec(format: &Format, compress_from: Option<usize>) -> Result<Arc<dyn Codec>, Failure> {
+    let plain = CompressCodec::new(JsonCodec::default()).with_threshold(compress_from.unwrap_or(usize::MAX));
+    Ok(match (sealing_keys(format)?, format.accept_unsealed) {
+        (None, _) => Arc::new(plain),
+        (Some(keys), false) => Arc::new(SealCodec::new(plain, keys)),
+        (Some(keys), true) => Arc::new(SealCodec::new(plain, keys).accepting_unsealed()),
+    })
+}
+
+/// The ring of keys that payloads are sealed with, if there is one.
+pub(crate) fn sealing_keys(format: &Format) -> Result<Option<SealingKeys>, Failure> {
+    let is_set = std::env::var_os(SEALING_KEYS).is_some_and(|keys| !keys.is_empty());
+    let keys = match &format.sealing_keys_file {
+        Some(file) => SealingKeys::from_file(file),
+        None if is_set => SealingKeys::from_env(SEALING_KEYS),
+        None => return Ok(None),
+    };
+    keys.map(Some).map_err(|error| Failure::Usage(format!("the sealing keys cannot be used: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_only_made_by_who_is_to_make_it() {
+        assert_eq!(with_access("sqlite://a.db", Access::Read), "sqlite://a.db?mode=ro");
+        assert_eq!(with_access("sqlite://a.db?table=t", Access::Write), "sqlite://a.db?table=t&mode=rw");
+        assert_eq!(with_access("sqlite://a.db?mode=rwc", Access::Write), "sqlite://a.db?mode=rwc");
+        assert_eq!(with_access("sqlite://a.db", Access::Make), "sqlite://a.db");
+        assert_eq!(with_access("postgres://h/d", Access::Read), "postgres://h/d");
+    }
+}

@@ -1,0 +1,266 @@
+//! Looks at the database and the cache for what would cause trouble.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use session_cached_db::core::{StoredKey, Timestamp};
+use session_cached_db::{cache_backends, db_backends};
+
+use crate::args::Connection;
+use crate::connect::{Access, Database, any_database, cache, now};
+use crate::exit::{Exit, Failure};
+use crate::output::{Output, Style, Table, bytes, count, left, sessions, span};
+
+/// The clock slack that a store is built with unless it is told another.
+const SLACK: Duration = Duration::from_secs(2);
+/// How long a writer that died keeps a key out of the cache, by default. With clocks this far apart, a fence of a writer
+/// that lives is given up.
+const FENCE_TTL: Duration = Duration::from_secs(30);
+/// A reaper comes every ten minutes.
+const REAPER_IS_LATE: Duration = Duration::from_secs(60 * 60);
+
+#[derive(Default, Serialize)]
+struct Report {
+    findings: Vec<Finding>,
+}
+
+#[derive(Serialize)]
+struct Finding {
+    severity: Severity,
+    about: &'static str,
+    text: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Severity {
+    Ok,
+    Note,
+    Warning,
+    Problem,
+}
+
+use Severity::{Note, Ok as Fine, Problem, Warning};
+
+impl Report {
+    fn say(&mut self, severity: Severity, about: &'static str, text: impl Into<String>) {
+        self.findings.push(Finding { severity, about, text: text.into() });
+    }
+}
+
+pub(crate) async fn run(at: &Connection, output: &Output) -> Result<Exit, Failure> {
+    let mut report = Report::default();
+    // A URL that is wrong is the caller's fault, and none of the server's.
+    match any_database(at, Access::Read).await {
+        Ok(database) => examine_database(&database, &mut report).await,
+        Err(failure @ Failure::Usage(_)) => return Err(failure),
+        Err(failure) => report.say(Problem, "database", failure.to_string()),
+    }
+    match at.cache_url.as_ref().map(|url| url.0.as_str()) {
+        Some(url) if url.starts_with("moka:") => {
+            report.say(Note, "cache", "moka is in the application's own process, out of reach from here");
+        }
+        _ => match cache(at)? {
+            Some(cache) => examine_cache(&*cache, &mut report).await,
+            None => report.say(Note, "cache", "none was named, so none was looked at"),
+        },
+    }
+    output.show(&report, |report| text(report, output))?;
+    Ok(match report.findings.iter().map(|finding| finding.severity).max() {
+        Some(Problem) => Exit::Problems,
+        Some(Warning) => Exit::Warnings,
+        _ => Exit::Done,
+    })
+}
+
+async fn examine_database(database: &Database, report: &mut Report) {
+    const ABOUT: &str = "database";
+    let asked_at = now();
+    let inspection = match database.inspect().await {
+        Ok(inspection) => inspection,
+        Err(error) => return report.say(Problem, ABOUT, error.to_string()),
+    };
+    let answered_at = now();
+    // MariaDB speaks MySQL's language.
+    let is_mariadb = inspection.version.contains("MariaDB");
+    let name = if is_mariadb { "MariaDB" } else { database.properties_dyn().name };
+    report.say(
+        Fine,
+        ABOUT,
+        format!("{name} {} answers in {}", inspection.version, span(answered_at.since(asked_at))),
+    );
+    if inspection.is_read_only {
+        report.say(
+            Problem,
+            ABOUT,
+            "it takes no writes; is it a replica? sessions are read and written at the primary",
+        );
+    }
+    examine_clock(inspection.clock, asked_at, answered_at, ABOUT, report);
+    examine_table(database, &inspection, report).await;
+}
+
+async fn examine_table(database: &Database, inspection: &db_backends::Inspection, report: &mut Report) {
+    const ABOUT: &str = "table";
+    if let Err(error) = database.check_schema_dyn().await {
+        return report.say(Problem, ABOUT, Failure::from(error).to_string());
+    }
+    report.say(Fine, ABOUT, "it is as this version needs it");
+    for column in &inspection.missing_indexes {
+        report.say(
+            Warning,
+            ABOUT,
+            format!(
+                "no index begins with its column {column}, so statements read all of it; `sessionctl migrate --sql` shows \
+                 those that there should be"
+            ),
+        );
+    }
+    match database.count_expired(now() - REAPER_IS_LATE).await {
+        Ok(0) => report.say(Fine, ABOUT, "nothing in it has been expired for long"),
+        Ok(late) => report.say(
+            Warning,
+            ABOUT,
+            format!(
+                "{} expired more than an hour ago and {} still there; does a reaper run, or `sessionctl clear-expired`?",
+                sessions(late),
+                if late == 1 { "is" } else { "are" }
+            ),
+        ),
+        Err(error) => report.say(Warning, ABOUT, format!("what has expired could not be counted: {error}")),
+    }
+}
+
+async fn examine_cache(cache: &dyn cache_backends::Inspect, report: &mut Report) {
+    const ABOUT: &str = "cache";
+    let asked_at = now();
+    let servers = match cache.inspect().await {
+        Ok(servers) => servers,
+        Err(error) => return report.say(Problem, ABOUT, error.to_string()),
+    };
+    let answered_at = now();
+    for server in &servers {
+        let place = server.address.as_ref().map(|address| format!(" at {address}")).unwrap_or_default();
+        let version = server.version.as_deref().unwrap_or("a server of unknown version");
+        report.say(Fine, ABOUT, format!("{version}{place} answers in {}", span(answered_at.since(asked_at))));
+        if server.is_replica {
+            report.say(
+                Warning,
+                ABOUT,
+                format!("the server{place} is a replica; the application must use the master"),
+            );
+        }
+        examine_clock(server.clock, asked_at, answered_at, ABOUT, report);
+        examine_eviction(server, &place, report);
+    }
+    // A key that nobody has.
+    if let Err(error) = cache.get_dyn(&StoredKey::PROBE).await {
+        report.say(Problem, ABOUT, format!("it answers, but gives no entries: {error}"));
+    }
+}
+
+fn examine_eviction(server: &cache_backends::Inspection, place: &str, report: &mut Report) {
+    const ABOUT: &str = "eviction";
+    let policy = server.eviction.as_deref();
+    let memory = match (server.used_bytes, server.max_bytes) {
+        (Some(used), Some(max)) => format!("{} of {} used", bytes(used), bytes(max)),
+        (Some(used), None) => format!("{} used, without limit", bytes(used)),
+        _ => "its memory is not known".to_owned(),
+    };
+    let evicted = server.evicted.map(|evicted| format!(", {} evicted", count(evicted))).unwrap_or_default();
+    match policy {
+        None => report.say(Note, ABOUT, format!("the server{place} does not tell how it makes room; {memory}{evicted}")),
+        Some(policy) if server.evicts_fences_first => report.say(
+            Problem,
+            ABOUT,
+            format!(
+                "{policy}{place} removes the fences first, which keep outdated sessions out of the cache; choose another \
+                 policy, such as allkeys-lru; {memory}{evicted}"
+            ),
+        ),
+        Some(policy @ ("noeviction" | "none")) if server.max_bytes.is_some() => report.say(
+            Note,
+            ABOUT,
+            format!("{policy}{place}: when it is full, sessions come from the database; {memory}{evicted}"),
+        ),
+        Some(policy) => report.say(Fine, ABOUT, format!("{policy}{place}; {memory}{evicted}")),
+    }
+}
+
+/// `clock` was read between the two instants of this machine's.
+fn examine_clock(
+    clock: Option<Timestamp>,
+    earliest: Timestamp,
+    latest: Timestamp,
+    about: &'static str,
+    report: &mut Report,
+) {
+    let Some(clock) = clock else { return };
+    // Some clocks tell whole seconds.
+    let latest_reading = clock + Duration::from_secs(1);
+    let (skew, direction) = if clock > latest {
+        (clock.since(latest), "ahead of")
+    } else {
+        (earliest.since(latest_reading), "behind")
+    };
+    // Stores ask their own nodes' clocks, so this tells that some machine's is wrong, not that anything is wrong yet.
+    let severity = match skew {
+        skew if skew >= FENCE_TTL => Problem,
+        skew if skew > SLACK => Warning,
+        _ => return,
+    };
+    report.say(
+        severity,
+        about,
+        format!(
+            "its clock is {} {direction} this machine's; the nodes' clocks must not differ by more than the stores' \
+             clock_slack ({} by default)",
+            span(skew),
+            span(SLACK)
+        ),
+    );
+}
+
+fn text(report: &Report, output: &Output) -> String {
+    let mut table = Table::default();
+    for finding in &report.findings {
+        let word = match finding.severity {
+            Fine => "ok",
+            Note => "note",
+            Warning => "warning",
+            Problem => "PROBLEM",
+        };
+        table.row([left(word), left(finding.about), left(finding.text.as_str())]);
+    }
+    let lines = table.to_string();
+    let styled = lines.lines().zip(&report.findings).map(|(line, finding)| {
+        let style = match finding.severity {
+            Fine => Style::Green,
+            Note => Style::Blue,
+            Warning => Style::Yellow,
+            Problem => Style::Red,
+        };
+        let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+        format!("{} {rest}\n", output.styled(style, word))
+    });
+    styled.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn severity_of(clock: i64) -> Option<Severity> {
+        let mut report = Report::default();
+        let at = Timestamp::from_secs;
+        examine_clock(Some(at(clock)), at(1_000), at(1_001), "cache", &mut report);
+        report.findings.first().map(|finding| finding.severity)
+    }
+
+    #[test]
+    fn clocks_may_differ_by_as_much_as_is_allowed_for() {
+        assert_eq!([998, 999, 1_000, 1_001, 1_003].map(severity_of), [None; 5]);
+        assert_eq!([980, 990, 1_004, 1_030].map(severity_of), [Some(Warning); 4]);
+        assert_eq!([0, 900, 1_031, 9_999].map(severity_of), [Some(Problem); 4]);
+    }
+}

@@ -1,0 +1,65 @@
+//! Makes the session table, or brings it up to date.
+
+use serde::Serialize;
+use session_cached_db::core::{PersistenceError, SchemaProblem};
+
+use crate::args::{Connection, Migrate};
+use crate::connect::{Access, any_database};
+use crate::exit::{Exit, Failure};
+use crate::output::Output;
+
+#[derive(Serialize)]
+struct Report {
+    /// What the table was like.
+    found: Found,
+    /// Whether it was changed.
+    migrated: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Found {
+    Current,
+    Missing,
+    Outdated,
+}
+
+pub(crate) async fn run(at: &Connection, command: Migrate, output: &Output) -> Result<Exit, Failure> {
+    // Looked at first in a way that changes nothing: it may be the wrong database.
+    let database = any_database(at, Access::Read).await?;
+    if command.sql {
+        output.raw(database.schema_sql_dyn().as_bytes())?;
+        return Ok(Exit::Done);
+    }
+    let found = match state(database.check_schema_dyn().await) {
+        // A file that is not there yet is made.
+        Err(Failure::Database(_)) if database.properties_dyn().name == "SQLite" => Found::Missing,
+        found => found?,
+    };
+    let migrated = !command.dry_run && found != Found::Current;
+    if migrated {
+        any_database(at, Access::Make).await?.migrate_dyn().await?;
+    }
+    output.show(&Report { found, migrated }, |report| {
+        match (report.found, report.migrated) {
+            (Found::Current, _) => "The session table is up to date.",
+            (Found::Missing, true) => "The session table was made.",
+            (Found::Missing, false) => "There is no session table; it would be made.",
+            (Found::Outdated, true) => "The session table was brought up to date.",
+            (Found::Outdated, false) => {
+                "The session table is of an older version; it would be brought up to date."
+            }
+        }
+        .to_owned()
+    })?;
+    Ok(Exit::Done)
+}
+
+fn state(checked: Result<(), PersistenceError>) -> Result<Found, Failure> {
+    match checked {
+        Ok(()) => Ok(Found::Current),
+        Err(PersistenceError::Schema(SchemaProblem::Missing { .. })) => Ok(Found::Missing),
+        Err(PersistenceError::Schema(SchemaProblem::Outdated { .. })) => Ok(Found::Outdated),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,53 @@
+//! How far a command has come, on a terminal; and how fast it may go.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::args::Pace;
+use crate::interrupt::Interrupt;
+
+/// A bar, if stderr is a terminal and the end is known, and otherwise a count. It vanishes with this.
+pub(crate) struct Progress {
+    bar: ProgressBar,
+    rate: Option<u32>,
+    began: Instant,
+    done: u64,
+}
+
+impl Progress {
+    /// `total` may be unknown.
+    pub(crate) fn new(doing: &'static str, total: Option<u64>, pace: Pace) -> Self {
+        let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
+        let template = if total.is_some() {
+            "{msg} [{wide_bar}] {human_pos} of {human_len}, {per_sec}, {eta} left"
+        } else {
+            "{spinner} {msg} {human_pos}, {per_sec}, {elapsed}"
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        bar.set_message(doing);
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Self { bar, rate: pace.rate, began: Instant::now(), done: 0 }
+    }
+
+    /// So many more are done. Waits, if it went too fast until now.
+    pub(crate) async fn advance(&mut self, more: u64, interrupt: Option<&Interrupt>) {
+        self.bar.inc(more);
+        self.done += more;
+        let Some(rate) = self.rate else { return };
+        let due = Duration::from_micros(self.done.saturating_mul(1_000_000) / u64::from(rate.max(1)));
+        let ahead = due.saturating_sub(self.began.elapsed());
+        match interrupt {
+            Some(interrupt) => interrupt.sleep(ahead).await,
+            None => tokio::time::sleep(ahead).await,
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,125 @@
+//! Ends sessions, through the store: the cache is fenced, so that nobody is shown what has ended.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use session_cached_db::core::{DynDatabase, JsonCodec, Scan as _, StoredKey};
+use session_cached_db::{Coherence, Error, Written};
+
+use crate::args::{Connection, Pace, Revoke};
+use crate::connect::{Access, Store, database, store};
+use crate::exit::{Exit, Failure};
+use crate::interrupt::Interrupt;
+use crate::output::{Output, complain, sessions};
+use crate::progress::Progress;
+
+#[derive(Serialize)]
+struct Report {
+    /// How many sessions there were that were ended.
+    revoked: u64,
+    /// Keys under which there was none.
+    not_found: u64,
+    /// Whether a cache may still show them, for as long as the applications' `max_cache_age`.
+    may_be_shown: bool,
+    interrupted: bool,
+}
+
+pub(crate) async fn run(
+    at: &Connection,
+    command: &Revoke,
+    output: &Output,
+    interrupt: &Interrupt,
+) -> Result<Exit, Failure> {
+    let store = interrupt.ends(store(at, command.caching, Arc::new(JsonCodec::default()))).await?;
+    let mut report =
+        Report { revoked: 0, not_found: 0, may_be_shown: command.caching.no_cache, interrupted: false };
+    let done = match &command.subject {
+        Some(subject) => revoke_subject(&store, subject, &mut report).await,
+        None if command.all => revoke_all(at, &store, command.pace, &mut report, interrupt).await,
+        None => revoke_keys(&store, &command.keys, command.pace, &mut report, interrupt).await,
+    };
+    // What was begun is carried out, also after an error.
+    store.close().await;
+    done.map_err(|failure| failure.after(&format!("{} had been ended", sessions(report.revoked))))?;
+    output.show(&report, |report| format!("Ended {}.", sessions(report.revoked)))?;
+    if report.may_be_shown {
+        complain(
+            "no cache was told: where there is one, it may show them for as long as the application's max_cache_age",
+        );
+    }
+    if report.not_found > 0 {
+        complain(&format!("{} of the keys had no session", report.not_found));
+    }
+    if report.interrupted {
+        complain("interrupted; the other sessions are as they were");
+        return Ok(Exit::Interrupted);
+    }
+    Ok(if report.not_found > 0 { Exit::Found } else { Exit::Done })
+}
+
+async fn revoke_subject(store: &Store, subject: &str, report: &mut Report) -> Result<(), Failure> {
+    let written = store.revoke_subject(subject).await.map_err(|error| match error {
+        Error::InvalidSubject(error) => Failure::Usage(error.to_string()),
+        error => error.into(),
+    })?;
+    report.revoked = written.value;
+    report.may_be_shown |= written.coherence == Coherence::Degraded;
+    Ok(())
+}
+
+async fn revoke_keys(
+    store: &Store,
+    keys: &[StoredKey],
+    pace: Pace,
+    report: &mut Report,
+    interrupt: &Interrupt,
+) -> Result<(), Failure> {
+    let mut progress = Progress::new("ending", keys.len().try_into().ok(), pace);
+    for key in keys {
+        if interrupt.is_raised() {
+            report.interrupted = true;
+            return Ok(());
+        }
+        if !revoke_one(store, key, report).await? {
+            report.not_found += 1;
+        }
+        progress.advance(1, Some(interrupt)).await;
+    }
+    Ok(())
+}
+
+/// Those that were there when this began.
+async fn revoke_all(
+    at: &Connection,
+    store: &Store,
+    pace: Pace,
+    report: &mut Report,
+    interrupt: &Interrupt,
+) -> Result<(), Failure> {
+    let database: Arc<dyn DynDatabase> = database(at, Access::Read).await?;
+    let mut progress = Progress::new("ending", None, pace);
+    let mut after = None;
+    loop {
+        let page = database.scan(after.as_ref(), pace.batch).await?;
+        for (key, _) in &page {
+            revoke_one(store, key, report).await?;
+            progress.advance(1, Some(interrupt)).await;
+            if interrupt.is_raised() {
+                report.interrupted = true;
+                return Ok(());
+            }
+        }
+        after = page.last().map(|(key, _)| *key);
+        if u32::try_from(page.len()).is_ok_and(|seen| seen < pace.batch) {
+            return Ok(());
+        }
+    }
+}
+
+/// Whether there was one.
+async fn revoke_one(store: &Store, key: &StoredKey, report: &mut Report) -> Result<bool, Failure> {
+    let Written { value, coherence } = store.revoke(key).await?;
+    report.revoked += u64::from(value);
+    report.may_be_shown |= coherence == Coherence::Degraded;
+    Ok(value)
+}

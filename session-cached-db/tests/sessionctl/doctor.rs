@@ -1,0 +1,64 @@
+use serde_json::Value;
+
+use crate::world::{Run, World, bare};
+
+fn severities(run: &Run) -> Vec<String> {
+    let json = run.json();
+    let findings = json["findings"].as_array().unwrap();
+    findings.iter().map(|finding| finding["severity"].as_str().unwrap().to_owned()).collect()
+}
+
+pub async fn what_is_well_is_said_to_be(world: &World) {
+    world.filled(&[("session-1".to_owned(), None, 3_600)]).await;
+    let run = world.run(&["doctor", "--json"]).ends_with(0);
+    let json = run.json();
+    let text = |about: &str| {
+        let of = |finding: &&Value| finding["about"] == about;
+        json["findings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(of)
+            .map(|finding| finding["text"].as_str().unwrap())
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    let (database, cache) =
+        if world.has_cache() { ("PostgreSQL 1", "answers") } else { ("SQLite 3", "none was named") };
+    assert!(text("database").contains(database), "{json}");
+    assert!(text("cache").contains(cache), "{json}");
+    assert!(text("table").contains("as this version needs it"), "{json}");
+    assert_eq!(text("eviction").is_empty(), !world.has_cache(), "{json}");
+    world.run(&["doctor"]).ends_with(0).does_not_say("\x1b");
+}
+
+pub async fn trouble_decides_the_exit_code_by_its_severity(world: &World) {
+    let missing = world.run(&["doctor", "--json"]).ends_with(7);
+    assert!(severities(&missing).contains(&"problem".to_owned()));
+
+    world.filled(&[("session-1".to_owned(), None, -7_200)]).await;
+    world.run(&["doctor"]).ends_with(6).says("does a reaper run");
+    world.run(&["clear-expired"]).ends_with(0);
+    world.run(&["doctor"]).ends_with(0);
+
+    world.sql(r#"DROP INDEX "{t}_subject""#).await;
+    let run = world.run(&["doctor", "--json"]).ends_with(6).says("subject");
+    assert!(severities(&run).contains(&"warning".to_owned()));
+
+    world.sql(r#"INSERT INTO "{t}_schema" VALUES (7)"#).await;
+    world.run(&["doctor"]).ends_with(7).says("schema version 7");
+}
+
+pub async fn a_server_that_is_down_is_a_problem_and_shows_no_password(world: &World) {
+    let mut command = bare(&["doctor"]);
+    command.env("SESSIONCTL_DATABASE_URL", "postgres://user:s3cr3t@127.0.0.1:1/db");
+    command.env("SESSIONCTL_CACHE_URL", "redis://:s3cr3t@127.0.0.1:1/");
+    let run = Run::of(&mut command).ends_with(7).says("PROBLEM").does_not_say("s3cr3t");
+    assert_eq!(run.stdout.lines().filter(|line| line.starts_with("PROBLEM")).count(), 2, "{run:?}");
+    // The one that answers is looked at all the same.
+    world.filled(&[]).await;
+    let mut command = bare(&["doctor"]);
+    command.env("SESSIONCTL_DATABASE_URL", &world.database_url);
+    command.env("SESSIONCTL_CACHE_URL", "redis://127.0.0.1:1/");
+    Run::of(&mut command).ends_with(7).says("as this version needs it");
+}

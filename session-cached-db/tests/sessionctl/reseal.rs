@@ -1,0 +1,65 @@
+use session_core::{Codec as _, JsonCodec, SealCodec, SealingKey, SealingKeys, SessionData};
+
+use crate::world::{Run, World, key_of, save};
+
+const OLD: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+const NEW: &str = "ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100";
+
+fn sealing_with(key: &str) -> SealCodec {
+    SealCodec::new(JsonCodec::default(), SealingKeys::new(SealingKey::parse(key).unwrap()))
+}
+
+fn reseal(world: &World, keys: &str, more: &[&str]) -> Run {
+    let mut command = world.write_command(&["reseal", "--json"]);
+    Run::of(command.args(more).env("SESSIONCTL_SEALING_KEYS", keys))
+}
+
+pub async fn every_session_is_sealed_with_the_first_key_and_nobody_is_logged_out(world: &World) {
+    let store = world.store_with(sealing_with(OLD)).await;
+    let mut keys = Vec::new();
+    for n in 0..5 {
+        keys.push(save(&store, Some("ann"), "n", &n.to_string()).await.1);
+    }
+    let run = reseal(world, &format!("{NEW},{OLD}"), &["--batch", "2"]).ends_with(0);
+    assert_eq!((&run.json()["seen"], &run.json()["resealed"]), (&5.into(), &5.into()));
+    let new = sealing_with(NEW);
+    let database = world.database().await;
+    for (n, key) in keys.iter().enumerate() {
+        let record = database.load_dyn(key, crate::world::now()).await.unwrap().unwrap();
+        assert_eq!(record.data(key, &new).unwrap().get("n"), Some(format!("\"{n}\"").as_str()));
+        assert_eq!(record.subject().unwrap().as_str(), "ann");
+        // No cache shows what was sealed with the old key.
+        let store = world.store_with(sealing_with(NEW)).await;
+        assert!(store.load(key).await.unwrap().is_some());
+    }
+    let run = reseal(world, &format!("{NEW},{OLD}"), &[]).ends_with(0);
+    assert_eq!((&run.json()["seen"], &run.json()["resealed"]), (&5.into(), &0.into()));
+}
+
+pub async fn what_cannot_be_read_is_left_alone_and_told(world: &World) {
+    let database = world.filled(&[("not-sealed".to_owned(), None, 3_600)]).await;
+    let store = world.store_with(sealing_with(OLD)).await;
+    let (_, key) = save(&store, None, "a", "b").await;
+    let before = database.scan_dyn(None, 10).await.unwrap();
+    // Sealed with a key that is not in the ring, and not sealed.
+    let run = reseal(world, NEW, &[]).ends_with(1);
+    assert_eq!((&run.json()["unreadable"], &run.json()["resealed"]), (&2.into(), &0.into()));
+    assert_eq!(database.scan_dyn(None, 10).await.unwrap(), before);
+
+    let run = reseal(world, &format!("{NEW},{OLD}"), &["--accept-unsealed"]).ends_with(0);
+    assert_eq!(run.json()["resealed"], 2);
+    for key in [key, key_of("not-sealed")] {
+        let record = database.load_dyn(&key, crate::world::now()).await.unwrap().unwrap();
+        assert!(sealing_with(NEW).decode(&key, record.payload()).is_ok());
+    }
+}
+
+pub async fn without_keys_nothing_is_done(world: &World) {
+    world.filled(&[("not-sealed".to_owned(), None, 3_600)]).await;
+    world.write(&["reseal"]).ends_with(2).says("SESSIONCTL_SEALING_KEYS");
+    let record = world.database().await.scan_dyn(None, 1).await.unwrap().remove(0).1;
+    assert_eq!(
+        JsonCodec::default().decode(&key_of("not-sealed"), record.payload()).unwrap(),
+        SessionData::new()
+    );
+}

@@ -1,0 +1,91 @@
+use std::time::Duration;
+
+use session_core::State;
+
+use crate::world::{Run, World, bare, interrupt, save, start};
+
+pub async fn one_session_is_ended_at_once_for_every_node(world: &World) {
+    let store = world.store().await;
+    let (session, key) = save(&store, None, "a", "b").await;
+    let (_, other) = save(&store, None, "a", "b").await;
+    // It is cached, if there is a cache.
+    let cookie = session.key().unwrap().expose().to_owned();
+    assert!(store.load(&key).await.unwrap().is_some());
+    let run = world.write(&["revoke", key.as_str(), "--json"]).ends_with(0);
+    assert_eq!(run.json()["revoked"], 1);
+    assert_eq!(run.json()["may_be_shown"], !world.has_cache());
+    assert!(store.load(&key).await.unwrap().is_none());
+    assert!(store.open(&cookie).await.unwrap().stored_key().is_none());
+    assert!(store.load(&other).await.unwrap().is_some());
+    // Nothing of it is left, and nobody is kept from the cache.
+    let left = world.cache().get_dyn(&key).await.unwrap();
+    assert!(!left.is_some_and(|entry| !matches!(entry.state, State::Lease)));
+}
+
+pub async fn all_sessions_of_a_subject_are_ended_and_no_others(world: &World) {
+    let store = world.store().await;
+    let (_, one) = save(&store, Some("ann"), "a", "b").await;
+    let (_, two) = save(&store, Some("ann"), "a", "b").await;
+    let (_, other) = save(&store, Some("bob"), "a", "b").await;
+    world.write(&["revoke", "--subject", "ann"]).ends_with(0).says("Ended 2 sessions.");
+    for key in [one, two] {
+        assert!(store.load(&key).await.unwrap().is_none());
+    }
+    assert!(store.load(&other).await.unwrap().is_some());
+    world.write(&["revoke", "--subject", "ann"]).ends_with(0).says("Ended 0 sessions.");
+    world.write(&["revoke", "--subject", &"x".repeat(256)]).ends_with(2);
+}
+
+pub async fn all_sessions_are_ended_only_after_a_yes(world: &World) {
+    let store = world.store().await;
+    let mut keys = Vec::new();
+    for _ in 0..5 {
+        keys.push(save(&store, None, "a", "b").await.1);
+    }
+    world.write(&["revoke", "--all"]).ends_with(2).says("--yes");
+    assert_eq!(world.rows().await, 5);
+    world.write(&["revoke", "--all", "--yes", "--batch", "2"]).ends_with(0).says("Ended 5 sessions.");
+    for key in keys {
+        assert!(store.load(&key).await.unwrap().is_none());
+    }
+}
+
+pub async fn without_a_cache_it_has_to_be_said(world: &World) {
+    let store = world.store().await;
+    let (_, key) = save(&store, None, "a", "b").await;
+    let without_cache = || {
+        let mut command = bare(&["revoke", key.as_str()]);
+        command.env("SESSIONCTL_DATABASE_URL", &world.database_url);
+        command
+    };
+    Run::of(&mut without_cache()).ends_with(2).says("--no-cache").says("max_cache_age");
+    assert_eq!(world.rows().await, 1);
+    let mut with_moka = without_cache();
+    Run::of(with_moka.env("SESSIONCTL_CACHE_URL", "moka://")).ends_with(2).says("own process");
+    assert_eq!(world.rows().await, 1);
+    Run::of(without_cache().arg("--no-cache")).ends_with(0).says("may show them");
+    assert_eq!(world.rows().await, 0);
+}
+
+pub async fn a_key_without_a_session_is_told(world: &World) {
+    let store = world.store().await;
+    let (_, key) = save(&store, None, "a", "b").await;
+    let run = world.write(&["revoke", "never-was-there", key.as_str(), "--json"]).ends_with(1);
+    assert_eq!((&run.json()["revoked"], &run.json()["not_found"]), (&1.into(), &1.into()));
+    assert_eq!(world.rows().await, 0);
+}
+
+pub async fn an_interrupted_run_leaves_the_other_sessions_as_they_were(world: &World) {
+    let sessions: Vec<_> = (0..100).map(|n| (format!("session-{n}"), None, 3_600)).collect();
+    world.filled(&sessions).await;
+    // Left alone, this takes 50 seconds.
+    let child = start(&mut world.write_command(&["revoke", "--all", "--yes", "--rate", "2", "--json"]));
+    while world.rows().await == 100 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    interrupt(&child);
+    let run = Run::new(child.wait_with_output().unwrap()).ends_with(130).says("interrupted");
+    let left = world.rows().await;
+    assert!((1..100).contains(&left), "{left}");
+    assert_eq!(run.json()["revoked"], 100 - left);
+}
