@@ -1,6 +1,6 @@
 use session_core::{Codec as _, JsonCodec, SealCodec, SealingKey, SealingKeys, SessionData};
 
-use crate::world::{Run, World, key_of, save};
+use crate::world::{Run, World, interrupt, key_of, save, start};
 
 pub async fn stats_count_sessions_subjects_and_bytes(world: &World) {
     let empty = JsonCodec::default().encode(&key_of("session-0"), &SessionData::new()).unwrap().len();
@@ -84,4 +84,14 @@ pub async fn output_for_people_is_aligned_and_without_colours(world: &World) {
     let run = world.run(&["stats"]).ends_with(0).says("1,234").does_not_say("\x1b");
     let ends: Vec<_> = run.stdout.lines().take(7).map(|line| line.chars().count()).collect();
     assert!(ends.iter().all(|end| *end == ends[0]), "{}", run.stdout);
+}
+
+pub async fn an_interrupted_look_ends_at_once(world: &World) {
+    let sessions: Vec<_> = (0..100).map(|n| (format!("session-{n}"), Some("ann"), 3_600)).collect();
+    world.filled(&sessions).await;
+    // Left alone, this takes 100 seconds.
+    let child = start(&mut world.command(&["stats", "--batch", "1", "--rate", "1"]));
+    interrupt(&child);
+    let run = Run::new(child.wait_with_output().unwrap()).ends_with(130).says("interrupted");
+    assert_eq!(run.stdout, "");
 }

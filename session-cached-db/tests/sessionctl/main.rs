@@ -54,7 +54,8 @@ const SCENARIOS: &[(&str, Scenario)] = scenarios! {
         a_payload_is_shown_only_when_it_is_to_be_revealed,
         a_session_that_is_not_there_is_found_to_be_so,
         a_sealed_payload_needs_its_key,
-        output_for_people_is_aligned_and_without_colours;
+        output_for_people_is_aligned_and_without_colours,
+        an_interrupted_look_ends_at_once;
     revoke:
         one_session_is_ended_at_once_for_every_node,
         all_sessions_of_a_subject_are_ended_and_no_others,

@@ -227,10 +227,21 @@ pub fn start(command: &mut Command) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// Presses Ctrl-C.
+/// Presses Ctrl-C, as soon as the program listens to it.
 pub fn interrupt(child: &Child) {
+    while !listens_to_interrupts(child.id()) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
     let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(status.success());
+}
+
+/// Where there is no `/proc`, it is hoped so.
+fn listens_to_interrupts(process: u32) -> bool {
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{process}/status")) else { return true };
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+    // SIGINT is the second one.
+    u64::from_str_radix(caught.trim(), 16).unwrap() & 2 != 0
 }
 
 pub fn now() -> Timestamp {

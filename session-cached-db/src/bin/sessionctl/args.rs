@@ -273,6 +273,26 @@ mod tests {
     }
 
     #[test]
+    fn the_documentation_lists_every_command_variable_and_exit_code() {
+        let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/sessionctl.md");
+        let docs = std::fs::read_to_string(docs).unwrap();
+        let has_row = |beginning: &str| docs.lines().any(|line| line.starts_with(&format!("| {beginning}")));
+        let command = Arguments::command();
+        for subcommand in command.get_subcommands() {
+            assert!(has_row(&format!("`{}", subcommand.get_name())), "{}", subcommand.get_name());
+            for variable in
+                subcommand.get_arguments().chain(command.get_arguments()).filter_map(clap::Arg::get_env)
+            {
+                assert!(has_row(&format!("`{}`", variable.to_str().unwrap())), "{variable:?}");
+            }
+        }
+        for line in EXIT_CODES.lines().skip(1) {
+            let code = line.split_whitespace().next().unwrap();
+            assert!(has_row(&format!("{code} |")), "{code}");
+        }
+    }
+
+    #[test]
     fn debug_shows_no_url() {
         let line = ["sessionctl", "--database-url", "postgres://u:s3cr3t@h/d", "doctor"];
         assert!(!format!("{:?}", parse(line.map(OsString::from)).unwrap()).contains("s3cr3t"));
