@@ -1,8 +1,9 @@
 //! How far a command has come, on a terminal; and how fast it may go.
 
+use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::args::Pace;
 use crate::interrupt::Interrupt;
@@ -20,12 +21,16 @@ impl Progress {
     pub(crate) fn new(doing: &'static str, total: Option<u64>, pace: Pace) -> Self {
         let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
         let template = if total.is_some() {
-            "{msg} [{wide_bar}] {human_pos} of {human_len}, {per_sec}, {eta} left"
+            "{msg} [{wide_bar}] {human_pos} of {human_len}, {rate}, {eta} left"
         } else {
-            "{spinner} {msg} {human_pos}, {per_sec}, {elapsed}"
+            "{spinner} {msg} {human_pos}, {rate}, {elapsed}"
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.progress_chars("=> "));
+            let rate = |state: &ProgressState, out: &mut dyn Write| {
+                // What cannot be drawn is not drawn.
+                let _ = write!(out, "{:.0} per second", state.per_sec());
+            };
+            bar.set_style(style.progress_chars("=> ").with_key("rate", rate));
         }
         bar.set_message(doing);
         bar.enable_steady_tick(Duration::from_millis(200));
