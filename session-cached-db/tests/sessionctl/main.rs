@@ -66,7 +66,9 @@ const SCENARIOS: &[(&str, Scenario)] = scenarios! {
     reseal:
         every_session_is_sealed_with_the_first_key_and_nobody_is_logged_out,
         what_cannot_be_read_is_left_alone_and_told,
-        without_keys_nothing_is_done;
+        without_keys_nothing_is_done,
+        an_interrupted_run_says_how_far_it_came_and_can_be_run_again,
+        plain_keys_are_hashed_and_nobody_is_logged_out;
     check:
         a_cache_that_agrees_is_found_to_and_is_not_disturbed,
         a_cache_that_has_an_outdated_session_is_found_out,

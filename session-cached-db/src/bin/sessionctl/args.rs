@@ -82,6 +82,8 @@ pub(crate) enum Command {
     Revoke(Revoke),
     /// Seal with the first key of the ring what is not sealed with it
     Reseal(Reseal),
+    /// Give hashed keys to sessions that are stored under plain ones, and log nobody out
+    HashKeys(HashKeys),
     /// Compare the cache with the database, key by key, changing nothing
     Check(Check),
     /// Look at the database and the cache for what would cause trouble
@@ -191,6 +193,24 @@ pub(crate) struct Caching {
 
 #[derive(Debug, Args)]
 pub(crate) struct Reseal {
+    #[command(flatten)]
+    pub(crate) format: Format,
+    /// Compress payloads from this size on, as the application does
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) compress_from: Option<usize>,
+    #[command(flatten)]
+    pub(crate) caching: Caching,
+    #[command(flatten)]
+    pub(crate) pace: Pace,
+}
+
+/// First, have the application built with `accept_plain_keys`: it opens sessions under either kind of key, and what other
+/// programs there are that know plain keys only do not find their sessions any more.
+#[derive(Debug, Args)]
+pub(crate) struct HashKeys {
+    /// What stands in front of every stored key, as the application's `key_prefix` says
+    #[arg(long, value_name = "PREFIX", default_value = "", hide_default_value = true)]
+    pub(crate) key_prefix: String,
     #[command(flatten)]
     pub(crate) format: Format,
     /// Compress payloads from this size on, as the application does

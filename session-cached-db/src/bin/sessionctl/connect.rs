@@ -86,6 +86,7 @@ pub(crate) async fn store(
     at: &Connection,
     caching: Caching,
     codec: Arc<dyn Codec>,
+    key_prefix: &str,
 ) -> Result<Store, Failure> {
     let cache: Arc<dyn DynCache> = match (cache(at)?, caching.no_cache) {
         (_, true) => Arc::new(NoCache),
@@ -103,6 +104,7 @@ pub(crate) async fn store(
     let max_payload_bytes = database.properties().max_payload_bytes;
     let store = CachedDb::builder(cache, database)
         .codec(codec)
+        .key_prefix(key_prefix)
         .schema(Schema::Check)
         .reaper(None::<Reaper>)
         .max_payload_bytes(max_payload_bytes)
@@ -110,6 +112,7 @@ pub(crate) async fn store(
         // What is to be repaired later would be forgotten when this process ends.
         .outage_policy(Operation::Delete, OutagePolicy::FailClosed)
         .outage_policy(Operation::Save, OutagePolicy::FailClosed)
+        .outage_policy(Operation::Rename, OutagePolicy::FailClosed)
         .build()
         .await?;
     Ok(store)

@@ -12,6 +12,7 @@ mod completions;
 mod connect;
 mod doctor;
 mod exit;
+mod hash_keys;
 mod interrupt;
 mod list;
 mod migrate;
@@ -21,6 +22,7 @@ mod reseal;
 mod revoke;
 mod show;
 mod stats;
+mod sweep;
 
 use std::process::ExitCode;
 
@@ -66,6 +68,7 @@ fn run(arguments: Arguments) -> Result<Exit, Failure> {
             // These write in batches, and end between two of them.
             Command::ClearExpired(command) => clear_expired::run(at, &command, &output, &interrupt).await,
             Command::Revoke(command) => revoke::run(at, &command, &output, &interrupt).await,
+            Command::HashKeys(command) => hash_keys::run(at, &command, &output, &interrupt).await,
             Command::Reseal(command) => reseal::run(at, &command, &output, &interrupt).await,
         }
     })

@@ -30,7 +30,7 @@ pub(crate) async fn run(
     output: &Output,
     interrupt: &Interrupt,
 ) -> Result<Exit, Failure> {
-    let store = interrupt.ends(store(at, command.caching, Arc::new(JsonCodec::default()))).await?;
+    let store = interrupt.ends(store(at, command.caching, Arc::new(JsonCodec::default()), "")).await?;
     let mut report =
         Report { revoked: 0, not_found: 0, may_be_shown: command.caching.no_cache, interrupted: false };
     let done = match &command.subject {

@@ -1,0 +1,22 @@
+//! Gives hashed keys to sessions that are stored under plain ones.
+
+use crate::args::{Connection, HashKeys};
+use crate::connect::{codec, store};
+use crate::exit::{Exit, Failure};
+use crate::interrupt::Interrupt;
+use crate::output::Output;
+use crate::sweep::{Words, sweep};
+
+const WORDS: Words = Words { doing: "hashing", done: "given hashed keys" };
+
+pub(crate) async fn run(
+    at: &Connection,
+    command: &HashKeys,
+    output: &Output,
+    interrupt: &Interrupt,
+) -> Result<Exit, Failure> {
+    let codec = codec(&command.format, command.compress_from)?;
+    let store = interrupt.ends(store(at, command.caching, codec, &command.key_prefix)).await?;
+    let step = async |after: Option<&_>| store.hash_plain_keys(after, command.pace.batch).await;
+    sweep(&store, &WORDS, command.pace, output, interrupt, step).await
+}

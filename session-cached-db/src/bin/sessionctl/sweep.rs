@@ -1,0 +1,93 @@
+//! Goes through all sessions, and writes those that are not as they should be.
+
+use serde::Serialize;
+use session_cached_db::core::StoredKey;
+use session_cached_db::{Error, Swept};
+
+use crate::args::Pace;
+use crate::connect::Store;
+use crate::exit::{Exit, Failure};
+use crate::interrupt::Interrupt;
+use crate::output::{Output, Table, complain, count, left, right, sessions};
+use crate::progress::Progress;
+
+/// What is done, in words: what it is doing, and what has been done.
+pub(crate) struct Words {
+    pub(crate) doing: &'static str,
+    pub(crate) done: &'static str,
+}
+
+#[derive(Default, Serialize)]
+struct Report {
+    /// Rows that were looked at, expired ones too.
+    seen: u64,
+    written: u64,
+    /// Those that somebody else wrote or ended at the same time.
+    missed: u64,
+    /// Those that none of the keys opens.
+    unreadable: u64,
+    interrupted: bool,
+}
+
+/// Does `step` to one page after the other: the one after this key.
+pub(crate) async fn sweep(
+    store: &Store,
+    words: &Words,
+    pace: Pace,
+    output: &Output,
+    interrupt: &Interrupt,
+    step: impl AsyncFn(Option<&StoredKey>) -> Result<Swept, Error>,
+) -> Result<Exit, Failure> {
+    let mut report = Report::default();
+    let mut progress = Progress::new(words.doing, None, pace);
+    let done = pages(&mut report, &mut progress, interrupt, step).await;
+    drop(progress);
+    store.close().await;
+    let done_until_then = format!("{} had been {}", sessions(report.written), words.done);
+    done.map_err(|error| Failure::from(error).after(&done_until_then))?;
+    output.show(&report, |report| {
+        let mut table = Table::default();
+        for (name, number) in [
+            ("looked at", report.seen),
+            (words.done, report.written),
+            ("changed by somebody else meanwhile", report.missed),
+            ("cannot be read, left alone", report.unreadable),
+        ] {
+            table.row([left(name), right(count(number))]);
+        }
+        table.to_string()
+    })?;
+    if report.interrupted {
+        complain("interrupted; run it again for the rest: what is done is passed over");
+        return Ok(Exit::Interrupted);
+    }
+    if report.missed > 0 {
+        complain("run it once more for those that somebody else changed");
+    }
+    Ok(if report.missed + report.unreadable > 0 { Exit::Found } else { Exit::Done })
+}
+
+async fn pages(
+    report: &mut Report,
+    progress: &mut Progress,
+    interrupt: &Interrupt,
+    step: impl AsyncFn(Option<&StoredKey>) -> Result<Swept, Error>,
+) -> Result<(), Error> {
+    let mut after = None;
+    loop {
+        let page = step(after.as_ref()).await?;
+        report.seen += page.seen;
+        report.written += page.written;
+        report.missed += page.missed;
+        report.unreadable += page.unreadable;
+        after = page.next;
+        if after.is_none() {
+            return Ok(());
+        }
+        progress.advance(page.seen, Some(interrupt)).await;
+        if interrupt.is_raised() {
+            report.interrupted = true;
+            return Ok(());
+        }
+    }
+}
