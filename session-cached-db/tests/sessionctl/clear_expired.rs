@@ -51,3 +51,14 @@ pub async fn a_rate_is_kept(world: &World) {
     // Not after the last batch, which was not full.
     assert!(began.elapsed() >= Duration::from_millis(1_000), "{:?}", began.elapsed());
 }
+
+pub async fn a_run_that_fails_in_the_middle_says_how_far_it_came(world: &World) {
+    with_expired(world, 500).await;
+    let child = start(&mut world.command(&["clear-expired", "--batch", "10", "--rate", "10"]));
+    while world.rows().await == 504 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    world.sql(r#"DROP TABLE "{t}""#).await;
+    let run = Run::new(child.wait_with_output().unwrap()).ends_with(4).says("0 sessions had been deleted");
+    assert_eq!(run.stdout, "");
+}

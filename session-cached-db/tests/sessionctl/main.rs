@@ -47,7 +47,8 @@ const SCENARIOS: &[(&str, Scenario)] = scenarios! {
         what_has_expired_is_deleted_in_batches_and_the_rest_stays,
         a_dry_run_only_counts,
         an_interrupted_run_stops_after_its_batch_and_says_how_far_it_came,
-        a_rate_is_kept;
+        a_rate_is_kept,
+        a_run_that_fails_in_the_middle_says_how_far_it_came;
     look:
         stats_count_sessions_subjects_and_bytes,
         a_subject_has_its_sessions_listed_the_latest_first,

@@ -232,7 +232,8 @@ pub fn interrupt(child: &Child) {
     while !listens_to_interrupts(child.id()) {
         std::thread::sleep(Duration::from_millis(5));
     }
-    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    // The shell's own, because not every machine has a program of that name.
+    let status = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap();
     assert!(status.success());
 }
 

@@ -263,4 +263,22 @@ mod tests {
         assert_eq!([980, 990, 1_004, 1_030].map(severity_of), [Some(Warning); 4]);
         assert_eq!([0, 900, 1_031, 9_999].map(severity_of), [Some(Problem); 4]);
     }
+
+    #[test]
+    fn a_cache_that_evicts_fences_first_is_a_problem_and_one_that_refuses_when_full_is_none() {
+        let severity_of = |policy: Option<&str>, evicts_fences_first, max_bytes| {
+            let mut server = cache_backends::Inspection::default();
+            server.eviction = policy.map(str::to_owned);
+            server.evicts_fences_first = evicts_fences_first;
+            server.max_bytes = max_bytes;
+            let mut report = Report::default();
+            examine_eviction(&server, "", &mut report);
+            report.findings.first().map(|finding| finding.severity)
+        };
+        assert_eq!(severity_of(Some("volatile-ttl"), true, Some(1)), Some(Problem));
+        assert_eq!(severity_of(Some("allkeys-lru"), false, Some(1)), Some(Fine));
+        assert_eq!(severity_of(Some("noeviction"), false, Some(1)), Some(Note));
+        assert_eq!(severity_of(Some("noeviction"), false, None), Some(Fine));
+        assert_eq!(severity_of(None, false, None), Some(Note));
+    }
 }
