@@ -136,3 +136,31 @@ pub async fn two_things_to_revoke_at_once_are_refused(world: &World) {
     }
     assert_eq!(world.rows().await, 1);
 }
+
+pub async fn a_clock_that_is_far_off_stops_what_writes(world: &World) {
+    world.filled(&[("it-is-over".to_owned(), None, -7_200)]).await;
+    if !world.has_cache() {
+        // SQLite's clock is this machine's.
+        world.run(&["clear-expired"]).ends_with(0);
+        return;
+    }
+    world
+        .sql(
+            "CREATE SCHEMA {t}_clock; CREATE FUNCTION {t}_clock.clock_timestamp() RETURNS timestamptz
+             LANGUAGE sql AS $$ SELECT pg_catalog.clock_timestamp() + interval '1 hour' $$",
+        )
+        .await;
+    let search_path = format!("-c%20search_path={}_clock,public,pg_catalog", world.table);
+    let with_clock = |arguments: &[&str]| {
+        let mut command = world.command(arguments);
+        command.env("SESSIONCTL_DATABASE_URL", format!("{}&options={search_path}", world.database_url));
+        Run::of(&mut command)
+    };
+    for command in [["clear-expired"].as_slice(), &["revoke", "it-is-over"], &["revoke", "--all", "--yes"]] {
+        with_clock(command).ends_with(2).says("clock").says("ahead of this machine's");
+    }
+    assert_eq!(world.rows().await, 1);
+    with_clock(&["doctor"]).ends_with(7).says("ahead of this machine's");
+    with_clock(&["clear-expired", "--dry-run"]).ends_with(0);
+    world.sql("DROP SCHEMA {t}_clock CASCADE").await;
+}

@@ -1,6 +1,6 @@
 use session_core::{ExpiryWrite, Record};
 
-use crate::world::{World, now, save};
+use crate::world::{Run, World, now, save};
 
 /// Whether there is a cache to check; without one, that is told.
 async fn has_cache(world: &World) -> bool {
@@ -30,6 +30,10 @@ pub async fn a_cache_that_agrees_is_found_to_and_is_not_disturbed(world: &World)
     }
     assert_eq!(world.cache().get_dyn(&cached).await.unwrap(), before);
     assert_eq!(world.cache().get_dyn(&uncached).await.unwrap(), None);
+
+    let mut elsewhere = world.command(&["check"]);
+    elsewhere.env("SESSIONCTL_CACHE_URL", format!("{}-not-this", world.cache_url.as_ref().unwrap()));
+    Run::of(&mut elsewhere).ends_with(0).says("key_prefix");
 
     // A touch is not cached, and no lie.
     world

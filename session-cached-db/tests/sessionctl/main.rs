@@ -86,7 +86,8 @@ const SCENARIOS: &[(&str, Scenario)] = scenarios! {
         urls_that_are_wrong_are_refused_without_their_passwords,
         a_cache_that_is_down_stops_what_would_have_to_tell_it,
         a_reader_that_has_gone_is_no_panic_and_undoes_nothing,
-        two_things_to_revoke_at_once_are_refused;
+        two_things_to_revoke_at_once_are_refused,
+        a_clock_that_is_far_off_stops_what_writes;
 };
 
 fn main() {

@@ -29,7 +29,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0    done
   1    done, and something was found: no such session, a cache that disagrees, sessions that cannot be read
-  2    the command line, the environment or a URL is wrong; nothing was done
+  2    the command line, the environment, a URL or a clock is wrong; nothing was done
   3    the database does not answer, or refuses
   4    the session table is missing, foreign, or of another version
   5    the cache does not answer, or refuses

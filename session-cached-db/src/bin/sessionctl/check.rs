@@ -6,7 +6,7 @@ use session_cached_db::core::{CacheError, Record, State, StoredKey};
 use crate::args::{Check, Connection};
 use crate::connect::{Access, Cache, Database, cache, database, now};
 use crate::exit::{Exit, Failure};
-use crate::output::{Output, Style, Table, count, left, right};
+use crate::output::{Output, Style, Table, complain, count, left, right};
 use crate::progress::Progress;
 
 /// How often a key is looked at again that changes while it is looked at.
@@ -68,6 +68,9 @@ pub(crate) async fn run(at: &Connection, command: &Check, output: &Output) -> Re
     }
     drop(progress);
     output.show(&report, |report| text(report, output))?;
+    if report.checked > 0 && report.checked == report.not_cached {
+        complain("nothing of this is cached; is the key_prefix of the cache's URL the application's?");
+    }
     Ok(if report.disagree.is_empty() { Exit::Done } else { Exit::Found })
 }
 

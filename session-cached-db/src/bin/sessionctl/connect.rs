@@ -12,6 +12,7 @@ use session_cached_db::{
 };
 
 use crate::args::{Caching, Connection, Format};
+use crate::clock;
 use crate::exit::Failure;
 
 /// The longest that a cache's answer is waited for. An operator has more patience than a web page.
@@ -45,11 +46,15 @@ pub(crate) async fn any_database(at: &Connection, access: Access) -> Result<Data
     Ok(db_backends::connect_to_inspect(&with_access(url, access)).await?)
 }
 
-/// The database, whose table is as this version needs it.
+/// The database, whose table is as this version needs it. To write to it, the clocks must agree.
 pub(crate) async fn database(at: &Connection, access: Access) -> Result<Database, Failure> {
     let database = any_database(at, Access::Read).await?;
     database.check_schema_dyn().await?;
-    if access == Access::Read { Ok(database) } else { any_database(at, access).await }
+    if access == Access::Read {
+        return Ok(database);
+    }
+    clock::check(&database).await?;
+    any_database(at, access).await
 }
 
 fn with_access(url: &str, access: Access) -> String {

@@ -7,15 +7,13 @@ use session_cached_db::core::{StoredKey, Timestamp};
 use session_cached_db::{cache_backends, db_backends};
 
 use crate::args::Connection;
+use crate::clock::{Skew, TOO_FAR};
 use crate::connect::{Access, Database, any_database, cache, now};
 use crate::exit::{Exit, Failure};
 use crate::output::{Output, Style, Table, bytes, count, left, sessions, span};
 
 /// The clock slack that a store is built with unless it is told another.
 const SLACK: Duration = Duration::from_secs(2);
-/// How long a writer that died keeps a key out of the cache, by default. With clocks this far apart, a fence of a writer
-/// that lives is given up.
-const FENCE_TTL: Duration = Duration::from_secs(30);
 /// A reaper comes every ten minutes.
 const REAPER_IS_LATE: Duration = Duration::from_secs(60 * 60);
 
@@ -196,26 +194,19 @@ fn examine_clock(
     report: &mut Report,
 ) {
     let Some(clock) = clock else { return };
-    // Some clocks tell whole seconds.
-    let latest_reading = clock + Duration::from_secs(1);
-    let (skew, direction) = if clock > latest {
-        (clock.since(latest), "ahead of")
-    } else {
-        (earliest.since(latest_reading), "behind")
-    };
+    let skew = Skew::new(clock, earliest, latest);
     // Stores ask their own nodes' clocks, so this tells that some machine's is wrong, not that anything is wrong yet.
-    let severity = match skew {
-        skew if skew >= FENCE_TTL => Problem,
-        skew if skew > SLACK => Warning,
+    let severity = match skew.by {
+        by if by >= TOO_FAR => Problem,
+        by if by > SLACK => Warning,
         _ => return,
     };
     report.say(
         severity,
         about,
         format!(
-            "its clock is {} {direction} this machine's; the nodes' clocks must not differ by more than the stores' \
-             clock_slack ({} by default)",
-            span(skew),
+            "its clock is {}; the nodes' clocks must not differ by more than the stores' clock_slack ({} by default)",
+            skew.text(),
             span(SLACK)
         ),
     );

@@ -14,7 +14,7 @@ pub(crate) enum Exit {
     Done = 0,
     /// Done, and something was found that somebody has to look at.
     Found = 1,
-    /// The command line, the environment or a URL is wrong. Nothing was done.
+    /// The command line, the environment, a URL or a clock is wrong. Nothing was done.
     Usage = 2,
     /// The database does not answer, or refuses.
     Database = 3,

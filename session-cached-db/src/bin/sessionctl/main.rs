@@ -8,6 +8,7 @@
 mod args;
 mod check;
 mod clear_expired;
+mod clock;
 mod completions;
 mod connect;
 mod doctor;
