@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::Result;
+use crate::packages::{install, is_root};
 use crate::process::{output, run, succeeds, which};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -50,29 +51,6 @@ pub(crate) fn provision() -> Result {
     }
     eprintln!("Docker engine {} answers", answer()?);
     Ok(())
-}
-
-fn install(packages: &[&str]) -> Result {
-    if packages.is_empty() {
-        return Ok(());
-    }
-    let wanted = packages.join(" ");
-    if which("apt-get").is_none() {
-        return Err(
-            format!("this machine has no apt-get; install what provides {wanted} by its own means").into()
-        );
-    }
-    if !is_root() {
-        return Err(format!("missing: {wanted}. As root: `apt-get install {wanted}`").into());
-    }
-    eprintln!("installing with apt-get: {wanted}");
-    let apt = || {
-        let mut command = Command::new("apt-get");
-        command.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).arg("-qq");
-        command
-    };
-    run(apt().arg("update"))?;
-    run(apt().args(["install", "--yes", "--no-install-recommends"]).args(packages))
 }
 
 fn start() -> Result {
@@ -120,10 +98,6 @@ fn forget_dead(pid_file: &str, name: &str) -> Result {
         fs::remove_file(pid_file)?;
     }
     Ok(())
-}
-
-fn is_root() -> bool {
-    output(Command::new("id").arg("-u")).is_ok_and(|uid| uid == "0")
 }
 
 /// Whether a container of this name runs.

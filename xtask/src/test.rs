@@ -9,11 +9,11 @@ use lexopt::{Arg, Parser};
 use crate::process::{cargo, run as run_process};
 use crate::stage::Stages;
 use crate::table::IMAGES;
-use crate::{Result, engine, images, services, simulate};
+use crate::{Result, engine, images, programs, services, simulate};
 
 pub(crate) const USAGE: &str = "test [--provision] [-- FILTER..]";
 pub(crate) const SUMMARY: &str = "Run every test, doc tests and examples included. With --provision, first set up what a Debian \
-     machine lacks\n    (a Docker engine, stand-ins for the server images), and then count a test that finds no server as failed.";
+     machine lacks\n    (a Docker engine, stand-ins for the server images, a browser, Python), and then count a test that finds no server as failed.";
 
 const SETUP_BUDGET: Duration = Duration::from_secs(5 * 60);
 const SIMULATION_BUDGET: Duration = Duration::from_secs(5 * 60);
@@ -44,6 +44,7 @@ fn steps(stages: &mut Stages, provision: bool, filters: &[OsString]) -> Result {
     if provision {
         stages.run("engine", SETUP_BUDGET, engine::provision)?;
         stages.run("images", SETUP_BUDGET, || images::ensure(IMAGES))?;
+        stages.run("programs", SETUP_BUDGET, programs::provision)?;
     }
     if filters.is_empty() {
         // A failure is kept for the end.

@@ -1,0 +1,34 @@
+//! Debian's packages: what the machine lacks is installed with its own apt.
+
+use std::process::{Command, Stdio};
+
+use crate::Result;
+use crate::process::{output, run, which};
+
+/// Installs packages, and says so first. Fails with what to do about it where it cannot.
+pub(crate) fn install(packages: &[&str]) -> Result {
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let wanted = packages.join(" ");
+    if which("apt-get").is_none() {
+        return Err(
+            format!("this machine has no apt-get; install what provides {wanted} by its own means").into()
+        );
+    }
+    if !is_root() {
+        return Err(format!("missing: {wanted}. As root: `apt-get install {wanted}`").into());
+    }
+    eprintln!("installing with apt-get: {wanted}");
+    let apt = || {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).arg("-qq");
+        command
+    };
+    run(apt().arg("update"))?;
+    run(apt().args(["install", "--yes", "--no-install-recommends"]).args(packages))
+}
+
+pub(crate) fn is_root() -> bool {
+    output(Command::new("id").arg("-u")).is_ok_and(|uid| uid == "0")
+}

@@ -1,0 +1,23 @@
+//! The programs that the tests use, beside servers: a browser, and Python for Django.
+
+use std::process::Command;
+
+use crate::Result;
+use crate::packages::install;
+use crate::process::{succeeds, which};
+
+/// Installs those that the machine lacks. Django itself is installed by its tests, into an environment of their own.
+pub(crate) fn provision() -> Result {
+    let mut packages = Vec::new();
+    if which("chromium").is_none() && which("google-chrome").is_none() {
+        packages.push("chromium");
+    }
+    if which("chromedriver").is_none() {
+        packages.push("chromium-driver");
+    }
+    // Debian's Python alone cannot make an environment.
+    if !succeeds(Command::new("python3").args(["-c", "import ensurepip, venv"])) {
+        packages.extend(["python3", "python3-venv"]);
+    }
+    install(&packages)
+}
