@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use session_core::DynCache;
 
 use crate::Inspect;
@@ -48,7 +50,7 @@ pub enum ConnectError {
 /// # Errors
 ///
 /// [`ConnectError`], which names the feature that is missing.
-pub fn connect(url: &str) -> Result<Box<dyn DynCache>, ConnectError> {
+pub fn connect(url: &str) -> Result<Arc<dyn DynCache>, ConnectError> {
     let cache = connect_to_inspect(url)?;
     Ok(cache)
 }
@@ -58,20 +60,20 @@ pub fn connect(url: &str) -> Result<Box<dyn DynCache>, ConnectError> {
 /// # Errors
 ///
 /// As [`connect`].
-pub fn connect_to_inspect(url: &str) -> Result<Box<dyn Inspect>, ConnectError> {
+pub fn connect_to_inspect(url: &str) -> Result<Arc<dyn Inspect>, ConnectError> {
     let Some((scheme, _)) = url.split_once("://") else {
         return Err(ConnectError::Config("a URL looks like redis://127.0.0.1:6379/".into()));
     };
     match scheme {
         #[cfg(feature = "moka")]
-        "moka" => Ok(Box::new(crate::moka::MokaCache::builder().read(crate::url::Url::parse(url)?)?.build())),
+        "moka" => Ok(Arc::new(crate::moka::MokaCache::builder().read(crate::url::Url::parse(url)?)?.build())),
         #[cfg(feature = "memcached")]
         "memcache" | "memcached" => {
-            Ok(Box::new(crate::memcached::MemcachedCache::builder().url(url).build()?))
+            Ok(Arc::new(crate::memcached::MemcachedCache::builder().url(url).build()?))
         }
         #[cfg(feature = "redis")]
         _ if feature_of(scheme).is_some_and(|feature| feature.starts_with("redis")) => {
-            Ok(Box::new(crate::redis::RedisCache::builder().url(url).build()?))
+            Ok(Arc::new(crate::redis::RedisCache::builder().url(url).build()?))
         }
         _ => Err(feature_of(scheme).map_or_else(
             || ConnectError::UnknownScheme { scheme: scheme.into() },

@@ -1,11 +1,13 @@
 //! What an operator is told of a server.
 
+use std::sync::Arc;
+
 use cache_backends::{Inspect, connect_to_inspect};
 use session_core::{CacheError, Timestamp};
 
 use crate::server::Server;
 
-async fn answering(info: &str) -> (Server, Box<dyn Inspect>) {
+async fn answering(info: &str) -> (Server, Arc<dyn Inspect>) {
     let server = Server::start_with_info(&format!("${}\r\n{info}\r\n", info.len())).await;
     let cache = connect_to_inspect(&server.url()).unwrap();
     (server, cache)

@@ -1,5 +1,6 @@
 //! The caches of the matrix. Keys are random, so that a server that others use is safe.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,7 +27,7 @@ fn name(key: &StoredKey) -> String {
 pub(crate) struct Erased(pub(crate) String);
 
 impl CacheFixture for Erased {
-    type Cache = Box<dyn DynCache>;
+    type Cache = Arc<dyn DynCache>;
 
     async fn open(&self) -> Self::Cache {
         cache_backends::connect(&self.0).expect("the URL is right")

@@ -16,9 +16,8 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use session_cached_db::core::{DynCache, DynSubjectIndex};
 use session_cached_db::tower::SessionCookie;
-use session_cached_db::{CachedDb, cache_backends};
+use session_cached_db::{CachedDb, cache_backends, db_backends};
 use tokio::net::TcpListener;
 
 use site::{Accounts, Store};
@@ -78,8 +77,9 @@ async fn run(options: &Options) -> Result<(), Box<dyn Error>> {
 
 async fn store(options: &Options) -> Result<Store, Box<dyn Error>> {
     let is_embedded = options.cache.starts_with("moka:") && options.db.starts_with("sqlite:");
-    let cache: Box<dyn DynCache> = cache_backends::connect(&options.cache)?;
-    let store = CachedDb::builder(cache, database(&options.db).await?)
+    let cache = cache_backends::connect(&options.cache)?;
+    let db = db_backends::connect(&options.db).await?;
+    let store = CachedDb::builder(cache, db)
         // "Last used" is as fresh as this.
         .touch_interval(Duration::from_secs(60))
         // So that nobody stays logged in for ever, however often he comes.
@@ -87,22 +87,6 @@ async fn store(options: &Options) -> Result<Store, Box<dyn Error>> {
     // Without a server, this program is the only one that uses the table.
     let store = if is_embedded { store.sole_process() } else { store };
     Ok(store.build().await?)
-}
-
-async fn database(url: &str) -> Result<Box<dyn DynSubjectIndex>, Box<dyn Error>> {
-    match url.split_once(':').map(|(scheme, _)| scheme) {
-        Some("sqlite") => Ok(Box::new(session_cached_db::SqlitePersistence::connect(url).await?)),
-        #[cfg(feature = "postgres")]
-        Some("postgres" | "postgresql") => {
-            Ok(Box::new(session_cached_db::PostgresPersistence::connect(url).await?))
-        }
-        #[cfg(feature = "mysql")]
-        Some("mysql" | "mariadb") => Ok(Box::new(session_cached_db::MySqlPersistence::connect(url).await?)),
-        Some(scheme) => {
-            Err(format!("{scheme}:// needs a cargo feature: --features postgres or mysql").into())
-        }
-        None => Err("a URL looks like postgres://user:password@host/database".into()),
-    }
 }
 
 impl Options {

@@ -106,7 +106,7 @@ impl World {
 
     pub fn cache(&self) -> Arc<dyn DynCache> {
         match &self.cache_url {
-            Some(url) => cache_backends::connect(url).unwrap().into(),
+            Some(url) => cache_backends::connect(url).unwrap(),
             None => Arc::new(NoCache),
         }
     }

@@ -31,9 +31,9 @@ impl Server {
         let directory = tempfile::tempdir().unwrap();
         let url = |name: &str| format!("sqlite://{}", directory.path().join(name).display());
         let accounts = Accounts::open(&url("accounts.db")).await.unwrap();
-        let cache: Box<dyn DynCache> = Box::new(MokaCache::builder().build());
+        let cache: Arc<dyn DynCache> = Arc::new(MokaCache::builder().build());
         let db = SqlitePersistence::connect(&url("sessions.db")).await.unwrap();
-        let store: Store = CachedDb::builder(cache, Box::new(db) as _).sole_process().build().await.unwrap();
+        let store: Store = CachedDb::builder(cache, Arc::new(db) as _).sole_process().build().await.unwrap();
 
         let meeting = Meeting::default();
         let wait = meeting.clone();

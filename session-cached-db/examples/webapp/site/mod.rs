@@ -5,6 +5,9 @@ mod csrf;
 mod device;
 mod pages;
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::Router;
 use axum::extract::{Form, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -12,16 +15,15 @@ use axum::middleware;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
-use session_cached_db::core::{DynCache, DynSubjectIndex, Expiry, JsonCodec, Runtime as _, Timestamp};
+use session_cached_db::core::{DynCache, DynDatabase, Expiry, JsonCodec, Runtime as _, Timestamp};
 use session_cached_db::tower::{InvalidCookie, SessionCookie, SessionFailure, SessionHandle, SessionLayer};
 use session_cached_db::{CachedDb, Error, Session, TokioRuntime};
-use std::time::Duration;
 
 pub(crate) use self::accounts::Accounts;
 use self::accounts::{AccountsError, SignUp};
 use self::pages::{CartLine, Home, OwnSession, Visitor};
 
-pub(crate) type Store = CachedDb<Box<dyn DynCache>, Box<dyn DynSubjectIndex>>;
+pub(crate) type Store = CachedDb<Arc<dyn DynCache>, Arc<dyn DynDatabase>>;
 
 /// How long "remember me" remembers.
 const REMEMBERED: Duration = Duration::from_secs(30 * 24 * 60 * 60);

@@ -83,7 +83,7 @@ pub(crate) fn cache(at: &Connection) -> Result<Option<Cache>, Failure> {
                 .into(),
         ));
     }
-    Ok(Some(cache_backends::connect_to_inspect(url)?.into()))
+    Ok(Some(cache_backends::connect_to_inspect(url)?))
 }
 
 /// A store, to write by: the cache is fenced as the application does it, and if it cannot be, nothing is written.
