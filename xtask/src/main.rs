@@ -17,6 +17,7 @@ mod programs;
 mod scaffold;
 mod services;
 mod simulate;
+mod soak;
 mod stage;
 #[allow(dead_code, reason = "shared with the tests of conformance-tests, which use other parts of it")]
 #[path = "../../conformance-tests/servers/table.rs"]
@@ -47,6 +48,7 @@ const COMMANDS: &[Command] = &[
         run: conformance::run,
     },
     Command { name: "simulate", usage: simulate::USAGE, summary: simulate::SUMMARY, run: simulate::run },
+    Command { name: "soak", usage: soak::USAGE, summary: soak::SUMMARY, run: soak::run },
     Command { name: "lint", usage: lint::USAGE, summary: lint::SUMMARY, run: lint::run },
     Command { name: "bench", usage: bench::USAGE, summary: bench::SUMMARY, run: bench::run },
     Command { name: "ci", usage: ci::USAGE, summary: ci::SUMMARY, run: ci::run },

@@ -1,0 +1,59 @@
+//! A cache that lies, to see whether it is found out.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use session_core::{
+    Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, State, StoredKey,
+};
+
+/// Answers, now and then, with the first value that it has seen under a key.
+#[derive(Debug)]
+pub(crate) struct StaleCache<C> {
+    cache: C,
+    first: Mutex<HashMap<String, Entry>>,
+}
+
+impl<C: Cache> StaleCache<C> {
+    pub(crate) fn new(cache: C) -> Self {
+        Self { cache, first: Mutex::default() }
+    }
+
+    fn old(&self, key: &StoredKey, found: Option<&Entry>) -> Option<Entry> {
+        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = found
+            && matches!(entry.state, State::Value(_))
+        {
+            first.entry(key.as_str().to_owned()).or_insert_with(|| entry.clone());
+        }
+        if fastrand::u8(..) < 64 { first.get(key.as_str()).cloned() } else { None }
+    }
+}
+
+impl<C: Cache> Cache for StaleCache<C> {
+    async fn get(&self, key: &StoredKey) -> Result<Option<Entry>, CacheError> {
+        let found = self.cache.get(key).await?;
+        Ok(self.old(key, found.as_ref()).or(found))
+    }
+
+    async fn compare_exchange(
+        &self,
+        key: &StoredKey,
+        expected: Expected,
+        new: Option<Entry>,
+        ttl: Duration,
+    ) -> Result<Exchange, CacheError> {
+        self.cache.compare_exchange(key, expected, new, ttl).await
+    }
+
+    async fn acquire(&self, key: &StoredKey, lease: Entry, ttl: Duration) -> Result<Acquired, CacheError> {
+        let acquired = self.cache.acquire(key, lease, ttl).await?;
+        let Acquired::Found(found) = acquired else { return Ok(acquired) };
+        Ok(Acquired::Found(self.old(key, Some(&found)).unwrap_or(found)))
+    }
+
+    fn properties(&self) -> CacheProperties {
+        self.cache.properties()
+    }
+}

@@ -1,0 +1,332 @@
+//! Judges the history of one session.
+//!
+//! The promises are those that the simulator's oracle checks. Its way, keeping every configuration that explains the
+//! answers so far, is for a few operations; here there are thousands. What makes that possible: every task writes rising
+//! numbers into a field of its own, and a session that has ended does not come back. So the states that a session goes
+//! through are in an order that can be read off them: nothing, then ever larger contents, then the end. Operations that
+//! are linearizable answer with states of one such chain, each at least as far as whatever answered before it began.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::history::{Action, Answer, Fields, Nanos, Op, SECOND};
+
+/// How the surroundings were.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Surroundings {
+    pub(crate) max_cache_age: Nanos,
+    /// A statement without an answer takes effect by then, or never.
+    pub(crate) landing: Nanos,
+    /// When a process may have been unable to reach the cache.
+    pub(crate) unreachable: Vec<(Nanos, Nanos)>,
+    /// When the cache may have lost what it held.
+    pub(crate) losses: Vec<(Nanos, Nanos)>,
+    /// No process sees another's cache: only the bound is promised, ever.
+    pub(crate) is_private: bool,
+}
+
+/// Reading clocks takes time.
+const SLACK: Nanos = SECOND / 4;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A state that no order of the writes leads to: of two saves, neither has the other's field.
+    LostUpdate,
+    /// A value that nobody wrote, or not yet, or that was refused.
+    Unwritten,
+    /// An older state than one that was there before.
+    Stale,
+    /// As before, and older than `max_cache_age`, too.
+    OlderThanPromised,
+    /// There, although its end was acknowledged.
+    Undead,
+    /// Gone, although nobody ended it.
+    Lost,
+    /// Ended twice.
+    EndedTwice,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Violation {
+    pub(crate) kind: Kind,
+    pub(crate) reason: String,
+    /// The shortest history that still shows it, in the order of beginning.
+    pub(crate) history: Vec<Op>,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:?}: {}", self.kind, self.reason)?;
+        self.history.iter().try_for_each(|op| writeln!(f, "  {op}"))
+    }
+}
+
+/// Where in the chain a session is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum State {
+    Absent,
+    Alive(Fields),
+    Gone,
+}
+
+impl State {
+    /// Whether it is there, or further.
+    fn has_reached(&self, floor: &Self) -> bool {
+        match (self, floor) {
+            (_, Self::Absent) | (Self::Gone, _) => true,
+            (Self::Alive(mine), Self::Alive(floor)) => contains(mine, floor),
+            (Self::Absent, _) | (Self::Alive(_), Self::Gone) => false,
+        }
+    }
+}
+
+fn contains(larger: &Fields, smaller: &Fields) -> bool {
+    smaller.iter().all(|(writer, count)| larger.get(writer).is_some_and(|mine| mine >= count))
+}
+
+/// Judges all that was done to one session.
+pub(crate) fn check(history: &[Op], surroundings: &Surroundings) -> Result<(), Violation> {
+    let Err((kind, reason)) = judge(history, surroundings) else { return Ok(()) };
+    let mut history = shortened(history, kind, surroundings);
+    history.sort_by_key(|op| op.begin);
+    let reason = judge(&history, surroundings).err().map_or(reason, |(_, reason)| reason);
+    Err(Violation { kind, reason, history })
+}
+
+type Judgement = Result<(), (Kind, String)>;
+
+fn judge(history: &[Op], surroundings: &Surroundings) -> Judgement {
+    check_provenance(history)?;
+    check_chain(history)?;
+    check_order(history, surroundings)
+}
+
+impl Op {
+    fn fields(&self) -> Option<&Fields> {
+        match &self.answer {
+            Answer::Seen(fields) | Answer::Saved(fields) | Answer::Rotated(fields) => Some(fields),
+            _ => None,
+        }
+    }
+
+    fn is_load(&self) -> bool {
+        self.action == Action::Load
+    }
+
+    /// May it have ended the session?
+    fn may_end(&self) -> bool {
+        let is_end = matches!(self.action, Action::Delete | Action::Rotate);
+        is_end && matches!(self.answer, Answer::Removed(true) | Answer::Rotated(_) | Answer::Unknown)
+    }
+}
+
+/// Whoever sees something sees what somebody has begun to write.
+fn check_provenance(history: &[Op]) -> Judgement {
+    let mut written = BTreeMap::new();
+    let mut created = Vec::new();
+    for op in history {
+        match op.action {
+            Action::Save(writer, count) => {
+                // A refused save keeps its place, and may not be seen.
+                written.insert((writer, count), (op.begin, op.answer == Answer::Refused));
+            }
+            Action::Create if op.answer != Answer::Refused => created.push(op.begin),
+            _ => {}
+        }
+    }
+    for op in history {
+        let Some(end) = op.end else { continue };
+        let is_there = op.fields().is_some() || op.answer == Answer::Touched;
+        if is_there && !created.iter().any(|begin| *begin < end) {
+            return Err((Kind::Unwritten, "a session that nobody created was there".into()));
+        }
+        for (writer, count) in op.fields().into_iter().flatten() {
+            let problem = match written.get(&(*writer, *count)) {
+                None => "nobody wrote",
+                Some((_, true)) => "was refused",
+                Some((begin, _)) if *begin >= end => "was not yet written",
+                Some(_) => continue,
+            };
+            return Err((Kind::Unwritten, format!("field {writer} was {count}, which {problem}")));
+        }
+    }
+    Ok(())
+}
+
+/// All states that were seen are of one chain, in which every save is a step of its own.
+fn check_chain(history: &[Op]) -> Judgement {
+    let size = |fields: &Fields| fields.values().sum::<u64>();
+    let mut chain: Vec<&Fields> = history.iter().filter_map(Op::fields).collect();
+    chain.sort_by(|a, b| size(a).cmp(&size(b)).then_with(|| a.cmp(b)));
+    chain.dedup();
+    for pair in chain.windows(2) {
+        if let [smaller, larger] = pair
+            && !contains(larger, smaller)
+        {
+            let reason = format!("neither of {smaller:?} and {larger:?} can have come after the other");
+            return Err((Kind::LostUpdate, reason));
+        }
+    }
+    let place = |fields: &Fields| {
+        chain.partition_point(|other| {
+            size(other).cmp(&size(fields)).then_with(|| (*other).cmp(fields)).is_lt()
+        })
+    };
+    let mut steps = BTreeMap::new();
+    for op in history {
+        if let (Action::Save(writer, count), Answer::Saved(fields)) = (op.action, &op.answer) {
+            if fields.get(&writer) != Some(&count) {
+                return Err((
+                    Kind::LostUpdate,
+                    format!("a save of {count} in field {writer} left {fields:?}"),
+                ));
+            }
+            let place = place(fields);
+            let before = place.checked_sub(1).and_then(|before| chain.get(before));
+            let had_it = before.and_then(|before| before.get(&writer)).is_some_and(|had| *had >= count);
+            if had_it || steps.insert(place, (writer, count)).is_some() {
+                let reason =
+                    format!("{fields:?} was there before the save of {count} in field {writer} made it");
+                return Err((Kind::LostUpdate, reason));
+            }
+        }
+    }
+    let mut ends =
+        history.iter().filter(|op| matches!(op.answer, Answer::Removed(true) | Answer::Rotated(_)));
+    if let (Some(one), Some(other)) = (ends.next(), ends.next()) {
+        return Err((Kind::EndedTwice, format!("{:?} and {:?} both ended it", one.action, other.action)));
+    }
+    for op in history {
+        if let (Answer::Rotated(fields), Some(last)) = (&op.answer, chain.last())
+            && !contains(fields, last)
+        {
+            let reason = format!("{fields:?} went to the new key, but {last:?} was there");
+            return Err((Kind::LostUpdate, reason));
+        }
+    }
+    Ok(())
+}
+
+/// Every answer is at least as far in the chain as whatever answered before it was asked for.
+fn check_order(history: &[Op], surroundings: &Surroundings) -> Judgement {
+    let bounded = bounded(history, surroundings);
+    let mut answers: Vec<(Nanos, usize)> =
+        history.iter().enumerate().filter_map(|(number, op)| Some((op.end?, number))).collect();
+    answers.sort_unstable();
+    // What was reached, since when. Rises.
+    let mut reached: Vec<(Nanos, State)> = vec![(0, State::Absent)];
+    let reached_by = |reached: &[(Nanos, State)], at: Nanos| -> State {
+        let after = reached.partition_point(|(since, _)| *since < at);
+        reached.get(after.saturating_sub(1)).map_or(State::Absent, |(_, state)| state.clone())
+    };
+    for (end, number) in answers {
+        let op = &history[number];
+        let floor = reached_by(&reached, op.begin);
+        let state = match &op.answer {
+            Answer::Refused | Answer::Unknown => continue,
+            Answer::Seen(fields) | Answer::Saved(fields) | Answer::Rotated(fields) => {
+                State::Alive(fields.clone())
+            }
+            Answer::Created => State::Alive(Fields::new()),
+            // Still there, and who knows with what in it.
+            Answer::Touched if floor == State::Gone => State::Alive(Fields::new()),
+            Answer::Touched => State::Alive(match &floor {
+                State::Alive(fields) => fields.clone(),
+                _ => Fields::new(),
+            }),
+            Answer::Removed(true) => State::Gone,
+            // "Nothing" comes from the database, always: caches hold no absence.
+            Answer::Nothing | Answer::Removed(false) if floor == State::Absent => State::Absent,
+            Answer::Nothing | Answer::Removed(false) => {
+                if !history.iter().any(|other| other.may_end() && other.begin < end) {
+                    return Err((Kind::Lost, "it was gone, although nobody had ended it".into()));
+                }
+                State::Gone
+            }
+        };
+        let is_bound = op.is_load() && is_within(&bounded, op.begin, end);
+        let oldest = op.begin.saturating_sub(surroundings.max_cache_age + SLACK);
+        let least = if is_bound { reached_by(&reached, oldest) } else { floor };
+        if !state.has_reached(&least) {
+            let kind = match least {
+                State::Gone => Kind::Undead,
+                _ if is_bound => Kind::OlderThanPromised,
+                _ => Kind::Stale,
+            };
+            let promise = if is_bound { "longer ago than max_cache_age" } else { "before" };
+            return Err((
+                kind,
+                format!("{:?} answered {state:?}, but {promise}, {least:?} was reached", op.action),
+            ));
+        }
+        let mut next = match (&op.answer, state) {
+            // Its last state; then it was gone.
+            (Answer::Rotated(_), _) => State::Gone,
+            (_, state) => state,
+        };
+        let last = reached.last().map_or(State::Absent, |(_, state)| state.clone());
+        if !next.has_reached(&last) {
+            next = last;
+        }
+        reached.push((end, next));
+    }
+    Ok(())
+}
+
+/// When only the bound is promised: from writes on that no cache, or none that is sure to have kept it, was told of.
+fn bounded(history: &[Op], surroundings: &Surroundings) -> Vec<(Nanos, Nanos)> {
+    if surroundings.is_private {
+        return vec![(0, Nanos::MAX)];
+    }
+    let overlaps = |from: Nanos, to: Nanos, times: &[(Nanos, Nanos)]| {
+        times.iter().any(|(since, until)| *since <= to && from <= *until)
+    };
+    let mut bounded = Vec::new();
+    for op in history.iter().filter(|op| !op.is_load() && op.answer != Answer::Refused) {
+        let is_open = op.answer == Answer::Unknown;
+        let landed = match op.end {
+            Some(end) if !is_open => end,
+            end => end.unwrap_or(op.begin).max(op.begin + surroundings.landing),
+        };
+        let is_untold = op.degraded
+            || overlaps(op.begin, landed, &surroundings.losses)
+            || is_open && overlaps(op.begin, landed, &surroundings.unreachable);
+        if is_untold {
+            bounded.push((op.begin, landed + surroundings.max_cache_age + SLACK));
+        }
+    }
+    bounded
+}
+
+fn is_within(times: &[(Nanos, Nanos)], begin: Nanos, end: Nanos) -> bool {
+    times.iter().any(|(since, until)| *since <= end && begin <= *until)
+}
+
+/// Leaves out whatever can be left out, so that it is still the same violation.
+fn shortened(history: &[Op], kind: Kind, surroundings: &Surroundings) -> Vec<Op> {
+    // Who says that nobody did something must show all who may have, and what lowers a promise stays, too.
+    let must_stay = |op: &Op| {
+        (matches!(kind, Kind::Unwritten) && !op.is_load())
+            || (matches!(kind, Kind::Lost) && op.may_end())
+            || (kind == Kind::OlderThanPromised || kind == Kind::Undead)
+                && (op.degraded || op.answer == Answer::Unknown)
+    };
+    let mut left = history.to_vec();
+    let mut size = left.len().div_ceil(2);
+    while size > 0 {
+        let mut from = 0;
+        while from < left.len() {
+            let to = (from + size).min(left.len());
+            let kept = left.iter().enumerate().filter(|(n, op)| *n < from || *n >= to || must_stay(op));
+            let tried: Vec<_> = kept.map(|(_, op)| op.clone()).collect();
+            if tried.len() < left.len() && judge(&tried, surroundings).is_err_and(|(found, _)| found == kind)
+            {
+                left = tried;
+            } else {
+                from = to;
+            }
+        }
+        size = if size == 1 { 0 } else { size.div_ceil(2) };
+    }
+    left
+}

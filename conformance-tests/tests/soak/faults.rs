@@ -1,0 +1,163 @@
+//! What is broken, in which order, and how.
+
+use std::fmt;
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use super::engine::Container;
+use super::proxy::{Mode, Proxy};
+use crate::Failure;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    Cache,
+    Database,
+    Both,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// By the proxies: of all processes, or of one.
+    Network(Mode, Option<usize>),
+    /// By the container engine.
+    Pause,
+    Kill,
+    Restart,
+    Disconnect,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) target: Target,
+    pub(crate) kind: Kind,
+    pub(crate) lasts: Duration,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: ", self.target)?;
+        match self.kind {
+            Kind::Network(mode, None) => write!(f, "{mode:?} for all processes")?,
+            Kind::Network(mode, Some(node)) => write!(f, "{mode:?} for process {node}")?,
+            kind => write!(f, "{kind:?}")?,
+        }
+        write!(f, ", {:.1} s", self.lasts.as_secs_f64())
+    }
+}
+
+impl Fault {
+    /// Whether the cache may have lost what it held.
+    pub(crate) fn empties_cache(&self) -> bool {
+        self.target != Target::Database && matches!(self.kind, Kind::Kill | Kind::Restart)
+    }
+
+    pub(crate) fn is_of_engine(&self) -> bool {
+        !matches!(self.kind, Kind::Network(..))
+    }
+}
+
+/// What can be broken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Breakable {
+    pub(crate) cache: bool,
+    pub(crate) database: bool,
+    /// Not a cluster, whose nodes tell where they are.
+    pub(crate) cache_by_network: bool,
+}
+
+/// All that can happen, in a random order, again and again: the cache, then the database, then both.
+pub(crate) struct Plan {
+    random: Rng,
+    breakable: Breakable,
+    processes: usize,
+    kinds: Vec<Kind>,
+    step: usize,
+}
+
+const TARGETS: [Target; 3] = [Target::Cache, Target::Database, Target::Both];
+
+impl Plan {
+    pub(crate) fn new(seed: u64, breakable: Breakable, processes: usize) -> Self {
+        Self { random: Rng::with_seed(seed), breakable, processes, kinds: Vec::new(), step: 0 }
+    }
+
+    /// `None` if nothing can be broken.
+    pub(crate) fn next(&mut self) -> Option<Fault> {
+        let Breakable { cache, database, cache_by_network } = self.breakable;
+        let is_possible = |target| match target {
+            Target::Cache => cache,
+            Target::Database => database,
+            Target::Both => cache && database,
+        };
+        let target = (0..TARGETS.len())
+            .map(|n| TARGETS[(self.step + n) % TARGETS.len()])
+            .find(|target| is_possible(*target))?;
+        let by_network = cache_by_network || target == Target::Database;
+        self.step += 1;
+        loop {
+            if self.kinds.is_empty() {
+                self.kinds = self.all_kinds();
+                self.random.shuffle(&mut self.kinds);
+            }
+            let kind = self.kinds.pop()?;
+            if by_network || !matches!(kind, Kind::Network(..)) {
+                let lasts = Duration::from_millis(self.random.u64(800..=2_500));
+                return Some(Fault { target, kind, lasts });
+            }
+        }
+    }
+
+    fn all_kinds(&mut self) -> Vec<Kind> {
+        let late = Duration::from_millis(self.random.u64(20..=700));
+        let modes = [Mode::Delay(late), Mode::Cut, Mode::BlackHole, Mode::Deaf, Mode::Reset];
+        let mut kinds = vec![Kind::Pause, Kind::Kill, Kind::Restart, Kind::Disconnect];
+        for mode in modes {
+            let node = self.random.bool().then(|| self.random.usize(0..self.processes));
+            kinds.push(Kind::Network(mode, node));
+        }
+        kinds
+    }
+}
+
+/// A server, and the proxies in front of it, one for each process.
+#[derive(Debug, Default)]
+pub(crate) struct Path {
+    pub(crate) container: Option<Container>,
+    pub(crate) proxies: Vec<Proxy>,
+}
+
+impl Path {
+    pub(crate) fn injected(&self) -> u64 {
+        self.proxies.iter().map(Proxy::injected).sum()
+    }
+
+    pub(crate) fn set(&self, mode: Mode, node: Option<usize>) {
+        let chosen = self.proxies.iter().enumerate().filter(|(n, _)| node.is_none_or(|node| node == *n));
+        chosen.for_each(|(_, proxy)| proxy.set(mode));
+    }
+
+    /// Of the engine. Ends when it is done.
+    pub(crate) fn break_server(&self, kind: Kind) -> Result<(), Failure> {
+        let Some(container) = &self.container else { return Err("there is no server to break".into()) };
+        match kind {
+            Kind::Pause => container.docker(&["pause"]),
+            Kind::Kill => container.docker(&["kill"]),
+            Kind::Restart => container.docker(&["restart", "--time", "1"]),
+            Kind::Disconnect => container.docker(&["network", "disconnect", "bridge"]),
+            Kind::Network(..) => Ok(()),
+        }
+    }
+
+    /// Ends when the server serves again.
+    pub(crate) fn mend_server(&self, kind: Kind) -> Result<(), Failure> {
+        let Some(container) = &self.container else { return Ok(()) };
+        match kind {
+            Kind::Pause => container.docker(&["unpause"])?,
+            Kind::Kill => container.docker(&["start"])?,
+            Kind::Disconnect => container.docker(&["network", "connect", "bridge"])?,
+            Kind::Restart | Kind::Network(..) => {}
+        }
+        container.wait()
+    }
+}

@@ -1,0 +1,129 @@
+//! What the processes have told: put together, counted, and judged as soon as a session's time is over.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::checker::{self, Surroundings, Violation};
+use super::history::{Action, Answer, Line, Nanos, Op, SECOND, SessionId, now};
+
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    pub(crate) sessions: BTreeMap<SessionId, Vec<Op>>,
+    /// Which operation of which session, by process and number.
+    pub(crate) pending: HashMap<(u32, u64), (SessionId, usize)>,
+    pub(crate) surroundings: Surroundings,
+    pub(crate) counts: Counts,
+    pub(crate) processes: HashMap<u32, Process>,
+    /// The next write of this process is to be its last.
+    pub(crate) doomed: Option<u32>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) begun: u64,
+    /// Answers that are no errors.
+    pub(crate) loads: u64,
+    pub(crate) writes: u64,
+    pub(crate) unanswered: u64,
+    pub(crate) degraded: u64,
+    pub(crate) errors: BTreeMap<String, u64>,
+    pub(crate) sessions_judged: u64,
+}
+
+impl Counts {
+    pub(crate) fn errors(&self) -> u64 {
+        self.errors.values().sum()
+    }
+}
+
+/// What is known of a process.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Process {
+    pub(crate) is_ready: bool,
+    pub(crate) has_ended: bool,
+    /// The beginning of the latest time in which the cache answered loads.
+    pub(crate) hit_since: Nanos,
+    /// The beginning of the latest write that was acknowledged.
+    pub(crate) wrote_since: Nanos,
+    hits: u64,
+    told_at: Nanos,
+    pub(crate) cache_errors: u64,
+}
+
+impl Ledger {
+    /// Whether the process must be killed now.
+    pub(crate) fn take(&mut self, process: u32, line: Line) -> bool {
+        let state = self.processes.entry(process).or_default();
+        match line {
+            Line::Ready => state.is_ready = true,
+            Line::Stats { at, hits, cache_errors } => {
+                if hits > state.hits {
+                    state.hit_since = state.told_at;
+                }
+                (state.hits, state.told_at, state.cache_errors) = (hits, at, cache_errors);
+            }
+            Line::Begin { op, session, action, at } => {
+                self.counts.begun += 1;
+                let ops = self.sessions.entry(session).or_default();
+                self.pending.insert((process, op), (session, ops.len()));
+                let answer = Answer::Unknown;
+                ops.push(Op { process, action, begin: at, end: None, answer, degraded: false });
+                let is_write = !matches!(action, Action::Load | Action::Create);
+                if is_write && self.doomed == Some(process) {
+                    self.doomed = None;
+                    return true;
+                }
+            }
+            Line::End { op, answer, degraded, at, error } => {
+                let Some((session, number)) = self.pending.remove(&(process, op)) else { return false };
+                let Some(op) = self.sessions.get_mut(&session).and_then(|ops| ops.get_mut(number)) else {
+                    return false;
+                };
+                let is_acknowledged = !matches!(answer, Answer::Refused | Answer::Unknown);
+                let is_write = op.action != Action::Load;
+                if is_acknowledged && is_write && answer != Answer::Nothing {
+                    state.wrote_since = state.wrote_since.max(op.begin);
+                }
+                self.counts.loads += u64::from(is_acknowledged && !is_write);
+                self.counts.writes += u64::from(is_acknowledged && is_write);
+                self.counts.degraded += u64::from(degraded);
+                if let Some(error) = error {
+                    *self.counts.errors.entry(error).or_default() += 1;
+                }
+                (op.end, op.answer, op.degraded) = (Some(at), answer, degraded);
+            }
+        }
+        false
+    }
+
+    /// The process is dead: what it has not answered, it will not.
+    pub(crate) fn bury(&mut self, process: u32) {
+        let before = self.pending.len();
+        self.pending.retain(|(of, _), _| *of != process);
+        self.counts.unanswered += (before - self.pending.len()) as u64;
+        self.processes.entry(process).or_default().has_ended = true;
+    }
+
+    /// Takes out the sessions that nobody has used for a while, or all.
+    pub(crate) fn retire(&mut self, all: bool) -> Vec<(SessionId, Vec<Op>)> {
+        let quiet = now().saturating_sub(3 * SECOND);
+        let busy: Vec<SessionId> = self.pending.values().map(|(session, _)| *session).collect();
+        let newest = self.sessions.keys().map(|session| session.generation).max().unwrap_or_default();
+        let is_over = |session: &SessionId, ops: &Vec<Op>| {
+            session.generation + 3 <= newest
+                && !busy.contains(session)
+                && ops.iter().all(|op| op.begin.max(op.end.unwrap_or_default()) < quiet)
+        };
+        self.sessions.extract_if(.., |session, ops| all || is_over(session, ops)).collect()
+    }
+}
+
+/// The first session of these that breaks a promise.
+pub(crate) fn judge(
+    sessions: &[(SessionId, Vec<Op>)],
+    surroundings: &Surroundings,
+) -> Option<(SessionId, Violation, Vec<Op>)> {
+    sessions.iter().find_map(|(session, ops)| {
+        let violation = checker::check(ops, surroundings).err()?;
+        Some((*session, violation, ops.clone()))
+    })
+}

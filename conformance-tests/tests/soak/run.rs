@@ -1,0 +1,498 @@
+//! A soak: brings the servers, starts the processes, breaks one thing after the other, and judges.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+
+use super::checker::{Surroundings, Violation};
+use super::engine::Container;
+use super::faults::{Breakable, Fault, Kind, Path, Plan, Target};
+use super::history::{Nanos, Orders, SECOND, SessionId, now};
+use super::ledger::{self, Counts, Ledger};
+use super::proxy::{Mode, Proxy};
+use super::report::{Recovery, Report};
+use super::worker::{self, LANDING, PAUSE};
+use crate::Failure;
+use crate::table::{self, Ports};
+
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) cache: String,
+    pub(crate) database: String,
+    pub(crate) lasts: Duration,
+    pub(crate) seed: u64,
+    pub(crate) processes: u32,
+    pub(crate) tasks: u32,
+    pub(crate) slots: u32,
+    /// The cache is to lie.
+    pub(crate) stale_cache: bool,
+    /// Proxies that break nothing, to see that this is noticed.
+    pub(crate) idle_proxies: bool,
+    /// Operations that never begin, to see that this is noticed.
+    pub(crate) pause: Nanos,
+    /// The program to start as a process.
+    pub(crate) program: std::path::PathBuf,
+}
+
+impl Settings {
+    pub(crate) fn new(pair: &str, lasts: Duration, seed: u64) -> Result<Self, Failure> {
+        let (cache, database) =
+            pair.split_once('+').ok_or_else(|| format!("a pair looks like redis+postgres, not {pair:?}"))?;
+        if !table::CACHES.contains(&cache) || !table::DATABASES.contains(&database) {
+            let (caches, databases) = (table::CACHES.join(", "), table::DATABASES.join(", "));
+            return Err(format!("{pair:?} is no pair; caches: {caches}; databases: {databases}").into());
+        }
+        Ok(Self {
+            cache: cache.into(),
+            database: database.into(),
+            lasts,
+            seed,
+            processes: 4,
+            tasks: 6,
+            slots: 8,
+            stale_cache: false,
+            idle_proxies: false,
+            pause: PAUSE,
+            program: std::env::current_exe()?,
+        })
+    }
+}
+
+/// A process has this long to start, and everything this long to recover.
+const PATIENCE: Duration = Duration::from_secs(45);
+const MAX_CACHE_AGE: Nanos = 3 * SECOND;
+const GENERATION: Nanos = 5 * SECOND;
+
+/// What a soak found.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) session: SessionId,
+    pub(crate) violation: Violation,
+}
+
+struct Soak {
+    settings: Settings,
+    ledger: Arc<Mutex<Ledger>>,
+    cache: Arc<Path>,
+    database: Arc<Path>,
+    /// Dropped last, with the database of an in-process pair in it.
+    directory: tempfile::TempDir,
+    start: Nanos,
+    workers: Vec<Worker>,
+    next_process: u32,
+    random: Rng,
+    report: Report,
+    found: Option<Found>,
+}
+
+struct Worker {
+    process: u32,
+    child: Arc<Mutex<Child>>,
+    /// Closed, it ends.
+    _orders: ChildStdin,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs it all. Progress goes to the standard error.
+pub(crate) async fn run(settings: Settings) -> Result<Report, Failure> {
+    let mut soak = Soak::prepare(settings).await?;
+    let outcome = soak.go().await;
+    soak.stop();
+    outcome?;
+    soak.finish()
+}
+
+async fn path(name: &str, processes: u32) -> Result<Path, Failure> {
+    let Some(server) = table::server(name) else { return Ok(Path::default()) };
+    let container = tokio::task::spawn_blocking(move || Container::start(server)).await??;
+    let mut proxies = Vec::new();
+    if let (Ports::Mapped(_), [port]) = (server.ports, &container.ports[..]) {
+        for _ in 0..processes {
+            proxies.push(Proxy::to(*port).await?);
+        }
+    }
+    Ok(Path { container: Some(container), proxies })
+}
+
+impl Soak {
+    async fn prepare(settings: Settings) -> Result<Self, Failure> {
+        let (cache, database) = tokio::join!(
+            path(&settings.cache, settings.processes),
+            path(&settings.database, settings.processes)
+        );
+        let surroundings = Surroundings {
+            max_cache_age: MAX_CACHE_AGE,
+            landing: LANDING,
+            is_private: settings.cache == "moka",
+            ..Surroundings::default()
+        };
+        let soak = Self {
+            ledger: Arc::new(Mutex::new(Ledger { surroundings, ..Ledger::default() })),
+            cache: Arc::new(cache?),
+            database: Arc::new(database?),
+            directory: tempfile::tempdir()?,
+            start: now(),
+            workers: Vec::new(),
+            next_process: 0,
+            random: Rng::with_seed(settings.seed),
+            report: Report::new(&settings),
+            found: None,
+            settings,
+        };
+        let db = db_backends::connect(&soak.database_url(None)).await?;
+        session_core::Persistence::migrate(&db).await?;
+        Ok(soak)
+    }
+
+    fn cache_url(&self, node: usize) -> String {
+        let Some(container) = &self.cache.container else { return "moka://".into() };
+        match self.cache.proxies.get(node) {
+            Some(proxy) => container.url(&[proxy.port]),
+            None => container.url(&container.ports),
+        }
+    }
+
+    fn database_url(&self, node: Option<usize>) -> String {
+        let Some(container) = &self.database.container else {
+            let file = self.directory.path().join("sessions.db");
+            return format!("sqlite://{}?busy_timeout_ms=2000&acquire_timeout_ms=2000", file.display());
+        };
+        let url = match node.and_then(|node| self.database.proxies.get(node)) {
+            Some(proxy) => container.url(&[proxy.port]),
+            None => container.url(&container.ports),
+        };
+        let bound = worker::STATEMENT_BOUND.as_millis();
+        format!(
+            "{url}?statement_timeout_ms={bound}&lock_timeout_ms=2000&acquire_timeout_ms=1500&max_connections=8"
+        )
+    }
+
+    /// Starts a process on a node, and waits until it works.
+    async fn start_worker(&mut self, node: usize) -> Result<(), Failure> {
+        let process = self.next_process;
+        self.next_process += 1;
+        let settings = &self.settings;
+        let orders = Orders {
+            cache: self.cache_url(node),
+            database: self.database_url(Some(node)),
+            stale_cache: settings.stale_cache,
+            run: self.random.u32(..),
+            seed: settings.seed,
+            process: u32::try_from(node)?,
+            processes: settings.processes,
+            first_writer: process * settings.tasks,
+            tasks: settings.tasks,
+            slots: settings.slots,
+            start: self.start,
+            generation: GENERATION,
+            creates_from: if process < settings.processes { self.start } else { now() },
+            max_cache_age: MAX_CACHE_AGE,
+            pause: settings.pause,
+        };
+        let orders = Orders { run: u32::try_from(settings.seed & 0xffff_ffff)?, ..orders };
+        let mut child = Command::new(&settings.program)
+            .env(worker::ROLE, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("process {process} could not be started: {error}"))?;
+        let (Some(mut input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err("a process has no pipes".into());
+        };
+        // One that has ended already is noticed below.
+        let _ = writeln!(input, "{}", serde_json::to_string(&orders)?);
+        let child = Arc::new(Mutex::new(child));
+        let (ledger, doomed) = (Arc::clone(&self.ledger), Arc::clone(&child));
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                // The last line of a process that was killed may be half of one.
+                let Ok(line) = serde_json::from_str(&line) else { continue };
+                if lock(&ledger).take(process, line) {
+                    let _ = lock(&doomed).kill();
+                }
+            }
+            lock(&ledger).bury(process);
+        });
+        self.workers.push(Worker { process, child, _orders: input });
+        let is_ready = |ledger: &Ledger| ledger.processes.get(&process).is_some_and(|state| state.is_ready);
+        let has_ended = |ledger: &Ledger| ledger.processes.get(&process).is_some_and(|state| state.has_ended);
+        let start = Instant::now();
+        loop {
+            {
+                let ledger = lock(&self.ledger);
+                if is_ready(&ledger) {
+                    return Ok(());
+                }
+                if has_ended(&ledger) || start.elapsed() > PATIENCE {
+                    return Err(
+                        format!("process {process} could not be started: it does not become ready").into()
+                    );
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn go(&mut self) -> Result<(), Failure> {
+        for node in 0..self.settings.processes as usize {
+            self.start_worker(node).await?;
+        }
+        // In the order of their nodes, from here on.
+        let end = Instant::now() + self.settings.lasts;
+        let breakable = Breakable {
+            cache: self.cache.container.is_some(),
+            database: self.database.container.is_some(),
+            cache_by_network: !self.cache.proxies.is_empty(),
+        };
+        let mut plan = Plan::new(self.settings.seed, breakable, self.settings.processes as usize);
+        let mut step = 0_u32;
+        self.watch(Duration::from_secs(2), "nothing broken yet").await?;
+        while Instant::now() < end && self.found.is_none() {
+            step += 1;
+            let doomed = (step % 2 == 0).then(|| self.random.usize(0..self.workers.len()));
+            match plan.next() {
+                Some(fault) => self.break_and_mend(fault, doomed).await?,
+                None => {
+                    self.doom(doomed);
+                    self.watch(Duration::from_secs(2), "processes are killed").await?;
+                    self.replace(doomed).await?;
+                }
+            }
+            self.watch(Duration::from_millis(700), "all well").await?;
+        }
+        Ok(())
+    }
+
+    fn doom(&self, node: Option<usize>) {
+        lock(&self.ledger).doomed = node.and_then(|node| self.workers.get(node)).map(|worker| worker.process);
+    }
+
+    /// Starts another process instead of one that was killed.
+    async fn replace(&mut self, node: Option<usize>) -> Result<(), Failure> {
+        let Some(node) = node else { return Ok(()) };
+        // If it had no write to be killed in, it lives on.
+        let is_alive = lock(&self.ledger).doomed.take().is_some();
+        if is_alive {
+            return Ok(());
+        }
+        let start = Instant::now();
+        let process = self.workers[node].process;
+        while !lock(&self.ledger).processes.get(&process).is_some_and(|state| state.has_ended) {
+            if start.elapsed() > PATIENCE {
+                return Err(format!("process {process} was killed, and goes on").into());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.report.killed += 1;
+        self.start_worker(node).await?;
+        let worker = self.workers.pop().ok_or("it was just started")?;
+        let killed = std::mem::replace(&mut self.workers[node], worker);
+        let _ = lock(&killed.child).wait();
+        Ok(())
+    }
+
+    async fn break_and_mend(&mut self, fault: Fault, doomed: Option<usize>) -> Result<(), Failure> {
+        let what = fault.to_string();
+        let since = now();
+        let paths: Vec<_> = match fault.target {
+            Target::Cache => vec![Arc::clone(&self.cache)],
+            Target::Database => vec![Arc::clone(&self.database)],
+            Target::Both => vec![Arc::clone(&self.cache), Arc::clone(&self.database)],
+        };
+        // Until it is over, it goes on for ever.
+        let hits_cache = fault.target != Target::Database;
+        {
+            let mut ledger = lock(&self.ledger);
+            let surroundings = &mut ledger.surroundings;
+            if hits_cache {
+                surroundings.unreachable.push((since.saturating_sub(SECOND), Nanos::MAX));
+            }
+            if fault.empties_cache() {
+                surroundings.losses.push((since.saturating_sub(SECOND / 2), Nanos::MAX));
+            }
+        }
+        let injected_before = self.injected();
+        if let Kind::Network(mode, node) = fault.kind {
+            if !self.settings.idle_proxies {
+                paths.iter().for_each(|path| path.set(mode, node));
+            }
+        } else {
+            self.on_servers(&paths, move |path| path.break_server(fault.kind)).await?;
+        }
+        self.watch(fault.lasts / 3, &what).await?;
+        self.doom(doomed);
+        self.watch(fault.lasts * 2 / 3, &what).await?;
+        paths.iter().for_each(|path| path.set(Mode::Pass, None));
+        if fault.is_of_engine() {
+            self.on_servers(&paths, move |path| path.mend_server(fault.kind)).await?;
+        }
+        let mended = now();
+        {
+            let mut ledger = lock(&self.ledger);
+            let surroundings = &mut ledger.surroundings;
+            if hits_cache && let Some(last) = surroundings.unreachable.last_mut() {
+                // Circuit breakers find out a little later.
+                last.1 = mended + 6 * SECOND;
+            }
+            if fault.empties_cache()
+                && let Some(last) = surroundings.losses.last_mut()
+            {
+                last.1 = mended;
+            }
+        }
+        self.report.faults.push((fault, self.injected() - injected_before));
+        self.replace(doomed).await?;
+        self.recover(fault, mended).await
+    }
+
+    fn injected(&self) -> u64 {
+        self.cache.injected() + self.database.injected()
+    }
+
+    async fn on_servers(
+        &mut self,
+        paths: &[Arc<Path>],
+        work: impl Fn(&Path) -> Result<(), Failure> + Clone + Send + 'static,
+    ) -> Result<(), Failure> {
+        let tasks: Vec<_> = paths
+            .iter()
+            .map(|path| {
+                let (path, work) = (Arc::clone(path), work.clone());
+                tokio::task::spawn_blocking(move || work(&path))
+            })
+            .collect();
+        for task in tasks {
+            task.await??;
+        }
+        Ok(())
+    }
+
+    /// Waits until every process is served by the cache and writes the database again.
+    async fn recover(&mut self, fault: Fault, mended: Nanos) -> Result<(), Failure> {
+        let start = Instant::now();
+        let (mut hit, mut wrote) = (None, None);
+        while hit.is_none() || wrote.is_none() {
+            self.watch(Duration::from_millis(20), "recovering").await?;
+            if self.found.is_some() {
+                return Ok(());
+            }
+            let ledger = lock(&self.ledger);
+            let states = || self.workers.iter().filter_map(|worker| ledger.processes.get(&worker.process));
+            let passed = Duration::from_nanos(now() - mended);
+            if hit.is_none() && states().all(|state| state.hit_since > mended) {
+                hit = Some(passed);
+            }
+            if wrote.is_none() && states().all(|state| state.wrote_since > mended) {
+                wrote = Some(passed);
+            }
+            if start.elapsed() > PATIENCE {
+                let what = if hit.is_none() { "hits by the cache" } else { "writes" };
+                return Err(format!("after {fault}, there are no {what} within {PATIENCE:?}").into());
+            }
+        }
+        self.report.recoveries.push(Recovery {
+            fault,
+            hits: hit.unwrap_or_default(),
+            writes: wrote.unwrap_or_default(),
+        });
+        Ok(())
+    }
+
+    /// Lets time pass: judges, shows progress, and notices processes that ended by themselves.
+    async fn watch(&mut self, time: Duration, what: &str) -> Result<(), Failure> {
+        let until = Instant::now() + time;
+        loop {
+            let sessions = lock(&self.ledger).retire(false);
+            self.judge(sessions)?;
+            if self.found.is_some() {
+                return Ok(());
+            }
+            {
+                let ledger = lock(&self.ledger);
+                let ended = self.workers.iter().find(|worker| {
+                    ledger.doomed.is_none()
+                        && ledger.processes.get(&worker.process).is_some_and(|state| state.has_ended)
+                });
+                if let Some(worker) = ended
+                    && let Ok(Some(status)) = lock(&worker.child).try_wait()
+                    && std::os::unix::process::ExitStatusExt::signal(&status) != Some(9)
+                {
+                    return Err(format!("process {} ended by itself: {status}", worker.process).into());
+                }
+                self.report.show_progress(
+                    &ledger.counts,
+                    self.cache.injected() + self.database.injected(),
+                    what,
+                );
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            tokio::time::sleep(left.min(Duration::from_millis(100))).await;
+        }
+    }
+
+    fn judge(&mut self, sessions: Vec<(SessionId, Vec<super::history::Op>)>) -> Result<(), Failure> {
+        if sessions.is_empty() {
+            return Ok(());
+        }
+        let surroundings = {
+            let mut ledger = lock(&self.ledger);
+            ledger.counts.sessions_judged += sessions.len() as u64;
+            ledger.surroundings.clone()
+        };
+        if let Some((session, violation, whole)) = ledger::judge(&sessions, &surroundings) {
+            let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
+                .join(format!("soak-{}-{}-{}.txt", self.settings.seed, session.slot, session.generation));
+            let mut file = std::fs::File::create(&path)?;
+            writeln!(file, "{surroundings:?}\n{violation}\nall of it:")?;
+            for op in &whole {
+                writeln!(file, "{op}")?;
+            }
+            eprintln!("the whole history of the session is in {}", path.display());
+            self.found = Some(Found { session, violation });
+        }
+        Ok(())
+    }
+
+    /// Ends the processes.
+    fn stop(&mut self) {
+        for Worker { child, process, .. } in self.workers.drain(..) {
+            {
+                let mut child = lock(&child);
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            let start = Instant::now();
+            let has_ended =
+                || lock(&self.ledger).processes.get(&process).is_some_and(|state| state.has_ended);
+            while !has_ended() && start.elapsed() < Duration::from_secs(5) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+
+    /// Judges what is left, and whether this was a soak at all.
+    fn finish(mut self) -> Result<Report, Failure> {
+        if self.found.is_none() {
+            let sessions = lock(&self.ledger).retire(true);
+            self.judge(sessions)?;
+        }
+        let counts: Counts = lock(&self.ledger).counts.clone();
+        let mut report = self.report;
+        report.injected = (self.cache.injected(), self.database.injected());
+        report.counts = counts;
+        report.found = self.found;
+        if report.found.is_none() {
+            report.check_that_it_was_one()?;
+        }
+        Ok(report)
+    }
+}

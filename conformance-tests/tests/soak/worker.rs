@@ -1,0 +1,236 @@
+//! One of the processes: this program again, told by a line what to do.
+
+use std::io::{BufRead as _, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use fastrand::Rng;
+use session_cached_db::{CachedDb, Coherence, Error, Reaper, Schema, Session};
+use session_core::{DynCache, DynDatabase, Outcome, Record, SessionKey, StoredKey, Timestamp, bytes::Bytes};
+
+use super::broken::StaleCache;
+use super::history::{Action, Answer, Fields, Line, MILLI, Nanos, Orders, SECOND, SessionId, now};
+use crate::Failure;
+
+/// Set in the environment of a process that is a worker.
+pub(crate) const ROLE: &str = "SOAK_WORKER";
+
+pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
+/// What a database bounds an abandoned statement by; see the parameters of the URLs.
+pub(crate) const STATEMENT_BOUND: Duration = Duration::from_secs(3);
+pub(crate) const FENCE_TTL: Duration = Duration::from_secs(12);
+/// Two cores may serve all of this: what is late here is no outage.
+pub(crate) const CACHE_TIMEOUT: Duration = Duration::from_millis(500);
+
+pub(crate) type Store = CachedDb<Arc<dyn DynCache>, Arc<dyn DynDatabase>>;
+
+/// Does as it is told until it is killed, or until its parent closes its input.
+pub(crate) fn main() -> Result<(), Failure> {
+    let mut first = String::new();
+    std::io::stdin().lock().read_line(&mut first)?;
+    let orders: Orders = serde_json::from_str(&first)?;
+    std::thread::spawn(|| {
+        let mut rest = String::new();
+        while std::io::stdin().lock().read_line(&mut rest).is_ok_and(|read| read > 0) {}
+        std::process::exit(0);
+    });
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(work(Arc::new(orders)))
+}
+
+pub(crate) async fn store(orders: &Orders) -> Result<Store, Failure> {
+    let mut cache: Arc<dyn DynCache> = cache_backends::connect(&orders.cache)?;
+    if orders.stale_cache {
+        cache = Arc::new(StaleCache::new(cache));
+    }
+    let db = db_backends::connect(&orders.database).await?;
+    let store = CachedDb::builder(cache, db)
+        .schema(Schema::Trust)
+        .reaper(None::<Reaper>)
+        .max_cache_age(Duration::from_nanos(orders.max_cache_age))
+        .cache_timeout(CACHE_TIMEOUT)
+        .read_timeout(Duration::from_secs(2))
+        .write_timeout(WRITE_TIMEOUT)
+        .fence_ttl(FENCE_TTL)
+        .lease_ttl(Duration::from_secs(5))
+        .build()
+        .await?;
+    Ok(store)
+}
+
+fn tell(line: &Line) {
+    let told =
+        serde_json::to_string(line).is_ok_and(|text| writeln!(std::io::stdout().lock(), "{text}").is_ok());
+    if !told {
+        // The parent is gone.
+        std::process::exit(1);
+    }
+}
+
+static OPS: AtomicU64 = AtomicU64::new(0);
+
+async fn work(orders: Arc<Orders>) -> Result<(), Failure> {
+    let store = store(&orders).await?;
+    tell(&Line::Ready);
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..orders.tasks {
+        let task = Task {
+            store: store.clone(),
+            orders: Arc::clone(&orders),
+            writer: orders.first_writer + number,
+            count: 0,
+            random: Rng::with_seed(orders.seed ^ u64::from(orders.first_writer + number)),
+        };
+        tasks.spawn(task.run(number == 0));
+    }
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(100)) => {}
+            // None of them ends by itself.
+            Some(ended) = tasks.join_next() => ended?,
+        }
+        let stats = store.stats();
+        tell(&Line::Stats { at: now(), hits: stats.hits, cache_errors: stats.cache_errors });
+    }
+}
+
+struct Task {
+    store: Store,
+    orders: Arc<Orders>,
+    writer: u32,
+    count: u64,
+    random: Rng,
+}
+
+impl Task {
+    async fn run(mut self, creates: bool) {
+        let slots = self.orders.slots;
+        let mut created = vec![0; slots as usize];
+        loop {
+            if creates {
+                for slot in 0..slots {
+                    let (generation, since) = self.orders.turn(slot, now());
+                    let session = SessionId { slot, generation };
+                    let is_new = created[slot as usize] < generation && since >= self.orders.creates_from;
+                    created[slot as usize] = generation;
+                    if is_new && self.orders.creates(session) {
+                        self.operate(session, Action::Create).await;
+                    }
+                }
+            }
+            let session = self.choose_session();
+            let action = self.choose_action(session);
+            self.operate(session, action).await;
+            let pause = self.random.u64(0..=2 * self.orders.pause);
+            tokio::time::sleep(Duration::from_nanos(pause)).await;
+        }
+    }
+
+    fn choose_session(&mut self) -> SessionId {
+        let slot = self.random.u32(0..self.orders.slots);
+        let (generation, _) = self.orders.turn(slot, now());
+        // Now and then, one whose time is over: it must stay as it is.
+        let back = u64::from(self.random.u8(..) < 24 && generation > 1);
+        SessionId { slot, generation: generation - back }
+    }
+
+    fn choose_action(&mut self, session: SessionId) -> Action {
+        let (generation, since) = self.orders.turn(session.slot, now());
+        let is_late = generation > session.generation || now() > since + self.orders.generation * 3 / 4;
+        match self.random.u16(0..1_000) {
+            0..=3 => Action::Delete,
+            4..=5 => Action::Rotate,
+            6..=25 if is_late => Action::Delete,
+            26..=33 if is_late => Action::Rotate,
+            6..=60 => Action::Touch,
+            61..=380 => {
+                self.count += 1;
+                Action::Save(self.writer, self.count)
+            }
+            _ => Action::Load,
+        }
+    }
+
+    async fn operate(&self, session: SessionId, action: Action) {
+        let op = OPS.fetch_add(1, Ordering::Relaxed);
+        tell(&Line::Begin { op, session, action, at: now() });
+        let outcome = attempt(&self.store, &self.orders.session_key(session), action).await;
+        let at = now();
+        let (answer, degraded, error) = match outcome {
+            Ok((answer, coherence)) => (answer, coherence == Coherence::Degraded, None),
+            Err(Error::SessionGone) => (Answer::Nothing, false, None),
+            // Nothing happened. Too many were faster, or it was not its turn.
+            Err(Error::Conflict | Error::AlreadyExists) => (Answer::Refused, false, None),
+            Err(error) => {
+                let is_open = action != Action::Load && error.outcome() == Outcome::Unknown;
+                (if is_open { Answer::Unknown } else { Answer::Refused }, false, Some(error.to_string()))
+            }
+        };
+        tell(&Line::End { op, answer, degraded, at, error });
+    }
+}
+
+async fn attempt(store: &Store, key: &str, action: Action) -> Result<(Answer, Coherence), Error> {
+    let coherent = |answer| Ok((answer, Coherence::Coherent));
+    let stored = stored_key(store, key);
+    match action {
+        Action::Create => {
+            let written = store.create(&stored, empty()).await?;
+            Ok((Answer::Created, written.coherence))
+        }
+        Action::Load => {
+            let session = store.open(key).await?;
+            coherent(if session.key().is_some() { Answer::Seen(fields(&session)) } else { Answer::Nothing })
+        }
+        Action::Save(writer, count) => {
+            let mut session = open(store, key).await?;
+            session.insert(&format!("{writer}"), count)?;
+            let coherence = session.save().await?;
+            Ok((Answer::Saved(fields(&session)), coherence))
+        }
+        Action::Touch => {
+            let later = Timestamp::from(SystemTime::now()) + LIFE;
+            let coherence = store.touch(&stored, later).await?;
+            Ok((Answer::Touched, coherence))
+        }
+        Action::Delete => {
+            let written = store.revoke(&stored).await?;
+            Ok((Answer::Removed(written.value), written.coherence))
+        }
+        Action::Rotate => {
+            let mut session = open(store, key).await?;
+            let coherence = session.cycle_key().await?;
+            Ok((Answer::Rotated(fields(&session)), coherence))
+        }
+    }
+}
+
+const LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A new session without anything in it.
+pub(crate) fn empty() -> Record {
+    let now = Timestamp::from(SystemTime::now());
+    Record::new(Bytes::from_static(b"1{}"), now, now + LIFE)
+}
+
+pub(crate) fn stored_key(store: &Store, key: &str) -> StoredKey {
+    let key = SessionKey::parse(key).expect("32 hexadecimal digits");
+    store.stored_key(&key).expect("no prefix makes it too long")
+}
+
+/// One that is not there is as one that has ended.
+async fn open(store: &Store, key: &str) -> Result<Session, Error> {
+    let session = store.open(key).await?;
+    if session.key().is_some() { Ok(session) } else { Err(Error::SessionGone) }
+}
+
+fn fields(session: &Session) -> Fields {
+    let number = |name: &str, value: &str| Some((name.parse().ok()?, value.parse().ok()?));
+    session.iter().filter_map(|(name, value)| number(name, value)).collect()
+}
+
+/// How long after it began a write may still take effect, generously: a server that is paused does not see its bound pass.
+pub(crate) const LANDING: Nanos = 10 * SECOND;
+
+pub(crate) const PAUSE: Nanos = 8 * MILLI;
