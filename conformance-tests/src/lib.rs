@@ -12,6 +12,7 @@ mod case;
 mod crowd;
 pub mod pair;
 pub mod persistence;
+pub mod proxy;
 pub mod reference;
 pub mod scan;
 #[cfg(feature = "simulation")]

@@ -40,7 +40,7 @@ struct Started {
 }
 
 impl Brought {
-    /// All at once.
+    /// Those that the environment names, and the others in containers, all at once.
     pub(crate) async fn bring(names: impl IntoIterator<Item = &'static str>) -> Self {
         let mut brought = Self::default();
         let mut starting = Vec::new();
@@ -49,22 +49,36 @@ impl Brought {
                 brought.shared.push(url.clone());
                 brought.urls.insert(server.name, url);
             } else {
-                starting.push((server, tokio::spawn(start(server))));
+                starting.push(server);
             }
         }
+        brought.start(starting).await;
+        brought
+    }
+
+    /// In containers, all at once, whatever the environment names: for who breaks them.
+    #[allow(dead_code, reason = "the tests beside the matrix use it")]
+    pub(crate) async fn own(names: impl IntoIterator<Item = &'static str>) -> Self {
+        let mut brought = Self::default();
+        brought.start(names.into_iter().filter_map(server)).await;
+        brought
+    }
+
+    async fn start(&mut self, servers: impl IntoIterator<Item = &'static Server>) {
+        let starting: Vec<_> =
+            servers.into_iter().map(|server| (server, tokio::spawn(start(server)))).collect();
         for (server, task) in starting {
             match task.await.map_err(Failure::from).flatten() {
                 Ok(started) => {
-                    brought.urls.insert(server.name, started.url());
-                    brought.started.push(started);
+                    self.urls.insert(server.name, started.url());
+                    self.started.push(started);
                 }
                 Err(error) => {
                     let reason = format!("{} is not set, and no container: {error}", server.url_var);
-                    brought.missing.insert(server.name, reason);
+                    self.missing.insert(server.name, reason);
                 }
             }
         }
-        brought
     }
 
     pub(crate) async fn print_logs(&self) {

@@ -1,0 +1,188 @@
+//! What goes over the wire to real servers, and what becomes of sessions when servers and networks fail. Each test has
+//! servers of its own, in containers, because it breaks them.
+
+#![allow(
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::must_use_candidate,
+    missing_debug_implementations,
+    reason = "tests"
+)]
+
+#[path = "../matrix/plan.rs"]
+#[allow(dead_code, reason = "the matrix uses the rest")]
+mod plan;
+mod round_trips;
+#[path = "../matrix/servers.rs"]
+#[allow(dead_code, reason = "the matrix uses the rest")]
+mod servers;
+#[path = "../../servers/table.rs"]
+#[allow(dead_code, reason = "xtask uses the rest")]
+mod table;
+mod trouble;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+
+use conformance_tests::libtest_mimic::{self, Arguments, Failed, Trial};
+use conformance_tests::proxy::Proxy;
+use futures_util::FutureExt as _;
+
+use plan::{Fate, Required};
+use servers::Brought;
+use table::SERVERS;
+
+/// Databases take their time to start.
+const THREADS: usize = 4;
+
+type Run = for<'a> fn(&'a Links) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+struct Test {
+    name: &'static str,
+    servers: &'static [&'static str],
+    run: Run,
+}
+
+macro_rules! tests {
+    ($($module:ident: $($name:ident [$($server:literal),*]),* $(,)?;)*) => {
+        &[$($(Test {
+            name: concat!(stringify!($module), "::", stringify!($name)),
+            servers: &[$($server),*],
+            run: |links| Box::pin($module::$name(links)),
+        }),*),*]
+    };
+}
+
+const TESTS: &[Test] = tests! {
+    round_trips:
+        redis ["redis"],
+        valkey ["valkey"],
+        memcached ["memcached"],
+        postgres ["postgres"],
+        mysql ["mysql"],
+        mariadb ["mariadb"],
+        a_store_on_redis_and_postgres ["redis", "postgres"],
+        a_store_on_memcached_and_mysql ["memcached", "mysql"];
+    trouble:
+        redis_that_is_down_at_the_start_is_used_when_it_is_up ["redis"],
+        memcached_that_is_down_at_the_start_is_used_when_it_is_up ["memcached"],
+        redis_that_goes_down_is_missed_by_no_request ["redis"],
+        memcached_that_goes_down_is_missed_by_no_request ["memcached"],
+        redis_that_never_answers_delays_a_request_by_its_deadline_only ["redis"],
+        memcached_that_never_answers_delays_a_request_by_its_deadline_only ["memcached"],
+        a_reply_of_redis_that_is_torn_is_no_session ["redis"],
+        a_reply_of_memcached_that_is_torn_is_no_session ["memcached"],
+        a_full_redis_still_serves_hits ["redis"],
+        a_replica_of_redis_still_serves_hits ["redis"],
+        a_wrong_password_costs_the_cache_and_no_session ["redis-acl"],
+        a_wrong_database_of_redis_costs_the_cache_and_no_session ["redis"],
+        scripts_that_were_flushed_are_sent_again ["redis"],
+        values_of_others_in_redis_are_no_sessions ["redis"],
+        values_of_others_in_memcached_are_no_sessions ["memcached"];
+};
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(THREADS);
+    let known: Vec<_> = SERVERS.iter().map(|server| server.name).chain(["moka", "sqlite"]).collect();
+    let required = Required::parse(&std::env::var("CONFORMANCE_REQUIRE").unwrap_or_default(), &known)
+        .unwrap_or_else(|error| panic!("CONFORMANCE_REQUIRE: {error}"));
+    let missing = if arguments.list { BTreeMap::new() } else { missing() };
+    let trials = TESTS.iter().map(|test| {
+        let trial = Trial::test(test.name, move || run(test));
+        match plan::fate(test.servers, &missing, &required) {
+            Fate::Run => trial,
+            Fate::Ignore(reason) => trial.with_kind(reason).with_ignored_flag(true),
+            Fate::Fail(reason) => Trial::test(test.name, move || Err(Failed::from(reason))),
+        }
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit();
+}
+
+/// All servers, with the reason, if one cannot be had in a container.
+fn missing() -> BTreeMap<&'static str, String> {
+    let tried = runtime().block_on(async {
+        let mut brought = Brought::own(["memcached"]).await;
+        let reason = std::mem::take(&mut brought.missing).into_values().next();
+        brought.remove().await;
+        reason
+    });
+    let Some(reason) = tried else { return BTreeMap::new() };
+    eprintln!("NOT TESTED: {reason}");
+    SERVERS.iter().map(|server| (server.name, reason.clone())).collect()
+}
+
+/// Whatever comes of the test, its servers are removed.
+fn run(test: &Test) -> Result<(), Failed> {
+    runtime().block_on(async {
+        let brought = Brought::own(test.servers.iter().copied()).await;
+        let outcome = match brought.missing.values().next() {
+            Some(reason) => Err(Failed::from(reason)),
+            None => {
+                let links = Links::to(&brought.urls).await;
+                AssertUnwindSafe((test.run)(&links)).catch_unwind().await.map_err(|panic| {
+                    let text = panic.downcast_ref::<String>().cloned();
+                    let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+                    Failed::from(text.unwrap_or_default())
+                })
+            }
+        };
+        if outcome.is_err() {
+            brought.print_logs().await;
+        }
+        brought.remove().await;
+        outcome
+    })
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// The ways to the servers of a test, in the order in which it names them.
+pub struct Links(BTreeMap<&'static str, Link>);
+
+/// The way to a server.
+pub struct Link {
+    /// Where the server is.
+    pub direct: String,
+    /// Where the proxy before it is.
+    pub url: String,
+    pub proxy: Proxy,
+}
+
+impl Links {
+    async fn to(urls: &BTreeMap<&'static str, String>) -> Self {
+        let mut links = BTreeMap::new();
+        for (name, direct) in urls {
+            let address = address(direct);
+            let proxy = Proxy::before(address).await.unwrap();
+            let url = direct.replace(&address.to_string(), &proxy.address().to_string());
+            links.insert(*name, Link { direct: direct.clone(), url, proxy });
+        }
+        Self(links)
+    }
+
+    pub fn get(&self, name: &str) -> &Link {
+        &self.0[name]
+    }
+
+    /// The only one.
+    pub fn only(&self) -> &Link {
+        assert_eq!(self.0.len(), 1);
+        self.0.values().next().unwrap()
+    }
+}
+
+fn address(url: &str) -> SocketAddr {
+    let rest = url.split_once("://").unwrap().1;
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
+    rest.split('/').next().unwrap().parse().unwrap()
+}

@@ -1,0 +1,229 @@
+//! How many round trips each method takes, counted on the wire. `docs/backends.md` has the same figures.
+
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use conformance_tests::proxy::Proxy;
+use session_cached_db::CachedDb;
+use session_core::{
+    Cache as _, Entry, Expected, ExpiryWrite, KeyForm, KeyPrefix, Persistence as _, Record, SessionKey,
+    Stamp, StoredKey, Subject, SubjectIndex as _, Timestamp, Value,
+};
+
+use crate::{Link, Links};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn key() -> StoredKey {
+    StoredKey::derive(&SessionKey::generate().unwrap(), KeyForm::Hashed, &KeyPrefix::NONE).unwrap()
+}
+
+fn stamp() -> Stamp {
+    Stamp(NonZeroU64::new(fastrand::u64(1..)).unwrap())
+}
+
+fn now() -> Timestamp {
+    SystemTime::now().into()
+}
+
+fn record() -> Record {
+    Record::new(Bytes::from_static(b"1{\"n\":1}"), now(), now() + 10 * MINUTE)
+        .with_subject(Some(Subject::parse("user-42").unwrap()))
+}
+
+/// What `work` takes.
+async fn taken<T>(proxy: &Proxy, work: impl Future<Output = T>) -> (T, u64) {
+    let before = proxy.round_trips();
+    let done = work.await;
+    (done, proxy.round_trips() - before)
+}
+
+/// Method by method: what it takes, and what it should.
+#[derive(Default)]
+struct Figures(Vec<(&'static str, u64, u64)>);
+
+impl Figures {
+    fn add(&mut self, method: &'static str, taken: u64, expected: u64) {
+        self.0.push((method, taken, expected));
+    }
+
+    fn check(self) {
+        let wrong: Vec<_> = self.0.iter().filter(|(_, taken, expected)| taken != expected).collect();
+        assert!(wrong.is_empty(), "(method, taken, expected): {wrong:?}");
+    }
+}
+
+/// What the cache takes for each of its methods, once it is connected.
+struct CacheFigures {
+    get: u64,
+    acquire_a_vacant_key: u64,
+    acquire_what_is_there: u64,
+    exchange: u64,
+    exchange_that_is_lost: u64,
+}
+
+async fn cache(link: &Link, expected: &CacheFigures) {
+    let cache = cache_backends::connect(&link.url).unwrap();
+    let entry = || Entry::value(stamp(), Value { record: Arc::new(record()), made_at: now() });
+    // The second time, everything is known: connections are made, scripts loaded.
+    for is_warm in [false, true] {
+        let (here, key, mut figures) = (&link.proxy, key(), Figures::default());
+        let (found, trips) = taken(here, cache.get(&key)).await;
+        assert_eq!(found.unwrap(), None);
+        figures.add("get of nothing", trips, expected.get);
+        let lease = Entry::lease(stamp());
+        let (_, trips) = taken(here, cache.acquire(&key, lease.clone(), MINUTE)).await;
+        figures.add("acquire of a vacant key", trips, expected.acquire_a_vacant_key);
+        let replaced = cache.compare_exchange(&key, Expected::Stamp(lease.stamp), Some(entry()), MINUTE);
+        let (_, trips) = taken(here, replaced).await;
+        figures.add("compare_exchange", trips, expected.exchange);
+        let (found, trips) = taken(here, cache.get(&key)).await;
+        assert!(found.unwrap().is_some());
+        figures.add("get", trips, expected.get);
+        let (_, trips) = taken(here, cache.acquire(&key, Entry::lease(stamp()), MINUTE)).await;
+        figures.add("acquire of what is there", trips, expected.acquire_what_is_there);
+        let lost = cache.compare_exchange(&key, Expected::Vacant, Some(entry()), MINUTE);
+        let (_, trips) = taken(here, lost).await;
+        figures.add("compare_exchange that is lost", trips, expected.exchange_that_is_lost);
+        if is_warm {
+            figures.check();
+        }
+    }
+}
+
+const REDIS: CacheFigures = CacheFigures {
+    get: 1,
+    acquire_a_vacant_key: 1,
+    acquire_what_is_there: 1,
+    exchange: 1,
+    exchange_that_is_lost: 1,
+};
+
+pub async fn redis(links: &Links) {
+    cache(links.only(), &REDIS).await;
+}
+
+pub async fn valkey(links: &Links) {
+    cache(links.only(), &REDIS).await;
+}
+
+pub async fn memcached(links: &Links) {
+    // The server says that an exchange is lost, but not to what.
+    cache(links.only(), &CacheFigures { exchange_that_is_lost: 2, ..REDIS }).await;
+}
+
+/// What the database takes for each of its methods, once it is connected and its statements are prepared.
+struct DatabaseFigures {
+    update: u64,
+    rename: u64,
+}
+
+async fn database(link: &Link, expected: &DatabaseFigures) {
+    let db = db_backends::connect(&format!("{}?max_connections=1", link.url)).await.unwrap();
+    db.migrate().await.unwrap();
+    for is_warm in [false, true] {
+        let (here, key, other, mut figures) = (&link.proxy, key(), key(), Figures::default());
+        let (version, trips) = taken(here, db.insert(&key, &record())).await;
+        figures.add("insert", trips, 1);
+        let (_, trips) = taken(here, db.load(&key, now())).await;
+        figures.add("load", trips, 1);
+        let changed = record();
+        let update = db.update(&key, &changed, Some(version.unwrap()), ExpiryWrite::Extend, now());
+        let (version, trips) = taken(here, update).await;
+        figures.add("update", trips, expected.update);
+        let (touched, trips) = taken(here, db.touch(&key, now() + 20 * MINUTE, now())).await;
+        touched.unwrap();
+        figures.add("touch", trips, 1);
+        let rename = db.rename(&key, &other, &changed, Some(version.unwrap()), ExpiryWrite::Extend, now());
+        let (renamed, trips) = taken(here, rename).await;
+        renamed.unwrap();
+        figures.add("rename", trips, expected.rename);
+        let subject = Subject::parse("user-42").unwrap();
+        let (listed, trips) = taken(here, db.list_by_subject(&subject, now())).await;
+        assert_eq!(listed.unwrap().len(), 1);
+        figures.add("list_by_subject", trips, 1);
+        let (deleted, trips) = taken(here, db.delete(&other)).await;
+        assert!(deleted.unwrap());
+        figures.add("delete", trips, 1);
+        let (_, trips) = taken(here, db.delete_expired(now(), 100)).await;
+        figures.add("delete_expired", trips, 1);
+        if is_warm {
+            figures.check();
+        }
+    }
+}
+
+pub async fn postgres(links: &Links) {
+    database(links.only(), &DatabaseFigures { update: 1, rename: 1 }).await;
+}
+
+pub async fn mysql(links: &Links) {
+    database(links.only(), &DatabaseFigures { update: 1, rename: 1 }).await;
+}
+
+pub async fn mariadb(links: &Links) {
+    database(links.only(), &DatabaseFigures { update: 1, rename: 1 }).await;
+}
+
+/// Round trips to the cache, and to the database.
+type Both = (u64, u64);
+
+/// Operation by operation what a store takes, once everything is known. `save_unseen`: when the cache holds something
+/// else than the writer has seen.
+async fn store(cache: &Link, database: &Link, save_unseen: Both) {
+    let (hit, miss, create, save, rename) = ((1, 0), (2, 1), (2, 1), (2, 1), (4, 1));
+    let db = db_backends::connect(&format!("{}?max_connections=1", database.url)).await.unwrap();
+    let store = CachedDb::builder(cache_backends::connect(&cache.url).unwrap(), db)
+        .reaper(None)
+        // What is late here is no outage.
+        .cache_timeout(Duration::from_secs(5))
+        .touch_interval(Duration::ZERO)
+        .build()
+        .await
+        .unwrap();
+    for is_warm in [false, true] {
+        let mut last = (cache.proxy.round_trips(), database.proxy.round_trips());
+        let mut figures = Vec::new();
+        let mut note = |what: &'static str, expected: Both| {
+            let now = (cache.proxy.round_trips(), database.proxy.round_trips());
+            figures.push((what, (now.0 - last.0, now.1 - last.1), expected));
+            last = now;
+        };
+        let mut session = store.new_session();
+        session.insert("n", 1).unwrap();
+        session.save().await.unwrap();
+        note("create", create);
+        session.insert("n", 2).unwrap();
+        session.save().await.unwrap();
+        note("save", save);
+        session.cycle_key().await.unwrap();
+        note("rename", rename);
+        let cookie = session.key().unwrap().expose().to_owned();
+        let mut found = store.open(&cookie).await.unwrap();
+        assert_eq!(found.get::<i32>("n").unwrap(), Some(2));
+        note("load, a hit", hit);
+        found.touch().await.unwrap();
+        note("touch", save);
+        assert_eq!(store.open(&cookie).await.unwrap().get::<i32>("n").unwrap(), Some(2));
+        note("load, a miss", miss);
+        // It was last seen by another request.
+        session.insert("n", 3).unwrap();
+        session.save().await.unwrap();
+        note("save of what was touched elsewhere", save_unseen);
+        session.flush().await.unwrap();
+        note("delete", save);
+        let wrong: Vec<_> = figures.iter().filter(|(_, taken, expected)| taken != expected).collect();
+        assert!(!is_warm || wrong.is_empty(), "(operation, (cache, database) taken, expected): {wrong:?}");
+    }
+}
+
+pub async fn a_store_on_redis_and_postgres(links: &Links) {
+    store(links.get("redis"), links.get("postgres"), (3, 1)).await;
+}
+
+pub async fn a_store_on_memcached_and_mysql(links: &Links) {
+    // An exchange that is lost takes two.
+    store(links.get("memcached"), links.get("mysql"), (4, 1)).await;
+}

@@ -1,0 +1,301 @@
+//! What a cache's trouble costs: reads of the database, and never a request, nor a wrong session.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cache_backends::redis::driver::aio::MultiplexedConnection;
+use cache_backends::redis::driver::{Client, FromRedisValue, cmd};
+use conformance_tests::proxy::Network;
+use db_backends::sqlite::SqlitePersistence;
+use memcache::exp::{Get, MetaClient, MutationStatus, Set, Ttl};
+use session_cached_db::{CachedDb, Stats};
+use session_core::{DynCache, KeyForm, KeyPrefix, SessionKey, StoredKey};
+
+use crate::{Link, Links};
+
+type Store = CachedDb<Arc<dyn DynCache>, SqlitePersistence>;
+
+/// A busy machine is not an outage, and an outage is not waited for long.
+const DEADLINE: Duration = Duration::from_millis(500);
+
+async fn store(cache_url: &str) -> Store {
+    let cache = cache_backends::connect(cache_url).unwrap();
+    let db = SqlitePersistence::connect("sqlite::memory:").await.unwrap();
+    CachedDb::builder(cache, db)
+        .reaper(None)
+        .cache_timeout(DEADLINE)
+        .probe_interval(Duration::from_millis(50))
+        .build()
+        .await
+        .unwrap()
+}
+
+async fn login(store: &Store) -> String {
+    let mut session = store.new_session();
+    session.insert("n", 0).unwrap();
+    session.save().await.unwrap();
+    session.key().unwrap().expose().to_owned()
+}
+
+/// What a request does: it reads a number, and writes a greater one. Nothing may fail, or get lost.
+async fn request(store: &Store, cookie: &str) -> u32 {
+    let mut session = store.open(cookie).await.expect("no request fails");
+    let n = session.get::<u32>("n").unwrap().expect("the session is there") + 1;
+    session.insert("n", n).unwrap();
+    session.save().await.expect("no request fails");
+    n
+}
+
+async fn read(store: &Store, cookie: &str) -> Option<u32> {
+    store.open(cookie).await.expect("no request fails").get("n").unwrap()
+}
+
+const fn reads(stats: Stats) -> u64 {
+    stats.misses + stats.bypasses
+}
+
+/// Waits until the session is read without the database.
+async fn hits_again(store: &Store, cookie: &str, expected: u32) {
+    let begun = Instant::now();
+    loop {
+        let before = store.stats();
+        assert_eq!(read(store, cookie).await, Some(expected), "an old session was served");
+        if store.stats().hits > before.hits {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "there are no hits again: {:?}", store.stats());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A logout that took place while the cache was in trouble is one afterwards.
+async fn logs_out(store: &Store, cookie: &str) {
+    let mut session = store.open(cookie).await.expect("no request fails");
+    session.flush().await.expect("no request fails");
+    assert_eq!(read(store, cookie).await, None);
+}
+
+async fn down_at_the_start(link: &Link) {
+    link.proxy.set(Network::Down);
+    let store = store(&link.url).await;
+    let (cookie, ended) = (login(&store).await, login(&store).await);
+    assert_eq!(request(&store, &cookie).await, 1);
+    logs_out(&store, &ended).await;
+    link.proxy.set(Network::Sound);
+    hits_again(&store, &cookie, 1).await;
+    assert_eq!(read(&store, &ended).await, None);
+}
+
+pub async fn redis_that_is_down_at_the_start_is_used_when_it_is_up(links: &Links) {
+    down_at_the_start(links.only()).await;
+}
+
+pub async fn memcached_that_is_down_at_the_start_is_used_when_it_is_up(links: &Links) {
+    down_at_the_start(links.only()).await;
+}
+
+async fn goes_down(link: &Link) {
+    let store = store(&link.url).await;
+    let (cookie, ended) = (login(&store).await, login(&store).await);
+    hits_again(&store, &cookie, 0).await;
+    link.proxy.set(Network::Down);
+    for n in 1..=5 {
+        assert_eq!(request(&store, &cookie).await, n);
+    }
+    logs_out(&store, &ended).await;
+    assert!(link.proxy.faults() > 0, "nothing was broken");
+    link.proxy.set(Network::Sound);
+    hits_again(&store, &cookie, 5).await;
+    assert_eq!(read(&store, &ended).await, None);
+}
+
+pub async fn redis_that_goes_down_is_missed_by_no_request(links: &Links) {
+    goes_down(links.only()).await;
+}
+
+pub async fn memcached_that_goes_down_is_missed_by_no_request(links: &Links) {
+    goes_down(links.only()).await;
+}
+
+async fn never_answers(link: &Link) {
+    let store = store(&link.url).await;
+    let (cookie, ended) = (login(&store).await, login(&store).await);
+    hits_again(&store, &cookie, 0).await;
+    link.proxy.set(Network::Silent);
+    let begun = Instant::now();
+    assert_eq!(read(&store, &cookie).await, Some(0));
+    // One call of the cache is waited for; with room for a busy machine.
+    assert!(begun.elapsed() < DEADLINE * 4, "it took {:?}", begun.elapsed());
+    assert_eq!(request(&store, &cookie).await, 1);
+    logs_out(&store, &ended).await;
+    // What was said meanwhile comes through now, late.
+    link.proxy.set(Network::Sound);
+    hits_again(&store, &cookie, 1).await;
+    assert_eq!(read(&store, &ended).await, None);
+}
+
+pub async fn redis_that_never_answers_delays_a_request_by_its_deadline_only(links: &Links) {
+    never_answers(links.only()).await;
+}
+
+pub async fn memcached_that_never_answers_delays_a_request_by_its_deadline_only(links: &Links) {
+    never_answers(links.only()).await;
+}
+
+async fn torn(link: &Link) {
+    let store = store(&link.url).await;
+    let cookie = login(&store).await;
+    hits_again(&store, &cookie, 0).await;
+    let mut n = 0;
+    for bytes in [0, 1, 3, 10, 40, 90] {
+        let before = link.proxy.faults();
+        link.proxy.set(Network::Torn(bytes));
+        assert_eq!(read(&store, &cookie).await, Some(n));
+        n = request(&store, &cookie).await;
+        assert!(link.proxy.faults() > before, "nothing was torn");
+        link.proxy.set(Network::Sound);
+        hits_again(&store, &cookie, n).await;
+    }
+    assert_eq!(n, 6);
+}
+
+pub async fn a_reply_of_redis_that_is_torn_is_no_session(links: &Links) {
+    torn(links.only()).await;
+}
+
+pub async fn a_reply_of_memcached_that_is_torn_is_no_session(links: &Links) {
+    torn(links.only()).await;
+}
+
+async fn redis(link: &Link) -> MultiplexedConnection {
+    Client::open(link.direct.as_str()).unwrap().get_multiplexed_async_connection().await.unwrap()
+}
+
+async fn ask<T: FromRedisValue>(redis: &mut MultiplexedConnection, words: &[&str]) -> T {
+    let mut command = cmd(words[0]);
+    for word in &words[1..] {
+        command.arg(*word);
+    }
+    command.query_async(redis).await.unwrap()
+}
+
+/// Writes are refused until `restore`: hits are still hits, and writes are of the database alone.
+async fn refuses_writes(link: &Link, refuse: &[&str], restore: &[&str]) {
+    let (store, mut redis) = (store(&link.url).await, redis(link).await);
+    let (kept, changed, ended) = (login(&store).await, login(&store).await, login(&store).await);
+    for cookie in [&kept, &changed, &ended] {
+        hits_again(&store, cookie, 0).await;
+    }
+    ask::<()>(&mut redis, refuse).await;
+    let before = store.stats();
+    for _ in 0..20 {
+        assert_eq!(read(&store, &kept).await, Some(0));
+    }
+    assert_eq!(reads(store.stats()), reads(before), "a hit read the database");
+    assert_eq!(request(&store, &changed).await, 1);
+    logs_out(&store, &ended).await;
+    // A session that the cache does not have, and cannot take.
+    let new = login(&store).await;
+    assert_eq!(read(&store, &new).await, Some(0));
+    ask::<()>(&mut redis, restore).await;
+    for (cookie, expected) in [(&kept, 0), (&changed, 1), (&new, 0)] {
+        hits_again(&store, cookie, expected).await;
+    }
+    assert_eq!(read(&store, &ended).await, None);
+}
+
+pub async fn a_full_redis_still_serves_hits(links: &Links) {
+    let (full, roomy) = (["CONFIG", "SET", "maxmemory", "1"], ["CONFIG", "SET", "maxmemory", "0"]);
+    refuses_writes(links.only(), &full, &roomy).await;
+}
+
+pub async fn a_replica_of_redis_still_serves_hits(links: &Links) {
+    // Of a server that is not there: it keeps what it has.
+    let (replica, master) = (["REPLICAOF", "127.0.0.1", "1"], ["REPLICAOF", "NO", "ONE"]);
+    refuses_writes(links.only(), &replica, &master).await;
+}
+
+async fn is_never_let_in(url: &str, secret: &str) {
+    let store = store(url).await;
+    let (cookie, ended) = (login(&store).await, login(&store).await);
+    assert_eq!(request(&store, &cookie).await, 1);
+    logs_out(&store, &ended).await;
+    let health = store.ping().await;
+    assert!(!format!("{health:?} {store:?}").contains(secret));
+    assert_eq!(store.stats().hits, 0);
+    assert!(store.stats().cache_errors > 0, "it was let in");
+}
+
+pub async fn a_wrong_password_costs_the_cache_and_no_session(links: &Links) {
+    let url = links.only().url.replace("sessions:conformance@", "sessions:wr0ng@");
+    assert_ne!(url, links.only().url);
+    is_never_let_in(&url, "wr0ng").await;
+}
+
+pub async fn a_wrong_database_of_redis_costs_the_cache_and_no_session(links: &Links) {
+    is_never_let_in(&format!("{}999", links.only().url), "999").await;
+}
+
+pub async fn scripts_that_were_flushed_are_sent_again(links: &Links) {
+    let (store, mut redis) = (store(&links.only().url).await, redis(links.only()).await);
+    let cookie = login(&store).await;
+    for n in 1..=3 {
+        ask::<()>(&mut redis, &["SCRIPT", "FLUSH"]).await;
+        assert_eq!(request(&store, &cookie).await, n);
+        let before = store.stats();
+        assert_eq!(read(&store, &cookie).await, Some(n));
+        assert_eq!(store.stats().hits, before.hits + 1, "the save did not leave its entry");
+    }
+    assert_eq!(store.stats().cache_errors, 0);
+}
+
+pub async fn values_of_others_in_redis_are_no_sessions(links: &Links) {
+    let (store, mut redis) = (store(&links.only().url).await, redis(links.only()).await);
+    let (cookie, other) = (login(&store).await, login(&store).await);
+    hits_again(&store, &cookie, 0).await;
+    hits_again(&store, &other, 0).await;
+    let keys: Vec<String> = ask(&mut redis, &["KEYS", "*"]).await;
+    assert_eq!(keys.len(), 2);
+    for (strange, n) in [(["SET", "KEY", "something else"], 0), (["LPUSH", "KEY", "a list"], 1)] {
+        for key in &keys {
+            ask::<()>(&mut redis, &["DEL", key]).await;
+            ask::<()>(&mut redis, &[strange[0], key, strange[2]]).await;
+        }
+        assert_eq!(read(&store, &cookie).await, Some(n));
+        assert_eq!(request(&store, &cookie).await, n + 1);
+        hits_again(&store, &cookie, n + 1).await;
+    }
+    // What belongs to one session is not served to another.
+    let bytes: Vec<u8> = cmd("GET").arg(key_of(&keys, &cookie)).query_async(&mut redis).await.unwrap();
+    let (): () = cmd("SET").arg(key_of(&keys, &other)).arg(bytes).query_async(&mut redis).await.unwrap();
+    assert_eq!(read(&store, &other).await, Some(0), "it was served the session of another");
+}
+
+/// Which of the keys in the cache is that of `cookie`.
+fn key_of<'a>(keys: &'a [String], cookie: &str) -> &'a str {
+    let stored = stored(cookie);
+    keys.iter().find(|key| key.ends_with(stored.as_str())).unwrap()
+}
+
+fn stored(cookie: &str) -> StoredKey {
+    StoredKey::derive(&SessionKey::parse(cookie).unwrap(), KeyForm::Hashed, &KeyPrefix::NONE).unwrap()
+}
+
+pub async fn values_of_others_in_memcached_are_no_sessions(links: &Links) {
+    let store = store(&links.only().url).await;
+    let cookie = login(&store).await;
+    hits_again(&store, &cookie, 0).await;
+    let address = links.only().direct.trim_start_matches("memcache://").to_owned();
+    let client = MetaClient::builder().connect_async(address).await.unwrap();
+    let name = format!("session:{}", stored(&cookie).as_str());
+    assert!(
+        client.run(Get::new(name.clone())).await.unwrap().value.is_some(),
+        "the cache has another name for it"
+    );
+    let done =
+        client.run(Set::new(name, b"something else").ttl(Ttl::from(Duration::from_secs(60)))).await.unwrap();
+    assert_eq!(done.status, MutationStatus::Applied);
+    assert_eq!(read(&store, &cookie).await, Some(0));
+    assert_eq!(request(&store, &cookie).await, 1);
+    hits_again(&store, &cookie, 1).await;
+}
