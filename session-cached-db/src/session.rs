@@ -134,13 +134,22 @@ impl Session {
         }
     }
 
+    #[inline]
     pub(crate) fn stored(
         store: Arc<dyn Sessions>,
         key: SessionKey,
         stored_key: StoredKey,
         loaded: Loaded,
     ) -> Self {
-        Self { stored: Some(Stored { key, stored_key, loaded }), ..Self::new(store) }
+        let stored = Some(Stored { key, stored_key, loaded });
+        Self {
+            store,
+            stored,
+            changed: None,
+            subject: None,
+            accessed: AtomicBool::new(false),
+            modified: false,
+        }
     }
 
     /// What the client is to present next time. `None` until the session is first saved, and after a

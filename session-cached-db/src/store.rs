@@ -10,6 +10,7 @@ use session_core::{
 use crate::builder::Builder;
 use crate::cache_guard::Gate;
 use crate::events::{Ending, Revocation};
+use crate::flight::Loaded;
 use crate::inner::{Inner, Parts};
 use crate::operations::Written;
 use crate::reaper::Reaper;
@@ -82,15 +83,18 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
                 return Ok(self.new_session());
             };
             let found = self.inner.load_readable(&stored_key).await;
-            let mut found = found.map(|found| found.map(|loaded| (stored_key, loaded)));
-            if self.inner.config.accepts_plain_keys && matches!(found, Ok(None)) {
-                found = Box::pin(self.inner.adopt_plain(&key, &stored_key)).await;
+            // At once, because every copy of the keys is felt here.
+            if let Ok(Some(loaded)) = found {
+                return Ok(self.opened(key, stored_key, loaded));
             }
-            match found {
-                Ok(Some((stored_key, loaded))) => {
-                    self.inner.tell(|events| events.loaded(&stored_key, &loaded.record));
-                    Ok(Session::stored(Arc::clone(&self.inner) as _, key, stored_key, loaded))
+            let adopted = match found {
+                Ok(_) if self.inner.config.accepts_plain_keys => {
+                    Box::pin(self.inner.adopt_plain(&key, &stored_key)).await
                 }
+                found => found.map(|_| None),
+            };
+            match adopted {
+                Ok(Some((stored_key, loaded))) => Ok(self.opened(key, stored_key, loaded)),
                 Ok(None) => {
                     self.inner.note_unknown_key(Some(&key));
                     Ok(self.new_session())
@@ -99,6 +103,12 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
                 Err(error) => Err(error),
             }
         }
+    }
+
+    #[inline]
+    fn opened(&self, key: SessionKey, stored_key: StoredKey, loaded: Loaded) -> Session {
+        self.inner.tell(|events| events.loaded(&stored_key, &loaded.record));
+        Session::stored(Arc::clone(&self.inner) as _, key, stored_key, loaded)
     }
 
     /// A new, empty, unsaved session. It gets a key when it is first saved.

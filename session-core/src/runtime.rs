@@ -16,6 +16,8 @@ pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// # Behavior
 ///
 /// - `now` is wall-clock time, the same on all nodes up to the clock slack that a store is configured with.
+/// - `roughly_now` is the same instant or an earlier one, by 20 milliseconds at most. For callers that can do with that,
+///   and ask often.
 /// - `sleep` ends after at least `duration` of monotonic time; dropping it cancels it.
 /// - `spawn` runs `task` to its end on its own; nobody has to wait for it. When the runtime is shut down, the task
 ///   is dropped.
@@ -24,6 +26,10 @@ pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     /// The wall clock.
     fn now(&self) -> Timestamp;
+    /// The wall clock, less exact if that is cheaper. Provided: [`now`](Self::now).
+    fn roughly_now(&self) -> Timestamp {
+        self.now()
+    }
     /// A timer.
     fn sleep(&self, duration: Duration) -> BoxFuture<()>;
     /// Starts a detached task.
