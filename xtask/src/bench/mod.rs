@@ -69,7 +69,7 @@ pub(crate) fn run(mut args: Parser) -> Result {
     }
     if wants_theirs {
         let mut command = cargo();
-        command.args(["run", "--release", "--locked", "--manifest-path", TOWER_SESSIONS_MANIFEST]);
+        command.args(["run", "--release", "--manifest-path", TOWER_SESSIONS_MANIFEST]);
         command.args(["--target-dir", "target/vs-tower-sessions", "--"]).args(is_quick.then_some("--quick"));
         figures.extend(measure(&mut command)?);
     }
