@@ -9,7 +9,7 @@ use lexopt::{Arg, Parser};
 use crate::process::{cargo, run as run_process};
 use crate::stage::Stages;
 use crate::table::IMAGES;
-use crate::{Result, engine, images, programs, services, simulate};
+use crate::{Result, engine, images, programs, services, simulate, soak};
 
 pub(crate) const USAGE: &str = "test [--provision] [-- FILTER..]";
 pub(crate) const SUMMARY: &str = "Run every test, doc tests and examples included. With --provision, first set up what a Debian \
@@ -17,6 +17,7 @@ pub(crate) const SUMMARY: &str = "Run every test, doc tests and examples include
 
 const SETUP_BUDGET: Duration = Duration::from_secs(5 * 60);
 const SIMULATION_BUDGET: Duration = Duration::from_secs(5 * 60);
+const SOAK_BUDGET: Duration = Duration::from_secs(5 * 60);
 const MATRIX_BUDGET: Duration = Duration::from_secs(20 * 60);
 const TEST_BUDGET: Duration = Duration::from_secs(30 * 60);
 
@@ -58,6 +59,9 @@ fn steps(stages: &mut Stages, provision: bool, filters: &[OsString]) -> Result {
     let _ = stages.run("matrix", MATRIX_BUDGET, || {
         run_process(require_all(&mut tests(&["--test=matrix"], filters)).envs(images::variables(IMAGES)))
     });
+    if filters.is_empty() {
+        let _ = stages.run("soak", SOAK_BUDGET, soak::short);
+    }
     let mut started = Vec::new();
     stages.run("services", SETUP_BUDGET, || {
         started = services::start_all()?;

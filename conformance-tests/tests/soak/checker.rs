@@ -313,7 +313,8 @@ fn shortened(history: &[Op], kind: Kind, surroundings: &Surroundings) -> Vec<Op>
     };
     let mut left = history.to_vec();
     let mut size = left.len().div_ceil(2);
-    while size > 0 {
+    loop {
+        let before = left.len();
         let mut from = 0;
         while from < left.len() {
             let to = (from + size).min(left.len());
@@ -326,7 +327,10 @@ fn shortened(history: &[Op], kind: Kind, surroundings: &Surroundings) -> Vec<Op>
                 from = to;
             }
         }
-        size = if size == 1 { 0 } else { size.div_ceil(2) };
+        // What could not be left out before may be now.
+        if size == 1 && left.len() == before {
+            return left;
+        }
+        size = if size == 1 { 1 } else { size.div_ceil(2) };
     }
-    left
 }

@@ -62,8 +62,9 @@ impl Fault {
 pub(crate) struct Breakable {
     pub(crate) cache: bool,
     pub(crate) database: bool,
-    /// Not a cluster, whose nodes tell where they are.
-    pub(crate) cache_by_network: bool,
+    /// Not a cluster, whose nodes tell clients where they are, so that proxies are passed by, and whose container does not
+    /// start a second time.
+    pub(crate) is_simple_cache: bool,
 }
 
 /// All that can happen, in a random order, again and again: the cache, then the database, then both.
@@ -84,7 +85,7 @@ impl Plan {
 
     /// `None` if nothing can be broken.
     pub(crate) fn next(&mut self) -> Option<Fault> {
-        let Breakable { cache, database, cache_by_network } = self.breakable;
+        let Breakable { cache, database, is_simple_cache } = self.breakable;
         let is_possible = |target| match target {
             Target::Cache => cache,
             Target::Database => database,
@@ -93,7 +94,7 @@ impl Plan {
         let target = (0..TARGETS.len())
             .map(|n| TARGETS[(self.step + n) % TARGETS.len()])
             .find(|target| is_possible(*target))?;
-        let by_network = cache_by_network || target == Target::Database;
+        let is_simple = is_simple_cache || target == Target::Database;
         self.step += 1;
         loop {
             if self.kinds.is_empty() {
@@ -101,7 +102,7 @@ impl Plan {
                 self.random.shuffle(&mut self.kinds);
             }
             let kind = self.kinds.pop()?;
-            if by_network || !matches!(kind, Kind::Network(..)) {
+            if is_simple || matches!(kind, Kind::Pause | Kind::Disconnect) {
                 let lasts = Duration::from_millis(self.random.u64(800..=2_500));
                 return Some(Fault { target, kind, lasts });
             }

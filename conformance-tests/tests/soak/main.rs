@@ -19,6 +19,7 @@ mod engine;
 mod faults;
 mod history;
 mod ledger;
+mod load;
 mod proxy;
 mod report;
 mod run;
@@ -36,7 +37,10 @@ use conformance_tests::libtest_mimic;
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> ExitCode {
-    let outcome = if std::env::var_os(worker::ROLE).is_some() {
+    let role = std::env::var(worker::ROLE).ok();
+    let outcome = if role.as_deref() == Some("herd") {
+        load::herd_process()
+    } else if role.is_some() {
         worker::main()
     } else if let Ok(pair) = std::env::var("SOAK_PAIR") {
         soak(&pair)

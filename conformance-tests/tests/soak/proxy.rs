@@ -126,7 +126,10 @@ impl Proxy {
                     tokio::time::sleep(time).await;
                     read
                 }
-                Mode::Reset => return true,
+                Mode::Reset => {
+                    self.inject();
+                    return true;
+                }
                 _ => read,
             };
             if passed < read {

@@ -95,6 +95,13 @@ impl Report {
         Ok(())
     }
 
+    /// All but the verdict.
+    pub(crate) fn figures(&self) -> String {
+        let mut text = self.to_string();
+        text.truncate(text.rfind("\nviolations ").unwrap_or(text.len()));
+        text
+    }
+
     /// Whether all promises were kept.
     pub(crate) fn is_clean(&self) -> bool {
         self.found.is_none()

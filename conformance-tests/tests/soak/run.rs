@@ -10,8 +10,8 @@ use fastrand::Rng;
 use super::checker::{Surroundings, Violation};
 use super::engine::Container;
 use super::faults::{Breakable, Fault, Kind, Path, Plan, Target};
-use super::history::{Nanos, Orders, SECOND, SessionId, now};
-use super::ledger::{self, Counts, Ledger};
+use super::history::{Nanos, Op, Orders, SECOND, SessionId, now};
+use super::ledger::{self, Ledger};
 use super::proxy::{Mode, Proxy};
 use super::report::{Recovery, Report};
 use super::worker::{self, LANDING, PAUSE};
@@ -104,6 +104,10 @@ pub(crate) async fn run(settings: Settings) -> Result<Report, Failure> {
     let mut soak = Soak::prepare(settings).await?;
     let outcome = soak.go().await;
     soak.stop();
+    if outcome.is_err() {
+        soak.count();
+        eprintln!("{}", soak.report.figures());
+    }
     outcome?;
     soak.finish()
 }
@@ -248,14 +252,14 @@ impl Soak {
         let breakable = Breakable {
             cache: self.cache.container.is_some(),
             database: self.database.container.is_some(),
-            cache_by_network: !self.cache.proxies.is_empty(),
+            is_simple_cache: !self.cache.proxies.is_empty(),
         };
         let mut plan = Plan::new(self.settings.seed, breakable, self.settings.processes as usize);
         let mut step = 0_u32;
         self.watch(Duration::from_secs(2), "nothing broken yet").await?;
         while Instant::now() < end && self.found.is_none() {
             step += 1;
-            let doomed = (step % 2 == 0).then(|| self.random.usize(0..self.workers.len()));
+            let doomed = step.is_multiple_of(2).then(|| self.random.usize(0..self.workers.len()));
             match plan.next() {
                 Some(fault) => self.break_and_mend(fault, doomed).await?,
                 None => {
@@ -409,7 +413,7 @@ impl Soak {
         let until = Instant::now() + time;
         loop {
             let sessions = lock(&self.ledger).retire(false);
-            self.judge(sessions)?;
+            self.judge(&sessions)?;
             if self.found.is_some() {
                 return Ok(());
             }
@@ -439,7 +443,7 @@ impl Soak {
         }
     }
 
-    fn judge(&mut self, sessions: Vec<(SessionId, Vec<super::history::Op>)>) -> Result<(), Failure> {
+    fn judge(&mut self, sessions: &[(SessionId, Vec<Op>)]) -> Result<(), Failure> {
         if sessions.is_empty() {
             return Ok(());
         }
@@ -448,7 +452,7 @@ impl Soak {
             ledger.counts.sessions_judged += sessions.len() as u64;
             ledger.surroundings.clone()
         };
-        if let Some((session, violation, whole)) = ledger::judge(&sessions, &surroundings) {
+        if let Some((session, violation, whole)) = ledger::judge(sessions, &surroundings) {
             let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
                 .join(format!("soak-{}-{}-{}.txt", self.settings.seed, session.slot, session.generation));
             let mut file = std::fs::File::create(&path)?;
@@ -479,16 +483,19 @@ impl Soak {
         }
     }
 
+    fn count(&mut self) {
+        self.report.injected = (self.cache.injected(), self.database.injected());
+        self.report.counts = lock(&self.ledger).counts.clone();
+    }
+
     /// Judges what is left, and whether this was a soak at all.
     fn finish(mut self) -> Result<Report, Failure> {
         if self.found.is_none() {
             let sessions = lock(&self.ledger).retire(true);
-            self.judge(sessions)?;
+            self.judge(&sessions)?;
         }
-        let counts: Counts = lock(&self.ledger).counts.clone();
+        self.count();
         let mut report = self.report;
-        report.injected = (self.cache.injected(), self.database.injected());
-        report.counts = counts;
         report.found = self.found;
         if report.found.is_none() {
             report.check_that_it_was_one()?;

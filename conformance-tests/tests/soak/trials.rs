@@ -1,7 +1,314 @@
-//! Tests of the soak itself, and short soaks.
+//! Tests of the soak itself, and what it shows in short.
 
-use conformance_tests::libtest_mimic::Trial;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use conformance_tests::libtest_mimic::{Failed, Trial};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::checker::{Kind, Surroundings, check};
+use super::history::{Action, Answer, Fields, MILLI, Nanos, Op, SECOND};
+use super::proxy::{Mode, Proxy};
+use super::run::{Settings, run};
+use crate::{Failure, block_on, load};
+
+/// Set to run what needs the container engine.
+const SHORT: &str = "SOAK_SHORT";
 
 pub(crate) fn all() -> Vec<Trial> {
-    Vec::new()
+    let mut trials = vec![
+        trial("checker::a_history_in_order_is_clean", a_history_in_order_is_clean),
+        trial("checker::an_old_state_after_an_acknowledged_write_is_found", an_old_state_is_found),
+        trial("checker::an_old_state_is_allowed_up_to_the_bound_after_a_degraded_write", a_bound_is_checked),
+        trial("checker::a_session_after_its_acknowledged_end_is_found", an_undead_session_is_found),
+        trial("checker::a_merge_that_drops_a_field_is_found", a_lost_update_is_found),
+        trial("checker::a_value_that_nobody_wrote_is_found", an_unwritten_value_is_found),
+        trial("checker::a_session_that_is_gone_without_an_end_is_found", a_lost_session_is_found),
+        trial("checker::a_write_without_an_answer_may_land_late", an_unanswered_write_may_land_late),
+        trial("checker::the_shortest_history_is_told", the_shortest_history_is_told),
+        trial("proxy::every_way_to_break_breaks", every_way_to_break_breaks),
+        trial("run::a_pair_that_there_is_not_is_refused", an_unknown_pair_is_refused),
+    ];
+    let runs_short = std::env::var_os(SHORT).is_some();
+    if !runs_short {
+        eprintln!("short soaks: IGNORED, {SHORT} is not set; `cargo xtask test --provision` sets it");
+    }
+    for trial in [
+        trial("run::a_process_that_does_not_start_fails_the_soak", a_process_that_does_not_start_fails),
+        trial("run::a_soak_without_operations_fails", a_soak_without_operations_fails),
+        trial("run::proxies_that_inject_nothing_fail_the_soak", idle_proxies_fail),
+        trial("run::a_cache_that_lies_is_found_out", a_lying_cache_is_found_out),
+        trial("herd::four_processes_with_64_loads_each_make_8_database_reads_at_most", load::herd),
+        trial("outage::no_operation_fails_for_a_cache_that_is_killed", load::outage),
+        trial("soak::redis+postgres", || soak("redis+postgres", 15)),
+        trial("soak::memcached+mysql", || soak("memcached+mysql", 15)),
+    ] {
+        trials.push(trial.with_ignored_flag(!runs_short));
+    }
+    trials
+}
+
+fn trial(name: &str, test: impl FnOnce() -> Result<(), Failure> + Send + 'static) -> Trial {
+    Trial::test(name, move || test().map_err(|error| Failed::from(error.to_string())))
+}
+
+fn soak(pair: &str, seconds: u64) -> Result<(), Failure> {
+    let settings = Settings::new(pair, Duration::from_secs(seconds), fastrand::u64(..1 << 32))?;
+    let report = block_on(run(settings))?;
+    println!("{report}");
+    if report.is_clean() { Ok(()) } else { Err("a promise was broken, see above".into()) }
+}
+
+fn pair(seconds: u64) -> Settings {
+    Settings::new("redis+sqlite", Duration::from_secs(seconds), 7).expect("a pair")
+}
+
+fn a_process_that_does_not_start_fails() -> Result<(), Failure> {
+    let missing = Settings { program: PathBuf::from("/nonexistent/program"), ..pair(1) };
+    expect_error(block_on(run(missing)), "could not be started")?;
+    let ends = Settings { program: PathBuf::from("/bin/false"), ..pair(1) };
+    expect_error(block_on(run(ends)), "could not be started")
+}
+
+fn a_soak_without_operations_fails() -> Result<(), Failure> {
+    expect_error(block_on(run(Settings { tasks: 0, ..pair(1) })), "")
+}
+
+fn idle_proxies_fail() -> Result<(), Failure> {
+    expect_error(block_on(run(Settings { idle_proxies: true, ..pair(12) })), "injected nothing")
+}
+
+fn a_lying_cache_is_found_out() -> Result<(), Failure> {
+    let report = block_on(run(Settings { stale_cache: true, ..pair(30) }))?;
+    let Some(found) = &report.found else { return Err(format!("it was not found out\n{report}").into()) };
+    let said = report.to_string();
+    assert!(matches!(found.violation.kind, Kind::Stale | Kind::Undead | Kind::OlderThanPromised), "{said}");
+    assert!(said.contains("violations 1") && found.violation.history.len() < 40, "{said}");
+    Ok(())
+}
+
+fn expect_error<T>(outcome: Result<T, Failure>, what: &str) -> Result<(), Failure> {
+    match outcome {
+        Ok(_) => Err("the soak succeeded".into()),
+        Err(error) if error.to_string().contains(what) => Ok(()),
+        Err(error) => Err(format!("it failed for another reason: {error}").into()),
+    }
+}
+
+fn an_unknown_pair_is_refused() -> Result<(), Failure> {
+    for pair in ["redis", "redis+oracle", "ram+postgres"] {
+        let error = Settings::new(pair, Duration::from_secs(1), 0).err().ok_or("it was taken")?.to_string();
+        assert!(error.contains(pair), "{error}");
+    }
+    Ok(())
+}
+
+/// An operation from `begin` to `end`, in milliseconds.
+fn op(begin: u64, end: u64, action: Action, answer: Answer) -> Op {
+    let end = (end > 0).then_some(end * MILLI);
+    Op { process: 0, action, begin: begin * MILLI, end, answer, degraded: false }
+}
+
+fn fields<const N: usize>(fields: [(u32, u64); N]) -> Fields {
+    Fields::from(fields)
+}
+
+fn create() -> Op {
+    op(1, 2, Action::Create, Answer::Created)
+}
+
+fn save<const N: usize>(begin: u64, end: u64, own: (u32, u64), left: [(u32, u64); N]) -> Op {
+    op(begin, end, Action::Save(own.0, own.1), Answer::Saved(fields(left)))
+}
+
+fn load<const N: usize>(begin: u64, end: u64, seen: [(u32, u64); N]) -> Op {
+    op(begin, end, Action::Load, Answer::Seen(fields(seen)))
+}
+
+const AGE: Nanos = 3 * SECOND;
+
+fn sound() -> Surroundings {
+    Surroundings { max_cache_age: AGE, landing: 10 * SECOND, ..Surroundings::default() }
+}
+
+fn kind(history: &[Op], surroundings: &Surroundings) -> Option<Kind> {
+    check(history, surroundings).err().map(|violation| violation.kind)
+}
+
+fn a_history_in_order_is_clean() -> Result<(), Failure> {
+    let history = [
+        op(0, 1, Action::Load, Answer::Nothing),
+        create(),
+        save(10, 20, (1, 1), [(1, 1)]),
+        // Beside the save, either.
+        load(11, 19, []),
+        load(12, 14, [(1, 1)]),
+        save(15, 30, (2, 1), [(1, 1), (2, 1)]),
+        load(31, 32, [(1, 1), (2, 1)]),
+        op(40, 50, Action::Touch, Answer::Touched),
+        op(60, 70, Action::Rotate, Answer::Rotated(fields([(1, 1), (2, 1)]))),
+        load(61, 65, [(1, 1), (2, 1)]),
+        op(80, 81, Action::Load, Answer::Nothing),
+        op(82, 83, Action::Delete, Answer::Removed(false)),
+    ];
+    assert_eq!(kind(&history, &sound()), None);
+    Ok(())
+}
+
+fn an_old_state_is_found() -> Result<(), Failure> {
+    let history = [create(), save(10, 20, (1, 1), [(1, 1)]), load(21, 22, [])];
+    assert_eq!(kind(&history, &sound()), Some(Kind::Stale));
+    // Nor may a load go back behind another.
+    let history = [create(), save(10, 50, (1, 1), [(1, 1)]), load(20, 21, [(1, 1)]), load(22, 23, [])];
+    assert_eq!(kind(&history, &sound()), Some(Kind::Stale));
+    // Nor may a write be made of what is old.
+    let history = [
+        create(),
+        save(10, 20, (1, 1), [(1, 1)]),
+        save(30, 40, (1, 2), [(1, 2)]),
+        save(50, 60, (2, 1), [(2, 1), (1, 1)]),
+    ];
+    assert!(kind(&history, &sound()).is_some());
+    Ok(())
+}
+
+fn a_bound_is_checked() -> Result<(), Failure> {
+    let mut degraded = save(10, 20, (1, 1), [(1, 1)]);
+    degraded.degraded = true;
+    assert_eq!(kind(&[create(), degraded.clone(), load(2_000, 2_001, [])], &sound()), None);
+    assert!(kind(&[create(), degraded.clone(), load(4_000, 4_001, [])], &sound()).is_some());
+    // A state that the database never had is none at any time.
+    let never = [create(), degraded, save(30, 40, (2, 1), [(1, 1), (2, 1)]), load(50, 51, [(2, 1)])];
+    assert_eq!(kind(&never, &sound()), Some(Kind::LostUpdate));
+    // With caches of their own, nothing but the bound is promised.
+    let alone = Surroundings { is_private: true, ..sound() };
+    let history = [create(), save(10, 20, (1, 1), [(1, 1)])];
+    assert_eq!(kind(&[&history[..], &[load(3_000, 3_001, [])]].concat(), &alone), None);
+    let late = [&history[..], &[load(3_400, 3_401, [])]].concat();
+    assert_eq!(kind(&late, &alone), Some(Kind::OlderThanPromised));
+    // After the cache has lost a fence of a write that was on its way.
+    let lossy = Surroundings { losses: vec![(15 * MILLI, 16 * MILLI)], ..sound() };
+    assert_eq!(kind(&[&history[..], &[load(3_000, 3_001, [])]].concat(), &lossy), None);
+    assert!(kind(&[&history[..], &[load(4_000, 4_001, [])]].concat(), &lossy).is_some());
+    Ok(())
+}
+
+fn an_undead_session_is_found() -> Result<(), Failure> {
+    let end = op(10, 20, Action::Delete, Answer::Removed(true));
+    assert_eq!(kind(&[create(), end.clone(), load(21, 22, [])], &sound()), Some(Kind::Undead));
+    let saved = save(21, 22, (1, 1), [(1, 1)]);
+    assert_eq!(kind(&[create(), end.clone(), saved], &sound()), Some(Kind::Undead));
+    let touched = op(21, 22, Action::Touch, Answer::Touched);
+    assert_eq!(kind(&[create(), end.clone(), touched], &sound()), Some(Kind::Undead));
+    let again = op(21, 22, Action::Delete, Answer::Removed(true));
+    assert_eq!(kind(&[create(), end, again], &sound()), Some(Kind::EndedTwice));
+    Ok(())
+}
+
+fn a_lost_update_is_found() -> Result<(), Failure> {
+    let both = [create(), save(10, 20, (1, 1), [(1, 1)]), save(11, 21, (2, 1), [(2, 1)])];
+    assert_eq!(kind(&both, &sound()), Some(Kind::LostUpdate));
+    let each_the_other =
+        [create(), save(10, 20, (1, 1), [(1, 1), (2, 1)]), save(11, 21, (2, 1), [(1, 1), (2, 1)])];
+    assert_eq!(kind(&each_the_other, &sound()), Some(Kind::LostUpdate));
+    let left_behind =
+        [create(), save(10, 30, (1, 1), [(1, 1)]), op(11, 31, Action::Rotate, Answer::Rotated(fields([])))];
+    assert_eq!(kind(&left_behind, &sound()), Some(Kind::LostUpdate));
+    Ok(())
+}
+
+fn an_unwritten_value_is_found() -> Result<(), Failure> {
+    assert_eq!(kind(&[create(), load(10, 20, [(1, 1)])], &sound()), Some(Kind::Unwritten));
+    let early = [create(), load(10, 20, [(1, 1)]), save(30, 40, (1, 1), [(1, 1)])];
+    assert_eq!(kind(&early, &sound()), Some(Kind::Unwritten));
+    let refused = [create(), op(5, 6, Action::Save(1, 1), Answer::Refused), load(10, 20, [(1, 1)])];
+    assert_eq!(kind(&refused, &sound()), Some(Kind::Unwritten));
+    assert_eq!(kind(&[load(10, 20, [])], &sound()), Some(Kind::Unwritten));
+    Ok(())
+}
+
+fn a_lost_session_is_found() -> Result<(), Failure> {
+    let gone = op(10, 20, Action::Load, Answer::Nothing);
+    assert_eq!(kind(&[create(), gone.clone()], &sound()), Some(Kind::Lost));
+    let maybe = op(3, 0, Action::Delete, Answer::Unknown);
+    assert_eq!(kind(&[create(), maybe, gone], &sound()), None);
+    Ok(())
+}
+
+fn an_unanswered_write_may_land_late() -> Result<(), Failure> {
+    let unknown = op(10, 0, Action::Save(1, 1), Answer::Unknown);
+    let history = [create(), unknown.clone(), load(100, 101, []), load(5_000, 5_001, [(1, 1)])];
+    assert_eq!(kind(&history, &sound()), None);
+    // But not go again.
+    let back = [create(), unknown, load(100, 101, [(1, 1)]), load(5_000, 5_001, [])];
+    assert_eq!(kind(&back, &sound()), Some(Kind::Stale));
+    Ok(())
+}
+
+fn the_shortest_history_is_told() -> Result<(), Failure> {
+    let mut history = vec![create()];
+    for n in 1..200_u64 {
+        history.push(save(n * 100, n * 100 + 10, (1, n), [(1, n)]));
+        history.push(load(n * 100 + 20, n * 100 + 30, [(1, n)]));
+    }
+    history.push(load(20_000, 20_001, [(1, 198)]));
+    let violation = check(&history, &sound()).err().ok_or("it was not found")?;
+    assert_eq!(violation.kind, Kind::Stale);
+    // Who wrote the two values, who created it, and who read.
+    assert!(violation.history.len() <= 4, "{violation}");
+    Ok(())
+}
+
+/// A server that answers each byte with two.
+async fn echo() -> Result<u16, Failure> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let port = listener.local_addr()?.port();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut byte = [0];
+                while client.read_exact(&mut byte).await.is_ok()
+                    && client.write_all(&[byte[0]; 2]).await.is_ok()
+                {}
+            });
+        }
+    });
+    Ok(port)
+}
+
+fn every_way_to_break_breaks() -> Result<(), Failure> {
+    block_on(async {
+        let proxy = Arc::new(Proxy::to(echo().await?).await?);
+        let ask = async |client: &mut TcpStream| -> Vec<u8> {
+            let _ = client.write_all(b"x").await;
+            let mut answer = Vec::new();
+            let read = async {
+                while answer.len() < 2 && client.read_buf(&mut answer).await.is_ok_and(|read| read > 0) {}
+            };
+            let _ = tokio::time::timeout(Duration::from_millis(300), read).await;
+            answer
+        };
+        for (mode, passes) in [
+            (Mode::Pass, 2),
+            (Mode::Delay(Duration::from_millis(50)), 2),
+            (Mode::Cut, 1),
+            (Mode::BlackHole, 0),
+            (Mode::Deaf, 0),
+            (Mode::Reset, 0),
+        ] {
+            let mut client = TcpStream::connect(("127.0.0.1", proxy.port)).await?;
+            assert_eq!(ask(&mut client).await, b"xx", "before {mode:?}");
+            let before = proxy.injected();
+            proxy.set(mode);
+            let answer = ask(&mut client).await;
+            assert_eq!(answer.len(), passes, "{mode:?}");
+            assert_eq!(proxy.injected() > before, mode != Mode::Pass, "{mode:?}");
+            proxy.set(Mode::Pass);
+            let mut client = TcpStream::connect(("127.0.0.1", proxy.port)).await?;
+            assert_eq!(ask(&mut client).await, b"xx", "after {mode:?}");
+        }
+        Ok(())
+    })
 }

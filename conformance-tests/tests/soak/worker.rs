@@ -7,7 +7,10 @@ use std::time::{Duration, SystemTime};
 
 use fastrand::Rng;
 use session_cached_db::{CachedDb, Coherence, Error, Reaper, Schema, Session};
-use session_core::{DynCache, DynDatabase, Outcome, Record, SessionKey, StoredKey, Timestamp, bytes::Bytes};
+use session_core::{
+    Cache, DynCache, DynDatabase, Outcome, Record, SessionKey, StoredKey, SubjectIndex, Timestamp,
+    bytes::Bytes,
+};
 
 use super::broken::StaleCache;
 use super::history::{Action, Answer, Fields, Line, MILLI, Nanos, Orders, SECOND, SessionId, now};
@@ -171,7 +174,11 @@ impl Task {
     }
 }
 
-async fn attempt(store: &Store, key: &str, action: Action) -> Result<(Answer, Coherence), Error> {
+pub(crate) async fn attempt<C: Cache, P: SubjectIndex>(
+    store: &CachedDb<C, P>,
+    key: &str,
+    action: Action,
+) -> Result<(Answer, Coherence), Error> {
     let coherent = |answer| Ok((answer, Coherence::Coherent));
     let stored = stored_key(store, key);
     match action {
@@ -214,13 +221,13 @@ pub(crate) fn empty() -> Record {
     Record::new(Bytes::from_static(b"1{}"), now, now + LIFE)
 }
 
-pub(crate) fn stored_key(store: &Store, key: &str) -> StoredKey {
+pub(crate) fn stored_key<C: Cache, P: SubjectIndex>(store: &CachedDb<C, P>, key: &str) -> StoredKey {
     let key = SessionKey::parse(key).expect("32 hexadecimal digits");
     store.stored_key(&key).expect("no prefix makes it too long")
 }
 
 /// One that is not there is as one that has ended.
-async fn open(store: &Store, key: &str) -> Result<Session, Error> {
+async fn open<C: Cache, P: SubjectIndex>(store: &CachedDb<C, P>, key: &str) -> Result<Session, Error> {
     let session = store.open(key).await?;
     if session.key().is_some() { Ok(session) } else { Err(Error::SessionGone) }
 }
