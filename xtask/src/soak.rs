@@ -35,7 +35,8 @@ pub(crate) fn run(mut args: Parser) -> Result {
 
 /// What every change is checked with: the tests of the soak itself, and short soaks.
 pub(crate) fn short() -> Result {
-    run_process(soak().env("SOAK_SHORT", "1"))
+    // One after the other: what takes its time there is measured.
+    run_process(soak().env("SOAK_SHORT", "1").args(["--", "--test-threads=1"]))
 }
 
 fn soak() -> std::process::Command {
