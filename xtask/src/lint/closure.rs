@@ -93,7 +93,7 @@ mod tests {
         let owned = |(name, enables): &(&str, &[&str])| {
             ((*name).to_owned(), enables.iter().map(|e| (*e).to_owned()).collect())
         };
-        Member { name: name.to_owned(), features: features.iter().map(owned).collect() }
+        Member { name: name.to_owned(), features: features.iter().map(owned).collect(), ..Member::default() }
     }
 
     #[test]

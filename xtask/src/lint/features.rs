@@ -21,10 +21,8 @@ fn plan(members: &[Member]) -> Vec<Vec<String>> {
         .iter()
         .flat_map(|member| {
             let package = format!("--package={}", member.name);
-            let alone = |feature: &String| vec![package.clone(), format!("--features={feature}")];
-            // One that begins with an underscore is what others have in common, and nobody's to choose.
-            let is_chosen = |name: &&String| *name != "default" && !name.starts_with('_');
-            let features: Vec<_> = member.features.keys().filter(is_chosen).map(alone).collect();
+            let alone = |feature: &str| vec![package.clone(), format!("--features={feature}")];
+            let features: Vec<_> = member.chosen_features().map(alone).collect();
             [vec![package]].into_iter().chain(features)
         })
         .collect()
@@ -38,8 +36,12 @@ mod tests {
     fn every_member_is_built_without_features_and_with_each() {
         let features = ["_shared", "default", "moka", "redis"].map(|name| (name.to_owned(), Vec::new()));
         let members = [
-            Member { name: "xtask".to_owned(), features: Default::default() },
-            Member { name: "cache-backends".to_owned(), features: features.into_iter().collect() },
+            Member { name: "xtask".to_owned(), ..Member::default() },
+            Member {
+                name: "cache-backends".to_owned(),
+                features: features.into_iter().collect(),
+                ..Member::default()
+            },
         ];
         let expected: [&[&str]; 4] = [
             &["--package=xtask"],

@@ -1,15 +1,23 @@
 //! The members of the workspace and their features, as cargo tells them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use serde_json::Value;
 
 use crate::Result;
 use crate::process::{cargo, output};
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Member {
     pub(crate) name: String,
+    /// Where its `Cargo.toml` is.
+    pub(crate) directory: PathBuf,
+    pub(crate) is_published: bool,
+    /// The oldest Rust that it says it needs.
+    pub(crate) rust_version: Option<String>,
+    /// Whether docs.rs is to show what is behind features.
+    pub(crate) docs_show_all_features: bool,
     /// Each feature and what it enables.
     pub(crate) features: BTreeMap<String, Vec<String>>,
 }
@@ -29,6 +37,11 @@ fn parse(metadata: &Value) -> Result<Vec<Member>> {
         });
         Some(Member {
             name: package["name"].as_str()?.to_owned(),
+            directory: PathBuf::from(package["manifest_path"].as_str()?).parent()?.to_owned(),
+            // `publish = false` is an empty list of registries.
+            is_published: package["publish"].as_array().is_none_or(|registries| !registries.is_empty()),
+            rust_version: package["rust_version"].as_str().map(str::to_owned),
+            docs_show_all_features: package["metadata"]["docs"]["rs"]["all-features"] == true,
             features: features.collect::<Option<_>>()?,
         })
     };
@@ -36,6 +49,11 @@ fn parse(metadata: &Value) -> Result<Vec<Member>> {
 }
 
 impl Member {
+    /// The features that somebody may choose. One that begins with an underscore is what others have in common.
+    pub(crate) fn chosen_features(&self) -> impl Iterator<Item = &str> {
+        self.features.keys().map(String::as_str).filter(|name| *name != "default" && !name.starts_with('_'))
+    }
+
     /// The feature and all that it enables, directly or not.
     pub(crate) fn closure<'a>(&'a self, feature: &'a str) -> BTreeSet<&'a str> {
         let mut seen = BTreeSet::new();
@@ -57,13 +75,26 @@ mod tests {
     fn sample() -> Vec<Member> {
         let features =
             json!({ "redis": ["dep:redis"], "redis-tls": ["redis"], "full": ["redis-tls", "other/moka"] });
-        parse(&json!({ "packages": [{ "name": "cache-backends", "features": features }] })).unwrap()
+        let package = json!({
+            "name": "cache-backends",
+            "manifest_path": "/work/cache-backends/Cargo.toml",
+            "publish": null,
+            "rust_version": "1.94",
+            "metadata": { "docs": { "rs": { "all-features": true } } },
+            "features": features,
+        });
+        let private = json!({ "name": "xtask", "manifest_path": "/x", "publish": [], "features": {} });
+        parse(&json!({ "packages": [package, private] })).unwrap()
     }
 
     #[test]
     fn members_and_features_are_read() {
         let members = sample();
-        assert_eq!(members.len(), 1);
+        assert_eq!(members.len(), 2);
+        assert!(members[0].is_published && !members[1].is_published);
+        assert!(members[0].docs_show_all_features && !members[1].docs_show_all_features);
+        assert_eq!(members[0].directory, PathBuf::from("/work/cache-backends"));
+        assert_eq!(members[0].rust_version.as_deref(), Some("1.94"));
         assert_eq!(members[0].features.keys().collect::<Vec<_>>(), ["full", "redis", "redis-tls"]);
         assert!(parse(&json!({ "packages": [{ "name": 1 }] })).is_err());
     }

@@ -3,44 +3,78 @@
 mod closure;
 mod features;
 mod metadata;
+mod native;
+mod readme;
+mod release;
 
 use std::time::Duration;
 
-use lexopt::Parser;
+use lexopt::{Arg, Parser, ValueExt as _};
 
 use crate::Result;
 use crate::process::{cargo, run as run_process, succeeds};
 use crate::stage::Stages;
 
-pub(crate) const USAGE: &str = "lint";
+pub(crate) const USAGE: &str = "lint [STAGE..]";
 pub(crate) const SUMMARY: &str = "Formatting, clippy and docs with warnings denied, each feature alone, what features must not \
-     pull in, cargo-deny when installed.";
+     pull in,\n    which bring C, READMEs against features, packaging, the oldest Rust, semver since the last tag, cargo-deny when installed.";
+
+const STAGES: &[&str] = &[
+    "fmt", "clippy", "docs", "features", "closure", "native", "readme", "package", "msrv", "semver", "deny",
+];
 
 pub(crate) fn run(mut args: Parser) -> Result {
-    if let Some(arg) = args.next()? {
-        return Err(arg.unexpected().into());
+    let mut chosen = Vec::new();
+    while let Some(arg) = args.next()? {
+        match arg {
+            Arg::Value(stage) => chosen.push(stage.string()?),
+            other => return Err(other.unexpected().into()),
+        }
     }
-    all()
+    if let Some(unknown) = chosen.iter().find(|stage| !STAGES.contains(&stage.as_str())) {
+        return Err(format!("there is no stage {unknown:?}; there are {}", STAGES.join(", ")).into());
+    }
+    stages(&chosen)
 }
 
 /// Runs every stage, also after one that failed.
 pub(crate) fn all() -> Result {
+    stages(&[])
+}
+
+/// Runs the stages that are chosen, or every one if none is.
+fn stages(chosen: &[String]) -> Result {
+    let is_chosen = |name: &str| chosen.is_empty() || chosen.iter().any(|one| one == name);
     let members = metadata::members()?;
     let features = || features::each_alone(&members);
     let closure = || closure::check(&members);
-    let work: [(&str, u64, &dyn Fn() -> Result); 5] = [
+    let native = || native::check(&members);
+    let readme = || readme::check(&members);
+    let package = || release::package(&members);
+    let work: [(&str, u64, &dyn Fn() -> Result); 8] = [
         ("fmt", 10, &fmt),
         ("clippy", 360, &clippy),
         ("docs", 180, &docs),
         ("features", 600, &features),
         ("closure", 60, &closure),
+        ("native", 60, &native),
+        ("readme", 1, &readme),
+        ("package", 60, &package),
     ];
     let mut stages = Stages::new("lint");
-    for (name, budget, work) in work {
+    for (name, budget, work) in work.into_iter().filter(|(name, ..)| is_chosen(name)) {
         // The failure is kept for the end.
         stages.run(name, Duration::from_secs(budget), work).ok();
     }
-    if succeeds(cargo().args(["deny", "--version"])) {
+    if is_chosen("msrv") {
+        release::oldest_rust(&mut stages, &members);
+    }
+    if is_chosen("semver") {
+        release::semver(&mut stages, &members);
+    }
+    if !is_chosen("deny") {
+        // Somebody wants others.
+    } else if succeeds(cargo().args(["deny", "--version"])) {
         stages.run("deny", Duration::from_secs(120), deny).ok();
     } else {
         stages.skip(
