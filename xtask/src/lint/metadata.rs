@@ -41,7 +41,9 @@ fn parse(metadata: &Value) -> Result<Vec<Member>> {
             // `publish = false` is an empty list of registries.
             is_published: package["publish"].as_array().is_none_or(|registries| !registries.is_empty()),
             rust_version: package["rust_version"].as_str().map(str::to_owned),
-            docs_show_all_features: package["metadata"]["docs"]["rs"]["all-features"] == true,
+            docs_show_all_features: package
+                .pointer("/metadata/docs/rs/all-features")
+                .is_some_and(|all| *all == true),
             features: features.collect::<Option<_>>()?,
         })
     };
