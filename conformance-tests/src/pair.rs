@@ -60,6 +60,7 @@ cases! {
     two_requests_that_change_different_keys_both_win,
     sixty_four_concurrent_saves_all_survive,
     a_counter_under_reject_counts_every_acknowledged_save,
+    a_counter_under_last_write_refuses_no_save_and_is_what_was_written_last,
     the_last_write_stays_under_last_write,
     logging_out_everywhere_reaches_every_node,
     logging_out_everywhere_spares_others,
@@ -280,6 +281,34 @@ pub async fn a_counter_under_reject_counts_every_acknowledged_save(fixture: &imp
         counter.await.unwrap();
     }
     assert_eq!(open(&there, &key).await.get::<u32>("count").unwrap(), Some(20));
+}
+
+pub async fn a_counter_under_last_write_refuses_no_save_and_is_what_was_written_last(
+    fixture: &impl PairFixture,
+) {
+    let (here, there) = nodes(fixture).await;
+    let (_, key) = login(&here).await;
+    let mut counters = Vec::new();
+    for n in 0..4 {
+        let (node, key) = (if n % 2 == 0 { here.clone() } else { there.clone() }, key.clone());
+        counters.push(tokio::spawn(async move {
+            let mut last = 0;
+            for _ in 0..5 {
+                let mut session = open(&node, &key).await;
+                session.modify("count", |count: &mut u32| *count += 1).unwrap();
+                session.save().await.expect("nothing is refused");
+                last = session.get("count").unwrap().unwrap();
+            }
+            last
+        }));
+    }
+    let mut lasts = Vec::new();
+    for counter in counters {
+        lasts.push(counter.await.unwrap());
+    }
+    let count = open(&here, &key).await.get::<u32>("count").unwrap().unwrap();
+    assert!(lasts.contains(&count), "{count} is nobody's last write: {lasts:?}");
+    assert_eq!(open(&there, &key).await.get::<u32>("count").unwrap(), Some(count), "the nodes see the same");
 }
 
 pub async fn the_last_write_stays_under_last_write(fixture: &impl PairFixture) {

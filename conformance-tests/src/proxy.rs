@@ -1,49 +1,46 @@
-//! A network that breaks: a proxy on 127.0.0.1 that stands between a store and one of its servers.
+//! A network that can break: a proxy on 127.0.0.1 that stands between a store and one of its servers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// How the network is.
+/// What a [`Proxy`] does with what passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Network {
-    /// Everything passes.
-    Sound,
-    /// Every answer comes so much later.
-    Slow(Duration),
-    /// A connection breaks after so many bytes of its next answer.
-    Torn(usize),
-    /// Nothing passes. What was said meanwhile comes through when the network is sound again.
-    Silent,
-    /// Connections break, and new ones as soon as they are made.
-    Down,
+pub enum Mode {
+    /// Nothing: it passes.
+    Pass,
+    /// Each piece of an answer is late.
+    Delay(Duration),
+    /// So many bytes of an answer pass, and then the connection ends.
+    Cut(usize),
+    /// Nothing passes in either direction, and nothing says so. What was said is lost, and so is the connection.
+    BlackHole,
+    /// As long as this lasts, nothing passes; then all of it does, late.
+    Hold,
+    /// What the client says passes, the answers do not.
+    Deaf,
+    /// All connections are reset, new ones, too.
+    Reset,
 }
 
-/// A TCP proxy, which ends when this is dropped.
-///
-/// # Behavior
-///
-/// - Listens on a port of 127.0.0.1, and passes each connection on to the server.
-/// - Counts round trips: how often a client spoke after it had been answered, or for the first time.
-/// - Counts faults: connections that were broken or refused, answers that came late, and those that were held back.
-#[derive(Debug)]
+/// A TCP proxy, which lasts as long as the runtime that it was made on. Clones are handles to the same one.
+#[derive(Clone, Debug)]
 pub struct Proxy {
     address: SocketAddr,
-    network: Arc<watch::Sender<Network>>,
-    counts: Arc<Counts>,
-    listening: tokio::task::JoinHandle<()>,
+    shared: Arc<Shared>,
 }
 
-#[derive(Debug, Default)]
-struct Counts {
+#[derive(Debug)]
+struct Shared {
+    mode: watch::Sender<Mode>,
+    injected: AtomicU64,
     round_trips: AtomicU64,
-    faults: AtomicU64,
 }
 
 impl Proxy {
@@ -55,15 +52,14 @@ impl Proxy {
     pub async fn before(server: SocketAddr) -> std::io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
-        let network = Arc::new(watch::Sender::new(Network::Sound));
-        let counts = Arc::<Counts>::default();
-        let (states, counting) = (Arc::clone(&network), Arc::clone(&counts));
-        let listening = tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(connect(client, server, states.subscribe(), Arc::clone(&counting)));
-            }
-        });
-        Ok(Self { address, network, counts, listening })
+        let shared = Shared {
+            mode: watch::Sender::new(Mode::Pass),
+            injected: AtomicU64::new(0),
+            round_trips: AtomicU64::new(0),
+        };
+        let proxy = Self { address, shared: Arc::new(shared) };
+        tokio::spawn(proxy.clone().accept(listener, server));
+        Ok(proxy)
     }
 
     /// Where it listens.
@@ -72,111 +68,142 @@ impl Proxy {
         self.address
     }
 
-    /// Makes the network so, also for the connections that there are.
-    pub fn set(&self, network: Network) {
-        self.network.send_replace(network);
+    /// From now on, also for the connections that there are.
+    pub fn set(&self, mode: Mode) {
+        self.shared.mode.send_replace(mode);
     }
 
-    /// How many round trips there were.
+    /// How often it has broken something.
+    #[must_use]
+    pub fn injected(&self) -> u64 {
+        self.shared.injected.load(Ordering::SeqCst)
+    }
+
+    /// How often a client spoke after it had been answered, or for the first time.
     #[must_use]
     pub fn round_trips(&self) -> u64 {
-        self.counts.round_trips.load(Ordering::SeqCst)
+        self.shared.round_trips.load(Ordering::SeqCst)
     }
 
-    /// How many faults there were.
-    #[must_use]
-    pub fn faults(&self) -> u64 {
-        self.counts.faults.load(Ordering::SeqCst)
+    fn inject(&self) {
+        self.shared.injected.fetch_add(1, Ordering::SeqCst);
     }
-}
 
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.listening.abort();
-        self.network.send_replace(Network::Down);
-    }
-}
-
-impl Counts {
-    fn fault(&self) {
-        self.faults.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
-/// Both directions of a connection, until one of them ends, or the network breaks it.
-async fn connect(
-    client: TcpStream,
-    server: SocketAddr,
-    mut network: watch::Receiver<Network>,
-    counts: Arc<Counts>,
-) {
-    if *network.borrow_and_update() == Network::Down {
-        counts.fault();
-        return;
-    }
-    let Ok(server) = TcpStream::connect(server).await else { return };
-    let (_, _) = (client.set_nodelay(true), server.set_nodelay(true));
-    let (from_client, to_client) = client.into_split();
-    let (from_server, to_server) = server.into_split();
-    let is_answered = AtomicBool::new(true);
-    tokio::select! {
-        () = questions(from_client, to_server, network.clone(), &is_answered, &counts) => {}
-        () = answers(from_server, to_client, network.clone(), &is_answered, &counts) => {}
-        _ = network.wait_for(|network| *network == Network::Down) => counts.fault(),
-    }
-}
-
-async fn questions(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    mut network: watch::Receiver<Network>,
-    is_answered: &AtomicBool,
-    counts: &Counts,
-) {
-    let mut buffer = vec![0; 64 << 10];
-    while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        if is_answered.swap(false, Ordering::SeqCst) {
-            counts.round_trips.fetch_add(1, Ordering::SeqCst);
-        }
-        if network.wait_for(|network| *network != Network::Silent).await.is_err()
-            || to.write_all(&buffer[..length]).await.is_err()
-        {
-            return;
-        }
-    }
-}
-
-async fn answers(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    mut network: watch::Receiver<Network>,
-    is_answered: &AtomicBool,
-    counts: &Counts,
-) {
-    let mut buffer = vec![0; 64 << 10];
-    while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        let now = *network.borrow_and_update();
-        match now {
-            Network::Sound | Network::Down => {}
-            Network::Slow(delay) => {
-                counts.fault();
-                tokio::time::sleep(delay).await;
-            }
-            Network::Silent => {
-                counts.fault();
-                if network.wait_for(|network| *network != Network::Silent).await.is_err() {
+    async fn accept(self, listener: TcpListener, server: SocketAddr) {
+        loop {
+            // Out of descriptors, for example: it may go on.
+            let Ok((client, _)) = listener.accept().await else {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                continue;
+            };
+            let proxy = self.clone();
+            tokio::spawn(async move {
+                if *proxy.shared.mode.borrow() == Mode::Reset {
+                    let _ = client.set_zero_linger();
+                    proxy.inject();
                     return;
                 }
-            }
-            Network::Torn(bytes) => {
-                counts.fault();
-                let _ = to.write_all(&buffer[..length.min(bytes)]).await;
-                return;
-            }
-        }
-        is_answered.store(true, Ordering::SeqCst);
-        if to.write_all(&buffer[..length]).await.is_err() {
-            return;
+                // A server that is down: the client is told by the end of its connection.
+                if let Ok(server) = TcpStream::connect(server).await {
+                    proxy.pass(client, server).await;
+                }
+            });
         }
     }
+
+    async fn pass(&self, client: TcpStream, server: TcpStream) {
+        let _ = (client.set_nodelay(true), server.set_nodelay(true));
+        let (from_client, to_client) = client.into_split();
+        let (from_server, to_server) = server.into_split();
+        let is_answered = AtomicBool::new(true);
+        let is_reset = tokio::select! {
+            is_reset = self.pump(from_client, &to_server, Direction::Question, &is_answered) => is_reset,
+            is_reset = self.pump(from_server, &to_client, Direction::Answer, &is_answered) => is_reset,
+        };
+        if is_reset {
+            let _ = to_client.as_ref().set_zero_linger();
+        }
+    }
+
+    /// Passes one direction on until it ends; whether the connection is to be reset.
+    async fn pump(
+        &self,
+        mut from: OwnedReadHalf,
+        to: &OwnedWriteHalf,
+        direction: Direction,
+        is_answered: &AtomicBool,
+    ) -> bool {
+        let mut mode = self.shared.mode.subscribe();
+        let mut has_swallowed = false;
+        let mut chunk = vec![0; 16 << 10];
+        loop {
+            let read = tokio::select! {
+                read = from.read(&mut chunk) => read,
+                _ = mode.changed() => {
+                    let is_reset = *mode.borrow_and_update() == Mode::Reset;
+                    if is_reset {
+                        self.inject();
+                    }
+                    // What lacks a piece cannot go on.
+                    if is_reset || has_swallowed {
+                        return is_reset;
+                    }
+                    continue;
+                }
+            };
+            let Ok(read @ 1..) = read else { return false };
+            let is_answer = direction == Direction::Answer;
+            if is_answered.swap(is_answer, Ordering::SeqCst) && !is_answer {
+                self.shared.round_trips.fetch_add(1, Ordering::SeqCst);
+            }
+            let now = *mode.borrow();
+            let passed = match now {
+                Mode::BlackHole => 0,
+                Mode::Deaf if is_answer => 0,
+                Mode::Cut(bytes) if is_answer => read.min(bytes),
+                Mode::Delay(time) if is_answer => {
+                    self.inject();
+                    tokio::time::sleep(time).await;
+                    read
+                }
+                Mode::Hold => {
+                    self.inject();
+                    let _ = mode.wait_for(|mode| *mode != Mode::Hold).await;
+                    read
+                }
+                Mode::Reset => {
+                    self.inject();
+                    return true;
+                }
+                _ => read,
+            };
+            let is_cut = is_answer && matches!(now, Mode::Cut(_));
+            if passed < read || is_cut {
+                self.inject();
+                has_swallowed = true;
+            }
+            if write_all(to, &chunk[..passed]).await.is_err() || is_cut {
+                return false;
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Question,
+    Answer,
+}
+
+async fn write_all(to: &OwnedWriteHalf, mut bytes: &[u8]) -> std::io::Result<()> {
+    let to: &TcpStream = to.as_ref();
+    while !bytes.is_empty() {
+        to.writable().await?;
+        match to.try_write(bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use cache_backends::redis::driver::aio::MultiplexedConnection;
 use cache_backends::redis::driver::{Client, FromRedisValue, cmd};
-use conformance_tests::proxy::Network;
+use conformance_tests::proxy::Mode;
 use db_backends::sqlite::SqlitePersistence;
 use memcache::exp::{Get, MetaClient, MutationStatus, Set, Ttl};
 use session_cached_db::{CachedDb, Stats};
@@ -76,12 +76,12 @@ async fn logs_out(store: &Store, cookie: &str) {
 }
 
 async fn down_at_the_start(link: &Link) {
-    link.proxy.set(Network::Down);
+    link.proxy.set(Mode::Reset);
     let store = store(&link.url).await;
     let (cookie, ended) = (login(&store).await, login(&store).await);
     assert_eq!(request(&store, &cookie).await, 1);
     logs_out(&store, &ended).await;
-    link.proxy.set(Network::Sound);
+    link.proxy.set(Mode::Pass);
     hits_again(&store, &cookie, 1).await;
     assert_eq!(read(&store, &ended).await, None);
 }
@@ -98,13 +98,13 @@ async fn goes_down(link: &Link) {
     let store = store(&link.url).await;
     let (cookie, ended) = (login(&store).await, login(&store).await);
     hits_again(&store, &cookie, 0).await;
-    link.proxy.set(Network::Down);
+    link.proxy.set(Mode::Reset);
     for n in 1..=5 {
         assert_eq!(request(&store, &cookie).await, n);
     }
     logs_out(&store, &ended).await;
-    assert!(link.proxy.faults() > 0, "nothing was broken");
-    link.proxy.set(Network::Sound);
+    assert!(link.proxy.injected() > 0, "nothing was broken");
+    link.proxy.set(Mode::Pass);
     hits_again(&store, &cookie, 5).await;
     assert_eq!(read(&store, &ended).await, None);
 }
@@ -121,7 +121,7 @@ async fn never_answers(link: &Link) {
     let store = store(&link.url).await;
     let (cookie, ended) = (login(&store).await, login(&store).await);
     hits_again(&store, &cookie, 0).await;
-    link.proxy.set(Network::Silent);
+    link.proxy.set(Mode::Hold);
     let begun = Instant::now();
     assert_eq!(read(&store, &cookie).await, Some(0));
     // One call of the cache is waited for; with room for a busy machine.
@@ -129,7 +129,7 @@ async fn never_answers(link: &Link) {
     assert_eq!(request(&store, &cookie).await, 1);
     logs_out(&store, &ended).await;
     // What was said meanwhile comes through now, late.
-    link.proxy.set(Network::Sound);
+    link.proxy.set(Mode::Pass);
     hits_again(&store, &cookie, 1).await;
     assert_eq!(read(&store, &ended).await, None);
 }
@@ -148,12 +148,12 @@ async fn torn(link: &Link) {
     hits_again(&store, &cookie, 0).await;
     let mut n = 0;
     for bytes in [0, 1, 3, 10, 40, 90] {
-        let before = link.proxy.faults();
-        link.proxy.set(Network::Torn(bytes));
+        let before = link.proxy.injected();
+        link.proxy.set(Mode::Cut(bytes));
         assert_eq!(read(&store, &cookie).await, Some(n));
         n = request(&store, &cookie).await;
-        assert!(link.proxy.faults() > before, "nothing was torn");
-        link.proxy.set(Network::Sound);
+        assert!(link.proxy.injected() > before, "nothing was torn");
+        link.proxy.set(Mode::Pass);
         hits_again(&store, &cookie, n).await;
     }
     assert_eq!(n, 6);

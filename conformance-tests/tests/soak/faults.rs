@@ -6,8 +6,8 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use super::engine::Container;
-use super::proxy::{Mode, Proxy};
 use crate::Failure;
+use conformance_tests::proxy::{Mode, Proxy};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
@@ -111,7 +111,13 @@ impl Plan {
 
     fn all_kinds(&mut self) -> Vec<Kind> {
         let late = Duration::from_millis(self.random.u64(20..=700));
-        let modes = [Mode::Delay(late), Mode::Cut, Mode::BlackHole, Mode::Deaf, Mode::Reset];
+        let modes = [
+            Mode::Delay(late),
+            Mode::Cut(self.random.usize(0..64)),
+            Mode::BlackHole,
+            Mode::Deaf,
+            Mode::Reset,
+        ];
         let mut kinds = vec![Kind::Pause, Kind::Kill, Kind::Restart, Kind::Disconnect];
         for mode in modes {
             let node = self.random.bool().then(|| self.random.usize(0..self.processes));

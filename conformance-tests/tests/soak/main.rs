@@ -20,7 +20,6 @@ mod faults;
 mod history;
 mod ledger;
 mod load;
-mod proxy;
 mod report;
 mod run;
 #[allow(dead_code, reason = "shared with the matrix and with xtask, which use other parts of it")]

@@ -18,6 +18,8 @@ pub(crate) struct Report {
     pub(crate) faults: Vec<(Fault, u64)>,
     pub(crate) recoveries: Vec<Recovery>,
     pub(crate) killed: u64,
+    /// How often a session was read when all was over.
+    pub(crate) looked: u64,
     /// How often proxies broke something, of the cache and of the database.
     pub(crate) injected: (u64, u64),
     pub(crate) found: Option<Found>,
@@ -50,6 +52,7 @@ impl Report {
             faults: Vec::new(),
             recoveries: Vec::new(),
             killed: 0,
+            looked: 0,
             injected: (0, 0),
             found: None,
         }
@@ -80,6 +83,12 @@ impl Report {
             return Err(
                 format!("the soak made {loads} loads and {writes} writes, which proves nothing").into()
             );
+        }
+        if self.faults.is_empty() && self.killed == 0 {
+            return Err("nothing was broken, which proves nothing: let the soak last longer".into());
+        }
+        if self.looked == 0 {
+            return Err("no session was looked at in the end, which proves nothing".into());
         }
         for (target, injected) in [(Target::Cache, self.injected.0), (Target::Database, self.injected.1)] {
             let mut by_network = self.faults.iter().filter(|(fault, _)| {
@@ -116,7 +125,11 @@ impl fmt::Display for Report {
             f,
             "operations        {begun} begun: {loads} loads and {writes} writes answered, {unanswered} never"
         )?;
-        writeln!(f, "sessions judged   {sessions_judged}")?;
+        writeln!(
+            f,
+            "sessions judged   {sessions_judged}, and {} loads of them when all was over",
+            self.looked
+        )?;
         let by_engine = self.faults.iter().filter(|(fault, _)| fault.is_of_engine()).count();
         let by_network = self.faults.len() - by_engine;
         writeln!(

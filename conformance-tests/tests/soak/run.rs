@@ -5,14 +5,15 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use conformance_tests::proxy::{Mode, Proxy};
 use fastrand::Rng;
+use session_cached_db::{CachedDb, NoCache, Schema};
 
 use super::checker::{Surroundings, Violation};
 use super::engine::Container;
 use super::faults::{Breakable, Fault, Kind, Path, Plan, Target};
-use super::history::{Nanos, Op, Orders, SECOND, SessionId, now};
+use super::history::{Action, Nanos, Op, Orders, SECOND, SessionId, now};
 use super::ledger::{self, Ledger};
-use super::proxy::{Mode, Proxy};
 use super::report::{Recovery, Report};
 use super::worker::{self, LANDING, PAUSE};
 use crate::Failure;
@@ -109,6 +110,9 @@ pub(crate) async fn run(settings: Settings) -> Result<Report, Failure> {
         eprintln!("{}", soak.report.figures());
     }
     outcome?;
+    if soak.found.is_none() {
+        soak.look_at_the_end().await?;
+    }
     soak.finish()
 }
 
@@ -118,7 +122,7 @@ async fn path(name: &str, processes: u32) -> Result<Path, Failure> {
     let mut proxies = Vec::new();
     if let (Ports::Mapped(_), [port]) = (server.ports, &container.ports[..]) {
         for _ in 0..processes {
-            proxies.push(Proxy::to(*port).await?);
+            proxies.push(Proxy::before(([127, 0, 0, 1], *port).into()).await?);
         }
     }
     Ok(Path { container: Some(container), proxies })
@@ -157,7 +161,7 @@ impl Soak {
     fn cache_url(&self, node: usize) -> String {
         let Some(container) = &self.cache.container else { return "moka://".into() };
         match self.cache.proxies.get(node) {
-            Some(proxy) => container.url(&[proxy.port]),
+            Some(proxy) => container.url(&[proxy.address().port()]),
             None => container.url(&container.ports),
         }
     }
@@ -168,7 +172,7 @@ impl Soak {
             return format!("sqlite://{}?busy_timeout_ms=2000&acquire_timeout_ms=2000", file.display());
         };
         let url = match node.and_then(|node| self.database.proxies.get(node)) {
-            Some(proxy) => container.url(&[proxy.port]),
+            Some(proxy) => container.url(&[proxy.address().port()]),
             None => container.url(&container.ports),
         };
         let bound = worker::STATEMENT_BOUND.as_millis();
@@ -177,16 +181,13 @@ impl Soak {
         )
     }
 
-    /// Starts a process on a node, and waits until it works.
-    async fn start_worker(&mut self, node: usize) -> Result<(), Failure> {
-        let process = self.next_process;
-        self.next_process += 1;
+    fn orders(&self, node: usize, process: u32) -> Result<Orders, Failure> {
         let settings = &self.settings;
-        let orders = Orders {
+        Ok(Orders {
             cache: self.cache_url(node),
             database: self.database_url(Some(node)),
             stale_cache: settings.stale_cache,
-            run: self.random.u32(..),
+            run: u32::try_from(settings.seed & 0xffff_ffff)?,
             seed: settings.seed,
             process: u32::try_from(node)?,
             processes: settings.processes,
@@ -198,9 +199,15 @@ impl Soak {
             creates_from: if process < settings.processes { self.start } else { now() },
             max_cache_age: MAX_CACHE_AGE,
             pause: settings.pause,
-        };
-        let orders = Orders { run: u32::try_from(settings.seed & 0xffff_ffff)?, ..orders };
-        let mut child = Command::new(&settings.program)
+        })
+    }
+
+    /// Starts a process on a node, and waits until it works.
+    async fn start_worker(&mut self, node: usize) -> Result<(), Failure> {
+        let process = self.next_process;
+        self.next_process += 1;
+        let orders = self.orders(node, process)?;
+        let mut child = Command::new(&self.settings.program)
             .env(worker::ROLE, "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -481,6 +488,34 @@ impl Soak {
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
+    }
+
+    /// Reads what is left of the sessions when all is well and nobody writes any more: by way of the cache, from the database
+    /// alone, and by way of the cache again. It is judged as everything else is.
+    async fn look_at_the_end(&mut self) -> Result<(), Failure> {
+        let process = self.next_process;
+        let orders = Orders { stale_cache: false, ..self.orders(0, process)? };
+        let cached = worker::store(&orders).await?;
+        let db = db_backends::connect(&orders.database).await?;
+        let uncached = CachedDb::builder(NoCache, db).schema(Schema::Trust).reaper(None).build().await?;
+        let sessions: Vec<_> = lock(&self.ledger).sessions.keys().copied().collect();
+        for session in sessions {
+            let key = orders.session_key(session);
+            for by_cache in [true, false, true] {
+                let begin = now();
+                let loaded = if by_cache {
+                    worker::attempt(&cached, &key, Action::Load).await
+                } else {
+                    worker::attempt(&uncached, &key, Action::Load).await
+                };
+                let (answer, _) = loaded.map_err(|error| format!("at the end, all is well, but {error}"))?;
+                let (action, end) = (Action::Load, Some(now()));
+                let op = Op { process, action, begin, end, answer, degraded: false };
+                lock(&self.ledger).sessions.entry(session).or_default().push(op);
+                self.report.looked += 1;
+            }
+        }
+        Ok(())
     }
 
     fn count(&mut self) {

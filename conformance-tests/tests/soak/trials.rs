@@ -10,9 +10,9 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::checker::{Kind, Surroundings, check};
 use super::history::{Action, Answer, Fields, MILLI, Nanos, Op, SECOND};
-use super::proxy::{Mode, Proxy};
 use super::run::{Settings, run};
 use crate::{Failure, block_on, load};
+use conformance_tests::proxy::{Mode, Proxy};
 
 /// Set to run what needs the container engine.
 const SHORT: &str = "SOAK_SHORT";
@@ -38,6 +38,7 @@ pub(crate) fn all() -> Vec<Trial> {
     for trial in [
         trial("run::a_process_that_does_not_start_fails_the_soak", a_process_that_does_not_start_fails),
         trial("run::a_soak_without_operations_fails", a_soak_without_operations_fails),
+        trial("run::a_soak_that_breaks_nothing_fails", a_soak_that_breaks_nothing_fails),
         trial("run::proxies_that_inject_nothing_fail_the_soak", idle_proxies_fail),
         trial("run::a_cache_that_lies_is_found_out", a_lying_cache_is_found_out),
         trial("herd::four_processes_with_64_loads_each_make_8_database_reads_at_most", load::herd),
@@ -73,7 +74,14 @@ fn a_process_that_does_not_start_fails() -> Result<(), Failure> {
 }
 
 fn a_soak_without_operations_fails() -> Result<(), Failure> {
-    expect_error(block_on(run(Settings { tasks: 0, ..pair(1) })), "")
+    expect_error(
+        block_on(run(Settings { tasks: 0, ..pair(1) })),
+        "0 loads and 0 writes, which proves nothing",
+    )
+}
+
+fn a_soak_that_breaks_nothing_fails() -> Result<(), Failure> {
+    expect_error(block_on(run(pair(1))), "nothing was broken, which proves nothing")
 }
 
 fn idle_proxies_fail() -> Result<(), Failure> {
@@ -280,7 +288,7 @@ async fn echo() -> Result<u16, Failure> {
 
 fn every_way_to_break_breaks() -> Result<(), Failure> {
     block_on(async {
-        let proxy = Arc::new(Proxy::to(echo().await?).await?);
+        let proxy = Arc::new(Proxy::before(([127, 0, 0, 1], echo().await?).into()).await?);
         let ask = async |client: &mut TcpStream| -> Vec<u8> {
             let _ = client.write_all(b"x").await;
             let mut answer = Vec::new();
@@ -293,12 +301,13 @@ fn every_way_to_break_breaks() -> Result<(), Failure> {
         for (mode, passes) in [
             (Mode::Pass, 2),
             (Mode::Delay(Duration::from_millis(50)), 2),
-            (Mode::Cut, 1),
+            (Mode::Cut(1), 1),
             (Mode::BlackHole, 0),
+            (Mode::Hold, 0),
             (Mode::Deaf, 0),
             (Mode::Reset, 0),
         ] {
-            let mut client = TcpStream::connect(("127.0.0.1", proxy.port)).await?;
+            let mut client = TcpStream::connect(proxy.address()).await?;
             assert_eq!(ask(&mut client).await, b"xx", "before {mode:?}");
             let before = proxy.injected();
             proxy.set(mode);
@@ -306,7 +315,7 @@ fn every_way_to_break_breaks() -> Result<(), Failure> {
             assert_eq!(answer.len(), passes, "{mode:?}");
             assert_eq!(proxy.injected() > before, mode != Mode::Pass, "{mode:?}");
             proxy.set(Mode::Pass);
-            let mut client = TcpStream::connect(("127.0.0.1", proxy.port)).await?;
+            let mut client = TcpStream::connect(proxy.address()).await?;
             assert_eq!(ask(&mut client).await, b"xx", "after {mode:?}");
         }
         Ok(())
