@@ -28,6 +28,9 @@ mod keys;
 mod limits;
 mod map;
 mod merge;
+#[cfg(feature = "metrics")]
+mod metrics;
+mod operations_doc;
 mod outage;
 mod parity;
 mod plain_keys;
@@ -41,3 +44,4 @@ mod subjects;
 mod tower;
 #[cfg(feature = "tower")]
 mod tower_cookie;
+mod traces;

@@ -1,0 +1,70 @@
+//! That `docs/operations.md` lists what the code has, and nothing else.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn sources(directory: &Path, text: &mut String) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            // A program of its own.
+            if !path.ends_with("bin") {
+                sources(&path, text);
+            }
+        } else {
+            text.push_str(&std::fs::read_to_string(path).unwrap());
+        }
+    }
+}
+
+/// What stands between `before` and `after` in the sources.
+fn in_sources(before: &str, after: &str) -> BTreeSet<String> {
+    let mut text = String::new();
+    sources(&root().join("session-cached-db/src"), &mut text);
+    let found = text.split(before).skip(1).filter_map(|rest| rest.split(after).next());
+    found.map(str::to_owned).collect()
+}
+
+/// The names in the first column of the tables under a heading.
+fn documented(heading: &str) -> BTreeSet<String> {
+    let document = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let section = document.split("\n## ").find(|section| section.starts_with(heading)).unwrap();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+    rows.map(|row| row.split('`').next().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn every_metric_is_documented() {
+    let is_name = |name: &String| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+    };
+    let spans = ["session_load", "session_write", "session_cached_db"];
+    let names: BTreeSet<_> = in_sources("\"session_", "\"")
+        .into_iter()
+        .map(|rest| format!("session_{rest}"))
+        .filter(is_name)
+        .filter(|name| !spans.contains(&name.as_str()))
+        .collect();
+    assert!(names.len() > 15, "{names:?}");
+    assert_eq!(documented("Metrics"), names);
+}
+
+#[test]
+fn every_event_of_the_log_is_documented() {
+    let names = in_sources("event = \"", "\"");
+    assert!(names.len() > 15, "{names:?}");
+    assert_eq!(documented("Events in the log"), names);
+}
+
+#[test]
+fn every_hook_is_documented() {
+    let events = std::fs::read_to_string(root().join("session-cached-db/src/events.rs")).unwrap();
+    let of_trait = events.split("pub trait Events").nth(1).unwrap().split("\n}\n").next().unwrap().to_owned();
+    let hooks: BTreeSet<_> =
+        of_trait.split("    fn ").skip(1).map(|rest| rest.split('(').next().unwrap().to_owned()).collect();
+    assert_eq!(documented("Hooks"), hooks);
+}
