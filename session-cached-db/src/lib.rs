@@ -93,5 +93,10 @@ pub use db_backends::postgres::PostgresPersistence;
 #[cfg(feature = "sqlite")]
 pub use db_backends::sqlite::SqlitePersistence;
 
+/// The examples of the documents are compiled, too.
+#[cfg(all(doctest, feature = "postgres", feature = "redis", feature = "seal"))]
+#[doc = include_str!("../../docs/security.md")]
+struct SecurityDocument;
+
 /// Where a session's own expiry is kept among its data, out of the application's sight. The name is Django's.
 const EXPIRY_KEY: &str = "_session_expiry";
