@@ -9,6 +9,7 @@ pub(crate) const IN_FLIGHT: usize = 64;
 
 /// What a figure is to be.
 #[derive(Clone, Copy)]
+#[allow(dead_code, reason = "either program uses some")]
 pub(crate) enum Aim {
     AtMost(f64),
     AtLeast(f64),

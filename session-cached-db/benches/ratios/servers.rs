@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use memcache::exp::{AsyncMetaClient, Get, Meta, MetaClientBuilder};
+use memcache::exp::{AsyncMetaClient, Get, Meta, MetaClientBuilder, Op, OpResult, Set, Ttl};
 use session_cached_db::cache_backends::redis::driver;
 use session_cached_db::core::{Cache, StoredKey};
 use session_cached_db::{CachedDb, MemcachedCache, RedisCache, SqlitePersistence};
@@ -30,12 +30,13 @@ pub(crate) async fn redis(effort: Effort, report: &mut Report) {
     let config = driver::AsyncConnectionConfig::new().set_response_timeout(None);
     let get = Redis(client.get_multiplexed_async_connection_with_config(&config).await.unwrap());
     world.hits(get.clone(), effort, report).await;
-    world.set_nx_get(get, effort, report).await;
+    let what = "raw SET NX GET, which a load sends, against a raw GET";
+    world.acquisitions("redis_set_nx_get", what, get, effort, report).await;
 }
 
 pub(crate) async fn memcached(effort: Effort, report: &mut Report) {
     let Ok(url) = std::env::var("CONFORMANCE_MEMCACHED_URL") else {
-        return report.skip("memcached_hit", "CONFORMANCE_MEMCACHED_URL is not set");
+        return report.skip("memcached_hit, memcached_mg_ms", "CONFORMANCE_MEMCACHED_URL is not set");
     };
     let servers = url.trim_start_matches("memcache://").split(',');
     let cache = MemcachedCache::builder().servers(servers.clone()).key_prefix(PREFIX).build().unwrap();
@@ -47,18 +48,28 @@ pub(crate) async fn memcached(effort: Effort, report: &mut Report) {
         .io_timeout(Some(Duration::from_millis(500)));
     let first = servers.clone().next().unwrap().to_owned();
     let client = client.connect_async(first).await.unwrap();
-    world.hits(Memcached(client), effort, report).await;
+    let get = Memcached(client);
+    world.hits(get.clone(), effort, report).await;
+    let what = "raw mg and ms in one write, which a load sends, against a raw mg";
+    world.acquisitions("memcached_mg_ms", what, get, effort, report).await;
 }
 
-/// One bare command that gets the bytes under a key; their number.
-trait RawGet: Clone + Send + Sync + 'static {
+/// Bare commands; the number of the bytes that they find under a key.
+trait Raw: Clone + Send + Sync + 'static {
+    /// The one that only gets.
     fn get(&mut self, key: &StoredKey) -> impl Future<Output = usize> + Send;
+
+    /// The one, or two in one write, that gets the record or the right to fill it.
+    fn acquire(&mut self, key: &StoredKey) -> impl Future<Output = usize> + Send;
 }
+
+/// What is placed where nothing is: never, in what is measured here.
+const LEASE: [u8; 10] = [0; 10];
 
 #[derive(Clone)]
 struct Redis(driver::aio::MultiplexedConnection);
 
-impl RawGet for Redis {
+impl Raw for Redis {
     async fn get(&mut self, key: &StoredKey) -> usize {
         let bytes: Vec<u8> = driver::cmd("GET")
             .arg(format!("{PREFIX}{}", key.as_str()))
@@ -67,12 +78,10 @@ impl RawGet for Redis {
             .unwrap();
         bytes.len()
     }
-}
 
-impl Redis {
-    async fn set_nx_get(&mut self, key: &StoredKey) -> usize {
+    async fn acquire(&mut self, key: &StoredKey) -> usize {
         let mut command = driver::cmd("SET");
-        command.arg(format!("{PREFIX}{}", key.as_str())).arg([0_u8; 10].as_slice());
+        command.arg(format!("{PREFIX}{}", key.as_str())).arg(LEASE.as_slice());
         let bytes: Vec<u8> =
             command.arg("NX").arg("GET").arg("PX").arg(10_000).query_async(&mut self.0).await.unwrap();
         bytes.len()
@@ -82,10 +91,19 @@ impl Redis {
 #[derive(Clone)]
 struct Memcached(AsyncMetaClient);
 
-impl RawGet for Memcached {
+impl Raw for Memcached {
     async fn get(&mut self, key: &StoredKey) -> usize {
         let get = Get::new(format!("{PREFIX}{}", key.as_str())).meta(Meta::NONE.cas());
         self.0.run(get).await.unwrap().value.unwrap().len()
+    }
+
+    async fn acquire(&mut self, key: &StoredKey) -> usize {
+        let name = format!("{PREFIX}{}", key.as_str());
+        let get = Get::new(&name).meta(Meta::NONE.cas());
+        let add = Set::new(&name, LEASE).ttl(Ttl::secs(10)).force_cas(fastrand::u64(1..)).add();
+        let mut answers = self.0.run_batch([Op::Get(get), Op::Set(add)]).await.unwrap();
+        let Ok(OpResult::Get(found)) = answers.swap_remove(0) else { panic!("nothing was found") };
+        found.value.unwrap().len()
     }
 }
 
@@ -118,7 +136,7 @@ impl<C: Cache + Clone> World<C> {
         }
     }
 
-    async fn hits(&self, mut get: impl RawGet, effort: Effort, report: &mut Report) {
+    async fn hits(&self, mut get: impl Raw, effort: Effort, report: &mut Report) {
         self.warm().await;
         let before = self.store.stats();
         let (mut one, mut many) = (Vec::new(), Vec::new());
@@ -161,27 +179,35 @@ impl<C: Cache + Clone> World<C> {
         hit.await
     }
 
-    /// What the command costs that gets the record or the right to fill it, beside the one that only gets.
-    async fn set_nx_get(&self, mut redis: Redis, effort: Effort, report: &mut Report) {
+    /// What it costs to get the record or the right to fill it, beside the command that only gets.
+    async fn acquisitions(
+        &self,
+        name: &str,
+        what: &'static str,
+        mut raw: impl Raw,
+        effort: Effort,
+        report: &mut Report,
+    ) {
         let mut rounds = Vec::new();
         let mut against = Vec::new();
         for round in 0..effort.rounds {
             let start = round * ALONE % self.keys.len();
-            let (mut get, mut set, mut hit) = (Times::default(), Times::default(), Times::default());
+            let (mut get, mut acquire, mut hit) = (Times::default(), Times::default(), Times::default());
             for key in &self.keys[start..start + ALONE] {
-                get.time(redis.get(key)).await;
-                assert!(set.time(redis.set_nx_get(key)).await > 900);
+                get.time(raw.get(key)).await;
+                assert!(acquire.time(raw.acquire(key)).await > 900);
                 hit.time(self.load(key)).await;
             }
-            rounds.push(set.median() / get.median());
-            against.push(hit.median() / set.median());
+            rounds.push(acquire.median() / get.median());
+            against.push(hit.median() / acquire.median());
         }
+        report.add(name, Aim::None, what, rounds);
+        let what = "load, hit, against the same";
         report.add(
-            "redis_set_nx_get",
+            format!("{}_hit_vs_{}", self.name, name.split_once('_').unwrap().1),
             Aim::None,
-            "raw SET NX GET, which a load sends, against a raw GET",
-            rounds,
+            what,
+            against,
         );
-        report.add("redis_hit_vs_set_nx_get", Aim::None, "load, hit, against a raw SET NX GET", against);
     }
 }

@@ -14,43 +14,76 @@ use crate::Effort;
 use crate::figure::{Aim, Report};
 use crate::sessions::data;
 
-/// The argument of the process that holds nothing but the cache; how many sessions it is to hold is in [`COUNT`].
+/// The argument of the process that holds nothing but a cache; how many sessions it is to hold is in [`COUNT`], and
+/// whether in a bare moka in [`BARE`].
 pub(crate) const CHILD: &str = "--size";
 const COUNT: &str = "BENCH_SESSIONS";
+const BARE: &str = "BENCH_BARE";
 
 pub(crate) fn measure(effort: Effort, report: &mut Report) {
     if !cfg!(target_os = "linux") {
         return report.skip("bytes_per_session", "resident memory is read from /proc");
     }
+    let what = "resident bytes per session of 1 KB in moka, decoded, against its payload";
+    report.add("bytes_per_session", Aim::AtMost(1.6), what, vec![of_child(effort, false)]);
+    let what = "the same of a bare moka, bounded by bytes, that holds just key and payload";
+    report.add("bytes_per_payload_in_bare_moka", Aim::None, what, vec![of_child(effort, true)]);
+}
+
+fn of_child(effort: Effort, is_bare: bool) -> f64 {
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.arg(CHILD).env(COUNT, effort.million.to_string()).stderr(Stdio::inherit());
+    if is_bare {
+        child.env(BARE, "1");
+    }
     let output = child.output().unwrap();
     assert!(output.status.success(), "{}", output.status);
-    let ratio: f64 = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
-    let what = "resident bytes per session of 1 KB in moka, decoded, against its payload";
-    report.add("bytes_per_session", Aim::AtMost(1.6), what, vec![ratio]);
+    String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
 }
 
 pub(crate) fn measure_here() {
-    let count: u64 = std::env::var(COUNT).unwrap().parse().unwrap();
-    let cache = MokaCache::builder().max_bytes(1 << 40).build();
-    let codec = JsonCodec::default();
+    let count: usize = std::env::var(COUNT).unwrap().parse().unwrap();
+    let payload_bytes: usize = (1..=count).map(|number| payload(number).len()).sum();
     let before = resident_bytes();
-    let mut payload_bytes = 0;
+    if std::env::var_os(BARE).is_some() {
+        fill_bare(count)
+    } else {
+        fill(count)
+    }
+    println!("{}", (resident_bytes() - before) as f64 / payload_bytes as f64);
+}
+
+fn key(number: usize) -> StoredKey {
+    StoredKey::parse(&format!("{number:043}")).unwrap()
+}
+
+/// As it comes from a database.
+fn payload(number: usize) -> Box<[u8]> {
+    JsonCodec::default().encode(&key(number), &data(number)).unwrap().to_vec().into_boxed_slice()
+}
+
+fn fill(count: usize) {
+    let cache = MokaCache::builder().max_bytes(1 << 40).build();
     for number in 1..=count {
-        let key = StoredKey::parse(&format!("{number:043}")).unwrap();
-        // As it comes from a database, and as whoever reads it leaves it.
-        let payload = codec.encode(&key, &data(number as usize)).unwrap().to_vec();
-        payload_bytes += payload.len();
-        let record =
-            Record::new(payload.into_boxed_slice().into(), Timestamp::from_micros(0), Timestamp::MAX);
-        record.data(&key, &codec).unwrap();
+        let key = key(number);
+        let record = Record::new(payload(number).into(), Timestamp::from_micros(0), Timestamp::MAX);
+        // As whoever reads it leaves it.
+        record.data(&key, &JsonCodec::default()).unwrap();
         let value = Value { record: Arc::new(record), made_at: Timestamp::from_micros(0) };
-        let entry = Entry::value(Stamp(number.try_into().unwrap()), value);
+        let entry = Entry::value(Stamp((number as u64).try_into().unwrap()), value);
         let stored = cache.compare_exchange(&key, Expected::Vacant, Some(entry), Duration::from_secs(3_600));
         assert_eq!(stored.now_or_never().unwrap().unwrap(), Exchange::Stored);
     }
-    println!("{}", (resident_bytes() - before) as f64 / payload_bytes as f64);
+    std::mem::forget(cache);
+}
+
+fn fill_bare(count: usize) {
+    let builder = moka::sync::Cache::builder().max_capacity(1 << 40);
+    let cache = builder.weigher(|_, payload: &Arc<[u8]>| payload.len() as u32).build();
+    for number in 1..=count {
+        cache.insert(key(number), Arc::from(payload(number)));
+    }
+    std::mem::forget(cache);
 }
 
 fn resident_bytes() -> usize {

@@ -42,14 +42,19 @@ async fn measure(rounds: usize) -> Report {
     let cache = MokaStore::new(Some(2 * SESSIONS as u64));
     let theirs = Theirs::new(cache).await;
     let ours = Ours::new(MokaCache::builder().max_bytes(256 << 20).build()).await;
-    let what = "tower-sessions' CachingSessionStore<MokaStore, _>::load, against load, both hits";
-    let (mut one, mut many) = (Vec::new(), Vec::new());
+    let bare = Bare::new(&theirs.ids);
+    let (mut one, mut many, mut most) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
-        one.push(timed(theirs.load_all()).await / timed(ours.load_all()).await);
+        let theirs_time = timed(theirs.load_all()).await;
+        one.push(theirs_time / timed(ours.load_all()).await);
+        most.push(theirs_time / timed(async { bare.get_all() }).await);
         many.push(theirs.crowd().await / ours.crowd().await);
     }
+    let what = "tower-sessions' CachingSessionStore<MokaStore, _>::load, against load, both hits";
     report.add("moka_hit_vs_tower_sessions", Aim::AtLeast(5.0), what, one);
     report.add("moka_hit_vs_tower_sessions_64", Aim::None, what, many);
+    let what = "the same against a bare moka get of an Arc, with short keys and a fast hash: the most there is to be had";
+    report.add("moka_get_vs_tower_sessions", Aim::None, what, most);
     ours.check();
 
     let Ok(url) = std::env::var("CONFORMANCE_REDIS_URL") else {
@@ -131,6 +136,31 @@ impl<C: SessionStore> Theirs<C> {
             }
         })
         .await
+    }
+}
+
+/// The fastest that moka can be asked.
+struct Bare {
+    cache: moka::sync::Cache<i128, Arc<str>, foldhash::fast::RandomState>,
+    ids: Vec<i128>,
+}
+
+impl Bare {
+    fn new(ids: &[Id]) -> Self {
+        let ids: Vec<_> = ids.iter().map(|id| id.0).collect();
+        let builder = moka::sync::Cache::builder().max_capacity(2 * SESSIONS as u64);
+        let cache = builder.build_with_hasher(foldhash::fast::RandomState::default());
+        for id in &ids {
+            let values: String = values(0).flat_map(|(key, value)| [key, value]).collect();
+            cache.insert(*id, values.into());
+        }
+        Self { cache, ids }
+    }
+
+    fn get_all(&self) {
+        for id in &self.ids {
+            black_box(self.cache.get(id).unwrap());
+        }
     }
 }
 
