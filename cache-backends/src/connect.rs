@@ -11,7 +11,7 @@ pub enum ConnectError {
     /// The URL begins with something that no cache is known for.
     #[error(
         "no cache is known for URLs that begin with {scheme:?}; known are redis, rediss, redis+unix, redis+cluster, \
-         rediss+cluster, the same with valkey, memcache and moka"
+         rediss+cluster, redis+sentinel, rediss+sentinel, the same with valkey, memcache and moka"
     )]
     UnknownScheme {
         /// What it begins with.
@@ -36,7 +36,8 @@ pub enum ConnectError {
 /// |---|---|---|
 /// | `moka://` | `moka` | `max_bytes` |
 /// | `redis://…`, `redis+unix://…` | `redis` | see `RedisCacheBuilder::url` |
-/// | `rediss://…` | `redis-tls` | the same |
+/// | `redis+sentinel://host:port,host:port/service` | `redis` | the same |
+/// | `rediss://…`, `rediss+sentinel://…` | `redis-tls` | the same |
 /// | `redis+cluster://…` | `redis-cluster` | the same |
 /// | `memcache://…` | `memcached` | see `MemcachedCacheBuilder::url` |
 ///
@@ -87,8 +88,8 @@ fn feature_of(scheme: &str) -> Option<&'static str> {
     match scheme.replacen("valkey", "redis", 1).as_str() {
         "moka" => Some("moka"),
         "memcache" | "memcached" => Some("memcached"),
-        "redis" | "redis+unix" => Some("redis"),
-        "rediss" => Some("redis-tls"),
+        "redis" | "redis+unix" | "redis+sentinel" => Some("redis"),
+        "rediss" | "rediss+sentinel" => Some("redis-tls"),
         "redis+cluster" | "rediss+cluster" => Some("redis-cluster"),
         _ => None,
     }

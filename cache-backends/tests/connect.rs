@@ -4,12 +4,15 @@
 use cache_backends::{ConnectError, connect};
 
 /// URLs, and the feature that each needs.
-const KNOWN: [(&str, &str, bool); 10] = [
+const KNOWN: [(&str, &str, bool); 13] = [
     ("moka://?max_bytes=1000000", "moka", cfg!(feature = "moka")),
     ("memcache://a,b:11212", "memcached", cfg!(feature = "memcached")),
     ("redis://127.0.0.1/", "redis", cfg!(feature = "redis")),
     ("valkey://user:s3cr3t@host:7000/1?key_prefix=a:", "redis", cfg!(feature = "redis")),
     ("redis+unix:///run/redis.sock?db=1", "redis", cfg!(feature = "redis")),
+    ("redis+sentinel://:s3cr3t@a:26379,b/mymaster", "redis", cfg!(feature = "redis")),
+    ("valkey+sentinel://a/mymaster/1?sentinel_password=s3cr3t", "redis", cfg!(feature = "redis")),
+    ("rediss+sentinel://:s3cr3t@a/mymaster", "redis-tls", cfg!(feature = "redis-tls")),
     ("rediss://:s3cr3t@host/", "redis-tls", cfg!(feature = "redis-tls")),
     ("valkeys://host/", "redis-tls", cfg!(feature = "redis-tls")),
     ("redis+cluster://:s3cr3t@a:7000,b:7000/", "redis-cluster", cfg!(feature = "redis-cluster")),

@@ -8,12 +8,16 @@ use percent_encoding::percent_decode_str;
 use redis::aio::ConnectionLike;
 use redis::io::tcp::TcpSettings;
 use redis::io::tcp::socket2::TcpKeepalive;
-use redis::{AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, RedisError};
+use redis::{ConnectionInfo, IntoConnectionInfo, RedisError};
 
-use super::RedisCache;
+use super::dial::Dial;
+#[cfg(feature = "redis-cluster")]
+use super::dial::within;
 use super::link::{Connect, Connection, Given, Link};
+use super::sentinel::{self, Sentinels};
 #[cfg(feature = "redis-tls")]
 use super::tls::Certificates;
+use super::{RedisCache, eviction};
 use crate::ConnectError;
 use crate::url::{self, Url};
 
@@ -25,6 +29,8 @@ pub struct RedisCacheBuilder {
     key_prefix: String,
     connect_timeout: Duration,
     response_timeout: Duration,
+    sentinel_username: Option<String>,
+    sentinel_password: Option<String>,
     #[cfg(feature = "redis-tls")]
     certificates: Certificates,
 }
@@ -35,8 +41,13 @@ enum Source {
     Connection(Arc<dyn Given>),
 }
 
-/// How many commands may wait to be written; further callers wait.
-const QUEUE: usize = 1024;
+/// Who a URL's hosts are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hosts {
+    Server,
+    Cluster,
+    Sentinels,
+}
 
 /// A server that has vanished without a word is noticed after this long.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -48,6 +59,8 @@ impl RedisCacheBuilder {
             key_prefix: "session:".into(),
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_millis(500),
+            sentinel_username: None,
+            sentinel_password: None,
             #[cfg(feature = "redis-tls")]
             certificates: Certificates::default(),
         }
@@ -62,10 +75,15 @@ impl RedisCacheBuilder {
     /// | `redis+unix:///path/to/socket[?db=1&user=…&pass=…]` | Unix socket |
     /// | `redis+cluster://[user:password@]host:port,host:port/` | cluster; needs the feature `redis-cluster` |
     /// | `rediss+cluster://…` | cluster with TLS; needs both |
+    /// | `redis+sentinel://[user:password@]host[:port],host[:port]/service[/database]` | the master that Redis Sentinel \
+    ///   monitors under the name `service` |
+    /// | `rediss+sentinel://…` | the same with TLS, to the sentinels and to the master; needs the feature `redis-tls` |
+    ///
+    /// Sentinels are at port 26379 unless it is said. User and password before the `@` are those of the master.
     ///
     /// `valkey` may be written for `redis`. Passwords are percent-encoded. The other options can be parameters:
-    /// `key_prefix`, `connect_timeout_ms`, `response_timeout_ms`, and, as paths of files, `root_certificates`,
-    /// `client_certificate` and `client_key`. They win over what the builder was told.
+    /// `key_prefix`, `connect_timeout_ms`, `response_timeout_ms`, `sentinel_username`, `sentinel_password`, and, as paths
+    /// of files, `root_certificates`, `client_certificate` and `client_key`. They win over what the builder was told.
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.source = Source::Url(url.into());
         self
@@ -74,7 +92,7 @@ impl RedisCacheBuilder {
     /// Uses a connection that the application has, instead of a URL.
     ///
     /// It must reconnect by itself, like the driver's `ConnectionManager`, and must not repeat commands by itself, so a
-    /// cluster's must come from a client built with `retries(0)`. This is also the way to a master that Sentinel names.
+    /// cluster's must come from a client built with `retries(0)`.
     pub fn connection(mut self, connection: impl ConnectionLike + Clone + Send + Sync + 'static) -> Self {
         self.source = Source::Connection(Arc::new(connection));
         self
@@ -87,7 +105,8 @@ impl RedisCacheBuilder {
         self
     }
 
-    /// How long it may take to connect. Default 1 s.
+    /// How long it may take to connect. Default 1 s. With Sentinel, that is how long the sentinels have to name the
+    /// master, then how long it may take to connect to it, and then how long it has to say that it is one.
     pub const fn connect_timeout(mut self, connect_timeout: Duration) -> Self {
         self.connect_timeout = connect_timeout;
         self
@@ -96,6 +115,18 @@ impl RedisCacheBuilder {
     /// How long an answer may take. Default 500 ms.
     pub const fn response_timeout(mut self, response_timeout: Duration) -> Self {
         self.response_timeout = response_timeout;
+        self
+    }
+
+    /// Who logs in at the sentinels, if not their default user. Needs [`sentinel_password`](Self::sentinel_password).
+    pub fn sentinel_username(mut self, username: impl Into<String>) -> Self {
+        self.sentinel_username = Some(username.into());
+        self
+    }
+
+    /// The password of the sentinels, which has nothing to do with that of the master. Default none.
+    pub fn sentinel_password(mut self, password: impl Into<String>) -> Self {
+        self.sentinel_password = Some(password.into());
         self
     }
 
@@ -119,55 +150,67 @@ impl RedisCacheBuilder {
     ///
     /// [`ConnectError`] when the URL or an option is wrong, or needs a feature that is not enabled.
     pub fn build(mut self) -> Result<RedisCache, ConnectError> {
-        let (connect, address): (Connect, _) = match self.source.clone() {
+        let connect = match self.source.clone() {
             Source::Url(url) => self.by_url(Url::parse(&url)?)?,
             Source::Connection(given) => {
-                let connect = move || ready(Ok(Connection::Given(given.clone()))).boxed();
-                (Box::new(connect), "the application's connection".to_owned())
+                self.hosts_are(Hosts::Server)?;
+                Box::new(move || ready(Ok(Connection::Given(given.clone()))).boxed())
             }
         };
-        let link = Link::new(connect, address, self.connect_timeout, self.response_timeout);
+        let link = Link::new(eviction::looking(connect), self.response_timeout);
         Ok(RedisCache::new(link, self.key_prefix))
     }
 
-    fn by_url(&mut self, url: Url<'_>) -> Result<(Connect, String), ConnectError> {
+    fn by_url(&mut self, url: Url<'_>) -> Result<Connect, ConnectError> {
         let scheme = url.scheme.replacen("valkey", "redis", 1);
-        let (driver_scheme, cluster) = match scheme.as_str() {
-            "redis+cluster" => ("redis", true),
-            "rediss+cluster" => ("rediss", true),
-            "redis" | "rediss" | "redis+unix" => (scheme.as_str(), false),
+        let (driver_scheme, hosts) = match scheme.as_str() {
+            "redis+cluster" => ("redis", Hosts::Cluster),
+            "rediss+cluster" => ("rediss", Hosts::Cluster),
+            "redis+sentinel" => ("redis", Hosts::Sentinels),
+            "rediss+sentinel" => ("rediss", Hosts::Sentinels),
+            "redis" | "rediss" | "redis+unix" => (scheme.as_str(), Hosts::Server),
             _ => return Err(ConnectError::UnknownScheme { scheme: url.scheme.into() }),
         };
-        let tls = driver_scheme == "rediss";
         let needs = [
-            (tls, cfg!(feature = "redis-tls"), "redis-tls"),
-            (cluster, cfg!(feature = "redis-cluster"), "redis-cluster"),
+            (driver_scheme == "rediss", cfg!(feature = "redis-tls"), "redis-tls"),
+            (hosts == Hosts::Cluster, cfg!(feature = "redis-cluster"), "redis-cluster"),
         ];
         if let Some((_, _, feature)) = needs.into_iter().find(|(needed, enabled, _)| *needed && !enabled) {
             return Err(ConnectError::FeatureDisabled { scheme: url.scheme.into(), feature });
         }
         let query = self.take_parameters(url)?;
-        let credentials = url.credentials.map(|credentials| format!("{credentials}@")).unwrap_or_default();
-        let servers = url.hosts.split(',').map(|host| {
-            let url = format!("{driver_scheme}://{credentials}{host}{}{query}", url.path);
-            let server = url.into_connection_info().map_err(invalid)?;
-            Ok(server.set_tcp_settings(tcp_settings()))
-        });
+        self.hosts_are(hosts)?;
+        if hosts == Hosts::Sentinels {
+            return self.sentinels(url, driver_scheme, &query);
+        }
+        let credentials = credentials(url);
+        let servers = url
+            .hosts
+            .split(',')
+            .map(|host| server(&format!("{driver_scheme}://{credentials}{host}{}{query}", url.path)));
         let mut servers = servers.collect::<Result<Vec<_>, ConnectError>>()?;
-        let address = servers.iter().map(|server| server.addr().to_string()).collect::<Vec<_>>().join(",");
-        let connect = if cluster {
-            self.cluster(servers, tls)?
-        } else {
-            match (servers.pop(), servers.is_empty()) {
-                (Some(server), true) => self.server(server, tls)?,
-                _ => {
-                    return Err(ConnectError::Config(
-                        "several hosts are a cluster: write redis+cluster://".into(),
-                    ));
-                }
+        match (hosts, servers.pop()) {
+            (Hosts::Server, Some(server)) if servers.is_empty() => self.server(server),
+            (Hosts::Cluster, last) => self.cluster(servers.into_iter().chain(last).collect()),
+            _ => Err(ConnectError::Config(
+                "several hosts are a cluster, or sentinels: write redis+cluster:// or redis+sentinel://"
+                    .into(),
+            )),
+        }
+    }
+
+    /// Refuses options that mean nothing to these hosts.
+    fn hosts_are(&self, hosts: Hosts) -> Result<(), ConnectError> {
+        match (&self.sentinel_username, &self.sentinel_password) {
+            (None, None) => Ok(()),
+            _ if hosts != Hosts::Sentinels => Err(ConnectError::Config(
+                "sentinel_username and sentinel_password are for redis+sentinel:// URLs".into(),
+            )),
+            (Some(_), None) => {
+                Err(ConnectError::Config("sentinel_username needs a sentinel_password".into()))
             }
-        };
-        Ok((connect, address))
+            (_, Some(_)) => Ok(()),
+        }
     }
 
     /// Takes the parameters that are this builder's own, and gives back the others for the driver.
@@ -191,6 +234,8 @@ impl RedisCacheBuilder {
                 }
                 #[cfg(feature = "redis-tls")]
                 "client_key" => self.certificates.client.get_or_insert_default().1 = file(name, &decoded())?,
+                "sentinel_username" => self.sentinel_username = Some(decoded()),
+                "sentinel_password" => self.sentinel_password = Some(decoded()),
                 "db" | "user" | "pass" | "protocol" => {
                     query.push(if query.is_empty() { '?' } else { '&' });
                     query.push_str(name);
@@ -199,8 +244,8 @@ impl RedisCacheBuilder {
                 }
                 _ => {
                     return Err(url.unknown_parameter(
-                        "key_prefix, connect_timeout_ms, response_timeout_ms, root_certificates, client_certificate, \
-                         client_key, db, user, pass and protocol",
+                        "key_prefix, connect_timeout_ms, response_timeout_ms, sentinel_username, sentinel_password, \
+                         root_certificates, client_certificate, client_key, db, user, pass and protocol",
                     ));
                 }
             }
@@ -208,33 +253,60 @@ impl RedisCacheBuilder {
         Ok(query)
     }
 
-    fn server(&self, server: ConnectionInfo, tls: bool) -> Result<Connect, ConnectError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.connect_timeout))
-            // The link waits no longer, whoever made the connection.
-            .set_response_timeout(None)
-            .set_pipeline_buffer_size(QUEUE);
-        #[cfg(feature = "redis-tls")]
-        let client = if tls {
-            Client::build_with_tls(server, self.certificates.for_driver()?)
-        } else {
-            Client::open(server)
-        };
-        #[cfg(not(feature = "redis-tls"))]
-        let client = Client::open(server);
-        let client = client.map_err(invalid)?;
+    fn dial(&self) -> Result<Dial, ConnectError> {
+        Ok(Dial {
+            connect_timeout: self.connect_timeout,
+            #[cfg(feature = "redis-tls")]
+            certificates: self.certificates.for_driver()?,
+        })
+    }
+
+    fn server(&self, server: ConnectionInfo) -> Result<Connect, ConnectError> {
+        let dial = self.dial()?;
+        let client = dial.client(server).map_err(invalid)?;
         Ok(Box::new(move || {
-            let (client, config) = (client.clone(), config.clone());
-            let connect = async move {
-                prepare(tls);
-                client.get_multiplexed_async_connection_with_config(&config).await.map(Connection::Server)
-            };
-            connect.boxed()
+            let (dial, client) = (dial.clone(), client.clone());
+            async move { dial.connect(&client).await.map(Connection::Server) }.boxed()
         }))
     }
 
+    fn sentinels(&self, url: Url<'_>, driver_scheme: &str, query: &str) -> Result<Connect, ConnectError> {
+        let path = url.path.trim_start_matches('/');
+        let (service, database) = path.split_once('/').unwrap_or((path, ""));
+        if service.is_empty() || service.contains('#') {
+            return Err(ConnectError::Config(format!(
+                "a {0}:// URL ends with the name that the sentinels monitor the master under: \
+                 {0}://127.0.0.1:26379/mymaster",
+                url.scheme
+            )));
+        }
+        let mut sentinels = Vec::new();
+        for host in url.hosts.split(',') {
+            let port = if has_port(host) { "" } else { ":26379" };
+            let mut sentinel = server(&format!("{driver_scheme}://{host}{port}/"))?;
+            let mut login = sentinel.redis_settings().clone();
+            if let Some(username) = &self.sentinel_username {
+                login = login.set_username(username);
+            }
+            if let Some(password) = &self.sentinel_password {
+                login = login.set_password(password);
+            }
+            sentinel = sentinel.set_redis_settings(login);
+            let address = sentinel.addr().to_string();
+            sentinels.push((address, Link::new(self.server(sentinel)?, self.response_timeout)));
+        }
+        // The sentinels say at which address; this one only gets the rest checked.
+        let credentials = credentials(url);
+        let server = server(&format!("{driver_scheme}://{credentials}127.0.0.1/{database}{query}"))?;
+        let service = percent_decode_str(service).decode_utf8_lossy().into_owned();
+        Ok(sentinel::connect(Sentinels { service, sentinels, dial: self.dial()?, server }))
+    }
+
     #[cfg(feature = "redis-cluster")]
-    fn cluster(&self, servers: Vec<ConnectionInfo>, tls: bool) -> Result<Connect, ConnectError> {
+    fn cluster(&self, servers: Vec<ConnectionInfo>) -> Result<Connect, ConnectError> {
+        let address = servers.iter().map(|server| server.addr().to_string()).collect::<Vec<_>>().join(",");
+        #[cfg(feature = "redis-tls")]
+        let tls = servers.iter().any(|server| matches!(server.addr(), redis::ConnectionAddr::TcpTls { .. }));
         let builder = redis::cluster::ClusterClient::builder(servers)
             .retries(0)
             .connection_timeout(self.connect_timeout)
@@ -243,29 +315,39 @@ impl RedisCacheBuilder {
         #[cfg(feature = "redis-tls")]
         let builder = if tls { builder.certs(self.certificates.for_driver()?) } else { builder };
         let client = builder.build().map_err(invalid)?;
+        let limit = self.connect_timeout;
         Ok(Box::new(move || {
-            let client = client.clone();
+            let (client, address) = (client.clone(), address.clone());
             let connect = async move {
-                prepare(tls);
-                client.get_async_connection().await.map(Connection::Cluster)
+                #[cfg(feature = "redis-tls")]
+                if tls {
+                    super::tls::choose_cryptography();
+                }
+                within(limit, address, client.get_async_connection()).await.map(Connection::Cluster)
             };
             connect.boxed()
         }))
     }
 
     #[cfg(not(feature = "redis-cluster"))]
-    fn cluster(&self, _: Vec<ConnectionInfo>, _: bool) -> Result<Connect, ConnectError> {
+    fn cluster(&self, _: Vec<ConnectionInfo>) -> Result<Connect, ConnectError> {
         Err(ConnectError::FeatureDisabled { scheme: "redis+cluster".into(), feature: "redis-cluster" })
     }
 }
 
-fn prepare(tls: bool) {
-    #[cfg(feature = "redis-tls")]
-    if tls {
-        super::tls::choose_cryptography();
-    }
-    #[cfg(not(feature = "redis-tls"))]
-    debug_assert!(!tls, "refused while the URL was read");
+/// The server of a URL in the driver's form.
+fn server(url: &str) -> Result<ConnectionInfo, ConnectError> {
+    Ok(url.into_connection_info().map_err(invalid)?.set_tcp_settings(tcp_settings()))
+}
+
+/// As they stand before the host.
+fn credentials(url: Url<'_>) -> String {
+    url.credentials.map(|credentials| format!("{credentials}@")).unwrap_or_default()
+}
+
+/// Whether a port follows the host, which may be an IPv6 address in brackets.
+fn has_port(host: &str) -> bool {
+    host.rsplit(']').next().is_some_and(|rest| rest.contains(':'))
 }
 
 impl fmt::Debug for RedisCacheBuilder {

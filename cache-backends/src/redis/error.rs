@@ -3,11 +3,34 @@
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 use session_core::{BoxError, CacheError};
 
+use super::sentinel::SentinelError;
+
+/// Why there is no connection.
+#[derive(Clone, Debug)]
+pub(super) enum NotConnected {
+    /// The driver could not connect to this address.
+    Driver { address: String, error: RedisError },
+    /// The sentinels have not named a master that is one.
+    Sentinel(SentinelError),
+}
+
+impl NotConnected {
+    pub(super) fn driver(address: &str, error: RedisError) -> Self {
+        Self::Driver { address: address.into(), error }
+    }
+}
+
+impl From<SentinelError> for NotConnected {
+    fn from(error: SentinelError) -> Self {
+        Self::Sentinel(error)
+    }
+}
+
 /// Why a command brought no answer that can be used.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// It was not sent: there is no connection to this address.
-    NotConnected { address: String, error: RedisError },
+    /// It was not sent: there is no connection.
+    NotConnected(NotConnected),
     /// It was sent. Either an error is the answer, or the connection broke.
     Answer(RedisError),
     /// It was sent, and no answer came in time.
@@ -25,7 +48,7 @@ impl Failure {
     fn code(&self) -> Option<&str> {
         match self {
             Self::Answer(error) => error.code(),
-            Self::NotConnected { .. } | Self::Silence | Self::Unexpected(_) => None,
+            Self::NotConnected(_) | Self::Silence | Self::Unexpected(_) => None,
         }
     }
 
@@ -52,11 +75,15 @@ impl From<Failure> for CacheError {
             Failure::Unexpected(command) => {
                 Self::Ambiguous(format!("{command} was answered by something that is no answer to it").into())
             }
-            Failure::NotConnected { address, error } => {
-                let unreachable = error.is_io_error();
+            Failure::NotConnected(NotConnected::Driver { address, error }) => {
+                let unreachable = error.is_io_error() || passes(&error);
                 let error = Box::new(At { address, error: boxed(error) });
                 if unreachable { Self::Unavailable(error) } else { Self::Refused(error) }
             }
+            Failure::NotConnected(NotConnected::Sentinel(error)) if error.passes() => {
+                Self::Unavailable(error.into())
+            }
+            Failure::NotConnected(NotConnected::Sentinel(error)) => Self::Refused(error.into()),
             Failure::Answer(error) if passes(&error) => Self::Unavailable(boxed(error)),
             // Whatever is no answer of a server leaves open what it did.
             Failure::Answer(error) if error.code().is_some() => Self::Refused(boxed(error)),

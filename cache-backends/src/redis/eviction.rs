@@ -1,11 +1,25 @@
 //! A look at how the server makes room, because one way would make the protocol's fences the first to go.
 
+use futures_util::FutureExt;
 use redis::{Cmd, Value};
 
-use super::link::Connection;
+use super::link::{Connect, Connection};
+
+/// The same, with a look at the server each time that it is connected to.
+pub(super) fn looking(connect: Connect) -> Connect {
+    Box::new(move || {
+        let connecting = connect();
+        let looked = async move {
+            let connection = connecting.await?;
+            tokio::spawn(warn(connection.clone()));
+            Ok(connection)
+        };
+        looked.boxed()
+    })
+}
 
 /// Emits a warning event if the server evicts the shortest TTLs first. Silent if it does not tell.
-pub(super) async fn warn(mut connection: Connection) {
+async fn warn(mut connection: Connection) {
     let mut cmd = Cmd::new();
     cmd.arg("INFO").arg("memory");
     let Ok(answer) = connection.send(&cmd).await else { return };

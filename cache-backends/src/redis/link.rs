@@ -3,17 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Cmd, RedisError, RedisResult, Value};
 use tokio::time::timeout;
 
-use super::error::Failure;
-use super::eviction;
-use crate::lazy::{Lazy, Make};
+use super::error::{Failure, NotConnected};
+use super::sentinel::Master;
+use crate::lazy::{Attempt, Lazy, Make};
 
 /// Makes a connection.
-pub(super) type Connect = Make<Connection, RedisError>;
+pub(super) type Connect = Make<Connection, NotConnected>;
 
 /// A connection of the application's.
 pub(super) trait Given: Send + Sync {
@@ -30,6 +29,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Given for C {
 #[derive(Clone)]
 pub(super) enum Connection {
     Server(MultiplexedConnection),
+    Master(Master),
     #[cfg(feature = "redis-cluster")]
     Cluster(redis::cluster_async::ClusterConnection),
     Given(Arc<dyn Given>),
@@ -38,17 +38,25 @@ pub(super) enum Connection {
 impl Connection {
     pub(super) async fn send(&mut self, cmd: &Cmd) -> RedisResult<Value> {
         match self {
-            Self::Server(connection) => connection.send_packed_command(cmd).await?.extract_error(),
+            Self::Server(connection) | Self::Master(Master { connection, .. }) => {
+                connection.send_packed_command(cmd).await?.extract_error()
+            }
             #[cfg(feature = "redis-cluster")]
             Self::Cluster(connection) => super::cluster::send(connection, cmd).await,
             Self::Given(given) => given.handle().req_packed_command(cmd).await?.extract_error(),
         }
     }
 
-    /// Whether nothing more will be answered after this error.
+    /// Whether the server is not the one to ask any more.
+    fn is_outdated(&self) -> bool {
+        matches!(self, Self::Master(master) if master.is_replaced())
+    }
+
+    /// Whether nothing more, or nothing good, will be answered after this error.
     fn is_broken_by(&self, error: &RedisError) -> bool {
         match self {
             Self::Server(_) => error.is_unrecoverable_error(),
+            Self::Master(_) => error.is_unrecoverable_error() || Master::is_demoted_by(error),
             #[cfg(feature = "redis-cluster")]
             Self::Cluster(_) => error.is_connection_dropped(),
             Self::Given(_) => false,
@@ -57,41 +65,18 @@ impl Connection {
 }
 
 pub(super) struct Link {
-    connection: Lazy<Connection, RedisError>,
-    /// For errors.
-    address: String,
+    connection: Lazy<Connection, NotConnected>,
     response_timeout: Duration,
 }
 
 impl Link {
-    pub(super) fn new(
-        connect: Connect,
-        address: String,
-        connect_timeout: Duration,
-        response_timeout: Duration,
-    ) -> Self {
-        let begin = move || {
-            let connecting = connect();
-            let limited = async move {
-                let connection = timeout(connect_timeout, connecting).await.map_err(|_| too_slow())??;
-                tokio::spawn(eviction::warn(connection.clone()));
-                Ok(connection)
-            };
-            limited.boxed()
-        };
-        Self { connection: Lazy::new(Box::new(begin)), address, response_timeout }
+    pub(super) fn new(connect: Connect, response_timeout: Duration) -> Self {
+        Self { connection: Lazy::new(connect), response_timeout }
     }
 
     /// Sends `cmd` and waits for its answer. Never sends it twice.
     pub(super) async fn call(&self, cmd: &Cmd) -> Result<Value, Failure> {
-        let attempt = self.connection.attempt();
-        let mut connection = match attempt.clone().await {
-            Ok(connection) => connection,
-            Err(error) => {
-                self.connection.forget(&attempt);
-                return Err(Failure::NotConnected { address: self.address.clone(), error });
-            }
-        };
+        let (attempt, mut connection) = self.connected().await.map_err(Failure::NotConnected)?;
         let answer = timeout(self.response_timeout, connection.send(cmd)).await;
         let answer = answer.map_err(|_| Failure::Silence)?;
         if let Err(error) = &answer
@@ -101,8 +86,19 @@ impl Link {
         }
         answer.map_err(Failure::Answer)
     }
-}
 
-fn too_slow() -> RedisError {
-    std::io::Error::from(std::io::ErrorKind::TimedOut).into()
+    /// The present connection, or a new one where there is none or an outdated one.
+    async fn connected(&self) -> Result<(Attempt<Connection, NotConnected>, Connection), NotConnected> {
+        let mut attempt = self.connection.attempt();
+        let mut connected = attempt.clone().await;
+        if connected.as_ref().is_ok_and(Connection::is_outdated) {
+            self.connection.forget(&attempt);
+            attempt = self.connection.attempt();
+            connected = attempt.clone().await;
+        }
+        if connected.is_err() {
+            self.connection.forget(&attempt);
+        }
+        Ok((attempt, connected?))
+    }
 }

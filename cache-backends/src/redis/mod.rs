@@ -1,23 +1,51 @@
-//! A cache in Redis or Valkey: standalone, a replica set's master, or a cluster.
+//! A cache in Redis or Valkey: standalone, the master that Redis Sentinel names, or a cluster.
 //!
 //! # What the server must be
 //!
 //! - Redis 7.0 or newer, or Valkey. `EVALSHA`, `EVAL`, `GET`, `SET` and `DEL` are used, on one key each.
 //! - A master. Replicas lag behind, and an asynchronous failover may lose a fence: what is read then may be as old as
-//!   the store's `max_cache_age`.
+//!   the store's `max_cache_age`. How that is with Sentinel: [below](#sentinel).
 //! - A `maxmemory-policy` other than `volatile-ttl`, which evicts the shortest TTLs first, and these are the fences'.
 //!   `allkeys-lru` is a good one. A warning event tells when it is `volatile-ttl`.
 //! - Not shared by two applications with the same [key prefix](RedisCacheBuilder::key_prefix): whoever holds a session
 //!   of the one would be let into the other.
+//!
+//! # Sentinel
+//!
+//! With a `redis+sentinel://` [URL](RedisCacheBuilder::url), the sentinels are asked for the master before each
+//! connection is made, all at once: what more than half of the listed ones name is taken without waiting for the others,
+//! else what most of those name that answer. A server is only used if it calls itself a master (`ROLE`, which an ACL must
+//! allow, as `SENTINEL GET-MASTER-ADDR-BY-NAME` must be allowed at the sentinels). A connection is given up when it
+//! breaks, when the server answers `READONLY`, and when the sentinels name another master, of which they are asked every
+//! second as long as the connection is there; so a master that hangs, or that is cut off from the sentinels only, is left,
+//! too. All callers share one search. While there is no master, calls fail with
+//! [`CacheError::Unavailable`](session_core::CacheError::Unavailable), and the store asks the database. What the sentinels
+//! name must be reachable from here: let them announce addresses (or host names, which TLS checks certificates against)
+//! that are.
+//!
+//! ```
+//! use cache_backends::redis::RedisCache;
+//!
+//! let cache = RedisCache::builder()
+//!     .url("redis+sentinel://:password@10.0.0.1,10.0.0.2,10.0.0.3/mymaster")
+//!     .sentinel_password("another password")
+//!     .build()?;
+//! # Ok::<(), cache_backends::ConnectError>(())
+//! ```
+//!
+//! Replication is asynchronous, so a new master may lack what the old one has acknowledged last, fences among it: see the
+//! [guarantees](https://docs.rs/session-cached-db). Nothing is served that is older than the store's `max_cache_age`.
 
 mod builder;
 #[cfg(feature = "redis-cluster")]
 mod cluster;
+mod dial;
 mod error;
 mod eviction;
 mod inspect;
 mod link;
 mod script;
+mod sentinel;
 #[cfg(feature = "redis-tls")]
 mod tls;
 
@@ -35,6 +63,7 @@ pub use self::builder::RedisCacheBuilder;
 use self::error::Failure;
 use self::link::Link;
 use self::script::{CompareExchange, Found};
+pub use self::sentinel::SentinelError;
 pub use ::redis as driver;
 
 /// The largest value that Redis takes, unless it was configured otherwise: `proto-max-bulk-len`.
@@ -61,7 +90,7 @@ const ATTEMPTS: usize = 4;
 ///
 /// - Nothing is connected before the first call. A connection that broke is made again by the next call. Calls are made within
 ///   a tokio runtime.
-/// - One connection serves all calls at the same time.
+/// - One connection serves all calls at the same time. With Sentinel there is one more to each sentinel.
 /// - `get`, `acquire` and `compare_exchange` take one round trip each; one more when the server forgot the script, or
 ///   when it refuses writes and `acquire` falls back to reading.
 /// - While the server refuses writes (memory full, read-only, cannot save, replicas missing), `acquire` finds what is

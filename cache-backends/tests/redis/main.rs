@@ -5,6 +5,7 @@
 
 mod eviction;
 mod inspect;
+mod sentinel;
 mod server;
 
 use std::num::NonZeroU64;
