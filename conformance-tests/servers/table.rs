@@ -14,6 +14,7 @@ pub(crate) const VARIANT_PAIRS: &[(&str, &str)] = &[
     ("redis-acl", "sqlite"),
     ("redis-tls", "postgres-tls"),
     ("redis-socket", "mysql"),
+    ("redis-sentinel", "sqlite"),
     ("memcached-two", "mariadb"),
 ];
 
@@ -133,8 +134,9 @@ pub(crate) struct Server {
     pub(crate) command: &'static [&'static str],
     pub(crate) ports: Ports,
     pub(crate) needs: Needs,
-    /// The URL to reach it under. `{addresses}` stands for every `127.0.0.1:port`, separated by commas, `{socket}` for
-    /// the socket directory outside, `{certificates}` for that of the certificates.
+    /// The URL to reach it under. `{addresses}` stands for every `127.0.0.1:port`, separated by commas, `{sentinels}` for
+    /// the same without the first two, `{socket}` for the socket directory outside, `{certificates}` for that of the
+    /// certificates.
     pub(crate) url: &'static str,
     /// The environment variable that names a running server to use instead of a container.
     pub(crate) url_var: &'static str,
@@ -275,6 +277,18 @@ pub(crate) const SERVERS: &[Server] = &[
         probe: None,
     },
     Server {
+        name: "redis-sentinel",
+        image: &REDIS,
+        env: &[("SENTINEL_PORTS", "{ports}")],
+        command: &["sh", "-c", include_str!("redis-sentinel.sh")],
+        ports: Ports::OneToOne(5),
+        needs: Needs::Nothing,
+        url: "redis+sentinel://{sentinels}/sessions",
+        url_var: "CONFORMANCE_REDIS_SENTINEL_URL",
+        service_port: None,
+        probe: Some(PING),
+    },
+    Server {
         name: "memcached",
         image: &MEMCACHED,
         env: &[],
@@ -383,7 +397,9 @@ impl Server {
 
     /// The URL of a server that is reached on these ports of 127.0.0.1.
     pub(crate) fn url_on(&self, ports: &[u16]) -> String {
-        self.url.replace("{addresses}", &joined(ports, ",", |port| format!("127.0.0.1:{port}")))
+        let addresses = |ports| joined(ports, ",", |port| format!("127.0.0.1:{port}"));
+        let sentinels = ports.get(2..).unwrap_or_default();
+        self.url.replace("{addresses}", &addresses(ports)).replace("{sentinels}", &addresses(sentinels))
     }
 }
 

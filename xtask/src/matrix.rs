@@ -136,6 +136,15 @@ mod tests {
     }
 
     #[test]
+    fn a_group_with_sentinels_is_reached_by_the_sentinels() {
+        let group = server("redis-sentinel").unwrap();
+        let ports = [7000, 7001, 7002, 7003, 7004];
+        assert_eq!(group.env_on(&ports), [("SENTINEL_PORTS", "7000 7001 7002 7003 7004".to_owned())]);
+        let url = "redis+sentinel://127.0.0.1:7002,127.0.0.1:7003,127.0.0.1:7004/sessions";
+        assert_eq!(group.url_on(&ports), url);
+    }
+
+    #[test]
     fn the_json_is_what_a_github_matrix_takes() {
         let json = json(&pairs());
         assert_eq!(json["include"][0]["cache"], "moka");

@@ -18,10 +18,9 @@
 //! allow, as `SENTINEL GET-MASTER-ADDR-BY-NAME` must be allowed at the sentinels). A connection is given up when it
 //! breaks, when the server answers `READONLY`, and when the sentinels name another master, of which they are asked every
 //! second as long as the connection is there; so a master that hangs, or that is cut off from the sentinels only, is left,
-//! too. All callers share one search. While there is no master, calls fail with
-//! [`CacheError::Unavailable`](session_core::CacheError::Unavailable), and the store asks the database. What the sentinels
-//! name must be reachable from here: let them announce addresses (or host names, which TLS checks certificates against)
-//! that are.
+//! too. All callers share one search. While there is no master, calls fail with [`CacheError::Unavailable`], and the store
+//! asks the database. What the sentinels name must be reachable from here: let them announce addresses (or host names,
+//! which TLS checks certificates against) that are.
 //!
 //! ```
 //! use cache_backends::redis::RedisCache;

@@ -34,8 +34,23 @@ impl CacheFixture for Erased {
     }
 }
 
-/// Redis or Valkey, in a cluster or not.
+/// Redis or Valkey, in a cluster, behind sentinels, or neither.
 pub(crate) struct Redis(pub(crate) String);
+
+/// The URL of the master that a URL with sentinels leads to at present.
+async fn master(url: &str) -> String {
+    let (hosts, service) = url
+        .split_once("://")
+        .and_then(|(_, rest)| rest.split_once('/'))
+        .expect("the URL of sentinels ends with a name");
+    let sentinel = hosts.split(',').next().unwrap_or_default();
+    let client = Client::open(format!("redis://{sentinel}/")).expect("the URL is right");
+    let mut connection = client.get_multiplexed_async_connection().await.expect("the sentinel answers");
+    let mut question = cmd("SENTINEL");
+    question.arg("GET-MASTER-ADDR-BY-NAME").arg(service);
+    let (host, port): (String, u16) = question.query_async(&mut connection).await.expect("it knows the name");
+    format!("redis://{host}:{port}/")
+}
 
 impl Redis {
     async fn connection(&self) -> Box<dyn ConnectionLike + Send> {
@@ -47,7 +62,9 @@ impl Redis {
                 Box::new(client.get_async_connection().await.expect("the cluster answers"))
             }
             None => {
-                let client = Client::open(self.0.as_str()).expect("the URL is right");
+                let is_sentinels = self.0.contains("+sentinel");
+                let url = if is_sentinels { master(&self.0).await } else { self.0.clone() };
+                let client = Client::open(url).expect("the URL is right");
                 Box::new(client.get_multiplexed_async_connection().await.expect("the server answers"))
             }
         }
