@@ -16,7 +16,7 @@ pub trait Inspect: DynCache {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Inspection {
-    /// Where it is, if there are several.
+    /// Where it is, if there are several, or if Redis Sentinel has said so.
     pub address: Option<String>,
     /// What it is, with its version.
     pub version: Option<String>,

@@ -23,7 +23,11 @@ impl Inspect for RedisCache {
                     Ok(inspection)
                 })
                 .collect(),
-            answer => Ok(vec![read(&answer)?]),
+            answer => {
+                let mut inspection = read(&answer)?;
+                inspection.address = self.0.link.master().await;
+                Ok(vec![inspection])
+            }
         }
     }
 }

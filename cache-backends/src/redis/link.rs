@@ -87,6 +87,14 @@ impl Link {
         answer.map_err(Failure::Answer)
     }
 
+    /// Where the master is that the sentinels have named, if there are any.
+    pub(super) async fn master(&self) -> Option<String> {
+        match self.connected().await {
+            Ok((_, Connection::Master(master))) => Some(master.address.to_string()),
+            _ => None,
+        }
+    }
+
     /// The present connection, or a new one where there is none or an outdated one.
     async fn connected(&self) -> Result<(Attempt<Connection, NotConnected>, Connection), NotConnected> {
         let mut attempt = self.connection.attempt();

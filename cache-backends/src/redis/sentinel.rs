@@ -82,6 +82,8 @@ pub(super) struct Sentinels {
 #[derive(Clone)]
 pub(super) struct Master {
     pub(super) connection: MultiplexedConnection,
+    /// Of the server, with its port.
+    pub(super) address: Arc<str>,
     is_replaced: Arc<AtomicBool>,
 }
 
@@ -109,7 +111,11 @@ impl Sentinels {
             outcome = self.connect_to(&address).await;
             if let Ok(connection) = &outcome {
                 let is_replaced = Arc::default();
-                let master = Master { connection: connection.clone(), is_replaced: Arc::clone(&is_replaced) };
+                let master = Master {
+                    connection: connection.clone(),
+                    address: format!("{}:{}", address.0, address.1).into(),
+                    is_replaced: Arc::clone(&is_replaced),
+                };
                 tokio::spawn(watch(Arc::downgrade(&is_replaced), Arc::clone(&self), address));
                 return Ok(Connection::Master(master));
             }

@@ -14,6 +14,7 @@
     reason = "tests"
 )]
 
+mod failover;
 #[path = "../matrix/plan.rs"]
 #[allow(dead_code, reason = "the matrix uses the rest")]
 mod plan;
@@ -61,6 +62,10 @@ macro_rules! tests {
 }
 
 const TESTS: &[Test] = tests! {
+    failover:
+        a_master_that_dies_is_replaced_and_missed_by_no_request ["redis-sentinel"],
+        a_master_that_is_replaced_while_it_lives_is_left_at_once_and_found_again ["redis-sentinel"],
+        a_master_that_hangs_is_replaced_and_missed_by_no_request ["redis-sentinel"];
     round_trips:
         redis ["redis"],
         valkey ["valkey"],
@@ -153,7 +158,7 @@ pub struct Links(BTreeMap<&'static str, Link>);
 pub struct Link {
     /// Where the server is.
     pub direct: String,
-    /// Where the proxy before it is.
+    /// With the proxy before it, or before the first of several.
     pub url: String,
     pub proxy: Proxy,
 }
@@ -181,8 +186,9 @@ impl Links {
     }
 }
 
+/// The first, if there are several.
 fn address(url: &str) -> SocketAddr {
     let rest = url.split_once("://").unwrap().1;
     let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
-    rest.split('/').next().unwrap().parse().unwrap()
+    rest.split(['/', ',']).next().unwrap().parse().unwrap()
 }

@@ -13,7 +13,7 @@ use session_core::{DynCache, KeyForm, KeyPrefix, SessionKey, StoredKey};
 
 use crate::{Link, Links};
 
-type Store = CachedDb<Arc<dyn DynCache>, SqlitePersistence>;
+pub type Store = CachedDb<Arc<dyn DynCache>, SqlitePersistence>;
 
 /// A busy machine is not an outage, and an outage is not waited for long.
 const DEADLINE: Duration = Duration::from_millis(500);
@@ -30,7 +30,7 @@ async fn store(cache_url: &str) -> Store {
         .unwrap()
 }
 
-async fn login(store: &Store) -> String {
+pub async fn login(store: &Store) -> String {
     let mut session = store.new_session();
     session.insert("n", 0).unwrap();
     session.save().await.unwrap();
@@ -46,7 +46,7 @@ async fn request(store: &Store, cookie: &str) -> u32 {
     n
 }
 
-async fn read(store: &Store, cookie: &str) -> Option<u32> {
+pub async fn read(store: &Store, cookie: &str) -> Option<u32> {
     store.open(cookie).await.expect("no request fails").get("n").unwrap()
 }
 
