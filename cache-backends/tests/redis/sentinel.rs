@@ -14,11 +14,14 @@ use crate::{TTL, fence, key, lease, name};
 
 /// A server that calls itself a master, or a replica, and has the fence of this number.
 async fn server(role: &'static str, number: u64) -> Server {
-    Server::start(move |command| match name(command).as_str() {
+    server_on(TcpListener::bind("127.0.0.1:0").await.unwrap(), role, number)
+}
+
+fn server_on(listener: TcpListener, role: &'static str, number: u64) -> Server {
+    Server::start_on(listener, move |command| match name(command).as_str() {
         "ROLE" => array(&[role]),
         _ => bulk(&fence(number).encode(&key())),
     })
-    .await
 }
 
 /// A sentinel that names the master at this port, or none if that is 0.
@@ -131,10 +134,20 @@ async fn a_sentinel_that_is_cut_off_is_outvoted() {
 
 #[tokio::test]
 async fn where_sentinels_disagree_the_server_that_is_a_master_is_taken() {
-    let (former, master) = (server("slave", 1).await, server("master", 2).await);
-    let sentinels = [sentinel(&at(&former)).await, sentinel(&at(&master)).await];
-    let cache = by(&[sentinels[0].port, sentinels[1].port]).build().unwrap();
-    assert_eq!(number_there(&cache).await, Some(2));
+    for roles in [["slave", "master"], ["master", "slave"]] {
+        // Whatever is tried first when they are as many on either side: once it is the wrong one.
+        let mut listeners = [
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        ];
+        listeners.sort_by_key(|listener| listener.local_addr().unwrap().port());
+        let [low, high] = listeners;
+        let servers = [server_on(low, roles[0], 1), server_on(high, roles[1], 2)];
+        let sentinels = [sentinel(&at(&servers[0])).await, sentinel(&at(&servers[1])).await];
+        let cache = by(&sentinels.each_ref().map(|sentinel| sentinel.port)).build().unwrap();
+        let expected = if roles[0] == "master" { 1 } else { 2 };
+        assert_eq!(number_there(&cache).await, Some(expected));
+    }
 }
 
 #[tokio::test]

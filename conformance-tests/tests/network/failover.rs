@@ -261,7 +261,7 @@ pub async fn a_master_that_dies_is_replaced_and_missed_by_no_request(links: &Lin
     assert!(errors.iter().all(|errors| *errors > 0), "nothing was broken: {errors:?}");
 }
 
-pub async fn a_master_that_is_replaced_while_it_lives_is_left_at_once_and_found_again(links: &Links) {
+pub async fn a_master_that_is_replaced_while_it_lives_is_left_and_found_again(links: &Links) {
     let link = links.only();
     let group = Group::ready(link).await;
     let nodes = Nodes::on(&link.direct).await;
@@ -271,7 +271,7 @@ pub async fn a_master_that_is_replaced_while_it_lives_is_left_at_once_and_found_
     group.fail_over().await;
     let master = group.master_after(former).await;
     nodes.are_on(master).await;
-    // It has been a master for some seconds more, which took writes of whoever had not left it.
+    // It goes on as a master for some seconds, and takes the writes of whoever does not leave it.
     until("the old master is a replica", || is_replica(former)).await;
     work.end().await;
     nodes.are_coherent().await;

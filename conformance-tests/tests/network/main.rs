@@ -64,7 +64,7 @@ macro_rules! tests {
 const TESTS: &[Test] = tests! {
     failover:
         a_master_that_dies_is_replaced_and_missed_by_no_request ["redis-sentinel"],
-        a_master_that_is_replaced_while_it_lives_is_left_at_once_and_found_again ["redis-sentinel"],
+        a_master_that_is_replaced_while_it_lives_is_left_and_found_again ["redis-sentinel"],
         a_master_that_hangs_is_replaced_and_missed_by_no_request ["redis-sentinel"];
     round_trips:
         redis ["redis"],
