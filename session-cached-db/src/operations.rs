@@ -183,7 +183,8 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 }
             };
             let result = match result {
-                Err(Error::Conflict) if merges < MAX_MERGES => self.merge(&key, &mut save).await,
+                // Boxed, because it is rare, and every save's future would have room for it.
+                Err(Error::Conflict) if merges < MAX_MERGES => Box::pin(self.merge(&key, &mut save)).await,
                 result => {
                     let result = result.map(|version| prepared.0.with_version(version));
                     let saved = self.saved(write, new_key, result, made_at).await?;

@@ -34,6 +34,8 @@ impl Tasks {
         task: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> impl Future<Output = Result<T, Error>> + Send + 'static {
         let (reply, answer) = oneshot::channel();
+        // Boxed before it is put into others, because these would copy it: it has room for statements.
+        let task = task.boxed();
         let started = self.start(async move {
             // Whoever waited may have left; the task is done all the same.
             let _ = reply.send(task.await);

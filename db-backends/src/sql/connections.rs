@@ -163,7 +163,7 @@ impl<'a, L: Link> Lease<'a, L> {
         pool: &Pool<L::Database>,
         turn: Option<SemaphorePermit<'a>>,
     ) -> Result<Self, PersistenceError> {
-        let connection = pool.acquire().await.map_err(|error| L::DIALECT.connecting(&error))?;
+        let connection = Box::pin(pool.acquire()).await.map_err(|error| L::DIALECT.connecting(&error))?;
         Ok(Self::Pool(PoolLease { connection, is_abandoned: false, _turn: turn }))
     }
 
@@ -236,8 +236,9 @@ pub(crate) struct OwnLease<'a, L: Link> {
 impl<L: Link> OwnLease<'_, L> {
     async fn connection(&mut self) -> Result<&mut Connection<L>, PersistenceError> {
         if !self.lane.is_ready() {
-            // Only who has to wait pays for a timer.
-            match timeout(self.lanes.turns.patience, self.lane.make_ready(&self.lanes.link)).await {
+            // Only who has to wait pays for a timer. Boxed, because every statement's future has room for this one.
+            let make_ready = Box::pin(self.lane.make_ready(&self.lanes.link));
+            match timeout(self.lanes.turns.patience, make_ready).await {
                 Ok(ready) => ready?,
                 Err(_) if L::IS_REMOTE => {
                     self.lane.open = None;

@@ -193,7 +193,7 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
         let query = with_record::<B>(&self.sql.update, record, version, expiry);
         let query = bind(query, [text(key), instant(now), Value::OptionalInteger(expected.map(bits))]);
         match B::write(self, query).await? {
-            0 => Err(self.why_unmatched(key, expected, now).await?),
+            0 => Err(Box::pin(self.why_unmatched(key, expected, now)).await?),
             _ => Ok(version),
         }
     }
@@ -229,7 +229,7 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
         let query =
             bind(query, [text(new), text(old), instant(now), Value::OptionalInteger(expected.map(bits))]);
         match B::write(self, query).await? {
-            0 => Err(self.why_unmatched(old, expected, now).await?),
+            0 => Err(Box::pin(self.why_unmatched(old, expected, now)).await?),
             _ => Ok(version),
         }
     }

@@ -46,9 +46,9 @@ pub(crate) fn measure_here() {
     let payload_bytes: usize = (1..=count).map(|number| payload(number).len()).sum();
     let before = resident_bytes();
     if std::env::var_os(BARE).is_some() {
-        fill_bare(count)
+        fill_bare(count);
     } else {
-        fill(count)
+        fill(count);
     }
     println!("{}", (resident_bytes() - before) as f64 / payload_bytes as f64);
 }
