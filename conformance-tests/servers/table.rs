@@ -15,6 +15,7 @@ pub(crate) const VARIANT_PAIRS: &[(&str, &str)] = &[
     ("redis-tls", "postgres-tls"),
     ("redis-socket", "mysql"),
     ("redis-sentinel", "sqlite"),
+    ("redis-sentinel-tls", "sqlite"),
     ("memcached-two", "mariadb"),
 ];
 
@@ -287,6 +288,19 @@ pub(crate) const SERVERS: &[Server] = &[
         url_var: "CONFORMANCE_REDIS_SENTINEL_URL",
         service_port: None,
         probe: Some(PING),
+    },
+    Server {
+        name: "redis-sentinel-tls",
+        image: &REDIS,
+        env: &[("SENTINEL_PORTS", "{ports}")],
+        command: &["sh", "-c", include_str!("redis-sentinel.sh")],
+        ports: Ports::OneToOne(5),
+        needs: Needs::Certificates("/tls"),
+        url: "rediss+sentinel://sessions:conformance@{sentinels}/sessions?sentinel_password=watching&\
+              root_certificates={certificates}/ca.pem",
+        url_var: "CONFORMANCE_REDIS_SENTINEL_TLS_URL",
+        service_port: None,
+        probe: None,
     },
     Server {
         name: "memcached",
