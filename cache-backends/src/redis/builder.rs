@@ -236,6 +236,13 @@ impl RedisCacheBuilder {
                 "client_key" => self.certificates.client.get_or_insert_default().1 = file(name, &decoded())?,
                 "sentinel_username" => self.sentinel_username = Some(decoded()),
                 "sentinel_password" => self.sentinel_password = Some(decoded()),
+                "db" | "user" | "pass" if !url.scheme.ends_with("+unix") => {
+                    return Err(ConnectError::Config(format!(
+                        "db, user and pass are parameters of redis+unix:// URLs; {}:// has user and password before the \
+                         hosts, and the database in the path",
+                        url.scheme
+                    )));
+                }
                 "db" | "user" | "pass" | "protocol" => {
                     query.push(if query.is_empty() { '?' } else { '&' });
                     query.push_str(name);

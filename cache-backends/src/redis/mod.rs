@@ -32,8 +32,9 @@
 //! # Ok::<(), cache_backends::ConnectError>(())
 //! ```
 //!
-//! Replication is asynchronous, so a new master may lack what the old one has acknowledged last, fences among it: see the
-//! [guarantees](https://docs.rs/session-cached-db). Nothing is served that is older than the store's `max_cache_age`.
+//! Replication is asynchronous, so a new master may lack what the old one has acknowledged last, fences among it. Nothing
+//! is served that is older than the store's `max_cache_age`, but within that, a session may be as it was before its last
+//! save, or one that has been ended since. `docs/backends.md` in the repository says what to set.
 
 mod builder;
 #[cfg(feature = "redis-cluster")]

@@ -325,6 +325,8 @@ fn wrong_urls_are_refused_without_showing_them() {
         ("redis://:s3?cr3t@host/", "unknown parameter"),
         ("redis://:s3cr3t@a,b/", "redis+cluster"),
         ("redis://host/?response_timeout_ms=s3cr3t", "response_timeout_ms"),
+        ("redis://host/?pass=s3cr3t", "redis+unix"),
+        ("redis://host/?db=1", "redis+unix"),
     ] {
         let error = RedisCache::builder().url(url).build().unwrap_err();
         let told = format!("{error} {error:?}");

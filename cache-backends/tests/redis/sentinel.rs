@@ -369,6 +369,7 @@ fn wrong_urls_are_refused_without_showing_them() {
         ("redis+sentinel://:s3cr3t@host/mymaster/s3cr3t", "database"),
         ("redis+sentinel://host/mymaster?sentinel_user=s3cr3t", "sentinel_username"),
         ("redis+sentinel://host/mymaster?sentinel_username=s3cr3t", "sentinel_password"),
+        ("redis+sentinel://host/mymaster?db=1", "in the path"),
         ("redis://host/?sentinel_password=s3cr3t", "redis+sentinel"),
         ("redis+cluster://host/?sentinel_password=s3cr3t", "redis+sentinel"),
     ] {
