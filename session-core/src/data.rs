@@ -16,39 +16,37 @@ use serde_json::value::RawValue;
 /// applied again to a fresher base ([`rebase`](Self::rebase)).
 #[derive(Clone, Default)]
 pub struct SessionData {
-    base: Base,
+    base: Arc<Base>,
     /// The base counts as empty: everything was removed before `changes`.
     cleared: bool,
     /// `None` is a removal.
     changes: BTreeMap<Box<str>, Option<Box<str>>>,
 }
 
-/// A parsed JSON object: its text, and where in it the keys and values are, ordered by key.
-#[derive(Clone, Default)]
+/// A parsed JSON object: its text, and where in it the keys and values are, ordered by key. A cache holds one for every
+/// session, so it is small.
+#[derive(Default)]
 struct Base {
     text: Bytes,
-    index: Arc<Index>,
+    /// The keys that the text spells with escapes, one after the other, in plain. Positions in it go on from where the text
+    /// ends.
+    unescaped: Box<str>,
+    slots: Slots,
 }
 
-#[derive(Default)]
-struct Index {
-    slots: Vec<Slot>,
-    /// The keys that the text spells with escapes, one after the other, in plain.
-    unescaped: String,
+/// The longer ones only where they must be.
+enum Slots {
+    Short(Box<[Slot<u16>]>),
+    Long(Box<[Slot<u32>]>),
 }
 
-/// Positions as `u32`: sixteen bytes per value that a session has, however many sessions a cache holds.
-struct Slot {
-    key: Span,
-    key_is_escaped: bool,
-    value: Span,
-}
-
-impl Slot {
-    fn key_bytes<'a>(&self, text: &'a [u8], unescaped: &'a str) -> &'a [u8] {
-        let source = if self.key_is_escaped { unescaped.as_bytes() } else { text };
-        source.get(self.key.range()).unwrap_or_default()
-    }
+/// Where a key and its value are.
+#[derive(Clone, Copy)]
+struct Slot<N> {
+    key_start: N,
+    key_len: N,
+    value_start: N,
+    value_len: N,
 }
 
 /// Part of a text that the parser has found to be UTF-8.
@@ -56,39 +54,91 @@ fn utf8(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap_or_default()
 }
 
-#[derive(Clone, Copy)]
-struct Span {
-    start: u32,
-    len: u32,
+impl<N: Copy + Into<u32>> Slot<N> {
+    fn key(self) -> Range<usize> {
+        range(self.key_start.into(), self.key_len.into())
+    }
+
+    fn value(self) -> Range<usize> {
+        range(self.value_start.into(), self.value_len.into())
+    }
 }
 
-impl Span {
-    fn new(start: usize, len: usize) -> Option<Self> {
-        Some(Self { start: start.try_into().ok()?, len: len.try_into().ok()? })
+const fn range(start: u32, len: u32) -> Range<usize> {
+    start as usize..start as usize + len as usize
+}
+
+impl Slot<u32> {
+    fn new(key: Range<usize>, value: Range<usize>) -> Option<Self> {
+        Some(Self {
+            key_start: key.start.try_into().ok()?,
+            key_len: key.len().try_into().ok()?,
+            value_start: value.start.try_into().ok()?,
+            value_len: value.len().try_into().ok()?,
+        })
     }
 
-    fn range(self) -> Range<usize> {
-        let start = self.start as usize;
-        start..start + self.len as usize
+    fn shortened(self) -> Option<Slot<u16>> {
+        Some(Slot {
+            key_start: self.key_start.try_into().ok()?,
+            key_len: self.key_len.try_into().ok()?,
+            value_start: self.value_start.try_into().ok()?,
+            value_len: self.value_len.try_into().ok()?,
+        })
     }
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self::Short(Box::default())
+    }
+}
+
+impl From<Vec<Slot<u32>>> for Slots {
+    fn from(slots: Vec<Slot<u32>>) -> Self {
+        let short: Option<_> = slots.iter().map(|slot| slot.shortened()).collect();
+        short.map_or_else(|| Self::Long(slots.into()), Self::Short)
+    }
+}
+
+/// The key that is at `place` in a text, or behind it.
+fn key_at<'a>(text: &'a [u8], unescaped: &'a str, place: Range<usize>) -> &'a [u8] {
+    let key = match place.start.checked_sub(text.len()) {
+        None => text.get(place),
+        Some(start) => unescaped.as_bytes().get(start..start + place.len()),
+    };
+    key.unwrap_or_default()
 }
 
 impl Base {
-    fn key(&self, slot: &Slot) -> &[u8] {
-        slot.key_bytes(&self.text, &self.index.unescaped)
+    fn key(&self, place: Range<usize>) -> &[u8] {
+        key_at(&self.text, &self.unescaped, place)
     }
 
-    fn value(&self, slot: &Slot) -> &str {
-        utf8(self.text.get(slot.value.range()).unwrap_or_default())
+    fn value(&self, place: Range<usize>) -> &str {
+        utf8(self.text.get(place).unwrap_or_default())
     }
 
     fn get(&self, key: &str) -> Option<&str> {
-        let found = self.index.slots.binary_search_by(|slot| self.key(slot).cmp(key.as_bytes())).ok()?;
-        self.index.slots.get(found).map(|slot| self.value(slot))
+        match &self.slots {
+            Slots::Short(slots) => self.find(slots, key),
+            Slots::Long(slots) => self.find(slots, key),
+        }
+    }
+
+    fn find<N: Copy + Into<u32>>(&self, slots: &[Slot<N>], key: &str) -> Option<&str> {
+        let found = slots.binary_search_by(|slot| self.key(slot.key()).cmp(key.as_bytes())).ok()?;
+        slots.get(found).map(|slot| self.value(slot.value()))
     }
 
     fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.index.slots.iter().map(|slot| (utf8(self.key(slot)), self.value(slot)))
+        let (short, long): (&[_], &[_]) = match &self.slots {
+            Slots::Short(slots) => (slots, &[]),
+            Slots::Long(slots) => (&[], slots),
+        };
+        let short = short.iter().map(|slot| (slot.key(), slot.value()));
+        let long = long.iter().map(|slot| (slot.key(), slot.value()));
+        short.chain(long).map(|(key, value)| (utf8(self.key(key)), self.value(value)))
     }
 }
 
@@ -107,9 +157,10 @@ impl SessionData {
     /// [`MalformedJson`] when `text` is not one JSON object, or larger than 4 GiB.
     pub fn from_json(text: Bytes) -> Result<Self, MalformedJson> {
         let mut parser = serde_json::Deserializer::from_slice(&text);
-        let index = parser.deserialize_map(Indexer { text: &text })?;
+        let (slots, unescaped) = parser.deserialize_map(Indexer { text: &text })?;
         parser.end()?;
-        Ok(Self { base: Base { text, index: Arc::new(index) }, cleared: false, changes: BTreeMap::new() })
+        let base = Base { slots, unescaped: unescaped.into(), text };
+        Ok(Self { base: Arc::new(base), cleared: false, changes: BTreeMap::new() })
     }
 
     /// Appends the map to `out` as one JSON object, in the order of its keys.
@@ -287,50 +338,50 @@ where
     }
 }
 
-/// Parses an object into an [`Index`].
+/// Parses an object into the slots of a [`Base`], and the keys that are spelled with escapes.
 struct Indexer<'de> {
     text: &'de [u8],
 }
 
 impl Indexer<'_> {
     /// Where `part`, which borrows from the text, is in it.
-    fn span<E: serde::de::Error>(&self, part: &str) -> Result<Span, E> {
+    fn place(&self, part: &str) -> Range<usize> {
         let start = (part.as_ptr() as usize).wrapping_sub(self.text.as_ptr() as usize);
-        Span::new(start, part.len()).ok_or_else(|| E::custom("larger than 4 GiB"))
+        start..start.wrapping_add(part.len())
     }
 }
 
 impl<'de> Visitor<'de> for Indexer<'de> {
-    type Value = Index;
+    type Value = (Slots, String);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Index, A::Error> {
-        let mut slots = Vec::new();
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut slots: Vec<Slot<u32>> = Vec::new();
         let mut unescaped = String::new();
         while let Some(key) = map.next_key_seed(Key)? {
             let value = map.next_value::<&RawValue>()?;
-            let (key, key_is_escaped) = match &key {
-                Cow::Borrowed(key) => (self.span(key)?, false),
+            let key = match &key {
+                Cow::Borrowed(key) => self.place(key),
                 Cow::Owned(key) => {
-                    let span = Span::new(unescaped.len(), key.len());
+                    let start = self.text.len() + unescaped.len();
                     unescaped.push_str(key);
-                    (span.ok_or_else(|| A::Error::custom("larger than 4 GiB"))?, true)
+                    start..start + key.len()
                 }
             };
-            slots.push(Slot { key, key_is_escaped, value: self.span(value.get())? });
+            let slot = Slot::new(key, self.place(value.get()));
+            slots.push(slot.ok_or_else(|| A::Error::custom("larger than 4 GiB"))?);
         }
-        let key = |slot: &Slot| slot.key_bytes(self.text, &unescaped);
+        let key = |slot: &Slot<u32>| key_at(self.text, &unescaped, slot.key());
         if !slots.is_sorted_by(|a, b| key(a) < key(b)) {
             // Of equal keys the last comes first now, which is the one that is kept.
             slots.reverse();
             slots.sort_by(|a, b| key(a).cmp(key(b)));
             slots.dedup_by(|a, b| key(a) == key(b));
         }
-        slots.shrink_to_fit();
-        Ok(Index { slots, unescaped })
+        Ok((slots.into(), unescaped))
     }
 }
 
@@ -388,6 +439,18 @@ mod tests {
             written(&data),
             r#"{"ab":{"x": [1 , 2]},"big":123456789012345678901234567890,"new":true,"z":1.50}"#
         );
+    }
+
+    #[test]
+    fn texts_of_any_length_are_read() {
+        for len in [10, 0xffe0, 0x1_0000, 0x20_0000] {
+            let long = format!("\"{}\"", "x".repeat(len));
+            let data = read(&format!(r#"{{"z":{long},"a\u0062":{long},"b\u0062":2,"c":3}}"#));
+            let keys = [("ab", &*long), ("bb", "2"), ("c", "3"), ("z", &*long)];
+            assert_eq!(data.iter().collect::<Vec<_>>(), keys, "{len}");
+            assert!(keys.iter().all(|(key, value)| data.get(key) == Some(value)), "{len}");
+            assert_eq!(data.get("d"), None);
+        }
     }
 
     #[test]
