@@ -7,6 +7,8 @@
 //!
 //! What the preparations take is what `hits 0` takes.
 
+#![allow(clippy::print_stdout, reason = "it says what it has done")]
+
 use std::hint::black_box;
 
 use session_cached_db::{CachedDb, MokaCache, SqlitePersistence};

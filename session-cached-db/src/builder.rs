@@ -134,8 +134,8 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
         self
     }
 
-    /// How long a writer that died keeps a key out of the cache. By default 30 s. At least the write timeout plus the
-    /// database's bound on abandoned statements.
+    /// How long a writer that died keeps a key out of the cache. By default 30 s. At least the cache timeout, the
+    /// write timeout and the database's bound on abandoned statements together.
     pub fn fence_ttl(mut self, fence_ttl: Duration) -> Self {
         self.config.fence_ttl = fence_ttl;
         self
@@ -415,10 +415,11 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
                 cache.ttl_granularity
             ));
         }
-        if config.fence_ttl < config.longest_statement() {
+        // A fence counts from before it is placed. If no time were left for that, it would be over whenever it is confirmed.
+        let shortest = config.longest_statement().saturating_add(config.cache_timeout);
+        if config.fence_ttl < shortest {
             return invalid(format!(
-                "fence_ttl must be at least {:?}: write_timeout plus the {:?} for which this database may go on with an abandoned statement",
-                config.longest_statement(),
+                "fence_ttl must be at least {shortest:?}: cache_timeout, write_timeout, and the {:?} for which this database may go on with an abandoned statement",
                 config.statement_bound
             ));
         }

@@ -45,7 +45,7 @@ pub(crate) struct Connection {
     #[arg(long, global = true, value_name = "URL", env = "SESSIONCTL_DATABASE_URL", hide_env_values = true)]
     pub(crate) database_url: Option<Secret>,
 
-    /// The cache, with the key_prefix of the application: redis://, rediss://, redis+cluster:// or memcache://
+    /// The cache, with the key_prefix of the application: redis://, rediss://, redis+cluster://, redis+sentinel:// or memcache://
     #[arg(long, global = true, value_name = "URL", env = "SESSIONCTL_CACHE_URL", hide_env_values = true)]
     pub(crate) cache_url: Option<Secret>,
 }
