@@ -8,6 +8,7 @@ mod bench;
 mod ci;
 mod conformance;
 mod engine;
+mod fuzz;
 mod images;
 mod lint;
 mod matrix;
@@ -48,6 +49,7 @@ const COMMANDS: &[Command] = &[
         run: conformance::run,
     },
     Command { name: "simulate", usage: simulate::USAGE, summary: simulate::SUMMARY, run: simulate::run },
+    Command { name: "fuzz", usage: fuzz::USAGE, summary: fuzz::SUMMARY, run: fuzz::run },
     Command { name: "soak", usage: soak::USAGE, summary: soak::SUMMARY, run: soak::run },
     Command { name: "lint", usage: lint::USAGE, summary: lint::SUMMARY, run: lint::run },
     Command { name: "bench", usage: bench::USAGE, summary: bench::SUMMARY, run: bench::run },

@@ -1,10 +1,10 @@
-//! The programs that the tests use, beside servers: a browser, and Python for Django.
+//! The programs that the tests use, beside servers: a browser, Python for Django, and what builds libFuzzer.
 
 use std::process::Command;
 
-use crate::Result;
 use crate::packages::install;
 use crate::process::{succeeds, which};
+use crate::{Result, fuzz};
 
 /// Installs those that the machine lacks. Django itself is installed by its tests, into an environment of their own.
 pub(crate) fn provision() -> Result {
@@ -18,6 +18,9 @@ pub(crate) fn provision() -> Result {
     // Debian's Python alone cannot make an environment.
     if !succeeds(Command::new("python3").args(["-c", "import ensurepip, venv"])) {
         packages.extend(["python3", "python3-venv"]);
+    }
+    if !fuzz::has_compiler() {
+        packages.push("g++");
     }
     install(&packages)
 }

@@ -9,14 +9,15 @@ use lexopt::{Arg, Parser};
 use crate::process::{cargo, run as run_process};
 use crate::stage::Stages;
 use crate::table::IMAGES;
-use crate::{Result, engine, images, programs, services, simulate, soak};
+use crate::{Result, engine, fuzz, images, programs, services, simulate, soak};
 
 pub(crate) const USAGE: &str = "test [--provision] [-- FILTER..]";
 pub(crate) const SUMMARY: &str = "Run every test, doc tests and examples included. With --provision, first set up what a Debian \
-     machine lacks\n    (a Docker engine, stand-ins for the server images, a browser, Python), and then count a test that finds no server as failed.";
+     machine lacks\n    (a Docker engine, stand-ins for the server images, a browser, Python, a C++ compiler), and then count a test that finds no server as failed.";
 
 const SETUP_BUDGET: Duration = Duration::from_secs(5 * 60);
 const SIMULATION_BUDGET: Duration = Duration::from_secs(5 * 60);
+const FUZZ_BUDGET: Duration = Duration::from_secs(4 * 60);
 const SOAK_BUDGET: Duration = Duration::from_secs(5 * 60);
 const MATRIX_BUDGET: Duration = Duration::from_secs(20 * 60);
 const TEST_BUDGET: Duration = Duration::from_secs(30 * 60);
@@ -50,6 +51,11 @@ fn steps(stages: &mut Stages, provision: bool, filters: &[OsString]) -> Result {
     if filters.is_empty() {
         // A failure is kept for the end.
         let _ = stages.run("simulation", SIMULATION_BUDGET, simulate::standard);
+        if provision || fuzz::has_compiler() {
+            let _ = stages.run("fuzzing", FUZZ_BUDGET, fuzz::briefly);
+        } else {
+            stages.skip("fuzzing", "there is no C++ compiler; on Debian: `apt-get install g++`");
+        }
     }
     if !provision {
         return stages.run("tests", TEST_BUDGET, || run_process(&mut tests(&[], filters)));

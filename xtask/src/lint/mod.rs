@@ -85,8 +85,14 @@ fn stages(chosen: &[String]) -> Result {
     stages.finish()
 }
 
+/// Packages with a workspace and a lock file of their own.
+const OUTSIDE: &[&str] = &["conformance-tests/fuzz", "session-cached-db/benches/vs-tower-sessions"];
+
 fn fmt() -> Result {
-    run_process(cargo().args(["fmt", "--all", "--check"]))
+    run_process(cargo().args(["fmt", "--all", "--check"]))?;
+    OUTSIDE.iter().try_for_each(|package| {
+        run_process(cargo().args(["fmt", "--check", "--manifest-path", &format!("{package}/Cargo.toml")]))
+    })
 }
 
 fn clippy() -> Result {

@@ -1,0 +1,164 @@
+//! `cargo xtask fuzz`: hostile input, made up by libFuzzer and guided by what it reaches.
+//!
+//! The package in [`PACKAGE`] is laid out for cargo-fuzz, which goes as well: `cargo fuzz run --sanitizer none TARGET` on a
+//! stable toolchain, any sanitizer on a nightly one. Here it is built without that program, so that nothing has to be installed
+//! but a C++ compiler.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use lexopt::{Arg, Parser, ValueExt as _};
+
+use crate::Result;
+use crate::process::{cargo, output, run as run_process, shown, which};
+
+pub(crate) const USAGE: &str = "fuzz [TARGET..] [--seconds N] [--replay FILE]";
+pub(crate) const SUMMARY: &str = "Feed what reads foreign bytes (cache entries, records, payloads, keys, URLs, Django's rows) with input that \
+     libFuzzer\n    makes up, for N seconds each (10). With --replay: one target, with one file.";
+
+pub(crate) const PACKAGE: &str = "conformance-tests/fuzz";
+const BUILT: &str = "target/fuzz";
+
+/// How many seconds of each target are part of `cargo xtask test`.
+const BRIEFLY: u32 = 5;
+
+/// Coverage for libFuzzer to go by. No sanitizer: these need a nightly compiler, and there is no unsafe code here.
+const FLAGS: &[&str] = &[
+    "--cfg=fuzzing",
+    "-Cpasses=sancov-module",
+    "-Cllvm-args=-sanitizer-coverage-level=4",
+    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
+    "-Cllvm-args=-sanitizer-coverage-pc-table",
+    "-Cllvm-args=-sanitizer-coverage-trace-compares",
+    "-Cdebug-assertions",
+    "-Ccodegen-units=1",
+];
+
+pub(crate) fn run(mut args: Parser) -> Result {
+    let mut targets = Vec::new();
+    let mut seconds = 10;
+    let mut replay = None;
+    while let Some(arg) = args.next()? {
+        match arg {
+            Arg::Long("seconds") => seconds = args.value()?.string()?.parse()?,
+            Arg::Long("replay") => replay = Some(PathBuf::from(args.value()?)),
+            Arg::Value(target) => targets.push(target.string()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let known = all_targets()?;
+    if let Some(unknown) = targets.iter().find(|target| !known.contains(target)) {
+        return Err(format!("there is no target {unknown:?}; there are {}", known.join(", ")).into());
+    }
+    match (replay, &targets[..]) {
+        (Some(file), [target]) => {
+            let programs = build()?;
+            run_process(Command::new(programs.join(target)).arg(file))
+        }
+        (Some(_), _) => Err("--replay takes one target".into()),
+        (None, []) => fuzz(&known, seconds, None),
+        (None, targets) => fuzz(targets, seconds, None),
+    }
+}
+
+/// What every change is checked with: the same every time, as far as time allows.
+pub(crate) fn briefly() -> Result {
+    fuzz(&all_targets()?, BRIEFLY, Some(1))
+}
+
+/// Whether libFuzzer can be built.
+pub(crate) fn has_compiler() -> bool {
+    ["c++", "g++", "clang++"].iter().any(|compiler| which(compiler).is_some())
+}
+
+fn fuzz(targets: &[String], seconds: u32, seed: Option<u32>) -> Result {
+    let programs = build()?;
+    let mut failed = Vec::new();
+    for target in targets {
+        match one(&programs, target, seconds, seed) {
+            Ok(line) => eprintln!("{target:<10} {line}"),
+            Err(error) => {
+                eprintln!("{target:<10} FAILED: {error}");
+                failed.push(target.as_str());
+            }
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { Err(format!("fuzzing failed: {}", failed.join(", ")).into()) }
+}
+
+fn all_targets() -> Result<Vec<String>> {
+    let files = std::fs::read_dir(Path::new(PACKAGE).join("fuzz_targets"))?;
+    let mut targets = Vec::new();
+    for file in files {
+        targets.extend(file?.path().file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+    }
+    targets.sort();
+    Ok(targets)
+}
+
+/// Builds all targets; the directory where they are.
+fn build() -> Result<PathBuf> {
+    if !has_compiler() {
+        return Err("libFuzzer needs a C++ compiler; on Debian: `apt-get install g++`".into());
+    }
+    let about = output(Command::new("rustc").arg("-vV"))?;
+    let host = about.lines().find_map(|line| line.strip_prefix("host: ")).ok_or("rustc names no host")?;
+    let mut command = cargo();
+    command
+        .args(["build", "--release", "--locked", "--manifest-path"])
+        .arg(Path::new(PACKAGE).join("Cargo.toml"));
+    // With a target named, the flags are for what is fuzzed alone, and not for build scripts and macros.
+    command.args(["--target", host, "--target-dir", BUILT]).env("RUSTFLAGS", FLAGS.join(" "));
+    run_process(&mut command)?;
+    Ok(Path::new(BUILT).join(host).join("release"))
+}
+
+/// Runs one target; what it did, in a line.
+fn one(programs: &Path, target: &str, seconds: u32, seed: Option<u32>) -> Result<String> {
+    // What it finds of interest goes to the first directory; the seeds are in the second.
+    let (found, seeds) =
+        (Path::new(BUILT).join("corpus").join(target), Path::new(PACKAGE).join("corpus").join(target));
+    let artifacts = Path::new(PACKAGE).join("artifacts").join(target);
+    std::fs::create_dir_all(&found)?;
+    std::fs::create_dir_all(&artifacts)?;
+    let mut command = Command::new(programs.join(target));
+    command.arg(&found).arg(&seeds).arg(format!("-max_total_time={seconds}"));
+    command.args(["-print_final_stats=1", "-timeout=10", "-rss_limit_mb=2048", "-max_len=4096"]);
+    let mut prefix = OsString::from("-artifact_prefix=");
+    prefix.push(&artifacts);
+    prefix.push("/");
+    command.arg(prefix);
+    if let Some(seed) = seed {
+        command.arg(format!("-seed={seed}"));
+    }
+    let done = command.stdin(Stdio::null()).output();
+    let done = done.map_err(|error| format!("`{}` could not be started: {error}", shown(&command)))?;
+    let told = String::from_utf8_lossy(&done.stderr);
+    if !done.status.success() {
+        let lines: Vec<_> = told.lines().collect();
+        let last = lines.get(lines.len().saturating_sub(40)..).unwrap_or_default().join("\n");
+        return Err(format!(
+            "{}\n{last}\nthe input is in {}; run it again with `cargo xtask fuzz {target} --replay FILE`, and keep it as a seed \
+             in {} when it is mended",
+            done.status,
+            artifacts.display(),
+            seeds.display()
+        )
+        .into());
+    }
+    let stat = |name: &str| {
+        let line =
+            told.lines().find_map(|line| line.strip_prefix("stat::")?.strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|number| number.trim().parse::<u64>().ok()).unwrap_or_default()
+    };
+    let runs = stat("number_of_executed_units");
+    if runs <= 1 {
+        return Err("no input was run".into());
+    }
+    Ok(format!(
+        "{runs:>9} inputs, {:>7} per second, {:>5} of them new",
+        stat("average_exec_per_sec"),
+        stat("new_units_added")
+    ))
+}
