@@ -1,14 +1,16 @@
-//! The ratios as one page with a picture of each: every round a dot, the median a line, the aim another.
+//! The ratios as one page: every round a dot, the median a bar, the aim a line.
 
 use std::path::{Path, PathBuf};
 
 use super::Figure;
 use crate::Result;
 
-const WIDTH: f64 = 640.0;
-const ROW: f64 = 44.0;
+const WIDTH: f64 = 1180.0;
+const ROW: f64 = 30.0;
 /// Where the names end and the scale begins.
-const LEFT: f64 = 250.0;
+const LEFT: f64 = 270.0;
+/// Where the scale ends and the words begin.
+const RIGHT: f64 = 700.0;
 
 /// Writes the page; where it is.
 pub(crate) fn write(dir: &Path, figures: &[Figure]) -> Result<PathBuf> {
@@ -21,63 +23,113 @@ pub(crate) fn write(dir: &Path, figures: &[Figure]) -> Result<PathBuf> {
 }
 
 fn html(figures: &[Figure], picture: &str) -> String {
-    let mut rows = String::new();
-    for figure in figures {
-        let class = if figure.meets_its_aim() { "" } else { " class=\"missed\"" };
-        rows.push_str(&format!(
-            "<tr{class}><td>{}</td><td>{:.3}</td><td>{}</td><td>{}</td></tr>\n",
-            escaped(&figure.name),
-            figure.value,
-            escaped(&figure.aim()),
-            escaped(&figure.what)
-        ));
-    }
+    let with_aim = figures.iter().filter(|figure| figure.at_most.or(figure.at_least).is_some());
+    let (met, missed): (Vec<_>, Vec<_>) = with_aim.partition(|figure| figure.meets_its_aim());
+    let missed: Vec<_> = missed.iter().map(|figure| escaped(&figure.name)).collect();
+    let verdict = match missed.len() {
+        0 => format!("Aims met: all {}.", met.len()),
+        count => format!("Aims met: {}. Missed: {count} ({}).", met.len(), missed.join(", ")),
+    };
     format!(
-        "<!doctype html>\n<meta charset=\"utf-8\">\n<title>Ratios</title>\n<style>body {{ font: 14px sans-serif }} \
-         td {{ padding: 2px 10px }} .missed {{ color: #b00020 }}</style>\n<h1>Ratios</h1>\n\
-         <p>A dot is a round, the bar the median, the dashed line the aim.</p>\n{picture}\n<table>\n{rows}</table>\n"
+        "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n\
+         <title>Ratios</title>\n<style>body {{ font: 15px/1.5 sans-serif; margin: 2em; color: #222 }} \
+         svg {{ max-width: 100%; height: auto }}</style>\n<h1>Ratios</h1>\n<p>{verdict}</p>\n\
+         <p>A bar is the median of the rounds, a dot is a round, a dashed line is the aim. Green meets its aim, red misses it, grey has \
+         none. Rounds beyond the scale are at its end.</p>\n{picture}\n</html>\n"
     )
 }
 
-/// Each ratio has a scale of its own, from zero to a little more than its largest round or its aim.
+/// What is compared on one scale.
+struct Section<'a> {
+    title: &'static str,
+    figures: Vec<&'a Figure>,
+}
+
+fn sections(figures: &[Figure]) -> Vec<Section<'_>> {
+    let is_gain = |figure: &&Figure| figure.at_least.is_some() || figure.name.contains("_vs_tower_sessions");
+    let (gains, costs): (Vec<_>, Vec<_>) = figures.iter().partition(is_gain);
+    let sections = [
+        Section { title: "Less is better: 1 is what the parts cost alone", figures: costs },
+        Section { title: "More is better: 1 is what it is compared with", figures: gains },
+    ];
+    sections.into_iter().filter(|section| !section.figures.is_empty()).collect()
+}
+
 fn svg(figures: &[Figure]) -> String {
-    let height = ROW * figures.len() as f64;
     let mut shapes = String::new();
-    for (row, figure) in figures.iter().enumerate() {
-        let top = ROW * row as f64;
-        let aim = figure.at_most.or(figure.at_least);
-        let largest = figure.rounds.iter().copied().chain(aim).fold(figure.value, f64::max);
-        let x = |value: f64| LEFT + value / (largest * 1.1).max(f64::MIN_POSITIVE) * (WIDTH - LEFT);
-        let (middle, bottom) = (top + ROW / 2.0, top + ROW - 8.0);
-        let color = if figure.meets_its_aim() { "#2e7d32" } else { "#b00020" };
-        shapes.push_str(&format!(
-            "<text x=\"0\" y=\"{:.1}\">{} = {:.2}</text>\n<rect x=\"{LEFT}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{:.1}\" \
-             fill=\"{color}\" fill-opacity=\"0.35\"/>\n",
-            middle + 4.0,
-            escaped(&figure.name),
-            figure.value,
-            top + 8.0,
-            x(figure.value) - LEFT,
-            ROW - 16.0,
-        ));
-        for round in &figure.rounds {
-            shapes.push_str(&format!(
-                "<circle cx=\"{:.1}\" cy=\"{middle:.1}\" r=\"2.5\" fill=\"{color}\"/>\n",
-                x(*round)
-            ));
-        }
-        if let Some(aim) = aim {
-            shapes.push_str(&format!(
-                "<line x1=\"{0:.1}\" x2=\"{0:.1}\" y1=\"{1:.1}\" y2=\"{bottom:.1}\" stroke=\"black\" stroke-dasharray=\"3\"/>\n",
-                x(aim),
-                top + 8.0,
-            ));
-        }
+    let mut top = 0.0;
+    for section in sections(figures) {
+        top = draw(&section, top, &mut shapes);
     }
     format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" font-family=\"sans-serif\" \
-         font-size=\"12\">\n{shapes}</svg>\n"
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {top}\" width=\"{WIDTH}\" font-family=\"sans-serif\" \
+         font-size=\"12\" fill=\"#222\">\n{shapes}</svg>\n"
     )
+}
+
+/// Draws a section from `top` on; where it ends.
+fn draw(section: &Section<'_>, mut top: f64, shapes: &mut String) -> f64 {
+    // Medians and aims are all on the scale; single rounds need not be.
+    let values =
+        section.figures.iter().flat_map(|figure| [Some(figure.value), figure.at_most, figure.at_least]);
+    let end = values.flatten().fold(1.0, f64::max) * 1.05;
+    let x = |value: f64| LEFT + (value / end).min(1.0) * (RIGHT - LEFT);
+    shapes.push_str(&format!(
+        "<text x=\"0\" y=\"{:.1}\" font-size=\"15\" font-weight=\"bold\">{}</text>\n",
+        top + 22.0,
+        section.title
+    ));
+    top += ROW + 10.0;
+    let bottom = top + ROW * section.figures.len() as f64;
+    shapes.push_str(&format!(
+        "<line x1=\"{0:.1}\" x2=\"{0:.1}\" y1=\"{top:.1}\" y2=\"{bottom:.1}\" stroke=\"#999\"/>\n",
+        x(1.0)
+    ));
+    for figure in &section.figures {
+        row(figure, top, &x, shapes);
+        top += ROW;
+    }
+    bottom + ROW / 2.0
+}
+
+fn row(figure: &Figure, top: f64, x: &impl Fn(f64) -> f64, shapes: &mut String) {
+    let aim = figure.at_most.or(figure.at_least);
+    let color = match aim {
+        None => "#607d8b",
+        Some(_) if figure.meets_its_aim() => "#2e7d32",
+        Some(_) => "#b00020",
+    };
+    let middle = top + ROW / 2.0;
+    shapes.push_str(&format!(
+        "<text x=\"0\" y=\"{text:.1}\">{}</text>\n<text x=\"{:.1}\" y=\"{text:.1}\" text-anchor=\"end\" fill=\"{color}\" \
+         font-weight=\"bold\">{:.2}</text>\n<rect x=\"{LEFT}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"{color}\" \
+         fill-opacity=\"0.3\"/>\n<text x=\"{:.1}\" y=\"{text:.1}\" font-size=\"11\"><tspan font-weight=\"bold\">{}</tspan> {}</text>\n",
+        escaped(&figure.name),
+        LEFT - 10.0,
+        figure.value,
+        top + 5.0,
+        x(figure.value) - LEFT,
+        ROW - 10.0,
+        RIGHT + 12.0,
+        escaped(&figure.aim()),
+        escaped(&figure.what),
+        text = middle + 4.0,
+    ));
+    for round in &figure.rounds {
+        shapes.push_str(&format!(
+            "<circle cx=\"{:.1}\" cy=\"{middle:.1}\" r=\"2.5\" fill=\"{color}\" fill-opacity=\"0.6\"/>\n",
+            x(*round)
+        ));
+    }
+    if let Some(aim) = aim {
+        shapes.push_str(&format!(
+            "<line x1=\"{0:.1}\" x2=\"{0:.1}\" y1=\"{1:.1}\" y2=\"{2:.1}\" stroke=\"black\" stroke-width=\"1.5\" \
+             stroke-dasharray=\"3\"/>\n",
+            x(aim),
+            top + 2.0,
+            top + ROW - 2.0,
+        ));
+    }
 }
 
 fn escaped(text: &str) -> String {
@@ -95,7 +147,7 @@ mod tests {
         let page = html(&figures, &svg(&figures));
         assert_eq!(page.matches("<circle").count(), 6);
         assert_eq!(page.matches("stroke-dasharray").count(), 2);
-        assert_eq!(page.matches("class=\"missed\"").count(), 1);
+        assert!(page.contains("Aims met: 1. Missed: 1 (missed)."), "{page}");
         assert!(page.contains("this against &lt;that&gt;"));
     }
 }
