@@ -10,6 +10,7 @@
 pub mod cache;
 mod case;
 mod crowd;
+pub mod linearize;
 pub mod pair;
 pub mod persistence;
 pub mod proxy;

@@ -206,13 +206,10 @@ async fn watch(is_replaced: Weak<AtomicBool>, sentinels: Arc<Sentinels>, address
 fn read(answer: Result<Value, Failure>, address: &str) -> Result<Option<Address>, SentinelError> {
     let failure = match answer {
         Ok(Value::Nil) => return Ok(None),
-        Ok(Value::Array(parts)) => match parts.iter().map(text).collect::<Vec<_>>().as_slice() {
-            [Some(host), Some(port)] if let Ok(port) = port.parse() => {
-                return Ok(Some(((*host).to_owned(), port)));
-            }
-            _ => Failure::unexpected("SENTINEL"),
+        Ok(master) => match address_in(&master) {
+            Some(master) => return Ok(Some(master)),
+            None => Failure::unexpected("SENTINEL"),
         },
-        Ok(_) => Failure::unexpected("SENTINEL"),
         Err(failure) => failure,
     };
     let is_named = matches!(failure, Failure::NotConnected(_));
@@ -223,6 +220,13 @@ fn read(answer: Result<Value, Failure>, address: &str) -> Result<Option<Address>
         CacheError::Refused(_) => SentinelError::Refused { reason },
         _ => SentinelError::Unreachable { reason },
     })
+}
+
+/// A host and a port.
+fn address_in(value: &Value) -> Option<Address> {
+    let Value::Array(parts) = value else { return None };
+    let [host, port] = parts.as_slice() else { return None };
+    Some((text(host)?.to_owned(), text(port)?.parse().ok()?))
 }
 
 fn text(value: &Value) -> Option<&str> {

@@ -1,8 +1,6 @@
 //! Judges what the operations of a run have answered.
 //!
-//! *Linearizability*, incrementally: the oracle keeps every configuration that can explain the answers so far, that is,
-//! a state of the sessions, and which of the operations in flight have taken effect in it. An answer removes those
-//! configurations that cannot explain it. If none is left, nothing explains the answers.
+//! *Linearizability*, incrementally, by the [configurations](crate::linearize) that explain the answers so far.
 //!
 //! *Freshness*: a load answers with a state that the database has had, not older than what any operation that was
 //! acknowledged before the load began has left. Implied by the former; it is what remains where only that is promised.
@@ -15,6 +13,7 @@ use session_core::Timestamp;
 use super::digest;
 use super::operation::{Operation, Outcome};
 use super::world::{CLOCK_SLACK, FAR, START, Seen, World};
+use crate::linearize::{Configurations, Model, Progress, Step};
 
 /// How much of the guarantees remains.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,21 +33,7 @@ struct Row {
     expires_at: Timestamp,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Progress {
-    /// Not yet, but for this number of sessions that a revoke has ended.
-    Waiting(u8),
-    /// It has taken effect, and must answer so.
-    Took(Outcome),
-    /// It has answered.
-    Over,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Configuration {
-    rows: [Option<Row>; 2],
-    operations: Vec<Progress>,
-}
+type Rows = [Option<Row>; 2];
 
 #[derive(Debug)]
 struct Begun {
@@ -65,7 +50,7 @@ struct Begun {
 
 #[derive(Debug)]
 pub(super) struct Oracle {
-    configurations: BTreeSet<Configuration>,
+    configurations: Configurations<Rows, Outcome>,
     /// By their number.
     begun: Vec<Option<Begun>>,
     /// Where in the history of each key the last acknowledged write is.
@@ -77,7 +62,7 @@ impl Oracle {
         let rows = [0, 1]
             .map(|key| world.row(key).map(|row| Row { seen: Seen::of(row), expires_at: row.expires_at() }));
         Self {
-            configurations: BTreeSet::from([Configuration { rows, operations: Vec::new() }]),
+            configurations: Configurations::new(rows),
             begun: Vec::new(),
             acknowledged: [0, 1].map(|key| world.history[key].len() - 1),
         }
@@ -86,14 +71,8 @@ impl Oracle {
     pub(super) fn begin(&mut self, number: usize, operation: Operation, ahead: Duration, now: Timestamp) {
         while self.begun.len() <= number {
             self.begun.push(None);
-            self.configurations = std::mem::take(&mut self.configurations)
-                .into_iter()
-                .map(|mut configuration| {
-                    configuration.operations.push(Progress::Waiting(0));
-                    configuration
-                })
-                .collect();
         }
+        self.configurations.begin(number);
         let floor = self.acknowledged[operation.keys()[0]];
         self.begun[number] = Some(Begun {
             operation,
@@ -137,15 +116,17 @@ impl Oracle {
             self.check_freshness(number, seen, world)?;
         }
         if operation.is_load() && promise > Promise::Linearizable {
-            self.retain(number, |_| true);
+            self.configurations.retain(number, |_| true);
             return Ok(());
         }
         match outcome {
             Outcome::Unknown => return Ok(()),
-            Outcome::Failed => self.retain(number, |progress| matches!(progress, Progress::Waiting(_))),
+            Outcome::Failed => {
+                self.configurations.retain(number, |progress| matches!(progress, Progress::Waiting(_)));
+            }
             outcome => {
-                self.explain();
-                self.retain(number, |progress| progress == Progress::Took(outcome));
+                self.configurations.explain(&Begins(&self.begun));
+                self.configurations.retain(number, |progress| *progress == Progress::Took(outcome));
                 for &key in operation.keys() {
                     if let Some(&position) = world.commits.get(&(number, key)) {
                         self.acknowledged[key] = self.acknowledged[key].max(position);
@@ -180,40 +161,6 @@ impl Oracle {
         Err(format!("{what}: {} answered {seen:?}", begun.operation.name()))
     }
 
-    fn retain(&mut self, number: usize, keep: impl Fn(Progress) -> bool) {
-        self.configurations = std::mem::take(&mut self.configurations)
-            .into_iter()
-            .filter(|configuration| keep(configuration.operations[number]))
-            .map(|mut configuration| {
-                configuration.operations[number] = Progress::Over;
-                configuration
-            })
-            .collect();
-    }
-
-    /// Adds every configuration that can come about by operations in flight taking effect.
-    fn explain(&mut self) {
-        let mut open: Vec<_> = self.configurations.iter().cloned().collect();
-        while let Some(configuration) = open.pop() {
-            for (number, begun) in self.begun.iter().enumerate() {
-                let (Some(begun), Progress::Waiting(so_far)) = (begun, configuration.operations[number])
-                else {
-                    continue;
-                };
-                for &now in &begun.clock {
-                    for (rows, progress) in steps(begun.operation, number, so_far, configuration.rows, now) {
-                        let mut next = configuration.clone();
-                        next.rows = rows;
-                        next.operations[number] = progress;
-                        if self.configurations.insert(next.clone()) {
-                            open.push(next);
-                        }
-                    }
-                }
-            }
-        }
-    }
-
     /// Everything that decides how later answers will be judged.
     pub(super) fn digest(&self, world: &World) -> u64 {
         let pending: Vec<_> = self
@@ -221,9 +168,7 @@ impl Oracle {
             .iter()
             .enumerate()
             .map(|(number, begun)| {
-                let is_over =
-                    |configuration: &Configuration| configuration.operations[number] == Progress::Over;
-                let is_open = !self.configurations.iter().all(is_over);
+                let is_open = !self.configurations.is_over(number);
                 begun.as_ref().filter(|_| is_open).map(|begun| {
                     let from =
                         begun.is_running.then(|| &world.history[begun.operation.keys()[0]][begun.floor..]);
@@ -240,16 +185,28 @@ fn distinct(states: &[Option<(Seen, Timestamp)>]) -> BTreeSet<Option<(Seen, Time
     states.iter().copied().collect()
 }
 
-type Step = ([Option<Row>; 2], Progress);
+/// What has begun, by number.
+struct Begins<'a>(&'a [Option<Begun>]);
+
+impl Model for Begins<'_> {
+    type State = Rows;
+    type Outcome = Outcome;
+
+    fn steps(&self, number: usize, so_far: u8, rows: &Rows) -> Vec<Step<Self>> {
+        let Some(Some(begun)) = self.0.get(number) else { return Vec::new() };
+        let at = |now: &Timestamp| steps(begun.operation, number, so_far, *rows, *now);
+        begun.clock.iter().flat_map(at).collect()
+    }
+}
 
 /// What may become of the sessions when `operation` takes effect, or, for a revoke, takes effect partly.
 fn steps(
     operation: Operation,
     number: usize,
     so_far: u8,
-    rows: [Option<Row>; 2],
+    rows: Rows,
     now: Timestamp,
-) -> Vec<Step> {
+) -> Vec<(Rows, Progress<Outcome>)> {
     let visible = |key: usize| rows[key].filter(|row| row.expires_at > now);
     let with = |key: usize, row: Option<Row>| {
         let mut rows = rows;

@@ -1,15 +1,16 @@
 //! Judges the history of one session.
 //!
-//! The promises are those that the simulator's oracle checks. Its way, keeping every configuration that explains the
-//! answers so far, is for a few operations; here there are thousands. What makes that possible: every task writes rising
-//! numbers into a field of its own, and a session that has ended does not come back. So the states that a session goes
-//! through are in an order that can be read off them: nothing, then ever larger contents, then the end. Operations that
-//! are linearizable answer with states of one such chain, each at least as far as whatever answered before it began.
+//! Twice. By rules that can say what is wrong, and that know the bound which is promised where linearizability is not: every
+//! task writes rising numbers into a field of its own, and a session that has ended does not come back. So the states that a
+//! session goes through are in an order that can be read off them: nothing, then ever larger contents, then the end.
+//! Operations that are linearizable answer with states of one such chain, each at least as far as whatever answered before
+//! it began. What the rules find nothing wrong with is put before the simulator's [`oracle`], which is exact.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use super::history::{Action, Answer, Fields, Nanos, Op, SECOND};
+use super::oracle::{self, Verdict};
 
 /// How the surroundings were.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +45,8 @@ pub(crate) enum Kind {
     Lost,
     /// Ended twice.
     EndedTwice,
+    /// No order of the operations explains the answers.
+    Unexplained,
 }
 
 #[derive(Clone, Debug)]
@@ -84,25 +87,49 @@ fn contains(larger: &Fields, smaller: &Fields) -> bool {
     smaller.iter().all(|(writer, count)| larger.get(writer).is_some_and(|mine| mine >= count))
 }
 
-/// Judges all that was done to one session.
-pub(crate) fn check(history: &[Op], surroundings: &Surroundings) -> Result<(), Violation> {
-    let Err((kind, reason)) = judge(history, surroundings) else { return Ok(()) };
+/// Judges all that was done to one session. Whether the oracle went through it, too: not if there were too many orders.
+pub(crate) fn check(history: &[Op], surroundings: &Surroundings) -> Result<bool, Violation> {
+    let (kind, reason) = match judge(history, surroundings) {
+        Ok(is_explained) => return Ok(is_explained),
+        Err(problem) => problem,
+    };
     let mut history = shortened(history, kind, surroundings);
     history.sort_by_key(|op| op.begin);
     let reason = judge(&history, surroundings).err().map_or(reason, |(_, reason)| reason);
     Err(Violation { kind, reason, history })
 }
 
-type Judgement = Result<(), (Kind, String)>;
+type Judgement<T = ()> = Result<T, (Kind, String)>;
 
-fn judge(history: &[Op], surroundings: &Surroundings) -> Judgement {
+fn judge(history: &[Op], surroundings: &Surroundings) -> Judgement<bool> {
+    check_rules(history, surroundings)?;
+    let bounded = bounded(history, surroundings);
+    match oracle::judge(history, |op| is_bound(op, &bounded)) {
+        Verdict::Explained => Ok(true),
+        Verdict::TooMany => Ok(false),
+        Verdict::Unexplained(number) => {
+            let Op { action, answer, .. } = &history[number];
+            Err((
+                Kind::Unexplained,
+                format!("no order of the operations explains that {action:?} answered {answer:?}"),
+            ))
+        }
+    }
+}
+
+pub(crate) fn check_rules(history: &[Op], surroundings: &Surroundings) -> Judgement {
     check_provenance(history)?;
     check_chain(history)?;
     check_order(history, surroundings)
 }
 
+/// Whether it is a load that is promised no more than the bound.
+fn is_bound(op: &Op, bounded: &[(Nanos, Nanos)]) -> bool {
+    op.is_load() && op.end.is_none_or(|end| is_within(bounded, op.begin, end))
+}
+
 impl Op {
-    fn fields(&self) -> Option<&Fields> {
+    pub(crate) fn fields(&self) -> Option<&Fields> {
         match &self.answer {
             Answer::Seen(fields) | Answer::Saved(fields) | Answer::Rotated(fields) => Some(fields),
             _ => None,
@@ -244,7 +271,7 @@ fn check_order(history: &[Op], surroundings: &Surroundings) -> Judgement {
                 State::Gone
             }
         };
-        let is_bound = op.is_load() && is_within(&bounded, op.begin, end);
+        let is_bound = is_bound(op, &bounded);
         let oldest = op.begin.saturating_sub(surroundings.max_cache_age + SLACK);
         let least = if is_bound { reached_by(&reached, oldest) } else { floor };
         if !state.has_reached(&least) {
@@ -306,7 +333,7 @@ fn is_within(times: &[(Nanos, Nanos)], begin: Nanos, end: Nanos) -> bool {
 fn shortened(history: &[Op], kind: Kind, surroundings: &Surroundings) -> Vec<Op> {
     // Who says that nobody did something must show all who may have, and what lowers a promise stays, too.
     let must_stay = |op: &Op| {
-        (matches!(kind, Kind::Unwritten) && !op.is_load())
+        (matches!(kind, Kind::Unwritten | Kind::Unexplained) && !op.is_load())
             || (matches!(kind, Kind::Lost) && op.may_end())
             || (kind == Kind::OlderThanPromised || kind == Kind::Undead)
                 && (op.degraded || op.answer == Answer::Unknown)

@@ -27,6 +27,8 @@ pub(crate) struct Counts {
     pub(crate) degraded: u64,
     pub(crate) errors: BTreeMap<String, u64>,
     pub(crate) sessions_judged: u64,
+    /// Of these, the ones that the oracle went through.
+    pub(crate) sessions_explained: u64,
 }
 
 impl Counts {
@@ -117,13 +119,15 @@ impl Ledger {
     }
 }
 
-/// The first session of these that breaks a promise.
+/// How many of these sessions the oracle went through, or the first that breaks a promise.
 pub(crate) fn judge(
     sessions: &[(SessionId, Vec<Op>)],
     surroundings: &Surroundings,
-) -> Option<(SessionId, Violation, Vec<Op>)> {
-    sessions.iter().find_map(|(session, ops)| {
-        let violation = checker::check(ops, surroundings).err()?;
-        Some((*session, violation, ops.clone()))
-    })
+) -> Result<u64, (SessionId, Violation, Vec<Op>)> {
+    let mut explained = 0;
+    for (session, ops) in sessions {
+        let checked = checker::check(ops, surroundings);
+        explained += u64::from(checked.map_err(|violation| (*session, violation, ops.clone()))?);
+    }
+    Ok(explained)
 }

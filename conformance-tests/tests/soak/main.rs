@@ -20,6 +20,7 @@ mod faults;
 mod history;
 mod ledger;
 mod load;
+mod oracle;
 mod report;
 mod run;
 #[allow(dead_code, reason = "shared with the matrix and with xtask, which use other parts of it")]

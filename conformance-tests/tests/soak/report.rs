@@ -78,8 +78,8 @@ impl Report {
 
     /// One in which nothing was done, or nothing broken, proves nothing.
     pub(crate) fn check_that_it_was_one(&self) -> Result<(), Failure> {
-        let Counts { loads, writes, sessions_judged, .. } = self.counts;
-        if loads == 0 || writes == 0 || sessions_judged == 0 {
+        let Counts { loads, writes, sessions_judged, sessions_explained, .. } = self.counts;
+        if loads == 0 || writes == 0 || sessions_judged == 0 || sessions_explained == 0 {
             return Err(
                 format!("the soak made {loads} loads and {writes} writes, which proves nothing").into()
             );
@@ -119,7 +119,16 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts { begun, loads, writes, unanswered, degraded, sessions_judged, errors } = &self.counts;
+        let Counts {
+            begun,
+            loads,
+            writes,
+            unanswered,
+            degraded,
+            sessions_judged,
+            sessions_explained,
+            errors,
+        } = &self.counts;
         writeln!(f, "{}, {:.0} s", self.title, self.begun.elapsed().as_secs_f64())?;
         writeln!(
             f,
@@ -127,7 +136,7 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "sessions judged   {sessions_judged}, and {} loads of them when all was over",
+            "sessions judged   {sessions_judged}, of these {sessions_explained} by the oracle, too, and {} loads of them when all was over",
             self.looked
         )?;
         let by_engine = self.faults.iter().filter(|(fault, _)| fault.is_of_engine()).count();

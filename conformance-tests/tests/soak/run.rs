@@ -459,7 +459,9 @@ impl Soak {
             ledger.counts.sessions_judged += sessions.len() as u64;
             ledger.surroundings.clone()
         };
-        if let Some((session, violation, whole)) = ledger::judge(sessions, &surroundings) {
+        let judged = ledger::judge(sessions, &surroundings);
+        lock(&self.ledger).counts.sessions_explained += *judged.as_ref().unwrap_or(&0);
+        if let Err((session, violation, whole)) = judged {
             let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
                 .join(format!("soak-{}-{}-{}.txt", self.settings.seed, session.slot, session.generation));
             let mut file = std::fs::File::create(&path)?;

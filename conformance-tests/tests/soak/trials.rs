@@ -8,8 +8,9 @@ use conformance_tests::libtest_mimic::{Failed, Trial};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::checker::{Kind, Surroundings, check};
+use super::checker::{Kind, Surroundings, check, check_rules};
 use super::history::{Action, Answer, Fields, MILLI, Nanos, Op, SECOND};
+use super::oracle::{Verdict, judge};
 use super::run::{Settings, run};
 use crate::{Failure, block_on, load};
 use conformance_tests::proxy::{Mode, Proxy};
@@ -28,6 +29,8 @@ pub(crate) fn all() -> Vec<Trial> {
         trial("checker::a_session_that_is_gone_without_an_end_is_found", a_lost_session_is_found),
         trial("checker::a_write_without_an_answer_may_land_late", an_unanswered_write_may_land_late),
         trial("checker::the_shortest_history_is_told", the_shortest_history_is_told),
+        trial("oracle::what_can_be_explained_is_and_what_the_rules_find_cannot", oracle_and_rules_agree),
+        trial("oracle::a_lie_that_no_rule_knows_is_found", a_lie_that_no_rule_knows_is_found),
         trial("proxy::every_way_to_break_breaks", every_way_to_break_breaks),
         trial("run::a_pair_that_there_is_not_is_refused", an_unknown_pair_is_refused),
     ];
@@ -266,6 +269,109 @@ fn the_shortest_history_is_told() -> Result<(), Failure> {
     assert_eq!(violation.kind, Kind::Stale);
     // Who wrote the two values, who created it, and who read.
     assert!(violation.history.len() <= 4, "{violation}");
+    Ok(())
+}
+
+/// A history that has happened: operations overlap, and each takes effect at an instant of its own.
+fn any_history(random: &mut fastrand::Rng) -> Vec<Op> {
+    let mut history = vec![create()];
+    // A writer does one thing at a time.
+    let (mut left, mut counts, mut busy, mut is_there) = (Fields::new(), [0; 4], [0; 4], true);
+    for step in 1..=random.u64(4..24) {
+        let (before, after) = (random.u64(1..40), random.u64(1..40));
+        let (begin, end) = ((50 + 10 * step - before) * MILLI, (50 + 10 * step + after) * MILLI + 1);
+        let writer = random.usize(..4);
+        let (action, answer) = match (random.u8(..100), is_there) {
+            (..3, true) => {
+                is_there = false;
+                let answer = if random.bool() { Answer::Removed(true) } else { Answer::Unknown };
+                (Action::Delete, answer)
+            }
+            (..3, false) => (Action::Delete, Answer::Removed(false)),
+            (3..6, true) => {
+                is_there = false;
+                (Action::Rotate, Answer::Rotated(left.clone()))
+            }
+            (6..12, true) => (Action::Touch, Answer::Touched),
+            (12..50, true) if busy[writer] < begin => {
+                busy[writer] = end;
+                counts[writer] += 1;
+                let own = (u32::try_from(writer).unwrap_or_default(), counts[writer]);
+                left.insert(own.0, own.1);
+                let answer = if random.u8(..10) > 0 { Answer::Saved(left.clone()) } else { Answer::Unknown };
+                (Action::Save(own.0, own.1), answer)
+            }
+            (_, true) => (Action::Load, Answer::Seen(left.clone())),
+            (_, false) => (Action::Load, Answer::Nothing),
+        };
+        let mut op = op(0, 0, action, answer);
+        (op.begin, op.end) = (begin, Some(end));
+        history.push(op);
+    }
+    history
+}
+
+/// Changes an answer to something that it could have been.
+fn lie(history: &mut [Op], random: &mut fastrand::Rng) {
+    let states: Vec<Fields> = history.iter().filter_map(|op| op.fields().cloned()).collect();
+    let op = random.usize(1..history.len());
+    let Some(state) = random.choice(states) else { return };
+    let op = &mut history[op];
+    op.answer = match (op.action, &op.answer) {
+        (Action::Save(writer, count), Answer::Saved(_)) => {
+            let mut left = state;
+            left.insert(writer, count);
+            Answer::Saved(left)
+        }
+        (Action::Rotate, _) => Answer::Rotated(state),
+        (Action::Load, _) if random.u8(..4) > 0 => Answer::Seen(state),
+        (Action::Touch, _) if random.bool() => Answer::Touched,
+        (Action::Delete, _) => Answer::Removed(random.bool()),
+        _ => Answer::Nothing,
+    };
+}
+
+fn oracle_and_rules_agree() -> Result<(), Failure> {
+    let mut random = fastrand::Rng::with_seed(11);
+    let (mut found, mut found_by_oracle_alone) = (0, 0);
+    for _ in 0..20_000 {
+        let mut history = any_history(&mut random);
+        assert_eq!(check_rules(&history, &sound()), Ok(()), "{history:?}");
+        assert_eq!(judge(&history, |_| false), Verdict::Explained, "{history:?}");
+        lie(&mut history, &mut random);
+        let by_rules = check_rules(&history, &sound());
+        let by_oracle = judge(&history, |_| false);
+        if let Err((kind, reason)) = &by_rules {
+            assert!(matches!(by_oracle, Verdict::Unexplained(_)), "{kind:?}: {reason}: {history:?}");
+            found += 1;
+        } else if by_oracle != Verdict::Explained {
+            found_by_oracle_alone += 1;
+        }
+    }
+    println!("{found} lies found by both, {found_by_oracle_alone} more by the oracle");
+    assert!(found > 1_000 && found_by_oracle_alone > 10, "{found}, {found_by_oracle_alone}");
+    Ok(())
+}
+
+fn a_lie_that_no_rule_knows_is_found() -> Result<(), Failure> {
+    // A save that found no session, and was seen in it.
+    let history = [
+        create(),
+        op(10, 50, Action::Save(1, 1), Answer::Nothing),
+        load(20, 30, [(1, 1)]),
+        op(45, 70, Action::Delete, Answer::Removed(true)),
+    ];
+    assert_eq!(check_rules(&history, &sound()), Ok(()));
+    assert_eq!(kind(&history, &sound()), Some(Kind::Unexplained));
+    // One that was gone before, and ended again.
+    let history = [
+        create(),
+        op(10, 0, Action::Delete, Answer::Unknown),
+        op(20, 30, Action::Load, Answer::Nothing),
+        op(40, 50, Action::Delete, Answer::Removed(true)),
+    ];
+    assert_eq!(check_rules(&history, &sound()), Ok(()));
+    assert_eq!(kind(&history, &sound()), Some(Kind::Unexplained));
     Ok(())
 }
 
