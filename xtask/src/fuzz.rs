@@ -20,8 +20,16 @@ pub(crate) const SUMMARY: &str = "Feed what reads foreign bytes (cache entries, 
 pub(crate) const PACKAGE: &str = "conformance-tests/fuzz";
 const BUILT: &str = "target/fuzz";
 
-/// How many seconds of each target are part of `cargo xtask test`.
-const BRIEFLY: u32 = 5;
+/// What of each target is part of `cargo xtask test`: so many inputs, but no more than so many seconds.
+const BRIEFLY: Effort = Effort { seconds: 5, runs: Some(20_000), seed: Some(1) };
+
+/// How long a target is fuzzed.
+#[derive(Clone, Copy)]
+struct Effort {
+    seconds: u32,
+    runs: Option<u32>,
+    seed: Option<u32>,
+}
 
 /// Coverage for libFuzzer to go by. No sanitizer: these need a nightly compiler, and there is no unsafe code here.
 const FLAGS: &[&str] = &[
@@ -51,20 +59,21 @@ pub(crate) fn run(mut args: Parser) -> Result {
     if let Some(unknown) = targets.iter().find(|target| !known.contains(target)) {
         return Err(format!("there is no target {unknown:?}; there are {}", known.join(", ")).into());
     }
+    let effort = Effort { seconds, runs: None, seed: None };
     match (replay, &targets[..]) {
         (Some(file), [target]) => {
             let programs = build()?;
             run_process(Command::new(programs.join(target)).arg(file))
         }
         (Some(_), _) => Err("--replay takes one target".into()),
-        (None, []) => fuzz(&known, seconds, None),
-        (None, targets) => fuzz(targets, seconds, None),
+        (None, []) => fuzz(&known, effort),
+        (None, targets) => fuzz(targets, effort),
     }
 }
 
 /// What every change is checked with: the same every time, as far as time allows.
 pub(crate) fn briefly() -> Result {
-    fuzz(&all_targets()?, BRIEFLY, Some(1))
+    fuzz(&all_targets()?, BRIEFLY)
 }
 
 /// Whether libFuzzer can be built.
@@ -72,11 +81,11 @@ pub(crate) fn has_compiler() -> bool {
     ["c++", "g++", "clang++"].iter().any(|compiler| which(compiler).is_some())
 }
 
-fn fuzz(targets: &[String], seconds: u32, seed: Option<u32>) -> Result {
+fn fuzz(targets: &[String], effort: Effort) -> Result {
     let programs = build()?;
     let mut failed = Vec::new();
     for target in targets {
-        match one(&programs, target, seconds, seed) {
+        match one(&programs, target, effort) {
             Ok(line) => eprintln!("{target:<10} {line}"),
             Err(error) => {
                 eprintln!("{target:<10} FAILED: {error}");
@@ -115,7 +124,7 @@ fn build() -> Result<PathBuf> {
 }
 
 /// Runs one target; what it did, in a line.
-fn one(programs: &Path, target: &str, seconds: u32, seed: Option<u32>) -> Result<String> {
+fn one(programs: &Path, target: &str, effort: Effort) -> Result<String> {
     // What it finds of interest goes to the first directory; the seeds are in the second.
     let (found, seeds) =
         (Path::new(BUILT).join("corpus").join(target), Path::new(PACKAGE).join("corpus").join(target));
@@ -123,15 +132,14 @@ fn one(programs: &Path, target: &str, seconds: u32, seed: Option<u32>) -> Result
     std::fs::create_dir_all(&found)?;
     std::fs::create_dir_all(&artifacts)?;
     let mut command = Command::new(programs.join(target));
-    command.arg(&found).arg(&seeds).arg(format!("-max_total_time={seconds}"));
+    command.arg(&found).arg(&seeds).arg(format!("-max_total_time={}", effort.seconds));
     command.args(["-print_final_stats=1", "-timeout=10", "-rss_limit_mb=2048", "-max_len=4096"]);
     let mut prefix = OsString::from("-artifact_prefix=");
     prefix.push(&artifacts);
     prefix.push("/");
     command.arg(prefix);
-    if let Some(seed) = seed {
-        command.arg(format!("-seed={seed}"));
-    }
+    command.args(effort.runs.map(|runs| format!("-runs={runs}")));
+    command.args(effort.seed.map(|seed| format!("-seed={seed}")));
     let done = command.stdin(Stdio::null()).output();
     let done = done.map_err(|error| format!("`{}` could not be started: {error}", shown(&command)))?;
     let told = String::from_utf8_lossy(&done.stderr);
