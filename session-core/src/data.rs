@@ -17,27 +17,38 @@ use serde_json::value::RawValue;
 #[derive(Clone, Default)]
 pub struct SessionData {
     base: Arc<Base>,
-    /// The base counts as empty: everything was removed before `changes`.
-    cleared: bool,
-    /// `None` is a removal.
-    changes: BTreeMap<Box<str>, Option<Box<str>>>,
+    /// Apart, because a cache holds one map for every session, and those are unchanged.
+    changes: Option<Box<Changes>>,
 }
 
-/// A parsed JSON object: its text, and where in it the keys and values are, ordered by key. A cache holds one for every
-/// session, so it is small.
+#[derive(Clone, Default)]
+struct Changes {
+    /// The base counts as empty: everything was removed before `keys`.
+    cleared: bool,
+    /// `None` is a removal.
+    keys: BTreeMap<Box<str>, Option<Box<str>>>,
+}
+
+/// A parsed JSON object: its text, and where in it the keys and values are. A cache holds one for every session, so it is
+/// small.
 #[derive(Default)]
 struct Base {
     text: Bytes,
-    /// The keys that the text spells with escapes, one after the other, in plain. Positions in it go on from where the text
-    /// ends.
-    unescaped: Box<str>,
     slots: Slots,
 }
 
-/// The longer ones only where they must be.
+/// Ordered by key. The longer ones only where they must be.
 enum Slots {
+    /// Of a text whose places two bytes can tell, and that spells its keys plainly.
     Short(Box<[Slot<u16>]>),
-    Long(Box<[Slot<u32>]>),
+    Long(Box<LongSlots>),
+}
+
+struct LongSlots {
+    slots: Box<[Slot<u32>]>,
+    /// The keys that the text spells with escapes, one after the other, in plain. Positions in it go on from where the text
+    /// ends.
+    unescaped: Box<str>,
 }
 
 /// Where a key and its value are.
@@ -78,26 +89,31 @@ impl Slot<u32> {
         })
     }
 
-    fn shortened(self) -> Option<Slot<u16>> {
-        Some(Slot {
-            key_start: self.key_start.try_into().ok()?,
-            key_len: self.key_len.try_into().ok()?,
-            value_start: self.value_start.try_into().ok()?,
-            value_len: self.value_len.try_into().ok()?,
-        })
+    /// For a text that is short enough.
+    fn shortened(self) -> Slot<u16> {
+        let short = |number| u16::try_from(number).unwrap_or(u16::MAX);
+        Slot {
+            key_start: short(self.key_start),
+            key_len: short(self.key_len),
+            value_start: short(self.value_start),
+            value_len: short(self.value_len),
+        }
+    }
+}
+
+impl Slots {
+    fn new(text: &[u8], slots: Vec<Slot<u32>>, unescaped: String) -> Self {
+        if text.len() <= usize::from(u16::MAX) && unescaped.is_empty() {
+            Self::Short(slots.into_iter().map(Slot::shortened).collect())
+        } else {
+            Self::Long(Box::new(LongSlots { slots: slots.into(), unescaped: unescaped.into() }))
+        }
     }
 }
 
 impl Default for Slots {
     fn default() -> Self {
         Self::Short(Box::default())
-    }
-}
-
-impl From<Vec<Slot<u32>>> for Slots {
-    fn from(slots: Vec<Slot<u32>>) -> Self {
-        let short: Option<_> = slots.iter().map(|slot| slot.shortened()).collect();
-        short.map_or_else(|| Self::Long(slots.into()), Self::Short)
     }
 }
 
@@ -111,34 +127,47 @@ fn key_at<'a>(text: &'a [u8], unescaped: &'a str, place: Range<usize>) -> &'a [u
 }
 
 impl Base {
-    fn key(&self, place: Range<usize>) -> &[u8] {
-        key_at(&self.text, &self.unescaped, place)
+    fn get(&self, key: &str) -> Option<&str> {
+        let place = match &self.slots {
+            Slots::Short(slots) => self.find(slots, "", key),
+            Slots::Long(long) => self.find(&long.slots, &long.unescaped, key),
+        };
+        place.map(|place| self.value(place))
+    }
+
+    fn find<N: Copy + Into<u32>>(
+        &self,
+        slots: &[Slot<N>],
+        unescaped: &str,
+        key: &str,
+    ) -> Option<Range<usize>> {
+        let key_of = |slot: &Slot<N>| key_at(&self.text, unescaped, slot.key());
+        let found = slots.binary_search_by(|slot| key_of(slot).cmp(key.as_bytes())).ok()?;
+        slots.get(found).map(|slot| slot.value())
     }
 
     fn value(&self, place: Range<usize>) -> &str {
         utf8(self.text.get(place).unwrap_or_default())
     }
 
-    fn get(&self, key: &str) -> Option<&str> {
-        match &self.slots {
-            Slots::Short(slots) => self.find(slots, key),
-            Slots::Long(slots) => self.find(slots, key),
-        }
-    }
-
-    fn find<N: Copy + Into<u32>>(&self, slots: &[Slot<N>], key: &str) -> Option<&str> {
-        let found = slots.binary_search_by(|slot| self.key(slot.key()).cmp(key.as_bytes())).ok()?;
-        slots.get(found).map(|slot| self.value(slot.value()))
-    }
-
     fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        let (short, long): (&[_], &[_]) = match &self.slots {
-            Slots::Short(slots) => (slots, &[]),
-            Slots::Long(slots) => (&[], slots),
+        let (short, long, unescaped): (&[_], &[_], _) = match &self.slots {
+            Slots::Short(slots) => (slots, &[], ""),
+            Slots::Long(long) => (&[], &long.slots, &*long.unescaped),
         };
         let short = short.iter().map(|slot| (slot.key(), slot.value()));
         let long = long.iter().map(|slot| (slot.key(), slot.value()));
-        short.chain(long).map(|(key, value)| (utf8(self.key(key)), self.value(value)))
+        let places = short.chain(long);
+        places.map(move |(key, value)| (utf8(key_at(&self.text, unescaped, key)), self.value(value)))
+    }
+}
+
+impl Changes {
+    /// About how many bytes they are as JSON.
+    fn len(&self) -> usize {
+        let punctuation = r#""":,{}"#.len();
+        let value_len = |value: &Option<Box<str>>| value.as_ref().map_or(0, |value| value.len());
+        self.keys.iter().map(|(key, value)| key.len() + value_len(value) + punctuation).sum()
     }
 }
 
@@ -156,11 +185,13 @@ impl SessionData {
     ///
     /// [`MalformedJson`] when `text` is not one JSON object, or larger than 4 GiB.
     pub fn from_json(text: Bytes) -> Result<Self, MalformedJson> {
-        let mut parser = serde_json::Deserializer::from_slice(&text);
-        let (slots, unescaped) = parser.deserialize_map(Indexer { text: &text })?;
+        // All at once, because the parser would check every string on its own.
+        let json =
+            std::str::from_utf8(&text).map_err(|error| MalformedJson::at(&text, error.valid_up_to()))?;
+        let mut parser = serde_json::Deserializer::from_str(json);
+        let slots = parser.deserialize_map(Indexer { text: &text })?;
         parser.end()?;
-        let base = Base { slots, unescaped: unescaped.into(), text };
-        Ok(Self { base: Arc::new(base), cleared: false, changes: BTreeMap::new() })
+        Ok(Self { base: Arc::new(Base { text, slots }), changes: None })
     }
 
     /// Appends the map to `out` as one JSON object, in the order of its keys.
@@ -169,6 +200,7 @@ impl SessionData {
             out.extend_from_slice(&self.base.text);
             return;
         }
+        out.reserve(self.base.text.len() + self.changes.as_ref().map_or(0, |changes| changes.len()));
         out.push(b'{');
         for (position, (key, value)) in self.iter().enumerate() {
             if position > 0 {
@@ -184,7 +216,7 @@ impl SessionData {
     /// The JSON text of the value under `key`.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
-        match self.changes.get(key) {
+        match self.changes.as_deref().and_then(|changes| changes.keys.get(key)) {
             Some(change) => change.as_deref(),
             None => self.unchanged(key),
         }
@@ -198,7 +230,7 @@ impl SessionData {
     pub fn insert(&mut self, key: &str, value: String) -> Result<(), MalformedJson> {
         // A RawValue has checked the text, and dropped white space around it.
         let value = RawValue::from_string(value)?;
-        self.changes.insert(key.into(), Some(value.into()));
+        self.change().keys.insert(key.into(), Some(value.into()));
         Ok(())
     }
 
@@ -206,17 +238,16 @@ impl SessionData {
     pub fn remove(&mut self, key: &str) -> bool {
         let was_there = self.contains(key);
         if self.unchanged(key).is_some() {
-            self.changes.insert(key.into(), None);
-        } else {
-            self.changes.remove(key);
+            self.change().keys.insert(key.into(), None);
+        } else if let Some(changes) = &mut self.changes {
+            changes.keys.remove(key);
         }
         was_there
     }
 
     /// Removes everything.
     pub fn clear(&mut self) {
-        self.cleared = true;
-        self.changes.clear();
+        self.changes = Some(Box::new(Changes { cleared: true, keys: BTreeMap::new() }));
     }
 
     /// Whether there is a value under `key`.
@@ -239,15 +270,16 @@ impl SessionData {
 
     /// Keys and the JSON texts of their values, in the order of the keys.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        let base = (!self.cleared).then(|| self.base.iter()).into_iter().flatten();
-        let changes = self.changes.iter().map(|(key, value)| (&**key, value.as_deref()));
+        let base = (!self.is_cleared()).then(|| self.base.iter()).into_iter().flatten();
+        let changes = self.changes.iter().flat_map(|changes| &changes.keys);
+        let changes = changes.map(|(key, value)| (&**key, value.as_deref()));
         Merged { base: base.peekable(), changes: changes.peekable() }
     }
 
     /// Whether anything was changed since the map was read or made.
     #[must_use]
     pub fn is_changed(&self) -> bool {
-        self.cleared || !self.changes.is_empty()
+        self.changes.as_ref().is_some_and(|changes| changes.cleared || !changes.keys.is_empty())
     }
 
     /// The same changes, made to `fresh` instead of to what was read here. What `fresh` itself has changed counts as
@@ -255,10 +287,13 @@ impl SessionData {
     #[must_use]
     pub fn rebase(&self, fresh: &Self) -> Self {
         let mut rebased = fresh.clone();
-        if self.cleared {
-            rebased.clear();
+        if let Some(mine) = &self.changes {
+            if mine.cleared {
+                rebased.clear();
+            }
+            let keys = mine.keys.iter().map(|(key, value)| (key.clone(), value.clone()));
+            rebased.change().keys.extend(keys);
         }
-        rebased.changes.extend(self.changes.iter().map(|(key, value)| (key.clone(), value.clone())));
         rebased
     }
 
@@ -266,14 +301,23 @@ impl SessionData {
     /// changed it too. To the same value is no exception, or two that count up from the same number would count once.
     #[must_use]
     pub fn overlaps(&self, fresh: &Self) -> bool {
-        if self.cleared {
+        let Some(mine) = &self.changes else { return false };
+        if mine.cleared {
             return !self.base.iter().eq(fresh.iter());
         }
-        self.changes.keys().any(|key| fresh.get(key) != self.base.get(key))
+        mine.keys.keys().any(|key| fresh.get(key) != self.base.get(key))
+    }
+
+    fn change(&mut self) -> &mut Changes {
+        self.changes.get_or_insert_default()
+    }
+
+    fn is_cleared(&self) -> bool {
+        self.changes.as_ref().is_some_and(|changes| changes.cleared)
     }
 
     fn unchanged(&self, key: &str) -> Option<&str> {
-        if self.cleared { None } else { self.base.get(key) }
+        if self.is_cleared() { None } else { self.base.get(key) }
     }
 }
 
@@ -283,6 +327,15 @@ impl SessionData {
 pub struct MalformedJson {
     line: usize,
     column: usize,
+}
+
+impl MalformedJson {
+    /// At the byte `position` of `text`; columns are counted in bytes.
+    fn at(text: &[u8], position: usize) -> Self {
+        let mut before = text.get(..position).unwrap_or(text).rsplit(|byte| *byte == b'\n');
+        let column = before.next().map_or(1, |line| line.len() + 1);
+        Self { line: before.count() + 1, column }
+    }
 }
 
 /// The error's own text may quote values.
@@ -338,7 +391,7 @@ where
     }
 }
 
-/// Parses an object into the slots of a [`Base`], and the keys that are spelled with escapes.
+/// Parses an object into the slots of a [`Base`].
 struct Indexer<'de> {
     text: &'de [u8],
 }
@@ -352,14 +405,14 @@ impl Indexer<'_> {
 }
 
 impl<'de> Visitor<'de> for Indexer<'de> {
-    type Value = (Slots, String);
+    type Value = Slots;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut slots: Vec<Slot<u32>> = Vec::new();
+        let mut slots: Vec<Slot<u32>> = Vec::with_capacity(16);
         let mut unescaped = String::new();
         while let Some(key) = map.next_key_seed(Key)? {
             let value = map.next_value::<&RawValue>()?;
@@ -381,7 +434,7 @@ impl<'de> Visitor<'de> for Indexer<'de> {
             slots.sort_by(|a, b| key(a).cmp(key(b)));
             slots.dedup_by(|a, b| key(a) == key(b));
         }
-        Ok((slots.into(), unescaped))
+        Ok(Slots::new(self.text, slots, unescaped))
     }
 }
 
@@ -466,6 +519,17 @@ mod tests {
         }
         assert!(SessionData::from_json(Bytes::from_static(b"{\"a\":\"\xff\"}")).is_err());
         assert!(SessionData::new().insert("a", "1 2".into()).is_err());
+    }
+
+    #[test]
+    fn the_error_tells_where_the_text_is_not_unicode() {
+        for (text, line, column) in [(&b"\xff"[..], 1, 1), (b"{\n\"a\":\n \"\xff\"}", 3, 3)] {
+            let error = SessionData::from_json(Bytes::from_static(text)).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!("not the expected JSON, from line {line} column {column} on")
+            );
+        }
     }
 
     #[test]
@@ -561,7 +625,7 @@ mod tests {
             theirs.iter().for_each(|op| change(&mut fresh, op));
             let rebased = changed.rebase(&read(&written(&fresh)));
             for key in ["a", "b", "c", "ab", "é"] {
-                let touched = changed.cleared || changed.changes.contains_key(key);
+                let touched = changed.is_cleared() || changed.changes.iter().any(|changes| changes.keys.contains_key(key));
                 let expected = if touched { changed.get(key) } else { fresh.get(key) };
                 prop_assert_eq!(rebased.get(key), expected);
             }

@@ -38,7 +38,7 @@ impl Version {
 #[repr(C)]
 pub struct Record {
     expires_at: Timestamp,
-    decoded: OnceLock<Box<SessionData>>,
+    decoded: OnceLock<SessionData>,
     payload: Bytes,
     created_at: Timestamp,
     last_seen_at: Timestamp,
@@ -141,7 +141,7 @@ impl Record {
         if let Some(data) = self.decoded.get() {
             return Ok(data);
         }
-        let data = Box::new(codec.decode(key, &self.payload)?);
+        let data = codec.decode(key, &self.payload)?;
         Ok(self.decoded.get_or_init(|| data))
     }
 }
