@@ -1,5 +1,6 @@
 //! The cache, as the protocol sees it: every call bounded by a deadline, none made while the circuit breaker is open.
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -85,7 +86,8 @@ impl<C: Cache> CacheGuard<C> {
     }
 
     pub(crate) async fn get(&self, key: &StoredKey, gate: Gate) -> Result<Option<Entry>, CacheError> {
-        self.call(&self.latencies.get, gate, self.cache.get(key)).await
+        let get = pin!(self.cache.get(key));
+        self.call(&self.latencies.get, gate, get).await
     }
 
     pub(crate) async fn acquire(
@@ -94,7 +96,8 @@ impl<C: Cache> CacheGuard<C> {
         lease: Entry,
         ttl: Duration,
     ) -> Result<Acquired, CacheError> {
-        self.call(&self.latencies.acquire, Gate::Respect, self.cache.acquire(key, lease, ttl)).await
+        let acquire = pin!(self.cache.acquire(key, lease, ttl));
+        self.call(&self.latencies.acquire, Gate::Respect, acquire).await
     }
 
     pub(crate) async fn compare_exchange(
@@ -105,15 +108,16 @@ impl<C: Cache> CacheGuard<C> {
         ttl: Duration,
         gate: Gate,
     ) -> Result<Exchange, CacheError> {
-        let exchange = self.cache.compare_exchange(key, expected, new, ttl);
+        let exchange = pin!(self.cache.compare_exchange(key, expected, new, ttl));
         self.call(&self.latencies.compare_exchange, gate, exchange).await
     }
 
+    /// Where the `call` is, it stays: some are large, and every move copies them.
     async fn call<T>(
         &self,
         latency: &Histogram,
         gate: Gate,
-        call: impl Future<Output = Result<T, CacheError>> + Send,
+        call: Pin<&mut (impl Future<Output = Result<T, CacheError>> + Send)>,
     ) -> Result<T, CacheError> {
         if gate == Gate::Respect && self.is_open() {
             return Err(CacheError::Unavailable("its circuit breaker is open".into()));
@@ -121,9 +125,8 @@ impl<C: Cache> CacheGuard<C> {
         let result = match self.deadline {
             None => call.await,
             Some(deadline) => {
-                match select(std::pin::pin!(latency.time(&*self.runtime, call)), self.runtime.sleep(deadline))
-                    .await
-                {
+                let call = pin!(latency.time(&*self.runtime, call));
+                match select(call, self.runtime.sleep(deadline)).await {
                     Either::Left((result, _)) => result,
                     Either::Right(((), _)) => {
                         Err(CacheError::Ambiguous("no answer within the deadline".into()))

@@ -47,8 +47,8 @@ struct Waiter {
 
 /// What somebody who loads a key becomes.
 pub(crate) enum Role {
-    /// The first. It makes the flight's first attempt.
-    Leader,
+    /// The first. It makes the flight's first attempt, and is about to send this call.
+    Leader(Call),
     /// One who waits.
     Follower(oneshot::Receiver<LoadResult>),
     /// One who reads the database alone, because there are too many flights.
@@ -68,8 +68,9 @@ impl Flights {
             Slot::Occupied(mut flight) => Role::Follower(flight.get_mut().wait()),
             Slot::Vacant(_) if full => Role::Loner,
             Slot::Vacant(slot) => {
-                slot.insert(Flight { last_sent: Call(0), waiting: Vec::new() });
-                Role::Leader
+                let first = Call(1);
+                slot.insert(Flight { last_sent: first, waiting: Vec::new() });
+                Role::Leader(first)
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Reading a session: from the cache, or from the database under a lease.
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,7 +48,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         {
             return Ok(Some(hit));
         }
-        // On the heap, so that a hit does not carry the size of all that may follow a miss.
+        // On the heap, so that a hit in this process does not carry its size.
         let span =
             tracing::debug_span!(target: "session_cached_db", "session_load", session = %self.name(key));
         Box::pin(self.load_shared(key).instrument(span)).await
@@ -60,12 +61,12 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 self.counters.joined.bump();
                 answer.await.map_err(|_| Error::Interrupted)?
             }
-            Role::Loner => self.bypass(key).await,
-            Role::Leader => {
+            Role::Loner => Box::pin(self.bypass(key)).await,
+            Role::Leader(call) => {
                 let mut lead = Lead { store: self, key, lease: None, is_over: false };
                 let looked = self.look(key).await;
-                lead.lease = looked.1.lease();
-                let (call, result) = self.attempt(key, looked).await;
+                lead.lease = looked.lease();
+                let (call, result) = self.attempt(key, call, looked).await;
                 lead.land(call, &result);
                 result
             }
@@ -74,23 +75,21 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     }
 
     /// Asks the cache for the record, or for the right to fill it.
-    async fn look(self: &Arc<Self>, key: &StoredKey) -> (Call, Look) {
-        let call = self.flights.send(key);
+    async fn look(self: &Arc<Self>, key: &StoredKey) -> Look {
         if self.repairs.holds(key) {
-            return (call, Look::Bypass);
+            return Look::Bypass;
         }
         let lease = self.stamp();
-        let look = match self.cache.acquire(key, Entry::lease(lease), self.config.lease_ttl).await {
+        match self.cache.acquire(key, Entry::lease(lease), self.config.lease_ttl).await {
             Ok(Acquired::Placed) => Look::Leased(lease),
             Ok(Acquired::Found(entry)) => self.hit(entry).map_or(Look::Bypass, Look::Hit),
             Err(_) => {
-                mutant!(LeaseRetriedAsItWas => return (call, self.look_again(key, lease).await));
+                mutant!(LeaseRetriedAsItWas => return self.look_again(key, lease).await);
                 // The lease may have been placed, or may be later. It is never used, and ends by itself.
                 self.tend_cache();
                 Look::Bypass
             }
-        };
-        (call, look)
+        }
     }
 
     /// The record in `entry`, if it is one that may be shown.
@@ -107,22 +106,24 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     }
 
     /// Serves everybody who waits for `key`, with as many attempts as that takes.
-    async fn fly(self: &Arc<Self>, key: &StoredKey, mut looked: (Call, Look)) {
+    async fn fly(self: &Arc<Self>, key: &StoredKey, mut call: Call, mut looked: Look) {
         loop {
-            let (call, result) = self.attempt(key, looked).await;
-            if !self.flights.serve(key, call, &result) {
+            let (good_from, result) = self.attempt(key, call, looked).await;
+            if !self.flights.serve(key, good_from, &result) {
                 return;
             }
+            call = self.flights.send(key);
             looked = self.look(key).await;
         }
     }
 
-    /// Gets the record after a look into the cache. Tells for whom it is good.
-    async fn attempt(&self, key: &StoredKey, looked: (Call, Look)) -> (Call, LoadResult) {
+    /// Gets the record after a look into the cache, which was sent as `call`. Tells for whom it is good.
+    async fn attempt(&self, key: &StoredKey, call: Call, looked: Look) -> (Call, LoadResult) {
         match looked {
-            (call, Look::Hit(hit)) => (call, Ok(Some(hit))),
-            (_, Look::Leased(lease)) => self.fill(key, lease).await,
-            (_, Look::Bypass) => (self.flights.send(key), self.bypass(key).await),
+            Look::Hit(hit) => (call, Ok(Some(hit))),
+            // Apart, so that a hit does not carry the size of what follows a miss.
+            Look::Leased(lease) => Box::pin(self.fill(key, lease)).await,
+            Look::Bypass => (self.flights.send(key), Box::pin(self.bypass(key)).await),
         }
     }
 
@@ -194,16 +195,16 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
 
     /// Reads the database.
     pub(crate) async fn read(&self, key: &StoredKey) -> LoadResult {
-        let found = self.bounded_read(self.db.load(key, self.runtime.now())).await?;
+        let found = self.bounded_read(pin!(self.db.load(key, self.runtime.now()))).await?;
         Ok(found.map(|record| Loaded { record: Arc::new(record), stamp: None }))
     }
 
     /// Runs one read for as long as the read timeout allows.
     pub(crate) async fn bounded_read<T>(
         &self,
-        read: impl Future<Output = Result<T, PersistenceError>> + Send,
+        read: Pin<&mut (impl Future<Output = Result<T, PersistenceError>> + Send)>,
     ) -> Result<T, Arc<PersistenceError>> {
-        let result = match select(std::pin::pin!(read), self.runtime.sleep(self.config.read_timeout)).await {
+        let result = match select(read, self.runtime.sleep(self.config.read_timeout)).await {
             Either::Left((result, _)) => result,
             Either::Right(_) => {
                 Err(PersistenceError::Unavailable("no answer within the read timeout".into()))
@@ -236,11 +237,12 @@ impl<C: Cache, P: Persistence> Lead<'_, C, P> {
         self.store.runtime.spawn(Box::pin(async move {
             // All of it moves in here, to be dropped here.
             let mut flight = flight;
+            let call = flight.store.flights.send(&flight.key);
             let looked = match lease {
-                Some(lease) => (flight.store.flights.send(&flight.key), Look::Leased(lease)),
+                Some(lease) => Look::Leased(lease),
                 None => flight.store.look(&flight.key).await,
             };
-            flight.store.fly(&flight.key, looked).await;
+            flight.store.fly(&flight.key, call, looked).await;
             flight.is_over = true;
         }));
     }

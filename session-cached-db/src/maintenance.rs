@@ -1,5 +1,6 @@
 //! What is done to all sessions of a table, a page at a time.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use session_core::{Cache, ExpiryWrite, KeyForm, Persistence, Record, Scan, SessionKey, StoredKey};
@@ -111,7 +112,7 @@ impl<C: Cache, P: Scan> Inner<C, P> {
     ) -> Result<Swept, Error> {
         self.tasks.check_open()?;
         let limit = limit.max(1);
-        let page = self.bounded_read(self.db.scan(after, limit)).await.map_err(Error::Database)?;
+        let page = self.bounded_read(pin!(self.db.scan(after, limit))).await.map_err(Error::Database)?;
         let mut swept = Swept::default();
         if u32::try_from(page.len()).is_ok_and(|len| len >= limit) {
             swept.next = page.last().map(|(key, _)| *key);

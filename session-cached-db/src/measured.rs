@@ -1,6 +1,7 @@
 //! The database, every call of it timed.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 
 use session_core::{
@@ -24,7 +25,7 @@ impl<P> Measured<P> {
 
 macro_rules! timed {
     ($self:ident.$operation:ident($($argument:expr),*)) => {
-        $self.latencies.$operation.time(&*$self.runtime, $self.db.$operation($($argument),*)).await
+        $self.latencies.$operation.time(&*$self.runtime, pin!($self.db.$operation($($argument),*))).await
     };
 }
 

@@ -2,6 +2,7 @@
 //! store is built. Without the feature, or without a recorder then, there is nothing behind them.
 
 use std::fmt;
+use std::pin::Pin;
 
 use session_core::Runtime;
 
@@ -113,7 +114,11 @@ impl Histogram {
 
     /// Makes `call`, and notes how long it took: to its end, or until nobody waited any more.
     #[cfg_attr(not(feature = "metrics"), allow(unused_variables, reason = "nobody is told"))]
-    pub(crate) async fn time<T>(&self, runtime: &dyn Runtime, call: impl Future<Output = T> + Send) -> T {
+    pub(crate) async fn time<T>(
+        &self,
+        runtime: &dyn Runtime,
+        call: Pin<&mut (impl Future<Output = T> + Send)>,
+    ) -> T {
         #[cfg(feature = "metrics")]
         let _timer = Timer { histogram: self, runtime, began: runtime.now() };
         call.await

@@ -1,5 +1,6 @@
 //! What can be done to a stored session, by its stored key. Each write runs in a task of its own.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use session_core::{
@@ -79,7 +80,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         mutant!(PublishOverVacancy => return self.create_over_vacancy(key, record).await);
         let lease = self.lease_new(&key).await;
         let made_at = self.runtime.now();
-        let inserted = self.bounded(self.db.insert(&key, &record)).await;
+        let inserted = self.bounded(pin!(self.db.insert(&key, &record))).await;
         match inserted {
             Ok(version) => {
                 let record = Arc::new(record.with_version(version));
@@ -119,9 +120,10 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let task = async move {
             let mut write = Write::begin(&store, Operation::Save, key, None).await?;
             let made_at = store.runtime.now();
-            let result = write.statement(store.db.update(&key, &record, expected, expiry, made_at)).await;
+            let result =
+                write.statement(pin!(store.db.update(&key, &record, expected, expiry, made_at))).await;
             mutant!(UpsertingSave => if matches!(result, Err(Error::SessionGone)) {
-                let result = write.statement(store.db.insert(&key, &record)).await;
+                let result = write.statement(pin!(store.db.insert(&key, &record))).await;
                 let result = result.map(|version| record.with_version(version));
                 return store.saved(write, None, result, made_at).await;
             });
@@ -147,7 +149,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             let lease = store.lease_new(&new).await;
             let made_at = store.runtime.now();
             let result =
-                write.statement(store.db.rename(&old, &new, &record, expected, expiry, made_at)).await;
+                write.statement(pin!(store.db.rename(&old, &new, &record, expected, expiry, made_at))).await;
             let result = result.map(|version| record.with_version(version));
             store.saved(write, Some((new, lease)), result, made_at).await
         };
@@ -168,7 +170,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let operation = if save.rename.is_some() { Operation::Rename } else { Operation::Save };
         let mut write = Write::begin(self, operation, key, save.seen).await?;
         let new_key = match save.rename {
-            Some(new) => Some((new, self.lease_new(&new).await)),
+            Some(new) => Some((new, Box::pin(self.lease_new(&new)).await)),
             None => None,
         };
         let mut merges = 0;
@@ -177,13 +179,14 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             let (record, expiry) = &prepared;
             let expected = Some(save.base.version());
             let result = match save.rename {
-                None => write.statement(self.db.update(&key, record, expected, *expiry, made_at)).await,
+                None => write.statement(pin!(self.db.update(&key, record, expected, *expiry, made_at))).await,
+                // Boxed, as all that is rare here: every save's future would have room for it.
                 Some(new) => {
-                    write.statement(self.db.rename(&key, &new, record, expected, *expiry, made_at)).await
+                    let mut rename = Box::pin(self.db.rename(&key, &new, record, expected, *expiry, made_at));
+                    write.statement(rename.as_mut()).await
                 }
             };
             let result = match result {
-                // Boxed, because it is rare, and every save's future would have room for it.
                 Err(Error::Conflict) if merges < MAX_MERGES => Box::pin(self.merge(&key, &mut save)).await,
                 result => {
                     let result = result.map(|version| prepared.0.with_version(version));
@@ -191,7 +194,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                     if let (Some(Some(subject)), before) = (&save.subject, save.base.subject())
                         && before != Some(subject)
                     {
-                        self.limit_sessions(subject).await;
+                        Box::pin(self.limit_sessions(subject)).await;
                     }
                     return Ok(saved);
                 }
@@ -285,7 +288,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             Some((new, lease)) => {
                 // The old key comes first: it is the one that must not be served any more.
                 let (_, coherence) = write.settle(None).await;
-                let stamp = if definite { self.settle_new(&new, lease, value).await } else { None };
+                let stamp = if definite { Box::pin(self.settle_new(&new, lease, value)).await } else { None };
                 (stamp, coherence)
             }
         };
@@ -308,7 +311,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let task = async move {
             mutant!(TouchPublishes => return store.touch_and_publish(key, expires_at).await);
             let mut write = Write::begin(&store, Operation::Touch, key, seen).await?;
-            let touched = write.statement(store.db.touch(&key, expires_at, store.runtime.now())).await;
+            let touched = write.statement(pin!(store.db.touch(&key, expires_at, store.runtime.now()))).await;
             // The record that was loaded may not be the present one: nothing is published.
             let (_, coherence) = write.settle(None).await;
             touched.map(|()| coherence)
@@ -327,7 +330,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let span = self.span("delete", &key);
         let task = async move {
             let mut write = Write::begin(&store, Operation::Delete, key, seen).await?;
-            let deleted = write.statement(store.db.delete(&key)).await;
+            let deleted = write.statement(pin!(store.db.delete(&key))).await;
             let (_, coherence) = write.settle(None).await;
             if let Ok(true) = deleted {
                 store.tell(|events| match ending {
@@ -356,7 +359,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
 impl<C: Cache, P: SubjectIndex> Inner<C, P> {
     /// The sessions of `subject`.
     pub(crate) async fn list_by_subject(&self, subject: &Subject) -> Result<Vec<(StoredKey, Record)>, Error> {
-        let list = self.db.list_by_subject(subject, self.runtime.now());
+        let list = pin!(self.db.list_by_subject(subject, self.runtime.now()));
         self.bounded_read(list).await.map_err(Error::Database)
     }
 

@@ -1,5 +1,6 @@
 //! Deletes expired sessions in the background.
 
+use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -65,7 +66,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let before = self.runtime.now() - self.config.clock_slack;
         let mut reaped = 0;
         loop {
-            let deleted = self.bounded(self.db.delete_expired(before, batch)).await?;
+            let deleted = self.bounded(pin!(self.db.delete_expired(before, batch))).await?;
             self.counters.reaped.add(deleted);
             reaped += deleted;
             if deleted > 0 {

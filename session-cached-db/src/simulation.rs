@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -216,7 +217,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         record: Record,
     ) -> Result<Saved, Error> {
         let made_at = self.runtime.now();
-        let version = self.bounded(self.db.insert(&key, &record)).await?;
+        let version = self.bounded(pin!(self.db.insert(&key, &record))).await?;
         let record = Arc::new(record.with_version(version));
         let value = Value { record: Arc::clone(&record), made_at };
         let stamp = self.place_value(&key, Expected::Vacant, value).await.ok();
@@ -231,7 +232,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let loaded = self.read(&key).await.map_err(Error::Database)?;
         let mut write = Write::begin(self, Operation::Touch, key, None).await?;
         let made_at = self.runtime.now();
-        let touched = write.statement(self.db.touch(&key, expires_at, made_at)).await;
+        let touched = write.statement(pin!(self.db.touch(&key, expires_at, made_at))).await;
         let record = loaded.map(|loaded| Record::clone(&loaded.record).with_expires_at(expires_at));
         let value = record.map(|record| Value { record: Arc::new(record), made_at });
         let value = if touched.is_ok() { value } else { None };

@@ -1,5 +1,6 @@
 //! Writing a session: fence, database, settle.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,14 +67,27 @@ impl<'a, C: Cache, P: Persistence> Write<'a, C, P> {
     }
 
     /// Runs one statement, within the protection of the fence. A further one only if the one before had no effect.
+    ///
+    /// It stays where its caller has pinned it: a statement is large, and every function that it is moved into would
+    /// have room for it twice.
     pub(crate) async fn statement<T>(
         &mut self,
-        statement: impl Future<Output = Result<T, PersistenceError>> + Send,
+        statement: Pin<&mut (impl Future<Output = Result<T, PersistenceError>> + Send)>,
     ) -> Result<T, Error> {
-        self.renew_fence().await?;
+        if !self.is_fenced_long_enough() {
+            // Boxed, because it is rare, and every write's future would have room for it.
+            Box::pin(self.renew_fence()).await?;
+        }
         let result = self.store.bounded(statement).await;
         self.is_unknown |= result.as_ref().is_err_and(|error| error.outcome() == Outcome::Unknown);
         result
+    }
+
+    /// Whether a statement that is sent now cannot outlive the fence. Where there is none, there is nothing to outlive.
+    fn is_fenced_long_enough(&self) -> bool {
+        let Protection::Fence(placed) = &self.protection else { return true };
+        let latest_commit = self.store.runtime.now() + self.store.config.longest_statement();
+        latest_commit <= placed.deadline || mutant!(WritePastDeadline)
     }
 
     /// Places another fence as long as a statement that is sent now could outlive the present one.
@@ -81,15 +95,14 @@ impl<'a, C: Cache, P: Persistence> Write<'a, C, P> {
         let store = self.store;
         for _ in 0..MAX_RENEWALS {
             let Protection::Fence(placed) = &self.protection else { return Ok(()) };
-            let latest_commit = store.runtime.now() + store.config.longest_statement();
-            if latest_commit <= placed.deadline || mutant!(WritePastDeadline) {
-                return Ok(());
-            }
             let mut known = placed.fence.clone();
             known.holders.retain(|holder| holder.token != placed.token);
             let known = Some(Entry::fence(placed.stamp, known));
             self.protection = store.protect(self.operation, &self.key, known).await?;
             // The answer, too, may have come so late that the new fence is as good as over.
+            if self.is_fenced_long_enough() {
+                return Ok(());
+            }
         }
         self.protection = store.degrade(self.operation, &self.key, store.token())?;
         Ok(())
@@ -135,9 +148,9 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     /// Runs one statement for as long as the write timeout allows.
     pub(crate) async fn bounded<T>(
         &self,
-        statement: impl Future<Output = Result<T, PersistenceError>> + Send,
+        statement: Pin<&mut (impl Future<Output = Result<T, PersistenceError>> + Send)>,
     ) -> Result<T, Error> {
-        match select(std::pin::pin!(statement), self.runtime.sleep(self.config.write_timeout)).await {
+        match select(statement, self.runtime.sleep(self.config.write_timeout)).await {
             Either::Left((result, _)) => result.map_err(Error::from),
             Either::Right(_) => {
                 Err(PersistenceError::OutcomeUnknown("no answer within the write timeout".into()).into())
