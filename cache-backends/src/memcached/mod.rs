@@ -116,20 +116,23 @@ impl MemcachedCache {
     ) -> Result<Exchange, CacheError> {
         let (name, server) = self.locate(key);
         for _ in 0..ATTEMPTS {
-            let done = match (new.clone(), present) {
-                (Some(set), None) => server.run(set.add()).await?.status,
-                (Some(set), Some(cas)) => server.run(set.compare_cas(cas)).await?.status,
-                (None, Some(cas)) => server.run(Delete::new(&name).compare_cas(cas)).await?.status,
+            let mutation = match (new.clone(), present) {
+                (Some(set), None) => Some(set.add().into()),
+                (Some(set), Some(cas)) => Some(set.compare_cas(cas).into()),
+                (None, Some(cas)) => Some(Delete::new(&name).compare_cas(cas).into()),
                 // Nothing takes the place of nothing.
-                (None, None) => match self.look(key).await?.entry() {
-                    Some(entry) => return Ok(Exchange::Lost(Some(entry))),
-                    None => MutationStatus::Applied,
-                },
+                (None, None) => None,
             };
-            let found = match done {
-                MutationStatus::Applied => return Ok(Exchange::Stored),
-                MutationStatus::NotFound => Found::Nothing,
-                _ => self.look(key).await?,
+            let found = match mutation {
+                None => match self.look(key).await? {
+                    Found::Nothing | Found::Unreadable(_) => return Ok(Exchange::Stored),
+                    found @ Found::Entry(_) => found,
+                },
+                Some(mutation) => match server.mutate(mutation).await? {
+                    MutationStatus::Applied => return Ok(Exchange::Stored),
+                    MutationStatus::NotFound => Found::Nothing,
+                    _ => self.look(key).await?,
+                },
             };
             present = match (found, expected) {
                 (Found::Entry(entry), _) => return Ok(Exchange::Lost(Some(entry))),
@@ -189,14 +192,15 @@ impl Cache for MemcachedCache {
         }
     }
 
+    // Every hit is one. What is rare is boxed, because otherwise a hit would carry its size.
     async fn acquire(&self, key: &StoredKey, lease: Entry, ttl: Duration) -> Result<Acquired, CacheError> {
         if ttl.is_zero() {
-            return Ok(self.get(key).await?.map_or(Acquired::Placed, Acquired::Found));
+            return Ok(Box::pin(self.get(key)).await?.map_or(Acquired::Placed, Acquired::Found));
         }
         let (name, server) = self.locate(key);
-        let set = self.set(key, &lease, ttl)?;
+        let add = self.set(key, &lease, ttl)?.add();
         // Both in one round trip. The lease is added only if nothing is there by then, whatever was found before.
-        let (found, added) = server.run_both(get(&name), set.clone().add()).await?;
+        let (found, added) = server.run_both(get(&name), add).await?;
         if added == MutationStatus::Applied {
             return Ok(Acquired::Placed);
         }
@@ -205,7 +209,8 @@ impl Cache for MemcachedCache {
             Found::Unreadable(cas) => Some(cas),
             Found::Nothing => None,
         };
-        match self.exchange(key, Expected::Vacant, present, Some(set)).await? {
+        let set = self.set(key, &lease, ttl)?;
+        match Box::pin(self.exchange(key, Expected::Vacant, present, Some(set))).await? {
             Exchange::Stored => Ok(Acquired::Placed),
             Exchange::Lost(Some(entry)) => Ok(Acquired::Found(entry)),
             Exchange::Lost(None) => {

@@ -25,6 +25,9 @@ impl Servers {
     /// The server that has `name`: for every key an order of its own of all servers, and the first in it. So a server that
     /// is added or removed moves no keys but its own.
     pub(super) fn of(&self, name: &[u8]) -> &Server {
+        if self.others.is_empty() {
+            return &self.first;
+        }
         let all = once(&self.first).chain(&self.others);
         all.max_by_key(|server| score(&server.address, name)).unwrap_or(&self.first)
     }
@@ -48,10 +51,9 @@ const LOOK_UP_AGAIN: Duration = Duration::from_secs(10);
 pub(super) struct Server {
     address: String,
     connect_timeout: Duration,
-    client: Lazy<Client, Arc<io::Error>>,
+    client: Lazy<Arc<Client>, Arc<io::Error>>,
 }
 
-#[derive(Clone)]
 struct Client {
     meta: AsyncMetaClient,
     looked_up: Instant,
@@ -70,7 +72,7 @@ impl Server {
                     Ok(Err(_)) => Err(io::Error::other("its name has no address")),
                     Err(_) => Err(io::ErrorKind::TimedOut.into()),
                 };
-                Ok(Client { meta: meta.map_err(Arc::new)?, looked_up: Instant::now() })
+                Ok(Arc::new(Client { meta: meta.map_err(Arc::new)?, looked_up: Instant::now() }))
             };
             limited.boxed()
         };
@@ -98,31 +100,42 @@ impl Server {
         answer.map_err(|error| self.failed(&attempt, &client, error))
     }
 
+    /// As [`run`](Self::run), for a command that changes something.
+    pub(super) async fn mutate(&self, mutation: Op) -> Result<MutationStatus, CacheError> {
+        match self.run(mutation).await? {
+            OpResult::Mutation(mutation) => Ok(mutation.status),
+            _ => Err(error::of(&self.address, Error::Protocol(String::new()))),
+        }
+    }
+
     /// Sends both commands at once, the second one to add something, and waits for both answers.
-    pub(super) async fn run_both(
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` keeps two copies of its arguments")]
+    pub(super) fn run_both(
         &self,
         get: Get,
         add: Set,
-    ) -> Result<(GetResult, MutationStatus), CacheError> {
-        let (attempt, client) = self.client().await?;
-        let answers = client.meta.run_batch([Op::Get(get), Op::Set(add)]).await.map(Vec::into_iter);
-        let answers = answers.map(|mut answers| (answers.next(), answers.next()));
-        let error = match answers {
-            Ok((Some(Ok(OpResult::Get(found))), Some(Ok(OpResult::Mutation(added))))) => {
-                return Ok((found, added.status));
-            }
-            Ok((Some(Ok(_)), Some(Err(error)))) | Err(error) => error,
-            // The error is not the answer to this command, but to the one before.
-            Ok((_, Some(Err(Error::Ambiguous { key, .. })))) => {
-                Error::Ambiguous { key, source: Box::new(Error::Protocol(String::new())) }
-            }
-            Ok((_, Some(Err(error)))) => error,
-            Ok(_) => Error::Protocol(String::new()),
-        };
-        Err(self.failed(&attempt, &client, error))
+    ) -> impl Future<Output = Result<(GetResult, MutationStatus), CacheError>> + Send {
+        async move {
+            let (attempt, client) = self.client().await?;
+            let answers = Box::pin(client.meta.run_batch([Op::Get(get), Op::Set(add)])).await;
+            let answers = answers.map(Vec::into_iter).map(|mut answers| (answers.next(), answers.next()));
+            let error = match answers {
+                Ok((Some(Ok(OpResult::Get(found))), Some(Ok(OpResult::Mutation(added))))) => {
+                    return Ok((found, added.status));
+                }
+                Ok((Some(Ok(_)), Some(Err(error)))) | Err(error) => error,
+                // The error is not the answer to this command, but to the one before.
+                Ok((_, Some(Err(Error::Ambiguous { key, .. })))) => {
+                    Error::Ambiguous { key, source: Box::new(Error::Protocol(String::new())) }
+                }
+                Ok((_, Some(Err(error)))) => error,
+                Ok(_) => Error::Protocol(String::new()),
+            };
+            Err(self.failed(&attempt, &client, error))
+        }
     }
 
-    async fn client(&self) -> Result<(Attempt<Client, Arc<io::Error>>, Client), CacheError> {
+    async fn client(&self) -> Result<(Attempt<Arc<Client>, Arc<io::Error>>, Arc<Client>), CacheError> {
         let attempt = self.client.attempt();
         match attempt.clone().await {
             Ok(client) => Ok((attempt, client)),
@@ -133,7 +146,12 @@ impl Server {
         }
     }
 
-    fn failed(&self, attempt: &Attempt<Client, Arc<io::Error>>, client: &Client, error: Error) -> CacheError {
+    fn failed(
+        &self,
+        attempt: &Attempt<Arc<Client>, Arc<io::Error>>,
+        client: &Client,
+        error: Error,
+    ) -> CacheError {
         // It may have moved.
         if error.is_retryable() && client.looked_up.elapsed() > LOOK_UP_AGAIN {
             self.client.forget(attempt);
