@@ -130,11 +130,13 @@ impl<P: Persistence, R: Raw> World<P, R> {
             let (alone, together) = keys[start..start + 1_000].split_at(360);
             let (mut raw, mut cache, mut miss) = (Times::default(), Times::default(), Times::default());
             let aside = Aside::new();
+            let mut connection = self.raw.reading().await;
             for key in alone {
-                black_box(raw.time(self.raw.select(key)).await);
+                black_box(raw.time(R::select(&mut connection, key)).await);
                 cache.time(aside.fill(key)).await;
                 miss.time(cold.load(key)).await.unwrap().unwrap();
             }
+            drop(connection);
             one.push(miss.median() / (raw.median() + cache.median()));
 
             let raw = crowd(together, |keys| selecting(self.raw.clone(), keys)).await;
@@ -170,15 +172,17 @@ impl<P: Persistence, R: Raw> World<P, R> {
             // a flush hits both alike. Never the same one, which the store would have to merge.
             let (mut raw, mut cache, mut save) = (Times::default(), Times::default(), Times::default());
             let aside = Aside::new();
+            let mut connection = self.raw.writing().await;
             for pair in alone.chunks(2) {
                 let [past, through] = pair else { unreachable!() };
-                raw.time(self.raw.update(&past.key, &payload)).await;
+                raw.time(R::update(&mut connection, &past.key, &payload)).await;
                 let present = aside.put(&through.key).await;
                 cache.time(aside.replace(&through.key, present)).await;
                 let mut session = self.store.open(&through.cookie).await.unwrap();
                 session.insert(CHANGED, round).unwrap();
                 assert_eq!(save.time(session.save()).await.unwrap(), Coherence::Coherent);
             }
+            drop(connection);
             one.push(save.median() / (raw.median() + cache.median()));
 
             let (past, through) = together.split_at(together.len() / 2);
@@ -186,7 +190,7 @@ impl<P: Persistence, R: Raw> World<P, R> {
                 let (raw, payload) = (self.raw.clone(), payload.clone());
                 async move {
                     for session in sessions {
-                        raw.update(&session.key, &payload).await;
+                        R::update(&mut raw.writing().await, &session.key, &payload).await;
                     }
                 }
             });
@@ -247,7 +251,7 @@ async fn loading<P: Persistence>(store: CachedDb<MokaCache, P>, keys: Vec<Stored
 
 async fn selecting<R: Raw>(raw: R, keys: Vec<StoredKey>) {
     for key in keys {
-        black_box(raw.select(&key).await);
+        black_box(R::select(&mut raw.reading().await, &key).await);
     }
 }
 

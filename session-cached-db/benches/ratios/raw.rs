@@ -1,15 +1,28 @@
 //! The statements that any session store makes, straight through the driver.
 
-use db_backends::sqlx::{self, MySqlPool, PgPool, SqlitePool};
+use db_backends::sqlx::pool::PoolConnection;
+use db_backends::sqlx::{self, MySql, Pool, Postgres, Sqlite};
 use session_cached_db::core::{StoredKey, Timestamp};
 
 /// A database without anything around it: a pool, and the table that the store uses.
 pub(crate) trait Raw: Clone + Send + Sync + 'static {
+    /// One of the pool's. When it is given back, the pool makes a round trip with it, which whoever is measured next would
+    /// feel.
+    type Connection: Send;
+
+    fn reading(&self) -> impl Future<Output = Self::Connection> + Send;
+
+    fn writing(&self) -> impl Future<Output = Self::Connection> + Send;
+
     /// Reads all columns of a session; gives its payload.
-    fn select(&self, key: &StoredKey) -> impl Future<Output = Vec<u8>> + Send;
+    fn select(connection: &mut Self::Connection, key: &StoredKey) -> impl Future<Output = Vec<u8>> + Send;
 
     /// Writes the columns that any store with a sliding expiry and versions has to write.
-    fn update(&self, key: &StoredKey, payload: &[u8]) -> impl Future<Output = ()> + Send;
+    fn update(
+        connection: &mut Self::Connection,
+        key: &StoredKey,
+        payload: &[u8],
+    ) -> impl Future<Output = ()> + Send;
 }
 
 /// The pools of a database: SQLite has one writer at a time, and a pool of more would only make them wait for locks.
@@ -23,15 +36,25 @@ type Row = (Vec<u8>, i64, i64, i64, i64, Option<Vec<u8>>);
 type TextRow = (Vec<u8>, i64, i64, i64, i64, Option<String>);
 
 macro_rules! raw {
-    ($pool:ty, $row:ty, $bind_key:expr, $select:literal, $update:literal) => {
-        impl Raw for Pools<$pool> {
-            async fn select(&self, key: &StoredKey) -> Vec<u8> {
+    ($database:ty, $row:ty, $bind_key:expr, $select:literal, $update:literal) => {
+        impl Raw for Pools<Pool<$database>> {
+            type Connection = PoolConnection<$database>;
+
+            async fn reading(&self) -> Self::Connection {
+                self.reading.acquire().await.unwrap()
+            }
+
+            async fn writing(&self) -> Self::Connection {
+                self.writing.acquire().await.unwrap()
+            }
+
+            async fn select(connection: &mut Self::Connection, key: &StoredKey) -> Vec<u8> {
                 let row: $row =
-                    sqlx::query_as($select).bind($bind_key(key)).fetch_one(&self.reading).await.unwrap();
+                    sqlx::query_as($select).bind($bind_key(key)).fetch_one(&mut **connection).await.unwrap();
                 row.0
             }
 
-            async fn update(&self, key: &StoredKey, payload: &[u8]) {
+            async fn update(connection: &mut Self::Connection, key: &StoredKey, payload: &[u8]) {
                 let now = Timestamp::from(std::time::SystemTime::now()).as_micros();
                 let updated = sqlx::query($update)
                     .bind(payload)
@@ -40,7 +63,7 @@ macro_rules! raw {
                     .bind(now + 14 * 86_400_000_000)
                     .bind($bind_key(key))
                     .bind(now)
-                    .execute(&self.writing)
+                    .execute(&mut **connection)
                     .await
                     .unwrap();
                 assert_eq!(updated.rows_affected(), 1);
@@ -50,7 +73,7 @@ macro_rules! raw {
 }
 
 raw!(
-    SqlitePool,
+    Sqlite,
     TextRow,
     StoredKey::as_str,
     "SELECT payload, created_at, expires_at, last_seen_at, version, subject FROM bench_sessions WHERE key = ?",
@@ -58,7 +81,7 @@ raw!(
      WHERE key = ? AND expires_at > ?"
 );
 raw!(
-    PgPool,
+    Postgres,
     TextRow,
     StoredKey::as_str,
     "SELECT payload, created_at, expires_at, last_seen_at, version, subject FROM bench_sessions WHERE key = $1",
@@ -66,7 +89,7 @@ raw!(
      WHERE key = $5 AND expires_at > $6"
 );
 raw!(
-    MySqlPool,
+    MySql,
     Row,
     StoredKey::as_bytes,
     "SELECT payload, created_at, expires_at, last_seen_at, version, subject FROM bench_sessions WHERE `key` = ?",
