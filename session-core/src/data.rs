@@ -132,7 +132,7 @@ impl Base {
             Slots::Short(slots) => self.find(slots, "", key),
             Slots::Long(long) => self.find(&long.slots, &long.unescaped, key),
         };
-        place.map(|place| self.value(place))
+        place.map(|place| utf8(self.value(place)))
     }
 
     fn find<N: Copy + Into<u32>>(
@@ -146,11 +146,11 @@ impl Base {
         slots.get(found).map(|slot| slot.value())
     }
 
-    fn value(&self, place: Range<usize>) -> &str {
-        utf8(self.text.get(place).unwrap_or_default())
+    fn value(&self, place: Range<usize>) -> &[u8] {
+        self.text.get(place).unwrap_or_default()
     }
 
-    fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+    fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let (short, long, unescaped): (&[_], &[_], _) = match &self.slots {
             Slots::Short(slots) => (slots, &[], ""),
             Slots::Long(long) => (&[], &long.slots, &*long.unescaped),
@@ -158,7 +158,7 @@ impl Base {
         let short = short.iter().map(|slot| (slot.key(), slot.value()));
         let long = long.iter().map(|slot| (slot.key(), slot.value()));
         let places = short.chain(long);
-        places.map(move |(key, value)| (utf8(key_at(&self.text, unescaped, key)), self.value(value)))
+        places.map(move |(key, value)| (key_at(&self.text, unescaped, key), self.value(value)))
     }
 }
 
@@ -202,13 +202,13 @@ impl SessionData {
         }
         out.reserve(self.base.text.len() + self.changes.as_ref().map_or(0, |changes| changes.len()));
         out.push(b'{');
-        for (position, (key, value)) in self.iter().enumerate() {
+        for (position, (key, value)) in self.merged().enumerate() {
             if position > 0 {
                 out.push(b',');
             }
-            write_json_string(key, out);
+            write_json_string(utf8(key), out);
             out.push(b':');
-            out.extend_from_slice(value.as_bytes());
+            out.extend_from_slice(value);
         }
         out.push(b'}');
     }
@@ -259,20 +259,26 @@ impl SessionData {
     /// Whether there is nothing in the map.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.iter().next().is_none()
+        self.merged().next().is_none()
     }
 
     /// How many values there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.iter().count()
+        self.merged().count()
     }
 
     /// Keys and the JSON texts of their values, in the order of the keys.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.merged().map(|(key, value)| (utf8(key), utf8(value)))
+    }
+
+    /// As bytes, because what is just copied or counted need not be checked once more.
+    fn merged(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let base = (!self.is_cleared()).then(|| self.base.iter()).into_iter().flatten();
         let changes = self.changes.iter().flat_map(|changes| &changes.keys);
-        let changes = changes.map(|(key, value)| (&**key, value.as_deref()));
+        let changes =
+            changes.map(|(key, value)| (key.as_bytes(), value.as_ref().map(|value| value.as_bytes())));
         Merged { base: base.peekable(), changes: changes.peekable() }
     }
 
@@ -303,7 +309,7 @@ impl SessionData {
     pub fn overlaps(&self, fresh: &Self) -> bool {
         let Some(mine) = &self.changes else { return false };
         if mine.cleared {
-            return !self.base.iter().eq(fresh.iter());
+            return !self.base.iter().eq(fresh.merged());
         }
         mine.keys.keys().any(|key| fresh.get(key) != self.base.get(key))
     }
@@ -348,7 +354,7 @@ impl From<serde_json::Error> for MalformedJson {
 /// By keys and the texts of their values, however they came about.
 impl PartialEq for SessionData {
     fn eq(&self, other: &Self) -> bool {
-        self.iter().eq(other.iter())
+        self.merged().eq(other.merged())
     }
 }
 
@@ -372,10 +378,10 @@ struct Merged<B: Iterator, C: Iterator> {
 
 impl<'a, B, C> Iterator for Merged<B, C>
 where
-    B: Iterator<Item = (&'a str, &'a str)>,
-    C: Iterator<Item = (&'a str, Option<&'a str>)>,
+    B: Iterator<Item = (&'a [u8], &'a [u8])>,
+    C: Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
 {
-    type Item = (&'a str, &'a str);
+    type Item = (&'a [u8], &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
