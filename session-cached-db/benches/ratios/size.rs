@@ -14,28 +14,32 @@ use crate::Effort;
 use crate::figure::{Aim, Report};
 use crate::sessions::data;
 
-/// The argument of the process that holds nothing but a cache; how many sessions it is to hold is in [`COUNT`], and
-/// whether in a bare moka in [`BARE`].
+/// The argument of the process that holds nothing but a cache; how many sessions it is to hold is in [`COUNT`], and as
+/// what in [`HELD`].
 pub(crate) const CHILD: &str = "--size";
 const COUNT: &str = "BENCH_SESSIONS";
-const BARE: &str = "BENCH_BARE";
+const HELD: &str = "BENCH_HELD";
+
+const DECODED: &str = "decoded";
+const RECORD: &str = "record";
+const PAYLOAD: &str = "payload";
 
 pub(crate) fn measure(effort: Effort, report: &mut Report) {
     if !cfg!(target_os = "linux") {
         return report.skip("bytes_per_session", "resident memory is read from /proc");
     }
     let what = "resident bytes per session of 1 KB in moka, decoded, against its payload";
-    report.add("bytes_per_session", Aim::AtMost(1.6), what, vec![of_child(effort, false)]);
-    let what = "the same of a bare moka, bounded by bytes, that holds just key and payload";
-    report.add("bytes_per_payload_in_bare_moka", Aim::None, what, vec![of_child(effort, true)]);
+    report.add("bytes_per_session", Aim::AtMost(1.6), what, vec![of_child(effort, DECODED)]);
+    let what =
+        "the same of a bare moka, bounded by bytes, that holds just key and record, which nobody has decoded";
+    report.add("bytes_per_record_in_bare_moka", Aim::None, what, vec![of_child(effort, RECORD)]);
+    let what = "the same of one that holds just key and payload";
+    report.add("bytes_per_payload_in_bare_moka", Aim::None, what, vec![of_child(effort, PAYLOAD)]);
 }
 
-fn of_child(effort: Effort, is_bare: bool) -> f64 {
+fn of_child(effort: Effort, held: &str) -> f64 {
     let mut child = Command::new(std::env::current_exe().unwrap());
-    child.arg(CHILD).env(COUNT, effort.million.to_string()).stderr(Stdio::inherit());
-    if is_bare {
-        child.env(BARE, "1");
-    }
+    child.arg(CHILD).env(COUNT, effort.million.to_string()).env(HELD, held).stderr(Stdio::inherit());
     let output = child.output().unwrap();
     assert!(output.status.success(), "{}", output.status);
     String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
@@ -45,10 +49,10 @@ pub(crate) fn measure_here() {
     let count: usize = std::env::var(COUNT).unwrap().parse().unwrap();
     let payload_bytes: usize = (1..=count).map(|number| payload(number).len()).sum();
     let before = resident_bytes();
-    if std::env::var_os(BARE).is_some() {
-        fill_bare(count);
-    } else {
-        fill(count);
+    match std::env::var(HELD).unwrap().as_str() {
+        DECODED => fill(count),
+        RECORD => fill_bare(count, |number| Arc::new(record(number)), |record| record.payload().len()),
+        _ => fill_bare(count, |number| Arc::<[u8]>::from(payload(number)), |payload| payload.len()),
     }
     println!("{}", (resident_bytes() - before) as f64 / payload_bytes as f64);
 }
@@ -62,11 +66,15 @@ fn payload(number: usize) -> Box<[u8]> {
     JsonCodec::default().encode(&key(number), &data(number)).unwrap().to_vec().into_boxed_slice()
 }
 
+fn record(number: usize) -> Record {
+    Record::new(payload(number).into(), Timestamp::from_micros(0), Timestamp::MAX)
+}
+
 fn fill(count: usize) {
     let cache = MokaCache::builder().max_bytes(1 << 40).build();
     for number in 1..=count {
         let key = key(number);
-        let record = Record::new(payload(number).into(), Timestamp::from_micros(0), Timestamp::MAX);
+        let record = record(number);
         // As whoever reads it leaves it.
         record.data(&key, &JsonCodec::default()).unwrap();
         let value = Value { record: Arc::new(record), made_at: Timestamp::from_micros(0) };
@@ -77,11 +85,14 @@ fn fill(count: usize) {
     std::mem::forget(cache);
 }
 
-fn fill_bare(count: usize) {
+fn fill_bare<V>(count: usize, value: impl Fn(usize) -> V, len: impl Fn(&V) -> usize + Send + Sync + 'static)
+where
+    V: Clone + Send + Sync + 'static,
+{
     let builder = moka::sync::Cache::builder().max_capacity(1 << 40);
-    let cache = builder.weigher(|_, payload: &Arc<[u8]>| payload.len() as u32).build();
+    let cache = builder.weigher(move |_, value| len(value) as u32).build();
     for number in 1..=count {
-        cache.insert(key(number), Arc::from(payload(number)));
+        cache.insert(key(number), value(number));
     }
     std::mem::forget(cache);
 }
