@@ -86,14 +86,15 @@ impl Flights {
     /// Gives `result` to all who came before `call` was sent; whether anybody is left. If nobody is, the flight is over.
     pub(crate) fn serve(&self, key: &StoredKey, call: Call, result: &LoadResult) -> bool {
         let mut flights = self.lock();
-        let Some(flight) = flights.get_mut(key) else { return false };
+        let Slot::Occupied(mut slot) = flights.entry(*key) else { return false };
+        let flight = slot.get_mut();
         let served: Vec<_> = flight
             .waiting
             .extract_if(.., |waiter| waiter.came_after < call || mutant!(UngatedFlight))
             .collect();
         let anybody_left = flight.has_company();
         if !anybody_left {
-            flights.remove(key);
+            slot.remove();
         }
         drop(flights);
         for waiter in served {
@@ -106,9 +107,10 @@ impl Flights {
     /// Ends the flight if nobody waits for it; whether somebody does.
     pub(crate) fn end_if_empty(&self, key: &StoredKey) -> bool {
         let mut flights = self.lock();
-        let anybody_left = flights.get_mut(key).is_some_and(Flight::has_company);
+        let Slot::Occupied(mut slot) = flights.entry(*key) else { return false };
+        let anybody_left = slot.get_mut().has_company();
         if !anybody_left {
-            flights.remove(key);
+            slot.remove();
         }
         anybody_left
     }
