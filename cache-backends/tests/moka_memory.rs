@@ -38,9 +38,9 @@ fn session(key: &StoredKey) -> Value {
         data.insert(&format!("key-{number:02}"), format!("\"{}\"", "v".repeat(85))).unwrap();
     }
     let payload = Bytes::from(codec.encode(key, &data).unwrap().to_vec());
-    let record = Record::new(payload, Timestamp::from_secs(0), Timestamp::MAX);
+    let record = Arc::new(Record::new(payload, Timestamp::from_secs(0), Timestamp::MAX));
     record.data(key, &codec).unwrap();
-    Value { record: Arc::new(record), made_at: Timestamp::from_secs(0) }
+    Value { record, made_at: Timestamp::from_secs(0) }
 }
 
 fn resident_bytes() -> usize {

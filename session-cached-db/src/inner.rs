@@ -103,7 +103,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             }
         })?;
         if let Some(found) = &loaded
-            && let Err(error) = found.record.data(key, &*self.codec)
+            && let Err(error) = found.record.decode(key, &*self.codec)
         {
             if found.stamp.is_none() {
                 return Err(self.unreadable(key, error));
@@ -113,7 +113,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 reason = error.reason(), %error, "a cached session cannot be read; the database is asked");
             loaded = Box::pin(self.read(key)).await.map_err(Error::Database)?;
             if let Some(found) = &loaded {
-                found.record.data(key, &*self.codec).map_err(|error| self.unreadable(key, error))?;
+                found.record.decode(key, &*self.codec).map_err(|error| self.unreadable(key, error))?;
             }
         }
         Ok(loaded)

@@ -136,7 +136,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let value = match &found {
             // What cannot be decoded stays out: once its row was repaired, nobody is to be shown it any more. Decoding
             // it here costs nothing, because whoever waits for it shares the result.
-            Ok(Some(loaded)) if loaded.record.data(key, &*self.codec).is_ok() => {
+            Ok(Some(loaded)) if loaded.record.decode(key, &*self.codec).is_ok() => {
                 self.cacheable(key, Value { record: Arc::clone(&loaded.record), made_at })
             }
             // Nothing to fill with: the lease is given back.

@@ -117,14 +117,15 @@ impl<C: Cache, P: Scan> Inner<C, P> {
         if u32::try_from(page.len()).is_ok_and(|len| len >= limit) {
             swept.next = page.last().map(|(key, _)| *key);
         }
-        for (key, record) in &page {
+        for (key, record) in page {
             swept.seen += 1;
+            let record = Arc::new(record);
             if record.is_expired(self.runtime.now()) {
                 continue;
             }
             let done = match sweep {
-                Sweep::Reseal => self.reseal(key, record).await,
-                Sweep::HashKeys => self.hash_key(key, record).await,
+                Sweep::Reseal => self.reseal(&key, &record).await,
+                Sweep::HashKeys => self.hash_key(&key, &record).await,
             };
             match done {
                 Ok(true) => swept.written += 1,
@@ -140,16 +141,16 @@ impl<C: Cache, P: Scan> Inner<C, P> {
 
 impl<C: Cache, P: Persistence> Inner<C, P> {
     /// The record that is stored under `from`, encoded to be stored under `to`, and otherwise the same.
-    fn encoded_anew(&self, from: &StoredKey, to: &StoredKey, record: &Record) -> Result<Record, Error> {
+    fn encoded_anew(&self, from: &StoredKey, to: &StoredKey, record: &Arc<Record>) -> Result<Record, Error> {
         let data = record.data(from, &*self.codec).map_err(|error| self.unreadable(from, error))?;
-        let payload = self.codec.encode(to, data).map_err(|error| Error::Unencodable(Arc::new(error)))?;
+        let payload = self.codec.encode(to, &data).map_err(|error| Error::Unencodable(Arc::new(error)))?;
         Ok(Record::new(payload, record.created_at(), record.expires_at())
             .with_last_seen_at(record.last_seen_at())
             .with_subject(record.subject().cloned()))
     }
 
     /// Encodes a session anew, if that is due; whether it was.
-    async fn reseal(self: &Arc<Self>, key: &StoredKey, record: &Record) -> Result<bool, Error> {
+    async fn reseal(self: &Arc<Self>, key: &StoredKey, record: &Arc<Record>) -> Result<bool, Error> {
         if self.codec.is_current(record.payload()) {
             return Ok(false);
         }
@@ -159,7 +160,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     }
 
     /// Gives a session that is stored under a plain key its hashed one; whether it was.
-    async fn hash_key(self: &Arc<Self>, key: &StoredKey, record: &Record) -> Result<bool, Error> {
+    async fn hash_key(self: &Arc<Self>, key: &StoredKey, record: &Arc<Record>) -> Result<bool, Error> {
         let Ok(session_key) = SessionKey::parse(key.as_str()) else { return Ok(false) };
         if self.config.key_form != KeyForm::Hashed || self.config.looks_stored(&session_key) {
             return Ok(false);
@@ -173,7 +174,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         self: &Arc<Self>,
         plain: &StoredKey,
         hashed: &StoredKey,
-        record: &Record,
+        record: &Arc<Record>,
     ) -> Result<Saved, Error> {
         let anew = self.encoded_anew(plain, hashed, record)?;
         self.rename(*plain, *hashed, anew, Some(record.version()), ExpiryWrite::Extend).await

@@ -212,11 +212,11 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     async fn merge(&self, key: &StoredKey, save: &mut Save) -> Result<(), Error> {
         let fresh = self.read(key).await.map_err(Error::Database)?.ok_or(Error::SessionGone)?.record;
         let data = fresh.data(key, &*self.codec).map_err(|error| self.unreadable(key, error))?;
-        let overlaps = save.data.overlaps(data) || save.overlaps_subject(&fresh);
+        let overlaps = save.data.overlaps(&data) || save.overlaps_subject(&fresh);
         if self.config.conflict_policy == ConflictPolicy::Reject && overlaps {
             return Err(Error::Conflict);
         }
-        let mut merged = save.data.rebase(data);
+        let mut merged = save.data.rebase(&data);
         if !self.changes_expiry(key, save) {
             // A clear is not meant for the expiry, but removes what somebody else has chosen.
             match data.get(EXPIRY_KEY) {
@@ -232,8 +232,8 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
 
     /// Whether `save`, of the session under `key`, chooses another expiry.
     fn changes_expiry(&self, key: &StoredKey, save: &Save) -> bool {
-        let before = save.base.data(key, &*self.codec).ok().and_then(|data| data.get(EXPIRY_KEY));
-        save.data.get(EXPIRY_KEY) != before
+        let before = save.base.data(key, &*self.codec).unwrap_or_default();
+        save.data.get(EXPIRY_KEY) != before.get(EXPIRY_KEY)
     }
 
     /// The record that `save`, of the session under `key`, writes under `target`, and what becomes of the expiry.

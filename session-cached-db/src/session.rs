@@ -1,6 +1,6 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -35,7 +35,7 @@ const TEST_COOKIE_WORKED: &str = "worked";
 pub struct Session {
     store: Arc<dyn Sessions>,
     stored: Option<Stored>,
-    /// The data with the changes. Until there is one, what is stored is read where it is, shared with other readers.
+    /// The data with the changes. Until there is one, what is stored is read.
     changed: Option<SessionData>,
     subject: Option<Option<Subject>>,
     accessed: AtomicBool,
@@ -47,6 +47,8 @@ struct Stored {
     key: SessionKey,
     stored_key: StoredKey,
     loaded: Loaded,
+    /// What the record holds, shared with other readers, from when it is first asked for.
+    data: OnceLock<SessionData>,
 }
 
 /// A store without its type parameters, so that handlers need not spell out backends.
@@ -141,7 +143,7 @@ impl Session {
         stored_key: StoredKey,
         loaded: Loaded,
     ) -> Self {
-        let stored = Some(Stored { key, stored_key, loaded });
+        let stored = Some(Stored { key, stored_key, loaded, data: OnceLock::new() });
         Self {
             store,
             stored,
@@ -374,11 +376,11 @@ impl Session {
     }
 
     fn data(&self) -> &SessionData {
-        static EMPTY: LazyLock<SessionData> = LazyLock::new(SessionData::new);
+        static EMPTY: SessionData = SessionData::new();
         let stored = || {
-            let Stored { stored_key, loaded, .. } = self.stored.as_ref()?;
+            let Stored { stored_key, loaded, data, .. } = self.stored.as_ref()?;
             // It was decoded, and found readable, when the session was opened.
-            loaded.record.data(stored_key, self.store.codec()).ok()
+            Some(data.get_or_init(|| loaded.record.data(stored_key, self.store.codec()).unwrap_or_default()))
         };
         self.changed.as_ref().or_else(stored).unwrap_or(&EMPTY)
     }
@@ -574,7 +576,8 @@ impl Session {
         let Some(stored) = self.stored.as_ref() else { return Ok(Coherence::Coherent) };
         let record = &stored.loaded.record;
         // By what is stored, not by what was changed since: that may never be saved.
-        let expiry = record.data(&stored.stored_key, self.store.codec()).ok().and_then(expiry_of);
+        let data = record.data(&stored.stored_key, self.store.codec()).unwrap_or_default();
+        let expiry = expiry_of(&data);
         if now.since(record.last_seen_at()) < config.touch_interval(expiry) {
             return Ok(Coherence::Coherent);
         }
@@ -646,7 +649,7 @@ impl Session {
 
     fn settle(&mut self, key: SessionKey, stored_key: StoredKey, saved: Saved) -> Coherence {
         self.changed = None;
-        self.stored = Some(Stored { key, stored_key, loaded: saved.loaded });
+        self.stored = Some(Stored { key, stored_key, loaded: saved.loaded, data: OnceLock::new() });
         self.subject = None;
         self.modified = false;
         saved.coherence

@@ -30,6 +30,14 @@ pub trait Codec: Send + Sync + fmt::Debug + 'static {
     /// [`CodecError`] when the payload is not one that this codec wrote under this key.
     fn decode(&self, key: &StoredKey, payload: &Bytes) -> Result<SessionData, CodecError>;
 
+    /// Where in `payload` a JSON object begins that goes on to its end, and is the map: what `decode` makes of it, if that
+    /// is no error, is what [`SessionData::from_json`] makes of that part. A map is then read where it is, in the payload.
+    /// By default there is no such part, and `decode` is asked.
+    fn json_start(&self, payload: &[u8]) -> Option<usize> {
+        let _ = payload;
+        None
+    }
+
     /// Whether `payload`, which can be decoded, need not be encoded anew: it is not sealed with an older key, for
     /// instance. By default always.
     fn is_current(&self, payload: &Bytes) -> bool {
@@ -47,6 +55,9 @@ macro_rules! codec_for_pointer {
             }
             fn decode(&self, key: &StoredKey, payload: &Bytes) -> Result<SessionData, CodecError> {
                 (**self).decode(key, payload)
+            }
+            fn json_start(&self, payload: &[u8]) -> Option<usize> {
+                (**self).json_start(payload)
             }
             fn is_current(&self, payload: &Bytes) -> bool {
                 (**self).is_current(payload)
@@ -106,7 +117,8 @@ impl Codec for JsonCodec {
     fn encode(&self, _key: &StoredKey, data: &SessionData) -> Result<Bytes, CodecError> {
         let mut payload = vec![Self::FORMAT];
         data.write_json(&mut payload);
-        Ok(payload.into())
+        // A cache in this process keeps it, so without room to grow.
+        Ok(payload.into_boxed_slice().into())
     }
 
     fn decode(&self, _key: &StoredKey, payload: &Bytes) -> Result<SessionData, CodecError> {
@@ -116,6 +128,10 @@ impl Codec for JsonCodec {
             Some(&other) => Err(CodecError::UnknownFormat(other)),
             None => Err(CodecError::Malformed("it is empty".into())),
         }
+    }
+
+    fn json_start(&self, payload: &[u8]) -> Option<usize> {
+        (payload.first() == Some(&Self::FORMAT)).then_some(1)
     }
 }
 

@@ -127,6 +127,10 @@ impl<C: Codec> Codec for CompressCodec<C> {
         }
     }
 
+    fn json_start(&self, payload: &[u8]) -> Option<usize> {
+        if payload.first() == Some(&MARK) { None } else { self.inner.json_start(payload) }
+    }
+
     /// Whether what is in it is. How it is compressed does not count.
     fn is_current(&self, payload: &Bytes) -> bool {
         match payload.split_first() {

@@ -74,7 +74,7 @@ impl State {
         }
         let kind = reader.u8()?;
         let key_len = reader.u8()?;
-        if reader.take(key_len.into())? != key.as_bytes() {
+        if reader.take(key_len.into(), |stored| stored != key.as_bytes())? {
             return Err(EnvelopeError::WrongKey);
         }
         match kind {
@@ -130,18 +130,20 @@ fn decode_value(mut reader: Reader) -> Result<Value, EnvelopeError> {
     let (created_at, expires_at, last_seen_at) = (reader.instant()?, reader.instant()?, reader.instant()?);
     let version = Version::from_u64(reader.u64()?);
     let subject_len = reader.u16()?;
-    let subject = match &*reader.take(subject_len.into())? {
-        [] => None,
-        subject => {
-            let text = std::str::from_utf8(subject).map_err(|_| EnvelopeError::Unreadable)?;
-            Some(Subject::parse(text).map_err(|_| EnvelopeError::Unreadable)?)
-        }
-    };
+    let subject = reader.take(subject_len.into(), decode_subject)??;
     let record = Record::new(reader.0, created_at, expires_at)
         .with_last_seen_at(last_seen_at)
         .with_version(version)
         .with_subject(subject);
     Ok(Value { record: Arc::new(record), made_at })
+}
+
+fn decode_subject(bytes: &[u8]) -> Result<Option<Subject>, EnvelopeError> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let text = std::str::from_utf8(bytes).map_err(|_| EnvelopeError::Unreadable)?;
+    Subject::parse(text).map(Some).map_err(|_| EnvelopeError::Unreadable)
 }
 
 fn encode_fence(fence: &Fence, out: &mut BytesMut) {
@@ -170,8 +172,11 @@ fn decode_fence(mut reader: Reader) -> Result<Fence, EnvelopeError> {
 struct Reader(Bytes);
 
 impl Reader {
-    fn take(&mut self, len: usize) -> Result<Bytes, EnvelopeError> {
-        if self.0.len() < len { Err(EnvelopeError::Unreadable) } else { Ok(self.0.split_to(len)) }
+    /// What `read` makes of the next `len` bytes. They are not split off, which would allocate a shared reference count.
+    fn take<T>(&mut self, len: usize, read: impl FnOnce(&[u8]) -> T) -> Result<T, EnvelopeError> {
+        let result = self.0.get(..len).map(read).ok_or(EnvelopeError::Unreadable)?;
+        self.0.advance(len);
+        Ok(result)
     }
 
     fn u8(&mut self) -> Result<u8, EnvelopeError> {

@@ -1,8 +1,9 @@
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
+use crate::data::{Dense, Object};
 use crate::{Codec, CodecError, SessionData, StoredKey, Subject, Timestamp};
 
 /// Which committed state of a session this is. Opaque, compared for equality only.
@@ -38,12 +39,20 @@ impl Version {
 #[repr(C)]
 pub struct Record {
     expires_at: Timestamp,
-    decoded: OnceLock<SessionData>,
+    decoded: OnceLock<Decoded>,
     payload: Bytes,
     created_at: Timestamp,
     last_seen_at: Timestamp,
     version: Version,
     subject: Option<Subject>,
+}
+
+/// Where the map is that the payload was found to hold.
+#[derive(Clone)]
+enum Decoded {
+    /// In the payload itself, at these places.
+    InPlace(Dense),
+    Apart(Box<SessionData>),
 }
 
 impl Record {
@@ -131,18 +140,47 @@ impl Record {
         self.expires_at <= now
     }
 
-    /// The decoded payload. Decoded by the first caller and shared with all that come after, so a record must always
-    /// be read with the codec it was written with and the key it was read under.
+    /// The map that the payload holds, which shares this record rather than copy it. Decoded by the first caller; all that
+    /// come after share the result, so a record must always be read with the codec it was written with and the key it was
+    /// read under.
     ///
     /// # Errors
     ///
     /// [`CodecError`] when the codec cannot read the payload. Nothing is remembered then.
-    pub fn data(&self, key: &StoredKey, codec: &dyn Codec) -> Result<&SessionData, CodecError> {
-        if let Some(data) = self.decoded.get() {
-            return Ok(data);
+    pub fn data(self: &Arc<Self>, key: &StoredKey, codec: &dyn Codec) -> Result<SessionData, CodecError> {
+        Ok(match self.decoded(key, codec)? {
+            Decoded::InPlace(_) => SessionData::of(Arc::clone(self)),
+            Decoded::Apart(data) => SessionData::clone(data),
+        })
+    }
+
+    /// Does what [`data`](Self::data) does before it can share the map, so that it finds it done.
+    ///
+    /// # Errors
+    ///
+    /// As [`data`](Self::data).
+    pub fn decode(&self, key: &StoredKey, codec: &dyn Codec) -> Result<(), CodecError> {
+        self.decoded(key, codec).map(drop)
+    }
+
+    fn decoded(&self, key: &StoredKey, codec: &dyn Codec) -> Result<&Decoded, CodecError> {
+        if let Some(decoded) = self.decoded.get() {
+            return Ok(decoded);
         }
-        let data = codec.decode(key, &self.payload)?;
-        Ok(self.decoded.get_or_init(|| data))
+        let dense = codec.json_start(&self.payload).and_then(|start| Dense::read(&self.payload, start));
+        let decoded = match dense {
+            Some(dense) => Decoded::InPlace(dense),
+            None => Decoded::Apart(Box::new(codec.decode(key, &self.payload)?)),
+        };
+        Ok(self.decoded.get_or_init(|| decoded))
+    }
+
+    /// The object that was found in the payload itself.
+    pub(crate) fn object(&self) -> Object<'_> {
+        match self.decoded.get() {
+            Some(Decoded::InPlace(dense)) => dense.object(&self.payload),
+            Some(Decoded::Apart(_)) | None => Object::EMPTY,
+        }
     }
 }
 
@@ -170,5 +208,94 @@ impl fmt::Debug for Record {
             .field("version", &self.version)
             .field("has_subject", &self.subject.is_some())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::JsonCodec;
+
+    fn key() -> StoredKey {
+        StoredKey::parse("some-stored-key").unwrap()
+    }
+
+    fn record(payload: impl Into<Bytes>) -> Arc<Record> {
+        Arc::new(Record::new(payload.into(), Timestamp::from_secs(0), Timestamp::MAX))
+    }
+
+    fn written(data: &SessionData) -> Vec<u8> {
+        let mut out = Vec::new();
+        data.write_json(&mut out);
+        out
+    }
+
+    /// An object in any of the ways in which it can be written.
+    fn any_object() -> impl Strategy<Value = String> {
+        let key = prop_oneof!["[a-e]{0,2}", Just(r"\u0061".to_owned()), Just("é".to_owned())];
+        let value = prop_oneof![Just("1"), Just(r#""x,\"y""#), Just("[1 , 2]"), Just(r#"{"a":{}}"#)];
+        let space = || prop_oneof![5 => Just(""), 1 => Just(" ")];
+        let member = (key, space(), value, space())
+            .prop_map(|(key, before, value, after)| format!("\"{key}\"{before}:{value}{after}"));
+        (prop::collection::vec(member, 0..5), any::<bool>(), space(), space()).prop_map(
+            |(mut members, sorted, before, after)| {
+                if sorted {
+                    members.sort();
+                }
+                format!("{before}{{{}}}{after}", members.join(","))
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn a_map_that_is_read_in_the_payload_is_the_one_that_the_codec_decodes(object in any_object()) {
+            let payload = Bytes::from(format!("1{object}"));
+            let mut decoded = JsonCodec.decode(&key(), &payload).unwrap();
+            let mut read = record(payload).data(&key(), &JsonCodec).unwrap();
+            prop_assert_eq!(&read, &decoded);
+            prop_assert_eq!(written(&read), object.into_bytes());
+            prop_assert!(decoded.iter().all(|(key, value)| read.get(key) == Some(value)));
+            for data in [&mut read, &mut decoded] {
+                data.insert("b", "2".into()).unwrap();
+                data.remove("a");
+            }
+            prop_assert_eq!(written(&read), written(&decoded));
+        }
+    }
+
+    #[test]
+    fn what_a_codec_makes_of_a_payload_that_is_no_json_is_remembered_and_shared() {
+        #[derive(Debug, Default)]
+        struct Counting(std::sync::atomic::AtomicU32);
+        impl Codec for Counting {
+            fn encode(&self, _: &StoredKey, _: &SessionData) -> Result<Bytes, CodecError> {
+                Err(CodecError::Unencodable("not in this test".into()))
+            }
+            fn decode(&self, _: &StoredKey, payload: &Bytes) -> Result<SessionData, CodecError> {
+                self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let mut data = SessionData::new();
+                data.insert("len", payload.len().to_string())
+                    .map_err(|error| CodecError::Malformed(error.into()))?;
+                Ok(data)
+            }
+        }
+        let (record, codec) = (record("three"), Counting::default());
+        for _ in 0..2 {
+            record.decode(&key(), &codec).unwrap();
+            assert_eq!(record.data(&key(), &codec).unwrap().get("len"), Some("5"));
+        }
+        assert_eq!(codec.0.into_inner(), 1);
+    }
+
+    #[test]
+    fn a_payload_that_cannot_be_read_is_an_error_each_time() {
+        let record = record("1{\"a\":");
+        for _ in 0..2 {
+            assert!(matches!(record.decode(&key(), &JsonCodec), Err(CodecError::Malformed(_))));
+            assert!(record.data(&key(), &JsonCodec).is_err());
+        }
     }
 }

@@ -4,11 +4,11 @@ use super::Held;
 
 /// What an entry takes besides what is counted below: key, stamp and moka's own bookkeeping, the decoded form's own
 /// allocations, and what the allocator loses. Chosen so that `tests/moka_memory.rs` measures what was allowed.
-const OVERHEAD: usize = 680;
+const OVERHEAD: usize = 560;
 
 /// What the decoded form of a record takes per key of the session, in a payload whose places two bytes can tell, and in a
 /// longer one.
-const PER_SESSION_KEY: usize = 8;
+const PER_SESSION_KEY: usize = 4;
 const PER_SESSION_KEY_OF_LONG: usize = 16;
 
 /// The memory that a value takes, in bytes: counted, and for the decoded form estimated.

@@ -31,13 +31,14 @@ fuzz_target!(|input: Input<'_>| {
         .with_last_seen_at(last_seen_at)
         .with_version(Version::from_u64(input.version))
         .with_subject(subject);
+    let record = Arc::new(record);
     assert_eq!(record.is_expired(now), expires_at <= now);
     // Read or refused, and the same the second time.
     let (first, second) =
         (record.data(&key, &JsonCodec::default()).ok(), record.data(&key, &JsonCodec::default()).ok());
     assert_eq!(first, second);
 
-    let state = State::Value(Value { record: Arc::new(record.clone()), made_at });
+    let state = State::Value(Value { record: Arc::clone(&record), made_at });
     let mut bytes = BytesMut::new();
     state.encode(&key, &mut bytes);
     assert_eq!(bytes.len(), state.encoded_len(&key));

@@ -74,10 +74,10 @@ fn fill(count: usize) {
     let cache = MokaCache::builder().max_bytes(1 << 40).build();
     for number in 1..=count {
         let key = key(number);
-        let record = record(number);
+        let record = Arc::new(record(number));
         // As whoever reads it leaves it.
         record.data(&key, &JsonCodec::default()).unwrap();
-        let value = Value { record: Arc::new(record), made_at: Timestamp::from_micros(0) };
+        let value = Value { record, made_at: Timestamp::from_micros(0) };
         let entry = Entry::value(Stamp((number as u64).try_into().unwrap()), value);
         let stored = cache.compare_exchange(&key, Expected::Vacant, Some(entry), Duration::from_secs(3_600));
         assert_eq!(stored.now_or_never().unwrap().unwrap(), Exchange::Stored);

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use session_cached_db::CachedDb;
 use session_core::{Codec as _, JsonCodec, SealCodec, SealingKey, SealingKeys, SessionData, StoredKey};
 
@@ -26,7 +28,7 @@ pub async fn every_session_is_sealed_with_the_first_key_and_nobody_is_logged_out
     let new = sealing_with(NEW);
     let database = world.database().await;
     for (n, key) in keys.iter().enumerate() {
-        let record = database.load_dyn(key, crate::world::now()).await.unwrap().unwrap();
+        let record = database.load_dyn(key, crate::world::now()).await.unwrap().map(Arc::new).unwrap();
         assert_eq!(record.data(key, &new).unwrap().get("n"), Some(format!("\"{n}\"").as_str()));
         assert_eq!(record.subject().unwrap().as_str(), "ann");
         // No cache shows what was sealed with the old key.
@@ -69,7 +71,7 @@ pub async fn an_interrupted_run_says_how_far_it_came_and_can_be_run_again(world:
     let sessions: Vec<_> = (0..40).map(|n| (format!("session-{n}"), None, 3_600)).collect();
     let database = world.filled(&sessions).await;
     let is_sealed = async |key: &StoredKey| {
-        let record = database.load_dyn(key, crate::world::now()).await.unwrap().unwrap();
+        let record = database.load_dyn(key, crate::world::now()).await.unwrap().map(Arc::new).unwrap();
         sealing_with(NEW).decode(key, record.payload()).is_ok()
     };
     let sealed = async || {

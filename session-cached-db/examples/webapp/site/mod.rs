@@ -263,6 +263,7 @@ async fn own_sessions(State(site): State<Site>, session: SessionHandle) -> Answe
     let (now, codec) = (now(), JsonCodec::default());
     let mut own = Vec::new();
     for (key, record) in site.store.list_by_subject(name).await? {
+        let record = Arc::new(record);
         let Ok(data) = record.data(&key, &codec) else { continue };
         let text = |name| serde_json::from_str::<String>(data.get(name)?).ok();
         own.push(OwnSession {
@@ -292,8 +293,9 @@ async fn end_session(
     let codec = JsonCodec::default();
     // Among his own only, whatever the form says.
     for (key, record) in site.store.list_by_subject(name).await? {
-        let label = record.data(&key, &codec).ok().and_then(|data| data.get(keys::LABEL));
-        if label.and_then(|json| serde_json::from_str(json).ok()) == Some(form.label.as_str()) {
+        let Ok(data) = Arc::new(record).data(&key, &codec) else { continue };
+        let label = data.get(keys::LABEL).and_then(|json| serde_json::from_str(json).ok());
+        if label == Some(form.label.as_str()) {
             site.store.revoke(&key).await?;
         }
     }

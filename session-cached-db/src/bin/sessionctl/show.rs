@@ -1,5 +1,7 @@
 //! Shows one session.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use serde_json::value::RawValue;
 use session_cached_db::core::Subject;
@@ -24,7 +26,7 @@ pub(crate) async fn run(at: &Connection, command: &Show, output: &Output) -> Res
     let codec = codec(&command.format, None)?;
     let database = database(at, Access::Read).await?;
     let now = now();
-    let Some(record) = database.load_dyn(&command.key, now).await? else {
+    let Some(record) = database.load_dyn(&command.key, now).await?.map(Arc::new) else {
         complain("there is no session under this key, or it has expired");
         return Ok(Exit::Found);
     };

@@ -6,6 +6,7 @@ pub mod log;
 pub mod runtime;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use session_cached_db::{Builder, CachedDb, Session, SqlitePersistence};
@@ -141,7 +142,7 @@ impl World {
     /// The session's values as the database has them.
     pub async fn in_database(&self, key: &StoredKey) -> Option<BTreeMap<String, i32>> {
         use session_core::{JsonCodec, Persistence as _, Runtime as _};
-        let record = self.db.sqlite.load(key, self.runtime.now()).await.unwrap()?;
+        let record = Arc::new(self.db.sqlite.load(key, self.runtime.now()).await.unwrap()?);
         let data = record.data(key, &JsonCodec::default()).unwrap();
         Some(data.iter().map(|(key, value)| (key.to_owned(), value.parse().unwrap())).collect())
     }

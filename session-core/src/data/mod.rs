@@ -1,13 +1,17 @@
-use std::borrow::Cow;
+mod object;
+mod parse;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::iter::Peekable;
-use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::de::{DeserializeSeed, Deserializer as _, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
+
+use self::object::Parsed;
+pub(crate) use self::object::{Dense, Object};
+use crate::Record;
 
 /// The map that a session holds: from string, in order, to the raw JSON text of its value, decoded when it is read.
 ///
@@ -16,9 +20,18 @@ use serde_json::value::RawValue;
 /// applied again to a fresher base ([`rebase`](Self::rebase)).
 #[derive(Clone, Default)]
 pub struct SessionData {
-    base: Arc<Base>,
-    /// Apart, because a cache holds one map for every session, and those are unchanged.
+    base: Base,
+    /// Apart, because most maps are only read.
     changes: Option<Box<Changes>>,
+}
+
+#[derive(Clone, Default)]
+enum Base {
+    #[default]
+    Empty,
+    Parsed(Arc<Parsed>),
+    /// It is in the payload of this record, which has been [decoded](Record::decode).
+    Record(Arc<Record>),
 }
 
 #[derive(Clone, Default)]
@@ -29,136 +42,18 @@ struct Changes {
     keys: BTreeMap<Box<str>, Option<Box<str>>>,
 }
 
-/// A parsed JSON object: its text, and where in it the keys and values are. A cache holds one for every session, so it is
-/// small.
-#[derive(Default)]
-struct Base {
-    text: Bytes,
-    slots: Slots,
-}
-
-/// Ordered by key. The longer ones only where they must be.
-enum Slots {
-    /// Of a text whose places two bytes can tell, and that spells its keys plainly.
-    Short(Box<[Slot<u16>]>),
-    Long(Box<LongSlots>),
-}
-
-struct LongSlots {
-    slots: Box<[Slot<u32>]>,
-    /// The keys that the text spells with escapes, one after the other, in plain. Positions in it go on from where the text
-    /// ends.
-    unescaped: Box<str>,
-}
-
-/// Where a key and its value are.
-#[derive(Clone, Copy)]
-struct Slot<N> {
-    key_start: N,
-    key_len: N,
-    value_start: N,
-    value_len: N,
-}
-
 /// Part of a text that the parser has found to be UTF-8.
 fn utf8(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap_or_default()
 }
 
-impl<N: Copy + Into<u32>> Slot<N> {
-    fn key(self) -> Range<usize> {
-        range(self.key_start.into(), self.key_len.into())
-    }
-
-    fn value(self) -> Range<usize> {
-        range(self.value_start.into(), self.value_len.into())
-    }
-}
-
-const fn range(start: u32, len: u32) -> Range<usize> {
-    start as usize..start as usize + len as usize
-}
-
-impl Slot<u32> {
-    fn new(key: Range<usize>, value: Range<usize>) -> Option<Self> {
-        Some(Self {
-            key_start: key.start.try_into().ok()?,
-            key_len: key.len().try_into().ok()?,
-            value_start: value.start.try_into().ok()?,
-            value_len: value.len().try_into().ok()?,
-        })
-    }
-
-    /// For a text that is short enough.
-    fn shortened(self) -> Slot<u16> {
-        let short = |number| u16::try_from(number).unwrap_or(u16::MAX);
-        Slot {
-            key_start: short(self.key_start),
-            key_len: short(self.key_len),
-            value_start: short(self.value_start),
-            value_len: short(self.value_len),
-        }
-    }
-}
-
-impl Slots {
-    fn new(text: &[u8], slots: Vec<Slot<u32>>, unescaped: String) -> Self {
-        if text.len() <= usize::from(u16::MAX) && unescaped.is_empty() {
-            Self::Short(slots.into_iter().map(Slot::shortened).collect())
-        } else {
-            Self::Long(Box::new(LongSlots { slots: slots.into(), unescaped: unescaped.into() }))
-        }
-    }
-}
-
-impl Default for Slots {
-    fn default() -> Self {
-        Self::Short(Box::default())
-    }
-}
-
-/// The key that is at `place` in a text, or behind it.
-fn key_at<'a>(text: &'a [u8], unescaped: &'a str, place: Range<usize>) -> &'a [u8] {
-    let key = match place.start.checked_sub(text.len()) {
-        None => text.get(place),
-        Some(start) => unescaped.as_bytes().get(start..start + place.len()),
-    };
-    key.unwrap_or_default()
-}
-
 impl Base {
-    fn get(&self, key: &str) -> Option<&str> {
-        let place = match &self.slots {
-            Slots::Short(slots) => self.find(slots, "", key),
-            Slots::Long(long) => self.find(&long.slots, &long.unescaped, key),
-        };
-        place.map(|place| utf8(self.value(place)))
-    }
-
-    fn find<N: Copy + Into<u32>>(
-        &self,
-        slots: &[Slot<N>],
-        unescaped: &str,
-        key: &str,
-    ) -> Option<Range<usize>> {
-        let key_of = |slot: &Slot<N>| key_at(&self.text, unescaped, slot.key());
-        let found = slots.binary_search_by(|slot| key_of(slot).cmp(key.as_bytes())).ok()?;
-        slots.get(found).map(|slot| slot.value())
-    }
-
-    fn value(&self, place: Range<usize>) -> &[u8] {
-        self.text.get(place).unwrap_or_default()
-    }
-
-    fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let (short, long, unescaped): (&[_], &[_], _) = match &self.slots {
-            Slots::Short(slots) => (slots, &[], ""),
-            Slots::Long(long) => (&[], &long.slots, &*long.unescaped),
-        };
-        let short = short.iter().map(|slot| (slot.key(), slot.value()));
-        let long = long.iter().map(|slot| (slot.key(), slot.value()));
-        let places = short.chain(long);
-        places.map(move |(key, value)| (key_at(&self.text, unescaped, key), self.value(value)))
+    fn object(&self) -> Object<'_> {
+        match self {
+            Self::Empty => Object::EMPTY,
+            Self::Parsed(parsed) => parsed.object(),
+            Self::Record(record) => record.object(),
+        }
     }
 }
 
@@ -174,8 +69,8 @@ impl Changes {
 impl SessionData {
     /// An empty map.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub const fn new() -> Self {
+        Self { base: Base::Empty, changes: None }
     }
 
     /// Reads the JSON object that is in `text`, without decoding its values. `text` is kept, not copied. Of a key that
@@ -185,22 +80,22 @@ impl SessionData {
     ///
     /// [`MalformedJson`] when `text` is not one JSON object, or larger than 4 GiB.
     pub fn from_json(text: Bytes) -> Result<Self, MalformedJson> {
-        // All at once, because the parser would check every string on its own.
-        let json =
-            std::str::from_utf8(&text).map_err(|error| MalformedJson::at(&text, error.valid_up_to()))?;
-        let mut parser = serde_json::Deserializer::from_str(json);
-        let slots = parser.deserialize_map(Indexer { text: &text })?;
-        parser.end()?;
-        Ok(Self { base: Arc::new(Base { text, slots }), changes: None })
+        Ok(Self { base: Base::Parsed(Arc::new(Parsed::read(text)?)), changes: None })
+    }
+
+    /// The map in the payload of `record`.
+    pub(crate) const fn of(record: Arc<Record>) -> Self {
+        Self { base: Base::Record(record), changes: None }
     }
 
     /// Appends the map to `out` as one JSON object, in the order of its keys.
     pub fn write_json(&self, out: &mut Vec<u8>) {
-        if !self.is_changed() && !self.base.text.is_empty() {
-            out.extend_from_slice(&self.base.text);
+        let base = self.base.object().json();
+        if !self.is_changed() {
+            out.extend_from_slice(base);
             return;
         }
-        out.reserve(self.base.text.len() + self.changes.as_ref().map_or(0, |changes| changes.len()));
+        out.reserve(base.len() + self.changes.as_ref().map_or(0, |changes| changes.len()));
         out.push(b'{');
         for (position, (key, value)) in self.merged().enumerate() {
             if position > 0 {
@@ -275,11 +170,11 @@ impl SessionData {
 
     /// As bytes, because what is just copied or counted need not be checked once more.
     fn merged(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let base = (!self.is_cleared()).then(|| self.base.iter()).into_iter().flatten();
+        let base = if self.is_cleared() { Object::EMPTY } else { self.base.object() };
         let changes = self.changes.iter().flat_map(|changes| &changes.keys);
         let changes =
             changes.map(|(key, value)| (key.as_bytes(), value.as_ref().map(|value| value.as_bytes())));
-        Merged { base: base.peekable(), changes: changes.peekable() }
+        Merged { base: base.iter().peekable(), changes: changes.peekable() }
     }
 
     /// Whether anything was changed since the map was read or made.
@@ -309,9 +204,9 @@ impl SessionData {
     pub fn overlaps(&self, fresh: &Self) -> bool {
         let Some(mine) = &self.changes else { return false };
         if mine.cleared {
-            return !self.base.iter().eq(fresh.merged());
+            return !self.base.object().iter().eq(fresh.merged());
         }
-        mine.keys.keys().any(|key| fresh.get(key) != self.base.get(key))
+        mine.keys.keys().any(|key| fresh.get(key) != self.base.object().get(key).map(utf8))
     }
 
     fn change(&mut self) -> &mut Changes {
@@ -323,7 +218,7 @@ impl SessionData {
     }
 
     fn unchanged(&self, key: &str) -> Option<&str> {
-        if self.is_cleared() { None } else { self.base.get(key) }
+        if self.is_cleared() { None } else { self.base.object().get(key).map(utf8) }
     }
 }
 
@@ -394,76 +289,6 @@ where
                 return Some((key, value));
             }
         }
-    }
-}
-
-/// Parses an object into the slots of a [`Base`].
-struct Indexer<'de> {
-    text: &'de [u8],
-}
-
-impl Indexer<'_> {
-    /// Where `part`, which borrows from the text, is in it.
-    fn place(&self, part: &str) -> Range<usize> {
-        let start = (part.as_ptr() as usize).wrapping_sub(self.text.as_ptr() as usize);
-        start..start.wrapping_add(part.len())
-    }
-}
-
-impl<'de> Visitor<'de> for Indexer<'de> {
-    type Value = Slots;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut slots: Vec<Slot<u32>> = Vec::with_capacity(16);
-        let mut unescaped = String::new();
-        while let Some(key) = map.next_key_seed(Key)? {
-            let value = map.next_value::<&RawValue>()?;
-            let key = match &key {
-                Cow::Borrowed(key) => self.place(key),
-                Cow::Owned(key) => {
-                    let start = self.text.len() + unescaped.len();
-                    unescaped.push_str(key);
-                    start..start + key.len()
-                }
-            };
-            let slot = Slot::new(key, self.place(value.get()));
-            slots.push(slot.ok_or_else(|| A::Error::custom("larger than 4 GiB"))?);
-        }
-        let key = |slot: &Slot<u32>| key_at(self.text, &unescaped, slot.key());
-        if !slots.is_sorted_by(|a, b| key(a) < key(b)) {
-            // Of equal keys the last comes first now, which is the one that is kept.
-            slots.reverse();
-            slots.sort_by(|a, b| key(a).cmp(key(b)));
-            slots.dedup_by(|a, b| key(a) == key(b));
-        }
-        Ok(Slots::new(self.text, slots, unescaped))
-    }
-}
-
-/// Reads a key without copying it, if the text spells it plainly.
-struct Key;
-
-impl<'de> DeserializeSeed<'de> for Key {
-    type Value = Cow<'de, str>;
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Key {
-    type Value = Cow<'de, str>;
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
-    }
-    fn visit_borrowed_str<E>(self, key: &'de str) -> Result<Self::Value, E> {
-        Ok(Cow::Borrowed(key))
-    }
-    fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(key.to_owned()))
     }
 }
 
