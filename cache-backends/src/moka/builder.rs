@@ -23,7 +23,9 @@ impl MokaCacheBuilder {
 
     /// How much memory the values may take, in bytes, everything around them included. Default 64 MiB.
     ///
-    /// A session with a payload of 1 KB takes about 2 KB. A value that alone is larger than this is not kept.
+    /// A session with a payload of 1 KB takes about 1.7 KB. One whose payload is no JSON (sealed, compressed, a Django site's)
+    /// is kept decoded beside it once it was read, which does not count here. A value that alone is larger than this is not
+    /// kept.
     pub const fn max_bytes(mut self, max_bytes: u64) -> Self {
         self.max_bytes = max_bytes;
         self

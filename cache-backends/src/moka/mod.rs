@@ -11,6 +11,7 @@
 
 mod builder;
 mod clock;
+mod key;
 mod pending;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ use session_core::{
 
 pub use self::builder::MokaCacheBuilder;
 use self::clock::{Clock, Tick};
+use self::key::Key;
 use self::pending::{Pending, Shard};
 use crate::{Inspect, Inspection};
 
@@ -50,7 +52,7 @@ use crate::{Inspect, Inspection};
 ///   after its TTL, at the latest when many others have come.
 #[derive(Clone)]
 pub struct MokaCache {
-    values: moka::sync::Cache<StoredKey, Held, RandomState>,
+    values: moka::sync::Cache<Key, Held, RandomState>,
     pending: Arc<Pending>,
     clock: Clock,
     max_bytes: u64,
@@ -113,7 +115,7 @@ impl Locked<'_> {
             }
             Some(Entry { stamp, state: State::Value(value) }) => {
                 self.shard.remove(&self.key);
-                self.cache.values.insert(self.key, Held { stamp, value, deadline });
+                self.cache.values.insert(Key::from(&self.key), Held { stamp, value, deadline });
             }
             Some(pending) => {
                 self.cache.values.invalidate(&self.key);

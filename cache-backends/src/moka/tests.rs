@@ -91,6 +91,22 @@ fn record(entry: Option<Entry>) -> Arc<Record> {
 }
 
 #[test]
+fn keys_of_every_length_are_found_and_told_apart() {
+    let bench = Bench::new();
+    let keys: Vec<_> = (1..=StoredKey::MAX_LEN).map(|len| key(&"k".repeat(len))).collect();
+    for (number, key) in (1..).zip(&keys) {
+        assert_eq!(bench.exchange(key, Expected::Vacant, value(number, 10), MINUTE), Exchange::Stored);
+    }
+    for (number, key) in (1..).zip(&keys) {
+        assert_eq!(bench.get(key), Some(value(number, 10)));
+    }
+    for (number, key) in (1..).zip(&keys) {
+        assert_eq!(bench.exchange(key, Expected::Stamp(stamp(number)), None, MINUTE), Exchange::Stored);
+        assert_eq!(bench.get(key), None);
+    }
+}
+
+#[test]
 fn every_kind_of_entry_replaces_every_other() {
     let kinds = [|n| value(n, 10), |n| Entry::lease(stamp(n)), fence];
     for before in kinds {
