@@ -184,9 +184,10 @@ impl Cache for RedisCache {
         if ttl.is_zero() {
             return Ok(self.get(key).await?.map_or(Acquired::Placed, Acquired::Found));
         }
-        let mut cmd = Cmd::new();
-        cmd.arg("SET").arg(self.name(key)).arg(&*encode(&lease, key)?);
-        cmd.arg("NX").arg("GET").arg("PX").arg(millis(ttl));
+        let (name, lease_bytes) = (self.name(key), encode(&lease, key)?);
+        // With room for all of it: every hit is one.
+        let mut cmd = Cmd::with_capacity(7, name.len() + lease_bytes.len() + 32);
+        cmd.arg("SET").arg(&name).arg(&*lease_bytes).arg("NX").arg("GET").arg("PX").arg(millis(ttl));
         // What is there and cannot be read.
         let present = match self.0.link.call(&cmd).await {
             Ok(Value::Nil) => return Ok(Acquired::Placed),

@@ -49,7 +49,8 @@ impl CompareExchange {
                 Found::Stamped(bytes) => ("stamped", bytes),
                 Found::Raw(bytes) => ("raw", bytes),
             };
-            let mut cmd = Cmd::new();
+            let lengths = script.len() + name.len() + bytes.len() + new.len();
+            let mut cmd = Cmd::with_capacity(8, lengths + 64);
             cmd.arg(name_of_command).arg(script).arg(1).arg(name).arg(kind).arg(bytes).arg(new).arg(millis);
             cmd
         };

@@ -77,19 +77,20 @@ impl Dense {
             return None;
         }
         let (mut key_at, mut last_key) = (start + MARKS, None);
-        let place = |slot: &Slot| {
+        let mut places = Vec::with_capacity(slots.len());
+        for slot in slots {
             let (key, value) = (slot.key(), slot.value());
             let spelled = text.get(key.clone());
-            let is_dense = key.start == key_at && value.start == key.end + MARKS && last_key < spelled;
+            if key.start != key_at || value.start != key.end + MARKS || last_key >= spelled {
+                return None;
+            }
             (key_at, last_key) = (value.end + MARKS, spelled);
-            let place =
-                Place { key: u16::try_from(key.start).ok()?, value: u16::try_from(value.start).ok()? };
-            is_dense.then_some(place)
-        };
-        let places = slots.iter().map(place).collect::<Option<_>>()?;
+            places
+                .push(Place { key: u16::try_from(key.start).ok()?, value: u16::try_from(value.start).ok()? });
+        }
         // Behind the last value there is a brace only; with no value at all, `key_at` is where the text ends.
         let end = if slots.is_empty() { key_at } else { key_at - 1 };
-        (end == text.len()).then_some(Self(places))
+        (end == text.len()).then(|| Self(places.into()))
     }
 
     pub(crate) fn object<'a>(&'a self, text: &'a [u8]) -> Object<'a> {
