@@ -149,15 +149,7 @@ impl<C: Cache + Clone> World<C> {
             }
             one.push(hit.median() / raw.median());
 
-            let raw = crowd(&self.keys, |keys| {
-                let mut get = get.clone();
-                async move {
-                    for key in keys {
-                        black_box(get.get(&key).await);
-                    }
-                }
-            });
-            let raw = raw.await;
+            let raw = self.gets_of_many(&get).await;
             many.push(self.loads_of_many().await / raw);
         }
         let after = self.store.stats();
@@ -179,6 +171,30 @@ impl<C: Cache + Clone> World<C> {
         hit.await
     }
 
+    async fn gets_of_many(&self, raw: &impl Raw) -> f64 {
+        let got = crowd(&self.keys, |keys| {
+            let mut raw = raw.clone();
+            async move {
+                for key in keys {
+                    black_box(raw.get(&key).await);
+                }
+            }
+        });
+        got.await
+    }
+
+    async fn acquires_of_many(&self, raw: &impl Raw) -> f64 {
+        let acquired = crowd(&self.keys, |keys| {
+            let mut raw = raw.clone();
+            async move {
+                for key in keys {
+                    black_box(raw.acquire(&key).await);
+                }
+            }
+        });
+        acquired.await
+    }
+
     /// What it costs to get the record or the right to fill it, beside the command that only gets.
     async fn acquisitions(
         &self,
@@ -188,8 +204,8 @@ impl<C: Cache + Clone> World<C> {
         effort: Effort,
         report: &mut Report,
     ) {
-        let mut rounds = Vec::new();
-        let mut against = Vec::new();
+        let (mut one, mut many) = (Vec::new(), Vec::new());
+        let (mut against, mut against_many) = (Vec::new(), Vec::new());
         for round in 0..effort.rounds {
             let start = round * ALONE % self.keys.len();
             let (mut get, mut acquire, mut hit) = (Times::default(), Times::default(), Times::default());
@@ -198,16 +214,19 @@ impl<C: Cache + Clone> World<C> {
                 assert!(acquire.time(raw.acquire(key)).await > 900);
                 hit.time(self.load(key)).await;
             }
-            rounds.push(acquire.median() / get.median());
+            one.push(acquire.median() / get.median());
             against.push(hit.median() / acquire.median());
+
+            let get = self.gets_of_many(&raw).await;
+            let acquire = self.acquires_of_many(&raw).await;
+            many.push(acquire / get);
+            against_many.push(self.loads_of_many().await / acquire);
         }
-        report.add(name, Aim::None, what, rounds);
+        let hit = format!("{}_hit_vs_{}", self.name, name.split_once('_').unwrap().1);
+        report.add(name, Aim::None, what, one);
+        report.add(format!("{name}_64"), Aim::None, what, many);
         let what = "load, hit, against the same";
-        report.add(
-            format!("{}_hit_vs_{}", self.name, name.split_once('_').unwrap().1),
-            Aim::None,
-            what,
-            against,
-        );
+        report.add(format!("{hit}_64"), Aim::None, what, against_many);
+        report.add(hit, Aim::None, what, against);
     }
 }
