@@ -1,7 +1,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use memcache::exp::MetaClientBuilder;
+use memcache::exp::{MetaClientBuilder, Router};
 use percent_encoding::percent_decode_str;
 use session_core::StoredKey;
 
@@ -108,6 +108,7 @@ impl MemcachedCacheBuilder {
             return Err(ConnectError::Config("max_connections must not be 0".into()));
         }
         let settings = MetaClientBuilder::new()
+            .router(NoChoice)
             .max_connections(Some(self.max_connections))
             .max_idle(self.max_connections)
             .connect_timeout(Some(self.connect_timeout))
@@ -162,6 +163,15 @@ impl fmt::Debug for MemcachedCacheBuilder {
             .field("connect_timeout", &self.connect_timeout)
             .field("response_timeout", &self.response_timeout)
             .finish_non_exhaustive()
+    }
+}
+
+/// The driver's clients have one server each. To choose among them, the driver would hash every key.
+struct NoChoice;
+
+impl Router for NoChoice {
+    fn route(&self, _key: &[u8], _servers: &[String]) -> usize {
+        0
     }
 }
 

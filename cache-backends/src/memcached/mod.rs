@@ -110,28 +110,28 @@ impl MemcachedCache {
     async fn exchange(
         &self,
         key: &StoredKey,
+        (name, server): (&[u8], &Server),
         expected: Expected,
         mut present: Option<u64>,
         new: Option<Set>,
     ) -> Result<Exchange, CacheError> {
-        let (name, server) = self.locate(key);
         for _ in 0..ATTEMPTS {
             let mutation = match (new.clone(), present) {
                 (Some(set), None) => Some(set.add().into()),
                 (Some(set), Some(cas)) => Some(set.compare_cas(cas).into()),
-                (None, Some(cas)) => Some(Delete::new(&name).compare_cas(cas).into()),
+                (None, Some(cas)) => Some(Delete::new(name).compare_cas(cas).into()),
                 // Nothing takes the place of nothing.
                 (None, None) => None,
             };
             let found = match mutation {
-                None => match self.look(key).await? {
+                None => match look(key, name, server).await? {
                     Found::Nothing | Found::Unreadable(_) => return Ok(Exchange::Stored),
                     found @ Found::Entry(_) => found,
                 },
                 Some(mutation) => match server.mutate(mutation).await? {
                     MutationStatus::Applied => return Ok(Exchange::Stored),
                     MutationStatus::NotFound => Found::Nothing,
-                    _ => self.look(key).await?,
+                    _ => look(key, name, server).await?,
                 },
             };
             present = match (found, expected) {
@@ -145,13 +145,8 @@ impl MemcachedCache {
         Err(CacheError::Refused("what is under the key keeps coming and going".into()))
     }
 
-    async fn look(&self, key: &StoredKey) -> Result<Found, CacheError> {
-        let (name, server) = self.locate(key);
-        read(key, server.run(get(&name)).await?)
-    }
-
-    /// The command that writes `entry`, whatever is there.
-    fn set(&self, key: &StoredKey, entry: &Entry, ttl: Duration) -> Result<Set, CacheError> {
+    /// The command that writes `entry` under `name`, whatever is there.
+    fn set(&self, key: &StoredKey, name: &[u8], entry: &Entry, ttl: Duration) -> Result<Set, CacheError> {
         let mut value = BytesMut::with_capacity(entry.state.encoded_len(key));
         entry.state.encode(key, &mut value);
         let (actual, limit) = (value.len(), self.0.max_entry_bytes);
@@ -160,14 +155,14 @@ impl MemcachedCache {
             let text = format!("the entry has {actual} bytes, but at most {limit} are cached");
             return Err(CacheError::Refused(text.into()));
         }
-        let (name, _) = self.locate(key);
         Ok(Set::new(name, value).ttl(seconds(ttl)).force_cas(entry.stamp.0.get()))
     }
 }
 
 impl Cache for MemcachedCache {
     async fn get(&self, key: &StoredKey) -> Result<Option<Entry>, CacheError> {
-        Ok(self.look(key).await?.entry())
+        let (name, server) = self.locate(key);
+        Ok(look(key, &name, server).await?.entry())
     }
 
     async fn compare_exchange(
@@ -181,11 +176,13 @@ impl Cache for MemcachedCache {
             Expected::Vacant => None,
             Expected::Stamp(stamp) => Some(stamp.0.get()),
         };
-        match new.filter(|_| !ttl.is_zero()).map(|entry| self.set(key, &entry, ttl)).transpose() {
-            Ok(set) => self.exchange(key, expected, present, set).await,
+        let (name, server) = self.locate(key);
+        let at = (&*name, server);
+        match new.filter(|_| !ttl.is_zero()).map(|entry| self.set(key, &name, &entry, ttl)).transpose() {
+            Ok(set) => self.exchange(key, at, expected, present, set).await,
             Err(too_large) if present.is_none() => Err(too_large),
             // What it was to replace is outdated.
-            Err(too_large) => match self.exchange(key, expected, present, None).await? {
+            Err(too_large) => match self.exchange(key, at, expected, present, None).await? {
                 Exchange::Stored => Err(too_large),
                 lost @ Exchange::Lost(_) => Ok(lost),
             },
@@ -198,7 +195,7 @@ impl Cache for MemcachedCache {
             return Ok(Box::pin(self.get(key)).await?.map_or(Acquired::Placed, Acquired::Found));
         }
         let (name, server) = self.locate(key);
-        let add = self.set(key, &lease, ttl)?.add();
+        let add = self.set(key, &name, &lease, ttl)?.add();
         // Both in one round trip. The lease is added only if nothing is there by then, whatever was found before.
         let (found, added) = server.run_both(get(&name), add).await?;
         if added == MutationStatus::Applied {
@@ -209,8 +206,9 @@ impl Cache for MemcachedCache {
             Found::Unreadable(cas) => Some(cas),
             Found::Nothing => None,
         };
-        let set = self.set(key, &lease, ttl)?;
-        match Box::pin(self.exchange(key, Expected::Vacant, present, Some(set))).await? {
+        let set = self.set(key, &name, &lease, ttl)?;
+        let exchange = self.exchange(key, (&name, server), Expected::Vacant, present, Some(set));
+        match Box::pin(exchange).await? {
             Exchange::Stored => Ok(Acquired::Placed),
             Exchange::Lost(Some(entry)) => Ok(Acquired::Found(entry)),
             Exchange::Lost(None) => {
@@ -234,6 +232,10 @@ impl fmt::Debug for MemcachedCache {
             .field("max_entry_bytes", &self.0.max_entry_bytes)
             .finish_non_exhaustive()
     }
+}
+
+async fn look(key: &StoredKey, name: &[u8], server: &Server) -> Result<Found, CacheError> {
+    read(key, server.run(get(name)).await?)
 }
 
 fn get(name: &[u8]) -> Get {
