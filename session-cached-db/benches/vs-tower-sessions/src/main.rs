@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use conformance_tests::reference::MemoryPersistence;
 use figure::{Aim, Report, Times, crowd, timed};
+use serde_json::{Value, json};
 use session_cached_db::core::{Cache, StoredKey};
 use session_cached_db::{CachedDb, MokaCache, RedisCache};
 use time::OffsetDateTime;
@@ -39,9 +40,10 @@ async fn main() {
 async fn measure(rounds: usize) -> Report {
     let mut report = Report::default();
 
-    let cache = MokaStore::new(Some(2 * SESSIONS as u64));
-    let theirs = Theirs::new(cache).await;
-    let ours = Ours::new(MokaCache::builder().max_bytes(256 << 20).build()).await;
+    let theirs_in_moka = async |values| Theirs::new(MokaStore::new(Some(2 * SESSIONS as u64)), values).await;
+    let ours_in_moka =
+        async |values| Ours::new(MokaCache::builder().max_bytes(256 << 20).build(), values).await;
+    let (theirs, ours) = (theirs_in_moka(texts).await, ours_in_moka(texts).await);
     let bare = Bare::new(&theirs.ids);
     let (mut one, mut many, mut most) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
@@ -56,6 +58,19 @@ async fn measure(rounds: usize) -> Report {
     let what = "the same against a bare moka get of an Arc, with short keys and a fast hash: the most there is to be had";
     report.add("moka_get_vs_tower_sessions", Aim::None, what, most);
     ours.check();
+    drop((theirs, ours, bare));
+
+    let (theirs, ours) = (theirs_in_moka(objects).await, ours_in_moka(objects).await);
+    let mut one = Vec::new();
+    for _ in 0..rounds {
+        let theirs_time = timed(theirs.load_all()).await;
+        one.push(theirs_time / timed(ours.load_all()).await);
+    }
+    let what =
+        "the same, load against load, of as large a session with an object of five fields under each key";
+    report.add("moka_hit_vs_tower_sessions_objects", Aim::None, what, one);
+    ours.check();
+    drop((theirs, ours));
 
     let Ok(url) = std::env::var("CONFORMANCE_REDIS_URL") else {
         report.skip("redis_hit_vs_tower_sessions", "CONFORMANCE_REDIS_URL is not set");
@@ -65,8 +80,9 @@ async fn measure(rounds: usize) -> Report {
     let pool = Pool::new(Config::from_url(&url).unwrap(), None, None, None, 6).unwrap();
     let connections = pool.connect();
     pool.wait_for_connect().await.unwrap();
-    let theirs = Theirs::new(RedisStore::new(pool)).await;
-    let ours = Ours::new(RedisCache::builder().url(&url).key_prefix("bench-vs:").build().unwrap()).await;
+    let theirs = Theirs::new(RedisStore::new(pool), texts).await;
+    let cache = RedisCache::builder().url(&url).key_prefix("bench-vs:").build().unwrap();
+    let ours = Ours::new(cache, texts).await;
     let what = "tower-sessions' CachingSessionStore<RedisStore, _>::load, against load, both hits";
     let (mut one, mut many) = (Vec::new(), Vec::new());
     for round in 0..rounds {
@@ -86,9 +102,22 @@ async fn measure(rounds: usize) -> Report {
     report
 }
 
-/// Ten keys, about 1 KB.
-fn values(number: usize) -> impl Iterator<Item = (String, String)> {
-    (0..10).map(move |field| (format!("field-{field}"), format!("{number:08}{}", "x".repeat(80))))
+/// What is under a key of a session.
+type Values = fn(usize) -> Value;
+
+/// How many keys a session has. It has about 1 KB.
+const KEYS: usize = 10;
+
+fn texts(number: usize) -> Value {
+    format!("{number:08}{}", "x".repeat(80)).into()
+}
+
+fn objects(number: usize) -> Value {
+    json!({ "id": number, "name": format!("item number {number}"), "tags": ["one", "two"], "price": 12.5, "sold": false })
+}
+
+fn fields() -> impl Iterator<Item = String> {
+    (0..KEYS).map(|field| format!("field-{field}"))
 }
 
 struct Theirs<C: SessionStore> {
@@ -97,7 +126,7 @@ struct Theirs<C: SessionStore> {
 }
 
 impl<C: SessionStore> Theirs<C> {
-    async fn new(cache: C) -> Self {
+    async fn new(cache: C, values: Values) -> Self {
         let pool = SqlitePool::connect(":memory:").await.unwrap();
         let sqlite = SqliteStore::new(pool);
         sqlite.migrate().await.unwrap();
@@ -106,7 +135,7 @@ impl<C: SessionStore> Theirs<C> {
         for number in 0..SESSIONS {
             let mut record = Record {
                 id: Id::default(),
-                data: values(number).map(|(key, value)| (key, value.into())).collect(),
+                data: fields().map(|key| (key, values(number))).collect(),
                 expiry_date: OffsetDateTime::now_utc() + time::Duration::days(14),
             };
             store.create(&mut record).await.unwrap();
@@ -151,8 +180,8 @@ impl Bare {
         let builder = moka::sync::Cache::builder().max_capacity(2 * SESSIONS as u64);
         let cache = builder.build_with_hasher(foldhash::fast::RandomState::default());
         for id in &ids {
-            let values: String = values(0).flat_map(|(key, value)| [key, value]).collect();
-            cache.insert(*id, values.into());
+            let payload: String = fields().map(|key| format!("{key}{}", texts(0))).collect();
+            cache.insert(*id, payload.into());
         }
         Self { cache, ids }
     }
@@ -170,13 +199,13 @@ struct Ours<C: Cache> {
 }
 
 impl<C: Cache> Ours<C> {
-    async fn new(cache: C) -> Self {
+    async fn new(cache: C, values: Values) -> Self {
         let db = MemoryPersistence::default();
         let store = CachedDb::builder(cache, db).sole_process().reaper(None).build().await.unwrap();
         let mut keys = Vec::new();
         for number in 0..SESSIONS {
             let mut session = store.new_session();
-            session.update(values(number)).unwrap();
+            session.update(fields().map(|key| (key, values(number)))).unwrap();
             let _ = session.save().await.unwrap();
             keys.push(*session.stored_key().unwrap());
         }
