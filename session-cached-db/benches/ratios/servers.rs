@@ -17,6 +17,9 @@ const PREFIX: &str = "bench:";
 /// How many loads of a round are made one at a time.
 const ALONE: usize = 1_000;
 
+/// How often a round measures with many in flight: how tasks and connection meet makes a difference of a quarter.
+const CROWDS: usize = 3;
+
 pub(crate) async fn redis(effort: Effort, report: &mut Report) {
     let Ok(url) = std::env::var("CONFORMANCE_REDIS_URL") else {
         return report.skip("redis_hit, redis_set_nx_get", "CONFORMANCE_REDIS_URL is not set");
@@ -149,14 +152,16 @@ impl<C: Cache + Clone> World<C> {
             }
             one.push(hit.median() / raw.median());
 
-            let raw = self.gets_of_many(&get).await;
-            many.push(self.loads_of_many().await / raw);
+            for _ in 0..CROWDS {
+                let raw = self.gets_of_many(&get).await;
+                many.push(self.loads_of_many().await / raw);
+            }
         }
         let after = self.store.stats();
         assert_eq!(after.misses + after.bypasses, before.misses + before.bypasses, "not all were hits");
         let what = "load, hit, against the raw command that gets as many bytes";
         report.add(format!("{}_hit", self.name), Aim::AtMost(1.1), what, one);
-        report.add(format!("{}_hit_64", self.name), Aim::None, what, many);
+        report.add(format!("{}_hit_64", self.name), Aim::AtMost(1.1), what, many);
     }
 
     async fn loads_of_many(&self) -> f64 {
