@@ -267,6 +267,17 @@ mod tests {
     }
 
     #[test]
+    fn payloads_on_both_sides_of_what_two_bytes_can_tell_are_read() {
+        let around = r#"1{"a":"","b":2}"#.len();
+        for len in [0xfffe, 0xffff, 0x1_0000, 0x1_0010] {
+            let long = format!("\"{}\"", "x".repeat(len - around));
+            let data = record(format!(r#"1{{"a":{long},"b":2}}"#)).data(&key(), &JsonCodec).unwrap();
+            assert_eq!(data.iter().collect::<Vec<_>>(), [("a", &*long), ("b", "2")], "{len}");
+            assert_eq!((data.get("b"), written(&data).len()), (Some("2"), len - 1));
+        }
+    }
+
+    #[test]
     fn what_a_codec_makes_of_a_payload_that_is_no_json_is_remembered_and_shared() {
         #[derive(Debug, Default)]
         struct Counting(std::sync::atomic::AtomicU32);
