@@ -32,7 +32,8 @@ pub trait Codec: Send + Sync + fmt::Debug + 'static {
 
     /// Where in `payload` a JSON object begins that goes on to its end, and is the map: what `decode` makes of it, if that
     /// is no error, is what [`SessionData::from_json`] makes of that part. A map is then read where it is, in the payload.
-    /// By default there is no such part, and `decode` is asked.
+    /// By default there is no such part, and `decode` is asked. So it must stay for a codec that first has to find out whether a
+    /// payload is genuine: what is read in place never goes through `decode`.
     fn json_start(&self, payload: &[u8]) -> Option<usize> {
         let _ = payload;
         None

@@ -154,7 +154,10 @@ pub struct TooLargeInflated {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::{Record, Timestamp};
     use proptest::prelude::*;
 
     fn key() -> StoredKey {
@@ -213,6 +216,19 @@ mod tests {
         let codec = CompressCodec::new(Marked(b'z'));
         let payload = codec.encode(&key(), &data("1")).unwrap();
         assert_eq!(codec.decode(&key(), &payload).unwrap(), data("1"));
+    }
+
+    #[test]
+    fn a_record_reads_what_is_compressed_and_what_is_not() {
+        let codec = CompressCodec::new(JsonCodec).with_threshold(100);
+        for len in [1, 5_000] {
+            let payload = codec.encode(&key(), &long(len)).unwrap();
+            assert_eq!(codec.json_start(&payload), (len == 1).then_some(1));
+            let record = Arc::new(Record::new(payload, Timestamp::from_secs(0), Timestamp::MAX));
+            assert_eq!(record.data(&key(), &codec).unwrap(), long(len));
+        }
+        // What is in it may look compressed; it is for the inner codec to say where its JSON is.
+        assert_eq!(CompressCodec::new(Marked(b'a')).json_start(b"a1{}"), None);
     }
 
     #[test]

@@ -35,7 +35,7 @@ impl Version {
 /// The payload is encoded; [`data`](Self::data) decodes it at most once, and shares the result, so that an in-process
 /// cache hands the same decoded map to every reader. `Debug` shows neither payload nor subject.
 #[derive(Clone)]
-// In this order, because what every cache hit looks at comes first: beside the reference count, in one cache line.
+// In this order, because what every cache hit looks at comes first, beside the reference count: in its cache line or the next.
 #[repr(C)]
 pub struct Record {
     expires_at: Timestamp,

@@ -46,8 +46,8 @@ use crate::{Inspect, Inspection};
 ///
 /// - Every call returns at once and never fails.
 /// - A value that everybody reads is the same [`Record`](session_core::Record): it is decoded once.
-/// - The values together take no more than about [`max_bytes`](MokaCacheBuilder::max_bytes) of memory; those not used for
-///   the longest time make room for new ones.
+/// - The values together take no more than about [`max_bytes`](MokaCacheBuilder::max_bytes) of memory, what that does not count
+///   set aside; those not used for the longest time make room for new ones.
 /// - Leases and fences are never evicted. There is one per operation in flight, and one whose owner has gone is dropped
 ///   after its TTL, at the latest when many others have come.
 #[derive(Clone)]

@@ -1,7 +1,10 @@
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use zeroize::ZeroizeOnDrop;
 
 use super::*;
+use crate::{Record, Timestamp};
 
 fn key(text: &str) -> StoredKey {
     StoredKey::parse(text).unwrap()
@@ -137,6 +140,14 @@ fn what_is_not_sealed_is_refused_unless_the_switch_says_otherwise() {
 }
 
 #[cfg(feature = "compress")]
+#[test]
+fn a_record_with_a_payload_that_is_not_sealed_is_not_read_in_place() {
+    let plain = JsonCodec.encode(&here(), &data()).unwrap();
+    let record = Arc::new(Record::new(plain, Timestamp::from_secs(0), Timestamp::MAX));
+    assert!(matches!(record.decode(&here(), &codec(&[1])), Err(CodecError::Seal(SealError::Unsealed))));
+    assert!(record.data(&here(), &codec(&[1])).is_err());
+}
+
 #[test]
 fn what_is_sealed_can_be_compressed_before() {
     use crate::CompressCodec;
