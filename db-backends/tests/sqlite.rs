@@ -454,18 +454,21 @@ async fn closing_waits_for_a_write_whose_caller_has_gone() {
 fn write_dropped_outside_of_a_runtime_leaves_a_connection_that_works() {
     let dir = TempDir::new().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let db = runtime.block_on(database(&dir));
-    runtime.block_on(db.insert(&key("a"), &record("old"))).unwrap();
+    let (db, mut other) = runtime.block_on(async {
+        let (db, mut other) = (database(&dir).await, other_program(&dir).await);
+        db.insert(&key("a"), &record("old")).await.unwrap();
+        run(&mut other, "BEGIN IMMEDIATE").await;
+        (db, other)
+    });
+    let (k, abandoned) = (key("a"), record("abandoned"));
+    let mut write = Box::pin(db.update(&k, &abandoned, None, ExpiryWrite::Extend, NOW));
     {
-        let (key, abandoned) = (key("a"), record("abandoned"));
-        let write = db.update(&key, &abandoned, None, ExpiryWrite::Extend, NOW);
-        let mut write = Box::pin(write);
-        let inside = runtime.enter();
+        let _inside = runtime.enter();
         assert!(write.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-        drop(inside);
-        drop(write);
     }
+    drop(write);
     runtime.block_on(async {
+        run(&mut other, "ROLLBACK").await;
         db.update(&key("a"), &record("later"), None, ExpiryWrite::Extend, NOW).await.unwrap();
         assert_eq!(payload(&db, "a").await.unwrap(), b"later");
         db.close().await;
