@@ -73,6 +73,9 @@ struct Attempt {
     calls: Calls,
     future: Shared<BoxFuture<Landed>>,
     passengers: usize,
+    /// The loads that wait, by their tasks, and after which call each of them came.
+    #[cfg(feature = "__simulation")]
+    aboard: Vec<(u64, Call)>,
 }
 
 impl Flights {
@@ -102,10 +105,20 @@ impl Flights {
                 let attempt =
                     attempt.map(|landed| landed.unwrap_or((Call(u32::MAX), Err(Error::Interrupted))));
                 let future = attempt.boxed().shared();
-                (slot.insert(Attempt { id: attempts.last_id, calls, future, passengers: 0 }), false)
+                let attempt = Attempt {
+                    id: attempts.last_id,
+                    calls,
+                    future,
+                    passengers: 0,
+                    #[cfg(feature = "__simulation")]
+                    aboard: Vec::new(),
+                };
+                (slot.insert(attempt), false)
             }
         };
         attempt.passengers += 1;
+        #[cfg(feature = "__simulation")]
+        attempt.aboard.push((crate::simulation::current_task(), attempt.calls.last()));
         Some(Passenger {
             flights: Arc::clone(self),
             runtime: Arc::clone(runtime),
@@ -117,6 +130,8 @@ impl Flights {
             has_joined,
             is_task: false,
             is_over: false,
+            #[cfg(feature = "__simulation")]
+            task: crate::simulation::current_task(),
         })
     }
 
@@ -149,14 +164,19 @@ impl Flights {
     pub(crate) fn digest(&self) -> impl std::hash::Hash + use<> {
         let attempts = self.lock();
         let digests = attempts.by_key.iter().map(|(key, attempt)| {
-            (
-                key.as_str().to_owned(),
-                attempt.calls.last().0,
-                attempt.passengers,
-                attempt.future.peek().is_some(),
-            )
+            let mut aboard: Vec<_> = attempt.aboard.iter().map(|(task, call)| (*task, call.0)).collect();
+            aboard.sort_unstable();
+            let is_over = attempt.future.peek().is_some();
+            (key.as_str().to_owned(), attempt.calls.last().0, attempt.passengers, aboard, is_over)
         });
         digests.collect::<std::collections::BTreeSet<_>>()
+    }
+
+    #[cfg(feature = "__simulation")]
+    fn forget_passenger(&self, key: &StoredKey, id: u64, task: u64) {
+        if let Some(attempt) = self.lock().by_key.get_mut(key).filter(|attempt| attempt.id == id) {
+            attempt.aboard.retain(|(other, _)| *other != task);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Attempts> {
@@ -178,6 +198,8 @@ pub(crate) struct Passenger {
     /// It is the task that goes on with the attempt for loads that have left.
     is_task: bool,
     is_over: bool,
+    #[cfg(feature = "__simulation")]
+    task: u64,
 }
 
 impl Passenger {
@@ -202,6 +224,8 @@ impl Future for Passenger {
 
 impl Drop for Passenger {
     fn drop(&mut self) {
+        #[cfg(feature = "__simulation")]
+        self.flights.forget_passenger(&self.key, self.id, self.task);
         if self.is_over || !self.flights.leave(&self.key, self.id) {
             return;
         }
@@ -225,6 +249,8 @@ impl Drop for Passenger {
             has_joined: self.has_joined,
             is_task: true,
             is_over: false,
+            #[cfg(feature = "__simulation")]
+            task: 0,
         };
         self.runtime.spawn(task.map(drop).boxed());
     }
