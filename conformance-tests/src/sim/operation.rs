@@ -131,6 +131,8 @@ impl Operation {
         let outcome = match attempt {
             Ok(outcome) => outcome,
             Err(Error::SessionGone) => Outcome::Gone,
+            // A save of different keys conflicts with nothing. It may run out of time.
+            Err(Error::Conflict) if self == Self::Merge => Outcome::Failed,
             Err(Error::Conflict) => Outcome::Conflict,
             Err(Error::AlreadyExists) => Outcome::Exists,
             // Some of the sessions may have been ended.

@@ -705,8 +705,8 @@ impl<'a> Simulation<'a> {
             Choice::Stall(..) | Choice::Pass(_) => {
                 excuses.failures = true;
                 excuses.degraded |= matches!(fault, Choice::Stall(..));
-                // A writer that is overtaken again and again until its time is over leaves its fence.
-                excuses.leftovers |= self.scenario.rivalry > 0;
+                // A writer that fences anew, because its fence is nearly over, leaves the old one if another has joined that.
+                excuses.leftovers = true;
             }
             Choice::Forget(_) => excuses.leftovers = true,
             Choice::Crash(_) => {
