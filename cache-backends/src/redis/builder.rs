@@ -95,7 +95,7 @@ impl RedisCacheBuilder {
     /// Uses a connection that the application has, instead of a URL.
     ///
     /// It must reconnect by itself, like the driver's `ConnectionManager`, and must not repeat commands by itself, so a
-    /// cluster's must come from a client built with `retries(0)`.
+    /// cluster's must come from a client built with `retries(0)`; it counts as one server.
     pub fn connection(mut self, connection: impl ConnectionLike + Clone + Send + Sync + 'static) -> Self {
         self.source = Source::Connection(Arc::new(connection));
         self
