@@ -680,15 +680,17 @@ impl World {
         }
     }
 
-    /// In a run without faults, no process loses the exchange for a fence to a fence of its own: its writers of a session
-    /// come one after the other.
+    /// In a run without faults, no process loses the exchange for a fence to a writer of its own: they come one after the
+    /// other.
     fn check_loss(&mut self, loser: TaskId, key: usize, new: Option<&Entry>) {
         let places_fence = matches!(new, Some(Entry { state: State::Fence(_), .. }));
-        if let Some(Entry { stamp, state: State::Fence(_) }) = self.entry(key)
-            && places_fence
+        let Some(Entry { state: State::Fence(fence), .. }) = self.entry(key) else { return };
+        let process_of = |task: TaskId| self.tasks.get(&task).map(|task| task.process);
+        let mut winners = fence.holders.iter().map(|holder| TaskId::that_drew(holder.token.0.get()));
+        if places_fence
             && !self.is_troubled
-            && let Some(winner) = self.tasks.get(&TaskId::that_drew(stamp.0.get()))
-            && self.tasks.get(&loser).is_some_and(|loser| loser.process == winner.process)
+            && process_of(loser).is_some()
+            && winners.any(|winner| process_of(winner) == process_of(loser))
         {
             self.wrong = Some("a process loses an exchange to itself");
         }
