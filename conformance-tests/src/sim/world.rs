@@ -690,7 +690,7 @@ impl World {
         if places_fence
             && !self.is_troubled
             && process_of(loser).is_some()
-            && winners.any(|winner| process_of(winner) == process_of(loser))
+            && winners.any(|winner| winner != loser && process_of(winner) == process_of(loser))
         {
             self.wrong = Some("a process loses an exchange to itself");
         }
