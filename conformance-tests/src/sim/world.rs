@@ -282,6 +282,8 @@ pub(super) struct World {
     pub(super) reads: u32,
     /// There was a fault.
     pub(super) is_troubled: bool,
+    /// No write of the run can fail because of what it expects, after which a write queue knows less than it has written.
+    pub(super) remembers: bool,
     /// In whose name a rival process holds a fence, if it does.
     pub(super) rival: Option<Token>,
 }
@@ -311,6 +313,7 @@ impl World {
             wrong: None,
             reads: 0,
             is_troubled: false,
+            remembers: false,
             rival: None,
         }
     }
@@ -665,9 +668,10 @@ impl World {
         }
     }
 
-    /// Whether `task`, in a run without faults, was the last to write the session under `key`.
+    /// Whether `task`, a write queue's, was the last to write the session under `key`, and must know what it wrote.
     fn is_of(&self, task: TaskId, key: usize) -> bool {
         !self.is_troubled
+            && self.remembers
             && self.row(key).is_some_and(|row| TaskId::that_committed(row.version()) == task)
     }
 

@@ -167,20 +167,25 @@ impl Simulation<'_> {
         Err("a task is left behind that does not come to its end".into())
     }
 
-    /// Lets time pass until the first timer of those that `are_meant` is due, but for `at_least` so long, and the timer fire.
+    /// Lets time pass until the first timer of those that `are_meant` is due, but for `at_least` so long, and all fire that are
+    /// due then.
     fn pass_to_timer(&mut self, are_meant: &dyn Fn(Purpose) -> bool, at_least: Duration) -> Judged {
-        let next = {
+        let due: Vec<_> = {
             let world = lock(&self.world);
             let idle = world.tasks.iter().filter(|(id, task)| task.call.is_none() && !self.is_forgotten(**id));
             let due = idle.filter_map(|(id, task)| {
                 let meant = task.timers.iter().filter(|timer| are_meant(timer.purpose));
                 Some((meant.map(|timer| timer.due).min()?, *id))
             });
-            due.min().map(|(due, id)| (due.since(world.now), id))
+            due.collect()
         };
-        let Some((time, id)) = next else { return Ok(()) };
-        self.let_pass(time.max(at_least));
-        self.fire(id);
+        let Some((first, _)) = due.iter().min() else { return Ok(()) };
+        let now = lock(&self.world).now;
+        let then = now + first.since(now).max(at_least);
+        self.let_pass(then.since(now));
+        for (_, id) in due.into_iter().filter(|(due, _)| *due <= then) {
+            self.fire(id);
+        }
         self.run_woken()
     }
 

@@ -175,6 +175,8 @@ impl<'a> Simulation<'a> {
         // A cache may keep things longer than it was told; one process has such a cache.
         let laziness = if scenario.processes() > 1 { Duration::ZERO } else { LEASE_TTL };
         let mut world = World::new(laziness);
+        let may_fail = |(operation, _): &(Operation, usize)| matches!(operation, Operation::Save | Operation::Rename);
+        world.remembers = !scenario.operations.iter().any(may_fail);
         let expires_at = START + if scenario.beginning == Beginning::Ending { END } else { FAR };
         let first = record([0; 2]).with_version(FIRST_VERSION).with_expires_at(expires_at);
         world.commit(0, Some(first), None);
@@ -340,7 +342,10 @@ impl<'a> Simulation<'a> {
                 self.lost.insert(number);
             }
             let is_failure = matches!(outcome, Outcome::Failed | Outcome::Unknown);
-            let is_untroubled = !lock(&self.world).is_troubled || number >= FIRST_PROBE;
+            // What fails in an attempt is told to every load that joins it: also to one that comes long after, if the
+            // load that has driven the attempt so far is not polled any more.
+            let is_late = number >= FIRST_PROBE && !self.tasks.iter().any(|task| task.is_forgotten);
+            let is_untroubled = !lock(&self.world).is_troubled || is_late;
             let name = || self.scenario.operations.get(number).map_or("a load", |(other, _)| other.name());
             if is_degraded && !self.excuses.degraded {
                 return Err(format!("{} says that the cache did not answer, but it did", name()));
