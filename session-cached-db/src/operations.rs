@@ -565,7 +565,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
 
     /// Settles `write`, and the lease of a new key, after a statement that has left `result`.
     async fn saved(
-        &self,
+        self: &Arc<Self>,
         write: Write<'_, C, P>,
         new_key: Option<(StoredKey, Option<Stamp>)>,
         result: Result<Record, Error>,

@@ -346,7 +346,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
 
     /// Ends the lease of a key that has, or has not, come into being: by `value`, or by nothing after a definite failure.
     pub(crate) async fn settle_new(
-        &self,
+        self: &Arc<Self>,
         key: &StoredKey,
         lease: Option<Stamp>,
         value: Option<Value>,
