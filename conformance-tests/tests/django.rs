@@ -31,10 +31,12 @@ use session_core::{
 };
 
 /// What Django's table cannot do, and why.
-const LACKING: [(&str, &str); 6] = [
+const LACKING: [(&str, &str); 8] = [
     ("a_touch_prolongs_and_notes_the_use", "there is no column for the last use"),
     ("a_late_touch_does_not_turn_the_last_use_back", "there is no column for the last use"),
     ("of_touches_at_once_the_latest_counts", "there is no column for the last use"),
+    ("a_touch_that_is_not_due_changes_nothing", "there is no column for the last use"),
+    ("of_due_touches_at_once_one_is_written", "there is no column for the last use"),
     (
         "random_histories_are_those_of_the_reference",
         "touches are among them, and there is no column for the last use",
@@ -252,9 +254,10 @@ impl<D: Django> Persistence for InDjango<D> {
         &self,
         key: &StoredKey,
         expires_at: Timestamp,
+        idle_since: Timestamp,
         now: Timestamp,
-    ) -> Result<(), PersistenceError> {
-        self.0.touch(key, expires_at, now).await
+    ) -> Result<bool, PersistenceError> {
+        self.0.touch(key, expires_at, idle_since, now).await
     }
 
     async fn rename(
@@ -275,6 +278,10 @@ impl<D: Django> Persistence for InDjango<D> {
 
     async fn delete_expired(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError> {
         self.0.delete_expired(before, limit).await
+    }
+
+    async fn now(&self) -> Result<Timestamp, PersistenceError> {
+        self.0.now().await
     }
 
     async fn migrate(&self) -> Result<(), PersistenceError> {
