@@ -82,6 +82,10 @@ struct File {
 }
 
 impl File {
+    async fn opened(&self) -> SqlitePersistence {
+        SqlitePersistence::connect(&self.url).await.expect("the database opens")
+    }
+
     async fn run(&self, sql: String) {
         let mut program =
             SqliteConnection::connect(&(self.url.clone() + "?mode=rwc")).await.expect("it opens");
@@ -93,12 +97,17 @@ impl PersistenceFixture for File {
     type Persistence = SqlitePersistence;
 
     async fn open(&self) -> SqlitePersistence {
-        let db = SqlitePersistence::connect(&self.url).await.expect("the database opens");
+        let db = self.opened().await;
         if self.is_by_hand {
             self.run(db.schema_sql().replace("STRICT", "")).await;
         }
         db.migrate().await.expect("the table can be made");
         db
+    }
+
+    async fn open_before_migration(&self) -> Vec<SqlitePersistence> {
+        let other = Self { url: format!("{}.{:016x}", self.url, fastrand::u64(..)), ..*self };
+        vec![other.opened().await, other.opened().await, other.opened().await]
     }
 
     async fn damage(&self, key: &StoredKey, damage: Damage) -> bool {
