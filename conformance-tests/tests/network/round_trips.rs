@@ -9,7 +9,7 @@ use conformance_tests::proxy::Proxy;
 use session_cached_db::CachedDb;
 use session_core::{
     Cache as _, Entry, Expected, ExpiryWrite, KeyForm, KeyPrefix, Persistence as _, Record, SessionKey,
-    Stamp, StoredKey, Subject, SubjectIndex as _, Timestamp, Value,
+    Stamp, StoreId, StoredKey, Subject, SubjectIndex as _, Timestamp, Value,
 };
 
 use crate::{Link, Links};
@@ -66,7 +66,8 @@ struct CacheFigures {
 
 async fn cache(link: &Link, expected: &CacheFigures) {
     let cache = cache_backends::connect(&link.url).unwrap();
-    let entry = || Entry::value(stamp(), Value { record: Arc::new(record()), made_at: now() });
+    let entry =
+        || Entry::value(stamp(), Value { record: Arc::new(record()), made_at: now(), store: StoreId(1) });
     // The second time, everything is known: connections are made, scripts loaded.
     for is_warm in [false, true] {
         let (here, key, mut figures) = (&link.proxy, key(), Figures::default());
