@@ -6,6 +6,7 @@
 
 use std::collections::hash_map::Entry as Slot;
 use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,19 +27,19 @@ const MAX_TOUCHES: usize = 16_384;
 
 /// The queues of this process.
 #[derive(Debug)]
-pub(crate) struct Queues<C: Cache, P: Persistence> {
+pub(crate) struct Queues {
     /// The most writes that can wait for one key.
     capacity: usize,
-    by_key: Mutex<HashMap<StoredKey, VecDeque<Queued<C, P>>>>,
+    by_key: Mutex<HashMap<StoredKey, VecDeque<Queued>>>,
     /// When sessions were last touched by this process.
     touches: Mutex<HashMap<StoredKey, Timestamp>>,
 }
 
 #[derive(Debug)]
-struct Queued<C: Cache, P: Persistence> {
+struct Queued {
     /// When it may no longer begin.
     deadline: Timestamp,
-    job: Job<C, P>,
+    job: Job,
     span: Span,
 }
 
@@ -47,13 +48,13 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
 /// A write of one key.
 #[derive(Debug)]
-pub(crate) enum Job<C: Cache, P: Persistence> {
+pub(crate) enum Job {
     Save(Save, Reply<Saved>),
     Update(Update, Reply<Saved>),
     Touch(Touch, Reply<Coherence>),
     Delete(Option<Stamp>, Ending, Reply<Written<bool>>),
     /// Settles the key's entry after a write that could not be fenced.
-    Repair(Repair<C, P>),
+    Repair(Repair),
 }
 
 /// A write of a whole record.
@@ -75,15 +76,15 @@ pub(crate) struct Touch {
 }
 
 /// What is carried out next, in the span of the first of them.
-struct Turn<C: Cache, P: Persistence> {
+struct Turn {
     span: Span,
-    work: Work<C, P>,
+    work: Work,
 }
 
-enum Work<C: Cache, P: Persistence> {
+enum Work {
     /// Saves that become one statement.
     Saves(Vec<Waiting>),
-    Other(Job<C, P>),
+    Other(Job),
 }
 
 /// A save, and who waits for it.
@@ -105,7 +106,7 @@ impl Latest {
     }
 }
 
-impl<C: Cache, P: Persistence> Job<C, P> {
+impl Job {
     /// Answers that nothing was written, and why.
     fn refuse(self, error: Error) {
         // A caller that has left needs no answer.
@@ -122,13 +123,13 @@ impl<C: Cache, P: Persistence> Job<C, P> {
     }
 }
 
-impl<C: Cache, P: Persistence> Queues<C, P> {
+impl Queues {
     pub(crate) fn new(capacity: usize) -> Self {
         Self { capacity, by_key: Mutex::default(), touches: Mutex::default() }
     }
 
     /// Adds a job. Returns `true` if it is the first, so that the caller has to start the queue's task.
-    fn push(&self, key: &StoredKey, queued: Queued<C, P>) -> Result<bool, Error> {
+    fn push(&self, key: &StoredKey, queued: Queued) -> Result<bool, Error> {
         match self.lock().entry(*key) {
             Slot::Vacant(slot) => {
                 slot.insert(VecDeque::from([queued]));
@@ -143,13 +144,12 @@ impl<C: Cache, P: Persistence> Queues<C, P> {
     }
 
     /// Returns what is to be carried out next. `None` ends the queue. Refuses what has waited for too long.
-    fn next(&self, key: &StoredKey, now: Timestamp) -> Option<Turn<C, P>> {
+    fn next(&self, key: &StoredKey, now: Timestamp) -> Option<Turn> {
         let mut late = Vec::new();
         let turn = {
             let mut queues = self.lock();
             let queue = queues.get_mut(key)?;
-            let is_late =
-                |queued: &Queued<C, P>| now > queued.deadline && !matches!(queued.job, Job::Repair(_));
+            let is_late = |queued: &Queued| now > queued.deadline && !matches!(queued.job, Job::Repair(_));
             while let Some(queued) = queue.pop_front_if(|queued| is_late(queued)) {
                 late.push(queued.job);
             }
@@ -213,7 +213,7 @@ impl<C: Cache, P: Persistence> Queues<C, P> {
         self.lock().len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<StoredKey, VecDeque<Queued<C, P>>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<StoredKey, VecDeque<Queued>>> {
         self.by_key.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -224,7 +224,7 @@ impl<C: Cache, P: Persistence> Queues<C, P> {
 
 impl<C: Cache, P: Persistence> Inner<C, P> {
     /// Queues a write of `key`, and returns its result. It is carried out also if the returned future is dropped.
-    pub(crate) fn enqueue<T: Send + 'static, J: FnOnce(Reply<T>) -> Job<C, P>>(
+    pub(crate) fn enqueue<T: Send + 'static, J: FnOnce(Reply<T>) -> Job>(
         self: &Arc<Self>,
         key: &StoredKey,
         admission: Admission,
@@ -244,7 +244,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         key: &StoredKey,
         admission: Admission,
         span: Span,
-        job: Job<C, P>,
+        job: Job,
     ) -> Result<(), Error> {
         if admission == Admission::New {
             self.tasks.check_open()?;
@@ -270,15 +270,23 @@ async fn carry_out<C: Cache, P: Persistence>(mut running: Running<C, P>) {
     let mut latest = Latest::default();
     let (store, key) = (Arc::clone(&running.store), running.key);
     while let Some(Turn { span, work }) = store.queues.next(&key, store.runtime.now()) {
-        match work {
-            Work::Saves(saves) => store.save_all(&key, saves, &mut latest).instrument(span).await,
-            Work::Other(job) => Box::pin(store.carry_out(&key, job, &mut latest).instrument(span)).await,
+        let turn = async {
+            match work {
+                Work::Saves(saves) => store.save_all(&key, saves, &mut latest).await,
+                Work::Other(job) => Box::pin(store.carry_out(&key, job, &mut latest)).await,
+            }
+        };
+        // A panic, of a codec or a hook, is the affair of the writes that it happened in: those behind them go on.
+        if AssertUnwindSafe(turn).catch_unwind().instrument(span).await.is_err() {
+            tracing::error!(target: "session_cached_db", event = "write_panicked", session = %store.name(&key),
+                "a write panicked, in a codec or a hook of the application's; whether it happened is unknown");
+            latest.forget();
         }
     }
     running.is_over = true;
 }
 
-/// A queue whose task ends in the middle leaves no write waiting.
+/// A queue whose task is dropped, because the runtime ends, leaves no write waiting.
 struct Running<C: Cache, P: Persistence> {
     store: Arc<Inner<C, P>>,
     key: StoredKey,
@@ -287,13 +295,7 @@ struct Running<C: Cache, P: Persistence> {
 
 impl<C: Cache, P: Persistence> Drop for Running<C, P> {
     fn drop(&mut self) {
-        if self.is_over {
-            return;
-        }
-        // A panic, of a codec or a hook, is the affair of the write that it happened in. Otherwise the runtime ends.
-        let goes_on =
-            std::thread::panicking() && self.store.start_queue(&self.key, Admission::Continuation).is_ok();
-        if !goes_on {
+        if !self.is_over {
             self.store.queues.close(&self.key);
         }
     }
