@@ -79,6 +79,9 @@ struct Attempt {
     calls: Calls,
     future: Shared<BoxFuture<Landed>>,
     passengers: usize,
+    /// The loads that wait, by their tasks, and after which call each of them came.
+    #[cfg(feature = "__simulation")]
+    aboard: Vec<(u64, Call)>,
 }
 
 impl Attempt {
@@ -88,12 +91,27 @@ impl Attempt {
         let attempt = AssertUnwindSafe(begin(calls.clone())).catch_unwind();
         // A codec of the application's has panicked: every load that waits gets an answer all the same.
         let attempt = attempt.map(|landed| landed.unwrap_or((Call(u32::MAX), Err(Error::Interrupted))));
-        Self { id: *last_id, calls, future: attempt.boxed().shared(), passengers: 0 }
+        Self {
+            id: *last_id,
+            calls,
+            future: attempt.boxed().shared(),
+            passengers: 0,
+            #[cfg(feature = "__simulation")]
+            aboard: Vec::new(),
+        }
     }
 
     fn board(&mut self) -> Seat {
         self.passengers += 1;
-        Seat { id: self.id, came_after: self.calls.last(), future: self.future.clone() }
+        #[cfg(feature = "__simulation")]
+        self.aboard.push((crate::simulation::current_task(), self.calls.last()));
+        Seat {
+            id: self.id,
+            came_after: self.calls.last(),
+            future: self.future.clone(),
+            #[cfg(feature = "__simulation")]
+            task: crate::simulation::current_task(),
+        }
     }
 }
 
@@ -161,6 +179,12 @@ impl Flights {
         let mut table = self.lock();
         let Slot::Occupied(mut flight) = table.by_key.entry(*key) else { return false };
         let Flight { current, next } = flight.get_mut();
+        #[cfg(feature = "__simulation")]
+        for attempt in [Some(&mut *current), next.as_mut()].into_iter().flatten() {
+            if attempt.id == seat.id {
+                attempt.aboard.retain(|(task, _)| *task != seat.task);
+            }
+        }
         if let Some(attempt) = next.as_mut().filter(|attempt| attempt.id == seat.id) {
             attempt.passengers -= 1;
             // It has not begun.
@@ -194,8 +218,11 @@ impl Flights {
     #[cfg(feature = "__simulation")]
     pub(crate) fn digest(&self) -> impl std::hash::Hash + use<> {
         let table = self.lock();
-        let of =
-            |attempt: &Attempt| (attempt.calls.last().0, attempt.passengers, attempt.future.peek().is_some());
+        let of = |attempt: &Attempt| {
+            let mut aboard: Vec<_> = attempt.aboard.iter().map(|(task, call)| (*task, call.0)).collect();
+            aboard.sort_unstable();
+            (attempt.calls.last().0, attempt.passengers, aboard, attempt.future.peek().is_some())
+        };
         let digests = table.by_key.iter().map(|(key, flight)| {
             (key.as_str().to_owned(), of(&flight.current), flight.next.as_ref().map(of))
         });
@@ -212,6 +239,8 @@ struct Seat {
     id: u64,
     came_after: Call,
     future: Shared<BoxFuture<Landed>>,
+    #[cfg(feature = "__simulation")]
+    task: u64,
 }
 
 /// A load that waits for an attempt, and drives it when it is polled.
