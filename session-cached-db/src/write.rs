@@ -238,6 +238,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             if !self.may_try(attempt, until).await {
                 break;
             }
+            mutant!(LosingIsOutage => if attempt >= HASTY_EXCHANGES { return Err(NotFenced::NoAnswer(token)) });
             let stamp = self.stamp();
             let now = self.runtime.now();
             let deadline = now + self.config.fence_ttl;
