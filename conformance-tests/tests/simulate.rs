@@ -25,6 +25,47 @@ fn a_load_and_a_delete_keep_their_promises_whatever_goes_wrong_once() {
 }
 
 #[test]
+fn a_crowd_keeps_its_promises_in_every_interleaving() {
+    for name in [
+        "load@1+merge@0+merge@0+touch@0+delete@0/vacant/shared/0",
+        "load@0+load@0+load@0+delete@1/vacant/shared/0",
+    ] {
+        let (explored, violation) = explore(&name.parse().unwrap(), false);
+        assert!(violation.is_none(), "{violation:?}");
+        assert!(explored.completions > 0, "{explored:?}");
+    }
+}
+
+#[test]
+fn a_writer_that_is_overtaken_eight_times_in_a_row_goes_on() {
+    let (explored, violation) = explore(&"merge@0/vacant/shared/0/rival8".parse().unwrap(), false);
+    assert!(violation.is_none(), "{violation:?}");
+    assert!(explored.ends > 0, "{explored:?}");
+    assert!(hunt(Mutant::LosingIsOutage).unwrap().violation.reason.contains("did not answer"));
+}
+
+#[test]
+fn a_load_that_is_not_polled_any_more_strands_no_other() {
+    let found = hunt(Mutant::LeaderOwnsFlight).unwrap().violation;
+    assert!(found.reason.contains("waits for something"), "{}", found.reason);
+}
+
+#[test]
+fn all_crowds_are_scenarios() {
+    let all = Scenario::crowds(true).unwrap();
+    assert!(all.len() > Scenario::crowds(false).unwrap().len());
+    for scenario in all {
+        assert_eq!(scenario.to_string().parse(), Ok(scenario));
+    }
+}
+
+#[test]
+fn a_run_that_is_brought_to_its_end_can_be_replayed() {
+    let replayed = replay(&"merge@0+merge@0/vacant/shared/0:0.0.end".parse().unwrap()).unwrap();
+    assert_eq!((replayed.steps.len(), replayed.violation), (3, None));
+}
+
+#[test]
 fn every_operation_is_part_of_the_mixes() {
     let all = Scenario::all(2, 2);
     for operation in Operation::ALL {
@@ -64,6 +105,7 @@ fn a_vector_that_does_not_fit_is_refused() {
     for (vector, reason) in [
         ("load@0/cached/shared/0", "no `:`"),
         ("load@0/cached/shared/0:x", "no number"),
+        ("load@0/cached/shared/0/rivals:0", "fifth part"),
         ("load@0/cached/0:0", "four parts"),
         ("fly@0/cached/shared/0:0", "operations are unknown"),
         ("load@2/cached/shared/0:0", "operations are unknown"),

@@ -89,10 +89,10 @@ impl Scenario {
         CROWDS.iter().chain(large).map(|name| name.parse()).collect()
     }
 
-    /// What every change is checked with, besides the crowds: every mix of two, in all arrangements with one fault, and in one with two
-    /// faults (nothing cached, and each operation in a process of its own, if they are not both loads); and some mixes
-    /// of three, chosen by `random`: half of them with one fault, and half of them, among which are the largest mixes, and
-    /// those with more than one merge, without.
+    /// What every change is checked with, besides the crowds: every mix of two, in all arrangements with one fault, and in one
+    /// with two faults (nothing cached, and each operation in a process of its own, if they are not both loads), unless it is
+    /// one of the largest; `samples` of those, chosen by `random`; and as many mixes of three: half of them with one fault,
+    /// and half of them, among which are the largest mixes, and those with more than one merge, without.
     #[must_use]
     pub fn standard(mut random: impl FnMut(usize) -> usize, samples: usize) -> Vec<Self> {
         let matters_most = |scenario: &Self| {
@@ -102,10 +102,16 @@ impl Scenario {
                 && scenario.beginning != Beginning::Cached
                 && (scenario.processes() > 1 || shares_flights)
         };
+        let twice = Self::all(2, 2).into_iter().filter(matters_most);
+        let (mut large, mut twice): (Vec<_>, Vec<_>) = twice.partition(Self::is_large);
+        for _ in 0..samples.min(large.len()) {
+            twice.push(large.swap_remove(random(large.len())));
+        }
         let mut scenarios = Self::all(2, 1);
         // With two faults, everything is included that is possible with one.
-        scenarios.retain(|scenario| !matters_most(scenario));
-        scenarios.extend(Self::all(2, 2).into_iter().filter(matters_most));
+        scenarios
+            .retain(|once| !twice.iter().any(|scenario| Self { faults: 1, ..scenario.clone() } == *once));
+        scenarios.extend(twice);
         let mut threes = Self::all(3, 0);
         let mut small_threes = Self::all(3, 1);
         small_threes.retain(|scenario| scenario.keys() <= 3 && scenario.merges() <= 1);
@@ -114,6 +120,11 @@ impl Scenario {
             scenarios.push(among.swap_remove(random(among.len())));
         }
         scenarios
+    }
+
+    /// Whether it has the more states, because its operations touch two sessions or begin again.
+    fn is_large(&self) -> bool {
+        self.keys() + self.merges() > 2
     }
 
     /// Puts the largest first, so that no core is left alone with one in the end.
@@ -194,7 +205,14 @@ impl Scenario {
                     for &(is_shared, is_nervous) in variants {
                         let operations = placed.clone();
                         let rivalry = 0;
-                        scenarios.push(Self { operations, beginning, is_shared, is_nervous, faults, rivalry });
+                        scenarios.push(Self {
+                            operations,
+                            beginning,
+                            is_shared,
+                            is_nervous,
+                            faults,
+                            rivalry,
+                        });
                     }
                 }
             }
