@@ -41,6 +41,9 @@ struct Row {
 
 type Rows = [Option<Row>; 2];
 
+/// A session at one point of its history, and when it was to expire.
+type Was = Option<(Seen, Timestamp)>;
+
 #[derive(Debug)]
 struct Begun {
     operation: Operation,
@@ -182,7 +185,7 @@ impl Oracle {
         let begun = self.begun[number].as_ref().expect("it has begun");
         for &key in begun.operation.keys() {
             let (since, history) = (begun.since[key], &world.history[key]);
-            let left = |is_it: &dyn Fn(&Option<(Seen, Timestamp)>) -> bool| {
+            let left = |is_it: &dyn Fn(&Was) -> bool| {
                 history.iter().skip(since).position(is_it).map(|position| position + since)
             };
             let position = match outcome {

@@ -631,7 +631,7 @@ impl World {
                 Reply::Committed(version)
             }
             Effect::Update(key, record, expected, expiry, now) => {
-                let reply = self.replace(task, version, [key, key], &record, expected, expiry, now);
+                let reply = self.replace(version, [key, key], &record, expected, expiry, now);
                 let is_merge = !Seen::of(&record).is_of_one();
                 if matches!(reply, Reply::Conflict) && is_merge && self.is_of(task, key) {
                     self.wrong = Some("a save conflicts with what its own write queue has written");
@@ -639,7 +639,7 @@ impl World {
                 reply
             }
             Effect::Rename(keys, record, expected, expiry, now) => {
-                self.replace(task, version, keys, &record, expected, expiry, now)
+                self.replace(version, keys, &record, expected, expiry, now)
             }
             Effect::Touch(key, expires_at, idle_since, now) => match self.rows[key].clone() {
                 Some(row) if !row.is_expired(now) && row.last_seen_at() > idle_since => Reply::Touched(false),
@@ -729,7 +729,6 @@ impl World {
 
     fn replace(
         &mut self,
-        task: TaskId,
         version: Version,
         [old, new]: [usize; 2],
         record: &Record,
@@ -755,7 +754,7 @@ impl World {
             .with_last_seen_at(record.last_seen_at())
             .with_subject(record.subject().cloned())
             .with_version(version);
-        let operation = Some(task.operation());
+        let operation = Some(TaskId::that_committed(version).operation());
         if old != new {
             self.commit(old, None, operation);
         }

@@ -31,7 +31,7 @@ impl Simulation<'_> {
             }
         }
         // What was given up happens now or never.
-        let lands = self.digest() % 2 == 0;
+        let lands = self.digest().is_multiple_of(2);
         while lands && !lock(&self.world).late.is_empty() {
             lock(&self.world).land(0);
         }
@@ -259,7 +259,7 @@ impl Simulation<'_> {
         }
         for _ in 0..20 {
             self.run_woken()?;
-            if lock(&self.world).tasks.get(&TaskId::of_operation(number)).is_none() {
+            if !lock(&self.world).tasks.contains_key(&TaskId::of_operation(number)) {
                 // The load may have found that the cache needs to be looked after.
                 return self.drain();
             }
