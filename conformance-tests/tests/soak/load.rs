@@ -317,6 +317,7 @@ pub(crate) fn outage() -> Result<(), Failure> {
             unreachable: vec![(killed, recovered.1)],
             losses: vec![(killed, recovered.1)],
             is_private: false,
+            is_healthy: false,
         };
         for history in &done.histories {
             check(history, &surroundings).map_err(|violation| violation.to_string())?;

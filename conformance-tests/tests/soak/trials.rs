@@ -25,6 +25,10 @@ pub(crate) fn all() -> Vec<Trial> {
         trial("checker::an_old_state_is_allowed_up_to_the_bound_after_a_degraded_write", a_bound_is_checked),
         trial("checker::a_session_after_its_acknowledged_end_is_found", an_undead_session_is_found),
         trial("checker::a_merge_that_drops_a_field_is_found", a_lost_update_is_found),
+        trial(
+            "checker::saves_that_waited_together_may_be_one_statement",
+            saves_that_waited_together_may_be_one_statement,
+        ),
         trial("checker::a_value_that_nobody_wrote_is_found", an_unwritten_value_is_found),
         trial("checker::a_session_that_is_gone_without_an_end_is_found", a_lost_session_is_found),
         trial("checker::a_write_without_an_answer_may_land_late", an_unanswered_write_may_land_late),
@@ -221,12 +225,30 @@ fn an_undead_session_is_found() -> Result<(), Failure> {
 fn a_lost_update_is_found() -> Result<(), Failure> {
     let both = [create(), save(10, 20, (1, 1), [(1, 1)]), save(11, 21, (2, 1), [(2, 1)])];
     assert_eq!(kind(&both, &sound()), Some(Kind::LostUpdate));
-    let each_the_other =
+    // Of two processes, each cannot have had the other's.
+    let mut each_the_other =
         [create(), save(10, 20, (1, 1), [(1, 1), (2, 1)]), save(11, 21, (2, 1), [(1, 1), (2, 1)])];
+    each_the_other[2].process = 1;
     assert_eq!(kind(&each_the_other, &sound()), Some(Kind::LostUpdate));
+    // Nor of one, if they were not in flight together.
+    let apart = [create(), save(10, 20, (1, 1), [(1, 1), (2, 1)]), save(21, 31, (2, 1), [(1, 1), (2, 1)])];
+    assert!(kind(&apart, &sound()).is_some());
     let left_behind =
         [create(), save(10, 30, (1, 1), [(1, 1)]), op(11, 31, Action::Rotate, Answer::Rotated(fields([])))];
     assert_eq!(kind(&left_behind, &sound()), Some(Kind::LostUpdate));
+    Ok(())
+}
+
+fn saves_that_waited_together_may_be_one_statement() -> Result<(), Failure> {
+    let both = [(1, 1), (2, 1)];
+    let together = [create(), save(10, 40, (1, 1), both), save(15, 30, (2, 1), both), load(31, 32, both)];
+    assert_eq!(kind(&together, &sound()), None);
+    // But nobody may have seen one without the other.
+    let between = [&together[..3], &[load(16, 17, [(2, 1)])]].concat();
+    assert_eq!(kind(&between, &sound()), Some(Kind::LostUpdate));
+    // Nor neither of them after one has answered.
+    let late = [&together[..3], &[load(31, 32, [])]].concat();
+    assert_eq!(kind(&late, &sound()), Some(Kind::Stale));
     Ok(())
 }
 
