@@ -77,6 +77,7 @@ fn soak(pair: &str) -> Result<(), Failure> {
         Ok(text) => text.parse()?,
         Err(_) => fastrand::u64(..1 << 32),
     };
+    let is_one_of_many = parts.len() > 1;
     let mut broken = Vec::new();
     for (phase, lasts) in parts {
         let Some(phase) = phase else {
@@ -88,6 +89,10 @@ fn soak(pair: &str) -> Result<(), Failure> {
             continue;
         };
         let settings = phases::Settings::new(pair, lasts, seed)?;
+        if let Some(hindrance) = phases::hindrance(phase, &settings.cache).filter(|_| is_one_of_many) {
+            println!("{phase} is left out: {hindrance}");
+            continue;
+        }
         for verdict in block_on(phases::run(phase, &settings))? {
             println!("{verdict}");
             if !verdict.is_clean() {

@@ -28,7 +28,7 @@ const ENDING: Duration = Duration::from_millis(600);
 const SERVED_WITHIN: Nanos = SECOND / 2;
 
 /// A database that takes this long for one read is too slow for a crowd.
-const SLOW: Nanos = SECOND / 4;
+const SLOW: Nanos = SECOND / 2;
 
 pub(super) async fn run(settings: &Settings) -> Result<Verdict, Failure> {
     let servers = Servers::start(settings, true).await?;
@@ -45,6 +45,9 @@ pub(super) async fn run(settings: &Settings) -> Result<Verdict, Failure> {
         orders.max_cache_age = max_cache_age;
         // The cache answers: that two cores are busy with 256 writers is not its fault.
         orders.cache_timeout = 2 * SECOND;
+        if orders.cache.starts_with("redis") || orders.cache.starts_with("memcache") {
+            orders.cache += "?response_timeout_ms=1900";
+        }
         orders
     });
     let mut crew = Crew::start(settings, orders.collect()).await?;
@@ -94,26 +97,33 @@ pub(super) async fn run(settings: &Settings) -> Result<Verdict, Failure> {
     }
     verdict.count(counts, &truth.times);
     let last = ledger.samples.iter().flatten().filter_map(|(_, samples)| samples.last());
-    let (mut cache_errors, mut merges) = (0, 0);
+    let (mut cache_errors, mut fences, mut openings) = (0, 0, 0);
     for (_, figures) in last {
         cache_errors += figures.cache_errors;
-        merges += figures.fenced_writes;
+        fences += figures.fenced_writes;
+        openings += figures.breaker_openings;
     }
-    verdict.fact("sessions", format!("{rounds} one after the other; {merges} fences placed"));
-    if cache_errors > 0 {
-        return Err(format!(
-            "the cache failed {cache_errors} calls, so that this proves nothing: it was to be healthy"
-        )
-        .into());
+    verdict.fact("sessions", format!("{rounds} one after the other; {fences} writes fenced"));
+    if openings > 0 {
+        return Err("a breaker opened although nothing was broken, which proves nothing: \
+             the machine is too busy for this, let it do less else"
+            .into());
     }
     let blamed = |blame| counts.blames.get(&blame).copied().unwrap_or_default();
-    let of_writes = format!("of {} writes", counts.writes);
-    verdict.check("no write is degraded", counts.degraded == 0, format!("{} {of_writes}", counts.degraded));
+    verdict.check(
+        "no write is degraded, but by a cache call that failed",
+        counts.degraded <= cache_errors,
+        format!("{} of {} writes; {cache_errors} calls failed", counts.degraded, counts.writes),
+    );
     let blaming = blamed(Blame::Cache);
     verdict.check("no error blames the cache", blaming == 0, format!("{blaming} errors"));
     let (database, other) = (blamed(Blame::Database), blamed(Blame::Other));
-    verdict.check("every error is definite", counts.open == 0, format!("{} are not", counts.open));
     let is_excused = slowest > SLOW;
+    verdict.check(
+        "every write says what became of it, unless the database is slow",
+        counts.open == 0 || is_excused,
+        format!("{} do not", counts.open),
+    );
     verdict.check(
         "no operation fails, unless the database is slow",
         database + other == 0 || is_excused,

@@ -1,12 +1,12 @@
 //! Phases: soaks that each look for one kind of trouble, and judge how fast it is over as well as the truth.
 
-mod blips;
+pub(crate) mod blips;
 mod crew;
 mod crowd;
 mod departing;
 pub(crate) mod hand;
 mod lost_server;
-mod verdict;
+pub(crate) mod verdict;
 mod watched;
 
 use std::fmt;
@@ -119,6 +119,9 @@ impl Settings {
 
 /// Runs a phase. Fails if it could not be run, or proved nothing.
 pub(crate) async fn run(phase: Phase, settings: &Settings) -> Result<Vec<Verdict>, Failure> {
+    if let Some(hindrance) = hindrance(phase, &settings.cache) {
+        return Err(format!("{hindrance}: choose another cache with --pair").into());
+    }
     match phase {
         Phase::Crowd => Ok(vec![crowd::run(settings).await?]),
         Phase::Blips => Ok(vec![blips::run(settings).await?]),
@@ -127,10 +130,13 @@ pub(crate) async fn run(phase: Phase, settings: &Settings) -> Result<Vec<Verdict
     }
 }
 
-/// Why a phase cannot be run with this pair, if it cannot.
-pub(crate) fn hindrance(phase: Phase, settings: &Settings) -> Option<&'static str> {
-    (phase == Phase::Blips && settings.cache == "moka")
-        .then_some("moka lives in the process and cannot be cut off")
+/// Why a phase cannot be run with this cache, if it cannot.
+pub(crate) fn hindrance(phase: Phase, cache: &str) -> Option<&'static str> {
+    match phase {
+        Phase::Blips if cache == "moka" => Some("moka lives in the process and cannot be cut off"),
+        Phase::LostServer if cache == "moka" => Some("moka has no servers that could be lost"),
+        _ => None,
+    }
 }
 
 /// Judges all that was done to all sessions, and forgets it.
