@@ -32,6 +32,10 @@ pub(crate) enum Verdict {
 /// Goes through a history. `is_bound` tells which loads are promised no more than the bound: any state explains them.
 pub(crate) fn judge(history: &[Op], is_bound: impl Fn(&Op) -> bool) -> Verdict {
     let mut flight = Flight::new(units(history, is_bound));
+    // Saves that were never all in flight cannot have been one statement.
+    if let Some(apart) = flight.units.iter().find(|unit| unit.end.is_some_and(|end| end < unit.begin)) {
+        return Verdict::Unexplained(apart.first);
+    }
     let mut events: Vec<(Nanos, bool, usize)> = Vec::new();
     for (number, unit) in flight.units.iter().enumerate() {
         events.push((unit.begin, false, number));
@@ -105,8 +109,6 @@ fn units(history: &[Op], is_bound: impl Fn(&Op) -> bool) -> Vec<Unit<'_>> {
         if let Answer::Saved(left) = &unit.op.answer {
             unit.rest = digest(left).wrapping_sub(sum(unit.own.iter().copied()));
         }
-        // They did not overlap: found when it ends, before it begins.
-        unit.end = unit.end.map(|end| end.max(unit.begin));
     }
     units
 }

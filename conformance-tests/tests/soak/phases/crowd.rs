@@ -88,12 +88,9 @@ pub(super) async fn run(settings: &Settings) -> Result<Verdict, Failure> {
 
     let ledger = lock(&crew.ledger);
     let counts = &ledger.counts;
-    if counts.writes == 0 || counts.loads == 0 {
-        return Err(format!(
-            "the crowd made {} loads and {} writes, which proves nothing",
-            counts.loads, counts.writes
-        )
-        .into());
+    let written = truth.times.writes.len();
+    if written == 0 || counts.loads == 0 {
+        return Err(format!("the crowd made {written} writes, which proves nothing").into());
     }
     verdict.count(counts, &truth.times);
     let last = ledger.samples.iter().flatten().filter_map(|(_, samples)| samples.last());
