@@ -10,8 +10,8 @@ use cache_backends::moka::MokaCache;
 use futures_util::FutureExt;
 use session_core::bytes::Bytes;
 use session_core::{
-    Cache, Codec, Entry, Exchange, Expected, JsonCodec, Record, SessionData, Stamp, StoredKey, Timestamp,
-    Value,
+    Cache, Codec, Entry, Exchange, Expected, JsonCodec, Record, SessionData, Stamp, StoreId, StoredKey,
+    Timestamp, Value,
 };
 
 #[test]
@@ -40,7 +40,7 @@ fn session(key: &StoredKey) -> Value {
     let payload = Bytes::from(codec.encode(key, &data).unwrap().to_vec());
     let record = Arc::new(Record::new(payload, Timestamp::from_secs(0), Timestamp::MAX));
     record.data(key, &codec).unwrap();
-    Value { record, made_at: Timestamp::from_secs(0) }
+    Value { record, made_at: Timestamp::from_secs(0), store: StoreId(1) }
 }
 
 fn resident_bytes() -> usize {

@@ -91,9 +91,9 @@ mod sqlite {
         db.migrate().await.unwrap();
         db.insert(&key, &record.with_subject(Some(subject.clone()))).await.unwrap();
         assert_eq!(&**db.load(&key, NOW).await.unwrap().unwrap().payload(), b"payload");
-        assert_eq!(db.list_by_subject(&subject, NOW).await.unwrap()[0].0, key);
-        assert_eq!(db.scan(None, 10).await.unwrap()[0].0, key);
-        assert_eq!(db.scan(Some(&key), 10).await.unwrap(), []);
+        assert_eq!(db.list_by_subject(&subject, NOW, None, 10).await.unwrap()[0].key, key);
+        assert_eq!(db.scan(None, 10).await.unwrap()[0].key, key);
+        assert_eq!(db.scan(Some(&key), 10).await.unwrap().len(), 0);
     }
 
     #[tokio::test]

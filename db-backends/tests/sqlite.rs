@@ -13,8 +13,8 @@ use db_backends::sqlite::SqlitePersistence;
 use db_backends::sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use db_backends::sqlx::{AssertSqlSafe, Connection as _, SqliteConnection, raw_sql};
 use session_core::{
-    ExpiryWrite, Outcome, Persistence as _, PersistenceError, Record, SchemaProblem, StoredKey, Subject,
-    SubjectIndex as _, Timestamp,
+    ExpiryWrite, Outcome, Persistence as _, PersistenceError, Record, Row, Scan as _, SchemaProblem,
+    SessionTimes, StoredKey, Subject, SubjectIndex as _, Timestamp,
 };
 use tempfile::TempDir;
 
@@ -53,6 +53,18 @@ async fn payload(db: &SqlitePersistence, name: &str) -> Option<Vec<u8>> {
     db.load(&key(name), NOW).await.unwrap().map(|record| record.payload().to_vec())
 }
 
+/// The rows of a page in which all can be read.
+fn readable<T>(page: Vec<Row<T>>) -> Vec<(StoredKey, T)> {
+    page.into_iter().map(|row| (row.key, row.contents.unwrap())).collect()
+}
+
+/// A row that cannot be read, and whose error does not show what is in it.
+fn assert_corrupt<T>(row: &Row<T>, damage: &str) {
+    let Err(error) = &row.contents else { panic!("{damage}: it was read") };
+    assert!(matches!(error, PersistenceError::CorruptRow(_)), "{damage}: {error:?}");
+    assert!(!format!("{error} {error:?}").contains("secret"), "{damage}: {error:?}");
+}
+
 /// An error of a write that has done nothing, and says so.
 fn assert_definite(error: &PersistenceError) {
     assert_eq!(error.outcome(), Outcome::Definite, "{error}");
@@ -71,8 +83,10 @@ async fn a_file_keeps_what_was_written() {
     let loaded = db.load(&key("a"), NOW).await.unwrap().unwrap();
     assert_eq!(loaded, written.clone().with_version(version));
     let version = db.update(&key("a"), &written, Some(version), ExpiryWrite::Extend, NOW).await.unwrap();
-    let listed = db.list_by_subject(&Subject::parse("üser").unwrap(), NOW).await.unwrap();
-    assert_eq!(listed, [(key("a"), written.with_version(version))]);
+    let listed = db.list_by_subject(&Subject::parse("üser").unwrap(), NOW, None, 10).await.unwrap();
+    assert_eq!(readable(listed), [(key("a"), SessionTimes::from(&written))]);
+    let scanned = readable(db.scan(None, 10).await.unwrap());
+    assert_eq!(scanned, [(key("a"), written.with_version(version))]);
 }
 
 #[tokio::test]
@@ -214,7 +228,7 @@ async fn an_unwritable_file_is_read_and_refuses_writes() {
     for error in [
         db.insert(&key("b"), &record("x")).await.unwrap_err(),
         db.update(&key("a"), &record("x"), None, ExpiryWrite::Extend, NOW).await.unwrap_err(),
-        db.touch(&key("a"), LATER, NOW).await.unwrap_err(),
+        db.touch(&key("a"), LATER, Timestamp::MAX, NOW).await.unwrap_err(),
         db.delete(&key("a")).await.unwrap_err(),
         db.delete_expired(LATER, 1).await.unwrap_err(),
     ] {
@@ -314,16 +328,21 @@ async fn large_payloads_come_back_whole_and_larger_ones_are_refused() {
     assert!(payload(&db, "a").await.unwrap() == vec![7; limit]);
 }
 
-#[tokio::test]
-async fn a_row_that_cannot_be_read_is_corrupt_and_stays() {
-    let dir = TempDir::new().unwrap();
-    // As somebody might have made it by hand, without STRICT, so that columns take any type.
-    let mut other = SqliteConnection::connect(&(url(&dir) + "?mode=rwc")).await.unwrap();
+/// A table as it might have been made by hand, without STRICT, so that columns take any type; and another program.
+async fn made_by_hand(dir: &TempDir) -> (SqlitePersistence, SqliteConnection) {
+    let mut other = SqliteConnection::connect(&(url(dir) + "?mode=rwc")).await.unwrap();
     let by_hand =
         SqlitePersistence::connect("sqlite::memory:").await.unwrap().schema_sql().replace("STRICT", "");
     raw_sql(AssertSqlSafe(by_hand)).execute(&mut other).await.unwrap();
-    let db = SqlitePersistence::connect(&url(&dir)).await.unwrap();
+    let db = SqlitePersistence::connect(&url(dir)).await.unwrap();
     db.check_schema().await.unwrap();
+    (db, other)
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_is_corrupt_and_stays() {
+    let dir = TempDir::new().unwrap();
+    let (db, mut other) = made_by_hand(&dir).await;
 
     for damage in [
         "UPDATE sessions SET payload = 1.5",
@@ -407,6 +426,186 @@ async fn what_an_abandoned_write_still_does_is_over_before_the_next_write_is_sen
     assert_eq!(payload(&db, "a").await.unwrap(), b"old");
 
     run(&mut other, "ROLLBACK").await;
-    while db.touch(&key("a"), LATER, NOW).await.is_err() {}
+    while db.touch(&key("a"), LATER, Timestamp::MAX, NOW).await.is_err() {}
     assert_eq!(payload(&db, "a").await.unwrap(), b"abandoned", "it happened, wholly");
+}
+
+#[tokio::test]
+async fn touch_is_written_only_if_the_session_is_idle_since_then() {
+    let dir = TempDir::new().unwrap();
+    let db = database(&dir).await;
+    let micro = Duration::from_micros(1);
+    db.insert(&key("a"), &record("x")).await.unwrap();
+    assert!(!db.touch(&key("a"), LATER + micro, NOW - micro, NOW + micro).await.unwrap());
+    assert_eq!(db.load(&key("a"), NOW).await.unwrap().unwrap().expires_at(), LATER, "nothing is changed");
+    assert!(db.touch(&key("a"), LATER + micro, NOW, NOW + micro).await.unwrap());
+    let touched = db.load(&key("a"), NOW).await.unwrap().unwrap();
+    assert_eq!((touched.expires_at(), touched.last_seen_at()), (LATER + micro, NOW + micro));
+    let absent = db.touch(&key("b"), LATER, Timestamp::MAX, NOW).await;
+    assert!(matches!(absent, Err(PersistenceError::NotFound)), "{absent:?}");
+    let expired = db.touch(&key("a"), LATER, NOW, LATER + micro).await;
+    assert!(matches!(expired, Err(PersistenceError::NotFound)), "{expired:?}");
+}
+
+#[tokio::test]
+async fn now_is_the_clock_of_this_machine() {
+    let db = SqlitePersistence::connect("sqlite::memory:").await.unwrap();
+    let before = Timestamp::from(std::time::SystemTime::now());
+    let now = db.now().await.unwrap();
+    let after = Timestamp::from(std::time::SystemTime::now());
+    let milli = Duration::from_millis(1);
+    assert!(before - milli <= now && now <= after + milli, "{before:?} {now:?} {after:?}");
+}
+
+#[tokio::test]
+async fn tables_are_told_apart_by_their_names() {
+    let id = async |table: &str| {
+        let db = SqlitePersistence::builder().table(table).connect("sqlite::memory:").await.unwrap();
+        db.properties().table_id
+    };
+    assert_eq!(id("sessions").await, session_core::StoreId::of(["sessions"]).0);
+    assert_ne!(id("sessions").await, id("logins").await);
+}
+
+#[tokio::test]
+async fn subjects_are_listed_in_pages_in_the_order_of_keys() {
+    let dir = TempDir::new().unwrap();
+    let db = database(&dir).await;
+    let subject = Subject::parse("u").unwrap();
+    for name in ["b", "a", "~", "B", "ab"] {
+        db.insert(&key(name), &record("x").with_subject(Some(subject.clone()))).await.unwrap();
+    }
+    db.insert(&key("aa"), &record("x")).await.unwrap();
+    db.insert(&key("old"), &record("x").with_subject(Some(subject.clone())).with_expires_at(NOW))
+        .await
+        .unwrap();
+    let list = async |after: Option<&str>, limit| {
+        let after = after.map(key);
+        let page = readable(db.list_by_subject(&subject, NOW, after.as_ref(), limit).await.unwrap());
+        page.into_iter().map(|(key, _)| key.as_str().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(list(None, 10).await, ["B", "a", "ab", "b", "~"]);
+    assert_eq!(list(None, 2).await, ["B", "a"]);
+    assert_eq!(list(Some("a"), 2).await, ["ab", "b"]);
+    assert_eq!(list(Some("aa"), 1).await, ["ab"], "also after a key that is not theirs");
+    assert_eq!(list(Some("~"), 2).await, [""; 0]);
+    assert_eq!(list(None, 0).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn corrupt_rows_are_listed_in_their_places_and_can_be_deleted() {
+    let dir = TempDir::new().unwrap();
+    let (db, mut other) = made_by_hand(&dir).await;
+    let subject = Subject::parse("u").unwrap();
+    for (damage, is_of_the_subject) in [
+        ("payload = 1.5", false),
+        ("payload = zeroblob(20000000)", false),
+        ("created_at = 'yesterday'", true),
+        ("expires_at = '2099-01-01 00:00:00'", true),
+        ("last_seen_at = x'00'", true),
+        ("version = 'secret'", false),
+        ("subject = ''", false),
+        ("subject = CAST(x'ff' AS TEXT)", false),
+    ] {
+        for name in ["a", "b", "c"] {
+            db.insert(&key(name), &record("secret").with_subject(Some(subject.clone()))).await.unwrap();
+        }
+        let damage_b = format!("UPDATE sessions SET {damage} WHERE key = 'b'");
+        raw_sql(AssertSqlSafe(damage_b)).execute(&mut other).await.unwrap();
+        let page = db.scan(None, 3).await.unwrap();
+        assert_eq!(page.iter().map(|row| row.key.as_str()).collect::<Vec<_>>(), ["a", "b", "c"], "{damage}");
+        assert!(page[0].contents.is_ok() && page[2].contents.is_ok(), "{damage}");
+        assert_corrupt(&page[1], damage);
+
+        if is_of_the_subject {
+            let page = db.list_by_subject(&subject, NOW, None, 3).await.unwrap();
+            let keys: Vec<_> = page.iter().map(|row| row.key.as_str()).collect();
+            assert_eq!(keys, ["a", "b", "c"], "{damage}");
+            assert_corrupt(&page[1], damage);
+        }
+        for row in page {
+            assert!(db.delete(&row.key).await.unwrap(), "{damage}");
+        }
+        assert_eq!(db.scan(None, 3).await.unwrap().len(), 0);
+    }
+}
+
+/// Keeps what this thread logs.
+#[derive(Clone, Default)]
+struct Warnings(Arc<std::sync::Mutex<Vec<String>>>);
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target() == "db_backends"
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, event: &tracing::Event<'_>) {
+        struct Text(String);
+        impl tracing::field::Visit for Text {
+            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                self.0 += &format!("{field}={value:?} ");
+            }
+        }
+        let mut text = Text(String::new());
+        event.record(&mut text);
+        self.0.lock().unwrap().push(text.0);
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test]
+async fn rows_without_a_stored_key_are_passed_over_with_one_warning() {
+    let dir = TempDir::new().unwrap();
+    let (db, mut other) = made_by_hand(&dir).await;
+    let subject = Subject::parse("u").unwrap();
+    for name in ["a", "c", "e"] {
+        db.insert(&key(name), &record("x").with_subject(Some(subject.clone()))).await.unwrap();
+    }
+    // Empty, with a space, too long, not in ASCII, not in UTF-8, of bytes.
+    for unreadable in
+        ["''", "'a 1'", "'a 2'", "printf('%.*c', 65, 'b')", "'dä'", "CAST(x'64ff' AS TEXT)", "x'65'"]
+    {
+        let copy = format!(
+            "INSERT INTO sessions SELECT {unreadable}, payload, created_at, expires_at, last_seen_at, version,
+             subject FROM sessions WHERE key = 'a'"
+        );
+        raw_sql(AssertSqlSafe(copy)).execute(&mut other).await.unwrap();
+    }
+    let warnings = Warnings::default();
+    let _default = tracing::subscriber::set_default(warnings.clone());
+    for limit in 1..8 {
+        let (mut scanned, mut listed) = (Vec::new(), Vec::new());
+        loop {
+            let after = scanned.last().copied();
+            let page = readable(db.scan(after.as_ref(), limit).await.unwrap());
+            let is_last = page.len() < limit as usize;
+            scanned.extend(page.into_iter().map(|(key, _)| key));
+            if is_last {
+                break;
+            }
+        }
+        loop {
+            let after = listed.last().copied();
+            let page = readable(db.list_by_subject(&subject, NOW, after.as_ref(), limit).await.unwrap());
+            let is_last = page.len() < limit as usize;
+            listed.extend(page.into_iter().map(|(key, _)| key));
+            if is_last {
+                break;
+            }
+        }
+        for found in [scanned, listed] {
+            assert_eq!(found, ["a", "c", "e"].map(key), "in pages of {limit}");
+        }
+    }
+    warnings.0.lock().unwrap().clear();
+    db.scan(None, 10).await.unwrap();
+    let warned = warnings.0.lock().unwrap().clone();
+    assert_eq!(warned.len(), 1, "{warned:?}");
+    assert!(warned[0].contains("event=\"row_key_unreadable\" count=7"), "{warned:?}");
+    assert!(!warned[0].contains("bbbb"), "{warned:?}");
 }

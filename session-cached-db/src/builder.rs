@@ -2,7 +2,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use session_core::{
-    Cache, Codec, JsonCodec, KeyForm, KeyPrefix, Persistence, Runtime, Scope, SessionKey, SubjectIndex,
+    Cache, Codec, JsonCodec, KeyForm, KeyPrefix, Persistence, Runtime, Scope, SessionKey, StoreId,
+    SubjectIndex,
 };
 
 use crate::config::Config;
@@ -19,7 +20,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Builds a [`CachedDb`]. Every setting has a default that suits a web application.
 #[derive(Debug)]
 #[must_use]
-pub struct Builder<C, P> {
+pub struct Builder<C: Cache, P: Persistence> {
     cache: C,
     db: P,
     config: Config,
@@ -44,6 +45,8 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
             name: "sessions".to_owned(),
             key_form: properties.key_form,
             key_prefix: KeyPrefix::NONE,
+            store_id: StoreId(0),
+            all_prefixes: false,
             max_key_bytes: properties.max_key_bytes,
             max_payload_bytes: properties.max_payload_bytes.min(1 << 20),
             max_keys: None,
@@ -64,6 +67,7 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
             probe_interval: SECOND,
             repair_capacity: 100_000,
             flight_capacity: 100_000,
+            max_waiting_writes: 1_024,
             conflict_policy: ConflictPolicy::default(),
             fail_closed: Vec::new(),
         };
@@ -191,6 +195,20 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
         self
     }
 
+    /// Sets how many writes of one session can wait for their turn in this process. One more fails with
+    /// [`Error::Busy`](crate::Error::Busy). Defaults to 1,024.
+    pub fn max_waiting_writes(mut self, max_waiting_writes: usize) -> Self {
+        self.config.max_waiting_writes = max_waiting_writes;
+        self
+    }
+
+    /// Lists, ends and seals anew sessions of every [key prefix](Self::key_prefix), not only those of this store's. For
+    /// operators' programs that look after a table which several applications share. Defaults to this store's own.
+    pub fn all_prefixes(mut self) -> Self {
+        self.config.all_prefixes = true;
+        self
+    }
+
     /// The largest payload of a session, in bytes. By default 1 MiB, or what the database takes if that is less.
     pub fn max_payload_bytes(mut self, max_payload_bytes: usize) -> Self {
         self.max_payload_bytes = Some(max_payload_bytes);
@@ -233,7 +251,9 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
         self
     }
 
-    /// What this store is called in metrics, as the label `store`. By default `sessions`.
+    /// Sets what this store is called in metrics, as the label `store`. Together with the table and the
+    /// [key prefix](Self::key_prefix) it is also the store's identity, which is bound into what it caches: give it the same
+    /// name on all nodes, and different names to stores that share a cache. Defaults to `sessions`.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.config.name = name.into();
         self
@@ -304,7 +324,7 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
     pub fn build(mut self) -> impl Future<Output = Result<CachedDb<C, P>, BuildError>> + Send {
         async move {
             self.resolve()?;
-            let runtime = match self.runtime {
+            let runtime = match self.runtime.take() {
                 Some(runtime) => runtime,
                 None => Arc::new(TokioRuntime::current().ok_or(BuildError::NoRuntime)?),
             };
@@ -313,6 +333,7 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
                 Schema::Check => self.db.check_schema().await?,
                 Schema::Trust => {}
             }
+            self.config.store_id = self.store_id(&*runtime);
             let parts = Parts {
                 cache: self.cache,
                 db: self.db,
@@ -323,7 +344,20 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
                 subject_limit: self.subject_limit,
                 log_key: self.log_key,
             };
-            Ok(CachedDb::start(parts, self.reaper))
+            let store = CachedDb::start(parts, self.reaper);
+            store.warn_of_clock_skew().await;
+            Ok(store)
+        }
+    }
+
+    /// What this store caches under: the same on all nodes. Of a cache in this process, no other store is to believe it.
+    fn store_id(&self, runtime: &dyn Runtime) -> StoreId {
+        match self.cache.properties().scope {
+            Scope::Process => StoreId(runtime.token().get()),
+            _ => {
+                let table = self.db.properties().table_id.to_string();
+                StoreId::of([&*self.config.name, &*table, &*self.key_prefix])
+            }
         }
     }
 
@@ -363,6 +397,9 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
             return invalid(
                 "absolute_timeout counts from when a session began, which this database does not keep".into(),
             );
+        }
+        if config.max_waiting_writes == 0 {
+            return invalid("max_waiting_writes must be above zero, or nothing can be written".into());
         }
         if config.breaker_threshold == 0 {
             return invalid("breaker_threshold must be above zero, or the cache is never used".into());
@@ -437,7 +474,8 @@ impl<C: Cache, P: SubjectIndex> Builder<C, P> {
     ///   [`set_subject`](crate::Session::set_subject). Not by [`update`](crate::CachedDb::update) of a record of the
     ///   application's own making.
     /// - When a session was last used is as fresh as the [`touch_interval`](Self::touch_interval) makes it, and by the
-    ///   clocks of the nodes.
+    ///   clocks of the nodes. The session that has just got its subject is never ended, whatever the clocks say.
+    /// - Sessions of another [key prefix](Self::key_prefix) are another application's, and do not count.
     /// - Two that log in at the same time may both be counted late: then one of them ends the surplus of both.
     /// - If the database does not answer then, the session is saved all the same, with an event; the next login of the
     ///   subject makes up for it.

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use session_core::{Expiry, InvalidKey, KeyForm, KeyPrefix, SessionKey, StoredKey, Timestamp};
+use session_core::{Expiry, InvalidKey, KeyForm, KeyPrefix, SessionKey, StoreId, StoredKey, Timestamp};
 
 /// What a store was built with.
 #[derive(Clone, Debug)]
@@ -9,6 +9,10 @@ pub(crate) struct Config {
     pub(crate) name: String,
     pub(crate) key_form: KeyForm,
     pub(crate) key_prefix: KeyPrefix,
+    /// What is bound into every value that the store caches.
+    pub(crate) store_id: StoreId,
+    /// Whether sessions of other prefixes are listed, ended and sealed anew, too.
+    pub(crate) all_prefixes: bool,
     pub(crate) max_key_bytes: usize,
     pub(crate) max_payload_bytes: usize,
     pub(crate) max_keys: Option<usize>,
@@ -30,6 +34,7 @@ pub(crate) struct Config {
     pub(crate) probe_interval: Duration,
     pub(crate) repair_capacity: usize,
     pub(crate) flight_capacity: usize,
+    pub(crate) max_waiting_writes: usize,
     pub(crate) conflict_policy: ConflictPolicy,
     pub(crate) fail_closed: Vec<Operation>,
 }
@@ -67,6 +72,18 @@ impl Config {
     pub(crate) fn stored_key(&self, key: &SessionKey) -> Result<StoredKey, InvalidKey> {
         let stored = StoredKey::derive(key, self.key_form, &self.key_prefix)?;
         if stored.as_bytes().len() > self.max_key_bytes { Err(InvalidKey) } else { Ok(stored) }
+    }
+
+    /// How long a load may take: the cache's answer, the database's, and the cache's once more.
+    pub(crate) fn longest_load(&self) -> Duration {
+        self.read_timeout.saturating_add(self.cache_timeout.saturating_mul(2))
+    }
+
+    /// Returns `true` if the session under `key` is one of this store's, and not of another application with another prefix.
+    pub(crate) fn owns(&self, key: &StoredKey) -> bool {
+        self.all_prefixes
+            || key.belongs_to(self.key_form, &self.key_prefix)
+            || self.accepts_plain_keys && key.belongs_to(KeyForm::Plain, &KeyPrefix::NONE)
     }
 
     /// Whether `key` looks like what is stored instead of keys.

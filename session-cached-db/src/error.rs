@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use session_core::{
     CodecError, InvalidSubject, MalformedJson, Outcome, PersistenceError, RandomnessUnavailable,
@@ -81,6 +82,19 @@ pub enum Error {
         "the cache cannot be reached, and this operation is to fail then; nothing was changed, retry later"
     )]
     CacheUnavailable,
+    /// Other writes of this session took all the time that this one had, or too many of them wait already. Nothing was
+    /// changed. Retry later.
+    #[error("other writes of this session took all the time; nothing was changed, retry later")]
+    Busy,
+    /// This machine's clock and the database's differ by more than `clock_slack`. Nothing was deleted: by a wrong clock,
+    /// sessions would be that live on.
+    #[error(
+        "this machine's clock and the database's differ by {by:?}; nothing was deleted, set the clock that is wrong"
+    )]
+    ClockSkew {
+        /// The difference.
+        by: Duration,
+    },
     /// The database call failed.
     #[error("{0}")]
     Database(#[source] Arc<PersistenceError>),
@@ -112,9 +126,14 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Database(error) => error.is_retryable(),
-            Self::CacheUnavailable | Self::Interrupted => true,
+            Self::CacheUnavailable | Self::Busy | Self::Interrupted => true,
             _ => false,
         }
+    }
+
+    /// Whether what was to be saved is to blame.
+    pub(crate) const fn is_of_the_data(&self) -> bool {
+        matches!(self, Self::TooLarge { .. } | Self::TooManyKeys { .. } | Self::Unencodable(_))
     }
 
     /// Whether it is this one session that cannot be read, while the database is fine.

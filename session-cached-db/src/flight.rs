@@ -1,15 +1,25 @@
-//! Loads of one key at one time, shared within the process.
+//! Single flight: loads of one key at one time share one attempt within the process.
 //!
-//! A flight makes one attempt after the other until everybody who waits is served. An attempt sends calls (the cache's
-//! `acquire`, the database's read, the fill), and a caller is served by the first result that cannot be older than the
-//! caller's coming. A flight belongs to no caller: whoever leaves, the others are served.
+//! An *attempt* sends calls (the cache's `acquire`, the database's read, the fill) and ends with a result. A load takes the
+//! result only if the call that produced it was sent after the load had come; otherwise it joins one more attempt.
+//!
+//! An attempt belongs to no load. All that wait hold the same future, and whichever of them is polled drives it, so a load
+//! that is alive and not polled holds up no other. When the last of them is dropped in the middle, a task sees the attempt
+//! to its end: the lease that it holds is filled or given back, and the statement that it sent is not cut off.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 
-use session_core::{PersistenceError, Record, Stamp, StoredKey};
-use tokio::sync::oneshot;
+use futures_util::FutureExt as _;
+use futures_util::future::Shared;
+use session_core::{BoxFuture, Record, Runtime, Stamp, StoredKey};
+
+use crate::Error;
 
 /// What a load found.
 #[derive(Clone, Debug)]
@@ -19,40 +29,50 @@ pub(crate) struct Loaded {
     pub(crate) stamp: Option<Stamp>,
 }
 
-pub(crate) type LoadResult = Result<Option<Loaded>, Arc<PersistenceError>>;
+pub(crate) type LoadResult = Result<Option<Loaded>, Error>;
 
-/// The number of a call that a flight has sent. What a call tells is not older than its sending, so its result is good
-/// for everybody who came before that.
+/// The number of a call that an attempt has sent. What a call answers is not older than its sending, so its result is good
+/// for every load that came before that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Call(u32);
 
-/// The flights of this process.
+/// The calls that an attempt has sent so far.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Calls(Arc<AtomicU32>);
+
+impl Calls {
+    /// Notes that a call is about to be sent.
+    pub(crate) fn send(&self) -> Call {
+        Call(self.0.fetch_add(1, Ordering::SeqCst) + 1)
+    }
+
+    fn last(&self) -> Call {
+        Call(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// The result of an attempt, and the call that produced it.
+pub(crate) type Landed = (Call, LoadResult);
+
+/// The attempts of this process that are under way, at most one for each key.
 #[derive(Debug)]
 pub(crate) struct Flights {
     capacity: usize,
-    by_key: Mutex<HashMap<StoredKey, Flight>>,
+    by_key: Mutex<Attempts>,
+}
+
+#[derive(Debug, Default)]
+struct Attempts {
+    last_id: u64,
+    by_key: HashMap<StoredKey, Attempt>,
 }
 
 #[derive(Debug)]
-struct Flight {
-    last_sent: Call,
-    waiting: Vec<Waiter>,
-}
-
-#[derive(Debug)]
-struct Waiter {
-    came_after: Call,
-    reply: oneshot::Sender<LoadResult>,
-}
-
-/// What somebody who loads a key becomes.
-pub(crate) enum Role {
-    /// The first. It makes the flight's first attempt, and is about to send this call.
-    Leader(Call),
-    /// One who waits.
-    Follower(oneshot::Receiver<LoadResult>),
-    /// One who reads the database alone, because there are too many flights.
-    Loner,
+struct Attempt {
+    id: u64,
+    calls: Calls,
+    future: Shared<BoxFuture<Landed>>,
+    passengers: usize,
 }
 
 impl Flights {
@@ -60,95 +80,152 @@ impl Flights {
         Self { capacity, by_key: Mutex::default() }
     }
 
-    /// Joins the flight of `key`, or starts it.
-    pub(crate) fn join(&self, key: &StoredKey) -> Role {
-        let mut flights = self.lock();
-        let full = flights.len() >= self.capacity;
-        match flights.entry(*key) {
-            Slot::Occupied(mut flight) => Role::Follower(flight.get_mut().wait()),
-            Slot::Vacant(_) if full => Role::Loner,
+    /// Joins the attempt of `key` that is under way, or else starts the one that `begin` makes. Returns `None` if there are
+    /// too many.
+    pub(crate) fn join(
+        self: &Arc<Self>,
+        key: &StoredKey,
+        runtime: &Arc<dyn Runtime>,
+        begin: impl FnOnce(Calls) -> BoxFuture<Landed>,
+    ) -> Option<Passenger> {
+        let mut attempts = self.lock();
+        let attempts = &mut *attempts;
+        let is_full = attempts.by_key.len() >= self.capacity;
+        let (attempt, has_joined) = match attempts.by_key.entry(*key) {
+            Slot::Occupied(attempt) => (attempt.into_mut(), true),
+            Slot::Vacant(_) if is_full => return None,
             Slot::Vacant(slot) => {
-                let first = Call(1);
-                slot.insert(Flight { last_sent: first, waiting: Vec::new() });
-                Role::Leader(first)
+                attempts.last_id += 1;
+                let calls = Calls::default();
+                let attempt = AssertUnwindSafe(begin(calls.clone())).catch_unwind();
+                // A codec of the application's has panicked: every load that waits gets an answer all the same.
+                let attempt =
+                    attempt.map(|landed| landed.unwrap_or((Call(u32::MAX), Err(Error::Interrupted))));
+                let future = attempt.boxed().shared();
+                (slot.insert(Attempt { id: attempts.last_id, calls, future, passengers: 0 }), false)
             }
-        }
-    }
-
-    /// Says that a call is about to be sent.
-    pub(crate) fn send(&self, key: &StoredKey) -> Call {
-        self.lock().get_mut(key).map_or(Call(0), |flight| {
-            flight.last_sent.0 += 1;
-            flight.last_sent
+        };
+        attempt.passengers += 1;
+        Some(Passenger {
+            flights: Arc::clone(self),
+            runtime: Arc::clone(runtime),
+            key: *key,
+            id: attempt.id,
+            came_after: attempt.calls.last(),
+            calls: attempt.calls.clone(),
+            future: attempt.future.clone(),
+            has_joined,
+            is_task: false,
+            is_over: false,
         })
     }
 
-    /// Gives `result` to all who came before `call` was sent; whether anybody is left. If nobody is, the flight is over.
-    pub(crate) fn serve(&self, key: &StoredKey, call: Call, result: &LoadResult) -> bool {
-        let mut flights = self.lock();
-        let Slot::Occupied(mut slot) = flights.entry(*key) else { return false };
-        let flight = slot.get_mut();
-        let served: Vec<_> = flight
-            .waiting
-            .extract_if(.., |waiter| waiter.came_after < call || mutant!(UngatedFlight))
-            .collect();
-        let anybody_left = flight.has_company();
-        if !anybody_left {
-            slot.remove();
+    /// Ends the attempt, if it is still this one.
+    fn end(&self, key: &StoredKey, id: u64) {
+        let mut attempts = self.lock();
+        if attempts.by_key.get(key).is_some_and(|attempt| attempt.id == id) {
+            attempts.by_key.remove(key);
         }
-        drop(flights);
-        for waiter in served {
-            // Whoever has left needs no answer.
-            let _ = waiter.reply.send(result.clone());
-        }
-        anybody_left
     }
 
-    /// Ends the flight if nobody waits for it; whether somebody does.
-    pub(crate) fn end_if_empty(&self, key: &StoredKey) -> bool {
-        let mut flights = self.lock();
-        let Slot::Occupied(mut slot) = flights.entry(*key) else { return false };
-        let anybody_left = slot.get_mut().has_company();
-        if !anybody_left {
-            slot.remove();
+    /// Notes that a passenger leaves before the end. Returns `true` if it was the last one.
+    fn leave(&self, key: &StoredKey, id: u64) -> bool {
+        let mut attempts = self.lock();
+        match attempts.by_key.get_mut(key).filter(|attempt| attempt.id == id) {
+            Some(attempt) => {
+                attempt.passengers -= 1;
+                attempt.passengers == 0
+            }
+            None => false,
         }
-        anybody_left
-    }
-
-    /// Ends the flight; those who wait are told that there will be no answer.
-    pub(crate) fn abandon(&self, key: &StoredKey) {
-        self.lock().remove(key);
     }
 
     #[cfg(feature = "__simulation")]
     pub(crate) fn len(&self) -> usize {
-        self.lock().len()
+        self.lock().by_key.len()
     }
 
     #[cfg(feature = "__simulation")]
     pub(crate) fn digest(&self) -> impl std::hash::Hash + use<> {
-        let flights = self.lock();
-        let digests = flights.iter().map(|(key, flight)| {
-            let waiting = flight.waiting.iter().map(|waiter| (waiter.came_after.0, waiter.reply.is_closed()));
-            (key.as_str().to_owned(), flight.last_sent.0, waiting.collect::<Vec<_>>())
+        let attempts = self.lock();
+        let digests = attempts.by_key.iter().map(|(key, attempt)| {
+            (
+                key.as_str().to_owned(),
+                attempt.calls.last().0,
+                attempt.passengers,
+                attempt.future.peek().is_some(),
+            )
         });
         digests.collect::<std::collections::BTreeSet<_>>()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<StoredKey, Flight>> {
+    fn lock(&self) -> MutexGuard<'_, Attempts> {
         self.by_key.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Flight {
-    fn wait(&mut self) -> oneshot::Receiver<LoadResult> {
-        let (reply, answer) = oneshot::channel();
-        self.waiting.push(Waiter { came_after: self.last_sent, reply });
-        answer
-    }
+/// A load that waits for an attempt, and drives it when it is polled. Resolves to the result if that is good for this load,
+/// or to `None` if the load came too late for it.
+pub(crate) struct Passenger {
+    flights: Arc<Flights>,
+    runtime: Arc<dyn Runtime>,
+    key: StoredKey,
+    id: u64,
+    came_after: Call,
+    calls: Calls,
+    future: Shared<BoxFuture<Landed>>,
+    has_joined: bool,
+    /// It is the task that goes on with the attempt for loads that have left.
+    is_task: bool,
+    is_over: bool,
+}
 
-    fn has_company(&mut self) -> bool {
-        self.waiting.retain(|waiter| !waiter.reply.is_closed());
-        !self.waiting.is_empty()
+impl Passenger {
+    /// Returns `true` if another load has started the attempt.
+    pub(crate) const fn has_joined(&self) -> bool {
+        self.has_joined
+    }
+}
+
+impl Future for Passenger {
+    type Output = Option<LoadResult>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Poll::Ready((call, result)) = self.future.poll_unpin(context) else { return Poll::Pending };
+        self.is_over = true;
+        self.flights.end(&self.key, self.id);
+        // An error is no older for one than for the other, and to wait for the next attempt would take as long again.
+        let is_good = self.came_after < call || result.is_err() || mutant!(UngatedFlight);
+        Poll::Ready(is_good.then_some(result))
+    }
+}
+
+impl Drop for Passenger {
+    fn drop(&mut self) {
+        if self.is_over || !self.flights.leave(&self.key, self.id) {
+            return;
+        }
+        // Nothing was sent, so nothing is to be seen to its end. And a task that is dropped shows that the runtime ends.
+        if self.calls.last() == Call(0) || self.is_task {
+            return self.flights.end(&self.key, self.id);
+        }
+        if let Some(attempt) =
+            self.flights.lock().by_key.get_mut(&self.key).filter(|attempt| attempt.id == self.id)
+        {
+            attempt.passengers += 1;
+        }
+        let task = Self {
+            flights: Arc::clone(&self.flights),
+            runtime: Arc::clone(&self.runtime),
+            key: self.key,
+            id: self.id,
+            came_after: self.came_after,
+            calls: self.calls.clone(),
+            future: self.future.clone(),
+            has_joined: self.has_joined,
+            is_task: true,
+            is_over: false,
+        };
+        self.runtime.spawn(task.map(drop).boxed());
     }
 }

@@ -11,6 +11,7 @@ use crate::flight::{Flights, Loaded};
 use crate::limits::SubjectLimit;
 use crate::measured::Measured;
 use crate::metrics::{DatabaseLatencies, Labels};
+use crate::queue::Queues;
 use crate::repair::Repairs;
 use crate::stats::Counters;
 use crate::tasks::Tasks;
@@ -19,25 +20,24 @@ use crate::{Error, PresentedKey};
 
 /// What the clones of a store share.
 #[derive(Debug)]
-pub(crate) struct Inner<C, P> {
+pub(crate) struct Inner<C: Cache, P: Persistence> {
     pub(crate) cache: CacheGuard<C>,
     pub(crate) db: Measured<P>,
     pub(crate) config: Config,
     pub(crate) codec: Arc<dyn Codec>,
     pub(crate) runtime: Arc<dyn Runtime>,
-    pub(crate) flights: Flights,
+    pub(crate) flights: Arc<Flights>,
+    pub(crate) queues: Queues<C, P>,
     pub(crate) repairs: Repairs,
     pub(crate) tasks: Tasks,
     pub(crate) counters: Arc<Counters>,
     pub(crate) events: Option<Arc<dyn Events>>,
     pub(crate) subject_limit: Option<SubjectLimit<C, P>>,
     log_key: LogKey,
-    /// A key under which nothing is ever stored, to ask whether anybody answers.
-    pub(crate) probe_key: StoredKey,
 }
 
 /// What a store is made of.
-pub(crate) struct Parts<C, P> {
+pub(crate) struct Parts<C: Cache, P: Persistence> {
     pub(crate) cache: C,
     pub(crate) db: P,
     pub(crate) config: Config,
@@ -68,14 +68,14 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             ),
             db: Measured::new(db, DatabaseLatencies::new(&labels), Arc::clone(&runtime)),
             codec,
-            flights: Flights::new(config.flight_capacity),
+            flights: Arc::new(Flights::new(config.flight_capacity)),
+            queues: Queues::new(config.max_waiting_writes),
             repairs: Repairs::new(config.repair_capacity, &labels),
             tasks: Tasks::new(Arc::clone(&runtime)),
             counters,
             events,
             subject_limit,
             log_key,
-            probe_key: StoredKey::PROBE,
             config,
             runtime,
         }
@@ -97,9 +97,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     pub(crate) async fn load_readable(self: &Arc<Self>, key: &StoredKey) -> Result<Option<Loaded>, Error> {
         let mut loaded = self.load(key).await.inspect_err(|error| {
             if error.is_of_the_row() {
-                tracing::warn!(target: "session_cached_db", event = "row_unreadable", session = %self.name(key), %error,
-                    "a stored session cannot be read; its row is left alone");
-                self.note_unreadable(key, error);
+                self.note_unreadable_row(key, error);
             }
         })?;
         if let Some(found) = &loaded
@@ -111,7 +109,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             // A cache is not the truth, and this one may have been written to by somebody else.
             tracing::warn!(target: "session_cached_db", event = "cached_payload_unreadable", session = %self.name(key),
                 reason = error.reason(), %error, "a cached session cannot be read; the database is asked");
-            loaded = Box::pin(self.read(key)).await.map_err(Error::Database)?;
+            loaded = Box::pin(self.read(key)).await?;
             if let Some(found) = &loaded {
                 found.record.decode(key, &*self.codec).map_err(|error| self.unreadable(key, error))?;
             }
@@ -135,6 +133,13 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let error = Error::Unreadable(Arc::new(error));
         self.note_unreadable(key, &error);
         error
+    }
+
+    /// The row under `key` cannot be read.
+    pub(crate) fn note_unreadable_row(&self, key: &StoredKey, error: &Error) {
+        tracing::warn!(target: "session_cached_db", event = "row_unreadable", session = %self.name(key), %error,
+            "a stored session cannot be read; its row is left alone");
+        self.note_unreadable(key, error);
     }
 
     fn note_unreadable(&self, key: &StoredKey, error: &Error) {

@@ -41,6 +41,7 @@ mod measured;
 mod metrics;
 mod no_cache;
 mod operations;
+mod queue;
 mod reaper;
 mod repair;
 mod runtime;
@@ -69,7 +70,7 @@ pub use reaper::Reaper;
 pub use runtime::TokioRuntime;
 pub use session::Session;
 pub use stats::Stats;
-pub use store::{CacheHealth, CachedDb, Health};
+pub use store::{CacheHealth, CachedDb, Health, ListedSession};
 
 pub use session_core as core;
 

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use session_core::{
-    Acquired, Cache, Entry, Exchange, Expected, Persistence, PersistenceError, Stamp, State, StoredKey,
-    Value, protocol,
+    Acquired, Cache, Entry, Exchange, Expected, Persistence, PersistenceError, Record, Stamp, State,
+    StoredKey, Timestamp, Value, protocol,
 };
 use tracing::Instrument as _;
 
 use crate::Error;
 use crate::cache_guard::Gate;
-use crate::flight::{Call, LoadResult, Loaded, Role};
+use crate::flight::{Calls, Landed, LoadResult, Loaded, Passenger};
 use crate::inner::Inner;
 
 /// How far [`Runtime::roughly_now`](session_core::Runtime::roughly_now) may be behind.
@@ -29,18 +29,9 @@ pub(crate) enum Look {
     Bypass,
 }
 
-impl Look {
-    const fn lease(&self) -> Option<Stamp> {
-        match self {
-            Self::Leased(lease) => Some(*lease),
-            Self::Hit(_) | Self::Bypass => None,
-        }
-    }
-}
-
 impl<C: Cache, P: Persistence> Inner<C, P> {
-    /// The session under `key`. Whoever drops this leaves nobody else waiting, and nothing half done.
-    pub(crate) async fn load(self: &Arc<Self>, key: &StoredKey) -> Result<Option<Loaded>, Error> {
+    /// Returns the session under `key`. Dropping this holds up no other load, and leaves nothing half done.
+    pub(crate) async fn load(self: &Arc<Self>, key: &StoredKey) -> LoadResult {
         if self.cache.is_local()
             && !self.repairs.holds(key)
             && let Ok(Some(entry)) = self.cache.get(key, Gate::Respect).await
@@ -54,24 +45,49 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         Box::pin(self.load_shared(key).instrument(span)).await
     }
 
-    /// The same, shared with all who load this key now.
-    async fn load_shared(self: &Arc<Self>, key: &StoredKey) -> Result<Option<Loaded>, Error> {
-        let result = match self.flights.join(key) {
-            Role::Follower(answer) => {
-                self.counters.joined.bump();
-                answer.await.map_err(|_| Error::Interrupted)?
+    /// The same, shared with all loads of this key that are under way.
+    async fn load_shared(self: &Arc<Self>, key: &StoredKey) -> LoadResult {
+        let Some(first) = self.join(key) else { return self.bypass(key).await };
+        if let Some(result) = first.await {
+            return result;
+        }
+        // It came too late for the result. All that did so share the next attempt, which begins now; for a load that
+        // begins an attempt, or joins one before its first call, every result is good.
+        let next = pin!(async {
+            loop {
+                let Some(passenger) = self.join(key) else { return self.bypass(key).await };
+                if let Some(result) = passenger.await {
+                    return result;
+                }
             }
-            Role::Loner => Box::pin(self.bypass(key)).await,
-            Role::Leader(call) => {
-                let mut lead = Lead { store: self, key, lease: None, is_over: false };
-                let looked = self.look(key).await;
-                lead.lease = looked.lease();
-                let (call, result) = self.attempt(key, call, looked).await;
-                lead.land(call, &result);
-                result
-            }
-        };
-        result.map_err(Error::Database)
+        });
+        // No load waits longer than one attempt may take, however slow the first one was.
+        match select(next, self.runtime.sleep(self.config.longest_load())).await {
+            Either::Left((result, _)) => result,
+            Either::Right(_) => Err(no_answer()),
+        }
+    }
+
+    fn join(self: &Arc<Self>, key: &StoredKey) -> Option<Passenger> {
+        let passenger = self.flights.join(key, &self.runtime, |calls| {
+            let (store, key) = (Arc::clone(self), *key);
+            Box::pin(async move { store.attempt(&key, &calls).await })
+        })?;
+        if passenger.has_joined() {
+            self.counters.joined.bump();
+        }
+        Some(passenger)
+    }
+
+    /// Gets the record from the cache or from the database. Returns it with the call that produced it.
+    async fn attempt(self: &Arc<Self>, key: &StoredKey, calls: &Calls) -> Landed {
+        let call = calls.send();
+        match self.look(key).await {
+            Look::Hit(hit) => (call, Ok(Some(hit))),
+            // Apart, so that a hit does not carry the size of what follows a miss.
+            Look::Leased(lease) => Box::pin(self.fill(key, lease, calls)).await,
+            Look::Bypass => (calls.send(), Box::pin(self.bypass(key)).await),
+        }
     }
 
     /// Asks the cache for the record, or for the right to fill it.
@@ -95,6 +111,9 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     /// The record in `entry`, if it is one that may be shown.
     pub(crate) fn hit(&self, entry: Entry) -> Option<Loaded> {
         let State::Value(value) = entry.state else { return None };
+        if value.store != self.config.store_id {
+            return None;
+        }
         let is_servable_at = |now| protocol::is_servable(&value, now, self.config.max_cache_age);
         // The exact time is asked for where it matters: a hit spends a third of its own time on that.
         let is_servable =
@@ -105,31 +124,9 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         })
     }
 
-    /// Serves everybody who waits for `key`, with as many attempts as that takes.
-    async fn fly(self: &Arc<Self>, key: &StoredKey, mut call: Call, mut looked: Look) {
-        loop {
-            let (good_from, result) = self.attempt(key, call, looked).await;
-            if !self.flights.serve(key, good_from, &result) {
-                return;
-            }
-            call = self.flights.send(key);
-            looked = self.look(key).await;
-        }
-    }
-
-    /// Gets the record after a look into the cache, which was sent as `call`. Tells for whom it is good.
-    async fn attempt(&self, key: &StoredKey, call: Call, looked: Look) -> (Call, LoadResult) {
-        match looked {
-            Look::Hit(hit) => (call, Ok(Some(hit))),
-            // Apart, so that a hit does not carry the size of what follows a miss.
-            Look::Leased(lease) => Box::pin(self.fill(key, lease)).await,
-            Look::Bypass => (self.flights.send(key), Box::pin(self.bypass(key)).await),
-        }
-    }
-
-    /// Reads the database and fills the key, for which we hold `lease`. Tells for whom the result is good.
-    async fn fill(&self, key: &StoredKey, lease: Stamp) -> (Call, LoadResult) {
-        let read = self.flights.send(key);
+    /// Reads the database and fills the key, for which we hold `lease`.
+    async fn fill(&self, key: &StoredKey, lease: Stamp, calls: &Calls) -> Landed {
+        let read = calls.send();
         let made_at = self.runtime.now();
         self.counters.misses.bump();
         let found = self.read(key).await;
@@ -137,7 +134,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             // What cannot be decoded stays out: once its row was repaired, nobody is to be shown it any more. Decoding
             // it here costs nothing, because whoever waits for it shares the result.
             Ok(Some(loaded)) if loaded.record.decode(key, &*self.codec).is_ok() => {
-                self.cacheable(key, Value { record: Arc::clone(&loaded.record), made_at })
+                self.cacheable(key, self.value(&loaded.record, made_at))
             }
             // Nothing to fill with: the lease is given back.
             Ok(_) | Err(_) => None,
@@ -146,11 +143,11 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             self.release(key, lease).await;
             return (read, found);
         };
-        let fill = self.flights.send(key);
+        let fill = calls.send();
         match self.fill_lease(key, lease, value).await {
             Some(stamp) => {
                 self.counters.fills.bump();
-                let fill = if mutant!(LateFollower) { self.flights.send(key) } else { fill };
+                let fill = if mutant!(LateFollower) { calls.send() } else { fill };
                 // While the lease held, nobody has committed a change: what was read is good up to here.
                 (fill, found.map(|loaded| loaded.map(|loaded| Loaded { stamp: Some(stamp), ..loaded })))
             }
@@ -193,6 +190,11 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         self.read(key).await
     }
 
+    /// Returns `record`, which the database had at `made_at`, as this store caches it.
+    pub(crate) fn value(&self, record: &Arc<Record>, made_at: Timestamp) -> Value {
+        Value { record: Arc::clone(record), made_at, store: self.config.store_id }
+    }
+
     /// Reads the database.
     pub(crate) async fn read(&self, key: &StoredKey) -> LoadResult {
         let found = self.bounded_read(pin!(self.db.load(key, self.runtime.now()))).await?;
@@ -203,71 +205,14 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     pub(crate) async fn bounded_read<T>(
         &self,
         read: Pin<&mut (impl Future<Output = Result<T, PersistenceError>> + Send)>,
-    ) -> Result<T, Arc<PersistenceError>> {
-        let result = match select(read, self.runtime.sleep(self.config.read_timeout)).await {
-            Either::Left((result, _)) => result,
-            Either::Right(_) => {
-                Err(PersistenceError::Unavailable("no answer within the read timeout".into()))
-            }
-        };
-        result.map_err(Arc::new)
-    }
-}
-
-/// The caller who makes a flight's first attempt.
-struct Lead<'a, C: Cache, P: Persistence> {
-    store: &'a Arc<Inner<C, P>>,
-    key: &'a StoredKey,
-    /// What it holds, from the look on.
-    lease: Option<Stamp>,
-    is_over: bool,
-}
-
-impl<C: Cache, P: Persistence> Lead<'_, C, P> {
-    /// The attempt has a result. Those who came too late for it are served by a task.
-    fn land(mut self, call: Call, result: &LoadResult) {
-        self.is_over = true;
-        if self.store.flights.serve(self.key, call, result) {
-            self.fly(None);
-        }
-    }
-
-    fn fly(&self, lease: Option<Stamp>) {
-        let flight = InFlight { store: Arc::clone(self.store), key: *self.key, is_over: false };
-        self.store.runtime.spawn(Box::pin(async move {
-            // All of it moves in here, to be dropped here.
-            let mut flight = flight;
-            let call = flight.store.flights.send(&flight.key);
-            let looked = match lease {
-                Some(lease) => Look::Leased(lease),
-                None => flight.store.look(&flight.key).await,
-            };
-            flight.store.fly(&flight.key, call, looked).await;
-            flight.is_over = true;
-        }));
-    }
-}
-
-/// The caller has left in the middle of the attempt. A task makes it again, if somebody waits or a lease is to be ended.
-impl<C: Cache, P: Persistence> Drop for Lead<'_, C, P> {
-    fn drop(&mut self) {
-        if !self.is_over && (self.lease.is_some() || self.store.flights.end_if_empty(self.key)) {
-            self.fly(self.lease);
+    ) -> Result<T, Error> {
+        match select(read, self.runtime.sleep(self.config.read_timeout)).await {
+            Either::Left((result, _)) => result.map_err(|error| Error::Database(Arc::new(error))),
+            Either::Right(_) => Err(no_answer()),
         }
     }
 }
 
-/// A flight whose task is stopped, by a panic or by the end of the runtime, leaves nobody waiting.
-struct InFlight<C, P> {
-    store: Arc<Inner<C, P>>,
-    key: StoredKey,
-    is_over: bool,
-}
-
-impl<C, P> Drop for InFlight<C, P> {
-    fn drop(&mut self) {
-        if !self.is_over {
-            self.store.flights.abandon(&self.key);
-        }
-    }
+fn no_answer() -> Error {
+    Error::Database(Arc::new(PersistenceError::Unavailable("no answer within the read timeout".into())))
 }

@@ -3,15 +3,17 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use session_core::{Cache, ExpiryWrite, KeyForm, Persistence, Record, Scan, SessionKey, StoredKey};
+use session_core::{Cache, ExpiryWrite, KeyForm, Persistence, Record, Row, Scan, SessionKey, StoredKey};
 
 use crate::flight::Loaded;
 use crate::inner::Inner;
 use crate::operations::Saved;
+use crate::queue::Update;
+use crate::tasks::Admission;
 use crate::{CachedDb, Error};
 
 /// What was done to a page of a table. See [`CachedDb::reseal`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Swept {
     /// Sessions that were looked at, expired ones too.
@@ -20,8 +22,9 @@ pub struct Swept {
     pub written: u64,
     /// Those that would have been, but somebody else wrote or ended them at the same time. Sweep once more.
     pub missed: u64,
-    /// Those that cannot be read. Their rows were left alone, each with an event.
-    pub unreadable: u64,
+    /// Those that cannot be read. Their rows were left alone, each with an event; [`revoke`](crate::CachedDb::revoke) ends
+    /// such a session.
+    pub unreadable: Vec<StoredKey>,
     /// Where the next page begins; `None` after the last one.
     pub next: Option<StoredKey>,
 }
@@ -56,12 +59,11 @@ impl<C: Cache, P: Scan> CachedDb<C, P> {
     ///
     /// # Errors
     ///
-    /// [`Error::Database`] when the database does not answer, or a row of the page cannot be read as one; or as every
-    /// write.
+    /// [`Error::Database`] when the database does not answer; [`Error::Closed`]; or the error of a write.
     ///
     /// # Cancel safety
     ///
-    /// What was written by then stays so; no session is left half done.
+    /// The page is gone through to its end by a task of its own; [`close`](Self::close) waits for it.
     pub fn reseal(
         &self,
         after: Option<&StoredKey>,
@@ -104,22 +106,38 @@ enum Sweep {
 }
 
 impl<C: Cache, P: Scan> Inner<C, P> {
-    async fn sweep(
+    /// Goes on with the page if the returned future is dropped.
+    fn sweep(
         self: &Arc<Self>,
         sweep: Sweep,
         after: Option<&StoredKey>,
         limit: u32,
+    ) -> impl Future<Output = Result<Swept, Error>> + Send + use<C, P> {
+        let (store, after) = (Arc::clone(self), after.copied());
+        self.tasks.run(async move { store.sweep_page(sweep, after, limit.max(1)).await })
+    }
+
+    async fn sweep_page(
+        self: &Arc<Self>,
+        sweep: Sweep,
+        after: Option<StoredKey>,
+        limit: u32,
     ) -> Result<Swept, Error> {
-        self.tasks.check_open()?;
-        let limit = limit.max(1);
-        let page = self.bounded_read(pin!(self.db.scan(after, limit))).await.map_err(Error::Database)?;
+        let page = self.bounded_read(pin!(self.db.scan(after.as_ref(), limit))).await?;
         let mut swept = Swept::default();
         if u32::try_from(page.len()).is_ok_and(|len| len >= limit) {
-            swept.next = page.last().map(|(key, _)| *key);
+            swept.next = page.last().map(|row| row.key);
         }
-        for (key, record) in page {
+        for Row { key, contents, .. } in page.into_iter().filter(|row| self.config.owns(&row.key)) {
             swept.seen += 1;
-            let record = Arc::new(record);
+            let record = match contents {
+                Ok(record) => Arc::new(record),
+                Err(error) => {
+                    self.note_unreadable_row(&key, &Error::Database(Arc::new(error)));
+                    swept.unreadable.push(key);
+                    continue;
+                }
+            };
             if record.is_expired(self.runtime.now()) {
                 continue;
             }
@@ -131,7 +149,7 @@ impl<C: Cache, P: Scan> Inner<C, P> {
                 Ok(true) => swept.written += 1,
                 Ok(false) => {}
                 Err(Error::Conflict | Error::SessionGone | Error::AlreadyExists) => swept.missed += 1,
-                Err(error) if error.is_of_the_row() => swept.unreadable += 1,
+                Err(error) if error.is_of_the_row() => swept.unreadable.push(key),
                 Err(error) => return Err(error),
             }
         }
@@ -155,7 +173,9 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             return Ok(false);
         }
         let anew = self.encoded_anew(key, key, record)?;
-        self.update(*key, anew, Some(record.version()), ExpiryWrite::Extend).await?;
+        let expected = Some(record.version());
+        let update = Update { record: anew, expected, expiry: ExpiryWrite::Extend, rename: None };
+        self.update(*key, update, Admission::Continuation).await?;
         Ok(true)
     }
 
@@ -166,7 +186,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             return Ok(false);
         }
         let Ok(hashed) = self.config.stored_key(&session_key) else { return Ok(false) };
-        self.rename_plain(key, &hashed, record).await?;
+        self.rename_plain(key, &hashed, record, Admission::Continuation).await?;
         Ok(true)
     }
 
@@ -175,9 +195,12 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         plain: &StoredKey,
         hashed: &StoredKey,
         record: &Arc<Record>,
+        admission: Admission,
     ) -> Result<Saved, Error> {
         let anew = self.encoded_anew(plain, hashed, record)?;
-        self.rename(*plain, *hashed, anew, Some(record.version()), ExpiryWrite::Extend).await
+        let expected = Some(record.version());
+        let update = Update { record: anew, expected, expiry: ExpiryWrite::Extend, rename: Some(*hashed) };
+        self.update(*plain, update, admission).await
     }
 
     /// The session of `key`, which is not stored under `hashed`, if it is still stored under the plain key: under its
@@ -193,7 +216,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             _ => return Ok(None),
         };
         if let Some(loaded) = self.load_readable(&plain).await? {
-            match self.rename_plain(&plain, hashed, &loaded.record).await {
+            match self.rename_plain(&plain, hashed, &loaded.record, Admission::New).await {
                 Ok(saved) => return Ok(Some((*hashed, saved.loaded))),
                 // Somebody else did it, or has written or ended it.
                 Err(Error::SessionGone | Error::AlreadyExists | Error::Conflict) => {}

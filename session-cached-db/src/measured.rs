@@ -5,8 +5,8 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use session_core::{
-    ExpiryWrite, Persistence, PersistenceError, PersistenceProperties, Record, Runtime, Scan, StoredKey,
-    Subject, SubjectIndex, Timestamp, Version,
+    ExpiryWrite, Persistence, PersistenceError, PersistenceProperties, Record, Row, Runtime, Scan,
+    SessionTimes, StoredKey, Subject, SubjectIndex, Timestamp, Version,
 };
 
 use crate::metrics::DatabaseLatencies;
@@ -54,9 +54,10 @@ impl<P: Persistence> Persistence for Measured<P> {
         &self,
         key: &StoredKey,
         expires_at: Timestamp,
+        idle_since: Timestamp,
         now: Timestamp,
-    ) -> Result<(), PersistenceError> {
-        timed!(self.touch(key, expires_at, now))
+    ) -> Result<bool, PersistenceError> {
+        timed!(self.touch(key, expires_at, idle_since, now))
     }
 
     async fn rename(
@@ -77,6 +78,10 @@ impl<P: Persistence> Persistence for Measured<P> {
 
     async fn delete_expired(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError> {
         timed!(self.delete_expired(before, limit))
+    }
+
+    async fn now(&self) -> Result<Timestamp, PersistenceError> {
+        timed!(self.now())
     }
 
     async fn migrate(&self) -> Result<(), PersistenceError> {
@@ -102,8 +107,10 @@ impl<P: SubjectIndex> SubjectIndex for Measured<P> {
         &self,
         subject: &Subject,
         now: Timestamp,
-    ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
-        timed!(self.list_by_subject(subject, now))
+        after: Option<&StoredKey>,
+        limit: u32,
+    ) -> Result<Vec<Row<SessionTimes>>, PersistenceError> {
+        timed!(self.list_by_subject(subject, now, after, limit))
     }
 }
 
@@ -113,7 +120,7 @@ impl<P: Scan> Scan for Measured<P> {
         &self,
         after: Option<&StoredKey>,
         limit: u32,
-    ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
+    ) -> Result<Vec<Row<Record>>, PersistenceError> {
         timed!(self.scan(after, limit))
     }
 }

@@ -61,8 +61,29 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         }));
     }
 
+    /// How far this machine's clock is from the database's, as far as that is sure: by the time that asking took, it may be
+    /// less.
+    pub(crate) async fn clock_skew(&self) -> Result<Duration, Error> {
+        let asked_at = self.runtime.now();
+        let theirs = self.bounded_read(pin!(self.db.now())).await?;
+        Ok(theirs.since(self.runtime.now()).max(asked_at.since(theirs)))
+    }
+
+    /// Refuses when this machine's clock and the database's differ by more than the slack.
+    async fn check_clock(&self) -> Result<(), Error> {
+        let by = self.clock_skew().await?;
+        if by <= self.config.clock_slack {
+            return Ok(());
+        }
+        self.counters.clock_skews.bump();
+        tracing::error!(target: "session_cached_db", event = "clock_skew", ?by,
+            "this machine's clock and the database's differ by more than clock_slack; nothing is deleted, set the clock that is wrong");
+        Err(Error::ClockSkew { by })
+    }
+
     /// Deletes what expired at least a clock slack ago: no cache serves that any more, on any node.
     pub(crate) async fn reap(&self, batch: u32, pause: Duration) -> Result<u64, Error> {
+        self.check_clock().await?;
         let before = self.runtime.now() - self.config.clock_slack;
         let mut reaped = 0;
         loop {
@@ -97,6 +118,8 @@ async fn rounds<C: Cache, P: Persistence>(store: Weak<Inner<C, P>>, reaper: Reap
         let Some(inner) = store.upgrade() else { return };
         match inner.reap(reaper.batch, reaper.pause).await {
             Ok(reaped) => tracing::debug!(target: "session_cached_db", event = "reaped", reaped),
+            // It was logged when it was found.
+            Err(Error::ClockSkew { .. }) => {}
             Err(error) => tracing::warn!(target: "session_cached_db", event = "reaper_failed", %error,
                 "expired sessions could not be deleted; trying again in the next round"),
         }

@@ -15,6 +15,8 @@ use crate::events::Ending;
 use crate::flight::Loaded;
 use crate::inner::Inner;
 use crate::operations::{Save, Saved, Written, expiry_of};
+use crate::queue::Touch;
+use crate::tasks::Admission;
 use crate::{Coherence, EXPIRY_KEY, Error};
 
 /// How often another key is tried when a random one exists already, which all but never happens.
@@ -55,12 +57,7 @@ struct Stored {
 pub(crate) trait Sessions: Send + Sync + fmt::Debug {
     fn create(self: Arc<Self>, key: StoredKey, record: Record) -> BoxFuture<Result<Saved, Error>>;
     fn save(self: Arc<Self>, key: StoredKey, save: Save) -> BoxFuture<Result<Saved, Error>>;
-    fn touch(
-        self: Arc<Self>,
-        key: StoredKey,
-        seen: Option<Stamp>,
-        expires_at: Timestamp,
-    ) -> BoxFuture<Result<Coherence, Error>>;
+    fn touch(self: Arc<Self>, key: StoredKey, touch: Touch) -> BoxFuture<Result<Coherence, Error>>;
     fn delete(
         self: Arc<Self>,
         key: StoredKey,
@@ -84,22 +81,17 @@ impl<C: Cache, P: Persistence> Sessions for Inner<C, P> {
         Box::pin(async move { Self::create(&self, key, record).await })
     }
     fn save(self: Arc<Self>, key: StoredKey, save: Save) -> BoxFuture<Result<Saved, Error>> {
-        Box::pin(async move { Self::save(&self, key, save).await })
+        Box::pin(Self::save(&self, key, save))
     }
-    fn touch(
-        self: Arc<Self>,
-        key: StoredKey,
-        seen: Option<Stamp>,
-        expires_at: Timestamp,
-    ) -> BoxFuture<Result<Coherence, Error>> {
-        Box::pin(async move { Self::touch(&self, key, seen, expires_at).await })
+    fn touch(self: Arc<Self>, key: StoredKey, touch: Touch) -> BoxFuture<Result<Coherence, Error>> {
+        Box::pin(Self::touch(&self, key, touch))
     }
     fn delete(
         self: Arc<Self>,
         key: StoredKey,
         seen: Option<Stamp>,
     ) -> BoxFuture<Result<Written<bool>, Error>> {
-        Box::pin(async move { Self::delete(&self, key, seen, Ending::Destroyed).await })
+        Box::pin(Self::delete(&self, key, seen, Ending::Destroyed, Admission::New))
     }
     fn exists(self: Arc<Self>, key: StoredKey) -> BoxFuture<Result<bool, Error>> {
         Box::pin(async move { Ok(self.load(&key).await?.is_some()) })
@@ -565,7 +557,8 @@ impl Session {
     }
 
     /// Notes that the session is in use, so that a sliding expiry starts anew. Written to the database at most once per
-    /// [`touch_interval`](crate::Builder::touch_interval); a session without a key has nothing to note.
+    /// [`touch_interval`](crate::Builder::touch_interval), however many requests and nodes the session is used by; a session
+    /// without a key has nothing to note.
     ///
     /// # Errors
     ///
@@ -578,13 +571,15 @@ impl Session {
         // By what is stored, not by what was changed since: that may never be saved.
         let data = record.data(&stored.stored_key, self.store.codec()).unwrap_or_default();
         let expiry = expiry_of(&data);
-        if now.since(record.last_seen_at()) < config.touch_interval(expiry) {
+        let interval = config.touch_interval(expiry);
+        if now.since(record.last_seen_at()) < interval {
             return Ok(Coherence::Coherent);
         }
         let expires_at = config.expires_at(expiry, record.created_at(), now).max(record.expires_at());
         let touched = Record::clone(record).with_expires_at(expires_at).with_last_seen_at(now);
         let (key, seen) = (stored.stored_key, stored.loaded.stamp);
-        let coherence = Arc::clone(&self.store).touch(key, seen, expires_at).await?;
+        let touch = Touch { seen, expires_at, idle_since: now - interval };
+        let coherence = Arc::clone(&self.store).touch(key, touch).await?;
         if let Some(stored) = &mut self.stored {
             stored.loaded = Loaded { record: Arc::new(touched), stamp: None };
         }

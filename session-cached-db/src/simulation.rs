@@ -22,7 +22,7 @@ use crate::operations::Saved;
 use crate::write::{Placed, Write};
 use crate::{CachedDb, Coherence, Error, Operation};
 
-impl<C: Cache, P> CachedDb<C, P> {
+impl<C: Cache, P: Persistence> CachedDb<C, P> {
     /// A digest of flights, repairs and breaker: all that tasks of this store have in common, besides cache and
     /// database. No more than `failures_left` cache calls are going to fail.
     #[must_use]
@@ -37,13 +37,19 @@ impl<C: Cache, P> CachedDb<C, P> {
     /// Whether no cache calls are made.
     #[must_use]
     pub fn __breaker_is_open(&self) -> bool {
-        self.inner.cache.is_open()
+        self.inner.cache.is_any_open()
     }
 
     /// Whether `key` waits for a repair, or an unfenced write of it is in flight.
     #[must_use]
     pub fn __awaits_repair(&self, key: &StoredKey) -> bool {
         self.inner.repairs.holds(key)
+    }
+
+    /// How many keys are being written.
+    #[must_use]
+    pub fn __queues(&self) -> usize {
+        self.inner.queues.len()
     }
 
     /// How many keys are being loaded.
@@ -219,9 +225,9 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let made_at = self.runtime.now();
         let version = self.bounded(pin!(self.db.insert(&key, &record))).await?;
         let record = Arc::new(record.with_version(version));
-        let value = Value { record: Arc::clone(&record), made_at };
+        let value = self.value(&record, made_at);
         let stamp = self.place_value(&key, Expected::Vacant, value).await.ok();
-        Ok(Saved { loaded: Loaded { record, stamp }, coherence: Coherence::Coherent })
+        Ok(Saved { key, loaded: Loaded { record, stamp }, coherence: Coherence::Coherent })
     }
 
     pub(crate) async fn touch_and_publish(
@@ -229,15 +235,15 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         key: StoredKey,
         expires_at: Timestamp,
     ) -> Result<Coherence, Error> {
-        let loaded = self.read(&key).await.map_err(Error::Database)?;
+        let loaded = self.read(&key).await?;
         let mut write = Write::begin(self, Operation::Touch, key, None).await?;
         let made_at = self.runtime.now();
-        let touched = write.statement(pin!(self.db.touch(&key, expires_at, made_at))).await;
+        let touched = write.statement(pin!(self.db.touch(&key, expires_at, Timestamp::MAX, made_at))).await;
         let record = loaded.map(|loaded| Record::clone(&loaded.record).with_expires_at(expires_at));
-        let value = record.map(|record| Value { record: Arc::new(record), made_at });
+        let value = record.map(|record| self.value(&Arc::new(record), made_at));
         let value = if touched.is_ok() { value } else { None };
         let (_, coherence) = write.settle(value).await;
-        touched.map(|()| coherence)
+        touched.map(|_| coherence)
     }
 }
 

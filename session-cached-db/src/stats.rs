@@ -47,7 +47,7 @@ counters! {
     degraded_writes = "session_degraded_writes_total",
     /// Keys whose cache entry was repaired after a degraded write.
     repairs = "session_cache_repairs_total",
-    /// Saves that found the session changed by somebody else and were merged.
+    /// Saves that found the session changed since it was opened, and were merged.
     merges = "session_merges_total",
     /// Writes that were refused because somebody else had changed the session.
     conflicts = "session_conflicts_total",
@@ -59,6 +59,8 @@ counters! {
     cache_errors = "session_cache_errors_total",
     /// Times that the circuit breaker opened.
     breaker_openings = "session_cache_breaker_openings_total",
+    /// Rounds in which nothing was deleted, because this machine's clock and the database's differ too much.
+    clock_skews = "session_clock_skews_total",
     /// Expired sessions that were deleted.
     reaped = "session_reaped_total",
 }

@@ -3,8 +3,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use session_core::{
-    Cache, ExpiryWrite, InvalidKey, Persistence, Record, SessionKey, StoredKey, Subject, SubjectIndex,
-    Timestamp, Version,
+    Cache, ExpiryWrite, InvalidKey, Persistence, Record, Row, SessionData, SessionKey, SessionTimes,
+    StoredKey, Subject, SubjectIndex, Timestamp, Version,
 };
 
 use crate::builder::Builder;
@@ -13,9 +13,11 @@ use crate::events::{Ending, Revocation};
 use crate::flight::Loaded;
 use crate::inner::{Inner, Parts};
 use crate::operations::Written;
+use crate::queue::{Touch, Update};
 use crate::reaper::Reaper;
 use crate::session::Session;
 use crate::stats::Stats;
+use crate::tasks::Admission;
 use crate::{Coherence, Error};
 
 /// A session store: a database, which is the truth, and a cache in front of it, which never lies.
@@ -29,7 +31,7 @@ use crate::{Coherence, Error};
 ///
 /// Reads can be dropped at any time. A write runs in a task of its own from its first effect on: whoever drops its
 /// future does not learn the result, but nothing is left half done. [`close`](Self::close) waits for such tasks.
-pub struct CachedDb<C, P> {
+pub struct CachedDb<C: Cache, P: Persistence> {
     pub(crate) inner: Arc<Inner<C, P>>,
 }
 
@@ -136,6 +138,20 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
         async move { Ok(self.inner.load_told(key).await?.map(|loaded| loaded.record)) }
     }
 
+    /// Returns the data of the session that is stored under `key`, for a list of sessions that says more of them than their
+    /// times.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn data(&self, key: &StoredKey) -> impl Future<Output = Result<Option<SessionData>, Error>> + Send {
+        async move {
+            let Some(Loaded { record, .. }) = self.inner.load_told(key).await? else { return Ok(None) };
+            let data = record.data(key, &*self.inner.codec);
+            data.map(Some).map_err(|error| self.inner.unreadable(key, error))
+        }
+    }
+
     /// Whether there is a session under `key` that has not expired.
     ///
     /// # Errors
@@ -170,7 +186,8 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
         expected: Option<Version>,
         expiry: ExpiryWrite,
     ) -> Result<Written<Arc<Record>>, Error> {
-        self.inner.update(*key, record, expected, expiry).await.map(Into::into)
+        let update = Update { record, expected, expiry, rename: None };
+        self.inner.update(*key, update, Admission::New).await.map(Into::into)
     }
 
     /// Gives the session under `old` the key `new`, and writes `record` to it, in one statement. Otherwise as
@@ -187,7 +204,8 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
         expected: Option<Version>,
         expiry: ExpiryWrite,
     ) -> Result<Written<Arc<Record>>, Error> {
-        self.inner.rename(*old, *new, record, expected, expiry).await.map(Into::into)
+        let update = Update { record, expected, expiry, rename: Some(*new) };
+        self.inner.update(*old, update, Admission::New).await.map(Into::into)
     }
 
     /// Lets the session under `key` live until `expires_at`, if it would end before.
@@ -196,7 +214,7 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
     ///
     /// [`Error::SessionGone`].
     pub async fn touch(&self, key: &StoredKey, expires_at: Timestamp) -> Result<Coherence, Error> {
-        self.inner.touch(*key, None, expires_at).await
+        self.inner.touch(*key, Touch { seen: None, expires_at, idle_since: Timestamp::MAX }).await
     }
 
     /// Ends the session under `key`, everywhere and for good; whether there was one.
@@ -205,39 +223,59 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
     ///
     /// As every write.
     pub async fn revoke(&self, key: &StoredKey) -> Result<Written<bool>, Error> {
-        self.inner.delete(*key, None, Ending::Revoked(Revocation::One)).await
+        self.inner.delete(*key, None, Ending::Revoked(Revocation::One), Admission::New).await
     }
 
     /// Deletes all sessions that have expired; how many. What the [reaper](Reaper) does in the background.
     ///
     /// # Cancel safety
     ///
-    /// What has been deleted by then stays deleted.
+    /// It goes on by itself to its end; [`close`](Self::close) waits for it.
     ///
     /// # Errors
     ///
-    /// As every write.
+    /// [`Error::ClockSkew`] when this machine's clock and the database's differ by more than
+    /// [`clock_slack`](Builder::clock_slack); [`Error::Database`] when the database does not answer.
     pub fn clear_expired(&self) -> impl Future<Output = Result<u64, Error>> + Send {
         async move {
             self.inner.tasks.check_open()?;
-            self.inner.reap(Reaper::default().batch, Duration::ZERO).await
+            let store = Arc::clone(&self.inner);
+            self.inner
+                .tasks
+                .run(async move { store.reap(Reaper::default().batch, Duration::ZERO).await })
+                .await
         }
     }
 
-    /// Whether the store can work: asks the database, and the cache.
+    /// Asks the database and the cache whether they answer, and the database what time it is.
     ///
     /// # Errors
     ///
-    /// [`Error::Database`] when the database does not answer. A cache that does not is part of the answer, because the
-    /// store works without.
+    /// [`Error::Database`] when the database does not answer. A cache that does not, and a clock that is wrong, are part of
+    /// the result, because the store works all the same.
     pub fn ping(&self) -> impl Future<Output = Result<Health, Error>> + Send {
         async move {
-            self.inner.read(&self.inner.probe_key).await.map_err(Error::Database)?;
-            let cache = match self.inner.cache.get(&self.inner.probe_key, Gate::Probe).await {
-                Ok(_) => CacheHealth::Up,
-                Err(_) => CacheHealth::Down,
+            let skew = self.inner.clock_skew().await?;
+            let answers = self.inner.cache.get(&StoredKey::PROBE, Gate::Probe).await.is_ok();
+            let cache = match (answers, self.inner.cache.is_any_open()) {
+                (true, false) => CacheHealth::Up,
+                _ if self.inner.cache.is_all_open() || !answers && !self.inner.cache.has_others() => {
+                    CacheHealth::Down
+                }
+                _ => CacheHealth::Partial,
             };
-            Ok(Health { cache })
+            let clock_skew = Some(skew).filter(|skew| *skew > self.inner.config.clock_slack);
+            Ok(Health { cache, clock_skew })
+        }
+    }
+
+    /// Says in the log when this machine's clock is wrong. A database that does not answer now is noticed by others.
+    pub(crate) async fn warn_of_clock_skew(&self) {
+        if let Ok(by) = self.inner.clock_skew().await
+            && by > self.inner.config.clock_slack
+        {
+            tracing::warn!(target: "session_cached_db", event = "clock_skew", ?by,
+                "this machine's clock and the database's differ by more than clock_slack; set the clock that is wrong: until                  then sessions end too early or too late, and expired ones are not deleted by this node");
         }
     }
 
@@ -247,10 +285,12 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
         self.inner.counters.snapshot()
     }
 
-    /// Refuses further writes, waits for those in flight, and stops the reaper and the repair of the cache.
+    /// Refuses further writes, waits for those in flight, and stops the reaper. Then it tries once more to repair what the
+    /// cache was not told of, for as long as the write timeout allows, because what is left of that is forgotten.
     pub async fn close(&self) {
         self.inner.tasks.close();
         self.inner.tasks.drain().await;
+        self.inner.repair_at_the_end().await;
     }
 }
 
@@ -259,7 +299,13 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
     reason = "of an `async fn` that awaits a method of a `dyn` backend, callers cannot prove that its future is Send"
 )]
 impl<C: Cache, P: SubjectIndex> CachedDb<C, P> {
-    /// The sessions of `subject` ("you are logged in on these devices").
+    /// Lists the sessions of `subject` ("you are logged in on these devices"): keys and times, in the order of their keys.
+    /// [`data`](Self::data) returns what one of them holds.
+    ///
+    /// # Behavior
+    ///
+    /// - Sessions of another [key prefix](Builder::key_prefix) are another application's, and not listed.
+    /// - A session whose row cannot be read is listed without its times, and can be ended like the others.
     ///
     /// # Errors
     ///
@@ -267,28 +313,55 @@ impl<C: Cache, P: SubjectIndex> CachedDb<C, P> {
     pub fn list_by_subject(
         &self,
         subject: &str,
-    ) -> impl Future<Output = Result<Vec<(StoredKey, Record)>, Error>> + Send {
-        async move { self.inner.list_by_subject(&Subject::parse(subject)?).await }
+    ) -> impl Future<Output = Result<Vec<ListedSession>, Error>> + Send {
+        async move {
+            let subject = Subject::parse(subject)?;
+            let rows = self.inner.list_by_subject(&subject, self.inner.runtime.now()).await?;
+            let listed = rows.into_iter().map(|Row { key, contents, .. }| match contents {
+                Ok(times) => ListedSession { key, times: Some(times) },
+                Err(error) => {
+                    self.inner.note_unreadable_row(&key, &Error::Database(Arc::new(error)));
+                    ListedSession { key, times: None }
+                }
+            });
+            Ok(listed.collect())
+        }
     }
 
-    /// Ends all sessions of `subject` ("log out everywhere"), also those that come into being meanwhile; how many.
+    /// Ends all sessions of `subject` ("log out everywhere"), also those that come into being meanwhile, and returns how
+    /// many. Sessions of another [key prefix](Builder::key_prefix) are another application's, and live on.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSubject`]; [`Error::Conflict`] when new ones kept coming; or as every write, with some of the
+    /// [`Error::InvalidSubject`]; [`Error::Conflict`] when new ones kept coming; or the error of a write, with the other
     /// sessions ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// It goes on by itself to its end; [`close`](Self::close) waits for it.
     pub fn revoke_subject(&self, subject: &str) -> impl Future<Output = Result<Written<u64>, Error>> + Send {
-        async move { self.inner.revoke_subject(&Subject::parse(subject)?).await }
+        let revoked = Subject::parse(subject).map(|subject| self.inner.revoke_subject(subject));
+        async move { revoked?.await }
     }
 }
 
-impl<C, P> Clone for CachedDb<C, P> {
+/// A line of a list of sessions. See [`CachedDb::list_by_subject`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ListedSession {
+    /// The key that the session is stored under, by which it can be [ended](CachedDb::revoke).
+    pub key: StoredKey,
+    /// When it began, was last used, and ends. `None` when its row cannot be read.
+    pub times: Option<SessionTimes>,
+}
+
+impl<C: Cache, P: Persistence> Clone for CachedDb<C, P> {
     fn clone(&self) -> Self {
         Self { inner: Arc::clone(&self.inner) }
     }
 }
 
-impl<C: fmt::Debug, P: fmt::Debug> fmt::Debug for CachedDb<C, P> {
+impl<C: Cache, P: Persistence> fmt::Debug for CachedDb<C, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CachedDb")
             .field("db", &self.inner.db)
@@ -304,6 +377,9 @@ impl<C: fmt::Debug, P: fmt::Debug> fmt::Debug for CachedDb<C, P> {
 pub struct Health {
     /// Whether the cache does.
     pub cache: CacheHealth,
+    /// How far this machine's clock is from the database's, if that is more than the
+    /// [`clock_slack`](Builder::clock_slack): set the clock that is wrong.
+    pub clock_skew: Option<Duration>,
 }
 
 /// Whether a cache answers.
@@ -311,6 +387,8 @@ pub struct Health {
 pub enum CacheHealth {
     /// It does.
     Up,
+    /// Some of its servers do, others do not.
+    Partial,
     /// It does not; sessions come from the database.
     Down,
 }

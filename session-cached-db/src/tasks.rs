@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::FutureExt as _;
-use session_core::Runtime;
+use session_core::{BoxFuture, Runtime};
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::Error;
@@ -15,6 +15,15 @@ pub(crate) struct Tasks {
     runtime: Arc<dyn Runtime>,
     running: Arc<Running>,
     closed: watch::Sender<bool>,
+}
+
+/// Whether a task may be started while the store is being closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// No: it is a new operation.
+    New,
+    /// Yes: it is part of an operation that is under way, and for which [`Tasks::drain`] waits.
+    Continuation,
 }
 
 #[derive(Debug, Default)]
@@ -29,28 +38,31 @@ impl Tasks {
     }
 
     /// Runs `task` to its end, whether or not anybody waits for it. Dropping the returned future abandons nothing.
-    pub(crate) fn run<T: Send + 'static>(
+    pub(crate) fn run<T: Send + 'static, F: Future<Output = Result<T, Error>> + Send + 'static>(
         &self,
-        task: impl Future<Output = Result<T, Error>> + Send + 'static,
-    ) -> impl Future<Output = Result<T, Error>> + Send + 'static {
+        task: F,
+    ) -> impl Future<Output = Result<T, Error>> + Send + use<T, F> {
         let (reply, answer) = oneshot::channel();
         // Boxed before it is put into others, because these would copy it: it has room for statements.
         let task = task.boxed();
-        let started = self.start(async move {
+        let task = async move {
             // Whoever waited may have left; the task is done all the same.
             let _ = reply.send(task.await);
-        });
+        };
+        let started = self.start(Admission::New, task.boxed());
         async move {
             started?;
             answer.await.unwrap_or(Err(Error::Interrupted))
         }
     }
 
-    /// Starts `task` without anybody waiting for it.
-    pub(crate) fn start(&self, task: impl Future<Output = ()> + Send + 'static) -> Result<(), Error> {
-        // Counted before the look, so that whoever closes and then waits misses no task that has started.
+    /// Starts `task` without anything waiting for it.
+    pub(crate) fn start(&self, admission: Admission, task: BoxFuture<()>) -> Result<(), Error> {
+        // Counted before the look, so that `drain` after `close` misses no task that has started.
         let counted = Counted::new(&self.running);
-        self.check_open()?;
+        if admission == Admission::New {
+            self.check_open()?;
+        }
         // Counts down also when the task panics, or when the runtime drops it.
         self.runtime.spawn(task.map(move |()| drop(counted)).boxed());
         Ok(())

@@ -14,8 +14,11 @@ use crate::cache_guard::Gate;
 use crate::inner::Inner;
 use crate::{Coherence, Error, Operation, OutagePolicy};
 
-/// How often an exchange that somebody else got ahead of is tried again. Each time, somebody got on.
-const MAX_EXCHANGES: u32 = 64;
+/// How many exchanges are tried again at once after another process got ahead. Then there are pauses.
+const HASTY_EXCHANGES: u32 = 4;
+
+/// The longest pause before an exchange is tried again.
+const LONGEST_PAUSE: Duration = Duration::from_millis(64);
 
 /// How often a fence is renewed that is as good as over when the cache confirms it.
 const MAX_RENEWALS: u32 = 8;
@@ -28,6 +31,8 @@ pub(crate) struct Write<'a, C: Cache, P: Persistence> {
     operation: Operation,
     key: StoredKey,
     protection: Protection,
+    /// When it is no longer tried to get ahead of writers in other processes.
+    deadline: Timestamp,
     /// A statement may still commit after its client has given up.
     is_unknown: bool,
 }
@@ -38,6 +43,16 @@ enum Protection {
     Fence(Placed),
     /// Nothing: the cache did not answer. The key is in the repair queue, in the name of this token.
     Repair(Token),
+    /// None any more: the write is over.
+    Ended,
+}
+
+/// Why a fence was not placed.
+enum NotFenced {
+    /// The cache did not answer. The key is to be repaired in the name of this token.
+    NoAnswer(Token),
+    /// Writers of other processes got ahead, until there was no time left.
+    OutOfTime,
 }
 
 /// A fence that the cache has confirmed.
@@ -58,8 +73,15 @@ impl<'a, C: Cache, P: Persistence> Write<'a, C, P> {
     ) -> Result<Self, Error> {
         // What was seen was a value. A fence replaces it, as it would a lease.
         let known = seen.map(Entry::lease);
-        let protection = store.protect(operation, &key, known).await?;
-        Ok(Self { store, operation, key, protection, is_unknown: false })
+        let deadline = store.runtime.now() + store.config.write_timeout;
+        let protection = store.protect(operation, &key, known, deadline).await?;
+        Ok(Self { store, operation, key, protection, deadline, is_unknown: false })
+    }
+
+    /// Whether a statement that another process got ahead of may be tried again, after so many conflicts. Waits before it
+    /// says so.
+    pub(crate) async fn may_try_again(&self, conflicts: u32) -> bool {
+        self.store.may_try(conflicts, self.deadline).await && self.store.runtime.now() < self.deadline
     }
 
     pub(crate) const fn key(&self) -> &StoredKey {
@@ -98,7 +120,7 @@ impl<'a, C: Cache, P: Persistence> Write<'a, C, P> {
             let mut known = placed.fence.clone();
             known.holders.retain(|holder| holder.token != placed.token);
             let known = Some(Entry::fence(placed.stamp, known));
-            self.protection = store.protect(self.operation, &self.key, known).await?;
+            self.protection = store.protect(self.operation, &self.key, known, self.deadline).await?;
             // The answer, too, may have come so late that the new fence is as good as over.
             if self.is_fenced_long_enough() {
                 return Ok(());
@@ -110,9 +132,9 @@ impl<'a, C: Cache, P: Persistence> Write<'a, C, P> {
 
     /// Ends the write: takes the fence away, in favour of `publish` if that is possible. Gives the stamp under which it
     /// is published, and how far the cache is to be trusted.
-    pub(crate) async fn settle(self, publish: Option<Value>) -> (Option<Stamp>, Coherence) {
+    pub(crate) async fn settle(mut self, publish: Option<Value>) -> (Option<Stamp>, Coherence) {
         let store = self.store;
-        match self.protection {
+        match std::mem::replace(&mut self.protection, Protection::Ended) {
             Protection::Fence(placed) => {
                 store.counters.fenced_writes.bump();
                 if self.is_unknown && !mutant!(SettledOnUnknown) {
@@ -122,8 +144,10 @@ impl<'a, C: Cache, P: Persistence> Write<'a, C, P> {
                 let confirmed = Some(Entry::fence(placed.stamp, placed.fence));
                 let publish = publish.and_then(|value| store.cacheable(&self.key, value));
                 let publish = publish.map(|value| (placed.stamp, value));
-                let settled =
-                    store.settle_entry(&self.key, placed.token, publish, confirmed, Gate::Respect).await;
+                let until = store.runtime.now() + store.config.write_timeout;
+                let settling =
+                    store.settle_entry(&self.key, placed.token, publish, confirmed, Gate::Respect, until);
+                let settled = settling.await;
                 if let Err(error) = &settled {
                     // The fence ends at its deadline; until then the key is read from the database.
                     tracing::debug!(target: "session_cached_db", event = "settle_lost", session = %store.name(&self.key), %error);
@@ -136,10 +160,21 @@ impl<'a, C: Cache, P: Persistence> Write<'a, C, P> {
                 mutant!(DegradedPublishes => return store.publish_anyway(&self.key, token, publish).await);
                 let unknown_until =
                     self.is_unknown.then(|| store.runtime.now() + store.config.longest_statement());
-                store.repairs.finish(&self.key, token, unknown_until);
+                store.finish_unfenced(&self.key, token, unknown_until);
                 store.tend_cache();
                 (None, Coherence::Degraded)
             }
+            Protection::Ended => (None, Coherence::Coherent),
+        }
+    }
+}
+
+/// A write that ends in the middle, by a panic for instance, may still commit.
+impl<C: Cache, P: Persistence> Drop for Write<'_, C, P> {
+    fn drop(&mut self) {
+        if let Protection::Repair(token) = self.protection {
+            let unknown_until = self.store.runtime.now() + self.store.config.longest_statement();
+            self.store.finish_unfenced(&self.key, token, Some(unknown_until));
         }
     }
 }
@@ -164,10 +199,12 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         operation: Operation,
         key: &StoredKey,
         known: Option<Entry>,
+        deadline: Timestamp,
     ) -> Result<Protection, Error> {
-        match self.place_fence(key, known).await {
+        match self.place_fence(key, known, deadline).await {
             Ok(placed) => Ok(Protection::Fence(placed)),
-            Err(token) => {
+            Err(NotFenced::OutOfTime) => Err(Error::Busy),
+            Err(NotFenced::NoAnswer(token)) => {
                 self.tend_cache();
                 self.degrade(operation, key, token)
             }
@@ -187,13 +224,21 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         }
     }
 
-    /// Places a fence of our own. If that cannot be confirmed, gives the token in whose name the key is to be repaired.
-    async fn place_fence(&self, key: &StoredKey, known: Option<Entry>) -> Result<Placed, Token> {
+    /// Places a fence of our own.
+    async fn place_fence(
+        &self,
+        key: &StoredKey,
+        known: Option<Entry>,
+        until: Timestamp,
+    ) -> Result<Placed, NotFenced> {
         let mut found = known;
         let mut may_retry = true;
         let mut token = self.token();
         mutant!(NoFence => return Ok(self.no_fence(token)));
-        for _ in 0..MAX_EXCHANGES {
+        for attempt in 0.. {
+            if !self.may_try(attempt, until).await {
+                break;
+            }
             let stamp = self.stamp();
             let now = self.runtime.now();
             let deadline = now + self.config.fence_ttl;
@@ -207,20 +252,32 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 Err(error) if may_retry && error.is_retryable() => {
                     mutant!(FenceRetriedAsItWas => {
                         let placed = Placed { token, stamp, fence, deadline };
-                        return self.resend_fence(key, expected, ttl, placed).await;
+                        return self.resend_fence(key, expected, ttl, placed).await.map_err(NotFenced::NoAnswer);
                     });
                     may_retry = false;
                     match self.cache.get(key, Gate::Respect).await {
                         Ok(other) => found = other,
-                        Err(_) => return Err(token),
+                        Err(_) => return Err(NotFenced::NoAnswer(token)),
                     }
                 }
-                Err(_) => return Err(token),
+                Err(_) => return Err(NotFenced::NoAnswer(token)),
             }
             // Never the same twice: the attempt before may be applied after all, long after this one is settled.
             token = self.token();
         }
-        Err(token)
+        Err(NotFenced::OutOfTime)
+    }
+
+    /// Whether an exchange may be tried for the time with this number, counted from zero. Waits before it says so, for the
+    /// longer the more often another process got ahead, and by chance, so that they do not meet again.
+    async fn may_try(&self, attempt: u32, until: Timestamp) -> bool {
+        if attempt < HASTY_EXCHANGES {
+            return true;
+        }
+        let longest = Duration::from_millis(1 << (attempt - HASTY_EXCHANGES).min(6)).min(LONGEST_PAUSE);
+        let eighths = u32::try_from(self.runtime.token().get() % 8 + 1).unwrap_or(8);
+        self.runtime.sleep(longest / 8 * eighths).await;
+        self.runtime.now() < until
     }
 
     /// Settles the entry of `key` in the name of `me`, beginning with what was `found` there. `publish` is the value to
@@ -232,9 +289,13 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         mut publish: Option<(Stamp, Value)>,
         mut found: Option<Entry>,
         gate: Gate,
+        until: Timestamp,
     ) -> Result<Option<Stamp>, CacheError> {
         let mut may_retry = true;
-        for _ in 0..MAX_EXCHANGES {
+        for attempt in 0.. {
+            if !self.may_try(attempt, until).await {
+                break;
+            }
             let now = self.runtime.now();
             let stamp = self.stamp();
             let confirmed = publish.as_ref().map(|(confirmed, _)| *confirmed);
@@ -271,7 +332,8 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 Err(error) => return Err(error),
             }
         }
-        Err(CacheError::Refused("too many others write this key".into()))
+        // The fence that is left there keeps readers on the database until its deadline.
+        Err(CacheError::Refused("other processes write this key all the time".into()))
     }
 
     /// Places a lease on a key that is about to come into being. `None` if it is not surely ours.

@@ -85,6 +85,20 @@ pub trait Cache: Send + Sync + fmt::Debug + 'static {
         }
     }
 
+    /// Returns the number of the server that has `key`, below [`CacheProperties::servers`].
+    ///
+    /// Provided: 0, for a cache that is one server. A cache of several servers overrides it, so that one of them being
+    /// down does not keep the keys of the others out of use.
+    ///
+    /// # Behavior
+    ///
+    /// - The same key has the same number as long as the cache's set of servers does not change.
+    /// - Keys with the same number are reachable, or not, together. Makes no call.
+    fn server(&self, key: &StoredKey) -> usize {
+        let _ = key;
+        0
+    }
+
     /// What this cache is and can do. The same at every call.
     fn properties(&self) -> CacheProperties;
 }
@@ -128,13 +142,21 @@ pub struct CacheProperties {
     pub ttl_granularity: Duration,
     /// What it is called in metrics: `redis`, for instance. By default `cache`.
     pub name: &'static str,
+    /// The number of servers, or groups of keys, that can fail independently: see [`Cache::server`]. Defaults to 1.
+    pub servers: usize,
 }
 
 impl CacheProperties {
     /// No limit on entries, TTLs of any length.
     #[must_use]
     pub const fn new(scope: Scope) -> Self {
-        Self { scope, max_entry_bytes: usize::MAX, ttl_granularity: Duration::ZERO, name: "cache" }
+        Self {
+            scope,
+            max_entry_bytes: usize::MAX,
+            ttl_granularity: Duration::ZERO,
+            name: "cache",
+            servers: 1,
+        }
     }
 
     /// The same with a limit on encoded entries, in bytes.
@@ -148,6 +170,13 @@ impl CacheProperties {
     #[must_use]
     pub const fn with_name(mut self, name: &'static str) -> Self {
         self.name = name;
+        self
+    }
+
+    /// Sets the number of servers that can fail independently. At least 1.
+    #[must_use]
+    pub const fn with_servers(mut self, servers: usize) -> Self {
+        self.servers = if servers == 0 { 1 } else { servers };
         self
     }
 

@@ -2,6 +2,8 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sha2::{Digest as _, Sha256};
+
 use crate::{Record, Timestamp};
 
 /// Random, and new at every write of an [`Entry`]: two writes never have the same. The first bytes of the value in
@@ -62,6 +64,31 @@ pub struct Value {
     /// When the database read or write that made this value began. Its age is counted from here, however often the
     /// value moved since.
     pub made_at: Timestamp,
+    /// The store that made it. A value of another store is not shown, and not trusted.
+    pub store: StoreId,
+}
+
+/// The identity of a store, bound into every [`Value`] that it caches.
+///
+/// Two stores that share a cache by mistake, or on purpose, never show each other's sessions: a client that presents
+/// the key of one to the other finds nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StoreId(pub u64);
+
+impl StoreId {
+    /// Returns the identity made of `parts`, such as a store's name, its table and its key prefix. The same on every
+    /// node and in every version.
+    #[must_use]
+    pub fn of<'a>(parts: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        let digest = hash.finalize();
+        let first = digest.iter().take(8);
+        Self(first.fold(0, |id, byte| id << 8 | u64::from(*byte)))
+    }
 }
 
 /// The writers in flight for a key.

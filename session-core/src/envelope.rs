@@ -1,8 +1,8 @@
-//! The binary form of an [`Entry`], for caches outside the process. Version 1, all numbers big-endian:
+//! The binary form of an [`Entry`], for caches outside the process. Version 2, all numbers big-endian:
 //!
 //! ```text
 //! u8 version | u8 kind | u8 key length | key
-//! kind 1, Value: i64 made_at | i64 created_at | i64 expires_at | i64 last_seen_at | u64 version
+//! kind 1, Value: u64 store | i64 made_at | i64 created_at | i64 expires_at | i64 last_seen_at | u64 version
 //!                | u16 subject length | subject | payload to the end     (microseconds; length 0 is no subject)
 //! kind 2, Lease: nothing
 //! kind 3, Fence: u8 dirty | u16 number of holders | u64 token, i64 deadline of each
@@ -16,10 +16,10 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::{
-    Entry, Fence, Holder, Record, Stamp, State, StoredKey, Subject, Timestamp, Token, Value, Version,
+    Entry, Fence, Holder, Record, Stamp, State, StoreId, StoredKey, Subject, Timestamp, Token, Value, Version,
 };
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const VALUE: u8 = 1;
 const LEASE: u8 = 2;
 const FENCE: u8 = 3;
@@ -48,7 +48,7 @@ impl State {
     pub fn encoded_len(&self, key: &StoredKey) -> usize {
         let body = match self {
             Self::Value(Value { record, .. }) => {
-                5 * 8
+                6 * 8
                     + 2
                     + record.subject().map_or(0, |subject| subject.as_str().len())
                     + record.payload().len()
@@ -114,8 +114,9 @@ impl Stamp {
 }
 
 fn encode_value(value: &Value, out: &mut BytesMut) {
-    let record = &*value.record;
-    for instant in [value.made_at, record.created_at(), record.expires_at(), record.last_seen_at()] {
+    let Value { record, made_at, store } = value;
+    out.put_u64(store.0);
+    for instant in [*made_at, record.created_at(), record.expires_at(), record.last_seen_at()] {
         out.put_i64(instant.as_micros());
     }
     out.put_u64(record.version().as_u64());
@@ -126,6 +127,7 @@ fn encode_value(value: &Value, out: &mut BytesMut) {
 }
 
 fn decode_value(mut reader: Reader) -> Result<Value, EnvelopeError> {
+    let store = StoreId(reader.u64()?);
     let made_at = reader.instant()?;
     let (created_at, expires_at, last_seen_at) = (reader.instant()?, reader.instant()?, reader.instant()?);
     let version = Version::from_u64(reader.u64()?);
@@ -135,7 +137,7 @@ fn decode_value(mut reader: Reader) -> Result<Value, EnvelopeError> {
         .with_last_seen_at(last_seen_at)
         .with_version(version)
         .with_subject(subject);
-    Ok(Value { record: Arc::new(record), made_at })
+    Ok(Value { record: Arc::new(record), made_at, store })
 }
 
 fn decode_subject(bytes: &[u8]) -> Result<Option<Subject>, EnvelopeError> {
@@ -241,7 +243,7 @@ mod tests {
                     .with_last_seen_at(seen)
                     .with_version(Version::from_u64(version))
                     .with_subject(subject.map(|text| Subject::parse(&text).unwrap()));
-                State::Value(Value { record: Arc::new(record), made_at })
+                State::Value(Value { record: Arc::new(record), made_at, store: StoreId(7) })
             });
         let fence = (prop::collection::vec(holder, 0..5), any::<bool>())
             .prop_map(|(holders, dirty)| State::Fence(Fence { holders, dirty }));
@@ -286,17 +288,17 @@ mod tests {
     }
 
     #[test]
-    fn the_form_of_version_1_does_not_change() {
+    fn the_form_of_version_2_does_not_change() {
         let record =
             Record::new(Bytes::from_static(b"1{}"), Timestamp::from_micros(2), Timestamp::from_micros(3))
                 .with_last_seen_at(Timestamp::from_micros(4))
                 .with_version(Version::from_u64(5))
                 .with_subject(Some(Subject::parse("me").unwrap()));
-        let value = Value { record: Arc::new(record), made_at: Timestamp::from_micros(1) };
+        let value = Value { record: Arc::new(record), made_at: Timestamp::from_micros(1), store: StoreId(7) };
         let bytes = Entry::value(Stamp(NonZeroU64::MAX), value).encode(&StoredKey::parse("k").unwrap());
         let mut expected = vec![0xff; 8];
-        expected.extend([1, 1, 1, b'k']);
-        for number in 1..=5_u64 {
+        expected.extend([2, 1, 1, b'k']);
+        for number in [7, 1, 2, 3, 4, 5_u64] {
             expected.extend(number.to_be_bytes());
         }
         expected.extend(*b"\0\x02me1{}");

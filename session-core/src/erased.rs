@@ -10,8 +10,8 @@ use async_trait::async_trait;
 
 use crate::{
     Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, ExpiryWrite, Persistence,
-    PersistenceError, PersistenceProperties, Record, Scan, StoredKey, Subject, SubjectIndex, Timestamp,
-    Version,
+    PersistenceError, PersistenceProperties, Record, Row, Scan, SessionTimes, StoredKey, Subject,
+    SubjectIndex, Timestamp, Version,
 };
 
 /// The object-safe twin of [`Cache`]: the same methods, their futures boxed. Implemented for every [`Cache`].
@@ -30,6 +30,8 @@ pub trait DynCache: Send + Sync + std::fmt::Debug + 'static {
     /// See [`Cache::acquire`].
     async fn acquire_dyn(&self, key: &StoredKey, lease: Entry, ttl: Duration)
     -> Result<Acquired, CacheError>;
+    /// See [`Cache::server`].
+    fn server_dyn(&self, key: &StoredKey) -> usize;
     /// See [`Cache::properties`].
     fn properties_dyn(&self) -> CacheProperties;
 }
@@ -56,6 +58,9 @@ impl<T: Cache> DynCache for T {
     ) -> Result<Acquired, CacheError> {
         self.acquire(key, lease, ttl).await
     }
+    fn server_dyn(&self, key: &StoredKey) -> usize {
+        self.server(key)
+    }
     fn properties_dyn(&self) -> CacheProperties {
         self.properties()
     }
@@ -77,6 +82,9 @@ impl Cache for dyn DynCache {
     }
     async fn acquire(&self, key: &StoredKey, lease: Entry, ttl: Duration) -> Result<Acquired, CacheError> {
         self.acquire_dyn(key, lease, ttl).await
+    }
+    fn server(&self, key: &StoredKey) -> usize {
+        self.server_dyn(key)
     }
     fn properties(&self) -> CacheProperties {
         self.properties_dyn()
@@ -106,6 +114,9 @@ macro_rules! cache_for_pointer {
                 ttl: Duration,
             ) -> Result<Acquired, CacheError> {
                 (**self).acquire(key, lease, ttl).await
+            }
+            fn server(&self, key: &StoredKey) -> usize {
+                (**self).server(key)
             }
             fn properties(&self) -> CacheProperties {
                 (**self).properties()
@@ -138,8 +149,9 @@ pub trait DynPersistence: Send + Sync + std::fmt::Debug + 'static {
         &self,
         key: &StoredKey,
         expires_at: Timestamp,
+        idle_since: Timestamp,
         now: Timestamp,
-    ) -> Result<(), PersistenceError>;
+    ) -> Result<bool, PersistenceError>;
     /// See [`Persistence::rename`].
     async fn rename_dyn(
         &self,
@@ -154,6 +166,8 @@ pub trait DynPersistence: Send + Sync + std::fmt::Debug + 'static {
     async fn delete_dyn(&self, key: &StoredKey) -> Result<bool, PersistenceError>;
     /// See [`Persistence::delete_expired`].
     async fn delete_expired_dyn(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError>;
+    /// See [`Persistence::now`].
+    async fn now_dyn(&self) -> Result<Timestamp, PersistenceError>;
     /// See [`Persistence::migrate`].
     async fn migrate_dyn(&self) -> Result<(), PersistenceError>;
     /// See [`Persistence::schema_sql`].
@@ -186,9 +200,10 @@ impl<T: Persistence> DynPersistence for T {
         &self,
         key: &StoredKey,
         expires_at: Timestamp,
+        idle_since: Timestamp,
         now: Timestamp,
-    ) -> Result<(), PersistenceError> {
-        self.touch(key, expires_at, now).await
+    ) -> Result<bool, PersistenceError> {
+        self.touch(key, expires_at, idle_since, now).await
     }
     async fn rename_dyn(
         &self,
@@ -206,6 +221,9 @@ impl<T: Persistence> DynPersistence for T {
     }
     async fn delete_expired_dyn(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError> {
         self.delete_expired(before, limit).await
+    }
+    async fn now_dyn(&self) -> Result<Timestamp, PersistenceError> {
+        self.now().await
     }
     async fn migrate_dyn(&self) -> Result<(), PersistenceError> {
         self.migrate().await
@@ -229,7 +247,9 @@ pub trait DynSubjectIndex: DynPersistence {
         &self,
         subject: &Subject,
         now: Timestamp,
-    ) -> Result<Vec<(StoredKey, Record)>, PersistenceError>;
+        after: Option<&StoredKey>,
+        limit: u32,
+    ) -> Result<Vec<Row<SessionTimes>>, PersistenceError>;
 }
 
 #[async_trait]
@@ -238,8 +258,10 @@ impl<T: SubjectIndex> DynSubjectIndex for T {
         &self,
         subject: &Subject,
         now: Timestamp,
-    ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
-        self.list_by_subject(subject, now).await
+        after: Option<&StoredKey>,
+        limit: u32,
+    ) -> Result<Vec<Row<SessionTimes>>, PersistenceError> {
+        self.list_by_subject(subject, now, after, limit).await
     }
 }
 
@@ -251,7 +273,7 @@ pub trait DynScan: DynPersistence {
         &self,
         after: Option<&StoredKey>,
         limit: u32,
-    ) -> Result<Vec<(StoredKey, Record)>, PersistenceError>;
+    ) -> Result<Vec<Row<Record>>, PersistenceError>;
 }
 
 #[async_trait]
@@ -260,7 +282,7 @@ impl<T: Scan> DynScan for T {
         &self,
         after: Option<&StoredKey>,
         limit: u32,
-    ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
+    ) -> Result<Vec<Row<Record>>, PersistenceError> {
         self.scan(after, limit).await
     }
 }
@@ -274,7 +296,7 @@ impl<T: SubjectIndex + Scan> DynDatabase for T {}
 /// `Persistence` in terms of `$load(..)` and so on: by a twin's methods, or by those of what a pointer points to.
 macro_rules! forward_persistence {
     (($($head:tt)*) ($this:ident => $target:expr) $load:ident $insert:ident $update:ident $touch:ident $rename:ident
-     $delete:ident $delete_expired:ident $migrate:ident $schema_sql:ident $check_schema:ident $properties:ident) => {
+     $delete:ident $delete_expired:ident $now:ident $migrate:ident $schema_sql:ident $check_schema:ident $properties:ident) => {
         #[deny(clippy::missing_trait_methods)]
         $($head)* {
             async fn load(
@@ -308,10 +330,11 @@ macro_rules! forward_persistence {
                 &self,
                 key: &StoredKey,
                 expires_at: Timestamp,
+                idle_since: Timestamp,
                 now: Timestamp,
-            ) -> Result<(), PersistenceError> {
+            ) -> Result<bool, PersistenceError> {
                 let $this = self;
-                $target.$touch(key, expires_at, now).await
+                $target.$touch(key, expires_at, idle_since, now).await
             }
             async fn rename(
                 &self,
@@ -337,6 +360,10 @@ macro_rules! forward_persistence {
                 let $this = self;
                 $target.$delete_expired(before, limit).await
             }
+            async fn now(&self) -> Result<Timestamp, PersistenceError> {
+                let $this = self;
+                $target.$now().await
+            }
             async fn migrate(&self) -> Result<(), PersistenceError> {
                 let $this = self;
                 $target.$migrate().await
@@ -360,7 +387,7 @@ macro_rules! forward_persistence {
 macro_rules! persistence_for_dyn {
     ($($twin:ident),*) => {$(
         forward_persistence!((impl Persistence for dyn $twin) (this => this)
-            load_dyn insert_dyn update_dyn touch_dyn rename_dyn delete_dyn delete_expired_dyn migrate_dyn
+            load_dyn insert_dyn update_dyn touch_dyn rename_dyn delete_dyn delete_expired_dyn now_dyn migrate_dyn
             schema_sql_dyn check_schema_dyn properties_dyn);
     )*};
 }
@@ -368,7 +395,7 @@ macro_rules! persistence_for_dyn {
 macro_rules! persistence_for_pointer {
     ($($pointer:ident),*) => {$(
         forward_persistence!((impl<T: Persistence + ?Sized> Persistence for $pointer<T>) (this => (**this))
-            load insert update touch rename delete delete_expired migrate schema_sql check_schema properties);
+            load insert update touch rename delete delete_expired now migrate schema_sql check_schema properties);
 
         #[deny(clippy::missing_trait_methods)]
         impl<T: SubjectIndex + ?Sized> SubjectIndex for $pointer<T> {
@@ -376,8 +403,10 @@ macro_rules! persistence_for_pointer {
                 &self,
                 subject: &Subject,
                 now: Timestamp,
-            ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
-                (**self).list_by_subject(subject, now).await
+                after: Option<&StoredKey>,
+                limit: u32,
+            ) -> Result<Vec<Row<SessionTimes>>, PersistenceError> {
+                (**self).list_by_subject(subject, now, after, limit).await
             }
         }
 
@@ -387,7 +416,7 @@ macro_rules! persistence_for_pointer {
                 &self,
                 after: Option<&StoredKey>,
                 limit: u32,
-            ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
+            ) -> Result<Vec<Row<Record>>, PersistenceError> {
                 (**self).scan(after, limit).await
             }
         }
@@ -405,8 +434,10 @@ macro_rules! subject_index_for_dyn {
                 &self,
                 subject: &Subject,
                 now: Timestamp,
-            ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
-                self.list_by_subject_dyn(subject, now).await
+                after: Option<&StoredKey>,
+                limit: u32,
+            ) -> Result<Vec<Row<SessionTimes>>, PersistenceError> {
+                self.list_by_subject_dyn(subject, now, after, limit).await
             }
         }
     )*};
@@ -420,7 +451,7 @@ macro_rules! scan_for_dyn {
                 &self,
                 after: Option<&StoredKey>,
                 limit: u32,
-            ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
+            ) -> Result<Vec<Row<Record>>, PersistenceError> {
                 self.scan_dyn(after, limit).await
             }
         }

@@ -194,6 +194,20 @@ impl StoredKey {
         Ok(Self(key))
     }
 
+    /// Returns `true` if a store with this `prefix` and key `form` could have stored a session under this key.
+    ///
+    /// A hashed key belongs to exactly one prefix. Plain keys do as long as prefixes end in a character that keys do not
+    /// have, `:` or `.`.
+    #[must_use]
+    pub fn belongs_to(&self, form: KeyForm, prefix: &KeyPrefix) -> bool {
+        let Some(rest) = self.as_str().strip_prefix(prefix.as_str()) else { return false };
+        let is_session_key = SessionKey::parse(rest).is_ok();
+        match form {
+            KeyForm::Hashed => is_session_key && rest.len() == KeyForm::HASHED_LEN,
+            KeyForm::Plain => is_session_key,
+        }
+    }
+
     /// The key's text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -28,13 +28,13 @@ pub use codec::{Codec, CodecError, JsonCodec};
 #[cfg(feature = "compress")]
 pub use compress::{CompressCodec, TooLargeInflated};
 pub use data::{MalformedJson, SessionData};
-pub use entry::{Entry, Fence, Holder, Stamp, State, Token, Value};
+pub use entry::{Entry, Fence, Holder, Stamp, State, StoreId, Token, Value};
 pub use envelope::EnvelopeError;
 pub use erased::{DynCache, DynDatabase, DynPersistence, DynScan, DynSubjectIndex};
 pub use error::{BoxError, CacheError, Outcome, PersistenceError, SchemaProblem};
 pub use expiry::Expiry;
 pub use key::{InvalidKey, KeyForm, KeyPrefix, RandomnessUnavailable, SessionKey, StoredKey};
-pub use persistence::{ExpiryWrite, Persistence, PersistenceProperties, SubjectIndex};
+pub use persistence::{ExpiryWrite, Persistence, PersistenceProperties, Row, SessionTimes, SubjectIndex};
 pub use record::{Record, Version};
 pub use runtime::{BoxFuture, Runtime};
 pub use scan::Scan;

@@ -15,7 +15,7 @@ use crate::{KeyForm, PersistenceError, Record, StoredKey, Subject, Timestamp, Ve
 /// - A record comes back as it was written: payload and subject byte for byte, instants to the microsecond, in any time
 ///   zone of the session, the server or the process.
 /// - Keys are compared byte for byte: `a` is not `A`, and trailing spaces do not exist.
-/// - `now` is the caller's. No method asks the database's clock.
+/// - `now` is the caller's. No method but [`now`](Self::now) asks the database's clock.
 /// - A row whose `expires_at` is not after `now` is absent for every method that is given `now`.
 /// - A payload above [`PersistenceProperties::max_payload_bytes`] is [`PersistenceError::TooLarge`], before any I/O.
 /// - An error says whether a write may have happened ([`PersistenceError::outcome`]). No method repeats a write whose
@@ -80,10 +80,12 @@ pub trait Persistence: Send + Sync + fmt::Debug + 'static {
         now: Timestamp,
     ) -> impl Future<Output = Result<Version, PersistenceError>> + Send;
 
-    /// Notes that the session under `key` is used at `now`, and lets it live until `expires_at`.
+    /// Notes that the session under `key` is used at `now`, and lets it live until `expires_at`, if it was last used at
+    /// `idle_since` or earlier. Returns `false`, and changes nothing, if it was used since: another node has noted it.
     ///
     /// # Behavior
     ///
+    /// - With [`Timestamp::MAX`] as `idle_since`, every touch is written.
     /// - Neither the payload nor the version changes.
     /// - Never makes the expiry earlier, nor the last use.
     /// - A session that is absent or expired stays so: [`PersistenceError::NotFound`].
@@ -95,8 +97,9 @@ pub trait Persistence: Send + Sync + fmt::Debug + 'static {
         &self,
         key: &StoredKey,
         expires_at: Timestamp,
+        idle_since: Timestamp,
         now: Timestamp,
-    ) -> impl Future<Output = Result<(), PersistenceError>> + Send;
+    ) -> impl Future<Output = Result<bool, PersistenceError>> + Send;
 
     /// Gives the session under `old` the key `new`, and writes `record` to it, in one statement.
     ///
@@ -144,6 +147,14 @@ pub trait Persistence: Send + Sync + fmt::Debug + 'static {
         limit: u32,
     ) -> impl Future<Output = Result<u64, PersistenceError>> + Send;
 
+    /// Returns what the database's own clock shows, to the millisecond or better, so that a node whose clock is wrong can
+    /// notice it before it deletes anything.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    fn now(&self) -> impl Future<Output = Result<Timestamp, PersistenceError>> + Send;
+
     /// Makes the table and its indexes, or brings them up to date.
     ///
     /// # Behavior
@@ -172,11 +183,15 @@ pub trait Persistence: Send + Sync + fmt::Debug + 'static {
 
 /// What "log out everywhere" and a list of one's sessions need. A table that is not ours may lack it.
 pub trait SubjectIndex: Persistence {
-    /// All sessions of `subject`, in no particular order.
+    /// Returns at most `limit` sessions of `subject` whose keys come after `after`, or the first ones, in the order of
+    /// their keys: keys and times only, never payloads.
     ///
     /// # Behavior
     ///
     /// - Expired sessions are not listed.
+    /// - Fewer than `limit` means that no more came after them.
+    /// - A row whose times cannot be read is listed with [`PersistenceError::CorruptRow`] in its place; the others are
+    ///   listed all the same. A row whose key is no stored key is passed over, with a warning in the log.
     /// - Subjects are compared byte for byte.
     /// - Uses an index, not a scan of the table.
     ///
@@ -187,7 +202,48 @@ pub trait SubjectIndex: Persistence {
         &self,
         subject: &Subject,
         now: Timestamp,
-    ) -> impl Future<Output = Result<Vec<(StoredKey, Record)>, PersistenceError>> + Send;
+        after: Option<&StoredKey>,
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<Row<SessionTimes>>, PersistenceError>> + Send;
+}
+
+/// One row of a page: its key, and what was asked of it, if that can be read.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Row<T> {
+    /// The key that the session is stored under. Enough to end the session, also when nothing else can be read.
+    pub key: StoredKey,
+    /// What the row holds, or [`PersistenceError::CorruptRow`].
+    pub contents: Result<T, PersistenceError>,
+}
+
+impl<T> Row<T> {
+    /// A row as it was read.
+    #[must_use]
+    pub const fn new(key: StoredKey, contents: Result<T, PersistenceError>) -> Self {
+        Self { key, contents }
+    }
+}
+
+/// When a session began, was last used, and ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionTimes {
+    /// When it began.
+    pub created_at: Timestamp,
+    /// When it ends.
+    pub expires_at: Timestamp,
+    /// When it was last used, as fresh as the touch throttle makes it.
+    pub last_seen_at: Timestamp,
+}
+
+impl From<&Record> for SessionTimes {
+    fn from(record: &Record) -> Self {
+        Self {
+            created_at: record.created_at(),
+            expires_at: record.expires_at(),
+            last_seen_at: record.last_seen_at(),
+        }
+    }
 }
 
 /// What a write does to a session's expiry.
@@ -218,6 +274,9 @@ pub struct PersistenceProperties {
     pub keeps_created_at: bool,
     /// What it is called in metrics: `SQLite`, for instance. By default `database`.
     pub name: &'static str,
+    /// A number that differs between tables, so that stores over two tables do not trust each other's cached values:
+    /// [`StoreId::of`](crate::StoreId::of) the table's name, for instance. Defaults to 0.
+    pub table_id: u64,
 }
 
 impl PersistenceProperties {
@@ -232,6 +291,7 @@ impl PersistenceProperties {
             has_other_writers: false,
             keeps_created_at: true,
             name: "database",
+            table_id: 0,
         }
     }
 
@@ -246,6 +306,13 @@ impl PersistenceProperties {
     #[must_use]
     pub const fn with_name(mut self, name: &'static str) -> Self {
         self.name = name;
+        self
+    }
+
+    /// Sets the number that tells this table from others.
+    #[must_use]
+    pub const fn with_table_id(mut self, table_id: u64) -> Self {
+        self.table_id = table_id;
         self
     }
 

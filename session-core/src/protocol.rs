@@ -135,7 +135,7 @@ mod tests {
 
     fn value(made_at: i64, expires_at: i64) -> Value {
         let record = Arc::new(Record::new(Bytes::new(), at(0), at(expires_at)));
-        Value { record, made_at: at(made_at) }
+        Value { record, made_at: at(made_at), store: crate::StoreId(1) }
     }
 
     fn clean(holders: &[Holder]) -> Fence {

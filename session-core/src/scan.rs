@@ -1,6 +1,6 @@
 use std::future::Future;
 
-use crate::{Persistence, PersistenceError, Record, StoredKey};
+use crate::{Persistence, PersistenceError, Record, Row, StoredKey};
 
 /// What it takes to go through all sessions: to seal them anew, to change the form of their keys, to count them.
 ///
@@ -14,14 +14,16 @@ pub trait Scan: Persistence {
     /// - Keys are in the order of their bytes. Fewer than `limit` means that no more came after them.
     /// - Going on after the last key finds, exactly once, every session that is there all the time under one key. One
     ///   that gets another key meanwhile may be found twice, or not at all.
+    /// - A row that cannot be read is in the page, with its key and the error; the others are there all the same. A row
+    ///   whose key is no stored key is passed over, with a warning in the log.
     /// - Goes by an index, from where it is to begin: every call costs the same.
     ///
     /// # Errors
     ///
-    /// As [`load`](Persistence::load): [`PersistenceError::CorruptRow`] when one of the rows cannot be read.
+    /// As [`load`](Persistence::load), but a row that cannot be read is [`PersistenceError::CorruptRow`] in its own place.
     fn scan(
         &self,
         after: Option<&StoredKey>,
         limit: u32,
-    ) -> impl Future<Output = Result<Vec<(StoredKey, Record)>, PersistenceError>> + Send;
+    ) -> impl Future<Output = Result<Vec<Row<Record>>, PersistenceError>> + Send;
 }

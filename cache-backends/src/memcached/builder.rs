@@ -113,14 +113,15 @@ impl MemcachedCacheBuilder {
             .max_idle(self.max_connections)
             .connect_timeout(Some(self.connect_timeout))
             .io_timeout(Some(self.response_timeout));
-        let mut servers = Vec::with_capacity(self.servers.len());
-        for server in &self.servers {
-            servers.push(Server::new(with_port(server)?, settings.clone(), self.connect_timeout));
-        }
-        let Some(first) = servers.pop() else {
+        let mut servers = self
+            .servers
+            .iter()
+            .map(|server| Ok(Server::new(with_port(server)?, settings.clone(), self.connect_timeout)));
+        let Some(first) = servers.next() else {
             return Err(ConnectError::Config("servers must not be empty".into()));
         };
-        Ok(MemcachedCache::new(Servers { first, others: servers }, self.key_prefix, self.max_entry_bytes))
+        let servers = Servers { first: first?, others: servers.collect::<Result<_, ConnectError>>()? };
+        Ok(MemcachedCache::new(servers, self.key_prefix, self.max_entry_bytes))
     }
 }
 

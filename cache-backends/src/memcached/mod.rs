@@ -98,9 +98,14 @@ impl MemcachedCache {
         Self(Arc::new(Inner { servers, key_prefix, max_entry_bytes }))
     }
 
+    /// The key in memcached.
+    fn name(&self, key: &StoredKey) -> Vec<u8> {
+        [self.0.key_prefix.as_bytes(), key.as_bytes()].concat()
+    }
+
     /// The key in memcached, and the server that has it.
     fn locate(&self, key: &StoredKey) -> (Vec<u8>, &Server) {
-        let name = [self.0.key_prefix.as_bytes(), key.as_bytes()].concat();
+        let name = self.name(key);
         let server = self.0.servers.of(&name);
         (name, server)
     }
@@ -217,9 +222,15 @@ impl Cache for MemcachedCache {
         }
     }
 
+    fn server(&self, key: &StoredKey) -> usize {
+        let servers = &self.0.servers;
+        if servers.is_one() { 0 } else { servers.number_of(&self.name(key)) }
+    }
+
     fn properties(&self) -> CacheProperties {
         CacheProperties::new(Scope::Shared)
             .with_name("memcached")
+            .with_servers(self.0.servers.len())
             .with_max_entry_bytes(self.0.max_entry_bytes)
             .with_ttl_granularity(TICK)
     }

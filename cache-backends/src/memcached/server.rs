@@ -25,11 +25,27 @@ impl Servers {
     /// The server that has `name`: for every key an order of its own of all servers, and the first in it. So a server that
     /// is added or removed moves no keys but its own.
     pub(super) fn of(&self, name: &[u8]) -> &Server {
-        if self.others.is_empty() {
-            return &self.first;
+        let others = self.number_of(name).checked_sub(1).and_then(|number| self.others.get(number));
+        others.unwrap_or(&self.first)
+    }
+
+    /// Returns the number of the server that has `name`, in the order in which they were given.
+    pub(super) fn number_of(&self, name: &[u8]) -> usize {
+        if self.is_one() {
+            return 0;
         }
-        let all = once(&self.first).chain(&self.others);
-        all.max_by_key(|server| score(&server.address, name)).unwrap_or(&self.first)
+        let all = once(&self.first).chain(&self.others).enumerate();
+        all.max_by_key(|(_, server)| score(&server.address, name)).map_or(0, |(number, _)| number)
+    }
+
+    /// Returns `true` if there is one server only, which has every key.
+    pub(super) const fn is_one(&self) -> bool {
+        self.others.is_empty()
+    }
+
+    /// Returns how many servers there are.
+    pub(super) const fn len(&self) -> usize {
+        1 + self.others.len()
     }
 }
 

@@ -2,7 +2,7 @@ use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::FutureExt;
-use session_core::{Fence, Holder, Record, Timestamp, Token};
+use session_core::{Fence, Holder, Record, StoreId, Timestamp, Token};
 
 use super::*;
 
@@ -74,7 +74,10 @@ fn stamp(number: u64) -> Stamp {
 fn value(number: u64, payload_len: usize) -> Entry {
     let record =
         Record::new(vec![b'x'; payload_len].into(), Timestamp::from_secs(0), Timestamp::from_secs(100));
-    Entry::value(stamp(number), Value { record: Arc::new(record), made_at: Timestamp::from_secs(1) })
+    Entry::value(
+        stamp(number),
+        Value { record: Arc::new(record), made_at: Timestamp::from_secs(1), store: StoreId(1) },
+    )
 }
 
 fn fence(number: u64) -> Entry {
@@ -307,6 +310,7 @@ fn no_exchange_is_lost_or_made_twice_between_threads() {
                         Timestamp::MAX,
                     )),
                     made_at: Timestamp::from_secs(0),
+                    store: StoreId(1),
                 },
             ),
             _ => {

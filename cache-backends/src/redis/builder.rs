@@ -5,16 +5,19 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::ready;
 use percent_encoding::percent_decode_str;
+#[cfg(feature = "redis-cluster")]
+use redis::ConnectionAddr;
 use redis::aio::ConnectionLike;
 use redis::io::tcp::TcpSettings;
 use redis::io::tcp::socket2::TcpKeepalive;
 use redis::{ConnectionInfo, IntoConnectionInfo, RedisError};
 
-use super::dial::Dial;
 #[cfg(feature = "redis-cluster")]
-use super::dial::within;
+use super::cluster::Cluster;
+use super::dial::Dial;
 use super::link::{Connect, Connection, Given, Link};
 use super::sentinel::{self, Sentinels};
+use super::servers::Servers;
 #[cfg(feature = "redis-tls")]
 use super::tls::Certificates;
 use super::{RedisCache, eviction};
@@ -150,18 +153,21 @@ impl RedisCacheBuilder {
     ///
     /// [`ConnectError`] when the URL or an option is wrong, or needs a feature that is not enabled.
     pub fn build(mut self) -> Result<RedisCache, ConnectError> {
-        let connect = match self.source.clone() {
+        let servers = match self.source.clone() {
             Source::Url(url) => self.by_url(Url::parse(&url)?)?,
             Source::Connection(given) => {
                 self.hosts_are(Hosts::Server)?;
-                Box::new(move || ready(Ok(Connection::Given(given.clone()))).boxed())
+                self.one(Box::new(move || ready(Ok(Connection::Given(given.clone()))).boxed()))
             }
         };
-        let link = Link::new(eviction::looking(connect), self.response_timeout);
-        Ok(RedisCache::new(link, self.key_prefix))
+        Ok(RedisCache::new(servers, self.key_prefix))
     }
 
-    fn by_url(&mut self, url: Url<'_>) -> Result<Connect, ConnectError> {
+    fn one(&self, connect: Connect) -> Servers {
+        Servers::One(Link::new(eviction::looking(connect), self.response_timeout))
+    }
+
+    fn by_url(&mut self, url: Url<'_>) -> Result<Servers, ConnectError> {
         let scheme = url.scheme.replacen("valkey", "redis", 1);
         let (driver_scheme, hosts) = match scheme.as_str() {
             "redis+cluster" => ("redis", Hosts::Cluster),
@@ -181,7 +187,7 @@ impl RedisCacheBuilder {
         let query = self.take_parameters(url)?;
         self.hosts_are(hosts)?;
         if hosts == Hosts::Sentinels {
-            return self.sentinels(url, driver_scheme, &query);
+            return Ok(self.one(self.sentinels(url, driver_scheme, &query)?));
         }
         let credentials = credentials(url);
         let servers = url
@@ -190,8 +196,8 @@ impl RedisCacheBuilder {
             .map(|host| server(&format!("{driver_scheme}://{credentials}{host}{}{query}", url.path)));
         let mut servers = servers.collect::<Result<Vec<_>, ConnectError>>()?;
         match (hosts, servers.pop()) {
-            (Hosts::Server, Some(server)) if servers.is_empty() => self.server(server),
-            (Hosts::Cluster, last) => self.cluster(servers.into_iter().chain(last).collect()),
+            (Hosts::Server, Some(server)) if servers.is_empty() => Ok(self.one(self.server(server)?)),
+            (Hosts::Cluster, Some(last)) => self.cluster(servers, last),
             _ => Err(ConnectError::Config(
                 "several hosts are a cluster, or sentinels: write redis+cluster:// or redis+sentinel://"
                     .into(),
@@ -310,34 +316,19 @@ impl RedisCacheBuilder {
     }
 
     #[cfg(feature = "redis-cluster")]
-    fn cluster(&self, servers: Vec<ConnectionInfo>) -> Result<Connect, ConnectError> {
-        let address = servers.iter().map(|server| server.addr().to_string()).collect::<Vec<_>>().join(",");
-        #[cfg(feature = "redis-tls")]
-        let tls = servers.iter().any(|server| matches!(server.addr(), redis::ConnectionAddr::TcpTls { .. }));
-        let builder = redis::cluster::ClusterClient::builder(servers)
-            .retries(0)
-            .connection_timeout(self.connect_timeout)
-            .response_timeout(self.response_timeout)
-            .tcp_settings(tcp_settings());
-        #[cfg(feature = "redis-tls")]
-        let builder = if tls { builder.certs(self.certificates.for_driver()?) } else { builder };
-        let client = builder.build().map_err(invalid)?;
-        let limit = self.connect_timeout;
-        Ok(Box::new(move || {
-            let (client, address) = (client.clone(), address.clone());
-            let connect = async move {
-                #[cfg(feature = "redis-tls")]
-                if tls {
-                    super::tls::choose_cryptography();
-                }
-                within(limit, address, client.get_async_connection()).await.map(Connection::Cluster)
-            };
-            connect.boxed()
-        }))
+    fn cluster(&self, others: Vec<ConnectionInfo>, server: ConnectionInfo) -> Result<Servers, ConnectError> {
+        let seeds = others.iter().chain([&server]).filter_map(|server| match server.addr() {
+            ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+                Some((host.clone(), *port))
+            }
+            _ => None,
+        });
+        let seeds = seeds.collect();
+        Ok(Servers::Cluster(Cluster::new(seeds, server, self.dial()?, self.response_timeout)))
     }
 
     #[cfg(not(feature = "redis-cluster"))]
-    fn cluster(&self, _: Vec<ConnectionInfo>) -> Result<Connect, ConnectError> {
+    fn cluster(&self, _: Vec<ConnectionInfo>, _: ConnectionInfo) -> Result<Servers, ConnectError> {
         Err(ConnectError::FeatureDisabled { scheme: "redis+cluster".into(), feature: "redis-cluster" })
     }
 }

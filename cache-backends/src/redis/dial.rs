@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, ConnectionInfo, RedisError, RedisResult};
 #[cfg(feature = "redis-tls")]
-use redis::{ConnectionAddr, TlsCertificates};
+use redis::TlsCertificates;
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, RedisError, RedisResult};
 use tokio::time::timeout;
 
 use super::error::NotConnected;
@@ -29,6 +29,26 @@ impl Dial {
             return Client::build_with_tls(server, self.certificates.clone());
         }
         Client::open(server)
+    }
+
+    /// `server`, but at another address.
+    pub(super) fn at(server: &ConnectionInfo, host: String, port: u16) -> ConnectionInfo {
+        let address = match server.addr() {
+            ConnectionAddr::TcpTls { insecure, .. } => {
+                ConnectionAddr::TcpTls { host, port, insecure: *insecure, tls_params: None }
+            }
+            _ => ConnectionAddr::Tcp(host, port),
+        };
+        server.clone().set_addr(address)
+    }
+
+    pub(super) async fn connect_to(
+        &self,
+        server: ConnectionInfo,
+    ) -> Result<MultiplexedConnection, NotConnected> {
+        let name = server.addr().to_string();
+        let client = self.client(server).map_err(|error| NotConnected::driver(&name, error))?;
+        self.connect(&client).await
     }
 
     pub(super) async fn connect(&self, client: &Client) -> Result<MultiplexedConnection, NotConnected> {

@@ -1,5 +1,8 @@
 //! What Redis and the driver say, in the words of [`CacheError`].
 
+#[cfg(feature = "redis-cluster")]
+use std::io;
+
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 use session_core::{BoxError, CacheError};
 
@@ -12,6 +15,9 @@ pub(super) enum NotConnected {
     Driver { address: String, error: RedisError },
     /// The sentinels have not named a master that is one.
     Sentinel(SentinelError),
+    /// No node of the cluster has the slot, or none that answers knows who has which.
+    #[cfg(feature = "redis-cluster")]
+    NoNode,
 }
 
 impl NotConnected {
@@ -62,10 +68,55 @@ impl Failure {
         self.code() == Some("WRONGTYPE")
     }
 
+    /// Where a cluster's node says that the key is.
+    #[cfg(feature = "redis-cluster")]
+    pub(super) fn redirection(&self) -> Option<Redirection> {
+        let Self::Answer(error) = self else { return None };
+        let (address, _) = error.redirect_node()?;
+        let (host, port) = address.rsplit_once(':')?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let address = (host.to_owned(), port.parse().ok()?);
+        match error.kind() {
+            ErrorKind::Server(ServerErrorKind::Ask) => Some(Redirection::Ask(address)),
+            _ => Some(Redirection::Moved(address)),
+        }
+    }
+
+    /// Whether the cluster may have given the key to another node: this one is out of reach, or cut off from the others.
+    #[cfg(feature = "redis-cluster")]
+    pub(super) fn may_be_elsewhere(&self) -> bool {
+        match self {
+            Self::NotConnected(_) | Self::Silence => true,
+            Self::Answer(error) => error.code().is_none_or(|code| code == "CLUSTERDOWN"),
+            Self::Unexpected(_) => false,
+        }
+    }
+
+    /// The same, where the command was a part of connecting to `address`.
+    #[cfg(feature = "redis-cluster")]
+    pub(super) fn while_connecting(self, address: &str) -> NotConnected {
+        match self {
+            Self::NotConnected(error) => error,
+            Self::Answer(error) => NotConnected::driver(address, error),
+            Self::Silence => NotConnected::driver(address, io::Error::from(io::ErrorKind::TimedOut).into()),
+            Self::Unexpected(_) => NotConnected::NoNode,
+        }
+    }
+
     /// The server takes no writes, but may answer reads.
     pub(super) fn refuses_writes(&self) -> bool {
         matches!(self.code(), Some("OOM" | "READONLY" | "MISCONF" | "NOREPLICAS"))
     }
+}
+
+/// Where a command has to be sent instead.
+#[cfg(feature = "redis-cluster")]
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Redirection {
+    /// There, like all others for the same slot.
+    Moved((String, u16)),
+    /// There, but only this one.
+    Ask((String, u16)),
 }
 
 impl From<Failure> for CacheError {
@@ -84,6 +135,10 @@ impl From<Failure> for CacheError {
                 Self::Unavailable(error.into())
             }
             Failure::NotConnected(NotConnected::Sentinel(error)) => Self::Refused(error.into()),
+            #[cfg(feature = "redis-cluster")]
+            Failure::NotConnected(NotConnected::NoNode) => {
+                Self::Unavailable("no node of the cluster that answers has the key's slot".into())
+            }
             Failure::Answer(error) if passes(&error) => Self::Unavailable(boxed(error)),
             // Whatever is no answer of a server leaves open what it did.
             Failure::Answer(error) if error.code().is_some() => Self::Refused(boxed(error)),

@@ -6,6 +6,7 @@ use session_core::{CacheError, Timestamp};
 
 use super::RedisCache;
 use super::error::Failure;
+use super::servers::Servers;
 use crate::{Inspect, Inspection};
 
 #[async_trait]
@@ -13,20 +14,20 @@ impl Inspect for RedisCache {
     async fn inspect(&self) -> Result<Vec<Inspection>, CacheError> {
         let mut cmd = Cmd::new();
         cmd.arg("INFO");
-        match self.0.link.call(&cmd).await? {
-            // A cluster's nodes answer one each.
-            Value::Map(nodes) => nodes
-                .iter()
-                .map(|(node, answer)| {
-                    let mut inspection = read(answer)?;
-                    inspection.address = text(node).map(str::to_owned);
-                    Ok(inspection)
-                })
-                .collect(),
-            answer => {
-                let mut inspection = read(&answer)?;
-                inspection.address = self.0.link.master().await;
+        match &self.0.servers {
+            Servers::One(link) => {
+                let mut inspection = read(&link.call(&cmd).await?)?;
+                inspection.address = link.master().await;
                 Ok(vec![inspection])
+            }
+            #[cfg(feature = "redis-cluster")]
+            Servers::Cluster(cluster) => {
+                let read = |(address, answer)| {
+                    let mut inspection = read(&answer)?;
+                    inspection.address = Some(address);
+                    Ok(inspection)
+                };
+                cluster.call_all(&cmd).await?.into_iter().map(read).collect()
             }
         }
     }

@@ -1,8 +1,11 @@
 //! The connection: made by the first call that needs it, and again by the next one after it broke.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+#[cfg(feature = "redis-cluster")]
+use redis::Pipeline;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Cmd, RedisError, RedisResult, Value};
 use tokio::time::timeout;
@@ -30,8 +33,6 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Given for C {
 pub(super) enum Connection {
     Server(MultiplexedConnection),
     Master(Master),
-    #[cfg(feature = "redis-cluster")]
-    Cluster(redis::cluster_async::ClusterConnection),
     Given(Arc<dyn Given>),
 }
 
@@ -41,10 +42,21 @@ impl Connection {
             Self::Server(connection) | Self::Master(Master { connection, .. }) => {
                 connection.send_packed_command(cmd).await?.extract_error()
             }
-            #[cfg(feature = "redis-cluster")]
-            Self::Cluster(connection) => super::cluster::send(connection, cmd).await,
             Self::Given(given) => given.handle().req_packed_command(cmd).await?.extract_error(),
         }
+    }
+
+    /// Sends all commands, one directly after the other. Returns the answer to the last.
+    #[cfg(feature = "redis-cluster")]
+    async fn send_all(&mut self, pipeline: &Pipeline) -> RedisResult<Value> {
+        let count = pipeline.len();
+        let answers = match self {
+            Self::Server(connection) | Self::Master(Master { connection, .. }) => {
+                connection.send_packed_commands(pipeline, 0, count).await?
+            }
+            Self::Given(given) => given.handle().req_packed_commands(pipeline, 0, count).await?,
+        };
+        answers.into_iter().next_back().unwrap_or_default().extract_error()
     }
 
     /// Whether the server is not the one to ask any more.
@@ -57,8 +69,6 @@ impl Connection {
         match self {
             Self::Server(_) => error.is_unrecoverable_error(),
             Self::Master(_) => error.is_unrecoverable_error() || Master::is_demoted_by(error),
-            #[cfg(feature = "redis-cluster")]
-            Self::Cluster(_) => error.is_connection_dropped(),
             Self::Given(_) => false,
         }
     }
@@ -67,18 +77,45 @@ impl Connection {
 pub(super) struct Link {
     connection: Lazy<Connection, NotConnected>,
     response_timeout: Duration,
+    /// Counts the answers, to notice when there are none.
+    answers: AtomicUsize,
 }
 
 impl Link {
     pub(super) fn new(connect: Connect, response_timeout: Duration) -> Self {
-        Self { connection: Lazy::new(connect), response_timeout }
+        Self { connection: Lazy::new(connect), response_timeout, answers: AtomicUsize::new(0) }
     }
 
     /// Sends `cmd` and waits for its answer. Never sends it twice.
     pub(super) async fn call(&self, cmd: &Cmd) -> Result<Value, Failure> {
+        self.exchange(async |connection| connection.send(cmd).await).await
+    }
+
+    /// As [`call`](Self::call), for a command that another node of the cluster has sent here by `ASK`.
+    #[cfg(feature = "redis-cluster")]
+    pub(super) async fn ask(&self, cmd: &Cmd) -> Result<Value, Failure> {
+        // `ASKING` holds for the next command of the connection, so nobody else's must come in between: a pipeline.
+        let mut pipeline = Pipeline::new();
+        pipeline.cmd("ASKING").add_command(cmd.clone());
+        self.exchange(async |connection| connection.send_all(&pipeline).await).await
+    }
+
+    async fn exchange(
+        &self,
+        send: impl AsyncFnOnce(&mut Connection) -> RedisResult<Value>,
+    ) -> Result<Value, Failure> {
         let (attempt, mut connection) = self.connected().await.map_err(Failure::NotConnected)?;
-        let answer = timeout(self.response_timeout, connection.send(cmd)).await;
-        let answer = answer.map_err(|_| Failure::Silence)?;
+        let before = self.answers.load(Ordering::Relaxed);
+        let answer = timeout(self.response_timeout, send(&mut connection)).await;
+        let Ok(answer) = answer else {
+            // Nothing came on this connection, for anyone. Should the network have dropped packets, TCP would take as long
+            // again as the outage lasted to notice its end; a new connection finds the server as soon as it is back.
+            if before == self.answers.load(Ordering::Relaxed) {
+                self.connection.forget(&attempt);
+            }
+            return Err(Failure::Silence);
+        };
+        self.answers.fetch_add(1, Ordering::Relaxed);
         if let Err(error) = &answer
             && connection.is_broken_by(error)
         {

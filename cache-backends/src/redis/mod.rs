@@ -46,6 +46,7 @@ mod inspect;
 mod link;
 mod script;
 mod sentinel;
+mod servers;
 #[cfg(feature = "redis-tls")]
 mod tls;
 
@@ -61,9 +62,9 @@ use session_core::{
 
 pub use self::builder::RedisCacheBuilder;
 use self::error::Failure;
-use self::link::Link;
 use self::script::{CompareExchange, Found};
 pub use self::sentinel::SentinelError;
+use self::servers::Servers;
 pub use ::redis as driver;
 
 /// The largest value that Redis takes, unless it was configured otherwise: `proto-max-bulk-len`.
@@ -100,7 +101,7 @@ const ATTEMPTS: usize = 4;
 pub struct RedisCache(Arc<Inner>);
 
 struct Inner {
-    link: Link,
+    servers: Servers,
     compare_exchange: CompareExchange,
     key_prefix: String,
 }
@@ -111,8 +112,8 @@ impl RedisCache {
         RedisCacheBuilder::new()
     }
 
-    fn new(link: Link, key_prefix: String) -> Self {
-        Self(Arc::new(Inner { link, compare_exchange: CompareExchange::new(), key_prefix }))
+    fn new(servers: Servers, key_prefix: String) -> Self {
+        Self(Arc::new(Inner { servers, compare_exchange: CompareExchange::new(), key_prefix }))
     }
 
     /// The key in Redis.
@@ -136,7 +137,7 @@ impl RedisCache {
         };
         for _ in 0..ATTEMPTS {
             let script = &self.0.compare_exchange;
-            let Some(found) = script.run(&self.0.link, &name, &present, &new, millis(ttl)).await? else {
+            let Some(found) = script.run(&self.0.servers, &name, &present, &new, millis(ttl)).await? else {
                 return Ok(Exchange::Stored);
             };
             let entry = match &found {
@@ -155,9 +156,10 @@ impl RedisCache {
 
 impl Cache for RedisCache {
     async fn get(&self, key: &StoredKey) -> Result<Option<Entry>, CacheError> {
-        let mut cmd = Cmd::new();
-        cmd.arg("GET").arg(self.name(key));
-        match self.0.link.call(&cmd).await {
+        let name = self.name(key);
+        let mut cmd = Cmd::with_capacity(2, name.len() + 8);
+        cmd.arg("GET").arg(&name);
+        match self.0.servers.call(&name, &cmd).await {
             Ok(Value::Nil) => Ok(None),
             Ok(Value::BulkString(bytes)) => readable(key, bytes.into()),
             Ok(_) => Err(Failure::unexpected("GET").into()),
@@ -189,7 +191,7 @@ impl Cache for RedisCache {
         let mut cmd = Cmd::with_capacity(7, name.len() + lease_bytes.len() + 32);
         cmd.arg("SET").arg(&name).arg(&*lease_bytes).arg("NX").arg("GET").arg("PX").arg(millis(ttl));
         // What is there and cannot be read.
-        let present = match self.0.link.call(&cmd).await {
+        let present = match self.0.servers.call(&name, &cmd).await {
             Ok(Value::Nil) => return Ok(Acquired::Placed),
             Ok(Value::BulkString(bytes)) => {
                 let bytes = Bytes::from(bytes);
@@ -216,9 +218,14 @@ impl Cache for RedisCache {
         }
     }
 
+    fn server(&self, key: &StoredKey) -> usize {
+        self.0.servers.number_of(|| self.name(key))
+    }
+
     fn properties(&self) -> CacheProperties {
         CacheProperties::new(Scope::Shared)
             .with_name("redis")
+            .with_servers(self.0.servers.len())
             .with_max_entry_bytes(MAX_ENTRY_BYTES)
             .with_ttl_granularity(Duration::from_millis(1))
     }

@@ -5,7 +5,7 @@ use session_core::bytes::Bytes;
 use session_core::{CacheError, Entry, Stamp, StoredKey};
 
 use super::error::Failure;
-use super::link::Link;
+use super::servers::Servers;
 
 const SOURCE: &str = include_str!("compare_exchange.lua");
 
@@ -37,7 +37,7 @@ impl CompareExchange {
     /// what is there instead.
     pub(super) async fn run(
         &self,
-        link: &Link,
+        servers: &Servers,
         name: &[u8],
         present: &Found,
         new: &[u8],
@@ -54,9 +54,9 @@ impl CompareExchange {
             cmd.arg(name_of_command).arg(script).arg(1).arg(name).arg(kind).arg(bytes).arg(new).arg(millis);
             cmd
         };
-        let mut answer = link.call(&command("EVALSHA", &self.hash)).await;
+        let mut answer = servers.call(name, &command("EVALSHA", &self.hash)).await;
         if answer.as_ref().is_err_and(Failure::is_no_script) {
-            answer = link.call(&command("EVAL", SOURCE)).await;
+            answer = servers.call(name, &command("EVAL", SOURCE)).await;
         }
         match answer? {
             Value::Int(1) => Ok(None),

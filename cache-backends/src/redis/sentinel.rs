@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, ConnectionAddr, ConnectionInfo, RedisError, Value};
+use redis::{Cmd, ConnectionInfo, RedisError, Value};
 use session_core::CacheError;
 use tokio::time::{sleep, timeout};
 
@@ -165,16 +165,9 @@ impl Sentinels {
     /// Connects to this server, if it calls itself a master.
     async fn connect_to(&self, address: &Address) -> Result<MultiplexedConnection, NotConnected> {
         let (host, port) = address.clone();
-        let address = match self.server.addr() {
-            ConnectionAddr::TcpTls { insecure, .. } => {
-                ConnectionAddr::TcpTls { host, port, insecure: *insecure, tls_params: None }
-            }
-            _ => ConnectionAddr::Tcp(host, port),
-        };
-        let name = address.to_string();
-        let server = self.server.clone().set_addr(address);
-        let client = self.dial.client(server).map_err(|error| NotConnected::driver(&name, error))?;
-        let mut connection = self.dial.connect(&client).await?;
+        let server = Dial::at(&self.server, host, port);
+        let name = server.addr().to_string();
+        let mut connection = self.dial.connect_to(server).await?;
         let mut cmd = Cmd::new();
         cmd.arg("ROLE");
         let role = async { connection.send_packed_command(&cmd).await?.extract_error() };

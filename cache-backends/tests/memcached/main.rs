@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use cache_backends::memcached::{MemcachedCache, MemcachedCacheBuilder};
 use session_core::bytes::{Bytes, BytesMut};
 use session_core::{
-    Acquired, Cache, CacheError, Entry, Exchange, Expected, Fence, Holder, Record, Stamp, StoredKey,
+    Acquired, Cache, CacheError, Entry, Exchange, Expected, Fence, Holder, Record, Stamp, StoreId, StoredKey,
     Timestamp, Token, Value,
 };
 use tokio::net::TcpListener;
@@ -43,7 +43,10 @@ fn fence(number: u64) -> Entry {
 
 fn value(number: u64, payload_len: usize) -> Entry {
     let record = Record::new(vec![b'x'; payload_len].into(), Timestamp::from_secs(0), Timestamp::MAX);
-    Entry::value(stamp(number), Value { record: Arc::new(record), made_at: Timestamp::from_secs(0) })
+    Entry::value(
+        stamp(number),
+        Value { record: Arc::new(record), made_at: Timestamp::from_secs(0), store: StoreId(1) },
+    )
 }
 
 fn encoded(entry: &Entry, key: &StoredKey) -> Bytes {

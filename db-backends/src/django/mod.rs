@@ -113,8 +113,10 @@ impl<B: DjangoBackend> DjangoPersistence<B> {
     /// `idle_timeout`. By default two weeks.
     ///
     /// A touch leaves no other trace than a later expiry. So a session counts as last used this long before it expires, or
-    /// when it was last saved, whichever is later. With another value here than in the store, and for sessions with an
-    /// expiry of their own, touches are written more often, or less, than the store's `touch_interval` says.
+    /// when it was last saved, whichever is later. A touch that asks to be written only if the session is idle since some
+    /// instant looks at the expiry alone: it is written if the session expires this long after that instant, or before.
+    /// With another value here than in the store, and for sessions with an expiry of their own, touches are written more
+    /// often, or less, than the store's `touch_interval` says.
     #[must_use]
     pub const fn session_age(mut self, session_age: Duration) -> Self {
         self.session_age = session_age;
@@ -147,7 +149,8 @@ pub(crate) struct Statements<S> {
     /// Writes data, expiry and cap (see [`expiry_cap`](persistence::expiry_cap)) to the row with this key, now, unless it
     /// has expired, and with this data, unless that is null.
     pub(crate) update: S,
-    /// Makes the expiry later, for the row with this key, now, unless it has expired.
+    /// Makes the expiry later, for the row with this key, now, unless it has expired, and if it expires at an instant or
+    /// before.
     pub(crate) touch: S,
     /// As `update`, with the new key (once) before the key.
     pub(crate) rename: S,

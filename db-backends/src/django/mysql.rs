@@ -38,7 +38,7 @@ impl DjangoBackend for MySql {
                    AND CAST(session_data AS BINARY) = CAST(COALESCE(?, session_data) AS BINARY)",
         touch: "UPDATE `{table}` SET expire_date = GREATEST(CAST(? AS DATETIME(6)), expire_date)
                 WHERE session_key = ? AND CAST(session_key AS BINARY) = CAST(? AS BINARY)
-                  AND expire_date > CAST(? AS DATETIME(6))",
+                  AND expire_date > CAST(? AS DATETIME(6)) AND expire_date <= CAST(? AS DATETIME(6))",
         rename: "UPDATE `{table}`
                  SET session_data = ?,
                      expire_date = GREATEST(CAST(? AS DATETIME(6)), LEAST(CAST(? AS DATETIME(6)), expire_date)),

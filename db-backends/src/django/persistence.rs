@@ -2,8 +2,8 @@
 
 use session_core::django::instant;
 use session_core::{
-    ExpiryWrite, KeyForm, Persistence, PersistenceError, PersistenceProperties, Record, StoredKey, Timestamp,
-    Version,
+    ExpiryWrite, KeyForm, Persistence, PersistenceError, PersistenceProperties, Record, StoreId, StoredKey,
+    Timestamp, Version,
 };
 use sqlx::{SqlStr, query};
 
@@ -82,11 +82,16 @@ impl<B: DjangoBackend> DjangoPersistence<B> {
         if expected.is_none() {
             return Ok(PersistenceError::NotFound);
         }
-        let parameters = [Parameter::Key(key), Parameter::Instant(now)];
-        Ok(match B::read(&self.db, statement::<B>(&self.sql.is_there, parameters)).await? {
-            Some(_) => PersistenceError::Conflict,
-            None => PersistenceError::NotFound,
+        Ok(match self.is_there(key, now).await? {
+            true => PersistenceError::Conflict,
+            false => PersistenceError::NotFound,
         })
+    }
+
+    /// Returns `true` if there is a session under `key` that has not expired.
+    async fn is_there(&self, key: &StoredKey, now: Timestamp) -> Result<bool, PersistenceError> {
+        let parameters = [Parameter::Key(key), Parameter::Instant(now)];
+        Ok(B::read(&self.db, statement::<B>(&self.sql.is_there, parameters)).await?.is_some())
     }
 }
 
@@ -133,12 +138,21 @@ impl<B: DjangoBackend> Persistence for DjangoPersistence<B> {
         &self,
         key: &StoredKey,
         expires_at: Timestamp,
+        idle_since: Timestamp,
         now: Timestamp,
-    ) -> Result<(), PersistenceError> {
-        let parameters = [Parameter::Expiry(expires_at), Parameter::Key(key), Parameter::Instant(now)];
+    ) -> Result<bool, PersistenceError> {
+        // A touch leaves no other trace than a later expiry: see `session_age`.
+        let due_until = idle_since + self.session_age;
+        let parameters = [
+            Parameter::Expiry(expires_at),
+            Parameter::Key(key),
+            Parameter::Instant(now),
+            Parameter::Instant(due_until),
+        ];
         match B::write(&self.db, statement::<B>(&self.sql.touch, parameters)).await? {
+            0 if self.is_there(key, now).await? => Ok(false),
             0 => Err(PersistenceError::NotFound),
-            _ => Ok(()),
+            _ => Ok(true),
         }
     }
 
@@ -180,6 +194,10 @@ impl<B: DjangoBackend> Persistence for DjangoPersistence<B> {
         B::write(&self.db, B::bind(query, Value::Integer(limit.into()))).await
     }
 
+    async fn now(&self) -> Result<Timestamp, PersistenceError> {
+        self.db.now().await
+    }
+
     /// Makes nothing: the table is the site's. The same as [`check_schema`](Self::check_schema), so that a store with
     /// defaults can be built.
     async fn migrate(&self) -> Result<(), PersistenceError> {
@@ -200,6 +218,7 @@ impl<B: DjangoBackend> Persistence for DjangoPersistence<B> {
             .with_name(B::NAME)
             .with_keys(KeyForm::Plain, MAX_KEY_BYTES)
             .with_statement_bound(self.db.properties().statement_bound)
+            .with_table_id(StoreId::of([self.db.table.as_str()]).0)
             .with_other_writers()
             .without_created_at()
     }

@@ -35,7 +35,8 @@ impl DjangoBackend for Postgres {
                    WHERE session_key = $4 AND expire_date > ($5 || '+00')::timestamptz
                      AND session_data = coalesce($6, session_data)"#,
         touch: r#"UPDATE "{table}" SET expire_date = greatest(($1 || '+00')::timestamptz, expire_date)
-                  WHERE session_key = $2 AND expire_date > ($3 || '+00')::timestamptz"#,
+                  WHERE session_key = $2 AND expire_date > ($3 || '+00')::timestamptz
+                    AND expire_date <= ($4 || '+00')::timestamptz"#,
         rename: r#"UPDATE "{table}"
                    SET session_data = $1,
                        expire_date = greatest(($2 || '+00')::timestamptz,

@@ -37,7 +37,7 @@ impl DjangoBackend for Sqlite {
                    SET session_data = ?, expire_date = max(?, min(?, expire_date))
                    WHERE session_key = ? AND expire_date > ? AND session_data = coalesce(?, session_data)"#,
         touch: r#"UPDATE "{table}" SET expire_date = max(?, expire_date)
-                  WHERE session_key = ? AND expire_date > ?"#,
+                  WHERE session_key = ? AND expire_date > ? AND expire_date <= ?"#,
         rename: r#"UPDATE "{table}"
                    SET session_data = ?, expire_date = max(?, min(?, expire_date)), session_key = ?
                    WHERE session_key = ? AND expire_date > ? AND session_data = coalesce(?, session_data)"#,

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use session_core::PersistenceError;
 use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnectOptions, PgQueryResult, PgRow};
-use sqlx::{ConnectOptions as _, PgPool, Postgres, Row as _};
+use sqlx::{ConnectOptions as _, PgPool, Postgres, Row as _, SqlStr};
 
 pub use builder::PostgresBuilder;
 
@@ -91,7 +91,7 @@ fn statements(table: &TableName) -> Statements {
         touch: table.sql(
             r#"UPDATE "{table}"
                SET expires_at = greatest($1, expires_at), last_seen_at = greatest($2, last_seen_at)
-               WHERE key = $3 AND expires_at > $4"#,
+               WHERE key = $3 AND expires_at > $4 AND last_seen_at <= $5"#,
         ),
         rename: table.sql(
             r#"UPDATE "{table}"
@@ -109,14 +109,18 @@ fn statements(table: &TableName) -> Statements {
                    ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED))"#,
         ),
         count_expired: table.sql(r#"SELECT count(*) FROM "{table}" WHERE expires_at <= $1"#),
+        // Materialized, because the planner might go through the whole table in the order of its keys.
         list_by_subject: table.sql(
-            r#"SELECT key, payload, created_at, expires_at, last_seen_at, version, subject
-               FROM "{table}" WHERE subject = $1 AND expires_at > $2"#,
+            r#"WITH mine AS MATERIALIZED (
+                   SELECT key, created_at, expires_at, last_seen_at
+                   FROM "{table}" WHERE subject = $1 AND expires_at > $3)
+               SELECT key, created_at, expires_at, last_seen_at FROM mine WHERE key >= $2 ORDER BY key LIMIT $4"#,
         ),
         scan: table.sql(
             r#"SELECT key, payload, created_at, expires_at, last_seen_at, version, subject
-               FROM "{table}" WHERE key > $1 ORDER BY key LIMIT $2"#,
+               FROM "{table}" WHERE key >= $1 ORDER BY key LIMIT $2"#,
         ),
+        now: SqlStr::from_static("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"),
     }
 }
 
@@ -133,6 +137,9 @@ impl Backend for Postgres {
         }
     }
 
+    /// Text cannot have a byte of zero.
+    const LEAST_BYTE: u8 = 1;
+
     fn columns(row: &PgRow) -> Result<Row<'_>, Corrupt> {
         let text = |index, name| row.try_get(index).map(str::as_bytes).map_err(|_| Corrupt::Type(name));
         let integer = |index, name| row.try_get(index).map_err(|_| Corrupt::Type(name));
@@ -146,6 +153,14 @@ impl Backend for Postgres {
             version: integer(5, "version")?,
             subject: subject.map(str::as_bytes),
         })
+    }
+
+    fn key(row: &PgRow) -> Option<&[u8]> {
+        row.try_get_raw(0).ok()?.as_bytes().ok()
+    }
+
+    fn integer(row: &PgRow, index: usize) -> Option<i64> {
+        row.try_get(index).ok()
     }
 
     async fn write(db: &PostgresPersistence, query: Query<Self>) -> Result<u64, PersistenceError> {
@@ -174,10 +189,6 @@ impl Backend for Postgres {
 
     async fn inspect(db: &PostgresPersistence) -> Result<Inspection, PersistenceError> {
         inspect::inspect(db).await
-    }
-
-    fn count(row: &PgRow) -> Result<i64, Corrupt> {
-        row.try_get(0).map_err(|_| Corrupt::Type("count"))
     }
 
     async fn close(connections: &Self::Connections) {

@@ -2,6 +2,7 @@
 
 pub(crate) mod connections;
 pub(crate) mod error;
+mod page;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub(crate) mod remote;
 pub(crate) mod row;
@@ -14,11 +15,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use session_core::{
-    ExpiryWrite, Persistence, PersistenceError, PersistenceProperties, Record, Scan, StoredKey, Subject,
-    SubjectIndex, Timestamp, Version,
+    ExpiryWrite, Persistence, PersistenceError, PersistenceProperties, Record, Row as Listed, Scan,
+    SessionTimes, StoreId, StoredKey, Subject, SubjectIndex, Timestamp, Version,
 };
 use sqlx::{Database, SqlStr, query};
 
+use self::page::Page;
 use self::row::{Corrupt, MAX_PAYLOAD_BYTES, Row};
 use self::table::TableName;
 use crate::{Inspect, Inspection};
@@ -42,7 +44,8 @@ pub(crate) struct Statements {
     /// Writes payload, subject, last use, version, expiry and cap (see [`expiry_cap`]) to the row with this key, now,
     /// unless it has expired, and with this version, unless that is null.
     pub(crate) update: SqlStr,
-    /// Makes expiry and last use later, for the row with this key, now, unless it has expired.
+    /// Makes expiry and last use later, for the row with this key, now, unless it has expired, and if it was last used
+    /// at an instant or before.
     pub(crate) touch: SqlStr,
     /// As `update`, with the new key before the key.
     pub(crate) rename: SqlStr,
@@ -54,10 +57,13 @@ pub(crate) struct Statements {
     pub(crate) delete_expired: SqlStr,
     /// How many rows expired at an instant or before.
     pub(crate) count_expired: SqlStr,
-    /// The rows of a subject, now, that have not expired.
+    /// `key`, `created_at`, `expires_at` and `last_seen_at` of the rows of a subject, from a key on, now, that have not
+    /// expired, at most so many, in the order of the bytes of their keys.
     pub(crate) list_by_subject: SqlStr,
-    /// The rows after a key, at most so many, in the order of the bytes of their keys.
+    /// The rows from a key on, at most so many, in the order of the bytes of their keys.
     pub(crate) scan: SqlStr,
+    /// The database's clock, in microseconds since 1970. No parameters.
+    pub(crate) now: SqlStr,
 }
 
 /// A parameter.
@@ -78,8 +84,17 @@ pub(crate) trait Backend: Database + Sized {
 
     fn bind(query: Query<Self>, value: Value<'_>) -> Query<Self>;
 
+    /// The byte that is appended to a key to make the least key that comes after it.
+    const LEAST_BYTE: u8 = 0;
+
     /// The columns of a row.
     fn columns(row: &Self::Row) -> Result<Row<'_>, Corrupt>;
+
+    /// The first column of a row, a key, whatever bytes it has. `None` if it is of a type that comes after all keys.
+    fn key(row: &Self::Row) -> Option<&[u8]>;
+
+    /// A column of a row that is a number.
+    fn integer(row: &Self::Row, index: usize) -> Option<i64>;
 
     /// Runs a statement that writes; how many rows it matched.
     fn write(
@@ -108,9 +123,6 @@ pub(crate) trait Backend: Database + Sized {
     fn inspect(
         db: &SqlPersistence<Self>,
     ) -> impl Future<Output = Result<Inspection, PersistenceError>> + Send;
-
-    /// The first column of a row, a number.
-    fn count(row: &Self::Row) -> Result<i64, Corrupt>;
 
     fn close(connections: &Self::Connections) -> impl Future<Output = ()> + Send;
 }
@@ -144,11 +156,34 @@ impl<B: Backend> SqlPersistence<B> {
         if expected.is_none() {
             return Ok(PersistenceError::NotFound);
         }
-        let query = statement::<B>(&self.sql.is_there, [text(key), instant(now)]);
-        Ok(match B::read(self, query).await? {
-            Some(_) => PersistenceError::Conflict,
-            None => PersistenceError::NotFound,
+        Ok(match self.is_there(key, now).await? {
+            true => PersistenceError::Conflict,
+            false => PersistenceError::NotFound,
         })
+    }
+
+    /// Returns `true` if there is a session under `key` that has not expired.
+    async fn is_there(&self, key: &StoredKey, now: Timestamp) -> Result<bool, PersistenceError> {
+        let query = statement::<B>(&self.sql.is_there, [text(key), instant(now)]);
+        Ok(B::read(self, query).await?.is_some())
+    }
+
+    /// Returns a page of the rows that `query` finds from a key on, at most so many, and `contents` of each.
+    ///
+    /// Goes on behind rows whose keys are no stored keys: a page that is short says that nothing comes after it.
+    async fn page<T>(
+        &self,
+        after: Option<&StoredKey>,
+        limit: u32,
+        query: impl Fn(&str, u32) -> Query<B>,
+        contents: impl Fn(&B::Row) -> Result<T, Corrupt>,
+    ) -> Result<Vec<Listed<T>>, PersistenceError> {
+        let mut page = Page::new(after, limit, B::LEAST_BYTE);
+        while let Some((first, count)) = page.next() {
+            let rows = B::read_all(self, query(first, count)).await?;
+            page.add(rows.iter().map(|row| (B::key(row), || contents(row))));
+        }
+        Ok(page.finish())
     }
 }
 
@@ -202,12 +237,14 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
         &self,
         key: &StoredKey,
         expires_at: Timestamp,
+        idle_since: Timestamp,
         now: Timestamp,
-    ) -> Result<(), PersistenceError> {
-        let parameters = [instant(expires_at), instant(now), text(key), instant(now)];
+    ) -> Result<bool, PersistenceError> {
+        let parameters = [instant(expires_at), instant(now), text(key), instant(now), instant(idle_since)];
         match B::write(self, statement::<B>(&self.sql.touch, parameters)).await? {
+            0 if Box::pin(self.is_there(key, now)).await? => Ok(false),
             0 => Err(PersistenceError::NotFound),
-            _ => Ok(()),
+            _ => Ok(true),
         }
     }
 
@@ -243,6 +280,12 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
         B::write(self, statement::<B>(&self.sql.delete_expired, parameters)).await
     }
 
+    async fn now(&self) -> Result<Timestamp, PersistenceError> {
+        let row = B::read(self, query(self.sql.now.clone())).await?;
+        let micros = row.and_then(|row| B::integer(&row, 0)).ok_or(Corrupt::Clock)?;
+        Ok(Timestamp::from_micros(micros))
+    }
+
     async fn migrate(&self) -> Result<(), PersistenceError> {
         B::migrate(self).await
     }
@@ -259,6 +302,7 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
         PersistenceProperties::new(MAX_PAYLOAD_BYTES)
             .with_name(B::NAME)
             .with_statement_bound(self.statement_bound)
+            .with_table_id(StoreId::of([self.table.as_str()]).0)
     }
 }
 
@@ -267,10 +311,15 @@ impl<B: Backend> SubjectIndex for SqlPersistence<B> {
         &self,
         subject: &Subject,
         now: Timestamp,
-    ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
-        let parameters = [Value::Text(subject.as_str()), instant(now)];
-        let rows = B::read_all(self, statement::<B>(&self.sql.list_by_subject, parameters)).await?;
-        rows.iter().map(|row| B::columns(row)?.key_and_record()).collect()
+        after: Option<&StoredKey>,
+        limit: u32,
+    ) -> Result<Vec<Listed<SessionTimes>>, PersistenceError> {
+        let query = |first: &str, count: u32| {
+            let subject = Value::Text(subject.as_str());
+            let parameters = [subject, Value::Text(first), instant(now), Value::Integer(count.into())];
+            statement::<B>(&self.sql.list_by_subject, parameters)
+        };
+        self.page(after, limit, query, times::<B>).await
     }
 }
 
@@ -279,12 +328,11 @@ impl<B: Backend> Scan for SqlPersistence<B> {
         &self,
         after: Option<&StoredKey>,
         limit: u32,
-    ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
-        // No key is empty, so all come after that.
-        let after = Value::Text(after.map_or("", StoredKey::as_str));
-        let parameters = [after, Value::Integer(limit.into())];
-        let rows = B::read_all(self, statement::<B>(&self.sql.scan, parameters)).await?;
-        rows.iter().map(|row| B::columns(row)?.key_and_record()).collect()
+    ) -> Result<Vec<Listed<Record>>, PersistenceError> {
+        let query = |first: &str, count: u32| {
+            statement::<B>(&self.sql.scan, [Value::Text(first), Value::Integer(count.into())])
+        };
+        self.page(after, limit, query, |row| B::columns(row)?.record()).await
     }
 }
 
@@ -296,7 +344,7 @@ impl<B: Backend> Inspect for SqlPersistence<B> {
 
     async fn count_expired(&self, before: Timestamp) -> Result<u64, PersistenceError> {
         let count = B::read(self, statement::<B>(&self.sql.count_expired, [instant(before)])).await?;
-        let count = count.map_or(Ok(0), |row| B::count(&row))?;
+        let count = count.and_then(|row| B::integer(&row, 0)).unwrap_or_default();
         Ok(u64::try_from(count).unwrap_or_default())
     }
 }
@@ -339,6 +387,19 @@ const fn expiry_cap(expiry: ExpiryWrite) -> i64 {
         ExpiryWrite::Extend => i64::MAX,
         ExpiryWrite::Replace => i64::MIN,
     }
+}
+
+/// The times in a row of [`Statements::list_by_subject`].
+fn times<B: Backend>(row: &B::Row) -> Result<SessionTimes, Corrupt> {
+    let instant = |index, name| match B::integer(row, index) {
+        Some(micros) => Ok(Timestamp::from_micros(micros)),
+        None => Err(Corrupt::Type(name)),
+    };
+    Ok(SessionTimes {
+        created_at: instant(1, "created_at")?,
+        expires_at: instant(2, "expires_at")?,
+        last_seen_at: instant(3, "last_seen_at")?,
+    })
 }
 
 fn text(key: &StoredKey) -> Value<'_> {

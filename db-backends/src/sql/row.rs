@@ -38,18 +38,13 @@ impl Row<'_> {
         if self.key != key.as_bytes() {
             return Err(Corrupt::WrongKey.into());
         }
-        self.record()
+        Ok(self.record()?)
     }
 
-    /// The session in it, and its key.
-    pub(crate) fn key_and_record(&self) -> Result<(StoredKey, Record), PersistenceError> {
-        let key = std::str::from_utf8(self.key).ok().and_then(|text| StoredKey::parse(text).ok());
-        Ok((key.ok_or(Corrupt::Key)?, self.record()?))
-    }
-
-    fn record(&self) -> Result<Record, PersistenceError> {
+    /// The session in it, whatever its key.
+    pub(crate) fn record(&self) -> Result<Record, Corrupt> {
         if self.payload.len() > MAX_PAYLOAD_BYTES {
-            return Err(Corrupt::Payload.into());
+            return Err(Corrupt::Payload);
         }
         let subject = match self.subject {
             None => None,
@@ -77,12 +72,12 @@ pub(crate) enum Corrupt {
     Type(&'static str),
     #[error("it is the row of another key")]
     WrongKey,
-    #[error("column key holds no stored key")]
-    Key,
     #[error("column payload holds more than this version ever writes")]
     Payload,
     #[error("column subject holds no subject")]
     Subject,
+    #[error("the database's clock shows no instant")]
+    Clock,
 }
 
 impl From<Corrupt> for PersistenceError {

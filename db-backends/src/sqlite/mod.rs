@@ -15,7 +15,7 @@ mod tests;
 use session_core::PersistenceError;
 use sqlx::error::DatabaseError;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, Sqlite, SqlitePool};
+use sqlx::{Row as _, SqlStr, Sqlite, SqlitePool, TypeInfo as _, ValueRef as _};
 
 pub use builder::SqliteBuilder;
 
@@ -91,7 +91,7 @@ fn statements(table: &TableName) -> Statements {
         ),
         touch: table.sql(
             r#"UPDATE "{table}" SET expires_at = max(?, expires_at), last_seen_at = max(?, last_seen_at)
-               WHERE key = ? AND expires_at > ?"#,
+               WHERE key = ? AND expires_at > ? AND last_seen_at <= ?"#,
         ),
         rename: table.sql(
             r#"UPDATE "{table}"
@@ -106,14 +106,17 @@ fn statements(table: &TableName) -> Statements {
                (SELECT rowid FROM "{table}" WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)"#,
         ),
         count_expired: table.sql(r#"SELECT count(*) FROM "{table}" WHERE expires_at <= ?"#),
+        // The signs keep SQLite from using another index than that of subjects.
         list_by_subject: table.sql(
-            r#"SELECT key, payload, created_at, expires_at, last_seen_at, version, subject
-               FROM "{table}" WHERE subject = ? AND expires_at > ?"#,
+            r#"SELECT key, created_at, expires_at, last_seen_at FROM "{table}"
+               WHERE subject = ? AND +key >= ? AND +expires_at > ? ORDER BY +key LIMIT ?"#,
         ),
         scan: table.sql(
             r#"SELECT key, payload, created_at, expires_at, last_seen_at, version, subject
-               FROM "{table}" WHERE key > ? ORDER BY key LIMIT ?"#,
+               FROM "{table}" WHERE key >= ? ORDER BY key LIMIT ?"#,
         ),
+        // To the millisecond.
+        now: SqlStr::from_static("SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) * 1000"),
     }
 }
 
@@ -140,6 +143,19 @@ impl Backend for Sqlite {
             version: row.try_get(5).map_err(|_| Corrupt::Type("version"))?,
             subject: row.try_get(6).map_err(|_| Corrupt::Type("subject"))?,
         })
+    }
+
+    fn key(row: &SqliteRow) -> Option<&[u8]> {
+        let value = row.try_get_raw(0).ok()?;
+        // A table that was made by hand may have keys of other types. Those of bytes come after all text.
+        if value.type_info().name() != "TEXT" {
+            return None;
+        }
+        row.try_get(0).ok()
+    }
+
+    fn integer(row: &SqliteRow, index: usize) -> Option<i64> {
+        row.try_get(index).ok()
     }
 
     async fn write(db: &SqlitePersistence, query: Query<Self>) -> Result<u64, PersistenceError> {
@@ -171,10 +187,6 @@ impl Backend for Sqlite {
 
     async fn inspect(db: &SqlitePersistence) -> Result<Inspection, PersistenceError> {
         inspect::inspect(db).await
-    }
-
-    fn count(row: &SqliteRow) -> Result<i64, Corrupt> {
-        row.try_get(0).map_err(|_| Corrupt::Type("count"))
     }
 
     async fn close(connections: &Connections) {

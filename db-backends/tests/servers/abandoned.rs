@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use session_core::ExpiryWrite;
+use session_core::{ExpiryWrite, Timestamp};
 
 use crate::server::{Kind, NOW, Server, Settings, key, payload, record, start};
 
@@ -49,7 +49,7 @@ pub async fn an_abandoned_write_over_the_applications_pool_is_not_committed(serv
     other.unlock().await;
     server.wait_for_busy_connections(&mut other, 0).await;
     // This one waits for its transaction to end.
-    db.touch_dyn(&key("a"), NOW, NOW).await.unwrap();
+    db.touch_dyn(&key("a"), NOW, Timestamp::MAX, NOW).await.unwrap();
     assert_eq!(payload(&db, "a").await.unwrap(), b"kept");
 }
 
@@ -67,7 +67,7 @@ pub async fn a_connection_is_not_used_again_after_its_user_has_gone(server: Serv
             let _ = tokio::time::timeout(wait, db.load_dyn(&k, NOW)).await;
             // An answer to the question before would be an error, or somebody else's session.
             assert_eq!(payload(&db, "b").await.unwrap(), b"b");
-            let _ = tokio::time::timeout(wait, db.touch_dyn(&k, NOW, NOW)).await;
+            let _ = tokio::time::timeout(wait, db.touch_dyn(&k, NOW, Timestamp::MAX, NOW)).await;
             assert!(!db.delete_dyn(&key("none")).await.unwrap());
         }
     }

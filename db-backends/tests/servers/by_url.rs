@@ -19,8 +19,8 @@ pub async fn a_url_gives_a_database_with_subjects_that_can_be_scanned(server: Se
     assert!(matches!(missing, PersistenceError::Schema(problem) if problem == expected));
     db.migrate_dyn().await.unwrap();
     db.insert_dyn(&key("a"), &record("x").with_subject(Some(subject.clone()))).await.unwrap();
-    assert_eq!(db.list_by_subject(&subject, NOW).await.unwrap()[0].0, key("a"));
-    assert_eq!(db.scan(None, 10).await.unwrap()[0].0, key("a"));
+    assert_eq!(db.list_by_subject(&subject, NOW, None, 10).await.unwrap()[0].key, key("a"));
+    assert_eq!(db.scan(None, 10).await.unwrap()[0].key, key("a"));
 
     // It is the table that the builder makes by that name.
     let db = server.connect(crate::server::Settings::default()).await.unwrap();

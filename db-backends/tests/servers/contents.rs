@@ -28,10 +28,10 @@ pub async fn records_come_back_as_they_were_written(server: Server) {
         assert_eq!(loaded, written.clone().with_version(version), "{name}");
     }
     let subject = written.subject().unwrap();
-    assert_eq!(db.list_by_subject_dyn(subject, NOW).await.unwrap().len(), 4);
+    assert_eq!(db.list_by_subject_dyn(subject, NOW, None, 10).await.unwrap().len(), 4);
     for other in ["üser '\\\" 中 🦀 ", "Üser '\\\" 中 🦀"] {
         let other = Subject::parse(other).unwrap();
-        assert_eq!(db.list_by_subject_dyn(&other, NOW).await.unwrap(), []);
+        assert_eq!(db.list_by_subject_dyn(&other, NOW, None, 10).await.unwrap().len(), 0);
     }
 }
 
@@ -82,12 +82,13 @@ pub async fn no_statement_reads_the_whole_table(server: Server) {
             assert!(update.is_ok());
             let conflict = db.update_dyn(&k, &new, Some(version), ExpiryWrite::Extend, now).await;
             assert!(matches!(conflict, Err(PersistenceError::Conflict)), "{conflict:?}");
-            db.touch_dyn(&k, LATER, now).await.unwrap();
+            assert!(db.touch_dyn(&k, LATER, LATER, now).await.unwrap());
+            assert!(!db.touch_dyn(&k, LATER, Timestamp::from_micros(0), now).await.unwrap());
             let renamed = key(&format!("renamed-{statistics}-{round}"));
             db.rename_dyn(&k, &renamed, &new, None, ExpiryWrite::Extend, now).await.unwrap();
             db.insert_dyn(&k, &new).await.unwrap();
             assert!(db.delete_dyn(&renamed).await.unwrap());
-            assert_eq!(db.list_by_subject_dyn(&subject, now).await.unwrap().len(), 50);
+            assert_eq!(db.list_by_subject_dyn(&subject, now, None, 1_000).await.unwrap().len(), 50);
             let read = rows_read(&server, &pool).await - before;
             assert!(read < 400, "round {round}: {read} rows were read for 50 and some");
 

@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use session_core::{ExpiryWrite, Outcome, PersistenceError, Subject};
+use session_core::{ExpiryWrite, Outcome, PersistenceError, Subject, Timestamp};
 
 use crate::server::{LATER, NOW, Server, Settings, key, payload, record};
 
@@ -35,7 +35,7 @@ pub async fn a_read_only_database_refuses_writes(server: Server) {
     for error in [
         db.insert_dyn(&key("b"), &record("x")).await.unwrap_err(),
         db.update_dyn(&key("a"), &record("x"), None, ExpiryWrite::Extend, NOW).await.unwrap_err(),
-        db.touch_dyn(&key("a"), LATER, NOW).await.unwrap_err(),
+        db.touch_dyn(&key("a"), LATER, Timestamp::MAX, NOW).await.unwrap_err(),
         db.delete_dyn(&key("a")).await.unwrap_err(),
         db.delete_expired_dyn(LATER, 1).await.unwrap_err(),
     ] {

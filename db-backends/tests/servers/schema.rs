@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use db_backends::sqlx::migrate::Migrator;
-use session_core::{PersistenceError, SchemaProblem};
+use session_core::{PersistenceError, SchemaProblem, Timestamp};
 use tempfile::TempDir;
 
 use crate::server::{Db, Kind, NOW, Program, Server, Settings, key, record};
@@ -175,7 +175,7 @@ pub async fn missing_privileges_are_named(server: Server) {
     .await;
     let db = server.connect_to(&url, Settings::default()).await.unwrap();
     let refused = match server.kind {
-        Kind::Postgres => db.touch_dyn(&key("a"), NOW, NOW).await.unwrap_err(),
+        Kind::Postgres => db.touch_dyn(&key("a"), NOW, Timestamp::MAX, NOW).await.unwrap_err(),
         _ => db.insert_dyn(&key("a"), &record("x")).await.unwrap_err(),
     };
     assert!(matches!(refused, PersistenceError::Refused(_)), "{refused:?}");

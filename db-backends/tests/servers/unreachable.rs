@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use session_core::{ExpiryWrite, Outcome, PersistenceError};
+use session_core::{ExpiryWrite, Outcome, PersistenceError, Timestamp};
 use tokio::net::TcpListener;
 
 use crate::proxy::Proxy;
@@ -111,7 +111,7 @@ pub async fn idle_connections_that_broke_cost_one_call_at_most(server: Server) {
     let touches: Vec<_> = (0..5)
         .map(|_| {
             let db = Arc::clone(&db);
-            tokio::spawn(async move { db.touch_dyn(&key("a"), NOW, NOW).await })
+            tokio::spawn(async move { db.touch_dyn(&key("a"), NOW, Timestamp::MAX, NOW).await })
         })
         .collect();
     server.wait_for_busy_connections(&mut locker, 5).await;
@@ -123,7 +123,7 @@ pub async fn idle_connections_that_broke_cost_one_call_at_most(server: Server) {
     proxy.cut();
     let mut failed = 0;
     for _ in 0..10 {
-        failed += usize::from(db.touch_dyn(&key("a"), NOW, NOW).await.is_err());
+        failed += usize::from(db.touch_dyn(&key("a"), NOW, Timestamp::MAX, NOW).await.is_err());
     }
     assert!(failed <= 1, "{failed} calls failed");
 
@@ -131,6 +131,6 @@ pub async fn idle_connections_that_broke_cost_one_call_at_most(server: Server) {
     proxy.cut();
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     for _ in 0..10 {
-        db.touch_dyn(&key("a"), NOW, NOW).await.unwrap();
+        db.touch_dyn(&key("a"), NOW, Timestamp::MAX, NOW).await.unwrap();
     }
 }

@@ -1,0 +1,300 @@
+//! The writes of one session within this process: one after another, in the order of their arrival.
+//!
+//! A key that is being written has a *queue*, and a task that carries out what is in it. What the task has committed last is
+//! at hand for the next write, with its version and its place in the cache: so writers of one process never conflict, lose no
+//! exchange to one another, and do not read the session again. Saves that wait together become one statement.
+
+use std::collections::hash_map::Entry as Slot;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use session_core::{Cache, ExpiryWrite, Persistence, Record, Stamp, StoredKey, Timestamp, Version};
+use tokio::sync::oneshot;
+use tracing::{Instrument as _, Span};
+
+use crate::events::Ending;
+use crate::inner::Inner;
+use crate::operations::{Save, Saved, Written};
+use crate::repair::Repair;
+use crate::tasks::Admission;
+use crate::{Coherence, Error};
+
+/// How many touches are remembered, so that requests which opened the session before one of them do not repeat it.
+const MAX_TOUCHES: usize = 16_384;
+
+/// The queues of this process.
+#[derive(Debug)]
+pub(crate) struct Queues<C: Cache, P: Persistence> {
+    /// The most writes that can wait for one key.
+    capacity: usize,
+    by_key: Mutex<HashMap<StoredKey, VecDeque<Queued<C, P>>>>,
+    /// When sessions were last touched by this process.
+    touches: Mutex<HashMap<StoredKey, Timestamp>>,
+}
+
+#[derive(Debug)]
+struct Queued<C: Cache, P: Persistence> {
+    /// When it may no longer begin.
+    deadline: Timestamp,
+    job: Job<C, P>,
+    span: Span,
+}
+
+/// Who waits for the result of a write.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
+/// A write of one key.
+#[derive(Debug)]
+pub(crate) enum Job<C: Cache, P: Persistence> {
+    Save(Save, Reply<Saved>),
+    Update(Update, Reply<Saved>),
+    Touch(Touch, Reply<Coherence>),
+    Delete(Option<Stamp>, Ending, Reply<Written<bool>>),
+    /// Settles the key's entry after a write that could not be fenced.
+    Repair(Repair<C, P>),
+}
+
+/// A write of a whole record.
+#[derive(Debug)]
+pub(crate) struct Update {
+    pub(crate) record: Record,
+    pub(crate) expected: Option<Version>,
+    pub(crate) expiry: ExpiryWrite,
+    /// Another key for it.
+    pub(crate) rename: Option<StoredKey>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Touch {
+    pub(crate) seen: Option<Stamp>,
+    pub(crate) expires_at: Timestamp,
+    /// A session that was used since then is not touched.
+    pub(crate) idle_since: Timestamp,
+}
+
+/// What is carried out next, in the span of the first of them.
+struct Turn<C: Cache, P: Persistence> {
+    span: Span,
+    work: Work<C, P>,
+}
+
+enum Work<C: Cache, P: Persistence> {
+    /// Saves that become one statement.
+    Saves(Vec<Waiting>),
+    Other(Job<C, P>),
+}
+
+/// A save, and who waits for it.
+pub(crate) type Waiting = (Save, Reply<Saved>);
+
+/// What the task of a queue knows of the session from what it has written.
+#[derive(Debug, Default)]
+pub(crate) struct Latest {
+    /// The record as it was last committed.
+    pub(crate) record: Option<Arc<Record>>,
+    /// The stamp that it has in the cache.
+    pub(crate) stamp: Option<Stamp>,
+}
+
+impl Latest {
+    /// Nothing is known any more.
+    pub(crate) fn forget(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl<C: Cache, P: Persistence> Job<C, P> {
+    /// Answers that nothing was written, and why.
+    fn refuse(self, error: Error) {
+        // A caller that has left needs no answer.
+        match self {
+            Self::Save(_, reply) | Self::Update(_, reply) => drop(reply.send(Err(error))),
+            Self::Touch(_, reply) => drop(reply.send(Err(error))),
+            Self::Delete(_, _, reply) => drop(reply.send(Err(error))),
+            Self::Repair(_) => {}
+        }
+    }
+
+    const fn joins_others(&self) -> bool {
+        matches!(self, Self::Save(save, _) if save.rename.is_none())
+    }
+}
+
+impl<C: Cache, P: Persistence> Queues<C, P> {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self { capacity, by_key: Mutex::default(), touches: Mutex::default() }
+    }
+
+    /// Adds a job. Returns `true` if it is the first, so that the caller has to start the queue's task.
+    fn push(&self, key: &StoredKey, queued: Queued<C, P>) -> Result<bool, Error> {
+        match self.lock().entry(*key) {
+            Slot::Vacant(slot) => {
+                slot.insert(VecDeque::from([queued]));
+                Ok(true)
+            }
+            Slot::Occupied(queue) if queue.get().len() >= self.capacity => Err(Error::Busy),
+            Slot::Occupied(mut queue) => {
+                queue.get_mut().push_back(queued);
+                Ok(false)
+            }
+        }
+    }
+
+    /// Returns what is to be carried out next. `None` ends the queue. Refuses what has waited for too long.
+    fn next(&self, key: &StoredKey, now: Timestamp) -> Option<Turn<C, P>> {
+        let mut late = Vec::new();
+        let turn = {
+            let mut queues = self.lock();
+            let queue = queues.get_mut(key)?;
+            let is_late =
+                |queued: &Queued<C, P>| now > queued.deadline && !matches!(queued.job, Job::Repair(_));
+            while let Some(queued) = queue.pop_front_if(|queued| is_late(queued)) {
+                late.push(queued.job);
+            }
+            match queue.pop_front() {
+                Some(Queued { job: Job::Save(save, reply), span, .. }) if save.rename.is_none() => {
+                    let mut saves = vec![(save, reply)];
+                    while let Some(queued) = queue.pop_front_if(|queued| queued.job.joins_others()) {
+                        let is_late = is_late(&queued);
+                        match queued.job {
+                            Job::Save(save, reply) if !is_late => saves.push((save, reply)),
+                            job => late.push(job),
+                        }
+                    }
+                    Some(Turn { span, work: Work::Saves(saves) })
+                }
+                Some(Queued { job, span, .. }) => Some(Turn { span, work: Work::Other(job) }),
+                None => {
+                    queues.remove(key);
+                    None
+                }
+            }
+        };
+        for job in late {
+            job.refuse(Error::Busy);
+        }
+        turn
+    }
+
+    /// Ends the queue. Nothing of what waited in it is carried out.
+    fn close(&self, key: &StoredKey) {
+        let queue = self.lock().remove(key);
+        for Queued { job, .. } in queue.into_iter().flatten() {
+            job.refuse(Error::Closed);
+        }
+    }
+
+    /// Returns `true` if this process has touched the session after `idle_since`.
+    pub(crate) fn was_touched_since(&self, key: &StoredKey, idle_since: Timestamp) -> bool {
+        self.touches().get(key).is_some_and(|touched_at| *touched_at > idle_since)
+    }
+
+    /// Notes that the session was touched at `now`. What is older than `interval` is forgotten when room is needed.
+    pub(crate) fn note_touch(&self, key: &StoredKey, now: Timestamp, interval: Duration) {
+        let mut touches = self.touches();
+        if touches.len() >= MAX_TOUCHES {
+            touches.retain(|_, touched_at| *touched_at + interval > now);
+            if touches.len() >= MAX_TOUCHES {
+                touches.clear();
+            }
+        }
+        touches.insert(*key, now);
+    }
+
+    pub(crate) fn forget_touch(&self, key: &StoredKey) {
+        self.touches().remove(key);
+    }
+
+    /// How many keys are being written.
+    #[cfg(feature = "__simulation")]
+    pub(crate) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<StoredKey, VecDeque<Queued<C, P>>>> {
+        self.by_key.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn touches(&self) -> MutexGuard<'_, HashMap<StoredKey, Timestamp>> {
+        self.touches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<C: Cache, P: Persistence> Inner<C, P> {
+    /// Queues a write of `key`, and returns its result. It is carried out also if the returned future is dropped.
+    pub(crate) fn enqueue<T: Send + 'static, J: FnOnce(Reply<T>) -> Job<C, P>>(
+        self: &Arc<Self>,
+        key: &StoredKey,
+        admission: Admission,
+        span: Span,
+        job: J,
+    ) -> impl Future<Output = Result<T, Error>> + Send + use<T, J, C, P> {
+        let (reply, answer) = oneshot::channel();
+        let queued = self.start_job(key, admission, span, job(reply));
+        async move {
+            queued?;
+            answer.await.unwrap_or(Err(Error::Interrupted))
+        }
+    }
+
+    pub(crate) fn start_job(
+        self: &Arc<Self>,
+        key: &StoredKey,
+        admission: Admission,
+        span: Span,
+        job: Job<C, P>,
+    ) -> Result<(), Error> {
+        if admission == Admission::New {
+            self.tasks.check_open()?;
+        }
+        let deadline = self.runtime.now() + self.config.write_timeout;
+        if self.queues.push(key, Queued { deadline, job, span })?
+            && let Err(error) = self.start_queue(key, admission)
+        {
+            self.queues.close(key);
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    fn start_queue(self: &Arc<Self>, key: &StoredKey, admission: Admission) -> Result<(), Error> {
+        let running = Running { store: Arc::clone(self), key: *key, is_over: false };
+        self.tasks.start(admission, carry_out(running).boxed())
+    }
+}
+
+/// The task of a queue: carries out what is in it until it is empty.
+async fn carry_out<C: Cache, P: Persistence>(mut running: Running<C, P>) {
+    let mut latest = Latest::default();
+    let (store, key) = (Arc::clone(&running.store), running.key);
+    while let Some(Turn { span, work }) = store.queues.next(&key, store.runtime.now()) {
+        match work {
+            Work::Saves(saves) => store.save_all(&key, saves, &mut latest).instrument(span).await,
+            Work::Other(job) => Box::pin(store.carry_out(&key, job, &mut latest).instrument(span)).await,
+        }
+    }
+    running.is_over = true;
+}
+
+/// A queue whose task ends in the middle leaves no write waiting.
+struct Running<C: Cache, P: Persistence> {
+    store: Arc<Inner<C, P>>,
+    key: StoredKey,
+    is_over: bool,
+}
+
+impl<C: Cache, P: Persistence> Drop for Running<C, P> {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        // A panic, of a codec or a hook, is the affair of the write that it happened in. Otherwise the runtime ends.
+        let goes_on =
+            std::thread::panicking() && self.store.start_queue(&self.key, Admission::Continuation).is_ok();
+        if !goes_on {
+            self.store.queues.close(&self.key);
+        }
+    }
+}
