@@ -26,10 +26,15 @@ where
         Self { make, current: Mutex::new(None) }
     }
 
-    /// The present attempt, begun now if there is none.
+    /// The present attempt, begun now if there is none, or if the last one has failed.
     pub(crate) fn attempt(&self) -> Attempt<T, E> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.get_or_insert_with(|| self.begin()).clone()
+        // Whoever began it may have been gone when it failed, and nobody else is to be shown an error from then.
+        let current = match &mut *current {
+            Some(attempt) if !attempt.peek().is_some_and(Result::is_err) => attempt,
+            current => current.insert(self.begin()),
+        };
+        current.clone()
     }
 
     fn begin(&self) -> Attempt<T, E> {

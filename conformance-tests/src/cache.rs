@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use session_core::{
-    Acquired, Cache, CacheError, Entry, Exchange, Expected, Fence, Holder, KeyForm, KeyPrefix, Record,
-    SessionKey, Stamp, State, StoredKey, Subject, Timestamp, Token, Value, Version,
+    Acquired, Cache, CacheError, DynCache, Entry, Exchange, Expected, Fence, Holder, KeyForm, KeyPrefix,
+    Record, SessionKey, Stamp, State, StoreId, StoredKey, Subject, Timestamp, Token, Value, Version,
 };
 
 use crate::case::cases;
@@ -88,6 +88,9 @@ cases! {
     a_placed_lease_ends_after_its_ttl => "[`Acquired::Placed`] only if nothing was there",
     an_acquisition_finds_every_state_and_changes_nothing => "[`Acquired::Found`] changes nothing",
     random_histories_are_those_of_a_register => "Atomic against every other exchange",
+    every_key_has_a_server_below_their_number => "Returns the number of the server that has `key`, below",
+    a_key_keeps_its_server_whatever_is_stored => "The same key has the same number",
+    every_handle_names_the_same_server => "The same key has the same number",
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -115,7 +118,10 @@ fn value_of(payload: impl Into<Bytes>) -> Entry {
         .with_version(Version::from_u64(fastrand::u64(..)))
         .with_last_seen_at(now() + Duration::from_micros(1))
         .with_subject(Some(Subject::parse("üser-42").expect("it is a subject")));
-    Entry::value(stamp(), Value { record: Arc::new(record), made_at: now() })
+    Entry::value(
+        stamp(),
+        Value { record: Arc::new(record), made_at: now(), store: StoreId(fastrand::u64(..)) },
+    )
 }
 
 fn value() -> Entry {
@@ -196,7 +202,11 @@ pub async fn every_state_comes_back_as_it_was(fixture: &impl CacheFixture) {
     let cache = fixture.open().await;
     let bare = Entry::value(
         Stamp(NonZeroU64::MAX),
-        Value { record: Arc::new(Record::new(Bytes::new(), now(), now() + MINUTE)), made_at: now() },
+        Value {
+            record: Arc::new(Record::new(Bytes::new(), now(), now() + MINUTE)),
+            made_at: now(),
+            store: StoreId(u64::MAX),
+        },
     );
     let every_byte = value_of((0..=255).collect::<Vec<u8>>());
     for entry in every_state().into_iter().chain([bare, every_byte]) {
@@ -654,5 +664,51 @@ pub async fn random_histories_are_those_of_a_register(fixture: &impl CacheFixtur
                 }
             }
         }
+    }
+}
+
+/// Keys that several servers share out among them.
+fn many_keys() -> Vec<StoredKey> {
+    let mut keys: Vec<_> = (0..200).map(|_| key()).collect();
+    // Braces and the like mean something to some servers.
+    for text in ["{", "}", "{}", "{a}b", "a{b}c", "{}{a}", "{{a}}", "a:b", "%7B"] {
+        keys.push(StoredKey::parse(text).expect("it is a key"));
+    }
+    keys
+}
+
+pub async fn every_key_has_a_server_below_their_number(fixture: &impl CacheFixture) {
+    let cache = fixture.open().await;
+    let servers = cache.properties().servers;
+    assert!(servers > 0, "there is at least one server");
+    for key in many_keys() {
+        let server = cache.server(&key);
+        assert!(server < servers, "{:?} is on server {server} of {servers}, counted from 0", key.as_str());
+    }
+}
+
+pub async fn a_key_keeps_its_server_whatever_is_stored(fixture: &impl CacheFixture) {
+    let cache = fixture.open().await;
+    for _ in 0..20 {
+        let (key, entry) = (key(), value());
+        let server = cache.server(&key);
+        put(&cache, &key, &entry, MINUTE).await;
+        assert_eq!(cache.server(&key), server, "it moved when something was stored");
+        assert_eq!(get(&cache, &key).await, Some(entry.clone()));
+        exchange(&cache, &key, Expected::Stamp(entry.stamp), None, MINUTE).await;
+        assert_eq!(cache.server(&key), server, "it moved when something was removed");
+    }
+}
+
+pub async fn every_handle_names_the_same_server(fixture: &impl CacheFixture) {
+    let (here, there) = (Arc::new(fixture.open().await), fixture.open().await);
+    let (clone, erased) = (Arc::clone(&here), Arc::clone(&here) as Arc<dyn DynCache>);
+    let servers = here.properties().servers;
+    let others = [there.properties(), clone.properties(), erased.properties()].map(|other| other.servers);
+    assert_eq!(others, [servers; 3], "handles to the same cache count different servers");
+    for key in many_keys() {
+        let server = here.server(&key);
+        let others = [there.server(&key), clone.server(&key), erased.server(&key)];
+        assert_eq!(others, [server; 3], "handles to the same cache look for a key on different servers");
     }
 }

@@ -9,6 +9,8 @@ use conformance_tests::{cache, persistence, scan, subject_index};
 const SHOWN_ELSEWHERE: &[&str] = &[
     // By the wire: a proxy that counts what is sent.
     "No method repeats a write of its own accord when its outcome is unknown.",
+    // By servers that are killed and paused, and by calls that are made while nothing is connected.
+    "Keys with the same number are reachable, or not, together. Makes no call.",
     // By each backend's own tests, which make statements fail, block and outlive their clients, and read query plans.
     "An error says whether a write may have happened",
     "A statement whose client has given up goes on for at most",

@@ -431,6 +431,51 @@ async fn what_an_abandoned_write_still_does_is_over_before_the_next_write_is_sen
 }
 
 #[tokio::test]
+async fn closing_waits_for_a_write_whose_caller_has_gone() {
+    let dir = TempDir::new().unwrap();
+    let db = database(&dir).await;
+    db.insert(&key("a"), &record("old")).await.unwrap();
+    let mut other = other_program(&dir).await;
+    run(&mut other, "BEGIN IMMEDIATE").await;
+    {
+        let (key, abandoned) = (key("a"), record("abandoned"));
+        let write = pin!(db.update(&key, &abandoned, None, ExpiryWrite::Extend, NOW));
+        assert!(write.poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+    let mut close = pin!(db.close());
+    let early = tokio::time::timeout(Duration::from_millis(50), &mut close).await;
+    assert!(early.is_err(), "the write still waits");
+    run(&mut other, "ROLLBACK").await;
+    close.await;
+    assert_eq!(payload(&database(&dir).await, "a").await.unwrap(), b"abandoned");
+}
+
+#[test]
+fn write_dropped_outside_of_a_runtime_leaves_a_connection_that_works() {
+    let dir = TempDir::new().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (db, mut other) = runtime.block_on(async {
+        let (db, mut other) = (database(&dir).await, other_program(&dir).await);
+        db.insert(&key("a"), &record("old")).await.unwrap();
+        run(&mut other, "BEGIN IMMEDIATE").await;
+        (db, other)
+    });
+    let (k, abandoned) = (key("a"), record("abandoned"));
+    let mut write = Box::pin(db.update(&k, &abandoned, None, ExpiryWrite::Extend, NOW));
+    {
+        let _inside = runtime.enter();
+        assert!(write.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+    drop(write);
+    runtime.block_on(async {
+        run(&mut other, "ROLLBACK").await;
+        db.update(&key("a"), &record("later"), None, ExpiryWrite::Extend, NOW).await.unwrap();
+        assert_eq!(payload(&db, "a").await.unwrap(), b"later");
+        db.close().await;
+    });
+}
+
+#[tokio::test]
 async fn touch_is_written_only_if_the_session_is_idle_since_then() {
     let dir = TempDir::new().unwrap();
     let db = database(&dir).await;

@@ -114,7 +114,7 @@ async fn log_out(store: &Store) -> Result<(), Box<dyn Error>> {
 }
 
 async fn sessions(store: &Store) -> Result<Vec<StoredKey>, Box<dyn Error>> {
-    Ok(store.list_by_subject("user-42").await?.into_iter().map(|(key, _)| key).collect())
+    Ok(store.list_by_subject("user-42").await?.into_iter().map(|session| session.key).collect())
 }
 
 fn what_it_opens(session: &Session) -> Result<String, Box<dyn Error>> {

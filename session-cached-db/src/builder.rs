@@ -20,7 +20,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Builds a [`CachedDb`]. Every setting has a default that suits a web application.
 #[derive(Debug)]
 #[must_use]
-pub struct Builder<C: Cache, P: Persistence> {
+pub struct Builder<C, P> {
     cache: C,
     db: P,
     config: Config,

@@ -150,10 +150,9 @@ impl<C: Cache> CacheGuard<C> {
         expected: Expected,
         new: Option<Entry>,
         ttl: Duration,
-        gate: Gate,
     ) -> Result<Exchange, CacheError> {
         let exchange = pin!(self.cache.compare_exchange(key, expected, new, ttl));
-        self.call(&self.latencies.compare_exchange, key, gate, exchange).await
+        self.call(&self.latencies.compare_exchange, key, Gate::Respect, exchange).await
     }
 
     /// Where the `call` is, it stays: some are large, and every move copies them.

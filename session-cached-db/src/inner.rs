@@ -20,15 +20,15 @@ use crate::{Error, PresentedKey};
 
 /// What the clones of a store share.
 #[derive(Debug)]
-pub(crate) struct Inner<C: Cache, P: Persistence> {
+pub(crate) struct Inner<C, P> {
     pub(crate) cache: CacheGuard<C>,
     pub(crate) db: Measured<P>,
     pub(crate) config: Config,
     pub(crate) codec: Arc<dyn Codec>,
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) flights: Arc<Flights>,
-    pub(crate) queues: Queues<C, P>,
-    pub(crate) repairs: Repairs,
+    pub(crate) queues: Queues,
+    pub(crate) repairs: Arc<Repairs>,
     pub(crate) tasks: Tasks,
     pub(crate) counters: Arc<Counters>,
     pub(crate) events: Option<Arc<dyn Events>>,
@@ -37,7 +37,7 @@ pub(crate) struct Inner<C: Cache, P: Persistence> {
 }
 
 /// What a store is made of.
-pub(crate) struct Parts<C: Cache, P: Persistence> {
+pub(crate) struct Parts<C, P> {
     pub(crate) cache: C,
     pub(crate) db: P,
     pub(crate) config: Config,
@@ -70,7 +70,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             codec,
             flights: Arc::new(Flights::new(config.flight_capacity)),
             queues: Queues::new(config.max_waiting_writes),
-            repairs: Repairs::new(config.repair_capacity, &labels),
+            repairs: Arc::new(Repairs::new(config.repair_capacity, &labels)),
             tasks: Tasks::new(Arc::clone(&runtime)),
             counters,
             events,

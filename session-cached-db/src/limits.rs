@@ -14,7 +14,7 @@ use crate::tasks::Admission;
 
 /// A limit on a subject's sessions. What is done about it is kept as a function, because most of a store does not know
 /// whether its database can list a subject's sessions.
-pub(crate) struct SubjectLimit<C: Cache, P: Persistence> {
+pub(crate) struct SubjectLimit<C, P> {
     pub(crate) limit: usize,
     enforce: Enforce<C, P>,
 }
@@ -29,7 +29,7 @@ impl<C: Cache, P: SubjectIndex> SubjectLimit<C, P> {
     }
 }
 
-impl<C: Cache, P: Persistence> fmt::Debug for SubjectLimit<C, P> {
+impl<C, P> fmt::Debug for SubjectLimit<C, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SubjectLimit").field("limit", &self.limit).finish_non_exhaustive()
     }

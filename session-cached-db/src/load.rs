@@ -165,7 +165,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let stamp = self.stamp();
         let ttl = protocol::value_ttl(&value, self.runtime.now(), self.config.max_cache_age);
         let new = Some(Entry::value(stamp, value));
-        let exchange = self.cache.compare_exchange(key, Expected::Stamp(lease), new, ttl, Gate::Respect);
+        let exchange = self.cache.compare_exchange(key, Expected::Stamp(lease), new, ttl);
         match exchange.await {
             Ok(Exchange::Stored) => Some(stamp),
             Ok(Exchange::Lost(_)) => None,
@@ -182,7 +182,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     /// Gives our lease back. If that fails, it ends by itself.
     pub(crate) async fn release(&self, key: &StoredKey, lease: Stamp) {
         let expected = Expected::Stamp(lease);
-        let _ = self.cache.compare_exchange(key, expected, None, self.config.lease_ttl, Gate::Respect).await;
+        let _ = self.cache.compare_exchange(key, expected, None, self.config.lease_ttl).await;
     }
 
     async fn bypass(&self, key: &StoredKey) -> LoadResult {

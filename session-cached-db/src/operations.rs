@@ -225,7 +225,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     }
 
     /// Carries out a write whose turn it is, and answers it.
-    pub(crate) async fn carry_out(self: &Arc<Self>, key: &StoredKey, job: Job<C, P>, latest: &mut Latest) {
+    pub(crate) async fn carry_out(self: &Arc<Self>, key: &StoredKey, job: Job, latest: &mut Latest) {
         match job {
             Job::Save(save, reply) => {
                 let result = self.rename_now(key, &save, latest).await;

@@ -26,19 +26,19 @@ const MAX_TOUCHES: usize = 16_384;
 
 /// The queues of this process.
 #[derive(Debug)]
-pub(crate) struct Queues<C: Cache, P: Persistence> {
+pub(crate) struct Queues {
     /// The most writes that can wait for one key.
     capacity: usize,
-    by_key: Mutex<HashMap<StoredKey, VecDeque<Queued<C, P>>>>,
+    by_key: Mutex<HashMap<StoredKey, VecDeque<Queued>>>,
     /// When sessions were last touched by this process.
     touches: Mutex<HashMap<StoredKey, Timestamp>>,
 }
 
 #[derive(Debug)]
-struct Queued<C: Cache, P: Persistence> {
+struct Queued {
     /// When it may no longer begin.
     deadline: Timestamp,
-    job: Job<C, P>,
+    job: Job,
     span: Span,
 }
 
@@ -47,13 +47,13 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
 /// A write of one key.
 #[derive(Debug)]
-pub(crate) enum Job<C: Cache, P: Persistence> {
+pub(crate) enum Job {
     Save(Save, Reply<Saved>),
     Update(Update, Reply<Saved>),
     Touch(Touch, Reply<Coherence>),
     Delete(Option<Stamp>, Ending, Reply<Written<bool>>),
     /// Settles the key's entry after a write that could not be fenced.
-    Repair(Repair<C, P>),
+    Repair(Repair),
 }
 
 /// A write of a whole record.
@@ -75,15 +75,15 @@ pub(crate) struct Touch {
 }
 
 /// What is carried out next, in the span of the first of them.
-struct Turn<C: Cache, P: Persistence> {
+struct Turn {
     span: Span,
-    work: Work<C, P>,
+    work: Work,
 }
 
-enum Work<C: Cache, P: Persistence> {
+enum Work {
     /// Saves that become one statement.
     Saves(Vec<Waiting>),
-    Other(Job<C, P>),
+    Other(Job),
 }
 
 /// A save, and who waits for it.
@@ -105,7 +105,7 @@ impl Latest {
     }
 }
 
-impl<C: Cache, P: Persistence> Job<C, P> {
+impl Job {
     /// Answers that nothing was written, and why.
     fn refuse(self, error: Error) {
         // A caller that has left needs no answer.
@@ -122,13 +122,13 @@ impl<C: Cache, P: Persistence> Job<C, P> {
     }
 }
 
-impl<C: Cache, P: Persistence> Queues<C, P> {
+impl Queues {
     pub(crate) fn new(capacity: usize) -> Self {
         Self { capacity, by_key: Mutex::default(), touches: Mutex::default() }
     }
 
     /// Adds a job. Returns `true` if it is the first, so that the caller has to start the queue's task.
-    fn push(&self, key: &StoredKey, queued: Queued<C, P>) -> Result<bool, Error> {
+    fn push(&self, key: &StoredKey, queued: Queued) -> Result<bool, Error> {
         match self.lock().entry(*key) {
             Slot::Vacant(slot) => {
                 slot.insert(VecDeque::from([queued]));
@@ -143,13 +143,12 @@ impl<C: Cache, P: Persistence> Queues<C, P> {
     }
 
     /// Returns what is to be carried out next. `None` ends the queue. Refuses what has waited for too long.
-    fn next(&self, key: &StoredKey, now: Timestamp) -> Option<Turn<C, P>> {
+    fn next(&self, key: &StoredKey, now: Timestamp) -> Option<Turn> {
         let mut late = Vec::new();
         let turn = {
             let mut queues = self.lock();
             let queue = queues.get_mut(key)?;
-            let is_late =
-                |queued: &Queued<C, P>| now > queued.deadline && !matches!(queued.job, Job::Repair(_));
+            let is_late = |queued: &Queued| now > queued.deadline && !matches!(queued.job, Job::Repair(_));
             while let Some(queued) = queue.pop_front_if(|queued| is_late(queued)) {
                 late.push(queued.job);
             }
@@ -213,7 +212,7 @@ impl<C: Cache, P: Persistence> Queues<C, P> {
         self.lock().len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<StoredKey, VecDeque<Queued<C, P>>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<StoredKey, VecDeque<Queued>>> {
         self.by_key.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -224,7 +223,7 @@ impl<C: Cache, P: Persistence> Queues<C, P> {
 
 impl<C: Cache, P: Persistence> Inner<C, P> {
     /// Queues a write of `key`, and returns its result. It is carried out also if the returned future is dropped.
-    pub(crate) fn enqueue<T: Send + 'static, J: FnOnce(Reply<T>) -> Job<C, P>>(
+    pub(crate) fn enqueue<T: Send + 'static, J: FnOnce(Reply<T>) -> Job>(
         self: &Arc<Self>,
         key: &StoredKey,
         admission: Admission,
@@ -244,7 +243,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         key: &StoredKey,
         admission: Admission,
         span: Span,
-        job: Job<C, P>,
+        job: Job,
     ) -> Result<(), Error> {
         if admission == Admission::New {
             self.tasks.check_open()?;

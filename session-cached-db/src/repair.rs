@@ -77,6 +77,11 @@ impl Item {
         }
     }
 
+    /// Whether nothing is left to repair.
+    fn is_obsolete(&self, now: Timestamp) -> bool {
+        self.in_flight.is_empty() && self.obsolete_at.is_some_and(|obsolete_at| obsolete_at <= now)
+    }
+
     /// Whether all its writes have an outcome, and none of them may commit any more.
     fn is_settled(&self, now: Timestamp) -> bool {
         self.in_flight.is_empty() && self.not_before.is_none_or(|instant| instant <= now)
@@ -139,57 +144,69 @@ impl Repairs {
 
     /// Takes the keys whose repair has come due, as many as may be repaired beside those that are. `is_reachable` says for
     /// which of them the cache answers.
-    fn take_due(&self, now: Timestamp, is_reachable: impl Fn(&StoredKey) -> bool) -> Vec<(StoredKey, Token)> {
+    fn take_due(
+        self: &Arc<Self>,
+        now: Timestamp,
+        interval: Duration,
+        is_reachable: impl Fn(&StoredKey) -> bool,
+    ) -> Vec<Repair> {
         let mut due = Vec::new();
         self.change(|queue| {
-            queue.items.retain(|_, item| {
-                item.is_under_way
-                    || !item.in_flight.is_empty()
-                    || item.obsolete_at.is_none_or(|obsolete_at| now < obsolete_at)
-            });
+            queue.items.retain(|_, item| item.is_under_way || !item.is_obsolete(now));
             let room = SIDE_BY_SIDE.saturating_sub(queue.under_way);
-            let is_due = |key: &StoredKey, item: &Item| {
+            let items = queue.items.iter_mut();
+            let is_due = |(key, item): &(&StoredKey, &mut Item)| {
                 !item.is_under_way && item.is_settled(now) && is_reachable(key)
             };
-            let items = queue.items.iter().filter(|(key, item)| is_due(key, item));
-            due = items.map(|(key, item)| (*key, item.token)).take(room).collect();
-            // In some order, so that a simulated run can be repeated.
-            due.sort_unstable_by_key(|(_, token)| *token);
-            for (key, _) in &due {
-                if let Some(item) = queue.items.get_mut(key) {
-                    item.is_under_way = true;
+            let repairs = items.filter(is_due).take(room).map(|(key, item)| {
+                item.is_under_way = true;
+                let pause = (interval / 16).saturating_mul(1 << item.failures.min(16)).min(LONGEST_PAUSE);
+                Repair {
+                    repairs: Arc::clone(self),
+                    key: *key,
+                    token: item.token,
+                    failures: item.failures,
+                    again_at: now + pause,
+                    done_at: None,
                 }
-            }
+            });
+            due.extend(repairs);
+            // In some order, so that a simulated run can be repeated.
+            due.sort_unstable_by_key(|repair| repair.token);
             queue.under_way += due.len();
         });
         due
     }
 
-    /// A repair of `key` in the name of `token` has ended. Returns whether others had to wait for it.
-    fn done(&self, key: &StoredKey, token: Token, result: Result<(), Timestamp>, now: Timestamp) -> bool {
-        let mut was_full = false;
+    /// A repair has ended, in whatever way.
+    fn end(&self, repair: &Repair) {
         self.change(|queue| {
-            let Some(item) = queue.items.get_mut(key) else { return };
+            let Some(item) = queue.items.get_mut(&repair.key) else { return };
             if std::mem::take(&mut item.is_under_way) {
-                was_full = queue.under_way >= SIDE_BY_SIDE;
                 queue.under_way = queue.under_way.saturating_sub(1);
             }
-            match result {
+            match repair.done_at {
                 // If the session was written since, that is not enough.
-                Ok(()) if item.token == token && item.is_settled(now) => drop(queue.items.remove(key)),
-                Ok(()) => {}
-                Err(again_at) => {
+                Some(now) if item.token == repair.token && item.is_settled(now) => {
+                    queue.items.remove(&repair.key);
+                }
+                Some(_) => {}
+                None => {
                     item.failures = item.failures.saturating_add(1);
-                    item.not_before = item.not_before.max(Some(again_at));
+                    item.not_before = item.not_before.max(Some(repair.again_at));
                 }
             }
         });
-        was_full
     }
 
-    /// How many repairs of `key` have failed in a row.
-    fn failures(&self, key: &StoredKey) -> u32 {
-        self.lock().items.get(key).map_or(0, |item| item.failures)
+    /// Whether so many repairs are under way that others may wait for one of them to end.
+    fn is_full(&self) -> bool {
+        self.lock().under_way >= SIDE_BY_SIDE
+    }
+
+    /// The entry of `key` was settled, and there will be no more writes of this process.
+    fn remove(&self, key: &StoredKey) {
+        self.change(|queue| drop(queue.items.remove(key)));
     }
 
     /// All keys that wait.
@@ -272,51 +289,41 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
 
     /// Starts the repair of keys that are due, each in its queue.
     fn start_repairs(self: &Arc<Self>) {
-        let due = self.repairs.take_due(self.runtime.now(), |key| !self.cache.is_open_for(key));
-        for (key, token) in due {
-            let job = Job::Repair(Repair { store: Arc::downgrade(self), key, token, result: None });
+        let (now, interval) = (self.runtime.now(), self.config.probe_interval);
+        for repair in self.repairs.take_due(now, interval, |key| !self.cache.is_open_for(key)) {
+            let key = repair.key;
             // Refused only while the store is being closed, which makes a last pass of its own.
-            let _ = self.start_job(&key, Admission::New, Span::none(), job);
+            let _ = self.start_job(&key, Admission::New, Span::none(), Job::Repair(repair));
         }
     }
 
     /// Carries out a repair whose turn it is.
-    pub(crate) async fn repair(self: &Arc<Self>, mut repair: Repair<C, P>) {
-        let result = self.settle_unfenced(&repair.key, repair.token, Gate::Respect).await;
-        if let Err(error) = &result {
-            self.note_failed_repair(&repair.key, error);
+    pub(crate) async fn repair(self: &Arc<Self>, mut repair: Repair) {
+        match self.settle_unfenced(&repair.key, repair.token).await {
+            Ok(()) => {
+                self.counters.repairs.bump();
+                repair.done_at = Some(self.runtime.now());
+            }
+            Err(error) if repair.failures == SUSPICIOUS => {
+                tracing::warn!(target: "session_cached_db", event = "repair_failing", session = %self.name(&repair.key), %error,
+                    "the cache entry of a session that was written during an outage cannot be repaired; it is tried again now \
+                     and then, and this node reads the session from the database until max_cache_age has passed");
+            }
+            Err(_) => {}
         }
-        repair.result = Some(result.is_ok());
+        let others_may_wait = self.repairs.is_full();
+        drop(repair);
+        if others_may_wait {
+            self.start_repairs();
+        }
     }
 
     /// Settles the entry of `key` in the name of `token`, whose write was not fenced.
-    async fn settle_unfenced(&self, key: &StoredKey, token: Token, gate: Gate) -> Result<(), CacheError> {
+    async fn settle_unfenced(&self, key: &StoredKey, token: Token) -> Result<(), CacheError> {
         let until = self.runtime.now() + self.config.write_timeout;
-        let found = self.cache.get(key, gate).await?;
-        self.settle_entry(key, token, None, found, gate, until).await.map(drop)
-    }
-
-    fn note_failed_repair(&self, key: &StoredKey, error: &CacheError) {
-        if self.repairs.failures(key) == SUSPICIOUS {
-            tracing::warn!(target: "session_cached_db", event = "repair_failing", session = %self.name(key), %error,
-                "the cache entry of a session that was written during an outage cannot be repaired; it is tried again now and \
-                 then, and this node reads the session from the database until max_cache_age has passed");
-        }
-    }
-
-    fn repair_ended(self: &Arc<Self>, key: &StoredKey, token: Token, is_ok: bool) {
-        let now = self.runtime.now();
-        let result = if is_ok {
-            self.counters.repairs.bump();
-            Ok(())
-        } else {
-            let doublings = self.repairs.failures(key).min(16);
-            let pause = (self.config.probe_interval / 16).saturating_mul(1 << doublings).min(LONGEST_PAUSE);
-            Err(now + pause)
-        };
-        if self.repairs.done(key, token, result, now) {
-            self.start_repairs();
-        }
+        let found = self.cache.get(key, Gate::Respect).await?;
+        mutant!(CleanRepair => if crate::simulation::is_fence_of_others(found.as_ref(), token) { return Ok(()) });
+        self.settle_entry(key, token, None, found, until).await.map(drop)
     }
 
     /// Repairs what can be repaired, once, before the store is gone: what would be forgotten otherwise.
@@ -327,10 +334,10 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         }
         self.cache.probe().await;
         let repairs = stream::iter(left).for_each_concurrent(SIDE_BY_SIDE, async |(key, token)| {
-            if !self.cache.is_open_for(&key) && self.settle_unfenced(&key, token, Gate::Respect).await.is_ok()
-            {
+            // At once an error where the server does not answer.
+            if self.settle_unfenced(&key, token).await.is_ok() {
                 self.counters.repairs.bump();
-                self.repairs.done(&key, token, Ok(()), Timestamp::MAX);
+                self.repairs.remove(&key);
             }
         });
         let deadline = self.runtime.sleep(self.config.write_timeout);
@@ -344,19 +351,21 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
 
 /// A repair, from when it was found to be due until it has ended, in whatever way.
 #[derive(Debug)]
-pub(crate) struct Repair<C: Cache, P: Persistence> {
-    store: Weak<Inner<C, P>>,
+pub(crate) struct Repair {
+    repairs: Arc<Repairs>,
     key: StoredKey,
     token: Token,
-    /// Whether it was carried out with success, if it was.
-    result: Option<bool>,
+    /// How many have failed before it since the last write.
+    failures: u32,
+    /// When to try again if it fails.
+    again_at: Timestamp,
+    /// When it was carried out, if it was.
+    done_at: Option<Timestamp>,
 }
 
-impl<C: Cache, P: Persistence> Drop for Repair<C, P> {
+impl Drop for Repair {
     fn drop(&mut self) {
-        if let Some(store) = self.store.upgrade() {
-            store.repair_ended(&self.key, self.token, self.result == Some(true));
-        }
+        self.repairs.end(self);
     }
 }
 

@@ -22,7 +22,7 @@ use crate::operations::Saved;
 use crate::write::{Placed, Write};
 use crate::{CachedDb, Coherence, Error, Operation};
 
-impl<C: Cache, P: Persistence> CachedDb<C, P> {
+impl<C: Cache, P> CachedDb<C, P> {
     /// A digest of flights, repairs and breaker: all that tasks of this store have in common, besides cache and
     /// database. No more than `failures_left` cache calls are going to fail.
     #[must_use]
@@ -171,7 +171,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let stamp = self.stamp();
         let ttl = protocol::value_ttl(&value, self.runtime.now(), self.config.max_cache_age);
         let new = Some(Entry::value(stamp, value));
-        match self.cache.compare_exchange(key, expected, new, ttl, Gate::Respect).await {
+        match self.cache.compare_exchange(key, expected, new, ttl).await {
             Ok(Exchange::Stored) => Ok(stamp),
             other => Err(other.ok()),
         }
@@ -192,7 +192,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         placed: Placed,
     ) -> Result<Placed, Token> {
         let again = Some(Entry::fence(placed.stamp, placed.fence.clone()));
-        match self.cache.compare_exchange(key, expected, again, ttl, Gate::Respect).await {
+        match self.cache.compare_exchange(key, expected, again, ttl).await {
             Ok(Exchange::Stored) => Ok(placed),
             // The first one was applied.
             Ok(Exchange::Lost(Some(other))) if other.stamp == placed.stamp => Ok(placed),

@@ -31,7 +31,7 @@ use crate::{Coherence, Error};
 ///
 /// Reads can be dropped at any time. A write runs in a task of its own from its first effect on: whoever drops its
 /// future does not learn the result, but nothing is left half done. [`close`](Self::close) waits for such tasks.
-pub struct CachedDb<C: Cache, P: Persistence> {
+pub struct CachedDb<C, P> {
     pub(crate) inner: Arc<Inner<C, P>>,
 }
 
@@ -355,13 +355,13 @@ pub struct ListedSession {
     pub times: Option<SessionTimes>,
 }
 
-impl<C: Cache, P: Persistence> Clone for CachedDb<C, P> {
+impl<C, P> Clone for CachedDb<C, P> {
     fn clone(&self) -> Self {
         Self { inner: Arc::clone(&self.inner) }
     }
 }
 
-impl<C: Cache, P: Persistence> fmt::Debug for CachedDb<C, P> {
+impl<C: fmt::Debug, P: fmt::Debug> fmt::Debug for CachedDb<C, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CachedDb")
             .field("db", &self.inner.db)

@@ -145,8 +145,7 @@ impl<'a, C: Cache, P: Persistence> Write<'a, C, P> {
                 let publish = publish.and_then(|value| store.cacheable(&self.key, value));
                 let publish = publish.map(|value| (placed.stamp, value));
                 let until = store.runtime.now() + store.config.write_timeout;
-                let settling =
-                    store.settle_entry(&self.key, placed.token, publish, confirmed, Gate::Respect, until);
+                let settling = store.settle_entry(&self.key, placed.token, publish, confirmed, until);
                 let settled = settling.await;
                 if let Err(error) = &settled {
                     // The fence ends at its deadline; until then the key is read from the database.
@@ -246,7 +245,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             let fence = protocol::fence(joined, Holder { token, deadline }, now, self.slack());
             let (new, ttl) = (Entry::fence(stamp, fence.clone()), fence.ttl(now));
             let expected = found.as_ref().map_or(Expected::Vacant, |entry| Expected::Stamp(entry.stamp));
-            match self.cache.compare_exchange(key, expected, Some(new), ttl, Gate::Respect).await {
+            match self.cache.compare_exchange(key, expected, Some(new), ttl).await {
                 Ok(Exchange::Stored) => return Ok(Placed { token, stamp, fence, deadline }),
                 Ok(Exchange::Lost(other)) => found = other,
                 Err(error) if may_retry && error.is_retryable() => {
@@ -288,7 +287,6 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         me: Token,
         mut publish: Option<(Stamp, Value)>,
         mut found: Option<Entry>,
-        gate: Gate,
         until: Timestamp,
     ) -> Result<Option<Stamp>, CacheError> {
         let mut may_retry = true;
@@ -301,8 +299,6 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             let confirmed = publish.as_ref().map(|(confirmed, _)| *confirmed);
             let settlement = protocol::settle(found.as_ref(), me, confirmed, now, self.slack());
             mutant!(NoPoisoning => if crate::simulation::is_fence_of_others(found.as_ref(), me) { return Ok(None) });
-            mutant!(CleanRepair => if gate == Gate::Probe
-                && crate::simulation::is_fence_of_others(found.as_ref(), me) { return Ok(None) });
             let (Some(entry), false) = (&found, settlement == protocol::Settlement::Keep) else {
                 return Ok(None);
             };
@@ -318,8 +314,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 _ => (None, self.config.lease_ttl),
             };
             let published = matches!(new, Some(Entry { state: State::Value(_), .. })).then_some(stamp);
-            let exchange =
-                self.cache.compare_exchange(key, Expected::Stamp(entry.stamp), new, ttl, gate).await;
+            let exchange = self.cache.compare_exchange(key, Expected::Stamp(entry.stamp), new, ttl).await;
             match exchange {
                 Ok(Exchange::Stored) => return Ok(published),
                 Ok(Exchange::Lost(other)) => found = other,
@@ -327,7 +322,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 Err(error) if published.is_some() && !error.is_retryable() => publish = None,
                 Err(error) if may_retry && error.is_retryable() => {
                     may_retry = false;
-                    found = self.cache.get(key, gate).await?;
+                    found = self.cache.get(key, Gate::Respect).await?;
                 }
                 Err(error) => return Err(error),
             }

@@ -13,6 +13,7 @@ use futures_util::future::try_join_all;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use redis::{Cmd, ConnectionInfo, Value};
+use tokio::runtime::Handle;
 
 use super::dial::Dial;
 use super::error::{Failure, NotConnected, Redirection};
@@ -93,10 +94,17 @@ impl Cluster {
     pub(super) async fn call(&self, name: &[u8], cmd: &Cmd) -> Result<Value, Failure> {
         let map = self.map().await?;
         let slot = slot(name);
-        let Some(mut node) = map.master_of(slot) else {
+        let Some(node) = map.master_of(slot) else {
             self.nodes.look();
             return Err(Failure::NotConnected(NotConnected::NoNode));
         };
+        let guard = LookIfDropped { nodes: &self.nodes, is_over: false };
+        let answer = self.follow(node, cmd).await;
+        guard.end(answer)
+    }
+
+    /// Sends `cmd` to `node`, and to where it is redirected to.
+    async fn follow(&self, mut node: Arc<Node>, cmd: &Cmd) -> Result<Value, Failure> {
         let mut answer = node.link.call(cmd).await;
         for _ in 0..REDIRECTIONS {
             let Err(failure) = &answer else { return answer };
@@ -111,13 +119,7 @@ impl Cluster {
                     node = self.nodes.node(redirected(address, &node));
                     node.link.ask(cmd).await
                 }
-                None => {
-                    // Another node may be its master by now.
-                    if failure.may_be_elsewhere() {
-                        self.nodes.look();
-                    }
-                    return answer;
-                }
+                None => return answer,
             };
         }
         answer
@@ -140,6 +142,28 @@ impl Cluster {
             return Err(Failure::NotConnected(error));
         }
         self.nodes.map().ok_or(Failure::NotConnected(NotConnected::NoNode))
+    }
+}
+
+/// A call to a node. If that does not answer, another one may be the master of its slots by now; and callers do not always
+/// wait until that is certain.
+struct LookIfDropped<'a> {
+    nodes: &'a Arc<Nodes>,
+    is_over: bool,
+}
+
+impl LookIfDropped<'_> {
+    fn end(mut self, answer: Result<Value, Failure>) -> Result<Value, Failure> {
+        self.is_over = !answer.as_ref().is_err_and(Failure::may_be_elsewhere);
+        answer
+    }
+}
+
+impl Drop for LookIfDropped<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.nodes.look();
+        }
     }
 }
 
@@ -216,6 +240,8 @@ impl Nodes {
 
     /// Learns the map of slots anew, beside the calls, unless that was just done or is being done.
     fn look(self: &Arc<Self>) {
+        // A call may be dropped when the runtime has ended.
+        let Ok(runtime) = Handle::try_current() else { return };
         let mut not_before = self.look_not_before.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if not_before.is_some_and(|instant| now < instant) {
@@ -225,7 +251,7 @@ impl Nodes {
         *not_before = Some(now + 2 * (self.dial.connect_timeout + self.response_timeout));
         drop(not_before);
         let nodes = Arc::clone(self);
-        tokio::spawn(async move {
+        runtime.spawn(async move {
             // Without a map, the old one is the best there is.
             let _ = nodes.learn().await;
             *nodes.look_not_before.lock().unwrap_or_else(PoisonError::into_inner) =

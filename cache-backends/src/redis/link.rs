@@ -1,8 +1,8 @@
 //! The connection: made by the first call that needs it, and again by the next one after it broke.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 #[cfg(feature = "redis-cluster")]
 use redis::Pipeline;
@@ -74,16 +74,18 @@ impl Connection {
     }
 }
 
+/// A call that is dropped before it was this old says nothing of the server.
+const PATIENCE: Duration = Duration::from_millis(25);
+
 pub(super) struct Link {
     connection: Lazy<Connection, NotConnected>,
     response_timeout: Duration,
-    /// Counts the answers, to notice when there are none.
-    answers: AtomicUsize,
+    silence: Silence,
 }
 
 impl Link {
     pub(super) fn new(connect: Connect, response_timeout: Duration) -> Self {
-        Self { connection: Lazy::new(connect), response_timeout, answers: AtomicUsize::new(0) }
+        Self { connection: Lazy::new(connect), response_timeout, silence: Silence::new() }
     }
 
     /// Sends `cmd` and waits for its answer. Never sends it twice.
@@ -105,17 +107,10 @@ impl Link {
         send: impl AsyncFnOnce(&mut Connection) -> RedisResult<Value>,
     ) -> Result<Value, Failure> {
         let (attempt, mut connection) = self.connected().await.map_err(Failure::NotConnected)?;
-        let before = self.answers.load(Ordering::Relaxed);
+        let waiting = self.silence.wait();
         let answer = timeout(self.response_timeout, send(&mut connection)).await;
-        let Ok(answer) = answer else {
-            // Nothing came on this connection, for anyone. Should the network have dropped packets, TCP would take as long
-            // again as the outage lasted to notice its end; a new connection finds the server as soon as it is back.
-            if before == self.answers.load(Ordering::Relaxed) {
-                self.connection.forget(&attempt);
-            }
-            return Err(Failure::Silence);
-        };
-        self.answers.fetch_add(1, Ordering::Relaxed);
+        let answer = answer.map_err(|_| Failure::Silence)?;
+        waiting.end();
         if let Err(error) = &answer
             && connection.is_broken_by(error)
         {
@@ -132,11 +127,14 @@ impl Link {
         }
     }
 
-    /// The present connection, or a new one where there is none or an outdated one.
+    /// The present connection, or a new one where there is none, or an outdated or a silent one.
     async fn connected(&self) -> Result<(Attempt<Connection, NotConnected>, Connection), NotConnected> {
         let mut attempt = self.connection.attempt();
         let mut connected = attempt.clone().await;
-        if connected.as_ref().is_ok_and(Connection::is_outdated) {
+        let is_useless = |connection: &Connection| {
+            connection.is_outdated() || self.silence.has_lasted(self.response_timeout)
+        };
+        if connected.as_ref().is_ok_and(is_useless) {
             self.connection.forget(&attempt);
             attempt = self.connection.attempt();
             connected = attempt.clone().await;
@@ -145,5 +143,68 @@ impl Link {
             self.connection.forget(&attempt);
         }
         Ok((attempt, connected?))
+    }
+}
+
+/// Notices that a server answers no one, whether its callers wait until their time is over or are dropped before. The
+/// connection is given up then: after an outage in which the network dropped packets, TCP would take as long again as that
+/// has lasted to go on, and a new connection finds the server as soon as it is back.
+struct Silence {
+    beginning: Instant,
+    /// In milliseconds from the beginning.
+    last_answer: AtomicU64,
+    /// Since when nothing was answered; 0 if something was.
+    since: AtomicU64,
+}
+
+impl Silence {
+    fn new() -> Self {
+        Self { beginning: Instant::now(), last_answer: AtomicU64::new(0), since: AtomicU64::new(0) }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.beginning.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+
+    /// A call begins to wait for its answer.
+    fn wait(&self) -> Waiting<'_> {
+        Waiting { silence: self, since: self.now(), is_answered: false }
+    }
+
+    /// Returns `true` to one caller if nothing was answered for so long. Another silence can begin then.
+    fn has_lasted(&self, limit: Duration) -> bool {
+        let since = self.since.load(Ordering::Relaxed);
+        since != 0
+            && u128::from(self.now() - since) >= limit.as_millis()
+            && self.since.compare_exchange(since, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
+
+/// A call that waits for its answer.
+struct Waiting<'a> {
+    silence: &'a Silence,
+    since: u64,
+    is_answered: bool,
+}
+
+impl Waiting<'_> {
+    fn end(mut self) {
+        self.is_answered = true;
+        self.silence.last_answer.store(self.silence.now(), Ordering::Relaxed);
+        // A load first, so that answers to many at once do not write one after the other.
+        if self.silence.since.load(Ordering::Relaxed) != 0 {
+            self.silence.since.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let Silence { last_answer, since, .. } = self.silence;
+        let has_waited = u128::from(self.silence.now() - self.since) >= PATIENCE.as_millis();
+        // One that was answered later was sent on the same connection.
+        if !self.is_answered && has_waited && last_answer.load(Ordering::Relaxed) < self.since {
+            let _ = since.compare_exchange(0, self.since, Ordering::Relaxed, Ordering::Relaxed);
+        }
     }
 }

@@ -9,7 +9,7 @@ mod server;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cache_backends::memcached::{MemcachedCache, MemcachedCacheBuilder};
 use session_core::bytes::{Bytes, BytesMut};
@@ -410,5 +410,66 @@ fn wrong_settings_are_refused_without_showing_the_url() {
         let told = format!("{error} {error:?} {builder:?}");
         assert!(told.contains(says), "{told}");
         assert!(!told.contains("s3cr3t"), "{told}");
+    }
+}
+
+/// Three servers that have nothing, and the cache on them.
+async fn three() -> (Vec<Server>, MemcachedCache) {
+    let mut servers = Vec::new();
+    for _ in 0..3 {
+        servers.push(Server::start(|_| line("EN")).await);
+    }
+    let cache = MemcachedCache::builder().servers(servers.iter().map(|server| &server.address)).build();
+    (servers, cache.unwrap())
+}
+
+fn keys() -> impl Iterator<Item = StoredKey> {
+    (0..100).map(|number| StoredKey::parse(&format!("key-{number}")).unwrap())
+}
+
+#[tokio::test]
+async fn commands_go_to_the_server_whose_number_the_cache_names() {
+    let (servers, cache) = three().await;
+    assert_eq!(cache.properties().servers, 3);
+    let mut expected = [0; 3];
+    for key in keys() {
+        cache.get(&key).await.unwrap();
+        expected[cache.server(&key)] += 1;
+    }
+    assert_eq!([0, 1, 2].map(|number| servers[number].commands().len()), expected);
+    assert!(expected.iter().all(|count| *count > 20), "{expected:?}");
+}
+
+#[test]
+fn one_server_has_every_key() {
+    let cache = MemcachedCache::builder().build().unwrap();
+    assert_eq!(cache.properties().servers, 1);
+    assert!(keys().all(|key| cache.server(&key) == 0));
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_delays_no_call_to_the_others() {
+    // It lets anyone connect and says nothing.
+    let hanging = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (servers, _) = three().await;
+    let addresses =
+        [hanging.local_addr().unwrap().to_string(), servers[1].address.clone(), servers[2].address.clone()];
+    let limit = Duration::from_millis(200);
+    // So few connections that the calls which hang use them all.
+    let cache = MemcachedCache::builder().servers(addresses).response_timeout(limit).max_connections(4);
+    let cache = cache.build().unwrap();
+    let dead = keys().find(|key| cache.server(key) == 0).unwrap();
+    let calls = (0..20).map(|_| {
+        let cache = cache.clone();
+        tokio::spawn(async move { cache.get(&dead).await })
+    });
+    let calls: Vec<_> = calls.collect();
+    for key in keys().filter(|key| cache.server(key) != 0) {
+        let begun = Instant::now();
+        assert_eq!(cache.get(&key).await.unwrap(), None);
+        assert!(begun.elapsed() < limit, "{:?}", begun.elapsed());
+    }
+    for call in calls {
+        assert!(call.await.unwrap().is_err());
     }
 }

@@ -3,6 +3,8 @@
 #![cfg(feature = "redis")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
+#[cfg(feature = "redis-cluster")]
+mod cluster;
 mod eviction;
 mod inspect;
 mod sentinel;
@@ -11,12 +13,13 @@ mod server;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cache_backends::redis::{RedisCache, RedisCacheBuilder};
 use session_core::{
     Acquired, Cache, CacheError, Entry, Exchange, Expected, Fence, Holder, Stamp, StoredKey, Timestamp, Token,
 };
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
@@ -357,6 +360,41 @@ fn a_cluster_url_whose_feature_is_off_names_the_feature() {
 }
 
 /// Lets a test wait until something has happened elsewhere.
+#[tokio::test]
+async fn a_silent_connection_is_replaced_though_no_caller_waits() {
+    let is_silent = Arc::new(AtomicBool::new(true));
+    let silent = Arc::clone(&is_silent);
+    let server =
+        Server::start(move |_| if silent.load(Ordering::SeqCst) { Reply::Silence } else { nil() }).await;
+    let cache = to(&server).response_timeout(Duration::from_millis(100)).build().unwrap();
+    let key = key();
+    let patient = || tokio::time::timeout(Duration::from_millis(40), cache.get(&key));
+    assert!(patient().await.is_err());
+    // What was sent on the first connection is never answered, and nor is what comes after it there.
+    is_silent.store(false, Ordering::SeqCst);
+    let begun = Instant::now();
+    while patient().await.is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "it waits on a connection without answers");
+    }
+    assert_eq!(server.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_failed_attempt_to_connect_is_shown_to_no_later_caller() {
+    // Anyone can connect, and nothing is said.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let url = format!("redis://127.0.0.1:{port}/");
+    let limit = Duration::from_millis(100);
+    let cache = RedisCache::builder().url(url).connect_timeout(limit).build().unwrap();
+    assert!(tokio::time::timeout(limit / 10, cache.get(&key())).await.is_err());
+    let (mut first, _) = listener.accept().await.unwrap();
+    // It fails, and nobody is there to see it.
+    first.read_to_end(&mut Vec::new()).await.unwrap();
+    let _server = Server::start_on(listener, |_| nil());
+    assert_eq!(cache.get(&key()).await.unwrap(), None);
+}
+
 async fn eventually(happened: &Notify) {
     tokio::time::timeout(Duration::from_secs(10), happened.notified()).await.expect("it did not happen");
 }

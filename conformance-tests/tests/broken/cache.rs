@@ -56,6 +56,10 @@ pub(crate) enum Fault {
     CutsPayloads,
     CutsInstants,
     CleansFences,
+    // Where it is.
+    CountsServersFromOne,
+    MovesWhatIsStored,
+    NumbersServersPerHandle,
 }
 
 /// Each fault, and the case that is to notice it.
@@ -100,9 +104,15 @@ pub(crate) const ALL: &[(Fault, &str)] = &[
     (Fault::CutsPayloads, "a_large_value_comes_back_whole"),
     (Fault::CutsInstants, "every_state_comes_back_as_it_was"),
     (Fault::CleansFences, "every_state_comes_back_as_it_was"),
+    (Fault::CountsServersFromOne, "every_key_has_a_server_below_their_number"),
+    (Fault::MovesWhatIsStored, "a_key_keeps_its_server_whatever_is_stored"),
+    (Fault::NumbersServersPerHandle, "every_handle_names_the_same_server"),
 ];
 
 const MAX_ENTRY_BYTES: usize = 1 << 20;
+
+/// As many as it says that it has.
+const SERVERS: usize = 3;
 
 /// A map under a lock, but for its fault.
 #[derive(Clone, Debug)]
@@ -114,6 +124,8 @@ pub(crate) struct BrokenCache {
     contents: Arc<Mutex<HashMap<Stamp, State>>>,
     /// What this handle has seen first.
     copies: Arc<Mutex<HashMap<String, Entry>>>,
+    /// How many handles there were before this one.
+    handle: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -130,6 +142,7 @@ impl BrokenCache {
             exchanging: Arc::default(),
             contents: Arc::default(),
             copies: Arc::default(),
+            handle: 0,
         }
     }
 
@@ -137,6 +150,7 @@ impl BrokenCache {
     pub(crate) fn another(&self) -> Self {
         let mut other = self.clone();
         other.copies = Arc::default();
+        other.handle = Arc::strong_count(&self.exchanging);
         if self.has(Fault::HasAMapPerHandle) {
             other.slots = Arc::default();
         }
@@ -354,7 +368,17 @@ impl Cache for BrokenCache {
         Ok(Acquired::Placed)
     }
 
+    fn server(&self, key: &StoredKey) -> usize {
+        let number = key.as_bytes().iter().map(|byte| usize::from(*byte)).sum::<usize>();
+        match self.fault {
+            Fault::CountsServersFromOne => 1 + number % SERVERS,
+            Fault::MovesWhatIsStored if self.slot(key).is_some() => (1 + number) % SERVERS,
+            Fault::NumbersServersPerHandle => (self.handle + number) % SERVERS,
+            _ => number % SERVERS,
+        }
+    }
+
     fn properties(&self) -> CacheProperties {
-        CacheProperties::new(Scope::Shared).with_max_entry_bytes(MAX_ENTRY_BYTES)
+        CacheProperties::new(Scope::Shared).with_max_entry_bytes(MAX_ENTRY_BYTES).with_servers(SERVERS)
     }
 }

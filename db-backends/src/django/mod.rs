@@ -123,8 +123,8 @@ impl<B: DjangoBackend> DjangoPersistence<B> {
         self
     }
 
-    /// Waits for the statements that run, and closes the connections; not a pool of the application's. Calls that come
-    /// later fail with [`PersistenceError::Unavailable`].
+    /// Waits for the statements that run, also for those whose callers have gone, and closes the connections; not a pool
+    /// of the application's. Calls that come later fail with [`PersistenceError::Unavailable`].
     pub async fn close(&self) {
         self.db.close().await;
     }

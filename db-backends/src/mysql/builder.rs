@@ -7,6 +7,7 @@ use sqlx::{MySqlPool, SqlStr};
 
 use super::connection::MySqlLink;
 use super::{DIALECT, MySqlPersistence, statements};
+use crate::sql::attended::GRACE;
 use crate::sql::remote::Remote;
 use crate::sql::table::TableName;
 
@@ -79,7 +80,7 @@ impl MySqlBuilder {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves nothing behind.
+    /// Dropping the future may leave a connection that is still opened by a task, and then closed.
     pub async fn connect(self, url: &str) -> Result<MySqlPersistence, PersistenceError> {
         let table = TableName::parse_or_default(self.table.as_deref())?;
         let options = ["mysql:", "mariadb:"].iter().find_map(|scheme| url.strip_prefix(scheme));
@@ -93,9 +94,7 @@ impl MySqlBuilder {
         }
         let link = MySqlLink::new(options, self.statement_timeout, self.lock_timeout, self.acquire_timeout);
         let connections = Remote::own(link, self.max_connections.max(1), self.acquire_timeout);
-        let mut lease = connections.lease().await?;
-        lease.connection().await?;
-        lease.settle(None);
+        connections.lease().await?.release();
         Ok(self.finish(connections, table))
     }
 
@@ -118,8 +117,9 @@ impl MySqlBuilder {
 
     fn finish(&self, connections: Remote<MySqlLink>, table: TableName) -> MySqlPersistence {
         let sql = statements(&table);
-        let bound = self.statement_timeout.max(self.lock_timeout) + Duration::from_secs(5);
-        // Killing takes a connection, and the commit some time of its own.
+        // The statement may be sent when its grace is nearly over. Killing takes a connection, and the commit some time
+        // of its own.
+        let bound = GRACE + self.statement_timeout.max(self.lock_timeout) + Duration::from_secs(5);
         MySqlPersistence::new(connections, table, sql, bound)
     }
 }

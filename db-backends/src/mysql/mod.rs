@@ -1,11 +1,14 @@
 //! MySQL and MariaDB.
 //!
+//! A statement whose caller has gone is seen to its end by a task, so that its connection can be used again. The task has
+//! one second. Then the connection is closed, and what the server still does is bounded:
+//!
 //! | a statement whose caller has gone | is bounded by |
 //! |---|---|
-//! | any | a `KILL` that is sent when the caller goes, over a new connection |
-//! | waits for a row's or a table's lock, should nobody kill it | `innodb_lock_wait_timeout` and `lock_wait_timeout`, 3 s |
-//! | any, on MariaDB | `max_statement_time`, 5 s |
-//! | over a pool of the application's | its transaction: nobody is there to commit it |
+//! | any | that second, and a `KILL` that is then sent over a new connection |
+//! | waits for a row's or a table's lock, should the `KILL` fail | that second, and `innodb_lock_wait_timeout` or `lock_wait_timeout`, 3 s |
+//! | any, on MariaDB | that second, and `max_statement_time`, 5 s |
+//! | over a pool of the application's | that second: nothing commits its transaction later |
 
 mod builder;
 mod connection;
@@ -31,8 +34,10 @@ use crate::sql::{Backend, Query, SqlPersistence, Statements, Value};
 ///
 /// # Cancel safety
 ///
-/// A future that is dropped gives up its connection, which is closed, and has the server end the statement. Where that
-/// fails, the statement ends within the bounds of [this module](self).
+/// Dropping a future does not stop a statement that was sent: a task sees it to its end, for one second, and gives the
+/// connection back. A statement that takes longer loses its connection, and is killed; where that fails, it ends within
+/// the bounds of [this module](self). Outside of a tokio runtime there is no such task, and the connection is closed at
+/// once.
 pub type MySqlPersistence = SqlPersistence<MySql>;
 
 impl MySqlPersistence {
@@ -54,7 +59,7 @@ impl MySqlPersistence {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves nothing behind.
+    /// Dropping the future may leave a connection that is still opened by a task, and then closed.
     pub async fn connect(url: &str) -> Result<Self, PersistenceError> {
         Self::builder().connect(url).await
     }

@@ -7,6 +7,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, PgPool, SqlSafeStr as _};
 
 use super::{DIALECT, PostgresLink, PostgresPersistence, statements};
+use crate::sql::attended::GRACE;
 use crate::sql::remote::Remote;
 use crate::sql::table::TableName;
 
@@ -78,7 +79,7 @@ impl PostgresBuilder {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves nothing behind.
+    /// Dropping the future may leave a connection that is still opened by a task, and then closed.
     pub async fn connect(self, url: &str) -> Result<PostgresPersistence, PersistenceError> {
         let table = TableName::parse_or_default(self.table.as_deref())?;
         if !["postgres:", "postgresql:"].iter().any(|scheme| url.starts_with(scheme)) {
@@ -92,9 +93,7 @@ impl PostgresBuilder {
         ]);
         let connections =
             Remote::own(PostgresLink(Arc::new(options)), self.max_connections.max(1), self.acquire_timeout);
-        let mut lease = connections.lease().await?;
-        lease.connection().await?;
-        lease.settle(None);
+        connections.lease().await?.release();
         Ok(self.finish(connections, table))
     }
 
@@ -121,8 +120,9 @@ impl PostgresBuilder {
 
     fn finish(&self, connections: Remote<PostgresLink>, table: TableName) -> PostgresPersistence {
         let sql = statements(&table);
-        // The commit takes some time of its own.
-        PostgresPersistence::new(connections, table, sql, self.statement_timeout + Duration::from_secs(5))
+        // The statement may be sent when its grace is nearly over. The commit takes some time of its own.
+        let bound = GRACE + self.statement_timeout + Duration::from_secs(5);
+        PostgresPersistence::new(connections, table, sql, bound)
     }
 }
 

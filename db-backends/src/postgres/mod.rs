@@ -1,10 +1,13 @@
 //! Postgres.
 //!
+//! A statement whose caller has gone is seen to its end by a task, so that its connection can be used again. The task has
+//! one second. Then the connection is closed, and what the server still does is bounded:
+//!
 //! | a statement whose caller has gone | is bounded by |
 //! |---|---|
-//! | waits for a lock | `lock_timeout`, 3 s |
-//! | waits or runs | `statement_timeout`, 5 s, and then the time of its commit |
-//! | over a pool of the application's | its transaction: nobody is there to commit it |
+//! | waits for a lock | that second, and `lock_timeout`, 3 s |
+//! | waits or runs | that second, `statement_timeout`, 5 s, and the time of its commit |
+//! | over a pool of the application's | that second: nothing commits its transaction later |
 
 mod builder;
 mod inspect;
@@ -31,8 +34,9 @@ use crate::sql::{Backend, Query, SqlPersistence, Statements, Value};
 ///
 /// # Cancel safety
 ///
-/// A future that is dropped gives up its connection, which is closed. The server may still end a statement that was
-/// sent, within the bounds of [this module](self).
+/// Dropping a future does not stop a statement that was sent: a task sees it to its end, for one second, and gives the
+/// connection back. A statement that takes longer loses its connection, and ends within the bounds of
+/// [this module](self). Outside of a tokio runtime there is no such task, and the connection is closed at once.
 pub type PostgresPersistence = SqlPersistence<Postgres>;
 
 impl PostgresPersistence {
@@ -54,7 +58,7 @@ impl PostgresPersistence {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves nothing behind.
+    /// Dropping the future may leave a connection that is still opened by a task, and then closed.
     pub async fn connect(url: &str) -> Result<Self, PersistenceError> {
         Self::builder().connect(url).await
     }

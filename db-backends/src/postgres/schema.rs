@@ -42,16 +42,24 @@ pub(super) fn sql(table: &TableName) -> String {
 }
 
 pub(super) async fn check(db: &PostgresPersistence) -> Result<(), PersistenceError> {
-    let mut lease = db.connections.lease().await?;
-    let state = state(lease.connection().await?, &db.table).await;
-    lease.settle(state.as_ref().err());
+    let table = db.table.clone();
+    let state = db
+        .connections
+        .lease()
+        .await?
+        .perform(move |connection| Box::pin(async move { state(connection, &table).await }))
+        .await;
     Ok(state.map_err(|error| DIALECT.reading(&error, &db.table))??)
 }
 
 pub(super) async fn migrate(db: &PostgresPersistence) -> Result<(), PersistenceError> {
-    let mut lease = db.connections.lease().await?;
-    let migrated = bring_up_to_date(lease.connection().await?, &db.table).await;
-    lease.settle(migrated.as_ref().err());
+    let table = db.table.clone();
+    let migrated = db
+        .connections
+        .lease()
+        .await?
+        .perform(move |connection| Box::pin(async move { bring_up_to_date(connection, &table).await }))
+        .await;
     Ok(migrated.map_err(|error| DIALECT.writing(&error, &db.table))??)
 }
 

@@ -1,5 +1,6 @@
 //! What all SQL databases do alike: which statement is run with which parameters, and what its answer means.
 
+pub(crate) mod attended;
 pub(crate) mod connections;
 pub(crate) mod error;
 mod page;
@@ -138,10 +139,10 @@ impl<B: Backend> SqlPersistence<B> {
         Self { connections, table, sql, statement_bound }
     }
 
-    /// Waits for the statements that run, and closes the connections; not a pool of the application's. Calls that come
-    /// later fail with [`PersistenceError::Unavailable`].
+    /// Waits for the statements that run, also for those whose callers have gone, and closes the connections; not a pool
+    /// of the application's. Calls that come later fail with [`PersistenceError::Unavailable`].
     ///
-    /// Without it, the connections close when this is dropped, and nobody waits for it.
+    /// Without it, the connections close when this is dropped, and nothing waits for that.
     pub async fn close(&self) {
         B::close(&self.connections).await;
     }

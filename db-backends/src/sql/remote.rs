@@ -6,7 +6,7 @@ use session_core::PersistenceError;
 use sqlx::{Connection as _, Database, Executor, IntoArguments, Pool, SqlStr};
 
 use crate::sql::Query;
-use crate::sql::connections::{Arguments, Connection, Lanes, Lease, Link};
+use crate::sql::connections::{Arguments, Connection, Lanes, Lease, Link, OfDriver};
 use crate::sql::table::TableName;
 
 /// The connections to a server.
@@ -15,8 +15,8 @@ pub(crate) enum Remote<L: Link> {
     Own(Lanes<L>),
     /// A pool that the application has, and how a transaction begins there.
     ///
-    /// How long a statement may take is the application's to say, so a write is a transaction: nobody commits it when
-    /// its caller has gone.
+    /// How long a statement may take is the application's to say, so a write is a transaction: nothing commits it when
+    /// its caller has gone and the grace is over.
     Pool { pool: Pool<L::Database>, begin: SqlStr },
 }
 
@@ -25,7 +25,7 @@ impl<L: Link> Remote<L> {
         Self::Own(Lanes::new(link, count, patience))
     }
 
-    pub(crate) async fn lease(&self) -> Result<Lease<'_, L>, PersistenceError> {
+    pub(crate) async fn lease(&self) -> Result<Lease<L>, PersistenceError> {
         match self {
             Self::Own(lanes) => lanes.lease().await,
             Self::Pool { pool, .. } => Lease::from_pool(pool, None).await,
@@ -44,16 +44,17 @@ where
     for<'c> &'c mut Connection<L>: Executor<'c, Database = L::Database>,
     Arguments<L>: IntoArguments<L::Database>,
 {
-    /// Runs a statement that writes; how many rows it matched.
+    /// Runs a statement that writes, and returns how many rows it matched.
     pub(crate) async fn write(
         &self,
         query: Query<L::Database>,
         table: &TableName,
     ) -> Result<u64, PersistenceError> {
-        let mut lease = self.lease().await?;
+        let lease = self.lease().await?;
         let Self::Pool { begin, .. } = self else { return lease.write(query, table).await };
-        let written = in_transaction::<L>(lease.connection().await?, begin.clone(), query).await;
-        lease.settle(written.as_ref().err().map(Failure::error));
+        let begin = begin.clone();
+        let written =
+            lease.perform(move |connection| Box::pin(in_transaction::<L>(connection, begin, query))).await;
         written.map(|done| L::rows_affected(&done)).map_err(|failure| match failure {
             Failure::BeforeCommit(error) => L::DIALECT.reading(&error, table),
             Failure::Commit(error) => L::DIALECT.writing(&error, table),
@@ -92,8 +93,14 @@ enum Failure {
     Commit(sqlx::Error),
 }
 
-impl Failure {
-    const fn error(&self) -> &sqlx::Error {
+impl From<sqlx::Error> for Failure {
+    fn from(error: sqlx::Error) -> Self {
+        Self::BeforeCommit(error)
+    }
+}
+
+impl OfDriver for Failure {
+    fn error(&self) -> &sqlx::Error {
         match self {
             Self::BeforeCommit(error) | Self::Commit(error) => error,
         }

@@ -121,11 +121,12 @@ impl SqliteBuilder {
     async fn enter_wal_mode(&self, connections: &Connections) -> Result<(), PersistenceError> {
         let deadline = Instant::now() + self.busy_timeout;
         loop {
-            let mut lease = connections.writer().await?;
-            let entered = query_scalar::<_, String>("PRAGMA journal_mode = WAL")
-                .fetch_one(lease.connection().await?)
+            let enter = query_scalar::<_, String>("PRAGMA journal_mode = WAL");
+            let entered = connections
+                .writer()
+                .await?
+                .perform(move |connection| Box::pin(async move { enter.fetch_one(connection).await }))
                 .await;
-            lease.settle(entered.as_ref().err());
             match entered.map_err(|error| DIALECT.connecting(&error)) {
                 Ok(mode) => return check_mode(&mode),
                 Err(PersistenceError::Busy(_)) if Instant::now() < deadline => {

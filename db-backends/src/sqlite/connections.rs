@@ -53,8 +53,8 @@ impl Connections {
         Self::Pool { pool, turn: Turns::new(1, patience), busy_timeout }
     }
 
-    /// The right to write: nobody else in this process has it.
-    pub(super) async fn writer(&self) -> Result<Lease<'_, SqliteLink>, PersistenceError> {
+    /// The right to write, which one caller in this process has at a time.
+    pub(super) async fn writer(&self) -> Result<Lease<SqliteLink>, PersistenceError> {
         match self {
             Self::Own { writer, .. } => writer.lease().await,
             Self::Pool { pool, turn, .. } => {
@@ -65,7 +65,7 @@ impl Connections {
     }
 
     /// The right to read.
-    pub(super) async fn reader(&self) -> Result<Lease<'_, SqliteLink>, PersistenceError> {
+    pub(super) async fn reader(&self) -> Result<Lease<SqliteLink>, PersistenceError> {
         match self {
             Self::Own { writer, readers } => readers.as_ref().unwrap_or(writer).lease().await,
             Self::Pool { pool, .. } => Lease::from_pool(pool, None).await,
@@ -76,9 +76,12 @@ impl Connections {
     /// outlive its bound.
     pub(crate) async fn check(&self) -> Result<(), PersistenceError> {
         let Self::Pool { busy_timeout, .. } = self else { return Ok(()) };
-        let mut lease = self.reader().await?;
-        let millis = query_scalar::<_, i64>("PRAGMA busy_timeout").fetch_one(lease.connection().await?).await;
-        lease.settle(millis.as_ref().err());
+        let millis = query_scalar::<_, i64>("PRAGMA busy_timeout");
+        let millis = self
+            .reader()
+            .await?
+            .perform(move |connection| Box::pin(async move { millis.fetch_one(connection).await }))
+            .await;
         let found = Duration::from_millis(millis.map_err(|error| DIALECT.connecting(&error))?.unsigned_abs());
         if found <= *busy_timeout {
             return Ok(());
@@ -89,7 +92,7 @@ impl Connections {
         )))
     }
 
-    /// Waits for those who have one of our own connections, and closes these. Nobody gets one afterwards.
+    /// Waits for the statements on our own connections, and closes these. No call gets one afterwards.
     pub(super) async fn close(&self) {
         if let Self::Own { writer, readers } = self {
             // The writer last: who closes the last connection tidies up the file.

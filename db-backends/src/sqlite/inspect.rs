@@ -8,9 +8,13 @@ use crate::Inspection;
 use crate::sql::table::TableName;
 
 pub(super) async fn inspect(db: &SqlitePersistence) -> Result<Inspection, PersistenceError> {
-    let mut lease = db.connections.reader().await?;
-    let inspection = look(lease.connection().await?, &db.table).await;
-    lease.settle(inspection.as_ref().err());
+    let table = db.table.clone();
+    let inspection = db
+        .connections
+        .reader()
+        .await?
+        .perform(move |connection| Box::pin(async move { look(connection, &table).await }))
+        .await;
     inspection.map_err(|error| DIALECT.reading(&error, &db.table))
 }
 

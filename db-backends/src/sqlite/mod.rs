@@ -4,6 +4,9 @@
 //! |---|---|
 //! | waits for another writer | `busy_timeout`, 5 s |
 //! | runs | the process: nothing goes on after it has ended |
+//!
+//! A task waits for the end of such a statement, for one second, before it gives the connection to the next call. What
+//! takes longer is waited for by that call.
 
 mod builder;
 mod connections;
@@ -30,8 +33,8 @@ use crate::sql::{Backend, Query, SqlPersistence, Statements, Value};
 ///
 /// # Cancel safety
 ///
-/// A statement runs in the connection's own thread: once it was sent there, dropping the future does not stop it. It
-/// then has its effect, or fails, within `busy_timeout` and the time that it takes.
+/// A statement runs in the connection's own thread. Dropping the future does not stop it once it was sent there: it has
+/// its effect, or fails, within `busy_timeout` and the time that it takes.
 pub type SqlitePersistence = SqlPersistence<Sqlite>;
 
 impl SqlitePersistence {

@@ -44,17 +44,25 @@ pub(super) fn sql(table: &TableName) -> String {
 
 pub(super) async fn check(db: &SqlitePersistence) -> Result<(), PersistenceError> {
     db.connections.check().await?;
-    let mut lease = db.connections.reader().await?;
-    let state = state(lease.connection().await?, &db.table).await;
-    lease.settle(state.as_ref().err());
+    let table = db.table.clone();
+    let state = db
+        .connections
+        .reader()
+        .await?
+        .perform(move |connection| Box::pin(async move { state(connection, &table).await }))
+        .await;
     Ok(state.map_err(|error| DIALECT.reading(&error, &db.table))??)
 }
 
 pub(super) async fn migrate(db: &SqlitePersistence) -> Result<(), PersistenceError> {
     db.connections.check().await?;
-    let mut lease = db.connections.writer().await?;
-    let migrated = bring_up_to_date(lease.connection().await?, &db.table).await;
-    lease.settle(migrated.as_ref().err());
+    let table = db.table.clone();
+    let migrated = db
+        .connections
+        .writer()
+        .await?
+        .perform(move |connection| Box::pin(async move { bring_up_to_date(connection, &table).await }))
+        .await;
     Ok(migrated.map_err(|error| DIALECT.writing(&error, &db.table))??)
 }
 

@@ -7,9 +7,13 @@ use super::SqlitePersistence;
 use crate::sql::Backend as _;
 
 async fn plan(db: &SqlitePersistence, sql: &str) -> Vec<String> {
-    let mut lease = db.connections.reader().await.unwrap();
-    let rows: Vec<(i64, i64, i64, String)> = query_as(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}")))
-        .fetch_all(lease.connection().await.unwrap())
+    let explain = query_as(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}")));
+    let rows: Vec<(i64, i64, i64, String)> = db
+        .connections
+        .reader()
+        .await
+        .unwrap()
+        .perform(move |connection| Box::pin(explain.fetch_all(connection)))
         .await
         .unwrap();
     rows.into_iter().map(|row| row.3).collect()

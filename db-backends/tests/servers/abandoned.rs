@@ -1,8 +1,24 @@
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use session_core::{ExpiryWrite, Timestamp};
 
-use crate::server::{Kind, NOW, Server, Settings, key, payload, record, start};
+use crate::proxy::Proxy;
+use crate::server::{Db, Kind, NOW, Program, Server, Settings, key, payload, record, start};
+
+/// How long a statement goes on for a caller that has gone.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// A write that waits for a lock, and whose caller goes.
+async fn abandon_a_write(server: &Server, db: &Db, observer: &mut Program) {
+    let (k, new) = (key("a"), record("new"));
+    let mut write = Box::pin(db.update_dyn(&k, &new, None, ExpiryWrite::Extend, NOW));
+    start(&mut write).await;
+    tokio::select! {
+        _ = &mut write => panic!("the row is locked"),
+        () = server.wait_for_busy_connections(observer, 1) => {}
+    }
+}
 
 pub async fn an_abandoned_write_is_ended_by_the_server(server: Server) {
     // Postgres ends it by itself, soon; the others would not, and are told to.
@@ -10,20 +26,13 @@ pub async fn an_abandoned_write_is_ended_by_the_server(server: Server) {
     let lock_timeout = Duration::from_secs(600);
     let db = server.database_with(Settings { statement_timeout, lock_timeout, ..Settings::default() }).await;
     db.insert_dyn(&key("a"), &record("kept")).await.unwrap();
-    let mut other = server.program().await;
+    let (mut other, mut observer) = (server.program().await, server.program().await);
     other.lock(&server, "a").await;
-    {
-        let (k, new) = (key("a"), record("new"));
-        let mut write = Box::pin(db.update_dyn(&k, &new, None, ExpiryWrite::Extend, NOW));
-        start(&mut write).await;
-        let mut observer = server.program().await;
-        tokio::select! {
-            _ = &mut write => panic!("the row is locked"),
-            () = server.wait_for_busy_connections(&mut observer, 1) => {}
-        }
-    }
-    // Before anybody gives the row free.
+    abandon_a_write(&server, &db, &mut observer).await;
+    let gone_at = Instant::now();
+    // Before the row is free.
     server.wait_for_busy_connections(&mut other, 0).await;
+    assert!(gone_at.elapsed() < GRACE + Duration::from_secs(4), "it went on for {:?}", gone_at.elapsed());
     other.unlock().await;
     assert_eq!(payload(&db, "a").await.unwrap(), b"kept");
     db.update_dyn(&key("a"), &record("later"), None, ExpiryWrite::Extend, NOW).await.unwrap();
@@ -32,25 +41,89 @@ pub async fn an_abandoned_write_is_ended_by_the_server(server: Server) {
 
 pub async fn an_abandoned_write_over_the_applications_pool_is_not_committed(server: Server) {
     server.database().await.insert_dyn(&key("a"), &record("kept")).await.unwrap();
-    let (db, _pool) = server.pooled(4, "SELECT 1").await;
-    let mut other = server.program().await;
+    let proxy = Proxy::to(server.address()).await;
+    let (db, _pool) = server.through(&proxy).pooled(1, "SELECT 1").await;
+    let (mut other, mut observer) = (server.program().await, server.program().await);
     other.lock(&server, "a").await;
-    {
-        let (k, new) = (key("a"), record("new"));
-        let mut write = Box::pin(db.update_dyn(&k, &new, None, ExpiryWrite::Extend, NOW));
-        start(&mut write).await;
-        let mut observer = server.program().await;
-        tokio::select! {
-            _ = &mut write => panic!("the row is locked"),
-            () = server.wait_for_busy_connections(&mut observer, 1) => {}
-        }
-    }
+    abandon_a_write(&server, &db, &mut observer).await;
+    // When the grace is over, the pool's only connection is given up, and this read has another one.
+    assert_eq!(payload(&db, "a").await.unwrap(), b"kept");
+    assert_eq!(proxy.accepted(), 2);
     // The statement now gets its lock, and does its work.
     other.unlock().await;
     server.wait_for_busy_connections(&mut other, 0).await;
     // This one waits for its transaction to end.
     db.touch_dyn(&key("a"), NOW, Timestamp::MAX, NOW).await.unwrap();
     assert_eq!(payload(&db, "a").await.unwrap(), b"kept");
+}
+
+pub async fn an_abandoned_write_that_ends_within_the_grace_keeps_its_connection(server: Server) {
+    server.database().await.insert_dyn(&key("a"), &record("old")).await.unwrap();
+    let proxy = Proxy::to(server.address()).await;
+    let through = server.through(&proxy);
+    let settings = Settings { max_connections: 1, ..Settings::default() };
+    let own = through.connect(settings).await.unwrap();
+    let (pooled, _pool) = through.pooled(1, "SELECT 1").await;
+    for db in [own, pooled] {
+        let before = proxy.accepted();
+        db.update_dyn(&key("a"), &record("old"), None, ExpiryWrite::Extend, NOW).await.unwrap();
+        let (mut other, mut observer) = (server.program().await, server.program().await);
+        other.lock(&server, "a").await;
+        abandon_a_write(&server, &db, &mut observer).await;
+        other.unlock().await;
+        // Waits for the only connection, on which the write ends first.
+        assert_eq!(payload(&db, "a").await.unwrap(), b"new");
+        assert_eq!(proxy.accepted(), before, "the connection is kept, and the statement not killed");
+    }
+}
+
+pub async fn loads_that_are_dropped_open_no_more_connections(server: Server) {
+    const CONNECTIONS: u16 = 4;
+    server.database().await.insert_dyn(&key("a"), &record("a")).await.unwrap();
+    let proxy = Proxy::to(server.address()).await;
+    let through = server.through(&proxy);
+    let settings = Settings { max_connections: CONNECTIONS, ..Settings::default() };
+    let own = through.connect(settings).await.unwrap();
+    let (pooled, _pool) = through.pooled(CONNECTIONS.into(), "SELECT 1").await;
+    for db in [own, pooled] {
+        let before = proxy.accepted();
+        let mut dropped = 0;
+        for round in 0..12 {
+            let loads: Vec<_> = (0..16)
+                .map(|n| {
+                    let db = Arc::clone(&db);
+                    let patience = Duration::from_micros((round * 16 + n) * 37 % 2_000);
+                    tokio::spawn(async move {
+                        tokio::time::timeout(patience, db.load_dyn(&key("a"), NOW)).await.is_err()
+                    })
+                })
+                .collect();
+            for load in loads {
+                dropped += u32::from(load.await.unwrap());
+            }
+        }
+        assert!(dropped > 16, "{dropped} of 192 were dropped");
+        assert_eq!(payload(&db, "a").await.unwrap(), b"a");
+        // One of them was there before. To kill a statement takes one, too.
+        let opened = proxy.accepted() - before;
+        assert!(opened < CONNECTIONS.into(), "{opened} more connections for {dropped} dropped loads");
+    }
+}
+
+pub async fn closing_waits_for_statements_whose_callers_have_gone(server: Server) {
+    let db = server.database().await;
+    db.insert_dyn(&key("a"), &record("old")).await.unwrap();
+    let (db, close) = server.closable(Settings::default()).await;
+    let (mut other, mut observer) = (server.program().await, server.program().await);
+    other.lock(&server, "a").await;
+    abandon_a_write(&server, &db, &mut observer).await;
+    let mut closing = tokio::spawn(close);
+    let early = tokio::time::timeout(Duration::from_millis(100), &mut closing).await;
+    assert!(early.is_err(), "the statement still runs");
+    other.unlock().await;
+    closing.await.unwrap();
+    assert_eq!(server.busy_connections(&mut other).await, 0);
+    assert_eq!(payload(&server.database().await, "a").await.unwrap(), b"new");
 }
 
 /// Whenever the user goes: while the statement is being prepared, sent, or answered.

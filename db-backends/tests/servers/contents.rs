@@ -95,7 +95,8 @@ pub async fn no_statement_reads_the_whole_table(server: Server) {
             let before = rows_read(&server, &pool).await;
             assert_eq!(db.delete_expired_dyn(now, 100).await.unwrap(), 100);
             let read = rows_read(&server, &pool).await - before;
-            assert!(read < 1_000, "round {round}: {read} rows were read to delete 100");
+            // Entries of rows that are gone stay in Postgres's index as long as another transaction may see them.
+            assert!(read < 5_000, "round {round}: {read} rows were read to delete 100");
         }
     }
 }

@@ -57,6 +57,9 @@ const TESTS: &[(&str, Test)] = tests! {
     abandoned:
         an_abandoned_write_is_ended_by_the_server,
         an_abandoned_write_over_the_applications_pool_is_not_committed,
+        an_abandoned_write_that_ends_within_the_grace_keeps_its_connection,
+        loads_that_are_dropped_open_no_more_connections,
+        closing_waits_for_statements_whose_callers_have_gone,
         a_connection_is_not_used_again_after_its_user_has_gone;
     by_url:
         a_url_gives_a_database_with_subjects_that_can_be_scanned,

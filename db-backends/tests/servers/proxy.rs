@@ -1,6 +1,7 @@
 //! A network that can break: it stands between a test and its server.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -18,6 +19,7 @@ enum State {
 pub struct Proxy {
     pub address: String,
     state: Arc<watch::Sender<State>>,
+    accepted: Arc<AtomicU32>,
 }
 
 impl Proxy {
@@ -26,14 +28,22 @@ impl Proxy {
         let address = listener.local_addr().unwrap().to_string();
         let state = Arc::new(watch::Sender::new(State::Open(0)));
         let states = Arc::clone(&state);
+        let accepted = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&accepted);
         tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
+                count.fetch_add(1, Ordering::Relaxed);
                 let server = TcpStream::connect(&server).await.unwrap();
                 tokio::spawn(pass(client, server, states.subscribe()));
             }
         });
-        Self { address, state }
+        Self { address, state, accepted }
+    }
+
+    /// How many connections there were, up to now.
+    pub fn accepted(&self) -> u32 {
+        self.accepted.load(Ordering::Relaxed)
     }
 
     /// Cuts all connections. New ones can be made.

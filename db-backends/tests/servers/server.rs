@@ -1,6 +1,7 @@
 //! One server, whatever its kind, and what the tests do to it from outside.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::str::FromStr as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,6 +13,8 @@ use db_backends::sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlPool, 
 use db_backends::sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use db_backends::sqlx::{AssertSqlSafe, Connection as _, Row as _, query, raw_sql};
 use session_core::{DynSubjectIndex, PersistenceError, Record, StoredKey, Timestamp};
+
+use crate::proxy::Proxy;
 
 pub const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 pub const LATER: Timestamp = Timestamp::from_secs(1_800_086_400);
@@ -68,6 +71,28 @@ impl Server {
             Kind::Postgres => Arc::new(settings.postgres().table(&self.table).connect(url).await?),
             _ => Arc::new(settings.mysql().table(&self.table).connect(url).await?),
         })
+    }
+
+    /// The same, by way of `proxy`.
+    pub fn through(&self, proxy: &Proxy) -> Self {
+        let url = self.url_with(&proxy.address, None);
+        Self { kind: self.kind, url, table: self.table.clone() }
+    }
+
+    /// Over connections of its own, and what closes them.
+    pub async fn closable(&self, settings: Settings) -> (Db, Pin<Box<dyn Future<Output = ()> + Send>>) {
+        match self.kind {
+            Kind::Postgres => {
+                let db = settings.postgres().table(&self.table).connect(&self.url).await.unwrap();
+                let db = Arc::new(db);
+                (Arc::<PostgresPersistence>::clone(&db) as Db, Box::pin(async move { db.close().await }))
+            }
+            _ => {
+                let db = settings.mysql().table(&self.table).connect(&self.url).await.unwrap();
+                let db = Arc::new(db);
+                (Arc::<MySqlPersistence>::clone(&db) as Db, Box::pin(async move { db.close().await }))
+            }
+        }
     }
 
     /// With its table.
@@ -302,7 +327,7 @@ pub async fn start<F: Future + Unpin>(future: &mut F) {
             return std::task::Poll::Ready(());
         }
         has_started = true;
-        assert!(std::pin::Pin::new(&mut *future).poll(context).is_pending());
+        assert!(Pin::new(&mut *future).poll(context).is_pending());
         context.waker().wake_by_ref();
         std::task::Poll::Pending
     })

@@ -12,7 +12,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use session_cached_db::core::{
     Acquired, Cache as _, Codec as _, Entry, Exchange, Expected, Fence, Holder, JsonCodec, Persistence,
-    Record, Stamp, StoredKey, Timestamp, Token, Value, Version,
+    Record, Stamp, StoreId, StoredKey, Timestamp, Token, Value, Version,
 };
 use session_cached_db::{
     CachedDb, Coherence, MokaCache, MySqlPersistence, PostgresPersistence, SqlitePersistence,
@@ -273,7 +273,7 @@ impl Aside {
     }
 
     fn value(&self) -> Value {
-        Value { record: self.record.clone(), made_at: SystemTime::now().into() }
+        Value { record: self.record.clone(), made_at: SystemTime::now().into(), store: StoreId(1) }
     }
 
     /// The two calls of a miss.

@@ -7,7 +7,8 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use session_cached_db::MokaCache;
 use session_cached_db::core::{
-    Cache as _, Codec as _, Entry, Exchange, Expected, JsonCodec, Record, Stamp, StoredKey, Timestamp, Value,
+    Cache as _, Codec as _, Entry, Exchange, Expected, JsonCodec, Record, Stamp, StoreId, StoredKey,
+    Timestamp, Value,
 };
 
 use crate::Effort;
@@ -77,7 +78,7 @@ fn fill(count: usize) {
         let record = Arc::new(record(number));
         // As whoever reads it leaves it.
         record.data(&key, &JsonCodec::default()).unwrap();
-        let value = Value { record, made_at: Timestamp::from_micros(0) };
+        let value = Value { record, made_at: Timestamp::from_micros(0), store: StoreId(1) };
         let entry = Entry::value(Stamp((number as u64).try_into().unwrap()), value);
         let stored = cache.compare_exchange(&key, Expected::Vacant, Some(entry), Duration::from_secs(3_600));
         assert_eq!(stored.now_or_never().unwrap().unwrap(), Exchange::Stored);

@@ -191,9 +191,9 @@ pub async fn expiries_are_compared_to_the_microsecond(site: &Site) {
         let found = db.load(&stored, end - micro).await.unwrap().unwrap();
         assert_eq!(found.expires_at(), end, "{date}");
         assert!(db.load(&stored, end).await.unwrap().is_none(), "{date} is over at that instant");
-        let touched = db.touch(&stored, end + micro, end).await;
+        let touched = db.touch(&stored, end + micro, Timestamp::MAX, end).await;
         assert!(touched.is_err(), "{date} is over at that instant");
-        db.touch(&stored, end + micro, end - micro).await.unwrap();
+        db.touch(&stored, end + micro, Timestamp::MAX, end - micro).await.unwrap();
         assert_eq!(site.row(&key).unwrap().1, (end + micro).as_micros());
         assert_eq!(db.load(&stored, end).await.unwrap().unwrap().expires_at(), end + micro);
         db.delete(&stored).await.unwrap();

@@ -106,7 +106,7 @@ pub async fn no_statement_reads_the_whole_table(site: &Site) {
         db.update(&key, &new, Some(version), ExpiryWrite::Extend, now).await.unwrap();
         let conflict = db.update(&key, &new, Some(version), ExpiryWrite::Extend, now).await;
         assert!(matches!(conflict, Err(PersistenceError::Conflict)), "{conflict:?}");
-        db.touch(&key, new.expires_at(), now).await.unwrap();
+        db.touch(&key, new.expires_at(), Timestamp::MAX, now).await.unwrap();
         let renamed = StoredKey::parse(&format!("renamed-{round}")).unwrap();
         db.rename(&key, &renamed, &new, None, ExpiryWrite::Extend, now).await.unwrap();
         db.insert(&key, &new).await.unwrap();

@@ -486,12 +486,13 @@ async fn a_value_that_sneaked_in_under_a_lost_fence_is_killed() {
         let mut session = world.saved([("x", 1)]).await;
         let key = stored_key(&session);
         let old = world.store.load(&key).await.unwrap().unwrap();
+        let store = world.cache.store_of(&key).await;
         session.insert("x", 2).unwrap();
         let mut held = world.db.calls.hold(Call::Update, Moment::After);
         let saving = tokio::spawn(async move { session.save().await.map(|_| session) });
         held.reached().await;
         // The fence is evicted, and a late reader fills what it had read before.
-        let value = Value { record: old, made_at: START };
+        let value = Value { record: old, made_at: START, store };
         let stamp = Stamp(std::num::NonZeroU64::MAX);
         world.cache.plant(&key, Some(Entry::value(stamp, value))).await;
         held.release();

@@ -17,9 +17,11 @@ async fn a_row_is_found_by_the_key_that_a_list_shows() {
         let mut session = world.saved([("x", 1)]).await;
         session.set_subject("user-42").unwrap();
         session.save().await.unwrap();
-        let [(key, record)] = &world.store.list_by_subject("user-42").await.unwrap()[..] else { panic!() };
-        assert_eq!(Some(key), session.stored_key());
-        assert_eq!(world.store.load(key).await.unwrap().as_deref(), Some(record));
+        let [listed] = &world.store.list_by_subject("user-42").await.unwrap()[..] else { panic!() };
+        assert_eq!(Some(&listed.key), session.stored_key());
+        let record = world.store.load(&listed.key).await.unwrap().unwrap();
+        assert_eq!(listed.times, Some((&*record).into()));
+        assert_eq!(world.store.data(&listed.key).await.unwrap().unwrap().get("x"), Some("1"));
     })
     .await;
 }

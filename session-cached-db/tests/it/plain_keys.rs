@@ -34,7 +34,9 @@ async fn hash_all(store: &Store) -> [u64; 4] {
     let (mut after, mut total) = (None, [0; 4]);
     loop {
         let page = store.hash_plain_keys(after.as_ref(), 2).await.unwrap();
-        for (sum, part) in total.iter_mut().zip([page.seen, page.written, page.missed, page.unreadable]) {
+        for (sum, part) in
+            total.iter_mut().zip([page.seen, page.written, page.missed, page.unreadable.len() as u64])
+        {
             *sum += part;
         }
         after = page.next;

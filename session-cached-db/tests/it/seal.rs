@@ -190,7 +190,8 @@ async fn a_cached_payload_that_cannot_be_opened_is_read_from_the_database() {
         let planted = row(&world, attacker.stored_key().unwrap()).await;
         // Undecoded, as it comes from another process.
         let record = Record::new(planted.payload().clone(), START, START + HOUR);
-        let value = Value { record: Arc::new(record), made_at: world.runtime.now() };
+        let store = world.cache.store_of(victim.stored_key().unwrap()).await;
+        let value = Value { record: Arc::new(record), made_at: world.runtime.now(), store };
         let stamp = Stamp(std::num::NonZeroU64::MAX);
         world.cache.plant(victim.stored_key().unwrap(), Some(Entry::value(stamp, value))).await;
         assert_eq!(values_of(&world.reopen(&victim).await), map([("x", 1)]));
@@ -219,7 +220,9 @@ async fn reseal(store: &Store) -> [u64; 4] {
     loop {
         let page = store.reseal(after.as_ref(), 2).await.unwrap();
         assert!(page.seen <= 2);
-        for (sum, part) in total.iter_mut().zip([page.seen, page.written, page.missed, page.unreadable]) {
+        for (sum, part) in
+            total.iter_mut().zip([page.seen, page.written, page.missed, page.unreadable.len() as u64])
+        {
             *sum += part;
         }
         after = page.next;

@@ -21,7 +21,7 @@ async fn session_of(world: &World, subject: &str) -> Session {
 
 async fn listed(world: &World, subject: &str) -> BTreeSet<String> {
     let listed = world.store.list_by_subject(subject).await.unwrap();
-    listed.into_iter().map(|(key, _)| key.as_str().to_owned()).collect()
+    listed.into_iter().map(|session| session.key.as_str().to_owned()).collect()
 }
 
 fn keys_of<const N: usize>(sessions: [&Session; N]) -> BTreeSet<String> {
@@ -48,7 +48,8 @@ async fn a_list_tells_when_each_session_began_and_was_last_used() {
         world.runtime.advance(HOUR);
         world.reopen(&session).await.touch().await.unwrap();
         let listed = world.store.list_by_subject(USER).await.unwrap();
-        assert_eq!((listed[0].1.created_at(), listed[0].1.last_seen_at()), (START, START + HOUR));
+        let times = listed[0].times.unwrap();
+        assert_eq!((times.created_at, times.last_seen_at), (START, START + HOUR));
     })
     .await;
 }

@@ -1,4 +1,4 @@
-use session_core::{ExpiryWrite, Record};
+use session_core::{ExpiryWrite, Record, Timestamp};
 
 use crate::world::{Run, World, now, save};
 
@@ -39,7 +39,7 @@ pub async fn a_cache_that_agrees_is_found_to_and_is_not_disturbed(world: &World)
     world
         .database()
         .await
-        .touch_dyn(&cached, now() + std::time::Duration::from_secs(90 * 86_400), now())
+        .touch_dyn(&cached, now() + std::time::Duration::from_secs(90 * 86_400), Timestamp::MAX, now())
         .await
         .unwrap();
     world.run(&["check"]).ends_with(0);

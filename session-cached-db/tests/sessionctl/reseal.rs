@@ -43,11 +43,16 @@ pub async fn what_cannot_be_read_is_left_alone_and_told(world: &World) {
     let database = world.filled(&[("not-sealed".to_owned(), None, 3_600)]).await;
     let store = world.store_with(sealing_with(OLD)).await;
     let (_, key) = save(&store, None, "a", "b").await;
-    let before = database.scan_dyn(None, 10).await.unwrap();
+    let rows = async || {
+        let rows = database.scan_dyn(None, 10).await.unwrap();
+        rows.into_iter().map(|row| (row.key, row.contents.unwrap())).collect::<Vec<_>>()
+    };
+    let before = rows().await;
     // Sealed with a key that is not in the ring, and not sealed.
     let run = reseal(world, NEW, &[]).ends_with(1);
-    assert_eq!((&run.json()["unreadable"], &run.json()["written"]), (&2.into(), &0.into()));
-    assert_eq!(database.scan_dyn(None, 10).await.unwrap(), before);
+    assert_eq!(run.json()["unreadable"].as_array().unwrap().len(), 2);
+    assert_eq!(run.json()["written"], 0);
+    assert_eq!(rows().await, before);
 
     let run = reseal(world, &format!("{NEW},{OLD}"), &["--accept-unsealed"]).ends_with(0);
     assert_eq!(run.json()["written"], 2);
@@ -60,7 +65,7 @@ pub async fn what_cannot_be_read_is_left_alone_and_told(world: &World) {
 pub async fn without_keys_nothing_is_done(world: &World) {
     world.filled(&[("not-sealed".to_owned(), None, 3_600)]).await;
     world.write(&["reseal"]).ends_with(2).says("SESSIONCTL_SEALING_KEYS");
-    let record = world.database().await.scan_dyn(None, 1).await.unwrap().remove(0).1;
+    let record = world.database().await.scan_dyn(None, 1).await.unwrap().remove(0).contents.unwrap();
     assert_eq!(
         JsonCodec::default().decode(&key_of("not-sealed"), record.payload()).unwrap(),
         SessionData::new()

@@ -260,18 +260,17 @@ async fn log_out_everywhere(State(site): State<Site>, session: SessionHandle) ->
 async fn own_sessions(State(site): State<Site>, session: SessionHandle) -> Answer {
     let session = session.lock().await?;
     let Some(name) = session.subject() else { return Ok(go_to("/login")) };
-    let (now, codec) = (now(), JsonCodec::default());
+    let now = now();
     let mut own = Vec::new();
-    for (key, record) in site.store.list_by_subject(name).await? {
-        let record = Arc::new(record);
-        let Ok(data) = record.data(&key, &codec) else { continue };
+    for listed in site.store.list_by_subject(name).await? {
+        let (Some(times), Some(data)) = (listed.times, site.store.data(&listed.key).await?) else { continue };
         let text = |name| serde_json::from_str::<String>(data.get(name)?).ok();
         own.push(OwnSession {
             label: text(keys::LABEL).unwrap_or_default(),
             device: text(keys::DEVICE).unwrap_or_default(),
-            is_this_one: session.stored_key() == Some(&key),
-            begun: now.since(record.created_at()),
-            last_used: now.since(record.last_seen_at()),
+            is_this_one: session.stored_key() == Some(&listed.key),
+            begun: now.since(times.created_at),
+            last_used: now.since(times.last_seen_at),
         });
     }
     own.sort_by_key(|session| session.last_used);
@@ -290,13 +289,12 @@ async fn end_session(
 ) -> Answer {
     let mut session = session.lock().await?;
     let Some(name) = session.subject() else { return Ok(go_to("/login")) };
-    let codec = JsonCodec::default();
-    // Among his own only, whatever the form says.
-    for (key, record) in site.store.list_by_subject(name).await? {
-        let Ok(data) = Arc::new(record).data(&key, &codec) else { continue };
+    // Among the user's own only, whatever the form says.
+    for listed in site.store.list_by_subject(name).await? {
+        let Some(data) = site.store.data(&listed.key).await? else { continue };
         let label = data.get(keys::LABEL).and_then(|json| serde_json::from_str(json).ok());
         if label == Some(form.label.as_str()) {
-            site.store.revoke(&key).await?;
+            site.store.revoke(&listed.key).await?;
         }
     }
     if !session.exists().await? {

@@ -1,7 +1,7 @@
 //! Compares the cache with the database, key by key. Only reads: nothing is filled, leased or fenced.
 
 use serde::Serialize;
-use session_cached_db::core::{CacheError, Record, State, StoredKey};
+use session_cached_db::core::{CacheError, Record, Row, State, StoredKey};
 
 use crate::args::{Check, Connection};
 use crate::connect::{Access, Cache, Database, cache, database, now};
@@ -22,6 +22,8 @@ struct Report {
     /// Those that somebody reads or writes right now.
     in_flight: u64,
     disagree: Vec<Disagreement>,
+    /// The stored keys of rows that cannot be read.
+    unreadable: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -49,12 +51,16 @@ pub(crate) async fn run(at: &Connection, command: &Check, output: &Output) -> Re
         let mut after = None;
         loop {
             let page = database.scan_dyn(after.as_ref(), command.pace.batch).await?;
-            for (key, record) in &page {
-                let verdict = compare(&cache, &database, key, Some(record)).await?;
-                report.note(key, &verdict);
+            for Row { key, contents, .. } in &page {
+                match contents {
+                    Ok(record) => {
+                        report.note(key, &compare(&cache, &database, key, Some(record)).await?);
+                    }
+                    Err(_) => report.unreadable.push(key.as_str().to_owned()),
+                }
                 progress.advance(1, None).await;
             }
-            after = page.last().map(|(key, _)| *key);
+            after = page.last().map(|row| row.key);
             if u32::try_from(page.len()).is_ok_and(|seen| seen < command.pace.batch) {
                 break;
             }
@@ -71,7 +77,7 @@ pub(crate) async fn run(at: &Connection, command: &Check, output: &Output) -> Re
     if report.checked > 0 && report.checked == report.not_cached {
         complain("nothing of this is cached; is the key_prefix of the cache's URL the application's?");
     }
-    Ok(if report.disagree.is_empty() { Exit::Done } else { Exit::Found })
+    Ok(if report.disagree.is_empty() && report.unreadable.is_empty() { Exit::Done } else { Exit::Found })
 }
 
 /// `seen` is what the database has just said, if it was asked.
@@ -157,5 +163,6 @@ fn text(report: &Report, output: &Output) -> String {
         let heading = output.styled(Style::Red, "What the cache has that is not so");
         text.push_str(&format!("\n{heading}\n{table}"));
     }
+    text.push_str(&output.unreadable(&report.unreadable));
     text
 }

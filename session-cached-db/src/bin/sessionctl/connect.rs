@@ -110,6 +110,10 @@ pub(crate) async fn store(
     let store = CachedDb::builder(cache, database)
         .codec(codec)
         .key_prefix(key_prefix)
+        // An operator looks after the table, whichever applications share it.
+        .all_prefixes()
+        // What is published here bears another store's identity than the application's: it is not to be kept.
+        .max_cache_age(Duration::from_secs(1))
         .schema(Schema::Check)
         .reaper(None::<Reaper>)
         .max_payload_bytes(max_payload_bytes)

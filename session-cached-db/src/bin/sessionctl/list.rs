@@ -1,12 +1,15 @@
 //! Lists the sessions of a subject.
 
 use serde::Serialize;
-use session_cached_db::core::{Record, StoredKey, Subject};
+use session_cached_db::core::{SessionTimes, StoredKey, Subject, Timestamp};
 
 use crate::args::{Connection, List};
 use crate::connect::{Access, database, now};
 use crate::exit::{Exit, Failure};
-use crate::output::{Output, Table, bytes, instant, left, rfc3339, right, span};
+use crate::output::{Output, Table, instant, left, rfc3339, span};
+
+/// How many sessions are listed by one statement.
+const PAGE: u32 = 1_000;
 
 /// A session, without what it holds.
 #[derive(Serialize)]
@@ -15,17 +18,16 @@ pub(crate) struct Line {
     created_at: Option<String>,
     last_seen_at: Option<String>,
     expires_at: Option<String>,
-    payload_bytes: usize,
 }
 
 impl Line {
-    pub(crate) fn new(key: &StoredKey, record: &Record) -> Self {
+    /// `times` are those of the session under `key`, if its row can be read.
+    pub(crate) fn new(key: &StoredKey, times: Option<SessionTimes>) -> Self {
         Self {
             stored_key: key.as_str().to_owned(),
-            created_at: rfc3339(record.created_at()),
-            last_seen_at: rfc3339(record.last_seen_at()),
-            expires_at: rfc3339(record.expires_at()),
-            payload_bytes: record.payload().len(),
+            created_at: times.and_then(|times| rfc3339(times.created_at)),
+            last_seen_at: times.and_then(|times| rfc3339(times.last_seen_at)),
+            expires_at: times.and_then(|times| rfc3339(times.expires_at)),
         }
     }
 }
@@ -34,27 +36,42 @@ pub(crate) async fn run(at: &Connection, command: &List, output: &Output) -> Res
     let subject = Subject::parse(&command.subject).map_err(|error| Failure::Usage(error.to_string()))?;
     let database = database(at, Access::Read).await?;
     let now = now();
-    let mut sessions = database.list_by_subject_dyn(&subject, now).await?;
-    sessions.sort_by_key(|(_, record)| std::cmp::Reverse(record.last_seen_at()));
-    let lines: Vec<_> = sessions.iter().map(|(key, record)| Line::new(key, record)).collect();
+    let mut sessions = Vec::new();
+    let mut after = None;
+    loop {
+        let page = database.list_by_subject_dyn(&subject, now, after.as_ref(), PAGE).await?;
+        after = page.last().map(|row| row.key);
+        let is_last = u32::try_from(page.len()).is_ok_and(|listed| listed < PAGE);
+        sessions.extend(page.into_iter().map(|row| (row.key, row.contents.ok())));
+        if is_last {
+            break;
+        }
+    }
+    // Those that cannot be read come first.
+    sessions.sort_by_key(|(_, times)| {
+        std::cmp::Reverse(times.map_or(Timestamp::MAX, |times| times.last_seen_at))
+    });
+    let lines: Vec<_> = sessions.iter().map(|(key, times)| Line::new(key, *times)).collect();
     output.show(&lines, |lines| {
         if lines.is_empty() {
             return "No sessions.".to_owned();
         }
         let mut table = Table::default();
-        table.row(
-            ["stored key", "created", "last seen", "expires"].map(left).into_iter().chain([right("payload")]),
-        );
-        for (line, (_, record)) in lines.iter().zip(&sessions) {
+        table.row(["stored key", "created", "last seen", "expires"].map(left));
+        for (line, (_, times)) in lines.iter().zip(&sessions) {
+            let key = left(line.stored_key.as_str());
+            let Some(times) = times else {
+                table.row([key, left("cannot be read"), left(""), left("")]);
+                continue;
+            };
             table.row([
-                left(line.stored_key.as_str()),
-                left(instant(record.created_at())),
-                left(format!("{} ago", span(now.since(record.last_seen_at())))),
-                left(format!("in {}", span(record.expires_at().since(now)))),
-                right(bytes(line.payload_bytes.try_into().unwrap_or(u64::MAX))),
+                key,
+                left(instant(times.created_at)),
+                left(format!("{} ago", span(now.since(times.last_seen_at)))),
+                left(format!("in {}", span(times.expires_at.since(now)))),
             ]);
         }
         table.to_string()
     })?;
-    Ok(Exit::Done)
+    Ok(if sessions.iter().any(|(_, times)| times.is_none()) { Exit::Found } else { Exit::Done })
 }

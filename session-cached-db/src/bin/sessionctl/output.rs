@@ -45,6 +45,16 @@ impl Output {
         Ok(stdout.flush()?)
     }
 
+    /// The rows with these stored keys cannot be read, and what can be done about them. Empty if there are none.
+    pub(crate) fn unreadable(&self, keys: &[String]) -> String {
+        if keys.is_empty() {
+            return String::new();
+        }
+        let heading =
+            self.styled(Style::Red, "Rows that cannot be read; `sessionctl revoke` ends them by their keys");
+        format!("\n{heading}\n{}\n", keys.join("\n"))
+    }
+
     pub(crate) fn styled(&self, style: Style, text: &str) -> String {
         if self.is_styled { format!("\x1b[{}m{text}\x1b[0m", style as u8) } else { text.to_owned() }
     }

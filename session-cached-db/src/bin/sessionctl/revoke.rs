@@ -101,15 +101,16 @@ async fn revoke_all(
     let mut after = None;
     loop {
         let page = database.scan(after.as_ref(), pace.batch).await?;
-        for (key, _) in &page {
-            revoke_one(store, key, report).await?;
+        for row in &page {
+            // By its key alone: what else is in the row does not matter, readable or not.
+            revoke_one(store, &row.key, report).await?;
             progress.advance(1, Some(interrupt)).await;
             if interrupt.is_raised() {
                 report.interrupted = true;
                 return Ok(());
             }
         }
-        after = page.last().map(|(key, _)| *key);
+        after = page.last().map(|row| row.key);
         if u32::try_from(page.len()).is_ok_and(|seen| seen < pace.batch) {
             return Ok(());
         }

@@ -16,6 +16,7 @@ use crate::output::{Output, Table, bytes, complain, harmless, past};
 struct Report {
     #[serde(flatten)]
     line: Line,
+    payload_bytes: usize,
     subject: Option<String>,
     /// Only if it is to be revealed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -50,7 +51,8 @@ pub(crate) async fn run(at: &Connection, command: &Show, output: &Output) -> Res
         }
     }
     let subject = record.subject().map(Subject::as_str).map(str::to_owned);
-    let report = Report { line: Line::new(&command.key, &record), subject, payload };
+    let line = Line::new(&command.key, Some((&*record).into()));
+    let report = Report { line, payload_bytes: record.payload().len(), subject, payload };
     output.show(&report, |report| {
         let mut table = Table::default();
         table.fact("stored key", command.key.as_str());

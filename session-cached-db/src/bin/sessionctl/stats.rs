@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use serde::Serialize;
-use session_cached_db::core::{Record, Subject, Timestamp};
+use session_cached_db::core::{Record, Row, Subject, Timestamp};
 
 use crate::args::{Connection, Stats};
 use crate::connect::{Access, database, now};
@@ -21,6 +21,8 @@ struct Report {
     largest_payload_bytes: u64,
     /// Those with the most sessions.
     top_subjects: Vec<Share>,
+    /// The stored keys of rows that cannot be read.
+    unreadable: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -38,11 +40,14 @@ pub(crate) async fn run(at: &Connection, command: &Stats, output: &Output) -> Re
     let mut after = None;
     loop {
         let page = database.scan_dyn(after.as_ref(), command.pace.batch).await?;
-        for (_, record) in &page {
-            note(&mut report, &mut subjects, record, now);
+        for Row { key, contents, .. } in &page {
+            match contents {
+                Ok(record) => note(&mut report, &mut subjects, record, now),
+                Err(_) => report.unreadable.push(key.as_str().to_owned()),
+            }
         }
         let seen = page.len();
-        after = page.last().map(|(key, _)| *key);
+        after = page.last().map(|row| row.key);
         if u32::try_from(seen).is_ok_and(|seen| seen < command.pace.batch) {
             break;
         }
@@ -52,7 +57,7 @@ pub(crate) async fn run(at: &Connection, command: &Stats, output: &Output) -> Re
     report.subjects = subjects.len().try_into().unwrap_or(u64::MAX);
     report.top_subjects = top(subjects, command.top);
     output.show(&report, |report| text(report, output))?;
-    Ok(Exit::Done)
+    Ok(if report.unreadable.is_empty() { Exit::Done } else { Exit::Found })
 }
 
 /// What has expired counts as nothing but that, and as bytes.
@@ -107,5 +112,6 @@ fn text(report: &Report, output: &Output) -> String {
             output.styled(Style::Bold, "Subjects with the most sessions")
         ));
     }
+    text.push_str(&output.unreadable(&report.unreadable));
     text
 }

@@ -24,8 +24,8 @@ struct Report {
     written: u64,
     /// Those that somebody else wrote or ended at the same time.
     missed: u64,
-    /// Those that none of the keys opens.
-    unreadable: u64,
+    /// The stored keys of those that cannot be read, or that none of the sealing keys opens.
+    unreadable: Vec<String>,
     interrupted: bool,
 }
 
@@ -51,11 +51,11 @@ pub(crate) async fn sweep(
             ("looked at", report.seen),
             (words.done, report.written),
             ("changed by somebody else meanwhile", report.missed),
-            ("cannot be read, left alone", report.unreadable),
+            ("cannot be read, left alone", report.unreadable.len().try_into().unwrap_or(u64::MAX)),
         ] {
             table.row([left(name), right(count(number))]);
         }
-        table.to_string()
+        table.to_string() + &output.unreadable(&report.unreadable)
     })?;
     if report.interrupted {
         complain("interrupted; run it again for the rest: what is done is passed over");
@@ -64,7 +64,7 @@ pub(crate) async fn sweep(
     if report.missed > 0 {
         complain("run it once more for those that somebody else changed");
     }
-    Ok(if report.missed + report.unreadable > 0 { Exit::Found } else { Exit::Done })
+    Ok(if report.missed > 0 || !report.unreadable.is_empty() { Exit::Found } else { Exit::Done })
 }
 
 async fn pages(
@@ -79,7 +79,7 @@ async fn pages(
         report.seen += page.seen;
         report.written += page.written;
         report.missed += page.missed;
-        report.unreadable += page.unreadable;
+        report.unreadable.extend(page.unreadable.iter().map(|key| key.as_str().to_owned()));
         after = page.next;
         if after.is_none() {
             return Ok(());

@@ -1,16 +1,17 @@
 //! The real cache and the real database, whose calls a test can count, stop and fail.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use session_cached_db::{MokaCache, SqlitePersistence};
 use session_core::{
     Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, ExpiryWrite, Persistence,
-    PersistenceError, PersistenceProperties, Record, Scan, State, StoredKey, Subject, SubjectIndex,
-    Timestamp, Version,
+    PersistenceError, PersistenceProperties, Record, Row, Runtime, Scan, SessionTimes, State, StoreId,
+    StoredKey, Subject, SubjectIndex, Timestamp, Version,
 };
 
 use super::calls::{Call, Calls, Fault};
+use super::runtime::START;
 
 impl From<Fault> for CacheError {
     fn from(fault: Fault) -> Self {
@@ -66,6 +67,14 @@ impl TestCache {
         }
     }
 
+    /// The store that has cached what is under `key`.
+    pub async fn store_of(&self, key: &StoredKey) -> StoreId {
+        match self.peek(key).await.map(|entry| entry.state) {
+            Some(State::Value(value)) => value.store,
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// Puts `entry` under `key`, whatever was there, uncounted.
     pub async fn plant(&self, key: &StoredKey, entry: Option<Entry>) {
         let expected = self.peek(key).await.map_or(Expected::Vacant, |entry| Expected::Stamp(entry.stamp));
@@ -110,13 +119,15 @@ pub struct TestDb {
     pub calls: Calls,
     /// The database itself: what is done here is done behind the store's back, and not counted.
     pub sqlite: Arc<SqlitePersistence>,
+    /// The clock that it shows. Until there is one, [`START`].
+    pub clock: Arc<Mutex<Option<Arc<dyn Runtime>>>>,
     properties: PersistenceProperties,
 }
 
 impl TestDb {
     pub fn new(sqlite: SqlitePersistence) -> Self {
         let properties = sqlite.properties();
-        Self { calls: Calls::default(), sqlite: Arc::new(sqlite), properties }
+        Self { calls: Calls::default(), sqlite: Arc::new(sqlite), clock: Arc::default(), properties }
     }
 
     /// The same, claiming other properties.
@@ -150,9 +161,10 @@ impl Persistence for TestDb {
         &self,
         key: &StoredKey,
         expires_at: Timestamp,
+        idle_since: Timestamp,
         now: Timestamp,
-    ) -> Result<(), PersistenceError> {
-        self.calls.make(Call::Touch, self.sqlite.touch(key, expires_at, now)).await
+    ) -> Result<bool, PersistenceError> {
+        self.calls.make(Call::Touch, self.sqlite.touch(key, expires_at, idle_since, now)).await
     }
 
     async fn rename(
@@ -173,6 +185,11 @@ impl Persistence for TestDb {
 
     async fn delete_expired(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError> {
         self.calls.make(Call::DeleteExpired, self.sqlite.delete_expired(before, limit)).await
+    }
+
+    async fn now(&self) -> Result<Timestamp, PersistenceError> {
+        let clock = || async { Ok(self.clock.lock().unwrap().as_ref().map_or(START, |clock| clock.now())) };
+        self.calls.make(Call::Now, clock()).await
     }
 
     async fn migrate(&self) -> Result<(), PersistenceError> {
@@ -197,8 +214,10 @@ impl SubjectIndex for TestDb {
         &self,
         subject: &Subject,
         now: Timestamp,
-    ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
-        self.calls.make(Call::List, self.sqlite.list_by_subject(subject, now)).await
+        after: Option<&StoredKey>,
+        limit: u32,
+    ) -> Result<Vec<Row<SessionTimes>>, PersistenceError> {
+        self.calls.make(Call::List, self.sqlite.list_by_subject(subject, now, after, limit)).await
     }
 }
 
@@ -207,7 +226,7 @@ impl Scan for TestDb {
         &self,
         after: Option<&StoredKey>,
         limit: u32,
-    ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
+    ) -> Result<Vec<Row<Record>>, PersistenceError> {
         self.calls.make(Call::Scan, self.sqlite.scan(after, limit)).await
     }
 }

@@ -24,6 +24,7 @@ pub enum Call {
     DeleteExpired,
     List,
     Scan,
+    Now,
     Migrate,
     CheckSchema,
 }

@@ -85,6 +85,7 @@ impl World {
         configure: impl FnOnce(StoreBuilder) -> StoreBuilder,
     ) -> Self {
         let runtime = ManualRuntime::new();
+        *db.clock.lock().unwrap() = Some(Arc::new(runtime.clone()));
         let store = configure(builder(&runtime, &cache, &db)).build().await.unwrap();
         let world = Self { runtime, cache, db, store, directory };
         world.forget_calls();
