@@ -194,6 +194,7 @@ pub(crate) fn ended(op: u64, action: Action, outcome: Result<(Answer, Coherence)
 fn blame(error: &Error) -> Blame {
     match error {
         Error::CacheUnavailable => Blame::Cache,
+        Error::Busy => Blame::Queue,
         Error::Database(_) => Blame::Database,
         _ => Blame::Other,
     }

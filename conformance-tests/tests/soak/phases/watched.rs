@@ -86,6 +86,10 @@ impl<C: Cache> Cache for Watched<C> {
         Ok(acquired)
     }
 
+    fn server(&self, key: &StoredKey) -> usize {
+        self.cache.server(key)
+    }
+
     fn properties(&self) -> CacheProperties {
         self.cache.properties()
     }
