@@ -23,7 +23,8 @@ pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 /// What a database bounds an abandoned statement by; see the parameters of the URLs.
 pub(crate) const STATEMENT_BOUND: Duration = Duration::from_secs(3);
-pub(crate) const FENCE_TTL: Duration = Duration::from_secs(12);
+/// Longer than a write and the database's bound together, which its own grace is part of.
+pub(crate) const FENCE_TTL: Duration = Duration::from_secs(14);
 /// Two cores may serve all of this: what is late here is no outage.
 pub(crate) const CACHE_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -264,6 +265,6 @@ fn fields(session: &Session) -> Fields {
 }
 
 /// How long after it began a write may still take effect, generously: a server that is paused does not see its bound pass.
-pub(crate) const LANDING: Nanos = 10 * SECOND;
+pub(crate) const LANDING: Nanos = 13 * SECOND;
 
 pub(crate) const PAUSE: Nanos = 8 * MILLI;

@@ -1,10 +1,12 @@
 //! A crowd: 64 tasks in each of 4 processes write one session at the same instants, and the cache answers all the time.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use session_cached_db::{CachedDb, NoCache, Schema};
+use session_core::{Cache as _, KeyForm, KeyPrefix, SessionKey, State, StoredKey};
 
 use super::crew::{Crew, Servers, lock};
 use super::verdict::{Verdict, ms};
@@ -72,11 +74,16 @@ pub(super) async fn run(settings: &Settings) -> Result<Verdict, Failure> {
         crew.command_all(&Command::Operate(work.clone())).await?;
         tokio::time::sleep(ROUND).await;
         stuck += rest(&mut crew).await?;
+        let mut held = Vec::new();
         let serve = Command::Serve { sessions: vec![hot], within: SERVED_WITHIN };
         for reply in crew.command_all(&serve).await? {
             if let Reply::Served { unserved, after } = reply {
                 served.push(unserved.is_empty().then_some(after));
+                held.extend(unserved);
             }
+        }
+        if let Some(text) = what_holds(settings, &servers.cache_url(0), &held).await? {
+            verdict.fact("not served", text);
         }
         let mix = Mix { deletes: 2, rotations: 2, ..work.mix };
         crew.command_all(&Command::Operate(Work { mix, ..work })).await?;
@@ -149,6 +156,41 @@ pub(super) async fn run(settings: &Settings) -> Result<Verdict, Failure> {
 pub(super) async fn rest(crew: &mut Crew) -> Result<u32, Failure> {
     let replies = crew.command_all(&Command::Rest { within: 15 * SECOND }).await?;
     Ok(replies.iter().map(|reply| if let Reply::Resting { stuck } = reply { *stuck } else { 0 }).sum())
+}
+
+/// What is in the cache under keys that it does not serve.
+pub(super) async fn what_holds(
+    settings: &Settings,
+    cache: &str,
+    sessions: &[SessionId],
+) -> Result<Option<String>, Failure> {
+    if sessions.is_empty() || cache.starts_with("moka") {
+        return Ok(None);
+    }
+    let cache = cache_backends::connect(cache)?;
+    let mut counts: BTreeMap<String, u32> = BTreeMap::new();
+    let sessions: BTreeSet<_> = sessions.iter().collect();
+    for session in &sessions {
+        let key = session_key(settings.run(), **session);
+        let key = SessionKey::parse(&key).map_err(|_| "no session has this key")?;
+        let key = StoredKey::derive(&key, KeyForm::Hashed, &KeyPrefix::NONE)
+            .map_err(|_| "the key cannot be stored")?;
+        let what = match cache.get(&key).await {
+            Ok(None) => "nothing".to_owned(),
+            Ok(Some(entry)) => match entry.state {
+                State::Value(_) => "a value".to_owned(),
+                State::Lease => "a lease".to_owned(),
+                State::Fence(fence) => {
+                    let dirty = if fence.dirty { "dirty " } else { "" };
+                    format!("a {dirty}fence of {} writers", fence.holders.len())
+                }
+            },
+            Err(error) => format!("an error: {error}"),
+        };
+        *counts.entry(what).or_default() += 1;
+    }
+    let counts: Vec<_> = counts.iter().map(|(what, count)| format!("{count} have {what}")).collect();
+    Ok(Some(format!("{} keys, of which in the cache {}", sessions.len(), counts.join(", "))))
 }
 
 /// How long the database takes for a read beside the crowd.

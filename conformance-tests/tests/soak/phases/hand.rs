@@ -37,6 +37,9 @@ pub(crate) const REVOCATION_BOUND: Duration = Duration::from_secs(5);
 /// How many sessions are loaded at a time until the cache answers for them.
 const AT_ONCE: usize = 8;
 
+/// One load puts a session into the cache, and the next is served by it. One of another process may come in between.
+const ENOUGH_LOADS: u32 = 4;
+
 /// How long a load that stalls is kept, and how many of a process at a time: each may keep a connection.
 const STALL: Duration = Duration::from_secs(6);
 const MAX_STALLED: usize = 2;
@@ -188,12 +191,14 @@ impl Hand {
                     let key = stored_key(&hand.store, &hand.key(session));
                     hand.cache.watch(key, 0);
                     let before = hand.cache.times(&key);
+                    let mut loads = 0;
                     while hand.cache.times(&key) == before {
-                        if now() - start > within {
+                        if loads >= ENOUGH_LOADS && now() - start > within {
                             unserved.push(session);
                             break;
                         }
                         hand.operate(session, Action::Load, None).await;
+                        loads += 1;
                     }
                 }
                 unserved

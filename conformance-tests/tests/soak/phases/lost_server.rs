@@ -9,7 +9,7 @@ use session_core::Cache as _;
 
 use super::blips::{RECOVERY, check_blame, serve};
 use super::crew::{Crew, Servers, lock};
-use super::crowd::rest;
+use super::crowd::{rest, what_holds};
 use super::verdict::{Verdict, picture, seconds};
 use super::{Omitted, Settings, Truth};
 use crate::Failure;
@@ -194,6 +194,9 @@ async fn lose(settings: &Settings, kind: Fleet) -> Result<Verdict, Failure> {
     }
     let stuck = rest(&mut crew).await?;
     let unserved = serve(&mut crew, &sessions).await?;
+    if let Some(text) = what_holds(settings, &caches.url(), &unserved).await? {
+        verdict.fact("not served", text);
+    }
 
     {
         let ledger = lock(&crew.ledger);

@@ -60,6 +60,7 @@ impl Verdict {
         self.fact("operations", text);
         self.fact("time of a write", spread(&times.writes));
         self.fact("time of a load", spread(&times.loads));
+        self.fact("machine", machine());
         for (error, times) in &counts.errors {
             self.fact("errors", format!("{times} times: {error}"));
         }
@@ -85,6 +86,14 @@ impl fmt::Display for Verdict {
         }
         write!(f, "violations {}", self.violations())
     }
+}
+
+/// How busy the machine is: times mean little on one that does much else.
+fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split_whitespace().next().unwrap_or("unknown").to_owned();
+    format!("{cores} cores, load average {load}")
 }
 
 /// How long operations took that their callers waited for.
