@@ -25,6 +25,12 @@ use crate::worker::{OPS, Store, attempt, empty, ended, store_over, stored_key, t
 /// How often a process reports its figures.
 const SAMPLE: Duration = Duration::from_millis(20);
 
+/// The size of a store's pool; see the parameters of the URLs.
+const CONNECTIONS: u32 = 8;
+
+/// How often it is tried to open all of them.
+const ROUNDS: u32 = 20;
+
 /// Sessions of a subject that is revoked.
 pub(crate) const SUBJECT_SESSIONS: u32 = 50;
 
@@ -89,6 +95,7 @@ async fn obey(orders: PhaseOrders, mut commands: mpsc::UnboundedReceiver<Command
         CachedDb::builder(NoCache, db).schema(Schema::Trust).reaper(None::<Reaper>).build().await?;
     let (is_resting, count) = (AtomicBool::new(true), AtomicU64::new(0));
     let hand = Arc::new(Hand { orders, store, uncached, cache, is_resting, count });
+    hand.open_connections().await?;
     tell(&Line::Ready);
     tokio::spawn(sample(Arc::clone(&hand)));
     let mut tasks = JoinSet::new();
@@ -146,6 +153,28 @@ async fn sample(hand: Arc<Hand>) {
 impl Hand {
     fn key(&self, session: SessionId) -> String {
         session_key(self.orders.run, session)
+    }
+
+    /// Opens all connections to the database that the store may have: a login takes long where the code is not optimized,
+    /// and many at a time on a busy machine take longer than a statement may wait for one.
+    async fn open_connections(self: &Arc<Self>) -> Result<(), Failure> {
+        let mut open = 0;
+        for round in 0..ROUNDS {
+            let mut loads = JoinSet::new();
+            for n in 0..CONNECTIONS {
+                let hand = Arc::clone(self);
+                let generation = u64::from(hand.orders.process) << 32 | u64::from(round * CONNECTIONS + n);
+                let nobody = SessionId { slot: u32::MAX, generation };
+                loads.spawn(async move {
+                    hand.store.load(&stored_key(&hand.store, &hand.key(nobody))).await.is_ok()
+                });
+            }
+            open = loads.join_all().await.into_iter().filter(|is_open| *is_open).count();
+            if open == CONNECTIONS as usize && round > 0 {
+                return Ok(());
+            }
+        }
+        Err(format!("{open} of {CONNECTIONS} connections to the database could be opened").into())
     }
 
     /// Does and reports an operation. One with a patience is left by its caller after it; returns what is left of it then.

@@ -27,6 +27,9 @@ const SERVERS: usize = 3;
 
 const MAX_CACHE_AGE: Nanos = 60 * SECOND;
 
+/// Long enough for a machine of two cores on which all of this runs.
+const CACHE_TIMEOUT: Nanos = SECOND / 2;
+
 /// How long a server is dead, and how long it is watched after it came back.
 const DEAD: Duration = Duration::from_secs(5);
 const BACK: Duration = Duration::from_secs(4);
@@ -155,7 +158,7 @@ async fn lose(settings: &Settings, kind: Fleet) -> Result<Verdict, Failure> {
         let database = servers.database_url(Some(process as usize));
         let mut orders = settings.orders(process, TASKS, caches.url(), database);
         orders.max_cache_age = MAX_CACHE_AGE;
-        orders.cache_timeout = 200 * MILLI;
+        orders.cache_timeout = CACHE_TIMEOUT;
         orders
     });
     let mut crew = Crew::start(settings, orders.collect()).await?;
