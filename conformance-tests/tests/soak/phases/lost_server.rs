@@ -1,7 +1,7 @@
 //! One server of several of a cache dies: of three memcached, and of the masters of a Redis cluster. The keys of the others
 //! must be served by the cache all the time, but for a moment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -165,7 +165,7 @@ async fn lose(settings: &Settings, kind: Fleet) -> Result<Verdict, Failure> {
     let sessions: Vec<_> = (0..SESSIONS).map(|slot| SessionId { slot, generation: 1 }).collect();
     crew.command(1, &Command::Create { sessions: sessions.clone() }).await?;
     let homes = homes(settings, &caches, &servers, &sessions).await?;
-    let all: Vec<_> = homes.iter().map(|(session, home)| (*session, *home)).collect();
+    let all: Vec<_> = homes.iter().map(|(session, home)| (*session, home.server)).collect();
     crew.command_all(&Command::Homes { homes: all }).await?;
     let work = Work {
         tasks: if settings.omits(Omitted::Operations) { 0 } else { TASKS },
@@ -232,17 +232,25 @@ async fn lose(settings: &Settings, kind: Fleet) -> Result<Verdict, Failure> {
     Ok(verdict)
 }
 
+/// Where a session's entry is.
+#[derive(Clone, Copy, Debug)]
+struct Home {
+    server: usize,
+    /// What the store takes for a server: a cluster's slots in groups, of which one may be parted by two masters.
+    group: usize,
+}
+
 /// Which server has which session: the one that knows it when it is asked alone.
 async fn homes(
     settings: &Settings,
     caches: &Caches,
     servers: &Servers,
     sessions: &[SessionId],
-) -> Result<BTreeMap<SessionId, usize>, Failure> {
+) -> Result<BTreeMap<SessionId, Home>, Failure> {
     let second = Duration::from_secs(1);
     let cache = cache_backends::connect(&caches.url())?;
     let age = Duration::from_nanos(MAX_CACHE_AGE);
-    let store = worker::store_over(cache, &servers.database_url(None), age, second).await?;
+    let store = worker::store_over(Arc::clone(&cache), &servers.database_url(None), age, second).await?;
     let mut homes = BTreeMap::new();
     for server in 0..SERVERS {
         let alone = cache_backends::connect(&caches.single_url(server))?;
@@ -250,12 +258,12 @@ async fn homes(
             let key = stored_key(&store, &session_key(settings.run(), *session));
             // A node of a cluster refuses what is not its own.
             if matches!(alone.get(&key).await, Ok(Some(_))) {
-                homes.insert(*session, server);
+                homes.insert(*session, Home { server, group: cache.server(&key) });
             }
         }
     }
     let counted: Vec<_> =
-        (0..SERVERS).map(|server| homes.values().filter(|home| **home == server).count()).collect();
+        (0..SERVERS).map(|server| homes.values().filter(|home| home.server == server).count()).collect();
     if homes.len() != sessions.len() || counted.contains(&0) {
         return Err(format!("the servers have {counted:?} of {} sessions", sessions.len()).into());
     }
@@ -276,16 +284,23 @@ fn check_that_it_was_one(ledger: &Ledger) -> Result<(), Failure> {
     Ok(())
 }
 
-fn judge(verdict: &mut Verdict, ledger: &Ledger, losses: &[Loss], homes: &BTreeMap<SessionId, usize>) {
+fn judge(verdict: &mut Verdict, ledger: &Ledger, losses: &[Loss], homes: &BTreeMap<SessionId, Home>) {
     let (mut living, mut returned) = (Vec::new(), Vec::new());
     let (mut hits_late, mut text) = (0, Vec::new());
     for loss in losses {
         let (mut writes, mut degraded) = (0, 0);
+        let dead: BTreeSet<_> =
+            homes.values().filter(|home| home.server == loss.server).map(|home| home.group).collect();
+        let is_neighbour = |home: &Home| home.server != loss.server && dead.contains(&home.group);
         for (process, samples) in ledger.samples.iter().flatten() {
-            let of_living = |session: &SessionId| homes.get(session) != Some(&loss.server);
+            let of_living =
+                |session: &SessionId| homes.get(session).is_some_and(|home| !dead.contains(&home.group));
+            let of_dead =
+                |session: &SessionId| homes.get(session).is_some_and(|home| home.server == loss.server);
             let writes_of = |living: bool| {
-                let sessions =
-                    ledger.sessions.iter().filter(move |(session, _)| of_living(session) == living);
+                let is_one =
+                    move |session: &SessionId| if living { of_living(session) } else { of_dead(session) };
+                let sessions = ledger.sessions.iter().filter(move |(session, _)| is_one(session));
                 sessions.flat_map(|(_, ops)| ops).filter(|op| op.process == *process && op.is_write())
             };
             // What began while the server died may be degraded by it.
@@ -297,7 +312,7 @@ fn judge(verdict: &mut Verdict, ledger: &Ledger, losses: &[Loss], homes: &BTreeM
             let over = last.map_or(0, |end| end.saturating_sub(loss.since));
             living.push((over + SECOND / 4 < loss.until - loss.since).then_some(over));
             for server in (0..super::watched::MAX_SERVERS).filter(|server| *server != loss.server) {
-                if homes.values().any(|home| *home == server) {
+                if homes.values().any(|home| home.server == server) {
                     hits_late += usize::from(!has_hits(samples, server, loss.since + RECOVERY, loss.until));
                 }
             }
@@ -308,8 +323,10 @@ fn judge(verdict: &mut Verdict, ledger: &Ledger, losses: &[Loss], homes: &BTreeM
             returned.push((is_used && over + SECOND / 4 < loss.next - loss.until).then_some(over));
         }
         text.push(format!(
-            "server {} {:?}: {degraded} of {writes} writes of the others' keys degraded",
-            loss.server, loss.death
+            "server {} {:?}: {degraded} of {writes} writes of the others' keys degraded; {} keys share a group of slots with it",
+            loss.server,
+            loss.death,
+            homes.values().filter(|home| is_neighbour(home)).count()
         ));
     }
     verdict.fact("dead servers", text.join("\n"));
