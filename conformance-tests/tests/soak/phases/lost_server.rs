@@ -182,7 +182,8 @@ async fn lose(settings: &Settings, kind: Fleet) -> Result<Verdict, Failure> {
     let mut random = fastrand::Rng::with_seed(settings.seed);
     while losses.is_empty() || begun.elapsed() + DEAD + BACK <= settings.lasts {
         let server = random.usize(0..SERVERS);
-        let death = if losses.len().is_multiple_of(2) { Death::Killed } else { Death::Silent };
+        let is_silent = (settings.seed + losses.len() as u64).is_multiple_of(2);
+        let death = if is_silent { Death::Silent } else { Death::Killed };
         let mut loss = Loss { server, death, since: now(), until: 0, next: 0 };
         if settings.omits(Omitted::Faults) {
             break;
