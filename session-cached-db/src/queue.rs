@@ -6,6 +6,7 @@
 
 use std::collections::hash_map::Entry as Slot;
 use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -269,15 +270,23 @@ async fn carry_out<C: Cache, P: Persistence>(mut running: Running<C, P>) {
     let mut latest = Latest::default();
     let (store, key) = (Arc::clone(&running.store), running.key);
     while let Some(Turn { span, work }) = store.queues.next(&key, store.runtime.now()) {
-        match work {
-            Work::Saves(saves) => store.save_all(&key, saves, &mut latest).instrument(span).await,
-            Work::Other(job) => Box::pin(store.carry_out(&key, job, &mut latest).instrument(span)).await,
+        let turn = async {
+            match work {
+                Work::Saves(saves) => store.save_all(&key, saves, &mut latest).await,
+                Work::Other(job) => Box::pin(store.carry_out(&key, job, &mut latest)).await,
+            }
+        };
+        // A panic, of a codec or a hook, is the affair of the writes that it happened in: those behind them go on.
+        if AssertUnwindSafe(turn).catch_unwind().instrument(span).await.is_err() {
+            tracing::error!(target: "session_cached_db", event = "write_panicked", session = %store.name(&key),
+                "a write panicked, in a codec or a hook of the application's; whether it happened is unknown");
+            latest.forget();
         }
     }
     running.is_over = true;
 }
 
-/// A queue whose task ends in the middle leaves no write waiting.
+/// A queue whose task is dropped, because the runtime ends, leaves no write waiting.
 struct Running<C: Cache, P: Persistence> {
     store: Arc<Inner<C, P>>,
     key: StoredKey,
@@ -286,13 +295,7 @@ struct Running<C: Cache, P: Persistence> {
 
 impl<C: Cache, P: Persistence> Drop for Running<C, P> {
     fn drop(&mut self) {
-        if self.is_over {
-            return;
-        }
-        // A panic, of a codec or a hook, is the affair of the write that it happened in. Otherwise the runtime ends.
-        let goes_on =
-            std::thread::panicking() && self.store.start_queue(&self.key, Admission::Continuation).is_ok();
-        if !goes_on {
+        if !self.is_over {
             self.store.queues.close(&self.key);
         }
     }

@@ -59,6 +59,8 @@ const ATTEMPTS: usize = 4;
 /// - `get`, `acquire` and `compare_exchange` take one round trip each. An exchange that is lost takes one more, to tell
 ///   what is there.
 /// - TTLs are whole seconds, rounded up, and a second more.
+/// - [`Cache::server`] numbers the servers in the order in which they were given. A server that is down delays no call to
+///   another one.
 /// - An entry that is larger than [`max_entry_bytes`](MemcachedCacheBuilder::max_entry_bytes) is refused, and what it was
 ///   to replace is removed.
 /// - What is under a key but is no entry counts as nothing there, and is replaced.

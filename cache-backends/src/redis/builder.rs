@@ -95,7 +95,7 @@ impl RedisCacheBuilder {
     /// Uses a connection that the application has, instead of a URL.
     ///
     /// It must reconnect by itself, like the driver's `ConnectionManager`, and must not repeat commands by itself, so a
-    /// cluster's must come from a client built with `retries(0)`.
+    /// cluster's must come from a client built with `retries(0)`; it counts as one server.
     pub fn connection(mut self, connection: impl ConnectionLike + Clone + Send + Sync + 'static) -> Self {
         self.source = Source::Connection(Arc::new(connection));
         self
@@ -197,7 +197,7 @@ impl RedisCacheBuilder {
         let mut servers = servers.collect::<Result<Vec<_>, ConnectError>>()?;
         match (hosts, servers.pop()) {
             (Hosts::Server, Some(server)) if servers.is_empty() => Ok(self.one(self.server(server)?)),
-            (Hosts::Cluster, Some(last)) => self.cluster(servers, last),
+            (Hosts::Cluster, Some(last)) => self.cluster(&servers, last),
             _ => Err(ConnectError::Config(
                 "several hosts are a cluster, or sentinels: write redis+cluster:// or redis+sentinel://"
                     .into(),
@@ -316,7 +316,7 @@ impl RedisCacheBuilder {
     }
 
     #[cfg(feature = "redis-cluster")]
-    fn cluster(&self, others: Vec<ConnectionInfo>, server: ConnectionInfo) -> Result<Servers, ConnectError> {
+    fn cluster(&self, others: &[ConnectionInfo], server: ConnectionInfo) -> Result<Servers, ConnectError> {
         let seeds = others.iter().chain([&server]).filter_map(|server| match server.addr() {
             ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
                 Some((host.clone(), *port))
@@ -328,7 +328,7 @@ impl RedisCacheBuilder {
     }
 
     #[cfg(not(feature = "redis-cluster"))]
-    fn cluster(&self, _: Vec<ConnectionInfo>, _: ConnectionInfo) -> Result<Servers, ConnectError> {
+    fn cluster(&self, _: &[ConnectionInfo], _: ConnectionInfo) -> Result<Servers, ConnectError> {
         Err(ConnectError::FeatureDisabled { scheme: "redis+cluster".into(), feature: "redis-cluster" })
     }
 }

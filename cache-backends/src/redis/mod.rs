@@ -7,6 +7,7 @@
 //!   the store's `max_cache_age`. How that is with Sentinel: [below](#sentinel).
 //! - A `maxmemory-policy` other than `volatile-ttl`, which evicts the shortest TTLs first, and these are the fences'.
 //!   `allkeys-lru` is a good one. A warning event tells when it is `volatile-ttl`.
+//! - In a cluster, configured with `cluster-require-full-coverage no`, so that masters go on when another one is dead.
 //! - Not shared by two applications with the same [key prefix](RedisCacheBuilder::key_prefix): whoever holds a session
 //!   of the one would be let into the other.
 //!
@@ -91,7 +92,10 @@ const ATTEMPTS: usize = 4;
 ///
 /// - Nothing is connected before the first call. A connection that broke is made again by the next call. Calls are made within
 ///   a tokio runtime.
-/// - One connection serves all calls at the same time. With Sentinel there is one more to each sentinel.
+/// - One connection serves all calls at the same time; in a cluster, one for each master. With Sentinel there is one more to
+///   each sentinel.
+/// - A connection on which nothing is answered for a [`response_timeout`](RedisCacheBuilder::response_timeout) is replaced.
+/// - [`Cache::server`] counts 64 groups of neighbouring slots in a cluster, and otherwise one server.
 /// - `get`, `acquire` and `compare_exchange` take one round trip each; one more when the server forgot the script, or
 ///   when it refuses writes and `acquire` falls back to reading.
 /// - While the server refuses writes (memory full, read-only, cannot save, replicas missing), `acquire` finds what is

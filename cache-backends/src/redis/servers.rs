@@ -15,6 +15,7 @@ pub(super) enum Servers {
 
 impl Servers {
     /// Sends `cmd`, whose key is `name`, and waits for its answer. Never sends it again after it may have been executed.
+    #[cfg_attr(not(feature = "redis-cluster"), expect(unused_variables, reason = "one server has every key"))]
     pub(super) async fn call(&self, name: &[u8], cmd: &Cmd) -> Result<Value, Failure> {
         match self {
             Self::One(link) => link.call(cmd).await,
@@ -34,6 +35,7 @@ impl Servers {
     }
 
     /// Returns the number of the server that has the key that `name` makes, which is only called for several servers.
+    #[cfg_attr(not(feature = "redis-cluster"), expect(unused_variables, reason = "one server has every key"))]
     pub(super) fn number_of(&self, name: impl FnOnce() -> Vec<u8>) -> usize {
         match self {
             Self::One(_) => 0,

@@ -40,7 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const SESSIONS: usize = 3;
 
 /// What a server answers, on a connection of its own: what there was may be broken by now.
-async fn ask<T: FromRedisValue>(port: u16, words: &[&str]) -> Option<T> {
+pub(crate) async fn ask<T: FromRedisValue>(port: u16, words: &[&str]) -> Option<T> {
     let client = Client::open(format!("redis://127.0.0.1:{port}/")).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.ok()?;
     let mut command = cmd(words[0]);
@@ -50,7 +50,7 @@ async fn ask<T: FromRedisValue>(port: u16, words: &[&str]) -> Option<T> {
     command.query_async(&mut connection).await.ok()
 }
 
-async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
     let begun = Instant::now();
     while !holds().await {
         assert!(begun.elapsed() < PATIENCE, "in vain it was waited until {what}");

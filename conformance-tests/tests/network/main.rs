@@ -14,6 +14,7 @@
     reason = "tests"
 )]
 
+mod dead_servers;
 mod failover;
 #[path = "../matrix/plan.rs"]
 #[allow(dead_code, reason = "the matrix uses the rest")]
@@ -62,6 +63,11 @@ macro_rules! tests {
 }
 
 const TESTS: &[Test] = tests! {
+    dead_servers:
+        one_of_three_memcached_servers_is_down ["memcached", "memcached-two"],
+        a_master_of_a_cluster_hangs ["redis-cluster"],
+        a_master_of_a_cluster_dies ["redis-cluster"],
+        a_slot_of_a_cluster_moves_to_another_master ["redis-cluster"];
     failover:
         a_master_that_dies_is_replaced_and_missed_by_no_request ["redis-sentinel"],
         a_master_that_is_replaced_while_it_lives_is_left_and_found_again ["redis-sentinel"],

@@ -167,7 +167,10 @@ pub async fn keys_that_differ_in_case_are_different(site: &Site) {
         (site.database.connect().await, session_cached_db::core::Timestamp::from_micros(now_micros()));
     let later = now + Duration::from_secs(90 * 24 * 60 * 60);
     let record = Record::new(Bytes::from_static(b"e30:1r31eq:x"), now, later);
-    assert!(matches!(db.touch(&stored, later, Timestamp::MAX, now).await, Err(PersistenceError::NotFound)));
+    assert!(matches!(
+        db.touch(&stored, later, session_cached_db::core::Timestamp::MAX, now).await,
+        Err(PersistenceError::NotFound)
+    ));
     for expected in [None, Some(session_cached_db::core::Version::from_u64(1))] {
         let updated = db.update(&stored, &record, expected, ExpiryWrite::Replace, now).await;
         assert!(matches!(updated, Err(PersistenceError::NotFound)), "{updated:?}");

@@ -355,8 +355,10 @@ async fn secretive_requests(world: &World) -> (Vec<String>, [String; 2]) {
     let (key, stored_key) = (session.key().unwrap().clone(), *session.stored_key().unwrap());
 
     let record = store.load(&stored_key).await.unwrap().unwrap();
-    let entry =
-        Entry::value(Stamp(std::num::NonZeroU64::MIN), Value { record, made_at: START, store: StoreId(1) });
+    let entry = Entry::value(
+        Stamp(std::num::NonZeroU64::MIN),
+        Value { record, made_at: START, store: session_core::StoreId(1) },
+    );
     said.push(format!("{session:?} {key:?} {stored_key:?} {store:?} {entry:?}"));
     said.push(format!("{:?} {:?}", Subject::parse(USER), SessionKey::parse(MALFORMED)));
     said.push(shown(&store.list_by_subject(USER).await));
