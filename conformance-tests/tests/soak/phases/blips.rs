@@ -17,7 +17,7 @@ use crate::history::{Blame, Command, Figures, MILLI, Mix, Nanos, Op, Reply, SECO
 use crate::ledger::Ledger;
 use crate::worker::{FENCE_TTL, LANDING};
 
-const TASKS: u32 = 16;
+const TASKS: u32 = 24;
 const SESSIONS: u32 = 256;
 
 /// The mean pause of a task between two operations: so that a process writes 100 times a second and more.

@@ -50,6 +50,9 @@ const ENOUGH_LOADS: u32 = 4;
 const STALL: Duration = Duration::from_secs(6);
 const MAX_STALLED: usize = 2;
 
+/// What is left of an operation that its caller does not wait for.
+type Rest = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 type Uncached = CachedDb<NoCache, Arc<dyn DynDatabase>>;
 
 pub(crate) fn main() -> Result<(), Failure> {
@@ -183,7 +186,7 @@ impl Hand {
         session: SessionId,
         action: Action,
         patience: Option<Duration>,
-    ) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
+    ) -> Option<Rest> {
         let op = OPS.fetch_add(1, Ordering::Relaxed);
         tell(&Line::Begin { op, session, action, at: now() });
         let hand = Arc::clone(self);
@@ -244,7 +247,7 @@ struct Task {
     number: u32,
     random: Rng,
     /// Loads that are not polled any more, with the time when they are dropped.
-    stalled: VecDeque<(Nanos, Pin<Box<dyn Future<Output = ()> + Send>>)>,
+    stalled: VecDeque<(Nanos, Rest)>,
 }
 
 impl Task {
@@ -337,8 +340,8 @@ async fn revoke_one(hand: &Arc<Hand>, number: u64, random: &mut Rng) -> Result<R
     let keys: Vec<_> =
         subject_sessions(number).map(|session| stored_key(&hand.store, &hand.key(session))).collect();
     let mut creations = JoinSet::new();
-    for key in keys.iter().copied() {
-        let (store, owner) = (hand.store.clone(), Subject::parse(&subject)?);
+    for key in &keys {
+        let (key, store, owner) = (*key, hand.store.clone(), Subject::parse(&subject)?);
         creations
             .spawn(async move { store.create(&key, empty().with_subject(Some(owner))).await.map(|_| ()) });
     }
