@@ -1,5 +1,6 @@
 //! A case: one behaviour of a contract, as something that can be run.
 
+use std::cell::Cell;
 use std::fmt;
 use std::pin::Pin;
 
@@ -27,6 +28,26 @@ impl<F> fmt::Debug for Case<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Case").field("name", &self.name).finish_non_exhaustive()
     }
+}
+
+tokio::task_local! {
+    /// Why the case that runs shows nothing here.
+    static SKIPPED: Cell<Option<&'static str>>;
+}
+
+/// Notes why the case that runs shows nothing here: its fixture cannot do what it needs. The suite reports it as ignored.
+pub(crate) fn skip(reason: &'static str) {
+    // Outside of a suite, no report is made.
+    let _ = SKIPPED.try_with(|skipped| skipped.set(Some(reason)));
+}
+
+/// Runs a case, and returns why it showed nothing, if it was skipped.
+pub(crate) async fn skipped(run: impl Future<Output = ()>) -> Option<&'static str> {
+    let noted = async {
+        run.await;
+        SKIPPED.with(Cell::get)
+    };
+    SKIPPED.scope(Cell::new(None), noted).await
 }
 
 /// The cases of a layer, as a function that lists them: each a function of the module, and the bullet that it shows.

@@ -7,21 +7,21 @@
     reason = "a case fails by a panic"
 )]
 
-pub mod cache;
-mod case;
-mod crowd;
+#[cfg(any())] pub mod cache;
+#[cfg(any())] mod case;
+#[cfg(any())] mod crowd;
 pub mod linearize;
-pub mod pair;
-pub mod persistence;
-pub mod proxy;
-pub mod reference;
-pub mod scan;
+#[cfg(any())] pub mod pair;
+#[cfg(any())] pub mod persistence;
+#[cfg(any())] pub mod proxy;
+#[cfg(any())] pub mod reference;
+#[cfg(any())] pub mod scan;
 #[cfg(feature = "simulation")]
 pub mod sim;
-pub mod subject_index;
-mod suite;
+#[cfg(any())] pub mod subject_index;
+#[cfg(any())] mod suite;
 
-pub use case::Case;
-pub use suite::Suite;
+//TMP pub use case::Case;
+//TMP pub use suite::Suite;
 
 pub use libtest_mimic;

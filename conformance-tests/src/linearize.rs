@@ -27,6 +27,13 @@ pub trait Model {
     /// What may become of `state` when an operation takes effect, of which `so_far` parts have done so already.
     fn steps(&self, number: usize, so_far: u8, state: &Self::State) -> Vec<Step<Self>>;
 
+    /// What may become of `state` when several of the operations that `wait` take effect at the same moment, as one. Each is a
+    /// state, and what those operations answer. Provided: none does.
+    fn joint_steps(&self, wait: &[usize], state: &Self::State) -> Vec<JointStep<Self>> {
+        let _ = (wait, state);
+        Vec::new()
+    }
+
     /// Whether the operation changes nothing and its answer is known, so that it may take effect as soon as it can: later is
     /// no better.
     fn is_eager(&self, number: usize) -> bool {
@@ -37,6 +44,9 @@ pub trait Model {
 
 /// A state, and how far the operation is that led to it.
 pub type Step<M> = (<M as Model>::State, Progress<<M as Model>::Outcome>);
+
+/// A state, and the operations that led to it together, with their answers.
+pub type JointStep<M> = (<M as Model>::State, Vec<(usize, <M as Model>::Outcome)>);
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Configuration<S, O> {
@@ -73,6 +83,19 @@ impl<S: Clone + Ord, O: Clone + Ord> Configurations<S, O> {
         }
         let mut open: Vec<_> = self.0.iter().cloned().collect();
         while let Some(configuration) = open.pop() {
+            let wait: Vec<_> = (0..configuration.operations.len())
+                .filter(|number| configuration.operations[*number] == Progress::Waiting(0))
+                .collect();
+            for (state, took) in model.joint_steps(&wait, &configuration.state) {
+                let mut next = Configuration { state, operations: configuration.operations.clone() };
+                for (number, outcome) in took {
+                    next.operations[number] = Progress::Took(outcome);
+                }
+                next.hurry(model);
+                if self.0.insert(next.clone()) {
+                    open.push(next);
+                }
+            }
             for (number, progress) in configuration.operations.iter().enumerate() {
                 let Progress::Waiting(so_far) = *progress else { continue };
                 for (state, progress) in model.steps(number, so_far, &configuration.state) {

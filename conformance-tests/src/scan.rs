@@ -4,10 +4,12 @@
 
 #![allow(missing_docs, reason = "a case is named after what it shows")]
 
-use session_core::{ExpiryWrite, Persistence, Record, Scan, SessionKey, StoredKey};
+use session_core::{
+    ExpiryWrite, Persistence, PersistenceError, Record, Row, Scan, SessionKey, StoredKey, Timestamp,
+};
 
-use crate::case::cases;
-use crate::persistence::{HOUR, NOW, PersistenceFixture, insert, load, record};
+use crate::case::{cases, skip};
+use crate::persistence::{Damage, HOUR, NOW, PersistenceFixture, insert, load, record};
 
 /// A [`PersistenceFixture`] whose table can be gone through. Implemented for all of them.
 pub trait ScanFixture: PersistenceFixture<Persistence: Scan> {}
@@ -22,6 +24,8 @@ cases! {
     less_than_asked_for_is_all_there_was => "Keys are in the order of their bytes. Fewer than `limit`",
     going_on_after_the_last_key_finds_each_session_once => "Going on after the last key finds, exactly once,",
     what_is_found_is_what_is_loaded => "Going on after the last key finds, exactly once,",
+    a_row_that_cannot_be_read_is_in_its_place => "A row that cannot be read is in the page, with its key and the error",
+    a_row_without_a_stored_key_is_passed_over => "A row whose key is no stored key is passed over",
     the_first_ones_come_without_a_key_to_go_on_from => "Going on after the last key finds, exactly once,",
 }
 
@@ -35,20 +39,26 @@ fn key(prefix: &str, text: &str) -> StoredKey {
     StoredKey::parse(&format!("{prefix}{text}")).expect("it is a stored key")
 }
 
-/// The sessions of one case that a scan in pages of `limit` finds.
+/// The sessions of one case that a scan in pages of `limit` finds. All of them can be read.
 async fn scan(db: &impl Scan, prefix: &str, limit: u32) -> Vec<(StoredKey, Record)> {
+    let rows = scan_rows(db, prefix, limit).await;
+    rows.into_iter().map(|row| (row.key, row.contents.expect("it can be read"))).collect()
+}
+
+async fn scan_rows(db: &impl Scan, prefix: &str, limit: u32) -> Vec<Row<Record>> {
     let mut found = Vec::new();
     let mut after = StoredKey::parse(prefix).expect("it is a stored key");
     loop {
         let page = db.scan(Some(&after), limit).await.expect("the database answers");
         assert!(page.len() <= limit as usize, "more than asked for");
         let is_last = page.len() < limit as usize;
-        for (key, record) in page {
-            if !key.as_str().starts_with(prefix) {
+        for row in page {
+            if !row.key.as_str().starts_with(prefix) {
                 return found;
             }
-            after = key;
-            found.push((key, record));
+            assert!(row.key.as_bytes() > after.as_bytes(), "not after the last key");
+            after = row.key;
+            found.push(row);
         }
         if is_last {
             return found;
@@ -103,24 +113,63 @@ pub async fn going_on_after_the_last_key_finds_each_session_once(fixture: &impl 
     // What is removed or written meanwhile does not lead it astray.
     let before = StoredKey::parse(&prefix).unwrap();
     let page = db.scan(Some(&before), 20).await.unwrap();
-    let (last, _) = page.last().unwrap();
+    let last = &page.last().unwrap().key;
     db.delete(last).await.unwrap();
     db.update(&key(&prefix, "40"), &record("1{}"), None, ExpiryWrite::Extend, NOW).await.unwrap();
     insert_all(&db, &prefix, &["05"]).await;
-    let (next, _) = db.scan(Some(last), 1).await.unwrap().remove(0);
-    assert!(next == key(&prefix, "30"), "the one after the twentieth");
+    let next = db.scan(Some(last), 1).await.unwrap().remove(0);
+    assert!(next.key == key(&prefix, "30"), "the one after the twentieth");
 }
 
 pub async fn what_is_found_is_what_is_loaded(fixture: &impl ScanFixture) {
     let (db, prefix) = (fixture.open().await, prefix());
     for (text, payload) in [("a", &b""[..]), ("b", b"\0\xff"), ("c", &[b'x'; 70_000])] {
         insert(&db, &key(&prefix, text), &record(payload.to_vec()).with_subject(None)).await;
-        db.touch(&key(&prefix, text), NOW + 2 * HOUR, NOW).await.expect("it is there");
+        db.touch(&key(&prefix, text), NOW + 2 * HOUR, Timestamp::MAX, NOW).await.expect("it is there");
     }
     let found = scan(&db, &prefix, 2).await;
     assert_eq!(found.len(), 3);
     for (key, record) in found {
         assert_eq!(load(&db, &key, NOW).await, Some(record));
+    }
+}
+
+pub async fn a_row_that_cannot_be_read_is_in_its_place(fixture: &impl ScanFixture) {
+    let (db, prefix) = (fixture.open().await, prefix());
+    insert_all(&db, &prefix, &["a", "b", "c"]).await;
+    let damaged = key(&prefix, "b");
+    if !fixture.damage(&damaged, Damage::Record).await {
+        return skip("the fixture cannot make a row unreadable");
+    }
+    for limit in [1, 2, 10] {
+        let rows = scan_rows(&db, &prefix, limit).await;
+        let keys = rows.iter().map(|row| row.key);
+        assert!(keys.eq(["a", "b", "c"].map(|text| key(&prefix, text))), "in pages of {limit}");
+        for row in &rows {
+            let is_corrupt = matches!(row.contents, Err(PersistenceError::CorruptRow(_)));
+            assert_eq!(is_corrupt, row.key == damaged, "one of them cannot be read: {:?}", row.contents);
+        }
+    }
+    let loaded = db.load(&damaged, NOW).await;
+    assert!(matches!(loaded, Err(PersistenceError::CorruptRow(_))), "it is loaded as {loaded:?}");
+    assert!(db.delete(&damaged).await.expect("to end a session, its row need not be read"));
+    assert_eq!(scan(&db, &prefix, 10).await.len(), 2);
+}
+
+pub async fn a_row_without_a_stored_key_is_passed_over(fixture: &impl ScanFixture) {
+    let (db, prefix) = (fixture.open().await, prefix());
+    insert_all(&db, &prefix, &["a", "b", "c", "d"]).await;
+    for text in ["b", "c"] {
+        if !fixture.damage(&key(&prefix, text), Damage::Key).await {
+            return skip("the fixture cannot make keys unreadable");
+        }
+    }
+    let before = StoredKey::parse(&prefix).unwrap();
+    for limit in 1..4 {
+        let keys = scan(&db, &prefix, limit).await.into_iter().map(|(key, _)| key);
+        assert!(keys.eq(["a", "d"].map(|text| key(&prefix, text))), "in pages of {limit}");
+        let page = db.scan(Some(&before), limit.min(2)).await.expect("the database answers");
+        assert_eq!(page.len(), limit.min(2) as usize, "a short page says that none comes after it");
     }
 }
 
@@ -132,5 +181,5 @@ pub async fn the_first_ones_come_without_a_key_to_go_on_from(fixture: &impl Scan
         let _ = db.insert(&first, &record("1{}")).await;
     }
     let page = db.scan(None, 1).await.expect("the database answers");
-    assert!(page.len() == 1 && page[0].0 == first, "no key comes before that");
+    assert!(page.len() == 1 && page[0].key == first, "no key comes before that");
 }

@@ -4,13 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use libtest_mimic::{Failed, Trial};
+use libtest_mimic::{Completion, Failed, Trial};
 
 use crate::cache::CacheFixture;
 use crate::pair::PairFixture;
 use crate::persistence::{PersistenceFixture, SubjectIndexFixture};
 use crate::scan::ScanFixture;
-use crate::{Case, cache, pair, persistence, scan, subject_index};
+use crate::{Case, cache, case, pair, persistence, scan, subject_index};
 
 /// No case takes longer, unless the backend hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -69,7 +69,7 @@ impl Suite {
         for case in cases {
             let name = format!("{layer}::{}::{}", self.backend, case.name);
             let fixture = Arc::clone(&fixture);
-            self.trials.push(Trial::test(name, move || run(&case, &fixture)));
+            self.trials.push(Trial::ignorable_test(name, move || run(&case, &fixture)));
         }
         self
     }
@@ -93,11 +93,15 @@ impl fmt::Debug for Suite {
     }
 }
 
-/// Each case has a runtime of its own, so that connections are made where they are used.
-fn run<F>(case: &Case<F>, fixture: &F) -> Result<(), Failed> {
+/// Each case has a runtime of its own, so that connections are made where they are used. A case whose fixture cannot do
+/// what it needs is reported as ignored.
+fn run<F>(case: &Case<F>, fixture: &F) -> Result<Completion, Failed> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let in_time = tokio::time::timeout(PATIENCE, case.run(fixture)).await;
-        in_time.map_err(|_| Failed::from(format!("no end within {PATIENCE:?}: the backend hangs")))
+        match tokio::time::timeout(PATIENCE, case::skipped(case.run(fixture))).await {
+            Ok(None) => Ok(Completion::Completed),
+            Ok(Some(reason)) => Ok(Completion::ignored_with(reason)),
+            Err(_) => Err(Failed::from(format!("no end within {PATIENCE:?}: the backend hangs"))),
+        }
     })
 }

@@ -17,10 +17,12 @@
 )]
 
 use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use conformance_tests::persistence::{self, PersistenceFixture};
-use conformance_tests::{Suite, libtest_mimic};
+use conformance_tests::{Case, Suite, libtest_mimic};
 use db_backends::django::{DjangoMySql, DjangoPostgres, DjangoSqlite};
 use db_backends::sqlx::{
     AssertSqlSafe, Connection as _, Executor as _, MySqlConnection, PgConnection, SqliteConnection,
@@ -31,10 +33,12 @@ use session_core::{
 };
 
 /// What Django's table cannot do, and why.
-const LACKING: [(&str, &str); 6] = [
+const LACKING: [(&str, &str); 8] = [
     ("a_touch_prolongs_and_notes_the_use", "there is no column for the last use"),
     ("a_late_touch_does_not_turn_the_last_use_back", "there is no column for the last use"),
     ("of_touches_at_once_the_latest_counts", "there is no column for the last use"),
+    ("a_touch_that_is_not_due_changes_nothing", "there is no column for the last use"),
+    ("of_due_touches_at_once_one_is_written", "there is no column for the last use"),
     (
         "random_histories_are_those_of_the_reference",
         "touches are among them, and there is no column for the last use",
@@ -96,7 +100,39 @@ fn suite<D: Django>(backend: &str, url: &str, lacking: &[(&str, &str)]) -> Suite
     let count = cases.len();
     cases.retain(|case| !lacking.iter().any(|(lacking, _)| *lacking == case.name));
     assert_eq!(cases.len(), count - lacking.len(), "a case that is lacking has another name now");
+    cases.push(Case {
+        name: "of_touches_that_are_due_by_the_expiry_one_is_written",
+        shows: "",
+        run: |fixture| Box::pin(of_touches_that_are_due_by_the_expiry_one_is_written(fixture)),
+    });
     Suite::new(backend).layer("persistence", fixture, cases)
+}
+
+/// What stands in for the condition on the last use, which has no column.
+async fn of_touches_that_are_due_by_the_expiry_one_is_written<D: Django>(fixture: &Table<D>) {
+    const NOW: Timestamp = Timestamp::from_micros(1_600_000_000_123_457);
+    const HOUR: Duration = Duration::from_secs(3_600);
+    // Django's SESSION_COOKIE_AGE, and the default of the database.
+    const AGE: Duration = Duration::from_secs(14 * 24 * 3_600);
+    let db = Arc::new(fixture.open().await);
+    let key = StoredKey::parse(&format!("due{:016x}", fastrand::u64(..))).unwrap();
+    db.insert(&key, &Record::new("1{}".into(), NOW, NOW + AGE)).await.unwrap();
+    let end = async || db.load(&key, NOW).await.unwrap().unwrap().expires_at();
+    let before = NOW - Duration::from_micros(1);
+    assert!(!db.touch(&key, NOW + HOUR + AGE, before, NOW + HOUR).await.unwrap(), "it was used since");
+    assert_eq!(end().await, NOW + AGE);
+    let touches = (0..12).map(|_| {
+        let db = Arc::clone(&db);
+        tokio::spawn(async move { db.touch(&key, NOW + HOUR + AGE, NOW, NOW + HOUR).await })
+    });
+    let mut written = 0;
+    for touch in touches.collect::<Vec<_>>() {
+        written += usize::from(touch.await.unwrap().unwrap());
+    }
+    assert_eq!(written, 1, "touches of 12 were written");
+    assert_eq!(end().await, NOW + HOUR + AGE);
+    let absent = db.touch(&key, NOW, Timestamp::MAX, NOW + 2 * HOUR + AGE).await;
+    assert!(matches!(absent, Err(PersistenceError::NotFound)), "{absent:?}");
 }
 
 /// One for each run.
@@ -252,9 +288,10 @@ impl<D: Django> Persistence for InDjango<D> {
         &self,
         key: &StoredKey,
         expires_at: Timestamp,
+        idle_since: Timestamp,
         now: Timestamp,
-    ) -> Result<(), PersistenceError> {
-        self.0.touch(key, expires_at, now).await
+    ) -> Result<bool, PersistenceError> {
+        self.0.touch(key, expires_at, idle_since, now).await
     }
 
     async fn rename(
@@ -275,6 +312,10 @@ impl<D: Django> Persistence for InDjango<D> {
 
     async fn delete_expired(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError> {
         self.0.delete_expired(before, limit).await
+    }
+
+    async fn now(&self) -> Result<Timestamp, PersistenceError> {
+        self.0.now().await
     }
 
     async fn migrate(&self) -> Result<(), PersistenceError> {

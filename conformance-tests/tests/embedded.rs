@@ -6,15 +6,19 @@ use std::sync::Arc;
 
 use cache_backends::moka::MokaCache;
 use conformance_tests::pair::Pair;
+use conformance_tests::persistence::{Damage, PersistenceFixture};
 use conformance_tests::{Suite, libtest_mimic};
 use db_backends::sqlite::SqlitePersistence;
-use session_core::{Cache, DynCache, DynPersistence, DynSubjectIndex, Persistence};
+use db_backends::sqlx::{AssertSqlSafe, Connection as _, SqliteConnection, raw_sql};
+use session_core::{Cache, DynCache, DynPersistence, DynSubjectIndex, Persistence, StoredKey};
 
 fn main() {
     let arguments = libtest_mimic::Arguments::from_args();
     let directory = tempfile::tempdir().expect("a directory for databases");
     let path = |name: &str| format!("sqlite://{}", directory.path().join(name).display());
-    let (file, erased, erased_index) = (path("file.db"), path("erased.db"), path("erased-index.db"));
+    let (erased, erased_index) = (path("erased.db"), path("erased-index.db"));
+    let file = |is_by_hand| File { url: path("file.db"), is_by_hand };
+    let by_hand = |is_by_hand| File { url: path("by-hand.db"), is_by_hand };
 
     let moka = || {
         let cache = MokaCache::builder().build();
@@ -32,7 +36,8 @@ fn main() {
         Suite::new("erased-moka").cache(move || std::future::ready(erase(erased_moka.clone()))),
         Suite::new("shared-moka").cache(move || std::future::ready(Arc::clone(&shared_moka))),
         Suite::new("twice-erased-moka").cache(move || std::future::ready(Arc::clone(&twice_erased))),
-        Suite::new("sqlite").persistence(at(file.clone())).subject_index(at(file.clone())).scan(at(file)),
+        Suite::new("sqlite").persistence(file(false)).subject_index(file(false)).scan(file(false)),
+        Suite::new("sqlite-by-hand").subject_index(by_hand(true)).scan(by_hand(true)),
         Suite::new("erased-sqlite").persistence(move || {
             let opened = opened(erased.clone());
             async move { Arc::new(opened.await) as Arc<dyn DynPersistence> }
@@ -67,6 +72,54 @@ fn at(
     url: String,
 ) -> impl Fn() -> std::pin::Pin<Box<dyn Future<Output = SqlitePersistence> + Send>> + Send + Sync {
     move || Box::pin(opened(url.clone()))
+}
+
+/// SQLite in a file, and what another program can do to it.
+struct File {
+    url: String,
+    /// Whether the table was made by hand, so that its columns take values of any type.
+    is_by_hand: bool,
+}
+
+impl File {
+    async fn opened(&self) -> SqlitePersistence {
+        SqlitePersistence::connect(&self.url).await.expect("the database opens")
+    }
+
+    async fn run(&self, sql: String) {
+        let mut program =
+            SqliteConnection::connect(&(self.url.clone() + "?mode=rwc")).await.expect("it opens");
+        raw_sql(AssertSqlSafe(sql)).execute(&mut program).await.expect("the statements run");
+    }
+}
+
+impl PersistenceFixture for File {
+    type Persistence = SqlitePersistence;
+
+    async fn open(&self) -> SqlitePersistence {
+        let db = self.opened().await;
+        if self.is_by_hand {
+            self.run(db.schema_sql().replace("STRICT", "")).await;
+        }
+        db.migrate().await.expect("the table can be made");
+        db
+    }
+
+    async fn open_before_migration(&self) -> Vec<SqlitePersistence> {
+        let other = Self { url: format!("{}.{:016x}", self.url, fastrand::u64(..)), ..*self };
+        vec![other.opened().await, other.opened().await, other.opened().await]
+    }
+
+    async fn damage(&self, key: &StoredKey, damage: Damage) -> bool {
+        let change = match damage {
+            Damage::Record => "subject = ''",
+            Damage::Key => "key = key || ' x'",
+            Damage::Times if self.is_by_hand => "created_at = 'yesterday'",
+            _ => return false,
+        };
+        self.run(format!("UPDATE sessions SET {change} WHERE key = '{}'", key.as_str())).await;
+        true
+    }
 }
 
 fn erased_index_at(

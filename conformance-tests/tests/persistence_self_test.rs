@@ -7,9 +7,10 @@ mod broken;
 
 use std::sync::Arc;
 
-use conformance_tests::persistence::{self, PersistenceFixture};
+use conformance_tests::persistence::{self, Damage, PersistenceFixture};
 use conformance_tests::reference::MemoryPersistence;
-use conformance_tests::{Case, subject_index};
+use conformance_tests::{Case, scan, subject_index};
+use session_core::{Scan, StoredKey, SubjectIndex};
 
 use broken::{ALL, BrokenPersistence, Fault};
 
@@ -25,6 +26,11 @@ impl PersistenceFixture for Reference {
     async fn open_before_migration(&self) -> Vec<MemoryPersistence> {
         vec![MemoryPersistence::without_table(); 4]
     }
+
+    async fn damage(&self, key: &StoredKey, damage: Damage) -> bool {
+        self.0.damage(key, damage);
+        true
+    }
 }
 
 struct Broken(BrokenPersistence);
@@ -39,13 +45,18 @@ impl PersistenceFixture for Broken {
     async fn open_before_migration(&self) -> Vec<BrokenPersistence> {
         vec![self.0.before_migration(); 4]
     }
+
+    async fn damage(&self, key: &StoredKey, damage: Damage) -> bool {
+        self.0.damage(key, damage);
+        true
+    }
 }
 
-fn cases<F: PersistenceFixture<Persistence: session_core::SubjectIndex>>() -> Vec<Case<F>> {
-    persistence::cases().into_iter().chain(subject_index::cases()).collect()
+fn cases<F: PersistenceFixture<Persistence: SubjectIndex + Scan>>() -> Vec<Case<F>> {
+    persistence::cases().into_iter().chain(subject_index::cases()).chain(scan::cases()).collect()
 }
 
-async fn passes_every_case<F: PersistenceFixture<Persistence: session_core::SubjectIndex>>(fixture: F) {
+async fn passes_every_case<F: PersistenceFixture<Persistence: SubjectIndex + Scan>>(fixture: F) {
     let fixture = Arc::new(fixture);
     let running = cases().into_iter().map(|case| {
         let fixture = Arc::clone(&fixture);

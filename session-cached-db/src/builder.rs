@@ -476,7 +476,7 @@ impl<C: Cache, P: SubjectIndex> Builder<C, P> {
     /// - When a session was last used is as fresh as the [`touch_interval`](Self::touch_interval) makes it, and by the
     ///   clocks of the nodes. The session that has just got its subject is never ended, whatever the clocks say.
     /// - Sessions of another [key prefix](Self::key_prefix) are another application's, and do not count.
-    /// - Two that log in at the same time may both be counted late: then one of them ends the surplus of both.
+    /// - Of two that log in at the same time, on nodes whose clocks differ, both may live on until the next login.
     /// - If the database does not answer then, the session is saved all the same, with an event; the next login of the
     ///   subject makes up for it.
     pub fn max_sessions_per_subject(mut self, limit: usize) -> Self {

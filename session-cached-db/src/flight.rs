@@ -1,7 +1,7 @@
 //! Single flight: loads of one key at one time share one attempt within the process.
 //!
 //! An *attempt* sends calls (the cache's `acquire`, the database's read, the fill) and ends with a result. A load takes the
-//! result only if the call that produced it was sent after the load had come; otherwise it joins one more attempt.
+//! result only if the call that produced it was sent after the load had come; otherwise it waits for one more attempt.
 //!
 //! An attempt belongs to no load. All that wait hold the same future, and whichever of them is polled drives it, so a load
 //! that is alive and not polled holds up no other. When the last of them is dropped in the middle, a task sees the attempt
@@ -10,10 +10,8 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 
 use futures_util::FutureExt as _;
 use futures_util::future::Shared;
@@ -54,17 +52,25 @@ impl Calls {
 /// The result of an attempt, and the call that produced it.
 pub(crate) type Landed = (Call, LoadResult);
 
-/// The attempts of this process that are under way, at most one for each key.
+/// The keys of this process that are being loaded.
 #[derive(Debug)]
 pub(crate) struct Flights {
     capacity: usize,
-    by_key: Mutex<Attempts>,
+    table: Mutex<Table>,
 }
 
 #[derive(Debug, Default)]
-struct Attempts {
+struct Table {
     last_id: u64,
-    by_key: HashMap<StoredKey, Attempt>,
+    by_key: HashMap<StoredKey, Flight>,
+}
+
+/// An attempt that is under way, and the one after it, for loads that may come too late for its result. All of those are
+/// aboard the next attempt before it begins, so it is good for every one of them.
+#[derive(Debug)]
+struct Flight {
+    current: Attempt,
+    next: Option<Attempt>,
 }
 
 #[derive(Debug)]
@@ -73,71 +79,135 @@ struct Attempt {
     calls: Calls,
     future: Shared<BoxFuture<Landed>>,
     passengers: usize,
+    /// The loads that wait, by their tasks, and after which call each of them came.
+    #[cfg(feature = "__simulation")]
+    aboard: Vec<(u64, Call)>,
+}
+
+impl Attempt {
+    fn new(last_id: &mut u64, begin: impl FnOnce(Calls) -> BoxFuture<Landed>) -> Self {
+        *last_id += 1;
+        let calls = Calls::default();
+        let attempt = AssertUnwindSafe(begin(calls.clone())).catch_unwind();
+        // A codec of the application's has panicked: every load that waits gets an answer all the same.
+        let attempt = attempt.map(|landed| landed.unwrap_or((Call(u32::MAX), Err(Error::Interrupted))));
+        Self {
+            id: *last_id,
+            calls,
+            future: attempt.boxed().shared(),
+            passengers: 0,
+            #[cfg(feature = "__simulation")]
+            aboard: Vec::new(),
+        }
+    }
+
+    fn board(&mut self) -> Seat {
+        self.passengers += 1;
+        #[cfg(feature = "__simulation")]
+        self.aboard.push((crate::simulation::current_task(), self.calls.last()));
+        Seat {
+            id: self.id,
+            came_after: self.calls.last(),
+            future: self.future.clone(),
+            #[cfg(feature = "__simulation")]
+            task: crate::simulation::current_task(),
+        }
+    }
 }
 
 impl Flights {
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { capacity, by_key: Mutex::default() }
+        Self { capacity, table: Mutex::default() }
     }
 
-    /// Joins the attempt of `key` that is under way, or else starts the one that `begin` makes. Returns `None` if there are
-    /// too many.
+    /// Joins the attempt of `key` that is under way, or else starts the one that `begin` makes. Returns `None` if too many
+    /// keys are being loaded.
     pub(crate) fn join(
         self: &Arc<Self>,
         key: &StoredKey,
         runtime: &Arc<dyn Runtime>,
         begin: impl FnOnce(Calls) -> BoxFuture<Landed>,
     ) -> Option<Passenger> {
-        let mut attempts = self.lock();
-        let attempts = &mut *attempts;
-        let is_full = attempts.by_key.len() >= self.capacity;
-        let (attempt, has_joined) = match attempts.by_key.entry(*key) {
-            Slot::Occupied(attempt) => (attempt.into_mut(), true),
+        let mut table = self.lock();
+        let Table { last_id, by_key } = &mut *table;
+        let is_full = by_key.len() >= self.capacity;
+        let (flight, has_joined) = match by_key.entry(*key) {
+            Slot::Occupied(flight) => (flight.into_mut(), true),
             Slot::Vacant(_) if is_full => return None,
             Slot::Vacant(slot) => {
-                attempts.last_id += 1;
-                let calls = Calls::default();
-                let attempt = AssertUnwindSafe(begin(calls.clone())).catch_unwind();
-                // A codec of the application's has panicked: every load that waits gets an answer all the same.
-                let attempt =
-                    attempt.map(|landed| landed.unwrap_or((Call(u32::MAX), Err(Error::Interrupted))));
-                let future = attempt.boxed().shared();
-                (slot.insert(Attempt { id: attempts.last_id, calls, future, passengers: 0 }), false)
+                let current = Attempt::new(last_id, begin);
+                let mut flight = Flight { current, next: None };
+                let seat = flight.current.board();
+                slot.insert(flight);
+                return Some(self.passenger(key, runtime, seat, None, false));
             }
         };
-        attempt.passengers += 1;
-        Some(Passenger {
-            flights: Arc::clone(self),
-            runtime: Arc::clone(runtime),
-            key: *key,
-            id: attempt.id,
-            came_after: attempt.calls.last(),
-            calls: attempt.calls.clone(),
-            future: attempt.future.clone(),
-            has_joined,
-            is_task: false,
-            is_over: false,
-        })
+        let seat = flight.current.board();
+        // Before its first call was sent, the attempt is good for all that come.
+        let next = (seat.came_after > Call(0))
+            .then(|| flight.next.get_or_insert_with(|| Attempt::new(last_id, begin)).board());
+        Some(self.passenger(key, runtime, seat, next, has_joined))
     }
 
-    /// Ends the attempt, if it is still this one.
+    fn passenger(
+        self: &Arc<Self>,
+        key: &StoredKey,
+        runtime: &Arc<dyn Runtime>,
+        seat: Seat,
+        next: Option<Seat>,
+        has_joined: bool,
+    ) -> Passenger {
+        let (flights, runtime) = (Arc::clone(self), Arc::clone(runtime));
+        Passenger { flights, runtime, key: *key, seat: Some(seat), next, has_joined, is_task: false }
+    }
+
+    /// Ends the attempt, if it is still under way: the next one takes its place.
     fn end(&self, key: &StoredKey, id: u64) {
-        let mut attempts = self.lock();
-        if attempts.by_key.get(key).is_some_and(|attempt| attempt.id == id) {
-            attempts.by_key.remove(key);
+        let mut table = self.lock();
+        let Slot::Occupied(mut flight) = table.by_key.entry(*key) else { return };
+        if flight.get().current.id == id {
+            match flight.get_mut().next.take() {
+                Some(next) => flight.get_mut().current = next,
+                None => drop(flight.remove()),
+            }
         }
     }
 
-    /// Notes that a passenger leaves before the end. Returns `true` if it was the last one.
-    fn leave(&self, key: &StoredKey, id: u64) -> bool {
-        let mut attempts = self.lock();
-        match attempts.by_key.get_mut(key).filter(|attempt| attempt.id == id) {
-            Some(attempt) => {
-                attempt.passengers -= 1;
-                attempt.passengers == 0
+    /// Notes that a passenger leaves an attempt before its end. Returns `true` if it was the last one, and the attempt has
+    /// begun: then the passenger keeps its place, and somebody has to go on with the attempt.
+    fn leave(&self, key: &StoredKey, seat: &Seat, may_stay: bool) -> bool {
+        let mut table = self.lock();
+        let Slot::Occupied(mut flight) = table.by_key.entry(*key) else { return false };
+        let Flight { current, next } = flight.get_mut();
+        #[cfg(feature = "__simulation")]
+        for attempt in [Some(&mut *current), next.as_mut()].into_iter().flatten() {
+            if attempt.id == seat.id {
+                attempt.aboard.retain(|(task, _)| *task != seat.task);
             }
-            None => false,
         }
+        if let Some(attempt) = next.as_mut().filter(|attempt| attempt.id == seat.id) {
+            attempt.passengers -= 1;
+            // It has not begun.
+            if attempt.passengers == 0 {
+                *next = None;
+            }
+            return false;
+        }
+        if current.id != seat.id {
+            return false;
+        }
+        if current.passengers > 1 {
+            current.passengers -= 1;
+            return false;
+        }
+        if may_stay && current.calls.last() > Call(0) {
+            return true;
+        }
+        match next.take() {
+            Some(next) => *current = next,
+            None => drop(flight.remove()),
+        }
+        false
     }
 
     #[cfg(feature = "__simulation")]
@@ -147,37 +217,43 @@ impl Flights {
 
     #[cfg(feature = "__simulation")]
     pub(crate) fn digest(&self) -> impl std::hash::Hash + use<> {
-        let attempts = self.lock();
-        let digests = attempts.by_key.iter().map(|(key, attempt)| {
-            (
-                key.as_str().to_owned(),
-                attempt.calls.last().0,
-                attempt.passengers,
-                attempt.future.peek().is_some(),
-            )
+        let table = self.lock();
+        let of = |attempt: &Attempt| {
+            let mut aboard: Vec<_> = attempt.aboard.iter().map(|(task, call)| (*task, call.0)).collect();
+            aboard.sort_unstable();
+            (attempt.calls.last().0, attempt.passengers, aboard, attempt.future.peek().is_some())
+        };
+        let digests = table.by_key.iter().map(|(key, flight)| {
+            (key.as_str().to_owned(), of(&flight.current), flight.next.as_ref().map(of))
         });
         digests.collect::<std::collections::BTreeSet<_>>()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Attempts> {
-        self.by_key.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A load that waits for an attempt, and drives it when it is polled. Resolves to the result if that is good for this load,
-/// or to `None` if the load came too late for it.
+/// A load's place in an attempt.
+struct Seat {
+    id: u64,
+    came_after: Call,
+    future: Shared<BoxFuture<Landed>>,
+    #[cfg(feature = "__simulation")]
+    task: u64,
+}
+
+/// A load that waits for an attempt, and drives it when it is polled.
 pub(crate) struct Passenger {
     flights: Arc<Flights>,
     runtime: Arc<dyn Runtime>,
     key: StoredKey,
-    id: u64,
-    came_after: Call,
-    calls: Calls,
-    future: Shared<BoxFuture<Landed>>,
+    seat: Option<Seat>,
+    /// In the attempt after that, for a load that may come too late for the result of this one.
+    next: Option<Seat>,
     has_joined: bool,
     /// It is the task that goes on with the attempt for loads that have left.
     is_task: bool,
-    is_over: bool,
 }
 
 impl Passenger {
@@ -185,47 +261,48 @@ impl Passenger {
     pub(crate) const fn has_joined(&self) -> bool {
         self.has_joined
     }
-}
 
-impl Future for Passenger {
-    type Output = Option<LoadResult>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Poll::Ready((call, result)) = self.future.poll_unpin(context) else { return Poll::Pending };
-        self.is_over = true;
-        self.flights.end(&self.key, self.id);
-        // An error is no older for one than for the other, and to wait for the next attempt would take as long again.
-        let is_good = self.came_after < call || result.is_err() || mutant!(UngatedFlight);
-        Poll::Ready(is_good.then_some(result))
+    /// Waits for the attempt's result. Returns `None` if this load came too late for it, and is aboard the next attempt now.
+    pub(crate) async fn ride(&mut self) -> Option<LoadResult> {
+        loop {
+            let seat = self.seat.as_mut()?;
+            let (call, result) = (&mut seat.future).await;
+            let (id, came_after) = (seat.id, seat.came_after);
+            self.seat = None;
+            self.flights.end(&self.key, id);
+            // An error is no older for one load than for another, and the next attempt would take as long again.
+            if came_after < call || result.is_err() || mutant!(UngatedFlight) {
+                return Some(result);
+            }
+            self.seat = self.next.take();
+            if self.seat.is_some() {
+                return None;
+            }
+        }
     }
 }
 
 impl Drop for Passenger {
     fn drop(&mut self) {
-        if self.is_over || !self.flights.leave(&self.key, self.id) {
+        if let Some(next) = self.next.take() {
+            self.flights.leave(&self.key, &next, false);
+        }
+        let Some(seat) = self.seat.take() else { return };
+        // A task that is dropped shows that the runtime ends.
+        if !self.flights.leave(&self.key, &seat, !self.is_task) {
             return;
         }
-        // Nothing was sent, so nothing is to be seen to its end. And a task that is dropped shows that the runtime ends.
-        if self.calls.last() == Call(0) || self.is_task {
-            return self.flights.end(&self.key, self.id);
-        }
-        if let Some(attempt) =
-            self.flights.lock().by_key.get_mut(&self.key).filter(|attempt| attempt.id == self.id)
-        {
-            attempt.passengers += 1;
-        }
-        let task = Self {
+        let mut task = Self {
             flights: Arc::clone(&self.flights),
             runtime: Arc::clone(&self.runtime),
             key: self.key,
-            id: self.id,
-            came_after: self.came_after,
-            calls: self.calls.clone(),
-            future: self.future.clone(),
+            seat: Some(seat),
+            next: None,
             has_joined: self.has_joined,
             is_task: true,
-            is_over: false,
         };
-        self.runtime.spawn(task.map(drop).boxed());
+        self.runtime.spawn(Box::pin(async move {
+            task.ride().await;
+        }));
     }
 }

@@ -62,8 +62,8 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     }
 }
 
-/// All nodes choose alike: two that see the same sessions end the same ones, except that none ends the `newest`, whose
-/// client has just logged in: another node's clock may have made others look newer.
+/// Ends those that were not used for the longest time, but never the `newest`, whose client has just logged in: another
+/// node's clock may have made others look newer. Of two logins at the same time, the one that looks newer ends the other.
 async fn enforce<C: Cache, P: SubjectIndex>(
     store: Arc<Inner<C, P>>,
     subject: Subject,
@@ -77,7 +77,16 @@ async fn enforce<C: Cache, P: SubjectIndex>(
     }
     // A session whose times cannot be read goes first: nothing can be done with it.
     let last_use = |row: &Row<SessionTimes>| row.contents.as_ref().ok().map(|times| times.last_seen_at);
-    let others = sessions.iter().filter(|row| row.key != newest);
+    let is_newest = |row: &&Row<SessionTimes>| row.key == newest;
+    let mine = sessions.iter().find(is_newest).and_then(|row| row.contents.as_ref().ok().copied());
+    let is_rival = |row: &&Row<SessionTimes>| match (&row.contents, &mine) {
+        (Ok(theirs), Some(mine)) => {
+            let is_newer = (theirs.last_seen_at, row.key.as_bytes()) > (mine.last_seen_at, newest.as_bytes());
+            is_newer && theirs.created_at + store.config.clock_slack > mine.last_seen_at
+        }
+        _ => false,
+    };
+    let others = sessions.iter().filter(|row| !is_newest(row) && !is_rival(row));
     let mut oldest_first: Vec<_> = others.map(|row| (last_use(row), row.key)).collect();
     oldest_first.sort_by(|(used_at, key), (other_used_at, other)| {
         used_at.cmp(other_used_at).then_with(|| key.as_bytes().cmp(other.as_bytes()))

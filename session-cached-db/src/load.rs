@@ -47,23 +47,14 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
 
     /// The same, shared with all loads of this key that are under way.
     async fn load_shared(self: &Arc<Self>, key: &StoredKey) -> LoadResult {
-        let Some(first) = self.join(key) else { return self.bypass(key).await };
-        if let Some(result) = first.await {
+        let Some(mut passenger) = self.join(key) else { return self.bypass(key).await };
+        if let Some(result) = passenger.ride().await {
             return result;
         }
-        // It came too late for the result. All that did so share the next attempt, which begins now; for a load that
-        // begins an attempt, or joins one before its first call, every result is good.
-        let next = pin!(async {
-            loop {
-                let Some(passenger) = self.join(key) else { return self.bypass(key).await };
-                if let Some(result) = passenger.await {
-                    return result;
-                }
-            }
-        });
-        // No load waits longer than one attempt may take, however slow the first one was.
-        match select(next, self.runtime.sleep(self.config.longest_load())).await {
-            Either::Left((result, _)) => result,
+        // It came too late for that result. However slow that attempt was, it waits no longer than one attempt may take.
+        match select(pin!(passenger.ride()), self.runtime.sleep(self.config.longest_load())).await {
+            Either::Left((Some(result), _)) => result,
+            Either::Left((None, _)) => self.bypass(key).await,
             Either::Right(_) => Err(no_answer()),
         }
     }

@@ -52,6 +52,14 @@ pub(crate) struct Save {
 }
 
 impl Save {
+    #[cfg(feature = "__simulation")]
+    pub(crate) fn digest(&self) -> u64 {
+        use crate::simulation::digest_of;
+        let data: Vec<_> = self.data.iter().collect();
+        let rename = self.rename.map(|key| key.as_str().to_owned());
+        digest_of((data, self.base.version().as_u64(), self.seen, self.subject.is_some(), rename))
+    }
+
     /// Whether this and another request, since which the session is that of `theirs`, gave it to different subjects.
     fn overlaps_subject(&self, theirs: Option<&Subject>) -> bool {
         let is_other = |mine: &Option<Subject>| theirs != self.base.subject() && theirs != mine.as_ref();

@@ -33,6 +33,9 @@ pub(crate) struct Queues {
     by_key: Mutex<HashMap<StoredKey, VecDeque<Queued>>>,
     /// When sessions were last touched by this process.
     touches: Mutex<HashMap<StoredKey, Timestamp>>,
+    /// Digests of what the tasks of the queues are carrying out.
+    #[cfg(feature = "__simulation")]
+    turns: Mutex<HashMap<StoredKey, u64>>,
 }
 
 #[derive(Debug)]
@@ -41,6 +44,9 @@ struct Queued {
     deadline: Timestamp,
     job: Job,
     span: Span,
+    /// The task that has queued it.
+    #[cfg(feature = "__simulation")]
+    task: u64,
 }
 
 /// Who waits for the result of a write.
@@ -118,6 +124,25 @@ impl Job {
         }
     }
 
+    #[cfg(feature = "__simulation")]
+    fn digest(&self) -> u64 {
+        use crate::simulation::{digest_of, digest_record};
+        match self {
+            Self::Save(save, _) => save.digest(),
+            Self::Update(update, _) => {
+                let Update { record, expected, expiry, rename } = update;
+                let rename = rename.map(|key| key.as_str().to_owned());
+                let expected = expected.map(Version::as_u64);
+                digest_of((1, digest_record(record), expected, *expiry as u8, rename))
+            }
+            Self::Touch(touch, _) => {
+                digest_of((2, touch.seen, touch.expires_at.as_micros(), touch.idle_since.as_micros()))
+            }
+            Self::Delete(seen, ..) => digest_of((3, seen)),
+            Self::Repair(repair) => digest_of((4, repair.digest())),
+        }
+    }
+
     const fn joins_others(&self) -> bool {
         matches!(self, Self::Save(save, _) if save.rename.is_none())
     }
@@ -125,7 +150,13 @@ impl Job {
 
 impl Queues {
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { capacity, by_key: Mutex::default(), touches: Mutex::default() }
+        Self {
+            capacity,
+            by_key: Mutex::default(),
+            touches: Mutex::default(),
+            #[cfg(feature = "__simulation")]
+            turns: Mutex::default(),
+        }
     }
 
     /// Adds a job. Returns `true` if it is the first, so that the caller has to start the queue's task.
@@ -213,6 +244,35 @@ impl Queues {
         self.lock().len()
     }
 
+    /// What waits, by whom it was queued, and what is being carried out.
+    #[cfg(feature = "__simulation")]
+    pub(crate) fn digest(&self) -> impl std::hash::Hash + use<> {
+        let queues = self.lock();
+        let turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let digests = queues.iter().map(|(key, queue)| {
+            let waiting: Vec<_> = queue
+                .iter()
+                .map(|queued| (queued.task, queued.deadline.as_micros(), queued.job.digest()))
+                .collect();
+            (key.as_str().to_owned(), waiting, turns.get(key).copied())
+        });
+        digests.collect::<std::collections::BTreeSet<_>>()
+    }
+
+    /// Notes what is carried out from now on, and what is known of the session when it begins.
+    #[cfg(feature = "__simulation")]
+    fn note_turn(&self, key: &StoredKey, work: &Work, latest: &Latest) {
+        use crate::simulation::{digest_of, digest_record, note_turn};
+        note_turn();
+        let work = match work {
+            Work::Saves(saves) => saves.iter().map(|(save, _)| save.digest()).collect(),
+            Work::Other(job) => vec![job.digest()],
+        };
+        let record = latest.record.as_ref().map(|record| digest_record(record));
+        let digest = digest_of((work, record, latest.stamp));
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner).insert(*key, digest);
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<StoredKey, VecDeque<Queued>>> {
         self.by_key.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -250,7 +310,14 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             self.tasks.check_open()?;
         }
         let deadline = self.runtime.now() + self.config.write_timeout;
-        if self.queues.push(key, Queued { deadline, job, span })?
+        let queued = Queued {
+            deadline,
+            job,
+            span,
+            #[cfg(feature = "__simulation")]
+            task: crate::simulation::current_task(),
+        };
+        if self.queues.push(key, queued)?
             && let Err(error) = self.start_queue(key, admission)
         {
             self.queues.close(key);
@@ -270,6 +337,8 @@ async fn carry_out<C: Cache, P: Persistence>(mut running: Running<C, P>) {
     let mut latest = Latest::default();
     let (store, key) = (Arc::clone(&running.store), running.key);
     while let Some(Turn { span, work }) = store.queues.next(&key, store.runtime.now()) {
+        #[cfg(feature = "__simulation")]
+        store.queues.note_turn(&key, &work, &latest);
         let turn = async {
             match work {
                 Work::Saves(saves) => store.save_all(&key, saves, &mut latest).await,

@@ -363,6 +363,13 @@ pub(crate) struct Repair {
     done_at: Option<Timestamp>,
 }
 
+#[cfg(feature = "__simulation")]
+impl Repair {
+    pub(crate) fn digest(&self) -> u64 {
+        crate::simulation::digest_of((self.token, self.failures, self.again_at.as_micros()))
+    }
+}
+
 impl Drop for Repair {
     fn drop(&mut self) {
         self.repairs.end(self);

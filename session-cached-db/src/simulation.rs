@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use session_core::{
-    Acquired, Cache, Entry, Exchange, Expected, Fence, Holder, Persistence, Record, Stamp, State, StoredKey,
-    Timestamp, Token, Value, protocol,
+    Acquired, Cache, Entry, Exchange, Expected, Fence, Holder, Persistence, Record, Stamp, State, StoreId,
+    StoredKey, Timestamp, Token, Value, protocol,
 };
 
 use crate::cache_guard::Gate;
@@ -23,12 +23,13 @@ use crate::write::{Placed, Write};
 use crate::{CachedDb, Coherence, Error, Operation};
 
 impl<C: Cache, P> CachedDb<C, P> {
-    /// A digest of flights, repairs and breaker: all that tasks of this store have in common, besides cache and
-    /// database. No more than `failures_left` cache calls are going to fail.
+    /// Returns a digest of flights, write queues, repairs and breakers: all that tasks of this store have in common, besides
+    /// cache and database. No more than `failures_left` cache calls are going to fail.
     #[must_use]
     pub fn __shared_state(&self, failures_left: u32) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.inner.flights.digest().hash(&mut hasher);
+        self.inner.queues.digest().hash(&mut hasher);
         self.inner.repairs.digest().hash(&mut hasher);
         self.inner.cache.digest(failures_left).hash(&mut hasher);
         hasher.finish()
@@ -57,6 +58,49 @@ impl<C: Cache, P> CachedDb<C, P> {
     pub fn __flights(&self) -> usize {
         self.inner.flights.len()
     }
+
+    /// The identity that is bound into this store's values.
+    #[must_use]
+    pub fn __store_id(&self) -> StoreId {
+        self.inner.config.store_id
+    }
+}
+
+thread_local! {
+    static CURRENT: Cell<u64> = const { Cell::new(0) };
+    static TURNS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Says which task is polled on this thread from now on. Loads and writes carry its number, so that a digest tells who
+/// waits for what.
+pub fn enter_task(number: u64) {
+    CURRENT.set(number);
+}
+
+pub(crate) fn current_task() -> u64 {
+    CURRENT.get()
+}
+
+/// Returns how often a write queue on this thread has begun to carry out what came next. A queue's task keeps nothing from
+/// before that but what is in the digest.
+#[must_use]
+pub fn turns() -> u64 {
+    TURNS.get()
+}
+
+pub(crate) fn note_turn() {
+    TURNS.set(TURNS.get() + 1);
+}
+
+pub(crate) fn digest_of(value: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+pub(crate) fn digest_record(record: &Record) -> u64 {
+    let times = [record.expires_at(), record.last_seen_at()].map(Timestamp::as_micros);
+    digest_of((&record.payload()[..], times, record.version().as_u64(), record.subject().is_some()))
 }
 
 thread_local! {

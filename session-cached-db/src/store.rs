@@ -255,6 +255,7 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
     /// the result, because the store works all the same.
     pub fn ping(&self) -> impl Future<Output = Result<Health, Error>> + Send {
         async move {
+            self.inner.read(&StoredKey::PROBE).await?;
             let skew = self.inner.clock_skew().await?;
             let answers = self.inner.cache.get(&StoredKey::PROBE, Gate::Probe).await.is_ok();
             let cache = match (answers, self.inner.cache.is_any_open()) {

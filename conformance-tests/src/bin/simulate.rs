@@ -94,10 +94,11 @@ fn standard(seed: u64) -> Result {
 }
 
 fn print_sum(scenarios: usize, explored: Explored, begun: Instant) {
-    let Explored { states, runs, ends, .. } = explored;
+    let Explored { states, runs, ends, completions, .. } = explored;
     let seconds = begun.elapsed().as_secs_f64();
     println!(
-        "{scenarios} scenarios, {states} states, {runs} runs, {ends} of them to a new end, {seconds:.0} s"
+        "{scenarios} scenarios, {states} states, {runs} runs, {ends} of them to a new end, {completions} brought to their end \
+         from the middle, {seconds:.0} s"
     );
 }
 
@@ -138,9 +139,9 @@ fn exhaust(scenarios: &[Scenario], done: &BTreeMap<String, Explored>, file: &Mut
     if !left.is_empty() {
         println!("    {} scenarios, {before} of them done before", scenarios.len());
         let noted = Mutex::new((before, Instant::now()));
-        sum += sweep(&left, |scenario, Explored { states, runs, ends, .. }| {
+        sum += sweep(&left, |scenario, Explored { states, runs, ends, completions, .. }| {
             let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-            let _ = writeln!(file, "{scenario} {states} {runs} {ends}");
+            let _ = writeln!(file, "{scenario} {states} {runs} {ends} {completions}");
             let mut noted = noted.lock().unwrap_or_else(PoisonError::into_inner);
             noted.0 += 1;
             if noted.1.elapsed().as_secs() >= 10 {
@@ -163,12 +164,13 @@ fn read_state(state: &Path) -> Result<BTreeMap<String, Explored>> {
     for line in BufReader::new(file).lines() {
         let line = line?;
         let fields: Vec<_> = line.split(' ').collect();
-        let [name, states, runs, ends] = fields[..] else {
+        let [name, states, runs, ends, completions] = fields[..] else {
             // The last line of a run that was killed.
             continue;
         };
         let mut explored = Explored::default();
         (explored.states, explored.runs, explored.ends) = (states.parse()?, runs.parse()?, ends.parse()?);
+        explored.completions = completions.parse()?;
         done.insert(name.to_owned(), explored);
     }
     Ok(done)

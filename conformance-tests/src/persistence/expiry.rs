@@ -1,5 +1,7 @@
 //! What has expired is absent, and only the caller knows what time it is.
 
+use std::time::{Duration, Instant, SystemTime};
+
 use session_core::{ExpiryWrite, Persistence, Record, Timestamp};
 
 use super::{
@@ -18,6 +20,8 @@ cases! {
     an_expired_session_is_not_renamed => "A row whose `expires_at` is not after `now` is absent",
     an_expired_session_is_absent_also_to_those_who_expect_a_version => "A session that is absent or expired is never written",
     time_is_what_the_caller_says => "`now` is the caller's.",
+    the_databases_clock_shows_the_present => "Returns what the database's own clock shows, to the millisecond or better",
+    the_databases_clock_goes_on_within_a_second => "Returns what the database's own clock shows, to the millisecond or better",
 }
 
 pub async fn an_expired_session_is_not_found(fixture: &impl PersistenceFixture) {
@@ -85,10 +89,11 @@ pub async fn an_expired_session_is_not_touched(fixture: &impl PersistenceFixture
     let (db, key) = (fixture.open().await, key());
     let row = insert(&db, &key, &record("1{}")).await;
     for late in [row.expires_at(), row.expires_at() + HOUR] {
-        assert_refused!(db.touch(&key, late + HOUR, late).await, NotFound);
+        assert_refused!(db.touch(&key, late + HOUR, Timestamp::MAX, late).await, NotFound);
     }
     assert_eq!(load(&db, &key, NOW).await, Some(row.clone()), "the row is left as it is");
-    db.touch(&key, row.expires_at(), row.expires_at() - MICRO).await.expect("a moment before, it lives");
+    let touched = db.touch(&key, row.expires_at(), Timestamp::MAX, row.expires_at() - MICRO).await;
+    touched.expect("a moment before, it lives");
 }
 
 pub async fn an_expired_session_is_not_renamed(fixture: &impl PersistenceFixture) {
@@ -127,14 +132,36 @@ pub async fn time_is_what_the_caller_says(fixture: &impl PersistenceFixture) {
         let session = Record::new("1{}".into(), now, now + MINUTE);
         let row = insert(&db, &old, &session).await;
         assert_eq!(load(&db, &old, now).await, Some(row), "at {now:?}");
-        db.touch(&old, now + HOUR, now).await.expect("it lives");
+        db.touch(&old, now + HOUR, Timestamp::MAX, now).await.expect("it lives");
         super::replace(&db, &old, &session, now).await;
         let renamed = db.rename(&old, &new, &session, None, ExpiryWrite::Extend, now).await;
         renamed.expect("it lives");
         assert!(load(&db, &new, now).await.is_some());
         let late = now + MINUTE;
         assert_eq!(load(&db, &new, late).await, None, "at {late:?}");
-        assert_refused!(db.touch(&new, late + HOUR, late).await, NotFound);
+        assert_refused!(db.touch(&new, late + HOUR, Timestamp::MAX, late).await, NotFound);
         db.delete(&new).await.expect("the database answers");
     }
+}
+
+/// In whatever time zone the server, the session or the process is.
+pub async fn the_databases_clock_shows_the_present(fixture: &impl PersistenceFixture) {
+    let db = fixture.open().await;
+    let now = db.now().await.expect("the database answers");
+    let ours = Timestamp::from(SystemTime::now());
+    let apart = now.since(ours).max(ours.since(now));
+    assert!(apart < 5 * MINUTE, "the database's clock and this machine's are {apart:?} apart");
+}
+
+pub async fn the_databases_clock_goes_on_within_a_second(fixture: &impl PersistenceFixture) {
+    let db = fixture.open().await;
+    let (first, began) = (db.now().await.expect("the database answers"), Instant::now());
+    let mut last = first;
+    while last == first {
+        assert!(began.elapsed() < MINUTE, "the clock stands still");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        last = db.now().await.expect("the database answers");
+    }
+    // A clock that shows whole seconds would have gone on by one.
+    assert!(first < last && last.as_micros().rem_euclid(1_000_000) != 0, "{first:?}, and then {last:?}");
 }

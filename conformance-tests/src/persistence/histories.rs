@@ -71,8 +71,12 @@ impl<P: Persistence> Histories<P> {
                 self.versions.extend(same(wanted, found, "update", hint));
             }
             10..=11 => {
-                let wanted = reference.touch(&key, record.expires_at(), now).await;
-                same(wanted, db.touch(&key, record.expires_at(), now).await, "touch", hint);
+                let idle_since = if random.bool() { Timestamp::MAX } else { NOW + random.u32(..8) * MINUTE };
+                let wanted = reference.touch(&key, record.expires_at(), idle_since, now).await;
+                let found = db.touch(&key, record.expires_at(), idle_since, now).await;
+                if let Some((wanted, found)) = same(wanted, found, "touch", hint) {
+                    assert_eq!(found, wanted, "touch at {hint}");
+                }
             }
             12..=14 => {
                 let wanted = reference.rename(&key, &other, &record, expected, expiry, now).await;

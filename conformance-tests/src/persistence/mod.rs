@@ -39,10 +39,30 @@ pub trait PersistenceFixture: Send + Sync + 'static {
     fn open(&self) -> impl Future<Output = Self::Persistence> + Send;
 
     /// Several handles to a table of their own, new at each call, which nobody has made yet. None if that cannot be
-    /// had; cases that need it pass then.
+    /// had; cases that need it are skipped then.
     fn open_before_migration(&self) -> impl Future<Output = Vec<Self::Persistence>> + Send {
         std::future::ready(Vec::new())
     }
+
+    /// Damages the row under `key`, as another program might. Returns `false` if that cannot be had; cases that need it
+    /// are skipped then.
+    fn damage(&self, key: &StoredKey, damage: Damage) -> impl Future<Output = bool> + Send {
+        let _ = (key, damage);
+        std::future::ready(false)
+    }
+}
+
+/// What is done to a row from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Damage {
+    /// The payload or the subject can no longer be read. It may no longer be listed as one of its subject.
+    Record,
+    /// The times can no longer be read, and still the row is found as one of its subject that has not expired.
+    Times,
+    /// Its key becomes a text that is no stored key, and that comes in its place in the order of keys: the key, a space,
+    /// and something.
+    Key,
 }
 
 impl<F, Fut> PersistenceFixture for F

@@ -130,7 +130,7 @@ pub async fn when_a_session_began_stays(fixture: &impl PersistenceFixture) {
     let later = Record::new("2{}".into(), NOW, NOW + HOUR);
     replace(&db, &old, &later, NOW).await;
     assert_eq!(load(&db, &old, NOW).await.map(|found| found.created_at()), Some(began), "after an update");
-    db.touch(&old, NOW + 2 * HOUR, NOW).await.expect("it is there");
+    db.touch(&old, NOW + 2 * HOUR, Timestamp::MAX, NOW).await.expect("it is there");
     assert_eq!(load(&db, &old, NOW).await.map(|found| found.created_at()), Some(began), "after a touch");
     db.rename(&old, &new, &later, None, ExpiryWrite::Extend, NOW).await.expect("it is there");
     assert_eq!(load(&db, &new, NOW).await.map(|found| found.created_at()), Some(began), "after a rename");

@@ -1,10 +1,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::SystemTime;
 
 use session_core::{
-    ExpiryWrite, Persistence, PersistenceError, PersistenceProperties, Record, Scan, SchemaProblem,
-    StoredKey, Subject, SubjectIndex, Timestamp, Version,
+    ExpiryWrite, Persistence, PersistenceError, PersistenceProperties, Record, Row, Scan, SchemaProblem,
+    SessionTimes, StoreId, StoredKey, Subject, SubjectIndex, Timestamp, Version,
 };
+
+use crate::persistence::Damage;
 
 /// The largest payload, in bytes.
 const MAX_PAYLOAD_BYTES: usize = 1 << 22;
@@ -20,12 +23,14 @@ struct Database {
     table: Option<HashMap<StoredKey, Record>>,
     /// Counted over all keys, and never back: no key ever has a version again.
     last_version: u64,
+    /// What was done to rows from outside.
+    damaged: HashMap<StoredKey, Damage>,
 }
 
 impl Default for MemoryPersistence {
     /// With an empty table.
     fn default() -> Self {
-        let database = Database { table: Some(HashMap::new()), last_version: 0 };
+        let database = Database { table: Some(HashMap::new()), last_version: 0, damaged: HashMap::new() };
         Self { database: Arc::new(Mutex::new(database)) }
     }
 }
@@ -34,8 +39,19 @@ impl MemoryPersistence {
     /// As it is before [`migrate`](Persistence::migrate).
     #[must_use]
     pub fn without_table() -> Self {
-        let database = Database { table: None, last_version: 0 };
+        let database = Database { table: None, last_version: 0, damaged: HashMap::new() };
         Self { database: Arc::new(Mutex::new(database)) }
+    }
+
+    /// Damages the row under `key`, as another program might.
+    pub fn damage(&self, key: &StoredKey, damage: Damage) {
+        let mut database = self.lock();
+        if damage == Damage::Key {
+            // Under a text that is no stored key, no method finds it.
+            database.table.as_mut().and_then(|rows| rows.remove(key));
+        } else {
+            database.damaged.insert(*key, damage);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Database> {
@@ -62,6 +78,19 @@ impl Database {
             return Err(PersistenceError::Conflict);
         }
         Ok(row)
+    }
+
+    /// The row under `key`, unless a damage is in the way of what `is_needed`.
+    fn readable<T>(
+        &self,
+        key: &StoredKey,
+        row: T,
+        is_needed: fn(Damage) -> bool,
+    ) -> Result<T, PersistenceError> {
+        match self.damaged.get(key) {
+            Some(damage) if is_needed(*damage) => Err(PersistenceError::CorruptRow("it was damaged".into())),
+            _ => Ok(row),
+        }
     }
 
     fn next_version(&mut self) -> Version {
@@ -93,7 +122,9 @@ fn written(row: &Record, record: &Record, expiry: ExpiryWrite, version: Version)
 
 impl Persistence for MemoryPersistence {
     async fn load(&self, key: &StoredKey, now: Timestamp) -> Result<Option<Record>, PersistenceError> {
-        Ok(self.lock().rows()?.get(key).filter(|row| !row.is_expired(now)).cloned())
+        let mut database = self.lock();
+        let row = database.rows()?.get(key).filter(|row| !row.is_expired(now)).cloned();
+        row.map(|row| database.readable(key, row, |_| true)).transpose()
     }
 
     async fn insert(&self, key: &StoredKey, record: &Record) -> Result<Version, PersistenceError> {
@@ -127,15 +158,19 @@ impl Persistence for MemoryPersistence {
         &self,
         key: &StoredKey,
         expires_at: Timestamp,
+        idle_since: Timestamp,
         now: Timestamp,
-    ) -> Result<(), PersistenceError> {
+    ) -> Result<bool, PersistenceError> {
         let mut database = self.lock();
         let row = database.row_to_write(key, None, now)?;
+        if row.last_seen_at() > idle_since {
+            return Ok(false);
+        }
         *row = row
             .clone()
             .with_expires_at(expires_at.max(row.expires_at()))
             .with_last_seen_at(now.max(row.last_seen_at()));
-        Ok(())
+        Ok(true)
     }
 
     async fn rename(
@@ -162,7 +197,9 @@ impl Persistence for MemoryPersistence {
     }
 
     async fn delete(&self, key: &StoredKey) -> Result<bool, PersistenceError> {
-        Ok(self.lock().rows()?.remove(key).is_some())
+        let mut database = self.lock();
+        database.damaged.remove(key);
+        Ok(database.rows()?.remove(key).is_some())
     }
 
     async fn delete_expired(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError> {
@@ -174,6 +211,10 @@ impl Persistence for MemoryPersistence {
             rows.remove(key);
         }
         Ok(expired.len() as u64)
+    }
+
+    async fn now(&self) -> Result<Timestamp, PersistenceError> {
+        Ok(SystemTime::now().into())
     }
 
     async fn migrate(&self) -> Result<(), PersistenceError> {
@@ -190,7 +231,27 @@ impl Persistence for MemoryPersistence {
     }
 
     fn properties(&self) -> PersistenceProperties {
-        PersistenceProperties::new(MAX_PAYLOAD_BYTES)
+        PersistenceProperties::new(MAX_PAYLOAD_BYTES).with_table_id(StoreId::of(["sessions"]).0)
+    }
+}
+
+impl MemoryPersistence {
+    /// A page of the rows that `is_meant` says, with what `contents` makes of each.
+    fn page<T>(
+        &self,
+        after: Option<&StoredKey>,
+        limit: u32,
+        is_meant: impl Fn(&Record) -> bool,
+        contents: impl Fn(&Database, &StoredKey, &Record) -> Result<T, PersistenceError>,
+    ) -> Result<Vec<Row<T>>, PersistenceError> {
+        let mut database = self.lock();
+        let after = after.map_or(&b""[..], StoredKey::as_bytes);
+        let rows = database.rows()?.iter().filter(|(key, row)| key.as_bytes() > after && is_meant(row));
+        let mut rows = rows.map(|(key, row)| (*key, row.clone())).collect::<Vec<_>>();
+        rows.sort_by(|(one, _), (other, _)| one.as_bytes().cmp(other.as_bytes()));
+        rows.truncate(limit as usize);
+        let read = |(key, row): &(StoredKey, Record)| Row::new(*key, contents(&database, key, row));
+        Ok(rows.iter().map(read).collect())
     }
 }
 
@@ -199,11 +260,13 @@ impl SubjectIndex for MemoryPersistence {
         &self,
         subject: &Subject,
         now: Timestamp,
-    ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
-        let mut database = self.lock();
-        let rows = database.rows()?.iter();
-        let theirs = rows.filter(|(_, row)| row.subject() == Some(subject) && !row.is_expired(now));
-        Ok(theirs.map(|(key, row)| (*key, row.clone())).collect())
+        after: Option<&StoredKey>,
+        limit: u32,
+    ) -> Result<Vec<Row<SessionTimes>>, PersistenceError> {
+        let is_meant = |row: &Record| row.subject() == Some(subject) && !row.is_expired(now);
+        self.page(after, limit, is_meant, |database, key, row| {
+            database.readable(key, row.into(), |damage| damage == Damage::Times)
+        })
     }
 }
 
@@ -212,13 +275,7 @@ impl Scan for MemoryPersistence {
         &self,
         after: Option<&StoredKey>,
         limit: u32,
-    ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
-        let mut database = self.lock();
-        let rows = database.rows()?.iter().map(|(key, row)| (*key, row.clone()));
-        let after = after.map_or(&b""[..], StoredKey::as_bytes);
-        let mut rows = rows.filter(|(key, _)| key.as_bytes() > after).collect::<Vec<_>>();
-        rows.sort_by(|(one, _), (other, _)| one.as_bytes().cmp(other.as_bytes()));
-        rows.truncate(limit as usize);
-        Ok(rows)
+    ) -> Result<Vec<Row<Record>>, PersistenceError> {
+        self.page(after, limit, |_| true, |database, key, row| database.readable(key, row.clone(), |_| true))
     }
 }

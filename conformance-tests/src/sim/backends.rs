@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use session_core::{
     Acquired, BoxFuture, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, ExpiryWrite, KeyForm,
-    Persistence, PersistenceError, PersistenceProperties, Record, Runtime, Scope, StoredKey, Subject,
-    SubjectIndex, Timestamp, Version,
+    Persistence, PersistenceError, PersistenceProperties, Record, Row, Runtime, Scope, SessionTimes,
+    StoredKey, Subject, SubjectIndex, Timestamp, Version,
 };
 
 use super::world::{Effect, KEYS, Reply, STATEMENT_BOUND, Shared, TaskId, lock};
@@ -30,15 +30,15 @@ impl Calling {
 impl Future for Calling {
     type Output = Reply;
 
-    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Reply> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Reply> {
         let world = Arc::clone(&self.world);
         let mut world = lock(&world);
         if let Some(effect) = self.effect.take() {
-            self.sent_by = Some(world.send(effect));
+            self.sent_by = Some(world.send(effect, context.waker()));
             return Poll::Pending;
         }
         let task = self.sent_by.expect("polled after it was answered");
-        match world.task(task).call.take_if(|call| call.reply.is_some()).and_then(|call| call.reply) {
+        match world.take_reply(task, context.waker()) {
             Some(reply) => {
                 self.sent_by = None;
                 Poll::Ready(reply)
@@ -166,10 +166,11 @@ impl Persistence for SimDb {
         &self,
         key: &StoredKey,
         expires_at: Timestamp,
+        idle_since: Timestamp,
         now: Timestamp,
-    ) -> Result<(), PersistenceError> {
-        match Calling::new(&self.world, Effect::Touch(known(key), expires_at, now)).await {
-            Reply::Done => Ok(()),
+    ) -> Result<bool, PersistenceError> {
+        match Calling::new(&self.world, Effect::Touch(known(key), expires_at, idle_since, now)).await {
+            Reply::Touched(is_due) => Ok(is_due),
             other => Err(db_error(other)),
         }
     }
@@ -201,6 +202,11 @@ impl Persistence for SimDb {
         }
     }
 
+    /// Answers at once: it changes nothing, and what it says is true at any time.
+    async fn now(&self) -> Result<Timestamp, PersistenceError> {
+        Ok(lock(&self.world).now)
+    }
+
     async fn migrate(&self) -> Result<(), PersistenceError> {
         Ok(())
     }
@@ -225,9 +231,11 @@ impl SubjectIndex for SimDb {
         &self,
         _: &Subject,
         now: Timestamp,
-    ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
+        _: Option<&StoredKey>,
+        _: u32,
+    ) -> Result<Vec<Row<SessionTimes>>, PersistenceError> {
         match Calling::new(&self.world, Effect::List(now)).await {
-            Reply::Listed(rows) => Ok(rows),
+            Reply::Listed(rows) => Ok(rows.into_iter().map(|(key, times)| Row::new(key, Ok(times))).collect()),
             other => Err(db_error(other)),
         }
     }
@@ -267,15 +275,14 @@ struct Sleeping {
 impl Future for Sleeping {
     type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let world = Arc::clone(&self.world);
         let mut world = lock(&world);
         let Some((task, timer)) = self.timer else {
-            self.timer = Some(world.set_timer(self.duration));
-            return Poll::Pending;
+            self.timer = world.set_timer(self.duration, context.waker());
+            return if self.timer.is_none() { Poll::Ready(()) } else { Poll::Pending };
         };
-        let has_fired = world.task(task).timers.iter().any(|(number, _, fired)| *number == timer && *fired);
-        if has_fired { Poll::Ready(()) } else { Poll::Pending }
+        if world.has_fired(task, timer, context.waker()) { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 

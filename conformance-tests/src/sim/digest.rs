@@ -86,7 +86,7 @@ pub(super) fn effect(effect: &Effect) -> u64 {
         Effect::Update(key, new, expected, expiry, now) => {
             of((6, key, record(new), expected, *expiry as u8, now))
         }
-        Effect::Touch(key, expires_at, now) => of((7, key, expires_at, now)),
+        Effect::Touch(key, expires_at, idle_since, now) => of((7, key, expires_at, idle_since, now)),
         Effect::Rename(keys, new, expected, expiry, now) => {
             of((8, keys, record(new), expected, *expiry as u8, now))
         }
@@ -104,10 +104,10 @@ pub(super) fn reply(reply: &Reply) -> u64 {
         Reply::Exchanged(Exchange::Lost(found)) => of((4, option(found.as_ref()))),
         Reply::Loaded(found) => of((5, found.as_ref().map(record))),
         Reply::Listed(rows) => {
-            of((6, rows.iter().map(|(key, row)| (key.as_str(), record(row))).collect::<Vec<_>>()))
+            of((6, rows.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>()))
         }
         Reply::Committed(version) => of((7, version)),
-        Reply::Done => of(8),
+        Reply::Touched(is_due) => of((8, is_due)),
         Reply::Deleted(was_there) => of((9, was_there)),
         Reply::DeletedExpired(n) => of((10, n)),
         Reply::NotFound => of(11),

@@ -11,6 +11,12 @@ use super::simulation::{Choice, Simulation};
 /// No run is longer. One that is goes in circles.
 const MAX_STEPS: usize = 400;
 
+/// A choice vector that ends with this goes on without faults, and with nothing else that begins.
+const COMPLETE: usize = usize::MAX;
+
+/// From one in so many states, what has begun is brought to its end. Chosen by the state's digest, so always the same ones.
+const SAMPLED: u64 = 32;
+
 /// Which run it was: a scenario, and what was chosen at each step, by its position among what could happen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vector {
@@ -22,7 +28,8 @@ pub struct Vector {
 
 impl fmt::Display for Vector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let choices: Vec<_> = self.choices.iter().map(usize::to_string).collect();
+        let name = |choice: &usize| if *choice == COMPLETE { "end".to_owned() } else { choice.to_string() };
+        let choices: Vec<_> = self.choices.iter().map(name).collect();
         write!(f, "{}:{}", self.scenario, choices.join("."))
     }
 }
@@ -31,10 +38,11 @@ impl FromStr for Vector {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let choice = |text: &str| if text == "end" { Ok(COMPLETE) } else { text.parse() };
         let (scenario, choices) =
             text.split_once(':').ok_or_else(|| format!("{text:?} is no choice vector: it has no `:`"))?;
         let choices: Result<Vec<_>, _> =
-            choices.split('.').filter(|choice| !choice.is_empty()).map(str::parse).collect();
+            choices.split('.').filter(|choice| !choice.is_empty()).map(choice).collect();
         let choices = choices.map_err(|_| format!("{text:?} is no choice vector: a choice is no number"))?;
         Ok(Self { scenario: scenario.parse()?, choices })
     }
@@ -58,6 +66,8 @@ pub struct Explored {
     pub runs: u64,
     /// Runs to the end: the others came to a state that was explored before.
     pub ends: u64,
+    /// States from which what had begun was brought to its end.
+    pub completions: u64,
 }
 
 impl std::ops::AddAssign for Explored {
@@ -65,6 +75,7 @@ impl std::ops::AddAssign for Explored {
         self.states += other.states;
         self.runs += other.runs;
         self.ends += other.ends;
+        self.completions += other.completions;
     }
 }
 
@@ -105,19 +116,29 @@ pub fn explore(scenario: &Scenario, shortest: bool) -> (Explored, Option<Violati
         explored.runs += 1;
         let mut simulation = Simulation::new(scenario);
         let mut wrong = None;
+        let mut ends_early = false;
         for fork in &path {
             // All but the last are known to keep the promises.
             wrong = simulation.step(fork.choices[fork.chosen]).err();
         }
         while wrong.is_none() && path.len() < limit {
             let depth = u16::try_from(path.len()).unwrap_or(u16::MAX);
-            let seen_at = visited.entry(simulation.digest()).or_insert_with(|| {
+            let digest = simulation.digest();
+            let seen_at = visited.entry(digest).or_insert_with(|| {
                 explored.states += 1;
                 u16::MAX
             });
             // Nothing new, unless it is to be as short as possible and this way is shorter.
             if *seen_at <= depth || *seen_at < u16::MAX && !shortest {
                 break;
+            }
+            if *seen_at == u16::MAX && digest.is_multiple_of(SAMPLED) {
+                explored.completions += 1;
+                if let Err(reason) = complete(scenario, &path) {
+                    wrong = Some(reason);
+                    ends_early = true;
+                    break;
+                }
             }
             *seen_at = depth;
             let choices = simulation.choices();
@@ -132,8 +153,10 @@ pub fn explore(scenario: &Scenario, shortest: bool) -> (Explored, Option<Violati
             wrong = Some("it goes in circles".into());
         }
         if let Some(reason) = wrong {
-            found = Some(violation(scenario, &path, reason));
-            if !shortest {
+            let mut violation = violation(scenario, &path, reason);
+            violation.vector.choices.extend(ends_early.then_some(COMPLETE));
+            found = Some(violation);
+            if !shortest || path.is_empty() {
                 return (explored, found);
             }
             limit = path.len() - 1;
@@ -145,6 +168,15 @@ pub fn explore(scenario: &Scenario, shortest: bool) -> (Explored, Option<Violati
             None => return (explored, found),
         }
     }
+}
+
+/// Goes the way again, and brings what has begun to its end.
+fn complete(scenario: &Scenario, path: &[Fork]) -> Result<(), String> {
+    let mut simulation = Simulation::new(scenario);
+    for fork in path {
+        simulation.step(fork.choices[fork.chosen])?;
+    }
+    simulation.complete()
 }
 
 fn violation(scenario: &Scenario, path: &[Fork], reason: String) -> Violation {
@@ -160,10 +192,19 @@ fn violation(scenario: &Scenario, path: &[Fork], reason: String) -> Violation {
 pub fn wander(scenario: &Scenario, mut random: impl FnMut(usize) -> usize) -> Result<usize, Violation> {
     let mut simulation = Simulation::new(scenario);
     let mut path = Vec::new();
+    // One run in four is brought to its end from somewhere in the middle.
+    let length = if random(4) == 0 { random(60) } else { usize::MAX };
     loop {
         let choices = simulation.choices();
         if choices.is_empty() {
             return Ok(path.len());
+        }
+        if path.len() == length {
+            return simulation.complete().map(|()| length).map_err(|reason| {
+                let mut violation = violation(scenario, &path, reason);
+                violation.vector.choices.push(COMPLETE);
+                violation
+            });
         }
         if path.len() >= MAX_STEPS {
             return Err(violation(scenario, &path, "it goes in circles".into()));
@@ -205,6 +246,10 @@ pub fn replay(vector: &Vector) -> Result<Replayed, String> {
                 steps.len()
             ));
         };
+        if number == COMPLETE && !choices.is_empty() {
+            steps.push(format!("from here on nothing else begins or goes wrong   [{}]", simulation.tell_state()));
+            return Ok(Replayed { steps, violation: simulation.complete().err() });
+        }
         let Some(&choice) = choices.get(number) else {
             return Err(format!(
                 "the choice vector does not fit: step {} chooses {number}, but only {} things can happen there",

@@ -1,7 +1,9 @@
 //! The operations that are mixed.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use session_cached_db::{CachedDb, Error, Session};
+use session_cached_db::{CachedDb, Coherence, Error, Session, Written};
 use session_core::{
     ExpiryWrite, Outcome as Certainty, Record, SessionKey, StoredKey, Subject, Version, bytes,
 };
@@ -63,6 +65,15 @@ operations! {
     DeleteB = "delete-b",
 }
 
+/// What an operation has told its caller.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answer {
+    pub(super) number: usize,
+    pub(super) outcome: Outcome,
+    /// It said that the cache did not answer.
+    pub(super) is_degraded: bool,
+}
+
 /// What an operation has answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Outcome {
@@ -108,54 +119,72 @@ impl Operation {
         }
     }
 
-    pub(super) async fn run(self, number: usize, store: Store, session: Option<Session>) -> Outcome {
-        match self.attempt(number, &store, session).await {
+    /// Whether it waits in the write queue of a session with others of its process, and so may become one with them.
+    pub(super) const fn combines(self) -> bool {
+        matches!(self, Self::Merge)
+    }
+
+    pub(super) async fn run(self, number: usize, store: Store, session: Option<Session>) -> Answer {
+        let mut coherence = Coherence::Coherent;
+        let attempt = self.attempt(number, &store, session, &mut coherence).await;
+        let is_degraded = coherence == Coherence::Degraded || matches!(attempt, Err(Error::CacheUnavailable));
+        let outcome = match attempt {
             Ok(outcome) => outcome,
             Err(Error::SessionGone) => Outcome::Gone,
+            // A save of different keys conflicts with nothing. It may run out of time.
+            Err(Error::Conflict) if self == Self::Merge => Outcome::Failed,
             Err(Error::Conflict) => Outcome::Conflict,
             Err(Error::AlreadyExists) => Outcome::Exists,
             // Some of the sessions may have been ended.
             Err(_) if self == Self::Revoke => Outcome::Unknown,
             Err(error) if error.outcome() == Certainty::Unknown && !self.is_load() => Outcome::Unknown,
             Err(_) => Outcome::Failed,
-        }
+        };
+        Answer { number, outcome, is_degraded }
     }
 
-    async fn attempt(self, number: usize, store: &Store, session: Option<Session>) -> Result<Outcome, Error> {
+    async fn attempt(
+        self,
+        number: usize,
+        store: &Store,
+        session: Option<Session>,
+        coherence: &mut Coherence,
+    ) -> Result<Outcome, Error> {
         let [a, b] = stored_keys();
         let record = || record(self.fields(number, [0; 2]));
+        let mut wrote = |written: Written<Arc<Record>>| {
+            *coherence = written.coherence;
+            Outcome::Wrote(Seen::of(&written.value))
+        };
         Ok(match self {
             Self::Load => Outcome::Loaded(store.load(&a).await?.map(|record| Seen::of(&record))),
             Self::LoadB => Outcome::Loaded(store.load(&b).await?.map(|record| Seen::of(&record))),
-            Self::Save => {
-                let written = store.update(&a, record(), Some(FIRST_VERSION), ExpiryWrite::Extend).await?;
-                Outcome::Wrote(Seen::of(&written.value))
-            }
-            Self::Overwrite => {
-                let written = store.update(&a, record(), None, ExpiryWrite::Extend).await?;
-                Outcome::Wrote(Seen::of(&written.value))
-            }
+            Self::Save => wrote(store.update(&a, record(), Some(FIRST_VERSION), ExpiryWrite::Extend).await?),
+            Self::Overwrite => wrote(store.update(&a, record(), None, ExpiryWrite::Extend).await?),
             Self::Merge => {
                 let mut session = session.expect("opened in the beginning");
                 let field = ["a", "b"][number % 2];
                 session.insert(field, number + 1)?;
-                let _ = session.save().await?;
+                *coherence = session.save().await?;
                 let read = |name| session.get::<u8>(name).map(Option::unwrap_or_default);
-                let writer = u8::try_from(number + 1).expect("few operations");
-                Outcome::Wrote(Seen { fields: [read("a")?, read("b")?], writer })
+                Outcome::Wrote(Seen([read("a")?, read("b")?]))
             }
             Self::Touch => {
-                let _ = store.touch(&a, START + FAR).await?;
+                *coherence = store.touch(&a, START + FAR).await?;
                 Outcome::Done
             }
-            Self::Delete => Outcome::Removed(store.revoke(&a).await?.value),
-            Self::DeleteB => Outcome::Removed(store.revoke(&b).await?.value),
-            Self::Rename => {
-                let written = store.rename(&a, &b, record(), None, ExpiryWrite::Extend).await?;
-                Outcome::Wrote(Seen::of(&written.value))
+            Self::Delete | Self::DeleteB => {
+                let deleted = store.revoke(if self == Self::Delete { &a } else { &b }).await?;
+                *coherence = deleted.coherence;
+                Outcome::Removed(deleted.value)
             }
-            Self::Create => Outcome::Wrote(Seen::of(&store.create(&b, record()).await?.value)),
-            Self::Revoke => Outcome::Revoked(small(store.revoke_subject(SUBJECT).await?.value)),
+            Self::Rename => wrote(store.rename(&a, &b, record(), None, ExpiryWrite::Extend).await?),
+            Self::Create => wrote(store.create(&b, record()).await?),
+            Self::Revoke => {
+                let revoked = store.revoke_subject(SUBJECT).await?;
+                *coherence = revoked.coherence;
+                Outcome::Revoked(small(revoked.value))
+            }
             Self::Reap => Outcome::Reaped(small(store.clear_expired().await?)),
         })
     }

@@ -2,6 +2,12 @@
 //!
 //! *Linearizability*, incrementally, by the [configurations](crate::linearize) that explain the answers so far.
 //!
+//! Saves that wait together in the write queue of a session are written by one statement. They take effect at one moment, one
+//! after the other in the order in which they began and with nothing in between, and each of them answers with what the
+//! session is after the last of them. That is all that may be different: which of the saves of a process that are under way
+//! become one is up to the store, but then the answers of all of them show what all of them have changed, and no state is
+//! ever seen that only some of them have changed.
+//!
 //! *Freshness*: a load answers with a state that the database has had, not older than what any operation that was
 //! acknowledged before the load began has left. Implied by the former; it is what remains where only that is promised.
 
@@ -13,7 +19,7 @@ use session_core::Timestamp;
 use super::digest;
 use super::operation::{Operation, Outcome};
 use super::world::{CLOCK_SLACK, FAR, START, Seen, World};
-use crate::linearize::{Configurations, Model, Progress, Step};
+use crate::linearize::{Configurations, JointStep, Model, Progress, Step};
 
 /// How much of the guarantees remains.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,10 +44,15 @@ type Rows = [Option<Row>; 2];
 #[derive(Debug)]
 struct Begun {
     operation: Operation,
+    process: usize,
+    /// How many began before it.
+    place: usize,
     /// What the clock of its process has shown since it began.
     clock: Vec<Timestamp>,
     ahead: Duration,
     is_running: bool,
+    /// How long the histories were when it began.
+    since: [usize; 2],
     /// From where in the history of its key on a load may answer.
     floor: usize,
     /// The least that was promised while it ran.
@@ -68,17 +79,22 @@ impl Oracle {
         }
     }
 
-    pub(super) fn begin(&mut self, number: usize, operation: Operation, ahead: Duration, now: Timestamp) {
+    pub(super) fn begin(&mut self, number: usize, operation: Operation, process: usize, ahead: Duration, world: &World) {
+        let now = world.now;
         while self.begun.len() <= number {
             self.begun.push(None);
         }
         self.configurations.begin(number);
         let floor = self.acknowledged[operation.keys()[0]];
+        let place = self.begun.iter().flatten().count();
         self.begun[number] = Some(Begun {
             operation,
+            process,
+            place,
             clock: vec![now + ahead],
             ahead,
             is_running: true,
+            since: [0, 1].map(|key| world.history[key].len()),
             floor,
             promise: Promise::Linearizable,
         });
@@ -107,6 +123,20 @@ impl Oracle {
         }
     }
 
+    /// Whoever began this operation has left, and it has ended. It must have taken effect.
+    pub(super) fn require_effect(&mut self, number: usize) -> Result<(), String> {
+        if self.configurations.is_over(number) {
+            return Ok(());
+        }
+        self.configurations.explain(&Begins(&self.begun));
+        self.configurations.retain(number, |progress| matches!(progress, Progress::Took(_)));
+        if self.configurations.is_empty() {
+            let operation = self.begun[number].as_ref().map_or("", |begun| begun.operation.name());
+            return Err(format!("{operation} ended with its caller"));
+        }
+        Ok(())
+    }
+
     /// Judges an answer.
     pub(super) fn answer(&mut self, number: usize, outcome: Outcome, world: &World) -> Result<(), String> {
         let begun = self.begun[number].as_mut().expect("it has begun");
@@ -127,11 +157,7 @@ impl Oracle {
             outcome => {
                 self.configurations.explain(&Begins(&self.begun));
                 self.configurations.retain(number, |progress| *progress == Progress::Took(outcome));
-                for &key in operation.keys() {
-                    if let Some(&position) = world.commits.get(&(number, key)) {
-                        self.acknowledged[key] = self.acknowledged[key].max(position);
-                    }
-                }
+                self.acknowledge(number, outcome, world);
             }
         }
         if self.configurations.is_empty() {
@@ -141,6 +167,27 @@ impl Oracle {
             ));
         }
         Ok(())
+    }
+
+    /// No later load may show what was there before this operation. A write that waited in a queue was committed by the task
+    /// of the queue, so its commit is recognised by what it left: the first time that it is there since the operation began.
+    fn acknowledge(&mut self, number: usize, outcome: Outcome, world: &World) {
+        let begun = self.begun[number].as_ref().expect("it has begun");
+        for &key in begun.operation.keys() {
+            let (since, history) = (begun.since[key], &world.history[key]);
+            let left = |is_it: &dyn Fn(&Option<(Seen, Timestamp)>) -> bool| {
+                history.iter().skip(since).position(is_it).map(|position| position + since)
+            };
+            let position = match outcome {
+                Outcome::Wrote(seen) => left(&|state| state.is_some_and(|(other, _)| other == seen)),
+                Outcome::Done => left(&|state| state.is_some()),
+                Outcome::Removed(_) => left(&Option::is_none),
+                _ => world.commits.get(&(number, key)).copied(),
+            };
+            if let Some(position) = position {
+                self.acknowledged[key] = self.acknowledged[key].max(position);
+            }
+        }
     }
 
     fn check_freshness(&self, number: usize, seen: Option<Seen>, world: &World) -> Result<(), String> {
@@ -176,8 +223,12 @@ impl Oracle {
                 })
             })
             .collect();
+        // In which order those wait that may become one.
+        let mut queue: Vec<_> = (0..self.begun.len()).filter(|n| !self.configurations.is_over(*n)).collect();
+        queue.retain(|n| self.begun[*n].as_ref().is_some_and(|begun| begun.operation.combines()));
+        queue.sort_by_key(|n| self.begun[*n].as_ref().map(|begun| begun.place));
         let later = [0, 1].map(|key| distinct(&world.history[key][self.acknowledged[key]..]));
-        digest::of((&self.configurations, pending, later))
+        digest::of((&self.configurations, pending, queue, later))
     }
 }
 
@@ -191,6 +242,37 @@ struct Begins<'a>(&'a [Option<Begun>]);
 impl Model for Begins<'_> {
     type State = Rows;
     type Outcome = Outcome;
+
+    /// Saves of one process that become one. Every choice of them is possible that the store can make: they wait in the order
+    /// in which they began, and those between two of them that did not take effect with them can only have failed.
+    fn joint_steps(&self, wait: &[usize], rows: &Rows) -> Vec<JointStep<Self>> {
+        let begun = |number: &usize| self.0[*number].as_ref().expect("it has begun");
+        let mut saves: Vec<_> =
+            wait.iter().copied().filter(|number| begun(number).operation.combines()).collect();
+        if saves.len() < 2 {
+            return Vec::new();
+        }
+        saves.sort_by_key(|number| begun(number).place);
+        let mut joint = Vec::new();
+        for chosen in 1_u32..1 << saves.len() {
+            let chosen = saves.iter().enumerate().filter(|(bit, _)| chosen >> bit & 1 == 1);
+            let chosen: Vec<_> = chosen.map(|(_, number)| *number).collect();
+            let [first, .., last] = chosen[..] else { continue };
+            if chosen.iter().any(|number| begun(number).process != begun(&first).process) {
+                continue;
+            }
+            for now in &begun(&last).clock {
+                let Some(row) = rows[0].filter(|row| row.expires_at > *now) else { continue };
+                let fields = chosen
+                    .iter()
+                    .fold(row.seen.0, |fields, number| begun(number).operation.fields(*number, fields));
+                let row = Row { seen: Seen(fields), expires_at: START + FAR };
+                let took = chosen.iter().map(|number| (*number, Outcome::Wrote(row.seen))).collect();
+                joint.push(([Some(row), rows[1]], took));
+            }
+        }
+        joint
+    }
 
     fn steps(&self, number: usize, so_far: u8, rows: &Rows) -> Vec<Step<Self>> {
         let Some(Some(begun)) = self.0.get(number) else { return Vec::new() };
@@ -214,19 +296,16 @@ fn steps(
         rows
     };
     let one = |rows, outcome| vec![(rows, Progress::Took(outcome))];
-    let writer = u8::try_from(number + 1).expect("few operations");
-    let written = |before: [u8; 2]| Row {
-        seen: Seen { fields: operation.fields(number, before), writer },
-        expires_at: START + FAR,
-    };
+    let written =
+        |before: Seen| Row { seen: Seen(operation.fields(number, before.0)), expires_at: START + FAR };
     match operation {
         Operation::Load => one(rows, Outcome::Loaded(visible(0).map(|row| row.seen))),
         Operation::LoadB => one(rows, Outcome::Loaded(visible(1).map(|row| row.seen))),
         Operation::Save | Operation::Overwrite | Operation::Merge => match visible(0) {
             None => one(rows, Outcome::Gone),
-            Some(row) if operation == Operation::Save && row.seen.writer != 0 => one(rows, Outcome::Conflict),
+            Some(row) if operation == Operation::Save && row.seen != Seen::FIRST => one(rows, Outcome::Conflict),
             Some(row) => {
-                let row = written(row.seen.fields);
+                let row = written(row.seen);
                 one(with(0, Some(row)), Outcome::Wrote(row.seen))
             }
         },
@@ -240,14 +319,14 @@ fn steps(
             (None, _) => one(rows, Outcome::Gone),
             (Some(_), Some(_)) => one(rows, Outcome::Exists),
             (Some(row), None) => {
-                let row = written(row.seen.fields);
+                let row = written(row.seen);
                 one([None, Some(row)], Outcome::Wrote(row.seen))
             }
         },
         Operation::Create => match rows[1] {
             Some(_) => one(rows, Outcome::Exists),
             None => {
-                let row = written([0; 2]);
+                let row = written(Seen::FIRST);
                 one(with(1, Some(row)), Outcome::Wrote(row.seen))
             }
         },

@@ -31,6 +31,8 @@ pub struct Scenario {
     pub is_nervous: bool,
     /// How many faults there may be in one run.
     pub faults: u8,
+    /// How often a process besides these may get ahead of an exchange in one run. It writes nothing.
+    pub rivalry: u8,
 }
 
 impl Scenario {
@@ -103,6 +105,7 @@ impl Scenario {
                 is_shared: is_split || random(4) > 0,
                 is_nervous: is_split && random(2) > 0,
                 faults,
+                rivalry: if random(4) == 0 { 8 } else { 0 },
             };
         }
     }
@@ -142,7 +145,8 @@ impl Scenario {
                     };
                     for &(is_shared, is_nervous) in variants {
                         let operations = placed.clone();
-                        scenarios.push(Self { operations, beginning, is_shared, is_nervous, faults });
+                        let rivalry = 0;
+                        scenarios.push(Self { operations, beginning, is_shared, is_nervous, faults, rivalry });
                     }
                 }
             }
@@ -225,7 +229,8 @@ impl fmt::Display for Scenario {
             (true, false) => "shared",
             (true, true) => "nervous",
         };
-        write!(f, "/{beginning}/{cache}/{}", self.faults)
+        write!(f, "/{beginning}/{cache}/{}", self.faults)?;
+        if self.rivalry > 0 { write!(f, "/rival{}", self.rivalry) } else { Ok(()) }
     }
 }
 
@@ -236,7 +241,14 @@ impl FromStr for Scenario {
         let wrong = |what: &str| {
             format!("{text:?} names no scenario: {what}. One is named like `load@0+save@1/cached/shared/2`")
         };
-        let [operations, beginning, cache, faults] = text.split('/').collect::<Vec<_>>()[..] else {
+        let mut parts = text.split('/').collect::<Vec<_>>();
+        let rivalry = match parts.get(4).map(|part| part.strip_prefix("rival")) {
+            None => Ok(0),
+            Some(number) => number.unwrap_or_default().parse(),
+        };
+        let rivalry = rivalry.map_err(|_| wrong("its fifth part is not like `rival8`"))?;
+        parts.truncate(4);
+        let [operations, beginning, cache, faults] = parts[..] else {
             return Err(wrong("it does not have four parts"));
         };
         let operation = |text: &str| {
@@ -263,6 +275,7 @@ impl FromStr for Scenario {
             is_shared,
             is_nervous,
             faults: faults.parse().map_err(|_| wrong("the number of faults is no number"))?,
+            rivalry,
         };
         if !scenario.is_shared && scenario.processes() > 1 {
             return Err(wrong("two processes cannot have one process's cache"));

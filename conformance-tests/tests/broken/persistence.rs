@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
+use conformance_tests::persistence::Damage;
 use session_core::{
-    ExpiryWrite, Persistence, PersistenceError, PersistenceProperties, Record, SchemaProblem, StoredKey,
-    Subject, SubjectIndex, Timestamp, Version,
+    ExpiryWrite, Persistence, PersistenceError, PersistenceProperties, Record, Row, Scan, SchemaProblem,
+    SessionTimes, StoredKey, Subject, SubjectIndex, Timestamp, Version,
 };
 
 /// What is wrong.
@@ -68,6 +69,16 @@ pub(crate) enum Fault {
     TouchChangesTheVersion,
     TouchTurnsTheLastUseBack,
     TouchIsNotAtomic,
+    TouchIsAlwaysWritten,
+    TouchIsNotWrittenInTime,
+    TouchOfWhatIsNotDueProlongs,
+    TouchLooksBeforeItWrites,
+    TouchNeedsACondition,
+    TouchThatIsNotDueIsNotFound,
+    // The clock.
+    ClockIsInLocalTime,
+    ClockShowsSeconds,
+    ClockStandsStill,
     // Renaming.
     RenameCopies,
     RenameOverwrites,
@@ -105,7 +116,23 @@ pub(crate) enum Fault {
     PadsSubjects,
     ListsAHundred,
     ListsWhatWasInserted,
-    ListsWithoutPayload,
+    ListsOtherTimes,
+    ListsInOtherOrders,
+    ListsFromTheKeyOn,
+    ListsWhatIsLeftOfAPage,
+    ListsNoUnreadableTimes,
+    ListsNothingIfOneIsUnreadable,
+    ListsShortPagesAfterUnreadableKeys,
+    // The scan.
+    ScansWhatHasNotExpired,
+    ScansInOtherOrders,
+    ScansShortPages,
+    ScansFromTheKeyOn,
+    ScansWithoutPayload,
+    ScansFromTheSecondOn,
+    ScansNoUnreadableRows,
+    ScansNothingIfOneIsUnreadable,
+    ScansShortPagesAfterUnreadableKeys,
 }
 
 /// Each fault, and the case that is to notice it.
@@ -161,6 +188,16 @@ pub(crate) const ALL: &[(Fault, &str)] = &[
     (Fault::TouchTurnsTheLastUseBack, "a_late_touch_does_not_turn_the_last_use_back"),
     (Fault::TouchIsNotAtomic, "of_touches_at_once_the_latest_counts"),
     (Fault::TouchIsNotAtomic, "a_touch_brings_no_deleted_session_back"),
+    (Fault::TouchIsAlwaysWritten, "a_touch_that_is_not_due_changes_nothing"),
+    (Fault::TouchIsNotWrittenInTime, "a_touch_that_is_not_due_changes_nothing"),
+    (Fault::TouchOfWhatIsNotDueProlongs, "a_touch_that_is_not_due_changes_nothing"),
+    (Fault::TouchThatIsNotDueIsNotFound, "a_touch_that_is_not_due_changes_nothing"),
+    (Fault::TouchIsAlwaysWritten, "of_due_touches_at_once_one_is_written"),
+    (Fault::TouchLooksBeforeItWrites, "of_due_touches_at_once_one_is_written"),
+    (Fault::TouchNeedsACondition, "a_touch_without_a_condition_is_always_written"),
+    (Fault::ClockIsInLocalTime, "the_databases_clock_shows_the_present"),
+    (Fault::ClockShowsSeconds, "the_databases_clock_goes_on_within_a_second"),
+    (Fault::ClockStandsStill, "the_databases_clock_shows_the_present"),
     (Fault::RenameCopies, "a_renamed_session_is_under_its_new_key_alone"),
     (Fault::RenameOverwrites, "a_rename_onto_a_session_changes_nothing"),
     (Fault::RenameOverwrites, "of_renames_to_one_key_one_takes_place"),
@@ -198,7 +235,23 @@ pub(crate) const ALL: &[(Fault, &str)] = &[
     (Fault::PadsSubjects, "subjects_are_compared_byte_for_byte"),
     (Fault::ListsAHundred, "hundreds_of_sessions_are_listed"),
     (Fault::ListsWhatWasInserted, "a_session_is_listed_where_its_last_write_put_it"),
-    (Fault::ListsWithoutPayload, "what_is_listed_is_what_is_found"),
+    (Fault::ListsOtherTimes, "what_is_listed_is_what_is_found"),
+    (Fault::ListsInOtherOrders, "sessions_are_listed_in_the_order_of_their_keys"),
+    (Fault::ListsFromTheKeyOn, "pages_go_on_after_any_key"),
+    (Fault::ListsFromTheKeyOn, "sessions_are_listed_in_the_order_of_their_keys"),
+    (Fault::ListsWhatIsLeftOfAPage, "a_short_page_is_the_last_one"),
+    (Fault::ListsNoUnreadableTimes, "unreadable_times_are_listed_in_their_place"),
+    (Fault::ListsNothingIfOneIsUnreadable, "unreadable_times_are_listed_in_their_place"),
+    (Fault::ListsShortPagesAfterUnreadableKeys, "sessions_without_a_stored_key_are_not_listed"),
+    (Fault::ScansWhatHasNotExpired, "expired_sessions_are_found"),
+    (Fault::ScansInOtherOrders, "keys_come_in_the_order_of_their_bytes"),
+    (Fault::ScansShortPages, "less_than_asked_for_is_all_there_was"),
+    (Fault::ScansFromTheKeyOn, "going_on_after_the_last_key_finds_each_session_once"),
+    (Fault::ScansWithoutPayload, "what_is_found_is_what_is_loaded"),
+    (Fault::ScansFromTheSecondOn, "the_first_ones_come_without_a_key_to_go_on_from"),
+    (Fault::ScansNoUnreadableRows, "a_row_that_cannot_be_read_is_in_its_place"),
+    (Fault::ScansNothingIfOneIsUnreadable, "a_row_that_cannot_be_read_is_in_its_place"),
+    (Fault::ScansShortPagesAfterUnreadableKeys, "a_row_without_a_stored_key_is_passed_over"),
     // What a random history notices.
     (Fault::UpdateShortens, "random_histories_are_those_of_the_reference"),
     (Fault::FindsWhatEndsNow, "random_histories_are_those_of_the_reference"),
@@ -219,12 +272,23 @@ pub(crate) struct BrokenPersistence {
     is_replica: bool,
 }
 
+/// The faults of one kind of page.
+struct PageFaults {
+    begins_again: Fault,
+    is_in_another_order: Fault,
+    counts_unreadable_keys: Fault,
+    fails_as_a_whole: Fault,
+    hides_unreadable_rows: Fault,
+}
+
 #[derive(Debug, Default)]
 struct Table {
     is_there: bool,
     is_being_made: bool,
     rows: HashMap<String, (StoredKey, Record)>,
     versions: u64,
+    /// What was done to rows from outside.
+    damaged: HashMap<String, Damage>,
 }
 
 impl BrokenPersistence {
@@ -245,6 +309,57 @@ impl BrokenPersistence {
     /// A handle to a table that is still to be made.
     pub(crate) fn before_migration(&self) -> Self {
         Self { table: Arc::default(), ..self.another() }
+    }
+
+    /// Damages the row under `key`, as another program might.
+    pub(crate) fn damage(&self, key: &StoredKey, damage: Damage) {
+        self.lock().damaged.insert(self.place(key), damage);
+    }
+
+    /// A page of the rows that `is_meant` says, in the order of their keys, with what `contents` makes of each that is
+    /// not damaged.
+    fn page<T>(
+        &self,
+        (after, limit): (Option<&StoredKey>, u32),
+        faults: PageFaults,
+        is_meant: impl Fn(&Record) -> bool,
+        is_hit: fn(Damage) -> bool,
+        contents: impl Fn(&Record) -> T,
+    ) -> Result<Vec<Row<T>>, PersistenceError> {
+        let table = self.lock();
+        let after = after.map_or("", StoredKey::as_str);
+        let mut rows = table.rows.values().filter(|(_, row)| is_meant(row)).collect::<Vec<_>>();
+        rows.retain(|(key, _)| {
+            key.as_str() > after || self.has(faults.begins_again) && key.as_str() == after
+        });
+        rows.sort_by_key(|(key, _)| match self.has(faults.is_in_another_order) {
+            true => key.as_str().to_lowercase(),
+            false => key.as_str().to_owned(),
+        });
+        let has_no_key = |key: &StoredKey| table.damaged.get(&self.place(key)) == Some(&Damage::Key);
+        if !self.has(faults.counts_unreadable_keys) {
+            rows.retain(|(key, _)| !has_no_key(key));
+        }
+        rows.truncate(limit as usize);
+        rows.retain(|(key, _)| !has_no_key(key));
+        let mut page = Vec::new();
+        for (key, row) in rows {
+            if table.damaged.get(&self.place(key)).is_some_and(|damage| is_hit(*damage)) {
+                if self.has(faults.fails_as_a_whole) {
+                    return Err(Self::corrupt());
+                }
+                if !self.has(faults.hides_unreadable_rows) {
+                    page.push(Row::new(*key, Err(Self::corrupt())));
+                }
+            } else {
+                page.push(Row::new(*key, Ok(contents(row))));
+            }
+        }
+        Ok(page)
+    }
+
+    fn corrupt() -> PersistenceError {
+        PersistenceError::CorruptRow("it was damaged".into())
     }
 
     fn has(&self, fault: Fault) -> bool {
@@ -384,7 +499,10 @@ impl Persistence for BrokenPersistence {
             }
             return Ok(None);
         }
-        Ok(Some(row))
+        match self.lock().damaged.contains_key(&self.place(key)) {
+            true => Err(Self::corrupt()),
+            false => Ok(Some(row)),
+        }
     }
 
     async fn insert(&self, key: &StoredKey, record: &Record) -> Result<Version, PersistenceError> {
@@ -489,13 +607,14 @@ impl Persistence for BrokenPersistence {
         &self,
         key: &StoredKey,
         expires_at: Timestamp,
+        idle_since: Timestamp,
         now: Timestamp,
-    ) -> Result<(), PersistenceError> {
+    ) -> Result<bool, PersistenceError> {
         let row = self.row(key);
         let row = match row {
             None if self.has(Fault::TouchInserts) => {
                 let record = Record::new("1{}".into(), now, expires_at);
-                return self.insert(key, &record).await.map(drop);
+                return self.insert(key, &record).await.map(|_| true);
             }
             None => return Err(PersistenceError::NotFound),
             Some(row) => row,
@@ -503,6 +622,12 @@ impl Persistence for BrokenPersistence {
         if self.is_expired(&row, now) && !self.has(Fault::TouchRevives) {
             return Err(PersistenceError::NotFound);
         }
+        let is_due = |row: &Record| match self.fault {
+            Fault::TouchIsAlwaysWritten => true,
+            Fault::TouchIsNotWrittenInTime => row.last_seen_at() < idle_since,
+            Fault::TouchNeedsACondition => row.last_seen_at() <= idle_since.min(now),
+            _ => row.last_seen_at() <= idle_since,
+        };
         let touched = |row: &Record| {
             let end =
                 if self.has(Fault::TouchShortens) { expires_at } else { expires_at.max(row.expires_at()) };
@@ -516,18 +641,29 @@ impl Persistence for BrokenPersistence {
         if self.has(Fault::TouchIsNotAtomic) {
             Self::pause().await;
             self.put(key, touched(&row));
-            return Ok(());
+            return Ok(true);
         }
         if self.has(Fault::TouchChangesTheVersion) {
             let version = self.next_version(Some(&row));
             self.put(key, touched(&row).with_version(version));
-            return Ok(());
+            return Ok(true);
+        }
+        let was_due = is_due(&row);
+        if self.has(Fault::TouchLooksBeforeItWrites) {
+            Self::pause().await;
         }
         match self.lock().rows.get_mut(&self.place(key)) {
             None => Err(PersistenceError::NotFound),
-            Some((_, there)) => {
+            Some((_, there)) if is_due(there) || was_due && self.has(Fault::TouchLooksBeforeItWrites) => {
                 *there = touched(there);
-                Ok(())
+                Ok(true)
+            }
+            Some(_) if self.has(Fault::TouchThatIsNotDueIsNotFound) => Err(PersistenceError::NotFound),
+            Some((_, there)) => {
+                if self.has(Fault::TouchOfWhatIsNotDueProlongs) {
+                    *there = touched(there);
+                }
+                Ok(false)
             }
         }
     }
@@ -617,6 +753,7 @@ impl Persistence for BrokenPersistence {
                 return Ok(false);
             }
         }
+        table.damaged.remove(&place);
         let was_there = table.rows.remove(&place).is_some();
         Ok(match self.fault {
             Fault::DeleteTellsNothing => false,
@@ -653,6 +790,18 @@ impl Persistence for BrokenPersistence {
         }
         let mut table = self.lock();
         Ok(places.iter().filter(|place| table.rows.remove(*place).is_some()).count() as u64)
+    }
+
+    async fn now(&self) -> Result<Timestamp, PersistenceError> {
+        let now = Timestamp::from(SystemTime::now());
+        Ok(match self.fault {
+            Fault::ClockIsInLocalTime => now + std::time::Duration::from_secs(3_600),
+            Fault::ClockShowsSeconds => {
+                Timestamp::from_micros(now.as_micros().div_euclid(1_000_000) * 1_000_000)
+            }
+            Fault::ClockStandsStill => Timestamp::from_secs(1_700_000_000),
+            _ => now,
+        })
     }
 
     async fn migrate(&self) -> Result<(), PersistenceError> {
@@ -698,33 +847,78 @@ impl SubjectIndex for BrokenPersistence {
         &self,
         subject: &Subject,
         now: Timestamp,
-    ) -> Result<Vec<(StoredKey, Record)>, PersistenceError> {
+        after: Option<&StoredKey>,
+        limit: u32,
+    ) -> Result<Vec<Row<SessionTimes>>, PersistenceError> {
         let compared = |subject: &Subject| match self.fault {
             Fault::FoldsSubjects => subject.as_str().to_lowercase(),
             Fault::PadsSubjects => subject.as_str().trim_end_matches(' ').to_owned(),
             _ => subject.as_str().to_owned(),
         };
-        let table = self.lock();
-        let rows = table.rows.values().filter(|(_, row)| {
+        let is_theirs = |row: &Record| {
             (row.subject().is_some_and(|theirs| compared(theirs) == compared(subject))
                 || self.has(Fault::ListsEverybodys))
-                && (!row.is_expired(now) || self.has(Fault::ListsExpired))
+                && (row.version().as_u64() < 2 || !self.has(Fault::ListsWhatWasInserted))
+        };
+        let is_live = |row: &Record| !row.is_expired(now) || self.has(Fault::ListsExpired);
+        let faults = PageFaults {
+            begins_again: Fault::ListsFromTheKeyOn,
+            is_in_another_order: Fault::ListsInOtherOrders,
+            counts_unreadable_keys: Fault::ListsShortPagesAfterUnreadableKeys,
+            fails_as_a_whole: Fault::ListsNothingIfOneIsUnreadable,
+            hides_unreadable_rows: Fault::ListsNoUnreadableTimes,
+        };
+        let limit = if self.has(Fault::ListsAHundred) { limit.min(100) } else { limit };
+        let is_meant =
+            |row: &Record| is_theirs(row) && (is_live(row) || self.has(Fault::ListsWhatIsLeftOfAPage));
+        let is_hit = |damage| damage == Damage::Times;
+        let page = self.page((after, limit), faults, is_meant, is_hit, |row| {
+            let mut times = SessionTimes::from(row);
+            if self.has(Fault::ListsOtherTimes) {
+                times.last_seen_at = times.created_at;
+            }
+            (times, is_live(row))
+        })?;
+        let live = page.into_iter().filter_map(|row| match row.contents {
+            Ok((times, is_live)) => is_live.then(|| Row::new(row.key, Ok(times))),
+            Err(error) => Some(Row::new(row.key, Err(error))),
         });
-        let limit = if self.has(Fault::ListsAHundred) { 100 } else { usize::MAX };
-        let rows = rows.take(limit).map(|(key, row)| {
-            let row = match self.fault {
-                Fault::ListsWithoutPayload => Record::new("".into(), row.created_at(), row.expires_at())
+        Ok(live.collect())
+    }
+}
+
+impl Scan for BrokenPersistence {
+    async fn scan(
+        &self,
+        after: Option<&StoredKey>,
+        limit: u32,
+    ) -> Result<Vec<Row<Record>>, PersistenceError> {
+        let faults = PageFaults {
+            begins_again: Fault::ScansFromTheKeyOn,
+            is_in_another_order: Fault::ScansInOtherOrders,
+            counts_unreadable_keys: Fault::ScansShortPagesAfterUnreadableKeys,
+            fails_as_a_whole: Fault::ScansNothingIfOneIsUnreadable,
+            hides_unreadable_rows: Fault::ScansNoUnreadableRows,
+        };
+        let is_live = |row: &Record| !row.is_expired(Timestamp::from_micros(1_600_000_000_123_457));
+        let is_meant = |row: &Record| is_live(row) || !self.has(Fault::ScansWhatHasNotExpired);
+        let limit = if self.has(Fault::ScansShortPages) { limit.min(2) } else { limit };
+        let mut page = self.page(
+            (after, limit),
+            faults,
+            is_meant,
+            |_| true,
+            |row| match self.fault {
+                Fault::ScansWithoutPayload => Record::new("".into(), row.created_at(), row.expires_at())
                     .with_last_seen_at(row.last_seen_at())
                     .with_version(row.version())
                     .with_subject(row.subject().cloned()),
                 _ => row.clone(),
-            };
-            (*key, row)
-        });
-        let mut rows = rows.collect::<Vec<_>>();
-        if self.has(Fault::ListsWhatWasInserted) {
-            rows.retain(|(_, row)| row.version().as_u64() < 2);
+            },
+        )?;
+        if self.has(Fault::ScansFromTheSecondOn) && after.is_none() && !page.is_empty() {
+            page.remove(0);
         }
-        Ok(rows)
+        Ok(page)
     }
 }

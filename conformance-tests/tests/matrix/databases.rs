@@ -3,12 +3,12 @@
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
 
-use conformance_tests::persistence::PersistenceFixture;
+use conformance_tests::persistence::{Damage, PersistenceFixture};
 use db_backends::mysql::MySqlPersistence;
 use db_backends::postgres::PostgresPersistence;
 use db_backends::sqlite::SqlitePersistence;
 use db_backends::sqlx::{AssertSqlSafe, Connection as _, MySqlConnection, PgConnection, raw_sql};
-use session_core::{PersistenceError, Scan, SubjectIndex};
+use session_core::{PersistenceError, Scan, StoredKey, SubjectIndex};
 use tokio::sync::OnceCell;
 
 /// Few connections for each handle: many cases run at once, with three handles each.
@@ -61,7 +61,12 @@ impl Made {
 }
 
 async fn drop_table(url: &str, table: &str) -> Result<(), db_backends::sqlx::Error> {
-    let sql = AssertSqlSafe(format!("DROP TABLE IF EXISTS {table}, {table}_schema"));
+    run(url, format!("DROP TABLE IF EXISTS {table}, {table}_schema")).await
+}
+
+/// Runs statements as another program would.
+async fn run(url: &str, sql: String) -> Result<(), db_backends::sqlx::Error> {
+    let sql = AssertSqlSafe(sql);
     if url.starts_with("postgres") {
         let mut connection = PgConnection::connect(url).await?;
         raw_sql(sql).execute(&mut connection).await?;
@@ -108,5 +113,21 @@ impl<D: Database> PersistenceFixture for Table<D> {
             handles.push(D::open(&self.url, &name).await.expect("the server lets us in"));
         }
         handles
+    }
+
+    async fn damage(&self, key: &StoredKey, damage: Damage) -> bool {
+        let Some(table) = self.name.get() else { return false };
+        let is_postgres = self.url.starts_with("postgres");
+        // The columns for times take nothing that is no time.
+        let change = match damage {
+            Damage::Record => "subject = ''",
+            Damage::Key if is_postgres => "key = key || ' x'",
+            Damage::Key => "`key` = concat(`key`, ' x')",
+            _ => return false,
+        };
+        let column = if is_postgres { "key" } else { "`key`" };
+        let sql = format!("UPDATE {table} SET {change} WHERE {column} = '{}'", key.as_str());
+        run(&self.url, sql).await.expect("the statement runs");
+        true
     }
 }

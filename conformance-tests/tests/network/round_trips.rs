@@ -9,7 +9,7 @@ use conformance_tests::proxy::Proxy;
 use session_cached_db::CachedDb;
 use session_core::{
     Cache as _, Entry, Expected, ExpiryWrite, KeyForm, KeyPrefix, Persistence as _, Record, SessionKey,
-    Stamp, StoredKey, Subject, SubjectIndex as _, Timestamp, Value,
+    Stamp, StoreId, StoredKey, Subject, SubjectIndex as _, Timestamp, Value,
 };
 
 use crate::{Link, Links};
@@ -66,7 +66,8 @@ struct CacheFigures {
 
 async fn cache(link: &Link, expected: &CacheFigures) {
     let cache = cache_backends::connect(&link.url).unwrap();
-    let entry = || Entry::value(stamp(), Value { record: Arc::new(record()), made_at: now() });
+    let entry =
+        || Entry::value(stamp(), Value { record: Arc::new(record()), made_at: now(), store: StoreId(1) });
     // The second time, everything is known: connections are made, scripts loaded.
     for is_warm in [false, true] {
         let (here, key, mut figures) = (&link.proxy, key(), Figures::default());
@@ -133,17 +134,24 @@ async fn database(link: &Link, expected: &DatabaseFigures) {
         let update = db.update(&key, &changed, Some(version.unwrap()), ExpiryWrite::Extend, now());
         let (version, trips) = taken(here, update).await;
         figures.add("update", trips, expected.update);
-        let (touched, trips) = taken(here, db.touch(&key, now() + 20 * MINUTE, now())).await;
-        touched.unwrap();
+        let (touched, trips) = taken(here, db.touch(&key, now() + 20 * MINUTE, Timestamp::MAX, now())).await;
+        assert!(touched.unwrap());
         figures.add("touch", trips, 1);
+        let not_due = db.touch(&key, now() + 20 * MINUTE, Timestamp::from_secs(0), now());
+        let (touched, trips) = taken(here, not_due).await;
+        assert!(!touched.unwrap());
+        figures.add("touch that is not due", trips, 2);
         let rename = db.rename(&key, &other, &changed, Some(version.unwrap()), ExpiryWrite::Extend, now());
         let (renamed, trips) = taken(here, rename).await;
         renamed.unwrap();
         figures.add("rename", trips, expected.rename);
         let subject = Subject::parse("user-42").unwrap();
-        let (listed, trips) = taken(here, db.list_by_subject(&subject, now())).await;
+        let (listed, trips) = taken(here, db.list_by_subject(&subject, now(), None, 10)).await;
         assert_eq!(listed.unwrap().len(), 1);
         figures.add("list_by_subject", trips, 1);
+        let (clock, trips) = taken(here, db.now()).await;
+        clock.unwrap();
+        figures.add("now", trips, 1);
         let (deleted, trips) = taken(here, db.delete(&other)).await;
         assert!(deleted.unwrap());
         figures.add("delete", trips, 1);

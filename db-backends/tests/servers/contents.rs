@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use session_core::{ExpiryWrite, PersistenceError, Record, Subject, Timestamp};
 
@@ -12,6 +12,8 @@ pub async fn records_come_back_as_they_were_written(server: Server) {
     let separator = if server.url.contains('?') { odd.replacen('?', "&", 1) } else { odd };
     let db = server.connect_to(&(server.url.clone() + &separator), Settings::default()).await.unwrap();
     db.migrate_dyn().await.unwrap();
+    let (clock, now) = (db.now_dyn().await.unwrap(), Timestamp::from(SystemTime::now()));
+    assert!(clock.since(now).max(now.since(clock)) < Duration::from_secs(60), "{clock:?} {now:?}");
     let payload: Vec<u8> = (0..=255).collect();
     let (first, last) = (Timestamp::from_micros(i64::MIN + 1), Timestamp::MAX);
     let written = Record::new(payload.into(), first, last)
@@ -91,6 +93,19 @@ pub async fn no_statement_reads_the_whole_table(server: Server) {
             assert_eq!(db.list_by_subject_dyn(&subject, now, None, 1_000).await.unwrap().len(), 50);
             let read = rows_read(&server, &pool).await - before;
             assert!(read < 400, "round {round}: {read} rows were read for 50 and some");
+
+            // A page costs no more than the subject's 100 rows, and one of a scan no more than itself.
+            let before = rows_read(&server, &pool).await;
+            let after = key("key-7049");
+            let page = db.list_by_subject_dyn(&subject, now, Some(&after), 10).await.unwrap();
+            assert_eq!((page.len(), page[0].key), (10, key("key-70500")));
+            let read = rows_read(&server, &pool).await - before;
+            assert!(read < 300, "round {round}: {read} rows were read for a page of a subject");
+            let before = rows_read(&server, &pool).await;
+            let page = db.scan_dyn(Some(&after), 10).await.unwrap();
+            assert_eq!((page.len(), page[0].key), (10, key("key-70490")));
+            let read = rows_read(&server, &pool).await - before;
+            assert!(read < 50, "round {round}: {read} rows were read for a page of 10");
 
             let before = rows_read(&server, &pool).await;
             assert_eq!(db.delete_expired_dyn(now, 100).await.unwrap(), 100);

@@ -12,7 +12,7 @@ use db_backends::postgres::{PostgresBuilder, PostgresPersistence};
 use db_backends::sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlPool, MySqlPoolOptions};
 use db_backends::sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use db_backends::sqlx::{AssertSqlSafe, Connection as _, Row as _, query, raw_sql};
-use session_core::{DynSubjectIndex, PersistenceError, Record, StoredKey, Timestamp};
+use session_core::{DynDatabase, PersistenceError, Record, StoredKey, Timestamp};
 
 use crate::proxy::Proxy;
 
@@ -44,7 +44,7 @@ impl Kind {
     }
 }
 
-pub type Db = Arc<dyn DynSubjectIndex>;
+pub type Db = Arc<dyn DynDatabase>;
 
 /// A server, and a table name on it that nobody else has.
 pub struct Server {

@@ -506,7 +506,9 @@ async fn a_value_that_sneaked_in_under_a_lost_fence_is_killed() {
 async fn two_writers_that_overlap_publish_nothing() {
     each_database(async |world| {
         let session = world.saved([("x", 1)]).await;
-        let (mut one, mut two) = (world.reopen(&session).await, world.reopen(&session).await);
+        let elsewhere = world.node().await;
+        let (mut one, mut two) =
+            (world.reopen(&session).await, elsewhere.open(&key_of(&session)).await.unwrap());
         one.insert("a", 1).unwrap();
         two.insert("b", 2).unwrap();
         let mut held = world.db.calls.hold(Call::Update, Moment::After);
@@ -542,7 +544,9 @@ async fn while_a_writer_is_in_flight_no_other_publishes() {
     each_database(async |world| {
         let session = world.saved([("x", 1)]).await;
         let key = stored_key(&session);
-        let (mut one, mut two) = (world.reopen(&session).await, world.reopen(&session).await);
+        let elsewhere = world.node().await;
+        let (mut one, mut two) =
+            (world.reopen(&session).await, elsewhere.open(&key_of(&session)).await.unwrap());
         one.insert("a", 1).unwrap();
         two.insert("b", 2).unwrap();
         let mut held = world.db.calls.hold(Call::Update, Moment::Before);
@@ -571,7 +575,8 @@ async fn a_writer_whose_fence_was_lost_keeps_the_next_one_from_publishing() {
         let saving_one = tokio::spawn(async move { one.save().await });
         first.reached().await;
         world.cache.plant(&key, None).await;
-        let mut two = world.store.open(&client_key).await.unwrap();
+        let elsewhere = world.node().await;
+        let mut two = elsewhere.open(&client_key).await.unwrap();
         two.insert("y", 3).unwrap();
         let mut second = world.db.calls.hold(Call::Update, Moment::Before);
         let saving_two = tokio::spawn(async move { two.save().await });

@@ -5,7 +5,8 @@ use session_core::{Expiry, Runtime as _};
 use std::time::Duration;
 
 use crate::common::{
-    Call, DAY, HOUR, MINUTE, Moment, SECOND, START, World, each_database, each_database_with, map, values_of,
+    Call, DAY, HOUR, MINUTE, Moment, SECOND, START, World, each_database, each_database_with, key_of, map,
+    values_of,
 };
 
 const TEN: Duration = Duration::from_secs(10);
@@ -315,7 +316,8 @@ async fn a_save_that_began_before_a_touch_does_not_shorten_the_session() {
         |builder| builder.touch_interval(SECOND),
         async |world| {
             let mut slow = world.saved([("x", 1)]).await;
-            let mut quick = world.reopen(&slow).await;
+            let elsewhere = world.builder().touch_interval(SECOND).build().await.unwrap();
+            let mut quick = elsewhere.open(&key_of(&slow)).await.unwrap();
             slow.insert("x", 2).unwrap();
             let mut held = world.db.calls.hold(Call::Update, Moment::Before);
             let saving = tokio::spawn(async move { slow.save().await });

@@ -104,7 +104,7 @@ async fn everybody_who_has_come_later_shares_one_more_read_of_that() {
 }
 
 #[tokio::test]
-async fn whoever_leaves_first_strands_nobody() {
+async fn a_load_that_leaves_first_strands_no_other() {
     each_database(async |world| {
         let (key, stored_key) = cold(&world).await;
         let mut held = world.db.calls.hold(Call::Load, Moment::Before);
@@ -114,15 +114,17 @@ async fn whoever_leaves_first_strands_nobody() {
         until(|| world.store.stats().joined == 256).await;
         first.abort();
         assert!(first.await.unwrap_err().is_cancelled());
+        // The read that it sent goes on, for the others.
+        held.release();
         all_see(others, &map([("x", 1)])).await;
-        assert_eq!(world.db.calls.count(Call::Load), 2);
+        assert_eq!(world.db.calls.count(Call::Load), 1);
         assert!(world.cache.peek_record(&stored_key).await.is_some());
     })
     .await;
 }
 
 #[tokio::test]
-async fn nor_does_one_who_leaves_while_asking_a_shared_cache() {
+async fn a_load_that_leaves_while_it_asks_a_shared_cache_strands_no_other() {
     let world = World::shared().await;
     let (key, _) = cold(&world).await;
     for moment in [Moment::Before, Moment::After] {
@@ -134,8 +136,8 @@ async fn nor_does_one_who_leaves_while_asking_a_shared_cache() {
         until(|| world.store.stats().joined == joined + 256).await;
         first.abort();
         assert!(first.await.unwrap_err().is_cancelled());
+        held.release();
         all_see(others, &map([("x", 1)])).await;
-        drop(held);
     }
 }
 
@@ -155,7 +157,10 @@ async fn when_all_have_left_the_next_one_is_served() {
         held.reached().await;
         only.abort();
         assert!(only.await.unwrap_err().is_cancelled());
-        assert_eq!(load(&world.store, &key).await.unwrap().unwrap(), map([("x", 1)]));
+        let next = load(&world.store, &key);
+        held.release();
+        assert_eq!(next.await.unwrap().unwrap(), map([("x", 1)]));
+        assert_eq!(world.db.calls.count(Call::Load), 1);
     }
 }
 
@@ -169,7 +174,8 @@ async fn whoever_leaves_while_reading_leaves_no_lease_behind() {
             held.reached().await;
             only.abort();
             assert!(only.await.unwrap_err().is_cancelled());
-            // Somebody goes on with it, although nobody waits.
+            // A task goes on with it, although no load waits.
+            held.release();
             soon(async {
                 while world.cache.peek_record(&stored_key).await.is_none() {
                     tokio::task::yield_now().await;
@@ -307,7 +313,7 @@ async fn a_flight_whose_read_hangs_ends_for_everybody() {
 }
 
 #[test]
-fn a_flight_that_ends_with_its_runtime_leaves_nobody_waiting() {
+fn a_load_outlives_the_runtime_of_the_load_that_began_its_attempt() {
     let callers = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let tasks = tokio::runtime::Runtime::new().unwrap();
     let (held, waiting) = callers.block_on(async {
@@ -319,14 +325,59 @@ fn a_flight_that_ends_with_its_runtime_leaves_nobody_waiting() {
         held.reached().await;
         let waiting = load(&store, &key);
         until(|| store.stats().joined == 1).await;
-        // Its caller leaves, and a task goes on, which is to be stopped.
-        let mut held_again = world.db.calls.hold(Call::Load, Moment::Before);
         first.abort();
-        held_again.reached().await;
-        ((held, held_again), waiting)
+        (held, waiting)
     });
     tasks.shutdown_background();
-    let error = callers.block_on(soon(waiting)).unwrap().unwrap_err();
-    assert!(matches!(error, Error::Interrupted), "{error}");
-    drop(held);
+    held.release();
+    assert_eq!(callers.block_on(soon(waiting)).unwrap().unwrap(), map([("x", 1)]));
+}
+
+/// A future that was polled once, and is kept, but not polled again.
+async fn poll_once<F: Future + Unpin>(mut future: F) -> F {
+    assert!(futures_util::poll!(&mut future).is_pending());
+    future
+}
+
+#[tokio::test]
+async fn a_load_that_is_alive_and_not_polled_strands_no_other() {
+    for (is_database, moment) in
+        [(false, Moment::Before), (false, Moment::After), (true, Moment::Before), (true, Moment::After)]
+    {
+        let world = World::shared().await;
+        let (key, _) = cold(&world).await;
+        let held = if is_database {
+            world.db.calls.hold(Call::Load, moment)
+        } else {
+            world.cache.calls.hold(Call::Acquire, moment)
+        };
+        let stalled = poll_once(Box::pin(world.store.open(&key))).await;
+        let others = burst(&world.store, &key);
+        until(|| world.store.stats().joined == 256).await;
+        held.release();
+        soon(all_see(others, &map([("x", 1)]))).await;
+        assert_eq!(values_of(&soon(stalled).await.unwrap()), map([("x", 1)]));
+    }
+}
+
+#[tokio::test]
+async fn all_loads_that_came_too_late_share_one_more_read() {
+    let world = World::shared().await;
+    let (key, stored_key) = cold(&world).await;
+    let mut held = world.db.calls.hold(Call::Load, Moment::After);
+    let first = load(&world.store, &key);
+    held.reached().await;
+    // Another node writes, so what was read is too old for loads that come now, and cannot be filled.
+    let elsewhere = world.node().await;
+    let mut session = elsewhere.open(&key).await.unwrap();
+    session.insert("x", 2).unwrap();
+    session.save().await.unwrap();
+    world.cache.plant(&stored_key, None).await;
+    let reads = world.db.calls.count(Call::Load);
+    let late = burst(&world.store, &key);
+    until(|| world.store.stats().joined == 256).await;
+    held.release();
+    first.await.unwrap().unwrap();
+    all_see(late, &map([("x", 2)])).await;
+    assert_eq!(world.db.calls.count(Call::Load), reads + 1);
 }

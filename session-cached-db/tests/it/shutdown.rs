@@ -230,8 +230,8 @@ fn a_runtime_that_ends_in_the_middle_of_a_write_loses_nothing_that_was_acknowled
                 next.saved([("y", 1)]).await;
             });
         }
-        // Whoever still holds on to the old store is told.
+        // A caller that still holds on to the old store is told that nothing was written.
         let error = Runtime::new().unwrap().block_on(opened.save()).unwrap_err();
-        assert!(matches!(error, Error::Interrupted), "{error}");
+        assert!(matches!(error, Error::Closed), "{error}");
     }
 }

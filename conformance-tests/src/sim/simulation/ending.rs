@@ -5,25 +5,75 @@ use std::time::Duration;
 use session_cached_db::CachedDb;
 use session_core::{Entry, State};
 
-use super::{FIRST_PROBE, Judged, Simulation, awaits_repair};
-use crate::sim::operation::Operation;
+use super::{FIRST_PROBE, Judged, Simulation, Status, Task, awaits_repair};
+use crate::sim::operation::{Operation, stored_keys};
 use crate::sim::oracle::Promise;
 use crate::sim::world::{
-    AHEAD, CLOCK_SLACK, FENCE_TTL, KEYS, LEASE_TTL, MAX_CACHE_AGE, VALUE_LAZINESS, World, lock,
+    AHEAD, CLOCK_SLACK, FENCE_TTL, KEYS, LEASE_TTL, MAX_CACHE_AGE, Purpose, STATEMENT_BOUND, TaskId, VALUE_LAZINESS,
+    WRITE_TIMEOUT, World, lock,
 };
 
+/// How soon after the cache answers again it must be used.
+const RECOVERY: Duration = Duration::from_secs(2);
+
+/// Nothing takes longer.
+const MAX_ROUNDS: usize = 200;
+
+/// For so many rounds, timers fire when they are due: for longer than the recovery may take.
+const PUNCTUAL_ROUNDS: usize = 40;
+
 impl Simulation<'_> {
+    /// From here on there are no faults, and nothing else begins: what has begun must come to its end, and the cache must be
+    /// of use again.
+    pub(in crate::sim) fn complete(mut self) -> Judged {
+        for status in &mut self.statuses {
+            if *status == Status::Waiting {
+                *status = Status::Over;
+            }
+        }
+        // What was given up happens now or never.
+        let lands = self.digest() % 2 == 0;
+        while lands && !lock(&self.world).late.is_empty() {
+            lock(&self.world).land(0);
+        }
+        self.rivalry_left = 0;
+        for _ in 0..MAX_ROUNDS {
+            self.release();
+            self.run_woken()?;
+            if lock(&self.world).open_calls().is_empty() {
+                if !self.statuses.contains(&Status::Running) {
+                    return self.finish();
+                }
+                self.pass_to_timer(&|purpose| purpose == Purpose::Load, Duration::ZERO)?;
+            }
+            self.serve_all();
+        }
+        Err("what has begun does not come to its end".into())
+    }
+
     /// Judges a state in which nothing happens any more.
     pub(super) fn finish(&mut self) -> Judged {
         let awaits = self.stores.iter().flatten().any(awaits_repair);
-        let is_untroubled = self.faults_left == self.scenario.faults;
+        if let Some(number) = self.statuses.iter().position(|status| *status == Status::Running) {
+            let name = self.scenario.operations[number].0.name();
+            return Err(format!("{name} waits for something that nobody will do"));
+        }
+        if !self.excuses.failures {
+            for number in std::mem::take(&mut self.dropped) {
+                self.oracle.require_effect(number)?;
+            }
+        }
         {
-            let world = lock(&self.world);
-            if let Some(stuck) = self.tasks.iter().find(|task| world.tasks[&task.id].timers.is_empty()) {
+            let mut world = lock(&self.world);
+            let is_stuck = |task: &&Task| !task.is_forgotten && world.tasks[&task.id].timers.is_empty();
+            if let Some(stuck) = self.tasks.iter().find(is_stuck) {
                 return Err(format!("{:?} waits for something that nobody will do", stuck.id));
             }
+            if world.rival.is_some() {
+                world.rival();
+            }
             for key in 0..KEYS.len() {
-                self.check_left_behind(&world, key, is_untroubled)?;
+                self.check_left_behind(&world, key)?;
             }
         }
         if !awaits {
@@ -47,8 +97,12 @@ impl Simulation<'_> {
         self.exposed.clear();
         self.repairs_lost = false;
         self.probe_all(&mut probe, true)?;
-        if self.stores.iter().flatten().any(|store| store.__flights() > 0) {
-            return Err("a flight is left behind".into());
+        // Who was not polled any more leaves at last.
+        self.end_tasks(|task| task.is_forgotten);
+        self.run_woken()?;
+        self.drain()?;
+        if self.stores.iter().flatten().any(|store| store.__flights() + store.__queues() > 0) {
+            return Err("a flight or a write queue is left behind".into());
         }
         Ok(())
     }
@@ -59,11 +113,10 @@ impl Simulation<'_> {
         self.oracle.tick(world.now);
     }
 
-    fn check_left_behind(&self, world: &World, key: usize, is_untroubled: bool) -> Judged {
-        let Some(entry) = world.entry(key) else { return Ok(()) };
-        match &entry.state {
-            State::Lease | State::Fence(_) if is_untroubled => {
-                Err("a lease or a fence is left behind, although nothing went wrong".into())
+    fn check_left_behind(&self, world: &World, key: usize) -> Judged {
+        match world.entry(key).map(|entry| &entry.state) {
+            Some(State::Lease | State::Fence(_)) if !self.excuses.leftovers => {
+                Err("a lease or a fence is left behind, although nothing went wrong that explains it".into())
             }
             _ => Ok(()),
         }
@@ -96,38 +149,86 @@ impl Simulation<'_> {
         Ok(())
     }
 
-    /// Lets the store's own tasks come to their end.
+    /// Lets the store's own tasks come to their end. The cache answers from now on: soon it must be used again.
     fn drain(&mut self) -> Judged {
-        for _ in 0..200 {
-            if self.tasks.is_empty() {
+        let begun = lock(&self.world).now;
+        for round in 0..MAX_ROUNDS {
+            if self.tasks.iter().all(|task| task.is_forgotten) {
                 return Ok(());
             }
             self.serve_all();
             self.run_woken()?;
-            let next = {
-                let world = lock(&self.world);
-                let idle = world.tasks.iter().filter(|(_, task)| task.call.is_none());
-                let due =
-                    idle.filter_map(|(id, task)| Some((task.timers.iter().map(|timer| timer.1).min()?, *id)));
-                due.min().map(|(due, id)| (due.since(world.now), id))
-            };
-            if let Some((time, id)) = next {
-                self.let_pass(time);
-                self.fire(id);
-                self.run_woken()?;
-            }
+            let now = lock(&self.world).now;
+            self.check_recovery(now.since(begun))?;
+            // The first looks at the cache come when they are due. Later ones may be late.
+            let pause = if round < PUNCTUAL_ROUNDS { Duration::ZERO } else { Duration::from_secs(1) };
+            self.pass_to_timer(&|_| true, pause)?;
         }
         Err("a task is left behind that does not come to its end".into())
     }
 
-    /// Loads everything twice in every process. `is_calm` says that leases and fences have run out, so that the second
-    /// load of a session must be a hit.
+    /// Lets time pass until the first timer of those that `are_meant` is due, but for `at_least` so long, and all fire that are
+    /// due then.
+    fn pass_to_timer(&mut self, are_meant: &dyn Fn(Purpose) -> bool, at_least: Duration) -> Judged {
+        let due: Vec<_> = {
+            let world = lock(&self.world);
+            let idle = world.tasks.iter().filter(|(id, task)| task.call.is_none() && !self.is_forgotten(**id));
+            let due = idle.filter_map(|(id, task)| {
+                let meant = task.timers.iter().filter(|timer| are_meant(timer.purpose));
+                Some((meant.map(|timer| timer.due).min()?, *id))
+            });
+            due.collect()
+        };
+        let Some((first, _)) = due.iter().min() else { return Ok(()) };
+        let now = lock(&self.world).now;
+        let then = now + first.since(now).max(at_least);
+        self.let_pass(then.since(now));
+        for (_, id) in due.into_iter().filter(|(due, _)| *due <= then) {
+            self.fire(id);
+        }
+        self.run_woken()
+    }
+
+    /// So long after the cache began to answer, no server is left alone, and no key waits to be repaired, unless a statement
+    /// may still commit.
+    fn check_recovery(&self, after: Duration) -> Judged {
+        for store in self.stores.iter().flatten() {
+            if after > RECOVERY && store.__breaker_is_open() {
+                return Err(format!("the cache has answered for {after:?}, and is not used yet"));
+            }
+            for (key, stored) in stored_keys().iter().enumerate() {
+                let last_commit =
+                    if self.excuses.unknown[key] { WRITE_TIMEOUT + STATEMENT_BOUND } else { Duration::ZERO };
+                if after > RECOVERY + last_commit && store.__awaits_repair(stored) {
+                    return Err(format!("the cache has answered for {after:?}, and {} is not repaired", KEYS[key]));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the second load of a session must be a hit now: neither a lease nor a fence is there, nor a value that is too
+    /// old to be shown.
+    fn is_free(&self, key: usize) -> bool {
+        let world = lock(&self.world);
+        match world.entry(key).map(|entry| &entry.state) {
+            None => true,
+            Some(State::Lease | State::Fence(_)) => false,
+            Some(State::Value(value)) => {
+                session_core::protocol::is_servable(value, world.now + AHEAD, MAX_CACHE_AGE)
+            }
+        }
+    }
+
+    /// Loads everything twice in every process. `is_calm` says that leases and fences have run out. Then, or where none is, the
+    /// second load of a session must be a hit.
     fn probe_all(&mut self, probe: &mut usize, is_calm: bool) -> Judged {
         for process in 0..self.stores.len() {
             if self.stores[process].is_none() {
                 continue;
             }
             for (key, operation) in [Operation::Load, Operation::LoadB].into_iter().enumerate() {
+                let is_calm = is_calm || self.is_free(key);
                 if self.stores[process].as_ref().is_some_and(CachedDb::__breaker_is_open) {
                     // This one only makes the store find out that the cache answers again.
                     self.probe(probe, process, operation)?;
@@ -154,7 +255,7 @@ impl Simulation<'_> {
         }
         for _ in 0..20 {
             self.run_woken()?;
-            if self.tasks.iter().all(|task| task.is_background) {
+            if lock(&self.world).tasks.get(&TaskId::of_operation(number)).is_none() {
                 // The load may have found that the cache needs to be looked after.
                 return self.drain();
             }

@@ -10,17 +10,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use session_cached_db::simulation::{enter_task, turns};
 use session_cached_db::{CachedDb, Session};
 use session_core::{BoxFuture, Entry, Scope, Stamp, State, Value};
 
 use crate::sim::backends::{SimCache, SimDb, SimRuntime};
 use crate::sim::digest;
-use crate::sim::operation::{FIRST_VERSION, Operation, Outcome, Store, record, session_key, stored_keys};
+use crate::sim::operation::{
+    Answer, FIRST_VERSION, Operation, Outcome, Store, record, session_key, stored_keys,
+};
 use crate::sim::oracle::{Oracle, Promise};
 use crate::sim::scenario::{Beginning, Scenario};
 use crate::sim::world::{
-    AHEAD, CLOCK_SLACK, FAR, FENCE_TTL, KEYS, LEASE_TTL, Late, MAX_CACHE_AGE, Reply, START, Shared, Spawned,
-    TaskId, WRITE_TIMEOUT, World, lock,
+    AHEAD, CACHE_TIMEOUT, CLOCK_SLACK, Call, Effect, FAR, FENCE_TTL, KEYS, LEASE_TTL, MAX_CACHE_AGE, PROBE_INTERVAL,
+    Purpose, READ_TIMEOUT, Reply, START, Shared, Spawned, TaskId, TaskState, WRITE_TIMEOUT, World, lock,
 };
 
 /// How much time can pass at once: enough for leases, enough for fences.
@@ -37,12 +40,16 @@ const FIRST_PROBE: usize = 100;
 pub(in crate::sim) enum Choice {
     /// A client begins an operation.
     Begin(usize),
+    /// The task of a write queue, into which others may have come by now, begins.
+    Start(TaskId),
     /// A call has its effect, and maybe is answered.
     Happen(TaskId),
     /// The answer to a call arrives.
     Arrive(TaskId),
     /// A timer of a task that only waits for it fires.
     Fire(TaskId),
+    /// Another process gets ahead of an exchange that is on its way.
+    Rival,
     /// A call that nobody waits for any more has its effect after all.
     Land(usize),
     /// Nothing more happens, and the state is judged.
@@ -57,6 +64,8 @@ pub(in crate::sim) enum Choice {
     Stall(TaskId, usize),
     /// A fault: the caller of an operation is dropped.
     Drop(usize),
+    /// A fault: a load is not polled any more, but lives on.
+    Forget(usize),
     /// A fault: a process dies.
     Crash(usize),
     /// A fault: an entry is evicted.
@@ -75,6 +84,7 @@ impl Choice {
                 | C::Delay(_)
                 | C::Stall(..)
                 | C::Drop(_)
+                | C::Forget(_)
                 | C::Crash(_)
                 | C::Evict(_)
                 | C::Pass(_)
@@ -83,6 +93,12 @@ impl Choice {
 }
 
 struct Flag(AtomicBool);
+
+impl Task {
+    fn is_woken(&self) -> bool {
+        !self.is_held && !self.is_forgotten && self.flag.0.load(Ordering::Relaxed)
+    }
+}
 
 impl Wake for Flag {
     fn wake(self: Arc<Self>) {
@@ -95,8 +111,23 @@ struct Task {
     process: usize,
     future: BoxFuture<()>,
     flag: Arc<Flag>,
-    /// It has waited for nothing but a timer: it is one that looks after the store.
-    is_background: bool,
+    /// It has not begun yet.
+    is_held: bool,
+    /// It is never polled again.
+    is_forgotten: bool,
+}
+
+/// What the faults so far may excuse.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Excuses {
+    /// A call of the cache failed, or came late: operations may say that they are degraded.
+    degraded: bool,
+    /// A lease or a fence may be left until its time is over.
+    leftovers: bool,
+    /// Operations may fail.
+    failures: bool,
+    /// A statement whose outcome is not known may still commit.
+    unknown: [bool; 2],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -115,9 +146,16 @@ pub(in crate::sim) struct Simulation<'a> {
     sessions: Vec<Option<Session>>,
     tasks: Vec<Task>,
     statuses: Vec<Status>,
-    outcomes: Arc<std::sync::Mutex<Vec<(usize, Outcome)>>>,
+    answers: Arc<std::sync::Mutex<Vec<Answer>>>,
     oracle: Oracle,
     faults_left: u8,
+    /// How often a rival process may still get ahead.
+    rivalry_left: u8,
+    excuses: Excuses,
+    /// Writes whose caller has left.
+    dropped: BTreeSet<usize>,
+    /// Whether tasks that are started now begin later.
+    holds: bool,
     /// Began just now: its first call comes next.
     urgent: Option<TaskId>,
     /// Operations whose fence was evicted.
@@ -137,6 +175,8 @@ impl<'a> Simulation<'a> {
         // A cache may keep things longer than it was told; one process has such a cache.
         let laziness = if scenario.processes() > 1 { Duration::ZERO } else { LEASE_TTL };
         let mut world = World::new(laziness);
+        let may_fail = |(operation, _): &(Operation, usize)| matches!(operation, Operation::Save | Operation::Rename);
+        world.remembers = !scenario.operations.iter().any(may_fail);
         let expires_at = START + if scenario.beginning == Beginning::Ending { END } else { FAR };
         let first = record([0; 2]).with_version(FIRST_VERSION).with_expires_at(expires_at);
         world.commit(0, Some(first), None);
@@ -149,16 +189,23 @@ impl<'a> Simulation<'a> {
             sessions: Vec::new(),
             tasks: Vec::new(),
             statuses: vec![Status::Waiting; scenario.operations.len()],
-            outcomes: Arc::default(),
+            answers: Arc::default(),
             oracle,
             faults_left: scenario.faults,
+            rivalry_left: scenario.rivalry,
+            excuses: Excuses::default(),
+            dropped: BTreeSet::new(),
+            holds: false,
             urgent: None,
             exposed: BTreeSet::new(),
             lost: BTreeSet::new(),
             repairs_lost: false,
             is_finished: false,
         };
+        simulation.enter(TaskId::of_operation(FIRST_PROBE - 1));
+        lock(&simulation.world).begin_rival(usize::MAX);
         for process in 0..scenario.processes() {
+            lock(&simulation.world).begin(TaskId::of_operation(FIRST_PROBE - 1), process);
             let store = simulation.store(process);
             simulation.stores.push(Some(store));
         }
@@ -168,14 +215,22 @@ impl<'a> Simulation<'a> {
             simulation.sessions.push(session);
         }
         simulation.place_beginning();
+        lock(&simulation.world).end(TaskId::of_operation(FIRST_PROBE - 1));
         simulation
+    }
+
+    /// This task runs from now on.
+    fn enter(&self, task: TaskId) {
+        lock(&self.world).polling = task;
+        enter_task(task.0);
     }
 
     fn place_beginning(&mut self) {
         let mut world = lock(&self.world);
         let record = world.row(0).cloned().expect("A is there in the beginning");
         let stamp = Stamp(std::num::NonZeroU64::MIN);
-        let value = Value { record: Arc::new(record), made_at: START };
+        let store = self.stores[0].as_ref().expect("nothing has crashed yet").__store_id();
+        let value = Value { record: Arc::new(record), made_at: START, store };
         let is_cached = self.scenario.beginning != Beginning::Vacant;
         world.place(0, is_cached.then(|| Entry::value(stamp, value)), MAX_CACHE_AGE);
     }
@@ -193,6 +248,9 @@ impl<'a> Simulation<'a> {
             .fence_ttl(FENCE_TTL)
             .clock_slack(CLOCK_SLACK)
             .write_timeout(WRITE_TIMEOUT)
+            .cache_timeout(CACHE_TIMEOUT)
+            .read_timeout(READ_TIMEOUT)
+            .probe_interval(PROBE_INTERVAL)
             .breaker_threshold(if self.scenario.is_nervous { 1 } else { 5 })
             .build();
         at_once(build).expect("settings that fit together")
@@ -206,7 +264,7 @@ impl<'a> Simulation<'a> {
         lock(&self.world).begin(task, process);
         let mut session = None;
         while session.is_none() {
-            lock(&self.world).polling = task;
+            self.enter(task);
             match opening.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(opened) => session = Some(opened.expect("nothing fails yet")),
                 Poll::Pending => {
@@ -215,48 +273,26 @@ impl<'a> Simulation<'a> {
                 }
             }
         }
-        lock(&self.world).tasks.remove(&task);
         session.expect("opened")
     }
 
     /// Lets every call have its effect, and its answer arrive.
     fn serve_all(&mut self) {
-        let waiting: Vec<_> = {
-            let world = lock(&self.world);
-            world.tasks.iter().filter(|(_, task)| task.call.is_some()).map(|(id, _)| *id).collect()
-        };
-        for id in waiting {
-            self.apply(id);
+        let open = lock(&self.world).open_calls();
+        for id in open {
+            lock(&self.world).apply(id);
             self.arrive(id);
         }
-    }
-
-    /// Lets the call of a task have its effect, and leaves the answer for the task.
-    fn apply(&mut self, id: TaskId) {
-        let mut world = lock(&self.world);
-        let Some(call) = world.task(id).call.as_mut().filter(|call| call.reply.is_none()) else { return };
-        let effect = call.effect.clone();
-        let reply = world.apply(id, effect);
-        world.task(id).call.as_mut().expect("it is still there").reply = Some(reply);
     }
 
     fn answer(&mut self, id: TaskId, reply: Reply) {
         lock(&self.world).task(id).call.as_mut().expect("a call to answer").reply = Some(reply);
     }
 
-    /// Lets a task have the answer to its call.
+    /// Lets whoever waits for the call of a task have the answer.
     fn arrive(&mut self, id: TaskId) {
-        {
-            let mut world = lock(&self.world);
-            let now = world.now;
-            let task = world.task(id);
-            let Some(call) = &task.call else { return };
-            let reply = call.reply.as_ref().expect("an answer that arrives");
-            task.log = digest::of((task.log, digest::effect(&call.effect), digest::reply(reply), now));
-        }
-        if let Some(task) = self.tasks.iter().find(|task| task.id == id) {
-            task.flag.0.store(true, Ordering::Relaxed);
-        }
+        let waker = lock(&self.world).deliver(id);
+        waker.inspect(Waker::wake_by_ref);
     }
 
     /// Runs everything that can run without a call being answered.
@@ -265,47 +301,57 @@ impl<'a> Simulation<'a> {
             let spawned: Vec<_> = lock(&self.world).spawned.drain(..).collect();
             for Spawned(id, future) in spawned {
                 let process = lock(&self.world).task(id).process;
-                self.adopt(id, process, future);
+                self.adopt(id, process, future, self.holds);
             }
-            let Some(position) =
-                self.tasks.iter().position(|task| task.flag.0.swap(false, Ordering::Relaxed))
-            else {
-                return Ok(());
-            };
+            let woken = self.tasks.iter().enumerate().filter(|(_, task)| task.is_woken());
+            let Some((position, _)) = woken.min_by_key(|(_, task)| task.id) else { return Ok(()) };
             let task = &mut self.tasks[position];
+            task.flag.0.store(false, Ordering::Relaxed);
             let (id, process) = (task.id, task.process);
             lock(&self.world).polling = id;
+            enter_task(id.0);
             let waker = Waker::from(Arc::clone(&task.flag));
+            let turns_before = turns();
             if task.future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
                 let finished = self.tasks.remove(position);
                 drop(finished);
-                lock(&self.world).tasks.remove(&id);
+                lock(&self.world).end(id);
                 // While the breaker is open, no settlement is sent, whether or not anybody waits for an answer.
                 if self.stores[process].as_ref().is_some_and(CachedDb::__breaker_is_open) {
                     self.lost.insert(id.operation());
                 }
                 self.judge_answers()?;
             } else {
-                let mut world = lock(&self.world);
-                let state = world.task(id);
-                if state.call.is_none() && !state.timers.is_empty() {
-                    // It looks after the store, in a loop, and is at its beginning.
-                    state.log = 0;
-                    task.is_background = true;
+                if turns() > turns_before {
+                    // A queue that goes on to its next write. What it knows by now is in the digest of the queues.
+                    lock(&self.world).task(id).log = 0;
                 }
+                self.judge_answers()?;
             }
         }
     }
 
     fn judge_answers(&mut self) -> Judged {
         let answers: Vec<_> =
-            self.outcomes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).drain(..).collect();
-        for (number, outcome) in answers {
+            self.answers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).drain(..).collect();
+        for Answer { number, outcome, is_degraded } in answers {
             if let Some(status) = self.statuses.get_mut(number) {
                 *status = Status::Over;
             }
             if outcome == Outcome::Unknown {
                 self.lost.insert(number);
+            }
+            let is_failure = matches!(outcome, Outcome::Failed | Outcome::Unknown);
+            // What fails in an attempt is told to every load that joins it: also to one that comes long after, if the
+            // load that has driven the attempt so far is not polled any more.
+            let is_late = number >= FIRST_PROBE && !self.tasks.iter().any(|task| task.is_forgotten);
+            let is_untroubled = !lock(&self.world).is_troubled || is_late;
+            let name = || self.scenario.operations.get(number).map_or("a load", |(other, _)| other.name());
+            if is_degraded && !self.excuses.degraded {
+                return Err(format!("{} says that the cache did not answer, but it did", name()));
+            }
+            if is_failure && is_untroubled {
+                return Err(format!("{} fails, although nothing went wrong", name()));
             }
             self.note_promises();
             self.oracle.answer(number, outcome, &lock(&self.world))?;
@@ -313,27 +359,32 @@ impl<'a> Simulation<'a> {
         Ok(())
     }
 
-    fn adopt(&mut self, id: TaskId, process: usize, future: BoxFuture<()>) {
+    fn adopt(&mut self, id: TaskId, process: usize, future: BoxFuture<()>, is_held: bool) {
         let flag = Arc::new(Flag(AtomicBool::new(true)));
-        self.tasks.push(Task { id, process, future, flag, is_background: false });
+        self.tasks.push(Task { id, process, future, flag, is_held, is_forgotten: false });
+    }
+
+    /// Lets tasks begin that were held back.
+    fn release(&mut self) {
+        for task in &mut self.tasks {
+            task.is_held = false;
+        }
     }
 
     /// Starts an operation, whose answer goes to the oracle.
     fn begin(&mut self, number: usize, operation: Operation, process: usize, session: Option<Session>) {
         let store = self.stores[process].clone().expect("a process that runs");
         let id = TaskId::of_operation(number);
-        let now = {
-            let mut world = lock(&self.world);
-            world.begin(id, process);
-            world.now
-        };
-        self.oracle.begin(number, operation, ahead(process), now);
-        let outcomes = Arc::clone(&self.outcomes);
+        let mut world = lock(&self.world);
+        world.begin(id, process);
+        self.oracle.begin(number, operation, process, ahead(process), &world);
+        drop(world);
+        let answers = Arc::clone(&self.answers);
         let task = Box::pin(async move {
-            let outcome = operation.run(number, store, session).await;
-            outcomes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((number, outcome));
+            let answer = operation.run(number, store, session).await;
+            answers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(answer);
         });
-        self.adopt(id, process, task);
+        self.adopt(id, process, task, false);
     }
 
     /// What can happen next. Never empty before the run is over.
@@ -344,44 +395,58 @@ impl<'a> Simulation<'a> {
         let world = lock(&self.world);
         let mut choices = Vec::new();
         let mut faults = Vec::new();
-        for task in &self.tasks {
-            let Some(state) = world.tasks.get(&task.id) else { continue };
-            if self.urgent.is_some_and(|urgent| urgent != task.id) {
+        // Whether anything must still happen.
+        let mut is_quiet = true;
+        for (id, state) in &world.tasks {
+            if self.urgent.is_some_and(|urgent| urgent != *id) {
                 continue;
             }
             match &state.call {
-                Some(call) if call.reply.is_some() => choices.push(Choice::Arrive(task.id)),
-                Some(call) => {
-                    choices.push(Choice::Happen(task.id));
-                    let is_write = self.operation(task.id).is_some_and(|operation| !operation.is_load());
-                    if is_write && !call.effect.is_statement() {
-                        let jumps = (0..JUMPS.len()).filter(|jump| may_pass(&world, &JUMPS[*jump]));
-                        faults.extend(jumps.map(|jump| Choice::Stall(task.id, jump)));
-                    }
-                    if call.effect.is_cache() && self.scenario.scope() == Scope::Process {
-                        continue;
-                    }
-                    faults.push(Choice::Refuse(task.id));
-                    if call.effect.is_write() {
-                        faults.extend([Choice::LoseAnswer(task.id), Choice::Delay(task.id)]);
+                Some(call) if call.is_open() => {
+                    is_quiet = false;
+                    self.add_choices(&world, *id, call, &mut choices, &mut faults);
+                }
+                None if !self.is_forgotten(*id) => {
+                    let first = state.timers.iter().min_by_key(|timer| timer.due);
+                    match first.map(|timer| (timer.purpose, timer.due)) {
+                        Some((Purpose::Tend, _)) => choices.push(Choice::Fire(*id)),
+                        Some((Purpose::Load, due)) if due <= world.now => {
+                            is_quiet = false;
+                            choices.push(Choice::Fire(*id));
+                        }
+                        _ => {}
                     }
                 }
-                None if !state.timers.is_empty() => choices.push(Choice::Fire(task.id)),
-                None => {}
+                _ => {}
             }
         }
         if self.urgent.is_none() {
+            for task in self.tasks.iter().filter(|task| task.is_held) {
+                is_quiet = false;
+                choices.push(Choice::Start(task.id));
+            }
             for (number, status) in self.statuses.iter().enumerate() {
                 let process = self.scenario.operations[number].1;
                 match status {
-                    Status::Waiting if self.stores[process].is_some() => choices.push(Choice::Begin(number)),
-                    Status::Running => faults.push(Choice::Drop(number)),
+                    Status::Waiting if self.stores[process].is_some() => {
+                        is_quiet = false;
+                        choices.push(Choice::Begin(number));
+                    }
+                    Status::Running => {
+                        faults.push(Choice::Drop(number));
+                        if self.shares_flight(number) {
+                            faults.push(Choice::Forget(number));
+                        }
+                    }
                     _ => {}
                 }
             }
             choices.extend((0..world.late.len()).map(Choice::Land));
-            if self.is_quiet(&world) {
+            if is_quiet {
                 choices.push(Choice::Finish);
+            }
+            if self.rivalry_left > 0 && world.has_exchange_under_way() {
+                choices.push(Choice::Rival);
             }
             // One process's own cache dies with it: what that brings about is another store's beginning.
             let may_crash = self.scenario.is_shared;
@@ -399,12 +464,41 @@ impl<'a> Simulation<'a> {
         choices
     }
 
-    /// Whether nothing is left to happen but what may or may not.
-    fn is_quiet(&self, world: &World) -> bool {
-        let has_begun = self.statuses.iter().enumerate().all(|(number, status)| {
-            *status == Status::Over || self.stores[self.scenario.operations[number].1].is_none()
-        });
-        has_begun && self.tasks.iter().all(|task| world.tasks[&task.id].call.is_none())
+    /// What can happen to a call.
+    fn add_choices(
+        &self,
+        world: &World,
+        id: TaskId,
+        call: &Call,
+        choices: &mut Vec<Choice>,
+        faults: &mut Vec<Choice>,
+    ) {
+        if call.reply.is_some() {
+            return choices.push(Choice::Arrive(id));
+        }
+        choices.push(Choice::Happen(id));
+        let is_write = self.operation(id).is_some_and(|operation| !operation.is_load());
+        if is_write && !call.effect.is_statement() {
+            let jumps = (0..JUMPS.len()).filter(|jump| may_pass(world, &JUMPS[*jump]));
+            faults.extend(jumps.map(|jump| Choice::Stall(id, jump)));
+        }
+        if call.effect.is_cache() && self.scenario.scope() == Scope::Process {
+            return;
+        }
+        faults.push(Choice::Refuse(id));
+        if call.effect.is_write() {
+            faults.extend([Choice::LoseAnswer(id), Choice::Delay(id)]);
+        }
+    }
+
+    fn is_forgotten(&self, id: TaskId) -> bool {
+        self.tasks.iter().any(|task| task.id == id && task.is_forgotten)
+    }
+
+    /// Whether another load of the same session is made in the same process.
+    fn shares_flight(&self, number: usize) -> bool {
+        let mine = self.scenario.operations[number];
+        mine.0.is_load() && self.scenario.operations.iter().filter(|other| **other == mine).count() > 1
     }
 
     /// Goes one step.
@@ -412,6 +506,7 @@ impl<'a> Simulation<'a> {
         self.urgent = None;
         if choice.is_fault() {
             self.faults_left -= 1;
+            self.excuse(choice);
         }
         match choice {
             Choice::Begin(number) => {
@@ -419,19 +514,28 @@ impl<'a> Simulation<'a> {
                 let session = self.sessions[number].take();
                 self.statuses[number] = Status::Running;
                 self.begin(number, operation, process, session);
-                self.run_woken()?;
+                // Others that wait already when the queue's task begins become one with it.
+                let others = self.scenario.operations.iter().zip(&self.statuses);
+                let waits = |((other, place), status): (&(Operation, usize), &Status)| {
+                    other.combines() && *place == process && *status == Status::Waiting
+                };
+                self.holds = operation.combines() && others.into_iter().any(waits);
+                let run = self.run_woken();
+                self.holds = false;
+                run?;
                 if !self.is_crowded(process, TaskId::of_operation(number)) {
                     // Nobody can tell whether it has begun before its first call has its effect.
-                    let world = lock(&self.world);
-                    let mut calls = world
-                        .tasks
-                        .iter()
-                        .filter(|(id, task)| id.operation() == number && task.call.is_some());
-                    self.urgent = calls.next().map(|(id, _)| *id);
+                    self.urgent = lock(&self.world).call_of(|id| id.operation() == number);
                 }
             }
+            Choice::Start(id) => {
+                let held = self.tasks.iter_mut().find(|task| task.id == id);
+                held.expect("a task that is held").is_held = false;
+                self.run_woken()?;
+                self.urgent = lock(&self.world).call_of(|other| other == id);
+            }
             Choice::Happen(id) => {
-                self.apply(id);
+                lock(&self.world).apply(id);
                 self.arrive_unless_crowded(id)?;
             }
             Choice::Arrive(id) => {
@@ -442,50 +546,57 @@ impl<'a> Simulation<'a> {
                 self.fire(id);
                 self.run_woken()?;
             }
-            Choice::Land(position) => {
-                let mut world = lock(&self.world);
-                let late = world.late.remove(position);
-                let _ = world.apply(late.task, late.effect);
+            Choice::Rival => {
+                self.rivalry_left -= 1;
+                lock(&self.world).rival();
             }
+            Choice::Land(position) => lock(&self.world).land(position),
             Choice::Refuse(id) => {
                 self.note_loss(id);
                 self.answer(id, Reply::Refused);
                 self.arrive_unless_crowded(id)?;
             }
             Choice::LoseAnswer(id) => {
-                self.apply(id);
+                let mut world = lock(&self.world);
+                world.apply(id);
+                drop(world);
                 self.note_loss(id);
                 self.answer(id, Reply::Ambiguous);
                 self.arrive_unless_crowded(id)?;
             }
             Choice::Delay(id) => {
                 self.note_loss(id);
-                {
-                    let mut world = lock(&self.world);
-                    let call = world.task(id).call.as_ref().expect("a call to delay");
-                    let late = Late { task: id, effect: call.effect.clone(), sent_at: call.sent_at };
-                    world.late.push(late);
-                }
+                lock(&self.world).delay(id);
                 self.answer(id, Reply::Ambiguous);
                 self.arrive_unless_crowded(id)?;
             }
             Choice::Stall(id, jump) => {
-                self.apply(id);
+                lock(&self.world).apply(id);
                 self.let_pass(JUMPS[jump]);
                 self.arrive_unless_crowded(id)?;
             }
             Choice::Drop(number) => {
                 self.statuses[number] = Status::Over;
                 self.oracle.forsake(number);
+                if !self.scenario.operations[number].0.is_load() {
+                    self.dropped.insert(number);
+                }
                 self.end_tasks(|task| task.id == TaskId::of_operation(number));
                 self.run_woken()?;
+            }
+            Choice::Forget(number) => {
+                self.statuses[number] = Status::Over;
+                self.oracle.forsake(number);
+                let id = TaskId::of_operation(number);
+                let task = self.tasks.iter_mut().find(|task| task.id == id);
+                task.expect("a load that runs").is_forgotten = true;
             }
             Choice::Crash(process) => self.crash(process)?,
             Choice::Evict(key) => {
                 let mut world = lock(&self.world);
                 if let Some(Entry { state: State::Fence(fence), .. }) = world.entry(key) {
-                    let owner = |token: u64| TaskId(u32::try_from(token >> 16).expect("a task's token"));
-                    let owners = fence.holders.iter().map(|holder| owner(holder.token.0.get()).operation());
+                    let owner = |token: u64| TaskId::that_drew(token).operation();
+                    let owners = fence.holders.iter().map(|holder| owner(holder.token.0.get()));
                     self.exposed.extend(owners);
                 }
                 world.slots[key] = None;
@@ -517,7 +628,8 @@ impl<'a> Simulation<'a> {
     fn is_crowded(&self, process: usize, id: TaskId) -> bool {
         let number = id.operation();
         let Some((operation, _)) = self.scenario.operations.get(number) else { return false };
-        let is_background = self.tasks.iter().any(|task| task.id == id && task.is_background);
+        let repairs = |state: &TaskState| state.is_tending || state.is_repairing;
+        let is_background = lock(&self.world).tasks.get(&id).is_some_and(repairs);
         self.scenario.operations.iter().zip(&self.statuses).enumerate().any(
             |(other, ((kind, place), status))| {
                 let shares = is_background || operation.is_load() && kind.is_load();
@@ -527,13 +639,8 @@ impl<'a> Simulation<'a> {
     }
 
     fn fire(&mut self, id: TaskId) {
-        let mut world = lock(&self.world);
-        let first = world.task(id).timers.iter_mut().min_by_key(|(_, due, _)| *due);
-        first.expect("a timer that fires").2 = true;
-        drop(world);
-        if let Some(task) = self.tasks.iter().find(|task| task.id == id) {
-            task.flag.0.store(true, Ordering::Relaxed);
-        }
+        let waker = lock(&self.world).fire(id);
+        waker.wake();
     }
 
     fn end_tasks(&mut self, ends: impl Fn(&Task) -> bool) {
@@ -541,37 +648,78 @@ impl<'a> Simulation<'a> {
         for task in ended {
             let id = task.id;
             // What it does in its last moments, it does itself.
-            lock(&self.world).polling = id;
+            self.enter(id);
             drop(task);
-            lock(&self.world).tasks.remove(&id);
+            lock(&self.world).end(id);
         }
     }
 
     fn crash(&mut self, process: usize) -> Judged {
         let store = self.stores[process].take().expect("a process that runs");
         self.repairs_lost |= stored_keys().iter().any(|key| store.__awaits_repair(key));
-        let dying: Vec<_> = self.tasks.iter().filter(|task| task.process == process).collect();
-        self.lost.extend(dying.iter().map(|task| task.id.operation()));
+        let dying = lock(&self.world).tasks_of(process);
+        self.lost.extend(dying.iter().map(|id| id.operation()));
         self.end_tasks(|task| task.process == process);
         drop(store);
         for (number, (_, place)) in self.scenario.operations.iter().enumerate() {
             if *place == process {
                 self.sessions[number] = None;
                 self.oracle.forsake(number);
-            }
-        }
-        // What the dropped tasks have started in their last moments dies, too.
-        let unborn: Vec<_> = lock(&self.world).spawned.drain(..).collect();
-        for Spawned(id, future) in unborn {
-            drop(future);
-            lock(&self.world).tasks.remove(&id);
-        }
-        for (number, (_, place)) in self.scenario.operations.iter().enumerate() {
-            if *place == process {
                 self.statuses[number] = Status::Over;
+                self.dropped.remove(&number);
             }
         }
+        self.drop_unborn();
+        let left = lock(&self.world).tasks_of(process);
+        assert!(left.is_empty(), "a process that is dead makes calls: {left:?}");
         self.run_woken()
+    }
+
+    /// What dropped tasks have started in their last moments dies, too.
+    fn drop_unborn(&mut self) {
+        loop {
+            let unborn = std::mem::take(&mut lock(&self.world).spawned);
+            if unborn.is_empty() {
+                return;
+            }
+            for Spawned(id, future) in unborn {
+                self.enter(id);
+                drop(future);
+                lock(&self.world).end(id);
+            }
+        }
+    }
+
+    /// Notes what a fault excuses, before it happens.
+    fn excuse(&mut self, fault: Choice) {
+        let mut world = lock(&self.world);
+        world.is_troubled = true;
+        let excuses = &mut self.excuses;
+        match fault {
+            Choice::Refuse(id) | Choice::LoseAnswer(id) | Choice::Delay(id) => {
+                let effect = world.tasks.get(&id).and_then(|task| task.call.as_ref()).map(|call| &call.effect);
+                let is_cache = effect.is_some_and(Effect::is_cache);
+                let is_definite = matches!(fault, Choice::Refuse(_));
+                excuses.failures = true;
+                excuses.degraded |= is_cache;
+                excuses.leftovers |= is_cache || !is_definite;
+                if !is_definite && let Some(key) = effect.and_then(Effect::statement_key) {
+                    excuses.unknown[key] = true;
+                }
+            }
+            Choice::Stall(..) | Choice::Pass(_) => {
+                excuses.failures = true;
+                excuses.degraded |= matches!(fault, Choice::Stall(..));
+                // A writer that fences anew, because its fence is nearly over, leaves the old one if another has joined that.
+                excuses.leftovers = true;
+            }
+            Choice::Forget(_) => excuses.leftovers = true,
+            Choice::Crash(_) => {
+                excuses.failures = true;
+                excuses.leftovers = true;
+            }
+            _ => {}
+        }
     }
 
     /// A cache call or a statement of a writer is about to fail. After its commit, that is a lost settlement; of a
@@ -628,7 +776,8 @@ impl<'a> Simulation<'a> {
         let world = lock(&self.world);
         let shared = |store: &Store| store.__shared_state(u32::from(self.faults_left));
         let stores: Vec<_> = self.stores.iter().map(|store| store.as_ref().map(shared)).collect();
-        let tasks: BTreeSet<_> = self.tasks.iter().map(|task| (task.id, task.is_background)).collect();
+        let tasks: BTreeSet<_> =
+            self.tasks.iter().map(|task| (task.id, task.is_held, task.is_forgotten)).collect();
         // Who has lost what matters as long as something can still be evicted.
         let losses = (self.faults_left > 0).then_some((&self.exposed, &self.lost));
         digest::of((
@@ -637,7 +786,7 @@ impl<'a> Simulation<'a> {
             stores,
             tasks,
             &self.statuses,
-            self.faults_left,
+            (self.faults_left, self.rivalry_left, self.excuses, &self.dropped),
             self.urgent,
             (losses, self.exposed.is_empty(), self.is_bounded_only(), self.repairs_lost, self.is_finished),
         ))
@@ -647,8 +796,8 @@ impl<'a> Simulation<'a> {
 impl Drop for Simulation<'_> {
     fn drop(&mut self) {
         // Tasks first: they send what they give up to the world.
-        self.tasks.clear();
-        lock(&self.world).spawned.clear();
+        self.end_tasks(|_| true);
+        self.drop_unborn();
     }
 }
 

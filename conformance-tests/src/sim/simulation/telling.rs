@@ -23,6 +23,8 @@ impl Simulation<'_> {
         };
         match &choice {
             Choice::Begin(number) => format!("{} begins", who(&TaskId::of_operation(*number))),
+            Choice::Start(id) => format!("{}: its write queue begins", who(id)),
+            Choice::Rival => "another process gets ahead".into(),
             Choice::Happen(id) => what(id),
             Choice::Arrive(id) => format!("{}: the answer arrives", who(id)),
             Choice::Fire(id) => format!("{}: its timer fires", who(id)),
@@ -40,6 +42,9 @@ impl Simulation<'_> {
             Choice::Drop(number) => {
                 format!("FAULT the caller of {} leaves", who(&TaskId::of_operation(*number)))
             }
+            Choice::Forget(number) => {
+                format!("FAULT {} is not polled any more", who(&TaskId::of_operation(*number)))
+            }
             Choice::Crash(process) => format!("FAULT process {process} dies"),
             Choice::Evict(key) => format!("FAULT the entry of {} is evicted", KEYS[*key]),
             Choice::Pass(jump) => format!("FAULT {} s pass", JUMPS[*jump].as_secs()),
@@ -54,7 +59,7 @@ impl Simulation<'_> {
                 None => "nothing".to_owned(),
                 Some(State::Lease) => "a lease".to_owned(),
                 Some(State::Value(value)) => {
-                    format!("value of {}", Seen::of(&value.record).writer)
+                    format!("value {:?}", Seen::of(&value.record).0)
                 }
                 Some(State::Fence(fence)) => {
                     let dirty = if fence.dirty { "dirty " } else { "" };
@@ -62,7 +67,7 @@ impl Simulation<'_> {
                 }
             };
             let row =
-                world.row(key).map_or("no row".to_owned(), |row| format!("row of {}", Seen::of(row).writer));
+                world.row(key).map_or("no row".to_owned(), |row| format!("row {:?}", Seen::of(row).0));
             format!("{}: {cached} | {row}", ["A", "B"][key])
         };
         format!("{}; {}", told(0), told(1))

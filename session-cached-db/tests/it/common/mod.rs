@@ -164,7 +164,7 @@ pub async fn in_file(directory: &TempDir) -> TestDb {
 
 /// What is sure to happen, and so soon that a minute of waiting means it does not: a test fails rather than hangs.
 pub async fn soon<T>(event: impl Future<Output = T>) -> T {
-    tokio::time::timeout(MINUTE, event).await.expect("what the test waits for does not happen")
+    tokio::time::timeout(SECOND * 6, event).await.expect("what the test waits for does not happen")
 }
 
 /// Waits until others have brought `condition` about.
