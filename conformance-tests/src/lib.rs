@@ -7,21 +7,21 @@
     reason = "a case fails by a panic"
 )]
 
-#[cfg(any())] pub mod cache;
-#[cfg(any())] mod case;
-#[cfg(any())] mod crowd;
+pub mod cache;
+mod case;
+mod crowd;
 pub mod linearize;
-#[cfg(any())] pub mod pair;
-#[cfg(any())] pub mod persistence;
-#[cfg(any())] pub mod proxy;
-#[cfg(any())] pub mod reference;
-#[cfg(any())] pub mod scan;
+pub mod pair;
+pub mod persistence;
+pub mod proxy;
+pub mod reference;
+pub mod scan;
 #[cfg(feature = "simulation")]
 pub mod sim;
-#[cfg(any())] pub mod subject_index;
-#[cfg(any())] mod suite;
+pub mod subject_index;
+mod suite;
 
-//TMP pub use case::Case;
-//TMP pub use suite::Suite;
+pub use case::Case;
+pub use suite::Suite;
 
 pub use libtest_mimic;
