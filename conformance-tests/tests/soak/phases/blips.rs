@@ -105,8 +105,9 @@ pub(crate) async fn run(settings: &Settings) -> Result<Verdict, Failure> {
         let ledger = lock(&crew.ledger);
         check_that_it_was_one(&ledger, settings, until - since)?;
         judge(&mut verdict, &ledger, &blips, settings.processes, since, until);
-        let (swept, held): (Vec<SessionId>, Vec<SessionId>) =
-            unserved.into_iter().partition(|session| may_be_held(&ledger.sessions[session], &blips, until));
+        let (swept, held): (Vec<SessionId>, Vec<SessionId>) = unserved
+            .into_iter()
+            .partition(|session| may_be_held(&ledger.sessions[session], &blips, CACHE_TIMEOUT, until));
         verdict.check(
             "the cache serves every key when the writers rest",
             held.is_empty(),
@@ -182,7 +183,7 @@ pub(crate) struct Blip {
 
 /// Whether a call of the cache for a session may have had an effect and no answer, not so long ago that what it left in the
 /// cache is over: a lease or a fence, which ends by itself.
-fn may_be_held(ops: &[Op], blips: &[Blip], now: Nanos) -> bool {
+pub(crate) fn may_be_held(ops: &[Op], blips: &[Blip], cache_timeout: Nanos, now: Nanos) -> bool {
     let horizon = now.saturating_sub(nanos(FENCE_TTL));
     // What comes later in a blip reaches no server.
     let was_caught = |op: &Op| {
@@ -190,7 +191,7 @@ fn may_be_held(ops: &[Op], blips: &[Blip], now: Nanos) -> bool {
             |blip: &Blip| op.begin < blip.since + 20 * MILLI && op.end.is_none_or(|end| end > blip.since);
         blips.iter().any(is_in)
     };
-    let waited_in_vain = |op: &Op| op.end.is_none_or(|end| end - op.begin >= CACHE_TIMEOUT);
+    let waited_in_vain = |op: &Op| op.end.is_none_or(|end| end - op.begin >= cache_timeout);
     let recent = ops.iter().filter(|op| op.end.is_none_or(|end| end > horizon));
     recent.clone().any(|op| was_caught(op) || waited_in_vain(op))
 }
