@@ -12,6 +12,8 @@ use std::collections::hash_map::Entry as Slot;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+#[cfg(feature = "__simulation")]
+use std::task::Poll;
 
 use futures_util::FutureExt as _;
 use futures_util::future::Shared;
@@ -82,6 +84,9 @@ struct Attempt {
     /// The loads that wait, by their tasks, and after which call each of them came.
     #[cfg(feature = "__simulation")]
     aboard: Vec<(u64, Call)>,
+    /// Loads that wait without driving the attempt, as a seeded fault has it.
+    #[cfg(feature = "__simulation")]
+    wakers: Vec<std::task::Waker>,
 }
 
 impl Attempt {
@@ -98,6 +103,8 @@ impl Attempt {
             passengers: 0,
             #[cfg(feature = "__simulation")]
             aboard: Vec::new(),
+            #[cfg(feature = "__simulation")]
+            wakers: Vec::new(),
         }
     }
 
@@ -166,6 +173,8 @@ impl Flights {
         let mut table = self.lock();
         let Slot::Occupied(mut flight) = table.by_key.entry(*key) else { return };
         if flight.get().current.id == id {
+            #[cfg(feature = "__simulation")]
+            flight.get_mut().current.wakers.drain(..).for_each(std::task::Waker::wake);
             match flight.get_mut().next.take() {
                 Some(next) => flight.get_mut().current = next,
                 None => drop(flight.remove()),
@@ -183,6 +192,7 @@ impl Flights {
         for attempt in [Some(&mut *current), next.as_mut()].into_iter().flatten() {
             if attempt.id == seat.id {
                 attempt.aboard.retain(|(task, _)| *task != seat.task);
+                attempt.wakers.drain(..).for_each(std::task::Waker::wake);
             }
         }
         if let Some(attempt) = next.as_mut().filter(|attempt| attempt.id == seat.id) {
@@ -200,7 +210,7 @@ impl Flights {
             current.passengers -= 1;
             return false;
         }
-        if may_stay && current.calls.last() > Call(0) {
+        if may_stay && current.calls.last() > Call(0) && !mutant!(CallerOwnsStatement) {
             return true;
         }
         match next.take() {
@@ -208,6 +218,23 @@ impl Flights {
             None => drop(flight.remove()),
         }
         false
+    }
+
+    /// Waits without driving the attempt, unless `task` is the first that is aboard.
+    #[cfg(feature = "__simulation")]
+    async fn wait_for_leader(&self, key: &StoredKey, id: u64, task: u64) {
+        std::future::poll_fn(|context| {
+            let mut table = self.lock();
+            let Some(flight) = table.by_key.get_mut(key) else { return Poll::Ready(()) };
+            let attempts = [Some(&mut flight.current), flight.next.as_mut()].into_iter().flatten();
+            let Some(attempt) = attempts.into_iter().find(|attempt| attempt.id == id) else { return Poll::Ready(()) };
+            if attempt.aboard.first().is_none_or(|(first, _)| *first == task) || attempt.future.peek().is_some() {
+                return Poll::Ready(());
+            }
+            attempt.wakers.push(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 
     #[cfg(feature = "__simulation")]
@@ -266,6 +293,7 @@ impl Passenger {
     pub(crate) async fn ride(&mut self) -> Option<LoadResult> {
         loop {
             let seat = self.seat.as_mut()?;
+            mutant!(LeaderOwnsFlight => self.flights.wait_for_leader(&self.key, seat.id, seat.task).await);
             let (call, result) = (&mut seat.future).await;
             let (id, came_after) = (seat.id, seat.came_after);
             self.seat = None;

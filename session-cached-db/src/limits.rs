@@ -1,9 +1,13 @@
 //! How many sessions a subject can have.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use session_core::{BoxFuture, Cache, Persistence, Row, SessionTimes, StoredKey, Subject, SubjectIndex};
+use session_core::{
+    BoxFuture, Cache, Persistence, Row, SessionTimes, StoredKey, Subject, SubjectIndex, Timestamp,
+};
 
 use crate::Error;
 use crate::events::Revocation;
@@ -17,7 +21,13 @@ use crate::tasks::Admission;
 pub(crate) struct SubjectLimit<C, P> {
     pub(crate) limit: usize,
     enforce: Enforce<C, P>,
+    /// Logins of one subject in this process have their sessions counted one after another.
+    turns: Mutex<HashMap<Subject, Arc<Turn>>>,
+    /// Sessions that have logged in here a moment ago, and have seen to the limit.
+    counted: Mutex<HashMap<StoredKey, Timestamp>>,
 }
+
+type Turn = tokio::sync::Mutex<()>;
 
 type Enforce<C, P> = fn(Arc<Inner<C, P>>, Subject, StoredKey, usize) -> BoxFuture<Result<(), Error>>;
 
@@ -25,8 +35,33 @@ impl<C: Cache, P: SubjectIndex> SubjectLimit<C, P> {
     pub(crate) fn new(limit: usize) -> Self {
         let enforce: Enforce<C, P> =
             |store, subject, newest, limit| Box::pin(enforce(store, subject, newest, limit));
-        Self { limit, enforce }
+        Self { limit, enforce, turns: Mutex::default(), counted: Mutex::default() }
     }
+}
+
+impl<C, P> SubjectLimit<C, P> {
+    fn turn(&self, subject: &Subject) -> Arc<Turn> {
+        Arc::clone(lock(&self.turns).entry(subject.clone()).or_default())
+    }
+
+    /// Forgets the turns of a subject that no login waits for.
+    fn end_turn(&self, subject: &Subject, turn: Arc<Turn>) {
+        let mut turns = lock(&self.turns);
+        drop(turn);
+        if turns.get(subject).is_some_and(|turn| Arc::strong_count(turn) == 1) {
+            turns.remove(subject);
+        }
+    }
+
+    fn note_counted(&self, key: &StoredKey, now: Timestamp, slack: Duration) {
+        let mut counted = lock(&self.counted);
+        counted.retain(|_, at| *at + slack * 2 > now);
+        counted.insert(*key, now);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<C, P> fmt::Debug for SubjectLimit<C, P> {
@@ -38,8 +73,14 @@ impl<C, P> fmt::Debug for SubjectLimit<C, P> {
 impl<C: Cache, P: Persistence> Inner<C, P> {
     /// Ends sessions of `subject`, which has just got the session `newest`, as far as there are too many.
     pub(crate) async fn limit_sessions(self: &Arc<Self>, subject: &Subject, newest: &StoredKey) {
-        let Some(SubjectLimit { limit, enforce }) = &self.subject_limit else { return };
-        if let Err(error) = enforce(Arc::clone(self), subject.clone(), *newest, *limit).await {
+        let Some(limit) = &self.subject_limit else { return };
+        let turn = limit.turn(subject);
+        let mine = turn.lock().await;
+        let enforced = (limit.enforce)(Arc::clone(self), subject.clone(), *newest, limit.limit).await;
+        limit.note_counted(newest, self.runtime.now(), self.config.clock_slack);
+        drop(mine);
+        limit.end_turn(subject, turn);
+        if let Err(error) = enforced {
             tracing::warn!(target: "session_cached_db", event = "subject_limit_failed", %error,
                 "sessions of a subject could not be limited; trying again with its next one");
         }
@@ -63,7 +104,8 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
 }
 
 /// Ends those that were not used for the longest time, but never the `newest`, whose client has just logged in: another
-/// node's clock may have made others look newer. Of two logins at the same time, the one that looks newer ends the other.
+/// node's clock may have made others look newer. A login on another node at the same time is left to end this one, if it
+/// looks newer: otherwise the two would end each other.
 async fn enforce<C: Cache, P: SubjectIndex>(
     store: Arc<Inner<C, P>>,
     subject: Subject,
@@ -79,12 +121,14 @@ async fn enforce<C: Cache, P: SubjectIndex>(
     let last_use = |row: &Row<SessionTimes>| row.contents.as_ref().ok().map(|times| times.last_seen_at);
     let is_newest = |row: &&Row<SessionTimes>| row.key == newest;
     let mine = sessions.iter().find(is_newest).and_then(|row| row.contents.as_ref().ok().copied());
-    let is_rival = |row: &&Row<SessionTimes>| match (&row.contents, &mine) {
-        (Ok(theirs), Some(mine)) => {
-            let is_newer = (theirs.last_seen_at, row.key.as_bytes()) > (mine.last_seen_at, newest.as_bytes());
-            is_newer && theirs.created_at + store.config.clock_slack > mine.last_seen_at
-        }
-        _ => false,
+    // Another login of this subject has ended it.
+    let Some(mine) = mine else { return Ok(()) };
+    let is_rival = |row: &&Row<SessionTimes>| {
+        let Ok(theirs) = &row.contents else { return false };
+        let is_newer = (theirs.last_seen_at, row.key.as_bytes()) > (mine.last_seen_at, newest.as_bytes());
+        let is_fresh = theirs.created_at + store.config.clock_slack > mine.last_seen_at;
+        let counted = store.subject_limit.as_ref().map(|limit| lock(&limit.counted));
+        is_newer && is_fresh && counted.is_none_or(|counted| !counted.contains_key(&row.key))
     };
     let others = sessions.iter().filter(|row| !is_newest(row) && !is_rival(row));
     let mut oldest_first: Vec<_> = others.map(|row| (last_use(row), row.key)).collect();

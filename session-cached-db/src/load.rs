@@ -116,7 +116,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     }
 
     /// Reads the database and fills the key, for which we hold `lease`.
-    async fn fill(&self, key: &StoredKey, lease: Stamp, calls: &Calls) -> Landed {
+    async fn fill(self: &Arc<Self>, key: &StoredKey, lease: Stamp, calls: &Calls) -> Landed {
         let read = calls.send();
         let made_at = self.runtime.now();
         self.counters.misses.bump();
@@ -150,7 +150,12 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     }
 
     /// Replaces our lease by `value`; the stamp under which it is there, if it surely is.
-    pub(crate) async fn fill_lease(&self, key: &StoredKey, lease: Stamp, value: Value) -> Option<Stamp> {
+    pub(crate) async fn fill_lease(
+        self: &Arc<Self>,
+        key: &StoredKey,
+        lease: Stamp,
+        value: Value,
+    ) -> Option<Stamp> {
         mutant!(NoLeaseCheck => return self.fill_anyway(key, lease, value).await);
         mutant!(FillAfterDelete => return self.fill_anyway(key, lease, value).await);
         let stamp = self.stamp();
@@ -161,6 +166,8 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             Ok(Exchange::Stored) => Some(stamp),
             Ok(Exchange::Lost(_)) => None,
             Err(error) => {
+                // It may have opened the breaker.
+                self.tend_cache();
                 if !error.is_retryable() {
                     // Refused, as too large for instance: others need not wait until the lease ends.
                     self.release(key, lease).await;
@@ -171,9 +178,12 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     }
 
     /// Gives our lease back. If that fails, it ends by itself.
-    pub(crate) async fn release(&self, key: &StoredKey, lease: Stamp) {
+    pub(crate) async fn release(self: &Arc<Self>, key: &StoredKey, lease: Stamp) {
         let expected = Expected::Stamp(lease);
-        let _ = self.cache.compare_exchange(key, expected, None, self.config.lease_ttl).await;
+        let exchange = self.cache.compare_exchange(key, expected, None, self.config.lease_ttl);
+        if exchange.await.is_err() {
+            self.tend_cache();
+        }
     }
 
     async fn bypass(&self, key: &StoredKey) -> LoadResult {

@@ -60,6 +60,12 @@ impl Save {
         digest_of((data, self.base.version().as_u64(), self.seen, self.subject.is_some(), rename))
     }
 
+    /// What it is composed onto: `committed`, which this process has committed last, is newer than what the save began with.
+    fn latest_base(&self, committed: Option<Arc<Record>>) -> Arc<Record> {
+        mutant!(BaseNotRenewed => return crate::simulation::base_as_loaded(&self.base, committed.as_ref()));
+        committed.unwrap_or_else(|| Arc::clone(&self.base))
+    }
+
     /// Whether this and another request, since which the session is that of `theirs`, gave it to different subjects.
     fn overlaps_subject(&self, theirs: Option<&Subject>) -> bool {
         let is_other = |mine: &Option<Subject>| theirs != self.base.subject() && theirs != mine.as_ref();
@@ -263,9 +269,8 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         latest: &mut Latest,
     ) {
         let Some((first, _)) = saves.first() else { return };
-        // What this process has committed last, if it is not what the save began with, is newer.
         let Latest { record, stamp } = std::mem::take(latest);
-        let base = record.unwrap_or_else(|| Arc::clone(&first.base));
+        let base = first.latest_base(record);
         let seen = stamp.or(first.seen);
         let composed = match self.compose(key, base, &mut saves, Base::Remembered) {
             Ok(Composed::MustRead) => self.compose_anew(key, &mut saves).await,
@@ -283,6 +288,11 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             }
             Err(error) => return self.answer_saves(saves, &Err(error)),
         };
+        mutant!(BatchAnswersEarly => if saves.len() > 1 {
+            let loaded = Loaded { record: Arc::new(draft.record.clone()), stamp: None };
+            let saved = Saved { key: *key, loaded, coherence: Coherence::Coherent };
+            self.answer_saves(std::mem::take(&mut saves), &Ok(saved));
+        });
         let mut write = match Write::begin(self, Operation::Save, *key, seen).await {
             Ok(write) => write,
             Err(error) => return self.answer_saves(saves, &Err(error)),
@@ -565,7 +575,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
 
     /// Settles `write`, and the lease of a new key, after a statement that has left `result`.
     async fn saved(
-        &self,
+        self: &Arc<Self>,
         write: Write<'_, C, P>,
         new_key: Option<(StoredKey, Option<Stamp>)>,
         result: Result<Record, Error>,

@@ -309,6 +309,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         if admission == Admission::New {
             self.tasks.check_open()?;
         }
+        mutant!(QueueSkipped => return self.start_unqueued(key, admission, job));
         let deadline = self.runtime.now() + self.config.write_timeout;
         let queued = Queued {
             deadline,

@@ -153,6 +153,7 @@ impl Repairs {
         let mut due = Vec::new();
         self.change(|queue| {
             queue.items.retain(|_, item| item.is_under_way || !item.is_obsolete(now));
+            mutant!(RepairBlocksOthers => if queue.items.values().any(|item| !item.is_settled(now)) { return });
             let room = SIDE_BY_SIDE.saturating_sub(queue.under_way);
             let items = queue.items.iter_mut();
             let is_due = |(key, item): &(&StoredKey, &mut Item)| {
@@ -403,7 +404,9 @@ async fn tend<C: Cache, P: Persistence>(mut claim: Claim<C, P>, interval: Durati
         drop(inner);
         timer.await;
         let Some(inner) = claim.store.upgrade() else { return };
-        inner.cache.probe().await;
+        if inner.repairs.len() == 0 || !mutant!(BreakerWaitsForQueue) {
+            inner.cache.probe().await;
+        }
         inner.start_repairs();
         let is_any_open = inner.cache.is_any_open();
         if !is_any_open && inner.repairs.release_if_empty() {

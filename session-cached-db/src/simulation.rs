@@ -9,16 +9,20 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use session_core::{
-    Acquired, Cache, Entry, Exchange, Expected, Fence, Holder, Persistence, Record, Stamp, State, StoreId,
+    Acquired, BoxFuture, Cache, Entry, Exchange, Expected, Fence, Holder, Persistence, Record, Stamp, State, StoreId,
     StoredKey, Timestamp, Token, Value, protocol,
 };
+use tokio::sync::oneshot;
 
 use crate::cache_guard::Gate;
 use crate::flight::Loaded;
 use crate::inner::Inner;
 use crate::load::Look;
 use crate::operations::Saved;
+use crate::queue::{Job, Latest};
+use crate::tasks::Admission;
 use crate::write::{Placed, Write};
 use crate::{CachedDb, Coherence, Error, Operation};
 
@@ -179,6 +183,24 @@ mutants! {
     RevokeListsOnce,
     /// A write is sent although it may outlive its fence.
     WritePastDeadline,
+    /// To lose a few exchanges in a row counts as an outage of the cache.
+    LosingIsOutage,
+    /// Writes of one process do not queue.
+    QueueSkipped,
+    /// A save is composed onto the session as it was loaded, although its queue has written it since.
+    BaseNotRenewed,
+    /// Saves that become one are answered before they are written.
+    BatchAnswersEarly,
+    /// The breaker does not close while a key waits to be repaired.
+    BreakerWaitsForQueue,
+    /// A key that cannot be repaired yet holds up the repair of the others.
+    RepairBlocksOthers,
+    /// Only the load that began an attempt drives it.
+    LeaderOwnsFlight,
+    /// An attempt ends with the last load that waits for it.
+    CallerOwnsStatement,
+    /// An operation of several writes ends with its caller.
+    CallerOwnsRevocation,
 }
 
 /// What the seeded faults do instead.
@@ -289,6 +311,40 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let (_, coherence) = write.settle(value).await;
         touched.map(|_| coherence)
     }
+}
+
+impl<C: Cache, P: Persistence> Inner<C, P> {
+    /// Carries out a write beside those of the same key that are under way.
+    pub(crate) fn start_unqueued(self: &Arc<Self>, key: &StoredKey, admission: Admission, job: Job) -> Result<(), Error> {
+        let (store, key) = (Arc::clone(self), *key);
+        let task = async move {
+            let mut latest = Latest::default();
+            match job {
+                Job::Save(save, reply) if save.rename.is_none() => {
+                    store.save_all(&key, vec![(save, reply)], &mut latest).await;
+                }
+                job => store.carry_out(&key, job, &mut latest).await,
+            }
+        };
+        self.tasks.start(admission, Box::pin(task))
+    }
+}
+
+/// The result of `task`, unless whoever waits for it leaves before.
+pub(crate) async fn unless_left<T>(
+    task: BoxFuture<Result<T, Error>>,
+    reply: &mut oneshot::Sender<Result<T, Error>>,
+) -> Result<T, Error> {
+    match select(task, pin!(reply.closed())).await {
+        Either::Left((result, _)) => result,
+        Either::Right(_) => Err(Error::Interrupted),
+    }
+}
+
+/// `loaded` with the version that the session has by now.
+pub(crate) fn base_as_loaded(loaded: &Arc<Record>, present: Option<&Arc<Record>>) -> Arc<Record> {
+    let version = present.map_or(loaded.version(), |present| present.version());
+    Arc::new(Record::clone(loaded).with_version(version))
 }
 
 /// Whether `entry` is a fence in which `me` is not.

@@ -288,10 +288,12 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
 
     /// Refuses further writes, waits for those in flight, and stops the reaper. Then it tries once more to repair what the
     /// cache was not told of, for as long as the write timeout allows, because what is left of that is forgotten.
-    pub async fn close(&self) {
-        self.inner.tasks.close();
-        self.inner.tasks.drain().await;
-        self.inner.repair_at_the_end().await;
+    pub fn close(&self) -> impl Future<Output = ()> + Send {
+        async move {
+            self.inner.tasks.close();
+            self.inner.tasks.drain().await;
+            self.inner.repair_at_the_end().await;
+        }
     }
 }
 

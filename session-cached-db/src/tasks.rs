@@ -46,6 +46,11 @@ impl Tasks {
         // Boxed before it is put into others, because these would copy it: it has room for statements.
         let task = task.boxed();
         let task = async move {
+            mutant!(CallerOwnsRevocation => {
+                let mut reply = reply;
+                let result = crate::simulation::unless_left(task, &mut reply).await;
+                return drop(reply.send(result));
+            });
             // Whoever waited may have left; the task is done all the same.
             let _ = reply.send(task.await);
         };

@@ -238,6 +238,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             if !self.may_try(attempt, until).await {
                 break;
             }
+            mutant!(LosingIsOutage => if attempt >= HASTY_EXCHANGES { return Err(NotFenced::NoAnswer(token)) });
             let stamp = self.stamp();
             let now = self.runtime.now();
             let deadline = now + self.config.fence_ttl;
@@ -346,7 +347,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
 
     /// Ends the lease of a key that has, or has not, come into being: by `value`, or by nothing after a definite failure.
     pub(crate) async fn settle_new(
-        &self,
+        self: &Arc<Self>,
         key: &StoredKey,
         lease: Option<Stamp>,
         value: Option<Value>,

@@ -1,7 +1,7 @@
 //! What an outage of the cache looks like: to the caller, in the cache afterwards, and in the events.
 
-use session_cached_db::{Coherence, Error, Operation, OutagePolicy};
-use session_core::{Outcome, Runtime as _};
+use session_cached_db::{Coherence, Error, Operation, OutagePolicy, Session};
+use session_core::{Cache as _, Outcome, Runtime as _};
 
 use crate::common::{Call, Fault, Log, MINUTE, Moment, SECOND, World, key_of, map, until, values_of};
 
@@ -194,4 +194,142 @@ async fn a_write_is_never_sent_under_a_fence_that_it_may_outlive() {
     assert!(revoking.await.unwrap().unwrap().value);
     // Not even the renewed one came in time.
     assert!(world.cache.calls.count(Call::PutFence) >= 4, "{}", world.cache.calls.count(Call::PutFence));
+}
+
+/// Sessions on each of three servers of a cache.
+async fn on_each_server(world: &World) -> Vec<Session> {
+    let mut sessions: Vec<Option<Session>> = vec![None, None, None];
+    while sessions.iter().any(Option::is_none) {
+        let session = world.saved([("x", 1)]).await;
+        let server = world.cache.server(session.stored_key().unwrap());
+        sessions[server] = Some(session);
+    }
+    sessions.into_iter().flatten().collect()
+}
+
+#[tokio::test]
+async fn a_dead_server_of_three_costs_the_keys_of_the_others_nothing() {
+    let world = World::with_servers(3, |builder| builder.breaker_threshold(2)).await;
+    let log = Log::listen();
+    let mut sessions = on_each_server(&world).await;
+    world.cache.kill_server_of(sessions[0].stored_key().unwrap());
+    for _ in 0..20 {
+        for session in &mut sessions {
+            session.insert("x", 2).unwrap();
+        }
+        let expected = [Coherence::Degraded, Coherence::Coherent, Coherence::Coherent];
+        for (session, expected) in sessions.iter_mut().zip(expected) {
+            assert_eq!(session.save().await.unwrap(), expected);
+        }
+        world.forget_calls();
+        for session in &sessions {
+            assert_eq!(values_of(&world.reopen(session).await), map([("x", 2)]));
+        }
+        assert_eq!(world.db.calls.count(Call::Load), 1);
+    }
+    assert_eq!(log.events("cache_breaker_opened").len(), 1);
+    assert_eq!(world.store.stats().breaker_openings, 1);
+
+    world.cache.revive_servers();
+    let pause = world.probe_pause().await;
+    world.runtime.advance(pause);
+    until(|| world.store.stats().repairs == 1).await;
+    assert_eq!(log.events("cache_breaker_closed").len(), 1);
+    sessions[0].insert("x", 3).unwrap();
+    assert_eq!(sessions[0].save().await.unwrap(), Coherence::Coherent);
+}
+
+#[tokio::test]
+async fn a_key_that_cannot_be_repaired_holds_up_no_other() {
+    let world = World::shared_with(|builder| builder.breaker_threshold(1)).await;
+    let log = Log::listen();
+    let mut sessions = Vec::new();
+    for _ in 0..100 {
+        sessions.push(world.saved([("x", 1)]).await);
+    }
+    world.cache.calls.fail_all(Fault::Unreachable);
+    for session in &mut sessions {
+        session.insert("x", 2).unwrap();
+        assert_eq!(session.save().await.unwrap(), Coherence::Degraded);
+    }
+    world.cache.take_over(sessions[0].stored_key().unwrap());
+    world.cache_recovers(&log).await;
+    until(|| world.store.stats().repairs == 99).await;
+    for session in &mut sessions[1..] {
+        session.insert("x", 3).unwrap();
+        assert_eq!(session.save().await.unwrap(), Coherence::Coherent);
+        world.forget_calls();
+        world.reopen(session).await;
+        assert_eq!(world.db.calls.count(Call::Load), 0);
+    }
+    // That key is read from the database, and tried again after longer and longer pauses, until nothing old can be left.
+    assert_eq!(values_of(&world.reopen(&sessions[0]).await), map([("x", 2)]));
+    looked_after(&world, || log.events("repair_failing").len() == 1).await;
+    world.runtime.jump(6 * MINUTE);
+    let pause = world.probe_pause().await;
+    world.runtime.advance(pause);
+    until(|| world.runtime.sleeps().is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_blip_under_constant_writes_is_over_when_the_cache_answers() {
+    let world = World::shared_with(|builder| builder.breaker_threshold(5)).await;
+    let log = Log::listen();
+    let mut sessions = Vec::new();
+    for _ in 0..200 {
+        sessions.push(world.saved([("x", 0)]).await);
+    }
+    let write_all = async |sessions: &mut Vec<Session>, x: i32| {
+        let mut degraded = 0;
+        for session in sessions {
+            session.insert("x", x).unwrap();
+            degraded += usize::from(session.save().await.unwrap() == Coherence::Degraded);
+        }
+        degraded
+    };
+    world.cache.calls.fail_all(Fault::NoAnswer);
+    assert_eq!(write_all(&mut sessions, 1).await, 200);
+    world.cache.calls.heal();
+    // Writes go on until the probe, and each of them is one more to repair.
+    assert_eq!(write_all(&mut sessions, 2).await, 200);
+    let pause = world.probe_pause().await;
+    world.runtime.advance(pause);
+    until(|| !log.events("cache_breaker_closed").is_empty()).await;
+    // From here on none is degraded, also those of keys that still wait for their repair.
+    assert_eq!(write_all(&mut sessions, 3).await, 0);
+    until(|| world.store.stats().repairs >= 200).await;
+    world.forget_calls();
+    for session in &sessions {
+        assert_eq!(values_of(&world.reopen(session).await), map([("x", 3)]));
+    }
+    assert!(world.db.calls.count(Call::Load) <= 200);
+    world.forget_calls();
+    for session in &sessions {
+        world.reopen(session).await;
+    }
+    assert_eq!(world.db.calls.total(), 0);
+}
+
+#[tokio::test]
+async fn a_store_that_is_closed_after_a_blip_leaves_nothing_old_behind() {
+    let world = World::shared_with(|builder| builder.breaker_threshold(1)).await;
+    let mut session = world.saved([("x", 1)]).await;
+    let client_key = key_of(&session);
+    let elsewhere = world.node().await;
+    world.cache.calls.fail_all(Fault::Unreachable);
+    assert_eq!(session.flush().await.unwrap(), Coherence::Degraded);
+    world.cache.calls.heal();
+    world.store.close().await;
+    assert!(elsewhere.open(&client_key).await.unwrap().key().is_none());
+}
+
+#[tokio::test]
+async fn a_store_that_is_closed_while_the_cache_is_away_says_what_it_leaves() {
+    let world = World::shared_with(|builder| builder.breaker_threshold(1)).await;
+    let log = Log::listen();
+    let mut session = world.saved([("x", 1)]).await;
+    world.cache.calls.fail_all(Fault::Unreachable);
+    session.flush().await.unwrap();
+    world.store.close().await;
+    assert_eq!(log.events("repairs_abandoned").len(), 1);
 }

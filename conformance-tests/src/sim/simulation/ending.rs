@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use session_cached_db::CachedDb;
 use session_core::{Entry, State};
 
 use super::{FIRST_PROBE, Judged, Simulation, Status, Task, awaits_repair};
@@ -154,7 +153,8 @@ impl Simulation<'_> {
         let begun = lock(&self.world).now;
         for round in 0..MAX_ROUNDS {
             if self.tasks.iter().all(|task| task.is_forgotten) {
-                return Ok(());
+                // Nothing looks after the cache any more.
+                return self.check_recovery(Duration::MAX);
             }
             self.serve_all();
             self.run_woken()?;
@@ -229,8 +229,8 @@ impl Simulation<'_> {
             }
             for (key, operation) in [Operation::Load, Operation::LoadB].into_iter().enumerate() {
                 let is_calm = is_calm || self.is_free(key);
-                if self.stores[process].as_ref().is_some_and(CachedDb::__breaker_is_open) {
-                    // This one only makes the store find out that the cache answers again.
+                if self.stores[process].as_ref().is_some_and(|store| store.__flights() > 0) {
+                    // This one ends the attempt of a load that is not polled any more.
                     self.probe(probe, process, operation)?;
                 }
                 self.probe(probe, process, operation)?;

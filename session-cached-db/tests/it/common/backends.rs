@@ -1,5 +1,6 @@
 //! The real cache and the real database, whose calls a test can count, stop and fail.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -39,19 +40,49 @@ pub struct TestCache {
     pub calls: Calls,
     moka: MokaCache,
     properties: CacheProperties,
+    /// The servers that are down.
+    dead: Arc<Mutex<HashSet<usize>>>,
+    /// Keys under which another program has put something.
+    foreign: Arc<Mutex<HashSet<String>>>,
 }
 
 impl TestCache {
     pub fn new() -> Self {
         let moka = MokaCache::builder().build();
         let properties = moka.properties();
-        Self { calls: Calls::default(), moka, properties }
+        Self { calls: Calls::default(), moka, properties, dead: Arc::default(), foreign: Arc::default() }
     }
 
     /// The same, claiming other properties.
     pub fn with_properties(mut self, properties: CacheProperties) -> Self {
         self.properties = properties;
         self
+    }
+
+    /// The server of `key` is down from now on.
+    pub fn kill_server_of(&self, key: &StoredKey) {
+        self.dead.lock().unwrap().insert(self.server(key));
+    }
+
+    /// All servers are up again.
+    pub fn revive_servers(&self) {
+        self.dead.lock().unwrap().clear();
+    }
+
+    /// What is under `key` is another program's from now on.
+    pub fn take_over(&self, key: &StoredKey) {
+        self.foreign.lock().unwrap().insert(key.as_str().to_owned());
+    }
+
+    /// Whether the server of `key` can be reached, and has no other program's entry there.
+    fn check(&self, key: &StoredKey) -> Result<(), CacheError> {
+        if self.dead.lock().unwrap().contains(&self.server(key)) {
+            return Err(Fault::Unreachable.into());
+        }
+        if self.foreign.lock().unwrap().contains(key.as_str()) {
+            return Err(CacheError::WrongKey);
+        }
+        Ok(())
     }
 
     /// What is under `key`, uncounted.
@@ -85,6 +116,7 @@ impl TestCache {
 
 impl Cache for TestCache {
     async fn get(&self, key: &StoredKey) -> Result<Option<Entry>, CacheError> {
+        self.check(key)?;
         self.calls.make(Call::Get, self.moka.get(key)).await
     }
 
@@ -95,6 +127,7 @@ impl Cache for TestCache {
         new: Option<Entry>,
         ttl: Duration,
     ) -> Result<Exchange, CacheError> {
+        self.check(key)?;
         let call = match new.as_ref().map(|entry| &entry.state) {
             Some(State::Value(_)) => Call::PutValue,
             Some(State::Fence(_)) => Call::PutFence,
@@ -105,7 +138,12 @@ impl Cache for TestCache {
     }
 
     async fn acquire(&self, key: &StoredKey, lease: Entry, ttl: Duration) -> Result<Acquired, CacheError> {
+        self.check(key)?;
         self.calls.make(Call::Acquire, self.moka.acquire(key, lease, ttl)).await
+    }
+
+    fn server(&self, key: &StoredKey) -> usize {
+        usize::from(*key.as_bytes().last().unwrap()) % self.properties.servers
     }
 
     fn properties(&self) -> CacheProperties {
@@ -121,13 +159,26 @@ pub struct TestDb {
     pub sqlite: Arc<SqlitePersistence>,
     /// The clock that it shows. Until there is one, [`START`].
     pub clock: Arc<Mutex<Option<Arc<dyn Runtime>>>>,
+    /// Another time that it shows instead.
+    set_to: Arc<Mutex<Option<Timestamp>>>,
     properties: PersistenceProperties,
 }
 
 impl TestDb {
     pub fn new(sqlite: SqlitePersistence) -> Self {
         let properties = sqlite.properties();
-        Self { calls: Calls::default(), sqlite: Arc::new(sqlite), clock: Arc::default(), properties }
+        Self {
+            calls: Calls::default(),
+            sqlite: Arc::new(sqlite),
+            clock: Arc::default(),
+            set_to: Arc::default(),
+            properties,
+        }
+    }
+
+    /// Sets its clock, which stands still from now on.
+    pub fn set_clock(&self, time: Timestamp) {
+        *self.set_to.lock().unwrap() = Some(time);
     }
 
     /// The same, claiming other properties.
@@ -188,8 +239,9 @@ impl Persistence for TestDb {
     }
 
     async fn now(&self) -> Result<Timestamp, PersistenceError> {
-        let clock = || async { Ok(self.clock.lock().unwrap().as_ref().map_or(START, |clock| clock.now())) };
-        self.calls.make(Call::Now, clock()).await
+        let set_to = *self.set_to.lock().unwrap();
+        let running = self.clock.lock().unwrap().as_ref().map_or(START, |clock| clock.now());
+        self.calls.make(Call::Now, async { Ok(set_to.unwrap_or(running)) }).await
     }
 
     async fn migrate(&self) -> Result<(), PersistenceError> {

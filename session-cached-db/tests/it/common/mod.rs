@@ -74,6 +74,13 @@ impl World {
         Self::over(cache, in_memory().await, None, configure).await
     }
 
+    /// The same with a cache of several servers.
+    pub async fn with_servers(servers: usize, configure: impl FnOnce(StoreBuilder) -> StoreBuilder) -> Self {
+        let properties = CacheProperties::new(Scope::Shared).with_servers(servers);
+        let cache = TestCache::new().with_properties(properties);
+        Self::over(cache, in_memory().await, None, configure).await
+    }
+
     pub async fn shared() -> Self {
         Self::shared_with(|builder| builder).await
     }
@@ -164,7 +171,7 @@ pub async fn in_file(directory: &TempDir) -> TestDb {
 
 /// What is sure to happen, and so soon that a minute of waiting means it does not: a test fails rather than hangs.
 pub async fn soon<T>(event: impl Future<Output = T>) -> T {
-    tokio::time::timeout(SECOND * 6, event).await.expect("what the test waits for does not happen")
+    tokio::time::timeout(MINUTE, event).await.expect("what the test waits for does not happen")
 }
 
 /// Waits until others have brought `condition` about.

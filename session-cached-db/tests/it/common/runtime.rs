@@ -69,6 +69,11 @@ impl ManualRuntime {
         }
     }
 
+    /// What the clock shows after `duration`.
+    pub fn now_plus(&self, duration: Duration) -> Timestamp {
+        self.lock().now + duration
+    }
+
     /// Moves the clock, and ends no timer: the next [`advance`](Self::advance) does.
     pub fn jump(&self, duration: Duration) {
         let mut clock = self.lock();

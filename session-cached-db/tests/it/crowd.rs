@@ -1,0 +1,365 @@
+//! Many writers of one session at once, and callers that go away.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::future::join_all;
+use session_cached_db::{Coherence, ConflictPolicy, Error, Events, Session};
+use session_core::{Record, StoredKey};
+
+use crate::common::{
+    Call, DAY, Fault, HOUR, Log, MINUTE, Moment, SECOND, START, World, each_database, key_of, map, soon,
+    until, values_of,
+};
+
+/// Sessions of as many requests, opened before the first of them writes, each with a change of its own key.
+async fn crowd(world: &World, size: i32) -> (Session, Vec<Session>) {
+    let session = world.saved([("x", 0)]).await;
+    let mut crowd = Vec::new();
+    for number in 0..size {
+        let mut request = world.reopen(&session).await;
+        request.insert(&format!("k{number}"), number).unwrap();
+        crowd.push(request);
+    }
+    world.forget_calls();
+    (session, crowd)
+}
+
+async fn save_all(crowd: &mut [Session]) -> Vec<Result<Coherence, Error>> {
+    join_all(crowd.iter_mut().map(Session::save)).await
+}
+
+#[tokio::test]
+async fn saves_of_one_session_on_one_node_make_no_conflict_and_read_nothing() {
+    each_database(async |world| {
+        let (session, mut crowd) = crowd(&world, 64).await;
+        let fenced = world.store.stats().fenced_writes;
+        for result in save_all(&mut crowd).await {
+            assert_eq!(result.unwrap(), Coherence::Coherent);
+        }
+        assert_eq!(values_of(&world.reopen(&session).await).len(), 65);
+        assert_eq!(world.db.calls.count(Call::Load), 0);
+        assert_eq!(world.store.stats().conflicts, 0);
+        // Saves that wait together become one statement, with one fence, which is won at once.
+        assert_eq!(world.db.calls.count(Call::Update), 1);
+        assert_eq!(world.cache.calls.count(Call::PutFence), 1);
+        assert_eq!(world.cache.calls.count(Call::PutValue), 1);
+        assert_eq!(world.store.stats().fenced_writes, fenced + 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_crowd_is_no_outage_whatever_the_policy() {
+    for policy in [ConflictPolicy::LastWrite, ConflictPolicy::Reject] {
+        let world = World::shared_with(|builder| builder.conflict_policy(policy)).await;
+        let (session, mut crowd) = crowd(&world, 200).await;
+        let saved = save_all(&mut crowd).await;
+        assert!(saved.iter().all(|result| matches!(result, Ok(Coherence::Coherent))));
+        assert_eq!(values_of(&world.reopen(&session).await).len(), 201);
+        assert_eq!(world.store.stats().degraded_writes, 0);
+        assert!(world.cache.peek_record(session.stored_key().unwrap()).await.is_some());
+    }
+}
+
+#[tokio::test]
+async fn two_nodes_with_a_crowd_each_lose_nothing() {
+    let world = World::shared().await;
+    let (session, mut here) = crowd(&world, 20).await;
+    let elsewhere = world.node().await;
+    let mut there = Vec::new();
+    for number in 0..20 {
+        let mut request = elsewhere.open(&key_of(&session)).await.unwrap();
+        request.insert(&format!("l{number}"), number).unwrap();
+        there.push(request);
+    }
+    let (here, there) = tokio::join!(save_all(&mut here), save_all(&mut there));
+    assert!(here.iter().chain(&there).all(|result| matches!(result, Ok(Coherence::Coherent))));
+    for store in [&world.store, &elsewhere] {
+        assert_eq!(values_of(&store.open(&key_of(&session)).await.unwrap()).len(), 41);
+    }
+}
+
+#[tokio::test]
+async fn under_reject_only_saves_of_the_same_key_are_refused_and_one_of_them_is_not() {
+    let world = World::shared_with(|builder| builder.conflict_policy(ConflictPolicy::Reject)).await;
+    let (session, mut crowd) = crowd(&world, 8).await;
+    for request in &mut crowd[4..] {
+        request.insert("x", 1).unwrap();
+    }
+    let saved = save_all(&mut crowd).await;
+    let refused = saved.iter().filter(|result| matches!(result, Err(Error::Conflict))).count();
+    assert_eq!((refused, saved.iter().filter(|result| result.is_ok()).count()), (3, 5));
+    assert_eq!(world.store.stats().conflicts, 3);
+    let values = values_of(&world.reopen(&session).await);
+    assert_eq!((values.len(), values["x"]), (6, 1));
+}
+
+#[tokio::test]
+async fn writes_take_their_turns_in_the_order_of_their_arrival() {
+    let world = World::shared().await;
+    let (session, mut crowd) = crowd(&world, 3).await;
+    let key = *session.stored_key().unwrap();
+    let mut held = world.db.calls.hold(Call::Update, Moment::Before);
+    let [first, second, third] = &mut crowd[..] else { panic!() };
+    let writes = async { tokio::join!(first.save(), second.save(), world.store.revoke(&key), third.save()) };
+    let release = async {
+        held.reached().await;
+        tokio::task::yield_now().await;
+        held.release();
+    };
+    let ((first, second, revoked, third), ()) = tokio::join!(writes, release);
+    first.unwrap();
+    second.unwrap();
+    assert!(revoked.unwrap().value);
+    assert!(matches!(third, Err(Error::SessionGone)));
+}
+
+#[tokio::test]
+async fn a_write_whose_time_runs_out_in_the_queue_was_not_written_and_says_so() {
+    let world = World::shared().await;
+    let (session, mut crowd) = crowd(&world, 2).await;
+    let mut held = world.db.calls.hold(Call::Update, Moment::Before);
+    let (mut first, mut second) = (crowd.remove(0), crowd.remove(0));
+    let first = tokio::spawn(async move { first.save().await });
+    held.reached().await;
+    let second = tokio::spawn(async move { second.save().await });
+    tokio::task::yield_now().await;
+    // Without ending the statement's own timer, which is due at the same time.
+    world.runtime.jump(11 * SECOND);
+    held.release();
+    let (first, second) = (first.await.unwrap(), second.await.unwrap());
+    first.unwrap();
+    let error = second.unwrap_err();
+    assert!(matches!(error, Error::Busy) && error.is_retryable(), "{error}");
+    assert_eq!(error.outcome(), session_core::Outcome::Definite);
+    assert_eq!(world.db.calls.count(Call::Update), 1);
+    assert_eq!(values_of(&world.reopen(&session).await), map([("k0", 0), ("x", 0)]));
+}
+
+#[tokio::test]
+async fn a_queue_takes_so_many_writes_and_no_more() {
+    let world = World::shared_with(|builder| builder.max_waiting_writes(4)).await;
+    let (session, mut crowd) = crowd(&world, 10).await;
+    let mut held = world.db.calls.hold(Call::Update, Moment::Before);
+    let release = async {
+        held.reached().await;
+        held.release();
+    };
+    let (saved, ()) = tokio::join!(save_all(&mut crowd), release);
+    let busy = saved.iter().filter(|result| matches!(result, Err(Error::Busy))).count();
+    assert!((5..=6).contains(&busy), "{busy}");
+    assert_eq!(values_of(&world.reopen(&session).await).len(), 11 - busy);
+}
+
+#[tokio::test]
+async fn parallel_touches_are_one_statement_and_so_are_those_that_come_late() {
+    each_database(async |world| {
+        let session = world.saved([("x", 1)]).await;
+        world.runtime.advance(HOUR);
+        let mut requests = Vec::new();
+        for _ in 0..30 {
+            requests.push(world.reopen(&session).await);
+        }
+        let (parallel, late) = requests.split_at_mut(20);
+        for touched in join_all(parallel.iter_mut().map(Session::touch)).await {
+            touched.unwrap();
+        }
+        for request in late {
+            request.touch().await.unwrap();
+        }
+        assert_eq!(world.db.calls.count(Call::Touch), 1);
+        // Another node, which has not heard of it, asks the database, and that changes nothing.
+        world.reopen(&session).await;
+        let key = *session.stored_key().unwrap();
+        let seen = world.store.load(&key).await.unwrap().unwrap().last_seen_at();
+        assert_eq!(seen, START + HOUR);
+        world.runtime.advance(HOUR);
+        world.reopen(&session).await.touch().await.unwrap();
+        assert_eq!(world.db.calls.count(Call::Touch), 2);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nodes_do_not_repeat_each_others_touches() {
+    let world = World::shared().await;
+    let session = world.saved([("x", 1)]).await;
+    world.runtime.advance(HOUR);
+    let elsewhere = world.node().await;
+    let mut here = world.reopen(&session).await;
+    let mut there = elsewhere.open(&key_of(&session)).await.unwrap();
+    here.touch().await.unwrap();
+    world.runtime.advance(SECOND);
+    there.touch().await.unwrap();
+    let key = *session.stored_key().unwrap();
+    let record = world.store.load(&key).await.unwrap().unwrap();
+    assert_eq!((record.last_seen_at(), record.expires_at()), (START + HOUR, START + HOUR + 14 * DAY));
+}
+
+#[tokio::test]
+async fn a_touch_waiting_behind_a_save_finds_the_session_in_use() {
+    let world = World::shared().await;
+    let session = world.saved([("x", 1)]).await;
+    world.runtime.advance(HOUR);
+    let (mut saving, mut touching) = (world.reopen(&session).await, world.reopen(&session).await);
+    saving.insert("x", 2).unwrap();
+    let (saved, touched) = tokio::join!(saving.save(), touching.touch());
+    saved.unwrap();
+    touched.unwrap();
+    assert_eq!(world.db.calls.count(Call::Touch), 0);
+}
+
+/// Panics when a session is revoked, once.
+#[derive(Debug, Default)]
+struct Panics(AtomicUsize);
+
+impl Events for Panics {
+    fn renewed(&self, _: &StoredKey, _: &StoredKey, _: &Record) {
+        assert!(self.0.fetch_add(1, Ordering::Relaxed) > 0, "the first one");
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_panics_leaves_nothing_behind() {
+    let world =
+        World::shared_with(|builder| builder.events(Panics::default()).breaker_threshold(1_000)).await;
+    let log = Log::listen();
+    for is_down in [false, true] {
+        let session = world.saved([("x", 1)]).await;
+        let (mut one, mut other) = (world.reopen(&session).await, world.reopen(&session).await);
+        if is_down {
+            world.cache.calls.fail_all(Fault::Unreachable);
+        }
+        other.insert("x", 2).unwrap();
+        let (panicked, saved) = tokio::join!(one.cycle_key(), other.save());
+        if is_down {
+            // The hook panics once only.
+            panicked.unwrap();
+        } else {
+            assert!(matches!(panicked, Err(Error::Interrupted)));
+        }
+        // It had been renamed by then; what waited behind it had its turn.
+        assert!(matches!(saved, Err(Error::SessionGone)), "{saved:?}");
+        world.cache.calls.heal();
+    }
+    assert_eq!(log.events("write_panicked").len(), 1);
+    soon(world.store.close()).await;
+}
+
+#[tokio::test]
+async fn a_revocation_goes_on_without_its_caller_and_close_waits_for_it() {
+    for closes_at_once in [false, true] {
+        let world = World::shared().await;
+        for _ in 0..50 {
+            let mut session = world.store.new_session();
+            session.set_subject("user-42").unwrap();
+            session.save().await.unwrap();
+        }
+        let mut held = world.db.calls.hold(Call::Delete, Moment::Before);
+        let revoking = {
+            let store = world.store.clone();
+            tokio::spawn(async move { store.revoke_subject("user-42").await })
+        };
+        held.reached().await;
+        revoking.abort();
+        assert!(revoking.await.unwrap_err().is_cancelled());
+        if closes_at_once {
+            let release = async {
+                tokio::task::yield_now().await;
+                held.release();
+            };
+            soon(async { tokio::join!(world.store.close(), release) }).await;
+            assert_eq!(world.db.calls.count(Call::Delete), 50);
+        } else {
+            held.release();
+            until(|| world.db.calls.count(Call::Delete) == 50).await;
+        }
+        let elsewhere = world.node().await;
+        soon(async {
+            while !elsewhere.list_by_subject("user-42").await.unwrap().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_deletion_that_fails_does_not_keep_the_others_from_being_made() {
+    let world = World::shared().await;
+    for _ in 0..5 {
+        let mut session = world.store.new_session();
+        session.set_subject("user-42").unwrap();
+        session.save().await.unwrap();
+    }
+    world.db.calls.fail(Call::Delete, Moment::Before, Fault::Unreachable);
+    assert!(world.store.revoke_subject("user-42").await.unwrap_err().is_retryable());
+    assert_eq!(world.store.list_by_subject("user-42").await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_save_that_was_dropped_while_it_waited_is_carried_out() {
+    let world = World::shared().await;
+    let (session, mut crowd) = crowd(&world, 2).await;
+    let mut held = world.db.calls.hold(Call::Update, Moment::Before);
+    let (mut first, mut second) = (crowd.remove(0), crowd.remove(0));
+    let first = tokio::spawn(async move { first.save().await });
+    held.reached().await;
+    let second = tokio::spawn(async move { second.save().await });
+    tokio::task::yield_now().await;
+    second.abort();
+    held.release();
+    first.await.unwrap().unwrap();
+    soon(world.store.close()).await;
+    let values = world.in_database(session.stored_key().unwrap()).await.unwrap();
+    assert_eq!(values, map([("k0", 0), ("k1", 1), ("x", 0)]));
+}
+
+#[tokio::test]
+async fn a_save_too_large_fails_alone() {
+    let world = World::shared_with(|builder| builder.max_keys(3)).await;
+    let (session, mut crowd) = crowd(&world, 3).await;
+    for number in 0..5 {
+        crowd[1].insert(&format!("more{number}"), 1).unwrap();
+    }
+    // The first one writes alone, the others together.
+    let saved = save_all(&mut crowd).await;
+    assert!(saved[0].is_ok() && saved[2].is_ok(), "{saved:?}");
+    assert!(matches!(saved[1], Err(Error::TooManyKeys { .. })), "{saved:?}");
+    assert_eq!(values_of(&world.reopen(&session).await), map([("k0", 0), ("k2", 2), ("x", 0)]));
+}
+
+#[tokio::test]
+async fn logins_at_once_leave_as_many_sessions_as_allowed() {
+    let world = World::shared_with(|builder| builder.max_sessions_per_subject(3)).await;
+    let mut logins: Vec<_> = (0..50).map(|_| world.store.new_session()).collect();
+    for session in &mut logins {
+        session.set_subject("user-42").unwrap();
+    }
+    for saved in save_all(&mut logins).await {
+        saved.unwrap();
+    }
+    assert_eq!(world.store.list_by_subject("user-42").await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn a_limit_never_ends_the_session_that_has_just_logged_in() {
+    let world = World::shared_with(|builder| builder.max_sessions_per_subject(1)).await;
+    let mut old = world.store.new_session();
+    old.set_subject("user-42").unwrap();
+    old.save().await.unwrap();
+    world.runtime.advance(MINUTE);
+    // A node whose clock is a second ahead uses the old session.
+    let ahead = world.runtime.now_plus(SECOND);
+    world.store.touch(old.stored_key().unwrap(), ahead + 14 * DAY).await.unwrap();
+    let key = old.stored_key().unwrap();
+    let record = world.store.load(key).await.unwrap().unwrap();
+    let record = Record::clone(&record).with_last_seen_at(ahead);
+    world.store.update(key, record, None, session_core::ExpiryWrite::Extend).await.unwrap();
+
+    let mut new = world.store.new_session();
+    new.set_subject("user-42").unwrap();
+    new.save().await.unwrap();
+    assert!(new.exists().await.unwrap());
+    assert!(!old.exists().await.unwrap());
+}
