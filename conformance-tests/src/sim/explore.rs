@@ -247,7 +247,10 @@ pub fn replay(vector: &Vector) -> Result<Replayed, String> {
             ));
         };
         if number == COMPLETE && !choices.is_empty() {
-            steps.push(format!("from here on nothing else begins or goes wrong   [{}]", simulation.tell_state()));
+            steps.push(format!(
+                "from here on nothing else begins or goes wrong   [{}]",
+                simulation.tell_state()
+            ));
             return Ok(Replayed { steps, violation: simulation.complete().err() });
         }
         let Some(&choice) = choices.get(number) else {

@@ -146,7 +146,14 @@ impl Scenario {
                     for &(is_shared, is_nervous) in variants {
                         let operations = placed.clone();
                         let rivalry = 0;
-                        scenarios.push(Self { operations, beginning, is_shared, is_nervous, faults, rivalry });
+                        scenarios.push(Self {
+                            operations,
+                            beginning,
+                            is_shared,
+                            is_nervous,
+                            faults,
+                            rivalry,
+                        });
                     }
                 }
             }
