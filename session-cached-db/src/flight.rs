@@ -227,8 +227,12 @@ impl Flights {
             let mut table = self.lock();
             let Some(flight) = table.by_key.get_mut(key) else { return Poll::Ready(()) };
             let attempts = [Some(&mut flight.current), flight.next.as_mut()].into_iter().flatten();
-            let Some(attempt) = attempts.into_iter().find(|attempt| attempt.id == id) else { return Poll::Ready(()) };
-            if attempt.aboard.first().is_none_or(|(first, _)| *first == task) || attempt.future.peek().is_some() {
+            let Some(attempt) = attempts.into_iter().find(|attempt| attempt.id == id) else {
+                return Poll::Ready(());
+            };
+            if attempt.aboard.first().is_none_or(|(first, _)| *first == task)
+                || attempt.future.peek().is_some()
+            {
                 return Poll::Ready(());
             }
             attempt.wakers.push(context.waker().clone());

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use session_core::{
-    Acquired, BoxFuture, Cache, Entry, Exchange, Expected, Fence, Holder, Persistence, Record, Stamp, State, StoreId,
-    StoredKey, Timestamp, Token, Value, protocol,
+    Acquired, BoxFuture, Cache, Entry, Exchange, Expected, Fence, Holder, Persistence, Record, Stamp, State,
+    StoreId, StoredKey, Timestamp, Token, Value, protocol,
 };
 use tokio::sync::oneshot;
 
@@ -315,7 +315,12 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
 
 impl<C: Cache, P: Persistence> Inner<C, P> {
     /// Carries out a write beside those of the same key that are under way.
-    pub(crate) fn start_unqueued(self: &Arc<Self>, key: &StoredKey, admission: Admission, job: Job) -> Result<(), Error> {
+    pub(crate) fn start_unqueued(
+        self: &Arc<Self>,
+        key: &StoredKey,
+        admission: Admission,
+        job: Job,
+    ) -> Result<(), Error> {
         let (store, key) = (Arc::clone(self), *key);
         let task = async move {
             let mut latest = Latest::default();

@@ -235,7 +235,9 @@ impl SubjectIndex for SimDb {
         _: u32,
     ) -> Result<Vec<Row<SessionTimes>>, PersistenceError> {
         match Calling::new(&self.world, Effect::List(now)).await {
-            Reply::Listed(rows) => Ok(rows.into_iter().map(|(key, times)| Row::new(key, Ok(times))).collect()),
+            Reply::Listed(rows) => {
+                Ok(rows.into_iter().map(|(key, times)| Row::new(key, Ok(times))).collect())
+            }
             other => Err(db_error(other)),
         }
     }

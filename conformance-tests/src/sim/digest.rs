@@ -103,9 +103,7 @@ pub(super) fn reply(reply: &Reply) -> u64 {
         Reply::Exchanged(Exchange::Stored) => of(3),
         Reply::Exchanged(Exchange::Lost(found)) => of((4, option(found.as_ref()))),
         Reply::Loaded(found) => of((5, found.as_ref().map(record))),
-        Reply::Listed(rows) => {
-            of((6, rows.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>()))
-        }
+        Reply::Listed(rows) => of((6, rows.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>())),
         Reply::Committed(version) => of((7, version)),
         Reply::Touched(is_due) => of((8, is_due)),
         Reply::Deleted(was_there) => of((9, was_there)),

@@ -15,7 +15,7 @@ const MAX_STEPS: usize = 400;
 const COMPLETE: usize = usize::MAX;
 
 /// From one in so many states, what has begun is brought to its end. Chosen by the state's digest, so always the same ones.
-const SAMPLED: u64 = 32;
+pub const SAMPLED: u64 = 32;
 
 /// Which run it was: a scenario, and what was chosen at each step, by its position among what could happen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -247,7 +247,10 @@ pub fn replay(vector: &Vector) -> Result<Replayed, String> {
             ));
         };
         if number == COMPLETE && !choices.is_empty() {
-            steps.push(format!("from here on nothing else begins or goes wrong   [{}]", simulation.tell_state()));
+            steps.push(format!(
+                "from here on nothing else begins or goes wrong   [{}]",
+                simulation.tell_state()
+            ));
             return Ok(Replayed { steps, violation: simulation.complete().err() });
         }
         let Some(&choice) = choices.get(number) else {

@@ -79,7 +79,14 @@ impl Oracle {
         }
     }
 
-    pub(super) fn begin(&mut self, number: usize, operation: Operation, process: usize, ahead: Duration, world: &World) {
+    pub(super) fn begin(
+        &mut self,
+        number: usize,
+        operation: Operation,
+        process: usize,
+        ahead: Duration,
+        world: &World,
+    ) {
         let now = world.now;
         while self.begun.len() <= number {
             self.begun.push(None);
@@ -303,7 +310,9 @@ fn steps(
         Operation::LoadB => one(rows, Outcome::Loaded(visible(1).map(|row| row.seen))),
         Operation::Save | Operation::Overwrite | Operation::Merge => match visible(0) {
             None => one(rows, Outcome::Gone),
-            Some(row) if operation == Operation::Save && row.seen != Seen::FIRST => one(rows, Outcome::Conflict),
+            Some(row) if operation == Operation::Save && row.seen != Seen::FIRST => {
+                one(rows, Outcome::Conflict)
+            }
             Some(row) => {
                 let row = written(row.seen);
                 one(with(0, Some(row)), Outcome::Wrote(row.seen))

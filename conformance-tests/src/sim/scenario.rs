@@ -18,6 +18,40 @@ pub enum Beginning {
     Ending,
 }
 
+/// Several writers of one session in one process, several loads of it, and exchanges that are lost again and again.
+const CROWDS: &[&str] = &[
+    "merge@0+merge@0+merge@0+touch@0+delete@0/vacant/shared/0",
+    "merge@0+merge@0+merge@0+merge@0+merge@0/vacant/shared/0",
+    "merge@0+merge@0+overwrite@0+touch@0+delete@0/cached/shared/0",
+    "load@1+merge@0+merge@0+merge@0+delete@0/cached/shared/0",
+    "load@0+load@1+merge@0+merge@0+merge@0/cached/shared/0",
+    "merge@0+merge@0+rename@0+load-b@1/vacant/shared/0",
+    "revoke@0+merge@0+merge@0+create@1/vacant/shared/0",
+    "merge@0+merge@0+merge@0/vacant/shared/1",
+    "merge@0+merge@0+merge@0/cached/nervous/1",
+    "load@0+load@0+load@0+delete@1/vacant/shared/0",
+    "load@0+load@0+load@0/vacant/shared/1",
+    "merge@0/vacant/shared/1/rival8",
+    "delete@0/cached/shared/1/rival8",
+    "touch@0/cached/shared/1/rival8",
+    "rename@0/vacant/shared/0/rival8",
+    "load@1+merge@0/cached/shared/0/rival8",
+    "merge@0+merge@0/vacant/shared/0/rival8",
+    "delete@0+delete-b@0/vacant/nervous/2",
+];
+
+/// Those that take longer.
+const LARGE_CROWDS: &[&str] = &[
+    "merge@0+merge@0+merge@1+merge@1/vacant/shared/0",
+    "load@1+merge@0+merge@0+merge@0/vacant/nervous/1",
+    "load@0+load@1+merge@0+merge@0+merge@0+touch@0+delete@0/cached/shared/0",
+    "merge@0+merge@1/vacant/shared/0/rival6",
+    "merge@0+merge@0+delete@1/vacant/shared/0/rival6",
+    "load@0+load@0+load@0/vacant/shared/2",
+    "load@0+load@0+load@0+delete@1/vacant/shared/1",
+    "merge@0+merge@0+merge@0/vacant/shared/2",
+];
+
 /// A mix of operations, and everything else that decides which runs are possible. Its name says all of it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Scenario {
@@ -44,7 +78,18 @@ impl Scenario {
         self.operations.iter().map(|(_, process)| process + 1).max().unwrap_or(1)
     }
 
-    /// What every change is checked with: every mix of two, in all arrangements with one fault, and in one with two
+    /// Crowds: several operations of one process that share a write queue or a flight, and writers that a process besides gets
+    /// ahead of, more often than an exchange is tried again in haste. With the large ones if `all`.
+    ///
+    /// # Errors
+    ///
+    /// When a name in the list names no scenario.
+    pub fn crowds(all: bool) -> Result<Vec<Self>, String> {
+        let large = LARGE_CROWDS.iter().filter(|_| all);
+        CROWDS.iter().chain(large).map(|name| name.parse()).collect()
+    }
+
+    /// What every change is checked with, besides the crowds: every mix of two, in all arrangements with one fault, and in one with two
     /// faults (nothing cached, and each operation in a process of its own, if they are not both loads); and some mixes
     /// of three, chosen by `random`: half of them with one fault, and half of them, among which are the largest mixes, and
     /// those with more than one merge, without.
@@ -68,11 +113,14 @@ impl Scenario {
             let among = if sample % 2 == 0 { &mut threes } else { &mut small_threes };
             scenarios.push(among.swap_remove(random(among.len())));
         }
-        // The largest first, so that no core is left alone with one in the end.
+        scenarios
+    }
+
+    /// Puts the largest first, so that no core is left alone with one in the end.
+    pub fn sort(scenarios: &mut [Self]) {
         scenarios.sort_by_key(|scenario| {
             std::cmp::Reverse((scenario.operations.len() + usize::from(scenario.faults), scenario.keys()))
         });
-        scenarios
     }
 
     /// How many sessions the operations touch, each counted again.
@@ -146,7 +194,14 @@ impl Scenario {
                     for &(is_shared, is_nervous) in variants {
                         let operations = placed.clone();
                         let rivalry = 0;
-                        scenarios.push(Self { operations, beginning, is_shared, is_nervous, faults, rivalry });
+                        scenarios.push(Self {
+                            operations,
+                            beginning,
+                            is_shared,
+                            is_nervous,
+                            faults,
+                            rivalry,
+                        });
                     }
                 }
             }

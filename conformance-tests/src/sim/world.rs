@@ -126,7 +126,9 @@ impl Effect {
     /// The key of a statement.
     pub(super) fn statement_key(&self) -> Option<usize> {
         match self {
-            Self::Insert(key, _) | Self::Update(key, ..) | Self::Touch(key, ..) | Self::Delete(key) => Some(*key),
+            Self::Insert(key, _) | Self::Update(key, ..) | Self::Touch(key, ..) | Self::Delete(key) => {
+                Some(*key)
+            }
             Self::Rename([old, _], ..) => Some(*old),
             _ => None,
         }

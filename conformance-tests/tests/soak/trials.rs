@@ -77,7 +77,7 @@ pub(crate) fn all() -> Vec<Trial> {
         trial("crowd::redis+postgres", || phase(Phase::Crowd, "redis+postgres", 5)),
         trial("blips::redis+postgres", || phase(Phase::Blips, "redis+postgres", 11)),
         trial("departing::redis+mysql", || phase(Phase::Departing, "redis+mysql", 6)),
-        trial("lost_server::memcached+postgres", || phase(Phase::LostServer, "memcached+postgres", 9)),
+        trial("lost_server::memcached+sqlite", || phase(Phase::LostServer, "memcached+sqlite", 9)),
         trial("lost_server::redis-cluster+sqlite", || phase(Phase::LostServer, "redis-cluster+sqlite", 9)),
     ] {
         trials.push(trial.with_ignored_flag(!runs_short));

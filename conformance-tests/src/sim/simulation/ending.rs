@@ -8,8 +8,8 @@ use super::{FIRST_PROBE, Judged, Simulation, Status, Task, awaits_repair};
 use crate::sim::operation::{Operation, stored_keys};
 use crate::sim::oracle::Promise;
 use crate::sim::world::{
-    AHEAD, CLOCK_SLACK, FENCE_TTL, KEYS, LEASE_TTL, MAX_CACHE_AGE, Purpose, STATEMENT_BOUND, TaskId, VALUE_LAZINESS,
-    WRITE_TIMEOUT, World, lock,
+    AHEAD, CLOCK_SLACK, FENCE_TTL, KEYS, LEASE_TTL, MAX_CACHE_AGE, Purpose, STATEMENT_BOUND, TaskId,
+    VALUE_LAZINESS, WRITE_TIMEOUT, World, lock,
 };
 
 /// How soon after the cache answers again it must be used.
@@ -172,7 +172,8 @@ impl Simulation<'_> {
     fn pass_to_timer(&mut self, are_meant: &dyn Fn(Purpose) -> bool, at_least: Duration) -> Judged {
         let due: Vec<_> = {
             let world = lock(&self.world);
-            let idle = world.tasks.iter().filter(|(id, task)| task.call.is_none() && !self.is_forgotten(**id));
+            let idle =
+                world.tasks.iter().filter(|(id, task)| task.call.is_none() && !self.is_forgotten(**id));
             let due = idle.filter_map(|(id, task)| {
                 let meant = task.timers.iter().filter(|timer| are_meant(timer.purpose));
                 Some((meant.map(|timer| timer.due).min()?, *id))
@@ -200,7 +201,10 @@ impl Simulation<'_> {
                 let last_commit =
                     if self.excuses.unknown[key] { WRITE_TIMEOUT + STATEMENT_BOUND } else { Duration::ZERO };
                 if after > RECOVERY + last_commit && store.__awaits_repair(stored) {
-                    return Err(format!("the cache has answered for {after:?}, and {} is not repaired", KEYS[key]));
+                    return Err(format!(
+                        "the cache has answered for {after:?}, and {} is not repaired",
+                        KEYS[key]
+                    ));
                 }
             }
         }

@@ -22,8 +22,9 @@ use crate::sim::operation::{
 use crate::sim::oracle::{Oracle, Promise};
 use crate::sim::scenario::{Beginning, Scenario};
 use crate::sim::world::{
-    AHEAD, CACHE_TIMEOUT, CLOCK_SLACK, Call, Effect, FAR, FENCE_TTL, KEYS, LEASE_TTL, MAX_CACHE_AGE, PROBE_INTERVAL,
-    Purpose, READ_TIMEOUT, Reply, START, Shared, Spawned, TaskId, TaskState, WRITE_TIMEOUT, World, lock,
+    AHEAD, CACHE_TIMEOUT, CLOCK_SLACK, Call, Effect, FAR, FENCE_TTL, KEYS, LEASE_TTL, MAX_CACHE_AGE,
+    PROBE_INTERVAL, Purpose, READ_TIMEOUT, Reply, START, Shared, Spawned, TaskId, TaskState, WRITE_TIMEOUT,
+    World, lock,
 };
 
 /// How much time can pass at once: enough for leases, enough for fences.
@@ -175,7 +176,8 @@ impl<'a> Simulation<'a> {
         // A cache may keep things longer than it was told; one process has such a cache.
         let laziness = if scenario.processes() > 1 { Duration::ZERO } else { LEASE_TTL };
         let mut world = World::new(laziness);
-        let may_fail = |(operation, _): &(Operation, usize)| matches!(operation, Operation::Save | Operation::Rename);
+        let may_fail =
+            |(operation, _): &(Operation, usize)| matches!(operation, Operation::Save | Operation::Rename);
         world.remembers = !scenario.operations.iter().any(may_fail);
         let expires_at = START + if scenario.beginning == Beginning::Ending { END } else { FAR };
         let first = record([0; 2]).with_version(FIRST_VERSION).with_expires_at(expires_at);
@@ -697,7 +699,8 @@ impl<'a> Simulation<'a> {
         let excuses = &mut self.excuses;
         match fault {
             Choice::Refuse(id) | Choice::LoseAnswer(id) | Choice::Delay(id) => {
-                let effect = world.tasks.get(&id).and_then(|task| task.call.as_ref()).map(|call| &call.effect);
+                let effect =
+                    world.tasks.get(&id).and_then(|task| task.call.as_ref()).map(|call| &call.effect);
                 let is_cache = effect.is_some_and(Effect::is_cache);
                 let is_definite = matches!(fault, Choice::Refuse(_));
                 excuses.failures = true;

@@ -66,8 +66,7 @@ impl Simulation<'_> {
                     format!("{dirty}fence of {}", fence.holders.len())
                 }
             };
-            let row =
-                world.row(key).map_or("no row".to_owned(), |row| format!("row {:?}", Seen::of(row).0));
+            let row = world.row(key).map_or("no row".to_owned(), |row| format!("row {:?}", Seen::of(row).0));
             format!("{}: {cached} | {row}", ["A", "B"][key])
         };
         format!("{}; {}", told(0), told(1))

@@ -59,7 +59,7 @@ pub(super) async fn run(settings: &Settings) -> Result<Verdict, Failure> {
     let (mut truth, mut stuck, mut rounds) = (Truth::default(), 0, 0);
     let mut served: Vec<Option<Nanos>> = Vec::new();
     let end = Instant::now() + settings.lasts;
-    while rounds == 0 || Instant::now() + ROUND < end {
+    while rounds == 0 || Instant::now() + ROUND < end && !settings.omits(Omitted::Operations) {
         rounds += 1;
         let hot = SessionId { slot: 0, generation: rounds };
         crew.command(1, &Command::Create { sessions: vec![hot] }).await?;
@@ -72,7 +72,7 @@ pub(super) async fn run(settings: &Settings) -> Result<Verdict, Failure> {
             revokes: false,
         };
         crew.command_all(&Command::Operate(work.clone())).await?;
-        tokio::time::sleep(ROUND).await;
+        tokio::time::sleep(if settings.omits(Omitted::Operations) { Duration::ZERO } else { ROUND }).await;
         stuck += rest(&mut crew).await?;
         let mut held = Vec::new();
         let serve = Command::Serve { sessions: vec![hot], within: SERVED_WITHIN };

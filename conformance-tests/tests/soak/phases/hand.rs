@@ -40,7 +40,7 @@ pub(crate) const SUBJECT_SLOT: u32 = 1 << 20;
 /// How long the sessions of a revocation are counted after it began.
 pub(crate) const REVOCATION_BOUND: Duration = Duration::from_secs(5);
 
-/// How many sessions are loaded at a time until the cache answers for them.
+/// How many sessions are created at a time, or loaded until the cache answers for them.
 const AT_ONCE: usize = 8;
 
 /// One load puts a session into the cache, and the next is served by it. One of another process may come in between.
@@ -105,9 +105,16 @@ async fn obey(orders: PhaseOrders, mut commands: mpsc::UnboundedReceiver<Command
     while let Some(command) = commands.recv().await {
         let reply = match command {
             Command::Create { sessions } => {
-                for session in sessions {
-                    hand.operate(session, Action::Create, None).await;
+                let mut creations = JoinSet::new();
+                for part in sessions.chunks(sessions.len().div_ceil(AT_ONCE).max(1)) {
+                    let (hand, part) = (Arc::clone(&hand), part.to_vec());
+                    creations.spawn(async move {
+                        for session in part {
+                            hand.operate(session, Action::Create, None).await;
+                        }
+                    });
                 }
+                creations.join_all().await;
                 Reply::Created
             }
             Command::Operate(work) => {
