@@ -148,8 +148,10 @@ impl<'a, C: Cache, P: Persistence> Write<'a, C, P> {
                 let settling = store.settle_entry(&self.key, placed.token, publish, confirmed, until);
                 let settled = settling.await;
                 if let Err(error) = &settled {
-                    // The fence ends at its deadline; until then the key is read from the database.
+                    // Until the fence is taken away, or ends at its deadline, the key is read from the database.
                     tracing::debug!(target: "session_cached_db", event = "settle_lost", session = %store.name(&self.key), %error);
+                    let obsolete_at = placed.deadline + store.config.clock_slack;
+                    store.repairs.add_fenced(&self.key, placed.token, obsolete_at);
                     store.tend_cache();
                 }
                 (settled.unwrap_or_default(), Coherence::Coherent)

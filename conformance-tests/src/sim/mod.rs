@@ -18,7 +18,7 @@ mod simulation;
 mod sweep;
 mod world;
 
-pub use explore::{Explored, SAMPLED, Replayed, Vector, Violation, explore, replay, wander};
+pub use explore::{Explored, Replayed, SAMPLED, Vector, Violation, explore, replay, wander};
 pub use mutants::{Hunt, hunt, hunt_all};
 pub use operation::Operation;
 pub use scenario::{Beginning, Scenario};
