@@ -2,15 +2,26 @@
 # CLUSTER_PORTS: at least three ports, each published under the same number, because clients are told where
 # the other nodes are: on 127.0.0.1, the only address that means the same inside and outside. A node's bus port is its port
 # plus 10000.
+# CLUSTER_FULL_COVERAGE: `no` if the other nodes are to serve their keys while one is missing.
 set -eu
+
+# A node that ends comes back when there is no file named down in its directory. Its process id is in the file named pid.
+serve() {
+    while true; do
+        redis-server --port "$1" --dir "/tmp/node-$1" --protected-mode no --save '' --appendonly no \
+            --pidfile "/tmp/node-$1/pid" --cluster-enabled yes --cluster-node-timeout 5000 \
+            --cluster-require-full-coverage "${CLUSTER_FULL_COVERAGE:-yes}" --cluster-announce-ip 127.0.0.1 || true
+        while [ -e "/tmp/node-$1/down" ]; do sleep 0.1; done
+    done
+}
+
 nodes=
 for port in $CLUSTER_PORTS; do
     mkdir -p "/tmp/node-$port"
-    redis-server --port "$port" --dir "/tmp/node-$port" --protected-mode no --save '' --appendonly no \
-        --cluster-enabled yes --cluster-node-timeout 5000 --cluster-announce-ip 127.0.0.1 &
+    serve "$port" &
     nodes="$nodes 127.0.0.1:$port"
 done
-trap 'kill $(jobs -p)' INT TERM
+trap 'exit 0' INT TERM
 for port in $CLUSTER_PORTS; do
     until redis-cli -p "$port" ping > /dev/null 2>&1; do sleep 0.1; done
 done

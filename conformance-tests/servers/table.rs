@@ -390,6 +390,20 @@ pub(crate) const SERVERS: &[Server] = &[
     },
 ];
 
+/// A cluster that serves what it has when a master is missing, for the soak, which kills one of them.
+pub(crate) const CLUSTER_WITH_GAPS: Server = Server {
+    name: "redis-cluster-with-gaps",
+    image: &REDIS,
+    env: &[("CLUSTER_PORTS", "{ports}"), ("CLUSTER_FULL_COVERAGE", "no")],
+    command: &["sh", "-c", include_str!("redis-cluster.sh")],
+    ports: Ports::OneToOne(3),
+    needs: Needs::Nothing,
+    url: "redis+cluster://{addresses}/",
+    url_var: "CONFORMANCE_REDIS_CLUSTER_WITH_GAPS_URL",
+    service_port: None,
+    probe: Some(Probe { send: b"CLUSTER INFO\r\n", expect: b"cluster_state:ok" }),
+};
+
 /// The server of this name; `None` for a backend that lives in the process.
 pub(crate) fn server(name: &str) -> Option<&'static Server> {
     SERVERS.iter().find(|server| server.name == name)

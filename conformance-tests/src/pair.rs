@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use session_cached_db::{CachedDb, Coherence, ConflictPolicy, Error, Schema, Session};
-use session_core::{Cache, Expiry, Scope, SubjectIndex, Timestamp};
+use session_core::{Cache, Expiry, Persistence as _, Scope, SubjectIndex, Timestamp};
 
 use crate::cache::CacheFixture;
 use crate::case::cases;
@@ -59,11 +59,14 @@ cases! {
     a_session_that_ended_cannot_be_rotated,
     two_requests_that_change_different_keys_both_win,
     sixty_four_concurrent_saves_all_survive,
+    a_crowd_on_one_node_is_no_outage_and_no_conflict,
     a_counter_under_reject_counts_every_acknowledged_save,
     a_counter_under_last_write_refuses_no_save_and_is_what_was_written_last,
     the_last_write_stays_under_last_write,
     logging_out_everywhere_reaches_every_node,
     logging_out_everywhere_spares_others,
+    applications_with_prefixes_of_their_own_keep_to_their_own_sessions,
+    a_cached_session_is_shown_by_its_own_store_only,
     an_expired_session_is_served_by_nobody,
     a_shortened_session_ends_on_every_node,
     a_touch_prolongs_on_every_node,
@@ -234,6 +237,32 @@ pub async fn two_requests_that_change_different_keys_both_win(fixture: &impl Pai
     }
 }
 
+pub async fn a_crowd_on_one_node_is_no_outage_and_no_conflict(fixture: &impl PairFixture) {
+    let (here, there) = nodes(fixture).await;
+    let (_, key) = login(&here).await;
+    let mut crowd = Vec::new();
+    for n in 0..64 {
+        let mut session = open(&here, &key).await;
+        session.insert(&format!("key-{n}"), n).unwrap();
+        crowd.push(session);
+    }
+    let before = here.stats();
+    let saves = crowd.into_iter().map(|mut session| tokio::spawn(async move { session.save().await }));
+    for save in saves.collect::<Vec<_>>() {
+        assert_eq!(save.await.unwrap().expect("it can be saved"), Coherence::Coherent);
+    }
+    let after = here.stats();
+    assert_eq!((after.conflicts, after.degraded_writes), (before.conflicts, before.degraded_writes));
+    assert_eq!(
+        (after.misses, after.bypasses),
+        (before.misses, before.bypasses),
+        "a save read the session again"
+    );
+    for node in [&here, &there] {
+        assert_eq!(open(node, &key).await.keys().filter(|key| key.starts_with("key-")).count(), 64);
+    }
+}
+
 pub async fn sixty_four_concurrent_saves_all_survive(fixture: &impl PairFixture) {
     let (here, there) = nodes(fixture).await;
     let (_, key) = login(&here).await;
@@ -340,6 +369,46 @@ pub async fn logging_out_everywhere_reaches_every_node(fixture: &impl PairFixtur
         assert_gone(&here, key).await;
         assert_gone(&there, key).await;
     }
+}
+
+pub async fn applications_with_prefixes_of_their_own_keep_to_their_own_sessions(fixture: &impl PairFixture) {
+    let application = async |prefix: &str, limit| {
+        let (cache, db) = (fixture.cache().open().await, fixture.persistence().open().await);
+        let builder = CachedDb::builder(cache, db).schema(Schema::Trust).reaper(None);
+        let builder = builder.cache_timeout(Duration::from_secs(5)).key_prefix(prefix);
+        builder.max_sessions_per_subject(limit).build().await.expect("the defaults fit together")
+    };
+    let (shop, blog) = (application("shop:", 1).await, application("blog:", 2).await);
+    let subject = subject();
+    let log_in = async |store| {
+        let (mut session, _) = login(store).await;
+        session.set_subject(&subject).unwrap();
+        session.cycle_key().await.unwrap();
+        cookie(&session)
+    };
+    let in_blog = [log_in(&blog).await, log_in(&blog).await];
+    let in_shop = log_in(&shop).await;
+    assert_eq!(shop.list_by_subject(&subject).await.unwrap().len(), 1);
+    assert_eq!(blog.list_by_subject(&subject).await.unwrap().len(), 2);
+    assert_gone(&shop, &in_blog[0]).await;
+    assert_eq!(shop.revoke_subject(&subject).await.unwrap().value, 1);
+    assert_gone(&shop, &in_shop).await;
+    for key in &in_blog {
+        assert_eq!(open(&blog, key).await.get::<String>("name").unwrap().as_deref(), Some("Ada"));
+    }
+}
+
+pub async fn a_cached_session_is_shown_by_its_own_store_only(fixture: &impl PairFixture) {
+    let (here, _) = nodes(fixture).await;
+    let (session, key) = login(&here).await;
+    let stored_key = *session.stored_key().unwrap();
+    // The cache still has it, and another application's database does not.
+    let db = fixture.persistence().open().await;
+    assert!(db.delete(&stored_key).await.expect("the database answers"));
+    let builder = CachedDb::builder(fixture.cache().open().await, db).schema(Schema::Trust).reaper(None);
+    let builder = builder.cache_timeout(Duration::from_secs(5)).name("another application");
+    let other = builder.build().await.expect("the defaults fit together");
+    assert_gone(&other, &key).await;
 }
 
 pub async fn logging_out_everywhere_spares_others(fixture: &impl PairFixture) {

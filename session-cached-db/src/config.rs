@@ -83,7 +83,7 @@ impl Config {
     pub(crate) fn owns(&self, key: &StoredKey) -> bool {
         self.all_prefixes
             || key.belongs_to(self.key_form, &self.key_prefix)
-            || self.accepts_plain_keys && key.belongs_to(KeyForm::Plain, &KeyPrefix::NONE)
+            || self.accepts_plain_keys && SessionKey::parse(key.as_str()).is_ok()
     }
 
     /// Whether `key` looks like what is stored instead of keys.

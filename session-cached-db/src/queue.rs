@@ -143,9 +143,23 @@ impl Job {
         }
     }
 
-    const fn joins_others(&self) -> bool {
-        matches!(self, Self::Save(save, _) if save.rename.is_none())
+    const fn beside_saves(&self) -> Beside {
+        match self {
+            Self::Save(save, _) if save.rename.is_none() => Beside::Joins,
+            Self::Touch(..) => Beside::Waits,
+            _ => Beside::Ends,
+        }
     }
+}
+
+/// What a job that waits behind saves has to do with them.
+enum Beside {
+    /// It becomes part of their statement.
+    Joins,
+    /// It may be passed by a save.
+    Waits,
+    /// It must not.
+    Ends,
 }
 
 impl Queues {
@@ -187,11 +201,17 @@ impl Queues {
             match queue.pop_front() {
                 Some(Queued { job: Job::Save(save, reply), span, .. }) if save.rename.is_none() => {
                     let mut saves = vec![(save, reply)];
-                    while let Some(queued) = queue.pop_front_if(|queued| queued.job.joins_others()) {
-                        let is_late = is_late(&queued);
-                        match queued.job {
-                            Job::Save(save, reply) if !is_late => saves.push((save, reply)),
-                            job => late.push(job),
+                    // Touches in between can come later as well: the save is a use of the session, too.
+                    let mut passed = 0;
+                    while let Some(next) = queue.get(passed).map(|queued| queued.job.beside_saves()) {
+                        match next {
+                            Beside::Joins => match queue.remove(passed) {
+                                Some(queued) if is_late(&queued) => late.push(queued.job),
+                                Some(Queued { job: Job::Save(save, reply), .. }) => saves.push((save, reply)),
+                                _ => break,
+                            },
+                            Beside::Waits => passed += 1,
+                            Beside::Ends => break,
                         }
                     }
                     Some(Turn { span, work: Work::Saves(saves) })

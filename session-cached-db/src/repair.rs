@@ -1,7 +1,7 @@
-//! What is left to do about the cache after writes that could not be fenced.
+//! What is left to do about the cache after writes that could not be fenced, or whose settlement was lost.
 //!
-//! Such a write leaves in the cache what it replaced. Its key is queued here, loads of this process go around the cache
-//! for it, and its entry is settled as soon as the cache answers. A task looks after that, and after the circuit breakers:
+//! The former leave in the cache what they replaced, the latter a fence. Their keys are queued here, loads of this process go around the cache
+//! for those that were not fenced, and the entries are settled as soon as the cache answers. A task looks after that, and after the circuit breakers:
 //! it probes each server that is left alone, and traffic uses the server again as soon as it answers, except for the keys
 //! that are still queued. Repairs run side by side, each in its key's write queue; one that fails backs off by itself.
 
@@ -63,6 +63,8 @@ struct Item {
     /// How many repairs have failed since the last write.
     failures: u32,
     is_under_way: bool,
+    /// A fence keeps readers on the database until the repair, so no load has to look here.
+    is_fenced: bool,
 }
 
 impl Item {
@@ -74,6 +76,7 @@ impl Item {
             obsolete_at: None,
             failures: 0,
             is_under_way: false,
+            is_fenced: false,
         }
     }
 
@@ -100,7 +103,7 @@ impl Repairs {
 
     /// Whether the cache is not to be trusted with `key`.
     pub(crate) fn holds(&self, key: &StoredKey) -> bool {
-        self.len.load(Ordering::Acquire) > 0 && self.lock().items.contains_key(key)
+        self.len() > 0 && self.lock().items.get(key).is_some_and(|item| !item.is_fenced)
     }
 
     /// How many keys wait.
@@ -120,7 +123,19 @@ impl Repairs {
             }
             let item = queue.items.entry(*key).or_insert(Item::new(token));
             item.token = token;
+            item.is_fenced = false;
             item.in_flight.push(token);
+        });
+    }
+
+    /// The settlement of a fenced write of `key` was lost. At `obsolete_at` its fence has ended by itself.
+    pub(crate) fn add_fenced(&self, key: &StoredKey, token: Token, obsolete_at: Timestamp) {
+        self.change(|queue| {
+            // An unfenced write is repaired in its own name, and a full queue is not worth it: the fence ends.
+            if queue.items.len() < self.capacity {
+                let item = Item { is_fenced: true, obsolete_at: Some(obsolete_at), ..Item::new(token) };
+                queue.items.entry(*key).or_insert(item);
+            }
         });
     }
 
@@ -249,7 +264,14 @@ impl Repairs {
             let instants =
                 [item.not_before, item.obsolete_at].map(|instant| instant.map(Timestamp::as_micros));
             let key = key.as_str().to_owned();
-            (key, item.token, item.in_flight.clone(), instants, item.failures, item.is_under_way)
+            (
+                key,
+                item.token,
+                item.in_flight.clone(),
+                instants,
+                item.failures,
+                (item.is_under_way, item.is_fenced),
+            )
         });
         (queue.tended, items.collect::<std::collections::BTreeSet<_>>())
     }

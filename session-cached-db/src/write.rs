@@ -148,8 +148,10 @@ impl<'a, C: Cache, P: Persistence> Write<'a, C, P> {
                 let settling = store.settle_entry(&self.key, placed.token, publish, confirmed, until);
                 let settled = settling.await;
                 if let Err(error) = &settled {
-                    // The fence ends at its deadline; until then the key is read from the database.
+                    // Until the fence is taken away, or ends at its deadline, the key is read from the database.
                     tracing::debug!(target: "session_cached_db", event = "settle_lost", session = %store.name(&self.key), %error);
+                    let obsolete_at = placed.deadline + store.config.clock_slack;
+                    store.repairs.add_fenced(&self.key, placed.token, obsolete_at);
                     store.tend_cache();
                 }
                 (settled.unwrap_or_default(), Coherence::Coherent)
@@ -235,7 +237,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let mut token = self.token();
         mutant!(NoFence => return Ok(self.no_fence(token)));
         for attempt in 0.. {
-            if !self.may_try(attempt, until).await {
+            if !self.may_exchange(attempt, until).await {
                 break;
             }
             mutant!(LosingIsOutage => if attempt >= HASTY_EXCHANGES { return Err(NotFenced::NoAnswer(token)) });
@@ -280,6 +282,13 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         self.runtime.now() < until
     }
 
+    /// As [`may_try`](Self::may_try), for an exchange. What a lost exchange has found is used at once: after a pause it is
+    /// old, and the next exchange would be lost for certain where other processes write all the time.
+    async fn may_exchange(&self, attempt: u32, until: Timestamp) -> bool {
+        let knows_what_is_there = attempt > HASTY_EXCHANGES && attempt % 2 == 1;
+        knows_what_is_there || self.may_try(attempt, until).await
+    }
+
     /// Settles the entry of `key` in the name of `me`, beginning with what was `found` there. `publish` is the value to
     /// publish, and the stamp of our confirmed fence. Gives the stamp under which it is published.
     pub(crate) async fn settle_entry(
@@ -292,7 +301,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     ) -> Result<Option<Stamp>, CacheError> {
         let mut may_retry = true;
         for attempt in 0.. {
-            if !self.may_try(attempt, until).await {
+            if !self.may_exchange(attempt, until).await {
                 break;
             }
             let now = self.runtime.now();

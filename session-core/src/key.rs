@@ -194,18 +194,15 @@ impl StoredKey {
         Ok(Self(key))
     }
 
-    /// Returns `true` if a store with this `prefix` and key `form` could have stored a session under this key.
+    /// Returns `true` if a session under this key is one of a store with this `prefix` and key `form`, and not of an
+    /// application with a longer prefix.
     ///
-    /// A hashed key belongs to exactly one prefix. Plain keys do as long as prefixes end in a character that keys do not
-    /// have, `:` or `.`.
+    /// Of hashed keys that is sure: behind its prefix, a key has 43 characters. Keys of an application's own choice should
+    /// begin with its prefix, and have no more than 43 characters behind it. Plain keys have no prefix, and belong to all.
     #[must_use]
     pub fn belongs_to(&self, form: KeyForm, prefix: &KeyPrefix) -> bool {
-        let Some(rest) = self.as_str().strip_prefix(prefix.as_str()) else { return false };
-        let is_session_key = SessionKey::parse(rest).is_ok();
-        match form {
-            KeyForm::Hashed => is_session_key && rest.len() == KeyForm::HASHED_LEN,
-            KeyForm::Plain => is_session_key,
-        }
+        let rest = self.as_str().strip_prefix(prefix.as_str());
+        rest.is_some_and(|rest| form == KeyForm::Plain || rest.len() <= KeyForm::HASHED_LEN)
     }
 
     /// The key's text.
@@ -316,6 +313,19 @@ impl RandomnessUnavailable {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_belongs_to_the_longest_prefix_that_it_may_have() {
+        let key = SessionKey::generate().unwrap();
+        let prefixes = ["", "shop:", "shop:eu:"].map(|text| KeyPrefix::parse(text).unwrap());
+        for (number, prefix) in prefixes.iter().enumerate() {
+            let stored = StoredKey::derive(&key, KeyForm::Hashed, prefix).unwrap();
+            let owners = prefixes.each_ref().map(|prefix| stored.belongs_to(KeyForm::Hashed, prefix));
+            assert_eq!(owners, [0, 1, 2].map(|owner| owner == number));
+        }
+        let chosen = StoredKey::parse("shop:by-hand").unwrap();
+        assert!(chosen.belongs_to(KeyForm::Hashed, &prefixes[1]));
+    }
 
     #[test]
     fn generated_keys_have_32_characters_of_the_alphabet_and_differ() {

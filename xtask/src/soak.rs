@@ -7,17 +7,26 @@ use crate::process::{cargo, run as run_process};
 use crate::table::IMAGES;
 use crate::{engine, images};
 
-pub(crate) const USAGE: &str = "soak [--pair CACHE+DATABASE] [--minutes N] [--seed SEED]";
+pub(crate) const USAGE: &str = "soak [--crowd] [--blips] [--departing] [--lost-server] [--pair CACHE+DATABASE] [--minutes N] [--seed SEED]";
 pub(crate) const SUMMARY: &str = "Use sessions from several processes on servers in containers of its own, break the network, the servers and the processes,\n    \
-     and judge every answer (redis+postgres, 5 minutes). The last line says `violations 0`, or the shortest history that proves one.";
+     and judge every answer (redis+postgres, 5 minutes). With flags, run these phases only: hundreds of writers of one session,\n    \
+     a cache that is away for moments, callers that leave, one dead server of several. The last line of each says\n    \
+     `violations 0`, or the shortest history that proves one.";
+
+/// The phases, as their flags name them.
+const PHASES: [&str; 4] = ["crowd", "blips", "departing", "lost-server"];
 
 pub(crate) fn run(mut args: Parser) -> Result {
     let (mut pair, mut minutes, mut seed) = ("redis+postgres".to_owned(), 5.0, None);
+    let mut phases = Vec::new();
     while let Some(arg) = args.next()? {
         match arg {
             Arg::Long("pair") => pair = args.value()?.string()?,
             Arg::Long("minutes") => minutes = args.value()?.parse::<f64>()?,
             Arg::Long("seed") => seed = Some(args.value()?.parse::<u64>()?),
+            Arg::Long(flag) if PHASES.contains(&flag) => {
+                phases.extend(PHASES.iter().copied().filter(|phase| *phase == flag));
+            }
             other => return Err(other.unexpected().into()),
         }
     }
@@ -26,11 +35,22 @@ pub(crate) fn run(mut args: Parser) -> Result {
     }
     engine::require()?;
     let mut command = soak();
-    command.env("SOAK_PAIR", pair).env("SOAK_SECONDS", format!("{:.0}", (minutes * 60.0).ceil()));
+    command.env("SOAK_PAIR", pair).env("SOAK_PHASES", plan(&phases, minutes));
     if let Some(seed) = seed {
         command.env("SOAK_SEED", seed.to_string());
     }
     run_process(&mut command)
+}
+
+/// What lasts how many seconds: the named phases the same time each, or faults for six tenths of the time, and then all phases.
+fn plan(phases: &[&str], minutes: f64) -> String {
+    let part = |name: &str, share: f64| format!("{name}:{:.0}", (minutes * 60.0 * share).ceil());
+    if phases.is_empty() {
+        let faults = std::iter::once(part("faults", 0.6));
+        return faults.chain(PHASES.map(|phase| part(phase, 0.1))).collect::<Vec<_>>().join(",");
+    }
+    let share = 1.0 / phases.len() as f64;
+    phases.iter().map(|phase| part(phase, share)).collect::<Vec<_>>().join(",")
 }
 
 /// What every change is checked with: the tests of the soak itself, and short soaks.
@@ -46,4 +66,20 @@ fn soak() -> std::process::Command {
     let built: Vec<_> = IMAGES.iter().filter(exists).copied().collect();
     command.envs(images::variables(&built));
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plan_without_flags_has_every_phase() {
+        assert_eq!(plan(&[], 5.0), "faults:180,crowd:30,blips:30,departing:30,lost-server:30");
+    }
+
+    #[test]
+    fn plan_with_flags_has_only_these() {
+        assert_eq!(plan(&["crowd"], 0.5), "crowd:30");
+        assert_eq!(plan(&["crowd", "blips"], 2.0), "crowd:60,blips:60");
+    }
 }

@@ -18,7 +18,7 @@ pub(crate) const SUMMARY: &str = "Run every test, doc tests and examples include
 const SETUP_BUDGET: Duration = Duration::from_secs(5 * 60);
 const SIMULATION_BUDGET: Duration = Duration::from_secs(5 * 60);
 const FUZZ_BUDGET: Duration = Duration::from_secs(5 * 60);
-const SOAK_BUDGET: Duration = Duration::from_secs(5 * 60);
+const SOAK_BUDGET: Duration = Duration::from_secs(8 * 60);
 const MATRIX_BUDGET: Duration = Duration::from_secs(20 * 60);
 const TEST_BUDGET: Duration = Duration::from_secs(30 * 60);
 

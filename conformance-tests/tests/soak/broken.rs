@@ -53,6 +53,10 @@ impl<C: Cache> Cache for StaleCache<C> {
         Ok(Acquired::Found(self.old(key, Some(&found)).unwrap_or(found)))
     }
 
+    fn server(&self, key: &StoredKey) -> usize {
+        self.cache.server(key)
+    }
+
     fn properties(&self) -> CacheProperties {
         self.cache.properties()
     }

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::{Duration, Instant};
 
 use super::history::{Action, Answer, Fields, Nanos, Op, SECOND};
 use super::oracle::{self, Verdict};
@@ -24,7 +25,12 @@ pub(crate) struct Surroundings {
     pub(crate) losses: Vec<(Nanos, Nanos)>,
     /// No process sees another's cache: only the bound is promised, ever.
     pub(crate) is_private: bool,
+    /// The cache answers all the time: nothing lowers the promise, not even a result that says so.
+    pub(crate) is_healthy: bool,
 }
+
+/// A history is made shorter for as long as this.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Reading clocks takes time.
 const SLACK: Nanos = SECOND / 4;
@@ -136,6 +142,11 @@ impl Op {
         }
     }
 
+    /// Whether it was to change the session.
+    pub(crate) fn is_write(&self) -> bool {
+        !matches!(self.action, Action::Load | Action::Create)
+    }
+
     fn is_load(&self) -> bool {
         self.action == Action::Load
     }
@@ -180,7 +191,8 @@ fn check_provenance(history: &[Op]) -> Judgement {
     Ok(())
 }
 
-/// All states that were seen are of one chain, in which every save is a step of its own.
+/// All states that were seen are of one chain, in which every save is a step of its own, or one of several of a process that
+/// were in flight together.
 fn check_chain(history: &[Op]) -> Judgement {
     let size = |fields: &Fields| fields.values().sum::<u64>();
     let mut chain: Vec<&Fields> = history.iter().filter_map(Op::fields).collect();
@@ -199,7 +211,8 @@ fn check_chain(history: &[Op]) -> Judgement {
             size(other).cmp(&size(fields)).then_with(|| (*other).cmp(fields)).is_lt()
         })
     };
-    let mut steps = BTreeMap::new();
+    // By the state they left: the process, and since when and until when all of them were in flight.
+    let mut steps: BTreeMap<usize, (u32, Nanos, Nanos)> = BTreeMap::new();
     for op in history {
         if let (Action::Save(writer, count), Answer::Saved(fields)) = (op.action, &op.answer) {
             if fields.get(&writer) != Some(&count) {
@@ -211,7 +224,10 @@ fn check_chain(history: &[Op]) -> Judgement {
             let place = place(fields);
             let before = place.checked_sub(1).and_then(|before| chain.get(before));
             let had_it = before.and_then(|before| before.get(&writer)).is_some_and(|had| *had >= count);
-            if had_it || steps.insert(place, (writer, count)).is_some() {
+            let (begin, end) = (op.begin, op.end.unwrap_or(Nanos::MAX));
+            let (process, since, until) = steps.entry(place).or_insert((op.process, begin, end));
+            (*since, *until) = (begin.max(*since), end.min(*until));
+            if had_it || *process != op.process || since > until {
                 let reason =
                     format!("{fields:?} was there before the save of {count} in field {writer} made it");
                 return Err((Kind::LostUpdate, reason));
@@ -305,6 +321,9 @@ fn bounded(history: &[Op], surroundings: &Surroundings) -> Vec<(Nanos, Nanos)> {
     if surroundings.is_private {
         return vec![(0, Nanos::MAX)];
     }
+    if surroundings.is_healthy {
+        return Vec::new();
+    }
     let overlaps = |from: Nanos, to: Nanos, times: &[(Nanos, Nanos)]| {
         times.iter().any(|(since, until)| *since <= to && from <= *until)
     };
@@ -339,11 +358,12 @@ fn shortened(history: &[Op], kind: Kind, surroundings: &Surroundings) -> Vec<Op>
                 && (op.degraded || op.answer == Answer::Unknown)
     };
     let mut left = history.to_vec();
+    let start = Instant::now();
     let mut size = left.len().div_ceil(2);
     loop {
         let before = left.len();
         let mut from = 0;
-        while from < left.len() {
+        while from < left.len() && start.elapsed() <= PATIENCE {
             let to = (from + size).min(left.len());
             let kept = left.iter().enumerate().filter(|(n, op)| *n < from || *n >= to || must_stay(op));
             let tried: Vec<_> = kept.map(|(_, op)| op.clone()).collect();
@@ -355,7 +375,7 @@ fn shortened(history: &[Op], kind: Kind, surroundings: &Surroundings) -> Vec<Op>
             }
         }
         // What could not be left out before may be now.
-        if size == 1 && left.len() == before {
+        if size == 1 && left.len() == before || start.elapsed() > PATIENCE {
             return left;
         }
         size = if size == 1 { 1 } else { size.div_ceil(2) };

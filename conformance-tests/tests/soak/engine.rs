@@ -88,6 +88,11 @@ impl Container {
         Ok(())
     }
 
+    /// The short name of its image.
+    pub(crate) fn image(&self) -> &'static str {
+        self.server.image.name
+    }
+
     pub(crate) fn url(&self, ports: &[u16]) -> String {
         self.server.url_on(ports)
     }

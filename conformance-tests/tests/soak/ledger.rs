@@ -1,9 +1,11 @@
 //! What the processes have told: put together, counted, and judged as soon as a session's time is over.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::checker::{self, Surroundings, Violation};
-use super::history::{Action, Answer, Line, Nanos, Op, SECOND, SessionId, now};
+use super::history::{
+    Action, Answer, Blame, Figures, Line, Nanos, Op, Reply, Revocation, SECOND, SessionId, now,
+};
 
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
@@ -15,6 +17,11 @@ pub(crate) struct Ledger {
     pub(crate) processes: HashMap<u32, Process>,
     /// The next write of this process is to be its last.
     pub(crate) doomed: Option<u32>,
+    /// What the processes have counted, by process, if it is kept.
+    pub(crate) samples: Option<BTreeMap<u32, Vec<(Nanos, Figures)>>>,
+    /// Answers to commands, by process.
+    pub(crate) replies: BTreeMap<u32, VecDeque<Reply>>,
+    pub(crate) revocations: Vec<Revocation>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -26,6 +33,11 @@ pub(crate) struct Counts {
     pub(crate) unanswered: u64,
     pub(crate) degraded: u64,
     pub(crate) errors: BTreeMap<String, u64>,
+    pub(crate) blames: BTreeMap<Blame, u64>,
+    /// Writes that answered, or failed, without saying whether they happened.
+    pub(crate) open: u64,
+    pub(crate) departed_loads: u64,
+    pub(crate) departed_writes: u64,
     pub(crate) sessions_judged: u64,
     /// Of these, the ones that the oracle went through.
     pub(crate) sessions_explained: u64,
@@ -57,12 +69,17 @@ impl Ledger {
         let state = self.processes.entry(process).or_default();
         match line {
             Line::Ready => state.is_ready = true,
-            Line::Stats { at, hits, cache_errors } => {
-                if hits > state.hits {
+            Line::Stats { at, figures } => {
+                if figures.hits > state.hits {
                     state.hit_since = state.told_at;
                 }
-                (state.hits, state.told_at, state.cache_errors) = (hits, at, cache_errors);
+                (state.hits, state.told_at, state.cache_errors) = (figures.hits, at, figures.cache_errors);
+                if let Some(samples) = &mut self.samples {
+                    samples.entry(process).or_default().push((at, figures));
+                }
             }
+            Line::Done(reply) => self.replies.entry(process).or_default().push_back(reply),
+            Line::Revoked(revocation) => self.revocations.push(revocation),
             Line::Begin { op, session, action, at } => {
                 self.counts.begun += 1;
                 let ops = self.sessions.entry(session).or_default();
@@ -75,7 +92,7 @@ impl Ledger {
                     return true;
                 }
             }
-            Line::End { op, answer, degraded, at, error } => {
+            Line::End { op, answer, degraded, at, error, departed } => {
                 let Some((session, number)) = self.pending.remove(&(process, op)) else { return false };
                 let Some(op) = self.sessions.get_mut(&session).and_then(|ops| ops.get_mut(number)) else {
                     return false;
@@ -88,7 +105,11 @@ impl Ledger {
                 self.counts.loads += u64::from(is_acknowledged && !is_write);
                 self.counts.writes += u64::from(is_acknowledged && is_write);
                 self.counts.degraded += u64::from(degraded);
-                if let Some(error) = error {
+                self.counts.departed_loads += u64::from(departed && !is_write);
+                self.counts.departed_writes += u64::from(departed && is_write);
+                self.counts.open += u64::from(!departed && is_write && answer == Answer::Unknown);
+                if let Some((blame, error)) = error {
+                    *self.counts.blames.entry(blame).or_default() += 1;
                     *self.counts.errors.entry(error).or_default() += 1;
                 }
                 (op.end, op.answer, op.degraded) = (Some(at), answer, degraded);

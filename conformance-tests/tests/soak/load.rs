@@ -205,7 +205,8 @@ impl Load {
             tasks: tokio::task::JoinSet::new(),
         };
         for writer in 0..TASKS {
-            let node = nodes[writer as usize % nodes.len()].clone();
+            let process = writer % u32::try_from(nodes.len())?;
+            let node = nodes[process as usize].clone();
             let (stop, done) = (Arc::clone(&load.stop), Arc::clone(&load.done));
             load.tasks.spawn(async move {
                 let (mut random, mut count) = (Rng::with_seed(writer.into()), 0);
@@ -225,7 +226,7 @@ impl Load {
                         Err(Error::Conflict) => (Answer::Refused, false, None),
                         Err(error) => (Answer::Unknown, false, Some(format!("{action:?}: {error}"))),
                     };
-                    let op = Op { process: writer, action, begin, end, answer, degraded };
+                    let op = Op { process, action, begin, end, answer, degraded };
                     {
                         let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
                         done.histories[session].push(op);
@@ -317,6 +318,7 @@ pub(crate) fn outage() -> Result<(), Failure> {
             unreachable: vec![(killed, recovered.1)],
             losses: vec![(killed, recovered.1)],
             is_private: false,
+            is_healthy: false,
         };
         for history in &done.histories {
             check(history, &surroundings).map_err(|violation| violation.to_string())?;

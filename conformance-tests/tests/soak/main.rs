@@ -1,6 +1,6 @@
 //! Soaks: the store on real servers that break, and processes that die. `cargo xtask soak` runs it.
 //!
-//! Without `SOAK_PAIR` (and `SOAK_SECONDS`, `SOAK_SEED`), what is run are the tests of the soak itself, and, with `SOAK_SHORT`,
+//! Without `SOAK_PAIR` (and `SOAK_PHASES`, `SOAK_SEED`), what is run are the tests of the soak itself, and, with `SOAK_SHORT`,
 //! short soaks.
 
 #![allow(
@@ -21,6 +21,7 @@ mod history;
 mod ledger;
 mod load;
 mod oracle;
+mod phases;
 mod report;
 mod run;
 #[allow(dead_code, reason = "shared with the matrix and with xtask, which use other parts of it")]
@@ -33,6 +34,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use conformance_tests::libtest_mimic;
+use phases::Phase;
 
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -40,6 +42,8 @@ fn main() -> ExitCode {
     let role = std::env::var(worker::ROLE).ok();
     let outcome = if role.as_deref() == Some("herd") {
         load::herd_process()
+    } else if role.as_deref() == Some("phase") {
+        phases::hand::main()
     } else if role.is_some() {
         worker::main()
     } else if let Ok(pair) = std::env::var("SOAK_PAIR") {
@@ -56,15 +60,51 @@ fn main() -> ExitCode {
     }
 }
 
+/// What `SOAK_PHASES` names: phases, or `faults`, each with its seconds, as in `faults:180,crowd:30`.
+fn parts(text: &str) -> Result<Vec<(Option<Phase>, Duration)>, Failure> {
+    let part = |part: &str| -> Result<_, Failure> {
+        let (name, seconds) =
+            part.split_once(':').ok_or_else(|| format!("a phase looks like crowd:30, not {part:?}"))?;
+        let phase = if name == "faults" { None } else { Some(name.parse()?) };
+        Ok((phase, Duration::from_secs(seconds.parse()?)))
+    };
+    text.split(',').map(part).collect()
+}
+
 fn soak(pair: &str) -> Result<(), Failure> {
-    let seconds = std::env::var("SOAK_SECONDS").map_or(Ok(60), |text| text.parse())?;
+    let parts = parts(&std::env::var("SOAK_PHASES").unwrap_or_else(|_| "faults:60".into()))?;
     let seed = match std::env::var("SOAK_SEED") {
         Ok(text) => text.parse()?,
         Err(_) => fastrand::u64(..1 << 32),
     };
-    let report = block_on(run::run(run::Settings::new(pair, Duration::from_secs(seconds), seed)?))?;
-    println!("{report}");
-    if report.is_clean() { Ok(()) } else { Err("a promise was broken".into()) }
+    let is_one_of_many = parts.len() > 1;
+    let mut broken = Vec::new();
+    for (phase, lasts) in parts {
+        let Some(phase) = phase else {
+            let report = block_on(run::run(run::Settings::new(pair, lasts, seed)?))?;
+            println!("{report}");
+            if !report.is_clean() {
+                broken.push("faults".to_owned());
+            }
+            continue;
+        };
+        let settings = phases::Settings::new(pair, lasts, seed)?;
+        if let Some(hindrance) = phases::hindrance(phase, &settings.cache).filter(|_| is_one_of_many) {
+            println!("{phase} is left out: {hindrance}");
+            continue;
+        }
+        for verdict in block_on(phases::run(phase, &settings))? {
+            println!("{verdict}");
+            if !verdict.is_clean() {
+                broken.push(phase.to_string());
+            }
+        }
+    }
+    if broken.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("promises were broken in {}", broken.join(", ")).into())
+    }
 }
 
 fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {

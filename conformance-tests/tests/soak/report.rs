@@ -128,6 +128,7 @@ impl fmt::Display for Report {
             sessions_judged,
             sessions_explained,
             errors,
+            ..
         } = &self.counts;
         writeln!(f, "{}, {:.0} s", self.title, self.begun.elapsed().as_secs_f64())?;
         writeln!(

@@ -116,7 +116,8 @@ pub(crate) async fn run(settings: Settings) -> Result<Report, Failure> {
     soak.finish()
 }
 
-async fn path(name: &str, processes: u32) -> Result<Path, Failure> {
+/// Starts a server, if the backend has one, with a proxy for each process.
+pub(crate) async fn path(name: &str, processes: u32) -> Result<Path, Failure> {
     let Some(server) = table::server(name) else { return Ok(Path::default()) };
     let container = tokio::task::spawn_blocking(move || Container::start(server)).await??;
     let mut proxies = Vec::new();
@@ -126,6 +127,18 @@ async fn path(name: &str, processes: u32) -> Result<Path, Failure> {
         }
     }
     Ok(Path { container: Some(container), proxies })
+}
+
+/// How a process reaches a database server, directly or by way of a proxy.
+pub(crate) fn database_url(container: &Container, proxy: Option<&Proxy>) -> String {
+    let url = match proxy {
+        Some(proxy) => container.url(&[proxy.address().port()]),
+        None => container.url(&container.ports),
+    };
+    let bound = worker::STATEMENT_BOUND.as_millis();
+    format!(
+        "{url}?statement_timeout_ms={bound}&lock_timeout_ms=2000&acquire_timeout_ms=1500&max_connections=8"
+    )
 }
 
 impl Soak {
@@ -171,14 +184,8 @@ impl Soak {
             let file = self.directory.path().join("sessions.db");
             return format!("sqlite://{}?busy_timeout_ms=2000&acquire_timeout_ms=2000", file.display());
         };
-        let url = match node.and_then(|node| self.database.proxies.get(node)) {
-            Some(proxy) => container.url(&[proxy.address().port()]),
-            None => container.url(&container.ports),
-        };
-        let bound = worker::STATEMENT_BOUND.as_millis();
-        format!(
-            "{url}?statement_timeout_ms={bound}&lock_timeout_ms=2000&acquire_timeout_ms=1500&max_connections=8"
-        )
+        let proxy = node.and_then(|node| self.database.proxies.get(node));
+        database_url(container, proxy)
     }
 
     fn orders(&self, node: usize, process: u32) -> Result<Orders, Failure> {

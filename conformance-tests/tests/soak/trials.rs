@@ -9,8 +9,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::checker::{Kind, Surroundings, check, check_rules};
-use super::history::{Action, Answer, Fields, MILLI, Nanos, Op, SECOND};
+use super::history::{Action, Answer, Fields, Figures, MILLI, Nanos, Op, SECOND};
 use super::oracle::{Verdict, judge};
+use super::phases::{self, Omitted, Phase};
 use super::run::{Settings, run};
 use crate::{Failure, block_on, load};
 use conformance_tests::proxy::{Mode, Proxy};
@@ -25,6 +26,10 @@ pub(crate) fn all() -> Vec<Trial> {
         trial("checker::an_old_state_is_allowed_up_to_the_bound_after_a_degraded_write", a_bound_is_checked),
         trial("checker::a_session_after_its_acknowledged_end_is_found", an_undead_session_is_found),
         trial("checker::a_merge_that_drops_a_field_is_found", a_lost_update_is_found),
+        trial(
+            "checker::saves_that_waited_together_may_be_one_statement",
+            saves_that_waited_together_may_be_one_statement,
+        ),
         trial("checker::a_value_that_nobody_wrote_is_found", an_unwritten_value_is_found),
         trial("checker::a_session_that_is_gone_without_an_end_is_found", a_lost_session_is_found),
         trial("checker::a_write_without_an_answer_may_land_late", an_unanswered_write_may_land_late),
@@ -33,6 +38,8 @@ pub(crate) fn all() -> Vec<Trial> {
         trial("oracle::a_lie_that_no_rule_knows_is_found", a_lie_that_no_rule_knows_is_found),
         trial("proxy::every_way_to_break_breaks", every_way_to_break_breaks),
         trial("run::a_pair_that_there_is_not_is_refused", an_unknown_pair_is_refused),
+        trial("phases::an_unknown_phase_is_refused", an_unknown_phase_is_refused),
+        trial("phases::a_process_that_recovers_late_is_found", late_recoveries_are_found),
     ];
     let runs_short = std::env::var_os(SHORT).is_some();
     if !runs_short {
@@ -48,6 +55,30 @@ pub(crate) fn all() -> Vec<Trial> {
         trial("outage::no_operation_fails_for_a_cache_that_is_killed", load::outage),
         trial("soak::redis+postgres", || soak("redis+postgres", 15)),
         trial("soak::memcached+mysql", || soak("memcached+mysql", 15)),
+        trial("crowd::without_operations_fails", || {
+            expect_failure(Phase::Crowd, Omitted::Operations, "which proves nothing")
+        }),
+        trial("blips::without_writes_fails", || {
+            expect_failure(Phase::Blips, Omitted::Operations, "wrote 0 times a second, which proves nothing")
+        }),
+        trial("blips::without_a_blip_fails", || {
+            expect_failure(Phase::Blips, Omitted::Faults, "broke no call of the cache, which proves nothing")
+        }),
+        trial("departing::without_departures_fails", || {
+            expect_failure(
+                Phase::Departing,
+                Omitted::Departures,
+                "left by their callers, which proves nothing",
+            )
+        }),
+        trial("lost_server::without_a_death_fails", || {
+            expect_failure(Phase::LostServer, Omitted::Faults, "nothing was dead, which proves nothing")
+        }),
+        trial("crowd::redis+postgres", || phase(Phase::Crowd, "redis+postgres", 5)),
+        trial("blips::redis+postgres", || phase(Phase::Blips, "redis+postgres", 11)),
+        trial("departing::redis+mysql", || phase(Phase::Departing, "redis+mysql", 6)),
+        trial("lost_server::memcached+sqlite", || phase(Phase::LostServer, "memcached+sqlite", 9)),
+        trial("lost_server::redis-cluster+sqlite", || phase(Phase::LostServer, "redis-cluster+sqlite", 9)),
     ] {
         trials.push(trial.with_ignored_flag(!runs_short));
     }
@@ -63,6 +94,50 @@ fn soak(pair: &str, seconds: u64) -> Result<(), Failure> {
     let report = block_on(run(settings))?;
     println!("{report}");
     if report.is_clean() { Ok(()) } else { Err("a promise was broken, see above".into()) }
+}
+
+fn phase(phase: Phase, pair: &str, seconds: u64) -> Result<(), Failure> {
+    let settings = phases::Settings::new(pair, Duration::from_secs(seconds), fastrand::u64(..1 << 32))?;
+    let verdicts = block_on(phases::run(phase, &settings))?;
+    verdicts.iter().for_each(|verdict| println!("{verdict}"));
+    if verdicts.iter().all(phases::verdict::Verdict::is_clean) {
+        Ok(())
+    } else {
+        Err("a promise was broken, see above".into())
+    }
+}
+
+/// A phase that leaves out what it is about must say that it proves nothing.
+fn expect_failure(phase: Phase, omitted: Omitted, what: &str) -> Result<(), Failure> {
+    let pair = if phase == Phase::LostServer { "memcached+sqlite" } else { "redis+sqlite" };
+    let settings = phases::Settings::new(pair, Duration::from_secs(1), 7)?;
+    let settings = phases::Settings { omitted: Some(omitted), processes: 2, ..settings };
+    expect_error(block_on(phases::run(phase, &settings)), what)
+}
+
+fn late_recoveries_are_found() -> Result<(), Failure> {
+    use phases::blips::{Blip, recovery};
+    let blip = Blip { since: 0, until: SECOND, next: 6 * SECOND };
+    let hits = |from: Nanos| -> Vec<(Nanos, Figures)> {
+        let figures = |at: Nanos| Figures { hits: at.saturating_sub(from) / MILLI, ..Figures::default() };
+        (0..60).map(|n| n * SECOND / 10).map(|at| (at, figures(at))).collect()
+    };
+    // Hits at once, and later.
+    assert_eq!(recovery(&hits(0), &[], &blip), Some(SECOND / 10));
+    assert_eq!(recovery(&hits(4 * SECOND), &[], &blip), Some(3 * SECOND + SECOND / 10));
+    assert_eq!(recovery(&hits(10 * SECOND), &[], &blip), None);
+    // Degraded writes for a while, and until the next blip. What belongs to another blip does not count.
+    assert_eq!(recovery(&hits(0), &[SECOND / 2, 3 * SECOND], &blip), Some(2 * SECOND));
+    assert_eq!(recovery(&hits(0), &[2 * SECOND, 6 * SECOND - MILLI], &blip), None);
+    assert_eq!(recovery(&hits(0), &[7 * SECOND], &blip), Some(SECOND / 10));
+    Ok(())
+}
+
+fn an_unknown_phase_is_refused() -> Result<(), Failure> {
+    let error = "storms".parse::<Phase>().err().ok_or("it was taken")?.to_string();
+    assert!(error.contains("storms") && error.contains("crowd"), "{error}");
+    let settings = phases::Settings::new("moka+sqlite", Duration::from_secs(1), 0)?;
+    expect_error(block_on(phases::run(Phase::Blips, &settings)), "choose another cache")
 }
 
 fn pair(seconds: u64) -> Settings {
@@ -221,12 +296,30 @@ fn an_undead_session_is_found() -> Result<(), Failure> {
 fn a_lost_update_is_found() -> Result<(), Failure> {
     let both = [create(), save(10, 20, (1, 1), [(1, 1)]), save(11, 21, (2, 1), [(2, 1)])];
     assert_eq!(kind(&both, &sound()), Some(Kind::LostUpdate));
-    let each_the_other =
+    // Of two processes, each cannot have had the other's.
+    let mut each_the_other =
         [create(), save(10, 20, (1, 1), [(1, 1), (2, 1)]), save(11, 21, (2, 1), [(1, 1), (2, 1)])];
+    each_the_other[2].process = 1;
     assert_eq!(kind(&each_the_other, &sound()), Some(Kind::LostUpdate));
+    // Nor of one, if they were not in flight together.
+    let apart = [create(), save(10, 20, (1, 1), [(1, 1), (2, 1)]), save(21, 31, (2, 1), [(1, 1), (2, 1)])];
+    assert!(kind(&apart, &sound()).is_some());
     let left_behind =
         [create(), save(10, 30, (1, 1), [(1, 1)]), op(11, 31, Action::Rotate, Answer::Rotated(fields([])))];
     assert_eq!(kind(&left_behind, &sound()), Some(Kind::LostUpdate));
+    Ok(())
+}
+
+fn saves_that_waited_together_may_be_one_statement() -> Result<(), Failure> {
+    let both = [(1, 1), (2, 1)];
+    let together = [create(), save(10, 40, (1, 1), both), save(15, 30, (2, 1), both), load(31, 32, both)];
+    assert_eq!(kind(&together, &sound()), None);
+    // But nobody may have seen one without the other.
+    let between = [&together[..3], &[load(16, 17, [(2, 1)])]].concat();
+    assert_eq!(kind(&between, &sound()), Some(Kind::LostUpdate));
+    // Nor neither of them after one has answered.
+    let late = [&together[..3], &[load(31, 32, [])]].concat();
+    assert_eq!(kind(&late, &sound()), Some(Kind::Stale));
     Ok(())
 }
 

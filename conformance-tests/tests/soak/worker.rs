@@ -13,16 +13,18 @@ use session_core::{
 };
 
 use super::broken::StaleCache;
-use super::history::{Action, Answer, Fields, Line, MILLI, Nanos, Orders, SECOND, SessionId, now};
+use super::history::{Action, Answer, Blame, Fields, Line, MILLI, Nanos, Orders, SECOND, SessionId, now};
 use crate::Failure;
 
 /// Set in the environment of a process that is a worker.
 pub(crate) const ROLE: &str = "SOAK_WORKER";
 
+pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 /// What a database bounds an abandoned statement by; see the parameters of the URLs.
 pub(crate) const STATEMENT_BOUND: Duration = Duration::from_secs(3);
-pub(crate) const FENCE_TTL: Duration = Duration::from_secs(12);
+/// Longer than a write and the database's bound together, which its own grace is part of.
+pub(crate) const FENCE_TTL: Duration = Duration::from_secs(14);
 /// Two cores may serve all of this: what is late here is no outage.
 pub(crate) const CACHE_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -47,13 +49,23 @@ pub(crate) async fn store(orders: &Orders) -> Result<Store, Failure> {
     if orders.stale_cache {
         cache = Arc::new(StaleCache::new(cache));
     }
-    let db = db_backends::connect(&orders.database).await?;
+    let max_cache_age = Duration::from_nanos(orders.max_cache_age);
+    store_over(cache, &orders.database, max_cache_age, CACHE_TIMEOUT).await
+}
+
+pub(crate) async fn store_over(
+    cache: Arc<dyn DynCache>,
+    database: &str,
+    max_cache_age: Duration,
+    cache_timeout: Duration,
+) -> Result<Store, Failure> {
+    let db = db_backends::connect(database).await?;
     let store = CachedDb::builder(cache, db)
         .schema(Schema::Trust)
         .reaper(None::<Reaper>)
-        .max_cache_age(Duration::from_nanos(orders.max_cache_age))
-        .cache_timeout(CACHE_TIMEOUT)
-        .read_timeout(Duration::from_secs(2))
+        .max_cache_age(max_cache_age)
+        .cache_timeout(cache_timeout)
+        .read_timeout(READ_TIMEOUT)
         .write_timeout(WRITE_TIMEOUT)
         .fence_ttl(FENCE_TTL)
         .lease_ttl(Duration::from_secs(5))
@@ -62,7 +74,7 @@ pub(crate) async fn store(orders: &Orders) -> Result<Store, Failure> {
     Ok(store)
 }
 
-fn tell(line: &Line) {
+pub(crate) fn tell(line: &Line) {
     let told =
         serde_json::to_string(line).is_ok_and(|text| writeln!(std::io::stdout().lock(), "{text}").is_ok());
     if !told {
@@ -71,7 +83,8 @@ fn tell(line: &Line) {
     }
 }
 
-static OPS: AtomicU64 = AtomicU64::new(0);
+/// Numbers the operations of this process.
+pub(crate) static OPS: AtomicU64 = AtomicU64::new(0);
 
 async fn work(orders: Arc<Orders>) -> Result<(), Failure> {
     let store = store(&orders).await?;
@@ -93,8 +106,7 @@ async fn work(orders: Arc<Orders>) -> Result<(), Failure> {
             // None of them ends by itself.
             Some(ended) = tasks.join_next() => ended?,
         }
-        let stats = store.stats();
-        tell(&Line::Stats { at: now(), hits: stats.hits, cache_errors: stats.cache_errors });
+        tell(&Line::Stats { at: now(), figures: store.stats().into() });
     }
 }
 
@@ -159,18 +171,33 @@ impl Task {
         let op = OPS.fetch_add(1, Ordering::Relaxed);
         tell(&Line::Begin { op, session, action, at: now() });
         let outcome = attempt(&self.store, &self.orders.session_key(session), action).await;
-        let at = now();
-        let (answer, degraded, error) = match outcome {
-            Ok((answer, coherence)) => (answer, coherence == Coherence::Degraded, None),
-            Err(Error::SessionGone) => (Answer::Nothing, false, None),
-            // Nothing happened. Too many were faster, or it was not its turn.
-            Err(Error::Conflict | Error::AlreadyExists) => (Answer::Refused, false, None),
-            Err(error) => {
-                let is_open = action != Action::Load && error.outcome() == Outcome::Unknown;
-                (if is_open { Answer::Unknown } else { Answer::Refused }, false, Some(error.to_string()))
-            }
-        };
-        tell(&Line::End { op, answer, degraded, at, error });
+        tell(&ended(op, action, outcome));
+    }
+}
+
+/// What is told of an operation that has answered or failed just now.
+pub(crate) fn ended(op: u64, action: Action, outcome: Result<(Answer, Coherence), Error>) -> Line {
+    let at = now();
+    let (answer, degraded, error) = match outcome {
+        Ok((answer, coherence)) => (answer, coherence == Coherence::Degraded, None),
+        Err(Error::SessionGone) => (Answer::Nothing, false, None),
+        // Nothing happened. Too many were faster, or it was not its turn.
+        Err(Error::Conflict | Error::AlreadyExists) => (Answer::Refused, false, None),
+        Err(error) => {
+            let is_open = action != Action::Load && error.outcome() == Outcome::Unknown;
+            let answer = if is_open { Answer::Unknown } else { Answer::Refused };
+            (answer, false, Some((blame(&error), error.to_string())))
+        }
+    };
+    Line::End { op, answer, degraded, at, error, departed: false }
+}
+
+fn blame(error: &Error) -> Blame {
+    match error {
+        Error::CacheUnavailable => Blame::Cache,
+        Error::Busy => Blame::Queue,
+        Error::Database(_) => Blame::Database,
+        _ => Blame::Other,
     }
 }
 
@@ -238,6 +265,6 @@ fn fields(session: &Session) -> Fields {
 }
 
 /// How long after it began a write may still take effect, generously: a server that is paused does not see its bound pass.
-pub(crate) const LANDING: Nanos = 10 * SECOND;
+pub(crate) const LANDING: Nanos = 13 * SECOND;
 
 pub(crate) const PAUSE: Nanos = 8 * MILLI;

@@ -209,7 +209,49 @@ async fn a_touch_waiting_behind_a_save_finds_the_session_in_use() {
     assert_eq!(world.db.calls.count(Call::Touch), 0);
 }
 
-/// Panics when a session is revoked, once.
+#[tokio::test]
+async fn touches_between_saves_do_not_keep_these_from_becoming_one_statement() {
+    let world = World::shared().await;
+    let session = world.saved([("x", 0)]).await;
+    world.runtime.advance(HOUR);
+    let (mut saves, mut touches) = (Vec::new(), Vec::new());
+    for number in 0..10 {
+        let mut request = world.reopen(&session).await;
+        request.insert(&format!("k{number}"), number).unwrap();
+        saves.push(request);
+        touches.push(world.reopen(&session).await);
+    }
+    world.forget_calls();
+    let pairs = saves.iter_mut().zip(&mut touches);
+    for (saved, touched) in
+        join_all(pairs.map(async |(save, touch)| tokio::join!(save.save(), touch.touch()))).await
+    {
+        saved.unwrap();
+        touched.unwrap();
+    }
+    assert_eq!((world.db.calls.count(Call::Update), world.db.calls.count(Call::Touch)), (1, 0));
+    assert_eq!(values_of(&world.reopen(&session).await).len(), 11);
+}
+
+#[tokio::test]
+async fn the_fence_of_a_lost_settlement_is_taken_away_when_the_cache_answers() {
+    let world = World::shared().await;
+    let mut session = world.saved([("x", 1)]).await;
+    let key = *session.stored_key().unwrap();
+    session.insert("x", 2).unwrap();
+    world.cache.calls.fail(Call::PutValue, Moment::Before, Fault::NoAnswer);
+    world.cache.calls.fail(Call::Get, Moment::Before, Fault::NoAnswer);
+    assert_eq!(session.save().await.unwrap(), Coherence::Coherent);
+    assert!(world.cache.peek_record(&key).await.is_none());
+    let pause = world.probe_pause().await;
+    world.runtime.advance(pause);
+    until(|| world.store.stats().repairs == 1).await;
+    assert_eq!(world.cache.peek(&key).await, None);
+    world.reopen(&session).await;
+    assert!(world.cache.peek_record(&key).await.is_some());
+}
+
+/// Panics when a session gets another key, once.
 #[derive(Debug, Default)]
 struct Panics(AtomicUsize);
 

@@ -57,7 +57,12 @@ impl World {
                 .unwrap();
             let store = CachedDb::builder(Arc::new(cache) as Arc<dyn DynCache>, erase(db));
             // A machine that is busy is no outage.
-            store.cache_timeout(Duration::from_secs(10)).build().await.unwrap()
+            store
+                .cache_timeout(Duration::from_secs(10))
+                .fence_ttl(Duration::from_secs(60))
+                .build()
+                .await
+                .unwrap()
         };
         Self { nodes: [node().await, node().await], table: Some((postgres, name)) }
     }

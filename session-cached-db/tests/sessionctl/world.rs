@@ -119,7 +119,7 @@ impl World {
     pub async fn store_with(&self, codec: impl Codec) -> Store {
         let store = CachedDb::builder(self.cache(), self.database().await).codec(codec);
         // A machine that is busy is no outage.
-        store.cache_timeout(Duration::from_secs(10)).build().await.unwrap()
+        store.cache_timeout(Duration::from_secs(10)).fence_ttl(Duration::from_secs(60)).build().await.unwrap()
     }
 
     /// The database with its table and these sessions, past the store: key, subject, and for how long they live yet, or

@@ -15,7 +15,7 @@ use axum::middleware;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
-use session_cached_db::core::{DynCache, DynDatabase, Expiry, JsonCodec, Runtime as _, Timestamp};
+use session_cached_db::core::{DynCache, DynDatabase, Expiry, Runtime as _, Timestamp};
 use session_cached_db::tower::{InvalidCookie, SessionCookie, SessionFailure, SessionHandle, SessionLayer};
 use session_cached_db::{CachedDb, Error, Session, TokioRuntime};
 

@@ -1,0 +1,177 @@
+//! Phases: soaks that each look for one kind of trouble, and judge how fast it is over as well as the truth.
+
+pub(crate) mod blips;
+mod crew;
+mod crowd;
+mod departing;
+pub(crate) mod hand;
+mod lost_server;
+pub(crate) mod verdict;
+mod watched;
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::Failure;
+use crate::checker::Surroundings;
+use crate::history::{Nanos, PhaseOrders, SECOND};
+use crate::ledger;
+use crate::run;
+use crate::worker::LANDING;
+use crew::{Crew, lock};
+use verdict::{Times, Verdict};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Hundreds of writers of one session, while nothing is broken.
+    Crowd,
+    /// The cache is away for a moment, again and again, while all write.
+    Blips,
+    /// Callers leave in the middle of what they began.
+    Departing,
+    /// One server of several of a cache dies, and comes back.
+    LostServer,
+}
+
+pub(crate) const ALL: [Phase; 4] = [Phase::Crowd, Phase::Blips, Phase::Departing, Phase::LostServer];
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Crowd => "crowd",
+            Self::Blips => "blips",
+            Self::Departing => "departing",
+            Self::LostServer => "lost-server",
+        })
+    }
+}
+
+impl FromStr for Phase {
+    type Err = Failure;
+
+    fn from_str(text: &str) -> Result<Self, Failure> {
+        let names = || ALL.map(|phase| phase.to_string()).join(", ");
+        ALL.into_iter()
+            .find(|phase| phase.to_string() == text)
+            .ok_or_else(|| format!("there is no phase {text:?}; choose from {}", names()).into())
+    }
+}
+
+/// What is left out of a phase, to see that it is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Omitted {
+    Operations,
+    /// Blips, and deaths of servers.
+    Faults,
+    Departures,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) cache: String,
+    pub(crate) database: String,
+    pub(crate) lasts: Duration,
+    pub(crate) seed: u64,
+    pub(crate) processes: u32,
+    pub(crate) omitted: Option<Omitted>,
+    /// The program to start as a process.
+    pub(crate) program: std::path::PathBuf,
+}
+
+impl Settings {
+    pub(crate) fn new(pair: &str, lasts: Duration, seed: u64) -> Result<Self, Failure> {
+        // Refuses pairs that do not exist.
+        let run::Settings { cache, database, program, processes, .. } =
+            run::Settings::new(pair, lasts, seed)?;
+        Ok(Self { cache, database, lasts, seed, processes, omitted: None, program })
+    }
+
+    fn omits(&self, what: Omitted) -> bool {
+        self.omitted == Some(what)
+    }
+
+    fn run(&self) -> u32 {
+        u32::try_from(self.seed & 0xffff_ffff).unwrap_or_default()
+    }
+
+    /// The orders for one process, whose tasks write fields of their own.
+    fn orders(&self, process: u32, tasks: u32, cache: String, database: String) -> PhaseOrders {
+        PhaseOrders {
+            cache,
+            database,
+            run: self.run(),
+            seed: self.seed,
+            process,
+            first_writer: process * tasks,
+            max_cache_age: 60 * SECOND,
+            cache_timeout: SECOND / 2,
+        }
+    }
+
+    /// In which nothing is broken.
+    fn surroundings(&self, max_cache_age: Nanos) -> Surroundings {
+        let is_private = self.cache == "moka";
+        let is_healthy = !is_private;
+        Surroundings { max_cache_age, landing: LANDING, is_private, is_healthy, ..Surroundings::default() }
+    }
+}
+
+/// Runs a phase. Fails if it could not be run, or proved nothing.
+pub(crate) async fn run(phase: Phase, settings: &Settings) -> Result<Vec<Verdict>, Failure> {
+    if let Some(hindrance) = hindrance(phase, &settings.cache) {
+        return Err(format!("{hindrance}: choose another cache with --pair").into());
+    }
+    match phase {
+        Phase::Crowd => Ok(vec![crowd::run(settings).await?]),
+        Phase::Blips => Ok(vec![blips::run(settings).await?]),
+        Phase::Departing => Ok(vec![departing::run(settings).await?]),
+        Phase::LostServer => lost_server::run(settings).await,
+    }
+}
+
+/// Why a phase cannot be run with this cache, if it cannot.
+pub(crate) fn hindrance(phase: Phase, cache: &str) -> Option<&'static str> {
+    match phase {
+        Phase::Blips if cache == "moka" => Some("moka lives in the process and cannot be cut off"),
+        Phase::LostServer if cache == "moka" => Some("moka has no servers that could be lost"),
+        _ => None,
+    }
+}
+
+/// Judges all that was done to all sessions, and forgets it.
+fn judge(crew: &Crew, surroundings: &Surroundings, truth: &mut Truth) {
+    let sessions = lock(&crew.ledger).retire(true);
+    truth.sessions += sessions.len() as u64;
+    sessions.iter().for_each(|(_, ops)| truth.times.add(ops));
+    if truth.broken.is_some() {
+        return;
+    }
+    match ledger::judge(&sessions, surroundings) {
+        Ok(explained) => truth.explained += explained,
+        Err((session, violation, _)) => {
+            truth.broken = Some(format!("session {}.{}: {violation}", session.slot, session.generation));
+        }
+    }
+}
+
+/// What came of judging the histories.
+#[derive(Debug, Default)]
+struct Truth {
+    sessions: u64,
+    /// Of these, the ones that the oracle went through.
+    explained: u64,
+    broken: Option<String>,
+    times: Times,
+}
+
+impl Truth {
+    fn report(self, verdict: &mut Verdict) {
+        let Self { sessions, explained, broken, .. } = self;
+        let figures = format!("{sessions} sessions judged, {explained} of them by the oracle, too");
+        verdict.check("every answer is true", broken.is_none(), figures);
+        if let Some(broken) = broken {
+            verdict.show_history(broken);
+        }
+    }
+}
