@@ -47,7 +47,7 @@ fn a_writer_that_is_overtaken_eight_times_in_a_row_goes_on() {
 #[test]
 fn a_load_that_is_not_polled_any_more_strands_no_other() {
     let found = hunt(Mutant::LeaderOwnsFlight).unwrap().violation;
-    assert!(found.reason.contains("waits for something"), "{}", found.reason);
+    assert!(found.reason.contains("does not come to its end"), "{}", found.reason);
 }
 
 #[test]
