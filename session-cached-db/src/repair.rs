@@ -391,7 +391,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     /// Repairs what would be forgotten when the store is gone. For as long as two probe intervals, which a blip is shorter
     /// than, it waits for a cache that does not answer.
     pub(crate) async fn repair_at_the_end(self: &Arc<Self>) {
-        let patience = self.config.probe_interval * 2;
+        let patience = self.config.probe_interval.saturating_mul(2);
         let repairs = pin!(async {
             while self.repairs.len() > 0 {
                 self.cache.probe().await;
