@@ -46,7 +46,6 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
             key_form: properties.key_form,
             key_prefix: KeyPrefix::NONE,
             store_id: StoreId(0),
-            all_prefixes: false,
             max_key_bytes: properties.max_key_bytes,
             max_payload_bytes: properties.max_payload_bytes.min(1 << 20),
             max_keys: None,
@@ -202,13 +201,6 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
         self
     }
 
-    /// Lists, ends and seals anew sessions of every [key prefix](Self::key_prefix), not only those of this store's. For
-    /// operators' programs that look after a table which several applications share. Defaults to this store's own.
-    pub fn all_prefixes(mut self) -> Self {
-        self.config.all_prefixes = true;
-        self
-    }
-
     /// The largest payload of a session, in bytes. By default 1 MiB, or what the database takes if that is less.
     pub fn max_payload_bytes(mut self, max_payload_bytes: usize) -> Self {
         self.max_payload_bytes = Some(max_payload_bytes);
@@ -233,10 +225,9 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
     ///   one. That session gets its hashed key at once. Programs that know plain keys only do not find it any more; stop
     ///   them before.
     /// - The rest is done by [`hash_plain_keys`](crate::CachedDb::hash_plain_keys), or left to expire.
-    /// - A key that looks like a hashed one (with the [prefix](Self::key_prefix), if there is one) is never looked up as it
-    ///   is: who has read the table could open every session in it. Where plain keys have 43 characters of
-    ///   `[A-Za-z0-9_-]` themselves, choose a prefix with a `:` or `.`, by which the two can be told apart; but only if
-    ///   the table holds no hashed keys without that prefix.
+    /// - A key of 43 characters or more is never looked up as it is: it may be a hashed one, of this application or of another
+    ///   with a prefix, and whoever has read the table could open every session in it. Sessions under longer plain keys have
+    ///   to end by themselves.
     /// - A key that opens no session costs three reads of the database instead of one.
     ///
     /// Building fails if the database is one of plain keys by nature.

@@ -11,8 +11,6 @@ pub(crate) struct Config {
     pub(crate) key_prefix: KeyPrefix,
     /// What is bound into every value that the store caches.
     pub(crate) store_id: StoreId,
-    /// Whether sessions of other prefixes are listed, ended and sealed anew, too.
-    pub(crate) all_prefixes: bool,
     pub(crate) max_key_bytes: usize,
     pub(crate) max_payload_bytes: usize,
     pub(crate) max_keys: Option<usize>,
@@ -81,9 +79,15 @@ impl Config {
 
     /// Returns `true` if the session under `key` is one of this store's, and not of another application with another prefix.
     pub(crate) fn owns(&self, key: &StoredKey) -> bool {
-        self.all_prefixes
-            || key.belongs_to(self.key_form, &self.key_prefix)
-            || self.accepts_plain_keys && SessionKey::parse(key.as_str()).is_ok()
+        key.belongs_to(self.key_form, &self.key_prefix)
+            || self.accepts_plain_keys
+                && SessionKey::parse(key.as_str()).is_ok_and(|key| self.may_be_plain(&key))
+    }
+
+    /// Whether a session may be stored under `key` as it is. From 43 characters on, it may be a hashed key behind the prefix
+    /// of any application, which whoever has read the table could present.
+    pub(crate) fn may_be_plain(&self, key: &SessionKey) -> bool {
+        key.expose().len() < KeyForm::HASHED_LEN && !self.looks_stored(key)
     }
 
     /// Whether `key` looks like what is stored instead of keys.

@@ -79,12 +79,16 @@ pub enum Error {
     /// The cache cannot be fenced, and the policy for this operation is
     /// [`OutagePolicy::FailClosed`](crate::OutagePolicy::FailClosed). The database was not touched. Retry later.
     #[error(
-        "the cache cannot be reached, and this operation is to fail then; nothing was changed, retry later"
+        "the cache does not answer, or refuses to be written to, and this operation is to fail then; nothing was changed, retry \
+         later"
     )]
     CacheUnavailable,
-    /// Other writes of this session took all the time that this one had, or too many of them wait already. Nothing was
-    /// changed. Retry later.
-    #[error("other writes of this session took all the time; nothing was changed, retry later")]
+    /// More than `max_waiting_writes` writes of this session wait for their turn, or this one's did not come within the write
+    /// timeout. Nothing was changed. Retry later.
+    #[error(
+        "too many writes of this session at once, or the ones before took too long; nothing was changed, retry later (see \
+         max_waiting_writes and write_timeout)"
+    )]
     Busy,
     /// This machine's clock and the database's differ by more than `clock_slack`. Nothing was deleted: by a wrong clock,
     /// sessions would be that live on.

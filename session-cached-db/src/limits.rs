@@ -55,7 +55,7 @@ impl<C, P> SubjectLimit<C, P> {
 
     fn note_counted(&self, key: &StoredKey, now: Timestamp, slack: Duration) {
         let mut counted = lock(&self.counted);
-        counted.retain(|_, at| *at + slack * 2 > now);
+        counted.retain(|_, at| *at + slack.saturating_mul(2) > now);
         counted.insert(*key, now);
     }
 }

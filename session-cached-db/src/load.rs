@@ -166,9 +166,9 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             Ok(Exchange::Stored) => Some(stamp),
             Ok(Exchange::Lost(_)) => None,
             Err(error) => {
-                // It may have opened the breaker.
-                self.tend_cache();
-                if !error.is_retryable() {
+                if error.is_retryable() {
+                    self.add_lost_lease(key);
+                } else {
                     // Refused, as too large for instance: others need not wait until the lease ends.
                     self.release(key, lease).await;
                 }
@@ -182,8 +182,16 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let expected = Expected::Stamp(lease);
         let exchange = self.cache.compare_exchange(key, expected, None, self.config.lease_ttl);
         if exchange.await.is_err() {
-            self.tend_cache();
+            self.add_lost_lease(key);
         }
+    }
+
+    /// A lease of ours is left in the cache: it keeps the key out until it ends, or until the cache answers again.
+    fn add_lost_lease(self: &Arc<Self>, key: &StoredKey) {
+        let obsolete_at = self.runtime.now() + self.config.lease_ttl;
+        self.repairs.add_fenced(key, self.token(), obsolete_at);
+        // The failure may have opened the breaker, too.
+        self.tend_cache();
     }
 
     async fn bypass(&self, key: &StoredKey) -> LoadResult {

@@ -182,7 +182,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     /// Gives a session that is stored under a plain key its hashed one; whether it was.
     async fn hash_key(self: &Arc<Self>, key: &StoredKey, record: &Arc<Record>) -> Result<bool, Error> {
         let Ok(session_key) = SessionKey::parse(key.as_str()) else { return Ok(false) };
-        if self.config.key_form != KeyForm::Hashed || self.config.looks_stored(&session_key) {
+        if self.config.key_form != KeyForm::Hashed || !self.config.may_be_plain(&session_key) {
             return Ok(false);
         }
         let Ok(hashed) = self.config.stored_key(&session_key) else { return Ok(false) };
@@ -212,7 +212,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     ) -> Result<Option<(StoredKey, Loaded)>, Error> {
         // What looks like a hashed key may be that of another session, which somebody has seen in the table.
         let plain = match StoredKey::parse(key.expose()) {
-            Ok(plain) if !self.config.looks_stored(key) => plain,
+            Ok(plain) if self.config.may_be_plain(key) => plain,
             _ => return Ok(None),
         };
         if let Some(loaded) = self.load_readable(&plain).await? {

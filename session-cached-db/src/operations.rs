@@ -1,8 +1,11 @@
 //! What can be done to a stored session, by its stored key. Each write runs in a task of its own.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt as _};
 use session_core::{
     Cache, Expiry, ExpiryWrite, Outcome, Persistence, Record, Row, SessionData, SessionTimes, Stamp,
@@ -272,7 +275,14 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let Latest { record, stamp } = std::mem::take(latest);
         let base = first.latest_base(record);
         let seen = stamp.or(first.seen);
-        let composed = match self.compose(key, base, &mut saves, Base::Remembered) {
+        // A codec of the application's may panic over one of them: then each for itself, too.
+        let compose = AssertUnwindSafe(|| self.compose(key, base, &mut saves, Base::Remembered));
+        let composed = match catch_unwind(compose) {
+            Ok(composed) => composed,
+            Err(_) if saves.len() > 1 => return self.save_one_by_one(key, saves, latest).await,
+            Err(panic) => resume_unwind(panic),
+        };
+        let composed = match composed {
             Ok(Composed::MustRead) => self.compose_anew(key, &mut saves).await,
             composed => composed,
         };
@@ -281,10 +291,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             Ok(Composed::Nothing | Composed::MustRead) => return,
             // One of them is to blame: each for itself.
             Err(error) if saves.len() > 1 && error.is_of_the_data() => {
-                for save in saves {
-                    Box::pin(self.save_all(key, vec![save], latest)).await;
-                }
-                return;
+                return self.save_one_by_one(key, saves, latest).await;
             }
             Err(error) => return self.answer_saves(saves, &Err(error)),
         };
@@ -315,6 +322,10 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                     write.settle(None).await;
                     return;
                 }
+                Err(error) if saves.len() > 1 && error.is_of_the_data() => {
+                    write.settle(None).await;
+                    return self.save_one_by_one(key, saves, latest).await;
+                }
                 Err(error) => break (Err(error), made_at),
             }
         };
@@ -323,6 +334,30 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             *latest = Latest { record: Some(Arc::clone(&loaded.record)), stamp: loaded.stamp };
         }
         self.answer_saves(saves, &result);
+    }
+
+    /// Writes each of `saves` with a statement of its own, because one of them is to blame for what befell all.
+    fn save_one_by_one<'a>(
+        self: &'a Arc<Self>,
+        key: &'a StoredKey,
+        saves: Vec<Waiting>,
+        latest: &'a mut Latest,
+    ) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            for save in saves {
+                let alone = self.save_all(key, vec![save], latest);
+                if AssertUnwindSafe(alone).catch_unwind().await.is_err() {
+                    self.note_panic(key);
+                    latest.forget();
+                }
+            }
+        })
+    }
+
+    /// A write of `key` has panicked, in a codec or a hook of the application's.
+    pub(crate) fn note_panic(&self, key: &StoredKey) {
+        tracing::error!(target: "session_cached_db", event = "write_panicked", session = %self.name(key),
+            "a write panicked, in a codec or a hook of the application's; whether it happened is unknown");
     }
 
     /// Answers saves that have become one statement, after the limits of the subjects that they brought were seen to.

@@ -173,6 +173,14 @@ impl Queues {
         }
     }
 
+    /// The most jobs that may wait before this one. A session that is written to all the time can be ended all the same.
+    const fn capacity_for(&self, job: &Job) -> usize {
+        match job {
+            Job::Delete(..) | Job::Repair(_) => self.capacity.saturating_mul(2),
+            _ => self.capacity,
+        }
+    }
+
     /// Adds a job. Returns `true` if it is the first, so that the caller has to start the queue's task.
     fn push(&self, key: &StoredKey, queued: Queued) -> Result<bool, Error> {
         match self.lock().entry(*key) {
@@ -180,7 +188,7 @@ impl Queues {
                 slot.insert(VecDeque::from([queued]));
                 Ok(true)
             }
-            Slot::Occupied(queue) if queue.get().len() >= self.capacity => Err(Error::Busy),
+            Slot::Occupied(queue) if queue.get().len() >= self.capacity_for(&queued.job) => Err(Error::Busy),
             Slot::Occupied(mut queue) => {
                 queue.get_mut().push_back(queued);
                 Ok(false)
@@ -368,8 +376,7 @@ async fn carry_out<C: Cache, P: Persistence>(mut running: Running<C, P>) {
         };
         // A panic, of a codec or a hook, is the affair of the writes that it happened in: those behind them go on.
         if AssertUnwindSafe(turn).catch_unwind().instrument(span).await.is_err() {
-            tracing::error!(target: "session_cached_db", event = "write_panicked", session = %store.name(&key),
-                "a write panicked, in a codec or a hook of the application's; whether it happened is unknown");
+            store.note_panic(&key);
             latest.forget();
         }
     }

@@ -5,7 +5,8 @@
 //! it probes each server that is left alone, and traffic uses the server again as soon as it answers, except for the keys
 //! that are still queued. Repairs run side by side, each in its key's write queue; one that fails backs off by itself.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -43,6 +44,8 @@ pub(crate) struct Repairs {
 #[derive(Debug, Default)]
 struct Queue {
     items: HashMap<StoredKey, Item>,
+    /// Those that wait, in the order in which they come due.
+    due: BTreeMap<(Timestamp, Token), StoredKey>,
     /// How many of them are being repaired.
     under_way: usize,
     /// Whether a task is at work on it.
@@ -55,14 +58,15 @@ struct Item {
     token: Token,
     /// Writers whose statement has no outcome yet.
     in_flight: Vec<Token>,
-    /// A statement whose outcome is unknown may commit until then; to settle before would be too early. Also when a repair
-    /// that has failed may be tried again.
+    /// A statement whose outcome is unknown may commit until then; to settle before would be too early.
     not_before: Option<Timestamp>,
     /// When no value from before the last write can be shown any more, whatever the cache holds. `None` while it is under way.
     obsolete_at: Option<Timestamp>,
     /// How many repairs have failed since the last write.
     failures: u32,
     is_under_way: bool,
+    /// Its place among those that wait.
+    due: Option<(Timestamp, Token)>,
     /// A fence keeps readers on the database until the repair, so no load has to look here.
     is_fenced: bool,
 }
@@ -76,6 +80,7 @@ impl Item {
             obsolete_at: None,
             failures: 0,
             is_under_way: false,
+            due: None,
             is_fenced: false,
         }
     }
@@ -88,6 +93,38 @@ impl Item {
     /// Whether all its writes have an outcome, and none of them may commit any more.
     fn is_settled(&self, now: Timestamp) -> bool {
         self.in_flight.is_empty() && self.not_before.is_none_or(|instant| instant <= now)
+    }
+}
+
+impl Queue {
+    /// Puts the item of `key` among those that wait, if it is one of them, to come due when its writes are settled, and not
+    /// before `earliest`.
+    fn schedule(&mut self, key: &StoredKey, earliest: Timestamp) {
+        let Some(item) = self.items.get_mut(key) else { return };
+        if let Some(due) = item.due.take() {
+            self.due.remove(&due);
+        }
+        if item.in_flight.is_empty() && !item.is_under_way {
+            let due = (item.not_before.map_or(earliest, |instant| instant.max(earliest)), item.token);
+            item.due = Some(due);
+            self.due.insert(due, *key);
+        }
+    }
+
+    fn remove(&mut self, key: &StoredKey) {
+        if let Some(due) = self.items.remove(key).and_then(|item| item.due) {
+            self.due.remove(&due);
+        }
+    }
+
+    /// The first that has come due.
+    fn pop_due(&mut self, now: Timestamp) -> Option<StoredKey> {
+        let first = self.due.first_entry().filter(|first| first.key().0 <= now)?;
+        let key = first.remove();
+        if let Some(item) = self.items.get_mut(&key) {
+            item.due = None;
+        }
+        Some(key)
     }
 }
 
@@ -119,12 +156,14 @@ impl Repairs {
                     dropped = queue.items.len(),
                     "too many writes during a cache outage; other nodes may see old sessions until max_cache_age");
                 queue.items.clear();
+                queue.due.clear();
                 queue.under_way = 0;
             }
             let item = queue.items.entry(*key).or_insert(Item::new(token));
             item.token = token;
             item.is_fenced = false;
             item.in_flight.push(token);
+            queue.schedule(key, Timestamp::MIN);
         });
     }
 
@@ -135,6 +174,7 @@ impl Repairs {
             if queue.items.len() < self.capacity {
                 let item = Item { is_fenced: true, obsolete_at: Some(obsolete_at), ..Item::new(token) };
                 queue.items.entry(*key).or_insert(item);
+                queue.schedule(key, Timestamp::MIN);
             }
         });
     }
@@ -154,6 +194,7 @@ impl Repairs {
             item.not_before = item.not_before.max(unknown_until);
             item.obsolete_at = item.obsolete_at.max(Some(obsolete_at));
             item.failures = 0;
+            queue.schedule(key, Timestamp::MIN);
         });
     }
 
@@ -167,29 +208,29 @@ impl Repairs {
     ) -> Vec<Repair> {
         let mut due = Vec::new();
         self.change(|queue| {
-            queue.items.retain(|_, item| item.is_under_way || !item.is_obsolete(now));
-            mutant!(RepairBlocksOthers => if queue.items.values().any(|item| !item.is_settled(now)) { return });
-            let room = SIDE_BY_SIDE.saturating_sub(queue.under_way);
-            let items = queue.items.iter_mut();
-            let is_due = |(key, item): &(&StoredKey, &mut Item)| {
-                !item.is_under_way && item.is_settled(now) && is_reachable(key)
-            };
-            let repairs = items.filter(is_due).take(room).map(|(key, item)| {
-                item.is_under_way = true;
-                let pause = (interval / 16).saturating_mul(1 << item.failures.min(16)).min(LONGEST_PAUSE);
-                Repair {
-                    repairs: Arc::clone(self),
-                    key: *key,
-                    token: item.token,
-                    failures: item.failures,
-                    again_at: now + pause,
-                    done_at: None,
+            while queue.under_way < SIDE_BY_SIDE
+                && let Some(key) = queue.pop_due(now)
+            {
+                let Some(item) = queue.items.get_mut(&key) else { continue };
+                if item.is_obsolete(now) {
+                    queue.remove(&key);
+                } else if !is_reachable(&key) {
+                    // Looked at again a little later: not at every turn, because there may be many.
+                    queue.schedule(&key, now + interval / 4);
+                } else {
+                    item.is_under_way = true;
+                    let pause = (interval / 16).saturating_mul(1 << item.failures.min(16)).min(LONGEST_PAUSE);
+                    due.push(Repair {
+                        repairs: Arc::clone(self),
+                        key,
+                        token: item.token,
+                        failures: item.failures,
+                        again_at: now + pause,
+                        done_at: None,
+                    });
+                    queue.under_way += 1;
                 }
-            });
-            due.extend(repairs);
-            // In some order, so that a simulated run can be repeated.
-            due.sort_unstable_by_key(|repair| repair.token);
-            queue.under_way += due.len();
+            }
         });
         due
     }
@@ -203,13 +244,11 @@ impl Repairs {
             }
             match repair.done_at {
                 // If the session was written since, that is not enough.
-                Some(now) if item.token == repair.token && item.is_settled(now) => {
-                    queue.items.remove(&repair.key);
-                }
-                Some(_) => {}
+                Some(now) if item.token == repair.token && item.is_settled(now) => queue.remove(&repair.key),
+                Some(_) => queue.schedule(&repair.key, Timestamp::MIN),
                 None => {
                     item.failures = item.failures.saturating_add(1);
-                    item.not_before = item.not_before.max(Some(repair.again_at));
+                    queue.schedule(&repair.key, repair.again_at);
                 }
             }
         });
@@ -222,7 +261,7 @@ impl Repairs {
 
     /// The entry of `key` was settled, and there will be no more writes of this process.
     fn remove(&self, key: &StoredKey) {
-        self.change(|queue| drop(queue.items.remove(key)));
+        self.change(|queue| queue.remove(key));
     }
 
     /// All keys that wait.
@@ -252,7 +291,7 @@ impl Repairs {
     pub(crate) fn forget(&self, key: &StoredKey, token: Token) {
         self.change(|queue| {
             if queue.items.get(key).is_some_and(|item| item.token == token) {
-                queue.items.remove(key);
+                queue.remove(key);
             }
         });
     }
@@ -349,26 +388,39 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         self.settle_entry(key, token, None, found, until).await.map(drop)
     }
 
-    /// Repairs what can be repaired, once, before the store is gone: what would be forgotten otherwise.
+    /// Repairs what would be forgotten when the store is gone. For as long as two probe intervals, which a blip is shorter
+    /// than, it waits for a cache that does not answer.
     pub(crate) async fn repair_at_the_end(self: &Arc<Self>) {
-        let left = self.repairs.all();
-        if left.is_empty() {
-            return;
-        }
-        self.cache.probe().await;
-        let repairs = stream::iter(left).for_each_concurrent(SIDE_BY_SIDE, async |(key, token)| {
-            // At once an error where the server does not answer.
-            if self.settle_unfenced(&key, token).await.is_ok() {
-                self.counters.repairs.bump();
-                self.repairs.remove(&key);
+        let patience = self.config.probe_interval.saturating_mul(2);
+        let repairs = pin!(async {
+            while self.repairs.len() > 0 {
+                self.cache.probe().await;
+                self.repair_all().await;
+                if self.repairs.len() > 0 {
+                    self.runtime.sleep(self.config.probe_interval / 8).await;
+                }
             }
         });
-        let deadline = self.runtime.sleep(self.config.write_timeout);
-        select(std::pin::pin!(repairs), deadline).await;
+        if self.repairs.len() > 0 {
+            select(repairs, self.runtime.sleep(patience)).await;
+        }
         if self.repairs.len() > 0 {
             tracing::warn!(target: "session_cached_db", event = "repairs_abandoned", keys = self.repairs.len(),
                 "the store is closed while the cache does not answer; other nodes may see old sessions until max_cache_age");
         }
+    }
+
+    /// Repairs what can be repaired now, after the last write.
+    async fn repair_all(&self) {
+        stream::iter(self.repairs.all())
+            .for_each_concurrent(SIDE_BY_SIDE, async |(key, token)| {
+                // At once an error where the server does not answer.
+                if self.settle_unfenced(&key, token).await.is_ok() {
+                    self.counters.repairs.bump();
+                    self.repairs.remove(&key);
+                }
+            })
+            .await;
     }
 }
 

@@ -276,7 +276,8 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
             && by > self.inner.config.clock_slack
         {
             tracing::warn!(target: "session_cached_db", event = "clock_skew", ?by,
-                "this machine's clock and the database's differ by more than clock_slack; set the clock that is wrong: until                  then sessions end too early or too late, and expired ones are not deleted by this node");
+                "this machine's clock and the database's differ by more than clock_slack; set the clock that is wrong: until \
+                 then sessions end too early or too late, and expired ones are not deleted by this node");
         }
     }
 
@@ -286,8 +287,9 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
         self.inner.counters.snapshot()
     }
 
-    /// Refuses further writes, waits for those in flight, and stops the reaper. Then it tries once more to repair what the
-    /// cache was not told of, for as long as the write timeout allows, because what is left of that is forgotten.
+    /// Refuses further writes, waits for those in flight, and stops the reaper. Then it repairs what the cache was not told
+    /// of, because what is left of that is forgotten: if the cache does not answer, for as long as two
+    /// [probe intervals](Builder::probe_interval).
     pub fn close(&self) -> impl Future<Output = ()> + Send {
         async move {
             self.inner.tasks.close();

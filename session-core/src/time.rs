@@ -9,6 +9,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub struct Timestamp(i64);
 
 impl Timestamp {
+    /// The earliest instant that can be written down.
+    pub const MIN: Self = Self(i64::MIN);
+
     /// The latest instant that can be written down.
     pub const MAX: Self = Self(i64::MAX);
 

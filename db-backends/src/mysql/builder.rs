@@ -92,10 +92,11 @@ impl MySqlBuilder {
         if options.get_database().is_none() {
             return Err(PersistenceError::Config("the URL names no database".to_owned()));
         }
+        let database = options.get_database().map(str::to_owned);
         let link = MySqlLink::new(options, self.statement_timeout, self.lock_timeout, self.acquire_timeout);
         let connections = Remote::own(link, self.max_connections.max(1), self.acquire_timeout);
         connections.lease().await?.release();
-        Ok(self.finish(connections, table))
+        Ok(self.finish(connections, table).in_database(database.as_deref()))
     }
 
     /// Over a pool that the application has. Its connections are used as they are. Every write is a transaction of its
@@ -112,7 +113,9 @@ impl MySqlBuilder {
     pub(super) fn on_pool_with(&self, pool: MySqlPool, table: TableName) -> MySqlPersistence {
         // Before a transaction, this is for that one only.
         let begin = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; START TRANSACTION";
+        let options = pool.connect_options();
         self.finish(Remote::Pool { pool, begin: SqlStr::from_static(begin) }, table)
+            .in_database(options.get_database())
     }
 
     fn finish(&self, connections: Remote<MySqlLink>, table: TableName) -> MySqlPersistence {

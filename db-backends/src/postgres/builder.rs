@@ -91,10 +91,11 @@ impl PostgresBuilder {
             // Otherwise one of two writes of a session at the same time would be an error.
             ("default_transaction_isolation", "read committed".to_owned()),
         ]);
+        let database = options.get_database().map(str::to_owned);
         let connections =
             Remote::own(PostgresLink(Arc::new(options)), self.max_connections.max(1), self.acquire_timeout);
         connections.lease().await?.release();
-        Ok(self.finish(connections, table))
+        Ok(self.finish(connections, table).in_database(database.as_deref()))
     }
 
     /// Over a pool that the application has. Its connections are used as they are. Every write is a transaction of its
@@ -115,7 +116,9 @@ impl PostgresBuilder {
             millis(self.lock_timeout)
         );
         // Safe, because these are numbers.
+        let options = pool.connect_options();
         self.finish(Remote::Pool { pool, begin: AssertSqlSafe(begin).into_sql_str() }, table)
+            .in_database(options.get_database())
     }
 
     fn finish(&self, connections: Remote<PostgresLink>, table: TableName) -> PostgresPersistence {

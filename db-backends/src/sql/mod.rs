@@ -33,6 +33,8 @@ pub struct SqlPersistence<B: Backend> {
     pub(crate) table: TableName,
     pub(crate) sql: Statements,
     statement_bound: Duration,
+    /// The database's name, as far as it is known.
+    database: String,
 }
 
 /// The statements, each with its parameters in this order. The columns of a row are always `key`, `payload`,
@@ -136,7 +138,13 @@ impl<B: Backend> SqlPersistence<B> {
         sql: Statements,
         statement_bound: Duration,
     ) -> Self {
-        Self { connections, table, sql, statement_bound }
+        Self { connections, table, sql, statement_bound, database: String::new() }
+    }
+
+    /// Names the database, to tell its table from those of the same name in others.
+    pub(crate) fn in_database(mut self, name: Option<&str>) -> Self {
+        name.unwrap_or_default().clone_into(&mut self.database);
+        self
     }
 
     /// Waits for the statements that run, also for those whose callers have gone, and closes the connections; not a pool
@@ -303,7 +311,7 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
         PersistenceProperties::new(MAX_PAYLOAD_BYTES)
             .with_name(B::NAME)
             .with_statement_bound(self.statement_bound)
-            .with_table_id(StoreId::of([self.table.as_str()]).0)
+            .with_table_id(StoreId::of([&*self.database, self.table.as_str()]).0)
     }
 }
 

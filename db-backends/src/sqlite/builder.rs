@@ -85,13 +85,15 @@ impl SqliteBuilder {
             .thread_name(|n| format!("sessions-sqlite-{n}"));
         let options = if is_in_memory { options.shared_cache(false) } else { options };
 
+        // Its directory may be another one on each machine, or be given in another way.
+        let file = options.get_filename().file_name().map(|name| name.to_string_lossy().into_owned());
         // Every connection to a database in memory has a database of its own, which ends with it.
         let readers = if is_in_memory { 0 } else { self.readers };
         let connections = Connections::own(options, readers, self.acquire_timeout);
         if !is_in_memory && !is_read_only {
             self.enter_wal_mode(&connections).await?;
         }
-        Ok(self.finish(connections, table))
+        Ok(self.finish(connections, table).in_database(file.as_deref()))
     }
 
     /// Over a pool that the application has. Its connections are used as they are: no pragma is set.

@@ -29,7 +29,7 @@ fn explanation(error: &Error) -> (StatusCode, &'static str) {
             StatusCode::CONFLICT,
             "The session was changed by another request at the same time. Please try again.",
         ),
-        Error::Database(_) | Error::CacheUnavailable | Error::Interrupted | Error::Closed => (
+        Error::Database(_) | Error::CacheUnavailable | Error::Busy | Error::Interrupted | Error::Closed => (
             StatusCode::SERVICE_UNAVAILABLE,
             "Sessions are not available at the moment. Please try again later.",
         ),

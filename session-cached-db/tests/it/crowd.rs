@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::future::join_all;
 use session_cached_db::{Coherence, ConflictPolicy, Error, Events, Session};
-use session_core::{Record, StoredKey};
+use session_core::bytes::Bytes;
+use session_core::{Codec, CodecError, JsonCodec, Record, SessionData, StoredKey};
 
 use crate::common::{
     Call, DAY, Fault, HOUR, Log, MINUTE, Moment, SECOND, START, World, each_database, key_of, map, soon,
@@ -404,4 +405,80 @@ async fn a_limit_never_ends_the_session_that_has_just_logged_in() {
     new.save().await.unwrap();
     assert!(new.exists().await.unwrap());
     assert!(!old.exists().await.unwrap());
+}
+
+#[tokio::test]
+async fn of_saves_that_wait_together_those_that_fit_are_written() {
+    let world = World::shared_with(|builder| builder.max_keys(9)).await;
+    let (session, mut here) = crowd(&world, 8).await;
+    let mut there = world.node().await.open(&key_of(&session)).await.unwrap();
+    there.insert("there", 1).unwrap();
+    there.save().await.unwrap();
+    let saved = save_all(&mut here).await;
+    // Two keys are there, so there is room for seven of the eight, as if they were saved one after another.
+    assert_eq!(saved.iter().filter(|result| result.is_ok()).count(), 7, "{saved:?}");
+    assert_eq!(values_of(&world.reopen(&session).await).len(), 9);
+}
+
+/// Panics over one key.
+#[derive(Debug)]
+struct PanicsOverBoom;
+
+impl Codec for PanicsOverBoom {
+    fn encode(&self, key: &StoredKey, data: &SessionData) -> Result<Bytes, CodecError> {
+        assert!(!data.contains("boom"), "the test says so");
+        JsonCodec::default().encode(key, data)
+    }
+    fn decode(&self, key: &StoredKey, payload: &Bytes) -> Result<SessionData, CodecError> {
+        JsonCodec::default().decode(key, payload)
+    }
+}
+
+#[tokio::test]
+async fn a_save_that_panics_does_not_take_those_with_it_that_waited_beside_it() {
+    let world = World::shared_with(|builder| builder.codec(PanicsOverBoom)).await;
+    let (session, mut crowd) = crowd(&world, 8).await;
+    crowd[4].insert("boom", 1).unwrap();
+    let saved = save_all(&mut crowd).await;
+    assert!(matches!(saved[4], Err(Error::Interrupted)));
+    assert_eq!(saved.iter().filter(|result| result.is_ok()).count(), 7, "{saved:?}");
+    assert_eq!(values_of(&world.reopen(&session).await).len(), 8);
+}
+
+#[tokio::test]
+async fn a_session_can_be_ended_however_many_writes_wait() {
+    let world = World::shared_with(|builder| builder.max_waiting_writes(4)).await;
+    let (session, mut crowd) = crowd(&world, 8).await;
+    let mut held = world.db.calls.hold(Call::Update, Moment::Before);
+    let first = {
+        let mut first = crowd.remove(0);
+        tokio::spawn(async move { first.save().await })
+    };
+    held.reached().await;
+    let key = *session.stored_key().unwrap();
+    let release = async {
+        tokio::task::yield_now().await;
+        held.release();
+    };
+    let (saved, revoked, ()) = tokio::join!(save_all(&mut crowd), world.store.revoke(&key), release);
+    assert!(saved.iter().any(|result| matches!(result, Err(Error::Busy))));
+    assert!(revoked.unwrap().value);
+    first.await.unwrap().unwrap();
+    assert!(!session.exists().await.unwrap());
+}
+
+#[tokio::test]
+async fn the_lease_of_a_lost_fill_is_taken_away_when_the_cache_answers() {
+    let world = World::shared().await;
+    let session = world.saved([("x", 1)]).await;
+    let key = *session.stored_key().unwrap();
+    world.cache.plant(&key, None).await;
+    world.cache.calls.fail(Call::PutValue, Moment::Before, Fault::NoAnswer);
+    assert_eq!(values_of(&world.reopen(&session).await), map([("x", 1)]));
+    assert!(world.cache.peek(&key).await.is_some());
+    let pause = world.probe_pause().await;
+    world.runtime.advance(pause);
+    until(|| world.store.stats().repairs == 1).await;
+    world.reopen(&session).await;
+    assert!(world.cache.peek_record(&key).await.is_some());
 }

@@ -3,7 +3,7 @@
 use session_cached_db::{Coherence, Error, Operation, OutagePolicy, Session};
 use session_core::{Cache as _, Outcome, Runtime as _};
 
-use crate::common::{Call, Fault, Log, MINUTE, Moment, SECOND, World, key_of, map, until, values_of};
+use crate::common::{Call, Fault, Log, MINUTE, Moment, SECOND, World, key_of, map, soon, until, values_of};
 
 /// Lets the task that looks after the cache have its turn, again and again, until `condition` holds.
 async fn looked_after(world: &World, condition: impl Fn() -> bool) {
@@ -330,6 +330,32 @@ async fn a_store_that_is_closed_while_the_cache_is_away_says_what_it_leaves() {
     let mut session = world.saved([("x", 1)]).await;
     world.cache.calls.fail_all(Fault::Unreachable);
     session.flush().await.unwrap();
-    world.store.close().await;
+    let closing = {
+        let store = world.store.clone();
+        tokio::spawn(async move { store.close().await })
+    };
+    world.runtime.sleeping(|asked| asked == 2 * SECOND).await;
+    world.runtime.advance(2 * SECOND);
+    soon(closing).await.unwrap();
     assert_eq!(log.events("repairs_abandoned").len(), 1);
+}
+
+#[tokio::test]
+async fn a_store_that_is_closed_in_the_middle_of_a_blip_waits_for_its_end() {
+    let world = World::shared_with(|builder| builder.breaker_threshold(1)).await;
+    let mut session = world.saved([("x", 1)]).await;
+    let client_key = key_of(&session);
+    let elsewhere = world.node().await;
+    world.cache.calls.fail_all(Fault::Unreachable);
+    session.flush().await.unwrap();
+    let closing = {
+        let store = world.store.clone();
+        tokio::spawn(async move { store.close().await })
+    };
+    world.runtime.sleeping(|asked| asked == 2 * SECOND).await;
+    world.cache.calls.heal();
+    world.runtime.sleeping(|asked| asked == SECOND / 8).await;
+    world.runtime.advance(SECOND / 8);
+    soon(closing).await.unwrap();
+    assert!(elsewhere.open(&client_key).await.unwrap().key().is_none());
 }

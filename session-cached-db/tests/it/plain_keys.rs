@@ -108,22 +108,25 @@ async fn what_stands_in_the_table_opens_nothing() {
 }
 
 #[tokio::test]
-async fn plain_keys_as_long_as_hashes_are_told_apart_by_a_prefix() {
-    let long = "k".repeat(KeyForm::HASHED_LEN);
-    each_migrating(async |world| {
-        insert(&world, &long, 1).await;
-        assert!(world.store.open(&long).await.unwrap().key().is_none(), "it may be somebody's hash");
-        assert_eq!(hash_all(&world.store).await, [1, 0, 0, 0]);
-    })
-    .await;
-    each_database_with(
-        |builder| builder.accept_plain_keys().key_prefix("v2:"),
-        async |world| {
-            insert(&world, &long, 1).await;
-            assert_eq!(values_of(&world.store.open(&long).await.unwrap()), map([("x", 1)]));
-        },
-    )
-    .await;
+async fn a_plain_key_as_long_as_a_hash_may_be_one_and_opens_nothing() {
+    for prefix in ["", "v2:"] {
+        each_database_with(
+            |builder| builder.accept_plain_keys().key_prefix(prefix),
+            async |world| {
+                for len in [KeyForm::HASHED_LEN, KeyForm::HASHED_LEN + 5] {
+                    let long = "k".repeat(len);
+                    insert(&world, &long, 1).await;
+                    assert!(world.store.open(&long).await.unwrap().key().is_none());
+                    let [_, written, missed, unreadable] = hash_all(&world.store).await;
+                    assert_eq!((written, missed, unreadable), (0, 0, 0));
+                }
+                let shorter = "k".repeat(KeyForm::HASHED_LEN - 1);
+                insert(&world, &shorter, 1).await;
+                assert_eq!(values_of(&world.store.open(&shorter).await.unwrap()), map([("x", 1)]));
+            },
+        )
+        .await;
+    }
 }
 
 #[tokio::test]

@@ -644,3 +644,16 @@ async fn debug_shows_no_key() {
     assert!(!answer.body.contains(&key_of(&session)), "{}", answer.body);
     assert!(!format!("{:?}", answer.headers).contains(&key_of(&session)));
 }
+
+#[tokio::test]
+async fn too_many_writes_of_one_session_are_answered_503() {
+    let world = World::shared_with(|builder| builder.max_waiting_writes(1)).await;
+    let session = world.saved([("x", 1)]).await;
+    let (site, cookie) = (site(layer(&world), visit), cookie_of(&session));
+    let answers = futures_util::future::join_all((0..8).map(|_| ask(&site, Some(&cookie)))).await;
+    let refused: Vec<_> = answers.iter().filter(|answer| answer.status != StatusCode::OK).collect();
+    assert!(!refused.is_empty());
+    for answer in refused {
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    }
+}

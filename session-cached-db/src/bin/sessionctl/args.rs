@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
-use session_cached_db::core::StoredKey;
+use session_cached_db::core::{InvalidKey, KeyPrefix, StoredKey};
 
 /// Looks after the sessions of session-cached-db: its table, and the cache in front of it.
 ///
@@ -57,6 +57,13 @@ pub(crate) struct Secret(pub(crate) String);
 impl From<String> for Secret {
     fn from(text: String) -> Self {
         Self(text)
+    }
+}
+
+impl Application {
+    /// The prefix, to tell its sessions from others'.
+    pub(crate) fn prefix(&self) -> Result<KeyPrefix, InvalidKey> {
+        KeyPrefix::parse(&self.key_prefix)
     }
 }
 
@@ -136,6 +143,8 @@ pub(crate) struct List {
     /// Whose sessions
     #[arg(long)]
     pub(crate) subject: String,
+    #[command(flatten)]
+    pub(crate) application: Application,
 }
 
 #[derive(Debug, Args)]
@@ -177,9 +186,20 @@ pub(crate) struct Revoke {
     #[arg(long)]
     pub(crate) yes: bool,
     #[command(flatten)]
+    pub(crate) application: Application,
+    #[command(flatten)]
     pub(crate) caching: Caching,
     #[command(flatten)]
     pub(crate) pace: Pace,
+}
+
+/// Whose sessions they are, where several applications share a table.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Application {
+    /// What stands in front of every stored key, as the application's `key_prefix` says; sessions with another one are left
+    /// alone
+    #[arg(long, value_name = "PREFIX", default_value = "", hide_default_value = true)]
+    pub(crate) key_prefix: String,
 }
 
 /// What is in front of the database, for who writes to it.
@@ -199,6 +219,8 @@ pub(crate) struct Reseal {
     #[arg(long, value_name = "BYTES")]
     pub(crate) compress_from: Option<usize>,
     #[command(flatten)]
+    pub(crate) application: Application,
+    #[command(flatten)]
     pub(crate) caching: Caching,
     #[command(flatten)]
     pub(crate) pace: Pace,
@@ -208,9 +230,8 @@ pub(crate) struct Reseal {
 /// programs there are that know plain keys only do not find their sessions any more.
 #[derive(Debug, Args)]
 pub(crate) struct HashKeys {
-    /// What stands in front of every stored key, as the application's `key_prefix` says
-    #[arg(long, value_name = "PREFIX", default_value = "", hide_default_value = true)]
-    pub(crate) key_prefix: String,
+    #[command(flatten)]
+    pub(crate) application: Application,
     #[command(flatten)]
     pub(crate) format: Format,
     /// Compress payloads from this size on, as the application does

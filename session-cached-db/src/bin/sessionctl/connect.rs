@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use session_cached_db::core::{
-    Codec, CompressCodec, DynCache, DynDatabase, JsonCodec, Persistence as _, SealCodec, SealingKeys,
-    Timestamp,
+    Codec, CompressCodec, DynCache, DynDatabase, JsonCodec, KeyPrefix, Persistence as _, SealCodec,
+    SealingKeys, Timestamp,
 };
 use session_cached_db::{
     CachedDb, NoCache, Operation, OutagePolicy, Reaper, Schema, cache_backends, db_backends,
 };
 
-use crate::args::{Caching, Connection, Format};
+use crate::args::{Application, Caching, Connection, Format};
 use crate::clock;
 use crate::exit::Failure;
 
@@ -86,6 +86,13 @@ pub(crate) fn cache(at: &Connection) -> Result<Option<Cache>, Failure> {
     Ok(Some(cache_backends::connect_to_inspect(url)?))
 }
 
+/// What stands in front of the keys of an application's sessions.
+pub(crate) fn prefix(application: &Application) -> Result<KeyPrefix, Failure> {
+    application
+        .prefix()
+        .map_err(|_| Failure::Usage("--key-prefix has at most 21 characters of [A-Za-z0-9_.:-]".into()))
+}
+
 /// A store, to write by: the cache is fenced as the application does it, and if it cannot be, nothing is written.
 pub(crate) async fn store(
     at: &Connection,
@@ -110,8 +117,6 @@ pub(crate) async fn store(
     let store = CachedDb::builder(cache, database)
         .codec(codec)
         .key_prefix(key_prefix)
-        // An operator looks after the table, whichever applications share it.
-        .all_prefixes()
         // What is published here bears another store's identity than the application's: it is not to be kept.
         .max_cache_age(Duration::from_secs(1))
         .schema(Schema::Check)

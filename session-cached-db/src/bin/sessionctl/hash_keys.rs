@@ -16,7 +16,7 @@ pub(crate) async fn run(
     interrupt: &Interrupt,
 ) -> Result<Exit, Failure> {
     let codec = codec(&command.format, command.compress_from)?;
-    let store = interrupt.ends(store(at, command.caching, codec, &command.key_prefix)).await?;
+    let store = interrupt.ends(store(at, command.caching, codec, &command.application.key_prefix)).await?;
     let step = async |after: Option<&_>| store.hash_plain_keys(after, command.pace.batch).await;
     sweep(&store, &WORDS, command.pace, output, interrupt, step).await
 }

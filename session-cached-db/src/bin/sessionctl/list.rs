@@ -4,7 +4,7 @@ use serde::Serialize;
 use session_cached_db::core::{SessionTimes, StoredKey, Subject, Timestamp};
 
 use crate::args::{Connection, List};
-use crate::connect::{Access, database, now};
+use crate::connect::{Access, database, now, prefix};
 use crate::exit::{Exit, Failure};
 use crate::output::{Output, Table, instant, left, rfc3339, span};
 
@@ -34,7 +34,9 @@ impl Line {
 
 pub(crate) async fn run(at: &Connection, command: &List, output: &Output) -> Result<Exit, Failure> {
     let subject = Subject::parse(&command.subject).map_err(|error| Failure::Usage(error.to_string()))?;
+    let prefix = prefix(&command.application)?;
     let database = database(at, Access::Read).await?;
+    let key_form = database.properties_dyn().key_form;
     let now = now();
     let mut sessions = Vec::new();
     let mut after = None;
@@ -42,7 +44,8 @@ pub(crate) async fn run(at: &Connection, command: &List, output: &Output) -> Res
         let page = database.list_by_subject_dyn(&subject, now, after.as_ref(), PAGE).await?;
         after = page.last().map(|row| row.key);
         let is_last = u32::try_from(page.len()).is_ok_and(|listed| listed < PAGE);
-        sessions.extend(page.into_iter().map(|row| (row.key, row.contents.ok())));
+        let own = page.into_iter().filter(|row| row.key.belongs_to(key_form, &prefix));
+        sessions.extend(own.map(|row| (row.key, row.contents.ok())));
         if is_last {
             break;
         }

@@ -21,7 +21,7 @@ pub(crate) async fn run(
         ));
     }
     let codec = codec(&command.format, command.compress_from)?;
-    let store = interrupt.ends(store(at, command.caching, codec, "")).await?;
+    let store = interrupt.ends(store(at, command.caching, codec, &command.application.key_prefix)).await?;
     let step = async |after: Option<&_>| store.reseal(after, command.pace.batch).await;
     sweep(&store, &WORDS, command.pace, output, interrupt, step).await
 }

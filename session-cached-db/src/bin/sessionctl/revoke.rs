@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use session_cached_db::core::{DynDatabase, JsonCodec, Scan as _, StoredKey};
+use session_cached_db::core::{DynDatabase, JsonCodec, Persistence as _, Scan as _, StoredKey};
 use session_cached_db::{Coherence, Error, Written};
 
 use crate::args::{Connection, Pace, Revoke};
-use crate::connect::{Access, Store, database, store};
+use crate::connect::{Access, Store, database, prefix, store};
 use crate::exit::{Exit, Failure};
 use crate::interrupt::Interrupt;
 use crate::output::{Output, complain, sessions};
@@ -30,12 +30,14 @@ pub(crate) async fn run(
     output: &Output,
     interrupt: &Interrupt,
 ) -> Result<Exit, Failure> {
-    let store = interrupt.ends(store(at, command.caching, Arc::new(JsonCodec::default()), "")).await?;
+    let store = interrupt
+        .ends(store(at, command.caching, Arc::new(JsonCodec::default()), &command.application.key_prefix))
+        .await?;
     let mut report =
         Report { revoked: 0, not_found: 0, may_be_shown: command.caching.no_cache, interrupted: false };
     let done = match &command.subject {
         Some(subject) => revoke_subject(&store, subject, &mut report).await,
-        None if command.all => revoke_all(at, &store, command.pace, &mut report, interrupt).await,
+        None if command.all => revoke_all(at, &store, command, &mut report, interrupt).await,
         None => revoke_keys(&store, &command.keys, command.pace, &mut report, interrupt).await,
     };
     // What was begun is carried out, also after an error.
@@ -92,16 +94,18 @@ async fn revoke_keys(
 async fn revoke_all(
     at: &Connection,
     store: &Store,
-    pace: Pace,
+    command: &Revoke,
     report: &mut Report,
     interrupt: &Interrupt,
 ) -> Result<(), Failure> {
+    let (pace, prefix) = (command.pace, prefix(&command.application)?);
     let database: Arc<dyn DynDatabase> = database(at, Access::Read).await?;
     let mut progress = Progress::new("ending", None, pace);
     let mut after = None;
     loop {
         let page = database.scan(after.as_ref(), pace.batch).await?;
-        for row in &page {
+        let key_form = database.properties().key_form;
+        for row in page.iter().filter(|row| row.key.belongs_to(key_form, &prefix)) {
             // By its key alone: what else is in the row does not matter, readable or not.
             revoke_one(store, &row.key, report).await?;
             progress.advance(1, Some(interrupt)).await;
