@@ -1,20 +1,28 @@
-//! So many hits of a cache and nothing else, for a profiler that counts instructions:
+//! So many hits of a cache and nothing else, or misses, or saves, for a profiler that counts instructions:
 //!
 //! ```sh
 //! cargo build --release --package session-cached-db --example hits --features moka,sqlite
 //! valgrind --tool=callgrind target/release/examples/hits 100000
+//! valgrind --tool=callgrind target/release/examples/hits 4000 misses
+//! valgrind --tool=callgrind target/release/examples/hits 4000 saves
 //! ```
 //!
-//! What the preparations take is what `hits 0` takes. With the feature `redis` or `memcached` as well, and a URL behind the
+//! What the preparations take is what the same takes with 0. A miss reads SQLite and fills moka; a save opens a session that is in
+//! moka, changes one key, and updates SQLite.
+//!
+//! With the feature `redis` or `memcached` as well, and a URL behind the
 //! number, it is the hits of that cache: `hits 10000 redis://127.0.0.1/`.
 
 #![allow(clippy::print_stdout, reason = "it says what it has done")]
 
 use std::error::Error;
 use std::hint::black_box;
+use std::sync::Arc;
 
-use session_cached_db::core::Cache;
+use session_cached_db::core::{Cache, StoredKey};
 use session_cached_db::{CachedDb, MokaCache, SqlitePersistence};
+
+type Database = Arc<SqlitePersistence>;
 
 /// Few, so that all are in the processor's cache.
 const SESSIONS: usize = 1_000;
@@ -24,7 +32,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
     let count: usize = args.next().ok_or("say how many hits")?.parse()?;
     match args.next() {
-        None => hits(MokaCache::builder().max_bytes(64 << 20).build(), count).await,
+        None => hits(moka(), count).await,
+        Some(what) if what == "misses" => misses(count).await,
+        Some(what) if what == "saves" => saves(count).await,
         #[cfg(feature = "redis")]
         Some(url) if url.starts_with("redis") => {
             hits(session_cached_db::RedisCache::builder().url(&url).key_prefix("hits:").build()?, count).await
@@ -34,13 +44,67 @@ async fn main() -> Result<(), Box<dyn Error>> {
             let cache = session_cached_db::MemcachedCache::builder().url(&url).key_prefix("hits:").build()?;
             hits(cache, count).await
         }
-        Some(_) => Err("the URL of a Redis or a memcached, if it was built with the feature for that".into()),
+        Some(_) => Err(
+            "misses, saves, or the URL of a Redis or a memcached, if it was built with the feature for that"
+                .into(),
+        ),
     }
 }
 
 async fn hits(cache: impl Cache, count: usize) -> Result<(), Box<dyn Error>> {
-    let db = SqlitePersistence::connect("sqlite::memory:").await?;
-    let store = CachedDb::builder(cache, db).sole_process().reaper(None).build().await?;
+    let store = store(cache, &database().await?).await?;
+    let keys = fill(&store).await?;
+    for (key, _) in keys.iter().cycle().take(count) {
+        black_box(store.load(key).await?);
+    }
+    told(&store)
+}
+
+async fn misses(count: usize) -> Result<(), Box<dyn Error>> {
+    let db = database().await?;
+    let keys = fill(&store(moka(), &db).await?).await?;
+    // In each of them, every key is cold once. As many are built for no misses as for all.
+    let cold = [
+        store(moka(), &db).await?,
+        store(moka(), &db).await?,
+        store(moka(), &db).await?,
+        store(moka(), &db).await?,
+    ];
+    if count > cold.len() * keys.len() {
+        return Err("at most 4000 misses".into());
+    }
+    let loads = cold.iter().flat_map(|store| keys.iter().map(move |(key, _)| (store, key)));
+    for (store, key) in loads.take(count) {
+        black_box(store.load(key).await?);
+    }
+    cold.iter().try_for_each(told)
+}
+
+async fn saves(count: usize) -> Result<(), Box<dyn Error>> {
+    let store = store(moka(), &database().await?).await?;
+    let keys = fill(&store).await?;
+    for (number, (_, cookie)) in keys.iter().cycle().take(count).enumerate() {
+        let mut session = store.open(cookie).await?;
+        session.insert("field-3", format!("{number:08}"))?;
+        session.save().await?;
+    }
+    told(&store)
+}
+
+fn moka() -> MokaCache {
+    MokaCache::builder().max_bytes(64 << 20).build()
+}
+
+async fn database() -> Result<Database, Box<dyn Error>> {
+    Ok(Arc::new(SqlitePersistence::connect("sqlite::memory:").await?))
+}
+
+async fn store<C: Cache>(cache: C, db: &Database) -> Result<CachedDb<C, Database>, Box<dyn Error>> {
+    Ok(CachedDb::builder(cache, Arc::clone(db)).sole_process().reaper(None).build().await?)
+}
+
+/// Saves the sessions; their keys and cookies.
+async fn fill<C: Cache>(store: &CachedDb<C, Database>) -> Result<Vec<(StoredKey, String)>, Box<dyn Error>> {
     let mut keys = Vec::new();
     for number in 0..SESSIONS {
         let mut session = store.new_session();
@@ -48,12 +112,14 @@ async fn hits(cache: impl Cache, count: usize) -> Result<(), Box<dyn Error>> {
             session.insert(&format!("field-{field}"), format!("{number:08}{}", "x".repeat(80)))?;
         }
         session.save().await?;
-        keys.extend(session.stored_key().copied());
+        let cookie = session.key().map(|key| key.expose().to_owned());
+        keys.extend(session.stored_key().copied().zip(cookie));
     }
-    for key in keys.iter().cycle().take(count) {
-        black_box(store.load(key).await?);
-    }
+    Ok(keys)
+}
+
+fn told<C: Cache>(store: &CachedDb<C, Database>) -> Result<(), Box<dyn Error>> {
     let stats = store.stats();
-    println!("{} hits, {} misses", stats.hits, stats.misses);
+    println!("{} hits, {} misses, {} writes", stats.hits, stats.misses, stats.fenced_writes);
     Ok(())
 }

@@ -3,6 +3,8 @@
 //!
 //! Sessions have ten keys and about 1 KB; there are 10,000 of them. A figure is for one task at a time; one whose name ends
 //! with `_64`, for 64 tasks. Servers are found by `CONFORMANCE_<NAME>_URL`.
+//!
+//! With `--crowds`, prints a table instead: what saves of one session cost that 1 to 512 savers make at once.
 
 #![allow(
     missing_docs,
@@ -20,6 +22,8 @@
     reason = "a program that measures, and that may stop when it cannot"
 )]
 
+mod counted;
+mod crowds;
 mod databases;
 mod figure;
 mod in_memory;
@@ -49,17 +53,24 @@ impl Effort {
 fn main() {
     let mut effort = Effort::FULL;
     let mut groups = Vec::new();
+    let mut is_table = false;
     for arg in std::env::args().skip(1) {
         match arg.as_str() {
             // What `cargo bench` says to every one.
             "--bench" => {}
             "--quick" => effort = Effort::QUICK,
+            "--crowds" => is_table = true,
             size::CHILD => return size::measure_here(),
             group => groups.push(group.to_owned()),
         }
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     // In a worker, as the handlers of a web server are: outside of one, every spawned task would wake a thread.
+    if is_table {
+        return runtime.block_on(async {
+            tokio::spawn(async move { crowds::print_table(&groups).await }).await.unwrap()
+        });
+    }
     let report = runtime.block_on(async { tokio::spawn(measure(effort, groups)).await.unwrap() });
     println!("{}", report.json());
 }
@@ -80,6 +91,9 @@ async fn measure(effort: Effort, groups: Vec<String>) -> Report {
         if wanted(name) {
             databases::measure(name, effort, &mut report).boxed().await;
         }
+    }
+    if wanted("crowd") {
+        crowds::measure(effort, &mut report).boxed().await;
     }
     if wanted("lazy") {
         lazy::measure(effort, &mut report).boxed().await;

@@ -14,13 +14,14 @@ use serde_json::{Map, Value};
 use crate::Result;
 use crate::process::cargo;
 
-pub(crate) const USAGE: &str = "bench [--json] [--quick] [GROUP..]";
+pub(crate) const USAGE: &str = "bench [--json] [--quick] [--crowds] [GROUP..]";
 pub(crate) const SUMMARY: &str = "Measure the store against the parts it is made of, as ratios, and plot them; --json prints one object of all \
-     ratios,\n    --quick measures few rounds. Groups: moka, redis, memcached, sqlite, postgres, mysql, mariadb, lazy, size, reap, \
-     tower-sessions.\n    Servers are found by the variables that `cargo xtask services up` prints";
+     ratios,\n    --quick measures few rounds. Groups: moka, redis, memcached, sqlite, postgres, mysql, mariadb, crowd, lazy, size, \
+     reap, tower-sessions.\n    --crowds prints a table of 1 to 512 savers of one session instead; its groups are pairs, such as \
+     redis+postgres.\n    Servers are found by the variables that `cargo xtask services up` prints";
 
 /// The backends in the form that all of them can be linked and reached.
-const FEATURES: &str = "memcached,moka,mysql-rsa,postgres,redis,sqlite";
+const FEATURES: &str = "memcached,moka,mysql-rsa,postgres,redis-cluster,sqlite";
 
 const TOWER_SESSIONS: &str = "tower-sessions";
 const TOWER_SESSIONS_MANIFEST: &str = "session-cached-db/benches/vs-tower-sessions/Cargo.toml";
@@ -39,14 +40,18 @@ pub(crate) struct Figure {
 }
 
 pub(crate) fn run(mut args: Parser) -> Result {
-    let (mut as_json, mut is_quick, mut groups) = (false, false, Vec::new());
+    let (mut as_json, mut is_quick, mut crowds, mut groups) = (false, false, false, Vec::new());
     while let Some(arg) = args.next()? {
         match arg {
             Arg::Long("json") => as_json = true,
             Arg::Long("quick") => is_quick = true,
+            Arg::Long("crowds") => crowds = true,
             Arg::Value(group) => groups.push(group.string()?),
             other => return Err(other.unexpected().into()),
         }
+    }
+    if crowds {
+        return crate::process::run(ratios().arg("--crowds").args(&groups));
     }
     let wants_all = groups.is_empty();
     let wants_theirs = wants_all || groups.iter().any(|group| group == TOWER_SESSIONS);
@@ -54,17 +59,8 @@ pub(crate) fn run(mut args: Parser) -> Result {
 
     let mut figures = Vec::new();
     if wants_all || !groups.is_empty() {
-        let mut command = cargo();
-        command.args([
-            "bench",
-            "--package",
-            "session-cached-db",
-            "--bench",
-            "ratios",
-            "--features",
-            FEATURES,
-        ]);
-        command.arg("--").args(is_quick.then_some("--quick")).args(&groups);
+        let mut command = ratios();
+        command.args(is_quick.then_some("--quick")).args(&groups);
         figures.extend(measure(&mut command)?);
     }
     if wants_theirs {
@@ -81,6 +77,22 @@ pub(crate) fn run(mut args: Parser) -> Result {
     let plots = plot::write(Path::new(PLOTS), &figures)?;
     eprintln!("plots: {}", plots.display());
     Ok(())
+}
+
+/// The program that measures our stores.
+fn ratios() -> Command {
+    let mut command = cargo();
+    command.args([
+        "bench",
+        "--package",
+        "session-cached-db",
+        "--bench",
+        "ratios",
+        "--features",
+        FEATURES,
+        "--",
+    ]);
+    command
 }
 
 /// Runs a program that measures, and reads what it prints.
