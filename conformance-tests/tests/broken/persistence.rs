@@ -273,6 +273,7 @@ pub(crate) struct BrokenPersistence {
 }
 
 /// The faults of one kind of page.
+#[derive(Clone, Copy)]
 struct PageFaults {
     begins_again: Fault,
     is_in_another_order: Fault,

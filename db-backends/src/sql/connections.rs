@@ -211,6 +211,7 @@ impl<L: Link> Lease<L> {
     }
 
     /// Gives the connection back, unused.
+    #[cfg(any(feature = "mysql", feature = "postgres"))]
     pub(crate) fn release(self) {
         self.settle(None);
     }
