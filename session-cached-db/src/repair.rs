@@ -208,6 +208,7 @@ impl Repairs {
     ) -> Vec<Repair> {
         let mut due = Vec::new();
         self.change(|queue| {
+            mutant!(RepairBlocksOthers => if queue.items.values().any(|item| !item.is_settled(now)) { return });
             while queue.under_way < SIDE_BY_SIDE
                 && let Some(key) = queue.pop_due(now)
             {
@@ -309,7 +310,7 @@ impl Repairs {
                 item.in_flight.clone(),
                 instants,
                 item.failures,
-                (item.is_under_way, item.is_fenced),
+                (item.is_under_way, item.is_fenced, item.due.map(|(instant, _)| instant.as_micros())),
             )
         });
         (queue.tended, items.collect::<std::collections::BTreeSet<_>>())
