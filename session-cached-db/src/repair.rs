@@ -311,7 +311,7 @@ impl Repairs {
                 item.in_flight.clone(),
                 instants,
                 item.failures,
-                (item.is_under_way, item.is_fenced),
+                (item.is_under_way, item.is_fenced, item.due.map(|(instant, _)| instant.as_micros())),
             )
         });
         (queue.tended, items.collect::<std::collections::BTreeSet<_>>())
