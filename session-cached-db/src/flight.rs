@@ -90,7 +90,10 @@ struct Attempt {
 }
 
 impl Attempt {
-    fn new(last_id: &mut u64, begin: impl FnOnce(Calls) -> BoxFuture<Landed>) -> Self {
+    fn new<F>(last_id: &mut u64, begin: impl FnOnce(Calls) -> F) -> Self
+    where
+        F: Future<Output = Landed> + Send + 'static,
+    {
         *last_id += 1;
         let calls = Calls::default();
         let attempt = AssertUnwindSafe(begin(calls.clone())).catch_unwind();
@@ -129,12 +132,15 @@ impl Flights {
 
     /// Joins the attempt of `key` that is under way, or else starts the one that `begin` makes. Returns `None` if too many
     /// keys are being loaded.
-    pub(crate) fn join(
+    pub(crate) fn join<F>(
         self: &Arc<Self>,
         key: &StoredKey,
         runtime: &Arc<dyn Runtime>,
-        begin: impl FnOnce(Calls) -> BoxFuture<Landed>,
-    ) -> Option<Passenger> {
+        begin: impl FnOnce(Calls) -> F,
+    ) -> Option<Passenger>
+    where
+        F: Future<Output = Landed> + Send + 'static,
+    {
         let mut table = self.lock();
         let Table { last_id, by_key } = &mut *table;
         let is_full = by_key.len() >= self.capacity;

@@ -62,7 +62,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     fn join(self: &Arc<Self>, key: &StoredKey) -> Option<Passenger> {
         let passenger = self.flights.join(key, &self.runtime, |calls| {
             let (store, key) = (Arc::clone(self), *key);
-            Box::pin(async move { store.attempt(&key, &calls).await })
+            async move { store.attempt(&key, &calls).await }
         })?;
         if passenger.has_joined() {
             self.counters.joined.bump();
