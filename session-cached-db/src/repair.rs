@@ -208,7 +208,8 @@ impl Repairs {
     ) -> Vec<Repair> {
         let mut due = Vec::new();
         self.change(|queue| {
-            mutant!(RepairBlocksOthers => if queue.items.values().any(|item| !item.is_settled(now)) { return });
+            mutant!(RepairBlocksOthers => if queue.items.values().any(|item| !item.is_settled(now)
+                || item.due.is_some_and(|due| due.0 > now)) { return });
             while queue.under_way < SIDE_BY_SIDE
                 && let Some(key) = queue.pop_due(now)
             {

@@ -111,12 +111,12 @@ pub async fn of_due_touches_at_once_one_is_written(fixture: &impl PersistenceFix
     let row = insert(&*nodes[0], &key, &record("1{}")).await;
     for round in 1..4 {
         let (before, now) = (NOW + (round - 1) * MINUTE, NOW + round * MINUTE);
-        let written = at_once(&nodes, 30, |db, _| async move {
+        let written = at_once(&nodes, 8, |db, _| async move {
             db.touch(&key, now + HOUR, before, now).await.expect("it is there")
         })
         .await;
         let count = written.into_iter().filter(|is_written| *is_written).count();
-        assert_eq!(count, 1, "touches of 30 were written in round {round}");
+        assert_eq!(count, 1, "touches of 8 were written in round {round}");
         let touched = row.clone().with_last_seen_at(now).with_expires_at(now + HOUR);
         assert_eq!(load(&*nodes[1], &key, now).await, Some(touched));
     }

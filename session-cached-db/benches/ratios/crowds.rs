@@ -58,9 +58,11 @@ pub(crate) async fn print_table(wanted: &[String]) {
     }
 }
 
+type Store = CachedDb<Counted<Arc<dyn DynCache>>, Counted<Arc<dyn DynDatabase>>>;
+
 /// A session that many save.
 struct Hot {
-    store: CachedDb<Counted<Arc<dyn DynCache>>, Counted<Arc<dyn DynDatabase>>>,
+    store: Store,
     cache_calls: Count,
     statements: Count,
     cookie: String,

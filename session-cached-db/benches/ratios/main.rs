@@ -68,7 +68,7 @@ fn main() {
     // In a worker, as the handlers of a web server are: outside of one, every spawned task would wake a thread.
     if is_table {
         return runtime.block_on(async {
-            tokio::spawn(async move { crowds::print_table(&groups).await }).await.unwrap()
+            tokio::spawn(async move { crowds::print_table(&groups).await }).await.unwrap();
         });
     }
     let report = runtime.block_on(async { tokio::spawn(measure(effort, groups)).await.unwrap() });

@@ -1,5 +1,7 @@
 //! What belongs to which store: by key prefix, table and cache. And whose clock is right.
 
+use std::time::Duration;
+
 use db_backends::sqlx::query;
 use db_backends::sqlx::sqlite::SqlitePoolOptions;
 use session_cached_db::{CacheHealth, CachedDb, Error, MokaCache, Reaper, Session, SqlitePersistence};
@@ -114,7 +116,7 @@ async fn a_node_whose_clock_is_wrong_deletes_nothing_and_says_so() {
         session.set_expiry(Expiry::After(MINUTE));
         session.save().await.unwrap();
         // The database's clock stays where it is.
-        let now = world.runtime.now_plus(SECOND * 0);
+        let now = world.runtime.now_plus(Duration::ZERO);
         if is_ahead {
             world.db.set_clock(now);
             world.runtime.jump(difference);
@@ -142,7 +144,7 @@ async fn a_node_whose_clock_is_wrong_deletes_nothing_and_says_so() {
 async fn a_reaper_skips_its_round_while_the_clock_is_wrong() {
     let world = World::shared().await;
     let log = Log::listen();
-    let now = world.runtime.now_plus(SECOND * 0);
+    let now = world.runtime.now_plus(Duration::ZERO);
     world.db.set_clock(now);
     let reaping = world.builder().reaper(Reaper::default().with_interval(MINUTE)).build().await.unwrap();
     let is_interval = |asked| asked >= MINUTE * 3 / 4 && asked <= MINUTE * 5 / 4;
