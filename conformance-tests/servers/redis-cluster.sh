@@ -5,12 +5,15 @@
 # CLUSTER_FULL_COVERAGE: `no` if the other nodes are to serve their keys while one is missing.
 set -eu
 
-# A node that ends comes back when there is no file named down in its directory. Its process id is in the file named pid.
+# A node that is killed comes back when there is no file named down in its directory. Its process id is in the file named pid.
+# One that was told to shut down stays down.
 serve() {
     while true; do
-        redis-server --port "$1" --dir "/tmp/node-$1" --protected-mode no --save '' --appendonly no \
+        if redis-server --port "$1" --dir "/tmp/node-$1" --protected-mode no --save '' --appendonly no \
             --pidfile "/tmp/node-$1/pid" --cluster-enabled yes --cluster-node-timeout 5000 \
-            --cluster-require-full-coverage "${CLUSTER_FULL_COVERAGE:-yes}" --cluster-announce-ip 127.0.0.1 || true
+            --cluster-require-full-coverage "${CLUSTER_FULL_COVERAGE:-yes}" --cluster-announce-ip 127.0.0.1; then
+            return
+        fi
         while [ -e "/tmp/node-$1/down" ]; do sleep 0.1; done
     done
 }
