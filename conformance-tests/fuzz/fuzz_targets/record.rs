@@ -38,7 +38,7 @@ fuzz_target!(|input: Input<'_>| {
         (record.data(&key, &JsonCodec::default()).ok(), record.data(&key, &JsonCodec::default()).ok());
     assert_eq!(first, second);
 
-    let state = State::Value(Value { record: Arc::clone(&record), made_at });
+    let state = State::Value(Value { record: Arc::clone(&record), made_at, store: session_core::StoreId(1) });
     let mut bytes = BytesMut::new();
     state.encode(&key, &mut bytes);
     assert_eq!(bytes.len(), state.encoded_len(&key));
