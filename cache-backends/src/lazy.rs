@@ -29,7 +29,7 @@ where
     /// The present attempt, begun now if there is none, or if the last one has failed.
     pub(crate) fn attempt(&self) -> Attempt<T, E> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        // Whoever began it may have been gone when it failed, and nobody else is to be shown an error from then.
+        // The caller that began it may have left when it failed. Do not show a later caller an error from then.
         let current = match &mut *current {
             Some(attempt) if !attempt.peek().is_some_and(Result::is_err) => attempt,
             current => current.insert(self.begin()),

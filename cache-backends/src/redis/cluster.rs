@@ -212,7 +212,7 @@ impl Map {
     }
 }
 
-/// What a node says of the cluster.
+/// A node's view of the cluster.
 struct View {
     masters: BTreeMap<Slots, Address>,
     replicas: BTreeSet<Address>,
@@ -325,7 +325,7 @@ fn redirected((host, port): Address, from: &Node) -> Address {
     if host.is_empty() { (from.address.0.clone(), port) } else { (host, port) }
 }
 
-/// What `node` has answered to `CLUSTER SLOTS`.
+/// The answer of `node` to `CLUSTER SLOTS`.
 fn read(answer: Result<Value, Failure>, node: &Node) -> Result<View, NotConnected> {
     let answer = answer.map_err(|failure| failure.while_connecting(&node.name()))?;
     let mut view = View { masters: BTreeMap::new(), replicas: BTreeSet::new() };

@@ -96,7 +96,7 @@ impl Link {
     /// As [`call`](Self::call), for a command that another node of the cluster has sent here by `ASK`.
     #[cfg(feature = "redis-cluster")]
     pub(super) async fn ask(&self, cmd: &Cmd) -> Result<Value, Failure> {
-        // `ASKING` holds for the next command of the connection, so nobody else's must come in between: a pipeline.
+        // `ASKING` holds for the next command of the connection, so no other caller's may come in between: a pipeline.
         let mut pipeline = Pipeline::new();
         pipeline.cmd("ASKING").add_command(cmd.clone());
         self.exchange(async |connection| connection.send_all(&pipeline).await).await
