@@ -503,13 +503,17 @@ async fn now_is_the_clock_of_this_machine() {
 }
 
 #[tokio::test]
-async fn tables_are_told_apart_by_their_names() {
-    let id = async |table: &str| {
-        let db = SqlitePersistence::builder().table(table).connect("sqlite::memory:").await.unwrap();
+async fn table_id_is_that_of_the_file_and_the_table() {
+    let dir = TempDir::new().unwrap();
+    let id = async |file: &str, table: &str| {
+        let url = format!("sqlite://{}", dir.path().join(file).display());
+        let db = SqlitePersistence::builder().table(table).connect(&url).await.unwrap();
         db.properties().table_id
     };
-    assert_eq!(id("sessions").await, session_core::StoreId::of(["sessions"]).0);
-    assert_ne!(id("sessions").await, id("logins").await);
+    let sessions = id("a.db", "sessions").await;
+    assert_eq!(id("a.db", "sessions").await, sessions, "every connection to a table has its identity");
+    assert_ne!(id("a.db", "logins").await, sessions);
+    assert_ne!(id("b.db", "sessions").await, sessions);
 }
 
 #[tokio::test]
