@@ -67,7 +67,7 @@ fn assert_corrupt<T>(row: &Row<T>, damage: &str) {
 
 /// An error of a write that has done nothing, and says so.
 fn assert_definite(error: &PersistenceError) {
-    assert_eq!(error.outcome(), Outcome::Definite, "{error}");
+    assert_eq!(error.outcome(), Outcome::NotApplied, "{error}");
 }
 
 #[tokio::test]
@@ -174,7 +174,7 @@ async fn bad_urls_and_names_are_config_errors() {
         let error = SqlitePersistence::connect(url).await.unwrap_err();
         assert!(matches!(error, PersistenceError::Config(_)), "{url:?}: {error:?}");
         assert!(!format!("{error} {error:?}").contains("secret"), "{error}");
-        assert!(error.is_callers_fault());
+        assert!(error.is_caller_error());
     }
     for table in ["", "a b", "sessions; DROP TABLE users", "sqlite_sessions", "\"x\""] {
         let error = SqlitePersistence::builder().table(table).connect("sqlite::memory:").await.unwrap_err();

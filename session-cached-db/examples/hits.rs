@@ -19,7 +19,7 @@ use std::error::Error;
 use std::hint::black_box;
 use std::sync::Arc;
 
-use session_cached_db::core::{Cache, StoredKey};
+use session_cached_db::session_core::{Cache, StoredKey};
 use session_cached_db::{CachedDb, MokaCache, SqlitePersistence};
 
 type Database = Arc<SqlitePersistence>;

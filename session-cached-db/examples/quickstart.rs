@@ -12,7 +12,7 @@ use std::error::Error;
 use std::path::Path;
 use std::time::Duration;
 
-use session_cached_db::core::StoredKey;
+use session_cached_db::StoredKey;
 use session_cached_db::{CachedDb, MokaCache, Session, SqlitePersistence};
 
 const DATABASE: &str = "sqlite://quickstart.db";

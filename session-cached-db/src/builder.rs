@@ -344,7 +344,7 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
     /// What this store caches under: the same on all nodes. Of a cache in this process, no other store is to believe it.
     fn store_id(&self, runtime: &dyn Runtime) -> StoreId {
         match self.cache.properties().scope {
-            Scope::Process => StoreId(runtime.token().get()),
+            Scope::Process => StoreId(runtime.random_u64().get()),
             _ => {
                 let table = self.db.properties().table_id.to_string();
                 StoreId::of([&*self.config.name, &*table, &*self.key_prefix])

@@ -173,7 +173,7 @@ impl<C: Cache> CacheGuard<C> {
                 match select(call, self.runtime.sleep(deadline)).await {
                     Either::Left((result, _)) => result,
                     Either::Right(((), _)) => {
-                        Err(CacheError::Ambiguous("no answer within the deadline".into()))
+                        Err(CacheError::Unknown("no answer within the deadline".into()))
                     }
                 }
             }

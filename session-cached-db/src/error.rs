@@ -121,7 +121,7 @@ impl Error {
         match self {
             Self::Database(error) => error.outcome(),
             Self::Interrupted => Outcome::Unknown,
-            _ => Outcome::Definite,
+            _ => Outcome::NotApplied,
         }
     }
 
@@ -136,12 +136,12 @@ impl Error {
     }
 
     /// Whether what was to be saved is to blame.
-    pub(crate) const fn is_of_the_data(&self) -> bool {
+    pub(crate) const fn is_data_error(&self) -> bool {
         matches!(self, Self::TooLarge { .. } | Self::TooManyKeys { .. } | Self::Unencodable(_))
     }
 
     /// Whether it is this one session that cannot be read, while the database is fine.
-    pub(crate) fn is_of_the_row(&self) -> bool {
+    pub(crate) fn is_row_error(&self) -> bool {
         match self {
             Self::Unreadable(_) => true,
             Self::Database(error) => matches!(**error, PersistenceError::CorruptRow(_)),

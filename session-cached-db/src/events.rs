@@ -20,7 +20,7 @@ use crate::Error;
 /// - A write whose outcome is unknown is not told.
 ///
 /// ```
-/// use session_cached_db::core::StoredKey;
+/// use session_cached_db::StoredKey;
 /// use session_cached_db::{Events, PresentedKey, Revocation};
 ///
 /// #[derive(Debug)]
@@ -31,7 +31,7 @@ use crate::Error;
 ///         println!("session {} was ended: {cause:?}", key.as_str());
 ///     }
 ///     fn unknown_key(&self, presented: PresentedKey) {
-///         if presented == PresentedKey::LikeAStoredKey {
+///         if presented == PresentedKey::LooksLikeStoredKey {
 ///             println!("somebody tries what stands in the database");
 ///         }
 ///     }
@@ -105,7 +105,7 @@ pub enum PresentedKey {
     Unknown,
     /// It looks like what the database holds instead of keys: somebody has seen a table or a cache, and tries what stands
     /// there.
-    LikeAStoredKey,
+    LooksLikeStoredKey,
 }
 
 /// Who ends a session.

@@ -96,7 +96,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     /// As [`load`](Self::load); what cannot be decoded is an error.
     pub(crate) async fn load_readable(self: &Arc<Self>, key: &StoredKey) -> Result<Option<Loaded>, Error> {
         let mut loaded = self.load(key).await.inspect_err(|error| {
-            if error.is_of_the_row() {
+            if error.is_row_error() {
                 self.note_unreadable_row(key, error);
             }
         })?;
@@ -151,10 +151,10 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     pub(crate) fn note_unknown_key(&self, key: Option<&SessionKey>) {
         let presented = match key {
             None => PresentedKey::Malformed,
-            Some(key) if self.config.looks_stored(key) => PresentedKey::LikeAStoredKey,
+            Some(key) if self.config.looks_stored(key) => PresentedKey::LooksLikeStoredKey,
             Some(_) => PresentedKey::Unknown,
         };
-        if presented == PresentedKey::LikeAStoredKey {
+        if presented == PresentedKey::LooksLikeStoredKey {
             tracing::warn!(target: "session_cached_db", event = "stored_key_presented",
                 "a client presented what looks like a stored key; has somebody seen the database or the cache?");
         } else {

@@ -63,7 +63,7 @@ pub use builder::Builder;
 pub use config::{Coherence, ConflictPolicy, Operation, OutagePolicy, Schema};
 pub use error::{BuildError, Error};
 pub use events::{Events, PresentedKey, Revocation};
-pub use maintenance::Swept;
+pub use maintenance::SweepPage;
 pub use no_cache::NoCache;
 pub use operations::Written;
 pub use reaper::Reaper;
@@ -72,7 +72,8 @@ pub use session::Session;
 pub use stats::Stats;
 pub use store::{CacheHealth, CachedDb, Health, ListedSession};
 
-pub use session_core as core;
+pub use session_core;
+pub use session_core::{Expiry, SessionKey, StoredKey, Timestamp};
 
 /// The caches, with their builders, and [`connect`](cache_backends::connect) by URL.
 #[cfg(any(feature = "cli", feature = "memcached", feature = "moka", feature = "redis"))]

@@ -16,7 +16,7 @@ use crate::cache_guard::Gate;
 use crate::flight::{Calls, Landed, LoadResult, Loaded, Passenger};
 use crate::inner::Inner;
 
-/// How far [`Runtime::roughly_now`](session_core::Runtime::roughly_now) may be behind.
+/// How far [`Runtime::coarse_now`](session_core::Runtime::coarse_now) may be behind.
 const ROUGHLY: Duration = Duration::from_millis(20);
 
 /// What the cache had to say.
@@ -108,7 +108,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let is_servable_at = |now| protocol::is_servable(&value, now, self.config.max_cache_age);
         // The exact time is asked for where it matters: a hit spends a third of its own time on that.
         let is_servable =
-            is_servable_at(self.runtime.roughly_now() + ROUGHLY) || is_servable_at(self.runtime.now());
+            is_servable_at(self.runtime.coarse_now() + ROUGHLY) || is_servable_at(self.runtime.now());
         (is_servable || mutant!(TtlTrusted)).then(|| {
             self.counters.hits.bump();
             Loaded { record: value.record, stamp: Some(entry.stamp) }

@@ -15,7 +15,7 @@ use crate::{CachedDb, Error};
 /// What was done to a page of a table. See [`CachedDb::reseal`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Swept {
+pub struct SweepPage {
     /// Sessions that were looked at, expired ones too.
     pub seen: u64,
     /// Those that were written.
@@ -68,7 +68,7 @@ impl<C: Cache, P: Scan> CachedDb<C, P> {
         &self,
         after: Option<&StoredKey>,
         limit: u32,
-    ) -> impl Future<Output = Result<Swept, Error>> + Send {
+    ) -> impl Future<Output = Result<SweepPage, Error>> + Send {
         self.inner.sweep(Sweep::Reseal, after, limit)
     }
 
@@ -93,7 +93,7 @@ impl<C: Cache, P: Scan> CachedDb<C, P> {
         &self,
         after: Option<&StoredKey>,
         limit: u32,
-    ) -> impl Future<Output = Result<Swept, Error>> + Send {
+    ) -> impl Future<Output = Result<SweepPage, Error>> + Send {
         self.inner.sweep(Sweep::HashKeys, after, limit)
     }
 }
@@ -112,7 +112,7 @@ impl<C: Cache, P: Scan> Inner<C, P> {
         sweep: Sweep,
         after: Option<&StoredKey>,
         limit: u32,
-    ) -> impl Future<Output = Result<Swept, Error>> + Send + use<C, P> {
+    ) -> impl Future<Output = Result<SweepPage, Error>> + Send + use<C, P> {
         let (store, after) = (Arc::clone(self), after.copied());
         self.tasks.run(async move { store.sweep_page(sweep, after, limit.max(1)).await })
     }
@@ -122,9 +122,9 @@ impl<C: Cache, P: Scan> Inner<C, P> {
         sweep: Sweep,
         after: Option<StoredKey>,
         limit: u32,
-    ) -> Result<Swept, Error> {
+    ) -> Result<SweepPage, Error> {
         let page = self.bounded_read(pin!(self.db.scan(after.as_ref(), limit))).await?;
-        let mut swept = Swept::default();
+        let mut swept = SweepPage::default();
         if u32::try_from(page.len()).is_ok_and(|len| len >= limit) {
             swept.next = page.last().map(|row| row.key);
         }
@@ -149,7 +149,7 @@ impl<C: Cache, P: Scan> Inner<C, P> {
                 Ok(true) => swept.written += 1,
                 Ok(false) => {}
                 Err(Error::Conflict | Error::SessionGone | Error::AlreadyExists) => swept.missed += 1,
-                Err(error) if error.is_of_the_row() => swept.unreadable.push(key),
+                Err(error) if error.is_row_error() => swept.unreadable.push(key),
                 Err(error) => return Err(error),
             }
         }

@@ -173,7 +173,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 Ok(Saved { key, loaded: Loaded { record, stamp }, coherence: Coherence::Coherent })
             }
             Err(error) => {
-                if error.outcome() == Outcome::Definite {
+                if error.outcome() == Outcome::NotApplied {
                     self.settle_new(&key, lease, None).await;
                 }
                 Err(error)
@@ -290,7 +290,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             Ok(Composed::Write(draft)) => draft,
             Ok(Composed::Nothing | Composed::MustRead) => return,
             // One of them is to blame: each for itself.
-            Err(error) if saves.len() > 1 && error.is_of_the_data() => {
+            Err(error) if saves.len() > 1 && error.is_data_error() => {
                 return self.save_one_by_one(key, saves, latest).await;
             }
             Err(error) => return self.answer_saves(saves, &Err(error)),
@@ -322,7 +322,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                     write.settle(None).await;
                     return;
                 }
-                Err(error) if saves.len() > 1 && error.is_of_the_data() => {
+                Err(error) if saves.len() > 1 && error.is_data_error() => {
                     write.settle(None).await;
                     return self.save_one_by_one(key, saves, latest).await;
                 }
@@ -619,7 +619,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         if matches!(result, Err(Error::Conflict)) {
             self.counters.conflicts.bump();
         }
-        let definite = result.as_ref().err().is_none_or(|error| error.outcome() == Outcome::Definite);
+        let definite = result.as_ref().err().is_none_or(|error| error.outcome() == Outcome::NotApplied);
         let record = result.map(Arc::new);
         let value = record.as_ref().ok().map(|record| self.value(record, made_at));
         let old = *write.key();

@@ -102,7 +102,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
 
     /// `interval`, give or take a quarter.
     fn jittered(&self, interval: Duration) -> Duration {
-        let eighths = 6 + self.runtime.token().get() % 5;
+        let eighths = 6 + self.runtime.random_u64().get() % 5;
         (interval / 8).saturating_mul(u32::try_from(eighths).unwrap_or(8))
     }
 }

@@ -27,7 +27,7 @@ impl Runtime for TokioRuntime {
 
     /// The kernel's last tick, of which there are a hundred in a second or more: the exact time costs ten times as much.
     #[cfg(target_os = "linux")]
-    fn roughly_now(&self) -> Timestamp {
+    fn coarse_now(&self) -> Timestamp {
         let time = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
         let micros = time.tv_sec.saturating_mul(1_000_000).saturating_add(time.tv_nsec / 1_000);
         Timestamp::from_micros(micros)
@@ -43,7 +43,7 @@ impl Runtime for TokioRuntime {
         self.handle.spawn(task);
     }
 
-    fn token(&self) -> NonZeroU64 {
+    fn random_u64(&self) -> NonZeroU64 {
         thread_local! {
             static RANDOM: RefCell<fastrand::Rng> = RefCell::new(fastrand::Rng::with_seed(seed()));
         }

@@ -101,7 +101,7 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
                     self.inner.note_unknown_key(Some(&key));
                     Ok(self.new_session())
                 }
-                Err(error) if error.is_of_the_row() => Ok(self.new_session()),
+                Err(error) if error.is_row_error() => Ok(self.new_session()),
                 Err(error) => Err(error),
             }
         }

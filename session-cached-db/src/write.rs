@@ -189,7 +189,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         match select(statement, self.runtime.sleep(self.config.write_timeout)).await {
             Either::Left((result, _)) => result.map_err(Error::from),
             Either::Right(_) => {
-                Err(PersistenceError::OutcomeUnknown("no answer within the write timeout".into()).into())
+                Err(PersistenceError::Unknown("no answer within the write timeout".into()).into())
             }
         }
     }
@@ -277,7 +277,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             return true;
         }
         let longest = Duration::from_millis(1 << (attempt - HASTY_EXCHANGES).min(6)).min(LONGEST_PAUSE);
-        let eighths = u32::try_from(self.runtime.token().get() % 8 + 1).unwrap_or(8);
+        let eighths = u32::try_from(self.runtime.random_u64().get() % 8 + 1).unwrap_or(8);
         self.runtime.sleep(longest / 8 * eighths).await;
         self.runtime.now() < until
     }
@@ -387,10 +387,10 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     }
 
     pub(crate) fn token(&self) -> Token {
-        Token(self.runtime.token())
+        Token(self.runtime.random_u64())
     }
 
     pub(crate) fn stamp(&self) -> Stamp {
-        Stamp(self.runtime.token())
+        Stamp(self.runtime.random_u64())
     }
 }

@@ -9,7 +9,7 @@ pub type BoxError = Box<dyn Error + Send + Sync + 'static>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It did not happen, and will not.
-    Definite,
+    NotApplied,
     /// It may have happened, or may happen later.
     Unknown,
 }
@@ -23,7 +23,7 @@ pub enum CacheError {
     Unavailable(#[source] BoxError),
     /// The call left, and no answer came: it may have been applied, or may be applied later.
     #[error("the cache did not answer ({0}); whether the call was applied is unknown")]
-    Ambiguous(#[source] BoxError),
+    Unknown(#[source] BoxError),
     /// The cache answered that it will not do it: value too large, memory full, read-only replica, wrong password.
     #[error("the cache refused the call ({0})")]
     Refused(#[source] BoxError),
@@ -37,15 +37,15 @@ impl CacheError {
     #[must_use]
     pub const fn outcome(&self) -> Outcome {
         match self {
-            Self::Ambiguous(_) => Outcome::Unknown,
-            Self::Unavailable(_) | Self::Refused(_) | Self::WrongKey => Outcome::Definite,
+            Self::Unknown(_) => Outcome::Unknown,
+            Self::Unavailable(_) | Self::Refused(_) | Self::WrongKey => Outcome::NotApplied,
         }
     }
 
     /// Whether the same call may succeed later.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Ambiguous(_))
+        matches!(self, Self::Unavailable(_) | Self::Unknown(_))
     }
 }
 
@@ -88,7 +88,7 @@ pub enum PersistenceError {
     Refused(#[source] BoxError),
     /// The statement was sent and no answer came. Find out whether it happened before repeating it.
     #[error("the database did not answer ({0}); find out whether the change happened before repeating it")]
-    OutcomeUnknown(#[source] BoxError),
+    Unknown(#[source] BoxError),
     /// The table is not as this version needs it.
     #[error("the session table is not usable: {0}")]
     Schema(#[from] SchemaProblem),
@@ -102,20 +102,20 @@ impl PersistenceError {
     #[must_use]
     pub const fn outcome(&self) -> Outcome {
         match self {
-            Self::OutcomeUnknown(_) => Outcome::Unknown,
-            _ => Outcome::Definite,
+            Self::Unknown(_) => Outcome::Unknown,
+            _ => Outcome::NotApplied,
         }
     }
 
     /// Whether the same call may succeed later. After an [unknown outcome](Outcome::Unknown), find out first.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Busy(_) | Self::OutcomeUnknown(_))
+        matches!(self, Self::Unavailable(_) | Self::Busy(_) | Self::Unknown(_))
     }
 
     /// Whether the caller has to change what it asks for: the database is fine.
     #[must_use]
-    pub const fn is_callers_fault(&self) -> bool {
+    pub const fn is_caller_error(&self) -> bool {
         matches!(
             self,
             Self::NotFound | Self::Conflict | Self::AlreadyExists | Self::TooLarge { .. } | Self::Config(_)

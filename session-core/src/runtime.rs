@@ -16,7 +16,7 @@ pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// # Behavior
 ///
 /// - `now` is wall-clock time, the same on all nodes up to the clock slack that a store is configured with.
-/// - `roughly_now` is the same instant or an earlier one, by 20 milliseconds at most. For callers that can do with that,
+/// - `coarse_now` is the same instant or an earlier one, by 20 milliseconds at most. For callers that can do with that,
 ///   and ask often.
 /// - `sleep` ends after at least `duration` of monotonic time; dropping it cancels it.
 /// - `spawn` runs `task` to its end on its own; nobody has to wait for it. When the runtime is shut down, the task
@@ -27,7 +27,7 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     /// The wall clock.
     fn now(&self) -> Timestamp;
     /// The wall clock, less exact if that is cheaper. Provided: [`now`](Self::now).
-    fn roughly_now(&self) -> Timestamp {
+    fn coarse_now(&self) -> Timestamp {
         self.now()
     }
     /// A timer.
@@ -35,5 +35,5 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     /// Starts a detached task.
     fn spawn(&self, task: BoxFuture<()>);
     /// A random number.
-    fn token(&self) -> NonZeroU64;
+    fn random_u64(&self) -> NonZeroU64;
 }

@@ -18,10 +18,10 @@ pub(super) fn of(address: &str, error: Error) -> CacheError {
         // The driver leaves open what a server did that answered with an error. It did nothing.
         Error::Ambiguous { source, .. } => match *source {
             Error::Server(_) | Error::Rejected(_) => of(address, *source),
-            source => CacheError::Ambiguous(at(address, text(source))),
+            source => CacheError::Unknown(at(address, text(source))),
         },
         Error::Io(_) | Error::Timeout { .. } => CacheError::Unavailable(at(address, text(error))),
-        Error::Protocol(_) => CacheError::Ambiguous(at(address, text(error))),
+        Error::Protocol(_) => CacheError::Unknown(at(address, text(error))),
         _ => CacheError::Refused(at(address, text(error))),
     }
 }

@@ -122,9 +122,9 @@ pub(super) enum Redirection {
 impl From<Failure> for CacheError {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Silence => Self::Ambiguous("no answer in time".into()),
+            Failure::Silence => Self::Unknown("no answer in time".into()),
             Failure::Unexpected(command) => {
-                Self::Ambiguous(format!("{command} was answered by something that is no answer to it").into())
+                Self::Unknown(format!("{command} was answered by something that is no answer to it").into())
             }
             Failure::NotConnected(NotConnected::Driver { address, error }) => {
                 let unreachable = error.is_io_error() || passes(&error);
@@ -142,7 +142,7 @@ impl From<Failure> for CacheError {
             Failure::Answer(error) if passes(&error) => Self::Unavailable(boxed(error)),
             // Whatever is no answer of a server leaves open what it did.
             Failure::Answer(error) if error.code().is_some() => Self::Refused(boxed(error)),
-            Failure::Answer(error) => Self::Ambiguous(boxed(error)),
+            Failure::Answer(error) => Self::Unknown(boxed(error)),
         }
     }
 }

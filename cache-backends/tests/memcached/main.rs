@@ -311,7 +311,7 @@ async fn an_error_for_the_first_command_leaves_open_what_became_of_the_second() 
         Server::start_for_batches_of(2, |_| Reply::Close(b"SERVER_ERROR no memory\r\n".to_vec())).await;
     let cache = to(&server).build().unwrap();
     let ambiguous = cache.acquire(&key(), lease(1), TTL).await.unwrap_err();
-    assert!(matches!(ambiguous, CacheError::Ambiguous(_)), "{ambiguous}");
+    assert!(matches!(ambiguous, CacheError::Unknown(_)), "{ambiguous}");
 }
 
 #[tokio::test]
@@ -325,7 +325,7 @@ async fn a_connection_that_breaks_within_an_answer_leaves_the_outcome_open_and_i
     let (cache, key) = (to(&server).build().unwrap(), key());
     let exchange = || cache.compare_exchange(&key, Expected::Vacant, Some(lease(1)), TTL);
     let ambiguous = exchange().await.unwrap_err();
-    assert!(matches!(ambiguous, CacheError::Ambiguous(_)), "{ambiguous}");
+    assert!(matches!(ambiguous, CacheError::Unknown(_)), "{ambiguous}");
     assert_eq!(server.commands(), ["ms"], "it was sent again by itself");
     assert_eq!(exchange().await.unwrap(), Exchange::Stored);
     assert_eq!(server.connections(), 2);
@@ -336,7 +336,7 @@ async fn a_server_that_does_not_answer_is_waited_for_no_longer_than_was_said() {
     let server = Server::start(|_| Reply::Silence).await;
     let cache = to(&server).response_timeout(Duration::from_millis(20)).build().unwrap();
     let ambiguous = cache.acquire(&key(), lease(1), TTL).await.unwrap_err();
-    assert!(matches!(ambiguous, CacheError::Ambiguous(_)), "{ambiguous}");
+    assert!(matches!(ambiguous, CacheError::Unknown(_)), "{ambiguous}");
     let unanswered = cache.get(&key()).await.unwrap_err();
     for error in [ambiguous, unanswered] {
         assert!(!format!("{error} {error:?}").contains("the-stored-key"), "{error:?}");

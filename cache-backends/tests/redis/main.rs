@@ -216,7 +216,7 @@ async fn a_connection_that_breaks_within_an_answer_leaves_the_outcome_open_and_i
     let key = key();
     let exchange = || cache.compare_exchange(&key, Expected::Vacant, Some(lease(1)), TTL);
     let ambiguous = exchange().await.unwrap_err();
-    assert!(matches!(ambiguous, CacheError::Ambiguous(_)), "{ambiguous}");
+    assert!(matches!(ambiguous, CacheError::Unknown(_)), "{ambiguous}");
     assert_eq!(server.commands(), ["EVALSHA"], "it was sent again by itself");
     assert_eq!(exchange().await.unwrap(), Exchange::Stored);
     assert_eq!(server.connections(), 2);
@@ -227,7 +227,7 @@ async fn a_server_that_does_not_answer_is_waited_for_no_longer_than_was_said() {
     let server = Server::start(|_| Reply::Silence).await;
     let cache = to(&server).response_timeout(Duration::from_millis(20)).build().unwrap();
     let ambiguous = cache.acquire(&key(), lease(1), TTL).await.unwrap_err();
-    assert!(matches!(ambiguous, CacheError::Ambiguous(_)), "{ambiguous}");
+    assert!(matches!(ambiguous, CacheError::Unknown(_)), "{ambiguous}");
     assert_eq!(server.commands(), ["SET"], "it was sent again by itself");
 }
 
@@ -290,7 +290,7 @@ async fn errors_show_neither_key_nor_payload() {
     }
     let server = Server::start(|_| Reply::Bytes(b"?the-payload\r\n".to_vec())).await;
     let ambiguous = to(&server).build().unwrap().get(&key()).await.unwrap_err();
-    assert!(matches!(ambiguous, CacheError::Ambiguous(_)), "{ambiguous}");
+    assert!(matches!(ambiguous, CacheError::Unknown(_)), "{ambiguous}");
     assert!(!format!("{ambiguous} {ambiguous:?}").contains("the-payload"), "{ambiguous:?}");
 }
 

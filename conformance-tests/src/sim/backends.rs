@@ -74,7 +74,7 @@ pub(super) struct SimCache {
 fn cache_error(reply: Reply) -> CacheError {
     match reply {
         Reply::Refused => CacheError::Unavailable("simulated".into()),
-        Reply::Ambiguous => CacheError::Ambiguous("simulated".into()),
+        Reply::Unknown => CacheError::Unknown("simulated".into()),
         other => panic!("not an answer of a cache: {other:?}"),
     }
 }
@@ -125,7 +125,7 @@ fn db_error(reply: Reply) -> PersistenceError {
         Reply::Conflict => PersistenceError::Conflict,
         Reply::AlreadyExists => PersistenceError::AlreadyExists,
         Reply::Refused => PersistenceError::Unavailable("simulated".into()),
-        Reply::Ambiguous => PersistenceError::OutcomeUnknown("simulated".into()),
+        Reply::Unknown => PersistenceError::Unknown("simulated".into()),
         other => panic!("not an answer of a database: {other:?}"),
     }
 }
@@ -263,7 +263,7 @@ impl Runtime for SimRuntime {
         lock(&self.world).spawn(task);
     }
 
-    fn token(&self) -> NonZeroU64 {
+    fn random_u64(&self) -> NonZeroU64 {
         NonZeroU64::new(lock(&self.world).draw()).expect("tasks are counted from one")
     }
 }

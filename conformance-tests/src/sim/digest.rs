@@ -112,6 +112,6 @@ pub(super) fn reply(reply: &Reply) -> u64 {
         Reply::Conflict => of(12),
         Reply::AlreadyExists => of(13),
         Reply::Refused => of(14),
-        Reply::Ambiguous => of(15),
+        Reply::Unknown => of(15),
     }
 }

@@ -165,7 +165,7 @@ pub(super) enum Reply {
     /// It had no effect, and will have none.
     Refused,
     /// It may have had its effect, or may have it later.
-    Ambiguous,
+    Unknown,
 }
 
 /// A call that was made, and whose answer nobody has yet.

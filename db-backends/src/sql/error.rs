@@ -76,7 +76,7 @@ impl Dialect {
     /// An error of a statement that changes nothing, so that there is no doubt about its outcome.
     pub(crate) fn reading(&self, error: &sqlx::Error, table: &TableName) -> PersistenceError {
         match self.writing(error, table) {
-            PersistenceError::OutcomeUnknown(source) => PersistenceError::Unavailable(source),
+            PersistenceError::Unknown(source) => PersistenceError::Unavailable(source),
             other => other,
         }
     }
@@ -93,7 +93,7 @@ impl Dialect {
                     PersistenceError::Unavailable(self.shown(error))
                 }
                 // The connection broke, or its answer was not understood.
-                _ => PersistenceError::OutcomeUnknown(self.shown(error)),
+                _ => PersistenceError::Unknown(self.shown(error)),
             };
         };
         match (self.meaning)(&**answer) {
@@ -102,7 +102,7 @@ impl Dialect {
             Meaning::Busy => PersistenceError::Busy(self.shown(error)),
             Meaning::Unavailable => PersistenceError::Unavailable(self.shown(error)),
             Meaning::Refused => PersistenceError::Refused(self.shown(error)),
-            Meaning::Unknown => PersistenceError::OutcomeUnknown(self.shown(error)),
+            Meaning::Unknown => PersistenceError::Unknown(self.shown(error)),
         }
     }
 

@@ -41,7 +41,7 @@ pub async fn a_read_only_database_refuses_writes(server: Server) {
     ] {
         assert!(matches!(error, PersistenceError::Refused(_)), "{error:?}");
         assert!(error.to_string().to_lowercase().contains("read"), "{error}");
-        assert_eq!(error.outcome(), Outcome::Definite);
+        assert_eq!(error.outcome(), Outcome::NotApplied);
         assert!(!error.is_retryable());
     }
     db.check_schema_dyn().await.unwrap();
@@ -59,7 +59,7 @@ pub async fn a_locked_row_is_busy_and_nothing_is_written(server: Server) {
     let began = Instant::now();
     let error = db.update_dyn(&key("a"), &record("x"), None, ExpiryWrite::Extend, NOW).await.unwrap_err();
     assert!(matches!(error, PersistenceError::Busy(_)), "{error:?}");
-    assert_eq!(error.outcome(), Outcome::Definite);
+    assert_eq!(error.outcome(), Outcome::NotApplied);
     assert!(error.is_retryable());
     assert!(began.elapsed() < Duration::from_secs(4), "it waited for {:?}", began.elapsed());
     assert_eq!(payload(&db, "a").await.unwrap(), b"kept", "reading goes on");

@@ -86,7 +86,7 @@ pub async fn a_connection_that_breaks_leaves_a_write_unknown_and_is_replaced(ser
     tokio::time::timeout(Duration::from_secs(10), arrives).await.expect("the statement arrives");
     proxy.cut();
     let error = write.await.unwrap_err();
-    assert!(matches!(error, PersistenceError::OutcomeUnknown(_)), "{error:?}");
+    assert!(matches!(error, PersistenceError::Unknown(_)), "{error:?}");
     assert_eq!(error.outcome(), Outcome::Unknown);
     assert_eq!(payload(&db, "a").await.unwrap(), b"new", "the next call has another connection");
 

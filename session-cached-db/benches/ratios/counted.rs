@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use session_cached_db::core::{
+use session_cached_db::session_core::{
     Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, ExpiryWrite, Persistence,
     PersistenceError, PersistenceProperties, Record, StoredKey, Timestamp, Version,
 };

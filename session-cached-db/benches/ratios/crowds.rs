@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use db_backends::sqlx::{Connection as _, MySqlConnection, PgConnection, query};
 use futures_util::FutureExt as _;
-use session_cached_db::core::{DynCache, DynDatabase};
+use session_cached_db::session_core::{DynCache, DynDatabase};
 use session_cached_db::{CachedDb, Coherence, Session, cache_backends};
 
 use crate::Effort;

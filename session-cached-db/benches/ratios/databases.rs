@@ -10,7 +10,7 @@ use db_backends::sqlx::postgres::PgPoolOptions;
 use db_backends::sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use session_cached_db::core::{
+use session_cached_db::session_core::{
     Acquired, Cache as _, Codec as _, Entry, Exchange, Expected, Fence, Holder, JsonCodec, Persistence,
     Record, Stamp, StoreId, StoredKey, Timestamp, Token, Value, Version,
 };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::FutureExt as _;
-use session_cached_db::core::{Record, StoredKey};
+use session_cached_db::session_core::{Record, StoredKey};
 use session_cached_db::{CachedDb, MokaCache, SqlitePersistence};
 
 use crate::Effort;

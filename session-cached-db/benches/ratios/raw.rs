@@ -2,7 +2,7 @@
 
 use db_backends::sqlx::pool::PoolConnection;
 use db_backends::sqlx::{self, MySql, Pool, Postgres, Sqlite};
-use session_cached_db::core::{StoredKey, Timestamp};
+use session_cached_db::session_core::{StoredKey, Timestamp};
 
 /// A database without anything around it: a pool, and the table that the store uses.
 pub(crate) trait Raw: Clone + Send + Sync + 'static {

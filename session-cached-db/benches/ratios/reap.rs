@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use db_backends::sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use db_backends::sqlx::{self};
 use session_cached_db::SqlitePersistence;
-use session_cached_db::core::{Persistence as _, Timestamp};
+use session_cached_db::session_core::{Persistence as _, Timestamp};
 
 use crate::Effort;
 use crate::figure::{Aim, Report, Times};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use memcache::exp::{AsyncMetaClient, Get, Meta, MetaClientBuilder, Op, OpResult, Set, Ttl};
 use session_cached_db::cache_backends::redis::driver;
-use session_cached_db::core::{Cache, StoredKey};
+use session_cached_db::session_core::{Cache, StoredKey};
 use session_cached_db::{CachedDb, MemcachedCache, RedisCache, SqlitePersistence};
 
 use crate::Effort;

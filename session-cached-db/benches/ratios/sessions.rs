@@ -1,6 +1,6 @@
 //! The sessions that are measured.
 
-use session_cached_db::core::{Cache, Persistence, SessionData, StoredKey};
+use session_cached_db::session_core::{Cache, Persistence, SessionData, StoredKey};
 use session_cached_db::{CachedDb, MokaCache, Session};
 
 pub(crate) const SESSIONS: usize = 10_000;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use session_cached_db::MokaCache;
-use session_cached_db::core::{
+use session_cached_db::session_core::{
     Cache as _, Codec as _, Entry, Exchange, Expected, JsonCodec, Record, Stamp, StoreId, StoredKey,
     Timestamp, Value,
 };

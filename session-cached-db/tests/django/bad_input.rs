@@ -1,7 +1,7 @@
 //! Rows that nobody can read, and cookies that are no keys.
 
 use serde_json::json;
-use session_cached_db::core::StoredKey;
+use session_cached_db::StoredKey;
 use session_cached_db::{CacheHealth, Error};
 
 use crate::log::Log;

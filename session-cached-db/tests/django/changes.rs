@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde_json::json;
 use serde_json::value::RawValue;
-use session_cached_db::core::bytes::Bytes;
-use session_cached_db::core::{
-    ExpiryWrite, Persistence as _, PersistenceError, Record, SessionData, StoredKey,
+use session_cached_db::session_core::bytes::Bytes;
+use session_cached_db::session_core::{
+    ExpiryWrite, Persistence as _, PersistenceError, Record, SessionData, StoredKey, Timestamp, Version,
 };
 
 use crate::site::{Site, key_of, now_micros};
@@ -127,7 +127,7 @@ pub async fn changes_of_both_sides_are_merged_here(site: &Site) {
 
 pub async fn of_writes_that_expect_the_same_version_one_takes_place(site: &Site) {
     let (one, other) = (site.database.connect().await, site.database.connect().await);
-    let now = session_cached_db::core::Timestamp::from_micros(now_micros());
+    let now = Timestamp::from_micros(now_micros());
     for round in 0..20 {
         let key = StoredKey::parse(&format!("race-{:016x}", fastrand::u64(..))).unwrap();
         // They differ in case only, which some collations do not see.
@@ -163,15 +163,11 @@ pub async fn keys_that_differ_in_case_are_different(site: &Site) {
     assert!(store.open(&upper).await.unwrap().key().is_none());
     let stored = StoredKey::parse(&upper).unwrap();
     assert!(!store.revoke(&stored).await.unwrap().value);
-    let (db, now) =
-        (site.database.connect().await, session_cached_db::core::Timestamp::from_micros(now_micros()));
+    let (db, now) = (site.database.connect().await, Timestamp::from_micros(now_micros()));
     let later = now + Duration::from_secs(90 * 24 * 60 * 60);
     let record = Record::new(Bytes::from_static(b"e30:1r31eq:x"), now, later);
-    assert!(matches!(
-        db.touch(&stored, later, session_cached_db::core::Timestamp::MAX, now).await,
-        Err(PersistenceError::NotFound)
-    ));
-    for expected in [None, Some(session_cached_db::core::Version::from_u64(1))] {
+    assert!(matches!(db.touch(&stored, later, Timestamp::MAX, now).await, Err(PersistenceError::NotFound)));
+    for expected in [None, Some(Version::from_u64(1))] {
         let updated = db.update(&stored, &record, expected, ExpiryWrite::Replace, now).await;
         assert!(matches!(updated, Err(PersistenceError::NotFound)), "{updated:?}");
         let new = StoredKey::parse("new-key-that-nobody-has").unwrap();

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use session_cached_db::core::{DynPersistence, PersistenceError};
 use session_cached_db::db_backends::sqlx::mysql::{MySqlConnection, MySqlPool, MySqlPoolOptions};
 use session_cached_db::db_backends::sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
 use session_cached_db::db_backends::sqlx::{
     AssertSqlSafe, Connection as _, Executor as _, query, query_scalar,
 };
 use session_cached_db::django::{DjangoMySql, DjangoPersistence, DjangoPostgres, DjangoSqlite};
+use session_cached_db::session_core::{DynPersistence, PersistenceError};
 use session_cached_db::{MySqlPersistence, PostgresPersistence};
 use tempfile::TempDir;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use session_cached_db::core::{Expiry, Persistence as _, StoredKey, Timestamp};
+use session_cached_db::session_core::{Expiry, Persistence as _, StoredKey, Timestamp};
 use session_cached_db::{Error, Session};
 
 use crate::database::Kind;

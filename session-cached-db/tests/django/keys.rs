@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use session_cached_db::Error;
-use session_cached_db::core::StoredKey;
+use session_cached_db::StoredKey;
 
 use crate::site::{Site, key_of, text};
 

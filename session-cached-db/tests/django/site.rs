@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use session_cached_db::core::{Cache, DynPersistence};
 use session_cached_db::django::{DjangoCodec, SecretKeys};
+use session_cached_db::session_core::{Cache, DynPersistence};
 use session_cached_db::{Builder, CachedDb, NoCache};
 
 use crate::database::{Address, Database, Kind};

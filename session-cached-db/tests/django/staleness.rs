@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
-use session_cached_db::core::{BoxFuture, Runtime, Timestamp};
+use session_cached_db::session_core::{BoxFuture, Runtime, Timestamp};
 use session_cached_db::{CachedDb, Error, MokaCache, TokioRuntime};
 
 use crate::site::{Db, SECRET_KEY, Site, key_of};
@@ -28,8 +28,8 @@ impl Runtime for MovedClock {
     fn spawn(&self, task: BoxFuture<()>) {
         self.tokio.spawn(task);
     }
-    fn token(&self) -> NonZeroU64 {
-        self.tokio.token()
+    fn random_u64(&self) -> NonZeroU64 {
+        self.tokio.random_u64()
     }
 }
 

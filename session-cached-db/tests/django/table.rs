@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use serde_json::json;
-use session_cached_db::core::bytes::Bytes;
-use session_cached_db::core::{
+use session_cached_db::session_core::bytes::Bytes;
+use session_cached_db::session_core::{
     ExpiryWrite, JsonCodec, Persistence as _, PersistenceError, Record, SchemaProblem, StoredKey, Timestamp,
 };
 use session_cached_db::{BuildError, CachedDb, Error, NoCache};
@@ -51,13 +51,13 @@ pub async fn what_django_could_not_read_is_refused(site: &Site) {
     let mut session = store.new_session();
     session.insert("a", 1).unwrap();
     let Err(Error::Database(error)) = session.save().await else { panic!("it was saved") };
-    assert!(error.is_callers_fault() && error.to_string().contains("DjangoCodec"), "{error}");
+    assert!(error.is_caller_error() && error.to_string().contains("DjangoCodec"), "{error}");
 
     let store = site.store().await;
     let mut session = store.new_session();
     session.set_subject("42").unwrap();
     let Err(Error::Database(error)) = session.save().await else { panic!("it was saved") };
-    assert!(error.is_callers_fault() && error.to_string().contains("_auth_user_id"), "{error}");
+    assert!(error.is_caller_error() && error.to_string().contains("_auth_user_id"), "{error}");
 }
 
 pub async fn a_limit_on_a_sessions_whole_life_is_refused(site: &Site) {

@@ -106,7 +106,7 @@ async fn a_payload_over_the_limit_is_refused_before_anybody_is_asked() {
                 let error = result.map(|_| ()).unwrap_err();
                 assert!(matches!(error, Error::TooLarge { actual: 1_001, limit: 1_000 }), "{error}");
                 assert!(error.to_string().contains("max_payload_bytes"), "{error}");
-                assert_eq!(error.outcome(), Outcome::Definite);
+                assert_eq!(error.outcome(), Outcome::NotApplied);
                 assert!(!error.is_retryable());
             };
             let mut new = world.store.new_session();
@@ -268,7 +268,7 @@ async fn a_locked_database_is_an_error_that_can_be_retried() {
     let error = session.save().await.unwrap_err();
     let Error::Database(source) = &error else { panic!("{error}") };
     assert!(matches!(**source, PersistenceError::Busy(_)), "{error}");
-    assert!(error.is_retryable() && error.outcome() == Outcome::Definite);
+    assert!(error.is_retryable() && error.outcome() == Outcome::NotApplied);
     assert_eq!(values_of(&world.reopen(&session).await), map([("x", 1)]));
     lock.rollback().await.unwrap();
     session.save().await.unwrap();
@@ -294,7 +294,7 @@ async fn a_database_that_cannot_be_written_is_an_error_that_says_so() {
     let error = opened.save().await.unwrap_err();
     let Error::Database(source) = &error else { panic!("{error}") };
     assert!(matches!(**source, PersistenceError::Refused(_)), "{error}");
-    assert!(!error.is_retryable() && error.outcome() == Outcome::Definite);
+    assert!(!error.is_retryable() && error.outcome() == Outcome::NotApplied);
     assert_eq!(values_of(&reader.open(&key_of(&session)).await.unwrap()), map([("x", 1)]));
 }
 

@@ -132,7 +132,7 @@ async fn a_write_whose_time_runs_out_in_the_queue_was_not_written_and_says_so() 
     first.unwrap();
     let error = second.unwrap_err();
     assert!(matches!(error, Error::Busy) && error.is_retryable(), "{error}");
-    assert_eq!(error.outcome(), session_core::Outcome::Definite);
+    assert_eq!(error.outcome(), session_core::Outcome::NotApplied);
     assert_eq!(world.db.calls.count(Call::Update), 1);
     assert_eq!(values_of(&world.reopen(&session).await), map([("k0", 0), ("x", 0)]));
 }

@@ -165,7 +165,7 @@ async fn keys_that_open_nothing_are_told_by_their_kind() {
         world.store.open("../../etc/passwd").await.unwrap();
         world.store.open("0123456789abcdef").await.unwrap();
         world.store.open(session.stored_key().unwrap().as_str()).await.unwrap();
-        assert_eq!(diary.take(), ["unknown Malformed", "unknown Unknown", "unknown LikeAStoredKey"]);
+        assert_eq!(diary.take(), ["unknown Malformed", "unknown Unknown", "unknown LooksLikeStoredKey"]);
         let stats = world.store.stats();
         assert_eq!(stats.unknown_keys, 3);
         assert_eq!(key_of(&world.reopen(&session).await), key_of(&session));

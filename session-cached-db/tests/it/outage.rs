@@ -26,7 +26,7 @@ async fn degrade_and_fail_closed_are_chosen_per_operation() {
     assert_eq!(session.cycle_key().await.unwrap(), Coherence::Degraded);
     let error = session.flush().await.unwrap_err();
     assert!(matches!(error, Error::CacheUnavailable), "{error}");
-    assert_eq!(error.outcome(), Outcome::Definite);
+    assert_eq!(error.outcome(), Outcome::NotApplied);
     assert_eq!(values_of(&world.reopen(&session).await), map([("x", 2)]));
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use axum::Router;
 use axum::extract::Request;
 use axum::middleware::{self, Next};
-use session_cached_db::core::DynCache;
+use session_cached_db::session_core::DynCache;
 use session_cached_db::tower::{SessionCookie, SessionHandle};
 use session_cached_db::{CachedDb, MokaCache, SqlitePersistence};
 use tempfile::TempDir;

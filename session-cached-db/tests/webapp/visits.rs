@@ -1,6 +1,6 @@
 //! What people do.
 
-use session_cached_db::core::Expiry;
+use session_cached_db::Expiry;
 
 use crate::browser::{Browser, Browsers, Setup};
 use crate::server::Server;

@@ -563,13 +563,13 @@ impl<'a> Simulation<'a> {
                 world.apply(id);
                 drop(world);
                 self.note_loss(id);
-                self.answer(id, Reply::Ambiguous);
+                self.answer(id, Reply::Unknown);
                 self.arrive_unless_crowded(id)?;
             }
             Choice::Delay(id) => {
                 self.note_loss(id);
                 lock(&self.world).delay(id);
-                self.answer(id, Reply::Ambiguous);
+                self.answer(id, Reply::Unknown);
                 self.arrive_unless_crowded(id)?;
             }
             Choice::Stall(id, jump) => {

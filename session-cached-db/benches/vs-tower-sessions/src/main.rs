@@ -13,7 +13,7 @@ use std::sync::Arc;
 use conformance_tests::reference::MemoryPersistence;
 use figure::{Aim, Report, Times, crowd, timed};
 use serde_json::{Value, json};
-use session_cached_db::core::{Cache, StoredKey};
+use session_cached_db::session_core::{Cache, StoredKey};
 use session_cached_db::{CachedDb, MokaCache, RedisCache};
 use time::OffsetDateTime;
 use tower_sessions::session::{Id, Record};

@@ -15,7 +15,7 @@ use axum::middleware;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
-use session_cached_db::core::{DynCache, DynDatabase, Expiry, Runtime as _, Timestamp};
+use session_cached_db::session_core::{DynCache, DynDatabase, Expiry, Runtime as _, Timestamp};
 use session_cached_db::tower::{InvalidCookie, SessionCookie, SessionFailure, SessionHandle, SessionLayer};
 use session_cached_db::{CachedDb, Error, Session, TokioRuntime};
 
@@ -347,7 +347,7 @@ async fn add_security_headers(mut response: Response) -> Response {
 
 fn random_name() -> Result<String, Error> {
     // As unguessable as a key, without being one.
-    Ok(session_cached_db::core::SessionKey::generate()?.expose().chars().take(16).collect())
+    Ok(session_cached_db::SessionKey::generate()?.expose().chars().take(16).collect())
 }
 
 fn now() -> Timestamp {

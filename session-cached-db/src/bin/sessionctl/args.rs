@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
-use session_cached_db::core::{InvalidKey, KeyPrefix, StoredKey};
+use session_cached_db::session_core::{InvalidKey, KeyPrefix, StoredKey};
 
 /// Looks after the sessions of session-cached-db: its table, and the cache in front of it.
 ///

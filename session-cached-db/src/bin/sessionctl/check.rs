@@ -1,7 +1,7 @@
 //! Compares the cache with the database, key by key. Only reads: nothing is filled, leased or fenced.
 
 use serde::Serialize;
-use session_cached_db::core::{CacheError, Record, Row, State, StoredKey};
+use session_cached_db::session_core::{CacheError, Record, Row, State, StoredKey};
 
 use crate::args::{Check, Connection};
 use crate::connect::{Access, Cache, Database, cache, database, now};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use session_cached_db::core::Timestamp;
+use session_cached_db::Timestamp;
 
 use crate::connect::{Database, now};
 use crate::exit::Failure;

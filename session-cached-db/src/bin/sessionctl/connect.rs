@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use session_cached_db::core::{
+use session_cached_db::session_core::{
     Codec, CompressCodec, DynCache, DynDatabase, JsonCodec, KeyPrefix, Persistence as _, SealCodec,
     SealingKeys, Timestamp,
 };

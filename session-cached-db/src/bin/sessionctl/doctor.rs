@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use session_cached_db::core::{StoredKey, Timestamp};
+use session_cached_db::session_core::{StoredKey, Timestamp};
 use session_cached_db::{cache_backends, db_backends};
 
 use crate::args::Connection;

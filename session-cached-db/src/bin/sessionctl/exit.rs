@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
-use session_cached_db::core::{CacheError, PersistenceError, SchemaProblem};
+use session_cached_db::session_core::{CacheError, PersistenceError, SchemaProblem};
 use session_cached_db::{BuildError, Error, cache_backends, db_backends};
 
 /// The exit codes.

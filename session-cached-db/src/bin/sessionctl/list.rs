@@ -1,7 +1,7 @@
 //! Lists the sessions of a subject.
 
 use serde::Serialize;
-use session_cached_db::core::{SessionTimes, StoredKey, Subject, Timestamp};
+use session_cached_db::session_core::{SessionTimes, StoredKey, Subject, Timestamp};
 
 use crate::args::{Connection, List};
 use crate::connect::{Access, database, now, prefix};

@@ -1,7 +1,7 @@
 //! Makes the session table, or brings it up to date.
 
 use serde::Serialize;
-use session_cached_db::core::{PersistenceError, SchemaProblem};
+use session_cached_db::session_core::{PersistenceError, SchemaProblem};
 
 use crate::args::{Connection, Migrate};
 use crate::connect::{Access, any_database};

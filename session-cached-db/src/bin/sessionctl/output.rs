@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use serde::Serialize;
-use session_cached_db::core::Timestamp;
+use session_cached_db::Timestamp;
 
 use crate::exit::Failure;
 

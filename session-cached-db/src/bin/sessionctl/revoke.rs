@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use session_cached_db::core::{DynDatabase, JsonCodec, Persistence as _, Scan as _, StoredKey};
+use session_cached_db::session_core::{DynDatabase, JsonCodec, Persistence as _, Scan as _, StoredKey};
 use session_cached_db::{Coherence, Error, Written};
 
 use crate::args::{Connection, Pace, Revoke};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use session_cached_db::core::Subject;
+use session_cached_db::session_core::Subject;
 
 use crate::args::{Connection, Show};
 use crate::connect::{Access, codec, database, now};

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use serde::Serialize;
-use session_cached_db::core::{Record, Row, Subject, Timestamp};
+use session_cached_db::session_core::{Record, Row, Subject, Timestamp};
 
 use crate::args::{Connection, Stats};
 use crate::connect::{Access, database, now};

@@ -1,8 +1,8 @@
 //! Goes through all sessions, and writes those that are not as they should be.
 
 use serde::Serialize;
-use session_cached_db::core::StoredKey;
-use session_cached_db::{Error, Swept};
+use session_cached_db::StoredKey;
+use session_cached_db::{Error, SweepPage};
 
 use crate::args::Pace;
 use crate::connect::Store;
@@ -36,7 +36,7 @@ pub(crate) async fn sweep(
     pace: Pace,
     output: &Output,
     interrupt: &Interrupt,
-    step: impl AsyncFn(Option<&StoredKey>) -> Result<Swept, Error>,
+    step: impl AsyncFn(Option<&StoredKey>) -> Result<SweepPage, Error>,
 ) -> Result<Exit, Failure> {
     let mut report = Report::default();
     let mut progress = Progress::new(words.doing, None, pace);
@@ -71,7 +71,7 @@ async fn pages(
     report: &mut Report,
     progress: &mut Progress,
     interrupt: &Interrupt,
-    step: impl AsyncFn(Option<&StoredKey>) -> Result<Swept, Error>,
+    step: impl AsyncFn(Option<&StoredKey>) -> Result<SweepPage, Error>,
 ) -> Result<(), Error> {
     let mut after = None;
     loop {

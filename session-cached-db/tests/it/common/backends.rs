@@ -18,7 +18,7 @@ impl From<Fault> for CacheError {
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::Unreachable => Self::Unavailable("the test cut it off".into()),
-            Fault::NoAnswer | Fault::Hangs => Self::Ambiguous("the test lost the answer".into()),
+            Fault::NoAnswer | Fault::Hangs => Self::Unknown("the test lost the answer".into()),
             Fault::Refused => Self::Refused("the test said no".into()),
         }
     }
@@ -28,7 +28,7 @@ impl From<Fault> for PersistenceError {
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::Unreachable => Self::Unavailable("the test cut it off".into()),
-            Fault::NoAnswer | Fault::Hangs => Self::OutcomeUnknown("the test lost the answer".into()),
+            Fault::NoAnswer | Fault::Hangs => Self::Unknown("the test lost the answer".into()),
             Fault::Refused => Self::Refused("the test said no".into()),
         }
     }

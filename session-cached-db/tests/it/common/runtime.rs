@@ -125,7 +125,7 @@ impl Runtime for ManualRuntime {
         self.handle.spawn(task);
     }
 
-    fn token(&self) -> NonZeroU64 {
+    fn random_u64(&self) -> NonZeroU64 {
         let mut clock = self.lock();
         clock.tokens += 1;
         NonZeroU64::new(clock.tokens).unwrap()
