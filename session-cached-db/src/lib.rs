@@ -1,7 +1,7 @@
 #![doc = include_str!("../README.md")]
 
-/// Where a seeded fault of the protocol comes in: whether the simulator has selected it, or what is done then. A normal
-/// build contains nothing of it.
+/// The place of a seeded fault of the protocol: asks whether the simulator has selected it, or runs the faulty code
+/// instead. A normal build contains nothing of it.
 #[cfg(feature = "__simulation")]
 macro_rules! mutant {
     ($name:ident) => {
@@ -21,56 +21,35 @@ macro_rules! mutant {
     ($name:ident => $instead:expr) => {};
 }
 
-#[cfg(feature = "actix-session")]
-pub mod actix_session;
-#[cfg(any(feature = "actix-session", feature = "tower-sessions"))]
-mod adapter;
-mod builder;
-mod cache_guard;
-mod config;
+mod coherence;
 #[cfg(feature = "django")]
 pub mod django;
 mod error;
-mod events;
-mod flight;
-mod inner;
-mod limits;
-mod load;
-mod maintenance;
-mod measured;
-mod metrics;
-mod no_cache;
-mod operations;
-mod queue;
-mod reaper;
-mod repair;
+mod middleware;
 mod runtime;
 mod session;
 #[cfg(feature = "__simulation")]
 #[doc(hidden)]
 pub mod simulation;
-mod stats;
 mod store;
-mod tasks;
-#[cfg(feature = "tower")]
-pub mod tower;
-#[cfg(feature = "tower-sessions")]
-pub mod tower_sessions;
-mod trace;
-mod write;
+mod telemetry;
 
-pub use builder::Builder;
-pub use config::{Coherence, ConflictPolicy, Operation, OutagePolicy, Schema};
+pub use coherence::{Coherence, OutagePolicy, WriteOperation};
 pub use error::{BuildError, Error};
-pub use events::{Events, PresentedKey, Revocation};
-pub use maintenance::SweepPage;
-pub use no_cache::NoCache;
-pub use operations::Written;
-pub use reaper::Reaper;
 pub use runtime::TokioRuntime;
 pub use session::Session;
-pub use stats::Stats;
-pub use store::{CacheHealth, CachedDb, Health, ListedSession};
+pub use store::{
+    Builder, CacheHealth, CachedDb, ConflictPolicy, Health, ListedSession, NoCache, Reaper, Schema,
+    SweepPage, Written,
+};
+pub use telemetry::{Hooks, PresentedKey, Revocation, Stats};
+
+#[cfg(feature = "actix-session")]
+pub use middleware::actix_session;
+#[cfg(feature = "tower")]
+pub use middleware::tower;
+#[cfg(feature = "tower-sessions")]
+pub use middleware::tower_sessions;
 
 pub use session_core;
 pub use session_core::{Expiry, SessionKey, StoredKey, Timestamp};
@@ -99,6 +78,3 @@ pub use db_backends::sqlite::SqlitePersistence;
 #[cfg(all(doctest, feature = "postgres", feature = "redis", feature = "seal"))]
 #[doc = include_str!("../../docs/security.md")]
 struct SecurityDocument;
-
-/// Where a session's own expiry is kept among its data, out of the application's sight. The name is Django's.
-const EXPIRY_KEY: &str = "_session_expiry";

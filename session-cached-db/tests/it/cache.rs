@@ -3,7 +3,7 @@
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
-use session_cached_db::{CacheHealth, CachedDb, Coherence, Error, Operation, OutagePolicy};
+use session_cached_db::{CacheHealth, CachedDb, Coherence, Error, OutagePolicy, WriteOperation};
 use session_core::{CacheProperties, Entry, Expiry, Scope, Stamp};
 
 use crate::common::{
@@ -278,7 +278,8 @@ async fn a_cache_that_keeps_failing_is_left_alone_until_it_answers_a_probe() {
 
 #[tokio::test]
 async fn an_operation_that_is_to_fail_without_the_cache_fails_before_the_database_is_touched() {
-    let policies = [Operation::Save, Operation::Touch, Operation::Rename, Operation::Delete];
+    let policies =
+        [WriteOperation::Save, WriteOperation::Touch, WriteOperation::Rename, WriteOperation::Delete];
     let world = World::shared_with(|builder| {
         policies
             .into_iter()

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::future::join_all;
-use session_cached_db::{Coherence, ConflictPolicy, Error, Events, Session};
+use session_cached_db::{Coherence, ConflictPolicy, Error, Hooks, Session};
 use session_core::bytes::Bytes;
 use session_core::{Codec, CodecError, JsonCodec, Record, SessionData, StoredKey};
 
@@ -256,7 +256,7 @@ async fn the_fence_of_a_lost_settlement_is_taken_away_when_the_cache_answers() {
 #[derive(Debug, Default)]
 struct Panics(AtomicUsize);
 
-impl Events for Panics {
+impl Hooks for Panics {
     fn renewed(&self, _: &StoredKey, _: &StoredKey, _: &Record) {
         assert!(self.0.fetch_add(1, Ordering::Relaxed) > 0, "the first one");
     }
@@ -264,8 +264,7 @@ impl Events for Panics {
 
 #[tokio::test]
 async fn a_write_that_panics_leaves_nothing_behind() {
-    let world =
-        World::shared_with(|builder| builder.events(Panics::default()).breaker_threshold(1_000)).await;
+    let world = World::shared_with(|builder| builder.hooks(Panics::default()).breaker_threshold(1_000)).await;
     let log = Log::listen();
     for is_down in [false, true] {
         let session = world.saved([("x", 1)]).await;

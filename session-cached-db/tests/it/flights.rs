@@ -273,7 +273,7 @@ async fn an_error_is_shared_as_well_and_forgotten() {
 #[tokio::test]
 async fn loads_beyond_the_table_of_flights_go_to_the_database_on_their_own() {
     each_database_with(
-        |builder| builder.flight_capacity(1),
+        |builder| builder.single_flight_capacity(1),
         async |world| {
             let (one, _) = cold(&world).await;
             let (other, _) = cold(&world).await;

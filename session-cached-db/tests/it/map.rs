@@ -199,32 +199,32 @@ async fn clear_keeps_the_expiry_and_the_subject() {
 #[tokio::test]
 async fn a_session_is_empty_while_there_is_nothing_to_keep() {
     let mut session = new_session().await;
-    assert!(session.is_empty());
+    assert!(session.is_unsaved_and_empty());
     session.insert("x", 1).unwrap();
-    assert!(!session.is_empty());
+    assert!(!session.is_unsaved_and_empty());
     session.clear();
-    assert!(session.is_empty());
+    assert!(session.is_unsaved_and_empty());
     // It has a key: there is something stored under it.
     let mut stored = untouched([]).await;
-    assert!(!stored.is_empty());
+    assert!(!stored.is_unsaved_and_empty());
     stored.clear();
-    assert!(!stored.is_empty());
+    assert!(!stored.is_unsaved_and_empty());
 }
 
 #[tokio::test]
 async fn a_session_of_somebody_is_not_empty() {
     let mut session = new_session().await;
     session.set_subject("user-42").unwrap();
-    assert!(!session.is_empty());
+    assert!(!session.is_unsaved_and_empty());
 }
 
 #[tokio::test]
 async fn asking_whether_it_is_empty_is_no_access() {
     let session = untouched([("x", 1)]).await;
-    assert!(!session.is_empty());
+    assert!(!session.is_unsaved_and_empty());
     assert!(!session.accessed());
     let session = new_session().await;
-    assert!(session.is_empty());
+    assert!(session.is_unsaved_and_empty());
     assert!(!session.accessed());
 }
 

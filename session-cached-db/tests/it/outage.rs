@@ -1,6 +1,6 @@
 //! What an outage of the cache looks like: to the caller, in the cache afterwards, and in the events.
 
-use session_cached_db::{Coherence, Error, Operation, OutagePolicy, Session};
+use session_cached_db::{Coherence, Error, OutagePolicy, Session, WriteOperation};
 use session_core::{Cache as _, Outcome, Runtime as _};
 
 use crate::common::{Call, Fault, Log, MINUTE, Moment, SECOND, World, key_of, map, soon, until, values_of};
@@ -17,7 +17,7 @@ async fn looked_after(world: &World, condition: impl Fn() -> bool) {
 #[tokio::test]
 async fn degrade_and_fail_closed_are_chosen_per_operation() {
     let world =
-        World::shared_with(|builder| builder.outage_policy(Operation::Delete, OutagePolicy::FailClosed))
+        World::shared_with(|builder| builder.outage_policy(WriteOperation::Delete, OutagePolicy::FailClosed))
             .await;
     let mut session = world.saved([("x", 1)]).await;
     world.cache.calls.fail_all(Fault::Unreachable);

@@ -162,7 +162,7 @@ async fn opening_an_unknown_key_stores_nothing_and_adopts_nothing() {
         let unknown = "someunknownkey";
         let mut session = world.store.open(unknown).await.unwrap();
         assert!(session.key().is_none());
-        assert!(session.is_empty());
+        assert!(session.is_unsaved_and_empty());
         let stored = world.store.stored_key(&SessionKey::parse(unknown).unwrap()).unwrap();
         assert!(!world.store.exists(&stored).await.unwrap());
         // Not even a note in the cache that there is nothing.

@@ -8,7 +8,7 @@ use session_cached_db::session_core::{
     SealingKeys, Timestamp,
 };
 use session_cached_db::{
-    CachedDb, NoCache, Operation, OutagePolicy, Reaper, Schema, cache_backends, db_backends,
+    CachedDb, NoCache, OutagePolicy, Reaper, Schema, WriteOperation, cache_backends, db_backends,
 };
 
 use crate::args::{Application, Caching, Connection, Format};
@@ -124,9 +124,9 @@ pub(crate) async fn store(
         .max_payload_bytes(max_payload_bytes)
         .cache_timeout(CACHE_PATIENCE)
         // What is to be repaired later would be forgotten when this process ends.
-        .outage_policy(Operation::Delete, OutagePolicy::FailClosed)
-        .outage_policy(Operation::Save, OutagePolicy::FailClosed)
-        .outage_policy(Operation::Rename, OutagePolicy::FailClosed)
+        .outage_policy(WriteOperation::Delete, OutagePolicy::FailClosed)
+        .outage_policy(WriteOperation::Save, OutagePolicy::FailClosed)
+        .outage_policy(WriteOperation::Rename, OutagePolicy::FailClosed)
         .build()
         .await?;
     Ok(store)

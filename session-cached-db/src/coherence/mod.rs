@@ -1,0 +1,160 @@
+//! The driver of the coherence protocol, over the cache alone: no file in this folder knows a database.
+//!
+//! ```text
+//!   load ──► lookup ──► Hit: shown           write ──► fence ──► (the caller's statement) ──► finish
+//!               │                                        │                                      │
+//!               ├────► Leased: the caller reads          │ no answer                            │ no answer
+//!               │      the database, then fill           ▼                                      ▼
+//!               └────► Bypass: the caller only reads   repair queue ◄───────────────────────────┘
+//! ```
+//!
+//! The transitions themselves are pure functions in [`session_core::protocol`]. `docs/coherence.md` explains them.
+
+mod backoff;
+mod breaker;
+mod fence;
+mod guard;
+mod lease;
+mod lookup;
+#[cfg(feature = "__simulation")]
+mod mutants;
+mod repair;
+mod repair_task;
+mod settings;
+mod write;
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use session_core::{
+    Cache, Entry, Record, Runtime, Stamp, State, StoredKey, Timestamp, Token, Value, protocol,
+};
+
+use self::guard::{CacheGuard, Gate};
+use self::repair::Repairs;
+use crate::runtime::Tasks;
+use crate::telemetry::Telemetry;
+use crate::telemetry::metrics::Labels;
+
+pub(crate) use self::lookup::{Loaded, Lookup};
+pub(crate) use self::repair::Repair;
+pub(crate) use self::settings::CoherenceSettings;
+pub use self::settings::{Coherence, OutagePolicy, WriteOperation};
+pub(crate) use self::write::FencedWrite;
+
+/// A cache that never lies: every entry is read and written by the coherence protocol.
+#[derive(Debug)]
+pub(crate) struct CoherentCache<C> {
+    cache: CacheGuard<C>,
+    settings: CoherenceSettings,
+    repairs: Arc<Repairs>,
+    repair_turns: Weak<dyn RepairTurns>,
+    tasks: Arc<Tasks>,
+    runtime: Arc<dyn Runtime>,
+    telemetry: Arc<Telemetry>,
+}
+
+/// The write queues, in which repairs wait for their turn like the writes of their keys.
+pub(crate) trait RepairTurns: Send + Sync {
+    /// Queues `repair`. When its turn has come, it is passed to [`CoherentCache::repair`].
+    fn queue_repair(self: Arc<Self>, repair: Repair);
+}
+
+/// The answer of the cache to a [ping](CoherentCache::ping).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reachable {
+    All,
+    Some,
+    None,
+}
+
+impl<C: Cache> CoherentCache<C> {
+    pub(crate) fn new(
+        cache: C,
+        settings: CoherenceSettings,
+        repair_turns: Weak<dyn RepairTurns>,
+        tasks: Arc<Tasks>,
+        runtime: Arc<dyn Runtime>,
+        telemetry: Arc<Telemetry>,
+        labels: &Labels,
+    ) -> Self {
+        Self {
+            cache: CacheGuard::new(
+                cache,
+                settings.cache_timeout,
+                settings.breaker_threshold,
+                Arc::clone(&runtime),
+                Arc::clone(&telemetry),
+                labels,
+            ),
+            repairs: Arc::new(Repairs::new(settings.repair_capacity, labels)),
+            settings,
+            repair_turns,
+            tasks,
+            runtime,
+            telemetry,
+        }
+    }
+
+    /// Asks the cache whether it answers, even if its breaker is open.
+    pub(crate) async fn ping(&self) -> Reachable {
+        let answers = self.cache.get(&StoredKey::PROBE, Gate::Probe).await.is_ok();
+        match (answers, self.cache.is_any_open()) {
+            (true, false) => Reachable::All,
+            _ if self.cache.is_all_open() || !answers && !self.cache.has_others() => Reachable::None,
+            _ => Reachable::Some,
+        }
+    }
+
+    /// Returns `record`, which the database had at `made_at`, as this store caches it under `key`. Returns `None` if it is
+    /// larger than the cache takes.
+    pub(crate) fn value(&self, key: &StoredKey, record: &Arc<Record>, made_at: Timestamp) -> Option<Value> {
+        let value = Value { record: Arc::clone(record), made_at, store: self.settings.store_id };
+        let state = State::Value(value);
+        let len = Stamp::LEN + state.encoded_len(key);
+        match state {
+            State::Value(value) if len <= self.cache.properties().max_entry_bytes => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Returns the entry of `value` under a new stamp, and its TTL.
+    fn value_entry(&self, value: Value) -> (Entry, Duration) {
+        let ttl = protocol::value_ttl(&value, self.runtime.now(), self.settings.max_cache_age);
+        (Entry::value(self.stamp(), value), ttl)
+    }
+
+    /// Returns how far the clocks of other nodes may be off.
+    fn slack(&self) -> Duration {
+        if mutant!(NeverPruned) { Duration::MAX } else { self.settings.clock_slack }
+    }
+
+    fn token(&self) -> Token {
+        Token(self.runtime.random_u64())
+    }
+
+    fn stamp(&self) -> Stamp {
+        Stamp(self.runtime.random_u64())
+    }
+}
+
+#[cfg(feature = "__simulation")]
+impl<C: Cache> CoherentCache<C> {
+    pub(crate) fn store_id(&self) -> session_core::StoreId {
+        self.settings.store_id
+    }
+
+    pub(crate) fn is_breaker_open(&self) -> bool {
+        self.cache.is_any_open()
+    }
+
+    pub(crate) fn awaits_repair(&self, key: &StoredKey) -> bool {
+        self.repairs.holds(key)
+    }
+
+    /// Returns a digest of repairs and breakers, if at most `failures_left` more cache calls can fail.
+    pub(crate) fn digest(&self, failures_left: u32) -> impl std::hash::Hash + use<C> {
+        use crate::simulation::digest_of;
+        (digest_of(self.repairs.digest()), self.cache.digest(failures_left))
+    }
+}

@@ -1,0 +1,187 @@
+use std::pin::Pin;
+use std::sync::Arc;
+
+use session_core::{Cache, Entry, Outcome, Stamp, StoredKey, Timestamp, Token, Value};
+
+use super::fence::{ConfirmedFence, NotFenced};
+use super::{Coherence, CoherentCache, OutagePolicy, WriteOperation};
+use crate::Error;
+
+/// The maximum number of times that a write renews a fence which has nearly expired by the time the cache confirms it.
+const MAX_RENEWALS: u32 = 8;
+
+/// One write of one key, from its fence to its settlement.
+///
+/// Must be driven by a detached task: a write that is dropped in the middle leaves its fence until the deadline.
+pub(crate) struct FencedWrite<'a, C: Cache> {
+    cache: &'a Arc<CoherentCache<C>>,
+    operation: WriteOperation,
+    key: StoredKey,
+    protection: Protection,
+    /// When the write gives up getting ahead of writers in other processes.
+    deadline: Timestamp,
+    /// A statement may still commit after its client has given up.
+    is_unknown: bool,
+}
+
+/// The reason why no reader elsewhere is shown the replaced value.
+enum Protection {
+    /// Our confirmed fence.
+    Fence(ConfirmedFence),
+    /// None, because the cache did not answer. The key is in the repair queue, in the name of this token.
+    Repair(Token),
+    /// None any more: the write is over.
+    Ended,
+}
+
+impl<'a, C: Cache> FencedWrite<'a, C> {
+    /// Fences `key`. `seen` is the stamp of the value that the cache held when the session was loaded.
+    pub(crate) async fn begin(
+        cache: &'a Arc<CoherentCache<C>>,
+        operation: WriteOperation,
+        key: StoredKey,
+        seen: Option<Stamp>,
+    ) -> Result<Self, Error> {
+        // The entry seen was a value. A fence replaces a value as it does a lease.
+        let known = seen.map(Entry::lease);
+        let deadline = cache.runtime.now() + cache.settings.write_timeout;
+        let protection = cache.protect(operation, &key, known, deadline).await?;
+        Ok(Self { cache, operation, key, protection, deadline, is_unknown: false })
+    }
+
+    /// Returns `true` if a statement may be tried again after so many conflicts with other processes. Waits a while before
+    /// it returns.
+    pub(crate) async fn may_try_again(&self, conflicts: u32) -> bool {
+        self.cache.may_try(conflicts, self.deadline).await && self.cache.runtime.now() < self.deadline
+    }
+
+    pub(crate) const fn key(&self) -> &StoredKey {
+        &self.key
+    }
+
+    /// Runs one statement within the protection of the fence. Another one may follow only if the one before had no effect.
+    ///
+    /// The statement stays where its caller has pinned it: it is large, and every function that it is moved into would have
+    /// room for it twice.
+    pub(crate) async fn statement<T>(
+        &mut self,
+        statement: Pin<&mut (impl Future<Output = Result<T, Error>> + Send)>,
+    ) -> Result<T, Error> {
+        if !self.is_fenced_long_enough() {
+            // Boxed because it is rare: the future of every write would have room for it.
+            Box::pin(self.renew_fence()).await?;
+        }
+        let result = statement.await;
+        self.is_unknown |= result.as_ref().is_err_and(|error| error.outcome() == Outcome::Unknown);
+        result
+    }
+
+    /// Returns `true` if a statement that is sent now cannot outlive the fence. Without a fence there is nothing to outlive.
+    fn is_fenced_long_enough(&self) -> bool {
+        let Protection::Fence(fence) = &self.protection else { return true };
+        let latest_commit = self.cache.runtime.now() + self.cache.settings.longest_statement;
+        latest_commit <= fence.deadline || mutant!(WritePastDeadline)
+    }
+
+    /// Places another fence as long as a statement that is sent now could outlive the present one.
+    async fn renew_fence(&mut self) -> Result<(), Error> {
+        let cache = self.cache;
+        for _ in 0..MAX_RENEWALS {
+            let Protection::Fence(placed) = &self.protection else { return Ok(()) };
+            let mut known = placed.fence.clone();
+            known.holders.retain(|holder| holder.token != placed.token);
+            let known = Some(Entry::fence(placed.stamp, known));
+            self.protection = cache.protect(self.operation, &self.key, known, self.deadline).await?;
+            // This answer, too, may have come so late that the new fence has nearly expired.
+            if self.is_fenced_long_enough() {
+                return Ok(());
+            }
+        }
+        self.protection = cache.degrade(self.operation, &self.key, cache.token())?;
+        Ok(())
+    }
+
+    /// Ends the write: removes the fence, and publishes `publish` in its place if that is possible. Returns the stamp under
+    /// which it is published, and how far caches can be trusted.
+    pub(crate) async fn finish(mut self, publish: Option<Value>) -> (Option<Stamp>, Coherence) {
+        let cache = self.cache;
+        match std::mem::replace(&mut self.protection, Protection::Ended) {
+            Protection::Fence(fence) => {
+                cache.telemetry.counters.fenced_writes.bump();
+                if self.is_unknown && !mutant!(SettledOnUnknown) {
+                    // The fence stays: the statement may still commit.
+                    return (None, Coherence::Coherent);
+                }
+                (self.remove_fence(fence, publish).await, Coherence::Coherent)
+            }
+            Protection::Repair(token) => {
+                cache.telemetry.counters.degraded_writes.bump();
+                mutant!(DegradedPublishes => return cache.publish_anyway(&self.key, token, publish).await);
+                let unknown_until =
+                    self.is_unknown.then(|| cache.runtime.now() + cache.settings.longest_statement);
+                cache.finish_unfenced(&self.key, token, unknown_until);
+                cache.tend();
+                (None, Coherence::Degraded)
+            }
+            Protection::Ended => (None, Coherence::Coherent),
+        }
+    }
+
+    async fn remove_fence(&self, placed: ConfirmedFence, publish: Option<Value>) -> Option<Stamp> {
+        let cache = self.cache;
+        let ConfirmedFence { token, stamp, fence, deadline } = placed;
+        let publish = publish.map(|value| (stamp, value));
+        let until = cache.runtime.now() + cache.settings.write_timeout;
+        let settling = cache.settle(&self.key, token, publish, Some(Entry::fence(stamp, fence)), until);
+        settling.await.unwrap_or_else(|error| {
+            // Until the fence is removed, or ends at its deadline, the key is read from the database.
+            tracing::debug!(target: "session_cached_db", event = "settle_lost", session = %cache.telemetry.log_id(&self.key), %error);
+            cache.repairs.add_fenced(&self.key, token, deadline + cache.settings.clock_slack);
+            cache.tend();
+            None
+        })
+    }
+}
+
+/// A write that ends in the middle, by a panic for instance, may still commit.
+impl<C: Cache> Drop for FencedWrite<'_, C> {
+    fn drop(&mut self) {
+        if let Protection::Repair(token) = self.protection {
+            let unknown_until = self.cache.runtime.now() + self.cache.settings.longest_statement;
+            self.cache.finish_unfenced(&self.key, token, Some(unknown_until));
+        }
+    }
+}
+
+impl<C: Cache> CoherentCache<C> {
+    /// Fences `key`, where `known` was last, or follows the outage policy.
+    async fn protect(
+        self: &Arc<Self>,
+        operation: WriteOperation,
+        key: &StoredKey,
+        known: Option<Entry>,
+        deadline: Timestamp,
+    ) -> Result<Protection, Error> {
+        match self.place_fence(key, known, deadline).await {
+            Ok(fence) => Ok(Protection::Fence(fence)),
+            Err(NotFenced::OutOfTime) => Err(Error::Busy),
+            Err(NotFenced::NoAnswer(token)) => {
+                self.tend();
+                self.degrade(operation, key, token)
+            }
+        }
+    }
+
+    /// Follows the outage policy for a write of `key` that cannot be fenced.
+    fn degrade(&self, operation: WriteOperation, key: &StoredKey, token: Token) -> Result<Protection, Error> {
+        match self.settings.outage_policy(operation) {
+            OutagePolicy::FailClosed => Err(Error::CacheUnavailable),
+            OutagePolicy::Degrade => {
+                tracing::warn!(target: "session_cached_db", event = "degraded_write", ?operation, session = %self.telemetry.log_id(key),
+                    "a session is written while the cache does not answer; its entry is repaired later");
+                self.repairs.begin(key, token);
+                Ok(Protection::Repair(token))
+            }
+        }
+    }
+}

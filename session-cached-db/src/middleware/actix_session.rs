@@ -1,0 +1,179 @@
+//! A store for the middleware of [actix-session].
+//!
+//! With the feature `actix-session`, a [`CachedDb`] is a [`SessionStore`] of actix-session, which knows no versions. What
+//! is lost by that:
+//!
+//! | | with this crate's [`Session`] | with actix-session |
+//! |---|---|---|
+//! | two requests change different keys of a session at the same time | both win | the later save wins, with all its values |
+//! | the key changes at a login | one statement | `renew` deletes the old session and then adds a new one: what fails in between loses the session, and a logout in another request does not stop it |
+//! | "log out everywhere", a list of one's sessions | [`set_subject`](crate::Session::set_subject) | sessions belong to nobody |
+//! | a response of 500 or more | does not save, with the layer of [`tower`](crate::tower) | saves, unless the handler returned an error |
+//! | a request that does not use its session | costs nothing | loads it |
+//!
+//! What is not lost: caches never show what a save or a logout has replaced; many readers of one session cost one read
+//! of the database; a cache that is slow or down fails no request; and no session comes back. An update of one that was
+//! deleted or has expired is an error, which the middleware answers with 500. (Its own Redis store makes a new session
+//! of it.)
+//!
+//! # Behavior
+//!
+//! - A session lives for the `ttl` of its last update; the store's
+//!   [`absolute_timeout`](crate::Builder::absolute_timeout) ends it earlier.
+//! - Under `TtlExtensionPolicy::OnEveryRequest`, reading prolongs it, but that is written to the database once per
+//!   [`touch_interval`](crate::Builder::touch_interval) only.
+//! - Cookies are not adopted: a key that was not made here opens nothing, and costs no I/O if it is malformed.
+//! - Payloads that cannot be read are no session, and an event; the row is left alone.
+//! - Under [`ConflictPolicy::Reject`](crate::ConflictPolicy::Reject), an update fails that changes what another one has
+//!   changed while it was running.
+//!
+//! # A complete program
+//!
+//! ```no_run
+//! # #[cfg(all(feature = "moka", feature = "sqlite"))]
+//! # mod program {
+//! use std::error::Error;
+//!
+//! use actix_session::{Session, SessionMiddleware};
+//! use actix_web::{App, HttpServer, cookie::Key, error::ErrorInternalServerError, web};
+//! use session_cached_db::{CachedDb, MokaCache, SqlitePersistence};
+//!
+//! #[actix_web::main]
+//! # pub
+//! async fn main() -> Result<(), Box<dyn Error>> {
+//!     let cache = MokaCache::builder().max_bytes(64 << 20).build();
+//!     let db = SqlitePersistence::connect("sqlite://sessions.db").await?;
+//!     let store = CachedDb::builder(cache, db).sole_process().build().await?;
+//!
+//!     let key = Key::generate(); // keep yours, or cookies end with the program
+//!     let sessions = store.clone();
+//!     let app = move || {
+//!         let sessions = SessionMiddleware::new(sessions.clone(), key.clone());
+//!         App::new().wrap(sessions).route("/", web::get().to(visit))
+//!     };
+//!     HttpServer::new(app).bind("127.0.0.1:3000")?.run().await?;
+//!     store.close().await;
+//!     Ok(())
+//! }
+//!
+//! async fn visit(session: Session) -> actix_web::Result<String> {
+//!     let visits = session.get::<u32>("visits").map_err(ErrorInternalServerError)?.unwrap_or(0) + 1;
+//!     session.insert("visits", visits).map_err(ErrorInternalServerError)?;
+//!     Ok(format!("visit number {visits}"))
+//! }
+//! # }
+//! ```
+//!
+//! [actix-session]: https://docs.rs/actix-session
+
+use std::collections::HashMap;
+
+use actix_session::storage::{LoadError, SaveError, SessionKey as ActixKey, SessionStore, UpdateError};
+use serde_json::value::RawValue;
+use session_core::{Cache, Expiry, Persistence, SessionKey};
+
+use super::adapter;
+use crate::{CachedDb, Error, Session};
+
+/// Every value as the text of its JSON.
+type State = HashMap<String, String>;
+
+impl<C: Cache, P: Persistence> SessionStore for CachedDb<C, P> {
+    async fn load(&self, key: &ActixKey) -> Result<Option<State>, LoadError> {
+        let session = self.find(key).await.map_err(|error| LoadError::Other(error.into()))?;
+        let state =
+            |session: Session| session.iter().map(|(key, json)| (key.to_owned(), json.to_owned())).collect();
+        Ok(session.map(state))
+    }
+
+    async fn save(&self, state: State, ttl: &time::Duration) -> Result<ActixKey, SaveError> {
+        self.add(state, *ttl).await.map_err(|error| match is_of_the_state(&error) {
+            true => SaveError::Serialization(error.into()),
+            false => SaveError::Other(error.into()),
+        })
+    }
+
+    /// Replaces what a session holds. An error if it was deleted or has expired.
+    async fn update(
+        &self,
+        key: ActixKey,
+        state: State,
+        ttl: &time::Duration,
+    ) -> Result<ActixKey, UpdateError> {
+        match self.replace(&key, state, *ttl).await {
+            Ok(()) => Ok(key),
+            Err(error) if is_of_the_state(&error) => Err(UpdateError::Serialization(error.into())),
+            Err(error) => Err(UpdateError::Other(error.into())),
+        }
+    }
+
+    /// Notes that a session is in use. If it was ended meanwhile, there is nothing to note.
+    async fn update_ttl(&self, key: &ActixKey, ttl: &time::Duration) -> Result<(), anyhow::Error> {
+        let Some(mut session) = self.find(key).await? else { return Ok(()) };
+        let expiry = expiry_of(*ttl);
+        let written = if session.expiry() == Some(expiry) {
+            session.touch().await
+        } else {
+            session.set_expiry(expiry);
+            session.save().await
+        };
+        match written {
+            Ok(_) | Err(Error::SessionGone) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Ends a session, everywhere and for good.
+    async fn delete(&self, key: &ActixKey) -> Result<(), anyhow::Error> {
+        let key = SessionKey::parse(key.as_ref()).and_then(|key| self.stored_key(&key));
+        if let Ok(key) = key {
+            self.revoke(&key).await?;
+        }
+        Ok(())
+    }
+}
+
+impl<C: Cache, P: Persistence> CachedDb<C, P> {
+    async fn find(&self, key: &ActixKey) -> Result<Option<Session>, Error> {
+        let session = self.open(key.as_ref()).await?;
+        Ok(Some(session).filter(|session| session.key().is_some()))
+    }
+
+    async fn add(&self, state: State, ttl: time::Duration) -> Result<ActixKey, Error> {
+        let mut session = self.new_session();
+        fill(&mut session, state, ttl)?;
+        session.create().await?;
+        let key = session.key().ok_or(Error::SessionGone)?.expose().to_owned();
+        // It is far shorter than actix-session allows.
+        key.try_into().map_err(|_| Error::AlreadyExists)
+    }
+
+    async fn replace(&self, key: &ActixKey, state: State, ttl: time::Duration) -> Result<(), Error> {
+        let mut session = self.find(key).await?.ok_or(Error::SessionGone)?;
+        fill(&mut session, state, ttl)?;
+        session.save().await.map(drop)
+    }
+}
+
+fn fill(session: &mut Session, state: State, ttl: time::Duration) -> Result<(), Error> {
+    let json = |(key, json): (String, String)| match RawValue::from_string(json) {
+        Ok(json) => Ok((key, json)),
+        Err(error) => Err(Error::Serialize { key, source: error.into() }),
+    };
+    let values = state.into_iter().map(json).collect::<Result<HashMap<_, _>, _>>()?;
+    adapter::replace(session, &values, |stored, value| stored == value.get())?;
+    let expiry = expiry_of(ttl);
+    if session.expiry() != Some(expiry) {
+        session.set_expiry(expiry);
+    }
+    Ok(())
+}
+
+fn expiry_of(ttl: time::Duration) -> Expiry {
+    Expiry::After(ttl.try_into().unwrap_or_default())
+}
+
+/// Whether it is what the application has put there that cannot be stored.
+fn is_of_the_state(error: &Error) -> bool {
+    matches!(error, Error::Serialize { .. } | Error::Unencodable(_) | Error::ReservedKey { .. })
+}

@@ -1,0 +1,151 @@
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use http::HeaderValue;
+use session_core::{SessionKey, Timestamp};
+use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard, OnceCell};
+
+use super::cookie::Presented;
+use super::settings::Settings;
+use crate::{Error, Session};
+
+/// The session of one request. Cheap to clone; clones, and all that a request's extractors get, are the same session.
+///
+/// [`SessionLayer`](super::SessionLayer) puts it into the request's extensions. With the feature `axum` it is an
+/// extractor as well.
+#[derive(Clone)]
+pub struct SessionHandle {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    settings: Arc<Settings>,
+    presented: Presented,
+    is_used: AtomicBool,
+    opened: OnceCell<Mutex<Opened>>,
+}
+
+struct Opened {
+    session: Session,
+    /// What [`mark`] gave when it was opened.
+    mark: Mark,
+}
+
+/// By what it is told that a session was written: its key, and when it was last used.
+type Mark = (Option<SessionKey>, Option<Timestamp>);
+
+/// A [`Session`] that nobody else in this request can use until this is dropped.
+#[derive(Debug)]
+pub struct SessionGuard<'a>(MappedMutexGuard<'a, Session>);
+
+impl SessionHandle {
+    pub(super) fn new(settings: Arc<Settings>, presented: Presented) -> Self {
+        let is_used = AtomicBool::new(false);
+        Self { shared: Arc::new(Shared { settings, presented, is_used, opened: OnceCell::new() }) }
+    }
+
+    /// The session, for this caller alone. The first call in a request opens it; without a cookie that could be a key,
+    /// that asks nobody.
+    ///
+    /// Whoever calls this again while holding a guard waits for himself, forever: pass the guard on, or drop it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Database`] when the database does not answer. The next call tries again.
+    ///
+    /// # Cancel safety
+    ///
+    /// Can be dropped at any time.
+    pub async fn lock(&self) -> Result<SessionGuard<'_>, Error> {
+        self.shared.is_used.store(true, Ordering::Relaxed);
+        let opened = self.shared.opened.get_or_try_init(|| self.open()).await?;
+        Ok(SessionGuard(MutexGuard::map(opened.lock().await, |opened| &mut opened.session)))
+    }
+
+    async fn open(&self) -> Result<Mutex<Opened>, Error> {
+        let key = match &self.shared.presented {
+            Presented::Key(key) => Some(key.clone()),
+            Presented::Nothing | Presented::Rejected => None,
+        };
+        let session = Arc::clone(&self.shared.settings.store).open(key).await?;
+        let mark = mark(&session);
+        Ok(Mutex::new(Opened { session, mark }))
+    }
+
+    /// Whether the response depends on the session.
+    pub(super) fn is_used(&self) -> bool {
+        self.shared.is_used.load(Ordering::Relaxed)
+    }
+
+    /// Stores what has changed, if it `is_to_be_stored`, and tells what becomes of the cookie.
+    pub(super) async fn finish(&self, is_to_be_stored: bool) -> Finished {
+        let Shared { settings, presented, opened, .. } = &*self.shared;
+        let Some(opened) = opened.get() else { return Finished::default() };
+        let mut opened = opened.lock().await;
+        let Opened { session, mark: mark_before } = &mut *opened;
+
+        let mut failure = None;
+        if is_to_be_stored && !session.is_unsaved_and_empty() {
+            if session.modified() {
+                failure = session.save().await.err();
+            } else if settings.is_touching {
+                note_use(session).await;
+            }
+        }
+        let cookie = match session.key() {
+            None if session.is_unsaved_and_empty() && *presented != Presented::Nothing => {
+                settings.cookie.removal()
+            }
+            Some(key) if mark(session) != *mark_before => {
+                let max_age = (!session.expires_at_browser_close()).then(|| session.expiry_age());
+                settings.cookie.issue(key, max_age)
+            }
+            // Also when the session was found to be gone: the client may have got another cookie since, by a new login.
+            _ => None,
+        };
+        Finished { cookie, failure }
+    }
+}
+
+impl Deref for SessionGuard<'_> {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.0
+    }
+}
+
+impl DerefMut for SessionGuard<'_> {
+    fn deref_mut(&mut self) -> &mut Session {
+        &mut self.0
+    }
+}
+
+/// What the end of a request asks of its response.
+#[derive(Default)]
+pub(super) struct Finished {
+    pub(super) cookie: Option<HeaderValue>,
+    pub(super) failure: Option<Error>,
+}
+
+fn mark(session: &Session) -> Mark {
+    (session.key().cloned(), session.last_seen_at())
+}
+
+/// Nothing that the client asked for depends on this, so its failure fails no request.
+async fn note_use(session: &mut Session) {
+    match session.touch().await {
+        Ok(_) | Err(Error::SessionGone) => {}
+        Err(error) => tracing::warn!(target: "session_cached_db", event = "touch_failed", %error,
+            "that a session is in use could not be noted; it may end earlier than it should"),
+    }
+}
+
+/// Shows neither the key nor the contents.
+impl fmt::Debug for SessionHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionHandle").field("is_used", &self.is_used()).finish_non_exhaustive()
+    }
+}

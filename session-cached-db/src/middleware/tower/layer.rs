@@ -1,0 +1,144 @@
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, header};
+use session_core::{Cache, Persistence};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::cookie::{InvalidCookie, SessionCookie};
+use super::handle::SessionHandle;
+use super::response::{self, SessionFailure};
+use super::settings::Settings;
+use crate::CachedDb;
+
+/// Gives every request a [`SessionHandle`], and sees to storage, cookie and caches afterwards.
+///
+/// # Behavior
+///
+/// - Nothing is loaded before the session is used, that is, before [`SessionHandle::lock`]. A request that does not use
+///   it costs no I/O, and its response is left as it is.
+/// - A cookie that is no key opens a new session and costs no I/O. What a client presents is never adopted as a key.
+/// - After the response is made, and before it is sent, a session that was modified is saved; but not after a response
+///   of 500 or more, nor after one that was made of an [`Error`](crate::Error). What a handler has saved by itself stays.
+/// - A session without anything in it gets no row and no cookie.
+/// - The cookie is sent when the session was written: with `Max-Age` as the session's
+///   [`expiry_age`](crate::Session::expiry_age), or without, if it is to end with the browser. It is removed when the
+///   session that it stands for is gone.
+/// - `Vary: Cookie` is added whenever the session was used, whatever came of it.
+/// - A session that was used and not modified is [touched](crate::Session::touch), at most once per
+///   [`touch_interval`](crate::Builder::touch_interval); see [`touch`](Self::touch).
+/// - If the session cannot be saved, the response is replaced by one that says so, with the
+///   [`Error`](crate::Error) in a [`SessionFailure`](super::SessionFailure) among its extensions: 400 if the session was
+///   ended while the request was handled, 409 for a conflict, 503 when the store cannot work now, otherwise 500.
+///
+/// Changes that are made later than that, by a task that outlives the handler or by a body that is streamed, are not
+/// saved unless they save themselves.
+///
+/// The body of responses must be `From<Bytes>`, as axum's is, and `http_body_util::Full<Bytes>`.
+#[derive(Clone, Debug)]
+pub struct SessionLayer {
+    settings: Arc<Settings>,
+}
+
+impl SessionLayer {
+    /// A layer over `store`, with the [default cookie](SessionCookie).
+    #[must_use]
+    pub fn new<C: Cache, P: Persistence>(store: CachedDb<C, P>) -> Self {
+        let store = store.inner;
+        Self { settings: Arc::new(Settings { store, cookie: SessionCookie::default(), is_touching: true }) }
+    }
+
+    /// The same with another cookie.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidCookie`] for one that browsers would refuse.
+    pub fn with_cookie(mut self, cookie: SessionCookie) -> Result<Self, InvalidCookie> {
+        cookie.check()?;
+        Arc::make_mut(&mut self.settings).cookie = cookie;
+        Ok(self)
+    }
+
+    /// Whether using a session without changing it prolongs its life. By default so. Otherwise a sliding expiry counts
+    /// from the last save, as in Django.
+    #[must_use]
+    pub fn touch(mut self, is_touching: bool) -> Self {
+        Arc::make_mut(&mut self.settings).is_touching = is_touching;
+        self
+    }
+}
+
+impl<S> Layer<S> for SessionLayer {
+    type Service = SessionService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        SessionService { inner, settings: Arc::clone(&self.settings) }
+    }
+}
+
+/// What [`SessionLayer`] makes of a service.
+#[derive(Clone)]
+pub struct SessionService<S> {
+    inner: S,
+    settings: Arc<Settings>,
+}
+
+impl<S, RequestBody, ResponseBody> Service<Request<RequestBody>> for SessionService<S>
+where
+    S: Service<Request<RequestBody>, Response = Response<ResponseBody>>,
+    S::Future: Send + 'static,
+    ResponseBody: From<Bytes> + Send + 'static,
+{
+    type Response = Response<ResponseBody>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<RequestBody>) -> Self::Future {
+        let presented = self.settings.cookie.read(request.headers());
+        let handle = SessionHandle::new(Arc::clone(&self.settings), presented);
+        request.extensions_mut().insert(handle.clone());
+        let response = self.inner.call(request);
+        Box::pin(async move {
+            let mut response = response.await?;
+            if !handle.is_used() {
+                return Ok(response);
+            }
+            let has_failed = response.extensions().get::<SessionFailure>().is_some();
+            let finished = handle.finish(!has_failed && !response.status().is_server_error()).await;
+            if let Some(error) = finished.failure {
+                response = response::of(error);
+            }
+            if let Some(cookie) = finished.cookie {
+                response.headers_mut().append(header::SET_COOKIE, cookie);
+            }
+            vary_by_cookie(response.headers_mut());
+            Ok(response)
+        })
+    }
+}
+
+/// So that no cache between client and server gives one client's page, or cookie, to another.
+fn vary_by_cookie(headers: &mut HeaderMap) {
+    let lines = headers.get_all(header::VARY).iter().filter_map(|line| line.to_str().ok());
+    let mut names = lines.flat_map(|line| line.split(',')).map(str::trim);
+    if !names.any(|name| name == "*" || name.eq_ignore_ascii_case("cookie")) {
+        headers.append(header::VARY, HeaderValue::from_static("Cookie"));
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for SessionService<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionService")
+            .field("inner", &self.inner)
+            .field("settings", &self.settings)
+            .finish()
+    }
+}

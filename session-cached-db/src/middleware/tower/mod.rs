@@ -1,0 +1,51 @@
+//! Sessions for services of [tower], and with the feature `axum` for axum.
+//!
+//! ```
+//! # #[cfg(all(feature = "axum", feature = "moka", feature = "sqlite"))]
+//! # mod example {
+//! use axum::{Router, routing::get};
+//! use session_cached_db::tower::{SessionHandle, SessionLayer};
+//! use session_cached_db::{CachedDb, Error, MokaCache, SqlitePersistence};
+//!
+//! # pub
+//! async fn app() -> Result<Router, Box<dyn std::error::Error>> {
+//!     let cache = MokaCache::builder().max_bytes(64 << 20).build();
+//!     let db = SqlitePersistence::connect("sqlite://sessions.db").await?;
+//!     let store = CachedDb::builder(cache, db).sole_process().build().await?;
+//!     Ok(Router::new().route("/", get(visit)).layer(SessionLayer::new(store)))
+//! }
+//!
+//! async fn visit(session: SessionHandle) -> Result<String, Error> {
+//!     let mut session = session.lock().await?; // loads it, if the client has one
+//!     let visits = session.modify("visits", |visits: &mut u32| {
+//!         *visits += 1;
+//!         *visits
+//!     })?;
+//!     Ok(format!("visit number {visits}")) // it is saved, and the cookie is set, after this
+//! }
+//! # }
+//! ```
+//!
+//! A handler locks the [`SessionHandle`] and has the [`Session`](crate::Session) with all that it can do: versions, the
+//! merge of what two requests changed at the same time, [`cycle_key`](crate::Session::cycle_key) for logging in,
+//! [`flush`](crate::Session::flush) for logging out. What happens around the handler is told at [`SessionLayer`].
+//!
+//! [tower]: https://docs.rs/tower
+
+#[cfg(feature = "axum")]
+mod axum;
+mod cookie;
+mod handle;
+mod layer;
+mod response;
+mod settings;
+
+#[cfg(feature = "axum")]
+pub use self::axum::MissingSessionLayer;
+pub use self::cookie::{InvalidCookie, SessionCookie};
+pub use self::handle::{SessionGuard, SessionHandle};
+pub use self::layer::{SessionLayer, SessionService};
+pub use self::response::SessionFailure;
+#[cfg(any(feature = "private-cookies", feature = "signed-cookies"))]
+pub use ::cookie::Key;
+pub use ::cookie::SameSite;

@@ -1,0 +1,184 @@
+//! A store for the middleware of [tower-sessions].
+//!
+//! With the feature `tower-sessions`, a [`CachedDb`] is a [`SessionStore`] of tower-sessions. For a program that begins
+//! anew, [`tower`](crate::tower) is the better choice, because tower-sessions knows no versions:
+//!
+//! | | with this crate's own layer | with tower-sessions |
+//! |---|---|---|
+//! | two requests change different keys of a session at the same time | both win | the later save wins, with all its values |
+//! | the key changes at a login | one statement | the old session is deleted when `cycle_id` is called, the new one is written when it is saved: what fails in between loses the session, and a logout in between does not stop it |
+//! | "log out everywhere", a list of one's sessions | [`set_subject`](crate::Session::set_subject) | sessions belong to nobody |
+//! | values that nobody touched, but written by others in a form of their own | stay byte for byte | stay so, unless they change |
+//!
+//! What is not lost: caches never show what a save or a logout has replaced; many readers of one session cost one read
+//! of the database; a cache that is slow or down fails no request; and no session comes back. A save of one that was
+//! deleted or has expired is an error, which the middleware answers with 500.
+//!
+//! # Behavior
+//!
+//! - A session ends at the `expiry_date` that its last save said; the store's
+//!   [`absolute_timeout`](crate::Builder::absolute_timeout) ends it earlier.
+//! - Reading is no use: a sliding expiry counts from the last save, or the middleware is told to
+//!   [always save](https://docs.rs/tower-sessions/latest/tower_sessions/service/struct.SessionManagerLayer.html#method.with_always_save).
+//! - Payloads that cannot be read are no session, and an event; the row is left alone.
+//! - Under [`ConflictPolicy::Reject`](crate::ConflictPolicy::Reject), a save fails that changes what another one has changed
+//!   while it was running.
+//! - Ids have 128 random bits. The database holds a hash of them, as of all keys.
+//!
+//! # A complete program
+//!
+//! ```no_run
+//! # #[cfg(all(feature = "moka", feature = "sqlite"))]
+//! # mod program {
+//! use std::error::Error;
+//!
+//! use axum::{Router, http::StatusCode, routing::get};
+//! use session_cached_db::{CachedDb, MokaCache, SqlitePersistence};
+//! use tower_sessions::{Session, SessionManagerLayer};
+//!
+//! #[tokio::main]
+//! # pub
+//! async fn main() -> Result<(), Box<dyn Error>> {
+//!     let cache = MokaCache::builder().max_bytes(64 << 20).build();
+//!     let db = SqlitePersistence::connect("sqlite://sessions.db").await?;
+//!     let store = CachedDb::builder(cache, db).sole_process().build().await?;
+//!
+//!     let sessions = SessionManagerLayer::new(store.clone()).with_name("__Host-session");
+//!     let app = Router::new().route("/", get(visit)).layer(sessions);
+//!     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+//!     axum::serve(listener, app).await?;
+//!     store.close().await;
+//!     Ok(())
+//! }
+//!
+//! async fn visit(session: Session) -> Result<String, StatusCode> {
+//!     let failed = |_| StatusCode::INTERNAL_SERVER_ERROR;
+//!     let visits: u32 = session.get("visits").await.map_err(failed)?.unwrap_or(0) + 1;
+//!     session.insert("visits", visits).await.map_err(failed)?;
+//!     Ok(format!("visit number {visits}"))
+//! }
+//! # }
+//! ```
+//!
+//! [tower-sessions]: https://docs.rs/tower-sessions
+
+use async_trait::async_trait;
+use session_core::{Cache, Expiry, Persistence, SessionData, SessionKey, StoredKey, Timestamp};
+use time::OffsetDateTime;
+use tower_sessions_core::session::{Id, Record};
+use tower_sessions_core::session_store::{Error as StoreError, Result};
+use tower_sessions_core::{ExpiredDeletion, SessionStore};
+
+use super::adapter;
+use crate::session::MAX_KEYS;
+use crate::store::expiry::EXPIRY_KEY;
+use crate::{CachedDb, Error};
+
+#[async_trait]
+impl<C: Cache, P: Persistence> SessionStore for CachedDb<C, P> {
+    /// Adds a session. Should there be one of this id already, it gets another.
+    async fn create(&self, record: &mut Record) -> Result<()> {
+        for _ in 0..MAX_KEYS {
+            let (_, key) = self.keys(&record.id)?;
+            let fresh = self.inner.record(&key, &data_of(record)?, self.inner.runtime.now(), None)?;
+            match self.inner.create(key, fresh).await {
+                Err(Error::AlreadyExists) => record.id = Id::default(),
+                Err(error) => return Err(error.into()),
+                Ok(_) => return Ok(()),
+            }
+        }
+        Err(Error::AlreadyExists.into())
+    }
+
+    /// Replaces what a session holds. An error if it was deleted or has expired.
+    async fn save(&self, record: &Record) -> Result<()> {
+        let (key, _) = self.keys(&record.id)?;
+        let mut session = self.open_key(key).await?;
+        if session.key().is_none() {
+            return Err(Error::SessionGone.into());
+        }
+        let is_same = |json: &str, value: &serde_json::Value| {
+            serde_json::from_str::<serde_json::Value>(json).is_ok_and(|stored| stored == *value)
+        };
+        adapter::replace(&mut session, &record.data, is_same)?;
+        session.set_expiry(expiry_of(record));
+        session.save().await?;
+        Ok(())
+    }
+
+    async fn load(&self, id: &Id) -> Result<Option<Record>> {
+        let (key, _) = self.keys(id)?;
+        let session = self.open_key(key).await?;
+        if session.key().is_none() {
+            return Ok(None);
+        }
+        let value = |(key, json): (&str, &str)| Ok((key.to_owned(), serde_json::from_str(json)?));
+        let data = session.iter().map(value).collect::<serde_json::Result<_>>();
+        Ok(Some(Record {
+            id: *id,
+            data: data.map_err(|error| StoreError::Decode(error.to_string()))?,
+            expiry_date: date(session.expires_at()),
+        }))
+    }
+
+    /// Ends a session, everywhere and for good.
+    async fn delete(&self, id: &Id) -> Result<()> {
+        let (_, key) = self.keys(id)?;
+        self.revoke(&key).await?;
+        Ok(())
+    }
+}
+
+/// Not needed: the store's own [reaper](crate::Builder::reaper) does it.
+#[async_trait]
+impl<C: Cache, P: Persistence> ExpiredDeletion for CachedDb<C, P> {
+    async fn delete_expired(&self) -> Result<()> {
+        self.clear_expired().await?;
+        Ok(())
+    }
+}
+
+impl<C: Cache, P: Persistence> CachedDb<C, P> {
+    /// The keys of an id, which is a key of 22 characters.
+    fn keys(&self, id: &Id) -> Result<(SessionKey, StoredKey)> {
+        let key = SessionKey::parse(&id.to_string());
+        key.and_then(|key| self.stored_key(&key).map(|stored_key| (key, stored_key)))
+            .map_err(|error| StoreError::Backend(error.to_string()))
+    }
+}
+
+fn data_of(record: &Record) -> std::result::Result<SessionData, Error> {
+    let mut data = SessionData::new();
+    let malformed = |key: &str, source| Error::Deserialize { key: key.to_owned(), wanted: "JSON", source };
+    for (key, value) in &record.data {
+        if key == EXPIRY_KEY {
+            return Err(Error::ReservedKey { key: key.clone() });
+        }
+        data.insert(key, value.to_string()).map_err(|source| malformed(key, source))?;
+    }
+    let expiry = expiry_of(record).to_json();
+    data.insert(EXPIRY_KEY, expiry).map_err(|source| malformed(EXPIRY_KEY, source))?;
+    Ok(data)
+}
+
+fn expiry_of(record: &Record) -> Expiry {
+    let micros = record.expiry_date.unix_timestamp_nanos() / 1_000;
+    Expiry::At(Timestamp::from_micros(micros.try_into().unwrap_or(i64::MAX)))
+}
+
+/// What lies beyond the year 9999, which this type cannot say, becomes its end.
+fn date(timestamp: Timestamp) -> OffsetDateTime {
+    let nanos = i128::from(timestamp.as_micros()) * 1_000;
+    OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(time::PrimitiveDateTime::MAX.assume_utc())
+}
+
+impl From<Error> for StoreError {
+    fn from(error: Error) -> Self {
+        let text = error.to_string();
+        match error {
+            Error::Serialize { .. } | Error::Unencodable(_) | Error::ReservedKey { .. } => Self::Encode(text),
+            Error::Deserialize { .. } | Error::Unreadable(_) => Self::Decode(text),
+            _ => Self::Backend(text),
+        }
+    }
+}

@@ -1,0 +1,86 @@
+use std::fmt;
+use std::sync::Arc;
+
+use session_core::{
+    BoxFuture, Cache, Codec, Persistence, Record, SessionData, SessionKey, Stamp, StoredKey, Subject,
+    Timestamp,
+};
+
+use super::Session;
+use crate::runtime::Admission;
+use crate::store::{CachedDb, Inner, Save, Saved, Settings, Touch, Written};
+use crate::telemetry::Ending;
+use crate::{Coherence, Error};
+
+/// A store without its type parameters, so that handlers need not spell out backends.
+pub(crate) trait SessionBackend: Send + Sync + fmt::Debug {
+    fn open(self: Arc<Self>, key: Option<SessionKey>) -> BoxFuture<Result<Session, Error>>;
+    fn create(self: Arc<Self>, key: StoredKey, record: Record) -> BoxFuture<Result<Saved, Error>>;
+    fn save(self: Arc<Self>, key: StoredKey, save: Save) -> BoxFuture<Result<Saved, Error>>;
+    fn touch(self: Arc<Self>, key: StoredKey, touch: Touch) -> BoxFuture<Result<Coherence, Error>>;
+    fn delete(
+        self: Arc<Self>,
+        key: StoredKey,
+        seen: Option<Stamp>,
+    ) -> BoxFuture<Result<Written<bool>, Error>>;
+    fn exists(self: Arc<Self>, key: StoredKey) -> BoxFuture<Result<bool, Error>>;
+    fn record(
+        &self,
+        key: &StoredKey,
+        data: &SessionData,
+        created_at: Timestamp,
+        subject: Option<Subject>,
+    ) -> Result<Record, Error>;
+    fn now(&self) -> Timestamp;
+    fn settings(&self) -> &Settings;
+    fn codec(&self) -> &dyn Codec;
+}
+
+impl<C: Cache, P: Persistence> SessionBackend for Inner<C, P> {
+    fn open(self: Arc<Self>, key: Option<SessionKey>) -> BoxFuture<Result<Session, Error>> {
+        let store = CachedDb { inner: self };
+        Box::pin(async move {
+            match key {
+                Some(key) => store.open_key(key).await,
+                None => Ok(store.new_session()),
+            }
+        })
+    }
+    fn create(self: Arc<Self>, key: StoredKey, record: Record) -> BoxFuture<Result<Saved, Error>> {
+        Box::pin(async move { Self::create(&self, key, record).await })
+    }
+    fn save(self: Arc<Self>, key: StoredKey, save: Save) -> BoxFuture<Result<Saved, Error>> {
+        Box::pin(Self::save(&self, key, save))
+    }
+    fn touch(self: Arc<Self>, key: StoredKey, touch: Touch) -> BoxFuture<Result<Coherence, Error>> {
+        Box::pin(Self::touch(&self, key, touch))
+    }
+    fn delete(
+        self: Arc<Self>,
+        key: StoredKey,
+        seen: Option<Stamp>,
+    ) -> BoxFuture<Result<Written<bool>, Error>> {
+        Box::pin(Self::delete(&self, key, seen, Ending::Destroyed, Admission::New))
+    }
+    fn exists(self: Arc<Self>, key: StoredKey) -> BoxFuture<Result<bool, Error>> {
+        Box::pin(async move { Ok(self.load(&key).await?.is_some()) })
+    }
+    fn record(
+        &self,
+        key: &StoredKey,
+        data: &SessionData,
+        created_at: Timestamp,
+        subject: Option<Subject>,
+    ) -> Result<Record, Error> {
+        Self::record(self, key, data, created_at, subject)
+    }
+    fn now(&self) -> Timestamp {
+        self.runtime.now()
+    }
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+    fn codec(&self) -> &dyn Codec {
+        &*self.codec
+    }
+}

@@ -1,0 +1,171 @@
+use std::sync::{Arc, OnceLock};
+
+use session_core::{Record, SessionKey, StoredKey, Subject};
+
+use super::{Session, Stored};
+use crate::coherence::Loaded;
+use crate::store::expiry::expiry_of;
+use crate::store::{Save, Saved, Touch};
+use crate::{Coherence, Error};
+
+/// The number of keys that are tried. That a random one exists already all but never happens.
+pub(crate) const MAX_KEYS: u32 = 8;
+
+/// What reaches the database. Each write runs in a task of its own; whoever drops its future does not learn the result,
+/// but nothing is left half done.
+impl Session {
+    /// Stores the session: under a new key if it has none yet; otherwise by applying what was changed to whatever the
+    /// session has become. Counts as use, so a sliding expiry starts anew.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::SessionGone`] when the session was ended in the meantime; [`Error::TooLarge`]; [`Error::Conflict`] under
+    /// [`ConflictPolicy::Reject`](crate::ConflictPolicy::Reject); or as every write. The session is as before then, and
+    /// can be saved again.
+    pub async fn save(&mut self) -> Result<Coherence, Error> {
+        match &self.stored {
+            None => self.create().await,
+            Some(stored) => {
+                let saved =
+                    Arc::clone(&self.store).save(stored.stored_key, self.changes(stored, None)).await?;
+                let (key, stored_key) = (stored.key.clone(), stored.stored_key);
+                Ok(self.adopt(key, stored_key, saved))
+            }
+        }
+    }
+
+    /// Stores the session under a new key, as a session of its own. If it had a key, what is stored under that stays;
+    /// see [`cycle_key`](Self::cycle_key) for changing the key.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooLarge`], or as every write.
+    pub async fn create(&mut self) -> Result<Coherence, Error> {
+        let subject = self.subject().map(Subject::parse).transpose()?;
+        for _ in 0..MAX_KEYS {
+            let (key, stored_key) = self.new_key()?;
+            let record = self.store.record(&stored_key, self.data(), self.store.now(), subject.clone())?;
+            match Arc::clone(&self.store).create(stored_key, record).await {
+                Ok(saved) => return Ok(self.adopt(key, stored_key, saved)),
+                Err(Error::AlreadyExists) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::AlreadyExists)
+    }
+
+    /// Gives the session a new key, and stores it, in one statement; the old key is dead. To be done whenever a user
+    /// logs in or gains rights, so that a key that was planted before is worth nothing (session fixation; ASVS 5.0
+    /// 7.2.4). A session without a key is created.
+    ///
+    /// # Errors
+    ///
+    /// As [`save`](Self::save).
+    pub async fn cycle_key(&mut self) -> Result<Coherence, Error> {
+        for _ in 0..MAX_KEYS {
+            let Some(stored) = &self.stored else { return self.create().await };
+            let (key, stored_key) = self.new_key()?;
+            let changes = self.changes(stored, Some(stored_key));
+            match Arc::clone(&self.store).save(stored.stored_key, changes).await {
+                Ok(saved) => return Ok(self.adopt(key, stored_key, saved)),
+                Err(Error::AlreadyExists) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::AlreadyExists)
+    }
+
+    /// Notes that the session is in use, so that a sliding expiry starts anew. Written to the database at most once per
+    /// [`touch_interval`](crate::Builder::touch_interval), however many requests and nodes the session is used by; a session
+    /// without a key has nothing to note.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::SessionGone`], or as every write.
+    pub async fn touch(&mut self) -> Result<Coherence, Error> {
+        let now = self.store.now();
+        let settings = self.store.settings();
+        let Some(stored) = self.stored.as_ref() else { return Ok(Coherence::Coherent) };
+        let record = &stored.loaded.record;
+        // By what is stored, not by what was changed since: that may never be saved.
+        let data = record.data(&stored.stored_key, self.store.codec()).unwrap_or_default();
+        let expiry = expiry_of(&data);
+        let interval = settings.touch_interval(expiry);
+        if now.since(record.last_seen_at()) < interval {
+            return Ok(Coherence::Coherent);
+        }
+        let expires_at = settings.expires_at(expiry, record.created_at(), now).max(record.expires_at());
+        let touched = Record::clone(record).with_expires_at(expires_at).with_last_seen_at(now);
+        let (key, seen) = (stored.stored_key, stored.loaded.stamp);
+        let touch = Touch { seen, expires_at, idle_since: now - interval };
+        let coherence = Arc::clone(&self.store).touch(key, touch).await?;
+        if let Some(stored) = &mut self.stored {
+            stored.loaded = Loaded { record: Arc::new(touched), stamp: None };
+        }
+        Ok(coherence)
+    }
+
+    /// Whether the session is still stored.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Database`] when the database does not answer.
+    pub async fn exists(&self) -> Result<bool, Error> {
+        match self.stored_key() {
+            Some(key) => Arc::clone(&self.store).exists(*key).await,
+            None => Ok(false),
+        }
+    }
+
+    /// Ends the session in the database and in the cache; what is in memory stays, but can never be saved again. See
+    /// [`flush`](Self::flush) for logging out. A session without a key has nothing to end.
+    ///
+    /// # Errors
+    ///
+    /// As every write.
+    pub async fn delete(&self) -> Result<Coherence, Error> {
+        let Some(stored) = &self.stored else { return Ok(Coherence::Coherent) };
+        let deleted = Arc::clone(&self.store).delete(stored.stored_key, stored.loaded.stamp).await?;
+        Ok(deleted.coherence)
+    }
+
+    /// Ends the session everywhere, for good, and empties this one: it is a new session without a key then. To be done
+    /// when a user logs out.
+    ///
+    /// # Errors
+    ///
+    /// As every write. The session is as before then.
+    pub async fn flush(&mut self) -> Result<Coherence, Error> {
+        let coherence = self.delete().await?;
+        self.stored = None;
+        self.changed = None;
+        self.subject = None;
+        self.note_change();
+        Ok(coherence)
+    }
+
+    fn new_key(&self) -> Result<(SessionKey, StoredKey), Error> {
+        let key = SessionKey::generate()?;
+        // Every store takes the keys that are generated: its builder has made sure.
+        let stored_key = self.store.settings().stored_key(&key).map_err(|_| Error::AlreadyExists)?;
+        Ok((key, stored_key))
+    }
+
+    fn changes(&self, stored: &Stored, rename: Option<StoredKey>) -> Save {
+        Save {
+            base: Arc::clone(&stored.loaded.record),
+            seen: stored.loaded.stamp,
+            data: self.data().clone(),
+            subject: self.subject.clone(),
+            rename,
+        }
+    }
+
+    fn adopt(&mut self, key: SessionKey, stored_key: StoredKey, saved: Saved) -> Coherence {
+        self.changed = None;
+        self.stored = Some(Stored { key, stored_key, loaded: saved.loaded, data: OnceLock::new() });
+        self.subject = None;
+        self.modified = false;
+        saved.coherence
+    }
+}

@@ -1,0 +1,257 @@
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use session_core::SessionData;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{Session, Stored};
+use crate::Error;
+use crate::store::expiry::{EXPIRY_KEY, set_expiry};
+
+const TEST_COOKIE: &str = "testcookie";
+const TEST_COOKIE_WORKED: &str = "worked";
+
+/// The map.
+impl Session {
+    /// The value under `key`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Deserialize`] when it is not a `T`.
+    pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Error> {
+        self.get_raw(key).map(|json| read(key, json)).transpose()
+    }
+
+    /// The JSON text of the value under `key`.
+    #[must_use]
+    pub fn get_raw(&self, key: &str) -> Option<&str> {
+        self.note_access();
+        self.data().get(key).filter(|_| key != EXPIRY_KEY)
+    }
+
+    /// Whether there is a value under `key`.
+    #[must_use]
+    pub fn contains(&self, key: &str) -> bool {
+        self.get_raw(key).is_some()
+    }
+
+    /// Puts `value` under `key`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Serialize`] when it cannot be written as JSON; [`Error::ReservedKey`]. Nothing is changed then.
+    pub fn insert(&mut self, key: &str, value: impl Serialize) -> Result<(), Error> {
+        let json = write(key, &value)?;
+        self.put(key, json)
+    }
+
+    /// Removes the value under `key`; whether there was one.
+    pub fn remove(&mut self, key: &str) -> bool {
+        let was_there = self.contains(key);
+        if was_there {
+            self.change().remove(key);
+            self.modified = true;
+        }
+        was_there
+    }
+
+    /// Removes the value under `key`, and gives it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Deserialize`] when it is not a `T`; it stays then.
+    pub fn pop<T: DeserializeOwned>(&mut self, key: &str) -> Result<Option<T>, Error> {
+        let value = self.get(key)?;
+        self.remove(key);
+        Ok(value)
+    }
+
+    /// The value under `key`; if there is none, what `default` gives, which is put there.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get) and [`insert`](Self::insert).
+    pub fn get_or_insert_with<T: DeserializeOwned + Serialize>(
+        &mut self,
+        key: &str,
+        default: impl FnOnce() -> T,
+    ) -> Result<T, Error> {
+        if let Some(value) = self.get(key)? {
+            return Ok(value);
+        }
+        let value = default();
+        self.insert(key, &value)?;
+        Ok(value)
+    }
+
+    /// Changes the value under `key` in place, beginning with `T::default()` if there is none. The change counts, as
+    /// any other: there is no way to change a value unnoticed.
+    ///
+    /// ```
+    /// # fn example(session: &mut session_cached_db::Session) -> Result<(), session_cached_db::Error> {
+    /// session.modify("cart", |cart: &mut Vec<u32>| cart.push(42))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get) and [`insert`](Self::insert). Nothing is changed then.
+    pub fn modify<T: DeserializeOwned + Serialize + Default, R>(
+        &mut self,
+        key: &str,
+        change: impl FnOnce(&mut T) -> R,
+    ) -> Result<R, Error> {
+        let mut value = self.get(key)?.unwrap_or_default();
+        let result = change(&mut value);
+        self.insert(key, &value)?;
+        Ok(result)
+    }
+
+    /// Puts all of `values` into the map.
+    ///
+    /// # Errors
+    ///
+    /// As [`insert`](Self::insert). Nothing is changed then.
+    pub fn update<K: AsRef<str>, V: Serialize>(
+        &mut self,
+        values: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<(), Error> {
+        let mut changed = self.data().clone();
+        for (key, value) in values {
+            let key = key.as_ref();
+            put(&mut changed, key, write(key, &value)?)?;
+        }
+        self.changed = Some(changed);
+        self.note_change();
+        Ok(())
+    }
+
+    /// Removes all values. The session keeps its key, its subject and its expiry; see [`flush`](Self::flush) for
+    /// ending it.
+    pub fn clear(&mut self) {
+        let expiry = self.expiry();
+        let data = self.change();
+        data.clear();
+        if let Some(expiry) = expiry {
+            set_expiry(data, expiry);
+        }
+        self.note_change();
+    }
+
+    /// The keys, in order.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.iter().map(|(key, _)| key)
+    }
+
+    /// The JSON texts of the values, in the order of their keys.
+    pub fn values(&self) -> impl Iterator<Item = &str> {
+        self.iter().map(|(_, value)| value)
+    }
+
+    /// Keys and the JSON texts of their values, in the order of the keys.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.note_access();
+        self.visible()
+    }
+
+    /// Forgets what was changed since the session was opened or last saved: it is as it was stored then. For whoever
+    /// could not save it, and answers that by himself.
+    pub fn discard_changes(&mut self) {
+        self.changed = None;
+        self.subject = None;
+        self.modified = false;
+    }
+
+    /// Returns `true` if the session holds no values.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many values there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.iter().count()
+    }
+
+    /// Leaves a value by which a later request can tell that the client sends cookies.
+    ///
+    /// # Errors
+    ///
+    /// As [`insert`](Self::insert).
+    pub fn set_test_cookie(&mut self) -> Result<(), Error> {
+        self.insert(TEST_COOKIE, TEST_COOKIE_WORKED)
+    }
+
+    /// Whether [`set_test_cookie`](Self::set_test_cookie) was called in an earlier request of this client.
+    #[must_use]
+    pub fn test_cookie_worked(&self) -> bool {
+        matches!(self.get::<String>(TEST_COOKIE), Ok(Some(value)) if value == TEST_COOKIE_WORKED)
+    }
+
+    /// Takes that value away again.
+    pub fn delete_test_cookie(&mut self) {
+        self.remove(TEST_COOKIE);
+    }
+
+    fn put(&mut self, key: &str, json: String) -> Result<(), Error> {
+        put(self.change(), key, json)?;
+        self.note_change();
+        Ok(())
+    }
+
+    /// What the application has put there.
+    pub(super) fn visible(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.data().iter().filter(|(key, _)| *key != EXPIRY_KEY)
+    }
+
+    pub(super) fn data(&self) -> &SessionData {
+        static EMPTY: SessionData = SessionData::new();
+        let stored = || {
+            let Stored { stored_key, loaded, data, .. } = self.stored.as_ref()?;
+            // It was decoded, and found readable, when the session was opened.
+            Some(data.get_or_init(|| loaded.record.data(stored_key, self.store.codec()).unwrap_or_default()))
+        };
+        self.changed.as_ref().or_else(stored).unwrap_or(&EMPTY)
+    }
+
+    pub(super) fn change(&mut self) -> &mut SessionData {
+        let data = self.changed.take().unwrap_or_else(|| self.data().clone());
+        self.changed.insert(data)
+    }
+
+    pub(super) fn note_access(&self) {
+        self.accessed.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn note_change(&mut self) {
+        self.note_access();
+        self.modified = true;
+    }
+}
+
+fn read<T: DeserializeOwned>(key: &str, json: &str) -> Result<T, Error> {
+    serde_json::from_str(json).map_err(|error| Error::Deserialize {
+        key: key.to_owned(),
+        wanted: std::any::type_name::<T>(),
+        source: error.into(),
+    })
+}
+
+fn write(key: &str, value: &impl Serialize) -> Result<String, Error> {
+    serde_json::to_string(value)
+        .map_err(|error| Error::Serialize { key: key.to_owned(), source: Arc::new(error) })
+}
+
+fn put(data: &mut SessionData, key: &str, json: String) -> Result<(), Error> {
+    if key == EXPIRY_KEY {
+        return Err(Error::ReservedKey { key: key.to_owned() });
+    }
+    // What serde_json has written, it can read.
+    data.insert(key, json).map_err(|source| Error::Deserialize {
+        key: key.to_owned(),
+        wanted: "JSON",
+        source,
+    })
+}

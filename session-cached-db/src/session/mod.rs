@@ -1,0 +1,160 @@
+//! One client's session.
+
+mod backend;
+mod expiry;
+mod lifecycle;
+mod map;
+mod open;
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use session_core::{SessionData, SessionKey, StoredKey, Subject, Timestamp};
+
+pub(crate) use self::backend::SessionBackend;
+#[cfg(feature = "tower-sessions")]
+pub(crate) use self::lifecycle::MAX_KEYS;
+use crate::Error;
+use crate::coherence::Loaded;
+
+/// One client's session: a map from string to anything that serde can write as JSON, and what belongs to it.
+///
+/// Got from [`CachedDb::open`](crate::CachedDb::open). Reading and changing it happens in memory; nothing is stored
+/// before [`save`](Self::save). A save applies the changed keys, and only those, to whatever the session has become in
+/// the meantime, so requests that run at the same time do not undo each other.
+///
+/// A session that was deleted, or has expired, is never written again: [`Error::SessionGone`].
+///
+/// `Debug` shows neither its key nor its contents.
+pub struct Session {
+    store: Arc<dyn SessionBackend>,
+    stored: Option<Stored>,
+    /// The data with the changes. Until there is one, what is stored is read.
+    changed: Option<SessionData>,
+    subject: Option<Option<Subject>>,
+    accessed: AtomicBool,
+    modified: bool,
+}
+
+/// The session as it is in the database.
+struct Stored {
+    key: SessionKey,
+    stored_key: StoredKey,
+    loaded: Loaded,
+    /// What the record holds, shared with other readers, from when it is first asked for.
+    data: OnceLock<SessionData>,
+}
+
+impl Session {
+    pub(crate) fn new(store: Arc<dyn SessionBackend>) -> Self {
+        Self {
+            store,
+            stored: None,
+            changed: None,
+            subject: None,
+            accessed: AtomicBool::new(false),
+            modified: false,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn stored(
+        store: Arc<dyn SessionBackend>,
+        key: SessionKey,
+        stored_key: StoredKey,
+        loaded: Loaded,
+    ) -> Self {
+        let stored = Some(Stored { key, stored_key, loaded, data: OnceLock::new() });
+        Self {
+            store,
+            stored,
+            changed: None,
+            subject: None,
+            accessed: AtomicBool::new(false),
+            modified: false,
+        }
+    }
+
+    /// What the client is to present next time. `None` until the session is first saved, and after a
+    /// [`flush`](Self::flush).
+    #[must_use]
+    pub fn key(&self) -> Option<&SessionKey> {
+        self.stored.as_ref().map(|stored| &stored.key)
+    }
+
+    /// The key under which the session is stored, as in a list of sessions.
+    #[must_use]
+    pub fn stored_key(&self) -> Option<&StoredKey> {
+        self.stored.as_ref().map(|stored| &stored.stored_key)
+    }
+
+    /// Whether anything was read or changed.
+    #[must_use]
+    pub fn accessed(&self) -> bool {
+        self.accessed.load(Ordering::Relaxed)
+    }
+
+    /// Whether anything was changed since the session was opened or last saved.
+    #[must_use]
+    pub const fn modified(&self) -> bool {
+        self.modified
+    }
+
+    /// Returns `true` if there is nothing to keep: the session has no key, holds no data, and has no subject. Asking does
+    /// not count as an access. Such a session gets no row and no cookie.
+    #[must_use]
+    pub fn is_unsaved_and_empty(&self) -> bool {
+        self.stored.is_none() && self.subject().is_none() && self.visible().next().is_none()
+    }
+
+    /// When the session began. `None` until it is first saved.
+    #[must_use]
+    pub fn created_at(&self) -> Option<Timestamp> {
+        self.stored.as_ref().map(|stored| stored.loaded.record.created_at())
+    }
+
+    /// When the session was last used, as fresh as the touch throttle makes it. `None` until it is first saved.
+    #[must_use]
+    pub fn last_seen_at(&self) -> Option<Timestamp> {
+        self.stored.as_ref().map(|stored| stored.loaded.record.last_seen_at())
+    }
+
+    /// Whose session it is: the application's own id.
+    #[must_use]
+    pub fn subject(&self) -> Option<&str> {
+        let subject = match &self.subject {
+            Some(changed) => changed.as_ref(),
+            None => self.stored.as_ref().and_then(|stored| stored.loaded.record.subject()),
+        };
+        subject.map(Subject::as_str)
+    }
+
+    /// Says whose session it is. Takes effect with the next [`save`](Self::save) or [`cycle_key`](Self::cycle_key).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidSubject`] unless it has 1 to 255 bytes and no NUL character.
+    pub fn set_subject(&mut self, subject: &str) -> Result<(), Error> {
+        self.subject = Some(Some(Subject::parse(subject)?));
+        self.note_change();
+        Ok(())
+    }
+
+    /// Says that it is nobody's session.
+    pub fn clear_subject(&mut self) {
+        self.subject = Some(None);
+        self.note_change();
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("has_key", &self.stored.is_some())
+            .field("data", self.data())
+            .field("accessed", &self.accessed())
+            .field("modified", &self.modified)
+            .finish_non_exhaustive()
+    }
+}

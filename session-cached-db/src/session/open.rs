@@ -1,0 +1,80 @@
+use std::sync::Arc;
+
+use session_core::{Cache, InvalidKey, Persistence, SessionKey, StoredKey};
+
+use super::Session;
+use crate::Error;
+use crate::coherence::Loaded;
+use crate::store::CachedDb;
+
+#[allow(
+    clippy::manual_async_fn,
+    reason = "of an `async fn` that awaits a method of a `dyn` backend, callers cannot prove that its future is Send"
+)]
+impl<C: Cache, P: Persistence> CachedDb<C, P> {
+    /// Opens the session of a client that presented `cookie`. If there is none (unknown, malformed, expired, or
+    /// unreadable), gives a new, empty, unsaved session under no key: what a client presents is never adopted.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Database`] when the database does not answer. A cache that does not answer is no error.
+    pub fn open(&self, cookie: &str) -> impl Future<Output = Result<Session, Error>> + Send {
+        async move {
+            match SessionKey::parse(cookie) {
+                Ok(key) => self.open_key(key).await,
+                Err(InvalidKey) => {
+                    if !cookie.is_empty() {
+                        self.inner.note_unknown_key(None);
+                    }
+                    Ok(self.new_session())
+                }
+            }
+        }
+    }
+
+    /// As [`open`](Self::open), for a key that was parsed before.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_key(&self, key: SessionKey) -> impl Future<Output = Result<Session, Error>> + Send {
+        async move {
+            let Ok(stored_key) = self.stored_key(&key) else {
+                self.inner.note_unknown_key(Some(&key));
+                return Ok(self.new_session());
+            };
+            let found = self.inner.load_readable(&stored_key).await;
+            // At once, because every copy of the keys is felt here.
+            if let Ok(Some(loaded)) = found {
+                return Ok(self.opened(key, stored_key, loaded));
+            }
+            let adopted = match found {
+                Ok(_) if self.inner.settings.accepts_plain_keys => {
+                    Box::pin(self.inner.adopt_plain(&key, &stored_key)).await
+                }
+                found => found.map(|_| None),
+            };
+            match adopted {
+                Ok(Some((stored_key, loaded))) => Ok(self.opened(key, stored_key, loaded)),
+                Ok(None) => {
+                    self.inner.note_unknown_key(Some(&key));
+                    Ok(self.new_session())
+                }
+                Err(error) if error.is_row_error() => Ok(self.new_session()),
+                Err(error) => Err(error),
+            }
+        }
+    }
+
+    #[inline]
+    fn opened(&self, key: SessionKey, stored_key: StoredKey, loaded: Loaded) -> Session {
+        self.inner.telemetry.call_hooks(|hooks| hooks.loaded(&stored_key, &loaded.record));
+        Session::stored(Arc::clone(&self.inner) as _, key, stored_key, loaded)
+    }
+
+    /// A new, empty, unsaved session. It gets a key when it is first saved.
+    #[must_use]
+    pub fn new_session(&self) -> Session {
+        Session::new(Arc::clone(&self.inner) as _)
+    }
+}

@@ -1,0 +1,236 @@
+//! Operations on every session of a table, a page at a time.
+
+use std::sync::Arc;
+
+use session_core::{Cache, ExpiryWrite, KeyForm, Persistence, Record, Row, Scan, SessionKey, StoredKey};
+
+use super::inner::Inner;
+use super::queue::Update;
+use super::writes::Saved;
+use crate::coherence::Loaded;
+use crate::runtime::Admission;
+use crate::{CachedDb, Error};
+
+/// The result of one page of a sweep through the table. See [`CachedDb::reseal`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SweepPage {
+    /// The number of sessions that were looked at, including expired ones.
+    pub seen: u64,
+    /// The number of sessions that were written.
+    pub written: u64,
+    /// The number of sessions that were not written because another writer wrote or ended them at the same time. Sweep once
+    /// more.
+    pub missed: u64,
+    /// The sessions that cannot be read. Their rows were left alone, each with a log event;
+    /// [`revoke`](crate::CachedDb::revoke) ends such a session.
+    pub unreadable: Vec<StoredKey>,
+    /// The key after which the next page begins. `None` after the last page.
+    pub next: Option<StoredKey>,
+}
+
+impl<C: Cache, P: Scan> CachedDb<C, P> {
+    /// Encodes again those sessions of one page of the table whose payloads are not
+    /// [current](session_core::Codec::is_current): after a change of the sealing key, or for a table that was not sealed
+    /// before. No client is logged out, and no session lives longer for it.
+    ///
+    /// # Behavior
+    ///
+    /// - Begins after the key `after`, or with the first key, and looks at `limit` sessions at most.
+    /// - Writes every session by itself, against the version that was read, as a save does. So a sweep can run while the store
+    ///   is in use, on several nodes, and can be stopped at any time and begun again.
+    /// - The work is done when a whole sweep, with all nodes on the new key, has neither written nor missed any session.
+    /// - Sessions that cannot be read are counted and left alone. Expired sessions are left alone.
+    ///
+    /// ```
+    /// # use session_cached_db::{CachedDb, Error};
+    /// # use session_core::{Cache, Scan};
+    /// # async fn example<C: Cache, P: Scan>(store: CachedDb<C, P>) -> Result<(), Error> {
+    /// let mut after = None;
+    /// loop {
+    ///     let page = store.reseal(after.as_ref(), 500).await?;
+    ///     after = page.next;
+    ///     if after.is_none() {
+    ///         break;
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Database`] when the database does not answer, or an [error of every write](Self#errors-of-every-write).
+    ///
+    /// # Cancel safety
+    ///
+    /// Goes on to the end of the page if the future is dropped; [`close`](Self::close) waits for it.
+    pub fn reseal(
+        &self,
+        after: Option<&StoredKey>,
+        limit: u32,
+    ) -> impl Future<Output = Result<SweepPage, Error>> + Send {
+        self.inner.sweep(Sweep::Reseal, after, limit)
+    }
+
+    /// Gives hashed keys to those sessions of one page of the table that are stored under plain keys, in a table from before
+    /// keys were hashed. With [`Builder::accept_plain_keys`](crate::Builder::accept_plain_keys), a session that is opened
+    /// meanwhile gets a hashed key as well. No client is logged out, and no session lives longer for it.
+    ///
+    /// # Behavior
+    ///
+    /// - Goes through the page as [`reseal`](Self::reseal) does.
+    /// - A key that looks like a hashed key with this store's prefix counts as one. A key that cannot be a session key is left
+    ///   alone.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`reseal`](Self::reseal).
+    ///
+    /// # Cancel safety
+    ///
+    /// Goes on to the end of the page if the future is dropped; [`close`](Self::close) waits for it.
+    pub fn hash_plain_keys(
+        &self,
+        after: Option<&StoredKey>,
+        limit: u32,
+    ) -> impl Future<Output = Result<SweepPage, Error>> + Send {
+        self.inner.sweep(Sweep::HashKeys, after, limit)
+    }
+}
+
+/// The purpose of a sweep.
+#[derive(Clone, Copy, Debug)]
+enum Sweep {
+    Reseal,
+    HashKeys,
+}
+
+impl<C: Cache, P: Scan> Inner<C, P> {
+    /// Works through one page. Goes on if the returned future is dropped.
+    fn sweep(
+        self: &Arc<Self>,
+        sweep: Sweep,
+        after: Option<&StoredKey>,
+        limit: u32,
+    ) -> impl Future<Output = Result<SweepPage, Error>> + Send + use<C, P> {
+        let (store, after) = (Arc::clone(self), after.copied());
+        self.tasks.run(async move { store.sweep_page(sweep, after, limit.max(1)).await })
+    }
+
+    async fn sweep_page(
+        self: &Arc<Self>,
+        sweep: Sweep,
+        after: Option<StoredKey>,
+        limit: u32,
+    ) -> Result<SweepPage, Error> {
+        let page = self.db.scan(after.as_ref(), limit).await?;
+        let mut swept = SweepPage::default();
+        if u32::try_from(page.len()).is_ok_and(|len| len >= limit) {
+            swept.next = page.last().map(|row| row.key);
+        }
+        for Row { key, contents, .. } in page.into_iter().filter(|row| self.settings.owns(&row.key)) {
+            swept.seen += 1;
+            let record = match contents {
+                Ok(record) => Arc::new(record),
+                Err(error) => {
+                    self.note_unreadable_row(&key, &Error::Database(Arc::new(error)));
+                    swept.unreadable.push(key);
+                    continue;
+                }
+            };
+            if record.is_expired(self.runtime.now()) {
+                continue;
+            }
+            let done = match sweep {
+                Sweep::Reseal => self.reseal(&key, &record).await,
+                Sweep::HashKeys => self.hash_key(&key, &record).await,
+            };
+            match done {
+                Ok(true) => swept.written += 1,
+                Ok(false) => {}
+                Err(Error::Conflict | Error::SessionGone | Error::AlreadyExists) => swept.missed += 1,
+                Err(error) if error.is_row_error() => swept.unreadable.push(key),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(swept)
+    }
+}
+
+impl<C: Cache, P: Persistence> Inner<C, P> {
+    /// Returns the record that is stored under `from`, encoded to be stored under `to`, and otherwise the same.
+    fn encoded_again(&self, from: &StoredKey, to: &StoredKey, record: &Arc<Record>) -> Result<Record, Error> {
+        let data = record.data(from, &*self.codec).map_err(|error| self.unreadable(from, error))?;
+        let payload = self.codec.encode(to, &data).map_err(|error| Error::Unencodable(Arc::new(error)))?;
+        Ok(Record::new(payload, record.created_at(), record.expires_at())
+            .with_last_seen_at(record.last_seen_at())
+            .with_subject(record.subject().cloned()))
+    }
+
+    /// Encodes a session again, if that is due. Returns `true` if it was.
+    async fn reseal(self: &Arc<Self>, key: &StoredKey, record: &Arc<Record>) -> Result<bool, Error> {
+        if self.codec.is_current(record.payload()) {
+            return Ok(false);
+        }
+        let encoded = self.encoded_again(key, key, record)?;
+        let expected = Some(record.version());
+        let update = Update { record: encoded, expected, expiry: ExpiryWrite::Extend, rename: None };
+        self.update(*key, update, Admission::Continuation).await?;
+        Ok(true)
+    }
+
+    /// Gives a session that is stored under a plain key its hashed key. Returns `true` if it had a plain one.
+    async fn hash_key(self: &Arc<Self>, key: &StoredKey, record: &Arc<Record>) -> Result<bool, Error> {
+        let Ok(session_key) = SessionKey::parse(key.as_str()) else { return Ok(false) };
+        if self.settings.key_form != KeyForm::Hashed || !self.settings.may_be_plain(&session_key) {
+            return Ok(false);
+        }
+        let Ok(hashed) = self.settings.stored_key(&session_key) else { return Ok(false) };
+        self.rename_plain(key, &hashed, record, Admission::Continuation).await?;
+        Ok(true)
+    }
+
+    async fn rename_plain(
+        self: &Arc<Self>,
+        plain: &StoredKey,
+        hashed: &StoredKey,
+        record: &Arc<Record>,
+        admission: Admission,
+    ) -> Result<Saved, Error> {
+        let encoded = self.encoded_again(plain, hashed, record)?;
+        let expected = Some(record.version());
+        let update = Update { record: encoded, expected, expiry: ExpiryWrite::Extend, rename: Some(*hashed) };
+        self.update(*plain, update, admission).await
+    }
+
+    /// Finds the session of `key`, which is not stored under `hashed`, under the plain key, and moves it to its hashed key.
+    /// Returns the key under which it is stored now, and the session.
+    pub(crate) async fn adopt_plain(
+        self: &Arc<Self>,
+        key: &SessionKey,
+        hashed: &StoredKey,
+    ) -> Result<Option<(StoredKey, Loaded)>, Error> {
+        // A key that looks like a hashed key may be the stored key of another session, copied from the table.
+        let plain = match StoredKey::parse(key.expose()) {
+            Ok(plain) if self.settings.may_be_plain(key) => plain,
+            _ => return Ok(None),
+        };
+        if let Some(loaded) = self.load_readable(&plain).await? {
+            match self.rename_plain(&plain, hashed, &loaded.record, Admission::New).await {
+                Ok(saved) => return Ok(Some((*hashed, saved.loaded))),
+                // Another request has moved the session, or has written or ended it.
+                Err(Error::SessionGone | Error::AlreadyExists | Error::Conflict) => {}
+                Err(error) => {
+                    tracing::warn!(target: "session_cached_db", event = "plain_key_kept", session = %self.telemetry.log_id(&plain), %error,
+                        "a session could not be given a hashed key; it is served under its plain one");
+                    return Ok(Some((plain, loaded)));
+                }
+            }
+        }
+        // The session may have got its hashed key between the two loads.
+        if let Some(loaded) = self.load_readable(hashed).await? {
+            return Ok(Some((*hashed, loaded)));
+        }
+        Ok(self.load_readable(&plain).await?.map(|loaded| (plain, loaded)))
+    }
+}

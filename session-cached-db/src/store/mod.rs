@@ -1,0 +1,369 @@
+//! The store: a database behind a coherent cache.
+//!
+//! [`CachedDb`] is the face, [`Inner`] the parts that its clones share. Reads: `load`, `single_flight`. Writes of one session
+//! wait in `queue`; `save` merges and writes changed data, `writes` does the rest. Operations on many sessions: `subjects`,
+//! `limits`, `maintenance`, `reaper`.
+
+mod builder;
+mod database;
+pub(crate) mod expiry;
+mod inner;
+mod limits;
+mod load;
+mod maintenance;
+mod merge;
+#[cfg(feature = "__simulation")]
+mod mutants;
+mod no_cache;
+mod queue;
+mod reaper;
+mod save;
+mod settings;
+mod single_flight;
+mod subjects;
+mod writes;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use session_core::{
+    Cache, ExpiryWrite, InvalidKey, Persistence, Record, Row, SessionData, SessionKey, SessionTimes,
+    StoredKey, Subject, SubjectIndex, Timestamp, Version,
+};
+
+use self::inner::Parts;
+use crate::coherence::{Loaded, Reachable};
+use crate::runtime::Admission;
+use crate::telemetry::{Ending, Revocation, Stats};
+use crate::{Coherence, Error};
+
+pub use self::builder::Builder;
+pub(crate) use self::inner::Inner;
+pub use self::maintenance::SweepPage;
+pub use self::no_cache::NoCache;
+pub(crate) use self::queue::{Touch, Update};
+pub use self::reaper::Reaper;
+pub(crate) use self::save::Save;
+pub(crate) use self::settings::Settings;
+pub use self::settings::{ConflictPolicy, Schema};
+pub(crate) use self::writes::Saved;
+pub use self::writes::Written;
+
+/// A session store: a database, which is the truth, and a cache in front of it, which never lies.
+///
+/// Cheap to clone; clones share one store. See the [crate's documentation](crate) for its guarantees.
+///
+/// Most programs need [`open`](Self::open) and [`Session`](crate::Session) only. The methods that take a [`StoredKey`] are
+/// for lists of sessions, for operators' programs, and for adapters to other frameworks.
+///
+/// # Errors of every write
+///
+/// - [`Error::Database`] when the database does not answer or refuses; its [outcome](Error::outcome) says whether the write
+///   may have happened.
+/// - [`Error::Busy`] when too many writes of the session wait, or other processes kept getting ahead.
+/// - [`Error::CacheUnavailable`] under [`OutagePolicy::FailClosed`](crate::OutagePolicy::FailClosed) only.
+/// - [`Error::Closed`] after [`close`](Self::close), and [`Error::Interrupted`] when the runtime ends.
+///
+/// # Cancel safety
+///
+/// Reads can be dropped at any time. A write runs in a task of its own from its first effect on: a caller that drops the
+/// future does not learn the result, but nothing is left half done. [`close`](Self::close) waits for such tasks.
+pub struct CachedDb<C, P> {
+    pub(crate) inner: Arc<Inner<C, P>>,
+}
+
+#[allow(
+    clippy::manual_async_fn,
+    reason = "of an `async fn` that awaits a method of a `dyn` backend, callers cannot prove that its future is Send"
+)]
+impl<C: Cache, P: Persistence> CachedDb<C, P> {
+    /// Returns a builder of a store over any cache and any database.
+    pub fn builder(cache: C, db: P) -> Builder<C, P> {
+        Builder::new(cache, db)
+    }
+
+    pub(crate) fn start(parts: Parts<C, P>, reaper: Option<Reaper>) -> Self {
+        let inner = Inner::new(parts);
+        if let Some(reaper) = reaper {
+            inner.start_reaper(reaper);
+        }
+        Self { inner }
+    }
+
+    /// Returns the key under which the session of `key` is stored.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidKey`] when this store cannot hold a session of that key.
+    pub fn stored_key(&self, key: &SessionKey) -> Result<StoredKey, InvalidKey> {
+        self.inner.settings.stored_key(key)
+    }
+
+    /// Returns the session that is stored under `key`, or `None` if there is none or it has expired.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unreadable`] when the payload cannot be decoded; the row stays. [`Error::Database`] when the database does
+    /// not answer.
+    pub fn load(&self, key: &StoredKey) -> impl Future<Output = Result<Option<Arc<Record>>, Error>> + Send {
+        async move { Ok(self.inner.load_for_caller(key).await?.map(|loaded| loaded.record)) }
+    }
+
+    /// Returns the data of the session that is stored under `key`, for a list that shows more of a session than its times.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`load`](Self::load).
+    pub fn data(&self, key: &StoredKey) -> impl Future<Output = Result<Option<SessionData>, Error>> + Send {
+        async move {
+            let Some(Loaded { record, .. }) = self.inner.load_for_caller(key).await? else { return Ok(None) };
+            let data = record.data(key, &*self.inner.codec);
+            data.map(Some).map_err(|error| self.inner.unreadable(key, error))
+        }
+    }
+
+    /// Returns `true` if there is a session under `key` that has not expired.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Database`] when the database does not answer.
+    pub fn exists(&self, key: &StoredKey) -> impl Future<Output = Result<bool, Error>> + Send {
+        async move { Ok(self.inner.load(key).await?.is_some()) }
+    }
+
+    /// Adds a session under a key of the caller's choice, and returns it as it was stored.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AlreadyExists`] when there is a session under the key, expired or not; [`Error::TooLarge`]; or an
+    /// [error of every write](Self#errors-of-every-write).
+    pub async fn create(&self, key: &StoredKey, record: Record) -> Result<Written<Arc<Record>>, Error> {
+        self.inner.create(*key, record).await.map(Into::into)
+    }
+
+    /// Replaces the session under `key` by `record`, if it still has the version `expected`. `None` replaces any version.
+    ///
+    /// The database keeps the session's own `created_at`, and under [`ExpiryWrite::Extend`] the later expiry, while the
+    /// cache shows `record` as it is passed here. So make it from the record that was [loaded](Self::load).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::SessionGone`], [`Error::Conflict`], [`Error::TooLarge`], or an
+    /// [error of every write](Self#errors-of-every-write).
+    pub async fn update(
+        &self,
+        key: &StoredKey,
+        record: Record,
+        expected: Option<Version>,
+        expiry: ExpiryWrite,
+    ) -> Result<Written<Arc<Record>>, Error> {
+        let update = Update { record, expected, expiry, rename: None };
+        self.inner.update(*key, update, Admission::New).await.map(Into::into)
+    }
+
+    /// Moves the session under `old` to the key `new`, and writes `record` to it, in one statement. Otherwise behaves like
+    /// [`update`](Self::update).
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`update`](Self::update), and [`Error::AlreadyExists`] when there is a session under `new`.
+    pub async fn rename(
+        &self,
+        old: &StoredKey,
+        new: &StoredKey,
+        record: Record,
+        expected: Option<Version>,
+        expiry: ExpiryWrite,
+    ) -> Result<Written<Arc<Record>>, Error> {
+        let update = Update { record, expected, expiry, rename: Some(*new) };
+        self.inner.update(*old, update, Admission::New).await.map(Into::into)
+    }
+
+    /// Lets the session under `key` live until `expires_at`, if it would end before.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::SessionGone`], or an [error of every write](Self#errors-of-every-write).
+    pub async fn touch(&self, key: &StoredKey, expires_at: Timestamp) -> Result<Coherence, Error> {
+        self.inner.touch(*key, Touch { seen: None, expires_at, idle_since: Timestamp::MAX }).await
+    }
+
+    /// Ends the session under `key`, everywhere and for good. Returns `true` if there was one.
+    ///
+    /// # Errors
+    ///
+    /// An [error of every write](Self#errors-of-every-write).
+    pub async fn revoke(&self, key: &StoredKey) -> Result<Written<bool>, Error> {
+        self.inner.delete(*key, None, Ending::Revoked(Revocation::One), Admission::New).await
+    }
+
+    /// Deletes every session that has expired, in batches of the [reaper's](Reaper::batch) size, and returns how many. The
+    /// reaper does the same in the background.
+    ///
+    /// # Cancel safety
+    ///
+    /// Goes on to its end if the future is dropped; [`close`](Self::close) waits for it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ClockSkew`] when this machine's clock and the database's differ by more than
+    /// [`clock_slack`](Builder::clock_slack); [`Error::Database`] when the database does not answer.
+    pub fn clear_expired(&self) -> impl Future<Output = Result<u64, Error>> + Send {
+        async move {
+            self.inner.tasks.check_open()?;
+            let store = Arc::clone(&self.inner);
+            self.inner
+                .tasks
+                .run(async move { store.reap(store.settings.reap_batch, Duration::ZERO).await })
+                .await
+        }
+    }
+
+    /// Asks the database and the cache whether they answer, and the database for its time.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Database`] when the database does not answer. A cache that does not answer and a clock that is wrong are part
+    /// of the result, because the store works all the same.
+    pub fn ping(&self) -> impl Future<Output = Result<Health, Error>> + Send {
+        async move {
+            self.inner.read(&StoredKey::PROBE).await?;
+            let skew = self.inner.clock_skew().await?;
+            let cache = match self.inner.cache.ping().await {
+                Reachable::All => CacheHealth::Up,
+                Reachable::Some => CacheHealth::Partial,
+                Reachable::None => CacheHealth::Down,
+            };
+            let clock_skew = Some(skew).filter(|skew| *skew > self.inner.settings.clock_slack);
+            Ok(Health { cache, clock_skew })
+        }
+    }
+
+    /// Logs a warning if this machine's clock is wrong. A database that does not answer now is noticed elsewhere.
+    pub(crate) async fn warn_of_clock_skew(&self) {
+        if let Ok(by) = self.inner.clock_skew().await
+            && by > self.inner.settings.clock_slack
+        {
+            tracing::warn!(target: "session_cached_db", event = "clock_skew", ?by,
+                "this machine's clock and the database's differ by more than clock_slack; set the clock that is wrong: until \
+                 then sessions end too early or too late, and expired ones are not deleted by this node");
+        }
+    }
+
+    /// Returns counts of the store's work so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.inner.telemetry.counters.snapshot()
+    }
+
+    /// Refuses further writes, waits for those in flight, and stops the reaper. Then repairs the cache entries of writes that
+    /// could not be fenced, because the repair queue ends with the store. If the cache does not answer, that takes at most two
+    /// [probe intervals](Builder::probe_interval).
+    pub fn close(&self) -> impl Future<Output = ()> + Send {
+        async move {
+            self.inner.tasks.close();
+            self.inner.tasks.drain().await;
+            self.inner.cache.repair_at_the_end().await;
+        }
+    }
+}
+
+#[allow(
+    clippy::manual_async_fn,
+    reason = "of an `async fn` that awaits a method of a `dyn` backend, callers cannot prove that its future is Send"
+)]
+impl<C: Cache, P: SubjectIndex> CachedDb<C, P> {
+    /// Returns the keys and times of the sessions of `subject` ("you are logged in on these devices"), in the order of their
+    /// keys. [`data`](Self::data) returns the contents of one of them.
+    ///
+    /// # Behavior
+    ///
+    /// - Sessions with another [key prefix](Builder::key_prefix) belong to another application, and are not listed.
+    /// - A session whose row cannot be read is listed without its times, and can be ended like the others.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidSubject`], or [`Error::Database`] when the database does not answer.
+    pub fn list_by_subject(
+        &self,
+        subject: &str,
+    ) -> impl Future<Output = Result<Vec<ListedSession>, Error>> + Send {
+        async move {
+            let subject = Subject::parse(subject)?;
+            let rows = self.inner.list_by_subject(&subject, self.inner.runtime.now()).await?;
+            let listed = rows.into_iter().map(|Row { key, contents, .. }| match contents {
+                Ok(times) => ListedSession { key, times: Some(times) },
+                Err(error) => {
+                    self.inner.note_unreadable_row(&key, &Error::Database(Arc::new(error)));
+                    ListedSession { key, times: None }
+                }
+            });
+            Ok(listed.collect())
+        }
+    }
+
+    /// Ends every session of `subject` ("log out everywhere"), also those that are created meanwhile, and returns how many
+    /// were ended. Sessions with another [key prefix](Builder::key_prefix) belong to another application, and live on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidSubject`]; [`Error::Conflict`] when new sessions kept coming; or an
+    /// [error of every write](Self#errors-of-every-write), after the other sessions were ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// Goes on to its end if the future is dropped; [`close`](Self::close) waits for it.
+    pub fn revoke_subject(&self, subject: &str) -> impl Future<Output = Result<Written<u64>, Error>> + Send {
+        let revoked = Subject::parse(subject).map(|subject| self.inner.revoke_subject(subject));
+        async move { revoked?.await }
+    }
+}
+
+/// A line of a list of sessions. See [`CachedDb::list_by_subject`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ListedSession {
+    /// The key under which the session is stored, by which it can be [ended](CachedDb::revoke).
+    pub key: StoredKey,
+    /// When the session began, was last used, and ends. `None` if its row cannot be read.
+    pub times: Option<SessionTimes>,
+}
+
+impl<C, P> Clone for CachedDb<C, P> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner) }
+    }
+}
+
+impl<C: fmt::Debug, P: fmt::Debug> fmt::Debug for CachedDb<C, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CachedDb")
+            .field("db", &self.inner.db)
+            .field("cache", &self.inner.cache)
+            .field("stats", &self.inner.telemetry.counters.snapshot())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The result of a [`ping`](CachedDb::ping) of a database that answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Health {
+    /// The state of the cache.
+    pub cache: CacheHealth,
+    /// The difference between this machine's clock and the database's, if it is more than the
+    /// [`clock_slack`](Builder::clock_slack): set the clock that is wrong.
+    pub clock_skew: Option<Duration>,
+}
+
+/// The state of a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheHealth {
+    /// The cache answers.
+    Up,
+    /// Some servers of the cache answer, others do not.
+    Partial,
+    /// The cache does not answer; sessions come from the database.
+    Down,
+}

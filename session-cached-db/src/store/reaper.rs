@@ -1,0 +1,124 @@
+//! Deletes expired sessions in the background.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use session_core::{Cache, Persistence};
+
+use super::inner::Inner;
+use crate::Error;
+use crate::runtime::run_until;
+
+/// The schedule by which expired sessions are deleted in the background: in bounded batches, so that no statement locks the
+/// table for long, and at random moments, so that the nodes do not all start at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Reaper {
+    /// The time between two rounds, give or take a quarter. Defaults to 10 minutes.
+    pub interval: Duration,
+    /// The number of sessions that one statement deletes at most. Defaults to 1,000.
+    pub batch: u32,
+    /// The time between two batches of one round. Defaults to 100 ms.
+    pub pause: Duration,
+}
+
+impl Default for Reaper {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(600), batch: 1_000, pause: Duration::from_millis(100) }
+    }
+}
+
+impl Reaper {
+    /// Sets the time between two rounds.
+    #[must_use]
+    pub const fn with_interval(mut self, interval: Duration) -> Self {
+        self.interval = interval;
+        self
+    }
+
+    /// Sets the number of sessions that one statement deletes at most.
+    #[must_use]
+    pub const fn with_batch(mut self, batch: u32) -> Self {
+        self.batch = batch;
+        self
+    }
+
+    /// Sets the time between two batches.
+    #[must_use]
+    pub const fn with_pause(mut self, pause: Duration) -> Self {
+        self.pause = pause;
+        self
+    }
+}
+
+impl<C: Cache, P: Persistence> Inner<C, P> {
+    pub(crate) fn start_reaper(self: &Arc<Self>, reaper: Reaper) {
+        let closed = self.tasks.closed();
+        let rounds = rounds(Arc::downgrade(self), reaper);
+        self.runtime.spawn(Box::pin(run_until(closed, rounds)));
+    }
+
+    /// Returns the difference between this machine's clock and the database's, without the part that the time of asking may
+    /// explain.
+    pub(crate) async fn clock_skew(&self) -> Result<Duration, Error> {
+        let asked_at = self.runtime.now();
+        let theirs = self.db.now().await?;
+        Ok(theirs.since(self.runtime.now()).max(asked_at.since(theirs)))
+    }
+
+    /// Fails if this machine's clock and the database's differ by more than the slack.
+    async fn check_clock(&self) -> Result<(), Error> {
+        let by = self.clock_skew().await?;
+        if by <= self.settings.clock_slack {
+            return Ok(());
+        }
+        self.telemetry.counters.clock_skews.bump();
+        tracing::error!(target: "session_cached_db", event = "clock_skew", ?by,
+            "this machine's clock and the database's differ by more than clock_slack; nothing is deleted, set the clock that is wrong");
+        Err(Error::ClockSkew { by })
+    }
+
+    /// Deletes the sessions that expired at least a clock slack ago: no cache serves them any more, on any node.
+    pub(crate) async fn reap(&self, batch: u32, pause: Duration) -> Result<u64, Error> {
+        self.check_clock().await?;
+        let before = self.runtime.now() - self.settings.clock_slack;
+        let mut reaped = 0;
+        loop {
+            let deleted = self.db.delete_expired(before, batch).await?;
+            self.telemetry.counters.reaped.add(deleted);
+            reaped += deleted;
+            if deleted > 0 {
+                self.telemetry.call_hooks(|hooks| hooks.expired(deleted));
+            }
+            if deleted < u64::from(batch) {
+                return Ok(reaped);
+            }
+            self.runtime.sleep(pause).await;
+        }
+    }
+
+    /// Returns `interval`, give or take a quarter.
+    fn jittered(&self, interval: Duration) -> Duration {
+        let eighths = 6 + self.runtime.random_u64().get() % 5;
+        (interval / 8).saturating_mul(u32::try_from(eighths).unwrap_or(8))
+    }
+}
+
+/// Runs rounds until the store is gone.
+async fn rounds<C: Cache, P: Persistence>(store: Weak<Inner<C, P>>, reaper: Reaper) {
+    loop {
+        let Some(inner) = store.upgrade() else { return };
+        let timer = inner.runtime.sleep(inner.jittered(reaper.interval));
+        // Hold only a weak reference over the pause: a store that nothing uses any more ends its tasks.
+        drop(inner);
+        timer.await;
+        let Some(inner) = store.upgrade() else { return };
+        match inner.reap(reaper.batch, reaper.pause).await {
+            Ok(reaped) => tracing::debug!(target: "session_cached_db", event = "reaped", reaped),
+            // Logged when it was found.
+            Err(Error::ClockSkew { .. }) => {}
+            Err(error) => tracing::warn!(target: "session_cached_db", event = "reaper_failed", %error,
+                "expired sessions could not be deleted; trying again in the next round"),
+        }
+    }
+}

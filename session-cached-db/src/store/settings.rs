@@ -1,0 +1,352 @@
+use std::time::Duration;
+
+use session_core::{
+    CacheProperties, Expiry, InvalidKey, KeyForm, KeyPrefix, PersistenceProperties, Scope, SessionKey,
+    StoreId, StoredKey, Timestamp,
+};
+
+use super::Reaper;
+use crate::BuildError;
+use crate::coherence::{CoherenceSettings, WriteOperation};
+
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The settings as a [`Builder`](super::Builder) collects them. `None` leaves the choice to [`resolve`](Self::resolve).
+#[derive(Clone, Debug)]
+pub(super) struct Options {
+    pub(super) name: String,
+    pub(super) key_prefix: String,
+    pub(super) accepts_plain_keys: bool,
+    pub(super) max_payload_bytes: Option<usize>,
+    pub(super) max_keys: Option<usize>,
+    pub(super) idle_timeout: Duration,
+    pub(super) absolute_timeout: Option<Duration>,
+    pub(super) touch_interval: Option<Duration>,
+    pub(super) expire_at_browser_close: bool,
+    pub(super) max_cache_age: Option<Duration>,
+    pub(super) is_sole_process: bool,
+    pub(super) lease_ttl: Duration,
+    pub(super) fence_ttl: Duration,
+    pub(super) clock_slack: Duration,
+    pub(super) cache_timeout: Duration,
+    pub(super) read_timeout: Duration,
+    pub(super) write_timeout: Duration,
+    pub(super) breaker_threshold: u32,
+    pub(super) probe_interval: Duration,
+    pub(super) repair_capacity: usize,
+    pub(super) single_flight_capacity: usize,
+    pub(super) max_waiting_writes: usize,
+    pub(super) max_sessions_per_subject: Option<usize>,
+    pub(super) conflict_policy: ConflictPolicy,
+    pub(super) fail_closed: Vec<WriteOperation>,
+    pub(super) reaper: Option<Reaper>,
+}
+
+/// Every default that depends on no other setting.
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            name: "sessions".to_owned(),
+            key_prefix: String::new(),
+            accepts_plain_keys: false,
+            max_payload_bytes: None,
+            max_keys: None,
+            idle_timeout: 14 * DAY,
+            absolute_timeout: None,
+            touch_interval: None,
+            expire_at_browser_close: false,
+            max_cache_age: None,
+            is_sole_process: false,
+            lease_ttl: 10 * SECOND,
+            fence_ttl: 30 * SECOND,
+            clock_slack: 2 * SECOND,
+            cache_timeout: Duration::from_millis(100),
+            read_timeout: 5 * SECOND,
+            write_timeout: 10 * SECOND,
+            breaker_threshold: 5,
+            probe_interval: SECOND,
+            repair_capacity: 100_000,
+            single_flight_capacity: 100_000,
+            max_waiting_writes: 1_024,
+            max_sessions_per_subject: None,
+            conflict_policy: ConflictPolicy::default(),
+            fail_closed: Vec::new(),
+            reaper: Some(Reaper::default()),
+        }
+    }
+}
+
+/// The defaults that depend on other settings.
+impl Options {
+    fn max_cache_age(&self, cache: &CacheProperties, db: &PersistenceProperties) -> Duration {
+        let has_others = cache.scope == Scope::Process || db.has_other_writers;
+        let is_blind = has_others && !self.is_sole_process;
+        self.max_cache_age.unwrap_or(if is_blind { 5 * SECOND } else { 300 * SECOND })
+    }
+
+    fn touch_interval(&self) -> Duration {
+        self.touch_interval.unwrap_or((self.idle_timeout / 4).min(300 * SECOND))
+    }
+
+    fn max_payload_bytes(&self, db: &PersistenceProperties) -> usize {
+        self.max_payload_bytes.unwrap_or(db.max_payload_bytes.min(1 << 20))
+    }
+
+    fn longest_statement(&self, db: &PersistenceProperties) -> Duration {
+        self.write_timeout.saturating_add(db.statement_bound)
+    }
+}
+
+impl Options {
+    /// Fills in the defaults, and refuses settings that contradict each other or do not fit the cache or the database.
+    pub(super) fn resolve(
+        self,
+        cache: &CacheProperties,
+        db: &PersistenceProperties,
+    ) -> Result<Settings, BuildError> {
+        self.check_times()?;
+        self.check_limits(db)?;
+        self.check_protocol(cache, db)?;
+        let key_prefix = self.check_keys(db)?;
+        let touch_interval = self.touch_interval();
+        let coherence = CoherenceSettings {
+            store_id: StoreId(0),
+            max_cache_age: self.max_cache_age(cache, db),
+            lease_ttl: self.lease_ttl,
+            fence_ttl: self.fence_ttl,
+            clock_slack: self.clock_slack,
+            cache_timeout: self.cache_timeout,
+            write_timeout: self.write_timeout,
+            longest_statement: self.longest_statement(db),
+            breaker_threshold: self.breaker_threshold,
+            probe_interval: self.probe_interval,
+            repair_capacity: self.repair_capacity,
+            fail_closed: self.fail_closed.clone(),
+        };
+        Ok(Settings {
+            max_payload_bytes: self.max_payload_bytes(db),
+            key_form: db.key_form,
+            max_key_bytes: db.max_key_bytes,
+            name: self.name,
+            key_prefix,
+            max_keys: self.max_keys,
+            accepts_plain_keys: self.accepts_plain_keys,
+            idle_timeout: self.idle_timeout,
+            absolute_timeout: self.absolute_timeout,
+            touch_interval,
+            expire_at_browser_close: self.expire_at_browser_close,
+            clock_slack: self.clock_slack,
+            read_timeout: self.read_timeout,
+            write_timeout: self.write_timeout,
+            longest_load: self.read_timeout.saturating_add(self.cache_timeout.saturating_mul(2)),
+            single_flight_capacity: self.single_flight_capacity,
+            max_waiting_writes: self.max_waiting_writes,
+            conflict_policy: self.conflict_policy,
+            reap_batch: self.reaper.unwrap_or_default().batch,
+            coherence,
+        })
+    }
+
+    fn check_times(&self) -> Result<(), BuildError> {
+        for (name, time) in [
+            ("idle_timeout", Some(self.idle_timeout)),
+            ("absolute_timeout", self.absolute_timeout),
+            ("max_cache_age", self.max_cache_age),
+            ("lease_ttl", Some(self.lease_ttl)),
+            ("fence_ttl", Some(self.fence_ttl)),
+            ("cache_timeout", Some(self.cache_timeout)),
+            ("read_timeout", Some(self.read_timeout)),
+            ("write_timeout", Some(self.write_timeout)),
+            ("probe_interval", Some(self.probe_interval)),
+            ("the reaper's interval", self.reaper.map(|reaper| reaper.interval)),
+        ] {
+            if time.is_some_and(|time| time.is_zero()) {
+                return invalid(format!("{name} must be above zero"));
+            }
+        }
+        if self.touch_interval() >= self.idle_timeout {
+            return invalid("touch_interval must be shorter than idle_timeout, or sessions in use expire");
+        }
+        Ok(())
+    }
+
+    fn check_limits(&self, db: &PersistenceProperties) -> Result<(), BuildError> {
+        if self.reaper.is_some_and(|reaper| reaper.batch == 0) {
+            return invalid("the reaper's batch must be above zero, or it never comes to an end");
+        }
+        if self.absolute_timeout.is_some() && !db.keeps_created_at {
+            return invalid(
+                "absolute_timeout counts from when a session began, which this database does not keep",
+            );
+        }
+        if self.max_waiting_writes == 0 {
+            return invalid("max_waiting_writes must be above zero, or nothing can be written");
+        }
+        if self.breaker_threshold == 0 {
+            return invalid("breaker_threshold must be above zero, or the cache is never used");
+        }
+        if self.max_sessions_per_subject == Some(0) {
+            return invalid("max_sessions_per_subject must be above zero, or nobody can log in");
+        }
+        let max_payload_bytes = self.max_payload_bytes(db);
+        if max_payload_bytes > db.max_payload_bytes {
+            return invalid(format!(
+                "max_payload_bytes is {max_payload_bytes}, but this database takes at most {}",
+                db.max_payload_bytes
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_keys(&self, db: &PersistenceProperties) -> Result<KeyPrefix, BuildError> {
+        if self.accepts_plain_keys && db.key_form != KeyForm::Hashed {
+            return invalid("this database holds plain keys, so there is nothing to accept_plain_keys for");
+        }
+        let Ok(key_prefix) = KeyPrefix::parse(&self.key_prefix) else {
+            return invalid("key_prefix has at most 21 characters of [A-Za-z0-9_.:-]");
+        };
+        if db.key_form == KeyForm::Plain && !self.key_prefix.is_empty() {
+            return invalid("this database holds keys that others share, so key_prefix must be empty");
+        }
+        let needed = match db.key_form {
+            KeyForm::Plain => SessionKey::GENERATED_LEN,
+            _ => self.key_prefix.len() + KeyForm::HASHED_LEN,
+        };
+        if needed > db.max_key_bytes {
+            return invalid(format!(
+                "stored keys would have {needed} bytes, but this database takes at most {}; shorten key_prefix, or \
+                 take another database",
+                db.max_key_bytes
+            ));
+        }
+        Ok(key_prefix)
+    }
+
+    fn check_protocol(&self, cache: &CacheProperties, db: &PersistenceProperties) -> Result<(), BuildError> {
+        let shortest = self.lease_ttl.min(self.fence_ttl).min(self.max_cache_age(cache, db));
+        if shortest < cache.ttl_granularity {
+            return invalid(format!(
+                "lease_ttl, fence_ttl and max_cache_age must be at least this cache's granularity, {:?}",
+                cache.ttl_granularity
+            ));
+        }
+        // A fence counts from before it is placed. Without time for that, it would have expired whenever it is confirmed.
+        let shortest = self.longest_statement(db).saturating_add(self.cache_timeout);
+        if self.fence_ttl < shortest {
+            return invalid(format!(
+                "fence_ttl must be at least {shortest:?}: cache_timeout, write_timeout, and the {:?} for which this database may go on with an abandoned statement",
+                db.statement_bound
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn invalid<T>(text: impl Into<String>) -> Result<T, BuildError> {
+    Err(BuildError::Invalid(text.into()))
+}
+
+/// The settings that a store works with.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// The store's name in metrics.
+    pub(crate) name: String,
+    pub(crate) key_form: KeyForm,
+    pub(crate) key_prefix: KeyPrefix,
+    pub(crate) max_key_bytes: usize,
+    pub(crate) max_payload_bytes: usize,
+    pub(crate) max_keys: Option<usize>,
+    /// Sessions may still be stored under plain keys, although new ones are not.
+    pub(crate) accepts_plain_keys: bool,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) absolute_timeout: Option<Duration>,
+    pub(crate) touch_interval: Duration,
+    pub(crate) expire_at_browser_close: bool,
+    pub(crate) clock_slack: Duration,
+    pub(crate) read_timeout: Duration,
+    pub(crate) write_timeout: Duration,
+    /// The time that a load may take: the cache's answer, the database's, and the cache's once more.
+    pub(crate) longest_load: Duration,
+    pub(crate) single_flight_capacity: usize,
+    pub(crate) max_waiting_writes: usize,
+    pub(crate) conflict_policy: ConflictPolicy,
+    /// The number of sessions that one statement of the reaper deletes at most.
+    pub(crate) reap_batch: u32,
+    pub(crate) coherence: CoherenceSettings,
+}
+
+impl Settings {
+    /// Returns the shortest time between two touches of a session that chose `expiry`, which is short enough that a session
+    /// in use does not expire in between.
+    pub(crate) fn touch_interval(&self, expiry: Option<Expiry>) -> Duration {
+        match expiry {
+            Some(Expiry::After(lifetime)) => self.touch_interval.min(lifetime / 4),
+            _ => self.touch_interval,
+        }
+    }
+
+    /// Returns when a session ends that chose `expiry`, or left it to the store, and is used at `now`.
+    pub(crate) fn expires_at(
+        &self,
+        expiry: Option<Expiry>,
+        created_at: Timestamp,
+        now: Timestamp,
+    ) -> Timestamp {
+        let idle_end = expiry.unwrap_or(Expiry::After(self.idle_timeout)).instant(now, self.idle_timeout);
+        self.absolute_timeout.map_or(idle_end, |lifetime| idle_end.min(created_at + lifetime))
+    }
+
+    pub(crate) fn stored_key(&self, key: &SessionKey) -> Result<StoredKey, InvalidKey> {
+        let stored = StoredKey::derive(key, self.key_form, &self.key_prefix)?;
+        if stored.as_bytes().len() > self.max_key_bytes { Err(InvalidKey) } else { Ok(stored) }
+    }
+
+    /// Returns `true` if the session under `key` is one of this store's, and not of another application with another prefix.
+    pub(crate) fn owns(&self, key: &StoredKey) -> bool {
+        key.belongs_to(self.key_form, &self.key_prefix)
+            || self.accepts_plain_keys
+                && SessionKey::parse(key.as_str()).is_ok_and(|key| self.may_be_plain(&key))
+    }
+
+    /// Returns `true` if a session may be stored under `key` as it is. From 43 characters on, it may be a hashed key behind
+    /// the prefix of any application, which could be presented by any client that has read the table.
+    pub(crate) fn may_be_plain(&self, key: &SessionKey) -> bool {
+        key.expose().len() < KeyForm::HASHED_LEN && !self.looks_stored(key)
+    }
+
+    /// Returns `true` if `key` looks like a stored key.
+    pub(crate) fn looks_stored(&self, key: &SessionKey) -> bool {
+        self.key_form == KeyForm::Hashed
+            && key
+                .expose()
+                .strip_prefix(self.key_prefix.as_str())
+                .is_some_and(|rest| rest.len() == KeyForm::HASHED_LEN)
+    }
+}
+
+/// The choice between two values when another request has changed the session since it was opened.
+///
+/// Changes of different keys are merged under either policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConflictPolicy {
+    /// If both changed the same key, the value of this save stays.
+    #[default]
+    LastWrite,
+    /// If both changed the same key, this save fails with [`Error::Conflict`](crate::Error::Conflict).
+    Reject,
+}
+
+/// The treatment of the session table when a store is built.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Schema {
+    /// Creates the table, or brings it up to date.
+    #[default]
+    Migrate,
+    /// Leaves the table to the application, and fails if it is not as it should be.
+    Check,
+    /// Leaves the table to the application, unchecked.
+    Trust,
+}
