@@ -11,11 +11,20 @@ use std::process::{Command, Stdio};
 use lexopt::{Arg, Parser, ValueExt as _};
 
 use crate::Result;
+use crate::help::Help;
 use crate::process::{cargo, output, run as run_process, shown, which};
 
-pub(crate) const USAGE: &str = "fuzz [TARGET..] [--seconds N] [--replay FILE]";
-pub(crate) const SUMMARY: &str = "Feed what reads foreign bytes (cache entries, records, payloads, keys, URLs, Django's rows) with input that \
-     libFuzzer\n    makes up, for N seconds each (10). With --replay: one target, with one file.";
+pub(crate) const HELP: Help = Help {
+    usage: "fuzz [TARGET..] [--seconds N] [--replay FILE]",
+    summary: "Feeds what reads foreign bytes with input that libFuzzer makes up.",
+    details: "Targets read cache entries, records, payloads, keys, URLs and Django's rows.",
+    options: &[
+        ("TARGET", "Fuzzes this target; may be repeated. Defaults to all."),
+        ("--seconds N", "Fuzzes each target for N seconds. Defaults to 10."),
+        ("--replay FILE", "Runs one target with one file."),
+    ],
+    examples: &[("fuzz envelope --seconds 60", "one target for a minute")],
+};
 
 pub(crate) const PACKAGE: &str = "conformance-tests/fuzz";
 const BUILT: &str = "target/fuzz";

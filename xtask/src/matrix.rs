@@ -4,10 +4,16 @@ use lexopt::{Arg, Parser};
 use serde_json::{Value, json};
 
 use crate::Result;
+use crate::help::Help;
 use crate::table::{CACHES, DATABASES, VARIANT_PAIRS, server};
 
-pub(crate) const USAGE: &str = "matrix [--json]";
-pub(crate) const SUMMARY: &str = "Print every pair of cache and database that is tested, with its images; --json in the form that GitHub Actions reads.";
+pub(crate) const HELP: Help = Help {
+    usage: "matrix [--json]",
+    summary: "Prints every pair of cache and database that is tested, with its images.",
+    details: "",
+    options: &[("--json", "Prints the pairs in the form that GitHub Actions reads.")],
+    examples: &[("matrix --json", "a matrix for GitHub Actions")],
+};
 
 pub(crate) fn run(mut args: Parser) -> Result {
     let mut as_json = false;

@@ -7,13 +7,26 @@ use std::time::{Duration, Instant};
 
 use lexopt::{Arg, Parser, ValueExt};
 
+use crate::help::Help;
 use crate::process::output;
 use crate::table::{Needs, Ports, SERVERS, Server};
 use crate::{Result, engine, images};
 
-pub(crate) const USAGE: &str = "services up|status|down [NAME..]";
-pub(crate) const SUMMARY: &str = "Keep servers running for development, all or the named, on ports of 127.0.0.1, and print the \
-     variables that make the tests\n    use them: eval \"$(cargo xtask services up)\"";
+pub(crate) const HELP: Help = Help {
+    usage: "services up|status|down [NAME..]",
+    summary: "Keeps servers running for development, on ports of 127.0.0.1.",
+    details: "",
+    options: &[
+        ("up", "Starts servers and prints the variables that make the tests use them."),
+        ("status", "Shows which servers run, and prints the variables of those that are ready."),
+        ("down", "Removes servers."),
+        ("NAME", "Names a server; may be repeated. Defaults to all."),
+    ],
+    examples: &[(
+        "services up redis postgres",
+        "two servers; to set the variables as well: eval \"$(cargo xtask services up redis postgres)\"",
+    )],
+};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -32,7 +45,7 @@ pub(crate) fn run(mut args: Parser) -> Result {
             other => return Err(other.unexpected().into()),
         }
     }
-    let (action, names) = words.split_first().ok_or_else(|| format!("usage: cargo xtask {USAGE}"))?;
+    let (action, names) = words.split_first().ok_or_else(|| format!("usage: cargo xtask {}", HELP.usage))?;
     let services = chosen(names)?;
     engine::require()?;
     match action.as_str() {
@@ -42,7 +55,7 @@ pub(crate) fn run(mut args: Parser) -> Result {
             Ok(())
         }
         "down" => down(&services),
-        other => Err(format!("there is no `services {other}`; usage: cargo xtask {USAGE}").into()),
+        other => Err(format!("there is no `services {other}`; usage: cargo xtask {}", HELP.usage).into()),
     }
 }
 

@@ -12,13 +12,30 @@ use lexopt::{Arg, Parser, ValueExt as _};
 use serde_json::{Map, Value};
 
 use crate::Result;
+use crate::help::Help;
 use crate::process::cargo;
 
-pub(crate) const USAGE: &str = "bench [--json] [--quick] [--crowds] [GROUP..]";
-pub(crate) const SUMMARY: &str = "Measure the store against the parts it is made of, as ratios, and plot them; --json prints one object of all \
-     ratios,\n    --quick measures few rounds. Groups: moka, redis, memcached, sqlite, postgres, mysql, mariadb, crowd, lazy, size, \
-     reap, tower-sessions.\n    --crowds prints a table of 1 to 512 savers of one session instead; its groups are pairs, such as \
-     redis+postgres.\n    Servers are found by the variables that `cargo xtask services up` prints";
+pub(crate) const HELP: Help = Help {
+    usage: "bench [--json] [--quick] [--crowds] [GROUP..]",
+    summary: "Measures the store against the parts it is made of, as ratios, and plots them.",
+    details: "Servers are found by the variables that `cargo xtask services up` prints.",
+    options: &[
+        (
+            "GROUP",
+            "Measures this group; may be repeated: moka, redis, memcached, sqlite, postgres, mysql, mariadb, crowd, lazy, size, reap, tower-sessions. Defaults to all.",
+        ),
+        ("--json", "Prints one object of all ratios instead of a table."),
+        ("--quick", "Measures few rounds."),
+        (
+            "--crowds",
+            "Prints a table of 1 to 512 savers of one session instead; its groups are pairs, such as redis+postgres.",
+        ),
+    ],
+    examples: &[
+        ("bench --quick moka redis", "few rounds of two groups"),
+        ("bench --crowds redis+postgres", "the savers of one pair"),
+    ],
+};
 
 /// The backends in the form that all of them can be linked and reached.
 const FEATURES: &str = "memcached,moka,mysql-rsa,postgres,redis-cluster,sqlite";

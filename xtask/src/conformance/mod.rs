@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use lexopt::{Arg, Parser, ValueExt};
 
+use crate::help::Help;
 use crate::process::{cargo, shown};
 use crate::table::IMAGES;
 use crate::{Result, images};
@@ -21,9 +22,20 @@ use progress::Progress;
 use results::{Event, Results};
 use selection::Selection;
 
-pub(crate) const USAGE: &str = "conformance [--cache NAME].. [--db NAME].. [--report DIR]";
-pub(crate) const SUMMARY: &str = "Run the conformance suite on real servers: each cache, each database, and every pair, or the \
-     named ones only.\n    With --report, write it as JUnit XML, Markdown and one HTML page.";
+pub(crate) const HELP: Help = Help {
+    usage: "conformance [--cache NAME].. [--db NAME].. [--report DIR]",
+    summary: "Runs the conformance suite on real servers: each cache, each database and every pair.",
+    details: "",
+    options: &[
+        ("--cache NAME", "Tests this cache, alone and in its pairs; may be repeated."),
+        ("--db NAME", "Tests this database, alone and in its pairs; may be repeated."),
+        ("--report DIR", "Writes the results to DIR as JUnit XML, Markdown and one HTML page."),
+    ],
+    examples: &[(
+        "conformance --cache redis --db postgres --report target/conformance",
+        "one pair, with a report",
+    )],
+};
 
 pub(crate) fn run(mut args: Parser) -> Result {
     let (mut caches, mut databases, mut report) = (Vec::new(), Vec::new(), None::<PathBuf>);

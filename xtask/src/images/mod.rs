@@ -15,13 +15,21 @@ use std::time::Instant;
 
 use lexopt::{Arg, Parser, ValueExt};
 
+use crate::help::Help;
 use crate::process::{output, succeeds, which};
 use crate::table::{IMAGES, Image};
 use crate::{Result, engine};
 
-pub(crate) const USAGE: &str = "images [--exports] [NAME..]";
-pub(crate) const SUMMARY: &str = "Build stand-ins for the server images from Debian's packages, where they are missing, all or the named.\n    \
-     With --exports, build nothing and print the variables that make the tests use them.";
+pub(crate) const HELP: Help = Help {
+    usage: "images [--exports] [NAME..]",
+    summary: "Builds stand-ins for the server images from Debian's packages, where they are missing.",
+    details: "",
+    options: &[
+        ("NAME", "Builds this image; may be repeated. Defaults to all."),
+        ("--exports", "Builds nothing, and prints the variables that make the tests use the stand-ins."),
+    ],
+    examples: &[("images redis", "one stand-in"), ("images --exports", "variables for a shell")],
+};
 
 /// Stand-ins are built this many at a time: half of the work is waiting for the mirror and for the disk.
 const BUILDERS: usize = 2;

@@ -12,12 +12,29 @@ use std::time::Duration;
 use lexopt::{Arg, Parser, ValueExt as _};
 
 use crate::Result;
+use crate::help::Help;
 use crate::process::{cargo, run as run_process, succeeds};
 use crate::stage::Stages;
 
-pub(crate) const USAGE: &str = "lint [STAGE..]";
-pub(crate) const SUMMARY: &str = "Formatting, clippy and docs with warnings denied, each feature alone, what features must not \
-     pull in,\n    which bring C, READMEs against features, packaging, the oldest Rust, semver since the last tag, cargo-deny when installed.";
+pub(crate) const HELP: Help = Help {
+    usage: "lint [STAGE..]",
+    summary: "Checks everything that can be checked without running the code.",
+    details: "Every stage runs, also after one that failed.",
+    options: &[
+        ("fmt", "Formatting."),
+        ("clippy", "Clippy, with warnings denied."),
+        ("docs", "Rustdoc, with warnings denied."),
+        ("features", "Each crate compiles with each feature alone."),
+        ("closure", "No feature pulls in what it must not."),
+        ("native", "docs/native-code.md lists the features that bring code in C."),
+        ("readme", "Each README lists its crate's features."),
+        ("package", "Each published crate can be packaged."),
+        ("msrv", "The oldest Rust that Cargo.toml promises compiles everything."),
+        ("semver", "The interface keeps what the last release promised."),
+        ("deny", "Licences, advisories and sources, if cargo-deny is installed."),
+    ],
+    examples: &[("lint", "every stage"), ("lint fmt clippy", "two stages")],
+};
 
 const STAGES: &[&str] = &[
     "fmt", "clippy", "docs", "features", "closure", "native", "readme", "package", "msrv", "semver", "deny",

@@ -17,13 +17,22 @@ use lexopt::{Arg, Parser, ValueExt};
 use self::name::Name;
 use self::write::Plan;
 use crate::Result;
+use crate::help::Help;
 
-pub(crate) const CACHE_USAGE: &str = "new-cache NAME";
-pub(crate) const CACHE_SUMMARY: &str =
-    "Begin a cache backend in cache-backends: module, feature, tests, documentation. See CONTRIBUTING.md.";
-pub(crate) const DB_USAGE: &str = "new-db NAME";
-pub(crate) const DB_SUMMARY: &str =
-    "Begin a database backend in db-backends: module, feature, tests, documentation. See CONTRIBUTING.md.";
+pub(crate) const CACHE_HELP: Help = Help {
+    usage: "new-cache NAME",
+    summary: "Scaffolds a cache backend in cache-backends: module, feature, tests, documentation.",
+    details: "CONTRIBUTING.md goes through all steps.",
+    options: &[("NAME", "The name of its module and of its cargo feature: a-z, 0-9 and _.")],
+    examples: &[("new-cache etcd", "a cache in etcd")],
+};
+pub(crate) const DB_HELP: Help = Help {
+    usage: "new-db NAME",
+    summary: "Scaffolds a database backend in db-backends: module, feature, tests, documentation.",
+    details: "CONTRIBUTING.md goes through all steps.",
+    options: &[("NAME", "The name of its module and of its cargo feature: a-z, 0-9 and _.")],
+    examples: &[("new-db cockroach", "a database in CockroachDB")],
+};
 
 /// What kind of backend.
 struct Kind {
@@ -69,11 +78,11 @@ const DB: Kind = Kind {
 };
 
 pub(crate) fn new_cache(args: Parser) -> Result {
-    run(args, &CACHE, CACHE_USAGE)
+    run(args, &CACHE, CACHE_HELP.usage)
 }
 
 pub(crate) fn new_db(args: Parser) -> Result {
-    run(args, &DB, DB_USAGE)
+    run(args, &DB, DB_HELP.usage)
 }
 
 fn run(mut args: Parser, kind: &Kind, usage: &str) -> Result {
