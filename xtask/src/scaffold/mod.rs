@@ -1,8 +1,9 @@
-//! `cargo xtask new-cache NAME` and `new-db NAME`: a backend that compiles, and fails the cases that are still to be
-//! written.
+//! `cargo xtask new-cache NAME` and `new-db NAME`: scaffold a backend that compiles, and fails the cases of
+//! the methods that are still to be written.
 //!
-//! What a backend consists of is under `cache` and `db`: files with `{{name}}` and `{{Name}}` in them. Everything is
-//! checked and made before the first file is written.
+//! The files of a backend are under `cache` and `db`, with `{{name}}` and `{{Name}}` in them. Everything is
+//! checked and made before the first file is written. Not with cargo-generate, which makes new directories:
+//! half of a backend is edits of files that exist.
 
 mod edit;
 mod name;
@@ -34,19 +35,19 @@ pub(crate) const DB_HELP: Help = Help {
     examples: &[("new-db cockroach", "a database in CockroachDB")],
 };
 
-/// What kind of backend.
+/// A kind of backend.
 struct Kind {
-    /// The crate that it goes into.
+    /// The crate of its backends.
     package: &'static str,
-    /// What follows its name in the name of its type.
+    /// The end of its type's name.
     suffix: &'static str,
-    /// What follows its name in the name of its test in `conformance-tests`.
+    /// The end of its test's name in `conformance-tests`.
     layer: &'static str,
-    /// A module that stands where it is to stand.
+    /// A module among which the new one goes.
     neighbour: &'static str,
-    /// Its line in the table of features.
+    /// Its row in the table of features.
     row: &'static str,
-    /// Its files: where they go, and what is in them.
+    /// The paths and contents of its files.
     files: &'static [(&'static str, &'static str)],
 }
 
@@ -101,12 +102,15 @@ fn run(mut args: Parser, kind: &Kind, usage: &str) -> Result {
     }
     let Kind { package, layer, .. } = kind;
     eprintln!("\nThe cases that are still to be written:");
-    println!("cargo test --package conformance-tests --all-features --test {name}_{layer}");
+    println!(
+        "CONFORMANCE_{}_URL={name}://127.0.0.1/ cargo test --package conformance-tests --all-features --test {name}_{layer}",
+        name.to_ascii_uppercase()
+    );
     eprintln!("Begin in {package}/src/{name}/mod.rs; CONTRIBUTING.md goes on from here.");
     Ok(())
 }
 
-/// Every file of a new backend as it is to be. Writes nothing.
+/// Plans every file of a new backend. Writes nothing.
 fn plan(root: &Path, kind: &Kind, name: &str) -> Result<Plan> {
     let name = Name::parse(name)?;
     let fill = |text: &str| name.fill(text, kind.suffix);

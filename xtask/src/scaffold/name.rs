@@ -1,13 +1,14 @@
-//! What a backend can be called.
+//! The names that a backend can have.
 
 use std::fmt;
 
 use crate::Result;
 
-/// Longer ones make lines that cannot be formatted.
+/// Longer names make lines that cannot be formatted.
 const MAX_LEN: usize = 24;
 
-/// No module can have these names: keywords, those that are reserved for later, and those of crates that every module uses.
+/// No module can have these names: keywords, those that are reserved for later, and those of crates that
+/// every module uses.
 const TAKEN: &[&str] = &[
     "abstract",
     "alloc",
@@ -98,7 +99,7 @@ impl Name {
         &self.0
     }
 
-    /// The name of its type: `foo_bar` is `FooBarCache`.
+    /// Returns the name of its type: `foo_bar` becomes `FooBarCache`.
     fn type_name(&self, suffix: &str) -> String {
         let capital = |word: &str| {
             let mut letters = word.chars();
@@ -112,7 +113,7 @@ impl Name {
         self.0.split('_').map(capital).chain([suffix.to_owned()]).collect()
     }
 
-    /// A template with the name in its places.
+    /// Fills the name into a template.
     pub(super) fn fill(&self, template: &str, suffix: &str) -> String {
         template
             .replace("{{name}}", &self.0)
@@ -132,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_modules_are_taken() {
+    fn names_of_modules_are_accepted() {
         for name in ["etcd", "foo_bar", "s3", "redis_7"] {
             assert_eq!(Name::parse(name).unwrap().as_str(), name);
         }
