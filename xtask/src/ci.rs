@@ -1,4 +1,4 @@
-//! `cargo xtask ci`: what `.ci/run` does, for a developer.
+//! `cargo xtask ci`: runs what `.ci/run` runs, for a developer.
 
 use lexopt::Parser;
 

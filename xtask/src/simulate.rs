@@ -30,7 +30,7 @@ pub(crate) const HELP: Help = Help {
     ],
 };
 
-/// Where an exhaustive run notes what it has done.
+/// The file in which an exhaustive run keeps its progress.
 const STATE: &str = "target/simulate.state";
 
 pub(crate) fn run(mut args: Parser) -> Result {
@@ -58,7 +58,7 @@ pub(crate) fn run(mut args: Parser) -> Result {
     simulate(seed, what)
 }
 
-/// What every change is checked with.
+/// Runs the simulations that every change is checked with.
 pub(crate) fn standard() -> Result {
     simulate(None, vec!["standard".into()])
 }

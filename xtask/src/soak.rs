@@ -1,4 +1,4 @@
-//! `cargo xtask soak`: the store on real servers that break, with processes that die.
+//! `cargo xtask soak`: runs the store on real servers that break, with processes that die.
 
 use lexopt::{Arg, Parser, ValueExt};
 
@@ -56,7 +56,8 @@ pub(crate) fn run(mut args: Parser) -> Result {
     run_process(&mut command)
 }
 
-/// What lasts how many seconds: the named phases the same time each, or faults for six tenths of the time, and then all phases.
+/// Returns each part with its seconds: the named phases for the same time each, or without names, faults for
+/// six tenths of the time and then all phases.
 fn plan(phases: &[&str], minutes: f64) -> String {
     let part = |name: &str, share: f64| format!("{name}:{:.0}", (minutes * 60.0 * share).ceil());
     if phases.is_empty() {
@@ -67,9 +68,9 @@ fn plan(phases: &[&str], minutes: f64) -> String {
     phases.iter().map(|phase| part(phase, share)).collect::<Vec<_>>().join(",")
 }
 
-/// What every change is checked with: the tests of the soak itself, and short soaks.
+/// Runs the tests of the soak itself and short soaks. Part of `cargo xtask test --provision`.
 pub(crate) fn short() -> Result {
-    // One after the other: what takes its time there is measured.
+    // One after the other, because they measure time.
     run_process(soak().env("SOAK_SHORT", "1").args(["--", "--test-threads=1"]))
 }
 
@@ -92,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn plan_with_flags_has_only_these() {
+    fn plan_with_flags_has_only_their_phases() {
         assert_eq!(plan(&["crowd"], 0.5), "crowd:30");
         assert_eq!(plan(&["crowd", "blips"], 2.0), "crowd:60,blips:60");
     }

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: every test of the workspace.
+//! `cargo xtask test`: runs every test of the workspace.
 
 use std::ffi::OsString;
 use std::process::Command;
@@ -77,8 +77,8 @@ fn steps(stages: &mut Stages, provision: bool, filters: &[OsString]) -> Result {
     if !provision {
         return stages.run("tests", TEST_BUDGET, || run_process(&mut tests(&[], filters)));
     }
-    // First as on any machine with an engine: every server in a container of this run. Then everything, the matrix
-    // included, on servers that are kept running and named by URL.
+    // First as on any machine with an engine: every server in a container of this run. Then everything, the
+    // matrix included, on servers that are kept running and named by URL.
     let _ = stages.run("matrix", MATRIX_BUDGET, || {
         run_process(require_all(&mut tests(&["--test=matrix"], filters)).envs(images::variables(IMAGES)))
     });
@@ -107,7 +107,7 @@ fn tests(args: &[&str], filters: &[OsString]) -> Command {
     command
 }
 
-/// A test that finds no server fails.
+/// Makes a test fail that finds no server.
 fn require_all(command: &mut Command) -> &mut Command {
     command.env("CONFORMANCE_REQUIRE", "all")
 }

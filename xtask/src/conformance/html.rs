@@ -1,4 +1,4 @@
-//! The report as one page that needs nothing but itself.
+//! The report as one self-contained HTML page.
 
 use super::junit::escaped;
 use super::results::{Case, Count, Outcome, Results};
@@ -56,7 +56,7 @@ fn matrix(results: &Results) -> String {
     text + "</table></div>\n"
 }
 
-/// The backends that are tested alone.
+/// Lists the backends that are tested alone.
 fn singles(results: &Results) -> String {
     let mut text = String::new();
     for layer in results.layers().into_iter().filter(|layer| *layer != "pair") {
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_needs_nothing_else_and_shows_what_tests_said_as_it_was() {
+    fn page_is_self_contained_and_escapes_the_messages_of_tests() {
         let page = page(&example());
         assert!(page.contains("left: &lt;1&gt; &amp;"), "{page}");
         for outside in ["http:", "https:", "<script", "<img", "<link", "src="] {

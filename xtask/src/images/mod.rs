@@ -1,8 +1,9 @@
-//! `cargo xtask images`: stand-ins for the official server images, made from Debian's packages, for machines that reach no container
-//! registry.
+//! `cargo xtask images`: stand-ins for the official server images, made from Debian's packages, for machines
+//! that reach no container registry.
 //!
-//! A root file system with the server's packages is an image: `mmdebstrap` makes it, `docker import` takes it. The recipes are in
-//! [`crate::table`]; a stand-in's tag is a hash of its recipe, so an unchanged recipe is built once.
+//! A root file system with the server's packages is an image: `mmdebstrap` makes it, `docker import` takes
+//! it. The recipes are in [`crate::table`]; a stand-in's tag is a hash of its recipe, so an unchanged recipe
+//! is built once.
 
 mod apt;
 
@@ -102,13 +103,14 @@ pub(crate) fn ensure(images: &[&'static Image]) -> Result {
     })
 }
 
-/// The variables that make the tests use the stand-ins. One that is set already is left alone.
+/// Returns the variables that make the tests use the stand-ins, without those that are set already.
 pub(crate) fn variables(images: &[&'static Image]) -> Vec<(&'static str, String)> {
     let unset = images.iter().filter(|image| std::env::var_os(image.image_var).is_none());
     unset.map(|image| (image.image_var, stand_in(image))).collect()
 }
 
-/// The image to start a server from: what the environment names, or a stand-in if it was built, or the official one.
+/// Returns the image to start a server from: the one that the environment names, or a stand-in if it was
+/// built, or the official one.
 pub(crate) fn available(image: &Image) -> String {
     if std::env::var_os(image.image_var).is_none() && is_built(image) {
         stand_in(image)
@@ -180,7 +182,7 @@ fn build(image: &Image, mirror: &str, scratch: &Path) -> Result {
     Ok(())
 }
 
-/// Stand-ins of former recipes go; one that a container still uses stays.
+/// Removes the stand-ins of former recipes, except one that a container still uses.
 fn remove_outdated(image: &Image) {
     let current = stand_in(image);
     let format = ["--format", "{{.Repository}}:{{.Tag}}"];
@@ -196,7 +198,7 @@ mod tests {
     use crate::table::{REDIS, VALKEY};
 
     #[test]
-    fn the_tag_follows_the_recipe_and_nothing_else() {
+    fn tag_follows_the_recipe_and_nothing_else() {
         assert_eq!(stand_in(&REDIS), stand_in(&Image { official: "redis:9", ..REDIS }));
         assert_ne!(stand_in(&REDIS), stand_in(&Image { entrypoint: "exit", ..REDIS }));
         assert_ne!(stand_in(&REDIS), stand_in(&Image { suite: "sid", ..REDIS }));
@@ -204,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_image_is_told_the_known_ones() {
+    fn unknown_image_is_refused_with_the_known_ones() {
         let error = named("oracle").unwrap_err().to_string();
         assert!(error.contains("oracle") && error.contains("postgres"), "{error}");
     }

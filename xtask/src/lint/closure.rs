@@ -1,7 +1,8 @@
-//! What the members must not pull in.
+//! The dependencies that members must not have.
 //!
-//! A backend's feature brings that backend's driver and no other's, no feature brings none, the core knows no runtime and no
-//! driver, and nothing needs OpenSSL.
+//! A backend's feature brings that backend's driver and no other's, no feature brings none, the core knows no
+//! runtime and no driver, and nothing needs OpenSSL. cargo-deny cannot say this, because it looks at one set
+//! of features at a time.
 
 use std::collections::BTreeSet;
 
@@ -30,7 +31,7 @@ const NEVER: &[(&str, &[&str])] = &[
 /// Crates that nothing has.
 const NOWHERE: &[&str] = &["openssl", "openssl-sys", "native-tls"];
 
-/// Features of serde_json that change the programs of everybody in the graph.
+/// Features of serde_json that change the behaviour of every crate in the graph.
 const SERDE_JSON_FEATURES: &[&str] = &["arbitrary_precision", "preserve_order"];
 
 pub(crate) fn check(members: &[Member]) -> Result {
@@ -50,7 +51,7 @@ pub(crate) fn check(members: &[Member]) -> Result {
     if wrong.is_empty() { Ok(()) } else { Err(Vec::from_iter(wrong).join("\n").into()) }
 }
 
-/// One line for each crate that is linked: `NAME VERSION FEATURE,FEATURE`.
+/// Returns one line for each crate that is linked: `NAME VERSION FEATURE,FEATURE`.
 fn tree(package: &str, feature: Option<&str>) -> Result<String> {
     let mut command = cargo();
     command.args([

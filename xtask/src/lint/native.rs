@@ -1,4 +1,4 @@
-//! Which features bring code in C, as `docs/native-code.md` has it: no more, and no less.
+//! The features that bring code in C are those that `docs/native-code.md` lists, no more and no less.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,10 +8,10 @@ use crate::process::{cargo, output};
 
 const TABLE: &str = "docs/native-code.md";
 
-/// What compiles or finds code in another language while a crate is built.
+/// Crates that compile or find code in another language while a crate is built.
 const BUILDERS: &[&str] = &["bindgen", "cc", "cmake", "nasm-rs", "pkg-config", "vcpkg"];
 
-/// Crates that are named like one that is bound to a C library, and have none.
+/// Crates that are named like bindings to a C library, and are Rust alone.
 const PURE_RUST: &[&str] = &["linux-raw-sys"];
 
 pub(crate) fn check(members: &[Member]) -> Result {
@@ -44,7 +44,7 @@ pub(crate) fn check(members: &[Member]) -> Result {
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
 }
 
-/// One line for each crate that is linked or runs while one is built: its depth, and at once its name.
+/// Returns one line for each crate that is linked or runs in a build: its depth and its name.
 fn tree(package: &str, feature: Option<&str>) -> Result<String> {
     let mut command = cargo();
     command.args(["tree", "--quiet", "--no-default-features", "--edges=normal,build", "--prefix=depth"]);
@@ -52,7 +52,7 @@ fn tree(package: &str, feature: Option<&str>) -> Result<String> {
     output(command.args(feature.map(|name| format!("--features={name}"))))
 }
 
-/// The crates that need one of [`BUILDERS`], or are named as bindings are.
+/// Returns the crates that need one of [`BUILDERS`], or are named as bindings are.
 fn native(tree: &str) -> BTreeSet<String> {
     let mut path: Vec<&str> = Vec::new();
     let mut found = BTreeSet::new();
@@ -77,7 +77,7 @@ fn native(tree: &str) -> BTreeSet<String> {
     found
 }
 
-/// The crates in the first column, and the features in the second.
+/// Returns the crates in the first column, with the features in the second.
 fn allowed(table: &str) -> BTreeMap<&str, BTreeSet<&str>> {
     let rows = table.lines().filter_map(|line| {
         let mut cells = line.strip_prefix("| `")?.split('|');
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_needs_a_compiler_or_is_a_binding_is_native() {
+    fn crate_that_needs_a_compiler_or_is_a_binding_is_native() {
         let tree = "0 ours v1\n1 ring v0.17\n2 cfg-if v1\n2 cc v1\n3 shlex v1\n1 linux-raw-sys v0.9\n1 foo-sys v1\n2 pkg-config v0.3";
         assert_eq!(native(tree), BTreeSet::from(["foo-sys".to_owned(), "ring".to_owned()]));
     }
