@@ -29,6 +29,7 @@ pub(crate) const HELP: Help = Help {
         ("closure", "No feature pulls in what it must not."),
         ("native", "docs/native-code.md lists the features that bring code in C."),
         ("readme", "Each README lists its crate's features."),
+        ("glossary", "Each name in the glossary of CONTRIBUTING.md is declared."),
         ("prose", "Plain English in comments, documents and the names of tests. Only when it is named."),
         ("package", "Each published crate can be packaged."),
         ("msrv", "The oldest Rust that Cargo.toml promises compiles everything."),
@@ -73,7 +74,7 @@ fn stages(chosen: &[String]) -> Result {
     let native = || native::check(&members);
     let readme = || readme::check(&members);
     let package = || release::package(&members);
-    let work: [(&str, u64, &dyn Fn() -> Result); 9] = [
+    let work: [(&str, u64, &dyn Fn() -> Result); 10] = [
         ("fmt", 10, &fmt),
         ("clippy", 360, &clippy),
         ("docs", 180, &docs),
@@ -81,6 +82,7 @@ fn stages(chosen: &[String]) -> Result {
         ("closure", 60, &closure),
         ("native", 60, &native),
         ("readme", 1, &readme),
+        ("glossary", 5, &prose::glossary::check),
         ("prose", 10, &prose::check),
         ("package", 60, &package),
     ];

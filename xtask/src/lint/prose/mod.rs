@@ -1,9 +1,10 @@
 //! Rules of plain English that a program can check, in comments, rustdoc, documents and the names of tests.
 //!
-//! Text in code spans and code blocks is not checked, nor are string literals. A place that has to break a rule stands in
-//! [`EXCEPTIONS`] with its reason.
+//! Text in code spans and code blocks is not checked, nor are string literals. A place that has to break a
+//! rule stands in [`EXCEPTIONS`] with its reason.
 
 mod exceptions;
+pub(super) mod glossary;
 mod rules;
 mod source;
 mod words;
@@ -50,8 +51,9 @@ fn findings(file: &str, text: &str) -> Vec<Finding> {
     findings
 }
 
-/// Returns one line for each finding that no exception allows, and for each exception that allows nothing; then how many
-/// there are of each rule in each crate, and how to mend them. Returns `None` if there are none.
+/// Returns one line for each finding that no exception allows, and for each exception that allows nothing;
+/// then how many there are of each rule in each crate, and how to mend them. Returns `None` if there are
+/// none.
 fn report(found: &[(&str, Finding)], exceptions: &[Exception]) -> Option<String> {
     let is_open =
         |(file, finding): &&(&str, Finding)| !exceptions.iter().any(|one| one.allows(file, finding));

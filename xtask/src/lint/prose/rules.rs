@@ -100,8 +100,8 @@ fn excerpt(words: &[Word]) -> String {
     words.iter().take(6).map(|word| word.text.as_str()).collect::<Vec<_>>().join(" ")
 }
 
-/// Returns the names of the tests in `code`, with their lines: of functions with an attribute `test` of any crate, and of
-/// those that a macro lists for a program without the standard harness.
+/// Returns the names of the tests in `code`, with their lines: of functions with an attribute `test` of any
+/// crate, and of those that a macro lists for a program without the standard harness.
 pub(super) fn names_of_tests(code: &str) -> Vec<(usize, &str)> {
     let mut names = Vec::new();
     let (mut is_test, mut list_indent) = (false, None);

@@ -63,7 +63,8 @@ fn comment_length(text: &str) -> Option<usize> {
     }
 }
 
-/// Returns the length of the string or character that `text` begins with, if it begins with one. A lifetime is neither.
+/// Returns the length of the string or character that `text` begins with, if it begins with one. A lifetime
+/// is neither.
 fn literal_length(text: &str) -> Option<usize> {
     if let Some(body) = text.strip_prefix('"') {
         return Some(1 + quoted_length(body, '"')?);
