@@ -36,7 +36,6 @@ fn matrix(results: &Results) -> String {
     if caches.is_empty() {
         return String::new();
     }
-    let pairs = results.backends("pair");
     let mut text = String::from("<div class=\"wide\"><table>\n<tr><td></td>");
     for database in &databases {
         text += &format!("<th scope=\"col\">{}</th>", escaped(database));
@@ -45,10 +44,11 @@ fn matrix(results: &Results) -> String {
     for cache in &caches {
         text += &format!("<tr><th scope=\"row\">{}</th>", escaped(cache));
         for database in &databases {
-            let name = format!("{cache}+{database}");
-            text += &match pairs.iter().find(|(pair, _)| *pair == name) {
-                Some((pair, cases)) => format!("<td>{}</td>", link("pair", pair, cases)),
-                None => "<td></td>".to_owned(),
+            let cases = results.pair(cache, database);
+            text += &if cases.is_empty() {
+                "<td></td>".to_owned()
+            } else {
+                format!("<td>{}</td>", link("pair", &format!("{cache}+{database}"), &cases))
             };
         }
         text += "</tr>\n";

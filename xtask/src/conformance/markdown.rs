@@ -6,17 +6,12 @@ use super::results::{Case, Count, Results};
 pub(crate) fn summary(results: &Results) -> String {
     let mut text = String::new();
     let (caches, databases) = results.sides();
-    let pairs = results.backends("pair");
-    if !pairs.is_empty() {
+    if !databases.is_empty() {
         let mut rows = vec![[vec![String::new()], owned(&databases)].concat()];
         for cache in &caches {
-            let cell = |database: &&str| {
-                let name = format!("{cache}+{database}");
-                pairs
-                    .iter()
-                    .find(|(pair, _)| *pair == name)
-                    .map(|(_, cases)| shown(cases))
-                    .unwrap_or_default()
+            let cell = |database: &&str| match results.pair(cache, database) {
+                cases if cases.is_empty() => String::new(),
+                cases => shown(&cases),
             };
             rows.push([vec![(*cache).to_owned()], databases.iter().map(cell).collect()].concat());
         }

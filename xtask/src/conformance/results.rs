@@ -97,6 +97,12 @@ impl Results {
         backends
     }
 
+    /// Returns the cases of a pair. Empty if it was not tested.
+    pub(crate) fn pair(&self, cache: &str, database: &str) -> Vec<&Case> {
+        let pair = format!("{cache}+{database}");
+        self.cases.iter().filter(|case| case.layer == "pair" && case.backend == pair).collect()
+    }
+
     /// Returns the layers, with pairs first: the matrix is about them.
     pub(crate) fn layers(&self) -> Vec<&str> {
         let mut layers: Vec<&str> = Vec::new();

@@ -1,5 +1,7 @@
 //! The selection of backends to test.
 
+use std::collections::BTreeSet;
+
 use crate::Result;
 use crate::table::{CACHES, DATABASES, VARIANT_PAIRS};
 
@@ -59,18 +61,12 @@ impl Selection {
 }
 
 fn known<'a>(what: &str, names: &[String], all: impl Iterator<Item = &'a str>) -> Result {
-    let mut all: Vec<_> = all.collect();
-    match names.iter().find(|name| !all.contains(&name.as_str())) {
+    let all: BTreeSet<_> = all.collect();
+    match names.iter().find(|name| !all.contains(name.as_str())) {
         None => Ok(()),
         Some(unknown) => {
-            let mut seen = Vec::new();
-            all.retain(|name| {
-                !seen.contains(name) && {
-                    seen.push(name);
-                    true
-                }
-            });
-            Err(format!("there is no {what} {unknown:?}; there are {}", all.join(", ")).into())
+            let all = Vec::from_iter(all).join(", ");
+            Err(format!("there is no {what} {unknown:?}; there are {all}").into())
         }
     }
 }

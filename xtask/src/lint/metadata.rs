@@ -57,6 +57,18 @@ impl Member {
         self.features.keys().map(String::as_str).filter(|name| *name != "default" && !name.starts_with('_'))
     }
 
+    /// Returns each build that is checked alone: without features, and with each feature.
+    pub(crate) fn builds(&self) -> impl Iterator<Item = Option<&str>> {
+        [None].into_iter().chain(self.features.keys().map(|name| Some(name.as_str())))
+    }
+
+    /// Runs `cargo tree` for a build of [`builds`](Self::builds).
+    pub(crate) fn tree(&self, feature: Option<&str>, arguments: &[&str]) -> Result<String> {
+        let mut command = cargo();
+        command.args(["tree", "--quiet", "--no-default-features", &format!("--package={}", self.name)]);
+        output(command.args(arguments).args(feature.map(|name| format!("--features={name}"))))
+    }
+
     /// Returns the feature and all that it enables, directly or not.
     pub(crate) fn closure<'a>(&'a self, feature: &'a str) -> BTreeSet<&'a str> {
         let mut seen = BTreeSet::new();

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::metadata::Member;
 use crate::Result;
-use crate::process::{cargo, output};
 
 const TABLE: &str = "docs/native-code.md";
 
@@ -14,15 +13,18 @@ const BUILDERS: &[&str] = &["bindgen", "cc", "cmake", "nasm-rs", "pkg-config", "
 /// Crates that are named like bindings to a C library, and are Rust alone.
 const PURE_RUST: &[&str] = &["linux-raw-sys"];
 
+/// Arguments of `cargo tree` for one line per crate that is linked, or runs in a build: its depth and its name.
+const LINKED_OR_RUN: &[&str] = &["--edges=normal,build", "--prefix=depth", "--format= {p}"];
+
 pub(crate) fn check(members: &[Member]) -> Result {
     let text = std::fs::read_to_string(TABLE).map_err(|error| format!("{TABLE}: {error}"))?;
     let allowed = allowed(&text);
     let mut wrong = Vec::new();
     let mut seen = BTreeSet::new();
     for member in members.iter().filter(|member| member.is_published) {
-        for feature in [None].into_iter().chain(member.features.keys().map(|name| Some(name.as_str()))) {
+        for feature in member.builds() {
             let enabled = feature.map(|name| member.closure(name)).unwrap_or_default();
-            for native in native(&tree(&member.name, feature)?) {
+            for native in native(&member.tree(feature, LINKED_OR_RUN)?) {
                 let features = allowed.get(native.as_str());
                 match enabled.iter().find_map(|name| features?.get(name.rsplit('/').next()?)) {
                     Some(feature) => drop(seen.insert((native, (*feature).to_owned()))),
@@ -42,14 +44,6 @@ pub(crate) fn check(members: &[Member]) -> Result {
         rows.filter(is_stale).map(|(native, feature)| format!("{TABLE}: {feature} does not bring {native}")),
     );
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
-}
-
-/// Returns one line for each crate that is linked or runs in a build: its depth and its name.
-fn tree(package: &str, feature: Option<&str>) -> Result<String> {
-    let mut command = cargo();
-    command.args(["tree", "--quiet", "--no-default-features", "--edges=normal,build", "--prefix=depth"]);
-    command.args(["--format= {p}", &format!("--package={package}")]);
-    output(command.args(feature.map(|name| format!("--features={name}"))))
 }
 
 /// Returns the crates that need one of [`BUILDERS`], or are named as bindings are.

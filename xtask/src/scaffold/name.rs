@@ -9,67 +9,11 @@ const MAX_LEN: usize = 24;
 
 /// No module can have these names: keywords, those that are reserved for later, and those of crates that
 /// every module uses.
-const TAKEN: &[&str] = &[
-    "abstract",
-    "alloc",
-    "as",
-    "async",
-    "await",
-    "become",
-    "box",
-    "break",
-    "const",
-    "continue",
-    "core",
-    "crate",
-    "default",
-    "do",
-    "dyn",
-    "else",
-    "enum",
-    "extern",
-    "false",
-    "final",
-    "fn",
-    "for",
-    "gen",
-    "if",
-    "impl",
-    "in",
-    "let",
-    "loop",
-    "macro",
-    "macro_rules",
-    "match",
-    "mod",
-    "move",
-    "mut",
-    "override",
-    "priv",
-    "pub",
-    "ref",
-    "return",
-    "self",
-    "session_core",
-    "static",
-    "std",
-    "struct",
-    "super",
-    "test",
-    "trait",
-    "true",
-    "try",
-    "type",
-    "typeof",
-    "union",
-    "unsafe",
-    "unsized",
-    "use",
-    "virtual",
-    "where",
-    "while",
-    "yield",
-];
+const TAKEN: &str = "\
+    abstract alloc as async await become box break const continue core crate default do dyn else enum \
+    extern false final fn for gen if impl in let loop macro macro_rules match mod move mut override priv \
+    pub ref return self session_core static std struct super test trait true try type typeof union unsafe \
+    unsized use virtual where while yield";
 
 /// The name of a backend: of its module, and of its cargo feature.
 #[derive(Debug)]
@@ -87,7 +31,7 @@ impl Name {
             "is not a name of a module: use a-z, 0-9 and _"
         } else if !name.starts_with(|c: char| c.is_ascii_lowercase()) || !name.split('_').all(is_word) {
             "is not a name of a module: begin with a letter, and put each _ between two words"
-        } else if TAKEN.contains(&name) {
+        } else if TAKEN.split(' ').any(|taken| taken == name) {
             "means something in Rust; choose another name"
         } else {
             return Ok(Self(name.to_owned()));

@@ -1,7 +1,10 @@
 //! Rules of plain English that a program can check, in comments, rustdoc, documents and the names of tests.
 //!
-//! Text in code spans and code blocks is not checked, nor are string literals. A place that has to break a
-//! rule stands in [`EXCEPTIONS`] with its reason.
+//! Code spans, code blocks and string literals are not checked. A place that has to break a rule stands in
+//! [`EXCEPTIONS`] with its reason.
+//!
+//! Not with a linter for prose such as Vale: it knows neither the first word of rustdoc nor the names of tests, and
+//! would have to be installed.
 
 mod exceptions;
 pub(super) mod glossary;
