@@ -135,7 +135,7 @@ fn build() -> Result<PathBuf> {
     Ok(Path::new(BUILT).join(host).join("release"))
 }
 
-/// Runs one target; what it did, in a line.
+/// Runs one target, and returns its result as a line.
 fn one(programs: &Path, target: &str, effort: Effort) -> Result<String> {
     // libFuzzer keeps what it finds in the first directory, and reads the seeds from the second.
     let (found, seeds) =

@@ -32,7 +32,7 @@ pub(crate) const HELP: Help = Help {
     examples: &[("images redis", "one stand-in"), ("images --exports", "variables for a shell")],
 };
 
-/// Stand-ins are built this many at a time: half of the work is waiting for the mirror and for the disk.
+/// Number of stand-ins built at a time: half of the work is waiting for the mirror and for the disk.
 const BUILDERS: usize = 2;
 
 /// Part of every recipe's hash: raise it when the way of building changes.
