@@ -13,12 +13,12 @@ use crate::process::{output, run, succeeds, which};
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOG: &str = "/var/log/dockerd.log";
 
-/// The version of the engine that answers, or why none does.
+/// Returns the version of the engine that answers, or the reason why none does.
 fn answer() -> Result<String> {
     output(Command::new("docker").args(["version", "--format", "{{.Server.Version}}"]))
 }
 
-/// Fails with what to do about it when no engine answers.
+/// Fails if no engine answers, and says what to do.
 pub(crate) fn require() -> Result {
     let error = match answer() {
         Ok(_) => return Ok(()),
@@ -32,7 +32,8 @@ pub(crate) fn require() -> Result {
     Err(format!("no Docker engine answers; {advice}\n{error}").into())
 }
 
-/// Sees to it that an engine answers and that images can be made. Says what it does before it does it.
+/// Installs and starts what is missing for an engine to answer and for images to be built. Announces each
+/// step.
 pub(crate) fn provision() -> Result {
     let running = answer().is_ok();
     if !running && !is_root() {
@@ -64,7 +65,7 @@ fn start() -> Result {
     forget_dead("/var/run/docker/containerd/containerd.pid", "containerd")?;
     let log = fs::File::create(LOG)?;
     let mut dockerd = Command::new(which("dockerd").ok_or("dockerd is not installed")?);
-    // A group of its own: what interrupts us does not interrupt it.
+    // A process group of its own: an interrupt of this program does not reach it.
     dockerd.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     wait(Some(dockerd.spawn()?))
 }
@@ -89,7 +90,8 @@ fn wait(mut dockerd: Option<Child>) -> Result {
     }
 }
 
-/// A daemon that was killed leaves its pid file behind, and refuses to start when another process has that pid now.
+/// Removes the pid file that a killed daemon left behind: with it, the daemon refuses to start if another
+/// process has that pid.
 fn forget_dead(pid_file: &str, name: &str) -> Result {
     let Ok(pid) = fs::read_to_string(pid_file) else { return Ok(()) };
     let command = fs::read_to_string(format!("/proc/{}/comm", pid.trim())).unwrap_or_default();
@@ -100,13 +102,13 @@ fn forget_dead(pid_file: &str, name: &str) -> Result {
     Ok(())
 }
 
-/// Whether a container of this name runs.
+/// Returns whether a container of this name runs.
 pub(crate) fn is_running(container: &str) -> bool {
     let state = output(Command::new("docker").args(["inspect", "--format", "{{.State.Running}}", container]));
     state.is_ok_and(|state| state == "true")
 }
 
-/// Removes a container, running or not, if there is one.
+/// Removes a container, running or not. Returns `true` if there was one.
 pub(crate) fn remove(container: &str) -> bool {
     succeeds(Command::new("docker").args(["container", "inspect", container]))
         && succeeds(Command::new("docker").args(["rm", "--force", "--volumes", container]))

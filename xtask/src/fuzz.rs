@@ -1,8 +1,9 @@
-//! `cargo xtask fuzz`: hostile input, made up by libFuzzer and guided by what it reaches.
+//! `cargo xtask fuzz`: feeds the parsers with hostile input that libFuzzer makes up, guided by the code that
+//! it reaches.
 //!
-//! The package in [`PACKAGE`] is laid out for cargo-fuzz, which goes as well: `cargo fuzz run --sanitizer none TARGET` on a
-//! stable toolchain, any sanitizer on a nightly one. Here it is built without that program, so that nothing has to be installed
-//! but a C++ compiler.
+//! The package in [`PACKAGE`] is laid out for cargo-fuzz, which goes as well: `cargo fuzz run --sanitizer
+//! none TARGET` on a stable toolchain, any sanitizer on a nightly one. Here it is built without that program,
+//! so that nothing has to be installed but a C++ compiler.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -11,19 +12,28 @@ use std::process::{Command, Stdio};
 use lexopt::{Arg, Parser, ValueExt as _};
 
 use crate::Result;
+use crate::help::Help;
 use crate::process::{cargo, output, run as run_process, shown, which};
 
-pub(crate) const USAGE: &str = "fuzz [TARGET..] [--seconds N] [--replay FILE]";
-pub(crate) const SUMMARY: &str = "Feed what reads foreign bytes (cache entries, records, payloads, keys, URLs, Django's rows) with input that \
-     libFuzzer\n    makes up, for N seconds each (10). With --replay: one target, with one file.";
+pub(crate) const HELP: Help = Help {
+    usage: "fuzz [TARGET..] [--seconds N] [--replay FILE]",
+    summary: "Feeds what reads foreign bytes with input that libFuzzer makes up.",
+    details: "Targets read cache entries, records, payloads, keys, URLs and Django's rows.",
+    options: &[
+        ("TARGET", "Fuzzes this target; may be repeated. Defaults to all."),
+        ("--seconds N", "Fuzzes each target for N seconds. Defaults to 10."),
+        ("--replay FILE", "Runs one target with one file."),
+    ],
+    examples: &[("fuzz envelope --seconds 60", "one target for a minute")],
+};
 
 pub(crate) const PACKAGE: &str = "conformance-tests/fuzz";
 const BUILT: &str = "target/fuzz";
 
-/// What of each target is part of `cargo xtask test`: so many inputs, but no more than so many seconds.
+/// The effort for each target in `cargo xtask test`: a number of inputs, within a number of seconds.
 const BRIEFLY: Effort = Effort { seconds: 5, runs: Some(20_000), seed: Some(1) };
 
-/// How long a target is fuzzed.
+/// The effort spent on one target.
 #[derive(Clone, Copy)]
 struct Effort {
     seconds: u32,
@@ -31,7 +41,8 @@ struct Effort {
     seed: Option<u32>,
 }
 
-/// Coverage for libFuzzer to go by. No sanitizer: these need a nightly compiler, and there is no unsafe code here.
+/// Coverage for libFuzzer to go by. No sanitizer: these need a nightly compiler, and there is no unsafe code
+/// here.
 const FLAGS: &[&str] = &[
     "--cfg=fuzzing",
     "-Cpasses=sancov-module",
@@ -71,12 +82,13 @@ pub(crate) fn run(mut args: Parser) -> Result {
     }
 }
 
-/// What every change is checked with: the same every time, as far as time allows.
+/// Fuzzes every target briefly, with the same inputs every time as far as time allows. Part of `cargo xtask
+/// test`.
 pub(crate) fn briefly() -> Result {
     fuzz(&all_targets()?, BRIEFLY)
 }
 
-/// Whether libFuzzer can be built.
+/// Returns whether libFuzzer can be built.
 pub(crate) fn has_compiler() -> bool {
     ["c++", "g++", "clang++"].iter().any(|compiler| which(compiler).is_some())
 }
@@ -106,7 +118,7 @@ fn all_targets() -> Result<Vec<String>> {
     Ok(targets)
 }
 
-/// Builds all targets; the directory where they are.
+/// Builds all targets, and returns their directory.
 fn build() -> Result<PathBuf> {
     if !has_compiler() {
         return Err("libFuzzer needs a C++ compiler; on Debian: `apt-get install g++`".into());
@@ -117,15 +129,15 @@ fn build() -> Result<PathBuf> {
     command
         .args(["build", "--release", "--locked", "--manifest-path"])
         .arg(Path::new(PACKAGE).join("Cargo.toml"));
-    // With a target named, the flags are for what is fuzzed alone, and not for build scripts and macros.
+    // Naming the target keeps the flags from build scripts and macros.
     command.args(["--target", host, "--target-dir", BUILT]).env("RUSTFLAGS", FLAGS.join(" "));
     run_process(&mut command)?;
     Ok(Path::new(BUILT).join(host).join("release"))
 }
 
-/// Runs one target; what it did, in a line.
+/// Runs one target, and returns its result as a line.
 fn one(programs: &Path, target: &str, effort: Effort) -> Result<String> {
-    // What it finds of interest goes to the first directory; the seeds are in the second.
+    // libFuzzer keeps what it finds in the first directory, and reads the seeds from the second.
     let (found, seeds) =
         (Path::new(BUILT).join("corpus").join(target), Path::new(PACKAGE).join("corpus").join(target));
     let artifacts = Path::new(PACKAGE).join("artifacts").join(target);
@@ -142,9 +154,9 @@ fn one(programs: &Path, target: &str, effort: Effort) -> Result<String> {
     command.args(effort.seed.map(|seed| format!("-seed={seed}")));
     let done = command.stdin(Stdio::null()).output();
     let done = done.map_err(|error| format!("`{}` could not be started: {error}", shown(&command)))?;
-    let told = String::from_utf8_lossy(&done.stderr);
+    let log = String::from_utf8_lossy(&done.stderr);
     if !done.status.success() {
-        let lines: Vec<_> = told.lines().collect();
+        let lines: Vec<_> = log.lines().collect();
         let last = lines.get(lines.len().saturating_sub(40)..).unwrap_or_default().join("\n");
         return Err(format!(
             "{}\n{last}\nthe input is in {}; run it again with `cargo xtask fuzz {target} --replay FILE`, and keep it as a seed \
@@ -157,7 +169,7 @@ fn one(programs: &Path, target: &str, effort: Effort) -> Result<String> {
     }
     let stat = |name: &str| {
         let line =
-            told.lines().find_map(|line| line.strip_prefix("stat::")?.strip_prefix(name)?.strip_prefix(':'));
+            log.lines().find_map(|line| line.strip_prefix("stat::")?.strip_prefix(name)?.strip_prefix(':'));
         line.and_then(|number| number.trim().parse::<u64>().ok()).unwrap_or_default()
     };
     let runs = stat("number_of_executed_units");

@@ -1,6 +1,6 @@
-//! Everything that is run around the code. `cargo xtask` alone prints what there is.
+//! Everything that is run around the code. `cargo xtask` alone lists the commands.
 //!
-//! A command is a module with a `run` function and a line in [`COMMANDS`].
+//! A command is a module with a `run` function, its [`Help`] and a line in [`COMMANDS`].
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
 
@@ -9,6 +9,7 @@ mod ci;
 mod conformance;
 mod engine;
 mod fuzz;
+mod help;
 mod images;
 mod lint;
 mod matrix;
@@ -25,50 +26,36 @@ mod stage;
 mod table;
 mod test;
 
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::ExitCode;
 
+use help::Help;
 use lexopt::Parser;
 
-/// Errors here are read by people and by nobody else: a message that names what to do.
+/// The result of a command. A person reads the error: its message says what to do.
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 struct Command {
     name: &'static str,
-    usage: &'static str,
-    summary: &'static str,
+    help: Help,
     run: fn(Parser) -> Result,
 }
 
 const COMMANDS: &[Command] = &[
-    Command { name: "test", usage: test::USAGE, summary: test::SUMMARY, run: test::run },
-    Command {
-        name: "conformance",
-        usage: conformance::USAGE,
-        summary: conformance::SUMMARY,
-        run: conformance::run,
-    },
-    Command { name: "simulate", usage: simulate::USAGE, summary: simulate::SUMMARY, run: simulate::run },
-    Command { name: "fuzz", usage: fuzz::USAGE, summary: fuzz::SUMMARY, run: fuzz::run },
-    Command { name: "soak", usage: soak::USAGE, summary: soak::SUMMARY, run: soak::run },
-    Command { name: "lint", usage: lint::USAGE, summary: lint::SUMMARY, run: lint::run },
-    Command { name: "bench", usage: bench::USAGE, summary: bench::SUMMARY, run: bench::run },
-    Command { name: "ci", usage: ci::USAGE, summary: ci::SUMMARY, run: ci::run },
-    Command { name: "images", usage: images::USAGE, summary: images::SUMMARY, run: images::run },
-    Command { name: "services", usage: services::USAGE, summary: services::SUMMARY, run: services::run },
-    Command {
-        name: "new-cache",
-        usage: scaffold::CACHE_USAGE,
-        summary: scaffold::CACHE_SUMMARY,
-        run: scaffold::new_cache,
-    },
-    Command {
-        name: "new-db",
-        usage: scaffold::DB_USAGE,
-        summary: scaffold::DB_SUMMARY,
-        run: scaffold::new_db,
-    },
-    Command { name: "matrix", usage: matrix::USAGE, summary: matrix::SUMMARY, run: matrix::run },
+    Command { name: "test", help: test::HELP, run: test::run },
+    Command { name: "conformance", help: conformance::HELP, run: conformance::run },
+    Command { name: "simulate", help: simulate::HELP, run: simulate::run },
+    Command { name: "fuzz", help: fuzz::HELP, run: fuzz::run },
+    Command { name: "soak", help: soak::HELP, run: soak::run },
+    Command { name: "lint", help: lint::HELP, run: lint::run },
+    Command { name: "bench", help: bench::HELP, run: bench::run },
+    Command { name: "ci", help: ci::HELP, run: ci::run },
+    Command { name: "images", help: images::HELP, run: images::run },
+    Command { name: "services", help: services::HELP, run: services::run },
+    Command { name: "new-cache", help: scaffold::CACHE_HELP, run: scaffold::new_cache },
+    Command { name: "new-db", help: scaffold::DB_HELP, run: scaffold::new_db },
+    Command { name: "matrix", help: matrix::HELP, run: matrix::run },
 ];
 
 fn main() -> ExitCode {
@@ -84,44 +71,167 @@ fn main() -> ExitCode {
 fn start() -> Result {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("xtask has no parent directory")?;
     std::env::set_current_dir(root)?;
+    match Request::parse(std::env::args_os().skip(1))? {
+        Request::List => print!("{}", list()),
+        Request::Help(command) => print!("{}", command.help.text()),
+        Request::Run(command, arguments) => return command.start(arguments),
+    }
+    Ok(())
+}
 
-    let mut args = Parser::from_env();
-    match args.next()? {
-        None | Some(lexopt::Arg::Long("help") | lexopt::Arg::Short('h')) => {
-            print!("{}", help());
-            Ok(())
+/// One invocation: help is recognized here, for every command alike.
+enum Request {
+    List,
+    Help(&'static Command),
+    Run(&'static Command, Vec<OsString>),
+}
+
+impl Request {
+    fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Self> {
+        let Some(first) = arguments.next() else { return Ok(Self::List) };
+        if is_help(&first) {
+            return Ok(Self::List);
         }
-        Some(lexopt::Arg::Value(name)) => {
-            let Some(command) = COMMANDS.iter().find(|command| name == command.name) else {
-                return Err(format!("there is no command {name:?}; `cargo xtask` lists them").into());
+        if first == "help" {
+            return match arguments.next() {
+                Some(name) if !is_help(&name) => Command::named(&name).map(Self::Help),
+                _ => Ok(Self::List),
             };
-            (command.run)(args).map_err(|error| match error.downcast::<lexopt::Error>() {
-                Ok(misuse) => format!("{misuse}\nusage: cargo xtask {}", command.usage).into(),
-                Err(error) => error,
-            })
         }
-        Some(other) => Err(other.unexpected().into()),
+        let command = Command::named(&first)?;
+        let arguments: Vec<_> = arguments.collect();
+        // What follows `--` is for another program.
+        let is_asking = arguments.iter().take_while(|argument| *argument != "--").any(|one| is_help(one));
+        Ok(if is_asking { Self::Help(command) } else { Self::Run(command, arguments) })
     }
 }
 
-fn help() -> String {
-    let mut text = String::from("Everything that is run around the code.\n\n");
-    for command in COMMANDS {
-        text.push_str(&format!("cargo xtask {}\n    {}\n\n", command.usage, command.summary));
+fn is_help(argument: &OsStr) -> bool {
+    argument == "--help" || argument == "-h"
+}
+
+impl Command {
+    fn named(name: &OsStr) -> Result<&'static Self> {
+        COMMANDS.iter().find(|command| name == command.name).ok_or_else(|| {
+            let kind = if name.to_string_lossy().starts_with('-') { "option" } else { "command" };
+            format!("there is no {kind} {name:?}; `cargo xtask --help` lists the commands").into()
+        })
     }
-    text
+
+    fn start(&self, arguments: Vec<OsString>) -> Result {
+        (self.run)(Parser::from_args(arguments)).map_err(|error| match error.downcast::<lexopt::Error>() {
+            Ok(misuse) => {
+                let Self { name, help, .. } = self;
+                format!(
+                    "{misuse}\nusage: cargo xtask {}\n`cargo xtask {name} --help` explains each option",
+                    help.usage
+                )
+                .into()
+            }
+            Err(error) => error,
+        })
+    }
+}
+
+fn list() -> String {
+    let summaries = COMMANDS.iter().map(|command| (command.name, command.help.summary));
+    format!(
+        "Everything that is run around the code.\n\nUsage: cargo xtask COMMAND [OPTION..]\n\n{}\n\
+         `cargo xtask COMMAND --help` explains a command.\n",
+        help::columns(summaries, "")
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn parsed(line: &[&str]) -> Request {
+        Request::parse(line.iter().map(OsString::from)).unwrap()
+    }
+
     #[test]
-    fn help_shows_every_command_once() {
-        let help = help();
+    fn help_of_every_command_is_recognized_in_each_form() {
         for command in COMMANDS {
-            assert!(command.usage.starts_with(command.name), "{}", command.usage);
-            assert_eq!(help.matches(&format!("cargo xtask {}\n", command.usage)).count(), 1);
+            for line in [&["help", command.name][..], &[command.name, "-h"], &[command.name, "x", "--help"]] {
+                let Request::Help(found) = parsed(line) else { panic!("{line:?}") };
+                assert_eq!(found.name, command.name);
+            }
+        }
+    }
+
+    #[test]
+    fn help_of_every_command_is_complete() {
+        for Command { name, help, .. } in COMMANDS {
+            assert!(help.usage.starts_with(name), "{name}");
+            assert!(!help.examples.is_empty(), "{name}");
+            for (example, _) in help.examples {
+                assert!(example.starts_with(name), "{example}");
+            }
+            for (left, about) in help.options {
+                assert!(about.ends_with('.') && !about.contains('\n'), "{name} {left}: {about}");
+                let is_in_usage = help.usage.contains(left);
+                assert!(is_in_usage || *name == "lint", "{name}: the usage does not show {left}");
+            }
+        }
+    }
+
+    #[test]
+    fn help_lists_the_options_that_the_code_takes() {
+        let read =
+            |path: String| std::fs::read_to_string(format!("{}/src/{path}", env!("CARGO_MANIFEST_DIR")));
+        for Command { name, help, .. } in COMMANDS {
+            let source = read(format!("{name}.rs")).or_else(|_| read(format!("{name}/mod.rs")));
+            // Both scaffolds are one module, and take a name only.
+            let Ok(source) = source else { continue };
+            let taken = source.split("Arg::Long(\"").skip(1).filter_map(|rest| rest.split('"').next());
+            for option in taken {
+                let is_listed =
+                    |(left, _): &(&str, &str)| left.split(' ').next() == Some(format!("--{option}").as_str());
+                assert!(help.options.iter().any(is_listed), "{name}: --{option} has no line");
+            }
+            for (left, _) in help.options {
+                let option = left.split(' ').next().unwrap().strip_prefix("--");
+                assert!(option.is_none_or(|it| source.contains(&format!("\"{it}\""))), "{name}: {left}");
+            }
+        }
+    }
+
+    #[test]
+    fn help_behind_two_dashes_is_left_to_the_other_program() {
+        let Request::Run(command, arguments) = parsed(&["test", "--", "--help"]) else { panic!() };
+        assert_eq!((command.name, arguments.len()), ("test", 2));
+    }
+
+    #[test]
+    fn help_without_a_command_lists_every_command() {
+        for line in [&[][..], &["help"], &["--help"], &["-h"], &["help", "--help"]] {
+            assert!(matches!(parsed(line), Request::List), "{line:?}");
+        }
+        let list = list();
+        for Command { name, help, .. } in COMMANDS {
+            let is_line = |line: &&str| line.trim_start().starts_with(&format!("{name} "));
+            assert_eq!(list.lines().filter(is_line).count(), 1, "{name}");
+            assert!(list.contains(help.summary), "{name}");
+        }
+    }
+
+    #[test]
+    fn unknown_option_of_a_command_names_its_help() {
+        for command in COMMANDS {
+            let error = command.start(vec!["--no-such-option".into()]).unwrap_err().to_string();
+            let expected = format!("`cargo xtask {} --help`", command.name);
+            assert!(error.contains("--no-such-option") && error.contains(&expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn unknown_command_or_option_names_the_list() {
+        for name in ["tset", "--no-such-option"] {
+            for line in [&[name][..], &["help", name]] {
+                let error = Request::parse(line.iter().map(OsString::from)).err().unwrap().to_string();
+                assert!(error.contains(name) && error.contains("`cargo xtask --help`"), "{error}");
+            }
         }
     }
 }

@@ -4,10 +4,16 @@ use lexopt::{Arg, Parser};
 use serde_json::{Value, json};
 
 use crate::Result;
+use crate::help::Help;
 use crate::table::{CACHES, DATABASES, VARIANT_PAIRS, server};
 
-pub(crate) const USAGE: &str = "matrix [--json]";
-pub(crate) const SUMMARY: &str = "Print every pair of cache and database that is tested, with its images; --json in the form that GitHub Actions reads.";
+pub(crate) const HELP: Help = Help {
+    usage: "matrix [--json]",
+    summary: "Prints every pair of cache and database that is tested, with its images.",
+    details: "",
+    options: &[("--json", "Prints the pairs in the form that GitHub Actions reads.")],
+    examples: &[("matrix --json", "a matrix for GitHub Actions")],
+};
 
 pub(crate) fn run(mut args: Parser) -> Result {
     let mut as_json = false;
@@ -128,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_is_told_its_ports_and_reached_on_each() {
+    fn cluster_gets_its_ports_and_is_reached_on_each() {
         let cluster = server("redis-cluster").unwrap();
         let ports = [7000, 7001, 7002];
         assert_eq!(cluster.env_on(&ports), [("CLUSTER_PORTS", "7000 7001 7002".to_owned())]);
@@ -136,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_with_sentinels_is_reached_by_the_sentinels() {
+    fn sentinel_group_is_reached_by_its_sentinels() {
         let group = server("redis-sentinel").unwrap();
         let ports = [7000, 7001, 7002, 7003, 7004];
         assert_eq!(group.env_on(&ports), [("SENTINEL_PORTS", "7000 7001 7002 7003 7004".to_owned())]);
@@ -145,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn the_json_is_what_a_github_matrix_takes() {
+    fn json_has_the_form_of_a_github_matrix() {
         let json = json(&pairs());
         assert_eq!(json["include"][0]["cache"], "moka");
         assert_eq!(json["include"][0]["db"], "sqlite");

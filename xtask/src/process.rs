@@ -5,12 +5,12 @@ use std::process::{Command, Stdio};
 
 use crate::Result;
 
-/// The cargo that runs us.
+/// Returns the cargo that runs this program.
 pub(crate) fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
-/// Shows the command, runs it with our input and output, and fails if it fails.
+/// Shows the command, runs it with the input and output of this program, and fails if it fails.
 pub(crate) fn run(command: &mut Command) -> Result {
     let line = shown(command);
     eprintln!("$ {line}");
@@ -18,7 +18,7 @@ pub(crate) fn run(command: &mut Command) -> Result {
     if status.success() { Ok(()) } else { Err(format!("`{line}` failed: {status}").into()) }
 }
 
-/// What the command prints, without showing the command.
+/// Runs the command without showing it, and returns its output.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let line = shown(command);
     let output = command
@@ -28,18 +28,18 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
     } else {
-        let told = String::from_utf8_lossy(&output.stderr);
-        Err(format!("`{line}` failed: {}\n{}", output.status, told.trim_end()).into())
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        Err(format!("`{line}` failed: {}\n{}", output.status, stderr.trim_end()).into())
     }
 }
 
-/// Whether the command can be started and succeeds; what it prints is dropped.
+/// Returns whether the command can be started and succeeds. Drops its output.
 pub(crate) fn succeeds(command: &mut Command) -> bool {
     let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     quiet.status().is_ok_and(|status| status.success())
 }
 
-/// Where a program is found on `PATH`.
+/// Returns the file of a program on `PATH`.
 pub(crate) fn which(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     // Daemons live in sbin, which an unprivileged user's PATH may lack.
@@ -47,7 +47,7 @@ pub(crate) fn which(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).chain(system).map(|dir| dir.join(program)).find(|file| file.is_file())
 }
 
-/// The command as a line for a shell.
+/// Returns the command as a line for a shell.
 pub(crate) fn shown(command: &Command) -> String {
     let program = PathBuf::from(command.get_program());
     let name = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
@@ -68,14 +68,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shown_command_can_be_pasted_into_a_shell() {
+    fn shown_command_can_be_pasted_into_a_shell() {
         let mut command = Command::new("/usr/bin/cargo");
         command.args(["doc", "--no-deps", "a b", ""]).env("RUSTDOCFLAGS", "-D warnings");
         assert_eq!(shown(&command), "RUSTDOCFLAGS='-D warnings' cargo doc --no-deps 'a b' ''");
     }
 
     #[test]
-    fn output_of_a_failed_command_carries_what_it_said() {
+    fn error_of_a_failed_command_has_its_error_stream() {
         let error =
             output(Command::new("sh").args(["-c", "echo reason >&2; exit 3"])).unwrap_err().to_string();
         assert!(error.contains("reason") && error.contains('3'), "{error}");

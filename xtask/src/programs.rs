@@ -6,7 +6,8 @@ use crate::packages::install;
 use crate::process::{succeeds, which};
 use crate::{Result, fuzz};
 
-/// Installs those that the machine lacks. Django itself is installed by its tests, into an environment of their own.
+/// Installs those that the machine lacks. Django itself is installed by its tests, into an environment of
+/// their own.
 pub(crate) fn provision() -> Result {
     let mut packages = Vec::new();
     if which("chromium").is_none() && which("google-chrome").is_none() {

@@ -1,19 +1,36 @@
-//! `cargo xtask services`: servers that are kept running for development.
+//! `cargo xtask services`: keeps servers running for development.
 //!
-//! What is for a shell goes to the output, everything else to the error stream: `eval "$(cargo xtask services up)"`.
+//! Lines for a shell go to the output, everything else to the error stream: `eval "$(cargo xtask services
+//! up)"`.
+//!
+//! Not with Docker Compose: Debian's engine comes without it, and images, ports and probes are in
+//! [`crate::table`] for the tests anyway, so its file would repeat them.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use lexopt::{Arg, Parser, ValueExt};
 
+use crate::help::Help;
 use crate::process::output;
 use crate::table::{Needs, Ports, SERVERS, Server};
 use crate::{Result, engine, images};
 
-pub(crate) const USAGE: &str = "services up|status|down [NAME..]";
-pub(crate) const SUMMARY: &str = "Keep servers running for development, all or the named, on ports of 127.0.0.1, and print the \
-     variables that make the tests\n    use them: eval \"$(cargo xtask services up)\"";
+pub(crate) const HELP: Help = Help {
+    usage: "services up|status|down [NAME..]",
+    summary: "Keeps servers running for development, on ports of 127.0.0.1.",
+    details: "",
+    options: &[
+        ("up", "Starts servers and prints the variables that make the tests use them."),
+        ("status", "Shows which servers run, and prints the variables of those that are ready."),
+        ("down", "Removes servers."),
+        ("NAME", "Names a server; may be repeated. Defaults to all."),
+    ],
+    examples: &[(
+        "services up redis postgres",
+        "two servers; to set the variables as well: eval \"$(cargo xtask services up redis postgres)\"",
+    )],
+};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -32,7 +49,7 @@ pub(crate) fn run(mut args: Parser) -> Result {
             other => return Err(other.unexpected().into()),
         }
     }
-    let (action, names) = words.split_first().ok_or_else(|| format!("usage: cargo xtask {USAGE}"))?;
+    let (action, names) = words.split_first().ok_or_else(|| format!("usage: cargo xtask {}", HELP.usage))?;
     let services = chosen(names)?;
     engine::require()?;
     match action.as_str() {
@@ -42,7 +59,7 @@ pub(crate) fn run(mut args: Parser) -> Result {
             Ok(())
         }
         "down" => down(&services),
-        other => Err(format!("there is no `services {other}`; usage: cargo xtask {USAGE}").into()),
+        other => Err(format!("there is no `services {other}`; usage: cargo xtask {}", HELP.usage).into()),
     }
 }
 
@@ -82,7 +99,7 @@ fn start(services: &[Service]) -> Result {
     services.iter().try_for_each(Service::wait)
 }
 
-/// Starts all services, for a run of the tests; which of them were not running before.
+/// Starts all services for a run of the tests, and returns the names of those that were not running.
 pub(crate) fn start_all() -> Result<Vec<String>> {
     let services = chosen(&[])?;
     let is_new = |service: &&Service| !engine::is_running(&service.container());
@@ -91,12 +108,12 @@ pub(crate) fn start_all() -> Result<Vec<String>> {
     Ok(new)
 }
 
-/// Ends those that were started for it.
+/// Removes the services that [`start_all`] has started.
 pub(crate) fn stop(names: &[String]) -> Result {
     if names.is_empty() { Ok(()) } else { down(&chosen(names)?) }
 }
 
-/// The variables that make tests use the services, but for those that the environment has.
+/// Returns the variables that make tests use the services, without those that are set already.
 pub(crate) fn variables() -> Vec<(&'static str, String)> {
     let services = SERVERS.iter().filter_map(service);
     let unset = services.filter(|service| std::env::var_os(service.server.url_var).is_none());
@@ -164,10 +181,10 @@ impl Service {
             let running = engine::is_running(&self.container());
             if !running || start.elapsed() > PATIENCE {
                 let logs = Command::new("docker").args(["logs", "--tail=30", &self.container()]).output()?;
-                let told = [logs.stdout, logs.stderr].concat();
+                let text = [logs.stdout, logs.stderr].concat();
                 let fate = if running { "does not become ready" } else { "ended" };
                 return Err(
-                    format!("{} {fate}:\n{}", self.container(), String::from_utf8_lossy(&told)).into()
+                    format!("{} {fate}:\n{}", self.container(), String::from_utf8_lossy(&text)).into()
                 );
             }
             std::thread::sleep(Duration::from_millis(100));
@@ -213,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn an_export_is_what_the_tests_read() {
+    fn export_is_the_variable_that_the_tests_read() {
         let services = chosen(&["postgres".to_owned(), "redis-cluster".to_owned()]).unwrap();
         let exports: Vec<_> = services.iter().map(Service::export).collect();
         assert_eq!(

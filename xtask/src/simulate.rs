@@ -5,13 +5,32 @@ use std::ffi::OsString;
 use lexopt::{Arg, Parser};
 
 use crate::Result;
+use crate::help::Help;
 use crate::process::{cargo, run as run_process};
 
-pub(crate) const USAGE: &str = "simulate [--exhaustive | --mutants | --scenario NAME | --random N | --replay VECTOR [--mutant NAME]] [--seed SEED]";
-pub(crate) const SUMMARY: &str = "Drive the real store through interleavings and faults, and find every seeded fault. Alone: what `test` does. With\n    --exhaustive: every mix of two operations with up to two faults, and of three with up to one (goes on where it was stopped; \
-     delete\n    target/simulate.state to begin anew).";
+pub(crate) const HELP: Help = Help {
+    usage: "simulate [--exhaustive | --mutants | --scenario NAME | --random N | --replay VECTOR [--mutant NAME]] [--seed SEED]",
+    summary: "Drives the real store through interleavings and faults, and finds every seeded fault.",
+    details: "Without options, it does what `cargo xtask test` does.",
+    options: &[
+        (
+            "--exhaustive",
+            "Tries every mix of two operations with up to two faults, and of three with one. Goes on where it was stopped; delete target/simulate.state to begin anew.",
+        ),
+        ("--mutants", "Switches each seeded fault on in turn, and fails unless each is found."),
+        ("--scenario NAME", "Tries one scenario in all orders."),
+        ("--random N", "Tries N runs with more operations and faults, by chance."),
+        ("--replay VECTOR", "Repeats one run and describes it step by step."),
+        ("--mutant NAME", "Switches a seeded fault on for --replay."),
+        ("--seed SEED", "Makes the choices by chance repeatable."),
+    ],
+    examples: &[
+        ("simulate --seed 1", "the standard run, repeatable"),
+        ("simulate --replay 'load@0+save@1/vacant/shared/2:1.2.1.0'", "one run, step by step"),
+    ],
+};
 
-/// Where an exhaustive run notes what it has done.
+/// The file in which an exhaustive run keeps its progress.
 const STATE: &str = "target/simulate.state";
 
 pub(crate) fn run(mut args: Parser) -> Result {
@@ -39,7 +58,7 @@ pub(crate) fn run(mut args: Parser) -> Result {
     simulate(seed, what)
 }
 
-/// What every change is checked with.
+/// Runs the simulations that every change is checked with.
 pub(crate) fn standard() -> Result {
     simulate(None, vec!["standard".into()])
 }

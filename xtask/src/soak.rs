@@ -1,17 +1,31 @@
-//! `cargo xtask soak`: the store on real servers that break, with processes that die.
+//! `cargo xtask soak`: runs the store on real servers that break, with processes that die.
 
 use lexopt::{Arg, Parser, ValueExt};
 
 use crate::Result;
+use crate::help::Help;
 use crate::process::{cargo, run as run_process};
 use crate::table::IMAGES;
 use crate::{engine, images};
 
-pub(crate) const USAGE: &str = "soak [--crowd] [--blips] [--departing] [--lost-server] [--pair CACHE+DATABASE] [--minutes N] [--seed SEED]";
-pub(crate) const SUMMARY: &str = "Use sessions from several processes on servers in containers of its own, break the network, the servers and the processes,\n    \
-     and judge every answer (redis+postgres, 5 minutes). With flags, run these phases only: hundreds of writers of one session,\n    \
-     a cache that is away for moments, callers that leave, one dead server of several. The last line of each says\n    \
-     `violations 0`, or the shortest history that proves one.";
+pub(crate) const HELP: Help = Help {
+    usage: "soak [--crowd] [--blips] [--departing] [--lost-server] [--pair CACHE+DATABASE] [--minutes N] [--seed SEED]",
+    summary: "Uses sessions from several processes on servers that break, and judges every answer.",
+    details: "The servers run in containers of the soak's own. Without a phase, it breaks the network, the servers and the processes, and then\nruns every phase. The last line of each part says `violations 0`, or shows the shortest history that proves a violation.",
+    options: &[
+        ("--crowd", "Runs this phase only: hundreds of writers of one session."),
+        ("--blips", "Runs this phase only: a cache that is away for moments."),
+        ("--departing", "Runs this phase only: callers that leave."),
+        ("--lost-server", "Runs this phase only: one dead server of several."),
+        ("--pair CACHE+DATABASE", "Uses this pair. Defaults to redis+postgres."),
+        ("--minutes N", "Lasts N minutes in all. Defaults to 5."),
+        ("--seed SEED", "Repeats the plan of faults of an earlier run."),
+    ],
+    examples: &[
+        ("soak --pair memcached+mysql --minutes 1", "every part, shortened"),
+        ("soak --crowd --minutes 0.5", "one phase"),
+    ],
+};
 
 /// The phases, as their flags name them.
 const PHASES: [&str; 4] = ["crowd", "blips", "departing", "lost-server"];
@@ -42,7 +56,8 @@ pub(crate) fn run(mut args: Parser) -> Result {
     run_process(&mut command)
 }
 
-/// What lasts how many seconds: the named phases the same time each, or faults for six tenths of the time, and then all phases.
+/// Returns each part with its seconds: the named phases for the same time each, or without names, faults for
+/// six tenths of the time and then all phases.
 fn plan(phases: &[&str], minutes: f64) -> String {
     let part = |name: &str, share: f64| format!("{name}:{:.0}", (minutes * 60.0 * share).ceil());
     if phases.is_empty() {
@@ -53,9 +68,9 @@ fn plan(phases: &[&str], minutes: f64) -> String {
     phases.iter().map(|phase| part(phase, share)).collect::<Vec<_>>().join(",")
 }
 
-/// What every change is checked with: the tests of the soak itself, and short soaks.
+/// Runs the tests of the soak itself and short soaks. Part of `cargo xtask test --provision`.
 pub(crate) fn short() -> Result {
-    // One after the other: what takes its time there is measured.
+    // One after the other, because they measure time.
     run_process(soak().env("SOAK_SHORT", "1").args(["--", "--test-threads=1"]))
 }
 
@@ -78,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn plan_with_flags_has_only_these() {
+    fn plan_with_flags_has_only_their_phases() {
         assert_eq!(plan(&["crowd"], 0.5), "crowd:30");
         assert_eq!(plan(&["crowd", "blips"], 2.0), "crowd:60,blips:60");
     }

@@ -1,4 +1,5 @@
-//! Stages: named pieces of work that are timed against a budget. A stage over its budget is shown, not failed.
+//! Stages: named pieces of work that are timed against a budget. A stage over its budget is shown, not
+//! failed.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,8 @@ impl Stages {
         Self { title, done: Vec::new() }
     }
 
-    /// Runs one stage. A failure is shown at once, kept for [`Stages::finish`], and returned to a caller who cannot go on after it.
+    /// Runs one stage. A failure is shown at once, kept for [`Stages::finish`], and returned to a caller that
+    /// cannot go on after it.
     pub(crate) fn run(
         &mut self,
         name: &'static str,
@@ -42,7 +44,7 @@ impl Stages {
         result
     }
 
-    /// Says that a stage cannot run here, now and at the end.
+    /// Reports a stage that cannot run here, now and in [`Stages::finish`].
     pub(crate) fn skip(&mut self, name: &'static str, reason: &'static str) {
         eprintln!();
         self.record(Stage { name, outcome: Outcome::Skipped { reason } });
@@ -53,7 +55,7 @@ impl Stages {
         self.done.push(stage);
     }
 
-    /// Prints what every stage took, and fails if one failed.
+    /// Prints the time of every stage, and fails if one failed.
     pub(crate) fn finish(self) -> Result {
         eprintln!("\n{}", self.title);
         for stage in &self.done {

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: every test of the workspace.
+//! `cargo xtask test`: runs every test of the workspace.
 
 use std::ffi::OsString;
 use std::process::Command;
@@ -6,14 +6,31 @@ use std::time::Duration;
 
 use lexopt::{Arg, Parser};
 
+use crate::help::Help;
 use crate::process::{cargo, run as run_process};
 use crate::stage::Stages;
 use crate::table::IMAGES;
 use crate::{Result, engine, fuzz, images, programs, services, simulate, soak};
 
-pub(crate) const USAGE: &str = "test [--provision] [-- FILTER..]";
-pub(crate) const SUMMARY: &str = "Run every test, doc tests and examples included. With --provision, first set up what a Debian \
-     machine lacks\n    (a Docker engine, stand-ins for the server images, a browser, Python, a C++ compiler), and then count a test that finds no server as failed.";
+pub(crate) const HELP: Help = Help {
+    usage: "test [--provision] [-- FILTER..]",
+    summary: "Runs every test, doc tests and examples included.",
+    details: "A test that finds no server is reported as ignored.",
+    options: &[
+        (
+            "--provision",
+            "Sets up what a Debian machine lacks (a Docker engine, stand-ins for the server images, a browser, Python, a C++ compiler), and counts a test that finds no server as failed.",
+        ),
+        (
+            "FILTER",
+            "Runs only the tests whose names contain one of these; simulation, fuzzing and soak are left out.",
+        ),
+    ],
+    examples: &[
+        ("test --provision", "everything, on a Debian machine, as root"),
+        ("test -- expiry", "the tests whose names contain \"expiry\""),
+    ],
+};
 
 const SETUP_BUDGET: Duration = Duration::from_secs(5 * 60);
 const SIMULATION_BUDGET: Duration = Duration::from_secs(5 * 60);
@@ -60,8 +77,8 @@ fn steps(stages: &mut Stages, provision: bool, filters: &[OsString]) -> Result {
     if !provision {
         return stages.run("tests", TEST_BUDGET, || run_process(&mut tests(&[], filters)));
     }
-    // First as on any machine with an engine: every server in a container of this run. Then everything, the matrix
-    // included, on servers that are kept running and named by URL.
+    // First as on any machine with an engine: every server in a container of this run. Then everything, the
+    // matrix included, on servers that are kept running and named by URL.
     let _ = stages.run("matrix", MATRIX_BUDGET, || {
         run_process(require_all(&mut tests(&["--test=matrix"], filters)).envs(images::variables(IMAGES)))
     });
@@ -90,7 +107,7 @@ fn tests(args: &[&str], filters: &[OsString]) -> Command {
     command
 }
 
-/// A test that finds no server fails.
+/// Makes a test fail that finds no server.
 fn require_all(command: &mut Command) -> &mut Command {
     command.env("CONFORMANCE_REQUIRE", "all")
 }

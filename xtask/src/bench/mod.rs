@@ -1,7 +1,7 @@
-//! `cargo xtask bench`: what the store costs on top of the parts it is made of.
+//! `cargo xtask bench`: measures the store against the parts it is made of.
 //!
-//! Two programs measure, because tower-sessions' stores cannot be linked with ours. Each tells on the error stream how far it
-//! is, and prints its figures as JSON in the end.
+//! Two programs measure, because the stores of tower-sessions cannot be linked with ours. Each reports its
+//! progress on the error stream, and prints its figures as JSON at the end.
 
 mod plot;
 
@@ -12,21 +12,38 @@ use lexopt::{Arg, Parser, ValueExt as _};
 use serde_json::{Map, Value};
 
 use crate::Result;
+use crate::help::Help;
 use crate::process::cargo;
 
-pub(crate) const USAGE: &str = "bench [--json] [--quick] [--crowds] [GROUP..]";
-pub(crate) const SUMMARY: &str = "Measure the store against the parts it is made of, as ratios, and plot them; --json prints one object of all \
-     ratios,\n    --quick measures few rounds. Groups: moka, redis, memcached, sqlite, postgres, mysql, mariadb, crowd, lazy, size, \
-     reap, tower-sessions.\n    --crowds prints a table of 1 to 512 savers of one session instead; its groups are pairs, such as \
-     redis+postgres.\n    Servers are found by the variables that `cargo xtask services up` prints";
+pub(crate) const HELP: Help = Help {
+    usage: "bench [--json] [--quick] [--crowds] [GROUP..]",
+    summary: "Measures the store against the parts it is made of, as ratios, and plots them.",
+    details: "Servers are found by the variables that `cargo xtask services up` prints.",
+    options: &[
+        (
+            "GROUP",
+            "Measures this group; may be repeated: moka, redis, memcached, sqlite, postgres, mysql, mariadb, crowd, lazy, size, reap, tower-sessions. Defaults to all.",
+        ),
+        ("--json", "Prints one object of all ratios instead of a table."),
+        ("--quick", "Measures few rounds."),
+        (
+            "--crowds",
+            "Prints a table of 1 to 512 savers of one session instead; its groups are pairs, such as redis+postgres.",
+        ),
+    ],
+    examples: &[
+        ("bench --quick moka redis", "few rounds of two groups"),
+        ("bench --crowds redis+postgres", "the savers of one pair"),
+    ],
+};
 
-/// The backends in the form that all of them can be linked and reached.
+/// The features with which all backends can be linked and reached together.
 const FEATURES: &str = "memcached,moka,mysql-rsa,postgres,redis-cluster,sqlite";
 
 const TOWER_SESSIONS: &str = "tower-sessions";
 const TOWER_SESSIONS_MANIFEST: &str = "session-cached-db/benches/vs-tower-sessions/Cargo.toml";
 
-/// Where the plots land.
+/// The directory of the plots.
 const PLOTS: &str = "target/bench";
 
 /// One ratio, as a measuring program prints it.
@@ -79,7 +96,7 @@ pub(crate) fn run(mut args: Parser) -> Result {
     Ok(())
 }
 
-/// The program that measures our stores.
+/// Returns the program that measures our stores.
 fn ratios() -> Command {
     let mut command = cargo();
     command.args([
@@ -95,7 +112,7 @@ fn ratios() -> Command {
     command
 }
 
-/// Runs a program that measures, and reads what it prints.
+/// Runs a program that measures, and returns its figures.
 fn measure(command: &mut Command) -> Result<Vec<Figure>> {
     let line = crate::process::shown(command);
     eprintln!("$ {line}");
@@ -139,7 +156,7 @@ fn object(figures: &[Figure]) -> Value {
     )
 }
 
-/// In Markdown, so that it can be shown elsewhere.
+/// Returns a table in Markdown, which can be pasted into a document.
 fn table(figures: &[Figure]) -> String {
     let mut table = String::from("| ratio | measured | aim | what against what |\n|---|---|---|---|\n");
     for figure in figures {
@@ -169,13 +186,13 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_json_is_one_object_of_named_ratios() {
+    fn json_is_one_object_of_named_ratios() {
         let figures = [figure("moka_hit", 1.234_56, Some(1.25)), figure("save.sqlite", 2.0, None)];
         assert_eq!(object(&figures), json!({ "moka_hit": 1.235, "save.sqlite": 2.0 }));
     }
 
     #[test]
-    fn the_table_says_which_aim_was_missed() {
+    fn table_marks_a_missed_aim() {
         let table = table(&[figure("met", 1.0, Some(1.2)), figure("not_met", 1.3, Some(1.2))]);
         assert!(table.contains("| `met` | 1.00 | at most 1.2 |"), "{table}");
         assert!(table.contains("| `not_met` | 1.30 (missed) | at most 1.2 |"), "{table}");

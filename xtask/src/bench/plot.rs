@@ -1,4 +1,8 @@
 //! The ratios as one page: every round a dot, the median a bar, the aim a line.
+//!
+//! Not with a plotting crate: these draw axes and series, and this is a list whose rows have a name, a bar,
+//! dots and words. The placing would stay, and a dozen crates would be compiled before any command of xtask
+//! can run.
 
 use std::path::{Path, PathBuf};
 
@@ -7,12 +11,12 @@ use crate::Result;
 
 const WIDTH: f64 = 1180.0;
 const ROW: f64 = 30.0;
-/// Where the names end and the scale begins.
+/// The place where the names end and the scale begins.
 const LEFT: f64 = 270.0;
-/// Where the scale ends and the words begin.
+/// The place where the scale ends and the words begin.
 const RIGHT: f64 = 700.0;
 
-/// Writes the page; where it is.
+/// Writes the page, and returns its path.
 pub(crate) fn write(dir: &Path, figures: &[Figure]) -> Result<PathBuf> {
     std::fs::create_dir_all(dir)?;
     let picture = svg(figures);
@@ -39,7 +43,7 @@ fn html(figures: &[Figure], picture: &str) -> String {
     )
 }
 
-/// What is compared on one scale.
+/// Figures that share a scale.
 struct Section<'a> {
     title: &'static str,
     figures: Vec<&'a Figure>,
@@ -67,7 +71,7 @@ fn svg(figures: &[Figure]) -> String {
     )
 }
 
-/// Draws a section from `top` on; where it ends.
+/// Draws a section from `top` down, and returns its lower end.
 fn draw(section: &Section<'_>, mut top: f64, shapes: &mut String) -> f64 {
     // Medians and aims are all on the scale; single rounds need not be.
     let values =

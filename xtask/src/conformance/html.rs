@@ -1,4 +1,4 @@
-//! The report as one page that needs nothing but itself.
+//! The report as one self-contained HTML page.
 
 use super::junit::escaped;
 use super::results::{Case, Count, Outcome, Results};
@@ -36,7 +36,6 @@ fn matrix(results: &Results) -> String {
     if caches.is_empty() {
         return String::new();
     }
-    let pairs = results.backends("pair");
     let mut text = String::from("<div class=\"wide\"><table>\n<tr><td></td>");
     for database in &databases {
         text += &format!("<th scope=\"col\">{}</th>", escaped(database));
@@ -45,10 +44,11 @@ fn matrix(results: &Results) -> String {
     for cache in &caches {
         text += &format!("<tr><th scope=\"row\">{}</th>", escaped(cache));
         for database in &databases {
-            let name = format!("{cache}+{database}");
-            text += &match pairs.iter().find(|(pair, _)| *pair == name) {
-                Some((pair, cases)) => format!("<td>{}</td>", link("pair", pair, cases)),
-                None => "<td></td>".to_owned(),
+            let cases = results.pair(cache, database);
+            text += &if cases.is_empty() {
+                "<td></td>".to_owned()
+            } else {
+                format!("<td>{}</td>", link("pair", &format!("{cache}+{database}"), &cases))
             };
         }
         text += "</tr>\n";
@@ -56,7 +56,7 @@ fn matrix(results: &Results) -> String {
     text + "</table></div>\n"
 }
 
-/// The backends that are tested alone.
+/// Lists the backends that are tested alone.
 fn singles(results: &Results) -> String {
     let mut text = String::new();
     for layer in results.layers().into_iter().filter(|layer| *layer != "pair") {
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_needs_nothing_else_and_shows_what_tests_said_as_it_was() {
+    fn page_is_self_contained_and_escapes_the_messages_of_tests() {
         let page = page(&example());
         assert!(page.contains("left: &lt;1&gt; &amp;"), "{page}");
         for outside in ["http:", "https:", "<script", "<img", "<link", "src="] {

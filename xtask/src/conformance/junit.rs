@@ -42,7 +42,7 @@ fn suite(layer: &str, backend: &str, cases: &[&Case]) -> String {
     text + "  </testsuite>\n"
 }
 
-/// As it can stand in an element or in an attribute of XML or HTML.
+/// Escapes text for an element or an attribute of XML or HTML.
 pub(crate) fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -66,7 +66,7 @@ mod tests {
     use crate::conformance::markdown::example;
 
     #[test]
-    fn failures_and_ignored_tests_are_counted_and_told() {
+    fn failures_and_ignored_tests_are_counted_and_reported() {
         let text = document(&example());
         assert!(text.contains("tests=\"5\" failures=\"1\" skipped=\"1\" time=\"61.000\""), "{text}");
         assert!(text.contains("<testcase classname=\"pair::redis+mysql\" name=\"b\"><skipped/>"), "{text}");
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn what_xml_cannot_hold_is_replaced() {
+    fn control_characters_are_replaced() {
         assert_eq!(escaped("a\u{1b}[31m<b>\n"), "a\u{fffd}[31m&lt;b&gt;\n");
     }
 }

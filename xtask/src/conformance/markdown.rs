@@ -2,21 +2,16 @@
 
 use super::results::{Case, Count, Results};
 
-/// The matrix and the backends alone, as tables that can be read as they are.
+/// Returns the matrix, and the backends alone, as tables that are readable without being rendered.
 pub(crate) fn summary(results: &Results) -> String {
     let mut text = String::new();
     let (caches, databases) = results.sides();
-    let pairs = results.backends("pair");
-    if !pairs.is_empty() {
+    if !databases.is_empty() {
         let mut rows = vec![[vec![String::new()], owned(&databases)].concat()];
         for cache in &caches {
-            let cell = |database: &&str| {
-                let name = format!("{cache}+{database}");
-                pairs
-                    .iter()
-                    .find(|(pair, _)| *pair == name)
-                    .map(|(_, cases)| shown(cases))
-                    .unwrap_or_default()
+            let cell = |database: &&str| match results.pair(cache, database) {
+                cases if cases.is_empty() => String::new(),
+                cases => shown(&cases),
             };
             rows.push([vec![(*cache).to_owned()], databases.iter().map(cell).collect()].concat());
         }
@@ -55,7 +50,7 @@ pub(crate) fn document(results: &Results) -> String {
     text
 }
 
-/// How the cases of one backend ended, in few words.
+/// Sums up the cases of one backend in a few words.
 fn shown(cases: &[&Case]) -> String {
     let Count { passed, failed, ignored } = Count::of(cases.iter().copied());
     match (failed, ignored) {
@@ -120,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_summary_shows_the_matrix_and_what_is_missing_in_it() {
+    fn summary_shows_the_matrix_and_its_gaps() {
         let expected = "\
 |       | postgres      | mysql      |
 |-------|---------------|------------|
@@ -137,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_failed_test_said_is_no_markdown() {
+    fn message_of_a_failed_test_is_no_markdown() {
         let text = document(&example());
         assert!(text.contains("### `pair::redis+postgres::logout_is_final`"), "{text}");
         assert!(text.contains("\n    right: # 3 ]]>\n"), "{text}");

@@ -1,4 +1,9 @@
-//! `cargo xtask conformance`: the matrix of all backends, with progress, a summary and a report.
+//! `cargo xtask conformance`: runs the matrix of all backends, with progress, a summary and a report.
+//!
+//! cargo-nextest has progress and JUnit XML, and does not fit: it runs each case in a process of its own, and
+//! the cases share the containers that the process of the matrix starts. The three reports are written by
+//! hand, because a crate for JUnit or for HTML brings more crates than it saves lines, and all of them are
+//! compiled before any command of xtask can run.
 
 mod html;
 mod junit;
@@ -14,6 +19,7 @@ use std::time::Instant;
 
 use lexopt::{Arg, Parser, ValueExt};
 
+use crate::help::Help;
 use crate::process::{cargo, shown};
 use crate::table::IMAGES;
 use crate::{Result, images};
@@ -21,9 +27,20 @@ use progress::Progress;
 use results::{Event, Results};
 use selection::Selection;
 
-pub(crate) const USAGE: &str = "conformance [--cache NAME].. [--db NAME].. [--report DIR]";
-pub(crate) const SUMMARY: &str = "Run the conformance suite on real servers: each cache, each database, and every pair, or the \
-     named ones only.\n    With --report, write it as JUnit XML, Markdown and one HTML page.";
+pub(crate) const HELP: Help = Help {
+    usage: "conformance [--cache NAME].. [--db NAME].. [--report DIR]",
+    summary: "Runs the conformance suite on real servers: each cache, each database and every pair.",
+    details: "",
+    options: &[
+        ("--cache NAME", "Tests this cache, alone and in its pairs; may be repeated."),
+        ("--db NAME", "Tests this database, alone and in its pairs; may be repeated."),
+        ("--report DIR", "Writes the results to DIR as JUnit XML, Markdown and one HTML page."),
+    ],
+    examples: &[(
+        "conformance --cache redis --db postgres --report target/conformance",
+        "one pair, with a report",
+    )],
+};
 
 pub(crate) fn run(mut args: Parser) -> Result {
     let (mut caches, mut databases, mut report) = (Vec::new(), Vec::new(), None::<PathBuf>);
@@ -37,7 +54,7 @@ pub(crate) fn run(mut args: Parser) -> Result {
     }
     let selection = Selection::new(caches, databases)?;
     if let Some(directory) = &report {
-        // Before the tests: nobody wants to learn after ten minutes that there is no place for it.
+        // Before the tests, so that a bad path fails at once and not after ten minutes.
         std::fs::create_dir_all(directory)
             .map_err(|error| format!("{} cannot be made: {error}", directory.display()))?;
     }
@@ -56,7 +73,7 @@ pub(crate) fn run(mut args: Parser) -> Result {
     if has_ended_well { Ok(()) } else { Err("the tests ended with an error, see above".into()) }
 }
 
-/// Runs one test target; whether it ended without an error.
+/// Runs one test target, and returns whether it ended without an error.
 fn test(target: &str, selection: &Selection, results: &mut Results) -> Result<bool> {
     let mut command = command(target, selection);
     let line = shown(&command);
@@ -69,7 +86,7 @@ fn test(target: &str, selection: &Selection, results: &mut Results) -> Result<bo
             match Event::parse(&line.map_err(failed)?) {
                 Some(Event::Begun(count)) => progress.expect(count),
                 Some(Event::Ended(case)) => {
-                    progress.tell(&case);
+                    progress.report(&case);
                     if selection.has(&case) {
                         results.cases.push(case);
                     }

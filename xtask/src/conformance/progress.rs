@@ -1,13 +1,13 @@
-//! Shows how far the tests are.
+//! The progress of the tests.
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::results::{Case, Outcome};
 
-/// Where there is no terminal, a line is printed for each so many tests.
+/// Number of tests between two lines where there is no terminal.
 const EVERY: u64 = 100;
 
-/// A bar on a terminal, lines elsewhere; failures at once on both.
+/// A bar on a terminal, and lines elsewhere. Both show failures at once.
 pub(crate) struct Progress {
     bar: ProgressBar,
     expected: u64,
@@ -28,7 +28,7 @@ impl Progress {
         }
     }
 
-    pub(crate) fn tell(&mut self, case: &Case) {
+    pub(crate) fn report(&mut self, case: &Case) {
         self.ended += 1;
         let name = format!("{}::{}::{}", case.layer, case.backend, case.name);
         if let Outcome::Failed(message) = &case.outcome {

@@ -1,4 +1,4 @@
-//! What came of the tests.
+//! The results of the tests.
 
 use std::time::Duration;
 
@@ -19,21 +19,21 @@ pub(crate) struct Case {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Passed,
-    /// With what it said.
+    /// The message of the test.
     Failed(String),
     Ignored,
 }
 
-/// Something that a test target says, in the JSON of libtest.
+/// An event of a test target, in the JSON of libtest.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// So many tests follow.
+    /// The number of tests that follow.
     Begun(u64),
     Ended(Case),
 }
 
 impl Event {
-    /// `None` for a line that says nothing of interest.
+    /// Parses a line. Returns `None` if it holds no event of interest.
     pub(crate) fn parse(line: &str) -> Option<Self> {
         let event: Value = serde_json::from_str(line).ok()?;
         let text = |name: &str| event.get(name)?.as_str();
@@ -58,7 +58,7 @@ pub(crate) struct Results {
     pub(crate) took: Duration,
 }
 
-/// How many tests ended how.
+/// Numbers of tests by outcome.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Count {
     pub(crate) passed: usize,
@@ -85,7 +85,7 @@ impl Count {
 }
 
 impl Results {
-    /// The backends of a layer, each with its cases, in the order in which they came.
+    /// Returns the backends of a layer, each with its cases, in the order of the run.
     pub(crate) fn backends(&self, layer: &str) -> Vec<(&str, Vec<&Case>)> {
         let mut backends: Vec<(&str, Vec<&Case>)> = Vec::new();
         for case in self.cases.iter().filter(|case| case.layer == layer) {
@@ -97,7 +97,13 @@ impl Results {
         backends
     }
 
-    /// The layers, pairs first: they are what the matrix is about.
+    /// Returns the cases of a pair. Empty if it was not tested.
+    pub(crate) fn pair(&self, cache: &str, database: &str) -> Vec<&Case> {
+        let pair = format!("{cache}+{database}");
+        self.cases.iter().filter(|case| case.layer == "pair" && case.backend == pair).collect()
+    }
+
+    /// Returns the layers, with pairs first: the matrix is about them.
     pub(crate) fn layers(&self) -> Vec<&str> {
         let mut layers: Vec<&str> = Vec::new();
         for case in &self.cases {
@@ -109,7 +115,7 @@ impl Results {
         layers
     }
 
-    /// The caches and the databases of the pairs.
+    /// Returns the caches and the databases of the pairs.
     pub(crate) fn sides(&self) -> (Vec<&str>, Vec<&str>) {
         let (mut caches, mut databases) = (Vec::new(), Vec::new());
         for (pair, _) in self.backends("pair") {
@@ -130,7 +136,7 @@ impl Results {
         })
     }
 
-    /// An error if a test failed, or if none ran, which shows nothing.
+    /// Returns an error if a test failed, or if none ran, which shows nothing.
     pub(crate) fn verdict(&self) -> Result {
         let Count { passed, failed, ignored } = Count::of(&self.cases);
         match (passed, failed) {
@@ -150,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_events_of_a_run_are_understood() {
+    fn events_of_a_run_are_parsed() {
         let begun = r#"{ "type": "suite", "event": "started", "test_count": 7 }"#;
         assert_eq!(Event::parse(begun), Some(Event::Begun(7)));
         let failed = r#"{ "type": "test", "name": "pair::redis+mysql::a::b", "event": "failed", "stdout": "Error: \"no\"\n" }"#;
@@ -167,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_without_tests_is_no_success() {
+    fn run_without_tests_is_an_error() {
         let error = Results::default().verdict().unwrap_err().to_string();
         assert!(error.contains("no test ran"), "{error}");
     }

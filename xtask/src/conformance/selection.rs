@@ -1,4 +1,6 @@
-//! Which backends are tested.
+//! The selection of backends to test.
+
+use std::collections::BTreeSet;
 
 use crate::Result;
 use crate::table::{CACHES, DATABASES, VARIANT_PAIRS};
@@ -21,7 +23,7 @@ impl Selection {
         Ok(Self { caches, databases })
     }
 
-    /// The test targets that have the tests of these backends.
+    /// Returns the test targets with the tests of these backends.
     pub(crate) fn targets(&self) -> Vec<&'static str> {
         let everything = self.caches.is_empty() && self.databases.is_empty();
         let names = |names: &[String], embedded: &str| names.iter().any(|name| name == embedded);
@@ -32,12 +34,13 @@ impl Selection {
         }
     }
 
-    /// What tells the matrix.
+    /// Returns the environment variables that make the matrix select the same.
     pub(crate) fn variables(&self) -> [(&'static str, String); 2] {
         [("CONFORMANCE_CACHES", self.caches.join(",")), ("CONFORMANCE_DATABASES", self.databases.join(","))]
     }
 
-    /// Whether `case` is one of the tests that were asked for. The embedded ones are run together.
+    /// Returns whether `case` is selected. The embedded backends always run together, so some of their cases
+    /// are not.
     pub(crate) fn has(&self, case: &Case) -> bool {
         let (caches, databases) = (&self.caches, &self.databases);
         if caches.is_empty() && databases.is_empty() {
@@ -58,18 +61,12 @@ impl Selection {
 }
 
 fn known<'a>(what: &str, names: &[String], all: impl Iterator<Item = &'a str>) -> Result {
-    let mut all: Vec<_> = all.collect();
-    match names.iter().find(|name| !all.contains(&name.as_str())) {
+    let all: BTreeSet<_> = all.collect();
+    match names.iter().find(|name| !all.contains(name.as_str())) {
         None => Ok(()),
         Some(unknown) => {
-            let mut seen = Vec::new();
-            all.retain(|name| {
-                !seen.contains(name) && {
-                    seen.push(name);
-                    true
-                }
-            });
-            Err(format!("there is no {what} {unknown:?}; there are {}", all.join(", ")).into())
+            let all = Vec::from_iter(all).join(", ");
+            Err(format!("there is no {what} {unknown:?}; there are {all}").into())
         }
     }
 }
@@ -91,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_nobody_has_is_refused_with_those_there_are() {
+    fn unknown_name_is_refused_with_the_known_ones() {
         let error = Selection::new(vec!["reddis".into()], Vec::new()).unwrap_err().to_string();
         assert!(error.contains("reddis") && error.contains("redis-cluster"), "{error}");
         let error = Selection::new(Vec::new(), vec!["oracle".into()]).unwrap_err().to_string();

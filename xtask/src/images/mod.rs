@@ -1,8 +1,9 @@
-//! `cargo xtask images`: stand-ins for the official server images, made from Debian's packages, for machines that reach no container
-//! registry.
+//! `cargo xtask images`: stand-ins for the official server images, made from Debian's packages, for machines
+//! that reach no container registry.
 //!
-//! A root file system with the server's packages is an image: `mmdebstrap` makes it, `docker import` takes it. The recipes are in
-//! [`crate::table`]; a stand-in's tag is a hash of its recipe, so an unchanged recipe is built once.
+//! A root file system with the server's packages is an image: `mmdebstrap` makes it, `docker import` takes
+//! it. The recipes are in [`crate::table`]; a stand-in's tag is a hash of its recipe, so an unchanged recipe
+//! is built once.
 
 mod apt;
 
@@ -15,15 +16,23 @@ use std::time::Instant;
 
 use lexopt::{Arg, Parser, ValueExt};
 
+use crate::help::Help;
 use crate::process::{output, succeeds, which};
 use crate::table::{IMAGES, Image};
 use crate::{Result, engine};
 
-pub(crate) const USAGE: &str = "images [--exports] [NAME..]";
-pub(crate) const SUMMARY: &str = "Build stand-ins for the server images from Debian's packages, where they are missing, all or the named.\n    \
-     With --exports, build nothing and print the variables that make the tests use them.";
+pub(crate) const HELP: Help = Help {
+    usage: "images [--exports] [NAME..]",
+    summary: "Builds stand-ins for the server images from Debian's packages, where they are missing.",
+    details: "",
+    options: &[
+        ("NAME", "Builds this image; may be repeated. Defaults to all."),
+        ("--exports", "Builds nothing, and prints the variables that make the tests use the stand-ins."),
+    ],
+    examples: &[("images redis", "one stand-in"), ("images --exports", "variables for a shell")],
+};
 
-/// Stand-ins are built this many at a time: half of the work is waiting for the mirror and for the disk.
+/// Number of stand-ins built at a time: half of the work is waiting for the mirror and for the disk.
 const BUILDERS: usize = 2;
 
 /// Part of every recipe's hash: raise it when the way of building changes.
@@ -94,13 +103,14 @@ pub(crate) fn ensure(images: &[&'static Image]) -> Result {
     })
 }
 
-/// The variables that make the tests use the stand-ins. One that is set already is left alone.
+/// Returns the variables that make the tests use the stand-ins, without those that are set already.
 pub(crate) fn variables(images: &[&'static Image]) -> Vec<(&'static str, String)> {
     let unset = images.iter().filter(|image| std::env::var_os(image.image_var).is_none());
     unset.map(|image| (image.image_var, stand_in(image))).collect()
 }
 
-/// The image to start a server from: what the environment names, or a stand-in if it was built, or the official one.
+/// Returns the image to start a server from: the one that the environment names, or a stand-in if it was
+/// built, or the official one.
 pub(crate) fn available(image: &Image) -> String {
     if std::env::var_os(image.image_var).is_none() && is_built(image) {
         stand_in(image)
@@ -172,7 +182,7 @@ fn build(image: &Image, mirror: &str, scratch: &Path) -> Result {
     Ok(())
 }
 
-/// Stand-ins of former recipes go; one that a container still uses stays.
+/// Removes the stand-ins of former recipes, except one that a container still uses.
 fn remove_outdated(image: &Image) {
     let current = stand_in(image);
     let format = ["--format", "{{.Repository}}:{{.Tag}}"];
@@ -188,7 +198,7 @@ mod tests {
     use crate::table::{REDIS, VALKEY};
 
     #[test]
-    fn the_tag_follows_the_recipe_and_nothing_else() {
+    fn tag_follows_the_recipe_and_nothing_else() {
         assert_eq!(stand_in(&REDIS), stand_in(&Image { official: "redis:9", ..REDIS }));
         assert_ne!(stand_in(&REDIS), stand_in(&Image { entrypoint: "exit", ..REDIS }));
         assert_ne!(stand_in(&REDIS), stand_in(&Image { suite: "sid", ..REDIS }));
@@ -196,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_image_is_told_the_known_ones() {
+    fn unknown_image_is_refused_with_the_known_ones() {
         let error = named("oracle").unwrap_err().to_string();
         assert!(error.contains("oracle") && error.contains("postgres"), "{error}");
     }

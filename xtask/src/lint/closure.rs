@@ -1,13 +1,13 @@
-//! What the members must not pull in.
+//! The dependencies that members must not have.
 //!
-//! A backend's feature brings that backend's driver and no other's, no feature brings none, the core knows no runtime and no
-//! driver, and nothing needs OpenSSL.
+//! A backend's feature brings that backend's driver and no other's, no feature brings none, the core knows no
+//! runtime and no driver, and nothing needs OpenSSL. cargo-deny cannot say this, because it looks at one set
+//! of features at a time.
 
 use std::collections::BTreeSet;
 
 use super::metadata::Member;
 use crate::Result;
-use crate::process::{cargo, output};
 
 /// A backend's feature and the crate that is its driver.
 const DRIVERS: &[(&str, &str)] = &[
@@ -30,15 +30,18 @@ const NEVER: &[(&str, &[&str])] = &[
 /// Crates that nothing has.
 const NOWHERE: &[&str] = &["openssl", "openssl-sys", "native-tls"];
 
-/// Features of serde_json that change the programs of everybody in the graph.
+/// Features of serde_json that change the behaviour of every crate in the graph.
 const SERDE_JSON_FEATURES: &[&str] = &["arbitrary_precision", "preserve_order"];
+
+/// Arguments of `cargo tree` for one line per crate that is linked: `NAME VERSION FEATURE,FEATURE`.
+const LINKED: &[&str] = &["--edges=normal", "--prefix=none", "--no-dedupe", "--format={p} {f}"];
 
 pub(crate) fn check(members: &[Member]) -> Result {
     let mut wrong = BTreeSet::new();
     for member in members.iter().filter(|member| member.name != "xtask") {
-        for feature in [None].into_iter().chain(member.features.keys().map(|name| Some(name.as_str()))) {
+        for feature in member.builds() {
             let build = format!("{} with {}", member.name, feature.unwrap_or("no features"));
-            let tree = tree(&member.name, feature)?;
+            let tree = member.tree(feature, LINKED)?;
             let forbidden = forbidden(member, feature);
             wrong.extend(
                 tree.lines()
@@ -48,21 +51,6 @@ pub(crate) fn check(members: &[Member]) -> Result {
         }
     }
     if wrong.is_empty() { Ok(()) } else { Err(Vec::from_iter(wrong).join("\n").into()) }
-}
-
-/// One line for each crate that is linked: `NAME VERSION FEATURE,FEATURE`.
-fn tree(package: &str, feature: Option<&str>) -> Result<String> {
-    let mut command = cargo();
-    command.args([
-        "tree",
-        "--quiet",
-        "--no-default-features",
-        "--edges=normal",
-        "--prefix=none",
-        "--no-dedupe",
-    ]);
-    command.args(["--format={p} {f}", &format!("--package={package}")]);
-    output(command.args(feature.map(|name| format!("--features={name}"))))
 }
 
 fn forbidden(member: &Member, feature: Option<&str>) -> Vec<&'static str> {

@@ -4,8 +4,9 @@ use super::metadata::Member;
 use crate::Result;
 use crate::process::{cargo, run};
 
-/// Libraries and programs only: what tests need is asked for by the tests. Clippy instead of check, because it can deny
-/// warnings for our code without compiling the dependencies anew.
+/// Compiles libraries and programs only: tests ask for what they need. Uses clippy instead of check, because
+/// it can deny warnings for our code without compiling the dependencies anew, and not cargo-hack, which would
+/// have to be installed for these lines.
 pub(crate) fn each_alone(members: &[Member]) -> Result {
     for arguments in plan(members) {
         run(cargo()

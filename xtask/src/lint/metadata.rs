@@ -1,4 +1,4 @@
-//! The members of the workspace and their features, as cargo tells them.
+//! The members of the workspace and their features, as cargo reports them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -11,12 +11,12 @@ use crate::process::{cargo, output};
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Member {
     pub(crate) name: String,
-    /// Where its `Cargo.toml` is.
+    /// The directory of its `Cargo.toml`.
     pub(crate) directory: PathBuf,
     pub(crate) is_published: bool,
     /// The oldest Rust that it says it needs.
     pub(crate) rust_version: Option<String>,
-    /// Whether docs.rs is to show what is behind features.
+    /// `true` if docs.rs shows what is behind features.
     pub(crate) docs_show_all_features: bool,
     /// Each feature and what it enables.
     pub(crate) features: BTreeMap<String, Vec<String>>,
@@ -51,12 +51,25 @@ fn parse(metadata: &Value) -> Result<Vec<Member>> {
 }
 
 impl Member {
-    /// The features that somebody may choose. One that begins with an underscore is what others have in common.
+    /// Returns the features that a user may choose. One that begins with an underscore holds what others have
+    /// in common.
     pub(crate) fn chosen_features(&self) -> impl Iterator<Item = &str> {
         self.features.keys().map(String::as_str).filter(|name| *name != "default" && !name.starts_with('_'))
     }
 
-    /// The feature and all that it enables, directly or not.
+    /// Returns each build that is checked alone: without features, and with each feature.
+    pub(crate) fn builds(&self) -> impl Iterator<Item = Option<&str>> {
+        [None].into_iter().chain(self.features.keys().map(|name| Some(name.as_str())))
+    }
+
+    /// Runs `cargo tree` for a build of [`builds`](Self::builds).
+    pub(crate) fn tree(&self, feature: Option<&str>, arguments: &[&str]) -> Result<String> {
+        let mut command = cargo();
+        command.args(["tree", "--quiet", "--no-default-features", &format!("--package={}", self.name)]);
+        output(command.args(arguments).args(feature.map(|name| format!("--features={name}"))))
+    }
+
+    /// Returns the feature and all that it enables, directly or not.
     pub(crate) fn closure<'a>(&'a self, feature: &'a str) -> BTreeSet<&'a str> {
         let mut seen = BTreeSet::new();
         let mut open = vec![feature];

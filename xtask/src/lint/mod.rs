@@ -4,6 +4,7 @@ mod closure;
 mod features;
 mod metadata;
 mod native;
+mod prose;
 mod readme;
 mod release;
 
@@ -12,16 +13,34 @@ use std::time::Duration;
 use lexopt::{Arg, Parser, ValueExt as _};
 
 use crate::Result;
+use crate::help::Help;
 use crate::process::{cargo, run as run_process, succeeds};
 use crate::stage::Stages;
 
-pub(crate) const USAGE: &str = "lint [STAGE..]";
-pub(crate) const SUMMARY: &str = "Formatting, clippy and docs with warnings denied, each feature alone, what features must not \
-     pull in,\n    which bring C, READMEs against features, packaging, the oldest Rust, semver since the last tag, cargo-deny when installed.";
+pub(crate) const HELP: Help = Help {
+    usage: "lint [STAGE..]",
+    summary: "Checks everything that can be checked without running the code.",
+    details: "Every stage runs, also after one that failed.",
+    options: &[
+        ("fmt", "Formatting."),
+        ("clippy", "Clippy, with warnings denied."),
+        ("docs", "Rustdoc, with warnings denied."),
+        ("features", "Each crate compiles with each feature alone."),
+        ("closure", "No feature pulls in what it must not."),
+        ("native", "docs/native-code.md lists the features that bring code in C."),
+        ("readme", "Each README lists its crate's features."),
+        ("glossary", "Each name in the glossary of CONTRIBUTING.md is declared."),
+        ("prose", "Plain English in comments, documents and the names of tests. Only when it is named."),
+        ("package", "Each published crate can be packaged."),
+        ("msrv", "The oldest Rust that Cargo.toml promises compiles everything."),
+        ("semver", "The interface keeps what the last release promised."),
+        ("deny", "Licences, advisories and sources, if cargo-deny is installed."),
+    ],
+    examples: &[("lint", "every stage"), ("lint fmt clippy", "two stages")],
+};
 
-const STAGES: &[&str] = &[
-    "fmt", "clippy", "docs", "features", "closure", "native", "readme", "package", "msrv", "semver", "deny",
-];
+/// Stages that run only when they are named.
+const ON_REQUEST: &[&str] = &["prose"];
 
 pub(crate) fn run(mut args: Parser) -> Result {
     let mut chosen = Vec::new();
@@ -31,8 +50,9 @@ pub(crate) fn run(mut args: Parser) -> Result {
             other => return Err(other.unexpected().into()),
         }
     }
-    if let Some(unknown) = chosen.iter().find(|stage| !STAGES.contains(&stage.as_str())) {
-        return Err(format!("there is no stage {unknown:?}; there are {}", STAGES.join(", ")).into());
+    let known: Vec<_> = HELP.options.iter().map(|(stage, _)| *stage).collect();
+    if let Some(unknown) = chosen.iter().find(|stage| !known.contains(&stage.as_str())) {
+        return Err(format!("there is no stage {unknown:?}; there are {}", known.join(", ")).into());
     }
     stages(&chosen)
 }
@@ -44,14 +64,17 @@ pub(crate) fn all() -> Result {
 
 /// Runs the stages that are chosen, or every one if none is.
 fn stages(chosen: &[String]) -> Result {
-    let is_chosen = |name: &str| chosen.is_empty() || chosen.iter().any(|one| one == name);
+    let is_chosen = |name: &str| match chosen {
+        [] => !ON_REQUEST.contains(&name),
+        _ => chosen.iter().any(|one| one == name),
+    };
     let members = metadata::members()?;
     let features = || features::each_alone(&members);
     let closure = || closure::check(&members);
     let native = || native::check(&members);
     let readme = || readme::check(&members);
     let package = || release::package(&members);
-    let work: [(&str, u64, &dyn Fn() -> Result); 8] = [
+    let work: [(&str, u64, &dyn Fn() -> Result); 10] = [
         ("fmt", 10, &fmt),
         ("clippy", 360, &clippy),
         ("docs", 180, &docs),
@@ -59,6 +82,8 @@ fn stages(chosen: &[String]) -> Result {
         ("closure", 60, &closure),
         ("native", 60, &native),
         ("readme", 1, &readme),
+        ("glossary", 5, &prose::glossary::check),
+        ("prose", 10, &prose::check),
         ("package", 60, &package),
     ];
     let mut stages = Stages::new("lint");
@@ -72,15 +97,8 @@ fn stages(chosen: &[String]) -> Result {
     if is_chosen("semver") {
         release::semver(&mut stages, &members);
     }
-    if !is_chosen("deny") {
-        // Somebody wants others.
-    } else if succeeds(cargo().args(["deny", "--version"])) {
-        stages.run("deny", Duration::from_secs(120), deny).ok();
-    } else {
-        stages.skip(
-            "deny",
-            "licences, advisories and sources NOT checked: `cargo install --locked cargo-deny`",
-        );
+    if is_chosen("deny") {
+        deny(&mut stages);
     }
     stages.finish()
 }
@@ -105,6 +123,12 @@ fn docs() -> Result {
     run_process(cargo().args(scope).env("RUSTDOCFLAGS", "--deny=warnings"))
 }
 
-fn deny() -> Result {
-    run_process(cargo().args(["deny", "--workspace", "--all-features", "check", "--hide-inclusion-graph"]))
+fn deny(stages: &mut Stages) {
+    if !succeeds(cargo().args(["deny", "--version"])) {
+        let reason = "licences, advisories and sources NOT checked: `cargo install --locked cargo-deny`";
+        return stages.skip("deny", reason);
+    }
+    let check = ["deny", "--workspace", "--all-features", "check", "--hide-inclusion-graph"];
+    // The failure is kept for the end.
+    stages.run("deny", Duration::from_secs(120), || run_process(cargo().args(check))).ok();
 }

@@ -1,18 +1,20 @@
-//! Which features bring code in C, as `docs/native-code.md` has it: no more, and no less.
+//! The features that bring code in C are those that `docs/native-code.md` lists, no more and no less.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::metadata::Member;
 use crate::Result;
-use crate::process::{cargo, output};
 
 const TABLE: &str = "docs/native-code.md";
 
-/// What compiles or finds code in another language while a crate is built.
+/// Crates that compile or find code in another language while a crate is built.
 const BUILDERS: &[&str] = &["bindgen", "cc", "cmake", "nasm-rs", "pkg-config", "vcpkg"];
 
-/// Crates that are named like one that is bound to a C library, and have none.
+/// Crates that are named like bindings to a C library, and are Rust alone.
 const PURE_RUST: &[&str] = &["linux-raw-sys"];
+
+/// Arguments of `cargo tree` for one line per crate that is linked, or runs in a build: its depth and its name.
+const LINKED_OR_RUN: &[&str] = &["--edges=normal,build", "--prefix=depth", "--format= {p}"];
 
 pub(crate) fn check(members: &[Member]) -> Result {
     let text = std::fs::read_to_string(TABLE).map_err(|error| format!("{TABLE}: {error}"))?;
@@ -20,9 +22,9 @@ pub(crate) fn check(members: &[Member]) -> Result {
     let mut wrong = Vec::new();
     let mut seen = BTreeSet::new();
     for member in members.iter().filter(|member| member.is_published) {
-        for feature in [None].into_iter().chain(member.features.keys().map(|name| Some(name.as_str()))) {
+        for feature in member.builds() {
             let enabled = feature.map(|name| member.closure(name)).unwrap_or_default();
-            for native in native(&tree(&member.name, feature)?) {
+            for native in native(&member.tree(feature, LINKED_OR_RUN)?) {
                 let features = allowed.get(native.as_str());
                 match enabled.iter().find_map(|name| features?.get(name.rsplit('/').next()?)) {
                     Some(feature) => drop(seen.insert((native, (*feature).to_owned()))),
@@ -44,15 +46,7 @@ pub(crate) fn check(members: &[Member]) -> Result {
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
 }
 
-/// One line for each crate that is linked or runs while one is built: its depth, and at once its name.
-fn tree(package: &str, feature: Option<&str>) -> Result<String> {
-    let mut command = cargo();
-    command.args(["tree", "--quiet", "--no-default-features", "--edges=normal,build", "--prefix=depth"]);
-    command.args(["--format= {p}", &format!("--package={package}")]);
-    output(command.args(feature.map(|name| format!("--features={name}"))))
-}
-
-/// The crates that need one of [`BUILDERS`], or are named as bindings are.
+/// Returns the crates that need one of [`BUILDERS`], or are named as bindings are.
 fn native(tree: &str) -> BTreeSet<String> {
     let mut path: Vec<&str> = Vec::new();
     let mut found = BTreeSet::new();
@@ -77,7 +71,7 @@ fn native(tree: &str) -> BTreeSet<String> {
     found
 }
 
-/// The crates in the first column, and the features in the second.
+/// Returns the crates in the first column, with the features in the second.
 fn allowed(table: &str) -> BTreeMap<&str, BTreeSet<&str>> {
     let rows = table.lines().filter_map(|line| {
         let mut cells = line.strip_prefix("| `")?.split('|');
@@ -92,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_needs_a_compiler_or_is_a_binding_is_native() {
+    fn crate_that_needs_a_compiler_or_is_a_binding_is_native() {
         let tree = "0 ours v1\n1 ring v0.17\n2 cfg-if v1\n2 cc v1\n3 shlex v1\n1 linux-raw-sys v0.9\n1 foo-sys v1\n2 pkg-config v0.3";
         assert_eq!(native(tree), BTreeSet::from(["foo-sys".to_owned(), "ring".to_owned()]));
     }

@@ -17,13 +17,15 @@ pub(crate) fn check(members: &[Member]) -> Result {
             real.difference(&listed).map(|one| format!("{name}: README.md has no row for the feature {one}")),
         );
         wrong.extend(
-            listed.difference(&real).map(|one| format!("{name}: README.md tells of a feature {one}")),
+            listed
+                .difference(&real)
+                .map(|one| format!("{name}: README.md has a row for {one}, which is no feature")),
         );
     }
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
 }
 
-/// The names in the first column of the tables whose first column is headed `feature`.
+/// Returns the names in the first column of the tables whose first column is headed `feature`.
 fn listed(readme: &str) -> BTreeSet<&str> {
     let mut names = BTreeSet::new();
     let mut is_ours = false;
@@ -63,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn a_feature_without_a_row_and_a_row_without_a_feature_are_told() {
+    fn feature_without_a_row_and_row_without_a_feature_are_reported() {
         let directory = std::env::temp_dir().join(format!("readme-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         std::fs::write(directory.join("README.md"), README).unwrap();
@@ -75,12 +77,12 @@ mod tests {
             features: features.into_iter().collect(),
             ..Member::default()
         };
-        let told = check(&[member]).unwrap_err().to_string();
+        let error = check(&[member]).unwrap_err().to_string();
         std::fs::remove_dir_all(directory).unwrap();
         assert_eq!(
-            told,
+            error,
             "cache-backends: README.md has no row for the feature moka\n\
-             cache-backends: README.md tells of a feature redis-tls"
+             cache-backends: README.md has a row for redis-tls, which is no feature"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Whether the published members can be released.
+//! Checks that the published members can be released.
 
 use std::process::Command;
 use std::time::Duration;
@@ -8,11 +8,11 @@ use crate::Result;
 use crate::process::{cargo, output, run, succeeds};
 use crate::stage::Stages;
 
-/// How long the toolchain of the oldest Rust may take to be installed, in seconds, as `timeout` reads it.
+/// Time limit for installing the toolchain of the oldest Rust, in seconds.
 const INSTALL_LIMIT: &str = "120";
 
-/// Each can be packaged, with dependencies on the others as they will be published. What is packaged is not compiled
-/// again: it is the same source with the same dependencies.
+/// Checks that each published member can be packaged, with dependencies on the others as they will be
+/// published. Does not compile the packages: they are the same source with the same dependencies.
 pub(crate) fn package(members: &[Member]) -> Result {
     let silent: Vec<_> = members.iter().filter(|member| member.is_published && !shows_all(member)).collect();
     if let [member, ..] = silent[..] {
@@ -25,12 +25,12 @@ pub(crate) fn package(members: &[Member]) -> Result {
     run(command.args(published(members)))
 }
 
-/// A member without features has nothing to be shown.
+/// Returns whether docs.rs shows everything. A member without features has nothing to hide.
 fn shows_all(member: &Member) -> bool {
     member.docs_show_all_features || member.chosen_features().next().is_none()
 }
 
-/// Libraries and programs compile with the oldest Rust that `Cargo.toml` promises.
+/// Checks that libraries and programs compile with the oldest Rust that `Cargo.toml` promises.
 pub(crate) fn oldest_rust(stages: &mut Stages, members: &[Member]) {
     let Some(version) = members.iter().find_map(|member| member.rust_version.clone()) else {
         return stages.skip("msrv", "no rust-version in Cargo.toml");
@@ -54,7 +54,7 @@ pub(crate) fn oldest_rust(stages: &mut Stages, members: &[Member]) {
             "--lib",
             "--bins",
         ]);
-        // Not those of the Rust that runs us.
+        // These name the Rust that runs this program.
         for variable in ["CARGO", "RUSTC", "RUSTDOC", "RUSTUP_TOOLCHAIN"] {
             command.env_remove(variable);
         }
@@ -64,7 +64,7 @@ pub(crate) fn oldest_rust(stages: &mut Stages, members: &[Member]) {
     stages.run("msrv", Duration::from_secs(180), work).ok();
 }
 
-/// What is public keeps its promises since the last release.
+/// Checks that the interface keeps the promises of the last release.
 pub(crate) fn semver(stages: &mut Stages, members: &[Member]) {
     let Ok(tag) = output(Command::new("git").args(["describe", "--tags", "--abbrev=0", "--match=v[0-9]*"]))
     else {
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_published_is_not_packaged() {
+    fn unpublished_member_is_not_packaged() {
         assert_eq!(
             published(&[member("session-core", true), member("xtask", false)]),
             ["--package=session-core"]
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_with_features_shows_all_of_them_on_docs_rs() {
+    fn member_with_features_shows_all_of_them_on_docs_rs() {
         let mut with = member("cache-backends", true);
         assert!(shows_all(&with));
         with.features.insert("moka".to_owned(), Vec::new());

@@ -1,8 +1,8 @@
-//! Changes of files that are there. Each fails when the place that it looks for is not there.
+//! Edits of existing files. Each fails if the place that it looks for is missing.
 
 use crate::Result;
 
-/// A cargo feature that needs nothing yet.
+/// Adds a cargo feature that needs nothing yet.
 pub(super) fn add_feature(text: &str, name: &str) -> Result<String> {
     let mut section = text.lines().skip_while(|line| *line != "[features]").skip(1);
     let is_it = |line: &str| line.split_once('=').is_some_and(|(left, _)| left.trim() == name);
@@ -12,7 +12,7 @@ pub(super) fn add_feature(text: &str, name: &str) -> Result<String> {
     after(text, "[features]\n", &format!("{name} = []\n"))
 }
 
-/// A module behind its feature, anywhere among the others: formatting puts it in its place.
+/// Adds a module behind its feature, anywhere among the others: formatting puts it in its place.
 pub(super) fn add_module(text: &str, name: &str, neighbour: &str) -> Result<String> {
     if text.lines().any(|line| line.ends_with(&format!("mod {name};"))) {
         return Err(format!("there is a module {name:?} already").into());
@@ -20,7 +20,7 @@ pub(super) fn add_module(text: &str, name: &str, neighbour: &str) -> Result<Stri
     after(text, &format!("{neighbour}\n"), &format!("#[cfg(feature = \"{name}\")]\npub mod {name};\n"))
 }
 
-/// A row at the end of the first table.
+/// Adds a row at the end of the table of features.
 pub(super) fn add_row(text: &str, row: &str) -> Result<String> {
     let mut lines: Vec<_> = text.lines().collect();
     let begin =
@@ -30,13 +30,13 @@ pub(super) fn add_row(text: &str, row: &str) -> Result<String> {
     Ok(lines.join("\n") + "\n")
 }
 
-/// The feature `name` among those of the dependency `package`.
+/// Adds the feature `name` to those of the dependency `package`.
 pub(super) fn enable_feature(text: &str, package: &str, name: &str) -> Result<String> {
     let place = format!("{package} = {{ workspace = true, features = [");
     after(text, &place, &format!("\"{name}\", "))
 }
 
-/// A test that is its own program.
+/// Adds a test without the standard harness.
 pub(super) fn add_test(text: &str, name: &str) -> Result<String> {
     if text.contains(&format!("name = \"{name}\"")) {
         return Err(format!("there is a test {name:?} already").into());
@@ -55,10 +55,7 @@ fn after(text: &str, place: &str, new: &str) -> Result<String> {
 }
 
 fn missing(place: &str) -> String {
-    format!(
-        "{:?} is not there any more; xtask/src/scaffold has to be told where this goes now",
-        place.trim_end()
-    )
+    format!("{:?} is missing; change xtask/src/scaffold to the place where this goes now", place.trim_end())
 }
 
 #[cfg(test)]
@@ -80,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_is_gone_is_named() {
+    fn missing_place_is_named() {
         let error = add_module("mod a;\n", "etcd", "pub mod moka;").unwrap_err().to_string();
         assert!(error.contains("pub mod moka;"), "{error}");
         assert!(add_test("", "etcd_cache").is_err());

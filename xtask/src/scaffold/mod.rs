@@ -1,8 +1,9 @@
-//! `cargo xtask new-cache NAME` and `new-db NAME`: a backend that compiles, and fails the cases that are still to be
-//! written.
+//! `cargo xtask new-cache NAME` and `new-db NAME`: scaffold a backend that compiles, and fails the cases of
+//! the methods that are still to be written.
 //!
-//! What a backend consists of is under `cache` and `db`: files with `{{name}}` and `{{Name}}` in them. Everything is
-//! checked and made before the first file is written.
+//! The files of a backend are under `cache` and `db`, with `{{name}}` and `{{Name}}` in them. Everything is
+//! checked and made before the first file is written. Not with cargo-generate, which makes new directories:
+//! half of a backend is edits of files that exist.
 
 mod edit;
 mod name;
@@ -17,27 +18,36 @@ use lexopt::{Arg, Parser, ValueExt};
 use self::name::Name;
 use self::write::Plan;
 use crate::Result;
+use crate::help::Help;
 
-pub(crate) const CACHE_USAGE: &str = "new-cache NAME";
-pub(crate) const CACHE_SUMMARY: &str =
-    "Begin a cache backend in cache-backends: module, feature, tests, documentation. See CONTRIBUTING.md.";
-pub(crate) const DB_USAGE: &str = "new-db NAME";
-pub(crate) const DB_SUMMARY: &str =
-    "Begin a database backend in db-backends: module, feature, tests, documentation. See CONTRIBUTING.md.";
+pub(crate) const CACHE_HELP: Help = Help {
+    usage: "new-cache NAME",
+    summary: "Scaffolds a cache backend in cache-backends: module, feature, tests, documentation.",
+    details: "CONTRIBUTING.md goes through all steps.",
+    options: &[("NAME", "The name of its module and of its cargo feature: a-z, 0-9 and _.")],
+    examples: &[("new-cache etcd", "a cache in etcd")],
+};
+pub(crate) const DB_HELP: Help = Help {
+    usage: "new-db NAME",
+    summary: "Scaffolds a database backend in db-backends: module, feature, tests, documentation.",
+    details: "CONTRIBUTING.md goes through all steps.",
+    options: &[("NAME", "The name of its module and of its cargo feature: a-z, 0-9 and _.")],
+    examples: &[("new-db cockroach", "a database in CockroachDB")],
+};
 
-/// What kind of backend.
+/// A kind of backend.
 struct Kind {
-    /// The crate that it goes into.
+    /// The crate of its backends.
     package: &'static str,
-    /// What follows its name in the name of its type.
+    /// The end of its type's name.
     suffix: &'static str,
-    /// What follows its name in the name of its test in `conformance-tests`.
+    /// The end of its test's name in `conformance-tests`.
     layer: &'static str,
-    /// A module that stands where it is to stand.
+    /// A module among which the new one goes.
     neighbour: &'static str,
-    /// Its line in the table of features.
+    /// Its row in the table of features.
     row: &'static str,
-    /// Its files: where they go, and what is in them.
+    /// The paths and contents of its files.
     files: &'static [(&'static str, &'static str)],
 }
 
@@ -69,11 +79,11 @@ const DB: Kind = Kind {
 };
 
 pub(crate) fn new_cache(args: Parser) -> Result {
-    run(args, &CACHE, CACHE_USAGE)
+    run(args, &CACHE, CACHE_HELP.usage)
 }
 
 pub(crate) fn new_db(args: Parser) -> Result {
-    run(args, &DB, DB_USAGE)
+    run(args, &DB, DB_HELP.usage)
 }
 
 fn run(mut args: Parser, kind: &Kind, usage: &str) -> Result {
@@ -92,12 +102,15 @@ fn run(mut args: Parser, kind: &Kind, usage: &str) -> Result {
     }
     let Kind { package, layer, .. } = kind;
     eprintln!("\nThe cases that are still to be written:");
-    println!("cargo test --package conformance-tests --all-features --test {name}_{layer}");
+    println!(
+        "CONFORMANCE_{}_URL={name}://127.0.0.1/ cargo test --package conformance-tests --all-features --test {name}_{layer}",
+        name.to_ascii_uppercase()
+    );
     eprintln!("Begin in {package}/src/{name}/mod.rs; CONTRIBUTING.md goes on from here.");
     Ok(())
 }
 
-/// Every file of a new backend as it is to be. Writes nothing.
+/// Plans every file of a new backend. Writes nothing.
 fn plan(root: &Path, kind: &Kind, name: &str) -> Result<Plan> {
     let name = Name::parse(name)?;
     let fill = |text: &str| name.fill(text, kind.suffix);

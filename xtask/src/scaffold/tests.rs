@@ -1,4 +1,4 @@
-//! Scaffolds a cache and a database in a copy of the workspace, and runs what came out.
+//! Scaffolds a cache and a database in a copy of the workspace, and runs the result.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,8 +16,8 @@ fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |target| root().join(target))
 }
 
-/// A copy of the workspace. Always at the same place and with the same times, so that what was built from it before need
-/// not be built again.
+/// Copies the workspace, always to the same place and with the same times, so that an earlier build of it is
+/// used again.
 fn copy(name: &str) -> PathBuf {
     let place = target().join("scaffold").join(name);
     match fs::remove_dir_all(&place) {
@@ -45,7 +45,7 @@ fn copy_directory(from: &Path, to: &Path) {
     }
 }
 
-/// Every file, to see that nothing is changed.
+/// Returns the contents of every file.
 fn contents(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut contents = BTreeMap::new();
     let mut open = vec![directory.to_owned()];
@@ -63,7 +63,7 @@ fn contents(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     contents
 }
 
-/// What is in a backend's crate and in the suite: enough to scaffold in.
+/// Copies the crates of the backends and the suite: enough to scaffold in.
 fn small_copy(name: &str) -> PathBuf {
     let place = target().join("scaffold").join(name);
     let _ = fs::remove_dir_all(&place);
@@ -77,12 +77,10 @@ fn small_copy(name: &str) -> PathBuf {
 fn run(directory: &Path, arguments: &[&str]) -> Output {
     let mut command = cargo();
     command.current_dir(directory).args(arguments).env("CARGO_TARGET_DIR", target());
-    // Nothing is needed that was not there before.
+    // A scaffold needs no crate that was not there before.
     command.env("CARGO_NET_OFFLINE", "true").env_remove("CONFORMANCE_REQUIRE");
-    told(&mut command)
-}
-
-fn told(command: &mut Command) -> Output {
+    // The variable that names a server: without it, the cases are ignored.
+    command.env("CONFORMANCE_BRAND_NEW_URL", "brand_new://127.0.0.1/");
     command.output().unwrap()
 }
 
@@ -91,7 +89,7 @@ fn text(output: &Output) -> String {
 }
 
 #[test]
-fn a_scaffold_compiles_and_fails_only_what_is_to_be_written() {
+fn scaffold_compiles_and_fails_only_the_cases_to_be_written() {
     let copy = copy("workspace");
     for kind in [&CACHE, &DB] {
         let plan = plan(&copy, kind, "brand_new").unwrap();
@@ -99,7 +97,8 @@ fn a_scaffold_compiles_and_fails_only_what_is_to_be_written() {
         // Of the files that were there, others may be in the middle of a change.
         let new = plan.paths().filter(|path| path.to_string_lossy().contains("brand_new"));
         let mut rustfmt = Command::new("rustfmt");
-        let formatted = told(rustfmt.current_dir(&copy).args(["--check", "--edition", "2024"]).args(new));
+        let formatted =
+            rustfmt.current_dir(&copy).args(["--check", "--edition", "2024"]).args(new).output().unwrap();
         assert!(formatted.status.success(), "{}", text(&formatted));
     }
 
@@ -120,12 +119,12 @@ fn a_scaffold_compiles_and_fails_only_what_is_to_be_written() {
     }
 }
 
-/// Every case that fails says that a method is not written, and there are such cases for each of `methods`.
+/// Checks that every failed case names a method that is not written, and that each of `methods` is named.
 fn check(layer: &str, text: &str, methods: &[&str]) {
     let (_, failures) = text.split_once("\nfailures:\n").unwrap_or_else(|| panic!("{layer}: {text}"));
-    let told: Vec<_> = failures.split("\n---- ").skip(1).collect();
-    assert!(told.len() > 10, "{layer}: {text}");
-    for case in told {
+    let cases: Vec<_> = failures.split("\n---- ").skip(1).collect();
+    assert!(cases.len() > 10, "{layer}: {text}");
+    for case in cases {
         assert!(case.contains("of brand_new is not written yet"), "{layer}: {case}");
     }
     for method in methods {
@@ -134,7 +133,7 @@ fn check(layer: &str, text: &str, methods: &[&str]) {
 }
 
 #[test]
-fn what_exists_is_refused_and_nothing_is_written() {
+fn existing_name_is_refused_and_nothing_is_written() {
     let copy = small_copy("exists");
     let before = contents(&copy);
     let cases: [(&Kind, &str, &str); 6] = [
@@ -155,10 +154,10 @@ fn what_exists_is_refused_and_nothing_is_written() {
 }
 
 #[test]
-fn when_a_file_cannot_be_written_nothing_is_left_of_the_others() {
+fn failed_write_leaves_nothing_of_the_other_files() {
     let copy = small_copy("undone");
     let plan = plan(&copy, &CACHE, "undone").unwrap();
-    // The last one is a change; what is written before it is all the rest.
+    // The last file is an edit; all others are written before it.
     let last = copy.join(plan.paths().last().unwrap());
     let kept = fs::read(&last).unwrap();
     fs::remove_file(&last).unwrap();

@@ -1,4 +1,4 @@
-//! Files that are all written, or none.
+//! Several files, of which all are written, or none.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use crate::Result;
 
-/// What files are to become.
+/// The files as they are to be.
 #[derive(Debug)]
 pub(super) struct Plan {
     root: PathBuf,
@@ -17,7 +17,7 @@ pub(super) struct Plan {
 #[derive(Debug)]
 struct File {
     path: PathBuf,
-    /// `None` for one that is not there yet.
+    /// `None` for a new file.
     old: Option<String>,
     new: String,
 }
@@ -27,23 +27,23 @@ impl Plan {
         Self { root: root.to_owned(), files: Vec::new() }
     }
 
-    /// A new file.
+    /// Plans a new file.
     pub(super) fn create(&mut self, path: &str, text: &str) -> Result {
         self.vacant(path)?;
         self.files.push(File { path: path.into(), old: None, new: text.to_owned() });
         Ok(())
     }
 
-    /// Fails if there is something of this name.
+    /// Fails if the path exists.
     pub(super) fn vacant(&self, path: &str) -> Result {
-        // A link that leads nowhere is something, too.
+        // A link that leads nowhere exists, too.
         match fs::symlink_metadata(self.root.join(path)) {
             Ok(_) => Err(format!("{path} exists already; choose another name").into()),
             Err(_) => Ok(()),
         }
     }
 
-    /// A change of a file that is there.
+    /// Plans an edit of a file that exists.
     pub(super) fn edit(&mut self, path: &str, change: impl FnOnce(&str) -> Result<String>) -> Result {
         let old = fs::read_to_string(self.root.join(path)).map_err(|error| format!("{path}: {error}"))?;
         let new = change(&old).map_err(|error| format!("{path}: {error}"))?;
@@ -51,7 +51,7 @@ impl Plan {
         Ok(())
     }
 
-    /// Gives every Rust file the form that the lint asks for.
+    /// Formats every Rust file as the lint asks for.
     pub(super) fn format(&mut self) -> Result {
         for file in &mut self.files {
             if file.path.extension().is_some_and(|extension| extension == "rs") {
@@ -66,7 +66,7 @@ impl Plan {
         self.files.iter().map(|file| file.path.as_path())
     }
 
-    /// Writes all files. When one cannot be written, those before it become what they were.
+    /// Writes all files. If one cannot be written, restores those before it.
     pub(super) fn write(&self) -> Result {
         for (number, file) in self.files.iter().enumerate() {
             if let Err(error) = write(&self.root.join(&file.path), &file.new) {
@@ -87,12 +87,12 @@ impl File {
             Some(old) => fs::write(&path, old),
             None => fs::remove_file(&path),
         };
-        // Of the file that could not be written nothing may be there.
+        // The file that could not be written may be missing.
         if undone.is_err() && self.old.is_some() {
-            eprintln!("{} could not be given back what was in it", self.path.display());
+            eprintln!("{} could not be restored", self.path.display());
         }
         if let (None, Some(parent)) = (&self.old, path.parent()) {
-            // Only if it is empty, that is, new.
+            // Succeeds only if it is empty, that is, new.
             let _ = fs::remove_dir(parent);
         }
     }
@@ -113,12 +113,13 @@ fn formatted(root: &Path, text: &str) -> Result<String> {
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|error| format!("rustfmt could not be started ({error}); `rustup component add rustfmt`"))?;
-    // Such a file is smaller than a pipe, so that it is taken whole before anything is given.
+    // Such a file fits into the buffer of a pipe, so that rustfmt reads all of it before this program reads
+    // its output.
     rustfmt.stdin.take().ok_or("rustfmt has no input")?.write_all(text.as_bytes())?;
     let mut formatted = String::new();
     rustfmt.stdout.take().ok_or("rustfmt has no output")?.read_to_string(&mut formatted)?;
     if !rustfmt.wait()?.success() {
-        return Err("rustfmt does not take it".into());
+        return Err("rustfmt rejects it".into());
     }
     Ok(formatted)
 }
