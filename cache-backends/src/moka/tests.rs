@@ -289,6 +289,27 @@ fn expired_value_is_dropped_when_it_is_looked_up() {
     assert_eq!(bench.cache.values.entry_count(), 0);
 }
 
+/// An entry that keeps `count`: a value if it is even, a fence if it is odd.
+fn counting(stamp: Stamp, count: u64) -> Entry {
+    if count.is_multiple_of(2) {
+        let payload = count.to_string().into_bytes();
+        let record = Arc::new(Record::new(payload.into(), Timestamp::from_secs(0), Timestamp::MAX));
+        return Entry::value(stamp, Value { record, made_at: Timestamp::from_secs(0), store: StoreId(1) });
+    }
+    let token = Token(NonZeroU64::new(count).unwrap());
+    let holder = Holder { token, deadline: Timestamp::from_secs(0) };
+    Entry::fence(stamp, Fence { holders: vec![holder], dirty: false })
+}
+
+/// Returns the number that [`counting`] has put into an entry.
+fn count(entry: &Entry) -> u64 {
+    match &entry.state {
+        State::Value(value) => std::str::from_utf8(value.record.payload()).unwrap().parse().unwrap(),
+        State::Fence(fence) => fence.holders[0].token.0.get(),
+        State::Lease => panic!("no thread places a lease"),
+    }
+}
+
 /// Threads increment a number that is kept in the entry. Half of the entries are values and half are fences,
 /// so that the register moves between moka and the table all the time.
 #[test]
@@ -298,35 +319,7 @@ fn no_exchange_is_lost_or_made_twice_between_threads() {
     let bench = Bench::new();
     let (cache, key) = (&bench.cache, key("counter"));
     let (next_stamp, stored) = (AtomicU64::new(1), AtomicU64::new(0));
-    let entry = |count: u64| {
-        let number = next_stamp.fetch_add(1, Ordering::SeqCst);
-        match count % 2 {
-            0 => Entry::value(
-                stamp(number),
-                Value {
-                    record: Arc::new(Record::new(
-                        count.to_string().into_bytes().into(),
-                        Timestamp::from_secs(0),
-                        Timestamp::MAX,
-                    )),
-                    made_at: Timestamp::from_secs(0),
-                    store: StoreId(1),
-                },
-            ),
-            _ => {
-                let holder = Holder {
-                    token: Token(NonZeroU64::new(count).unwrap()),
-                    deadline: Timestamp::from_secs(0),
-                };
-                Entry::fence(stamp(number), Fence { holders: vec![holder], dirty: false })
-            }
-        }
-    };
-    let count = |entry: &Entry| match &entry.state {
-        State::Value(value) => std::str::from_utf8(value.record.payload()).unwrap().parse().unwrap(),
-        State::Fence(fence) => fence.holders[0].token.0.get(),
-        State::Lease => panic!("no thread places a lease"),
-    };
+    let entry = |count: u64| counting(stamp(next_stamp.fetch_add(1, Ordering::SeqCst)), count);
     exchange(cache, &key, Expected::Vacant, Some(entry(0)), MINUTE);
     std::thread::scope(|scope| {
         for _ in 0..THREADS {
