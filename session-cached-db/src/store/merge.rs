@@ -1,5 +1,6 @@
 //! Merging saves onto what a session has become.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use session_core::{
@@ -14,16 +15,16 @@ use super::settings::ConflictPolicy;
 use crate::Error;
 
 /// Saves applied to a session, one after the other.
-struct Sum {
+struct Sum<'a> {
     /// The record that the first save was applied to.
     base: Arc<Record>,
     /// The data after the saves so far. `None` as long as none was applied.
-    data: Option<SessionData>,
+    data: Option<Cow<'a, SessionData>>,
     subject: Option<Option<Subject>>,
     expiry: ExpiryWrite,
 }
 
-impl Sum {
+impl<'a> Sum<'a> {
     const fn of(base: Arc<Record>) -> Self {
         Self { base, data: None, subject: None, expiry: ExpiryWrite::Extend }
     }
@@ -94,18 +95,16 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 Applied::Rejected => rejected.push(number),
             }
         }
+        let draft = (rejected.len() < saves.len()).then(|| self.draft(key, sum));
         for number in rejected.into_iter().rev() {
             self.telemetry.counters.conflicts.bump();
             drop(saves.remove(number).1.send(Err(Error::Conflict)));
         }
-        if saves.is_empty() {
-            return Ok(Merged::Nothing);
-        }
-        self.draft(key, sum).map(Merged::Write)
+        draft.map_or(Ok(Merged::Nothing), |draft| draft.map(Merged::Write))
     }
 
     /// Returns the record that `sum` becomes under `key`.
-    fn draft(&self, key: &StoredKey, sum: Sum) -> Result<Draft, Error> {
+    fn draft(&self, key: &StoredKey, sum: Sum<'_>) -> Result<Draft, Error> {
         let Sum { base, data, subject, expiry } = sum;
         let subject = subject.unwrap_or_else(|| base.subject().cloned());
         let record = self.record(key, &data.unwrap_or_default(), base.created_at(), subject)?;
@@ -113,10 +112,10 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     }
 
     /// Applies the changes of `save` to `sum`, unless the conflict policy rejects them.
-    fn apply(&self, key: &StoredKey, save: &Save, sum: &mut Sum) -> Result<Applied, Error> {
+    fn apply<'a>(&self, key: &StoredKey, save: &'a Save, sum: &mut Sum<'a>) -> Result<Applied, Error> {
         let changes_expiry = self.changes_expiry(key, save);
         if sum.data.is_none() && sum.base.version() == save.base.version() {
-            sum.data = Some(save.data.clone());
+            sum.data = Some(Cow::Borrowed(&save.data));
         } else {
             let theirs = match &sum.data {
                 Some(data) => data,
@@ -132,7 +131,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 copy_expiry(&mut merged, theirs);
             }
             self.telemetry.counters.merges.bump();
-            sum.data = Some(merged);
+            sum.data = Some(Cow::Owned(merged));
         }
         if let Some(subject) = &save.subject {
             sum.subject = Some(subject.clone());
