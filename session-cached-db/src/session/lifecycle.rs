@@ -44,7 +44,7 @@ impl Session {
         let subject = self.subject().map(Subject::parse).transpose()?;
         for _ in 0..MAX_KEYS {
             let (key, stored_key) = self.new_key()?;
-            let record = self.store.record(&stored_key, self.data(), self.store.now(), subject.clone())?;
+            let record = self.store.new_record(&stored_key, self.data(), subject.clone())?;
             match Arc::clone(&self.store).create(stored_key, record).await {
                 Ok(saved) => return Ok(self.adopt(key, stored_key, saved)),
                 Err(Error::AlreadyExists) => {}

@@ -3,9 +3,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use session_core::{
-    Cache, ExpiryWrite, Persistence, Record, SessionData, StoredKey, Subject, Timestamp, Version,
-};
+use session_core::bytes::Bytes;
+use session_core::{Cache, ExpiryWrite, Persistence, Record, SessionData, StoredKey, Subject, Version};
 
 use super::expiry::{EXPIRY_KEY, copy_expiry, expiry_of};
 use super::inner::Inner;
@@ -106,8 +105,11 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     /// Returns the record that `sum` becomes under `key`.
     fn draft(&self, key: &StoredKey, sum: Sum<'_>) -> Result<Draft, Error> {
         let Sum { base, data, subject, expiry } = sum;
-        let subject = subject.unwrap_or_else(|| base.subject().cloned());
-        let record = self.record(key, &data.unwrap_or_default(), base.created_at(), subject)?;
+        let mut record = Record::clone(&base);
+        if let Some(subject) = subject {
+            record = record.with_subject(subject);
+        }
+        let record = self.with_data(record, key, &data.unwrap_or_default())?;
         Ok(Draft { expected: base.version(), record, expiry })
     }
 
@@ -174,20 +176,24 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         self.merge_rename(key, new, save, fresh)?.ok_or(Error::Conflict)
     }
 
-    /// Returns a record of `data`, last used now.
-    pub(crate) fn record(
+    /// Returns a new record of `data`, which begins now.
+    pub(crate) fn new_record(
         &self,
         key: &StoredKey,
         data: &SessionData,
-        created_at: Timestamp,
         subject: Option<Subject>,
     ) -> Result<Record, Error> {
+        let now = self.runtime.now();
+        self.with_data(Record::new(Bytes::new(), now, now).with_subject(subject), key, data)
+    }
+
+    /// Returns `record` with `data`, last used now.
+    fn with_data(&self, record: Record, key: &StoredKey, data: &SessionData) -> Result<Record, Error> {
         self.check_keys(data)?;
         let now = self.runtime.now();
         let payload = self.codec.encode(key, data).map_err(|error| Error::Unencodable(Arc::new(error)))?;
-        let expires_at = self.settings.expires_at(expiry_of(data), created_at, now);
-        let record =
-            Record::new(payload, created_at, expires_at).with_last_seen_at(now).with_subject(subject);
+        let expires_at = self.settings.expires_at(expiry_of(data), record.created_at(), now);
+        let record = record.with_payload(payload).with_expires_at(expires_at).with_last_seen_at(now);
         self.check_size(&record)?;
         Ok(record)
     }
