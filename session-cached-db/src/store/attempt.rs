@@ -63,14 +63,25 @@ impl Progress {
         }
     }
 
-    fn wake_all_but(&self, number: Option<usize>) {
-        let Wakers { first, others, .. } =
-            std::mem::replace(&mut *self.wakers(), Wakers { is_woken: true, ..Wakers::default() });
-        let first = first.map(|waker| (0, waker));
-        for (other, waker) in first.into_iter().chain(others) {
-            if Some(other) != number {
-                waker.wake();
-            }
+    fn wake_all(&self) {
+        let mut wakers = self.wakers();
+        wakers.is_woken = true;
+        let (first, others) = (wakers.first.take(), std::mem::take(&mut wakers.others));
+        drop(wakers);
+        first.into_iter().for_each(Waker::wake);
+        others.into_iter().for_each(|(_, waker)| waker.wake());
+    }
+
+    fn wake_all_but(&self, number: usize) {
+        self.forget_waiter(number);
+        self.wake_all();
+    }
+
+    fn forget_waiter(&self, number: usize) {
+        let mut wakers = self.wakers();
+        match number {
+            0 => wakers.first = None,
+            _ => wakers.others.retain(|(other, _)| *other != number),
         }
     }
 }
@@ -78,11 +89,11 @@ impl Progress {
 /// The waker of the attempt's future: every load that waits may have to drive it.
 impl Wake for Progress {
     fn wake(self: Arc<Self>) {
-        self.wake_all_but(None);
+        self.wake_all();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.wake_all_but(None);
+        self.wake_all();
     }
 }
 
@@ -174,13 +185,13 @@ impl Future for AttemptResult {
             drop(state);
             // A load that was polled meanwhile has missed the wake-up, and this one may never be polled again.
             if progress.wakers().is_woken {
-                progress.wake_all_but(None);
+                progress.wake_all();
             }
             return Poll::Pending;
         };
         *state = State::Ended(attempted.clone());
         drop(state);
-        progress.wake_all_but(Some(self.number));
+        progress.wake_all_but(self.number);
         Poll::Ready(attempted)
     }
 }
@@ -189,7 +200,7 @@ impl Future for AttemptResult {
 impl Drop for AttemptResult {
     fn drop(&mut self) {
         if !matches!(*self.attempt.lock(), State::Ended(_)) {
-            self.attempt.progress.wake_all_but(Some(self.number));
+            self.attempt.progress.wake_all_but(self.number);
         }
     }
 }

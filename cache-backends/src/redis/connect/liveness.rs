@@ -13,15 +13,15 @@ const PATIENCE: Duration = Duration::from_millis(25);
 /// long again as the outage has lasted to go on, and a new connection finds the server as soon as it is back.
 pub(super) struct Liveness {
     beginning: Instant,
-    /// The time of the last reply, in milliseconds from the beginning.
-    last_reply: AtomicU64,
+    /// The time at which the last call that got its reply was sent, in milliseconds from the beginning.
+    last_answered: AtomicU64,
     /// The time since which there was no reply, in milliseconds from the beginning; 0 if there was one.
     silent_since: AtomicU64,
 }
 
 impl Liveness {
     pub(super) fn new() -> Self {
-        Self { beginning: Instant::now(), last_reply: AtomicU64::new(0), silent_since: AtomicU64::new(0) }
+        Self { beginning: Instant::now(), last_answered: AtomicU64::new(0), silent_since: AtomicU64::new(0) }
     }
 
     fn now(&self) -> u64 {
@@ -53,7 +53,8 @@ impl PendingCall<'_> {
     /// Notes that the reply came.
     pub(super) fn answered(mut self) {
         self.is_answered = true;
-        self.liveness.last_reply.store(self.liveness.now(), Ordering::Relaxed);
+        // Not the time of the reply: reading the clock costs a call more than all else here.
+        self.liveness.last_answered.store(self.since, Ordering::Relaxed);
         // Load first, so that many replies at once do not write to one cache line in turn.
         if self.liveness.silent_since.load(Ordering::Relaxed) != 0 {
             self.liveness.silent_since.store(0, Ordering::Relaxed);
@@ -63,10 +64,13 @@ impl PendingCall<'_> {
 
 impl Drop for PendingCall<'_> {
     fn drop(&mut self) {
-        let Liveness { last_reply, silent_since, .. } = self.liveness;
+        if self.is_answered {
+            return;
+        }
+        let Liveness { last_answered, silent_since, .. } = self.liveness;
         let has_waited = u128::from(self.liveness.now() - self.since) >= PATIENCE.as_millis();
-        // A reply since then came on the same connection, so that is alive.
-        if !self.is_answered && has_waited && last_reply.load(Ordering::Relaxed) < self.since {
+        // Replies come in the order of their calls: after a reply to a later call, the connection is alive.
+        if has_waited && last_answered.load(Ordering::Relaxed) < self.since {
             let _ = silent_since.compare_exchange(0, self.since, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
