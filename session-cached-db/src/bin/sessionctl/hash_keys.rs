@@ -1,4 +1,4 @@
-//! Gives hashed keys to sessions that are stored under plain ones.
+//! Moves sessions that are stored under plain keys to hashed keys.
 
 use crate::args::{Connection, HashKeys};
 use crate::connect::{codec, store};

@@ -1,4 +1,4 @@
-//! Seals with the first key of the ring what is not sealed with it.
+//! Seals every session with the first key of the ring, unless it is already.
 
 use crate::args::{Connection, Reseal};
 use crate::connect::{codec, sealing_keys, store};
@@ -17,7 +17,7 @@ pub(crate) async fn run(
 ) -> Result<Exit, Failure> {
     if sealing_keys(&command.format)?.is_none() {
         return Err(Failure::Usage(
-            "no sealing keys; set SESSIONCTL_SEALING_KEYS, or give --sealing-keys-file".into(),
+            "no sealing keys; set SESSIONCTL_SEALING_KEYS, or pass --sealing-keys-file".into(),
         ));
     }
     let codec = codec(&command.format, command.compress_from)?;
