@@ -37,7 +37,7 @@ fn log_in_there(site: &Site, user: &User, cookie: Option<&str>) -> String {
     text(&site.django("get", json!({"url": url, "cookie": cookie}))["cookie"])
 }
 
-pub async fn who_logged_in_there_is_logged_in_here(site: &Site) {
+pub async fn user_logged_in_by_django_is_logged_in_here(site: &Site) {
     let (store, user) = (site.store().await, User::new(site));
     // A visitor first, who has something in the session.
     let mut visitor = store.new_session();
@@ -59,7 +59,7 @@ pub async fn who_logged_in_there_is_logged_in_here(site: &Site) {
     assert!(DjangoLogin::of(&session).is_none());
 }
 
-pub async fn who_logged_in_here_is_logged_in_there(site: &Site) {
+pub async fn user_logged_in_here_is_logged_in_by_django(site: &Site) {
     let (store, user) = (site.store().await, User::new(site));
     let cookie = text(&site.django("create", json!({"data": "{\"cart\":[1],\"_csrftoken\":\"x\"}"}))["key"]);
     let mut session = store.open(&cookie).await.unwrap();
@@ -75,7 +75,7 @@ pub async fn who_logged_in_here_is_logged_in_there(site: &Site) {
     assert!(store.open(&key_of(&session)).await.unwrap().key().is_none());
 }
 
-pub async fn a_changed_password_ends_the_login(site: &Site) {
+pub async fn changed_password_ends_the_login(site: &Site) {
     let (store, user) = (site.store().await, User::new(site));
     let mut session = store.new_session();
     user.login(SECRET_KEY).log_in(&mut session).await.unwrap();
@@ -85,7 +85,7 @@ pub async fn a_changed_password_ends_the_login(site: &Site) {
     assert_eq!(whoami(site, &key_of(&session)), Value::Null);
 }
 
-pub async fn another_user_gets_nothing_of_the_session_before(site: &Site) {
+pub async fn login_of_another_user_keeps_nothing_of_the_session_before(site: &Site) {
     let (store, one, other) = (site.store().await, User::new(site), User::new(site));
     let cookie = log_in_there(site, &one, None);
     site.django("save", json!({"key": cookie, "set": "{\"secret\":1}"}));
@@ -101,7 +101,7 @@ pub async fn another_user_gets_nothing_of_the_session_before(site: &Site) {
     assert!(store.open(&key_of(&session)).await.unwrap().contains("kept"));
 }
 
-pub async fn a_login_by_a_fallback_is_renewed(site: &Site) {
+pub async fn login_by_a_fallback_key_is_renewed(site: &Site) {
     let user = User::new(site);
     let old = site.store_with(&["old"]).await;
     let mut session = old.new_session();

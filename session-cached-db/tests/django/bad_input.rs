@@ -69,7 +69,7 @@ pub async fn unreadable_payloads_are_reported_and_left_alone(site: &Site) {
     assert_eq!(site.row(&key).unwrap().0, "evidence");
 }
 
-pub async fn cookies_that_are_no_keys_cause_no_io(site: &Site) {
+pub async fn malformed_cookies_cause_no_io(site: &Site) {
     let store = site.store().await;
     let long = "k".repeat(41);
     let longer = "k".repeat(1_240);

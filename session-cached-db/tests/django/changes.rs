@@ -22,7 +22,7 @@ fn tricky() -> String {
     )
 }
 
-pub async fn django_reads_what_was_written_here(site: &Site) {
+pub async fn session_written_here_is_read_by_django(site: &Site) {
     let store = site.store().await;
     for json in [tricky(), "{\"a\":1}".to_owned()] {
         let data = SessionData::from_json(Bytes::from(json.clone())).unwrap();
@@ -42,7 +42,7 @@ pub async fn django_reads_what_was_written_here(site: &Site) {
     assert_eq!(found, expected);
 }
 
-pub async fn what_django_wrote_is_read_here(site: &Site) {
+pub async fn session_written_by_django_is_read_here(site: &Site) {
     let store = site.store().await;
     let session = store.open(&site.create(&tricky())).await.unwrap();
     assert_eq!(session.get_raw("int"), Some("123456789012345678901234567890"));
@@ -54,7 +54,7 @@ pub async fn what_django_wrote_is_read_here(site: &Site) {
     assert!(site.row(&key_of(&session)).unwrap().0.starts_with('.'), "it should be compressed");
 }
 
-pub async fn django_reads_what_was_changed_here_and_the_other_way_round(site: &Site) {
+pub async fn changes_of_each_side_are_read_by_the_other(site: &Site) {
     let store = site.store().await;
     let key = site.create("{\"count\":0,\"gone\":1}");
     for round in 0..5 {
@@ -102,7 +102,7 @@ pub async fn untouched_values_come_back_byte_for_byte(site: &Site) {
     assert!(site.load(&key).unwrap().contains("\"surrogate\":\"\\ud83d\""));
 }
 
-pub async fn a_session_that_is_saved_unchanged_comes_back_byte_for_byte(site: &Site) {
+pub async fn session_saved_unchanged_comes_back_byte_for_byte(site: &Site) {
     let store = site.store().await;
     // Not in the order of its keys.
     let key = site.create("{\"z\":1,\"a\":[1.50, 2],\"\\u00e9\":null}");
@@ -125,7 +125,7 @@ pub async fn changes_of_both_sides_are_merged_here(site: &Site) {
     assert_eq!(store.stats().merges, 1);
 }
 
-pub async fn of_writes_that_expect_the_same_version_one_takes_place(site: &Site) {
+pub async fn one_of_two_writes_that_expect_the_same_version_succeeds(site: &Site) {
     let (one, other) = (site.database.connect().await, site.database.connect().await);
     let now = Timestamp::from_micros(now_micros());
     for round in 0..20 {

@@ -21,7 +21,7 @@ fn is_about(found: i64, expected: Timestamp) -> bool {
     (found - expected.as_micros()).abs() < MINUTE
 }
 
-pub async fn an_expiry_that_was_chosen_here_counts_there(site: &Site) {
+pub async fn expiry_set_here_counts_in_django(site: &Site) {
     let store = site.store().await;
     let fixed = Timestamp::from_micros(now_micros() / 1_000_000 * 1_000_000) + 3 * DAY;
     let choices: [(Option<Expiry>, Timestamp, bool); 7] = [
@@ -57,7 +57,7 @@ pub async fn an_expiry_that_was_chosen_here_counts_there(site: &Site) {
     }
 }
 
-pub async fn an_expiry_that_was_chosen_there_counts_here(site: &Site) {
+pub async fn expiry_set_in_django_counts_here(site: &Site) {
     let store = site.store().await;
     let date = "2031-01-02T03:04:05.678901+01:00";
     let instant = Timestamp::from_micros(1_925_085_845_678_901);
@@ -85,7 +85,7 @@ pub async fn an_expiry_that_was_chosen_there_counts_here(site: &Site) {
     }
 }
 
-pub async fn a_session_that_expired_there_is_over_here(site: &Site) {
+pub async fn session_expired_in_django_is_over_here(site: &Site) {
     let store = site.store().await;
     let key = site.create("{\"a\":1}");
     let mut open = store.open(&key).await.unwrap();
@@ -103,7 +103,7 @@ pub async fn a_session_that_expired_there_is_over_here(site: &Site) {
     }
 }
 
-pub async fn a_session_that_expired_here_is_over_there(site: &Site) {
+pub async fn session_expired_here_is_over_in_django(site: &Site) {
     let store = site.store().await;
     let mut session = store.new_session();
     session.insert("a", 1).unwrap();
@@ -114,7 +114,7 @@ pub async fn a_session_that_expired_here_is_over_there(site: &Site) {
     assert!(store.open(&key_of(&session)).await.unwrap().key().is_none());
 }
 
-pub async fn each_side_removes_what_expired(site: &Site) {
+pub async fn each_side_removes_expired_sessions(site: &Site) {
     let store = site.store().await;
     let alive = site.create("{\"a\":1}");
     for _ in 0..3 {
@@ -132,7 +132,7 @@ pub async fn each_side_removes_what_expired(site: &Site) {
     assert_eq!(site.load(&alive).as_deref(), Some("{\"a\":1}"));
 }
 
-pub async fn a_touch_prolongs_and_changes_nothing_else(site: &Site) {
+pub async fn touch_prolongs_a_session_and_changes_nothing_else(site: &Site) {
     let store = site.builder(session_cached_db::NoCache, &[crate::site::SECRET_KEY]).await;
     let store = store.touch_interval(Duration::from_secs(60)).build().await.unwrap();
     let key = site.create("{\"a\":1}");

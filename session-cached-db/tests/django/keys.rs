@@ -6,7 +6,7 @@ use session_cached_db::StoredKey;
 
 use crate::site::{Site, key_of, text};
 
-pub async fn each_side_believes_the_fallbacks_of_the_other(site: &Site) {
+pub async fn each_side_accepts_the_others_fallback_keys(site: &Site) {
     let new_there = |operation: &str, key: &str| {
         site.django(operation, json!({"key": key, "secret_key": "new", "fallbacks": ["older", "old"]}))
     };

@@ -66,7 +66,7 @@ pub async fn with_a_cache_djangos_writes_are_seen_after_max_cache_age(site: &Sit
     assert_eq!((found(&changed).await, found(&ended).await), (Some(1), None));
 }
 
-pub async fn a_stale_session_is_merged_or_refused_but_never_brought_back(site: &Site) {
+pub async fn stale_session_is_merged_or_refused_but_never_brought_back(site: &Site) {
     let (store, _) = cached(site).await;
     let key = site.create("{\"a\":0,\"b\":0}");
     store.open(&key).await.unwrap();
@@ -92,7 +92,7 @@ pub async fn a_stale_session_is_merged_or_refused_but_never_brought_back(site: &
 }
 
 /// With its `cached_db`, Django is blind for what is written here, until its cache forgets it.
-pub async fn djangos_own_cache_is_as_stale(site: &Site) {
+pub async fn djangos_cached_db_shows_a_session_ended_here(site: &Site) {
     let store = site.store().await;
     let mut session = store.new_session();
     session.insert("a", 1).unwrap();

@@ -12,7 +12,7 @@ use crate::common::{
 };
 
 #[tokio::test]
-async fn a_session_that_was_saved_exists_without_a_question_to_the_database() {
+async fn saved_session_exists_without_a_database_read() {
     each_database(async |world| {
         let session = world.saved([("x", 1)]).await;
         world.db.calls.reset();
@@ -24,7 +24,7 @@ async fn a_session_that_was_saved_exists_without_a_question_to_the_database() {
 }
 
 #[tokio::test]
-async fn a_hit_is_one_cache_call_and_no_database_read() {
+async fn hit_is_one_cache_call_and_no_database_read() {
     each_database(async |world| {
         let session = world.saved([("x", 1)]).await;
         world.forget_calls();
@@ -36,7 +36,7 @@ async fn a_hit_is_one_cache_call_and_no_database_read() {
 }
 
 #[tokio::test]
-async fn a_miss_is_one_database_read_and_fills_the_cache() {
+async fn miss_is_one_database_read_and_fills_the_cache() {
     each_database(async |world| {
         let session = world.saved([("x", 1)]).await;
         world.cache.plant(session.stored_key().unwrap(), None).await;
@@ -53,7 +53,7 @@ async fn a_miss_is_one_database_read_and_fills_the_cache() {
 }
 
 #[tokio::test]
-async fn every_operation_costs_as_many_calls_as_the_readme_says() {
+async fn every_operation_makes_as_many_calls_as_the_readme_says() {
     let world = World::shared().await;
     let cost = || {
         let calls = (world.cache.calls.total(), world.db.calls.total());
@@ -102,7 +102,7 @@ async fn every_reader_gets_the_same_decoded_record() {
 }
 
 #[tokio::test]
-async fn an_over_long_key_opens_nothing() {
+async fn overlong_key_opens_no_session() {
     each_database(async |world| {
         let key = "overlong".repeat(155);
         world.forget_calls();
@@ -115,7 +115,7 @@ async fn an_over_long_key_opens_nothing() {
 }
 
 #[tokio::test]
-async fn a_store_uses_the_cache_it_was_given_and_no_other() {
+async fn store_uses_only_the_cache_it_was_given() {
     each_database(async |world| {
         let another = TestCache::new();
         let store = CachedDb::builder(another.clone(), world.db.clone()).sole_process().reaper(None);
@@ -132,7 +132,7 @@ async fn a_store_uses_the_cache_it_was_given_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_value_that_the_cache_does_not_take_fails_no_save() {
+async fn save_succeeds_when_the_cache_refuses_the_value() {
     each_database(async |world| {
         let log = Log::listen();
         let mut session = world.saved([("key", 1)]).await;
@@ -149,7 +149,7 @@ async fn a_value_that_the_cache_does_not_take_fails_no_save() {
 }
 
 #[tokio::test]
-async fn a_cache_that_cannot_be_cleared_fails_no_delete() {
+async fn delete_succeeds_when_the_cache_cannot_be_cleared() {
     each_database(async |world| {
         let log = Log::listen();
         let session = world.saved([("key", 1)]).await;
@@ -163,7 +163,7 @@ async fn a_cache_that_cannot_be_cleared_fails_no_delete() {
 }
 
 #[tokio::test]
-async fn a_save_replaces_what_the_cache_has_by_nothing_if_the_new_value_is_too_large_for_it() {
+async fn save_of_a_value_too_large_for_the_cache_leaves_the_key_vacant() {
     let moka = CacheProperties::new(Scope::Process).with_max_entry_bytes(400);
     let cache = TestCache::new().with_properties(moka);
     let world = World::over(cache, in_memory().await, None, |builder| builder).await;
@@ -179,7 +179,7 @@ async fn a_save_replaces_what_the_cache_has_by_nothing_if_the_new_value_is_too_l
 }
 
 #[tokio::test]
-async fn a_cached_value_is_used_for_five_minutes_at_most() {
+async fn cached_value_is_used_for_at_most_five_minutes() {
     each_database(async |world| {
         let session = world.saved([("x", 1)]).await;
         world.db.calls.reset();
@@ -194,7 +194,7 @@ async fn a_cached_value_is_used_for_five_minutes_at_most() {
 }
 
 #[tokio::test]
-async fn a_cache_of_this_process_beside_other_processes_is_used_for_five_seconds() {
+async fn in_process_cache_beside_other_processes_is_used_for_five_seconds() {
     let (cache, db) = (TestCache::new(), in_memory().await);
     let runtime = ManualRuntime::new();
     let builder = CachedDb::builder(cache, db.clone()).reaper(None).runtime(runtime.clone());
@@ -211,7 +211,7 @@ async fn a_cache_of_this_process_beside_other_processes_is_used_for_five_seconds
 }
 
 #[tokio::test]
-async fn a_scan_of_unknown_keys_leaves_nothing_in_the_cache() {
+async fn scan_of_unknown_keys_leaves_nothing_in_the_cache() {
     let world = World::new().await;
     for number in 0..1_000 {
         let key = format!("unknown-key-{number}");
@@ -222,7 +222,7 @@ async fn a_scan_of_unknown_keys_leaves_nothing_in_the_cache() {
 }
 
 #[tokio::test]
-async fn ping_tells_whether_the_cache_answers() {
+async fn ping_reports_whether_the_cache_answers() {
     let world = World::shared().await;
     assert_eq!(world.store.ping().await.unwrap().cache, CacheHealth::Up);
     world.cache.calls.fail_all(Fault::Unreachable);
@@ -232,7 +232,7 @@ async fn ping_tells_whether_the_cache_answers() {
 }
 
 #[tokio::test]
-async fn a_cache_call_that_hangs_ends_at_its_deadline() {
+async fn cache_call_that_hangs_ends_at_its_deadline() {
     let world = World::shared().await;
     let session = world.saved([("x", 1)]).await;
     world.cache.calls.fail(Call::Acquire, Moment::Before, Fault::Hangs);
@@ -246,7 +246,7 @@ async fn a_cache_call_that_hangs_ends_at_its_deadline() {
 }
 
 #[tokio::test]
-async fn a_cache_that_keeps_failing_is_left_alone_until_it_answers_a_probe() {
+async fn failing_cache_is_left_alone_until_it_answers_a_probe() {
     let world = World::shared().await;
     let session = world.saved([("x", 1)]).await;
     let log = Log::listen();
@@ -277,7 +277,7 @@ async fn a_cache_that_keeps_failing_is_left_alone_until_it_answers_a_probe() {
 }
 
 #[tokio::test]
-async fn an_operation_that_is_to_fail_without_the_cache_fails_before_the_database_is_touched() {
+async fn fail_closed_operation_fails_before_the_database_is_touched() {
     let policies =
         [WriteOperation::Save, WriteOperation::Touch, WriteOperation::Rename, WriteOperation::Delete];
     let world = World::shared_with(|builder| {
@@ -311,7 +311,7 @@ async fn an_operation_that_is_to_fail_without_the_cache_fails_before_the_databas
 }
 
 #[tokio::test]
-async fn a_session_chooses_its_expiry_also_when_the_cache_is_down() {
+async fn session_expiry_is_kept_when_the_cache_is_down() {
     let world = World::shared().await;
     let mut session = world.saved([("x", 1)]).await;
     world.cache.calls.fail_all(Fault::NoAnswer);

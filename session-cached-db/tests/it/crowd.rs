@@ -50,7 +50,7 @@ async fn saves_of_one_session_on_one_node_make_no_conflict_and_read_nothing() {
 }
 
 #[tokio::test]
-async fn a_crowd_is_no_outage_whatever_the_policy() {
+async fn crowd_of_writers_is_not_an_outage_under_any_policy() {
     for policy in [ConflictPolicy::LastWrite, ConflictPolicy::Reject] {
         let world = World::shared_with(|builder| builder.conflict_policy(policy)).await;
         let (session, mut crowd) = crowd(&world, 200).await;
@@ -63,7 +63,7 @@ async fn a_crowd_is_no_outage_whatever_the_policy() {
 }
 
 #[tokio::test]
-async fn two_nodes_with_a_crowd_each_lose_nothing() {
+async fn crowds_of_writers_on_two_nodes_lose_no_change() {
     let world = World::shared().await;
     let (session, mut here) = crowd(&world, 20).await;
     let elsewhere = world.node().await;
@@ -81,7 +81,7 @@ async fn two_nodes_with_a_crowd_each_lose_nothing() {
 }
 
 #[tokio::test]
-async fn under_reject_only_saves_of_the_same_key_are_refused_and_one_of_them_is_not() {
+async fn reject_refuses_all_but_one_save_of_the_same_key() {
     let world = World::shared_with(|builder| builder.conflict_policy(ConflictPolicy::Reject)).await;
     let (session, mut crowd) = crowd(&world, 8).await;
     for request in &mut crowd[4..] {
@@ -96,7 +96,7 @@ async fn under_reject_only_saves_of_the_same_key_are_refused_and_one_of_them_is_
 }
 
 #[tokio::test]
-async fn writes_take_their_turns_in_the_order_of_their_arrival() {
+async fn writes_run_in_the_order_of_their_arrival() {
     let world = World::shared().await;
     let (session, mut crowd) = crowd(&world, 3).await;
     let key = *session.stored_key().unwrap();
@@ -116,7 +116,7 @@ async fn writes_take_their_turns_in_the_order_of_their_arrival() {
 }
 
 #[tokio::test]
-async fn a_write_whose_time_runs_out_in_the_queue_was_not_written_and_says_so() {
+async fn write_that_times_out_in_the_queue_is_busy_and_not_written() {
     let world = World::shared().await;
     let (session, mut crowd) = crowd(&world, 2).await;
     let mut held = world.db.calls.hold(Call::Update, Moment::Before);
@@ -138,7 +138,7 @@ async fn a_write_whose_time_runs_out_in_the_queue_was_not_written_and_says_so() 
 }
 
 #[tokio::test]
-async fn a_queue_takes_so_many_writes_and_no_more() {
+async fn write_queue_refuses_writes_beyond_its_capacity() {
     let world = World::shared_with(|builder| builder.max_waiting_writes(4)).await;
     let (session, mut crowd) = crowd(&world, 10).await;
     let mut held = world.db.calls.hold(Call::Update, Moment::Before);
@@ -153,7 +153,7 @@ async fn a_queue_takes_so_many_writes_and_no_more() {
 }
 
 #[tokio::test]
-async fn parallel_touches_are_one_statement_and_so_are_those_that_come_late() {
+async fn parallel_and_late_touches_are_one_statement() {
     each_database(async |world| {
         let session = world.saved([("x", 1)]).await;
         world.runtime.advance(HOUR);
@@ -182,7 +182,7 @@ async fn parallel_touches_are_one_statement_and_so_are_those_that_come_late() {
 }
 
 #[tokio::test]
-async fn nodes_do_not_repeat_each_others_touches() {
+async fn touch_of_one_node_is_not_repeated_by_another() {
     let world = World::shared().await;
     let session = world.saved([("x", 1)]).await;
     world.runtime.advance(HOUR);
@@ -198,7 +198,7 @@ async fn nodes_do_not_repeat_each_others_touches() {
 }
 
 #[tokio::test]
-async fn a_touch_waiting_behind_a_save_finds_the_session_in_use() {
+async fn touch_waiting_behind_a_save_writes_nothing() {
     let world = World::shared().await;
     let session = world.saved([("x", 1)]).await;
     world.runtime.advance(HOUR);
@@ -211,7 +211,7 @@ async fn a_touch_waiting_behind_a_save_finds_the_session_in_use() {
 }
 
 #[tokio::test]
-async fn touches_between_saves_do_not_keep_these_from_becoming_one_statement() {
+async fn saves_become_one_statement_despite_touches_between_them() {
     let world = World::shared().await;
     let session = world.saved([("x", 0)]).await;
     world.runtime.advance(HOUR);
@@ -235,7 +235,7 @@ async fn touches_between_saves_do_not_keep_these_from_becoming_one_statement() {
 }
 
 #[tokio::test]
-async fn the_fence_of_a_lost_settlement_is_taken_away_when_the_cache_answers() {
+async fn fence_of_a_lost_settlement_is_removed_when_the_cache_answers() {
     let world = World::shared().await;
     let mut session = world.saved([("x", 1)]).await;
     let key = *session.stored_key().unwrap();
@@ -263,7 +263,7 @@ impl Hooks for Panics {
 }
 
 #[tokio::test]
-async fn a_write_that_panics_leaves_nothing_behind() {
+async fn panicking_write_leaves_no_fence_behind() {
     let world = World::shared_with(|builder| builder.hooks(Panics::default()).breaker_threshold(1_000)).await;
     let log = Log::listen();
     for is_down in [false, true] {
@@ -289,7 +289,7 @@ async fn a_write_that_panics_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_revocation_goes_on_without_its_caller_and_close_waits_for_it() {
+async fn revocation_without_its_caller_goes_on_and_close_waits_for_it() {
     for closes_at_once in [false, true] {
         let world = World::shared().await;
         for _ in 0..50 {
@@ -327,7 +327,7 @@ async fn a_revocation_goes_on_without_its_caller_and_close_waits_for_it() {
 }
 
 #[tokio::test]
-async fn a_deletion_that_fails_does_not_keep_the_others_from_being_made() {
+async fn failed_deletion_does_not_stop_the_others() {
     let world = World::shared().await;
     for _ in 0..5 {
         let mut session = world.store.new_session();
@@ -340,7 +340,7 @@ async fn a_deletion_that_fails_does_not_keep_the_others_from_being_made() {
 }
 
 #[tokio::test]
-async fn a_save_that_was_dropped_while_it_waited_is_carried_out() {
+async fn save_dropped_while_waiting_is_carried_out() {
     let world = World::shared().await;
     let (session, mut crowd) = crowd(&world, 2).await;
     let mut held = world.db.calls.hold(Call::Update, Moment::Before);
@@ -358,7 +358,7 @@ async fn a_save_that_was_dropped_while_it_waited_is_carried_out() {
 }
 
 #[tokio::test]
-async fn a_save_too_large_fails_alone() {
+async fn save_too_large_fails_alone() {
     let world = World::shared_with(|builder| builder.max_keys(3)).await;
     let (session, mut crowd) = crowd(&world, 3).await;
     for number in 0..5 {
@@ -372,7 +372,7 @@ async fn a_save_too_large_fails_alone() {
 }
 
 #[tokio::test]
-async fn logins_at_once_leave_as_many_sessions_as_allowed() {
+async fn concurrent_logins_leave_as_many_sessions_as_allowed() {
     let world = World::shared_with(|builder| builder.max_sessions_per_subject(3)).await;
     let mut logins: Vec<_> = (0..50).map(|_| world.store.new_session()).collect();
     for session in &mut logins {
@@ -385,7 +385,7 @@ async fn logins_at_once_leave_as_many_sessions_as_allowed() {
 }
 
 #[tokio::test]
-async fn a_limit_never_ends_the_session_that_has_just_logged_in() {
+async fn limit_never_ends_the_session_that_has_just_logged_in() {
     let world = World::shared_with(|builder| builder.max_sessions_per_subject(1)).await;
     let mut old = world.store.new_session();
     old.set_subject("user-42").unwrap();
@@ -407,7 +407,7 @@ async fn a_limit_never_ends_the_session_that_has_just_logged_in() {
 }
 
 #[tokio::test]
-async fn of_saves_that_wait_together_those_that_fit_are_written() {
+async fn waiting_saves_that_fit_the_limit_are_written() {
     let world = World::shared_with(|builder| builder.max_keys(9)).await;
     let (session, mut here) = crowd(&world, 8).await;
     let mut there = world.node().await.open(&key_of(&session)).await.unwrap();
@@ -434,7 +434,7 @@ impl Codec for PanicsOverBoom {
 }
 
 #[tokio::test]
-async fn a_save_that_panics_does_not_take_those_with_it_that_waited_beside_it() {
+async fn panicking_save_does_not_fail_the_saves_that_wait_with_it() {
     let world = World::shared_with(|builder| builder.codec(PanicsOverBoom)).await;
     let (session, mut crowd) = crowd(&world, 8).await;
     crowd[4].insert("boom", 1).unwrap();
@@ -445,7 +445,7 @@ async fn a_save_that_panics_does_not_take_those_with_it_that_waited_beside_it() 
 }
 
 #[tokio::test]
-async fn a_session_can_be_ended_however_many_writes_wait() {
+async fn session_can_be_ended_with_a_full_write_queue() {
     let world = World::shared_with(|builder| builder.max_waiting_writes(4)).await;
     let (session, mut crowd) = crowd(&world, 8).await;
     let mut held = world.db.calls.hold(Call::Update, Moment::Before);
@@ -467,7 +467,7 @@ async fn a_session_can_be_ended_however_many_writes_wait() {
 }
 
 #[tokio::test]
-async fn the_lease_of_a_lost_fill_is_taken_away_when_the_cache_answers() {
+async fn lease_of_a_lost_fill_is_removed_when_the_cache_answers() {
     let world = World::shared().await;
     let session = world.saved([("x", 1)]).await;
     let key = *session.stored_key().unwrap();

@@ -68,7 +68,7 @@ async fn each_told(test: impl AsyncFn(World, Diary)) {
 }
 
 #[tokio::test]
-async fn a_session_is_told_of_from_its_first_save_to_its_end() {
+async fn hooks_are_called_from_the_first_save_to_the_end() {
     each_told(async |world, diary| {
         let mut session = world.saved([("x", 1)]).await;
         let first = session.stored_key().unwrap().as_str().to_owned();
@@ -96,7 +96,7 @@ async fn a_session_is_told_of_from_its_first_save_to_its_end() {
 }
 
 #[tokio::test]
-async fn who_ended_a_session_from_outside_is_told() {
+async fn revoked_hook_gets_the_cause() {
     each_told(async |world, diary| {
         let mut keys = Vec::new();
         for _ in 0..3 {
@@ -121,7 +121,7 @@ async fn who_ended_a_session_from_outside_is_told() {
 }
 
 #[tokio::test]
-async fn a_write_that_did_not_happen_is_not_told() {
+async fn hooks_are_not_called_for_a_failed_write() {
     each_told(async |world, diary| {
         let mut session = world.saved([("x", 1)]).await;
         diary.take();
@@ -139,7 +139,7 @@ async fn a_write_that_did_not_happen_is_not_told() {
 }
 
 #[tokio::test]
-async fn expired_sessions_are_told_when_they_are_deleted() {
+async fn expired_hook_is_called_when_sessions_are_deleted() {
     each_told(async |world, diary| {
         let session = world.saved([("x", 1)]).await;
         world.saved([("x", 1)]).await;
@@ -156,7 +156,7 @@ async fn expired_sessions_are_told_when_they_are_deleted() {
 }
 
 #[tokio::test]
-async fn keys_that_open_nothing_are_told_by_their_kind() {
+async fn unknown_key_hook_gets_the_kind_of_key() {
     each_told(async |world, diary| {
         let session = world.saved([("x", 1)]).await;
         diary.take();
@@ -174,7 +174,7 @@ async fn keys_that_open_nothing_are_told_by_their_kind() {
 }
 
 #[tokio::test]
-async fn a_payload_that_cannot_be_read_is_told() {
+async fn unreadable_payload_hook_is_called() {
     each_told(async |world, diary| {
         let session = world.saved([("x", 1)]).await;
         let key = session.stored_key().unwrap();

@@ -24,7 +24,7 @@ async fn log_in(store: &Store, subject: &str) -> Session {
 }
 
 #[tokio::test]
-async fn applications_with_prefixes_of_their_own_do_not_touch_each_others_sessions() {
+async fn applications_with_own_prefixes_do_not_touch_each_others_sessions() {
     let world = World::shared().await;
     let (shop, blog) = (with_prefix(&world, "shop:").await, with_prefix(&world, "blog:").await);
     let in_shop = log_in(&shop, "user-42").await;
@@ -47,7 +47,7 @@ async fn applications_with_prefixes_of_their_own_do_not_touch_each_others_sessio
 }
 
 #[tokio::test]
-async fn a_limit_counts_sessions_of_its_own_application_only() {
+async fn subject_limit_counts_only_sessions_of_its_own_application() {
     let world = World::shared().await;
     let limited = |prefix: &'static str| {
         let builder = world.builder().key_prefix(prefix).max_sessions_per_subject(1);
@@ -60,7 +60,7 @@ async fn a_limit_counts_sessions_of_its_own_application_only() {
 }
 
 #[tokio::test]
-async fn stores_over_one_cache_do_not_open_each_others_sessions() {
+async fn stores_on_one_cache_do_not_open_each_others_sessions() {
     let cache = MokaCache::builder().build();
     let store = async || {
         let db = SqlitePersistence::connect("sqlite::memory:").await.unwrap();
@@ -79,7 +79,7 @@ async fn stores_over_one_cache_do_not_open_each_others_sessions() {
 }
 
 #[tokio::test]
-async fn stores_of_other_tables_or_names_share_a_cache_and_no_session() {
+async fn stores_of_other_tables_or_names_share_a_cache_but_no_session() {
     let cache =
         TestCache::new().with_properties(session_core::CacheProperties::new(session_core::Scope::Shared));
     let world = World::over(cache.clone(), in_memory().await, None, |builder| builder).await;
@@ -108,7 +108,7 @@ async fn stores_of_other_tables_or_names_share_a_cache_and_no_session() {
 }
 
 #[tokio::test]
-async fn a_node_whose_clock_is_wrong_deletes_nothing_and_says_so() {
+async fn node_with_a_wrong_clock_deletes_nothing_and_reports_it() {
     for (is_ahead, difference) in [(true, HOUR), (true, 3 * SECOND), (false, HOUR)] {
         let world = World::shared().await;
         let log = Log::listen();
@@ -141,7 +141,7 @@ async fn a_node_whose_clock_is_wrong_deletes_nothing_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_reaper_skips_its_round_while_the_clock_is_wrong() {
+async fn reaper_skips_its_rounds_while_the_clock_is_wrong() {
     let world = World::shared().await;
     let log = Log::listen();
     let now = world.runtime.now_plus(Duration::ZERO);
@@ -161,7 +161,7 @@ async fn a_reaper_skips_its_round_while_the_clock_is_wrong() {
 }
 
 #[tokio::test]
-async fn a_row_that_cannot_be_read_is_listed_and_ended_like_the_others() {
+async fn unreadable_row_is_listed_and_ended_like_the_others() {
     let options = SqlitePoolOptions::new().max_connections(1);
     let pool = options.connect("sqlite::memory:").await.unwrap();
     let db = TestDb::new(SqlitePersistence::from_pool(pool.clone()));
@@ -183,7 +183,7 @@ async fn a_row_that_cannot_be_read_is_listed_and_ended_like_the_others() {
 }
 
 #[tokio::test]
-async fn ping_tells_a_cache_of_which_one_server_is_down() {
+async fn ping_reports_a_cache_with_one_server_down() {
     let world = World::with_servers(3, |builder| builder.breaker_threshold(1)).await;
     assert_eq!(world.store.ping().await.unwrap().cache, CacheHealth::Up);
     let session = world.saved([("x", 1)]).await;
@@ -198,7 +198,7 @@ async fn ping_tells_a_cache_of_which_one_server_is_down() {
 }
 
 #[tokio::test]
-async fn an_application_that_accepts_plain_keys_takes_none_of_anothers_hashed_keys_for_its_own() {
+async fn accepting_plain_keys_does_not_accept_another_applications_hashes() {
     // A prefix that plain keys could begin with.
     let world = World::shared().await;
     let shop = world.builder().key_prefix("shop-").build().await.unwrap();

@@ -37,7 +37,7 @@ async fn world() -> (World, Snapshotter, impl Drop) {
 }
 
 #[tokio::test]
-async fn every_counter_is_that_of_the_stats() {
+async fn every_counter_equals_that_of_the_stats() {
     let (world, snapshotter, _guard) = world().await;
     let mut session = world.saved([("x", 1)]).await;
     world.reopen(&session).await;
@@ -69,7 +69,7 @@ async fn every_counter_is_that_of_the_stats() {
 }
 
 #[tokio::test]
-async fn an_outage_shows_in_gauges_and_its_end_does() {
+async fn gauges_show_an_outage_and_its_end() {
     let (world, snapshotter, _guard) = world().await;
     let log = Log::listen();
     let mut session = world.saved([("x", 1)]).await;
@@ -89,7 +89,7 @@ async fn an_outage_shows_in_gauges_and_its_end_does() {
 }
 
 #[tokio::test]
-async fn every_call_of_a_shared_cache_and_of_the_database_is_timed_by_its_kind() {
+async fn every_call_of_a_shared_cache_and_database_is_timed_by_kind() {
     let (world, snapshotter, _guard) = world().await;
     let mut session = world.saved([("x", 1)]).await;
     world.reopen(&session).await;
@@ -108,7 +108,7 @@ async fn every_call_of_a_shared_cache_and_of_the_database_is_timed_by_its_kind()
 }
 
 #[tokio::test]
-async fn no_label_tells_of_a_session() {
+async fn no_label_identifies_a_session() {
     let (world, snapshotter, _guard) = world().await;
     let mut session = world.saved([("secret", 4711)]).await;
     session.set_subject("ada@example.org").unwrap();

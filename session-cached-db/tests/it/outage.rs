@@ -31,7 +31,7 @@ async fn degrade_and_fail_closed_are_chosen_per_operation() {
 }
 
 #[tokio::test]
-async fn a_degraded_write_is_an_event_and_counted() {
+async fn degraded_write_is_logged_and_counted() {
     let world = World::shared().await;
     let log = Log::listen();
     let mut session = world.saved([("x", 1)]).await;
@@ -43,7 +43,7 @@ async fn a_degraded_write_is_an_event_and_counted() {
 }
 
 #[tokio::test]
-async fn of_several_writes_of_one_session_one_repair_is_left() {
+async fn degraded_writes_of_one_session_leave_one_repair() {
     let world = World::shared().await;
     let log = Log::listen();
     let mut session = world.saved([("x", 1)]).await;
@@ -59,7 +59,7 @@ async fn of_several_writes_of_one_session_one_repair_is_left() {
 }
 
 #[tokio::test]
-async fn the_cache_is_used_again_at_once_but_for_keys_that_wait_for_their_repair() {
+async fn recovered_cache_is_used_except_for_keys_that_await_repair() {
     let world = World::shared_with(|builder| builder.breaker_threshold(1)).await;
     let log = Log::listen();
     let mut session = world.saved([("x", 1)]).await;
@@ -91,7 +91,7 @@ async fn the_cache_is_used_again_at_once_but_for_keys_that_wait_for_their_repair
 }
 
 #[tokio::test]
-async fn a_repair_that_fails_is_tried_again_and_the_breaker_stays_open() {
+async fn failed_repair_is_tried_again_and_the_breaker_stays_open() {
     let world = World::shared_with(|builder| builder.breaker_threshold(1)).await;
     let log = Log::listen();
     let mut session = world.saved([("x", 1)]).await;
@@ -109,7 +109,7 @@ async fn a_repair_that_fails_is_tried_again_and_the_breaker_stays_open() {
 }
 
 #[tokio::test]
-async fn a_repair_waits_until_a_statement_without_an_answer_can_no_longer_commit() {
+async fn repair_waits_until_an_unanswered_statement_cannot_commit_any_more() {
     let world = World::shared().await;
     let session = world.saved([("x", 1)]).await;
     let key = *session.stored_key().unwrap();
@@ -133,7 +133,7 @@ async fn a_repair_waits_until_a_statement_without_an_answer_can_no_longer_commit
 }
 
 #[tokio::test]
-async fn an_overflow_of_the_repair_queue_drops_it_with_an_event() {
+async fn repair_queue_overflow_drops_the_queue_with_an_event() {
     let world = World::shared_with(|builder| builder.repair_capacity(2)).await;
     let log = Log::listen();
     let elsewhere = world.node().await;
@@ -161,7 +161,7 @@ async fn an_overflow_of_the_repair_queue_drops_it_with_an_event() {
 }
 
 #[tokio::test]
-async fn what_could_not_be_fenced_is_shown_elsewhere_for_max_cache_age_at_most() {
+async fn unfenced_logout_is_seen_elsewhere_after_max_cache_age() {
     let world = World::shared().await;
     let elsewhere = world.node().await;
     let mut session = world.saved([("x", 1)]).await;
@@ -177,7 +177,7 @@ async fn what_could_not_be_fenced_is_shown_elsewhere_for_max_cache_age_at_most()
 }
 
 #[tokio::test]
-async fn a_write_is_never_sent_under_a_fence_that_it_may_outlive() {
+async fn write_is_not_sent_under_a_fence_that_it_may_outlive() {
     let world = World::shared().await;
     let session = world.saved([("x", 1)]).await;
     world.forget_calls();
@@ -208,7 +208,7 @@ async fn on_each_server(world: &World) -> Vec<Session> {
 }
 
 #[tokio::test]
-async fn a_dead_server_of_three_costs_the_keys_of_the_others_nothing() {
+async fn dead_server_of_three_does_not_affect_the_keys_of_the_others() {
     let world = World::with_servers(3, |builder| builder.breaker_threshold(2)).await;
     let log = Log::listen();
     let mut sessions = on_each_server(&world).await;
@@ -240,7 +240,7 @@ async fn a_dead_server_of_three_costs_the_keys_of_the_others_nothing() {
 }
 
 #[tokio::test]
-async fn a_key_that_cannot_be_repaired_holds_up_no_other() {
+async fn unrepairable_key_holds_up_no_other() {
     let world = World::shared_with(|builder| builder.breaker_threshold(1)).await;
     let log = Log::listen();
     let mut sessions = Vec::new();
@@ -272,7 +272,7 @@ async fn a_key_that_cannot_be_repaired_holds_up_no_other() {
 }
 
 #[tokio::test]
-async fn a_blip_under_constant_writes_is_over_when_the_cache_answers() {
+async fn outage_under_constant_writes_ends_when_the_cache_answers() {
     let world = World::shared_with(|builder| builder.breaker_threshold(5)).await;
     let log = Log::listen();
     let mut sessions = Vec::new();
@@ -311,7 +311,7 @@ async fn a_blip_under_constant_writes_is_over_when_the_cache_answers() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_closed_after_a_blip_leaves_nothing_old_behind() {
+async fn store_closed_after_an_outage_leaves_no_old_entry() {
     let world = World::shared_with(|builder| builder.breaker_threshold(1)).await;
     let mut session = world.saved([("x", 1)]).await;
     let client_key = key_of(&session);
@@ -324,7 +324,7 @@ async fn a_store_that_is_closed_after_a_blip_leaves_nothing_old_behind() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_closed_while_the_cache_is_away_says_what_it_leaves() {
+async fn store_closed_during_an_outage_logs_abandoned_repairs() {
     let world = World::shared_with(|builder| builder.breaker_threshold(1)).await;
     let log = Log::listen();
     let mut session = world.saved([("x", 1)]).await;
@@ -341,7 +341,7 @@ async fn a_store_that_is_closed_while_the_cache_is_away_says_what_it_leaves() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_closed_in_the_middle_of_a_blip_waits_for_its_end() {
+async fn store_closed_during_a_short_outage_waits_for_its_end() {
     let world = World::shared_with(|builder| builder.breaker_threshold(1)).await;
     let mut session = world.saved([("x", 1)]).await;
     let client_key = key_of(&session);

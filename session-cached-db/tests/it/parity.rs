@@ -61,7 +61,7 @@ fn document() -> String {
 }
 
 #[test]
-fn every_test_that_the_parity_document_names_exists() {
+fn every_test_in_the_parity_document_exists() {
     let named: BTreeSet<_> = rows(&document())
         .iter()
         .flat_map(|(_, _, cell)| {
@@ -88,7 +88,7 @@ fn every_line_of_the_parity_document_names_a_test_or_a_reason() {
 }
 
 #[test]
-fn no_item_is_missing_from_the_parity_document() {
+fn parity_document_has_every_item() {
     let rows = rows(&document());
     let items = |section: &str| -> Vec<&str> {
         rows.iter().filter(|(number, ..)| number == section).map(|(_, item, _)| item.as_str()).collect()

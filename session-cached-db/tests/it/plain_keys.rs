@@ -47,7 +47,7 @@ async fn hash_all(store: &Store) -> [u64; 4] {
 }
 
 #[tokio::test]
-async fn a_client_with_an_old_key_stays_logged_in_and_the_session_gets_a_hashed_key() {
+async fn client_with_a_plain_key_stays_logged_in_under_a_hashed_key() {
     each_migrating(async |world| {
         let before = insert(&world, PLAIN, 1).await;
         for _ in 0..2 {
@@ -73,7 +73,7 @@ async fn a_client_with_an_old_key_stays_logged_in_and_the_session_gets_a_hashed_
 }
 
 #[tokio::test]
-async fn without_the_switch_a_plain_key_opens_nothing() {
+async fn plain_key_opens_no_session_unless_accepted() {
     each_database(async |world| {
         insert(&world, PLAIN, 1).await;
         assert!(world.store.open(PLAIN).await.unwrap().key().is_none());
@@ -83,7 +83,7 @@ async fn without_the_switch_a_plain_key_opens_nothing() {
 }
 
 #[tokio::test]
-async fn what_stands_in_the_table_opens_nothing() {
+async fn stored_key_from_the_table_opens_no_session() {
     for prefix in ["", "shop_", "shop:"] {
         each_database_with(
             |builder| builder.accept_plain_keys().key_prefix(prefix),
@@ -108,7 +108,7 @@ async fn what_stands_in_the_table_opens_nothing() {
 }
 
 #[tokio::test]
-async fn a_plain_key_as_long_as_a_hash_may_be_one_and_opens_nothing() {
+async fn plain_key_as_long_as_a_hash_opens_no_session() {
     for prefix in ["", "v2:"] {
         each_database_with(
             |builder| builder.accept_plain_keys().key_prefix(prefix),
@@ -130,7 +130,7 @@ async fn a_plain_key_as_long_as_a_hash_may_be_one_and_opens_nothing() {
 }
 
 #[tokio::test]
-async fn requests_that_come_at_the_same_time_all_get_the_session() {
+async fn concurrent_requests_with_a_plain_key_all_get_the_session() {
     each_migrating(async |world| {
         insert(&world, PLAIN, 1).await;
         let other = world.builder().accept_plain_keys().build().await.unwrap();
@@ -160,7 +160,7 @@ async fn requests_that_come_at_the_same_time_all_get_the_session() {
 }
 
 #[tokio::test]
-async fn a_session_that_cannot_be_renamed_is_served_under_its_plain_key() {
+async fn unrenamable_session_is_served_under_its_plain_key() {
     each_migrating(async |world| {
         let log = Log::listen();
         insert(&world, PLAIN, 1).await;
@@ -178,7 +178,7 @@ async fn a_session_that_cannot_be_renamed_is_served_under_its_plain_key() {
 }
 
 #[tokio::test]
-async fn all_plain_keys_are_hashed_at_once() {
+async fn hash_plain_keys_hashes_the_whole_table() {
     each_migrating(async |world| {
         let keys = ["12345678", "ABC_def-123", "abcdefghijklmnopqrstuvwxyz012345", PLAIN];
         for (key, x) in keys.iter().zip(1..) {
@@ -206,7 +206,7 @@ async fn all_plain_keys_are_hashed_at_once() {
 }
 
 #[tokio::test]
-async fn expired_sessions_stay_as_they_are() {
+async fn expired_plain_keys_are_not_hashed() {
     each_migrating(async |world| {
         insert(&world, PLAIN, 1).await;
         world.runtime.advance(DAY);
@@ -218,7 +218,7 @@ async fn expired_sessions_stay_as_they_are() {
 
 #[cfg(feature = "seal")]
 #[tokio::test]
-async fn a_payload_that_is_bound_to_the_plain_key_is_bound_to_the_hashed_one() {
+async fn key_bound_payload_is_bound_to_the_hashed_key() {
     use session_core::{Codec as _, JsonCodec, SealCodec, SealingKey, SealingKeys, SessionData};
     let keys = SealingKeys::new(SealingKey::generate().unwrap());
     let codec = SealCodec::new(JsonCodec::default(), keys);
@@ -246,7 +246,7 @@ async fn a_payload_that_is_bound_to_the_plain_key_is_bound_to_the_hashed_one() {
 }
 
 #[tokio::test]
-async fn a_database_of_plain_keys_has_nothing_to_migrate() {
+async fn accepting_plain_keys_is_refused_for_a_plain_key_database() {
     let db = in_memory().await;
     let properties = PersistenceProperties::new(1 << 20).with_keys(KeyForm::Plain, StoredKey::MAX_LEN);
     let builder = CachedDb::builder(TestCache::new(), db.with_properties(properties));
@@ -255,7 +255,7 @@ async fn a_database_of_plain_keys_has_nothing_to_migrate() {
 }
 
 #[tokio::test]
-async fn a_database_that_does_not_answer_is_an_error_and_no_logout() {
+async fn unanswered_database_is_an_error_and_not_a_logout() {
     each_migrating(async |world| {
         insert(&world, PLAIN, 1).await;
         world.db.calls.fail_all(Fault::Unreachable);

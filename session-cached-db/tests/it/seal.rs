@@ -56,7 +56,7 @@ async fn node(world: &World, codec: Codec) -> Store {
 }
 
 #[tokio::test]
-async fn every_way_to_the_database_seals_for_the_key_that_the_session_has_then() {
+async fn every_write_seals_for_the_sessions_current_key() {
     each_sealed(async |world| {
         let mut session = world.saved([("x", 1)]).await;
         assert_eq!(sealed_values(&world, &session).await, map([("x", 1)]), "created");
@@ -112,7 +112,7 @@ async fn every_way_to_the_database_seals_for_the_key_that_the_session_has_then()
 }
 
 #[tokio::test]
-async fn a_shared_cache_holds_sealed_payloads_too() {
+async fn shared_cache_holds_sealed_payloads_too() {
     let world = World::shared_with(|builder| builder.codec(codec([1]))).await;
     let session = world.saved([("x", 1)]).await;
     let cached = world.cache.peek_record(session.stored_key().unwrap()).await.unwrap();
@@ -120,7 +120,7 @@ async fn a_shared_cache_holds_sealed_payloads_too() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_opened_is_a_typed_error_and_an_event_and_the_row_is_left_alone() {
+async fn unopenable_payload_is_an_error_and_an_event_and_its_row_stays() {
     each_sealed(async |world| {
         let log = Log::listen();
         let session = world.saved([("x", 1)]).await;
@@ -183,7 +183,7 @@ async fn session_from_before(
 }
 
 #[tokio::test]
-async fn a_cached_payload_that_cannot_be_opened_is_read_from_the_database() {
+async fn unopenable_cached_payload_is_read_from_the_database() {
     each_sealed(async |world| {
         let log = Log::listen();
         let (victim, attacker) = (world.saved([("x", 1)]).await, world.saved([("admin", 1)]).await);
@@ -202,7 +202,7 @@ async fn a_cached_payload_that_cannot_be_opened_is_read_from_the_database() {
 }
 
 #[tokio::test]
-async fn a_save_seals_anew_with_the_first_key() {
+async fn save_seals_with_the_first_key() {
     each_sealed(async |world| {
         let session = world.saved([("x", 1)]).await;
         let rotated = node(&world, codec([2, 1])).await;
@@ -270,7 +270,7 @@ async fn resealing_changes_nothing_but_the_seal() {
 }
 
 #[tokio::test]
-async fn what_is_not_sealed_with_the_first_key_but_strange_counts_as_current_only_if_it_says_so() {
+async fn resealing_counts_garbage_as_unreadable() {
     each_sealed(async |world| {
         let strange = world.saved([("x", 1)]).await;
         put(&world, strange.stored_key().unwrap(), Bytes::from_static(b"garbage")).await;
@@ -290,7 +290,7 @@ async fn expired_sessions_are_not_resealed() {
 }
 
 #[tokio::test]
-async fn a_session_that_somebody_writes_while_it_is_resealed_keeps_what_was_written() {
+async fn session_written_while_it_is_resealed_keeps_the_write() {
     each_sealed(async |world| {
         let mut session = world.saved([("x", 1)]).await;
         let rotated = node(&world, codec([2, 1])).await;
@@ -308,7 +308,7 @@ async fn a_session_that_somebody_writes_while_it_is_resealed_keeps_what_was_writ
 }
 
 #[tokio::test]
-async fn a_table_from_before_is_sealed_without_logging_anybody_out() {
+async fn unsealed_table_is_sealed_without_logging_users_out() {
     each_database(async |world| {
         let (one, other) = (world.saved([("x", 1)]).await, world.saved([("x", 2)]).await);
         for session in [&one, &other] {
@@ -327,7 +327,7 @@ async fn a_table_from_before_is_sealed_without_logging_anybody_out() {
 }
 
 #[tokio::test]
-async fn a_closed_store_reseals_nothing() {
+async fn closed_store_reseals_nothing() {
     let world = World::with(|builder| builder.codec(codec([1]))).await;
     world.saved([("x", 1)]).await;
     world.store.close().await;
@@ -335,7 +335,7 @@ async fn a_closed_store_reseals_nothing() {
 }
 
 #[tokio::test]
-async fn a_dropped_sweep_leaves_every_session_readable() {
+async fn dropped_sweep_leaves_every_session_readable() {
     each_sealed(async |world| {
         let session = world.saved([("x", 1)]).await;
         let rotated = node(&world, codec([2, 1])).await;

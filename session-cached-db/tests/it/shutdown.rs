@@ -37,7 +37,7 @@ async fn close_waits_for_the_writes_in_flight() {
 }
 
 #[tokio::test]
-async fn after_close_every_write_is_refused_and_reading_goes_on() {
+async fn closed_store_refuses_writes_and_goes_on_reading() {
     each_database(async |world| {
         let mut session = world.saved([("x", 1)]).await;
         session.set_subject("user-42").unwrap();
@@ -79,7 +79,7 @@ async fn after_close_every_write_is_refused_and_reading_goes_on() {
 }
 
 #[tokio::test]
-async fn a_caller_who_leaves_abandons_nothing() {
+async fn cancelled_write_is_carried_out() {
     each_database(async |world| {
         for (call, moment) in [
             (Call::Update, Moment::Before),
@@ -141,7 +141,7 @@ async fn until_vacant(world: &World, key: &StoredKey, is_published: bool) {
 }
 
 #[tokio::test]
-async fn close_waits_also_for_a_write_whose_caller_has_left() {
+async fn close_waits_for_a_write_whose_caller_has_left() {
     each_database(async |world| {
         let mut session = world.saved([("x", 1)]).await;
         let key = key_of(&session);
@@ -161,7 +161,7 @@ async fn close_waits_also_for_a_write_whose_caller_has_left() {
 }
 
 #[tokio::test]
-async fn a_store_that_nobody_has_any_more_runs_nothing() {
+async fn dropped_store_leaves_no_task_running() {
     let World { runtime, cache, store, db, .. } =
         World::shared_with(|builder| builder.reaper(session_cached_db::Reaper::default())).await;
     let mut session = store.new_session();
@@ -204,7 +204,7 @@ fn cut_short(call: Call, moment: Moment) -> (Vec<String>, Session, World, Runtim
 }
 
 #[test]
-fn a_runtime_that_ends_in_the_middle_of_a_write_loses_nothing_that_was_acknowledged() {
+fn runtime_that_ends_within_a_write_loses_no_acknowledged_write() {
     for (call, moment) in [
         (Call::Update, Moment::Before),
         (Call::Update, Moment::After),

@@ -103,7 +103,7 @@ async fn log_out(session: SessionHandle) -> Result<(), Error> {
 }
 
 #[tokio::test]
-async fn a_client_comes_back_with_its_cookie() {
+async fn client_comes_back_with_its_cookie() {
     each_database(async |world| {
         let site = site(layer(&world), visit);
         let first = ask(&site, None).await;
@@ -118,7 +118,7 @@ async fn a_client_comes_back_with_its_cookie() {
 }
 
 #[tokio::test]
-async fn a_request_that_does_not_use_the_session_costs_no_io_and_its_response_is_left_alone() {
+async fn request_without_session_use_costs_no_io_and_keeps_its_response() {
     let world = World::new().await;
     let session = world.saved([("visits", 1)]).await;
     world.forget_calls();
@@ -129,7 +129,7 @@ async fn a_request_that_does_not_use_the_session_costs_no_io_and_its_response_is
 }
 
 #[tokio::test]
-async fn a_visitor_without_a_session_gets_none_for_reading() {
+async fn visitor_who_only_reads_gets_no_session() {
     let world = World::new().await;
     let answer = ask(&site(layer(&world), read), None).await;
     assert_eq!(answer.body, "0");
@@ -139,7 +139,7 @@ async fn a_visitor_without_a_session_gets_none_for_reading() {
 }
 
 #[tokio::test]
-async fn a_cookie_that_is_no_key_asks_nobody_and_is_removed() {
+async fn malformed_cookie_costs_no_io_and_is_removed() {
     let world = World::new().await;
     let log = Log::listen();
     let site = site(layer(&world), read);
@@ -155,7 +155,7 @@ async fn a_cookie_that_is_no_key_asks_nobody_and_is_removed() {
 }
 
 #[tokio::test]
-async fn a_cookie_of_an_unknown_session_is_removed_and_never_adopted() {
+async fn cookie_of_an_unknown_session_is_removed_and_never_adopted() {
     let world = World::new().await;
     let unknown = format!("{NAME}=abcdefghijklmnopqrstuvwxyz012345");
     let answer = ask(&site(layer(&world), read), Some(&unknown)).await;
@@ -165,7 +165,7 @@ async fn a_cookie_of_an_unknown_session_is_removed_and_never_adopted() {
 }
 
 #[tokio::test]
-async fn of_several_cookies_ours_is_found() {
+async fn session_cookie_is_found_among_several() {
     let world = World::new().await;
     let session = world.saved([("visits", 7)]).await;
     let site = site(layer(&world), read);
@@ -202,7 +202,7 @@ async fn all_extractors_of_a_request_share_one_session() {
 }
 
 #[tokio::test]
-async fn two_requests_that_overlap_lose_nothing() {
+async fn overlapping_requests_lose_no_change() {
     each_database(async |world| {
         let session = world.saved([("visits", 1)]).await;
         let both_have_read = Arc::new(Barrier::new(2));
@@ -223,17 +223,17 @@ async fn two_requests_that_overlap_lose_nothing() {
 }
 
 #[tokio::test]
-async fn nothing_is_saved_after_a_500() {
-    nothing_is_saved_after(StatusCode::INTERNAL_SERVER_ERROR).await;
+async fn session_is_not_saved_after_a_500() {
+    assert_not_saved_after(StatusCode::INTERNAL_SERVER_ERROR).await;
 }
 
 #[tokio::test]
-async fn nothing_is_saved_after_any_error_of_the_server() {
-    nothing_is_saved_after(StatusCode::BAD_GATEWAY).await;
-    nothing_is_saved_after(StatusCode::SERVICE_UNAVAILABLE).await;
+async fn session_is_not_saved_after_any_server_error() {
+    assert_not_saved_after(StatusCode::BAD_GATEWAY).await;
+    assert_not_saved_after(StatusCode::SERVICE_UNAVAILABLE).await;
 }
 
-async fn nothing_is_saved_after(status: StatusCode) {
+async fn assert_not_saved_after(status: StatusCode) {
     let world = World::new().await;
     let page = async move |session: SessionHandle| {
         session.lock().await.unwrap().insert("visits", 2).unwrap();
@@ -256,7 +256,7 @@ async fn nothing_is_saved_after(status: StatusCode) {
 }
 
 #[tokio::test]
-async fn a_changed_key_reaches_the_client_even_after_an_error_of_the_server() {
+async fn changed_key_reaches_the_client_after_a_server_error() {
     let world = World::new().await;
     let session = world.saved([("visits", 1)]).await;
     let page = async |session: SessionHandle| {
@@ -269,7 +269,7 @@ async fn a_changed_key_reaches_the_client_even_after_an_error_of_the_server() {
 }
 
 #[tokio::test]
-async fn a_4xx_saves() {
+async fn session_is_saved_after_a_client_error() {
     let world = World::new().await;
     let page = async |session: SessionHandle| {
         session.lock().await.unwrap().insert("attempts", 1).unwrap();
@@ -282,7 +282,7 @@ async fn a_4xx_saves() {
 }
 
 #[tokio::test]
-async fn a_session_that_was_ended_meanwhile_is_answered_with_bad_request() {
+async fn session_ended_meanwhile_is_answered_with_400() {
     each_database(async |world| {
         let session = world.saved([("visits", 1)]).await;
         let store = world.store.clone();
@@ -307,7 +307,7 @@ async fn a_session_that_was_ended_meanwhile_is_answered_with_bad_request() {
 }
 
 #[tokio::test]
-async fn a_handler_can_answer_by_itself_that_a_session_was_ended() {
+async fn handler_can_answer_an_ended_session_itself() {
     let world = World::new().await;
     let session = world.saved([("visits", 1)]).await;
     let store = world.store.clone();
@@ -326,7 +326,7 @@ async fn a_handler_can_answer_by_itself_that_a_session_was_ended() {
 }
 
 #[tokio::test]
-async fn a_layer_outside_can_answer_with_its_own_page() {
+async fn outer_layer_can_answer_with_its_own_page() {
     let world = World::new().await;
     let session = world.saved([("visits", 1)]).await;
     let store = world.store.clone();
@@ -344,7 +344,7 @@ async fn a_layer_outside_can_answer_with_its_own_page() {
 }
 
 #[tokio::test]
-async fn an_error_of_the_session_that_a_handler_returns_is_the_response_and_nothing_is_saved() {
+async fn session_error_from_a_handler_is_the_response_and_prevents_saving() {
     let world = World::with(|builder| builder.conflict_policy(ConflictPolicy::Reject)).await;
     let mut session = world.saved([("visits", 1)]).await;
     let cookie = cookie_of(&session);
@@ -368,7 +368,7 @@ fn site_of_reading(world: &World) -> Router {
 }
 
 #[tokio::test]
-async fn a_database_that_does_not_answer_is_503_and_tells_nothing_about_the_inside() {
+async fn unanswered_database_is_503_without_internals() {
     let world = World::new().await;
     let site = site(layer(&world), visit);
     world.db.calls.fail_all(Fault::Unreachable);
@@ -383,7 +383,7 @@ async fn a_database_that_does_not_answer_is_503_and_tells_nothing_about_the_insi
 }
 
 #[tokio::test]
-async fn a_handler_that_gets_no_session_can_go_on_without_and_try_again() {
+async fn handler_without_a_session_can_go_on_and_try_again() {
     let world = World::new().await;
     let session = world.saved([("visits", 3)]).await;
     let calls = world.db.calls.clone();
@@ -398,7 +398,7 @@ async fn a_handler_that_gets_no_session_can_go_on_without_and_try_again() {
 }
 
 #[tokio::test]
-async fn the_cookie_goes_with_the_session() {
+async fn cookie_is_removed_with_its_session() {
     each_database(async |world| {
         let session = world.saved([("visits", 1)]).await;
         let answer = ask(&site(layer(&world), log_out), Some(&cookie_of(&session))).await;
@@ -413,7 +413,7 @@ async fn the_cookie_goes_with_the_session() {
 }
 
 #[tokio::test]
-async fn the_cookie_goes_with_its_own_domain_and_path() {
+async fn cookie_is_removed_with_its_domain_and_path() {
     let world = World::new().await;
     let session = world.saved([("visits", 1)]).await;
     let cookie = SessionCookie::new("sessionid").domain("example.org").path("/app");
@@ -425,7 +425,7 @@ async fn the_cookie_goes_with_its_own_domain_and_path() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_session_that_never_was_sets_no_cookie_but_varies() {
+async fn flush_of_an_unsaved_session_sets_no_cookie_but_varies() {
     let world = World::new().await;
     let answer = ask(&site(layer(&world), log_out), None).await;
     assert!(answer.set_cookie().is_none());
@@ -434,7 +434,7 @@ async fn the_end_of_a_session_that_never_was_sets_no_cookie_but_varies() {
 }
 
 #[tokio::test]
-async fn a_session_that_ends_and_begins_anew_gets_a_new_cookie() {
+async fn session_flushed_and_saved_again_gets_a_new_cookie() {
     let world = World::new().await;
     let session = world.saved([("visits", 1)]).await;
     let page = async |session: SessionHandle| {
@@ -448,7 +448,7 @@ async fn a_session_that_ends_and_begins_anew_gets_a_new_cookie() {
 }
 
 #[tokio::test]
-async fn using_a_session_renews_it_and_its_cookie_but_not_at_every_request() {
+async fn session_use_renews_it_and_its_cookie_once_per_touch_interval() {
     let world = World::with(|builder| builder.idle_timeout(DAY)).await;
     let session = world.saved([("visits", 1)]).await;
     let site = site(layer(&world), read);
@@ -469,7 +469,7 @@ async fn using_a_session_renews_it_and_its_cookie_but_not_at_every_request() {
 }
 
 #[tokio::test]
-async fn reading_is_no_use_if_the_application_says_so() {
+async fn reading_does_not_renew_a_session_without_touch() {
     let world = World::with(|builder| builder.idle_timeout(DAY)).await;
     let session = world.saved([("visits", 1)]).await;
     world.runtime.advance(DAY - SECOND);
@@ -480,7 +480,7 @@ async fn reading_is_no_use_if_the_application_says_so() {
 }
 
 #[tokio::test]
-async fn a_use_that_cannot_be_noted_fails_no_request() {
+async fn failed_touch_fails_no_request() {
     let world = World::new().await;
     let log = Log::listen();
     let session = world.saved([("visits", 1)]).await;
@@ -494,7 +494,7 @@ async fn a_use_that_cannot_be_noted_fails_no_request() {
 }
 
 #[tokio::test]
-async fn an_emptied_session_is_still_saved_and_its_cookie_sent() {
+async fn emptied_session_is_saved_and_its_cookie_sent() {
     let world = World::new().await;
     let session = world.saved([("visits", 1)]).await;
     world.runtime.advance(SECOND);
@@ -508,7 +508,7 @@ async fn an_emptied_session_is_still_saved_and_its_cookie_sent() {
 }
 
 #[tokio::test]
-async fn a_session_with_nothing_in_it_gets_no_row_and_no_cookie() {
+async fn empty_session_gets_no_row_and_no_cookie() {
     let world = World::new().await;
     let page = async |session: SessionHandle| {
         let mut session = session.lock().await.unwrap();
@@ -523,7 +523,7 @@ async fn a_session_with_nothing_in_it_gets_no_row_and_no_cookie() {
 }
 
 #[tokio::test]
-async fn a_login_changes_the_key_and_the_old_one_is_dead() {
+async fn login_changes_the_key_and_ends_the_old_one() {
     let world = World::new().await;
     let before = ask(&site(layer(&world), visit), None).await.cookie();
     let log_in = async |session: SessionHandle| -> Result<(), Error> {
@@ -541,7 +541,7 @@ async fn a_login_changes_the_key_and_the_old_one_is_dead() {
 }
 
 #[tokio::test]
-async fn a_save_by_the_handler_is_not_repeated_and_sends_the_cookie() {
+async fn save_in_the_handler_is_not_repeated_and_sends_the_cookie() {
     let world = World::new().await;
     let page = async |session: SessionHandle| {
         let mut session = session.lock().await.unwrap();
@@ -555,7 +555,7 @@ async fn a_save_by_the_handler_is_not_repeated_and_sends_the_cookie() {
 }
 
 #[tokio::test]
-async fn an_unreadable_row_is_a_new_session_and_stays() {
+async fn unreadable_row_opens_a_new_session_and_stays() {
     let world = World::new().await;
     let session = world.saved([("visits", 1)]).await;
     let key = *session.stored_key().unwrap();
@@ -570,7 +570,7 @@ async fn an_unreadable_row_is_a_new_session_and_stays() {
 }
 
 #[tokio::test]
-async fn what_a_handler_says_about_vary_is_kept() {
+async fn vary_header_of_a_handler_is_kept() {
     let world = World::new().await;
     for (said, expected) in [
         ("Accept-Encoding", vec!["Accept-Encoding", "Cookie"]),
@@ -588,7 +588,7 @@ async fn what_a_handler_says_about_vary_is_kept() {
 }
 
 #[tokio::test]
-async fn it_works_around_any_service_of_http() {
+async fn layer_works_around_any_http_service() {
     let world = World::new().await;
     let service = layer(&world).layer(service_fn(async |request: Request| {
         let handle = request.extensions().get::<SessionHandle>().unwrap();
@@ -601,7 +601,7 @@ async fn it_works_around_any_service_of_http() {
 }
 
 #[tokio::test]
-async fn without_the_layer_there_is_an_error_that_says_so() {
+async fn missing_layer_is_an_error_that_says_so() {
     let site = Router::new().route("/", any(read));
     let answer = ask(&site, None).await;
     assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR);
@@ -611,7 +611,7 @@ async fn without_the_layer_there_is_an_error_that_says_so() {
 }
 
 #[tokio::test]
-async fn a_task_that_holds_the_session_is_waited_for() {
+async fn response_waits_for_a_task_that_holds_the_session() {
     let world = World::new().await;
     let done = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&done);
@@ -632,7 +632,7 @@ async fn a_task_that_holds_the_session_is_waited_for() {
 }
 
 #[tokio::test]
-async fn debug_shows_no_key() {
+async fn debug_output_shows_no_key() {
     let world = World::new().await;
     let session = world.saved([("visits", 1)]).await;
     let page = async |session: SessionHandle| {
@@ -646,7 +646,7 @@ async fn debug_shows_no_key() {
 }
 
 #[tokio::test]
-async fn too_many_writes_of_one_session_are_answered_503() {
+async fn too_many_writes_of_one_session_are_answered_with_503() {
     let world = World::shared_with(|builder| builder.max_waiting_writes(1)).await;
     let session = world.saved([("x", 1)]).await;
     let (site, cookie) = (site(layer(&world), visit), cookie_of(&session));

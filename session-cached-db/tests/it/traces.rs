@@ -5,7 +5,7 @@ use session_core::{ExpiryWrite, Persistence as _, Runtime as _};
 use crate::common::{DAY, Fault, Log, World, key_of};
 
 #[tokio::test]
-async fn what_asks_others_has_a_span_and_a_hit_in_the_process_has_none() {
+async fn spans_cover_calls_of_others_but_not_in_process_hits() {
     let world = World::new().await;
     let log = Log::listen();
     let mut session = world.saved([("x", 1)]).await;
@@ -28,7 +28,7 @@ async fn what_asks_others_has_a_span_and_a_hit_in_the_process_has_none() {
 }
 
 #[tokio::test]
-async fn neither_keys_nor_payloads_nor_subjects_are_logged_and_one_session_can_be_followed() {
+async fn log_shows_no_key_payload_or_subject_and_sessions_can_be_followed() {
     let world = World::shared_with(|builder| builder.log_key(*b"the log's key")).await;
     let log = Log::listen();
     let mut session = world.saved([("number", 471_147)]).await;

@@ -11,7 +11,7 @@ async fn has_cache(world: &World) -> bool {
     world.has_cache()
 }
 
-pub async fn a_cache_that_agrees_is_found_to_and_is_not_disturbed(world: &World) {
+pub async fn agreeing_cache_is_reported_and_not_changed(world: &World) {
     if !has_cache(world).await {
         return;
     }
@@ -45,7 +45,7 @@ pub async fn a_cache_that_agrees_is_found_to_and_is_not_disturbed(world: &World)
     world.run(&["check"]).ends_with(0);
 }
 
-pub async fn a_cache_that_has_an_outdated_session_is_found_out(world: &World) {
+pub async fn outdated_session_in_the_cache_is_reported(world: &World) {
     if !has_cache(world).await {
         return;
     }
@@ -66,7 +66,7 @@ pub async fn a_cache_that_has_an_outdated_session_is_found_out(world: &World) {
     world.run(&["check"]).ends_with(1).says("another version").does_not_say("\x1b");
 }
 
-pub async fn a_cache_that_has_an_ended_session_is_found_out_by_its_key(world: &World) {
+pub async fn ended_session_in_the_cache_is_reported_by_its_key(world: &World) {
     if !has_cache(world).await {
         return;
     }

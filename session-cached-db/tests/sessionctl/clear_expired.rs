@@ -12,7 +12,7 @@ async fn with_expired(world: &World, count: usize) {
     world.filled(&sessions).await;
 }
 
-pub async fn what_has_expired_is_deleted_in_batches_and_the_rest_stays(world: &World) {
+pub async fn expired_sessions_are_deleted_in_batches_and_others_stay(world: &World) {
     with_expired(world, 25).await;
     let run = world.run(&["clear-expired", "--batch", "10", "--json"]).ends_with(0);
     assert_eq!((&run.json()["expired"], &run.json()["deleted"]), (&25.into(), &25.into()));
@@ -20,13 +20,13 @@ pub async fn what_has_expired_is_deleted_in_batches_and_the_rest_stays(world: &W
     world.run(&["clear-expired"]).ends_with(0).says("Deleted 0 sessions.");
 }
 
-pub async fn a_dry_run_only_counts(world: &World) {
+pub async fn dry_run_only_counts(world: &World) {
     with_expired(world, 7).await;
     world.run(&["clear-expired", "--dry-run"]).ends_with(0).says("7 sessions would be deleted.");
     assert_eq!(world.rows().await, 11);
 }
 
-pub async fn an_interrupted_run_stops_after_its_batch_and_says_how_far_it_came(world: &World) {
+pub async fn interrupted_run_stops_after_its_batch_and_reports_how_far_it_came(world: &World) {
     with_expired(world, 500).await;
     // Left alone, this takes 50 seconds.
     let child = start(&mut world.command(&["clear-expired", "--batch", "10", "--rate", "10", "--json"]));
@@ -44,7 +44,7 @@ pub async fn an_interrupted_run_stops_after_its_batch_and_says_how_far_it_came(w
     assert_eq!(world.rows().await, 4);
 }
 
-pub async fn a_rate_is_kept(world: &World) {
+pub async fn rate_limits_the_speed_of_deletion(world: &World) {
     with_expired(world, 30).await;
     let began = Instant::now();
     world.run(&["clear-expired", "--batch", "10", "--rate", "20"]).ends_with(0).says("Deleted 30 sessions.");
@@ -52,7 +52,7 @@ pub async fn a_rate_is_kept(world: &World) {
     assert!(began.elapsed() >= Duration::from_millis(1_000), "{:?}", began.elapsed());
 }
 
-pub async fn a_run_that_fails_in_the_middle_says_how_far_it_came(world: &World) {
+pub async fn failed_run_reports_how_far_it_came(world: &World) {
     with_expired(world, 500).await;
     let child = start(&mut world.command(&["clear-expired", "--batch", "10", "--rate", "10"]));
     while world.rows().await == 504 {

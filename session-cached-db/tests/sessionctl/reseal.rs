@@ -17,7 +17,7 @@ fn reseal(world: &World, keys: &str, more: &[&str]) -> Run {
     Run::of(command.args(more).env("SESSIONCTL_SEALING_KEYS", keys))
 }
 
-pub async fn every_session_is_sealed_with_the_first_key_and_nobody_is_logged_out(world: &World) {
+pub async fn every_session_is_sealed_with_the_first_key_and_stays_logged_in(world: &World) {
     let store = world.store_with(sealing_with(OLD)).await;
     let mut keys = Vec::new();
     for n in 0..5 {
@@ -39,7 +39,7 @@ pub async fn every_session_is_sealed_with_the_first_key_and_nobody_is_logged_out
     assert_eq!((&run.json()["seen"], &run.json()["written"]), (&5.into(), &0.into()));
 }
 
-pub async fn what_cannot_be_read_is_left_alone_and_told(world: &World) {
+pub async fn unreadable_session_is_left_alone_and_reported(world: &World) {
     let database = world.filled(&[("not-sealed".to_owned(), None, 3_600)]).await;
     let store = world.store_with(sealing_with(OLD)).await;
     let (_, key) = save(&store, None, "a", "b").await;
@@ -62,7 +62,7 @@ pub async fn what_cannot_be_read_is_left_alone_and_told(world: &World) {
     }
 }
 
-pub async fn without_keys_nothing_is_done(world: &World) {
+pub async fn reseal_without_keys_is_refused(world: &World) {
     world.filled(&[("not-sealed".to_owned(), None, 3_600)]).await;
     world.write(&["reseal"]).ends_with(2).says("SESSIONCTL_SEALING_KEYS");
     let record = world.database().await.scan_dyn(None, 1).await.unwrap().remove(0).contents.unwrap();
@@ -72,7 +72,7 @@ pub async fn without_keys_nothing_is_done(world: &World) {
     );
 }
 
-pub async fn an_interrupted_run_says_how_far_it_came_and_can_be_run_again(world: &World) {
+pub async fn interrupted_run_reports_how_far_it_came_and_can_be_repeated(world: &World) {
     let sessions: Vec<_> = (0..40).map(|n| (format!("session-{n}"), None, 3_600)).collect();
     let database = world.filled(&sessions).await;
     let is_sealed = async |key: &StoredKey| {
@@ -103,7 +103,7 @@ pub async fn an_interrupted_run_says_how_far_it_came_and_can_be_run_again(world:
     assert_eq!(run.json()["written"], 40 - written);
 }
 
-pub async fn plain_keys_are_hashed_and_nobody_is_logged_out(world: &World) {
+pub async fn plain_keys_are_hashed_and_users_stay_logged_in(world: &World) {
     let cookie = "abcdefghijklmnopqrstuvwxyz012345";
     world.filled(&[(cookie.to_owned(), Some("ann"), 3_600)]).await;
     let run = world.write(&["hash-keys", "--key-prefix", "shop:", "--json"]).ends_with(0);

@@ -40,15 +40,15 @@ async fn each_page(browsers: &Browsers<'_>, setup: Setup, check: impl AsyncFn(&B
     check(&browser, "the counters").await;
 }
 
-pub async fn nothing_scrolls_sideways_on_a_phone(browsers: &Browsers<'_>) {
-    nothing_scrolls_sideways(browsers, 360).await;
+pub async fn page_does_not_scroll_sideways_on_a_phone(browsers: &Browsers<'_>) {
+    page_does_not_scroll_sideways(browsers, 360).await;
 }
 
-pub async fn nothing_scrolls_sideways_on_a_desktop(browsers: &Browsers<'_>) {
-    nothing_scrolls_sideways(browsers, 1280).await;
+pub async fn page_does_not_scroll_sideways_on_a_desktop(browsers: &Browsers<'_>) {
+    page_does_not_scroll_sideways(browsers, 1280).await;
 }
 
-async fn nothing_scrolls_sideways(browsers: &Browsers<'_>, width: u32) {
+async fn page_does_not_scroll_sideways(browsers: &Browsers<'_>, width: u32) {
     each_page(browsers, Setup { width, ..Setup::default() }, async |browser, page| {
         let script = "const root = document.documentElement; return [window.innerWidth, root.scrollWidth]";
         let measured = browser.evaluate(script).await;
@@ -58,7 +58,7 @@ async fn nothing_scrolls_sideways(browsers: &Browsers<'_>, width: u32) {
     .await;
 }
 
-pub async fn what_is_to_be_filled_in_or_pressed_has_a_name(browsers: &Browsers<'_>) {
+pub async fn every_field_and_button_has_a_name(browsers: &Browsers<'_>) {
     each_page(browsers, Setup::default(), async |browser, page| {
         let script = r#"
             const nameless = [];

@@ -5,22 +5,22 @@ use session_cached_db::Expiry;
 use crate::browser::{Browser, Browsers, Setup};
 use crate::server::Server;
 
-pub async fn a_visit_with_scripts(browsers: &Browsers<'_>) {
-    a_visit(browsers, Setup::default()).await;
+pub async fn full_visit_works_with_scripts(browsers: &Browsers<'_>) {
+    visit(browsers, Setup::default()).await;
 }
 
-pub async fn a_visit_without_scripts(browsers: &Browsers<'_>) {
+pub async fn full_visit_works_without_scripts(browsers: &Browsers<'_>) {
     let setup = Setup { has_scripts: false, ..Setup::default() };
     // That scripts are off is not taken for granted.
     let page =
         "data:text/html,<p id=now>off</p><script>document.getElementById('now').textContent='on'</script>";
     let browser = browsers.open(setup, page).await;
     assert_eq!(browser.find("#now").await.text().await.unwrap(), "off");
-    a_visit(browsers, setup).await;
+    visit(browsers, setup).await;
 }
 
 /// All that one can do here, once.
-async fn a_visit(browsers: &Browsers<'_>, setup: Setup) {
+async fn visit(browsers: &Browsers<'_>, setup: Setup) {
     let server = Server::new().await;
     let site = server.listen().await;
     let browser = browsers.open(setup, &site).await;
@@ -74,7 +74,7 @@ async fn is_stored(server: &Server, key: &str) -> bool {
     server.store.open(key).await.unwrap().key().is_some()
 }
 
-pub async fn two_tabs_that_add_at_the_same_time_lose_nothing(browsers: &Browsers<'_>) {
+pub async fn two_tabs_that_add_concurrently_lose_nothing(browsers: &Browsers<'_>) {
     let server = Server::new().await;
     let site = server.listen().await;
     let browser = browsers.open(Setup { is_patient: false, ..Setup::default() }, &site).await;
@@ -118,7 +118,7 @@ pub async fn log_out_everywhere_ends_the_other_browsers_session(browsers: &Brows
     assert!(phone.client.get_all_cookies().await.unwrap().is_empty(), "its cookie is gone as well");
 }
 
-pub async fn a_single_other_session_can_be_ended(browsers: &Browsers<'_>) {
+pub async fn one_other_session_can_be_ended(browsers: &Browsers<'_>) {
     let server = Server::new().await;
     let site = server.listen().await;
     let laptop = browsers.open(Setup::default(), &site).await;
@@ -135,7 +135,7 @@ pub async fn a_single_other_session_can_be_ended(browsers: &Browsers<'_>) {
     laptop.see("Hello, ada!").await;
 }
 
-pub async fn the_counters_move_by_themselves(browsers: &Browsers<'_>) {
+pub async fn counters_update_without_a_click(browsers: &Browsers<'_>) {
     let server = Server::new().await;
     let site = server.listen().await;
     let browser = browsers.open(Setup { has_scripts: false, ..Setup::default() }, &site).await;

@@ -90,11 +90,7 @@ impl fmt::Display for Failure {
                 f.write_str("the program that read the output has closed it; the command itself is done")
             }
             Self::Output(error) => {
-                write!(
-                    f,
-                    "the output cannot be written ({}); the command itself is done",
-                    error.kind()
-                )
+                write!(f, "the output cannot be written ({}); the command itself is done", error.kind())
             }
         }
     }

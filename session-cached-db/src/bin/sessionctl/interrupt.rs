@@ -29,9 +29,7 @@ impl Interrupt {
             }
             theirs.send_replace(true);
             if tokio::signal::ctrl_c().await.is_ok() {
-                complain(
-                    "stopped at once; the batch in progress was carried out as a whole, or not at all",
-                );
+                complain("stopped at once; the batch in progress was carried out as a whole, or not at all");
                 process::exit(Exit::Interrupted as i32);
             }
         });
