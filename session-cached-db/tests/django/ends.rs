@@ -1,4 +1,4 @@
-//! Rotation and logout.
+//! Rotation of session keys, and logouts.
 
 use serde_json::json;
 use session_cached_db::Error;
@@ -28,7 +28,7 @@ pub async fn key_rotated_in_django_is_rotated_here(site: &Site) {
     assert!(store.open(&old).await.unwrap().key().is_none());
     let found = store.open(&new).await.unwrap();
     assert_eq!(found.get::<u32>("a").unwrap(), Some(1));
-    // Who has the session under its old key cannot bring that back.
+    // A request that has the session under its old key cannot bring that back.
     session.insert("a", 2).unwrap();
     assert!(matches!(session.save().await, Err(Error::SessionGone)));
     assert!(matches!(session.cycle_key().await, Err(Error::SessionGone)));

@@ -1,4 +1,4 @@
-//! The secret keys are rotated.
+//! Rotation of Django's secret keys.
 
 use serde_json::json;
 use session_cached_db::Error;
@@ -21,7 +21,7 @@ pub async fn each_side_accepts_the_others_fallback_keys(site: &Site) {
     assert!(matches!(unaware.load(&stored).await, Err(Error::Unreadable(_))));
     session.insert("b", 2).unwrap();
     session.save().await.unwrap();
-    // It is signed with the new one now, which the old Django does not know.
+    // The session is signed with the new key now, which the old Django does not know.
     assert!(unaware.load(&stored).await.is_ok());
     assert_eq!(text(&new_there("load", &key)["data"]), "{\"a\":1,\"b\":2}");
     assert_eq!(
@@ -30,7 +30,7 @@ pub async fn each_side_accepts_the_others_fallback_keys(site: &Site) {
     );
     assert_eq!(text(&site.django("load", json!({"key": key, "secret_key": "old"}))["data"]), "{}");
 
-    // And the other way round.
+    // The other way round: this side has signed with the old key.
     let old = site.store_with(&["old"]).await;
     let mut session = old.new_session();
     session.insert("a", 1).unwrap();

@@ -1,11 +1,13 @@
-//! This project and a real Django site at one session table.
+//! This crate and a real Django site on one session table.
 //!
-//! Django comes from the Python package index, into a virtual environment under `target/` that is made at the first run,
-//! with `python3` or what `DJANGO_TEST_PYTHON` names. On SQLite always; on Postgres, MySQL and MariaDB where
-//! `CONFORMANCE_POSTGRES_URL`, `CONFORMANCE_MYSQL_URL` and `CONFORMANCE_MARIADB_URL` say (`cargo xtask services up`
-//! starts some), in a database that is made for the run and dropped at its end. What cannot be had is reported as ignored,
-//! or as failed: without Django if `CONFORMANCE_REQUIRE` is `all` or lists `django`, without a server if it is `all` or
-//! lists that server.
+//! The first run installs Django from the Python package index into a virtual environment under `target/`,
+//! with `python3` or the program in `DJANGO_TEST_PYTHON`. The tests always run on SQLite. On Postgres, MySQL
+//! and MariaDB they run if `CONFORMANCE_POSTGRES_URL`, `CONFORMANCE_MYSQL_URL` and `CONFORMANCE_MARIADB_URL`
+//! are set (`cargo xtask services up` starts the servers), in a database that is made for the run and dropped
+//! at its end.
+//!
+//! Tests that cannot run are reported as ignored, or as failed: without Django if `CONFORMANCE_REQUIRE` is
+//! `all` or lists `django`, without a server if it is `all` or lists that server.
 
 #![allow(
     missing_docs,
@@ -116,7 +118,7 @@ fn main() {
     for kind in Kind::ALL {
         let named = |(name, test): &(&str, Test)| (format!("django::{}::{name}", kind.name()), *test);
         let tests: Vec<_> = TESTS.iter().map(named).collect();
-        // Python is looked for only if it is needed.
+        // Look for Python only if a test needs it.
         let site = if !tests.iter().any(|(name, _)| is_wanted(name)) {
             Err(("not wanted".to_owned(), false))
         } else {
@@ -154,12 +156,12 @@ fn main() {
     conclusion.exit();
 }
 
-/// In one thread, so that what is logged is logged here.
+/// Runs a test in one thread, so that its log is written in this one.
 fn run(site: &LazySite, test: Test) -> Result<(), Failed> {
     let site = site.get()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let in_time = tokio::time::timeout(std::time::Duration::from_secs(120), test(site)).await;
-        in_time.map_err(|_| Failed::from("no end within two minutes"))
+        in_time.map_err(|_| Failed::from("the test did not end within two minutes"))
     })
 }

@@ -1,4 +1,4 @@
-//! The table, and what it cannot keep.
+//! The table, and sessions that it cannot keep.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub async fn schema_as_sql_is_djangos(site: &Site) {
     };
     let sql = site.database.connect().await.schema_sql();
     let made = site.django("sqlmigrate", json!({}));
-    assert_eq!(names(&sql), names(made["sql"].as_str().unwrap()), "the indexes have other names");
+    assert_eq!(names(&sql), names(made["sql"].as_str().unwrap()), "the indexes must have Django's names");
 }
 
 pub async fn missing_or_foreign_table_is_refused(site: &Site) {
@@ -69,7 +69,7 @@ pub async fn absolute_timeout_is_refused(site: &Site) {
     );
 }
 
-/// Of tens of thousands. For SQLite, there is a test of the plans beside the statements.
+/// The table has tens of thousands of rows. For SQLite, a test beside the statements checks their plans.
 pub async fn no_statement_reads_the_whole_table(site: &Site) {
     const TABLE: &str = "rows_read";
     let kind = site.database.kind;

@@ -1,4 +1,4 @@
-//! What bad input gets: a clear typed error, or a new session; nothing lost, nothing half-written, nothing told.
+//! Bad input: the answer is a clear typed error or a new session. Nothing is lost, half-written or revealed.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::common::{
     key_of, map, values_of,
 };
 
-/// What no client was ever given.
+/// Text that is not a key.
 fn malformed_keys() -> Vec<String> {
     let mut keys: Vec<String> = [
         "",
@@ -92,7 +92,8 @@ async fn unknown_or_expired_key_opens_a_new_session() {
     .await;
 }
 
-/// The payload of `{"x":"aa…"}` is eight bytes longer than its text, and begins with the format's.
+/// Returns a text for which the payload `{"x":"aa…"}` has this many bytes. It is eight bytes longer than the
+/// text, plus the byte of the format.
 fn of_size(bytes: usize) -> String {
     "a".repeat(bytes - 9)
 }
@@ -126,7 +127,7 @@ async fn payload_over_the_limit_is_refused_without_io() {
             assert_eq!(world.calls(), 0);
             assert_eq!(values_of(&world.reopen(&session).await), before);
 
-            // One byte less will do.
+            // One byte less fits.
             session.insert("x", of_size(1_000)).unwrap();
             session.save().await.unwrap();
             let stored = world.store.load(session.stored_key().unwrap()).await.unwrap().unwrap();
@@ -191,7 +192,7 @@ async fn value_of_another_type_stays_and_the_error_names_both_types() {
         refused(session.get::<u32>("name").unwrap_err());
         refused(session.pop::<u32>("name").unwrap_err());
         refused(session.get_or_insert_with("name", || 1_u32).unwrap_err());
-        refused(session.modify("name", |_: &mut u32| panic!("there is none")).unwrap_err());
+        refused(session.modify("name", |_: &mut u32| panic!("no number to change")).unwrap_err());
         assert!(!session.modified());
         assert_eq!(session.get::<String>("name").unwrap().as_deref(), Some("s3cret-value"));
     })
@@ -218,7 +219,7 @@ async fn deep_nesting_and_odd_keys_do_not_panic() {
     .await;
 }
 
-/// A world whose database is also open to the test.
+/// Returns a world, and a pool on its database for the test.
 async fn with_sql() -> (World, SqlitePool) {
     let world = World::in_file_with(|builder| builder).await;
     let file = world.directory.as_ref().unwrap().path().join("sessions.db");
@@ -235,7 +236,7 @@ async fn corrupt_row_opens_a_new_session_and_is_logged_and_kept() {
     let (world, pool) = with_sql().await;
     let session = world.saved([("x", 1)]).await;
     let key = session.stored_key().unwrap();
-    // No version of this program ever writes an empty subject.
+    // No version of this crate writes an empty subject.
     run(&pool, "UPDATE sessions SET subject = ''").await;
     world.cache.plant(key, None).await;
     let log = Log::listen();
@@ -344,7 +345,8 @@ fn shown<T: std::fmt::Debug>(result: &Result<T, Error>) -> String {
     format!("{result:?} {error:?}")
 }
 
-/// Requests of a client with secrets, some of which fail. Gives what `Debug` and the errors said, and the client's keys.
+/// Makes requests of a client with secrets, some of which fail. Returns the output of `Debug` and the errors,
+/// and the client's keys.
 async fn secretive_requests(world: &World) -> (Vec<String>, [String; 2]) {
     let store = &world.store;
     let mut said = Vec::new();
@@ -363,7 +365,7 @@ async fn secretive_requests(world: &World) -> (Vec<String>, [String; 2]) {
     said.push(format!("{:?} {:?}", Subject::parse(USER), SessionKey::parse(MALFORMED)));
     said.push(shown(&store.list_by_subject(USER).await));
     let wrong_type = session.get::<u32>(NAME).unwrap_err();
-    // The key of the value is what the program asked for.
+    // The error itself names the key of the value, for which the program asked.
     said.push(format!("{:?}", std::error::Error::source(&wrong_type)));
     store.open(MALFORMED).await.unwrap();
 
@@ -396,7 +398,7 @@ async fn secretive_requests(world: &World) -> (Vec<String>, [String; 2]) {
 
 #[tokio::test]
 async fn secrets_are_absent_from_debug_errors_and_logs() {
-    // Of all threads: the database's own is among them.
+    // Listen to all threads, because the database has one of its own.
     let log = Log::listen_everywhere();
     for world in [World::shared().await, World::in_file_with(|builder| builder).await] {
         let (said, keys) = secretive_requests(&world).await;

@@ -1,4 +1,4 @@
-//! What a store can be built with, and what is refused.
+//! Settings with which a store can be built, and settings that are refused.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ async fn build(configure: impl FnOnce(StoreBuilder) -> StoreBuilder) -> Result<(
     build_over(TestCache::new(), in_memory().await, configure).await
 }
 
-/// It is refused, and the error names `culprit`.
+/// Asserts that the build was refused with an error that names `culprit`.
 fn refused(result: Result<(), BuildError>, culprit: &str) {
     match result {
         Err(BuildError::Invalid(text)) => assert!(text.contains(culprit), "{culprit} in: {text}"),
@@ -56,7 +56,7 @@ async fn payload_limit_beyond_the_databases_is_refused() {
     let limit = db.sqlite.properties().max_payload_bytes;
     refused(build(|builder| builder.max_payload_bytes(limit + 1)).await, "max_payload_bytes");
     build(|builder| builder.max_payload_bytes(limit)).await.unwrap();
-    // The default fits whatever the database.
+    // The default fits every database.
     let small = db.with_properties(PersistenceProperties::new(1_000));
     build_over(TestCache::new(), small, |builder| builder).await.unwrap();
 }
@@ -71,7 +71,7 @@ async fn malformed_key_prefix_is_refused() {
     }
 }
 
-/// A database whose keys have this form and length.
+/// Returns a database whose keys have this form and length.
 async fn keys(form: KeyForm, longest: usize) -> TestDb {
     let properties = PersistenceProperties::new(1 << 20).with_keys(form, longest);
     in_memory().await.with_properties(properties)
@@ -129,7 +129,8 @@ async fn durations_finer_than_the_caches_granularity_are_refused() {
 
 #[tokio::test]
 async fn fence_ttl_that_a_statement_can_outlive_is_refused() {
-    // 10 s until the write is given up, and as long as the database says for what goes on without a caller.
+    // The fence must outlive the write's 10 s and the time for which a statement can go on without its
+    // caller.
     let db = async || {
         let properties = PersistenceProperties::new(1 << 20).with_statement_bound(15 * SECOND);
         in_memory().await.with_properties(properties)
@@ -137,7 +138,7 @@ async fn fence_ttl_that_a_statement_can_outlive_is_refused() {
     let over = async |configure: fn(StoreBuilder) -> StoreBuilder| {
         build_over(TestCache::new(), db().await, configure).await
     };
-    // 10 s for the write, 15 s for the database, and 100 ms until the cache has said that the fence is there.
+    // 10 s for the write, 15 s for the database, and 100 ms until the cache has confirmed the fence.
     refused(over(|builder| builder.fence_ttl(25 * SECOND)).await, "25.1s");
     over(|builder| builder.fence_ttl(26 * SECOND)).await.unwrap();
     refused(over(|builder| builder.write_timeout(16 * SECOND)).await, "fence_ttl");

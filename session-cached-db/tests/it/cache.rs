@@ -1,4 +1,4 @@
-//! What the cache is for, and that nothing depends on it.
+//! The cache saves database reads, and no operation depends on it.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -68,7 +68,7 @@ async fn every_operation_makes_as_many_calls_as_the_readme_says() {
     let mut session = world.reopen(&session).await;
     assert_eq!(cost(), (1, 0), "hit");
     session.save().await.unwrap();
-    assert_eq!(cost(), (2, 1), "save of what came from the cache");
+    assert_eq!(cost(), (2, 1), "save of a session that came from the cache");
     world.runtime.advance(HOUR);
     session.touch().await.unwrap();
     assert_eq!(cost(), (2, 1), "touch");
@@ -84,9 +84,9 @@ async fn every_operation_makes_as_many_calls_as_the_readme_says() {
     world.cache.plant(session.stored_key().unwrap(), Some(Entry::lease(Stamp(NonZeroU64::MAX)))).await;
     world.forget_calls();
     session = world.reopen(&session).await;
-    assert_eq!(cost(), (1, 1), "load of what somebody else reads");
+    assert_eq!(cost(), (1, 1), "load of a session that another reader loads");
     session.save().await.unwrap();
-    assert_eq!(cost(), (3, 1), "save of what did not come from the cache");
+    assert_eq!(cost(), (3, 1), "save of a session that did not come from the cache");
 }
 
 #[tokio::test]
@@ -153,7 +153,7 @@ async fn delete_succeeds_when_the_cache_cannot_be_cleared() {
     each_database(async |world| {
         let log = Log::listen();
         let session = world.saved([("key", 1)]).await;
-        // The settlement of the fence is lost.
+        // The call that settles the fence is lost.
         world.cache.calls.fail(Call::PutNothing, Moment::Before, Fault::Refused);
         assert_eq!(session.delete().await.unwrap(), Coherence::Coherent);
         assert_eq!(log.events("settle_lost").len(), 1);
@@ -173,7 +173,7 @@ async fn save_of_a_value_too_large_for_the_cache_leaves_the_key_vacant() {
     session.insert("large", "x".repeat(400)).unwrap();
     assert_eq!(session.save().await.unwrap(), Coherence::Coherent);
     assert_eq!(world.cache.peek(&key).await, None);
-    // Nor does a load fill it, nor leave its lease there.
+    // A load neither fills the key nor leaves its lease there.
     assert_eq!(world.reopen(&session).await.len(), 2);
     assert_eq!(world.cache.peek(&key).await, None);
 }
@@ -261,7 +261,8 @@ async fn failing_cache_is_left_alone_until_it_answers_a_probe() {
     }
     assert_eq!((world.cache.calls.total(), world.db.calls.count(Call::Load)), (0, 10));
 
-    // A sixteenth of the probe interval later, somebody looks whether it is back; then at longer and longer intervals.
+    // The first probe comes after a sixteenth of the probe interval, and further ones at longer and longer
+    // intervals.
     let pause = world.probe_pause().await;
     assert_eq!(pause, SECOND / 16);
     world.runtime.advance(pause);
@@ -302,7 +303,7 @@ async fn fail_closed_operation_fails_before_the_database_is_touched() {
     refused(session.flush().await);
     assert_eq!(world.db.calls.total(), 0);
     assert!(session.key().is_some() && session.modified());
-    // Nobody can be shown an outdated session because of a new one.
+    // A new session cannot make another request see an outdated one.
     assert_eq!(world.store.new_session().create().await.unwrap(), Coherence::Coherent);
     let log = Log::listen();
     world.cache_recovers(&log).await;

@@ -1,4 +1,4 @@
-//! How data becomes payload, and what happens to payloads that cannot be read.
+//! Encoding of data as payloads, and payloads that cannot be read.
 
 use bytes::Bytes;
 use session_cached_db::{Error, Session};
@@ -66,7 +66,7 @@ async fn payload_of_a_future_format_is_left_alone() {
         let Error::Unreadable(codec_error) = &error else { panic!("{error}") };
         assert!(matches!(**codec_error, CodecError::UnknownFormat(b'2')));
         assert!(error.to_string().contains("upgrade"), "{error}");
-        // It can be ended all the same.
+        // The session can still be ended.
         assert!(world.store.revoke(key).await.unwrap().value);
     })
     .await;
@@ -99,7 +99,7 @@ async fn spoilt_payload_is_not_overwritten_by_an_earlier_reader() {
     .await;
 }
 
-/// Puts the key in front, and refuses what is stored under another.
+/// A codec that puts the key in front of the payload, and refuses the payload under another key.
 #[derive(Debug)]
 struct Bound;
 
@@ -129,7 +129,7 @@ async fn application_can_use_its_own_codec() {
             session.insert("y", 2).unwrap();
             session.save().await.unwrap();
             assert_eq!(values_of(&world.reopen(&session).await), map([("x", 1), ("y", 2)]));
-            // Two saves that meet are merged through it, too.
+            // Two concurrent saves are merged through the codec, too.
             let mut other = world.reopen(&session).await;
             session.insert("x", 3).unwrap();
             session.save().await.unwrap();

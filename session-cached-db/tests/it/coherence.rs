@@ -1,4 +1,5 @@
-//! What goes wrong in other cached session stores, and must not here. Each test names what is wanted.
+//! Faults of other cached session stores, which must not happen here. The name of each test states the right
+//! behaviour.
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ fn stored_key(session: &Session) -> StoredKey {
     *session.stored_key().unwrap()
 }
 
-/// With a cache that is shared by several nodes, over either database.
+/// Runs `test` with a cache that several nodes share, over either database.
 async fn each_shared(test: impl AsyncFn(World)) {
     let cache = || TestCache::new().with_properties(CacheProperties::new(Scope::Shared));
     println!("the database is in memory");
@@ -28,7 +29,7 @@ async fn each_shared(test: impl AsyncFn(World)) {
     test(World::over(cache(), db, Some(directory), |builder| builder).await).await;
 }
 
-/// All that a cache can do wrong without lying.
+/// The faults of a cache that does not lie.
 const FAULTS: [Fault; 3] = [Fault::Unreachable, Fault::NoAnswer, Fault::Refused];
 
 #[tokio::test]
@@ -71,7 +72,7 @@ async fn x3_logout_during_an_outage_is_final_when_the_cache_comes_back() {
         assert_eq!(session.flush().await.unwrap(), Coherence::Degraded);
         assert!(session.key().is_none());
         assert!(world.store.open(&client_key).await.unwrap().key().is_none());
-        // The entry is still there, and this node knows better also before it has been repaired.
+        // The entry is still there, but this node does not trust it, even before it has been repaired.
         assert!(world.cache.peek_record(&key).await.is_some());
         world.cache.calls.heal();
         assert!(world.store.open(&client_key).await.unwrap().key().is_none());
@@ -124,7 +125,7 @@ async fn x4_save_during_an_outage_hides_the_old_value_everywhere_afterwards() {
     .await;
 }
 
-/// A node reads the row, then `write` happens on another node, then the reader fills the cache.
+/// Lets a node read the row, then runs `write` on another node, then lets the reader fill the cache.
 async fn slow_fill(world: &World, session: &Session, write: impl AsyncFnOnce(Session)) {
     world.cache.plant(session.stored_key().unwrap(), None).await;
     let mut held = world.db.calls.hold(Call::Load, Moment::After);
@@ -252,7 +253,7 @@ async fn x9_uncommitted_value_is_not_published() {
             let mut session = world.saved([("x", 1)]).await;
             let key = stored_key(&session);
             session.insert("x", 99).unwrap();
-            // What a rollback looks like from here: the statement is answered by an error, or by nothing.
+            // A rollback looks like this from here: the statement gets an error, or no answer.
             world.db.calls.fail(Call::Update, Moment::Before, fault);
             session.save().await.unwrap_err();
             assert_eq!(world.cache.peek_record(&key).await, None);
@@ -391,7 +392,7 @@ async fn x15_every_further_save_writes_one_value_into_the_cache() {
         session.save().await.unwrap();
         assert_eq!(world.cache.calls.count(Call::PutValue), 1);
         assert_eq!((world.cache.calls.total(), world.db.calls.total()), (2, 1));
-        // Also one whose session came from the cache.
+        // This includes a save of a session that came from the cache.
         let mut session = world.reopen(&session).await;
         world.forget_calls();
         session.save().await.unwrap();
@@ -469,10 +470,10 @@ async fn fence_stays_when_its_writer_gets_no_answer() {
             let error = session.save().await.unwrap_err();
             assert_eq!(error.outcome(), session_core::Outcome::Unknown);
             assert!(matches!(world.cache.peek(&key).await.unwrap().state, State::Fence(_)));
-            // Every reader is told the truth, from the database.
+            // Every reader gets the truth, from the database.
             let truth = if moment == Moment::Before { 1 } else { 2 };
             assert_eq!(values_of(&world.reopen(&session).await), map([("x", truth)]));
-            // Whoever repeats it settles the matter.
+            // Repeating the save ends the uncertainty.
             session.save().await.unwrap();
             assert_eq!(values_of(&world.reopen(&session).await), map([("x", 2)]));
         }

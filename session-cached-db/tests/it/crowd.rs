@@ -1,4 +1,4 @@
-//! Many writers of one session at once, and callers that go away.
+//! Many writers of one session at once, and callers that leave before their result.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -12,7 +12,8 @@ use crate::common::{
     until, values_of,
 };
 
-/// Sessions of as many requests, opened before the first of them writes, each with a change of its own key.
+/// Returns a session and its copies in `size` requests, opened before the first of them writes, each with a
+/// change of its own key.
 async fn crowd(world: &World, size: i32) -> (Session, Vec<Session>) {
     let session = world.saved([("x", 0)]).await;
     let mut crowd = Vec::new();
@@ -40,7 +41,7 @@ async fn saves_of_one_session_on_one_node_make_no_conflict_and_read_nothing() {
         assert_eq!(values_of(&world.reopen(&session).await).len(), 65);
         assert_eq!(world.db.calls.count(Call::Load), 0);
         assert_eq!(world.store.stats().conflicts, 0);
-        // Saves that wait together become one statement, with one fence, which is won at once.
+        // Saves that wait together become one statement with one fence, which is placed at once.
         assert_eq!(world.db.calls.count(Call::Update), 1);
         assert_eq!(world.cache.calls.count(Call::PutFence), 1);
         assert_eq!(world.cache.calls.count(Call::PutValue), 1);
@@ -125,7 +126,7 @@ async fn write_that_times_out_in_the_queue_is_busy_and_not_written() {
     held.reached().await;
     let second = tokio::spawn(async move { second.save().await });
     tokio::task::yield_now().await;
-    // Without ending the statement's own timer, which is due at the same time.
+    // Jump, so that the statement's own timer, which is due at the same time, does not end.
     world.runtime.jump(11 * SECOND);
     held.release();
     let (first, second) = (first.await.unwrap(), second.await.unwrap());
@@ -169,7 +170,7 @@ async fn parallel_and_late_touches_are_one_statement() {
             request.touch().await.unwrap();
         }
         assert_eq!(world.db.calls.count(Call::Touch), 1);
-        // Another node, which has not heard of it, asks the database, and that changes nothing.
+        // Another node, which does not know of the touch, asks the database, and that changes nothing.
         world.reopen(&session).await;
         let key = *session.stored_key().unwrap();
         let seen = world.store.load(&key).await.unwrap().unwrap().last_seen_at();
@@ -252,13 +253,13 @@ async fn fence_of_a_lost_settlement_is_removed_when_the_cache_answers() {
     assert!(world.cache.peek_record(&key).await.is_some());
 }
 
-/// Panics when a session gets another key, once.
+/// Hooks that panic the first time that a session gets another key.
 #[derive(Debug, Default)]
 struct Panics(AtomicUsize);
 
 impl Hooks for Panics {
     fn renewed(&self, _: &StoredKey, _: &StoredKey, _: &Record) {
-        assert!(self.0.fetch_add(1, Ordering::Relaxed) > 0, "the first one");
+        assert!(self.0.fetch_add(1, Ordering::Relaxed) > 0, "the first renewal");
     }
 }
 
@@ -275,12 +276,12 @@ async fn panicking_write_leaves_no_fence_behind() {
         other.insert("x", 2).unwrap();
         let (panicked, saved) = tokio::join!(one.cycle_key(), other.save());
         if is_down {
-            // The hook panics once only.
+            // The hook panics only once.
             panicked.unwrap();
         } else {
             assert!(matches!(panicked, Err(Error::Interrupted)));
         }
-        // It had been renamed by then; what waited behind it had its turn.
+        // The session had been renamed before the panic, and the save that waited behind it had its turn.
         assert!(matches!(saved, Err(Error::SessionGone)), "{saved:?}");
         world.cache.calls.heal();
     }
@@ -364,7 +365,7 @@ async fn save_too_large_fails_alone() {
     for number in 0..5 {
         crowd[1].insert(&format!("more{number}"), 1).unwrap();
     }
-    // The first one writes alone, the others together.
+    // The first save is written alone, the others together.
     let saved = save_all(&mut crowd).await;
     assert!(saved[0].is_ok() && saved[2].is_ok(), "{saved:?}");
     assert!(matches!(saved[1], Err(Error::TooManyKeys { .. })), "{saved:?}");
@@ -414,12 +415,12 @@ async fn waiting_saves_that_fit_the_limit_are_written() {
     there.insert("there", 1).unwrap();
     there.save().await.unwrap();
     let saved = save_all(&mut here).await;
-    // Two keys are there, so there is room for seven of the eight, as if they were saved one after another.
+    // The session has two keys, so seven of the eight saves fit, as if they came one after another.
     assert_eq!(saved.iter().filter(|result| result.is_ok()).count(), 7, "{saved:?}");
     assert_eq!(values_of(&world.reopen(&session).await).len(), 9);
 }
 
-/// Panics over one key.
+/// A codec that panics over one key.
 #[derive(Debug)]
 struct PanicsOverBoom;
 

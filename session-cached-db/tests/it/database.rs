@@ -1,4 +1,4 @@
-//! What is in the table, and what an application does with it.
+//! The rows of the table, and how an application uses them.
 
 use bytes::Bytes;
 use session_cached_db::{BuildError, Schema};
@@ -121,7 +121,7 @@ async fn building_a_store_makes_the_table_unless_schema_says_otherwise() {
 
     let (built, db) = build(Schema::Trust).await;
     built.unwrap();
-    // It asks for the time only.
+    // The only call is the one that reads the database's clock.
     assert_eq!(db.calls.total(), db.calls.count(Call::Now));
     let missing = db.sqlite.check_schema().await;
     assert!(matches!(missing, Err(PersistenceError::Schema(SchemaProblem::Missing { .. }))));

@@ -1,4 +1,4 @@
-//! When sessions end.
+//! The end of sessions.
 
 use session_cached_db::Error;
 use session_core::{Expiry, Runtime as _};
@@ -17,7 +17,7 @@ async fn by_default_a_session_lives_for_the_idle_timeout() {
         let mut session = world.store.new_session();
         assert_eq!(session.expiry_age(), 14 * DAY);
         assert_eq!(session.expires_at(), START + 14 * DAY);
-        // A browser session is not kept for longer on the server either.
+        // A browser session lives as long on the server.
         session.set_expiry(Expiry::BrowserSession);
         assert_eq!(session.expiry_age(), 14 * DAY);
         session.save().await.unwrap();
@@ -59,7 +59,7 @@ async fn expiry_in_seconds_counts_from_the_last_modification() {
         assert!(!session.expires_at_browser_close());
         session.save().await.unwrap();
         world.runtime.advance(TEN - SECOND);
-        // Reading is no activity, saving is.
+        // Reading does not count as activity; saving does.
         let mut session = world.reopen(&session).await;
         assert_eq!(session.expiry(), Some(Expiry::After(TEN)));
         session.save().await.unwrap();
@@ -152,7 +152,7 @@ async fn session_with_a_past_expiry_is_absent() {
         session.save().await.unwrap();
         assert_eq!(values_of(&world.reopen(&session).await), map([]));
         assert!(!session.exists().await.unwrap());
-        // Nor was it put into the cache.
+        // The session is not in the cache either.
         assert_eq!(world.cache.peek(session.stored_key().unwrap()).await, None);
     })
     .await;
@@ -223,7 +223,7 @@ async fn expired_session_is_not_served_from_the_cache() {
         session.save().await.unwrap();
         let key = *session.stored_key().unwrap();
         world.runtime.advance(TEN);
-        // The cache has its own clock, by which the entry is as good as new.
+        // The cache has a clock of its own, by which the entry is still fresh.
         assert!(world.cache.peek_record(&key).await.is_some());
         assert!(world.reopen(&session).await.key().is_none());
         assert!(world.store.load(&key).await.unwrap().is_none());
@@ -276,7 +276,7 @@ async fn session_in_use_does_not_expire_with_a_short_expiry() {
             assert!(session.key().is_some());
             session.touch().await.unwrap();
         }
-        // Not every time, for all that.
+        // The database is not written to at every use.
         assert_eq!(world.db.calls.count(Call::Touch), 10);
     })
     .await;
@@ -362,7 +362,7 @@ async fn no_session_outlives_the_absolute_timeout() {
                 session = world.reopen(&session).await;
                 session.save().await.unwrap();
             }
-            // Two hours old. Another key makes it no younger, nor does a choice of its own.
+            // The session is two hours old. Neither a new key nor an expiry of its own makes it younger.
             session.set_expiry(Expiry::After(30 * DAY));
             session.cycle_key().await.unwrap();
             assert_eq!(session.created_at(), Some(START));

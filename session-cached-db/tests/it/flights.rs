@@ -1,4 +1,4 @@
-//! Loads of one key at one time.
+//! Concurrent loads of one key.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::common::{
 
 type Values = std::collections::BTreeMap<String, i32>;
 
-/// A session that is in the database and not in the cache; its two keys.
+/// Stores a session in the database and not in the cache, and returns its two keys.
 async fn cold(world: &World) -> (String, StoredKey) {
     let session = world.saved([("x", 1)]).await;
     let key = *session.stored_key().unwrap();
@@ -31,7 +31,7 @@ fn burst(store: &Store, key: &str) -> Vec<JoinHandle<Result<Values, Error>>> {
     (0..256).map(|_| load(store, key)).collect()
 }
 
-/// A burst of loads that have all come before the first of them has an answer from the shared cache.
+/// Starts a burst of loads, which all come before the first of them has an answer from the shared cache.
 async fn assembled(world: &World, key: &str) -> (Vec<JoinHandle<Result<Values, Error>>>, Held) {
     let mut held = world.cache.calls.hold(Call::Acquire, Moment::Before);
     let loads = burst(&world.store, key);
@@ -114,7 +114,7 @@ async fn cancelled_first_load_strands_no_other() {
         until(|| world.store.stats().joined == 256).await;
         first.abort();
         assert!(first.await.unwrap_err().is_cancelled());
-        // The read that it sent goes on, for the others.
+        // The read that the cancelled load sent goes on, for the others.
         held.release();
         all_see(others, &map([("x", 1)])).await;
         assert_eq!(world.db.calls.count(Call::Load), 1);
@@ -174,7 +174,7 @@ async fn load_cancelled_while_reading_leaves_no_lease_behind() {
             held.reached().await;
             only.abort();
             assert!(only.await.unwrap_err().is_cancelled());
-            // A task goes on with it, although no load waits.
+            // A task finishes the attempt, although no load waits for it.
             held.release();
             soon(async {
                 while world.cache.peek_record(&stored_key).await.is_none() {
@@ -200,7 +200,7 @@ async fn load_after_a_write_does_not_get_an_earlier_read() {
         session.insert("x", 2).unwrap();
         session.save().await.unwrap();
         let late = load(&world.store, &key);
-        // The value that the writer has published serves it; without that, it waits for a read of its own.
+        // The late load gets the value that the writer has published, or waits for a read of its own.
         held.release();
         early.await.unwrap().unwrap();
         assert_eq!(late.await.unwrap().unwrap(), map([("x", 2)]));
@@ -218,7 +218,7 @@ async fn load_under_a_fence_does_not_get_an_earlier_read() {
         let elsewhere = world.node().await;
         let mut session = elsewhere.open(&key).await.unwrap();
         session.insert("x", 2).unwrap();
-        // Committed; its settlement is lost, so the fence stays.
+        // The save is committed, but its settlement is lost, so the fence stays.
         world.cache.calls.fail(Call::PutValue, Moment::Before, Fault::NoAnswer);
         world.cache.calls.fail(Call::Get, Moment::Before, Fault::NoAnswer);
         session.save().await.unwrap();
@@ -287,7 +287,7 @@ async fn loads_beyond_single_flight_capacity_read_the_database_alone() {
             assert_eq!(world.store.stats().bypasses, bypasses + 3);
             held.release();
             assert_eq!(waiting.await.unwrap().unwrap(), map([("x", 1)]));
-            // With room again, it is filled again.
+            // As soon as there is room again, loads fill the cache again.
             let fills = world.store.stats().fills;
             world.store.open(&other).await.unwrap();
             assert_eq!(world.store.stats().fills, fills + 1);
@@ -333,7 +333,7 @@ fn load_outlives_the_runtime_of_the_attempts_first_load() {
     assert_eq!(callers.block_on(soon(waiting)).unwrap().unwrap(), map([("x", 1)]));
 }
 
-/// A future that was polled once, and is kept, but not polled again.
+/// Polls a future once, and returns it without polling it again.
 async fn poll_once<F: Future + Unpin>(mut future: F) -> F {
     assert!(futures_util::poll!(&mut future).is_pending());
     future
@@ -367,7 +367,7 @@ async fn loads_that_came_too_late_share_one_more_read() {
     let mut held = world.db.calls.hold(Call::Load, Moment::After);
     let first = load(&world.store, &key);
     held.reached().await;
-    // Another node writes, so what was read is too old for loads that come now, and cannot be filled.
+    // Another node writes, so the read is too old for loads that come now, and cannot be filled.
     let elsewhere = world.node().await;
     let mut session = elsewhere.open(&key).await.unwrap();
     session.insert("x", 2).unwrap();

@@ -1,4 +1,4 @@
-//! What the application is told of its sessions.
+//! The hooks that an application can set.
 
 use std::sync::{Arc, Mutex};
 
@@ -8,7 +8,7 @@ use session_core::{ExpiryWrite, Persistence as _, Record, Runtime as _, StoredKe
 
 use crate::common::{Call, DAY, Fault, HOUR, Moment, START, World, each_database_with, key_of};
 
-/// Writes down what it is told. Clones write to the same place.
+/// Hooks that write down their calls. Clones write to the same place.
 #[derive(Clone, Debug, Default)]
 struct Diary(Arc<Mutex<Vec<String>>>);
 
@@ -17,7 +17,7 @@ impl Diary {
         self.0.lock().unwrap().push(text);
     }
 
-    /// What was told since the last time.
+    /// Returns the calls since the last time.
     fn take(&self) -> Vec<String> {
         std::mem::take(&mut self.0.lock().unwrap())
     }
@@ -82,7 +82,7 @@ async fn hooks_are_called_from_the_first_save_to_the_end() {
         session.insert("x", 2).unwrap();
         session.save().await.unwrap();
         session.touch().await.unwrap();
-        assert_eq!(diary.take(), [""; 0], "a save is no news");
+        assert_eq!(diary.take(), [""; 0], "a save calls no hook");
 
         session.set_subject("user-42").unwrap();
         session.cycle_key().await.unwrap();
@@ -112,7 +112,7 @@ async fn revoked_hook_gets_the_cause() {
         assert_eq!(diary.take(), [format!("revoked {} One", keys[1].as_str())]);
         world.store.revoke_subject("user-42").await.unwrap();
         assert_eq!(diary.take(), [format!("revoked {} Subject", keys[2].as_str())]);
-        // There is nothing left to end.
+        // No session is left to end.
         world.store.revoke(&keys[1]).await.unwrap();
         world.store.revoke_subject("user-42").await.unwrap();
         assert_eq!(diary.take(), [""; 0]);
@@ -161,7 +161,7 @@ async fn unknown_key_hook_gets_the_kind_of_key() {
         let session = world.saved([("x", 1)]).await;
         diary.take();
         world.store.open("").await.unwrap();
-        assert_eq!(diary.take(), [""; 0], "no cookie is no key");
+        assert_eq!(diary.take(), [""; 0], "a missing cookie is not an unknown key");
         world.store.open("../../etc/passwd").await.unwrap();
         world.store.open("0123456789abcdef").await.unwrap();
         world.store.open(session.stored_key().unwrap().as_str()).await.unwrap();

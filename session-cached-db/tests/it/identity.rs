@@ -1,4 +1,4 @@
-//! What belongs to which store: by key prefix, table and cache. And whose clock is right.
+//! The identity of stores that share a table or a cache: by key prefix, table and name. And wrong clocks.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ async fn applications_with_own_prefixes_do_not_touch_each_others_sessions() {
     assert_eq!(shop.revoke_subject("user-42").await.unwrap().value, 1);
     assert!(in_blog.exists().await.unwrap());
     assert!(!in_shop.exists().await.unwrap());
-    // A store without a prefix is one more application.
+    // A store without a prefix is another application.
     assert_eq!(world.store.list_by_subject("user-42").await.unwrap(), []);
     assert_eq!(world.store.revoke_subject("user-42").await.unwrap().value, 0);
     assert!(in_blog.exists().await.unwrap());
@@ -84,7 +84,7 @@ async fn stores_of_other_tables_or_names_share_a_cache_but_no_session() {
         TestCache::new().with_properties(session_core::CacheProperties::new(session_core::Scope::Shared));
     let world = World::over(cache.clone(), in_memory().await, None, |builder| builder).await;
     let session = world.saved([("secret", 1)]).await;
-    // Another database behind the same cache.
+    // Add a store with another database behind the same cache.
     let mut stores = Vec::new();
     for name in ["another name", "sessions"] {
         let db = in_memory().await;
@@ -101,7 +101,7 @@ async fn stores_of_other_tables_or_names_share_a_cache_but_no_session() {
     for store in stores {
         assert!(store.open(&key_of(&session)).await.unwrap().key().is_none());
     }
-    // The same identity on another node: the value is shared.
+    // A store of the same identity on another node shares the value.
     world.forget_calls();
     assert!(world.node().await.open(&key_of(&session)).await.unwrap().key().is_some());
     assert_eq!(world.db.calls.count(Call::Load), 0);
@@ -115,7 +115,7 @@ async fn node_with_a_wrong_clock_deletes_nothing_and_reports_it() {
         let mut session = world.saved([("x", 1)]).await;
         session.set_expiry(Expiry::After(MINUTE));
         session.save().await.unwrap();
-        // The database's clock stays where it is.
+        // The database's clock stays as it is.
         let now = world.runtime.now_plus(Duration::ZERO);
         if is_ahead {
             world.db.set_clock(now);
@@ -129,10 +129,10 @@ async fn node_with_a_wrong_clock_deletes_nothing_and_reports_it() {
         assert_eq!(world.store.stats().clock_skews, 1);
         assert_eq!(log.events("clock_skew").len(), 1);
         assert_eq!(world.store.ping().await.unwrap().clock_skew, Some(difference));
-        // Another node is built, and warns.
+        // Building another node warns.
         world.node().await;
         assert_eq!(log.events("clock_skew").len(), 2);
-        // A difference within the slack is none.
+        // A difference within the slack does not count.
         world.db.set_clock(world.runtime.now_plus(2 * SECOND));
         world.store.clear_expired().await.unwrap();
         assert_eq!(world.store.ping().await.unwrap().clock_skew, None);
@@ -152,7 +152,7 @@ async fn reaper_skips_its_rounds_while_the_clock_is_wrong() {
     world.runtime.advance(pause);
     until(|| !log.events("clock_skew").is_empty()).await;
     assert_eq!(world.db.calls.count(Call::DeleteExpired), 0);
-    // Somebody has set it right by the next round.
+    // By the next round, the clock is right.
     let pause = world.runtime.sleeping(is_interval).await;
     world.db.set_clock(world.runtime.now_plus(pause));
     world.runtime.advance(pause);
@@ -167,7 +167,7 @@ async fn unreadable_row_is_listed_and_ended_like_the_others() {
     let db = TestDb::new(SqlitePersistence::from_pool(pool.clone()));
     let world = World::over(TestCache::new(), db, None, |builder| builder).await;
     let (_good, bad) = (log_in(&world.store, "user-42").await, log_in(&world.store, "user-42").await);
-    // More than any payload may have.
+    // Make the payload larger than any payload may be.
     let damage = "UPDATE sessions SET payload = zeroblob(15 * 1024 * 1024 + 1) WHERE key = ?";
     let key = *bad.stored_key().unwrap();
     query(damage).bind(key.as_str()).execute(&pool).await.unwrap();
@@ -199,7 +199,7 @@ async fn ping_reports_a_cache_with_one_server_down() {
 
 #[tokio::test]
 async fn accepting_plain_keys_does_not_accept_another_applications_hashes() {
-    // A prefix that plain keys could begin with.
+    // Plain keys could begin with this prefix.
     let world = World::shared().await;
     let shop = world.builder().key_prefix("shop-").build().await.unwrap();
     let blog = world.builder().name("blog").accept_plain_keys().max_sessions_per_subject(1);
@@ -211,7 +211,7 @@ async fn accepting_plain_keys_does_not_accept_another_applications_hashes() {
     world.runtime.advance(MINUTE);
     log_in(&blog, "user-42").await;
     assert!(shop.open(&key_of(&in_shop)).await.unwrap().key().is_some());
-    // Nor for a client that has read the table.
+    // A client that has read the table cannot open the session either.
     let stored = in_shop.stored_key().unwrap().as_str();
     assert!(blog.open(stored).await.unwrap().key().is_none());
 }

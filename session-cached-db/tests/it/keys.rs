@@ -1,10 +1,10 @@
-//! Which keys are taken, which are given, and what is stored instead of them.
+//! Keys that are accepted, keys that are generated, and the hash that is stored instead of them.
 
 use session_core::{KeyForm, KeyPrefix, Record, SessionKey, StoredKey};
 
 use crate::common::{HOUR, START, World, each_database, key_of, map, values_of};
 
-/// A session that is stored under a key of the test's choice.
+/// Stores a session under a key of the test's choice.
 async fn plant(world: &World, key: &SessionKey) {
     let stored = world.store.stored_key(key).unwrap();
     let record = Record::new("1{\"x\":1}".into(), START, START + HOUR);
@@ -85,7 +85,7 @@ async fn stored_key_is_a_hash_of_the_key() {
         assert_eq!(session.stored_key(), Some(&hash));
         assert!(world.in_database(&hash).await.is_some());
         assert!(world.cache.peek_record(&hash).await.is_some());
-        // Whoever has read the hash in a dump cannot open the session by it.
+        // A client that has read the hash in a dump cannot open the session with it.
         assert!(world.store.open(hash.as_str()).await.unwrap().key().is_none());
     })
     .await;

@@ -1,4 +1,4 @@
-//! How much a session can hold, and how many a subject can have.
+//! Limits on the values of a session and the sessions of a subject.
 
 use session_cached_db::{BuildError, Error, Session};
 use session_core::Expiry;
@@ -25,7 +25,7 @@ async fn session_holds_as_many_values_as_allowed_and_no_more() {
         |builder| builder.max_keys(2),
         async |world| {
             let mut session = world.saved([("a", 1), ("b", 1)]).await;
-            // What the session keeps for itself does not count.
+            // Entries that the session keeps for itself do not count.
             session.set_expiry(Expiry::After(HOUR));
             session.save().await.unwrap();
             session.insert("c", 1).unwrap();
@@ -91,7 +91,7 @@ async fn login_in_an_old_session_does_not_end_it() {
             anonymous.cycle_key().await.unwrap();
             assert!(is_alive(&world, &anonymous).await);
             assert!(!is_alive(&world, &before).await);
-            // A further key for the same session is no further session.
+            // A new key for the same session is not a new session.
             world.forget_calls();
             anonymous.cycle_key().await.unwrap();
             anonymous.insert("cart", 2).unwrap();

@@ -1,4 +1,4 @@
-//! The map that a session is, and its flags. In memory only: no test here reaches the cache or the database.
+//! The values of a session, and its flags. In memory only: no test here reaches the cache or the database.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ async fn new_session() -> Session {
     World::new().await.store.new_session()
 }
 
-/// A session with values that nobody has looked at or changed.
+/// Returns a session with values that were neither read nor changed.
 async fn untouched<const N: usize>(values: [(&str, i32); N]) -> Session {
     let world = World::new().await;
     let saved = world.saved(values).await;
@@ -20,7 +20,7 @@ async fn untouched<const N: usize>(values: [(&str, i32); N]) -> Session {
     session
 }
 
-/// Accessed, modified.
+/// Returns `accessed` and `modified`.
 fn flags(session: &Session) -> (bool, bool) {
     (session.accessed(), session.modified())
 }
@@ -204,7 +204,7 @@ async fn session_is_unsaved_and_empty_until_there_is_something_to_keep() {
     assert!(!session.is_unsaved_and_empty());
     session.clear();
     assert!(session.is_unsaved_and_empty());
-    // It has a key: there is something stored under it.
+    // A session with a key has a row.
     let mut stored = untouched([]).await;
     assert!(!stored.is_unsaved_and_empty());
     stored.clear();

@@ -1,4 +1,4 @@
-//! What becomes of two requests that change one session at the same time.
+//! Two requests that change one session at the same time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,13 +16,13 @@ fn reject(builder: StoreBuilder) -> StoreBuilder {
     builder.conflict_policy(ConflictPolicy::Reject)
 }
 
-/// Two requests that have opened the same session.
+/// Returns one session as two requests have opened it.
 async fn two<const N: usize>(world: &World, values: [(&str, i32); N]) -> (Session, Session) {
     let session = world.saved(values).await;
     (world.reopen(&session).await, session)
 }
 
-/// What everybody sees who opens the session now.
+/// Returns the values that a request sees when it opens the session now.
 async fn outcome(world: &World, session: &Session) -> std::collections::BTreeMap<String, i32> {
     let values = values_of(&world.reopen(session).await);
     assert_eq!(world.in_database(session.stored_key().unwrap()).await.as_ref(), Some(&values));
@@ -100,7 +100,7 @@ async fn later_of_two_saves_of_one_key_is_rejected_under_reject() {
         one.save().await.unwrap();
         assert!(matches!(two.save().await, Err(Error::Conflict)));
         assert_eq!(outcome(&world, &one).await, map([("x", 1)]));
-        // The change is still there for who wants to look at it, and can be repeated on the fresh session.
+        // The change is still there to look at, and can be repeated on the fresh session.
         assert_eq!(values_of(&two), map([("x", 2), ("y", 2)]));
         let mut again = world.reopen(&two).await;
         again.insert("x", again.get::<i32>("x").unwrap().unwrap() + 1).unwrap();
@@ -303,7 +303,7 @@ async fn later_of_two_subjects_is_rejected_under_reject() {
         one.save().await.unwrap();
         assert!(matches!(two.save().await, Err(Error::Conflict)));
         assert_eq!(world.reopen(&one).await.subject(), Some("user-1"));
-        // The same subject twice is none: there is nothing to count.
+        // The same subject from both is not a conflict.
         let mut three = world.reopen(&one).await;
         let mut four = world.reopen(&one).await;
         three.set_subject("user-3").unwrap();
@@ -336,7 +336,7 @@ async fn save_that_overlaps_a_logout_brings_nothing_back() {
         let key = *one.stored_key().unwrap();
         one.insert("a", 1).unwrap();
         one.save().await.unwrap();
-        // The save has found the conflict, and is about to read the session again.
+        // Stop the save when it has found the conflict and is about to read the session again.
         two.insert("b", 2).unwrap();
         let mut held = world.db.calls.hold(Call::Load, Moment::Before);
         let saving = tokio::spawn(async move { two.save().await });
@@ -362,7 +362,7 @@ async fn merge_that_grows_too_large_is_refused_and_nothing_is_lost() {
             assert!(matches!(two.save().await, Err(Error::TooLarge { limit: 150, .. })));
             let session = world.reopen(&one).await;
             assert_eq!(session.keys().collect::<Vec<_>>(), ["a", "x"]);
-            // And the cache is in use again.
+            // The cache is in use again.
             assert!(world.cache.peek_record(one.stored_key().unwrap()).await.is_some());
         },
     )
@@ -386,7 +386,7 @@ async fn save_gives_up_when_other_nodes_get_ahead_for_too_long() {
         let next = world.db.calls.hold(Call::Update, Moment::Before);
         held.release();
         held = next;
-        // The first attempts come at once, the others after pauses.
+        // The first attempts follow each other at once, the others after pauses.
         if conflicts > 4 {
             world.runtime.sleeping(|asked| asked <= Duration::from_millis(64)).await;
             world.runtime.advance(3 * SECOND);

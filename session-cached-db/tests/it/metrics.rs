@@ -1,4 +1,4 @@
-//! What a recorder of the crate `metrics` is told.
+//! The figures that a recorder of the crate `metrics` gets.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use session_cached_db::Stats;
 
 use crate::common::{DAY, Fault, Log, World, key_of};
 
-/// What was recorded since the last look: name, labels without the store's name, value.
+/// Returns the figures since the last snapshot: name and labels without the store's name, then the value.
 fn recorded(snapshotter: &Snapshotter) -> BTreeMap<String, f64> {
     let mut recorded = BTreeMap::new();
     for (key, _, _, value) in snapshotter.snapshot().into_vec() {
@@ -28,7 +28,7 @@ fn recorded(snapshotter: &Snapshotter) -> BTreeMap<String, f64> {
     recorded
 }
 
-/// A store that tells the recorder of this thread.
+/// Returns a world whose store reports to the recorder of this thread.
 async fn world() -> (World, Snapshotter, impl Drop) {
     let recorder: &'static DebuggingRecorder = Box::leak(Box::new(DebuggingRecorder::new()));
     let guard = metrics::set_default_local_recorder(recorder);

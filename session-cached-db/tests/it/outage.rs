@@ -1,11 +1,11 @@
-//! What an outage of the cache looks like: to the caller, in the cache afterwards, and in the events.
+//! Outages of the cache: their effect on callers, on the cache afterwards, and on the log.
 
 use session_cached_db::{Coherence, Error, OutagePolicy, Session, WriteOperation};
 use session_core::{Cache as _, Outcome, Runtime as _};
 
 use crate::common::{Call, Fault, Log, MINUTE, Moment, SECOND, World, key_of, map, soon, until, values_of};
 
-/// Lets the task that looks after the cache have its turn, again and again, until `condition` holds.
+/// Lets the repair task run again and again, until `condition` holds.
 async fn looked_after(world: &World, condition: impl Fn() -> bool) {
     while !condition() {
         let pause = world.probe_pause().await;
@@ -75,7 +75,7 @@ async fn recovered_cache_is_used_except_for_keys_that_await_repair() {
     world.runtime.advance(pause);
     repair.reached().await;
     assert_eq!(log.events("cache_breaker_closed").len(), 1);
-    // The cache answers, but what it says of this session is not to be trusted yet.
+    // The cache answers, but its entry of this session cannot be trusted yet.
     world.forget_calls();
     assert_eq!(values_of(&world.reopen(&session).await), map([("x", 2)]));
     assert_eq!((world.cache.calls.total(), world.db.calls.count(Call::Load)), (0, 1));
@@ -121,7 +121,7 @@ async fn repair_waits_until_an_unanswered_statement_cannot_commit_any_more() {
     world.cache.calls.heal();
     let begun = world.runtime.now();
     looked_after(&world, || world.runtime.now().since(begun) > 9 * SECOND).await;
-    // The statement was given at most ten seconds, and may go on for a while after that.
+    // The statement had at most ten seconds, and may go on for a while after that.
     assert_eq!(world.store.stats().repairs, 0);
     assert!(world.cache.peek_record(&key).await.is_some());
     world.forget_calls();
@@ -153,7 +153,7 @@ async fn repair_queue_overflow_drops_the_queue_with_an_event() {
     world.cache.calls.heal();
     looked_after(&world, || world.store.stats().repairs == 1).await;
     assert!(elsewhere.open(&keys[2]).await.unwrap().key().is_none());
-    // What was dropped is bounded by max_cache_age.
+    // The staleness of the dropped keys is bounded by max_cache_age.
     assert!(elsewhere.open(&keys[0]).await.unwrap().key().is_some());
     world.runtime.advance(5 * MINUTE);
     assert!(elsewhere.open(&keys[0]).await.unwrap().key().is_none());
@@ -166,7 +166,7 @@ async fn unfenced_logout_is_seen_elsewhere_after_max_cache_age() {
     let elsewhere = world.node().await;
     let mut session = world.saved([("x", 1)]).await;
     let key = key_of(&session);
-    // This node is cut off, and the other is not.
+    // This node is cut off from the cache, and the other one is not.
     world.cache.calls.fail(Call::PutFence, Moment::Before, Fault::Refused);
     world.runtime.advance(4 * MINUTE);
     assert_eq!(session.flush().await.unwrap(), Coherence::Degraded);
@@ -182,21 +182,21 @@ async fn write_is_not_sent_under_a_fence_that_it_may_outlive() {
     let session = world.saved([("x", 1)]).await;
     world.forget_calls();
     let (store, key) = (world.store.clone(), *session.stored_key().unwrap());
-    // The first is told what is there, the second is stored, and the third is to renew it.
+    // The first call loses to the entry that is there, the second places the fence, and the third renews it.
     let slow = [(); 3].map(|()| world.cache.calls.hold(Call::PutFence, Moment::After));
     let revoking = tokio::spawn(async move { store.revoke(&key).await });
     for mut fence in slow {
         fence.reached().await;
-        // The clock jumps while the answer is on its way, without a timer having ended in between.
+        // The clock jumps while the answer is on its way, and no timer ends in between.
         world.runtime.jump(20 * SECOND);
         fence.release();
     }
     assert!(revoking.await.unwrap().unwrap().value);
-    // Not even the renewed one came in time.
+    // Even the renewed fence came too late.
     assert!(world.cache.calls.count(Call::PutFence) >= 4, "{}", world.cache.calls.count(Call::PutFence));
 }
 
-/// Sessions on each of three servers of a cache.
+/// Returns a session on each of the three servers of a cache.
 async fn on_each_server(world: &World) -> Vec<Session> {
     let mut sessions: Vec<Option<Session>> = vec![None, None, None];
     while sessions.iter().any(Option::is_none) {
@@ -262,7 +262,8 @@ async fn unrepairable_key_holds_up_no_other() {
         world.reopen(session).await;
         assert_eq!(world.db.calls.count(Call::Load), 0);
     }
-    // That key is read from the database, and tried again after longer and longer pauses, until nothing old can be left.
+    // That key is read from the database and its repair is tried again after longer and longer pauses, until
+    // no old entry can be left.
     assert_eq!(values_of(&world.reopen(&sessions[0]).await), map([("x", 2)]));
     looked_after(&world, || log.events("repair_failing").len() == 1).await;
     world.runtime.jump(6 * MINUTE);
@@ -290,12 +291,12 @@ async fn outage_under_constant_writes_ends_when_the_cache_answers() {
     world.cache.calls.fail_all(Fault::NoAnswer);
     assert_eq!(write_all(&mut sessions, 1).await, 200);
     world.cache.calls.heal();
-    // Writes go on until the probe, and each of them is one more to repair.
+    // Writes go on until the probe, and each of them adds a key to repair.
     assert_eq!(write_all(&mut sessions, 2).await, 200);
     let pause = world.probe_pause().await;
     world.runtime.advance(pause);
     until(|| !log.events("cache_breaker_closed").is_empty()).await;
-    // From here on none is degraded, also those of keys that still wait for their repair.
+    // From here on no write is degraded, not even those of keys that still wait for their repair.
     assert_eq!(write_all(&mut sessions, 3).await, 0);
     until(|| world.store.stats().repairs >= 200).await;
     world.forget_calls();

@@ -1,4 +1,4 @@
-//! That `docs/django-parity.md` is complete, and names no test that does not exist.
+//! `docs/django-parity.md` is complete, and every test that it names exists.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The lines of tables in the sections that are numbered: section, first cell, last cell.
+/// Returns the rows of the tables in the numbered sections: section, first cell, last cell.
 fn rows(document: &str) -> Vec<(String, String, String)> {
     let mut section = None;
     let mut rows = Vec::new();
@@ -26,7 +26,7 @@ fn rows(document: &str) -> Vec<(String, String, String)> {
     rows
 }
 
-/// The tests that a cell names, as file and function.
+/// Returns the tests that a cell names, as file and function.
 fn tests_in(cell: &str) -> Vec<(&str, &str)> {
     let spans = cell.split('`').skip(1).step_by(2);
     let is_name = |text: &str| text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
@@ -36,7 +36,7 @@ fn tests_in(cell: &str) -> Vec<(&str, &str)> {
         .collect()
 }
 
-/// The functions in `source` that are run as tests.
+/// Returns the functions in `source` that are tests.
 fn tests_of(source: &str) -> BTreeSet<String> {
     let mut tests = BTreeSet::new();
     let (mut is_test, mut is_ignored) = (false, false);

@@ -1,4 +1,4 @@
-//! A table whose sessions were stored under plain keys, whose keys are hashed from now on.
+//! A table of sessions under plain keys, for a store that hashes keys.
 
 use bytes::Bytes;
 use session_cached_db::{BuildError, CachedDb, Error};
@@ -19,7 +19,7 @@ fn stored(key: &str) -> StoredKey {
     StoredKey::parse(key).unwrap()
 }
 
-/// A session as it was stored before.
+/// Stores a session under a plain key.
 async fn insert(world: &World, key: &str, x: u32) -> Record {
     let record = Record::new(Bytes::from(format!("1{{\"x\":{x}}}")), START - HOUR, START + HOUR);
     world.db.sqlite.insert(&stored(key), &record).await.unwrap();
@@ -53,13 +53,13 @@ async fn client_with_a_plain_key_stays_logged_in_under_a_hashed_key() {
         for _ in 0..2 {
             let session = world.store.open(PLAIN).await.unwrap();
             assert_eq!(values_of(&session), map([("x", 1)]));
-            assert_eq!(key_of(&session), PLAIN, "the client keeps its cookie");
+            assert_eq!(key_of(&session), PLAIN, "the client must keep its cookie");
             let hashed = *session.stored_key().unwrap();
             assert_eq!(hashed.as_str().len(), KeyForm::HASHED_LEN);
             assert!(row(&world, &stored(PLAIN)).await.is_none());
             let after = row(&world, &hashed).await.unwrap();
             assert_eq!(after.created_at(), before.created_at());
-            assert_eq!(after.expires_at(), before.expires_at(), "it does not live longer by it");
+            assert_eq!(after.expires_at(), before.expires_at(), "hashing must not prolong the session");
             world.cache.plant(&hashed, None).await;
         }
         let mut session = world.store.open(PLAIN).await.unwrap();
@@ -98,7 +98,7 @@ async fn stored_key_from_the_table_opens_no_session() {
                     assert!(thief.key().is_none(), "with the prefix {prefix:?}");
                     assert!(row(&world, seen).await.is_some(), "it is where it was");
                 }
-                // With a colon, it is no key in the first place.
+                // Text with a colon is not a key in the first place.
                 let expected = if prefix.contains(':') { 0 } else { 2 };
                 assert_eq!(log.events("stored_key_presented").len(), expected);
             },
@@ -134,7 +134,7 @@ async fn concurrent_requests_with_a_plain_key_all_get_the_session() {
     each_migrating(async |world| {
         insert(&world, PLAIN, 1).await;
         let other = world.builder().accept_plain_keys().build().await.unwrap();
-        // One is about to rename it, and the other one has done so.
+        // One request is about to rename the session when the other one has done so.
         let mut held = world.db.calls.hold(Call::Rename, Moment::Before);
         let store = world.store.clone();
         let slow = tokio::spawn(async move { store.open(PLAIN).await.unwrap() });
@@ -147,7 +147,8 @@ async fn concurrent_requests_with_a_plain_key_all_get_the_session() {
     each_migrating(async |world| {
         insert(&world, PLAIN, 1).await;
         let other = world.builder().accept_plain_keys().build().await.unwrap();
-        // One has not found the hash, and the other one renames the session before the plain key is looked up.
+        // One request has not found the hash, and the other one renames the session before the first looks up
+        // the plain key.
         let mut held = world.db.calls.hold(Call::Load, Moment::After);
         let store = world.store.clone();
         let slow = tokio::spawn(async move { store.open(PLAIN).await.unwrap() });
@@ -187,13 +188,13 @@ async fn hash_plain_keys_hashes_the_whole_table() {
         world.saved([("x", 9)]).await;
         let unreadable = Record::new(Bytes::from_static(b"9"), START, START + HOUR);
         world.db.sqlite.insert(&stored("unreadable"), &unreadable).await.unwrap();
-        // Another application's, in the same table.
+        // Add a row of another application in the same table.
         world.db.sqlite.insert(&stored("shop:0123456789"), &unreadable).await.unwrap();
-        // Some may come up twice, because their new keys come later.
+        // Some sessions may come up twice, because their new keys come later in the table.
         let [_, written, missed, strange] = hash_all(&world.store).await;
         assert_eq!((written, missed, strange), (4, 0, 1));
         assert_eq!(hash_all(&world.store).await, [7, 0, 0, 1]);
-        // From now on, without the switch.
+        // From now on, plain keys are not accepted.
         let store = world.node().await;
         for (key, x) in keys.iter().zip(1..) {
             assert!(row(&world, &stored(key)).await.is_none());

@@ -22,7 +22,7 @@ fn is_interval(asked: Duration) -> bool {
     asked >= INTERVAL * 3 / 4 && asked <= INTERVAL * 5 / 4
 }
 
-/// Sessions that end in a minute.
+/// Saves sessions that end in a minute.
 async fn short_lived(world: &World, count: usize) -> Vec<Session> {
     let mut sessions = Vec::new();
     for _ in 0..count {
@@ -34,13 +34,13 @@ async fn short_lived(world: &World, count: usize) -> Vec<Session> {
     sessions
 }
 
-/// Lets the reaper begin its next round.
+/// Advances the clock, so that the reaper begins its next round.
 async fn next_round(world: &World) {
     let pause = world.runtime.sleeping(is_interval).await;
     world.runtime.advance(pause);
 }
 
-/// Waits until the round is over: the reaper sleeps again.
+/// Waits until the round is over and the reaper sleeps again.
 async fn round_ends(world: &World) {
     world.runtime.sleeping(is_interval).await;
 }
@@ -115,7 +115,7 @@ async fn hanging_reaper_statement_ends_at_the_write_timeout() {
     .await;
 }
 
-/// Waits until no task of a store is left. The test itself is none.
+/// Waits until no task of a store is left.
 async fn nothing_runs() {
     until(|| Handle::current().metrics().num_alive_tasks() == 0).await;
 }

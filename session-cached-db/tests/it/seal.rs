@@ -1,4 +1,4 @@
-//! Sealed payloads, on every way that a session takes to the database and back.
+//! Sealed payloads, in every operation that writes or reads them.
 
 use std::sync::Arc;
 
@@ -42,7 +42,8 @@ async fn put(world: &World, key: &StoredKey, payload: Bytes) {
     world.cache.plant(key, None).await;
 }
 
-/// What a client sees whose session is not in the cache. The row must be sealed, and bound to its key.
+/// Returns the values that a client sees whose session is not in the cache. Asserts that the row is sealed
+/// and bound to its key.
 async fn sealed_values(world: &World, session: &Session) -> std::collections::BTreeMap<String, i32> {
     let key = session.stored_key().unwrap();
     let row = row(world, key).await;
@@ -93,7 +94,7 @@ async fn every_write_seals_for_the_sessions_current_key() {
         assert!(after.expires_at() > before.expires_at());
         assert_eq!(sealed_values(&world, &session).await, map([("x", 2), ("y", 3)]), "touched");
 
-        // Merged with what another request has saved, first under the same key, then under a new one.
+        // Merge with the save of another request, first under the same key, then under a new one.
         for renames in [false, true] {
             let mut other = world.reopen(&session).await;
             other.insert("theirs", i32::from(renames)).unwrap();
@@ -147,7 +148,7 @@ async fn unopenable_payload_is_an_error_and_an_event_and_its_row_stays() {
             assert!(matches!(**error, CodecError::Seal(error) if error == expected), "{error}");
             assert_eq!(error.reason(), reason);
             assert!(world.reopen(&session).await.key().is_none(), "a client gets a new session");
-            // Somebody who has it open from before cannot overwrite the evidence.
+            // A request that opened the session before cannot overwrite the evidence.
             let mut open = session_from_before(&world, stored_key, &good, &payload, &session).await;
             open.insert("x", 2).unwrap();
             assert!(matches!(open.save().await, Err(Error::Unreadable(_))));
@@ -167,7 +168,7 @@ async fn unopenable_payload_is_an_error_and_an_event_and_its_row_stays() {
     .await;
 }
 
-/// The session as somebody has it who opened it while it was `good`, in a row that is `bad` now.
+/// Returns the session as a request has it that opened it while its row was `good`; the row is `bad` now.
 async fn session_from_before(
     world: &World,
     key: &StoredKey,
@@ -188,7 +189,7 @@ async fn unopenable_cached_payload_is_read_from_the_database() {
         let log = Log::listen();
         let (victim, attacker) = (world.saved([("x", 1)]).await, world.saved([("admin", 1)]).await);
         let planted = row(&world, attacker.stored_key().unwrap()).await;
-        // Undecoded, as it comes from another process.
+        // The record is undecoded, as if it came from another process.
         let record = Record::new(planted.payload().clone(), START, START + HOUR);
         let store = world.cache.store_of(victim.stored_key().unwrap()).await;
         let value = Value { record: Arc::new(record), made_at: world.runtime.now(), store };
@@ -214,7 +215,8 @@ async fn save_seals_with_the_first_key() {
     .await;
 }
 
-/// Sweeps the whole table, two sessions at a time: seen, written, missed, unreadable.
+/// Reseals the whole table, two sessions at a time. Returns the numbers of sessions seen, written, missed and
+/// unreadable.
 async fn reseal(store: &Store) -> [u64; 4] {
     let (mut after, mut total) = (None, [0; 4]);
     loop {

@@ -1,4 +1,4 @@
-//! What reaches the database: save, create, delete, flush, cycle_key, touch.
+//! Operations that reach the database: save, create, delete, flush, cycle_key, touch.
 
 use session_cached_db::{Coherence, Error, Session};
 use session_core::{
@@ -165,7 +165,7 @@ async fn unknown_key_is_not_adopted_and_stores_nothing() {
         assert!(session.is_unsaved_and_empty());
         let stored = world.store.stored_key(&SessionKey::parse(unknown).unwrap()).unwrap();
         assert!(!world.store.exists(&stored).await.unwrap());
-        // Not even a note in the cache that there is nothing.
+        // The cache holds no entry either, not even one for a missing session.
         assert_eq!(world.cache.peek(&stored).await, None);
         session.insert("x", 1).unwrap();
         session.save().await.unwrap();
@@ -185,7 +185,7 @@ async fn save_after_a_logout_elsewhere_brings_nothing_back() {
         assert!(matches!(here.save().await, Err(Error::SessionGone)));
         assert!(world.reopen(&here).await.key().is_none());
         assert_eq!(world.in_database(&stored_key(&here)).await, None);
-        // Nor does a second try.
+        // A second attempt fails as well.
         assert!(matches!(here.save().await, Err(Error::SessionGone)));
     })
     .await;
@@ -278,7 +278,7 @@ async fn touch_prolongs_a_session_and_writes_no_data() {
         assert_eq!(after.last_seen_at(), START + DAY);
         assert_eq!((after.version(), after.payload()), (before.version(), before.payload()));
         assert_eq!(session.last_seen_at(), Some(START + DAY));
-        // What was changed is still to be saved.
+        // The changes are still unsaved.
         assert!(session.modified());
         session.save().await.unwrap();
         assert_eq!(values_of(&world.reopen(&saved).await), map([("x", 2)]));
@@ -301,7 +301,7 @@ async fn touch_is_written_once_per_touch_interval() {
             session.touch().await.unwrap();
             session.touch().await.unwrap();
             assert_eq!(world.db.calls.count(Call::Touch), 1);
-            // Another request of the same client knows of it.
+            // Another request of the same client sees the touch.
             world.reopen(&session).await.touch().await.unwrap();
             assert_eq!(world.db.calls.count(Call::Touch), 1);
         },

@@ -1,4 +1,4 @@
-//! Whose session it is: lists of one's sessions, and logging out everywhere.
+//! Subjects: lists of a user's sessions, and logging out everywhere.
 
 use std::collections::BTreeSet;
 
@@ -64,7 +64,7 @@ async fn list_shows_no_expired_session() {
         assert_eq!(listed(&world, USER).await.len(), 1);
         world.runtime.advance(SECOND);
         assert_eq!(listed(&world, USER).await.len(), 0);
-        // On a node whose clock is behind it lives on, so it is ended, too.
+        // The session lives on at a node whose clock is behind, so it is ended, too.
         assert_eq!(world.store.revoke_subject(USER).await.unwrap().value, 1);
         assert_eq!(world.store.revoke_subject(USER).await.unwrap().value, 0);
     })
@@ -76,7 +76,7 @@ async fn subject_can_be_changed_and_survives_a_new_key() {
     each_database(async |world| {
         let mut session = world.saved([("x", 1)]).await;
         session.set_subject(USER).unwrap();
-        // Not before it is saved.
+        // The subject takes effect only when it is saved.
         assert!(listed(&world, USER).await.is_empty());
         session.cycle_key().await.unwrap();
         assert_eq!(listed(&world, USER).await, keys_of([&session]));
@@ -129,7 +129,7 @@ async fn revoke_subject_ends_a_session_created_meanwhile() {
         let store = world.store.clone();
         let revoking = tokio::spawn(async move { store.revoke_subject(USER).await });
         held.reached().await;
-        // Listed already, without this one.
+        // The subject's sessions are listed already, without this one.
         let late = session_of(&world, USER).await;
         held.release();
         assert_eq!(revoking.await.unwrap().unwrap().value, 2);

@@ -1,4 +1,4 @@
-//! What the layer does around a handler.
+//! The layer's work around a handler.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,12 +23,12 @@ use crate::common::{
 
 pub const NAME: &str = "__Host-session";
 
-/// The layer of this world, as it is by default.
+/// Returns the default layer over the world's store.
 pub fn layer(world: &World) -> SessionLayer {
     SessionLayer::new(world.store.clone())
 }
 
-/// One page, behind the layer.
+/// Returns a site with one page, behind the layer.
 pub fn site<H: Handler<T, ()>, T: 'static>(layer: SessionLayer, page: H) -> Router {
     Router::new().route("/", any(page)).layer(layer)
 }
@@ -40,7 +40,7 @@ pub struct Answer {
     pub failure: Option<SessionFailure>,
 }
 
-/// A request of a client that sends this `Cookie` header.
+/// Sends a request with this `Cookie` header.
 pub async fn ask(site: &Router, cookies: Option<&str>) -> Answer {
     let mut request = Request::builder().uri("/");
     if let Some(cookies) = cookies {
@@ -53,23 +53,24 @@ pub async fn ask(site: &Router, cookies: Option<&str>) -> Answer {
     Answer { status: parts.status, headers: parts.headers, body, failure }
 }
 
-/// What a client with this session sends.
+/// Returns the `Cookie` header of a client with this session.
 pub fn cookie_of(session: &Session) -> String {
     format!("{NAME}={}", key_of(session))
 }
 
 impl Answer {
-    /// The parts of the only `Set-Cookie`, if there is one: name and value, then attributes.
+    /// Returns the parts of the only `Set-Cookie` header, if there is one: name and value, then the
+    /// attributes.
     pub fn set_cookie(&self) -> Option<Vec<&str>> {
         let lines: Vec<_> = self.headers.get_all(header::SET_COOKIE).iter().collect();
         assert!(lines.len() <= 1, "{lines:?}");
         Some(lines.first()?.to_str().unwrap().split("; ").collect())
     }
 
-    /// What the client sends from then on.
+    /// Returns the `Cookie` header that the client sends from then on.
     pub fn cookie(&self) -> String {
-        let parts = self.set_cookie().expect("a cookie is set");
-        assert!(!parts[0].ends_with('='), "it is removed: {parts:?}");
+        let parts = self.set_cookie().expect("a cookie should be set");
+        assert!(!parts[0].ends_with('='), "the cookie is removed: {parts:?}");
         parts[0].to_owned()
     }
 
@@ -82,7 +83,7 @@ impl Answer {
     }
 }
 
-/// A page that counts visits.
+/// Handles a page that counts visits.
 pub async fn visit(session: SessionHandle) -> Result<String, Error> {
     let mut session = session.lock().await?;
     let visits = session.modify("visits", |visits: &mut i32| {
@@ -92,7 +93,7 @@ pub async fn visit(session: SessionHandle) -> Result<String, Error> {
     Ok(visits.to_string())
 }
 
-/// A page that shows the visits.
+/// Handles a page that shows the visits.
 async fn read(session: SessionHandle) -> Result<String, Error> {
     Ok(session.lock().await?.get::<i32>("visits")?.unwrap_or(0).to_string())
 }
@@ -133,7 +134,7 @@ async fn visitor_who_only_reads_gets_no_session() {
     let world = World::new().await;
     let answer = ask(&site(layer(&world), read), None).await;
     assert_eq!(answer.body, "0");
-    assert_eq!(world.calls(), 0, "nobody is asked about a session that cannot be");
+    assert_eq!(world.calls(), 0, "a request without a cookie must cost no I/O");
     assert!(answer.set_cookie().is_none());
     assert!(answer.varies_by_cookie(), "another visitor may have a session");
 }
@@ -189,7 +190,7 @@ async fn all_extractors_of_a_request_share_one_session() {
             async { two.lock().await.unwrap().modify("visits", |visits: &mut i32| *visits += 10).unwrap() },
         );
     };
-    // A middleware inside of the layer has it as well.
+    // A middleware inside of the layer shares the session, too.
     let inside = async |session: SessionHandle, request: Request, next: Next| {
         session.lock().await.unwrap().insert("seen", 1).unwrap();
         next.run(request).await
@@ -300,7 +301,7 @@ async fn session_ended_meanwhile_is_answered_with_400() {
         );
         assert!(matches!(answer.failure, Some(SessionFailure(Error::SessionGone))), "{:?}", answer.failure);
         assert!(answer.varies_by_cookie());
-        assert!(answer.set_cookie().is_none(), "the client may have got another one by now");
+        assert!(answer.set_cookie().is_none(), "the client may have got another cookie by now");
         assert_eq!(world.in_database(&stored_key).await, None, "it is not brought back");
     })
     .await;
@@ -359,7 +360,7 @@ async fn session_error_from_a_handler_is_the_response_and_prevents_saving() {
     let answer = ask(&site(layer(&world), page), Some(&cookie)).await;
     assert_eq!(answer.status, StatusCode::CONFLICT);
     assert!(matches!(answer.failure, Some(SessionFailure(Error::Conflict))));
-    assert_eq!(world.db.calls.count(Call::Update), 2, "the layer does not try it again");
+    assert_eq!(world.db.calls.count(Call::Update), 2, "the layer must not save again");
     assert_eq!(ask(&site_of_reading(&world), Some(&cookie)).await.body, "5");
 }
 
@@ -465,7 +466,7 @@ async fn session_use_renews_it_and_its_cookie_once_per_touch_interval() {
     assert_eq!(world.db.calls.count(Call::Touch), 1);
 
     world.runtime.advance(DAY - SECOND);
-    assert_eq!(ask(&site, Some(&cookie)).await.body, "1", "it counts from the last use");
+    assert_eq!(ask(&site, Some(&cookie)).await.body, "1", "the expiry must count from the last use");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! How the session cookie looks, and which ones are refused.
+//! The attributes of the session cookie, and cookies that are refused.
 
 use session_cached_db::tower::{SameSite, SessionCookie, SessionHandle};
 use session_core::Expiry;
@@ -11,7 +11,7 @@ async fn first_answer(cookie: SessionCookie) -> Answer {
     ask(&site(layer(&world).with_cookie(cookie).unwrap(), visit), None).await
 }
 
-/// The attributes of a first cookie, without its value.
+/// Returns the name and the attributes of a first cookie, without its value.
 async fn attributes(cookie: SessionCookie) -> Vec<String> {
     let answer = first_answer(cookie).await;
     let mut parts: Vec<_> = answer.set_cookie().unwrap().into_iter().map(str::to_owned).collect();

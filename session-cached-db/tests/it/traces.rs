@@ -1,4 +1,4 @@
-//! Spans and events: their names are stable, and they tell of sessions only by a keyed hash.
+//! Spans and events: their names are stable, and they identify sessions only by a keyed hash.
 
 use session_core::{ExpiryWrite, Persistence as _, Runtime as _};
 
@@ -35,7 +35,7 @@ async fn log_shows_no_key_payload_or_subject_and_sessions_can_be_followed() {
     session.set_subject("ada@example.org").unwrap();
     session.save().await.unwrap();
     world.store.open("0123456789012345678901234567890123456789012").await.unwrap();
-    // What cannot be read, and what cannot reach the cache, is logged loudest.
+    // Provoke the events with the most detail: an unreadable payload, and a cache that cannot be reached.
     let stored = *session.stored_key().unwrap();
     let record = world.db.sqlite.load(&stored, world.runtime.now()).await.unwrap().unwrap();
     let broken = session_core::Record::new(

@@ -31,10 +31,10 @@ struct Answer {
 
 impl Answer {
     fn cookie(&self) -> Cookie<'static> {
-        self.cookie.clone().expect("a cookie is set")
+        self.cookie.clone().expect("a cookie should be set")
     }
 
-    /// The key in it.
+    /// Returns the session key in the cookie.
     fn key(&self) -> String {
         let mut jar = CookieJar::new();
         jar.add_original(self.cookie());
@@ -42,19 +42,19 @@ impl Answer {
     }
 }
 
-/// The application's own secret, which is the same on all nodes.
+/// Returns the application's secret, which is the same on all nodes.
 fn key() -> Key {
     Key::from(&[7; 64])
 }
 
-/// A cookie with this key, as the application makes them.
+/// Returns a cookie with this key, signed as the application does it.
 fn cookie_with(value: &str) -> Cookie<'static> {
     let mut jar = CookieJar::new();
     jar.private_mut(&key()).add(Cookie::new(NAME, value.to_owned()));
     jar.get(NAME).unwrap().clone()
 }
 
-/// The application on one node: what it answers to a request.
+/// The application on one node, as a function from requests to answers.
 struct Site(Box<dyn Fn(TestRequest) -> Answering>);
 
 type Answering = Pin<Box<dyn Future<Output = Answer>>>;
@@ -69,7 +69,7 @@ async fn site_with(store: &Store, policy: TtlExtensionPolicy, barrier: Arc<Barri
         .cookie_name(NAME.to_owned())
         .session_lifecycle(lifecycle)
         .build();
-    // A page that puts `visits` there, after it has read the session and waited twice.
+    // Stores `visits`, after it has read the session and waited twice.
     let slow = move |session: Session| {
         let barrier = Arc::clone(&barrier);
         async move {
@@ -239,11 +239,11 @@ pub async fn reading_prolongs_a_session_under_on_every_request(world: &World) {
     let store = &world.nodes[0];
     let stored_key = *world.open(&first.key()).await.stored_key().unwrap();
     let before = store.load(&stored_key).await.unwrap().unwrap();
-    // Another configuration than before, so that the end moves at once.
+    // Another TTL than before, so that the end moves at once.
     SessionStore::update_ttl(store, &key, &(2 * TTL)).await.unwrap();
     let after = store.load(&stored_key).await.unwrap().unwrap();
     assert!(after.expires_at().since(before.expires_at()) >= TTL.unsigned_abs());
-    // The same again is not written: it was a moment ago.
+    // The same TTL again is not written, because the session was written a moment ago.
     let writes = store.stats().fenced_writes;
     for _ in 0..5 {
         SessionStore::update_ttl(store, &key, &(2 * TTL)).await.unwrap();

@@ -1,8 +1,9 @@
-//! Sessions as web frameworks see them: through their own middlewares, by this crate's layer and by its adapters.
+//! Sessions in web frameworks, through this crate's layer and its adapters for other middlewares.
 //!
-//! Every scenario runs over moka and SQLite in one process, and with two nodes over Redis and Postgres, which are those
-//! that `CONFORMANCE_REDIS_URL` and `CONFORMANCE_POSTGRES_URL` name; `cargo xtask services up` starts some. Without them,
-//! those scenarios are reported as ignored, or as failed if `CONFORMANCE_REQUIRE` is `all` or lists one of the two.
+//! Every scenario runs over moka and SQLite in one process, and with two nodes over Redis and Postgres, whose
+//! URLs are in `CONFORMANCE_REDIS_URL` and `CONFORMANCE_POSTGRES_URL`; `cargo xtask services up` starts both
+//! servers. Without them, those scenarios are reported as ignored, or as failed if `CONFORMANCE_REQUIRE` is
+//! `all` or lists one of the two.
 #![allow(
     unreachable_pub,
     missing_docs,
@@ -93,7 +94,7 @@ fn is_required() -> bool {
     required.split(',').any(|name| ["all", "redis", "postgres"].contains(&name.trim()))
 }
 
-/// On a runtime of one thread, as actix has it.
+/// Runs a scenario on a runtime of one thread, as actix does.
 fn run(servers: Option<Servers>, scenario: Scenario) -> Result<(), Failed> {
     actix_web::rt::System::new().block_on(async {
         let world = World::new(servers).await;

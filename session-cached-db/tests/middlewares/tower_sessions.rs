@@ -37,7 +37,7 @@ fn site(store: &Store) -> Router {
         .layer(layer(store))
 }
 
-/// A page that puts `visits` there, after it has read the session and waited twice.
+/// Returns a site with a page that stores `visits`, after it has read the session and waited twice.
 fn slow(store: &Store, visits: u32, barrier: &Arc<Barrier>) -> Router {
     let barrier = Arc::clone(barrier);
     let page = async move |session: Session| {

@@ -21,7 +21,7 @@ pub async fn database_without_the_table_is_left_alone(world: &World) {
             .says(&format!("there is no table {}", world.table))
             .says("sessionctl migrate");
     }
-    // Nothing was made, and SQLite's file is not in another mode.
+    // No table was made, and the SQLite file is in the same mode as before.
     world.run(&["migrate", "--dry-run"]).ends_with(0).says("would be made");
     if !world.has_cache() {
         let header = std::fs::read(world.dir.path().join("sessions.db")).unwrap();
@@ -35,7 +35,7 @@ pub async fn foreign_table_is_left_alone(world: &World) {
     for command in NEED_THE_TABLE.into_iter().chain([["migrate"].as_slice()]) {
         world.run(command).ends_with(4).says("not a session table");
     }
-    // It has its row, or this fails.
+    // The insert fails only if the table still has its row.
     world.sql(r#"CREATE UNIQUE INDEX "{t}_once" ON "{t}" (id)"#).await;
     assert!(world.try_sql(r#"INSERT INTO "{t}" VALUES (1, 0)"#).await.is_err(), "the row was deleted");
 }
@@ -60,7 +60,7 @@ pub async fn missing_file_is_not_made(world: &World) {
             _ => 3,
         };
         Run::of(&mut run).ends_with(code);
-        assert!(!file.exists(), "{command:?} made it");
+        assert!(!file.exists(), "{command:?} made the file");
     }
 }
 
@@ -77,7 +77,7 @@ pub async fn wrong_url_is_refused_without_its_password(world: &World) {
     command.env("SESSIONCTL_CACHE_URL", "mongodb://:s3cr3t@h");
     Run::of(&mut command).ends_with(2).says("mongodb").does_not_say("s3cr3t");
     world.run(&["no-such-command"]).ends_with(2);
-    // From the environment, it stands in no help.
+    // The help does not show a URL from the environment.
     world.run(&["stats", "--help"]).ends_with(0).does_not_say(&world.table);
 }
 
@@ -140,7 +140,7 @@ pub async fn contradicting_revoke_arguments_are_refused(world: &World) {
 pub async fn clock_that_is_far_off_stops_commands_that_write(world: &World) {
     world.filled(&[("it-is-over".to_owned(), None, -7_200)]).await;
     if !world.has_cache() {
-        // SQLite's clock is this machine's.
+        // SQLite's clock is this machine's, so it cannot differ.
         world.run(&["clear-expired"]).ends_with(0);
         return;
     }

@@ -55,7 +55,7 @@ pub async fn unreachable_server_is_a_problem_without_its_password(world: &World)
     command.env("SESSIONCTL_CACHE_URL", "redis://:s3cr3t@127.0.0.1:1/");
     let run = Run::of(&mut command).ends_with(7).says("PROBLEM").does_not_say("s3cr3t");
     assert_eq!(run.stdout.lines().filter(|line| line.starts_with("PROBLEM")).count(), 2, "{run:?}");
-    // The one that answers is looked at all the same.
+    // The server that answers is still examined.
     world.filled(&[]).await;
     let mut command = bare(&["doctor"]);
     command.env("SESSIONCTL_DATABASE_URL", &world.database_url);

@@ -22,7 +22,7 @@ pub async fn stats_count_sessions_subjects_and_bytes(world: &World) {
         assert_eq!(stats[name], number, "{name}: {stats}");
     }
     assert_eq!(stats["top_subjects"], serde_json::json!([{"subject": "ann", "sessions": 3}]));
-    // What is printed to a terminal does nothing to it.
+    // Control characters in a subject do not reach the terminal.
     world.run(&["stats"]).ends_with(0).says("bob\\u{9b}2J").does_not_say("\u{9b}");
 }
 
@@ -89,7 +89,7 @@ pub async fn text_output_is_aligned_and_without_colours(world: &World) {
 pub async fn interrupted_read_only_command_ends_at_once(world: &World) {
     let sessions: Vec<_> = (0..100).map(|n| (format!("session-{n}"), Some("ann"), 3_600)).collect();
     world.filled(&sessions).await;
-    // Left alone, this takes 100 seconds.
+    // Without the interrupt, this takes 100 seconds.
     let child = start(&mut world.command(&["stats", "--batch", "1", "--rate", "1"]));
     interrupt(&child);
     let run = Run::new(child.wait_with_output().unwrap()).ends_with(130).says("interrupted");

@@ -1,8 +1,9 @@
 //! `sessionctl`, run as a program.
 //!
-//! Every scenario runs on SQLite without a cache, and on Redis and Postgres, which are those that `CONFORMANCE_REDIS_URL`
-//! and `CONFORMANCE_POSTGRES_URL` name; `cargo xtask services up` starts some. Without them, those scenarios are reported as
-//! ignored, or as failed if `CONFORMANCE_REQUIRE` is `all` or lists one of the two.
+//! Every scenario runs on SQLite without a cache, and on Redis and Postgres, whose URLs are in
+//! `CONFORMANCE_REDIS_URL` and `CONFORMANCE_POSTGRES_URL`; `cargo xtask services up` starts both servers.
+//! Without them, those scenarios are reported as ignored, or as failed if `CONFORMANCE_REQUIRE` is `all` or
+//! lists one of the two.
 #![allow(
     unreachable_pub,
     missing_docs,

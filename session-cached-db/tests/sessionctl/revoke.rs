@@ -8,7 +8,7 @@ pub async fn session_is_ended_at_once_for_every_node(world: &World) {
     let store = world.store().await;
     let (session, key) = save(&store, None, "a", "b").await;
     let (_, other) = save(&store, None, "a", "b").await;
-    // It is cached, if there is a cache.
+    // The session is cached now, if there is a cache.
     let cookie = session.key().unwrap().expose().to_owned();
     assert!(store.load(&key).await.unwrap().is_some());
     let run = world.write(&["revoke", key.as_str(), "--json"]).ends_with(0);
@@ -17,7 +17,7 @@ pub async fn session_is_ended_at_once_for_every_node(world: &World) {
     assert!(store.load(&key).await.unwrap().is_none());
     assert!(store.open(&cookie).await.unwrap().stored_key().is_none());
     assert!(store.load(&other).await.unwrap().is_some());
-    // Nothing of it is left, and nobody is kept from the cache.
+    // Neither a value nor a fence is left in the cache.
     let left = world.cache().get_dyn(&key).await.unwrap();
     assert!(!left.is_some_and(|entry| !matches!(entry.state, State::Lease)));
 }
@@ -78,7 +78,7 @@ pub async fn key_without_a_session_is_reported(world: &World) {
 pub async fn interrupted_run_leaves_the_other_sessions_unchanged(world: &World) {
     let sessions: Vec<_> = (0..100).map(|n| (format!("session-{n}"), None, 3_600)).collect();
     world.filled(&sessions).await;
-    // Left alone, this takes 50 seconds.
+    // Without the interrupt, this takes 50 seconds.
     let child = start(&mut world.write_command(&["revoke", "--all", "--yes", "--rate", "2", "--json"]));
     while world.rows().await == 100 {
         tokio::time::sleep(Duration::from_millis(5)).await;

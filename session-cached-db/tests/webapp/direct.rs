@@ -1,4 +1,4 @@
-//! Without a browser.
+//! Requests without a browser.
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -20,9 +20,9 @@ impl Answer {
         self.headers.get(header::SET_COOKIE).map(|line| line.to_str().unwrap())
     }
 
-    /// What the client sends from then on.
+    /// Returns the `Cookie` header that the client sends from then on.
     fn cookie(&self) -> String {
-        self.set_cookie().expect("a cookie is set").split(';').next().unwrap().to_owned()
+        self.set_cookie().expect("a cookie should be set").split(';').next().unwrap().to_owned()
     }
 }
 
@@ -53,12 +53,12 @@ async fn get(site: &Router, path: &str, cookie: Option<&str>) -> Answer {
     ask(site, Method::GET, path, &[], cookie, "").await
 }
 
-/// As a browser does it, from one of our own pages.
+/// Posts a form, as a browser does it from a page of this site.
 async fn post(site: &Router, path: &str, cookie: Option<&str>, form: &str) -> Answer {
     ask(site, Method::POST, path, HERE, cookie, form).await
 }
 
-/// Signs up, and gives the cookie.
+/// Signs up, and returns the cookie.
 async fn sign_up(site: &Router, name: &str) -> String {
     let answer = post(site, "/signup", None, &format!("name={name}&password=correct+horse")).await;
     assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.body);
@@ -104,7 +104,7 @@ pub async fn visitor_who_only_looks_gets_no_session() {
         assert_eq!(answer.set_cookie(), None, "{path}");
     }
     assert!(get(site, "/", None).await.body.contains("You have no session"));
-    assert_eq!(store.stats(), Default::default(), "nobody was asked for one");
+    assert_eq!(store.stats(), Default::default(), "looking around must cost no I/O");
     let cookie = post(site, "/cart/add", None, "product=mug").await.cookie();
     assert!(get(site, "/", Some(&cookie)).await.body.contains("visit number"));
 }
@@ -222,7 +222,7 @@ pub async fn logout_during_a_request_is_explained() {
     server.let_meet(2);
     let late = post(site, "/cart/add", Some(&cookie), "product=mug");
     let log_out = async {
-        // Comes to the meeting last, when the other has read its session.
+        // This request comes last, when the other one has read its session.
         let session = server.store.open(cookie.split_once('=').unwrap().1).await.unwrap();
         let key = *session.stored_key().unwrap();
         server.store.revoke(&key).await.unwrap();

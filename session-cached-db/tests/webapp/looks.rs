@@ -1,11 +1,11 @@
-//! Whether everybody can use it.
+//! Accessibility and layout of the pages.
 
 use serde_json::{Value, json};
 
 use crate::browser::{Browser, Browsers, Setup};
 use crate::server::Server;
 
-/// Every kind of page, one after the other, each with what it shows when it is there.
+/// Opens every kind of page, one after the other, and runs `check` on each.
 async fn each_page(browsers: &Browsers<'_>, setup: Setup, check: impl AsyncFn(&Browser, &str)) {
     let server = Server::new().await;
     let site = server.listen().await;
@@ -23,7 +23,7 @@ async fn each_page(browsers: &Browsers<'_>, setup: Setup, check: impl AsyncFn(&B
     browser.see("There is no such name").await;
     check(&browser, "a refused login").await;
 
-    // As wide as it gets: nothing in this name could be broken at a space.
+    // This name is as wide as a name can be, and has no space to break at.
     let name = "w".repeat(40);
     browser.sign_up(&site, &name).await;
     for product in ["Desk lamp", "Mug", "Notebook", "Fountain pen"] {
@@ -103,7 +103,7 @@ pub async fn text_can_be_read_in_light_and_in_dark(browsers: &Browsers<'_>) {
     }
 }
 
-/// The contrast that WCAG 2 asks for at level AA, of every text with what is behind it.
+/// A script that finds texts without the contrast to their background that WCAG 2 demands at level AA.
 const CONTRASTS: &str = r#"
     const channels = color => color.match(/[\d.]+/g).map(Number);
     const luminance = ([r, g, b]) => {

@@ -1,7 +1,8 @@
-//! The example application: asked directly, and used in a real browser.
+//! The example application, through direct requests and in a real browser.
 //!
-//! The browser is Chromium, driven by its own `chromedriver`; `cargo xtask test --provision` installs both on Debian. Without
-//! them, what needs them is reported as ignored, or as failed if `CONFORMANCE_REQUIRE` is `all`.
+//! The browser is Chromium, driven by `chromedriver`; `cargo xtask test --provision` installs both on Debian.
+//! Without them, the tests that need them are reported as ignored, or as failed if `CONFORMANCE_REQUIRE` is
+//! `all`.
 #![allow(
     unreachable_pub,
     missing_docs,
@@ -33,7 +34,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use browser::{Browsers, Driver};
 
-/// Each browser is several processes.
+/// Number of tests that run at once. It is small, because each browser is several processes.
 const THREADS: usize = 2;
 
 type Direct = fn() -> Pin<Box<dyn Future<Output = ()>>>;
@@ -111,7 +112,7 @@ fn main() {
     conclusion.exit();
 }
 
-/// Whatever comes of the test, its browsers are closed.
+/// Runs a test in a browser, and closes its browsers even after a failure.
 fn in_browser(driver: &Driver, test: InBrowser) -> Result<(), Failed> {
     runtime().block_on(async {
         let browsers = Browsers::new(driver);
