@@ -51,10 +51,9 @@ impl Session {
         for _ in 0..MAX_KEYS {
             let (key, stored_key) = self.new_key()?;
             let record = self.store.record(&stored_key, self.data(), self.store.now(), subject.clone())?;
-            match Arc::clone(&self.store).create(stored_key, record).await {
-                Ok(saved) => return Ok(self.adopt(key, stored_key, saved)),
-                Err(Error::AlreadyExists) => {}
-                Err(error) => return Err(error),
+            let created = Arc::clone(&self.store).create(stored_key, record).await;
+            if let Some(coherence) = self.adopt_if_new(key, stored_key, created)? {
+                return Ok(coherence);
             }
         }
         Err(Error::AlreadyExists)
@@ -73,10 +72,9 @@ impl Session {
             let Some(stored) = &self.stored else { return self.create().await };
             let (key, stored_key) = self.new_key()?;
             let changes = self.changes(stored, Some(stored_key));
-            match Arc::clone(&self.store).save(stored.stored_key, changes).await {
-                Ok(saved) => return Ok(self.adopt(key, stored_key, saved)),
-                Err(Error::AlreadyExists) => {}
-                Err(error) => return Err(error),
+            let renamed = Arc::clone(&self.store).save(stored.stored_key, changes).await;
+            if let Some(coherence) = self.adopt_if_new(key, stored_key, renamed)? {
+                return Ok(coherence);
             }
         }
         Err(Error::AlreadyExists)
@@ -170,6 +168,22 @@ impl Session {
         }
     }
 
+    /// Takes over the result of a write under a new key. Returns `None` if the key exists already, so that
+    /// the caller tries another one.
+    fn adopt_if_new(
+        &mut self,
+        key: SessionKey,
+        stored_key: StoredKey,
+        written: Result<Saved, Error>,
+    ) -> Result<Option<Coherence>, Error> {
+        match written {
+            Ok(saved) => Ok(Some(self.adopt(key, stored_key, saved))),
+            Err(Error::AlreadyExists) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes over the result of a write.
     fn adopt(&mut self, key: SessionKey, stored_key: StoredKey, saved: Saved) -> Coherence {
         self.changed = None;
         self.stored = Some(Stored { key, stored_key, loaded: saved.loaded, data: OnceLock::new() });

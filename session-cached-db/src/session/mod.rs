@@ -51,14 +51,7 @@ struct Stored {
 
 impl Session {
     pub(crate) fn new(store: Arc<dyn SessionBackend>) -> Self {
-        Self {
-            store,
-            stored: None,
-            changed: None,
-            subject: None,
-            accessed: AtomicBool::new(false),
-            modified: false,
-        }
+        Self::with(store, None)
     }
 
     #[inline]
@@ -68,7 +61,11 @@ impl Session {
         stored_key: StoredKey,
         loaded: Loaded,
     ) -> Self {
-        let stored = Some(Stored { key, stored_key, loaded, data: OnceLock::new() });
+        Self::with(store, Some(Stored { key, stored_key, loaded, data: OnceLock::new() }))
+    }
+
+    #[inline]
+    fn with(store: Arc<dyn SessionBackend>, stored: Option<Stored>) -> Self {
         Self {
             store,
             stored,

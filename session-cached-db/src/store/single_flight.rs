@@ -182,8 +182,7 @@ impl SingleFlight {
     }
 
     /// Notes that a waiter leaves an attempt before its end. Returns `true` if it was the last one and the
-    /// attempt has
-    /// begun: then the waiter keeps its place, and the caller has to see the attempt to its end.
+    /// attempt has begun: then the waiter keeps its place, and the caller has to see the attempt to its end.
     fn leave(&self, key: &StoredKey, ticket: &Ticket, may_stay: bool) -> bool {
         let mut table = self.lock();
         let Slot::Occupied(mut flight) = table.by_key.entry(*key) else { return false };

@@ -88,9 +88,12 @@ pub(crate) enum Command {
     /// End sessions, for good, and keep the cache from showing them
     Revoke(Revoke),
     /// Seal every session with the first key of the ring, unless it is already
-    Reseal(Reseal),
+    Reseal(Rewrite),
     /// Move sessions that are stored under plain keys to hashed keys; no user is logged out
-    HashKeys(HashKeys),
+    ///
+    /// Build the application with `accept_plain_keys` first: it then opens sessions under either kind of key.
+    /// Other programs that know only plain keys do not find these sessions any more.
+    HashKeys(Rewrite),
     /// Compare the cache with the database, key by key, changing nothing
     Check(Check),
     /// Examine the database and the cache, and report likely causes of trouble
@@ -186,6 +189,13 @@ pub(crate) struct Revoke {
     #[arg(long)]
     pub(crate) yes: bool,
     #[command(flatten)]
+    pub(crate) write: WriteOptions,
+}
+
+/// The options of the commands that write sessions, and fence the cache for it.
+#[derive(Debug, Args)]
+pub(crate) struct WriteOptions {
+    #[command(flatten)]
     pub(crate) application: Application,
     #[command(flatten)]
     pub(crate) caching: Caching,
@@ -211,36 +221,16 @@ pub(crate) struct Caching {
     pub(crate) no_cache: bool,
 }
 
+/// The options of the commands that encode sessions again.
 #[derive(Debug, Args)]
-pub(crate) struct Reseal {
+pub(crate) struct Rewrite {
     #[command(flatten)]
     pub(crate) format: Format,
     /// Compress payloads from this size on, as the application does
     #[arg(long, value_name = "BYTES")]
     pub(crate) compress_from: Option<usize>,
     #[command(flatten)]
-    pub(crate) application: Application,
-    #[command(flatten)]
-    pub(crate) caching: Caching,
-    #[command(flatten)]
-    pub(crate) pace: Pace,
-}
-
-/// Build the application with `accept_plain_keys` first: it then opens sessions under either kind of key.
-/// Other programs that know only plain keys do not find these sessions any more.
-#[derive(Debug, Args)]
-pub(crate) struct HashKeys {
-    #[command(flatten)]
-    pub(crate) application: Application,
-    #[command(flatten)]
-    pub(crate) format: Format,
-    /// Compress payloads from this size on, as the application does
-    #[arg(long, value_name = "BYTES")]
-    pub(crate) compress_from: Option<usize>,
-    #[command(flatten)]
-    pub(crate) caching: Caching,
-    #[command(flatten)]
-    pub(crate) pace: Pace,
+    pub(crate) write: WriteOptions,
 }
 
 #[derive(Debug, Args)]

@@ -31,14 +31,19 @@ pub(crate) async fn run(
     interrupt: &Interrupt,
 ) -> Result<Exit, Failure> {
     let store = interrupt
-        .ends(store(at, command.caching, Arc::new(JsonCodec::default()), &command.application.key_prefix))
+        .ends(store(
+            at,
+            command.write.caching,
+            Arc::new(JsonCodec::default()),
+            &command.write.application.key_prefix,
+        ))
         .await?;
     let mut report =
-        Report { revoked: 0, not_found: 0, may_be_shown: command.caching.no_cache, interrupted: false };
+        Report { revoked: 0, not_found: 0, may_be_shown: command.write.caching.no_cache, interrupted: false };
     let done = match &command.subject {
         Some(subject) => revoke_subject(&store, subject, &mut report).await,
         None if command.all => revoke_all(at, &store, command, &mut report, interrupt).await,
-        None => revoke_keys(&store, &command.keys, command.pace, &mut report, interrupt).await,
+        None => revoke_keys(&store, &command.keys, command.write.pace, &mut report, interrupt).await,
     };
     // Even after an error, writes that have begun are carried out.
     store.close().await;
@@ -98,7 +103,7 @@ async fn revoke_all(
     report: &mut Report,
     interrupt: &Interrupt,
 ) -> Result<(), Failure> {
-    let (pace, prefix) = (command.pace, prefix(&command.application)?);
+    let (pace, prefix) = (command.write.pace, prefix(&command.write.application)?);
     let database: Arc<dyn DynDatabase> = database(at, Access::Read).await?;
     let mut progress = Progress::new("ending", None, pace);
     let mut after = None;
