@@ -57,7 +57,7 @@ async fn hits(cache: impl Cache, count: usize) -> Result<(), Box<dyn Error>> {
     for (key, _) in keys.iter().cycle().take(count) {
         black_box(store.load(key).await?);
     }
-    told(&store)
+    print_counts(&store)
 }
 
 async fn misses(count: usize) -> Result<(), Box<dyn Error>> {
@@ -78,7 +78,7 @@ async fn misses(count: usize) -> Result<(), Box<dyn Error>> {
     for (store, key) in loads.take(count) {
         black_box(store.load(key).await?);
     }
-    cold.iter().try_for_each(told)
+    cold.iter().try_for_each(print_counts)
 }
 
 async fn saves(count: usize) -> Result<(), Box<dyn Error>> {
@@ -89,7 +89,7 @@ async fn saves(count: usize) -> Result<(), Box<dyn Error>> {
         session.insert("field-3", format!("{number:08}"))?;
         session.save().await?;
     }
-    told(&store)
+    print_counts(&store)
 }
 
 fn moka() -> MokaCache {
@@ -119,7 +119,7 @@ async fn fill<C: Cache>(store: &CachedDb<C, Database>) -> Result<Vec<(StoredKey,
     Ok(keys)
 }
 
-fn told<C: Cache>(store: &CachedDb<C, Database>) -> Result<(), Box<dyn Error>> {
+fn print_counts<C: Cache>(store: &CachedDb<C, Database>) -> Result<(), Box<dyn Error>> {
     let stats = store.stats();
     println!("{} hits, {} misses, {} writes", stats.hits, stats.misses, stats.fenced_writes);
     Ok(())

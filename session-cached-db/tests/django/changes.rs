@@ -171,7 +171,7 @@ pub async fn keys_that_differ_in_case_are_different(site: &Site) {
     for expected in [None, Some(Version::from_u64(1))] {
         let updated = db.update(&stored, &record, expected, ExpiryWrite::Replace, now).await;
         assert!(matches!(updated, Err(PersistenceError::NotFound)), "{updated:?}");
-        let new = StoredKey::parse("new-key-that-nobody-has").unwrap();
+        let new = StoredKey::parse("new-key-without-a-row").unwrap();
         let renamed = db.rename(&stored, &new, &record, expected, ExpiryWrite::Replace, now).await;
         assert!(matches!(renamed, Err(PersistenceError::NotFound)), "{renamed:?}");
     }

@@ -24,7 +24,7 @@ impl Diary {
 }
 
 fn subject(record: &Record) -> &str {
-    record.subject().map_or("nobody", Subject::as_str)
+    record.subject().map_or("none", Subject::as_str)
 }
 
 impl Hooks for Diary {
@@ -55,7 +55,7 @@ impl Hooks for Diary {
     }
 }
 
-async fn each_told(test: impl AsyncFn(World, Diary)) {
+async fn each_with_diary(test: impl AsyncFn(World, Diary)) {
     let diary = Diary::default();
     each_database_with(
         |builder| builder.hooks(diary.clone()).max_sessions_per_subject(2),
@@ -69,15 +69,15 @@ async fn each_told(test: impl AsyncFn(World, Diary)) {
 
 #[tokio::test]
 async fn hooks_are_called_from_the_first_save_to_the_end() {
-    each_told(async |world, diary| {
+    each_with_diary(async |world, diary| {
         let mut session = world.saved([("x", 1)]).await;
         let first = session.stored_key().unwrap().as_str().to_owned();
-        assert_eq!(diary.take(), [format!("created {first} of nobody")]);
+        assert_eq!(diary.take(), [format!("created {first} of none")]);
 
         world.reopen(&session).await;
         world.cache.plant(session.stored_key().unwrap(), None).await;
         world.reopen(&session).await;
-        assert_eq!(diary.take(), vec![format!("loaded {first} of nobody"); 2], "from cache and database");
+        assert_eq!(diary.take(), vec![format!("loaded {first} of none"); 2], "from cache and database");
 
         session.insert("x", 2).unwrap();
         session.save().await.unwrap();
@@ -97,7 +97,7 @@ async fn hooks_are_called_from_the_first_save_to_the_end() {
 
 #[tokio::test]
 async fn revoked_hook_gets_the_cause() {
-    each_told(async |world, diary| {
+    each_with_diary(async |world, diary| {
         let mut keys = Vec::new();
         for _ in 0..3 {
             let mut session = world.store.new_session();
@@ -106,8 +106,8 @@ async fn revoked_hook_gets_the_cause() {
             keys.push(*session.stored_key().unwrap());
             world.runtime.advance(HOUR);
         }
-        let told = diary.take();
-        assert_eq!(told.last().unwrap(), &format!("revoked {} TooMany", keys[0].as_str()), "{told:?}");
+        let calls = diary.take();
+        assert_eq!(calls.last().unwrap(), &format!("revoked {} TooMany", keys[0].as_str()), "{calls:?}");
         world.store.revoke(&keys[1]).await.unwrap();
         assert_eq!(diary.take(), [format!("revoked {} One", keys[1].as_str())]);
         world.store.revoke_subject("user-42").await.unwrap();
@@ -122,7 +122,7 @@ async fn revoked_hook_gets_the_cause() {
 
 #[tokio::test]
 async fn hooks_are_not_called_for_a_failed_write() {
-    each_told(async |world, diary| {
+    each_with_diary(async |world, diary| {
         let mut session = world.saved([("x", 1)]).await;
         diary.take();
         for fault in [Fault::Refused, Fault::NoAnswer] {
@@ -140,7 +140,7 @@ async fn hooks_are_not_called_for_a_failed_write() {
 
 #[tokio::test]
 async fn expired_hook_is_called_when_sessions_are_deleted() {
-    each_told(async |world, diary| {
+    each_with_diary(async |world, diary| {
         let session = world.saved([("x", 1)]).await;
         world.saved([("x", 1)]).await;
         diary.take();
@@ -157,7 +157,7 @@ async fn expired_hook_is_called_when_sessions_are_deleted() {
 
 #[tokio::test]
 async fn unknown_key_hook_gets_the_kind_of_key() {
-    each_told(async |world, diary| {
+    each_with_diary(async |world, diary| {
         let session = world.saved([("x", 1)]).await;
         diary.take();
         world.store.open("").await.unwrap();
@@ -175,7 +175,7 @@ async fn unknown_key_hook_gets_the_kind_of_key() {
 
 #[tokio::test]
 async fn unreadable_payload_hook_is_called() {
-    each_told(async |world, diary| {
+    each_with_diary(async |world, diary| {
         let session = world.saved([("x", 1)]).await;
         let key = session.stored_key().unwrap();
         let record = Record::new(Bytes::from_static(b"9"), START, START + HOUR);

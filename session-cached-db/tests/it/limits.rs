@@ -66,7 +66,7 @@ async fn session_beyond_the_limit_ends_the_least_recently_used_one() {
         async |world| {
             let mut first = login(&world, "user-42").await;
             let second = login(&world, "user-42").await;
-            let other = login(&world, "somebody else").await;
+            let other = login(&world, "another user").await;
             world.runtime.advance(HOUR);
             first.touch().await.unwrap();
             let third = login(&world, "user-42").await;

@@ -55,10 +55,10 @@ async fn changes_of_different_keys_both_win_under_either_policy() {
 async fn sixty_four_concurrent_saves_all_survive() {
     each_database(async |world| {
         let session = world.saved([("kept", 0)]).await;
-        let everybody_has_opened = Arc::new(Barrier::new(64));
+        let all_have_opened = Arc::new(Barrier::new(64));
         let requests = (0..64).map(|number| {
             let (store, key) = (world.store.clone(), key_of(&session));
-            let barrier = Arc::clone(&everybody_has_opened);
+            let barrier = Arc::clone(&all_have_opened);
             tokio::spawn(async move {
                 let mut session = store.open(&key).await.unwrap();
                 barrier.wait().await;

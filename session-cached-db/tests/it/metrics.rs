@@ -113,9 +113,9 @@ async fn no_label_identifies_a_session() {
     let mut session = world.saved([("secret", 4711)]).await;
     session.set_subject("ada@example.org").unwrap();
     session.save().await.unwrap();
-    let told = format!("{:?}", recorded(&snapshotter));
+    let figures = format!("{:?}", recorded(&snapshotter));
     let stored = session.stored_key().unwrap().as_str().to_owned();
     for secret in [key_of(&session), stored, "ada@example.org".into(), "4711".into()] {
-        assert!(!told.contains(&secret), "{told}");
+        assert!(!figures.contains(&secret), "{figures}");
     }
 }

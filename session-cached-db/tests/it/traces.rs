@@ -51,9 +51,9 @@ async fn log_shows_no_key_payload_or_subject_and_sessions_can_be_followed() {
     other.flush().await.unwrap();
 
     let lines = log.lines();
-    let told = lines.join("\n");
+    let text = lines.join("\n");
     for secret in [key_of(&session), stored.as_str().to_owned(), "ada@example.org".into(), "471147".into()] {
-        assert!(!told.contains(&secret), "{secret} is in the log:\n{told}");
+        assert!(!text.contains(&secret), "{secret} is in the log:\n{text}");
     }
     let name_in = |line: &String| {
         let rest = line.split(" session=").nth(1)?;
@@ -66,5 +66,5 @@ async fn log_shows_no_key_payload_or_subject_and_sessions_can_be_followed() {
     );
     let of_it = lines.iter().filter(|line| name_in(line).is_some_and(|name| name == unreadable));
     let saves = of_it.filter(|line| line.starts_with("span session_write operation=\"save\"")).count();
-    assert_eq!(saves, 1, "the session cannot be followed:\n{told}");
+    assert_eq!(saves, 1, "the session cannot be followed:\n{text}");
 }

@@ -36,7 +36,7 @@ pub async fn sessions_of_a_subject_are_listed_latest_first(world: &World) {
     assert_eq!(keys, [second.as_str(), first.as_str()]);
     let text = world.run(&["list", "--subject", "ann"]).ends_with(0).does_not_say(other.as_str()).stdout;
     assert!(text.starts_with("stored key") && text.contains(first.as_str()), "{text}");
-    world.run(&["list", "--subject", "nobody"]).ends_with(0).says("No sessions.");
+    world.run(&["list", "--subject", "carol"]).ends_with(0).says("No sessions.");
     world.run(&["list", "--subject", ""]).ends_with(2);
 }
 

@@ -17,7 +17,7 @@ async fn each_page(browsers: &Browsers<'_>, setup: Setup, check: impl AsyncFn(&B
         browser.see("Remember me").await;
         check(&browser, page).await;
     }
-    browser.write("form[action=\"/login\"] #name", "nobody").await;
+    browser.write("form[action=\"/login\"] #name", "unknown").await;
     browser.write("form[action=\"/login\"] #password", "wrong horse").await;
     browser.press("form[action=\"/login\"] button").await;
     browser.see("There is no such name").await;

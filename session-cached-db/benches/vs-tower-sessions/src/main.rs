@@ -66,8 +66,7 @@ async fn measure(rounds: usize) -> Report {
         let theirs_time = timed(theirs.load_all()).await;
         one.push(theirs_time / timed(ours.load_all()).await);
     }
-    let what =
-        "the same, load against load, of a session of the same size with an object of five fields under each key";
+    let what = "the same, load against load, of a session of the same size with an object of five fields under each key";
     report.add("moka_hit_vs_tower_sessions_objects", Aim::None, what, one);
     ours.check();
     drop((theirs, ours));
