@@ -2,35 +2,10 @@ use std::sync::Arc;
 
 use session_core::DynCache;
 
-use crate::Inspect;
+use crate::url::Url;
+use crate::{ConnectError, Inspect, scheme};
 
-/// Why no cache could be made from a URL or from a builder. Shows no URL, because passwords are in them.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConnectError {
-    /// The URL begins with something that no cache is known for.
-    #[error(
-        "no cache is known for URLs that begin with {scheme:?}; known are redis, rediss, redis+unix, redis+cluster, \
-         rediss+cluster, redis+sentinel, rediss+sentinel, the same with valkey, memcache and moka"
-    )]
-    UnknownScheme {
-        /// What it begins with.
-        scheme: String,
-    },
-    /// The cache is known, but this program was built without it.
-    #[error("{scheme}:// needs the feature {feature:?} of cache-backends; enable it in Cargo.toml")]
-    FeatureDisabled {
-        /// What the URL begins with.
-        scheme: String,
-        /// The cargo feature to enable.
-        feature: &'static str,
-    },
-    /// The URL or an option is wrong.
-    #[error("the cache's configuration is invalid: {0}")]
-    Config(String),
-}
-
-/// The cache that `url` names. Connects to nothing yet.
+/// Creates the cache that `url` names. Connects to nothing yet.
 ///
 /// | URL | feature | options as parameters |
 /// |---|---|---|
@@ -50,47 +25,31 @@ pub enum ConnectError {
 ///
 /// # Errors
 ///
-/// [`ConnectError`], which names the feature that is missing.
+/// Returns [`ConnectError`] if the URL is wrong, or if it needs a cargo feature that is disabled, which the
+/// error names.
 pub fn connect(url: &str) -> Result<Arc<dyn DynCache>, ConnectError> {
     let cache = connect_to_inspect(url)?;
     Ok(cache)
 }
 
-/// As [`connect`], for an operator's program: what comes back can also be [inspected](Inspect).
+/// Creates the cache that `url` names, for an operator's program: the cache can also be [inspected](Inspect).
 ///
 /// # Errors
 ///
-/// As [`connect`].
+/// Returns the errors of [`connect`].
 pub fn connect_to_inspect(url: &str) -> Result<Arc<dyn Inspect>, ConnectError> {
-    let Some((scheme, _)) = url.split_once("://") else {
-        return Err(ConnectError::Config("a URL looks like redis://127.0.0.1:6379/".into()));
-    };
-    match scheme {
+    let parsed = Url::parse(url)?;
+    match scheme::feature_of(parsed.scheme) {
         #[cfg(feature = "moka")]
-        "moka" => Ok(Arc::new(crate::moka::MokaCache::builder().read(crate::url::Url::parse(url)?)?.build())),
+        Some("moka") => Ok(Arc::new(crate::moka::MokaCache::builder().read(parsed)?.build())),
         #[cfg(feature = "memcached")]
-        "memcache" | "memcached" => {
-            Ok(Arc::new(crate::memcached::MemcachedCache::builder().url(url).build()?))
-        }
+        Some("memcached") => Ok(Arc::new(crate::memcached::MemcachedCache::builder().url(url).build()?)),
+        // Its builder says which of the other two features is disabled.
         #[cfg(feature = "redis")]
-        _ if feature_of(scheme).is_some_and(|feature| feature.starts_with("redis")) => {
+        Some("redis" | "redis-tls" | "redis-cluster") => {
             Ok(Arc::new(crate::redis::RedisCache::builder().url(url).build()?))
         }
-        _ => Err(feature_of(scheme).map_or_else(
-            || ConnectError::UnknownScheme { scheme: scheme.into() },
-            |feature| ConnectError::FeatureDisabled { scheme: scheme.into(), feature },
-        )),
-    }
-}
-
-/// The cargo feature that URLs with this beginning need.
-fn feature_of(scheme: &str) -> Option<&'static str> {
-    match scheme.replacen("valkey", "redis", 1).as_str() {
-        "moka" => Some("moka"),
-        "memcache" | "memcached" => Some("memcached"),
-        "redis" | "redis+unix" | "redis+sentinel" => Some("redis"),
-        "rediss" | "rediss+sentinel" => Some("redis-tls"),
-        "redis+cluster" | "rediss+cluster" => Some("redis-cluster"),
-        _ => None,
+        Some(feature) => Err(ConnectError::FeatureDisabled { scheme: parsed.scheme.into(), feature }),
+        None => Err(ConnectError::UnknownScheme { scheme: parsed.scheme.into() }),
     }
 }

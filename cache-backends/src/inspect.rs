@@ -1,38 +1,38 @@
 use async_trait::async_trait;
 use session_core::{CacheError, DynCache, Timestamp};
 
-/// What an operator asks a cache, beside what a store does.
+/// A cache whose servers can report their state to an operator.
 #[async_trait]
 pub trait Inspect: DynCache {
-    /// How its servers are, each of them; none for a cache in this process.
+    /// Returns the state of each server. A cache in this process has none.
     ///
     /// # Errors
     ///
-    /// As [`get`](session_core::Cache::get), if one of them does not answer.
+    /// Returns [`CacheError`] if one of the servers does not answer.
     async fn inspect(&self) -> Result<Vec<Inspection>, CacheError>;
 }
 
-/// How a cache's server is. What it does not tell is `None`.
+/// The state of a cache's server. A field is `None` if the server does not report it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Inspection {
-    /// Where it is, if there are several, or if Redis Sentinel has said so.
+    /// The server's address, if there are several servers, or if Redis Sentinel has named it.
     pub address: Option<String>,
-    /// What it is, with its version.
+    /// The name of the server's program, and its version.
     pub version: Option<String>,
-    /// Its clock.
+    /// The time of the server's clock.
     pub clock: Option<Timestamp>,
-    /// How it makes room, as it calls that itself.
+    /// The eviction policy, by the server's own name for it.
     pub eviction: Option<String>,
-    /// Whether it makes room by removing the entries with the shortest TTL first, which are the fences that keep
+    /// `true` if the server evicts the entries with the shortest TTL first, which are the fences that keep
     /// outdated sessions out.
     pub evicts_fences_first: bool,
-    /// Whether it is a replica: it takes no writes, and lags behind.
+    /// `true` if the server is a replica, which accepts no writes and lags behind.
     pub is_replica: bool,
-    /// The memory that it uses, in bytes.
+    /// The memory that the server uses, in bytes.
     pub used_bytes: Option<u64>,
-    /// The memory that it may use, in bytes.
+    /// The memory that the server may use, in bytes.
     pub max_bytes: Option<u64>,
-    /// How many entries it has removed to make room since it was started.
+    /// The number of entries that the server has evicted since it was started.
     pub evicted: Option<u64>,
 }

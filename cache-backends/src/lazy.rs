@@ -1,17 +1,18 @@
-//! A client or connection that the first call makes, and a later one makes again.
+//! A client or connection that is made by the first call, and made again by a later one.
 
 use std::sync::{Mutex, PoisonError};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 
-/// Makes it.
+/// A function that makes the value.
 pub(crate) type Make<T, E> = Box<dyn Fn() -> BoxFuture<'static, Result<T, E>> + Send + Sync>;
 
-/// An attempt to make it that all callers share. It belongs to none of them: it goes on when they are gone.
+/// An attempt to make the value, shared by all callers. It belongs to none of them: it continues when they
+/// are gone.
 pub(crate) type Attempt<T, E> = Shared<BoxFuture<'static, Result<T, E>>>;
 
-/// What the first call makes.
+/// A value that the first call makes.
 pub(crate) struct Lazy<T, E> {
     make: Make<T, E>,
     current: Mutex<Option<Attempt<T, E>>>,
@@ -26,10 +27,10 @@ where
         Self { make, current: Mutex::new(None) }
     }
 
-    /// The present attempt, begun now if there is none, or if the last one has failed.
+    /// Returns the current attempt. Begins one if there is none, or if the last one has failed.
     pub(crate) fn attempt(&self) -> Attempt<T, E> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        // The caller that began it may have left when it failed. Do not show a later caller an error from then.
+        // An attempt may fail after its caller has left. Do not return such an old error to a later caller.
         let current = match &mut *current {
             Some(attempt) if !attempt.peek().is_some_and(Result::is_err) => attempt,
             current => current.insert(self.begin()),
@@ -43,7 +44,8 @@ where
         attempt
     }
 
-    /// Lets the next call make it anew, unless another one did so already: what `attempt` brought is of no use.
+    /// Discards the result of `attempt`, so that the next call makes the value again. Does nothing if a newer
+    /// attempt was begun meanwhile.
     pub(crate) fn forget(&self, attempt: &Attempt<T, E>) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.as_ref().is_some_and(|current| current.ptr_eq(attempt)) {

@@ -1,8 +1,14 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+// Every backend has the same files: `builder` (options and URLs), `connect` (connections), `error` (the
+// driver's errors as ours), `commands` (the commands and their replies) and `inspect`. `moka` is in this
+// process, without connections, errors and commands.
 
 mod connect;
+mod error;
 mod inspect;
-#[cfg(any(feature = "memcached", feature = "redis"))]
+#[cfg(feature = "_server")]
 mod lazy;
 #[cfg(feature = "memcached")]
 pub mod memcached;
@@ -10,8 +16,10 @@ pub mod memcached;
 pub mod moka;
 #[cfg(feature = "redis")]
 pub mod redis;
-#[cfg(any(feature = "memcached", feature = "moka", feature = "redis"))]
+mod scheme;
+#[allow(dead_code, reason = "each backend uses some parts, and any backend may be disabled")]
 mod url;
 
-pub use connect::{ConnectError, connect, connect_to_inspect};
+pub use connect::{connect, connect_to_inspect};
+pub use error::ConnectError;
 pub use inspect::{Inspect, Inspection};

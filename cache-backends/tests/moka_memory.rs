@@ -1,4 +1,5 @@
-//! Whether the weight of a value is its memory. The process holds nothing else, so this file has one test only.
+//! The memory of a full cache, which shows that a value's weight is right. The memory is that of the process,
+//! so this file has one test only.
 #![cfg(all(feature = "moka", target_os = "linux"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
@@ -15,11 +16,11 @@ use session_core::{
 };
 
 #[test]
-fn values_take_as_much_memory_as_they_may() {
+fn full_cache_takes_the_memory_that_it_may() {
     const MAX_BYTES: usize = 16 << 20;
     let cache = MokaCache::builder().max_bytes(MAX_BYTES as u64).build();
     let before = resident_bytes();
-    // 1 KB each, decoded: several times as many as there is room for.
+    // Decoded sessions of 1 KB each, several times as many as there is room for.
     for number in 1..=24_000 {
         let key = StoredKey::parse(&format!("{number:043}")).unwrap();
         let entry = Entry::value(Stamp(NonZeroU64::new(number).unwrap()), session(&key));

@@ -10,7 +10,7 @@ use conformance_tests::persistence::{Damage, PersistenceFixture};
 use conformance_tests::{Suite, libtest_mimic};
 use db_backends::sqlite::SqlitePersistence;
 use db_backends::sqlx::{AssertSqlSafe, Connection as _, SqliteConnection, raw_sql};
-use session_core::{Cache, DynCache, DynPersistence, DynSubjectIndex, Persistence, StoredKey};
+use session_core::{Cache, DynCache, DynDatabase, DynPersistence, Persistence, StoredKey};
 
 fn main() {
     let arguments = libtest_mimic::Arguments::from_args();
@@ -124,10 +124,10 @@ impl PersistenceFixture for File {
 
 fn erased_index_at(
     url: String,
-) -> impl Fn() -> std::pin::Pin<Box<dyn Future<Output = Box<dyn DynSubjectIndex>> + Send>> + Send + Sync {
+) -> impl Fn() -> std::pin::Pin<Box<dyn Future<Output = Box<dyn DynDatabase>> + Send>> + Send + Sync {
     move || {
         let opened = opened(url.clone());
-        Box::pin(async move { Box::new(opened.await) as Box<dyn DynSubjectIndex> })
+        Box::pin(async move { Box::new(opened.await) as Box<dyn DynDatabase> })
     }
 }
 

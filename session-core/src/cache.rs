@@ -6,45 +6,101 @@ use crate::{CacheError, Entry, Stamp, StoredKey};
 
 /// A register per key with compare-and-exchange. That is all a cache has to be.
 ///
-/// The coherence protocol is not a backend's business: it is the same for all of them, and written over these methods.
-/// A backend only keeps [`Entry`]s, and may lose any of them at any time.
+/// A backend has no part in the coherence protocol, which is the same for all of them and written over these
+/// methods. A backend only keeps [`Entry`]s, and may lose any of them at any time.
 ///
 /// # Behavior
 ///
 /// - What was stored is found under the same key, with the same stamp, until its TTL has passed.
 /// - A TTL of zero stores nothing: the exchange is made as if `new` were `None`.
 /// - Keys are compared byte for byte.
-/// - An entry that cannot be read (another program's, a newer version's) counts as nothing there, in every method.
+/// - An entry that cannot be read (another program's, a newer version's) counts as nothing there, in every
+///   method.
 /// - An entry of another key is never returned: [`CacheError::WrongKey`].
 /// - An entry may disappear before its TTL. An older one never comes back in its place.
-/// - A value that is too large to be stored leaves nothing behind under its key that was there before, or fails and
-///   leaves everything as it was; never a truncated one.
+/// - A value that is too large to be stored leaves nothing behind under its key that was there before, or
+///   fails and leaves everything as it was; never a truncated one.
 /// - No method repeats a write of its own accord when its outcome is unknown.
 ///
 /// # Cancel safety
 ///
-/// A future that is dropped may have had its effect, or may have it later, like a call that timed out.
+/// The call of a future that is dropped may have been applied, or may be applied later, like a call that
+/// timed out.
+///
+/// # Example
+///
+/// A map in memory. A cache outside of the process keeps [encoded](Entry::encode) entries: the folder
+/// `conformance-tests/third-party` of the repository has one, with a test that runs the contract against it.
+///
+/// ```
+/// use std::collections::HashMap;
+/// use std::sync::{Mutex, PoisonError};
+/// use std::time::{Duration, Instant};
+///
+/// use session_core::{Cache, CacheError, CacheProperties, Entry, Exchange, Expected, Scope, StoredKey};
+///
+/// /// Every entry, and the end of its TTL.
+/// #[derive(Debug, Default)]
+/// struct MapCache(Mutex<HashMap<StoredKey, (Entry, Instant)>>);
+///
+/// impl Cache for MapCache {
+///     async fn get(&self, key: &StoredKey) -> Result<Option<Entry>, CacheError> {
+///         let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+///         Ok(map.get(key).filter(|(_, end)| Instant::now() < *end).map(|(entry, _)| entry.clone()))
+///     }
+///
+///     async fn compare_exchange(
+///         &self,
+///         key: &StoredKey,
+///         expected: Expected,
+///         new: Option<Entry>,
+///         ttl: Duration,
+///     ) -> Result<Exchange, CacheError> {
+///         let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+///         map.retain(|_, (_, end)| Instant::now() < *end);
+///         let found = map.get(key).map(|(entry, _)| entry);
+///         let is_expected = match expected {
+///             Expected::Vacant => found.is_none(),
+///             Expected::Stamp(stamp) => found.is_some_and(|entry| entry.stamp == stamp),
+///         };
+///         if !is_expected {
+///             return Ok(Exchange::Lost(found.cloned()));
+///         }
+///         match new.filter(|_| !ttl.is_zero()) {
+///             Some(entry) => map.insert(*key, (entry, Instant::now() + ttl)),
+///             None => map.remove(key),
+///         };
+///         Ok(Exchange::Stored)
+///     }
+///
+///     fn properties(&self) -> CacheProperties {
+///         CacheProperties::new(Scope::Process)
+///     }
+/// }
+/// ```
 pub trait Cache: Send + Sync + fmt::Debug + 'static {
-    /// What is under `key`.
+    /// Returns the entry under `key`, or `None` if there is none.
     ///
     /// # Errors
     ///
-    /// [`CacheError`]; none of its variants means that nothing is there.
+    /// Returns [`CacheError`] if the call failed. No variant of it means that the key is vacant.
     fn get(&self, key: &StoredKey) -> impl Future<Output = Result<Option<Entry>, CacheError>> + Send;
 
-    /// Replaces what is under `key` by `new` (or by nothing), kept for at most `ttl`, only if it is still as
-    /// `expected`.
+    /// Replaces the entry under `key` by `new`, kept for at most `ttl`, or removes it if `new` is `None`.
+    /// Does so only if the key is still as `expected`.
     ///
     /// # Behavior
     ///
-    /// - Atomic against every other exchange on the key, of any process: of two exchanges that expect the same, at most
-    ///   one is [`Exchange::Stored`].
-    /// - [`Exchange::Lost`] changes nothing, and tells what was there, read not before the call began.
+    /// - Atomic against every other exchange on the key, of any process: of two exchanges that expect the
+    ///   same, at most one is [`Exchange::Stored`].
+    /// - [`Exchange::Lost`] changes nothing, and returns the entry that was there, read not before the call
+    ///   began.
     /// - The stamp of `new` becomes the stamp of what is there.
     ///
     /// # Errors
     ///
-    /// [`CacheError`], whose [`outcome`](CacheError::outcome) tells whether the exchange may have happened.
+    /// Returns [`CacheError`] if the call failed. Its [`outcome`](CacheError::outcome) says whether the
+    /// exchange may have happened.
     fn compare_exchange(
         &self,
         key: &StoredKey,
@@ -53,9 +109,10 @@ pub trait Cache: Send + Sync + fmt::Debug + 'static {
         ttl: Duration,
     ) -> impl Future<Output = Result<Exchange, CacheError>> + Send;
 
-    /// Gets what is there, or places `lease` for `ttl` if nothing is.
+    /// Returns the entry under `key`, or places `lease` there for `ttl` if there is none.
     ///
-    /// Provided: a `get`, then a `compare_exchange`. A backend that can do it in one round trip overrides it.
+    /// Defaults to a `get`, then a `compare_exchange`. A backend that can do it in one round trip overrides
+    /// it.
     ///
     /// # Behavior
     ///
@@ -64,7 +121,8 @@ pub trait Cache: Send + Sync + fmt::Debug + 'static {
     ///
     /// # Errors
     ///
-    /// [`CacheError`], whose [`outcome`](CacheError::outcome) tells whether the lease may have been placed.
+    /// Returns [`CacheError`] if the call failed. Its [`outcome`](CacheError::outcome) says whether the lease
+    /// may have been placed.
     fn acquire(
         &self,
         key: &StoredKey,
@@ -87,8 +145,8 @@ pub trait Cache: Send + Sync + fmt::Debug + 'static {
 
     /// Returns the number of the server that has `key`, below [`CacheProperties::servers`].
     ///
-    /// Provided: 0, for a cache that is one server. A cache of several servers overrides it, so that one of them being
-    /// down does not keep the keys of the others out of use.
+    /// Defaults to 0, for a cache that is one server. A cache of several servers overrides it, so that the
+    /// keys of the others stay cached while one of them is down.
     ///
     /// # Behavior
     ///
@@ -99,55 +157,57 @@ pub trait Cache: Send + Sync + fmt::Debug + 'static {
         0
     }
 
-    /// What this cache is and can do. The same at every call.
+    /// Returns the properties of this cache. They are the same at every call.
     fn properties(&self) -> CacheProperties;
 }
 
-/// What must be under a key for an exchange to happen.
+/// The state of a key that an exchange requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
-    /// Nothing.
+    /// The key has no entry.
     Vacant,
-    /// The entry with this stamp.
+    /// The key has the entry with this stamp.
     Stamp(Stamp),
 }
 
-/// What became of an exchange.
+/// The result of an exchange.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exchange {
-    /// It happened.
+    /// The exchange happened.
     Stored,
-    /// It did not: this is there instead.
+    /// The exchange did not happen: the key has this entry instead, or none.
     Lost(Option<Entry>),
 }
 
-/// What became of an [`acquire`](Cache::acquire).
+/// The result of an [`acquire`](Cache::acquire).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Acquired {
-    /// This was there.
+    /// The key has this entry.
     Found(Entry),
-    /// Nothing was there; the lease is placed.
+    /// The key was vacant; the lease is placed.
     Placed,
 }
 
-/// What a cache is and can do.
+/// The kind, the limits and the name of a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheProperties {
-    /// Who shares it.
+    /// The processes that share the cache.
     pub scope: Scope,
-    /// The largest encoded entry that it takes, in bytes.
+    /// The largest encoded entry that the cache accepts, in bytes.
     pub max_entry_bytes: usize,
-    /// TTLs are rounded up to multiples of this. Never rounded down, and zero stays zero.
+    /// The granularity of TTLs: they are rounded up to multiples of it. Never rounded down, and zero stays
+    /// zero.
     pub ttl_granularity: Duration,
-    /// What it is called in metrics: `redis`, for instance. By default `cache`.
+    /// The name of the cache in metrics: `redis`, for instance. Defaults to `cache`.
     pub name: &'static str,
-    /// The number of servers, or groups of keys, that can fail independently: see [`Cache::server`]. Defaults to 1.
+    /// The number of servers, or groups of keys, that can fail independently: see [`Cache::server`]. Defaults
+    /// to 1.
     pub servers: usize,
 }
 
 impl CacheProperties {
-    /// No limit on entries, TTLs of any length.
+    /// Creates properties without a limit on entries, and with TTLs of any length.
     #[must_use]
     pub const fn new(scope: Scope) -> Self {
         Self {
@@ -159,28 +219,28 @@ impl CacheProperties {
         }
     }
 
-    /// The same with a limit on encoded entries, in bytes.
+    /// Sets the largest encoded entry, in bytes. Defaults to no limit.
     #[must_use]
     pub const fn with_max_entry_bytes(mut self, max_entry_bytes: usize) -> Self {
         self.max_entry_bytes = max_entry_bytes;
         self
     }
 
-    /// The same under another name.
+    /// Sets the name in metrics. Defaults to `cache`.
     #[must_use]
     pub const fn with_name(mut self, name: &'static str) -> Self {
         self.name = name;
         self
     }
 
-    /// Sets the number of servers that can fail independently. At least 1.
+    /// Sets the number of servers that can fail independently, at least 1. Defaults to 1.
     #[must_use]
     pub const fn with_servers(mut self, servers: usize) -> Self {
         self.servers = if servers == 0 { 1 } else { servers };
         self
     }
 
-    /// The same with another granularity of TTLs.
+    /// Sets the granularity of TTLs. Defaults to zero: TTLs of any length.
     #[must_use]
     pub const fn with_ttl_granularity(mut self, ttl_granularity: Duration) -> Self {
         self.ttl_granularity = ttl_granularity;
@@ -188,13 +248,14 @@ impl CacheProperties {
     }
 }
 
-/// Who shares a cache.
+/// The processes that share a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Scope {
-    /// This process alone. Its calls return at once, without I/O, and never fail for being out of reach. Other
-    /// processes that write to the same database go unnoticed until a value's age ends.
+    /// This process alone. Calls return at once, without I/O, and never fail because the cache is out of
+    /// reach. Writes of other processes to the same database stay unnoticed until a value reaches its maximum
+    /// age.
     Process,
-    /// Every process that reaches it.
+    /// Every process that reaches the cache.
     Shared,
 }

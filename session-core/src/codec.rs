@@ -5,42 +5,44 @@ use bytes::Bytes;
 
 use crate::{BoxError, SessionData, StoredKey};
 
-/// How a session's data becomes the payload that is stored, and back.
+/// A format of payloads: encodes a session's data into the payload that is stored, and decodes it.
 ///
 /// # Behavior
 ///
-/// - `decode` of what `encode` returned, under the same key, gives the same map.
-/// - A payload carries the version of its format. One that this codec does not know is
+/// - `decode` returns the map that was passed to `encode`, if both are called with the same key.
+/// - A payload carries the version of its format. A version that this codec does not know is
 ///   [`CodecError::UnknownFormat`], never a guess.
-/// - `decode` never panics and never allocates much more than the payload's size, whatever the payload is.
-/// - `key` is the key that the payload is stored under. A codec may bind the payload to it; a payload is encoded anew
-///   when its key changes.
+/// - `decode` never panics and never allocates much more than the payload's size, for any payload.
+/// - `key` is the key that the payload is stored under. A codec may bind the payload to it. A payload is
+///   encoded again when its key changes.
 pub trait Codec: Send + Sync + fmt::Debug + 'static {
     /// Encodes `data` to be stored under `key`.
     ///
     /// # Errors
     ///
-    /// [`CodecError`] when the data cannot be written in this format.
+    /// Returns [`CodecError`] if the data cannot be written in this format.
     fn encode(&self, key: &StoredKey, data: &SessionData) -> Result<Bytes, CodecError>;
 
-    /// Decodes what was stored under `key`.
+    /// Decodes the payload that was stored under `key`.
     ///
     /// # Errors
     ///
-    /// [`CodecError`] when the payload is not one that this codec wrote under this key.
+    /// Returns [`CodecError`] if this codec did not write the payload under this key.
     fn decode(&self, key: &StoredKey, payload: &Bytes) -> Result<SessionData, CodecError>;
 
-    /// Where in `payload` a JSON object begins that goes on to its end, and is the map: what `decode` makes of it, if that
-    /// is no error, is what [`SessionData::from_json`] makes of that part. A map is then read where it is, in the payload.
-    /// By default there is no such part, and `decode` is asked. So it must stay for a codec that first has to find out whether a
-    /// payload is genuine: what is read in place never goes through `decode`.
+    /// Returns the position in `payload` from which on it is a JSON object that is the map, so that the map
+    /// can be read in place, without a copy. Defaults to `None`: the payload is always passed to `decode`.
+    ///
+    /// If this returns a position, `decode` must fail or return what [`SessionData::from_json`] returns for
+    /// the part from there on. A codec that has to verify a payload first must return `None`, because a map
+    /// that is read in place never goes through `decode`.
     fn json_start(&self, payload: &[u8]) -> Option<usize> {
         let _ = payload;
         None
     }
 
-    /// Whether `payload`, which can be decoded, need not be encoded anew: it is not sealed with an older key, for
-    /// instance. By default always.
+    /// Returns `false` if `payload` can be decoded but should be encoded again, for instance because it is
+    /// sealed with an older key. Defaults to `true`.
     fn is_current(&self, payload: &Bytes) -> bool {
         let _ = payload;
         true
@@ -69,29 +71,29 @@ macro_rules! codec_for_pointer {
 
 codec_for_pointer!(Arc, Box);
 
-/// The payload is unreadable, or the data cannot be written. Shows nothing of either.
+/// The error for a payload that cannot be read, or data that cannot be written. Shows nothing of either.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CodecError {
-    /// Written by a newer version, or by another program.
+    /// A newer version or another program has written the payload.
     #[error(
         "the payload has format {0:#04x}, which this version does not know; was it written by a newer one? upgrade, or end the session"
     )]
     UnknownFormat(u8),
-    /// Damaged, or empty.
+    /// The payload is damaged or empty.
     #[error("the payload cannot be read ({0}); keep the row for an investigation, or end the session")]
     Malformed(BoxError),
     /// The data cannot be written in this format.
     #[error("the data cannot be encoded ({0})")]
     Unencodable(BoxError),
-    /// It cannot be opened with the keys that are here.
+    /// The payload cannot be opened with the present keys.
     #[cfg(feature = "seal")]
     #[error("the payload cannot be opened: {0}")]
     Seal(#[source] crate::SealError),
 }
 
 impl CodecError {
-    /// Which of its kind it is, in a word that does not change: for logs and metrics.
+    /// Returns a word for the kind of error that does not change, for logs and metrics.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
@@ -104,8 +106,8 @@ impl CodecError {
     }
 }
 
-/// The default codec: one byte of format version (`1`, as a digit, to be legible in a database), then the map as a
-/// JSON object.
+/// The default codec: one byte for the version of the format (the digit `1`, legible in a database), then the
+/// map as a JSON object.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct JsonCodec;
@@ -118,7 +120,7 @@ impl Codec for JsonCodec {
     fn encode(&self, _key: &StoredKey, data: &SessionData) -> Result<Bytes, CodecError> {
         let mut payload = vec![Self::FORMAT];
         data.write_json(&mut payload);
-        // A cache in this process keeps it, so without room to grow.
+        // Boxed to drop the spare capacity, because a cache in this process keeps the payload.
         Ok(payload.into_boxed_slice().into())
     }
 
@@ -146,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_carries_its_format_version() {
+    fn payload_begins_with_its_format_version() {
         let mut data = SessionData::new();
         data.insert("visits", "3".into()).unwrap();
         let payload = JsonCodec.encode(&key(), &data).unwrap();
@@ -177,7 +179,7 @@ mod tests {
         }
 
         #[test]
-        fn an_empty_map_and_its_payload_are_equal_whatever_it_went_through(keys in prop::collection::vec("[a-d]", 0..5)) {
+        fn map_that_was_emptied_is_encoded_as_an_empty_map(keys in prop::collection::vec("[a-d]", 0..5)) {
             let mut data = SessionData::new();
             for key in &keys { data.insert(key, "1".into()).unwrap(); }
             for key in &keys { data.remove(key); }

@@ -7,20 +7,22 @@ use flate2::write::ZlibEncoder;
 
 use crate::{Codec, CodecError, JsonCodec, SessionData, StoredKey};
 
-/// Compresses what another codec makes, when that is large enough to be worth it: a `z`, then a zlib stream.
+/// A codec that compresses the payloads of another one if they are large enough: a `z`, then a zlib stream.
 ///
 /// # Behavior
 ///
-/// - What is smaller than the [threshold](Self::with_threshold), or does not get smaller, is passed on as it is. So a
-///   table from before can be read, and so can what is written here, without this codec, as long as it is small.
-/// - What would be larger than the [limit](Self::with_max_inflated_bytes) once it is inflated is not read, and neither is
-///   it written. No more than that is ever inflated.
-/// - Damage is found by zlib's checksum, and so is what stands behind the stream; no protection against somebody who means
-///   it. Put [`SealCodec`](crate::SealCodec) around it, not into it: what is encrypted cannot be compressed.
+/// - Payloads below the [threshold](Self::with_threshold), and those that do not get smaller, are passed on
+///   as they are. So this codec reads a table from before, and without this codec the small payloads remain
+///   readable.
+/// - Payloads that are larger than the [limit](Self::with_max_inflated_bytes) before compression are neither
+///   read nor written. No more than that is ever inflated.
+/// - zlib's checksum finds accidental damage, and bytes behind the stream are refused. Neither protects
+///   against an attacker. For that, wrap this codec into a [`SealCodec`](crate::SealCodec), not the other way
+///   round: encrypted payloads do not get smaller.
 ///
-/// The size of what is compressed tells something of its contents. Who can choose one value of a session, and see the
-/// size of its row or of what goes to the cache, can guess at another value of it, even if it is sealed. Where that
-/// matters, do not compress.
+/// The compressed size reveals something about the contents. An attacker who chooses one value of a session,
+/// and sees the size of its row or of its traffic to the cache, can guess at another value, even if the
+/// payload is sealed. Do not compress where that matters.
 ///
 /// ```
 /// use session_core::{Codec as _, CompressCodec, JsonCodec, SessionData, StoredKey};
@@ -41,7 +43,7 @@ pub struct CompressCodec<C = JsonCodec> {
     max_inflated_bytes: usize,
 }
 
-/// What a compressed payload begins with. JSON payloads, sealed ones and Django's begin with something else.
+/// The first byte of a compressed payload. JSON payloads, sealed ones and Django's begin with other bytes.
 const MARK: u8 = b'z';
 
 impl<C: Codec> CompressCodec<C> {
@@ -51,7 +53,7 @@ impl<C: Codec> CompressCodec<C> {
     /// The default of [`with_max_inflated_bytes`](Self::with_max_inflated_bytes): 4 MiB.
     pub const DEFAULT_MAX_INFLATED_BYTES: usize = 4 << 20;
 
-    /// Compresses what `inner` makes, from 1 KiB on.
+    /// Creates a codec that compresses the payloads of `inner` from 1 KiB on.
     #[must_use]
     pub const fn new(inner: C) -> Self {
         Self {
@@ -61,7 +63,7 @@ impl<C: Codec> CompressCodec<C> {
         }
     }
 
-    /// The same with another size, in bytes, from which on it is compressed. By default
+    /// Sets the size, in bytes, from which on payloads are compressed. Defaults to
     /// [`DEFAULT_THRESHOLD`](Self::DEFAULT_THRESHOLD).
     #[must_use]
     pub const fn with_threshold(mut self, threshold: usize) -> Self {
@@ -69,8 +71,9 @@ impl<C: Codec> CompressCodec<C> {
         self
     }
 
-    /// The same with another limit on what is inflated, in bytes. By default
-    /// [`DEFAULT_MAX_INFLATED_BYTES`](Self::DEFAULT_MAX_INFLATED_BYTES). A few kilobytes can be inflated to gigabytes.
+    /// Sets the largest payload before compression, in bytes. Defaults to
+    /// [`DEFAULT_MAX_INFLATED_BYTES`](Self::DEFAULT_MAX_INFLATED_BYTES). Without a limit, a few kilobytes
+    /// could inflate to gigabytes.
     #[must_use]
     pub const fn with_max_inflated_bytes(mut self, max_inflated_bytes: usize) -> Self {
         self.max_inflated_bytes = max_inflated_bytes;
@@ -88,7 +91,7 @@ impl<C: Codec> CompressCodec<C> {
 
     fn inflate(&self, mut stream: &[u8]) -> Result<Bytes, CodecError> {
         let mut plain = Vec::new();
-        // One more than is allowed tells that there is more.
+        // Read one byte more than is allowed, to notice that there is more.
         let limit = u64::try_from(self.max_inflated_bytes).unwrap_or(u64::MAX).saturating_add(1);
         ZlibDecoder::new(&mut stream)
             .take(limit)
@@ -111,7 +114,8 @@ impl<C: Codec> CompressCodec<C> {
 impl<C: Codec> Codec for CompressCodec<C> {
     fn encode(&self, key: &StoredKey, data: &SessionData) -> Result<Bytes, CodecError> {
         let plain = self.inner.encode(key, data)?;
-        // What looks compressed must be, or it could not be told apart.
+        // A payload that begins like a compressed one has to be compressed, or `decode` would take it for
+        // one.
         let must = plain.first() == Some(&MARK);
         if !must && plain.len() < self.threshold {
             return Ok(plain);
@@ -131,7 +135,7 @@ impl<C: Codec> Codec for CompressCodec<C> {
         if payload.first() == Some(&MARK) { None } else { self.inner.json_start(payload) }
     }
 
-    /// Whether what is in it is. How it is compressed does not count.
+    /// Asks the inner codec about the inflated payload. How it is compressed does not count.
     fn is_current(&self, payload: &Bytes) -> bool {
         match payload.split_first() {
             Some((&MARK, stream)) => self.inflate(stream).is_ok_and(|plain| self.inner.is_current(&plain)),
@@ -140,15 +144,15 @@ impl<C: Codec> Codec for CompressCodec<C> {
     }
 }
 
-/// A payload is larger than a [`CompressCodec`] allows, once it is inflated.
+/// The error for a payload that is larger before compression than a [`CompressCodec`] allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "it has {actual} bytes or more when it is not compressed, at most {limit} are allowed; if that is right, raise max_inflated_bytes"
 )]
 pub struct TooLargeInflated {
-    /// How many bytes there are, at least.
+    /// The size of the payload, in bytes, as far as it was inflated.
     pub actual: usize,
-    /// How many are allowed.
+    /// The largest size, in bytes.
     pub limit: usize,
 }
 
@@ -174,7 +178,7 @@ mod tests {
         data(&format!("\"{}\"", "x".repeat(len)))
     }
 
-    /// Begins with what the test says, then holds JSON.
+    /// A codec whose payloads are a byte that the test chooses, then JSON.
     #[derive(Debug)]
     struct Marked(u8);
 
@@ -192,10 +196,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_below_the_threshold_stays_as_it_is() {
+    fn payload_below_the_threshold_is_not_compressed() {
         let codec = CompressCodec::new(JsonCodec).with_threshold(100);
         let at = |len: usize| codec.encode(&key(), &long(len)).unwrap();
-        // The format, and `{"x":"…"}`.
+        // Nine bytes more: the version of the format, and `{"x":""}`.
         assert_eq!(at(90).len(), 99);
         assert!(at(90).starts_with(b"1"));
         assert!(at(91).starts_with(b"z"));
@@ -203,13 +207,13 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_get_smaller_stays_as_it_is() {
+    fn payload_that_does_not_get_smaller_is_not_compressed() {
         let codec = CompressCodec::new(JsonCodec).with_threshold(0);
         assert_eq!(&codec.encode(&key(), &data("1")).unwrap()[..], br#"1{"x":1}"#);
     }
 
     #[test]
-    fn a_payload_from_before_is_read_and_one_that_looks_compressed_is_told_apart() {
+    fn payload_that_only_looks_compressed_is_decoded_to_itself() {
         let codec = CompressCodec::new(JsonCodec);
         let before = JsonCodec.encode(&key(), &long(5_000)).unwrap();
         assert_eq!(codec.decode(&key(), &before).unwrap(), long(5_000));
@@ -219,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_reads_what_is_compressed_and_what_is_not() {
+    fn record_decodes_compressed_and_uncompressed_payloads() {
         let codec = CompressCodec::new(JsonCodec).with_threshold(100);
         for len in [1, 5_000] {
             let payload = codec.encode(&key(), &long(len)).unwrap();
@@ -227,12 +231,12 @@ mod tests {
             let record = Arc::new(Record::new(payload, Timestamp::from_secs(0), Timestamp::MAX));
             assert_eq!(record.data(&key(), &codec).unwrap(), long(len));
         }
-        // What is in it may look compressed; it is for the inner codec to say where its JSON is.
+        // The inner codec does not say where its JSON begins, so this one does not either.
         assert_eq!(CompressCodec::new(Marked(b'a')).json_start(b"a1{}"), None);
     }
 
     #[test]
-    fn no_more_is_inflated_than_is_allowed() {
+    fn payload_is_inflated_up_to_the_limit_only() {
         let roomy = CompressCodec::new(JsonCodec).with_max_inflated_bytes(1 << 30);
         let tight = CompressCodec::new(JsonCodec).with_max_inflated_bytes(5_009);
         let bomb = roomy.encode(&key(), &long(100 << 20)).unwrap();
@@ -240,14 +244,14 @@ mod tests {
         let CodecError::Malformed(source) = &error else { panic!("{error}") };
         let too_large = source.downcast_ref::<TooLargeInflated>().unwrap();
         assert_eq!(*too_large, TooLargeInflated { actual: 5_010, limit: 5_009 });
-        // And what is written can be read.
+        // A payload of exactly the limit is written and read.
         let fits = tight.encode(&key(), &long(5_000)).unwrap();
         assert_eq!(tight.decode(&key(), &fits).unwrap(), long(5_000));
         assert!(matches!(tight.encode(&key(), &long(5_001)), Err(CodecError::Unencodable(_))));
     }
 
     #[test]
-    fn a_damaged_cut_off_or_prolonged_stream_is_malformed() {
+    fn damaged_truncated_or_extended_stream_is_malformed() {
         let codec = CompressCodec::new(JsonCodec);
         let payload = codec.encode(&key(), &long(5_000)).unwrap();
         for cut in 1..payload.len() {
@@ -262,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn whether_a_payload_is_current_is_for_the_inner_codec_to_say() {
+    fn is_current_asks_the_inner_codec() {
         let codec = CompressCodec::new(Marked(b'a'));
         for len in [1, 5_000] {
             let payload = codec.encode(&key(), &long(len)).unwrap();
@@ -274,7 +278,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_encoded_is_decoded_to_the_same(values in prop::collection::vec("[a-z]{0,400}", 0..20), threshold in 0_usize..2_000) {
+        fn any_map_is_decoded_to_itself(values in prop::collection::vec("[a-z]{0,400}", 0..20), threshold in 0_usize..2_000) {
             let codec = CompressCodec::new(JsonCodec).with_threshold(threshold);
             let mut data = SessionData::new();
             for (position, value) in values.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! The binary form of an [`Entry`], for caches outside the process. Version 2, all numbers big-endian:
+//! The binary form of an [`Entry`], for caches outside of the process. Version 2, all numbers big-endian:
 //!
 //! ```text
 //! u8 version | u8 kind | u8 key length | key
@@ -8,7 +8,7 @@
 //! kind 3, Fence: u8 dirty | u16 number of holders | u64 token, i64 deadline of each
 //! ```
 //!
-//! The stamp is not in it: where it goes is the backend's choice.
+//! The stamp is not part of it: the backend chooses where to keep that.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -16,7 +16,8 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::{
-    Entry, Fence, Holder, Record, Stamp, State, StoreId, StoredKey, Subject, Timestamp, Token, Value, Version,
+    Entry, Fence, Holder, Record, RecordParts, Stamp, State, StoreId, StoredKey, Subject, Timestamp, Token,
+    Value, Version,
 };
 
 const VERSION: u8 = 2;
@@ -25,7 +26,7 @@ const LEASE: u8 = 2;
 const FENCE: u8 = 3;
 
 impl State {
-    /// Appends the binary form to `out`. `key` is stored in it, to be checked when it is read.
+    /// Appends the binary form to `out`. It contains `key`, which is checked when it is read.
     pub fn encode(&self, key: &StoredKey, out: &mut BytesMut) {
         let key = key.as_bytes();
         out.put_u8(VERSION);
@@ -43,7 +44,7 @@ impl State {
         }
     }
 
-    /// The exact length of the binary form, in bytes.
+    /// Returns the exact length of the binary form, in bytes.
     #[must_use]
     pub fn encoded_len(&self, key: &StoredKey) -> usize {
         let body = match self {
@@ -59,14 +60,15 @@ impl State {
         3 + key.as_bytes().len() + body
     }
 
-    /// Reads the binary form. The payload of a value shares `bytes`; nothing is copied.
+    /// Reads the binary form. The payload of a value shares `bytes` instead of copying from it.
     ///
     /// # Errors
     ///
-    /// - [`EnvelopeError::Unreadable`]: written by a newer version or by somebody else, or damaged. A cache treats it
-    ///   as if nothing were there.
-    /// - [`EnvelopeError::WrongKey`]: an entry of another key. A cache answers
-    ///   [`CacheError::WrongKey`](crate::CacheError::WrongKey): somebody was about to get somebody else's session.
+    /// - Returns [`EnvelopeError::Unreadable`] if a newer version or another program has written `bytes`, or
+    ///   if they are damaged. A cache treats the key as vacant then.
+    /// - Returns [`EnvelopeError::WrongKey`] if the entry is another key's. A cache returns
+    ///   [`CacheError::WrongKey`](crate::CacheError::WrongKey) then, because a client was about to get
+    ///   another client's session.
     pub fn decode(key: &StoredKey, bytes: Bytes) -> Result<Self, EnvelopeError> {
         let mut reader = Reader(bytes);
         if reader.u8()? != VERSION {
@@ -87,7 +89,7 @@ impl State {
 }
 
 impl Entry {
-    /// The binary form with the stamp in front of it, for caches that have no place of their own for it.
+    /// Returns the binary form with the stamp in front of it, for caches that keep no stamp of their own.
     #[must_use]
     pub fn encode(&self, key: &StoredKey) -> Bytes {
         let mut out = BytesMut::with_capacity(Stamp::LEN + self.state.encoded_len(key));
@@ -100,7 +102,7 @@ impl Entry {
     ///
     /// # Errors
     ///
-    /// As [`State::decode`].
+    /// Returns the same errors as [`State::decode`].
     pub fn decode(key: &StoredKey, bytes: Bytes) -> Result<Self, EnvelopeError> {
         let mut reader = Reader(bytes);
         let stamp = Stamp(reader.token()?);
@@ -115,15 +117,16 @@ impl Stamp {
 
 fn encode_value(value: &Value, out: &mut BytesMut) {
     let Value { record, made_at, store } = value;
+    let RecordParts { payload, created_at, expires_at, last_seen_at, version, subject } = record.parts();
     out.put_u64(store.0);
-    for instant in [*made_at, record.created_at(), record.expires_at(), record.last_seen_at()] {
+    for instant in [*made_at, created_at, expires_at, last_seen_at] {
         out.put_i64(instant.as_micros());
     }
-    out.put_u64(record.version().as_u64());
-    let subject = record.subject().map_or("", Subject::as_str);
+    out.put_u64(version.as_u64());
+    let subject = subject.map_or("", Subject::as_str);
     out.put_u16(u16::try_from(subject.len()).unwrap_or(u16::MAX));
     out.put_slice(subject.as_bytes());
-    out.put_slice(record.payload());
+    out.put_slice(payload);
 }
 
 fn decode_value(mut reader: Reader) -> Result<Value, EnvelopeError> {
@@ -149,14 +152,15 @@ fn decode_subject(bytes: &[u8]) -> Result<Option<Subject>, EnvelopeError> {
 }
 
 fn encode_fence(fence: &Fence, out: &mut BytesMut) {
-    let count = u16::try_from(fence.holders.len()).unwrap_or(u16::MAX);
+    let Fence { holders, dirty } = fence;
+    let count = u16::try_from(holders.len()).unwrap_or(u16::MAX);
     // Holders that do not fit are lost; a dirty fence stays safe without them until the last deadline.
-    let dirty = fence.dirty || usize::from(count) < fence.holders.len();
+    let dirty = *dirty || usize::from(count) < holders.len();
     out.put_u8(dirty.into());
     out.put_u16(count);
-    for holder in fence.holders.iter().take(count.into()) {
-        out.put_u64(holder.token.0.get());
-        out.put_i64(holder.deadline.as_micros());
+    for Holder { token, deadline } in holders.iter().take(count.into()) {
+        out.put_u64(token.0.get());
+        out.put_i64(deadline.as_micros());
     }
 }
 
@@ -170,11 +174,12 @@ fn decode_fence(mut reader: Reader) -> Result<Fence, EnvelopeError> {
     Ok(Fence { holders, dirty })
 }
 
-/// Reads from the front; nothing beyond the end.
+/// Reads bytes from the front, and never beyond the end.
 struct Reader(Bytes);
 
 impl Reader {
-    /// What `read` makes of the next `len` bytes. They are not split off, which would allocate a shared reference count.
+    /// Passes the next `len` bytes to `read` and returns its result. The bytes are not split off, because
+    /// that would allocate a shared reference count.
     fn take<T>(&mut self, len: usize, read: impl FnOnce(&[u8]) -> T) -> Result<T, EnvelopeError> {
         let result = self.0.get(..len).map(read).ok_or(EnvelopeError::Unreadable)?;
         self.0.advance(len);
@@ -206,14 +211,14 @@ impl Reader {
     }
 }
 
-/// Bytes that are not the entry that was asked for.
+/// The error for bytes that are not the expected entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EnvelopeError {
-    /// Not an entry, or one of a newer version. Counts as nothing there.
+    /// The bytes are no entry, or one of a newer version. The key counts as vacant.
     #[error("not a readable cache entry")]
     Unreadable,
-    /// An entry of another key.
+    /// The entry is another key's.
     #[error("the cache entry belongs to another key")]
     WrongKey,
 }
@@ -252,7 +257,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_entry_comes_back(state in any_state(), stamp in any::<NonZeroU64>()) {
+        fn every_entry_is_decoded_to_itself(state in any_state(), stamp in any::<NonZeroU64>()) {
             let entry = Entry { stamp: Stamp(stamp), state };
             let bytes = entry.encode(&key());
             prop_assert_eq!(bytes.len(), Stamp::LEN + entry.state.encoded_len(&key()));
@@ -260,7 +265,7 @@ mod tests {
         }
 
         #[test]
-        fn a_truncated_lease_or_fence_is_unreadable(state in any_state(), cut in any::<prop::sample::Index>()) {
+        fn truncated_lease_or_fence_is_unreadable(state in any_state(), cut in any::<prop::sample::Index>()) {
             prop_assume!(!matches!(state, State::Value(_)));
             let bytes = Entry { stamp: Stamp(NonZeroU64::MIN), state }.encode(&key());
             let cut = bytes.slice(..cut.index(bytes.len()));
@@ -268,27 +273,27 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_read_or_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+        fn any_bytes_are_decoded_or_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
             let _ = Entry::decode(&key(), bytes.into());
         }
     }
 
     #[test]
-    fn an_entry_of_another_key_is_refused() {
+    fn entry_of_another_key_is_refused() {
         let bytes = Entry::lease(Stamp(NonZeroU64::MIN)).encode(&key());
         let other = StoredKey::parse("the-stored-kez").unwrap();
         assert_eq!(Entry::decode(&other, bytes), Err(EnvelopeError::WrongKey));
     }
 
     #[test]
-    fn an_entry_of_a_newer_version_is_unreadable() {
+    fn entry_of_a_newer_version_is_unreadable() {
         let mut bytes = BytesMut::from(&*Entry::lease(Stamp(NonZeroU64::MIN)).encode(&key()));
         bytes[Stamp::LEN] = VERSION + 1;
         assert_eq!(Entry::decode(&key(), bytes.freeze()), Err(EnvelopeError::Unreadable));
     }
 
     #[test]
-    fn the_form_of_version_2_does_not_change() {
+    fn binary_form_of_version_2_does_not_change() {
         let record =
             Record::new(Bytes::from_static(b"1{}"), Timestamp::from_micros(2), Timestamp::from_micros(3))
                 .with_last_seen_at(Timestamp::from_micros(4))

@@ -1,7 +1,8 @@
-//! Object-safe twins of the traits, and the traits for pointers to them: a program can choose its backends at run time.
+//! Object-safe twins of the traits, and the traits for pointers to them, so that a program can choose its
+//! backends at run time.
 //!
-//! Backends implement the static traits only. `dyn DynCache` implements [`Cache`] again, and so does every `Box` and
-//! `Arc` of a cache.
+//! Backends implement the static traits only. `dyn DynCache` implements [`Cache`] again, and so does every
+//! `Box` and `Arc` of a cache.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use crate::{
     SubjectIndex, Timestamp, Version,
 };
 
-/// The object-safe twin of [`Cache`]: the same methods, their futures boxed. Implemented for every [`Cache`].
+/// The object-safe twin of [`Cache`]: the same methods with boxed futures. Implemented for every [`Cache`].
 #[async_trait]
 pub trait DynCache: Send + Sync + std::fmt::Debug + 'static {
     /// See [`Cache::get`].
@@ -127,7 +128,7 @@ macro_rules! cache_for_pointer {
 
 cache_for_pointer!(Arc, Box);
 
-/// The object-safe twin of [`Persistence`]: the same methods, their futures boxed. Implemented for every
+/// The object-safe twin of [`Persistence`]: the same methods with boxed futures. Implemented for every
 /// [`Persistence`].
 #[async_trait]
 pub trait DynPersistence: Send + Sync + std::fmt::Debug + 'static {
@@ -239,9 +240,10 @@ impl<T: Persistence> DynPersistence for T {
     }
 }
 
-/// The object-safe twin of [`SubjectIndex`]. Implemented for every [`SubjectIndex`].
+/// The object-safe twin of a database that implements all of [`Persistence`], [`SubjectIndex`] and [`Scan`]:
+/// the type of the database in a program that chooses it by URL. Implemented for every such database.
 #[async_trait]
-pub trait DynSubjectIndex: DynPersistence {
+pub trait DynDatabase: DynPersistence {
     /// See [`SubjectIndex::list_by_subject`].
     async fn list_by_subject_dyn(
         &self,
@@ -250,24 +252,6 @@ pub trait DynSubjectIndex: DynPersistence {
         after: Option<&StoredKey>,
         limit: u32,
     ) -> Result<Vec<Row<SessionTimes>>, PersistenceError>;
-}
-
-#[async_trait]
-impl<T: SubjectIndex> DynSubjectIndex for T {
-    async fn list_by_subject_dyn(
-        &self,
-        subject: &Subject,
-        now: Timestamp,
-        after: Option<&StoredKey>,
-        limit: u32,
-    ) -> Result<Vec<Row<SessionTimes>>, PersistenceError> {
-        self.list_by_subject(subject, now, after, limit).await
-    }
-}
-
-/// The object-safe twin of [`Scan`]. Implemented for every [`Scan`].
-#[async_trait]
-pub trait DynScan: DynPersistence {
     /// See [`Scan::scan`].
     async fn scan_dyn(
         &self,
@@ -277,7 +261,16 @@ pub trait DynScan: DynPersistence {
 }
 
 #[async_trait]
-impl<T: Scan> DynScan for T {
+impl<T: SubjectIndex + Scan> DynDatabase for T {
+    async fn list_by_subject_dyn(
+        &self,
+        subject: &Subject,
+        now: Timestamp,
+        after: Option<&StoredKey>,
+        limit: u32,
+    ) -> Result<Vec<Row<SessionTimes>>, PersistenceError> {
+        self.list_by_subject(subject, now, after, limit).await
+    }
     async fn scan_dyn(
         &self,
         after: Option<&StoredKey>,
@@ -287,13 +280,8 @@ impl<T: Scan> DynScan for T {
     }
 }
 
-/// The object-safe twin of all of them: [`Persistence`], [`SubjectIndex`] and [`Scan`]. Implemented for whatever is both
-/// of the latter, and what a program has that chooses its database by URL.
-pub trait DynDatabase: DynSubjectIndex + DynScan {}
-
-impl<T: SubjectIndex + Scan> DynDatabase for T {}
-
-/// `Persistence` in terms of `$load(..)` and so on: by a twin's methods, or by those of what a pointer points to.
+/// Implements [`Persistence`] by the methods `$load` and so on of `$target`: a twin, or the target of a
+/// pointer.
 macro_rules! forward_persistence {
     (($($head:tt)*) ($this:ident => $target:expr) $load:ident $insert:ident $update:ident $touch:ident $rename:ident
      $delete:ident $delete_expired:ident $now:ident $migrate:ident $schema_sql:ident $check_schema:ident $properties:ident) => {
@@ -423,40 +411,29 @@ macro_rules! persistence_for_pointer {
     )*};
 }
 
-persistence_for_dyn!(DynDatabase, DynPersistence, DynScan, DynSubjectIndex);
+persistence_for_dyn!(DynDatabase, DynPersistence);
 persistence_for_pointer!(Arc, Box);
 
-macro_rules! subject_index_for_dyn {
-    ($($twin:ident),*) => {$(
-        #[deny(clippy::missing_trait_methods)]
-        impl SubjectIndex for dyn $twin {
-            async fn list_by_subject(
-                &self,
-                subject: &Subject,
-                now: Timestamp,
-                after: Option<&StoredKey>,
-                limit: u32,
-            ) -> Result<Vec<Row<SessionTimes>>, PersistenceError> {
-                self.list_by_subject_dyn(subject, now, after, limit).await
-            }
-        }
-    )*};
+#[deny(clippy::missing_trait_methods)]
+impl SubjectIndex for dyn DynDatabase {
+    async fn list_by_subject(
+        &self,
+        subject: &Subject,
+        now: Timestamp,
+        after: Option<&StoredKey>,
+        limit: u32,
+    ) -> Result<Vec<Row<SessionTimes>>, PersistenceError> {
+        self.list_by_subject_dyn(subject, now, after, limit).await
+    }
 }
 
-macro_rules! scan_for_dyn {
-    ($($twin:ident),*) => {$(
-        #[deny(clippy::missing_trait_methods)]
-        impl Scan for dyn $twin {
-            async fn scan(
-                &self,
-                after: Option<&StoredKey>,
-                limit: u32,
-            ) -> Result<Vec<Row<Record>>, PersistenceError> {
-                self.scan_dyn(after, limit).await
-            }
-        }
-    )*};
+#[deny(clippy::missing_trait_methods)]
+impl Scan for dyn DynDatabase {
+    async fn scan(
+        &self,
+        after: Option<&StoredKey>,
+        limit: u32,
+    ) -> Result<Vec<Row<Record>>, PersistenceError> {
+        self.scan_dyn(after, limit).await
+    }
 }
-
-subject_index_for_dyn!(DynDatabase, DynSubjectIndex);
-scan_for_dyn!(DynDatabase, DynScan);

@@ -1,39 +1,40 @@
 use std::error::Error;
 
-/// The error that a backend's driver gave, behind a wall: no driver's type is part of this crate's interface.
+/// The error of a backend's driver, boxed, so that no driver's type is part of this crate's interface.
 ///
-/// A backend must make sure that its text holds no key, no payload and no password.
+/// A backend must make sure that its text contains no key, no payload and no password.
 pub type BoxError = Box<dyn Error + Send + Sync + 'static>;
 
-/// What an error says about the write it answers.
+/// The outcome of a write that failed with an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It did not happen, and will not.
+    /// The write did not happen, and will not.
     NotApplied,
-    /// It may have happened, or may happen later.
+    /// The write may have happened, or may happen later.
     Unknown,
 }
 
-/// Why a cache call failed. None of these fails a session operation: the database is asked instead.
+/// Why a cache call failed. No session operation fails for it, because the database is asked instead.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CacheError {
     /// The call never left this process, or the cache was not reached. Retry later.
     #[error("the cache cannot be reached ({0}); check that it runs and that its address is right")]
     Unavailable(#[source] BoxError),
-    /// The call left, and no answer came: it may have been applied, or may be applied later.
+    /// The call was sent, and no answer came: it may have been applied, or may be applied later.
     #[error("the cache did not answer ({0}); whether the call was applied is unknown")]
     Unknown(#[source] BoxError),
-    /// The cache answered that it will not do it: value too large, memory full, read-only replica, wrong password.
+    /// The cache answered that it refuses the call: value too large, memory full, read-only replica, wrong
+    /// password.
     #[error("the cache refused the call ({0})")]
     Refused(#[source] BoxError),
-    /// The entry under this key is one of another key. It was not used.
+    /// The entry under this key is another key's. It was not used.
     #[error("the cache answered with an entry of another key; check what else writes to this cache")]
     WrongKey,
 }
 
 impl CacheError {
-    /// Whether the call may have been applied.
+    /// Returns whether the call may have been applied.
     #[must_use]
     pub const fn outcome(&self) -> Outcome {
         match self {
@@ -42,7 +43,7 @@ impl CacheError {
         }
     }
 
-    /// Whether the same call may succeed later.
+    /// Returns `true` if the same call may succeed later.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::Unknown(_))
@@ -56,13 +57,14 @@ pub enum PersistenceError {
     /// There is no such session, or it has expired.
     #[error("no such session, or it has expired")]
     NotFound,
-    /// The session has another version than the one that was expected: somebody wrote in between. Load it again.
+    /// The session has another version than the expected one, because another writer came first. Load it
+    /// again.
     #[error("the session was changed in the meantime; load it again and repeat the change")]
     Conflict,
     /// There is a session under this key already. Choose another key.
     #[error("a session with this key exists already; choose another key")]
     AlreadyExists,
-    /// The payload is larger than this database takes.
+    /// The payload is larger than this database accepts.
     #[error(
         "the session's payload has {actual} bytes, but this database takes at most {limit}; keep less in the session"
     )]
@@ -72,7 +74,7 @@ pub enum PersistenceError {
         /// The largest payload, in bytes.
         limit: usize,
     },
-    /// The row is there but cannot be read. It was left alone.
+    /// The row exists but cannot be read. It was left alone.
     #[error("a session's row cannot be read ({0}); it was left alone for you to look at")]
     CorruptRow(#[source] BoxError),
     /// The database was not reached; the statement was not sent. Retry later.
@@ -80,25 +82,26 @@ pub enum PersistenceError {
         "the database cannot be reached ({0}); check that it runs and that its address and password are right"
     )]
     Unavailable(#[source] BoxError),
-    /// The database is busy with somebody else's lock; the statement had no effect. Retry.
+    /// Another client's lock keeps the database busy; the statement had no effect. Retry.
     #[error("the database is locked ({0}); retry, or find out who keeps the lock")]
     Busy(#[source] BoxError),
-    /// The database refused the statement, and will again: disk full, read-only, privileges missing.
+    /// The database refused the statement, and will refuse it again: disk full, read-only, privileges
+    /// missing.
     #[error("the database refused the statement ({0})")]
     Refused(#[source] BoxError),
-    /// The statement was sent and no answer came. Find out whether it happened before repeating it.
+    /// The statement was sent, and no answer came. Find out whether it happened before you repeat it.
     #[error("the database did not answer ({0}); find out whether the change happened before repeating it")]
     Unknown(#[source] BoxError),
-    /// The table is not as this version needs it.
+    /// The table does not have the schema that this version needs.
     #[error("the session table is not usable: {0}")]
     Schema(#[from] SchemaProblem),
-    /// A URL, a table name or an option is wrong. Shows no password.
+    /// A URL, a table name or an option is wrong. The text shows no password.
     #[error("invalid configuration: {0}")]
     Config(String),
 }
 
 impl PersistenceError {
-    /// Whether a write that failed with this may have happened.
+    /// Returns whether a write that failed with this error may have happened.
     #[must_use]
     pub const fn outcome(&self) -> Outcome {
         match self {
@@ -107,13 +110,14 @@ impl PersistenceError {
         }
     }
 
-    /// Whether the same call may succeed later. After an [unknown outcome](Outcome::Unknown), find out first.
+    /// Returns `true` if the same call may succeed later. After an [unknown outcome](Outcome::Unknown), find
+    /// out first whether it has.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::Busy(_) | Self::Unknown(_))
     }
 
-    /// Whether the caller has to change what it asks for: the database is fine.
+    /// Returns `true` if the database is fine and the caller has to change the call.
     #[must_use]
     pub const fn is_caller_error(&self) -> bool {
         matches!(
@@ -123,44 +127,44 @@ impl PersistenceError {
     }
 }
 
-/// What is wrong with the session table.
+/// The problem with the session table.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SchemaProblem {
-    /// There is none.
+    /// The table does not exist.
     #[error("table {table} does not exist; call migrate(), or run the statements of schema_sql()")]
     Missing {
-        /// Its name.
+        /// The table's name.
         table: String,
     },
-    /// It was made by an older version.
+    /// An older version has made the table.
     #[error("table {table} has schema version {found}, this version needs {needed}; call migrate()")]
     Outdated {
-        /// Its name.
+        /// The table's name.
         table: String,
-        /// The version it has.
+        /// The table's schema version.
         found: u32,
-        /// The version needed.
+        /// The schema version that this program needs.
         needed: u32,
     },
-    /// It was made by a newer version.
+    /// A newer version has made the table.
     #[error(
         "table {table} has schema version {found}, this version knows only {known}; upgrade this program"
     )]
     TooNew {
-        /// Its name.
+        /// The table's name.
         table: String,
-        /// The version it has.
+        /// The table's schema version.
         found: u32,
-        /// The newest version known here.
+        /// The newest schema version that this program knows.
         known: u32,
     },
-    /// A table of this name is there, but it is not a session table.
+    /// A table of this name exists, but it is no session table.
     #[error("table {table} is not a session table ({reason}); choose another table name")]
     Foreign {
-        /// Its name.
+        /// The table's name.
         table: String,
-        /// What does not fit.
+        /// The difference from a session table.
         reason: String,
     },
 }

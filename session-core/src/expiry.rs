@@ -2,29 +2,31 @@ use std::time::Duration;
 
 use crate::Timestamp;
 
-/// When a session ends.
+/// The rule by which a session ends.
 ///
-/// Whatever is chosen, a store may cap a session's whole life (`absolute_timeout`), counted from its creation.
+/// With any of them, a store may also cap a session's whole life (`absolute_timeout`), counted from its
+/// creation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Expiry {
-    /// The client drops the cookie when the browser closes; the server ends the session after the store's idle
-    /// timeout.
+    /// The client drops the cookie when the browser closes, and the server ends the session after the store's
+    /// idle timeout.
     BrowserSession,
-    /// This long after the last save or touch. For a fixed end, see [`Expiry::fixed`].
+    /// The session ends this long after the last save or touch. For a fixed end, see [`Expiry::fixed`].
     After(Duration),
-    /// At this instant, whatever happens before.
+    /// The session ends at this instant, even if it is used until then.
     At(Timestamp),
 }
 
 impl Expiry {
-    /// A fixed end, `duration` after `now`: saving and touching do not move it.
+    /// Creates a fixed end, `duration` after `now`, which saving and touching do not move.
     #[must_use]
     pub fn fixed(duration: Duration, now: Timestamp) -> Self {
         Self::At(now + duration)
     }
 
-    /// When a session that was last used at `now` ends, if `idle_timeout` is the store's.
+    /// Returns the instant at which a session that was last used at `now` ends, where `idle_timeout` is the
+    /// store's.
     #[must_use]
     pub fn instant(self, now: Timestamp, idle_timeout: Duration) -> Timestamp {
         match self {
@@ -34,14 +36,15 @@ impl Expiry {
         }
     }
 
-    /// Whether using the session moves its end.
+    /// Returns `true` if using the session moves its end.
     #[must_use]
     pub const fn is_sliding(self) -> bool {
         !matches!(self, Self::At(_))
     }
 
-    /// The form in which a session's own expiry is kept beside its data, as JSON: `0` for a browser session, seconds
-    /// (of which negative ones mean none at all, because `0` is taken), or `{"at":micros}`.
+    /// Returns the form in which a session's own expiry is kept beside its data, as JSON: `0` for a browser
+    /// session, a number of seconds, or `{"at":micros}`. Zero seconds are written as a negative number,
+    /// because `0` is taken.
     #[must_use]
     pub fn to_json(self) -> String {
         match self {
@@ -52,8 +55,8 @@ impl Expiry {
         }
     }
 
-    /// Reads what [`to_json`](Self::to_json) wrote; with the feature `django`, also the date that Django writes. `None`
-    /// when it is something else.
+    /// Reads the form that [`to_json`](Self::to_json) writes and, with the feature `django`, the date that
+    /// Django writes. Returns `None` for anything else.
     #[must_use]
     pub fn from_json(json: &str) -> Option<Self> {
         #[derive(serde::Deserialize)]
@@ -71,7 +74,7 @@ impl Expiry {
         }
         #[cfg(feature = "django")]
         if let Ok(text) = serde_json::from_str::<String>(json) {
-            return crate::django::instant::parse(&text).map(Self::At);
+            return crate::datetime::parse(&text).map(Self::At);
         }
         let At { at } = serde_json::from_str(json).ok()?;
         Some(Self::At(Timestamp::from_micros(at)))
@@ -83,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_form_comes_back_from_json() {
+    fn every_expiry_is_read_back_from_its_json() {
         let at = Expiry::At(Timestamp::from_micros(1_700_000_000_123_456));
         for expiry in [
             Expiry::BrowserSession,
@@ -102,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_instant_does_not_slide() {
+    fn every_expiry_but_an_instant_slides() {
         let idle = Duration::from_secs(100);
         let now = Timestamp::from_secs(1_000);
         assert_eq!(Expiry::BrowserSession.instant(now, idle), Timestamp::from_secs(1_100));

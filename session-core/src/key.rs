@@ -24,7 +24,7 @@ impl Text {
         Self { len: 1, bytes }
     };
 
-    /// Appends `text`. Callers check lengths first: what there is no room for is not appended.
+    /// Appends `text`. Appends nothing if there is no room for it, so callers check lengths first.
     #[inline]
     fn push(&mut self, text: &[u8]) {
         let end = usize::from(self.len).saturating_add(text.len());
@@ -40,7 +40,7 @@ impl Text {
     }
 
     fn as_str(&self) -> &str {
-        // Only ASCII ever gets in, so this cannot fail.
+        // This does not fail: only ASCII is ever appended.
         std::str::from_utf8(self.as_bytes()).unwrap_or_default()
     }
 }
@@ -53,11 +53,12 @@ impl PartialEq for Text {
 
 impl Eq for Text {}
 
-/// What the client holds, usually in a cookie. Whoever knows it is in the session, so it is a secret.
+/// The key that the client holds, usually in a cookie. It is a secret: every client that presents it is in
+/// the session.
 ///
-/// A generated key has 32 characters of `a-z0-9` from the operating system's random number generator (165 bits;
-/// ASVS 5.0 7.2.3 asks for at least 128). A parsed key has 8 to 64 characters of `[A-Za-z0-9_-]`. `Debug` does not
-/// show it; [`expose`](Self::expose) does.
+/// A generated key has 32 characters of `a-z0-9` from the operating system's random number generator (165
+/// bits; ASVS 5.0 7.2.3 asks for at least 128). A parsed key has 8 to 64 characters of `[A-Za-z0-9_-]`.
+/// `Debug` does not show it; [`expose`](Self::expose) does.
 ///
 /// ```
 /// use session_core::SessionKey;
@@ -75,13 +76,13 @@ impl SessionKey {
     /// The length of a generated key, in characters.
     pub const GENERATED_LEN: usize = 32;
 
-    /// A new random key.
+    /// Generates a random key.
     ///
     /// # Errors
     ///
-    /// [`RandomnessUnavailable`] when the operating system refuses random bytes.
+    /// Returns [`RandomnessUnavailable`] if the operating system refuses random bytes.
     pub fn generate() -> Result<Self, RandomnessUnavailable> {
-        // The largest multiple of the alphabet's length in a byte; what is above it would favour some characters.
+        // The largest multiple of the alphabet's length in a byte. Larger bytes would favour some characters.
         const FAIR: u8 = 252;
         let mut text = Text::EMPTY;
         while usize::from(text.len) < Self::GENERATED_LEN {
@@ -101,14 +102,15 @@ impl SessionKey {
     ///
     /// # Errors
     ///
-    /// [`InvalidKey`] unless `text` has 8 to 64 characters, all of `[A-Za-z0-9_-]`.
+    /// Returns [`InvalidKey`] unless `text` has 8 to 64 characters, all of `[A-Za-z0-9_-]`.
     #[inline]
     pub fn parse(text: &str) -> Result<Self, InvalidKey> {
         let bytes = text.as_bytes();
         if !(8..=MAX_LEN).contains(&bytes.len()) {
             return Err(InvalidKey);
         }
-        // All bytes are looked at, whatever is found: so the compiler does it for many of them at once.
+        // Do not stop at the first forbidden byte: without an early exit, the compiler checks many bytes at
+        // once.
         let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() | matches!(byte, b'_' | b'-');
         if !bytes.iter().fold(true, |allowed, byte| allowed & is_allowed(byte)) {
             return Err(InvalidKey);
@@ -118,7 +120,7 @@ impl SessionKey {
         Ok(Self(key))
     }
 
-    /// The key's text, to be sent to the client and to nobody else.
+    /// Returns the key's text, to be sent to the client and to no one else.
     #[must_use]
     pub fn expose(&self) -> &str {
         self.0.as_str()
@@ -138,10 +140,11 @@ impl fmt::Debug for SessionKey {
     }
 }
 
-/// What databases and caches hold instead of the [`SessionKey`]: by default its hash, so that a leaked table or cache
-/// dump opens no session.
+/// The key that databases and caches hold instead of the [`SessionKey`]: by default its hash, so that a
+/// leaked table or cache dump opens no session.
 ///
-/// At most 64 printable ASCII bytes without spaces, inline, never on the heap. `Debug` does not show it, because in
+/// At most 64 printable ASCII bytes without spaces, inline, never on the heap. `Debug` does not show it,
+/// because in
 /// [`KeyForm::Plain`] it is the session key itself.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct StoredKey(Text);
@@ -150,14 +153,16 @@ impl StoredKey {
     /// The longest stored key, in bytes.
     pub const MAX_LEN: usize = MAX_LEN;
 
-    /// A key that no session has, because it is shorter than any: for asking whether a backend answers.
+    /// A key that no session has, because it is shorter than any. It serves to check whether a backend
+    /// answers.
     pub const PROBE: Self = Self(Text::DASH);
 
-    /// The key under which a session is stored: `prefix`, then the session key in `form`.
+    /// Returns the key under which a session is stored: `prefix`, then the session key in `form`.
     ///
     /// # Errors
     ///
-    /// [`InvalidKey`] when the result would have more than 64 bytes, which only [`KeyForm::Plain`] can bring about.
+    /// Returns [`InvalidKey`] if the result would have more than 64 bytes, which happens with
+    /// [`KeyForm::Plain`] only.
     #[inline]
     pub fn derive(key: &SessionKey, form: KeyForm, prefix: &KeyPrefix) -> Result<Self, InvalidKey> {
         let mut stored = prefix.0;
@@ -179,11 +184,11 @@ impl StoredKey {
         Ok(Self(stored))
     }
 
-    /// Reads a stored key back from a database, a cache or a list of sessions.
+    /// Reads a stored key from a database, a cache or a list of sessions.
     ///
     /// # Errors
     ///
-    /// [`InvalidKey`] unless `text` has 1 to 64 printable ASCII characters and no space.
+    /// Returns [`InvalidKey`] unless `text` has 1 to 64 printable ASCII characters and no space.
     pub fn parse(text: &str) -> Result<Self, InvalidKey> {
         let bytes = text.as_bytes();
         if bytes.is_empty() || bytes.len() > MAX_LEN || !bytes.iter().all(u8::is_ascii_graphic) {
@@ -194,24 +199,25 @@ impl StoredKey {
         Ok(Self(key))
     }
 
-    /// Returns `true` if a session under this key is one of a store with this `prefix` and key `form`, and not of an
-    /// application with a longer prefix.
+    /// Returns `true` if a session under this key belongs to a store with this `prefix` and key `form`, and
+    /// not to an application with a longer prefix.
     ///
-    /// Of hashed keys that is sure: behind its prefix, a key has 43 characters. Keys of an application's own choice should
-    /// begin with its prefix, and have no more than 43 characters behind it. Plain keys have no prefix, and belong to all.
+    /// For hashed keys the result is exact, because 43 characters follow the prefix. A key that an
+    /// application chooses itself should begin with its prefix, followed by at most 43 characters. Plain keys
+    /// have no prefix, and belong to every store.
     #[must_use]
     pub fn belongs_to(&self, form: KeyForm, prefix: &KeyPrefix) -> bool {
         let rest = self.as_str().strip_prefix(prefix.as_str());
         rest.is_some_and(|rest| form == KeyForm::Plain || rest.len() <= KeyForm::HASHED_LEN)
     }
 
-    /// The key's text.
+    /// Returns the key's text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.0.as_str()
     }
 
-    /// The key's bytes, all of them printable ASCII.
+    /// Returns the key's bytes, all of them printable ASCII.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
@@ -230,13 +236,14 @@ impl fmt::Debug for StoredKey {
     }
 }
 
-/// How a [`StoredKey`] is made from a [`SessionKey`].
+/// The way in which a [`StoredKey`] is made from a [`SessionKey`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeyForm {
     /// SHA-256, then base64url without padding: 43 characters.
     Hashed,
-    /// The session key itself, for tables that other programs share (Django's). A leak of the table opens sessions.
+    /// The session key itself, for tables that other programs share, such as Django's. A leak of the table
+    /// opens sessions.
     Plain,
 }
 
@@ -244,7 +251,7 @@ impl KeyForm {
     /// The length of a hashed key without its prefix, in bytes.
     pub const HASHED_LEN: usize = 43;
 
-    /// The longest key of this form without a prefix, in bytes.
+    /// Returns the length of the longest key of this form without a prefix, in bytes.
     #[must_use]
     pub const fn max_len(self) -> usize {
         match self {
@@ -254,8 +261,8 @@ impl KeyForm {
     }
 }
 
-/// What stands in front of every stored key, so that several applications can share one table and one cache. Empty
-/// by default.
+/// The prefix of every stored key, so that several applications can share one table and one cache. Empty by
+/// default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyPrefix(Text);
 
@@ -268,14 +275,14 @@ impl fmt::Debug for Text {
 impl KeyPrefix {
     /// No prefix.
     pub const NONE: Self = Self(Text::EMPTY);
-    /// The longest prefix, in bytes: what a hashed key leaves free.
+    /// The longest prefix, in bytes: the room that a hashed key leaves.
     pub const MAX_LEN: usize = MAX_LEN - KeyForm::HASHED_LEN;
 
     /// Reads a prefix.
     ///
     /// # Errors
     ///
-    /// [`InvalidKey`] unless `text` has at most 21 characters, all of `[A-Za-z0-9_.:-]`.
+    /// Returns [`InvalidKey`] unless `text` has at most 21 characters, all of `[A-Za-z0-9_.:-]`.
     pub fn parse(text: &str) -> Result<Self, InvalidKey> {
         let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b':' | b'-');
         if text.len() > Self::MAX_LEN || !text.as_bytes().iter().all(allowed) {
@@ -286,19 +293,19 @@ impl KeyPrefix {
         Ok(Self(prefix))
     }
 
-    /// The prefix's text.
+    /// Returns the prefix's text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.0.as_str()
     }
 }
 
-/// The text is no key. It is not repeated here, because it may be one with a slip in it.
+/// The error for text that is no key. It does not contain the text, which may be a mistyped key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a session key: wrong length or alphabet; treat the client as having no session")]
 pub struct InvalidKey;
 
-/// The operating system refused random bytes, so no key could be made.
+/// The error for an operating system that refuses random bytes, so that no key can be made.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the operating system's random number generator failed; no session key can be made")]
 pub struct RandomnessUnavailable(#[source] getrandom::Error);
@@ -315,7 +322,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_belongs_to_the_longest_prefix_that_it_may_have() {
+    fn key_belongs_to_the_longest_prefix_that_it_may_have() {
         let key = SessionKey::generate().unwrap();
         let prefixes = ["", "shop:", "shop:eu:"].map(|text| KeyPrefix::parse(text).unwrap());
         for (number, prefix) in prefixes.iter().enumerate() {
@@ -359,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stored_key_is_the_sha256_of_the_session_key_in_base64url() {
+    fn hashed_key_is_the_sha256_of_the_session_key_in_base64url() {
         let key = SessionKey::parse("abcdefgh").unwrap();
         let stored = StoredKey::derive(&key, KeyForm::Hashed, &KeyPrefix::NONE).unwrap();
         // printf abcdefgh | openssl dgst -sha256 -binary | base64 | tr '+/' '-_' | tr -d =
@@ -371,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_that_leaves_no_room_for_a_hash_is_refused() {
+    fn prefix_that_leaves_no_room_for_a_hash_is_refused() {
         assert!(KeyPrefix::parse(&"p".repeat(KeyPrefix::MAX_LEN)).is_ok());
         assert_eq!(KeyPrefix::parse(&"p".repeat(KeyPrefix::MAX_LEN + 1)), Err(InvalidKey));
         assert_eq!(KeyPrefix::parse("with space"), Err(InvalidKey));

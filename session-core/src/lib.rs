@@ -1,10 +1,13 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod cache;
 mod codec;
 #[cfg(feature = "compress")]
 mod compress;
 mod data;
+#[cfg(feature = "django")]
+mod datetime;
 #[cfg(feature = "django")]
 pub mod django;
 mod entry;
@@ -30,12 +33,12 @@ pub use compress::{CompressCodec, TooLargeInflated};
 pub use data::{MalformedJson, SessionData};
 pub use entry::{Entry, Fence, Holder, Stamp, State, StoreId, Token, Value};
 pub use envelope::EnvelopeError;
-pub use erased::{DynCache, DynDatabase, DynPersistence, DynScan, DynSubjectIndex};
+pub use erased::{DynCache, DynDatabase, DynPersistence};
 pub use error::{BoxError, CacheError, Outcome, PersistenceError, SchemaProblem};
 pub use expiry::Expiry;
 pub use key::{InvalidKey, KeyForm, KeyPrefix, RandomnessUnavailable, SessionKey, StoredKey};
 pub use persistence::{ExpiryWrite, Persistence, PersistenceProperties, Row, SessionTimes, SubjectIndex};
-pub use record::{Record, Version};
+pub use record::{Record, RecordParts, Version};
 pub use runtime::{BoxFuture, Runtime};
 pub use scan::Scan;
 #[cfg(feature = "seal")]
@@ -43,5 +46,5 @@ pub use seal::{InvalidSealingKey, SealCodec, SealError, SealingKey, SealingKeyId
 pub use subject::{InvalidSubject, Subject};
 pub use time::Timestamp;
 
-// What appears in this crate's signatures.
+// Re-exported because its types are part of this crate's signatures.
 pub use bytes;

@@ -4,30 +4,46 @@ use std::time::Duration;
 
 use crate::{KeyForm, PersistenceError, Record, StoredKey, Subject, Timestamp, Version};
 
-/// The truth.
+/// A database of sessions, which is the truth.
 ///
-/// Insert, update and touch are separate on purpose: nothing here upserts, so nothing can bring a deleted session back.
+/// Insert, update and touch are separate on purpose: nothing here upserts, so nothing can bring a deleted
+/// session back.
 ///
 /// # Behavior
 ///
 /// - What one call has committed, every later call sees, on every node: reads go to the primary.
 /// - Every write is one statement or one short transaction: it happens completely or not at all.
-/// - A record comes back as it was written: payload and subject byte for byte, instants to the microsecond, in any time
-///   zone of the session, the server or the process.
+/// - A record comes back as it was written: payload and subject byte for byte, instants to the microsecond,
+///   in any time zone of the session, the server or the process.
 /// - Keys are compared byte for byte: `a` is not `A`, and trailing spaces do not exist.
 /// - `now` is the caller's. No method but [`now`](Self::now) asks the database's clock.
 /// - A row whose `expires_at` is not after `now` is absent for every method that is given `now`.
-/// - A payload above [`PersistenceProperties::max_payload_bytes`] is [`PersistenceError::TooLarge`], before any I/O.
-/// - An error says whether a write may have happened ([`PersistenceError::outcome`]). No method repeats a write whose
-///   outcome is unknown.
-/// - A statement whose client has given up goes on for at most [`PersistenceProperties::statement_bound`]; a backend
-///   documents by what it is bounded.
+/// - A payload above [`PersistenceProperties::max_payload_bytes`] is [`PersistenceError::TooLarge`], before
+///   any I/O.
+/// - An error says whether a write may have happened ([`PersistenceError::outcome`]). No method repeats a
+///   write whose outcome is unknown.
+/// - A statement whose client has given up goes on for at most [`PersistenceProperties::statement_bound`]; a
+///   backend documents by what it is bounded.
 ///
 /// # Cancel safety
 ///
-/// A future that is dropped may have had its effect, or may have it later, within that bound.
+/// The call of a future that is dropped may have been applied, or may be applied later, within that bound.
+///
+/// # Errors
+///
+/// Besides the errors that a method names, each of them can return
+/// [`Unavailable`](PersistenceError::Unavailable), [`Busy`](PersistenceError::Busy),
+/// [`Refused`](PersistenceError::Refused) and [`Unknown`](PersistenceError::Unknown).
+///
+/// # Example
+///
+/// [`MemoryPersistence`] in the crate `conformance-tests` is a whole implementation in memory, and
+/// [`conformance-tests`] runs this contract against any other.
+///
+/// [`MemoryPersistence`]: https://docs.rs/conformance-tests/latest/conformance_tests/reference/struct.MemoryPersistence.html
+/// [`conformance-tests`]: https://docs.rs/conformance-tests
 pub trait Persistence: Send + Sync + fmt::Debug + 'static {
-    /// The session under `key`, or `None`.
+    /// Returns the session under `key`, or `None` if there is none.
     ///
     /// # Behavior
     ///
@@ -35,14 +51,14 @@ pub trait Persistence: Send + Sync + fmt::Debug + 'static {
     ///
     /// # Errors
     ///
-    /// [`PersistenceError::CorruptRow`] when the row cannot be read; the row stays.
+    /// Returns [`PersistenceError::CorruptRow`] if the row cannot be read. The row stays.
     fn load(
         &self,
         key: &StoredKey,
         now: Timestamp,
     ) -> impl Future<Output = Result<Option<Record>, PersistenceError>> + Send;
 
-    /// Adds a session, and tells its version. The record's own version does not count.
+    /// Adds a session and returns its version. The record's own version does not count.
     ///
     /// # Behavior
     ///
@@ -51,15 +67,16 @@ pub trait Persistence: Send + Sync + fmt::Debug + 'static {
     ///
     /// # Errors
     ///
-    /// [`PersistenceError::AlreadyExists`], or as every write.
+    /// Returns [`PersistenceError::AlreadyExists`] if the key has a row, and [`PersistenceError::TooLarge`]
+    /// if the payload is too large.
     fn insert(
         &self,
         key: &StoredKey,
         record: &Record,
     ) -> impl Future<Output = Result<Version, PersistenceError>> + Send;
 
-    /// Replaces payload, subject, expiry and last use of the session under `key`, and tells its new version.
-    /// `created_at` stays.
+    /// Replaces payload, subject, expiry and last use of the session under `key`, and returns its new
+    /// version. `created_at` stays.
     ///
     /// # Behavior
     ///
@@ -70,7 +87,9 @@ pub trait Persistence: Send + Sync + fmt::Debug + 'static {
     ///
     /// # Errors
     ///
-    /// [`PersistenceError::NotFound`], [`PersistenceError::Conflict`], or as every write.
+    /// Returns [`PersistenceError::NotFound`] if the session is absent or expired,
+    /// [`PersistenceError::Conflict`] if it has another version than `expected`, and
+    /// [`PersistenceError::TooLarge`] if the payload is too large.
     fn update(
         &self,
         key: &StoredKey,
@@ -80,8 +99,9 @@ pub trait Persistence: Send + Sync + fmt::Debug + 'static {
         now: Timestamp,
     ) -> impl Future<Output = Result<Version, PersistenceError>> + Send;
 
-    /// Notes that the session under `key` is used at `now`, and lets it live until `expires_at`, if it was last used at
-    /// `idle_since` or earlier. Returns `false`, and changes nothing, if it was used since: another node has noted it.
+    /// Notes that the session under `key` is used at `now`, and lets it live until `expires_at`, if it was
+    /// last used at `idle_since` or earlier. Returns `false`, and changes nothing, if it was used since,
+    /// because another node has noted that use.
     ///
     /// # Behavior
     ///
@@ -92,7 +112,7 @@ pub trait Persistence: Send + Sync + fmt::Debug + 'static {
     ///
     /// # Errors
     ///
-    /// [`PersistenceError::NotFound`], or as every write.
+    /// Returns [`PersistenceError::NotFound`] if the session is absent or expired.
     fn touch(
         &self,
         key: &StoredKey,
@@ -101,18 +121,20 @@ pub trait Persistence: Send + Sync + fmt::Debug + 'static {
         now: Timestamp,
     ) -> impl Future<Output = Result<bool, PersistenceError>> + Send;
 
-    /// Gives the session under `old` the key `new`, and writes `record` to it, in one statement.
+    /// Changes the key of the session under `old` to `new`, and writes `record` to it, in one statement.
+    /// Returns its new version.
     ///
     /// # Behavior
     ///
-    /// - As [`update`](Self::update), and the session is under `new` afterwards and not under `old`. There is no moment
-    ///   at which it is under both, or under neither.
-    /// - When there is a row under `new`, expired or not, nothing changes: [`PersistenceError::AlreadyExists`].
+    /// - As [`update`](Self::update), and the session is under `new` afterwards and not under `old`. There is
+    ///   no moment at which it is under both, or under neither.
+    /// - When there is a row under `new`, expired or not, nothing changes:
+    ///   [`PersistenceError::AlreadyExists`].
     ///
     /// # Errors
     ///
-    /// [`PersistenceError::NotFound`], [`PersistenceError::Conflict`], [`PersistenceError::AlreadyExists`], or as every
-    /// write.
+    /// Returns the errors of [`update`](Self::update), and [`PersistenceError::AlreadyExists`] if the key
+    /// `new` has a row.
     fn rename(
         &self,
         old: &StoredKey,
@@ -123,14 +145,14 @@ pub trait Persistence: Send + Sync + fmt::Debug + 'static {
         now: Timestamp,
     ) -> impl Future<Output = Result<Version, PersistenceError>> + Send;
 
-    /// Removes the session under `key`, expired or not; whether there was one.
+    /// Removes the session under `key`, expired or not. Returns `true` if there was one.
     ///
     /// # Errors
     ///
-    /// As every write.
+    /// Returns a [`PersistenceError`] that every method can return: see [`Persistence`](Persistence#errors).
     fn delete(&self, key: &StoredKey) -> impl Future<Output = Result<bool, PersistenceError>> + Send;
 
-    /// Removes at most `limit` sessions that expired at `before` or earlier; how many.
+    /// Removes at most `limit` sessions that expired at `before` or earlier, and returns how many it removed.
     ///
     /// # Behavior
     ///
@@ -140,22 +162,22 @@ pub trait Persistence: Send + Sync + fmt::Debug + 'static {
     ///
     /// # Errors
     ///
-    /// As every write.
+    /// Returns a [`PersistenceError`] that every method can return: see [`Persistence`](Persistence#errors).
     fn delete_expired(
         &self,
         before: Timestamp,
         limit: u32,
     ) -> impl Future<Output = Result<u64, PersistenceError>> + Send;
 
-    /// Returns what the database's own clock shows, to the millisecond or better, so that a node whose clock is wrong can
-    /// notice it before it deletes anything.
+    /// Returns what the database's own clock shows, to the millisecond or better, so that a node whose clock
+    /// is wrong can notice it before it deletes anything.
     ///
     /// # Errors
     ///
-    /// As [`load`](Self::load).
+    /// Returns a [`PersistenceError`] that every method can return: see [`Persistence`](Persistence#errors).
     fn now(&self) -> impl Future<Output = Result<Timestamp, PersistenceError>> + Send;
 
-    /// Makes the table and its indexes, or brings them up to date.
+    /// Creates the table and its indexes, or brings them up to date.
     ///
     /// # Behavior
     ///
@@ -164,40 +186,43 @@ pub trait Persistence: Send + Sync + fmt::Debug + 'static {
     ///
     /// # Errors
     ///
-    /// [`PersistenceError::Schema`] when the table is newer than this program, or not a session table.
+    /// Returns [`PersistenceError::Schema`] if the table is newer than this program, or is no session table.
     fn migrate(&self) -> impl Future<Output = Result<(), PersistenceError>> + Send;
 
-    /// What [`migrate`](Self::migrate) would run on an empty database, for those who keep migrations in their own hands.
+    /// Returns the statements that [`migrate`](Self::migrate) runs on an empty database, for applications
+    /// that run their migrations themselves.
     fn schema_sql(&self) -> String;
 
-    /// Whether the table is there and as this version needs it. Changes nothing.
+    /// Checks that the table exists and is as this version needs it. Changes nothing.
     ///
     /// # Errors
     ///
-    /// [`PersistenceError::Schema`] says what to do.
+    /// Returns [`PersistenceError::Schema`], which says what to do, if the table is missing or different.
     fn check_schema(&self) -> impl Future<Output = Result<(), PersistenceError>> + Send;
 
-    /// What this database is and can do. The same at every call.
+    /// Returns the properties of this database. They are the same at every call.
     fn properties(&self) -> PersistenceProperties;
 }
 
-/// What "log out everywhere" and a list of one's sessions need. A table that is not ours may lack it.
+/// A [`Persistence`] that lists the sessions of a subject, for "log out everywhere" and a user's list of
+/// sessions. The table of another program may not allow it.
 pub trait SubjectIndex: Persistence {
-    /// Returns at most `limit` sessions of `subject` whose keys come after `after`, or the first ones, in the order of
-    /// their keys: keys and times only, never payloads.
+    /// Returns at most `limit` sessions of `subject` whose keys come after `after`, or the first ones, in the
+    /// order of their keys: keys and times only, never payloads.
     ///
     /// # Behavior
     ///
     /// - Expired sessions are not listed.
     /// - Fewer than `limit` means that no more came after them.
-    /// - A row whose times cannot be read is listed with [`PersistenceError::CorruptRow`] in its place; the others are
-    ///   listed all the same. A row whose key is no stored key is passed over, with a warning in the log.
+    /// - A row whose times cannot be read is listed with [`PersistenceError::CorruptRow`] in its place; the
+    ///   others are listed all the same. A row whose key is no stored key is passed over, with a warning in
+    ///   the log.
     /// - Subjects are compared byte for byte.
     /// - Uses an index, not a scan of the table.
     ///
     /// # Errors
     ///
-    /// As [`load`](Persistence::load).
+    /// Returns a [`PersistenceError`] that every method can return: see [`Persistence`](Persistence#errors).
     fn list_by_subject(
         &self,
         subject: &Subject,
@@ -207,32 +232,33 @@ pub trait SubjectIndex: Persistence {
     ) -> impl Future<Output = Result<Vec<Row<SessionTimes>>, PersistenceError>> + Send;
 }
 
-/// One row of a page: its key, and what was asked of it, if that can be read.
+/// One row of a page: its key, and the requested contents, if they can be read.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Row<T> {
-    /// The key that the session is stored under. Enough to end the session, also when nothing else can be read.
+    /// The key that the session is stored under. It is enough to end the session, even if nothing else can be
+    /// read.
     pub key: StoredKey,
-    /// What the row holds, or [`PersistenceError::CorruptRow`].
+    /// The requested contents of the row, or [`PersistenceError::CorruptRow`].
     pub contents: Result<T, PersistenceError>,
 }
 
 impl<T> Row<T> {
-    /// A row as it was read.
+    /// Creates a row.
     #[must_use]
     pub const fn new(key: StoredKey, contents: Result<T, PersistenceError>) -> Self {
         Self { key, contents }
     }
 }
 
-/// When a session began, was last used, and ends.
+/// The instants at which a session began, was last used, and ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionTimes {
-    /// When it began.
+    /// The instant at which the session began.
     pub created_at: Timestamp,
-    /// When it ends.
+    /// The instant at which the session ends.
     pub expires_at: Timestamp,
-    /// When it was last used, as fresh as the touch throttle makes it.
+    /// The instant of last use, as fresh as the touch throttle makes it.
     pub last_seen_at: Timestamp,
 }
 
@@ -246,41 +272,44 @@ impl From<&Record> for SessionTimes {
     }
 }
 
-/// What a write does to a session's expiry.
+/// The effect of a write on a session's expiry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExpiryWrite {
-    /// The later one of the row's and the record's stays: a write that was prepared before somebody else's touch does
-    /// not undo it.
+    /// The row gets the later one of its own expiry and the record's. So a write that was prepared before
+    /// another node's touch does not undo it.
     Extend,
-    /// The record's, also when it is earlier: the application has chosen it.
+    /// The row gets the record's expiry, also when it is earlier, because the application has chosen it.
     Replace,
 }
 
-/// What a database is and can do.
+/// The kind, the limits and the name of a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PersistenceProperties {
-    /// How keys are stored.
+    /// The form in which keys are stored. Defaults to [`KeyForm::Hashed`].
     pub key_form: KeyForm,
-    /// The longest stored key, in bytes.
+    /// The longest stored key, in bytes. Defaults to [`StoredKey::MAX_LEN`].
     pub max_key_bytes: usize,
     /// The largest payload, in bytes.
     pub max_payload_bytes: usize,
-    /// How long a statement whose client has given up may go on before it commits or is ended. By default 10 s.
+    /// The longest time that a statement whose client has given up may go on before it commits or is ended.
+    /// Defaults to 10 s.
     pub statement_bound: Duration,
-    /// Whether other programs write to the table, which know nothing of the cache in front of it. By default not.
+    /// `true` if other programs write to the table, which know nothing of the cache in front of it. Defaults
+    /// to `false`.
     pub has_other_writers: bool,
-    /// Whether a record's `created_at` comes back as it was inserted. By default so.
+    /// `true` if the table keeps a record's `created_at` as it was inserted. Defaults to `true`.
     pub keeps_created_at: bool,
-    /// What it is called in metrics: `SQLite`, for instance. By default `database`.
+    /// The name of the database in metrics: `SQLite`, for instance. Defaults to `database`.
     pub name: &'static str,
-    /// A number that differs between tables, so that stores over two tables do not trust each other's cached values:
+    /// A number that differs between tables, so that stores over two tables do not trust each other's cached
+    /// values:
     /// [`StoreId::of`](crate::StoreId::of) the table's name, for instance. Defaults to 0.
     pub table_id: u64,
 }
 
 impl PersistenceProperties {
-    /// Hashed keys of any length that a [`StoredKey`] can have.
+    /// Creates properties with a limit on payloads, in bytes, and the defaults of all other fields.
     #[must_use]
     pub const fn new(max_payload_bytes: usize) -> Self {
         Self {
@@ -295,28 +324,29 @@ impl PersistenceProperties {
         }
     }
 
-    /// The same with another bound on abandoned statements.
+    /// Sets the bound on a statement whose client has given up. Defaults to 10 s.
     #[must_use]
     pub const fn with_statement_bound(mut self, statement_bound: Duration) -> Self {
         self.statement_bound = statement_bound;
         self
     }
 
-    /// The same under another name.
+    /// Sets the name in metrics. Defaults to `database`.
     #[must_use]
     pub const fn with_name(mut self, name: &'static str) -> Self {
         self.name = name;
         self
     }
 
-    /// Sets the number that tells this table from others.
+    /// Sets the number that differs between tables. Defaults to 0.
     #[must_use]
     pub const fn with_table_id(mut self, table_id: u64) -> Self {
         self.table_id = table_id;
         self
     }
 
-    /// The same with another form and length of keys.
+    /// Sets the form of keys and the longest key, in bytes. Defaults to hashed keys of any length that a
+    /// [`StoredKey`] can have.
     #[must_use]
     pub const fn with_keys(mut self, key_form: KeyForm, max_key_bytes: usize) -> Self {
         self.key_form = key_form;
@@ -324,14 +354,14 @@ impl PersistenceProperties {
         self
     }
 
-    /// The same for a table that other programs write to.
+    /// Marks the table as one that other programs write to.
     #[must_use]
     pub const fn with_other_writers(mut self) -> Self {
         self.has_other_writers = true;
         self
     }
 
-    /// The same for a table that does not keep when a session began.
+    /// Marks the table as one that does not keep when a session began.
     #[must_use]
     pub const fn without_created_at(mut self) -> Self {
         self.keeps_created_at = false;

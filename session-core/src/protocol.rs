@@ -1,22 +1,23 @@
 //! The transitions of the coherence protocol, as pure functions.
 //!
-//! A cache is a register per key with compare-and-exchange. Readers fill it under a *lease*, writers keep fills out by
-//! a *fence*. What may become of an entry is decided here and nowhere else; `session-cached-db` drives these functions
-//! over [`Cache::get`](crate::Cache::get) and [`Cache::compare_exchange`](crate::Cache::compare_exchange), for every
-//! backend alike.
+//! A cache is a register per key with compare-and-exchange. Readers fill it under a *lease*, writers keep
+//! fills out with a *fence*. These functions alone decide the next state of an entry. `session-cached-db`
+//! drives them over [`Cache::get`](crate::Cache::get) and
+//! [`Cache::compare_exchange`](crate::Cache::compare_exchange), in the same way for every backend; neither a
+//! backend nor an application calls them.
 //!
-//! Each transition first gives up *other* holders whose deadline passed more than the clock slack ago, and makes the
-//! fence dirty if it did. A fence that is left without holders is as good as nothing: the next writer replaces it, and a
-//! settlement removes it.
+//! Each transition first gives up *other* holders whose deadline passed more than the clock slack ago, and
+//! makes the fence dirty if there were any. A fence without holders counts as vacant: the next writer
+//! replaces it, and a settlement removes it.
 
 use std::time::Duration;
 
 use crate::{Entry, Fence, Holder, Stamp, State, Timestamp, Token, Value};
 
-/// The fence that the writer `me` places over `entry`.
+/// Returns the fence that the writer `me` places over `entry`.
 ///
-/// A fence that is there is joined, and keeps being dirty if it was; anything else is replaced. `me` must carry a token
-/// that was never placed before.
+/// The writer joins an existing fence, which stays dirty if it was, and replaces anything else. `me` must
+/// have a token that was never placed before.
 #[must_use]
 pub fn fence(entry: Option<&Entry>, me: Holder, now: Timestamp, slack: Duration) -> Fence {
     let mut fence = match entry.map(|entry| &entry.state) {
@@ -28,23 +29,24 @@ pub fn fence(entry: Option<&Entry>, me: Holder, now: Timestamp, slack: Duration)
     fence
 }
 
-/// What becomes of an entry when a writer is done.
+/// The next state of an entry when a writer is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settlement {
-    /// It stays as it is.
+    /// The entry stays as it is.
     Keep,
-    /// It is removed.
+    /// The entry is removed.
     Remove,
-    /// It is replaced by this fence of others.
+    /// This fence of other writers replaces the entry.
     Fence(Fence),
-    /// It is replaced by the value that the writer has written.
+    /// The value that the writer has written replaces the entry.
     Publish,
 }
 
-/// What becomes of `entry` when the writer `me`, whose write has a **definite** outcome, is done.
+/// Returns the next state of `entry` when the writer `me` is done, whose write has a **definite** outcome.
 ///
-/// `publish` is given by a writer that has a value to publish: the stamp of the entry that its last confirmed fence
-/// stored. It gets [`Settlement::Publish`] only if `entry` is that very entry, clean, and nobody else's.
+/// A writer that has a value to publish passes the stamp of the entry that its last confirmed fence stored as
+/// `publish`. The result is [`Settlement::Publish`] only if `entry` is that very entry, clean, and without
+/// other holders.
 #[must_use]
 pub fn settle(
     entry: Option<&Entry>,
@@ -55,22 +57,23 @@ pub fn settle(
 ) -> Settlement {
     let Some(entry) = entry else { return Settlement::Keep };
     let fence = match &entry.state {
-        // My fence was lost: whatever came in since may be older than my write.
+        // The writer's fence was lost, and an entry that came in since may be older than its write.
         State::Value(_) | State::Lease => return Settlement::Remove,
         State::Fence(fence) => fence,
     };
-    // Given up by all its holders, but one of them may yet find it untouched, and publish what mine came after.
+    // Every holder was given up. Remove the fence all the same, or one of them may yet find it untouched and
+    // publish a value that is older than this write.
     let Some(mut fence) = prune(fence, me, now, slack) else { return Settlement::Remove };
     fence.holders.retain(|holder| holder.token != me);
     if fence.holders.is_empty() {
         let untouched = publish == Some(entry.stamp);
         return if untouched && !fence.dirty { Settlement::Publish } else { Settlement::Remove };
     }
-    // Mine among others, or gone from among them: my write overlapped theirs, so they must not publish.
+    // Other holders are left. This write overlapped theirs, so they must not publish.
     Settlement::Fence(Fence { dirty: true, ..fence })
 }
 
-/// The fence without those of its holders, other than `me`, that are given up; `None` if nobody is left.
+/// Returns the fence without the holders, other than `me`, that are given up, or `None` if no holder is left.
 fn prune(fence: &Fence, me: Token, now: Timestamp, slack: Duration) -> Option<Fence> {
     let alive = |holder: &&Holder| holder.token == me || holder.deadline + slack >= now;
     let holders: Vec<_> = fence.holders.iter().filter(alive).copied().collect();
@@ -78,14 +81,14 @@ fn prune(fence: &Fence, me: Token, now: Timestamp, slack: Duration) -> Option<Fe
     (!holders.is_empty()).then_some(Fence { holders, dirty })
 }
 
-/// Whether a reader may take `value` from the cache: the session is not over, and the value is younger than
-/// `max_cache_age`. Never left to the cache's own clock.
+/// Returns `true` if a reader may take `value` from the cache: the session has not ended, and the value is
+/// younger than `max_cache_age`. The cache's own clock has no part in this.
 #[must_use]
 pub fn is_servable(value: &Value, now: Timestamp, max_cache_age: Duration) -> bool {
     !value.record.is_expired(now) && now < value.made_at + max_cache_age
 }
 
-/// How long a cache may keep `value`: as long as it [is servable](is_servable).
+/// Returns how long a cache may keep `value`: as long as it [is servable](is_servable).
 #[must_use]
 pub fn value_ttl(value: &Value, now: Timestamp, max_cache_age: Duration) -> Duration {
     let left_of_age = (value.made_at + max_cache_age).since(now).min(max_cache_age);
@@ -147,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fence_replaces_everything_but_a_fence() {
+    fn fence_replaces_a_value_a_lease_and_nothing() {
         let me = holder(1, 30);
         for entry in [None, Some(valued()), Some(Entry::lease(stamp(5)))] {
             assert_eq!(fence(entry.as_ref(), me, at(0), SLACK), clean(&[me]));
@@ -155,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fence_joins_a_fence_and_keeps_it_dirty() {
+    fn fence_over_a_fence_joins_it_and_keeps_it_dirty() {
         let (other, me) = (holder(1, 30), holder(2, 35));
         assert_eq!(fence(Some(&fenced(&[other], false)), me, at(5), SLACK), clean(&[other, me]));
         assert_eq!(fence(Some(&fenced(&[other], true)), me, at(5), SLACK), dirty(&[other, me]));
@@ -171,32 +174,32 @@ mod tests {
     }
 
     #[test]
-    fn a_fence_left_without_holders_counts_as_nothing() {
+    fn fence_over_a_fence_without_living_holders_is_clean() {
         let entry = fenced(&[holder(1, 30)], true);
         let me = holder(2, 90);
         assert_eq!(fence(Some(&entry), me, at(60), SLACK), clean(&[me]));
     }
 
     #[test]
-    fn a_fence_that_is_given_up_is_removed_so_that_its_holder_cannot_publish_after_all() {
+    fn settle_removes_a_fence_whose_holders_are_all_given_up() {
         let entry = fenced(&[holder(1, 30)], false);
         assert_eq!(settle(Some(&entry), token(2), None, at(60), SLACK), Settlement::Remove);
     }
 
     #[test]
-    fn settling_over_nothing_leaves_nothing() {
+    fn settle_over_nothing_keeps_nothing() {
         assert_eq!(settle(None, token(1), Some(stamp(99)), at(0), SLACK), Settlement::Keep);
     }
 
     #[test]
-    fn settling_removes_what_came_in_after_the_fence_was_lost() {
+    fn settle_removes_an_entry_that_came_after_a_lost_fence() {
         for entry in [valued(), Entry::lease(stamp(99))] {
             assert_eq!(settle(Some(&entry), token(1), Some(stamp(99)), at(0), SLACK), Settlement::Remove);
         }
     }
 
     #[test]
-    fn only_the_very_entry_of_the_own_confirmed_fence_is_published_over() {
+    fn settle_publishes_only_over_the_entry_of_the_own_confirmed_fence() {
         let entry = fenced(&[holder(1, 30)], false);
         let settled = |publish| settle(Some(&entry), token(1), publish, at(1), SLACK);
         assert_eq!(settled(Some(stamp(99))), Settlement::Publish);
@@ -207,13 +210,13 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_never_gives_itself_up() {
+    fn settle_never_gives_up_its_own_writer() {
         let entry = fenced(&[holder(1, 30)], false);
         assert_eq!(settle(Some(&entry), token(1), Some(stamp(99)), at(500), SLACK), Settlement::Publish);
     }
 
     #[test]
-    fn settling_among_others_leaves_them_dirty() {
+    fn settle_leaves_other_holders_a_dirty_fence() {
         let (me, other) = (holder(1, 30), holder(2, 30));
         let settled = |holders: &[Holder]| {
             settle(Some(&fenced(holders, false)), token(1), Some(stamp(99)), at(1), SLACK)
@@ -223,20 +226,20 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_that_outlived_another_does_not_publish() {
+    fn settle_does_not_publish_after_another_holder_was_given_up() {
         let entry = fenced(&[holder(1, 90), holder(2, 30)], false);
         assert_eq!(settle(Some(&entry), token(1), Some(stamp(99)), at(60), SLACK), Settlement::Remove);
     }
 
     #[test]
-    fn a_value_is_servable_until_its_session_or_its_age_ends() {
+    fn value_is_servable_until_its_session_or_its_age_ends() {
         let age = Duration::from_secs(300);
         for (value, now, left) in [
             (value(0, 1_000), 299, 1),
             (value(0, 1_000), 300, 0),
             (value(0, 100), 99, 1),
             (value(0, 100), 100, 0),
-            // Made by a node whose clock is ahead.
+            // The clock of the node that made this value is ahead.
             (value(50, 1_000), 10, 300),
         ] {
             assert_eq!(value_ttl(&value, at(now), age), Duration::from_secs(left));
@@ -260,7 +263,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_placed_fence_holds_its_writer_and_every_living_other(
+        fn placed_fence_has_its_writer_and_every_living_holder(
             entry in any_entry(), deadline in 60_i64..90, now in 0_i64..60,
         ) {
             let me = holder(7, deadline);
@@ -270,13 +273,13 @@ mod tests {
             if let Some(Entry { state: State::Fence(before), .. }) = &entry {
                 let alive = before.holders.iter().filter(|h| h.deadline + SLACK >= at(now));
                 prop_assert!(alive.clone().all(|h| placed.holders.contains(h)));
-                // Nothing but the loss of the last holder makes a dirty fence clean.
+                // A dirty fence becomes clean only when its last holder is lost.
                 prop_assert!(placed.dirty || !before.dirty || alive.count() == 0);
             }
         }
 
         #[test]
-        fn nobody_publishes_over_anything_but_a_clean_fence_of_one(
+        fn publish_needs_a_clean_fence_of_the_writer_alone(
             entry in any_entry(), me in 1_u64..6, now in 0_i64..60,
         ) {
             let settled = settle(entry.as_ref(), token(me), Some(stamp(99)), at(now), SLACK);
@@ -290,7 +293,7 @@ mod tests {
         }
 
         #[test]
-        fn after_a_settlement_the_writer_is_gone_and_nobody_else_may_publish(
+        fn settled_fence_lacks_the_writer_and_is_dirty(
             entry in any_entry(), me in 1_u64..6, now in 0_i64..60,
         ) {
             match settle(entry.as_ref(), token(me), None, at(now), SLACK) {

@@ -3,13 +3,13 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use crate::data::{Dense, Object};
+use crate::data::{Dense, Object, Source};
 use crate::{Codec, CodecError, SessionData, StoredKey, Subject, Timestamp};
 
-/// Which committed state of a session this is. Opaque, compared for equality only.
+/// The version of a session's committed state. Opaque, compared for equality only.
 ///
-/// A different one after every committed change of payload, subject or key; the same after a touch. A version that a
-/// key has had never comes back, not even after the session was deleted and made again.
+/// Every committed change of payload, subject or key gives the session another version; a touch does not. A
+/// version that a key has had never comes back, not even after the session was deleted and created again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Version(u64);
 
@@ -17,13 +17,13 @@ impl Version {
     /// The version of a record that is not in a database yet.
     pub const UNSAVED: Self = Self(0);
 
-    /// From what a database stored.
+    /// Creates a version from the number that a database stored.
     #[must_use]
     pub const fn from_u64(bits: u64) -> Self {
         Self(bits)
     }
 
-    /// For a database to store.
+    /// Returns the number for a database to store.
     #[must_use]
     pub const fn as_u64(self) -> u64 {
         self.0
@@ -32,10 +32,11 @@ impl Version {
 
 /// One stored session.
 ///
-/// The payload is encoded; [`data`](Self::data) decodes it at most once, and shares the result, so that an in-process
-/// cache hands the same decoded map to every reader. `Debug` shows neither payload nor subject.
+/// The payload is encoded; [`data`](Self::data) decodes it at most once and shares the result, so that an
+/// in-process cache hands the same decoded map to every reader. `Debug` shows neither payload nor subject.
 #[derive(Clone)]
-// In this order, because what every cache hit looks at comes first, beside the reference count: in its cache line or the next.
+// The order of the fields is chosen: the ones that every cache hit reads come first, in the cache line of the
+// reference count or the next one.
 #[repr(C)]
 pub struct Record {
     expires_at: Timestamp,
@@ -47,16 +48,33 @@ pub struct Record {
     subject: Option<Subject>,
 }
 
-/// Where the map is that the payload was found to hold.
+/// The map that the payload was found to hold.
 #[derive(Clone)]
 enum Decoded {
     /// In the payload itself, at these places.
     InPlace(Dense),
+    /// Decoded into a map of its own.
     Apart(Box<SessionData>),
 }
 
+/// The stored fields of a [`Record`]: all of them, and not what was decoded.
+// Hidden, because it is for this workspace's crates. Code that compares or copies a record field by field
+// destructures this without `..`, so that a new field is a compile error in each such place until it is
+// handled there.
+#[doc(hidden)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct RecordParts<'a> {
+    pub payload: &'a Bytes,
+    pub created_at: Timestamp,
+    pub expires_at: Timestamp,
+    pub last_seen_at: Timestamp,
+    pub version: Version,
+    pub subject: Option<&'a Subject>,
+}
+
 impl Record {
-    /// A record that nobody has stored yet: last seen when it was created, without a subject.
+    /// Creates a record that is not stored yet: unversioned, last seen when it was created, without a
+    /// subject.
     #[must_use]
     pub const fn new(payload: Bytes, created_at: Timestamp, expires_at: Timestamp) -> Self {
         Self {
@@ -70,95 +88,128 @@ impl Record {
         }
     }
 
-    /// The same with another instant of last use.
+    /// Replaces the payload, and forgets the map that was decoded from the one before. Keeps everything else,
+    /// the version included.
+    ///
+    /// ```
+    /// use session_core::{Record, Timestamp, bytes::Bytes};
+    ///
+    /// let record = Record::new(Bytes::from_static(b"1{}"), Timestamp::from_secs(0), Timestamp::from_secs(60));
+    /// let sealed = record.clone().with_payload(Bytes::from_static(b"sealed"));
+    /// assert_eq!(sealed.expires_at(), record.expires_at());
+    /// ```
+    #[must_use]
+    pub fn with_payload(mut self, payload: Bytes) -> Self {
+        self.payload = payload;
+        self.decoded = OnceLock::new();
+        self
+    }
+
+    /// Sets the instant of last use.
     #[must_use]
     pub const fn with_last_seen_at(mut self, last_seen_at: Timestamp) -> Self {
         self.last_seen_at = last_seen_at;
         self
     }
 
-    /// The same with another expiry.
+    /// Sets the expiry.
     #[must_use]
     pub const fn with_expires_at(mut self, expires_at: Timestamp) -> Self {
         self.expires_at = expires_at;
         self
     }
 
-    /// The same with another version.
+    /// Sets the version.
     #[must_use]
     pub const fn with_version(mut self, version: Version) -> Self {
         self.version = version;
         self
     }
 
-    /// The same with another subject, or none.
+    /// Sets the subject, or removes it.
     #[must_use]
     pub fn with_subject(mut self, subject: Option<Subject>) -> Self {
         self.subject = subject;
         self
     }
 
-    /// The encoded payload.
+    /// Returns the encoded payload.
     #[must_use]
     pub const fn payload(&self) -> &Bytes {
         &self.payload
     }
 
-    /// When the session began. Rotating its key does not change this.
+    /// Returns the instant at which the session began. Rotating its key does not change this.
     #[must_use]
     pub const fn created_at(&self) -> Timestamp {
         self.created_at
     }
 
-    /// From when on the session counts as absent.
+    /// Returns the instant from which on the session counts as absent.
     #[must_use]
     pub const fn expires_at(&self) -> Timestamp {
         self.expires_at
     }
 
-    /// When the session was last used, as fresh as the touch throttle makes it.
+    /// Returns the instant of last use, as fresh as the touch throttle makes it.
     #[must_use]
     pub const fn last_seen_at(&self) -> Timestamp {
         self.last_seen_at
     }
 
-    /// Which committed state this is.
+    /// Returns the version of this state.
     #[must_use]
     pub const fn version(&self) -> Version {
         self.version
     }
 
-    /// Whose session it is.
+    /// Returns the subject: the application's id of the user whose session this is.
     #[must_use]
     pub const fn subject(&self) -> Option<&Subject> {
         self.subject.as_ref()
     }
 
-    /// Whether the session is over at `now`. A session whose expiry is `now` is over.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn parts(&self) -> RecordParts<'_> {
+        let Self { expires_at, decoded: _, payload, created_at, last_seen_at, version, subject } = self;
+        RecordParts {
+            payload,
+            created_at: *created_at,
+            expires_at: *expires_at,
+            last_seen_at: *last_seen_at,
+            version: *version,
+            subject: subject.as_ref(),
+        }
+    }
+
+    /// Returns `true` if the session has ended at `now`. A session whose expiry is `now` has ended.
     #[must_use]
     pub fn is_expired(&self, now: Timestamp) -> bool {
         self.expires_at <= now
     }
 
-    /// The map that the payload holds, which shares this record rather than copy it. Decoded by the first caller; all that
-    /// come after share the result, so a record must always be read with the codec it was written with and the key it was
-    /// read under.
+    /// Returns the map that the payload holds. The map shares this record instead of copying from it.
+    ///
+    /// The first caller decodes the payload; all later callers share the result. So always pass the codec
+    /// that the record was written with and the key that it was read under.
     ///
     /// # Errors
     ///
-    /// [`CodecError`] when the codec cannot read the payload. Nothing is remembered then.
+    /// Returns [`CodecError`] if the codec cannot read the payload. The error is not remembered: the next
+    /// call decodes again.
     pub fn data(self: &Arc<Self>, key: &StoredKey, codec: &dyn Codec) -> Result<SessionData, CodecError> {
         Ok(match self.decoded(key, codec)? {
-            Decoded::InPlace(_) => SessionData::of(Arc::clone(self)),
+            Decoded::InPlace(_) => SessionData::shared(self.clone()),
             Decoded::Apart(data) => SessionData::clone(data),
         })
     }
 
-    /// Does what [`data`](Self::data) does before it can share the map, so that it finds it done.
+    /// Decodes the payload, so that later calls of [`data`](Self::data) find it decoded.
     ///
     /// # Errors
     ///
-    /// As [`data`](Self::data).
+    /// Returns [`CodecError`] if the codec cannot read the payload.
     pub fn decode(&self, key: &StoredKey, codec: &dyn Codec) -> Result<(), CodecError> {
         self.decoded(key, codec).map(drop)
     }
@@ -174,9 +225,11 @@ impl Record {
         };
         Ok(self.decoded.get_or_init(|| decoded))
     }
+}
 
-    /// The object that was found in the payload itself.
-    pub(crate) fn object(&self) -> Object<'_> {
+/// The object that was found in the payload itself.
+impl Source for Record {
+    fn object(&self) -> Object<'_> {
         match self.decoded.get() {
             Some(Decoded::InPlace(dense)) => dense.object(&self.payload),
             Some(Decoded::Apart(_)) | None => Object::EMPTY,
@@ -184,15 +237,10 @@ impl Record {
     }
 }
 
-/// By what is stored; whether it has been decoded yet does not count.
+/// Compares what is stored. Whether a record has been decoded yet does not count.
 impl PartialEq for Record {
     fn eq(&self, other: &Self) -> bool {
-        self.payload == other.payload
-            && self.created_at == other.created_at
-            && self.expires_at == other.expires_at
-            && self.last_seen_at == other.last_seen_at
-            && self.version == other.version
-            && self.subject == other.subject
+        self.parts() == other.parts()
     }
 }
 
@@ -200,13 +248,20 @@ impl Eq for Record {}
 
 impl fmt::Debug for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.parts(), f)
+    }
+}
+
+impl fmt::Debug for RecordParts<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { payload, created_at, expires_at, last_seen_at, version, subject } = self;
         f.debug_struct("Record")
-            .field("payload_len", &self.payload.len())
-            .field("created_at", &self.created_at)
-            .field("expires_at", &self.expires_at)
-            .field("last_seen_at", &self.last_seen_at)
-            .field("version", &self.version)
-            .field("has_subject", &self.subject.is_some())
+            .field("payload_len", &payload.len())
+            .field("created_at", created_at)
+            .field("expires_at", expires_at)
+            .field("last_seen_at", last_seen_at)
+            .field("version", version)
+            .field("has_subject", &subject.is_some())
             .finish_non_exhaustive()
     }
 }
@@ -232,7 +287,7 @@ mod tests {
         out
     }
 
-    /// An object in any of the ways in which it can be written.
+    /// Generates objects in every way in which they can be written.
     fn any_object() -> impl Strategy<Value = String> {
         let key = prop_oneof!["[a-e]{0,2}", Just(r"\u0061".to_owned()), Just("é".to_owned())];
         let value = prop_oneof![Just("1"), Just(r#""x,\"y""#), Just("[1 , 2]"), Just(r#"{"a":{}}"#)];
@@ -251,7 +306,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_map_that_is_read_in_the_payload_is_the_one_that_the_codec_decodes(object in any_object()) {
+        fn map_read_in_place_equals_the_map_that_the_codec_decodes(object in any_object()) {
             let payload = Bytes::from(format!("1{object}"));
             let mut decoded = JsonCodec.decode(&key(), &payload).unwrap();
             let mut read = record(payload).data(&key(), &JsonCodec).unwrap();
@@ -267,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn payloads_on_both_sides_of_what_two_bytes_can_tell_are_read() {
+    fn payloads_on_both_sides_of_64_kib_are_read() {
         let around = r#"1{"a":"","b":2}"#.len();
         for len in [0xfffe, 0xffff, 0x1_0000, 0x1_0010] {
             let long = format!("\"{}\"", "x".repeat(len - around));
@@ -278,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_codec_makes_of_a_payload_that_is_no_json_is_remembered_and_shared() {
+    fn payload_that_is_not_json_is_decoded_once_and_shared() {
         #[derive(Debug, Default)]
         struct Counting(std::sync::atomic::AtomicU32);
         impl Codec for Counting {
@@ -302,11 +357,49 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_that_cannot_be_read_is_an_error_each_time() {
+    fn unreadable_payload_is_an_error_at_every_call() {
         let record = record("1{\"a\":");
         for _ in 0..2 {
             assert!(matches!(record.decode(&key(), &JsonCodec), Err(CodecError::Malformed(_))));
             assert!(record.data(&key(), &JsonCodec).is_err());
+        }
+    }
+
+    fn with_every_field(payload: &'static [u8]) -> Record {
+        Record::new(Bytes::from_static(payload), Timestamp::from_secs(1), Timestamp::from_secs(2))
+            .with_last_seen_at(Timestamp::from_secs(3))
+            .with_version(Version::from_u64(4))
+            .with_subject(Some(Subject::parse("user-5").unwrap()))
+    }
+
+    #[test]
+    fn with_payload_decodes_the_new_payload_and_keeps_every_other_field() {
+        let record = Arc::new(with_every_field(br#"1{"a":1}"#));
+        record.decode(&key(), &JsonCodec).unwrap();
+        let replaced = Arc::new(Record::clone(&record).with_payload(Bytes::from_static(br#"1{"b":2}"#)));
+        assert_eq!(replaced.data(&key(), &JsonCodec).unwrap().iter().collect::<Vec<_>>(), [("b", "2")]);
+        assert_eq!(*replaced, with_every_field(br#"1{"b":2}"#));
+        assert_eq!(record.data(&key(), &JsonCodec).unwrap().get("a"), Some("1"));
+    }
+
+    #[test]
+    fn records_that_differ_in_one_field_are_not_equal() {
+        let record = with_every_field(b"1{}");
+        let other = Timestamp::from_secs(9);
+        // `created_at` has no setter: it is given when a record is created.
+        let of_other_age = Record::new(record.payload().clone(), other, record.expires_at())
+            .with_last_seen_at(record.last_seen_at())
+            .with_version(record.version())
+            .with_subject(record.subject().cloned());
+        for changed in [
+            record.clone().with_payload(Bytes::from_static(b"1{ }")),
+            record.clone().with_expires_at(other),
+            record.clone().with_last_seen_at(other),
+            record.clone().with_version(Version::from_u64(9)),
+            record.clone().with_subject(None),
+            of_other_age,
+        ] {
+            assert_ne!(changed, record);
         }
     }
 }

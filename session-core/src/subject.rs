@@ -1,21 +1,21 @@
 use std::fmt;
 
-/// The application's own id of whose session it is: a user id, as text. Indexed by databases that implement
-/// [`SubjectIndex`](crate::SubjectIndex).
+/// The application's own id of the user whose session it is, as text. Databases that implement
+/// [`SubjectIndex`](crate::SubjectIndex) index it.
 ///
-/// Compared byte for byte. `Debug` does not show it: it identifies a person.
+/// Subjects are compared byte for byte. `Debug` does not show one, because it identifies a person.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Subject(Box<str>);
 
 impl Subject {
-    /// The longest subject, in bytes: what every database can index.
+    /// The longest subject, in bytes. Every database can index that many.
     pub const MAX_LEN: usize = 255;
 
     /// Reads a subject.
     ///
     /// # Errors
     ///
-    /// [`InvalidSubject`] when `text` is empty, has more than 255 bytes, or holds a NUL character.
+    /// Returns [`InvalidSubject`] if `text` is empty, has more than 255 bytes, or contains a NUL character.
     pub fn parse(text: &str) -> Result<Self, InvalidSubject> {
         if text.is_empty() || text.len() > Self::MAX_LEN || text.contains('\0') {
             return Err(InvalidSubject);
@@ -23,7 +23,7 @@ impl Subject {
         Ok(Self(text.into()))
     }
 
-    /// The subject's text.
+    /// Returns the subject's text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -36,7 +36,7 @@ impl fmt::Debug for Subject {
     }
 }
 
-/// The text is no subject.
+/// The error for text that is no subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a subject has 1 to 255 bytes and no NUL character")]
 pub struct InvalidSubject;

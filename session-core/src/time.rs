@@ -9,31 +9,31 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// The earliest instant that can be written down.
+    /// The earliest instant that can be represented.
     pub const MIN: Self = Self(i64::MIN);
 
-    /// The latest instant that can be written down.
+    /// The latest instant that can be represented.
     pub const MAX: Self = Self(i64::MAX);
 
-    /// The instant `micros` microseconds after (or, if negative, before) the Unix epoch.
+    /// Returns the instant `micros` microseconds after (or, if negative, before) the Unix epoch.
     #[must_use]
     pub const fn from_micros(micros: i64) -> Self {
         Self(micros)
     }
 
-    /// Microseconds since the Unix epoch.
+    /// Returns the microseconds since the Unix epoch.
     #[must_use]
     pub const fn as_micros(self) -> i64 {
         self.0
     }
 
-    /// The instant `seconds` seconds after the Unix epoch.
+    /// Returns the instant `seconds` seconds after (or, if negative, before) the Unix epoch.
     #[must_use]
     pub const fn from_secs(seconds: i64) -> Self {
         Self(seconds.saturating_mul(1_000_000))
     }
 
-    /// The time from `earlier` to `self`; zero if `earlier` is not earlier.
+    /// Returns the time from `earlier` to `self`, or zero if `earlier` is not earlier.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         let micros = self.0.saturating_sub(earlier.0);
@@ -41,7 +41,7 @@ impl Timestamp {
     }
 }
 
-/// Saturating.
+/// Saturates at [`Timestamp::MAX`].
 impl Add<Duration> for Timestamp {
     type Output = Self;
     fn add(self, duration: Duration) -> Self {
@@ -49,7 +49,7 @@ impl Add<Duration> for Timestamp {
     }
 }
 
-/// Saturating.
+/// Saturates at [`Timestamp::MIN`].
 impl Sub<Duration> for Timestamp {
     type Output = Self;
     fn sub(self, duration: Duration) -> Self {

@@ -6,11 +6,11 @@ use percent_encoding::percent_decode_str;
 use session_core::StoredKey;
 
 use super::MemcachedCache;
-use super::server::{Server, Servers};
-use crate::ConnectError;
+use super::connect::{Server, Servers};
 use crate::url::{self, Url};
+use crate::{ConnectError, scheme};
 
-/// Describes a [`MemcachedCache`].
+/// A builder of a [`MemcachedCache`].
 #[derive(Clone)]
 #[must_use]
 pub struct MemcachedCacheBuilder {
@@ -23,7 +23,7 @@ pub struct MemcachedCacheBuilder {
     response_timeout: Duration,
 }
 
-/// The longest key that memcached takes, in bytes.
+/// The longest key that memcached accepts, in bytes.
 const MAX_KEY_LEN: usize = 250;
 
 impl MemcachedCacheBuilder {
@@ -39,62 +39,63 @@ impl MemcachedCacheBuilder {
         }
     }
 
-    /// The servers, each as a host with or without a port. Default `127.0.0.1:11211`.
+    /// Sets the servers, each as a host with or without a port. Defaults to `127.0.0.1:11211`.
     ///
-    /// Their order does not matter, but on every node each must be written in the same way: `localhost` and `127.0.0.1` are
-    /// two servers.
+    /// Their order does not matter, but write each of them in the same way on every node: `localhost` and
+    /// `127.0.0.1` are two servers.
     pub fn servers<S: Into<String>>(mut self, servers: impl IntoIterator<Item = S>) -> Self {
         self.servers = servers.into_iter().map(Into::into).collect();
         self.url = None;
         self
     }
 
-    /// The same as a URL: `memcache://host:port,host:port`. The other options can be parameters: `key_prefix`,
-    /// `max_entry_bytes`, `max_connections`, `connect_timeout_ms` and `response_timeout_ms`. They win over what the builder
-    /// was told.
+    /// Sets the servers by a URL: `memcache://host:port,host:port`. The other options can be parameters of
+    /// it: `key_prefix`, `max_entry_bytes`, `max_connections`, `connect_timeout_ms` and
+    /// `response_timeout_ms`. Parameters override the builder's methods.
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.url = Some(url.into());
         self
     }
 
-    /// What stands in front of every key in memcached. Default `session:`. Applications that share a server must have
-    /// different ones: whoever holds a session of the one would be let into the other.
+    /// Sets the prefix of every key in memcached. Defaults to `session:`. Applications that share a server
+    /// must have different prefixes: otherwise a session of the one is accepted by the other.
     pub fn key_prefix(mut self, key_prefix: impl Into<String>) -> Self {
         self.key_prefix = key_prefix.into();
         self
     }
 
-    /// The largest entry that is cached, in bytes. Default 1 MiB less 1 KiB, which is what a server takes whose `-I` was not
-    /// changed. More than a server takes does harm: it drops whatever is there when it is sent too large an item.
+    /// Sets the largest entry that is cached, in bytes. Defaults to 1 MiB less 1 KiB, which a server with the
+    /// default of `-I` accepts. Do not set more than the servers accept: a server that receives too large an
+    /// item drops the item before.
     pub const fn max_entry_bytes(mut self, max_entry_bytes: usize) -> Self {
         self.max_entry_bytes = max_entry_bytes;
         self
     }
 
-    /// How many connections there may be to each server. Default 64. Further callers wait for one, up to the connect
-    /// timeout.
+    /// Sets the largest number of connections to each server. Defaults to 64. Further callers wait for a
+    /// connection, up to the connect timeout.
     pub const fn max_connections(mut self, max_connections: usize) -> Self {
         self.max_connections = max_connections;
         self
     }
 
-    /// How long it may take to connect. Default 1 s.
+    /// Sets the time limit for connecting. Defaults to 1 s.
     pub const fn connect_timeout(mut self, connect_timeout: Duration) -> Self {
         self.connect_timeout = connect_timeout;
         self
     }
 
-    /// How long an answer may take. Default 500 ms.
+    /// Sets the time limit for an answer. Defaults to 500 ms.
     pub const fn response_timeout(mut self, response_timeout: Duration) -> Self {
         self.response_timeout = response_timeout;
         self
     }
 
-    /// The cache. Connects to nothing yet.
+    /// Creates the cache. Connects to nothing yet.
     ///
     /// # Errors
     ///
-    /// [`ConnectError`] when the URL or an option is wrong.
+    /// Returns [`ConnectError`] if the URL or an option is wrong.
     pub fn build(mut self) -> Result<MemcachedCache, ConnectError> {
         if let Some(url) = self.url.take() {
             self.read(Url::parse(&url)?)?;
@@ -108,7 +109,7 @@ impl MemcachedCacheBuilder {
             return Err(ConnectError::Config("max_connections must not be 0".into()));
         }
         let settings = MetaClientBuilder::new()
-            .router(NoChoice)
+            .router(SingleServer)
             .max_connections(Some(self.max_connections))
             .max_idle(self.max_connections)
             .connect_timeout(Some(self.connect_timeout))
@@ -127,7 +128,7 @@ impl MemcachedCacheBuilder {
 
 impl MemcachedCacheBuilder {
     fn read(&mut self, url: Url<'_>) -> Result<(), ConnectError> {
-        if !matches!(url.scheme, "memcache" | "memcached") {
+        if scheme::feature_of(url.scheme) != Some("memcached") {
             return Err(ConnectError::UnknownScheme { scheme: url.scheme.into() });
         }
         if url.credentials.is_some() || !matches!(url.path, "" | "/") {
@@ -156,7 +157,7 @@ impl MemcachedCacheBuilder {
 
 impl fmt::Debug for MemcachedCacheBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the URL: somebody may have put a password into it.
+        // Do not show the URL, because it may contain a password.
         f.debug_struct("MemcachedCacheBuilder")
             .field("key_prefix", &self.key_prefix)
             .field("max_entry_bytes", &self.max_entry_bytes)
@@ -167,19 +168,20 @@ impl fmt::Debug for MemcachedCacheBuilder {
     }
 }
 
-/// The driver's clients have one server each. To choose among them, the driver would hash every key.
-struct NoChoice;
+/// A router for the driver's clients, which have one server each. The driver's own router would hash every
+/// key.
+struct SingleServer;
 
-impl Router for NoChoice {
+impl Router for SingleServer {
     fn route(&self, _key: &[u8], _servers: &[String]) -> usize {
         0
     }
 }
 
-/// `server` with the usual port if it has none.
+/// Adds the default port to `server` if it has none.
 fn with_port(server: &str) -> Result<String, ConnectError> {
     let (host, port) = match server.rsplit_once(':') {
-        // What follows the last colon of a bare IPv6 address is no port, and in brackets it ends with one.
+        // An IPv6 address ends with a bracket if it has no port. Without brackets, it is refused below.
         Some((host, port)) if !server.ends_with(']') => (host, Some(port)),
         _ => (server, None),
     };

@@ -1,5 +1,5 @@
-//! What memcached and the driver say, in the words of [`CacheError`]. The driver's own errors are not passed on: they show
-//! the key.
+//! The errors of memcached and of the driver as [`CacheError`]. The driver's own errors are not passed on,
+//! because they show the key.
 
 use std::io;
 use std::sync::Arc;
@@ -7,15 +7,16 @@ use std::sync::Arc;
 use memcache::exp::Error;
 use session_core::{BoxError, CacheError};
 
-/// Nothing was sent, because the server's name could not be looked up.
-pub(super) fn not_found(address: &str, error: Arc<io::Error>) -> CacheError {
+/// The error of a server that could not be connected to: nothing was sent.
+pub(super) fn not_connected(address: &str, error: Arc<io::Error>) -> CacheError {
     CacheError::Unavailable(at(address, error.into()))
 }
 
-/// What the driver says about the server at `address`.
+/// The driver's error about the server at `address`.
 pub(super) fn of(address: &str, error: Error) -> CacheError {
     match error {
-        // The driver leaves open what a server did that answered with an error. It did nothing.
+        // The driver leaves open whether a server applied a command that it answered with an error. It did
+        // not.
         Error::Ambiguous { source, .. } => match *source {
             Error::Server(_) | Error::Rejected(_) => of(address, *source),
             source => CacheError::Unknown(at(address, text(source))),
@@ -33,7 +34,7 @@ fn text(error: Error) -> BoxError {
         Error::Server(answer) => answer.into(),
         Error::Rejected(answer) => format!("{answer}; memcached must be 1.6.27 or newer").into(),
         Error::Usage(problem) => problem.into(),
-        // These quote what was received, and that may be a payload.
+        // The other errors quote the received bytes, which may be a payload.
         _ => "the answer could not be parsed".into(),
     }
 }
@@ -42,7 +43,7 @@ fn at(address: &str, error: BoxError) -> BoxError {
     Box::new(At { address: address.to_owned(), error })
 }
 
-/// An error, and whose it is.
+/// An error with the address of its server.
 #[derive(Debug, thiserror::Error)]
 #[error("{address}: {error}")]
 struct At {

@@ -1,4 +1,5 @@
-//! What an operator asks. By the commands of old, over a connection of its own, because the driver has none of them.
+//! The report for an operator. It uses the text protocol on a connection of its own, because the driver has
+//! no commands for it.
 
 use std::io;
 use std::iter::once;
@@ -18,7 +19,7 @@ impl Inspect for MemcachedCache {
         let servers = &self.0.servers;
         let mut inspections = Vec::new();
         for server in once(&servers.first).chain(&servers.others) {
-            let mut inspection = server.within_the_time_to_connect(look(server.address())).await?;
+            let mut inspection = server.within_connect_timeout(inspect_server(server.address())).await?;
             inspection.address = Some(server.address().to_owned());
             inspections.push(inspection);
         }
@@ -26,8 +27,8 @@ impl Inspect for MemcachedCache {
     }
 }
 
-async fn look(address: &str) -> Result<Inspection, CacheError> {
-    let unavailable = |error: io::Error| error::not_found(address, Arc::new(error));
+async fn inspect_server(address: &str) -> Result<Inspection, CacheError> {
+    let unavailable = |error: io::Error| error::not_connected(address, Arc::new(error));
     let mut stream = TcpStream::connect(address).await.map_err(unavailable)?;
     stream.write_all(b"stats\r\nstats settings\r\n").await.map_err(unavailable)?;
     let mut lines = BufReader::new(stream).lines();
@@ -38,18 +39,19 @@ async fn look(address: &str) -> Result<Inspection, CacheError> {
         let line = line.ok_or_else(|| unavailable(io::ErrorKind::UnexpectedEof.into()))?;
         let mut words = line.split_ascii_whitespace();
         match (words.next(), words.next(), words.next()) {
-            (Some("STAT"), Some(name), Some(value)) => note(&mut inspection, answers, name, value),
+            (Some("STAT"), Some(name), Some(value)) => read_stat(&mut inspection, answers, name, value),
             (Some("END"), ..) => answers += 1,
-            // Nothing with a name and without a value is of interest, and what is refused stays unknown.
+            // No statistic that is read here has an empty value.
             (Some("STAT"), ..) => {}
-            _ => return Err(CacheError::Refused("memcached does not tell its statistics".into())),
+            _ => return Err(CacheError::Refused("memcached does not report its statistics".into())),
         }
     }
     Ok(inspection)
 }
 
-/// `answer` counts the commands: a name can mean something else in each.
-fn note(inspection: &mut Inspection, answer: u32, name: &str, value: &str) {
+/// Reads one statistic. `answer` is the number of the command, because a name can have another meaning in
+/// each.
+fn read_stat(inspection: &mut Inspection, answer: u32, name: &str, value: &str) {
     match (answer, name) {
         (0, "version") => inspection.version = Some(format!("memcached {value}")),
         (0, "time") => inspection.clock = value.parse().ok().map(Timestamp::from_secs),

@@ -1,28 +1,29 @@
 use std::time::Duration;
 
-/// How much longer than its TTL an entry may be kept: twice the [`LAG`].
+/// The time beyond its TTL that an entry may be kept: twice the [`LAG`].
 pub(super) const GRANULARITY: Duration = Duration::from_millis(20);
 
-/// How far [`Clock::now`] may be behind, in nanoseconds: the tick of a kernel that ticks a hundred times a second.
+/// The time that [`Clock::now`] may be behind, in nanoseconds: the tick of a kernel that ticks a hundred
+/// times a second.
 const LAG: u64 = 10_000_000;
 
-/// An instant, in nanoseconds since some start.
+/// An instant, in nanoseconds since an arbitrary start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Tick(u64);
 
 impl Tick {
-    /// An instant at which `ttl` has passed for certain, if this is [`Clock::now`].
+    /// Returns an instant at which `ttl` has certainly passed, if this is [`Clock::now`].
     pub(super) fn after(self, ttl: Duration) -> Self {
         let ttl = u64::try_from(ttl.as_nanos()).unwrap_or(u64::MAX);
         Self(self.0.saturating_add(LAG).saturating_add(ttl))
     }
 }
 
-/// Where the time comes from.
+/// The source of the time.
 #[derive(Clone, Debug)]
 pub(super) enum Clock {
     System,
-    /// Turned by a test, in nanoseconds.
+    /// Advanced by a test, in nanoseconds.
     #[cfg(test)]
     Manual(std::sync::Arc<std::sync::atomic::AtomicU64>),
 }
@@ -37,7 +38,7 @@ impl Clock {
     }
 }
 
-/// The kernel's last tick. Every hit asks for the time, and the exact time costs six times as much.
+/// Returns the kernel's last tick. Every hit reads the clock, and the exact time costs six times as much.
 #[cfg(target_os = "linux")]
 fn system_now() -> Tick {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);

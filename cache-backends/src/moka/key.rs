@@ -3,10 +3,10 @@ use std::hash::{Hash, Hasher};
 use moka::Equivalent;
 use session_core::StoredKey;
 
-/// What a value is kept under: a [`StoredKey`], without the room for more characters than it has. Every session has one, and
-/// every hit looks at it, so the fewer cache lines it takes the better.
+/// The key of a value: a [`StoredKey`] without the room for more characters than it has. Every session has
+/// one, and every hit reads it, so it should take few cache lines.
 pub(super) enum Key {
-    /// As all hashed keys are, unless a prefix makes them long.
+    /// Every hashed key is short, unless a prefix makes it long.
     Short {
         len: u8,
         bytes: [u8; Self::SHORT],
@@ -47,7 +47,7 @@ impl PartialEq for Key {
 
 impl Eq for Key {}
 
-/// As the key that it stands for.
+/// Hashes like the [`StoredKey`], by which values are looked up.
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write(self.as_bytes());

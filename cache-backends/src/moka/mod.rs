@@ -1,40 +1,43 @@
 //! A cache in this process's memory, over the crate `moka`.
 
-// moka evicts whatever it likes, so it holds values only. Leases and fences are in a table beside it, and every change of
-// a key is made under the lock of the key's shard there. Two rules make one register per key of the two:
+// moka may evict any entry, so it holds values only. Leases and fences are in a table beside it, and every
+// change of a key is made under the lock of the key's shard there. Two rules turn the two into one register
+// per key:
 //
 // - A key is in at most one of them, except while its shard is locked.
 // - A value has left moka before the exchange that replaces it returns.
 //
-// So a value found in moka without the lock was there at that moment. When moka has none, both are asked again under the
-// lock, because the key may just have been on its way from one to the other.
+// So a value found in moka without the lock was there at that moment. If moka has no value, both are asked
+// again under the lock, because the key may just have been on its way from one to the other.
 
 mod builder;
 mod clock;
+mod held;
+mod inspect;
 mod key;
 mod pending;
 #[cfg(test)]
 mod tests;
-mod weight;
 
 use std::fmt;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use foldhash::fast::RandomState;
 use session_core::{
-    Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, Scope, Stamp, State, StoredKey,
-    Value,
+    Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, Scope, State, StoredKey,
 };
 
 pub use self::builder::MokaCacheBuilder;
 use self::clock::{Clock, Tick};
+use self::held::Held;
 use self::key::Key;
 use self::pending::{Pending, Shard};
-use crate::{Inspect, Inspection};
 
-/// A cache in this process's memory, bounded by bytes. Cloning it gives another handle to the same cache.
+/// The name in metrics.
+const NAME: &str = "moka";
+
+/// A cache in this process's memory, bounded by bytes. Cloning it creates another handle to the same cache.
 ///
 /// ```
 /// use cache_backends::moka::MokaCache;
@@ -45,11 +48,11 @@ use crate::{Inspect, Inspection};
 /// # Behavior
 ///
 /// - Every call returns at once and never fails.
-/// - A value that everybody reads is the same [`Record`](session_core::Record): it is decoded once.
-/// - The values together take no more than about [`max_bytes`](MokaCacheBuilder::max_bytes) of memory, what that does not count
-///   set aside; those not used for the longest time make room for new ones.
-/// - Leases and fences are never evicted. There is one per operation in flight, and one whose owner has gone is dropped
-///   after its TTL, at the latest when many others have come.
+/// - All readers of a value share one [`Record`](session_core::Record), which is decoded once.
+/// - All values together take about [`max_bytes`](MokaCacheBuilder::max_bytes) of memory at most, apart from
+///   what that does not count. The least recently used values make room for new ones.
+/// - Leases and fences are never evicted. There is one per operation in flight. If its owner has gone, it is
+///   dropped after its TTL, at the latest when many others have come.
 #[derive(Clone)]
 pub struct MokaCache {
     values: moka::sync::Cache<Key, Held, RandomState>,
@@ -58,22 +61,16 @@ pub struct MokaCache {
     max_bytes: u64,
 }
 
-/// A value as moka keeps it. A reader's copy costs one reference count.
-#[derive(Clone)]
-struct Held {
-    stamp: Stamp,
-    value: Value,
-    deadline: Tick,
-}
-
 impl MokaCache {
-    /// Starts to describe a cache.
+    /// Returns a builder with the default options.
     pub fn builder() -> MokaCacheBuilder {
         MokaCacheBuilder::new()
     }
 
-    /// The hit: one lookup, no lock, no allocation. Inlined into the caller's crate, with what calls it, because moving the
-    /// entry from function to function would cost a sixth of it.
+    /// Returns the value under `key` by one lookup, without a lock or an allocation: the hit.
+    ///
+    /// This and its callers are inlined into the caller's crate, because passing the entry from function to
+    /// function would cost a sixth of a hit.
     #[inline]
     fn hit(&self, key: &StoredKey) -> Option<Entry> {
         let held = self.values.get(key)?;
@@ -85,7 +82,7 @@ impl MokaCache {
     }
 }
 
-/// One key whose shard is locked: nobody else changes what is there, except that moka may evict a value.
+/// A key whose shard is locked. No other caller changes its entry meanwhile, but moka may evict a value.
 struct Locked<'a> {
     cache: &'a MokaCache,
     key: StoredKey,
@@ -169,16 +166,9 @@ impl Cache for MokaCache {
 
     fn properties(&self) -> CacheProperties {
         CacheProperties::new(Scope::Process)
-            .with_name("moka")
+            .with_name(NAME)
             .with_max_entry_bytes(usize::try_from(self.max_bytes).unwrap_or(usize::MAX))
             .with_ttl_granularity(clock::GRANULARITY)
-    }
-}
-
-#[async_trait]
-impl Inspect for MokaCache {
-    async fn inspect(&self) -> Result<Vec<Inspection>, CacheError> {
-        Ok(Vec::new())
     }
 }
 

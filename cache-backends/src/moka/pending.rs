@@ -14,7 +14,7 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    /// Many more than there are cores, so that two keys rarely share one at the same time.
+    /// Many more shards than cores, so that calls for two keys rarely need the same shard at the same time.
     const SHARDS: usize = 64;
 
     pub(super) fn new(hasher: RandomState) -> Self {
@@ -26,9 +26,9 @@ impl Pending {
     /// Locks the shard of `key`.
     #[expect(clippy::indexing_slicing, reason = "a remainder of the length")]
     pub(super) fn lock(&self, key: &StoredKey) -> MutexGuard<'_, Shard> {
-        // The map inside the shard is ordered by the low and the highest bits.
+        // Use bits in the middle, because the map inside of the shard uses the low and the highest ones.
         let number = (self.hasher.hash_one(key) >> 32) as usize % Self::SHARDS;
-        // A shard is never left half changed: nothing in this module can panic in the middle.
+        // A poisoned shard is still consistent: no call in this module can panic in the middle of a change.
         self.shards[number].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -38,10 +38,10 @@ impl Pending {
     }
 }
 
-/// Those leases and fences that share a lock.
+/// The leases and fences that share a lock.
 pub(super) struct Shard {
     entries: HashMap<StoredKey, Placed, RandomState>,
-    /// How many make it worth looking for those whose owners have gone.
+    /// The number of entries at which the next insertion removes those whose owners have gone.
     sweep_at: usize,
 }
 
@@ -51,10 +51,10 @@ struct Placed {
 }
 
 impl Shard {
-    /// So few entries are not worth a sweep.
+    /// A number of entries that is not worth a sweep.
     const SMALL: usize = 64;
 
-    /// What is under `key`; dropped if its time is over.
+    /// Returns the entry under `key`. Removes it instead if its TTL has passed.
     pub(super) fn get(&mut self, key: &StoredKey, now: Tick) -> Option<Entry> {
         let placed = self.entries.get(key)?;
         if now < placed.deadline {
@@ -75,8 +75,9 @@ impl Shard {
         self.entries.remove(key);
     }
 
-    /// Drops all whose time is over. The next sweep comes when there are twice as many as are left now, so an insertion
-    /// pays for looking at two entries at most, and the dead never outnumber the living by more than [`Self::SMALL`].
+    /// Removes every entry whose TTL has passed. The next sweep comes when there are twice as many entries as
+    /// are left now, so an insertion pays for two entries of a sweep at most, and expired entries never
+    /// outnumber the others by more than [`Self::SMALL`].
     fn sweep(&mut self, now: Tick) {
         self.entries.retain(|_, placed| now < placed.deadline);
         self.sweep_at = Self::SMALL.max(2 * self.entries.len());

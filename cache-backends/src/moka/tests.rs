@@ -2,13 +2,13 @@ use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::FutureExt;
-use session_core::{Fence, Holder, Record, StoreId, Timestamp, Token};
+use session_core::{Fence, Holder, Record, Stamp, StoreId, Timestamp, Token, Value};
 
 use super::*;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A cache whose clock is turned by hand.
+/// A cache whose clock a test advances.
 struct Bench {
     cache: MokaCache,
     nanos: Arc<AtomicU64>,
@@ -48,7 +48,7 @@ impl Bench {
     }
 }
 
-// That `now_or_never` gives an answer shows that no call ever waits.
+// `now_or_never` returns an answer only if no call ever waits.
 fn get(cache: &MokaCache, key: &StoredKey) -> Option<Entry> {
     cache.get(key).now_or_never().unwrap().unwrap()
 }
@@ -94,7 +94,7 @@ fn record(entry: Option<Entry>) -> Arc<Record> {
 }
 
 #[test]
-fn keys_of_every_length_are_found_and_told_apart() {
+fn keys_of_every_length_have_entries_of_their_own() {
     let bench = Bench::new();
     let keys: Vec<_> = (1..=StoredKey::MAX_LEN).map(|len| key(&"k".repeat(len))).collect();
     for (number, key) in (1..).zip(&keys) {
@@ -135,7 +135,7 @@ fn every_kind_of_entry_replaces_every_other() {
 }
 
 #[test]
-fn every_kind_of_entry_is_gone_after_its_ttl_and_not_before() {
+fn every_kind_of_entry_is_kept_for_its_ttl_and_no_longer() {
     for entry in [value(1, 10), Entry::lease(stamp(1)), fence(1)] {
         let bench = Bench::new();
         let key = key("k");
@@ -149,7 +149,7 @@ fn every_kind_of_entry_is_gone_after_its_ttl_and_not_before() {
 }
 
 #[test]
-fn a_replacement_has_its_own_ttl() {
+fn replacement_has_its_own_ttl() {
     for entry in [|n| value(n, 10), |n| Entry::lease(stamp(n)), fence] {
         let bench = Bench::new();
         let key = key("k");
@@ -161,7 +161,7 @@ fn a_replacement_has_its_own_ttl() {
 }
 
 #[test]
-fn a_ttl_of_zero_stores_nothing() {
+fn ttl_of_zero_stores_nothing() {
     for entry in [value(2, 10), Entry::lease(stamp(2)), fence(2)] {
         let bench = Bench::new();
         let key = key("k");
@@ -175,7 +175,7 @@ fn a_ttl_of_zero_stores_nothing() {
 }
 
 #[test]
-fn the_longest_ttl_does_not_overflow() {
+fn longest_ttl_does_not_overflow() {
     let bench = Bench::new();
     bench.exchange(&key("k"), Expected::Vacant, value(1, 10), Duration::MAX);
     bench.advance(1000 * MINUTE);
@@ -183,7 +183,7 @@ fn the_longest_ttl_does_not_overflow() {
 }
 
 #[test]
-fn a_lease_is_acquired_once_and_only_where_nothing_is() {
+fn lease_is_placed_once_and_only_over_a_vacant_key() {
     let bench = Bench::new();
     let lease = |n| Entry::lease(stamp(n));
     assert_eq!(bench.acquire(&key("a"), lease(1), MINUTE), Acquired::Placed);
@@ -198,7 +198,7 @@ fn a_lease_is_acquired_once_and_only_where_nothing_is() {
 }
 
 #[test]
-fn every_reader_gets_the_same_record() {
+fn all_readers_share_one_record() {
     let bench = Bench::new();
     let key = key("k");
     bench.exchange(&key, Expected::Vacant, value(1, 10), MINUTE);
@@ -209,7 +209,7 @@ fn every_reader_gets_the_same_record() {
 }
 
 #[test]
-fn a_clone_is_the_same_cache() {
+fn clone_is_a_handle_to_the_same_cache() {
     let bench = Bench::new();
     let clone = bench.cache.clone();
     for entry in [value(1, 10), fence(2)] {
@@ -221,7 +221,7 @@ fn a_clone_is_the_same_cache() {
 }
 
 #[test]
-fn values_make_room_and_leases_and_fences_stay() {
+fn full_cache_evicts_values_and_keeps_leases_and_fences() {
     let max_bytes = 100_000;
     let bench = Bench::bounded(max_bytes);
     bench.exchange(&key("fence"), Expected::Vacant, fence(1), MINUTE);
@@ -239,7 +239,7 @@ fn values_make_room_and_leases_and_fences_stay() {
 }
 
 #[test]
-fn a_value_larger_than_the_cache_leaves_nothing_behind() {
+fn value_larger_than_the_cache_leaves_the_key_vacant() {
     let bench = Bench::bounded(10_000);
     let key = key("k");
     bench.exchange(&key, Expected::Vacant, value(1, 10), MINUTE);
@@ -250,7 +250,7 @@ fn a_value_larger_than_the_cache_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_scan_of_unknown_keys_leaves_nothing_behind() {
+fn scan_of_unknown_keys_leaves_no_entries() {
     let bench = Bench::new();
     for number in 1..=100_000 {
         let (key, lease) = (key(&format!("unknown-{number}")), Entry::lease(stamp(number)));
@@ -263,7 +263,7 @@ fn a_scan_of_unknown_keys_leaves_nothing_behind() {
 }
 
 #[test]
-fn abandoned_leases_and_fences_are_swept_when_others_come() {
+fn abandoned_leases_and_fences_are_removed_by_later_insertions() {
     let bench = Bench::new();
     let abandon = |round: u64| {
         for number in 1..=10_000 {
@@ -280,7 +280,7 @@ fn abandoned_leases_and_fences_are_swept_when_others_come() {
 }
 
 #[test]
-fn an_expired_value_gives_its_memory_back_when_it_is_asked_for() {
+fn expired_value_is_dropped_when_it_is_looked_up() {
     let bench = Bench::new();
     bench.exchange(&key("k"), Expected::Vacant, value(1, 10), MINUTE);
     bench.advance(2 * MINUTE);
@@ -289,8 +289,29 @@ fn an_expired_value_gives_its_memory_back_when_it_is_asked_for() {
     assert_eq!(bench.cache.values.entry_count(), 0);
 }
 
-/// Threads add one to a number that is kept in the entry. Half of the entries are values and half are fences, so that the
-/// register moves between moka and the table all the time.
+/// An entry that keeps `count`: a value if it is even, a fence if it is odd.
+fn counting(stamp: Stamp, count: u64) -> Entry {
+    if count.is_multiple_of(2) {
+        let payload = count.to_string().into_bytes();
+        let record = Arc::new(Record::new(payload.into(), Timestamp::from_secs(0), Timestamp::MAX));
+        return Entry::value(stamp, Value { record, made_at: Timestamp::from_secs(0), store: StoreId(1) });
+    }
+    let token = Token(NonZeroU64::new(count).unwrap());
+    let holder = Holder { token, deadline: Timestamp::from_secs(0) };
+    Entry::fence(stamp, Fence { holders: vec![holder], dirty: false })
+}
+
+/// Returns the number that [`counting`] has put into an entry.
+fn count(entry: &Entry) -> u64 {
+    match &entry.state {
+        State::Value(value) => std::str::from_utf8(value.record.payload()).unwrap().parse().unwrap(),
+        State::Fence(fence) => fence.holders[0].token.0.get(),
+        State::Lease => panic!("no thread places a lease"),
+    }
+}
+
+/// Threads increment a number that is kept in the entry. Half of the entries are values and half are fences,
+/// so that the register moves between moka and the table all the time.
 #[test]
 fn no_exchange_is_lost_or_made_twice_between_threads() {
     const THREADS: u64 = 8;
@@ -298,42 +319,14 @@ fn no_exchange_is_lost_or_made_twice_between_threads() {
     let bench = Bench::new();
     let (cache, key) = (&bench.cache, key("counter"));
     let (next_stamp, stored) = (AtomicU64::new(1), AtomicU64::new(0));
-    let entry = |count: u64| {
-        let number = next_stamp.fetch_add(1, Ordering::SeqCst);
-        match count % 2 {
-            0 => Entry::value(
-                stamp(number),
-                Value {
-                    record: Arc::new(Record::new(
-                        count.to_string().into_bytes().into(),
-                        Timestamp::from_secs(0),
-                        Timestamp::MAX,
-                    )),
-                    made_at: Timestamp::from_secs(0),
-                    store: StoreId(1),
-                },
-            ),
-            _ => {
-                let holder = Holder {
-                    token: Token(NonZeroU64::new(count).unwrap()),
-                    deadline: Timestamp::from_secs(0),
-                };
-                Entry::fence(stamp(number), Fence { holders: vec![holder], dirty: false })
-            }
-        }
-    };
-    let count = |entry: &Entry| match &entry.state {
-        State::Value(value) => std::str::from_utf8(value.record.payload()).unwrap().parse().unwrap(),
-        State::Fence(fence) => fence.holders[0].token.0.get(),
-        State::Lease => panic!("nobody places a lease"),
-    };
+    let entry = |count: u64| counting(stamp(next_stamp.fetch_add(1, Ordering::SeqCst)), count);
     exchange(cache, &key, Expected::Vacant, Some(entry(0)), MINUTE);
     std::thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
                 let mut seen = 0;
                 for _ in 0..ROUNDS {
-                    // Nothing is ever removed: a reader that finds nothing has looked in the wrong place.
+                    // Nothing is ever removed, so a reader that finds nothing has looked in the wrong place.
                     let found = get(cache, &key).expect("the register is never vacant");
                     let number = count(&found);
                     assert!(number >= seen, "read {number} after {seen}");
@@ -356,9 +349,8 @@ fn no_exchange_is_lost_or_made_twice_between_threads() {
     assert_eq!(count(&get(cache, &key).unwrap()), stored);
 }
 
-/// What a reader of a session must never see: a value after its fence was placed.
 #[test]
-fn a_reader_never_sees_a_value_that_a_fence_has_replaced() {
+fn reader_never_sees_a_value_that_a_fence_has_replaced() {
     let bench = Bench::new();
     let (cache, key) = (&bench.cache, key("k"));
     let fenced = AtomicU64::new(0);

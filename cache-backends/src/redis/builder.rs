@@ -12,19 +12,18 @@ use redis::io::tcp::TcpSettings;
 use redis::io::tcp::socket2::TcpKeepalive;
 use redis::{ConnectionInfo, IntoConnectionInfo, RedisError};
 
-#[cfg(feature = "redis-cluster")]
-use super::cluster::Cluster;
-use super::dial::Dial;
-use super::link::{Connect, Connection, Given, Link};
-use super::sentinel::{self, Sentinels};
-use super::servers::Servers;
+use super::RedisCache;
 #[cfg(feature = "redis-tls")]
-use super::tls::Certificates;
-use super::{RedisCache, eviction};
-use crate::ConnectError;
+use super::connect::Certificates;
+#[cfg(feature = "redis-cluster")]
+use super::connect::Cluster;
+use super::connect::{
+    ApplicationConnection, Connection, Connector, MakeConnection, Sentinels, Server, Servers,
+};
 use crate::url::{self, Url};
+use crate::{ConnectError, scheme};
 
-/// Describes a [`RedisCache`].
+/// A builder of a [`RedisCache`].
 #[derive(Clone)]
 #[must_use]
 pub struct RedisCacheBuilder {
@@ -41,10 +40,10 @@ pub struct RedisCacheBuilder {
 #[derive(Clone)]
 enum Source {
     Url(String),
-    Connection(Arc<dyn Given>),
+    Connection(Arc<dyn ApplicationConnection>),
 }
 
-/// Who a URL's hosts are.
+/// The role of a URL's hosts.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Hosts {
     Server,
@@ -52,8 +51,8 @@ enum Hosts {
     Sentinels,
 }
 
-/// A server that has vanished without a word is noticed after this long.
-const SILENCE: Duration = Duration::from_secs(10);
+/// The time after which TCP notices that a server has vanished.
+const TCP_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl RedisCacheBuilder {
     pub(super) fn new() -> Self {
@@ -69,7 +68,7 @@ impl RedisCacheBuilder {
         }
     }
 
-    /// Where the server is. Default `redis://127.0.0.1:6379/`.
+    /// Sets the URL of the server. Defaults to `redis://127.0.0.1:6379/`.
     ///
     /// | URL | |
     /// |---|---|
@@ -78,97 +77,101 @@ impl RedisCacheBuilder {
     /// | `redis+unix:///path/to/socket[?db=1&user=…&pass=…]` | Unix socket |
     /// | `redis+cluster://[user:password@]host:port,host:port/` | cluster; needs the feature `redis-cluster` |
     /// | `rediss+cluster://…` | cluster with TLS; needs both |
-    /// | `redis+sentinel://[user:password@]host[:port],host[:port]/service[/database]` | the master that Redis Sentinel \
-    ///   monitors under the name `service` |
+    /// | `redis+sentinel://[user:password@]host[:port],host[:port]/service[/database]` | the master that Redis Sentinel monitors as `service` |
     /// | `rediss+sentinel://…` | the same with TLS, to the sentinels and to the master; needs the feature `redis-tls` |
     ///
-    /// Sentinels are at port 26379 unless it is said. User and password before the `@` are those of the master.
+    /// The default port of sentinels is 26379. The user and the password before the `@` are those of the
+    /// master.
     ///
-    /// `valkey` may be written for `redis`. Passwords are percent-encoded. The other options can be parameters:
-    /// `key_prefix`, `connect_timeout_ms`, `response_timeout_ms`, `sentinel_username`, `sentinel_password`, and, as paths
-    /// of files, `root_certificates`, `client_certificate` and `client_key`. They win over what the builder was told.
+    /// `valkey` may be written for `redis`. Percent-encode passwords. The other options can be parameters of
+    /// the URL: `key_prefix`, `connect_timeout_ms`, `response_timeout_ms`, `sentinel_username`,
+    /// `sentinel_password`, and, as paths of files, `root_certificates`, `client_certificate` and
+    /// `client_key`. Parameters override the builder's methods.
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.source = Source::Url(url.into());
         self
     }
 
-    /// Uses a connection that the application has, instead of a URL.
+    /// Uses a connection of the application's instead of a URL. It counts as one server.
     ///
-    /// It must reconnect by itself, like the driver's `ConnectionManager`, and must not repeat commands by itself, so a
-    /// cluster's must come from a client built with `retries(0)`; it counts as one server.
+    /// The connection must reconnect by itself, like the driver's `ConnectionManager`. It must not repeat
+    /// commands by itself, so build a cluster's client with `retries(0)`.
     pub fn connection(mut self, connection: impl ConnectionLike + Clone + Send + Sync + 'static) -> Self {
         self.source = Source::Connection(Arc::new(connection));
         self
     }
 
-    /// What stands in front of every key in Redis. Default `session:`. Applications that share a Redis must have
-    /// different ones: whoever holds a session of the one would be let into the other.
+    /// Sets the prefix of every key in Redis. Defaults to `session:`. Applications that share a server must
+    /// have different prefixes: otherwise a session of the one is accepted by the other.
     pub fn key_prefix(mut self, key_prefix: impl Into<String>) -> Self {
         self.key_prefix = key_prefix.into();
         self
     }
 
-    /// How long it may take to connect. Default 1 s. With Sentinel, that is how long the sentinels have to name the
-    /// master, then how long it may take to connect to it, and then how long it has to say that it is one.
+    /// Sets the time limit for connecting. Defaults to 1 s.
+    ///
+    /// With Sentinel, it applies to three steps one after the other: the sentinels name the master, the cache
+    /// connects to it, and it answers that it is one.
     pub const fn connect_timeout(mut self, connect_timeout: Duration) -> Self {
         self.connect_timeout = connect_timeout;
         self
     }
 
-    /// How long an answer may take. Default 500 ms.
+    /// Sets the time limit for an answer. Defaults to 500 ms.
     pub const fn response_timeout(mut self, response_timeout: Duration) -> Self {
         self.response_timeout = response_timeout;
         self
     }
 
-    /// Who logs in at the sentinels, if not their default user. Needs [`sentinel_password`](Self::sentinel_password).
+    /// Sets the user for the sentinels. Defaults to their default user. Needs
+    /// [`sentinel_password`](Self::sentinel_password), too.
     pub fn sentinel_username(mut self, username: impl Into<String>) -> Self {
         self.sentinel_username = Some(username.into());
         self
     }
 
-    /// The password of the sentinels, which has nothing to do with that of the master. Default none.
+    /// Sets the password for the sentinels, which is separate from the master's. Defaults to none.
     pub fn sentinel_password(mut self, password: impl Into<String>) -> Self {
         self.sentinel_password = Some(password.into());
         self
     }
 
-    /// Trusts these certification authorities, PEM-encoded, instead of the system's.
+    /// Sets the certification authorities to trust, PEM-encoded. Defaults to the system's.
     #[cfg(feature = "redis-tls")]
     pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.certificates.root = Some(pem.into());
         self
     }
 
-    /// Shows the server this certificate, with its key, both PEM-encoded.
+    /// Sets the certificate of this client, and its key, both PEM-encoded. Defaults to none.
     #[cfg(feature = "redis-tls")]
     pub fn client_certificate(mut self, certificate: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
         self.certificates.client = Some((certificate.into(), key.into()));
         self
     }
 
-    /// The cache. Connects to nothing yet.
+    /// Creates the cache. Connects to nothing yet.
     ///
     /// # Errors
     ///
-    /// [`ConnectError`] when the URL or an option is wrong, or needs a feature that is not enabled.
+    /// Returns [`ConnectError`] if the URL or an option is wrong, or needs a cargo feature that is disabled.
     pub fn build(mut self) -> Result<RedisCache, ConnectError> {
         let servers = match self.source.clone() {
             Source::Url(url) => self.by_url(Url::parse(&url)?)?,
-            Source::Connection(given) => {
-                self.hosts_are(Hosts::Server)?;
-                self.one(Box::new(move || ready(Ok(Connection::Given(given.clone()))).boxed()))
+            Source::Connection(connection) => {
+                self.check_options_for(Hosts::Server)?;
+                self.one(Box::new(move || ready(Ok(Connection::Application(connection.clone()))).boxed()))
             }
         };
         Ok(RedisCache::new(servers, self.key_prefix))
     }
 
-    fn one(&self, connect: Connect) -> Servers {
-        Servers::One(Link::new(eviction::looking(connect), self.response_timeout))
+    fn one(&self, make: MakeConnection) -> Servers {
+        Servers::one(make, self.response_timeout)
     }
 
     fn by_url(&mut self, url: Url<'_>) -> Result<Servers, ConnectError> {
-        let scheme = url.scheme.replacen("valkey", "redis", 1);
+        let scheme = scheme::without_valkey(url.scheme);
         let (driver_scheme, hosts) = match scheme.as_str() {
             "redis+cluster" => ("redis", Hosts::Cluster),
             "rediss+cluster" => ("rediss", Hosts::Cluster),
@@ -185,7 +188,7 @@ impl RedisCacheBuilder {
             return Err(ConnectError::FeatureDisabled { scheme: url.scheme.into(), feature });
         }
         let query = self.take_parameters(url)?;
-        self.hosts_are(hosts)?;
+        self.check_options_for(hosts)?;
         if hosts == Hosts::Sentinels {
             return Ok(self.one(self.sentinels(url, driver_scheme, &query)?));
         }
@@ -193,10 +196,10 @@ impl RedisCacheBuilder {
         let servers = url
             .hosts
             .split(',')
-            .map(|host| server(&format!("{driver_scheme}://{credentials}{host}{}{query}", url.path)));
+            .map(|host| info(&format!("{driver_scheme}://{credentials}{host}{}{query}", url.path)));
         let mut servers = servers.collect::<Result<Vec<_>, ConnectError>>()?;
         match (hosts, servers.pop()) {
-            (Hosts::Server, Some(server)) if servers.is_empty() => Ok(self.one(self.server(server)?)),
+            (Hosts::Server, Some(server)) if servers.is_empty() => Ok(self.one(self.connects_to(server)?)),
             (Hosts::Cluster, Some(last)) => self.cluster(&servers, last),
             _ => Err(ConnectError::Config(
                 "several hosts are a cluster, or sentinels: write redis+cluster:// or redis+sentinel://"
@@ -205,8 +208,8 @@ impl RedisCacheBuilder {
         }
     }
 
-    /// Refuses options that mean nothing to these hosts.
-    fn hosts_are(&self, hosts: Hosts) -> Result<(), ConnectError> {
+    /// Refuses options that have no meaning for these hosts.
+    fn check_options_for(&self, hosts: Hosts) -> Result<(), ConnectError> {
         match (&self.sentinel_username, &self.sentinel_password) {
             (None, None) => Ok(()),
             _ if hosts != Hosts::Sentinels => Err(ConnectError::Config(
@@ -219,7 +222,8 @@ impl RedisCacheBuilder {
         }
     }
 
-    /// Takes the parameters that are this builder's own, and gives back the others for the driver.
+    /// Reads the parameters that are options of this builder. Returns the others for the driver, as a query
+    /// string.
     fn take_parameters(&mut self, url: Url<'_>) -> Result<String, ConnectError> {
         let mut query = String::new();
         for (name, value) in url.parameters() {
@@ -266,24 +270,30 @@ impl RedisCacheBuilder {
         Ok(query)
     }
 
-    fn dial(&self) -> Result<Dial, ConnectError> {
-        Ok(Dial {
+    fn connector(&self) -> Result<Connector, ConnectError> {
+        Ok(Connector {
             connect_timeout: self.connect_timeout,
             #[cfg(feature = "redis-tls")]
             certificates: self.certificates.for_driver()?,
         })
     }
 
-    fn server(&self, server: ConnectionInfo) -> Result<Connect, ConnectError> {
-        let dial = self.dial()?;
-        let client = dial.client(server).map_err(invalid)?;
+    /// Returns the function that connects to one server.
+    fn connects_to(&self, server: ConnectionInfo) -> Result<MakeConnection, ConnectError> {
+        let connector = self.connector()?;
+        let client = connector.client(server).map_err(invalid)?;
         Ok(Box::new(move || {
-            let (dial, client) = (dial.clone(), client.clone());
-            async move { dial.connect(&client).await.map(Connection::Server) }.boxed()
+            let (connector, client) = (connector.clone(), client.clone());
+            async move { connector.connect(&client).await.map(Connection::Server) }.boxed()
         }))
     }
 
-    fn sentinels(&self, url: Url<'_>, driver_scheme: &str, query: &str) -> Result<Connect, ConnectError> {
+    fn sentinels(
+        &self,
+        url: Url<'_>,
+        driver_scheme: &str,
+        query: &str,
+    ) -> Result<MakeConnection, ConnectError> {
         let path = url.path.trim_start_matches('/');
         let (service, database) = path.split_once('/').unwrap_or((path, ""));
         if service.is_empty() || service.contains('#') {
@@ -296,7 +306,7 @@ impl RedisCacheBuilder {
         let mut sentinels = Vec::new();
         for host in url.hosts.split(',') {
             let port = if has_port(host) { "" } else { ":26379" };
-            let mut sentinel = server(&format!("{driver_scheme}://{host}{port}/"))?;
+            let mut sentinel = info(&format!("{driver_scheme}://{host}{port}/"))?;
             let mut login = sentinel.redis_settings().clone();
             if let Some(username) = &self.sentinel_username {
                 login = login.set_username(username);
@@ -306,13 +316,14 @@ impl RedisCacheBuilder {
             }
             sentinel = sentinel.set_redis_settings(login);
             let address = sentinel.addr().to_string();
-            sentinels.push((address, Link::new(self.server(sentinel)?, self.response_timeout)));
+            sentinels.push((address, Server::new(self.connects_to(sentinel)?, self.response_timeout)));
         }
-        // The sentinels say at which address; this one only gets the rest checked.
+        // The sentinels name the address. This one is a placeholder, so that the driver checks the other
+        // parts.
         let credentials = credentials(url);
-        let server = server(&format!("{driver_scheme}://{credentials}127.0.0.1/{database}{query}"))?;
+        let info = info(&format!("{driver_scheme}://{credentials}127.0.0.1/{database}{query}"))?;
         let service = percent_decode_str(service).decode_utf8_lossy().into_owned();
-        Ok(sentinel::connect(Sentinels { service, sentinels, dial: self.dial()?, server }))
+        Ok(Sentinels { service, sentinels, connector: self.connector()?, info }.into_make_connection())
     }
 
     #[cfg(feature = "redis-cluster")]
@@ -324,7 +335,7 @@ impl RedisCacheBuilder {
             _ => None,
         });
         let seeds = seeds.collect();
-        Ok(Servers::Cluster(Cluster::new(seeds, server, self.dial()?, self.response_timeout)))
+        Ok(Servers::Cluster(Cluster::new(seeds, server, self.connector()?, self.response_timeout)))
     }
 
     #[cfg(not(feature = "redis-cluster"))]
@@ -333,24 +344,24 @@ impl RedisCacheBuilder {
     }
 }
 
-/// The server of a URL in the driver's form.
-fn server(url: &str) -> Result<ConnectionInfo, ConnectError> {
+/// Returns the server of a URL in the driver's form.
+fn info(url: &str) -> Result<ConnectionInfo, ConnectError> {
     Ok(url.into_connection_info().map_err(invalid)?.set_tcp_settings(tcp_settings()))
 }
 
-/// As they stand before the host.
+/// Returns the credentials as they stand before the host.
 fn credentials(url: Url<'_>) -> String {
     url.credentials.map(|credentials| format!("{credentials}@")).unwrap_or_default()
 }
 
-/// Whether a port follows the host, which may be an IPv6 address in brackets.
+/// Returns `true` if a port follows the host, which may be an IPv6 address in brackets.
 fn has_port(host: &str) -> bool {
     host.rsplit(']').next().is_some_and(|rest| rest.contains(':'))
 }
 
 impl fmt::Debug for RedisCacheBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the URL: a password may be in it.
+        // Do not show the URL, because it may contain a password.
         f.debug_struct("RedisCacheBuilder")
             .field("key_prefix", &self.key_prefix)
             .field("connect_timeout", &self.connect_timeout)
@@ -360,12 +371,13 @@ impl fmt::Debug for RedisCacheBuilder {
 }
 
 fn tcp_settings() -> TcpSettings {
-    // Commands are small and somebody waits for each, so none of them waits for more to send.
+    // Send each command at once instead of waiting for more to send: commands are small, and a caller waits
+    // for each.
     let settings = TcpSettings::default()
         .set_nodelay(true)
-        .set_keepalive(TcpKeepalive::new().with_time(SILENCE).with_interval(SILENCE / 5));
+        .set_keepalive(TcpKeepalive::new().with_time(TCP_TIMEOUT).with_interval(TCP_TIMEOUT / 5));
     #[cfg(target_os = "linux")]
-    let settings = settings.set_user_timeout(SILENCE);
+    let settings = settings.set_user_timeout(TCP_TIMEOUT);
     settings
 }
 
@@ -375,7 +387,7 @@ fn file(name: &str, path: &str) -> Result<Vec<u8>, ConnectError> {
         .map_err(|error| ConnectError::Config(format!("{name}: {path} cannot be read: {error}")))
 }
 
-/// The driver's words about a URL quote neither it nor the password.
+/// Passes on the driver's error about a URL, which quotes neither the URL nor the password.
 #[expect(clippy::needless_pass_by_value, reason = "an argument of map_err")]
 fn invalid(error: RedisError) -> ConnectError {
     ConnectError::Config(error.to_string())

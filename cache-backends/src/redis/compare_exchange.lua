@@ -1,9 +1,9 @@
--- KEYS[1]: where. ARGV[1], ARGV[2]: what must be there: "nothing"; something that begins "stamped", or is "raw", as ARGV[2].
--- ARGV[3]: what comes there, or "" for nothing. ARGV[4]: for how many milliseconds.
--- Answers 1 when done, otherwise what is there.
+-- Replaces the value of KEYS[1] if it is as expected. ARGV[1] says what is expected: "nothing" (no value), "stamped" (a
+-- value that begins with ARGV[2]) or "raw" (the value ARGV[2]). ARGV[3] is the new value, or "" to remove it. ARGV[4] is the
+-- TTL in milliseconds. Returns 1 if that was done, and otherwise the value that is there.
 local found = redis.pcall('GET', KEYS[1])
 if type(found) == 'table' then
-    -- A list, a set or the like is none of ours: it counts as nothing there.
+    -- A list, a set or the like is another program's: the key counts as vacant.
     if not string.find(found.err, 'WRONGTYPE', 1, true) then return found end
     found = false
 end

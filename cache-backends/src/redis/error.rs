@@ -1,4 +1,4 @@
-//! What Redis and the driver say, in the words of [`CacheError`].
+//! The errors of Redis and of the driver as [`CacheError`].
 
 #[cfg(feature = "redis-cluster")]
 use std::io;
@@ -6,16 +6,57 @@ use std::io;
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 use session_core::{BoxError, CacheError};
 
-use super::sentinel::SentinelError;
+/// Why there is no connection to the master that Redis Sentinel names. It is a source of
+/// [`CacheError::Unavailable`], or of [`CacheError::Refused`] if waiting does not help.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SentinelError {
+    /// The sentinels answer, and watch no master of this name.
+    #[error(
+        "the sentinels know no master {service:?}; the URL must end with the name that they monitor it under"
+    )]
+    UnknownService {
+        /// The name that the URL has.
+        service: String,
+    },
+    /// No sentinel can be reached.
+    #[error("no sentinel answers ({reason}); check that they run and that their addresses are right")]
+    Unreachable {
+        /// The error of the last sentinel.
+        reason: String,
+    },
+    /// No sentinel names the master: the password is wrong, or the server is no sentinel.
+    #[error("the sentinels do not say where the master is ({reason}); check their addresses and password")]
+    Refused {
+        /// The error of the last sentinel.
+        reason: String,
+    },
+    /// The server that the sentinels name does not call itself a master, because a failover is under way.
+    #[error("the sentinels name {address}, which is no master at present")]
+    NotMaster {
+        /// The address of the server.
+        address: String,
+    },
+}
+
+impl SentinelError {
+    /// Returns `true` if the error passes by itself.
+    const fn is_temporary(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::NotMaster { .. } => true,
+            Self::UnknownService { .. } | Self::Refused { .. } => false,
+        }
+    }
+}
 
 /// Why there is no connection.
 #[derive(Clone, Debug)]
 pub(super) enum NotConnected {
     /// The driver could not connect to this address.
     Driver { address: String, error: RedisError },
-    /// The sentinels have not named a master that is one.
+    /// The sentinels have named no master, or none that calls itself one.
     Sentinel(SentinelError),
-    /// No node of the cluster has the slot, or none that answers knows who has which.
+    /// No node of the cluster has the slot, or no node that answers knows the slots.
     #[cfg(feature = "redis-cluster")]
     NoNode,
 }
@@ -32,16 +73,16 @@ impl From<SentinelError> for NotConnected {
     }
 }
 
-/// Why a command brought no answer that can be used.
+/// Why a command has no usable reply.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// It was not sent: there is no connection.
+    /// The command was not sent, because there is no connection.
     NotConnected(NotConnected),
-    /// It was sent. Either an error is the answer, or the connection broke.
+    /// The command was sent. Either the reply is an error, or the connection broke.
     Answer(RedisError),
-    /// It was sent, and no answer came in time.
-    Silence,
-    /// The answer to this command is of no kind that it can have.
+    /// The command was sent, and no answer came in time.
+    Timeout,
+    /// The reply to this command is of a type that it cannot have.
     Unexpected(&'static str),
 }
 
@@ -50,25 +91,30 @@ impl Failure {
         Self::Unexpected(command)
     }
 
-    /// The first word of the error that the server answered.
+    /// Returns the first word of the server's error.
     fn code(&self) -> Option<&str> {
         match self {
             Self::Answer(error) => error.code(),
-            Self::NotConnected(_) | Self::Silence | Self::Unexpected(_) => None,
+            Self::NotConnected(_) | Self::Timeout | Self::Unexpected(_) => None,
         }
     }
 
-    /// The server does not remember the script.
+    /// Returns `true` if the server does not remember the script.
     pub(super) fn is_no_script(&self) -> bool {
         self.code() == Some("NOSCRIPT")
     }
 
-    /// A list, a set or the like is under the key.
+    /// Returns `true` if the key has a list, a set or the like.
     pub(super) fn is_wrong_type(&self) -> bool {
         self.code() == Some("WRONGTYPE")
     }
 
-    /// Where a cluster's node says that the key is.
+    /// Returns `true` if the server accepts no writes. It may answer reads.
+    pub(super) fn refuses_writes(&self) -> bool {
+        matches!(self.code(), Some("OOM" | "READONLY" | "MISCONF" | "NOREPLICAS"))
+    }
+
+    /// Returns the node to which a cluster's node redirects the command.
     #[cfg(feature = "redis-cluster")]
     pub(super) fn redirection(&self) -> Option<Redirection> {
         let Self::Answer(error) = self else { return None };
@@ -82,56 +128,50 @@ impl Failure {
         }
     }
 
-    /// Whether the cluster may have given the key to another node: this one is out of reach, or cut off from the others.
+    /// Returns `true` if another node of the cluster may have the key by now, because this one is out of
+    /// reach, or cut off from the others.
     #[cfg(feature = "redis-cluster")]
     pub(super) fn may_be_elsewhere(&self) -> bool {
         match self {
-            Self::NotConnected(_) | Self::Silence => true,
+            Self::NotConnected(_) | Self::Timeout => true,
             Self::Answer(error) => error.code().is_none_or(|code| code == "CLUSTERDOWN"),
             Self::Unexpected(_) => false,
         }
     }
 
-    /// The same, where the command was a part of connecting to `address`.
+    /// Returns the error of connecting to `address`, of which the command was a part.
     #[cfg(feature = "redis-cluster")]
     pub(super) fn while_connecting(self, address: &str) -> NotConnected {
         match self {
             Self::NotConnected(error) => error,
             Self::Answer(error) => NotConnected::driver(address, error),
-            Self::Silence => NotConnected::driver(address, io::Error::from(io::ErrorKind::TimedOut).into()),
+            Self::Timeout => NotConnected::driver(address, io::Error::from(io::ErrorKind::TimedOut).into()),
             Self::Unexpected(_) => NotConnected::NoNode,
         }
     }
-
-    /// The server takes no writes, but may answer reads.
-    pub(super) fn refuses_writes(&self) -> bool {
-        matches!(self.code(), Some("OOM" | "READONLY" | "MISCONF" | "NOREPLICAS"))
-    }
 }
 
-/// Where a command has to be sent instead.
+/// The node to which a command has to be sent instead.
 #[cfg(feature = "redis-cluster")]
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Redirection {
-    /// There, like all others for the same slot.
+    /// Send all commands for the slot there.
     Moved((String, u16)),
-    /// There, but only this one.
+    /// Send only this command there.
     Ask((String, u16)),
 }
 
 impl From<Failure> for CacheError {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Silence => Self::Unknown("no answer in time".into()),
-            Failure::Unexpected(command) => {
-                Self::Unknown(format!("{command} was answered by something that is no answer to it").into())
-            }
+            Failure::Timeout => Self::Unknown("no answer in time".into()),
+            Failure::Unexpected(command) => Self::Unknown(format!("unexpected reply to {command}").into()),
             Failure::NotConnected(NotConnected::Driver { address, error }) => {
-                let unreachable = error.is_io_error() || passes(&error);
+                let unreachable = error.is_io_error() || is_temporary(&error);
                 let error = Box::new(At { address, error: boxed(error) });
                 if unreachable { Self::Unavailable(error) } else { Self::Refused(error) }
             }
-            Failure::NotConnected(NotConnected::Sentinel(error)) if error.passes() => {
+            Failure::NotConnected(NotConnected::Sentinel(error)) if error.is_temporary() => {
                 Self::Unavailable(error.into())
             }
             Failure::NotConnected(NotConnected::Sentinel(error)) => Self::Refused(error.into()),
@@ -139,16 +179,17 @@ impl From<Failure> for CacheError {
             Failure::NotConnected(NotConnected::NoNode) => {
                 Self::Unavailable("no node of the cluster that answers has the key's slot".into())
             }
-            Failure::Answer(error) if passes(&error) => Self::Unavailable(boxed(error)),
-            // Whatever is no answer of a server leaves open what it did.
+            Failure::Answer(error) if is_temporary(&error) => Self::Unavailable(boxed(error)),
+            // An error without a code is no server's, so whether the command was applied is unknown.
             Failure::Answer(error) if error.code().is_some() => Self::Refused(boxed(error)),
             Failure::Answer(error) => Self::Unknown(boxed(error)),
         }
     }
 }
 
-/// Whether the server is just not ready: it starts, a script of somebody else runs, a failover is under way.
-fn passes(error: &RedisError) -> bool {
+/// Returns `true` if the server is just not ready: it starts, runs another client's script, or a failover is
+/// under way.
+fn is_temporary(error: &RedisError) -> bool {
     match error.kind() {
         ErrorKind::Server(kind) => matches!(
             kind,
@@ -163,7 +204,7 @@ fn passes(error: &RedisError) -> bool {
     }
 }
 
-/// An error, and whose it is.
+/// An error with the address of its server.
 #[derive(Debug, thiserror::Error)]
 #[error("{address}: {error}")]
 struct At {
@@ -172,18 +213,18 @@ struct At {
     error: BoxError,
 }
 
-/// The error as a source, without what must not be seen.
+/// Returns the error as a source, without the parts that must not be shown.
 fn boxed(error: RedisError) -> BoxError {
     let text = match (error.kind(), error.code()) {
-        // The operating system's words, or the TLS library's.
+        // The text is the operating system's or the TLS library's.
         (ErrorKind::Io, _) => return error.into(),
-        // These quote what was received, and that may be a payload.
+        // These errors quote the received bytes, which may be a payload.
         (ErrorKind::Parse | ErrorKind::UnexpectedReturnType, _) => {
             return "the answer could not be parsed".into();
         }
         (_, Some(code)) => format!("{code}: {}", error.detail().unwrap_or_default()),
         (_, None) => error.to_string(),
     };
-    // A server quotes the arguments of a command that it does not know, and the key is among them.
+    // A server quotes the arguments of an unknown command, and the key is among them.
     text.split(", with args").next().unwrap_or_default().into()
 }

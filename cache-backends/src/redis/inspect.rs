@@ -1,12 +1,12 @@
-//! What an operator asks.
+//! The report for an operator.
 
 use async_trait::async_trait;
 use redis::{Cmd, Value};
 use session_core::{CacheError, Timestamp};
 
 use super::RedisCache;
+use super::connect::Servers;
 use super::error::Failure;
-use super::servers::Servers;
 use crate::{Inspect, Inspection};
 
 #[async_trait]
@@ -15,15 +15,15 @@ impl Inspect for RedisCache {
         let mut cmd = Cmd::new();
         cmd.arg("INFO");
         match &self.0.servers {
-            Servers::One(link) => {
-                let mut inspection = read(&link.call(&cmd).await?)?;
-                inspection.address = link.master().await;
+            Servers::One(server) => {
+                let mut inspection = read(&server.call(&cmd).await?)?;
+                inspection.address = server.master().await;
                 Ok(vec![inspection])
             }
             #[cfg(feature = "redis-cluster")]
             Servers::Cluster(cluster) => {
-                let read = |(address, answer)| {
-                    let mut inspection = read(&answer)?;
+                let read = |(address, reply)| {
+                    let mut inspection = read(&reply)?;
                     inspection.address = Some(address);
                     Ok(inspection)
                 };
@@ -33,13 +33,13 @@ impl Inspect for RedisCache {
     }
 }
 
-fn read(answer: &Value) -> Result<Inspection, CacheError> {
-    let info = text(answer).ok_or_else(|| Failure::unexpected("INFO"))?;
+fn read(reply: &Value) -> Result<Inspection, CacheError> {
+    let info = text(reply).ok_or_else(|| Failure::unexpected("INFO"))?;
     let field = |name: &str| {
         info.lines().find_map(|line| line.trim_end().strip_prefix(name)?.strip_prefix(':')).map(str::to_owned)
     };
     let number = |name| field(name).and_then(|value| value.parse::<u64>().ok());
-    // Valkey also says which Redis it is like.
+    // Valkey reports the version of Redis that it is compatible with, too.
     let version = field("valkey_version").map(|version| format!("Valkey {version}"));
     let version = version.or_else(|| field("redis_version").map(|version| format!("Redis {version}")));
     let clock = number("server_time_usec").and_then(|micros| i64::try_from(micros).ok());

@@ -1,11 +1,11 @@
-//! What an operator is told of servers.
+//! The report on servers for an operator.
 
 use cache_backends::connect_to_inspect;
 use session_core::{CacheError, Timestamp};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpListener;
 
-/// A server that answers `stats` and `stats settings` so.
+/// Starts a server that answers `stats` and `stats settings` with these texts.
 async fn answering(stats: &'static str, settings: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -23,7 +23,7 @@ async fn answering(stats: &'static str, settings: &'static str) -> String {
 }
 
 #[tokio::test]
-async fn an_operator_is_told_version_clock_memory_and_eviction_of_every_server() {
+async fn inspect_reports_version_clock_memory_and_eviction_of_each_server() {
     let stats = "STAT version 1.6.38\r\nSTAT time 1800000000\r\nSTAT bytes 1000\r\nSTAT limit_maxbytes 2000\r\n\
                  STAT evictions 7\r\nEND\r\n";
     let one = answering(stats, "STAT evictions on\r\nEND\r\n").await;
@@ -42,7 +42,7 @@ async fn an_operator_is_told_version_clock_memory_and_eviction_of_every_server()
 }
 
 #[tokio::test]
-async fn an_operator_is_told_of_a_server_that_is_down_or_silent_or_says_something_else() {
+async fn inspect_fails_for_a_server_that_refuses_is_silent_or_is_down() {
     let refusing = answering("ERROR\r\n", "ERROR\r\n").await;
     let error = connect_to_inspect(&format!("memcache://{refusing}")).unwrap().inspect().await.unwrap_err();
     assert!(matches!(error, CacheError::Refused(_)), "{error:?}");

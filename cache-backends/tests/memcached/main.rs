@@ -1,5 +1,5 @@
-//! What the memcached cache makes of a server's answers, and of servers that give none. No memcached is needed: the servers
-//! here say what a test wants. How it does on real ones is tested by the conformance suite.
+//! The memcached cache on servers that answer as a test wants, or not at all. No memcached is needed. The
+//! conformance suite tests it on real servers.
 #![cfg(feature = "memcached")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
@@ -74,7 +74,7 @@ async fn nothing_is_connected_before_the_first_call() {
 }
 
 #[tokio::test]
-async fn a_get_and_an_exchange_are_one_command_each() {
+async fn get_and_exchange_send_one_command_each() {
     let server = Server::start(|command| {
         assert_eq!(command.key(), "shop:the-stored-key");
         match command.name() {
@@ -103,7 +103,7 @@ async fn a_get_and_an_exchange_are_one_command_each() {
 }
 
 #[tokio::test]
-async fn an_acquire_is_one_round_trip_whatever_is_there() {
+async fn acquire_takes_one_round_trip_on_a_vacant_and_on_an_occupied_key() {
     let vacant = Server::start_for_batches_of(2, |command| match command.name() {
         "mg" => line("EN"),
         _ => {
@@ -122,7 +122,7 @@ async fn an_acquire_is_one_round_trip_whatever_is_there() {
 }
 
 #[tokio::test]
-async fn a_lease_that_was_added_is_placed_whatever_was_there_just_before() {
+async fn acquire_places_a_lease_that_was_added_after_the_get_found_an_entry() {
     let server = Server::start(|command| match command.name() {
         "mg" => found(&fence(7)),
         _ => line("HD"),
@@ -133,7 +133,7 @@ async fn a_lease_that_was_added_is_placed_whatever_was_there_just_before() {
 }
 
 #[tokio::test]
-async fn what_comes_between_the_two_commands_of_an_acquire_is_found() {
+async fn acquire_finds_an_entry_that_came_between_its_two_commands() {
     let gets = AtomicUsize::new(0);
     let server = Server::start(move |command| match command.name() {
         "mg" if gets.fetch_add(1, Ordering::SeqCst) == 0 => line("EN"),
@@ -146,7 +146,7 @@ async fn what_comes_between_the_two_commands_of_an_acquire_is_found() {
 }
 
 #[tokio::test]
-async fn a_lost_exchange_tells_what_is_there() {
+async fn lost_exchange_returns_the_entry_that_is_there() {
     let server = Server::start(|command| match (command.name(), command.flag('M')) {
         ("mg", _) => found(&fence(7)),
         ("ms", Some(_)) => line("NS"),
@@ -166,7 +166,7 @@ async fn a_lost_exchange_tells_what_is_there() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_not_asked_for_again() {
+async fn exchange_lost_to_a_vacant_key_sends_no_second_command() {
     let server = Server::start(|_| line("NF")).await;
     let cache = to(&server).build().unwrap();
     for new in [Some(lease(2)), None] {
@@ -177,7 +177,7 @@ async fn what_is_not_there_is_not_asked_for_again() {
 }
 
 #[tokio::test]
-async fn a_foreign_item_counts_as_nothing_and_just_that_is_replaced() {
+async fn foreign_item_counts_as_vacant_and_only_that_item_is_replaced() {
     for foreign in [b"something else".as_slice(), b"", b"1"] {
         let server = Server::start(move |command| match (command.name(), command.flag('C')) {
             ("mg", _) => item(foreign, 5),
@@ -197,7 +197,7 @@ async fn a_foreign_item_counts_as_nothing_and_just_that_is_replaced() {
 }
 
 #[tokio::test]
-async fn what_keeps_coming_and_going_is_given_up() {
+async fn exchange_over_an_item_that_keeps_changing_is_refused() {
     let server = Server::start(|command| line(if command.name() == "mg" { "EN" } else { "NS" })).await;
     let cache = to(&server).build().unwrap();
     let refused = cache.compare_exchange(&key(), Expected::Vacant, Some(lease(1)), TTL).await.unwrap_err();
@@ -205,7 +205,7 @@ async fn what_keeps_coming_and_going_is_given_up() {
 }
 
 #[tokio::test]
-async fn an_entry_of_another_key_is_an_error_and_not_a_session() {
+async fn entry_of_another_key_is_an_error() {
     let other = encoded(&fence(7), &StoredKey::parse("another-key").unwrap());
     let server = Server::start(move |command| match command.name() {
         "mg" => item(&other, 7),
@@ -220,7 +220,7 @@ async fn an_entry_of_another_key_is_an_error_and_not_a_session() {
 }
 
 #[tokio::test]
-async fn ttls_are_whole_seconds_that_are_never_too_few() {
+async fn ttl_is_sent_in_whole_seconds_and_never_too_short() {
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     const MONTH: u64 = 30 * 24 * 60 * 60;
     for (ttl, relative) in [
@@ -235,7 +235,7 @@ async fn ttls_are_whole_seconds_that_are_never_too_few() {
             let sent: u64 = command.flag('T').unwrap().parse().unwrap();
             match relative {
                 Some(seconds) => assert_eq!(sent, seconds),
-                // More than thirty days are an instant.
+                // memcached reads a TTL of more than thirty days as an instant.
                 None => assert!(sent > now() + MONTH && u32::try_from(sent).is_ok(), "{sent}"),
             }
             line("HD")
@@ -248,11 +248,11 @@ async fn ttls_are_whole_seconds_that_are_never_too_few() {
 }
 
 #[tokio::test]
-async fn a_ttl_of_zero_is_never_sent() {
+async fn ttl_of_zero_is_never_sent() {
     let server = Server::start(|command| match command.name() {
         "mg" => line("EN"),
         "md" => line("HD"),
-        _ => panic!("memcached takes zero for forever"),
+        _ => panic!("to memcached, a TTL of zero means forever"),
     })
     .await;
     let cache = to(&server).build().unwrap();
@@ -264,12 +264,12 @@ async fn a_ttl_of_zero_is_never_sent() {
 }
 
 #[tokio::test]
-async fn an_entry_that_is_too_large_is_not_sent_and_what_it_was_to_replace_is_removed() {
+async fn too_large_entry_is_not_sent_and_the_entry_before_is_removed() {
     let server = Server::start(|command| match (command.name(), command.flag('C')) {
         ("mg", _) => found(&fence(8)),
         ("md", Some("7")) => line("HD"),
         ("md", _) => line("EX"),
-        _ => panic!("a server that is sent too large an item drops what is there"),
+        _ => panic!("a server that receives too large an item drops the one before"),
     })
     .await;
     let (cache, key) = (to(&server).max_entry_bytes(1000).build().unwrap(), key());
@@ -279,13 +279,13 @@ async fn an_entry_that_is_too_large_is_not_sent_and_what_it_was_to_replace_is_re
         let refused = exchange(expected).await.unwrap_err();
         assert!(matches!(refused, CacheError::Refused(_)), "{refused}");
     }
-    // Somebody else's fence stays.
+    // Another writer's fence stays.
     assert_eq!(exchange(Expected::Stamp(stamp(6))).await.unwrap(), Exchange::Lost(Some(fence(8))));
     assert_eq!(server.commands(), ["md", "md", "mg"]);
 }
 
 #[tokio::test]
-async fn an_error_that_the_server_answers_is_a_refusal() {
+async fn error_of_the_server_is_a_refusal() {
     for (answer, says) in [
         ("SERVER_ERROR out of memory storing object", "out of memory"),
         ("CLIENT_ERROR invalid flag", "1.6.27"),
@@ -306,7 +306,7 @@ async fn an_error_that_the_server_answers_is_a_refusal() {
 }
 
 #[tokio::test]
-async fn an_error_for_the_first_command_leaves_open_what_became_of_the_second() {
+async fn error_for_the_get_of_an_acquire_leaves_its_outcome_unknown() {
     let server =
         Server::start_for_batches_of(2, |_| Reply::Close(b"SERVER_ERROR no memory\r\n".to_vec())).await;
     let cache = to(&server).build().unwrap();
@@ -315,7 +315,7 @@ async fn an_error_for_the_first_command_leaves_open_what_became_of_the_second() 
 }
 
 #[tokio::test]
-async fn a_connection_that_breaks_within_an_answer_leaves_the_outcome_open_and_is_made_again() {
+async fn broken_connection_leaves_the_outcome_unknown_and_is_replaced() {
     let broken = AtomicBool::new(false);
     let server = Server::start(move |_| match broken.swap(true, Ordering::SeqCst) {
         false => Reply::Close(b"H".to_vec()),
@@ -332,7 +332,7 @@ async fn a_connection_that_breaks_within_an_answer_leaves_the_outcome_open_and_i
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_answer_is_waited_for_no_longer_than_was_said() {
+async fn server_that_does_not_answer_is_unknown_after_the_response_timeout() {
     let server = Server::start(|_| Reply::Silence).await;
     let cache = to(&server).response_timeout(Duration::from_millis(20)).build().unwrap();
     let ambiguous = cache.acquire(&key(), lease(1), TTL).await.unwrap_err();
@@ -351,7 +351,7 @@ async fn errors_show_no_payload() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_down_is_unavailable_and_is_found_when_it_is_up() {
+async fn server_that_is_down_is_unavailable_until_it_is_up() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
@@ -366,7 +366,7 @@ async fn a_server_that_is_down_is_unavailable_and_is_found_when_it_is_up() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_down_is_not_replaced_by_another() {
+async fn keys_of_a_server_that_is_down_stay_with_it() {
     let up = Server::start(|_| line("EN")).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let down = listener.local_addr().unwrap().to_string();
@@ -389,7 +389,7 @@ async fn a_server_that_is_down_is_not_replaced_by_another() {
 }
 
 #[test]
-fn wrong_settings_are_refused_without_showing_the_url() {
+fn wrong_options_are_refused_without_showing_the_url() {
     let builder = || MemcachedCache::builder();
     for (builder, says) in [
         (builder().url("redis://host/"), "redis"),
@@ -407,13 +407,13 @@ fn wrong_settings_are_refused_without_showing_the_url() {
         (builder().max_connections(0), "max_connections"),
     ] {
         let error = builder.clone().build().unwrap_err();
-        let told = format!("{error} {error:?} {builder:?}");
-        assert!(told.contains(says), "{told}");
-        assert!(!told.contains("s3cr3t"), "{told}");
+        let shown = format!("{error} {error:?} {builder:?}");
+        assert!(shown.contains(says), "{shown}");
+        assert!(!shown.contains("s3cr3t"), "{shown}");
     }
 }
 
-/// Three servers that have nothing, and the cache on them.
+/// Starts three servers without entries. Returns them and the cache on them.
 async fn three() -> (Vec<Server>, MemcachedCache) {
     let mut servers = Vec::new();
     for _ in 0..3 {
@@ -428,7 +428,7 @@ fn keys() -> impl Iterator<Item = StoredKey> {
 }
 
 #[tokio::test]
-async fn commands_go_to_the_server_whose_number_the_cache_names() {
+async fn commands_go_to_the_server_that_cache_server_returns() {
     let (servers, cache) = three().await;
     assert_eq!(cache.properties().servers, 3);
     let mut expected = [0; 3];
@@ -441,21 +441,21 @@ async fn commands_go_to_the_server_whose_number_the_cache_names() {
 }
 
 #[test]
-fn one_server_has_every_key() {
+fn single_server_has_every_key() {
     let cache = MemcachedCache::builder().build().unwrap();
     assert_eq!(cache.properties().servers, 1);
     assert!(keys().all(|key| cache.server(&key) == 0));
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_delays_no_call_to_the_others() {
-    // It lets anyone connect and says nothing.
+async fn hanging_server_delays_no_call_to_the_others() {
+    // It accepts connections and sends nothing.
     let hanging = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (servers, _) = three().await;
     let addresses =
         [hanging.local_addr().unwrap().to_string(), servers[1].address.clone(), servers[2].address.clone()];
     let limit = Duration::from_millis(200);
-    // So few connections that the calls which hang use them all.
+    // Few enough connections for the hanging calls to use all of them.
     let cache = MemcachedCache::builder().servers(addresses).response_timeout(limit).max_connections(4);
     let cache = cache.build().unwrap();
     let dead = keys().find(|key| cache.server(key) == 0).unwrap();

@@ -1,4 +1,4 @@
-//! A server that speaks memcached's meta protocol and says what a test wants.
+//! A server that speaks memcached's meta protocol and answers as a test wants.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -7,17 +7,17 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
 
-/// What becomes of a command.
+/// The reply to a command.
 pub(crate) enum Reply {
-    /// These bytes are sent, and the command's opaque token with them.
+    /// Sends these bytes, with the command's opaque token.
     Bytes(Vec<u8>),
-    /// These bytes are sent, and the connection is closed.
+    /// Sends these bytes and closes the connection.
     Close(Vec<u8>),
-    /// Nothing is sent any more.
+    /// Sends nothing any more.
     Silence,
 }
 
-/// A command, and the data that it carries.
+/// A command with its data.
 #[derive(Clone, Debug)]
 pub(crate) struct Command {
     words: Vec<String>,
@@ -33,7 +33,7 @@ impl Command {
         &self.words[1]
     }
 
-    /// What follows this letter, if it is one of the flags.
+    /// Returns the argument of the flag with this letter.
     pub(crate) fn flag(&self, letter: char) -> Option<&str> {
         let flags = if self.name() == "ms" { &self.words[3..] } else { &self.words[2..] };
         flags.iter().find_map(|flag| flag.strip_prefix(letter))
@@ -60,7 +60,7 @@ impl Server {
         Self::begin(listener, 1, handler)
     }
 
-    /// Answers when it has `count` commands, and not before.
+    /// Starts a server that answers once it has received `count` commands, and not before.
     pub(crate) async fn start_for_batches_of(
         count: usize,
         handler: impl Fn(&Command) -> Reply + Send + Sync + 'static,
@@ -90,7 +90,7 @@ impl Server {
         self.connections.load(Ordering::SeqCst)
     }
 
-    /// The names of the commands that came.
+    /// Returns the names of the received commands.
     pub(crate) fn commands(&self) -> Vec<String> {
         self.commands.lock().unwrap().iter().map(|command| command.name().to_owned()).collect()
     }
@@ -111,7 +111,7 @@ async fn serve(stream: TcpStream, batch: usize, handler: Arc<Handler>, commands:
             commands.lock().unwrap().push(command);
             match reply {
                 Reply::Bytes(bytes) => {
-                    // The token is one more flag at the end of the first line.
+                    // The token is a flag at the end of the first line.
                     let line = bytes.iter().position(|byte| *byte == b'\r').unwrap();
                     let (line, rest) = bytes.split_at(line);
                     write.write_all(&[line, opaque.as_bytes(), rest].concat()).await.unwrap();
@@ -143,7 +143,7 @@ pub(crate) fn line(text: &str) -> Reply {
     Reply::Bytes(format!("{text}\r\n").into_bytes())
 }
 
-/// There is an item with these bytes and this CAS value.
+/// Returns the reply of an item with these bytes and this CAS value.
 pub(crate) fn item(bytes: &[u8], cas: u64) -> Reply {
     Reply::Bytes([format!("VA {} c{cas} f0\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat())
 }

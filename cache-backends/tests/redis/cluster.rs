@@ -1,4 +1,5 @@
-//! Which node of a cluster gets a command, and what becomes of the calls to the others when one does not answer.
+//! A cluster: the choice of the node for a command, and the calls to the other nodes while one does not
+//! answer.
 
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
@@ -7,13 +8,14 @@ use tokio::time::timeout;
 
 use super::*;
 
-/// Where groups of slots begin and end, for three nodes, so that [`Cache::server`] shows which one has a key.
+/// The ranges of slots of three nodes. They begin and end with groups of slots, so that [`Cache::server`]
+/// shows which node has a key.
 const RANGES: [(u16, u16); 3] = [(0, 5_375), (5_376, 10_751), (10_752, 16_383)];
 
-/// What the calls to a node that does not answer are given.
+/// The time limit of calls to a node that does not answer.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// The node that has `key`.
+/// Returns the node that has `key`.
 fn owner(cache: &RedisCache, key: &StoredKey) -> usize {
     let slot = cache.server(key) * (16_384 / cache.properties().servers);
     RANGES
@@ -22,13 +24,13 @@ fn owner(cache: &RedisCache, key: &StoredKey) -> usize {
         .unwrap()
 }
 
-/// A key of the node with this number.
+/// Returns a key of the node with this number.
 fn key_on(cache: &RedisCache, node: usize) -> StoredKey {
     let keys = (0..1_000).map(|number| StoredKey::parse(&format!("key-{number}")).unwrap());
     keys.into_iter().find(|key| owner(cache, key) == node).unwrap()
 }
 
-/// What a node answers to `CLUSTER SLOTS` when the node with this number has each of the ranges.
+/// Returns the reply to `CLUSTER SLOTS` where the ranges belong to the nodes with these numbers.
 fn slots(ports: &[u16], owners: [usize; 3]) -> Reply {
     let mut text = "*3\r\n".to_owned();
     for ((first, last), owner) in RANGES.iter().zip(owners) {
@@ -47,8 +49,8 @@ async fn listeners() -> (Vec<TcpListener>, Vec<u16>) {
     (listeners, ports)
 }
 
-/// Three nodes, each with what it answers to what is no `CLUSTER SLOTS`. `owners` says who has the ranges, as seen by a
-/// node.
+/// Starts three nodes. `owners` returns the owners of the ranges as one node sees them, and `handler` a
+/// node's reply to any command but `CLUSTER SLOTS`.
 async fn cluster(
     owners: impl Fn(usize) -> [usize; 3] + Clone + Send + Sync + 'static,
     handler: impl Fn(usize, &Command) -> Reply + Clone + Send + Sync + 'static,
@@ -79,7 +81,7 @@ fn gets(node: &Server) -> usize {
 }
 
 #[tokio::test]
-async fn commands_go_to_the_node_whose_number_the_cache_names() {
+async fn commands_go_to_the_node_that_has_the_slot() {
     let nodes = cluster(|_| [0, 1, 2], |_, _| nil()).await;
     let cache = of(&nodes);
     let mut expected = [0; 3];
@@ -93,7 +95,7 @@ async fn commands_go_to_the_node_whose_number_the_cache_names() {
 }
 
 #[test]
-fn what_is_in_braces_decides_on_the_server() {
+fn text_in_braces_chooses_the_server() {
     let number = |prefix: &str, key: &str| {
         let cache = on([7000]).key_prefix(prefix).build().unwrap();
         cache.server(&StoredKey::parse(key).unwrap())
@@ -101,14 +103,14 @@ fn what_is_in_braces_decides_on_the_server() {
     assert_eq!(number("{shop}:", "a"), number("{shop}:", "b"));
     assert_eq!(number("", "{user}a"), number("x", "{user}b"));
     assert_ne!(number("{}", "a"), number("{}", "b"));
-    // By `CLUSTER KEYSLOT`: 12182, 5061.
+    // `CLUSTER KEYSLOT` returns 12182 and 5061.
     assert_eq!((number("", "foo"), number("", "bar")), (12_182 / 256, 5_061 / 256));
 }
 
 #[tokio::test]
-async fn a_node_that_hangs_delays_no_call_to_the_others() {
+async fn hanging_node_delays_no_call_to_the_others() {
     let (listeners, ports) = listeners().await;
-    // It lets anyone connect and says nothing. Nothing was ever connected before.
+    // The hanging node accepts connections and sends nothing. The cache has no connection to any node yet.
     let mut nodes = Vec::new();
     let mut hanging = None;
     for (number, listener) in listeners.into_iter().enumerate() {
@@ -144,8 +146,8 @@ async fn a_node_that_hangs_delays_no_call_to_the_others() {
 }
 
 #[tokio::test]
-async fn a_moved_slot_is_followed_and_then_known() {
-    // The first node never hears of it.
+async fn moved_slot_is_followed_and_then_known() {
+    // The first node never learns that the slot has moved.
     let has_moved = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&has_moved);
     let owners = move |node| if node != 0 && seen.load(Ordering::SeqCst) { [2, 1, 2] } else { [0, 1, 2] };
@@ -164,7 +166,7 @@ async fn a_moved_slot_is_followed_and_then_known() {
     assert_eq!(cache.get(&key).await.unwrap(), None);
     has_moved.store(true, Ordering::SeqCst);
     let mut redirected = gets(&nodes[0]);
-    // The map is learned beside the calls, from most of the masters.
+    // The cache learns the map in the background, from most of the masters.
     loop {
         assert_eq!(cache.get(&key).await.unwrap(), None);
         let now = gets(&nodes[0]);
@@ -178,7 +180,7 @@ async fn a_moved_slot_is_followed_and_then_known() {
 }
 
 #[tokio::test]
-async fn a_key_on_its_way_is_asked_for_where_it_goes() {
+async fn migrating_key_is_read_at_its_new_node() {
     let port = Arc::new(AtomicUsize::new(0));
     let to = Arc::clone(&port);
     let nodes = cluster(
@@ -199,7 +201,7 @@ async fn a_key_on_its_way_is_asked_for_where_it_goes() {
 }
 
 #[tokio::test]
-async fn a_replica_takes_over_from_a_silent_master_though_no_caller_waits() {
+async fn replica_replaces_a_silent_master_even_if_no_caller_waits() {
     let is_over = Arc::new(AtomicBool::new(false));
     let (seen, silent) = (Arc::clone(&is_over), Arc::clone(&is_over));
     let owners = move |_| if seen.load(Ordering::SeqCst) { [2, 1, 2] } else { [0, 1, 2] };
@@ -213,7 +215,7 @@ async fn a_replica_takes_over_from_a_silent_master_though_no_caller_waits() {
     assert_eq!(cache.get(&key).await.unwrap(), None);
     is_over.store(true, Ordering::SeqCst);
     let begun = Instant::now();
-    // As a store does, which waits for a fraction of the response timeout.
+    // Wait for a fraction of the response timeout, as a store does.
     while timeout(PATIENCE / 4, cache.get(&key)).await.is_err() {
         assert!(begun.elapsed() < Duration::from_secs(10), "the new master is not found");
     }

@@ -50,9 +50,9 @@ impl Visit for Text<'_> {
     }
 }
 
-// One thread: the subscriber is this thread's.
+// The test needs one thread only, because the subscriber is set for this thread.
 #[tokio::test]
-async fn an_eviction_policy_that_evicts_fences_first_is_warned_of() {
+async fn eviction_policy_that_evicts_fences_first_emits_a_warning() {
     for (policy, warned) in [("volatile-ttl", true), ("allkeys-lru", false), ("noeviction", false)] {
         let warnings = Warnings::default();
         let _guard = tracing::subscriber::set_default(warnings.clone());
@@ -63,9 +63,10 @@ async fn an_eviction_policy_that_evicts_fences_first_is_warned_of() {
         eventually(&server.asked_for_info).await;
         if warned {
             eventually(&warnings.came).await;
-            assert!(warnings.text.lock().unwrap().contains(policy));
+            let text = warnings.text.lock().unwrap();
+            assert!(text.contains(policy) && text.contains("event=\"evicts_fences_first\""), "{text}");
         } else {
-            // What is asked after the answer was sent is answered after it was read.
+            // The answer to a later command is read after the one to `INFO`.
             cache.get(&key()).await.unwrap();
             tokio::task::yield_now().await;
             assert_eq!(*warnings.text.lock().unwrap(), "");
@@ -74,7 +75,7 @@ async fn an_eviction_policy_that_evicts_fences_first_is_warned_of() {
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_tell_its_eviction_policy_is_used_all_the_same() {
+async fn server_that_does_not_report_its_eviction_policy_is_used() {
     let server =
         Server::start_with_info("-NOPERM this user has no permissions to run the 'info' command\r\n").await;
     assert_eq!(to(&server).build().unwrap().get(&key()).await.unwrap(), None);

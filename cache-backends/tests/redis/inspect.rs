@@ -1,4 +1,4 @@
-//! What an operator is told of a server.
+//! The report on a server for an operator.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ async fn answering(info: &str) -> (Server, Arc<dyn Inspect>) {
 }
 
 #[tokio::test]
-async fn an_operator_is_told_version_clock_memory_role_and_eviction() {
+async fn inspect_reports_version_clock_memory_role_and_eviction() {
     let (_server, cache) = answering(
         "# Server\r\nredis_version:8.0.2\r\nserver_time_usec:1800000000123456\r\n# Memory\r\nused_memory:1000\r\n\
          maxmemory:2000\r\nmaxmemory_policy:allkeys-lru\r\n# Replication\r\nrole:master\r\nevicted_keys:7\r\n",
@@ -31,7 +31,7 @@ async fn an_operator_is_told_version_clock_memory_role_and_eviction() {
 }
 
 #[tokio::test]
-async fn an_operator_is_told_of_a_replica_and_of_fences_that_go_first() {
+async fn inspect_reports_a_replica_and_that_fences_are_evicted_first() {
     let (_server, cache) = answering(
         "redis_version:7.2.4\r\nvalkey_version:8.1.3\r\nmaxmemory:0\r\nmaxmemory_policy:volatile-ttl\r\nrole:slave\r\n",
     )
@@ -44,7 +44,7 @@ async fn an_operator_is_told_of_a_replica_and_of_fences_that_go_first() {
 }
 
 #[tokio::test]
-async fn an_operator_is_told_what_a_server_refuses() {
+async fn inspect_fails_with_the_error_of_a_server_that_refuses() {
     let server =
         Server::start_with_info("-NOPERM this user has no permissions to run the 'info' command\r\n").await;
     let error = connect_to_inspect(&server.url()).unwrap().inspect().await.unwrap_err();

@@ -1,5 +1,5 @@
-//! What the Redis cache makes of a server's answers, and of servers that give none. No Redis is needed: the servers here
-//! say what a test wants. How it does on real ones is tested by the conformance suite.
+//! The Redis cache on servers that answer as a test wants, or not at all. No Redis is needed. The conformance
+//! suite tests it on real servers.
 #![cfg(feature = "redis")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
@@ -54,7 +54,7 @@ fn name(command: &Command) -> String {
 }
 
 #[tokio::test]
-async fn nothing_is_connected_before_the_first_call_and_then_one_connection_serves_all() {
+async fn first_call_connects_and_one_connection_serves_all_callers() {
     let server = Server::start(|_| nil()).await;
     let cache = to(&server).build().unwrap();
     tokio::task::yield_now().await;
@@ -70,7 +70,7 @@ async fn nothing_is_connected_before_the_first_call_and_then_one_connection_serv
 }
 
 #[tokio::test]
-async fn every_call_is_one_round_trip_that_names_the_key_behind_the_prefix() {
+async fn every_call_is_one_command_with_the_prefixed_key() {
     let server = Server::start(|command| {
         let key = if name(command) == "EVALSHA" { &command[3] } else { &command[1] };
         assert_eq!(text(key), "shop:the-stored-key");
@@ -86,7 +86,7 @@ async fn every_call_is_one_round_trip_that_names_the_key_behind_the_prefix() {
 }
 
 #[tokio::test]
-async fn ttls_are_sent_in_milliseconds_rounded_up() {
+async fn ttl_is_sent_in_milliseconds_rounded_up() {
     let server = Server::start(|command| {
         assert_eq!(text(command.last().unwrap()), "1501");
         nil()
@@ -98,7 +98,7 @@ async fn ttls_are_sent_in_milliseconds_rounded_up() {
 }
 
 #[tokio::test]
-async fn a_forgotten_script_is_sent_again() {
+async fn forgotten_script_is_sent_again() {
     let server = Server::start(|command| match name(command).as_str() {
         "EVALSHA" => error("NOSCRIPT No matching script. Please use EVAL."),
         "EVAL" => one(),
@@ -112,7 +112,7 @@ async fn a_forgotten_script_is_sent_again() {
 }
 
 #[tokio::test]
-async fn where_writes_are_refused_an_acquire_still_finds_what_is_there() {
+async fn acquire_finds_an_entry_while_the_server_refuses_writes() {
     for refusal in [
         "OOM command not allowed when used memory > 'maxmemory'.",
         "READONLY You can't write against a read only replica.",
@@ -138,7 +138,7 @@ async fn where_writes_are_refused_an_acquire_still_finds_what_is_there() {
 }
 
 #[tokio::test]
-async fn a_foreign_value_counts_as_nothing_and_just_that_is_replaced() {
+async fn foreign_value_counts_as_vacant_and_only_that_value_is_replaced() {
     let foreign = b"something else".as_slice();
     let server = Server::start(move |command| match name(command).as_str() {
         "GET" | "SET" => bulk(foreign),
@@ -157,10 +157,10 @@ async fn a_foreign_value_counts_as_nothing_and_just_that_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_value_of_another_type_counts_as_nothing() {
+async fn value_of_another_type_counts_as_vacant() {
     let server = Server::start(|command| match name(command).as_str() {
         "GET" | "SET" => error("WRONGTYPE Operation against a key holding the wrong kind of value"),
-        // The script finds out by itself.
+        // The script itself takes a value of another type for none.
         "EVALSHA" if command[4] == b"nothing" => one(),
         _ => unreachable!(),
     })
@@ -171,7 +171,7 @@ async fn a_value_of_another_type_counts_as_nothing() {
 }
 
 #[tokio::test]
-async fn a_foreign_value_that_keeps_changing_is_given_up() {
+async fn exchange_over_a_foreign_value_that_keeps_changing_is_refused() {
     let server = Server::start(|command| bulk(format!("not {}", text(&command[5])).as_bytes())).await;
     let cache = to(&server).build().unwrap();
     let refused = cache.compare_exchange(&key(), Expected::Vacant, Some(lease(1)), TTL).await.unwrap_err();
@@ -179,7 +179,7 @@ async fn a_foreign_value_that_keeps_changing_is_given_up() {
 }
 
 #[tokio::test]
-async fn an_entry_of_another_key_is_an_error_and_not_a_session() {
+async fn entry_of_another_key_is_an_error() {
     let other = fence(7).encode(&StoredKey::parse("another-key").unwrap());
     let server = Server::start(move |_| bulk(&other)).await;
     let cache = to(&server).build().unwrap();
@@ -190,7 +190,7 @@ async fn an_entry_of_another_key_is_an_error_and_not_a_session() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_down_is_unavailable_and_is_found_when_it_is_up() {
+async fn server_that_is_down_is_unavailable_until_it_is_up() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
@@ -205,7 +205,7 @@ async fn a_server_that_is_down_is_unavailable_and_is_found_when_it_is_up() {
 }
 
 #[tokio::test]
-async fn a_connection_that_breaks_within_an_answer_leaves_the_outcome_open_and_is_made_again() {
+async fn broken_connection_leaves_the_outcome_unknown_and_is_replaced() {
     let broken = AtomicBool::new(false);
     let server = Server::start(move |_| match broken.swap(true, Ordering::SeqCst) {
         false => Reply::Close(b"$100\r\nonly the beginning".to_vec()),
@@ -223,7 +223,7 @@ async fn a_connection_that_breaks_within_an_answer_leaves_the_outcome_open_and_i
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_answer_is_waited_for_no_longer_than_was_said() {
+async fn server_that_does_not_answer_is_unknown_after_the_response_timeout() {
     let server = Server::start(|_| Reply::Silence).await;
     let cache = to(&server).response_timeout(Duration::from_millis(20)).build().unwrap();
     let ambiguous = cache.acquire(&key(), lease(1), TTL).await.unwrap_err();
@@ -232,7 +232,7 @@ async fn a_server_that_does_not_answer_is_waited_for_no_longer_than_was_said() {
 }
 
 #[tokio::test]
-async fn a_server_that_only_accepts_is_unavailable() {
+async fn server_that_only_accepts_connections_is_unavailable() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("redis://{}/", listener.local_addr().unwrap());
     let cache = RedisCache::builder().url(url).connect_timeout(Duration::from_millis(20)).build().unwrap();
@@ -241,22 +241,22 @@ async fn a_server_that_only_accepts_is_unavailable() {
 }
 
 #[tokio::test]
-async fn a_caller_that_goes_away_does_not_take_the_connection_attempt_with_it() {
+async fn connection_attempt_outlives_its_caller() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("redis://{}/", listener.local_addr().unwrap());
     let cache = RedisCache::builder().url(url).build().unwrap();
-    // Connected by the system, but not greeted until there is a server.
+    // The operating system accepts the connection, but no server answers on it yet.
     let impatient = tokio::time::timeout(Duration::from_millis(1), cache.get(&key())).await;
-    impatient.expect_err("nobody has greeted it yet");
+    impatient.expect_err("no server answers yet");
     let server = Server::start_on(listener, |_| nil());
-    // Nobody waits for the connection, and yet it is made, and used for a question.
+    // No caller waits for the connection, and yet it is made, and used for `INFO`.
     eventually(&server.asked_for_info).await;
     assert_eq!(cache.get(&key()).await.unwrap(), None);
     assert_eq!(server.connections(), 1);
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_refused_without_showing_it_until_it_is_right() {
+async fn wrong_password_is_refused_until_it_is_right_and_never_shown() {
     let known = Arc::new(AtomicBool::new(false));
     let right = Arc::clone(&known);
     let server = Server::start(move |command| match name(command).as_str() {
@@ -265,14 +265,14 @@ async fn a_wrong_password_is_refused_without_showing_it_until_it_is_right() {
         _ => nil(),
     })
     .await;
-    let url = format!("redis://somebody:s3cr3t@127.0.0.1:{}/", server.port);
+    let url = format!("redis://user:s3cr3t@127.0.0.1:{}/", server.port);
     let builder = RedisCache::builder().url(url);
     let cache = builder.clone().build().unwrap();
     let refused = cache.get(&key()).await.unwrap_err();
     assert!(matches!(refused, CacheError::Refused(_)), "{refused}");
-    let told = format!("{refused} {refused:?} {builder:?} {cache:?}");
-    assert!(told.contains("authentication"), "{told}");
-    assert!(!told.contains("s3cr3t"), "{told}");
+    let shown = format!("{refused} {refused:?} {builder:?} {cache:?}");
+    assert!(shown.contains("authentication"), "{shown}");
+    assert!(!shown.contains("s3cr3t"), "{shown}");
     known.store(true, Ordering::SeqCst);
     assert_eq!(cache.get(&key()).await.unwrap(), None);
 }
@@ -295,7 +295,20 @@ async fn errors_show_neither_key_nor_payload() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_ready_yet_is_unavailable() {
+async fn unexpected_reply_leaves_the_outcome_unknown_and_names_the_command() {
+    let server = Server::start(|_| Reply::Bytes(b":5\r\n".to_vec())).await;
+    let cache = to(&server).build().unwrap();
+    let got = cache.get(&key()).await.unwrap_err();
+    let acquired = cache.acquire(&key(), lease(1), TTL).await.unwrap_err();
+    let exchanged = cache.compare_exchange(&key(), Expected::Vacant, Some(lease(1)), TTL).await.unwrap_err();
+    for (error, command) in [(got, "GET"), (acquired, "SET"), (exchanged, "the script")] {
+        assert!(matches!(error, CacheError::Unknown(_)), "{error}");
+        assert!(error.to_string().contains(&format!("unexpected reply to {command}")), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn server_that_is_not_ready_is_unavailable() {
     for answer in [
         "LOADING Redis is loading the dataset in memory",
         "BUSY Redis is busy running a script.",
@@ -309,7 +322,7 @@ async fn a_server_that_is_not_ready_yet_is_unavailable() {
 }
 
 #[tokio::test]
-async fn a_connection_of_the_applications_is_used() {
+async fn connection_of_the_application_is_used() {
     let server = Server::start(|_| nil()).await;
     let client = cache_backends::redis::driver::Client::open(server.url()).unwrap();
     let connection = client.get_multiplexed_async_connection().await.unwrap();
@@ -332,36 +345,35 @@ fn wrong_urls_are_refused_without_showing_them() {
         ("redis://host/?db=1", "redis+unix"),
     ] {
         let error = RedisCache::builder().url(url).build().unwrap_err();
-        let told = format!("{error} {error:?}");
-        assert!(told.contains(says), "{told}");
-        assert!(!told.contains("cr3t"), "{told}");
+        let shown = format!("{error} {error:?}");
+        assert!(shown.contains(says), "{shown}");
+        assert!(!shown.contains("cr3t"), "{shown}");
     }
 }
 
 #[cfg(feature = "redis-tls")]
 #[test]
-fn root_certificates_that_are_none_are_refused() {
+fn root_certificates_that_are_no_certificates_are_refused() {
     let error = RedisCache::builder().url("rediss://host/").root_certificates("none").build().unwrap_err();
     assert!(error.to_string().contains("root_certificates"), "{error}");
 }
 
 #[cfg(not(feature = "redis-tls"))]
 #[test]
-fn a_url_whose_feature_is_off_names_the_feature() {
+fn error_for_a_tls_url_names_the_disabled_feature() {
     let error = RedisCache::builder().url("rediss://host/").build().unwrap_err();
     assert!(error.to_string().contains("redis-tls"), "{error}");
 }
 
 #[cfg(not(feature = "redis-cluster"))]
 #[test]
-fn a_cluster_url_whose_feature_is_off_names_the_feature() {
+fn error_for_a_cluster_url_names_the_disabled_feature() {
     let error = RedisCache::builder().url("redis+cluster://a,b/").build().unwrap_err();
     assert!(error.to_string().contains("redis-cluster"), "{error}");
 }
 
-/// Lets a test wait until something has happened elsewhere.
 #[tokio::test]
-async fn a_silent_connection_is_replaced_though_no_caller_waits() {
+async fn silent_connection_is_replaced_even_if_no_caller_waits() {
     let is_silent = Arc::new(AtomicBool::new(true));
     let silent = Arc::clone(&is_silent);
     let server =
@@ -370,7 +382,7 @@ async fn a_silent_connection_is_replaced_though_no_caller_waits() {
     let key = key();
     let patient = || tokio::time::timeout(Duration::from_millis(40), cache.get(&key));
     assert!(patient().await.is_err());
-    // What was sent on the first connection is never answered, and nor is what comes after it there.
+    // The first connection never gets an answer, neither to the command that was sent nor to later ones.
     is_silent.store(false, Ordering::SeqCst);
     let begun = Instant::now();
     while patient().await.is_err() {
@@ -380,8 +392,8 @@ async fn a_silent_connection_is_replaced_though_no_caller_waits() {
 }
 
 #[tokio::test]
-async fn a_failed_attempt_to_connect_is_shown_to_no_later_caller() {
-    // Anyone can connect, and nothing is said.
+async fn failed_attempt_to_connect_is_not_shown_to_a_later_caller() {
+    // It accepts connections and sends nothing.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let url = format!("redis://127.0.0.1:{port}/");
@@ -389,12 +401,13 @@ async fn a_failed_attempt_to_connect_is_shown_to_no_later_caller() {
     let cache = RedisCache::builder().url(url).connect_timeout(limit).build().unwrap();
     assert!(tokio::time::timeout(limit / 10, cache.get(&key())).await.is_err());
     let (mut first, _) = listener.accept().await.unwrap();
-    // It fails, and nobody is there to see it.
+    // The attempt fails after its caller has gone.
     first.read_to_end(&mut Vec::new()).await.unwrap();
     let _server = Server::start_on(listener, |_| nil());
     assert_eq!(cache.get(&key()).await.unwrap(), None);
 }
 
+/// Waits for an event in another task.
 async fn eventually(happened: &Notify) {
     tokio::time::timeout(Duration::from_secs(10), happened.notified()).await.expect("it did not happen");
 }

@@ -1,4 +1,4 @@
-//! How the master is found that Redis Sentinel names, and found again when it is another one.
+//! Redis Sentinel: finding the master that it names, and the next one after a failover.
 
 use std::error::Error as _;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use crate::server::{Reply, Server, bulk, error, nil, ok, text};
 use crate::{TTL, fence, key, lease, name};
 
-/// A server that calls itself a master, or a replica, and has the fence of this number.
+/// Starts a server that calls itself a master, or a replica, and has the fence of this number.
 async fn server(role: &'static str, number: u64) -> Server {
     server_on(TcpListener::bind("127.0.0.1:0").await.unwrap(), role, number)
 }
@@ -24,7 +24,7 @@ fn server_on(listener: TcpListener, role: &'static str, number: u64) -> Server {
     })
 }
 
-/// A sentinel that names the master at this port, or none if that is 0.
+/// Starts a sentinel that names the master at this port, or none if the port is 0.
 async fn sentinel(master: &Arc<AtomicU16>) -> Server {
     let master = Arc::clone(master);
     Server::start(move |command| {
@@ -52,7 +52,7 @@ fn by(ports: &[u16]) -> RedisCacheBuilder {
     RedisCache::builder().url(format!("redis+sentinel://{}/sessions", hosts.join(",")))
 }
 
-/// A port that nobody listens on.
+/// Returns a port on which no server listens.
 async fn deserted() -> u16 {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
 }
@@ -77,7 +77,7 @@ fn sentinel_error(error: &CacheError) -> &SentinelError {
 }
 
 #[tokio::test]
-async fn nothing_is_asked_before_the_first_call_and_then_one_connection_serves_all() {
+async fn first_call_asks_and_one_connection_to_each_serves_all_callers() {
     let master = server("master", 1).await;
     let sentinels = [sentinel(&at(&master)).await, sentinel(&at(&master)).await];
     let cache = by(&[sentinels[0].port, sentinels[1].port]).build().unwrap();
@@ -95,12 +95,12 @@ async fn nothing_is_asked_before_the_first_call_and_then_one_connection_serves_a
 }
 
 #[tokio::test]
-async fn sentinels_that_are_down_or_do_not_answer_are_not_waited_for_when_most_have_answered() {
+async fn majority_of_sentinels_is_enough_without_waiting_for_the_others() {
     let master = server("master", 1).await;
     let silent = Server::start(|_| Reply::Silence).await;
     let up = [sentinel(&at(&master)).await, sentinel(&at(&master)).await, sentinel(&at(&master)).await];
     let ports = [silent.port, deserted().await, up[0].port, up[1].port, up[2].port];
-    // Whoever waited for the silent one would wait this long.
+    // A cache that waited for the silent sentinel would wait this long.
     let forever = Duration::from_secs(3600);
     let cache = by(&ports).connect_timeout(forever).response_timeout(forever).build().unwrap();
     let found = tokio::time::timeout(Duration::from_secs(60), cache.get(&key())).await;
@@ -108,7 +108,7 @@ async fn sentinels_that_are_down_or_do_not_answer_are_not_waited_for_when_most_h
 }
 
 #[tokio::test]
-async fn the_last_sentinel_that_answers_is_believed() {
+async fn single_answering_sentinel_is_enough() {
     let master = server("master", 1).await;
     let silent = Server::start(|_| Reply::Silence).await;
     let up = sentinel(&at(&master)).await;
@@ -120,8 +120,8 @@ async fn the_last_sentinel_that_answers_is_believed() {
 }
 
 #[tokio::test]
-async fn a_sentinel_that_is_cut_off_is_outvoted() {
-    // A former master that does not know that it is one.
+async fn sentinel_that_is_cut_off_is_outvoted() {
+    // The former master still calls itself a master.
     let (former, master) = (server("master", 1).await, server("master", 2).await);
     let sentinels =
         [sentinel(&at(&former)).await, sentinel(&at(&master)).await, sentinel(&at(&master)).await];
@@ -133,9 +133,9 @@ async fn a_sentinel_that_is_cut_off_is_outvoted() {
 }
 
 #[tokio::test]
-async fn where_sentinels_disagree_the_server_that_is_a_master_is_taken() {
+async fn server_that_calls_itself_master_is_used_if_sentinels_disagree() {
     for roles in [["slave", "master"], ["master", "slave"]] {
-        // Whatever is tried first when they are as many on either side: once it is the wrong one.
+        // With a tie, either server may be tried first. In one of the two rounds, that is the wrong one.
         let mut listeners = [
             TcpListener::bind("127.0.0.1:0").await.unwrap(),
             TcpListener::bind("127.0.0.1:0").await.unwrap(),
@@ -151,7 +151,7 @@ async fn where_sentinels_disagree_the_server_that_is_a_master_is_taken() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_no_master_is_not_used() {
+async fn named_server_that_is_no_master_is_not_used() {
     let replica = server("slave", 1).await;
     let master = server("master", 2).await;
     let named = at(&replica);
@@ -167,7 +167,7 @@ async fn a_server_that_is_no_master_is_not_used() {
 }
 
 #[tokio::test]
-async fn a_master_that_is_gone_is_unavailable_until_another_one_is_named() {
+async fn master_that_is_down_is_unavailable_until_another_is_named() {
     let master = server("master", 2).await;
     let named = Arc::new(AtomicU16::new(deserted().await));
     let sentinel = sentinel(&named).await;
@@ -180,7 +180,7 @@ async fn a_master_that_is_gone_is_unavailable_until_another_one_is_named() {
 }
 
 #[tokio::test]
-async fn a_master_that_has_become_a_replica_is_left_for_the_one_that_is_named() {
+async fn master_that_became_a_replica_is_left_for_the_named_one() {
     let demoted = Arc::new(AtomicBool::new(false));
     let is_replica = Arc::clone(&demoted);
     let former = Server::start(move |command| match name(command).as_str() {
@@ -198,7 +198,7 @@ async fn a_master_that_has_become_a_replica_is_left_for_the_one_that_is_named() 
     let cache = by(&[sentinel.port]).build().unwrap();
     assert_eq!(cache.acquire(&key(), lease(1), TTL).await.unwrap(), Acquired::Placed);
     demoted.store(true, Ordering::SeqCst);
-    // The sentinels have not said so yet: nothing is written, nothing is read.
+    // The sentinels still name the former master, so calls neither write nor read.
     let refused = cache.acquire(&key(), lease(1), TTL).await.unwrap_err();
     assert!(matches!(refused, CacheError::Refused(_)), "{refused}");
     assert!(matches!(cache.get(&key()).await, Err(CacheError::Unavailable(_))));
@@ -207,7 +207,7 @@ async fn a_master_that_has_become_a_replica_is_left_for_the_one_that_is_named() 
 }
 
 #[tokio::test]
-async fn a_master_that_hangs_is_left_for_the_one_that_is_named() {
+async fn master_that_hangs_is_left_for_the_named_one() {
     let hangs = Arc::new(AtomicBool::new(false));
     let is_hanging = Arc::clone(&hangs);
     let former = Server::start(move |command| match name(command).as_str() {
@@ -226,12 +226,12 @@ async fn a_master_that_hangs_is_left_for_the_one_that_is_named() {
     assert_eq!(number_there(&cache).await, Some(1));
     hangs.store(true, Ordering::SeqCst);
     named.store(master.port, Ordering::SeqCst);
-    // The connection is whole, and answers nothing.
+    // The connection stays open, and the server sends nothing.
     finds(&cache, 2).await;
 }
 
 #[tokio::test]
-async fn a_master_that_answers_is_kept_when_the_sentinels_are_gone() {
+async fn master_is_kept_while_no_sentinel_answers() {
     let master = server("master", 1).await;
     let gone = Arc::new(AtomicBool::new(false));
     let asked_again = Arc::new(tokio::sync::Notify::new());
@@ -254,9 +254,9 @@ async fn a_master_that_answers_is_kept_when_the_sentinels_are_gone() {
 }
 
 #[tokio::test]
-async fn a_name_that_no_sentinel_knows_is_an_error_that_says_so() {
-    let nobody = Arc::new(AtomicU16::new(0));
-    let sentinels = [sentinel(&nobody).await, sentinel(&nobody).await];
+async fn error_names_the_service_that_no_sentinel_knows() {
+    let unknown = Arc::new(AtomicU16::new(0));
+    let sentinels = [sentinel(&unknown).await, sentinel(&unknown).await];
     let cache = by(&[sentinels[0].port, sentinels[1].port]).build().unwrap();
     let refused = cache.get(&key()).await.unwrap_err();
     assert!(matches!(refused, CacheError::Refused(_)), "{refused}");
@@ -265,7 +265,7 @@ async fn a_name_that_no_sentinel_knows_is_an_error_that_says_so() {
 }
 
 #[tokio::test]
-async fn sentinels_that_are_all_down_are_an_error_that_says_so_until_one_is_up() {
+async fn sentinels_are_unreachable_until_one_is_up() {
     let port = deserted().await;
     let cache = by(&[port]).build().unwrap();
     let unavailable = cache.get(&key()).await.unwrap_err();
@@ -280,7 +280,7 @@ async fn sentinels_that_are_all_down_are_an_error_that_says_so_until_one_is_up()
 }
 
 #[tokio::test]
-async fn what_is_no_sentinel_is_an_error_that_says_so() {
+async fn server_that_is_no_sentinel_is_a_refusal() {
     let server =
         Server::start(|_| error("ERR unknown command 'SENTINEL', with args beginning with: 'x' ")).await;
     let refused = by(&[server.port]).build().unwrap().get(&key()).await.unwrap_err();
@@ -290,7 +290,7 @@ async fn what_is_no_sentinel_is_an_error_that_says_so() {
 }
 
 #[tokio::test]
-async fn sentinels_and_master_get_their_own_passwords_and_nobody_else_sees_them() {
+async fn sentinels_and_master_receive_their_own_passwords_only() {
     let said = Arc::new(Mutex::new(Vec::new()));
     let listen = |who: &'static str, reply: Box<dyn Fn() -> Reply + Send + Sync>| {
         let said = Arc::clone(&said);
@@ -316,15 +316,15 @@ async fn sentinels_and_master_get_their_own_passwords_and_nobody_else_sees_them(
     assert_eq!(cache.get(&key()).await.unwrap(), None);
     assert_eq!(*said.lock().unwrap(), ["sentinel: AUTH watcher s3cr3t&", "master: AUTH app s3cr3t@"]);
     let builder = by(&[sentinel.port]).sentinel_password("s3cr3t");
-    let told = format!("{builder:?} {:?} {cache:?}", builder.clone().build().unwrap());
-    assert!(!told.contains("s3cr3t"), "{told}");
+    let shown = format!("{builder:?} {:?} {cache:?}", builder.clone().build().unwrap());
+    assert!(!shown.contains("s3cr3t"), "{shown}");
     said.lock().unwrap().clear();
     assert_eq!(builder.build().unwrap().get(&key()).await.unwrap(), None);
     assert_eq!(*said.lock().unwrap(), ["sentinel: AUTH s3cr3t"]);
 }
 
 #[tokio::test]
-async fn a_wrong_password_of_the_sentinels_is_refused_without_showing_it() {
+async fn wrong_password_for_the_sentinels_is_refused_and_not_shown() {
     let server = Server::start(|command| match name(command).as_str() {
         "AUTH" => error("WRONGPASS invalid username-password pair"),
         _ => error("NOAUTH Authentication required."),
@@ -334,13 +334,13 @@ async fn a_wrong_password_of_the_sentinels_is_refused_without_showing_it() {
         let refused = builder.build().unwrap().get(&key()).await.unwrap_err();
         assert!(matches!(sentinel_error(&refused), SentinelError::Refused { .. }), "{refused}");
         assert!(matches!(refused, CacheError::Refused(_)), "{refused}");
-        let told = format!("{refused} {refused:?}");
-        assert!(told.contains(&server.port.to_string()) && !told.contains("s3cr3t"), "{told}");
+        let shown = format!("{refused} {refused:?}");
+        assert!(shown.contains(&server.port.to_string()) && !shown.contains("s3cr3t"), "{shown}");
     }
 }
 
 #[tokio::test]
-async fn the_database_that_the_url_names_is_the_masters() {
+async fn database_of_the_url_is_selected_on_the_master() {
     let selected = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&selected);
     let master = Server::start(move |command| match name(command).as_str() {
@@ -377,9 +377,9 @@ fn wrong_urls_are_refused_without_showing_them() {
             continue;
         }
         let error = RedisCache::builder().url(url).build().expect_err(url);
-        let told = format!("{error} {error:?}");
-        assert!(told.contains(says), "{url}: {told}");
-        assert!(!told.contains("s3cr3t"), "{url}: {told}");
+        let shown = format!("{error} {error:?}");
+        assert!(shown.contains(says), "{url}: {shown}");
+        assert!(!shown.contains("s3cr3t"), "{url}: {shown}");
     }
     for url in ["redis+sentinel://[::1],[::1]:26380,host/mymaster", "valkey+sentinel://host/my.master/1"] {
         RedisCache::builder().url(url).build().expect(url);

@@ -1,4 +1,4 @@
-//! A server that speaks Redis' protocol and says what a test wants.
+//! A server that speaks Redis' protocol and answers as a test wants.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -8,13 +8,13 @@ use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-/// What becomes of a command.
+/// The reply to a command.
 pub(crate) enum Reply {
-    /// These bytes are sent.
+    /// Sends these bytes.
     Bytes(Vec<u8>),
-    /// These bytes are sent, and the connection is closed.
+    /// Sends these bytes and closes the connection.
     Close(Vec<u8>),
-    /// Nothing is sent any more.
+    /// Sends nothing any more.
     Silence,
 }
 
@@ -32,12 +32,12 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Answers by `handler`, except what comes with every connection.
+    /// Starts a server that answers by `handler`, except for the commands of every new connection.
     pub(crate) async fn start(handler: impl Fn(&Command) -> Reply + Send + Sync + 'static) -> Self {
         Self::start_on(TcpListener::bind("127.0.0.1:0").await.unwrap(), handler)
     }
 
-    /// Answers `INFO` so, and everything else with nil.
+    /// Starts a server that answers `INFO` with this text, and everything else with nil.
     pub(crate) async fn start_with_info(info: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         Self::begin(listener, info.into(), |_| nil())
@@ -82,7 +82,7 @@ impl Server {
         self.connections.load(Ordering::SeqCst)
     }
 
-    /// The names of the commands that came, without those that come with every connection.
+    /// Returns the names of the received commands, without those of every new connection.
     pub(crate) fn commands(&self) -> Vec<String> {
         let commands = self.commands.lock().unwrap();
         commands.iter().map(|command| text(&command[0])).collect()

@@ -9,11 +9,11 @@ use crate::crowd::at_once;
 cases! {
     /// The cases of this part.
     for PersistenceFixture:
-    a_delete_tells_whether_there_was_a_session => "Removes the session under `key`, expired or not; whether there was one.",
-    an_expired_row_can_be_deleted => "Removes the session under `key`, expired or not; whether there was one.",
-    of_deletes_of_one_session_one_tells_that_there_was_one => "Removes the session under `key`, expired or not; whether there was one.",
-    what_expired_at_an_instant_or_before_is_removed => "Removes at most `limit` sessions that expired at `before` or earlier; how many.",
-    no_more_than_the_limit_is_removed => "Removes at most `limit` sessions that expired at `before` or earlier; how many.",
+    a_delete_tells_whether_there_was_a_session => "Removes the session under `key`, expired or not. Returns `true` if there was one.",
+    an_expired_row_can_be_deleted => "Removes the session under `key`, expired or not. Returns `true` if there was one.",
+    of_deletes_of_one_session_one_tells_that_there_was_one => "Removes the session under `key`, expired or not. Returns `true` if there was one.",
+    what_expired_at_an_instant_or_before_is_removed => "Removes at most `limit` sessions that expired at `before` or earlier, and returns how many it removed.",
+    no_more_than_the_limit_is_removed => "Removes at most `limit` sessions that expired at `before` or earlier, and returns how many it removed.",
     fewer_than_the_limit_means_that_none_is_left => "Fewer than `limit` means that, at some moment during the call, no more were left.",
     several_nodes_remove_what_has_expired_at_once => "May be run by several nodes at once.",
 }

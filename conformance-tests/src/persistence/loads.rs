@@ -13,7 +13,7 @@ use crate::case::cases;
 cases! {
     /// The cases of this part.
     for PersistenceFixture:
-    an_absent_session_is_not_found => "The session under `key`, or `None`.",
+    an_absent_session_is_not_found => "Returns the session under `key`, or `None` if there is none.",
     what_was_inserted_is_found_on_every_node => "What one call has committed, every later call sees",
     what_was_updated_is_found_on_every_node => "What one call has committed, every later call sees",
     what_was_deleted_is_found_on_no_node => "What one call has committed, every later call sees",

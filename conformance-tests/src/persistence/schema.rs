@@ -14,13 +14,13 @@ const NO_TABLE_OF_ITS_OWN: &str = "the fixture cannot open a table that is not m
 cases! {
     /// The cases of this part.
     for PersistenceFixture:
-    a_migrated_table_is_as_it_is_needed => "Whether the table is there and as this version needs it.",
+    a_migrated_table_is_as_it_is_needed => "Checks that the table exists and is as this version needs it.",
     migrating_again_changes_nothing => "Doing it again changes nothing; several nodes may do it at once.",
     several_nodes_may_migrate_at_once => "Doing it again changes nothing; several nodes may do it at once.",
     several_nodes_may_make_the_table_at_once => "Doing it again changes nothing; several nodes may do it at once.",
-    a_missing_table_is_told_and_not_made => "Whether the table is there and as this version needs it. Changes nothing.",
-    the_schema_as_text_is_always_the_same => "What [`migrate`](Self::migrate) would run on an empty database",
-    properties_are_always_the_same => "What this database is and can do. The same at every call.",
+    a_missing_table_is_told_and_not_made => "Checks that the table exists and is as this version needs it. Changes nothing.",
+    the_schema_as_text_is_always_the_same => "Returns the statements that [`migrate`](Self::migrate) runs on an empty database",
+    properties_are_always_the_same => "Returns the properties of this database. They are the same at every call.",
 }
 
 pub async fn a_migrated_table_is_as_it_is_needed(fixture: &impl PersistenceFixture) {

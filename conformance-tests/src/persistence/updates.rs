@@ -24,7 +24,7 @@ cases! {
     an_absent_session_is_not_updated => "A session that is absent or expired is never written",
     an_update_brings_no_deleted_session_back => "A session that is absent or expired is never written",
     an_extending_update_does_not_shorten => "[`ExpiryWrite::Extend`] never makes the expiry earlier.",
-    an_update_that_replaces_the_expiry_may_shorten => "The record's, also when it is earlier",
+    an_update_that_replaces_the_expiry_may_shorten => "The row gets the record's expiry, also when it is earlier",
 }
 
 pub async fn an_update_replaces_payload_subject_expiry_and_last_use(fixture: &impl PersistenceFixture) {

@@ -83,7 +83,7 @@ impl<C: Cache, P: Persistence> SessionStore for CachedDb<C, P> {
     async fn create(&self, record: &mut Record) -> Result<()> {
         for _ in 0..MAX_KEYS {
             let (_, key) = self.keys(&record.id)?;
-            let fresh = self.inner.record(&key, &data_of(record)?, self.inner.runtime.now(), None)?;
+            let fresh = self.inner.new_record(&key, &data_of(record)?, None)?;
             match self.inner.create(key, fresh).await {
                 Err(Error::AlreadyExists) => record.id = Id::default(),
                 Err(error) => return Err(error.into()),

@@ -24,11 +24,10 @@ pub(crate) trait SessionBackend: Send + Sync + fmt::Debug {
         seen: Option<Stamp>,
     ) -> BoxFuture<Result<Written<bool>, Error>>;
     fn exists(self: Arc<Self>, key: StoredKey) -> BoxFuture<Result<bool, Error>>;
-    fn record(
+    fn new_record(
         &self,
         key: &StoredKey,
         data: &SessionData,
-        created_at: Timestamp,
         subject: Option<Subject>,
     ) -> Result<Record, Error>;
     fn now(&self) -> Timestamp;
@@ -65,14 +64,13 @@ impl<C: Cache, P: Persistence> SessionBackend for Inner<C, P> {
     fn exists(self: Arc<Self>, key: StoredKey) -> BoxFuture<Result<bool, Error>> {
         Box::pin(async move { Ok(self.load(&key).await?.is_some()) })
     }
-    fn record(
+    fn new_record(
         &self,
         key: &StoredKey,
         data: &SessionData,
-        created_at: Timestamp,
         subject: Option<Subject>,
     ) -> Result<Record, Error> {
-        Self::record(self, key, data, created_at, subject)
+        Self::new_record(self, key, data, subject)
     }
     fn now(&self) -> Timestamp {
         self.runtime.now()

@@ -50,7 +50,7 @@ impl Session {
         let subject = self.subject().map(Subject::parse).transpose()?;
         for _ in 0..MAX_KEYS {
             let (key, stored_key) = self.new_key()?;
-            let record = self.store.record(&stored_key, self.data(), self.store.now(), subject.clone())?;
+            let record = self.store.new_record(&stored_key, self.data(), subject.clone())?;
             let created = Arc::clone(&self.store).create(stored_key, record).await;
             if let Some(coherence) = self.adopt_if_new(key, stored_key, created)? {
                 return Ok(coherence);

@@ -162,9 +162,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     fn encoded_again(&self, from: &StoredKey, to: &StoredKey, record: &Arc<Record>) -> Result<Record, Error> {
         let data = record.data(from, &*self.codec).map_err(|error| self.unreadable(from, error))?;
         let payload = self.codec.encode(to, &data).map_err(|error| Error::Unencodable(Arc::new(error)))?;
-        Ok(Record::new(payload, record.created_at(), record.expires_at())
-            .with_last_seen_at(record.last_seen_at())
-            .with_subject(record.subject().cloned()))
+        Ok(Record::clone(record).with_payload(payload))
     }
 
     /// Encodes a session again, if that is due. Returns `true` if it was.

@@ -1,10 +1,10 @@
 //! Merging saves onto what a session has become.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use session_core::{
-    Cache, ExpiryWrite, Persistence, Record, SessionData, StoredKey, Subject, Timestamp, Version,
-};
+use session_core::bytes::Bytes;
+use session_core::{Cache, ExpiryWrite, Persistence, Record, SessionData, StoredKey, Subject, Version};
 
 use super::expiry::{EXPIRY_KEY, copy_expiry, expiry_of};
 use super::inner::Inner;
@@ -14,16 +14,16 @@ use super::settings::ConflictPolicy;
 use crate::Error;
 
 /// Saves applied to a session, one after the other.
-struct Sum {
+struct Sum<'a> {
     /// The record that the first save was applied to.
     base: Arc<Record>,
     /// The data after the saves so far. `None` as long as none was applied.
-    data: Option<SessionData>,
+    data: Option<Cow<'a, SessionData>>,
     subject: Option<Option<Subject>>,
     expiry: ExpiryWrite,
 }
 
-impl Sum {
+impl<'a> Sum<'a> {
     const fn of(base: Arc<Record>) -> Self {
         Self { base, data: None, subject: None, expiry: ExpiryWrite::Extend }
     }
@@ -94,29 +94,30 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 Applied::Rejected => rejected.push(number),
             }
         }
+        let draft = (rejected.len() < saves.len()).then(|| self.draft(key, sum));
         for number in rejected.into_iter().rev() {
             self.telemetry.counters.conflicts.bump();
             drop(saves.remove(number).1.send(Err(Error::Conflict)));
         }
-        if saves.is_empty() {
-            return Ok(Merged::Nothing);
-        }
-        self.draft(key, sum).map(Merged::Write)
+        draft.map_or(Ok(Merged::Nothing), |draft| draft.map(Merged::Write))
     }
 
     /// Returns the record that `sum` becomes under `key`.
-    fn draft(&self, key: &StoredKey, sum: Sum) -> Result<Draft, Error> {
+    fn draft(&self, key: &StoredKey, sum: Sum<'_>) -> Result<Draft, Error> {
         let Sum { base, data, subject, expiry } = sum;
-        let subject = subject.unwrap_or_else(|| base.subject().cloned());
-        let record = self.record(key, &data.unwrap_or_default(), base.created_at(), subject)?;
+        let mut record = Record::clone(&base);
+        if let Some(subject) = subject {
+            record = record.with_subject(subject);
+        }
+        let record = self.with_data(record, key, &data.unwrap_or_default())?;
         Ok(Draft { expected: base.version(), record, expiry })
     }
 
     /// Applies the changes of `save` to `sum`, unless the conflict policy rejects them.
-    fn apply(&self, key: &StoredKey, save: &Save, sum: &mut Sum) -> Result<Applied, Error> {
+    fn apply<'a>(&self, key: &StoredKey, save: &'a Save, sum: &mut Sum<'a>) -> Result<Applied, Error> {
         let changes_expiry = self.changes_expiry(key, save);
         if sum.data.is_none() && sum.base.version() == save.base.version() {
-            sum.data = Some(save.data.clone());
+            sum.data = Some(Cow::Borrowed(&save.data));
         } else {
             let theirs = match &sum.data {
                 Some(data) => data,
@@ -132,7 +133,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 copy_expiry(&mut merged, theirs);
             }
             self.telemetry.counters.merges.bump();
-            sum.data = Some(merged);
+            sum.data = Some(Cow::Owned(merged));
         }
         if let Some(subject) = &save.subject {
             sum.subject = Some(subject.clone());
@@ -175,20 +176,24 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         self.merge_rename(key, new, save, fresh)?.ok_or(Error::Conflict)
     }
 
-    /// Returns a record of `data`, last used now.
-    pub(crate) fn record(
+    /// Returns a new record of `data`, which begins now.
+    pub(crate) fn new_record(
         &self,
         key: &StoredKey,
         data: &SessionData,
-        created_at: Timestamp,
         subject: Option<Subject>,
     ) -> Result<Record, Error> {
+        let now = self.runtime.now();
+        self.with_data(Record::new(Bytes::new(), now, now).with_subject(subject), key, data)
+    }
+
+    /// Returns `record` with `data`, last used now.
+    fn with_data(&self, record: Record, key: &StoredKey, data: &SessionData) -> Result<Record, Error> {
         self.check_keys(data)?;
         let now = self.runtime.now();
         let payload = self.codec.encode(key, data).map_err(|error| Error::Unencodable(Arc::new(error)))?;
-        let expires_at = self.settings.expires_at(expiry_of(data), created_at, now);
-        let record =
-            Record::new(payload, created_at, expires_at).with_last_seen_at(now).with_subject(subject);
+        let expires_at = self.settings.expires_at(expiry_of(data), record.created_at(), now);
+        let record = record.with_payload(payload).with_expires_at(expires_at).with_last_seen_at(now);
         self.check_size(&record)?;
         Ok(record)
     }

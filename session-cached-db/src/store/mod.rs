@@ -5,6 +5,7 @@
 //! wait in `queue`; `save` merges and writes changed data, `writes` does the rest. Operations on many sessions: `subjects`,
 //! `limits`, `maintenance`, `reaper`.
 
+mod attempt;
 mod builder;
 mod database;
 pub(crate) mod expiry;

@@ -3,49 +3,20 @@
 //! An *attempt* sends calls (the cache's `acquire`, the database's read, the fill) and ends with a result. A load takes the
 //! result only if the call that produced it was sent after the load had come; otherwise it waits for one more attempt.
 //!
-//! An attempt belongs to no load. All that wait hold the same future, and whichever of them is polled drives it, so a load
-//! that is alive and not polled holds up no other. When the last of them is dropped in the middle, a task sees the attempt
-//! to its end: the lease that it holds is filled or given back, and the statement that it sent is not cut off.
+//! An attempt belongs to no load. All loads that wait hold the same future, and each of them drives it when it is polled, so a
+//! load that is alive and not polled holds up no other. When the last of them is dropped in the middle, a task sees the attempt
+//! to its end: its lease is filled or released, and the statement that it sent is not cut off.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
-use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[cfg(feature = "__simulation")]
 use std::task::Poll;
 
-use futures_util::FutureExt as _;
-use futures_util::future::Shared;
-use session_core::{BoxFuture, Runtime, StoredKey};
+use session_core::{Runtime, StoredKey};
 
-use crate::Error;
-use crate::coherence::Loaded;
-
-pub(crate) type LoadResult = Result<Option<Loaded>, Error>;
-
-/// The number of a call that an attempt has sent. What a call answers is not older than its sending, so its result is good
-/// for every load that came before that.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Call(u32);
-
-/// The calls that an attempt has sent so far.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Calls(Arc<AtomicU32>);
-
-impl Calls {
-    /// Notes that a call is about to be sent.
-    pub(crate) fn send(&self) -> Call {
-        Call(self.0.fetch_add(1, Ordering::SeqCst) + 1)
-    }
-
-    fn last(&self) -> Call {
-        Call(self.0.load(Ordering::SeqCst))
-    }
-}
-
-/// The result of an attempt, and the call that produced it.
-pub(crate) type Attempted = (Call, LoadResult);
+use super::attempt::{Attempt, AttemptResult, Call};
+pub(super) use super::attempt::{Attempted, Calls, LoadResult};
 
 /// The keys of this process that are being loaded.
 #[derive(Debug)]
@@ -60,20 +31,22 @@ struct Table {
     by_key: HashMap<StoredKey, Flight>,
 }
 
-/// An attempt that is under way, and the one after it, for loads that may come too late for its result. All of those are
-/// part of the next attempt before it begins, so it is good for every one of them.
+/// The attempt that is under way, and the one after it, for loads that may come too late for the first one's result. They all
+/// wait for the next attempt before it begins, so its result is good for every one of them.
 #[derive(Debug)]
 struct Flight {
-    current: Attempt,
-    next: Option<Attempt>,
+    current: Group,
+    next: Option<Group>,
 }
 
+/// An attempt, and the loads that wait for it.
 #[derive(Debug)]
-struct Attempt {
+struct Group {
     id: u64,
-    calls: Calls,
-    future: Shared<BoxFuture<Attempted>>,
+    attempt: Attempt,
     waiters: usize,
+    /// The number of the load that comes next.
+    next_number: usize,
     /// The loads that wait, by their tasks, and after which call each of them came.
     #[cfg(feature = "__simulation")]
     waiting: Vec<(u64, Call)>,
@@ -82,21 +55,17 @@ struct Attempt {
     wakers: Vec<std::task::Waker>,
 }
 
-impl Attempt {
+impl Group {
     fn new<F>(last_id: &mut u64, begin: impl FnOnce(Calls) -> F) -> Self
     where
         F: Future<Output = Attempted> + Send + 'static,
     {
         *last_id += 1;
-        let calls = Calls::default();
-        let attempt = AssertUnwindSafe(begin(calls.clone())).catch_unwind();
-        // A codec of the application's has panicked: every load that waits gets an answer all the same.
-        let attempt = attempt.map(|attempted| attempted.unwrap_or((Call(u32::MAX), Err(Error::Interrupted))));
         Self {
             id: *last_id,
-            calls,
-            future: attempt.boxed().shared(),
+            attempt: Attempt::new(begin),
             waiters: 0,
+            next_number: 0,
             #[cfg(feature = "__simulation")]
             waiting: Vec::new(),
             #[cfg(feature = "__simulation")]
@@ -105,13 +74,16 @@ impl Attempt {
     }
 
     fn enter(&mut self) -> Ticket {
+        let came_after = self.attempt.last_call();
+        let result = self.attempt.result(self.next_number);
         self.waiters += 1;
+        self.next_number += 1;
         #[cfg(feature = "__simulation")]
-        self.waiting.push((crate::simulation::current_task(), self.calls.last()));
+        self.waiting.push((crate::simulation::current_task(), came_after));
         Ticket {
             id: self.id,
-            came_after: self.calls.last(),
-            future: self.future.clone(),
+            came_after,
+            result,
             #[cfg(feature = "__simulation")]
             task: crate::simulation::current_task(),
         }
@@ -141,7 +113,7 @@ impl SingleFlight {
             Slot::Occupied(flight) => (flight.into_mut(), true),
             Slot::Vacant(_) if is_full => return None,
             Slot::Vacant(slot) => {
-                let current = Attempt::new(last_id, begin);
+                let current = Group::new(last_id, begin);
                 let mut flight = Flight { current, next: None };
                 let ticket = flight.current.enter();
                 slot.insert(flight);
@@ -151,7 +123,7 @@ impl SingleFlight {
         let ticket = flight.current.enter();
         // Before its first call was sent, the attempt is good for all that come.
         let next = (ticket.came_after > Call(0))
-            .then(|| flight.next.get_or_insert_with(|| Attempt::new(last_id, begin)).enter());
+            .then(|| flight.next.get_or_insert_with(|| Group::new(last_id, begin)).enter());
         Some(self.waiter(key, runtime, ticket, next, has_joined))
     }
 
@@ -181,23 +153,23 @@ impl SingleFlight {
         }
     }
 
-    /// Notes that a waiter leaves an attempt before its end. Returns `true` if it was the last one and the
-    /// attempt has begun: then the waiter keeps its place, and the caller has to see the attempt to its end.
+    /// Notes that a waiter leaves an attempt before its end. Returns `true` if it was the last one, and the attempt has
+    /// begun: then the waiter keeps its place, and the caller has to go on with the attempt.
     fn leave(&self, key: &StoredKey, ticket: &Ticket, may_stay: bool) -> bool {
         let mut table = self.lock();
         let Slot::Occupied(mut flight) = table.by_key.entry(*key) else { return false };
         let Flight { current, next } = flight.get_mut();
         #[cfg(feature = "__simulation")]
-        for attempt in [Some(&mut *current), next.as_mut()].into_iter().flatten() {
-            if attempt.id == ticket.id {
-                attempt.waiting.retain(|(task, _)| *task != ticket.task);
-                attempt.wakers.drain(..).for_each(std::task::Waker::wake);
+        for group in [Some(&mut *current), next.as_mut()].into_iter().flatten() {
+            if group.id == ticket.id {
+                group.waiting.retain(|(task, _)| *task != ticket.task);
+                group.wakers.drain(..).for_each(std::task::Waker::wake);
             }
         }
-        if let Some(attempt) = next.as_mut().filter(|attempt| attempt.id == ticket.id) {
-            attempt.waiters -= 1;
-            // It has not begun.
-            if attempt.waiters == 0 {
+        if let Some(group) = next.as_mut().filter(|group| group.id == ticket.id) {
+            group.waiters -= 1;
+            // Its attempt has not begun.
+            if group.waiters == 0 {
                 *next = None;
             }
             return false;
@@ -209,7 +181,7 @@ impl SingleFlight {
             current.waiters -= 1;
             return false;
         }
-        if may_stay && current.calls.last() > Call(0) && !mutant!(CallerOwnsStatement) {
+        if may_stay && current.attempt.last_call() > Call(0) && !mutant!(CallerOwnsStatement) {
             return true;
         }
         match next.take() {
@@ -225,16 +197,14 @@ impl SingleFlight {
         std::future::poll_fn(|context| {
             let mut table = self.lock();
             let Some(flight) = table.by_key.get_mut(key) else { return Poll::Ready(()) };
-            let attempts = [Some(&mut flight.current), flight.next.as_mut()].into_iter().flatten();
-            let Some(attempt) = attempts.into_iter().find(|attempt| attempt.id == id) else {
+            let groups = [Some(&mut flight.current), flight.next.as_mut()].into_iter().flatten();
+            let Some(group) = groups.into_iter().find(|group| group.id == id) else {
                 return Poll::Ready(());
             };
-            if attempt.waiting.first().is_none_or(|(first, _)| *first == task)
-                || attempt.future.peek().is_some()
-            {
+            if group.waiting.first().is_none_or(|(first, _)| *first == task) || group.attempt.has_ended() {
                 return Poll::Ready(());
             }
-            attempt.wakers.push(context.waker().clone());
+            group.wakers.push(context.waker().clone());
             Poll::Pending
         })
         .await;
@@ -248,10 +218,10 @@ impl SingleFlight {
     #[cfg(feature = "__simulation")]
     pub(crate) fn digest(&self) -> impl std::hash::Hash + use<> {
         let table = self.lock();
-        let of = |attempt: &Attempt| {
-            let mut waiting: Vec<_> = attempt.waiting.iter().map(|(task, call)| (*task, call.0)).collect();
+        let of = |group: &Group| {
+            let mut waiting: Vec<_> = group.waiting.iter().map(|(task, call)| (*task, call.0)).collect();
             waiting.sort_unstable();
-            (attempt.calls.last().0, attempt.waiters, waiting, attempt.future.peek().is_some())
+            (group.attempt.last_call().0, group.waiters, waiting, group.attempt.has_ended())
         };
         let digests = table.by_key.iter().map(|(key, flight)| {
             (key.as_str().to_owned(), of(&flight.current), flight.next.as_ref().map(of))
@@ -268,7 +238,7 @@ impl SingleFlight {
 struct Ticket {
     id: u64,
     came_after: Call,
-    future: Shared<BoxFuture<Attempted>>,
+    result: AttemptResult,
     #[cfg(feature = "__simulation")]
     task: u64,
 }
@@ -297,7 +267,7 @@ impl Waiter {
         loop {
             let ticket = self.ticket.as_mut()?;
             mutant!(LeaderOwnsFlight => self.single_flight.wait_for_leader(&self.key, ticket.id, ticket.task).await);
-            let (call, result) = (&mut ticket.future).await;
+            let (call, result) = (&mut ticket.result).await;
             let (id, came_after) = (ticket.id, ticket.came_after);
             self.ticket = None;
             self.single_flight.end(&self.key, id);

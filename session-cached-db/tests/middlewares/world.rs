@@ -9,9 +9,9 @@ use futures_util::FutureExt as _;
 use libtest_mimic::Failed;
 use session_cached_db::db_backends::sqlx::{AssertSqlSafe, Connection as _, PgConnection, raw_sql};
 use session_cached_db::{CachedDb, MokaCache, PostgresPersistence, RedisCache, Session, SqlitePersistence};
-use session_core::{DynCache, DynSubjectIndex, ExpiryWrite, Record};
+use session_core::{DynCache, DynDatabase, ExpiryWrite, Record};
 
-pub type Store = CachedDb<Arc<dyn DynCache>, Arc<dyn DynSubjectIndex>>;
+pub type Store = CachedDb<Arc<dyn DynCache>, Arc<dyn DynDatabase>>;
 
 /// The URLs of Redis and Postgres.
 #[derive(Clone)]
@@ -113,7 +113,7 @@ impl World {
     }
 }
 
-pub fn erase(db: impl session_core::SubjectIndex) -> Arc<dyn DynSubjectIndex> {
+pub fn erase(db: impl DynDatabase) -> Arc<dyn DynDatabase> {
     Arc::new(db)
 }
 

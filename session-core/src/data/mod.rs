@@ -1,3 +1,4 @@
+mod error;
 mod object;
 mod parse;
 
@@ -9,56 +10,39 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
+pub use self::error::MalformedJson;
 use self::object::Parsed;
-pub(crate) use self::object::{Dense, Object};
-use crate::Record;
+pub(crate) use self::object::{Dense, Object, Source};
 
-/// The map that a session holds: from string, in order, to the raw JSON text of its value, decoded when it is read.
+/// The map that a session holds: from strings, in order, to the raw JSON texts of their values, which are
+/// decoded when they are read.
 ///
-/// It consists of what was read (`base`, shared with every other reader of the same record) and of what was changed
-/// since, so that cloning is cheap, values nobody touched are passed through byte for byte, and the changes can be
-/// applied again to a fresher base ([`rebase`](Self::rebase)).
+/// It consists of the map that was read (`base`, shared with every other reader of the same record) and of
+/// the changes since. So cloning is cheap, untouched values are passed through byte for byte, and the changes
+/// can be applied again to a fresher base ([`rebase`](Self::rebase)).
 #[derive(Clone, Default)]
 pub struct SessionData {
-    base: Base,
-    /// Apart, because most maps are only read.
+    /// `None` is an empty map.
+    base: Option<Arc<dyn Source>>,
+    /// On the heap, because most maps are only read.
     changes: Option<Box<Changes>>,
 }
 
 #[derive(Clone, Default)]
-enum Base {
-    #[default]
-    Empty,
-    Parsed(Arc<Parsed>),
-    /// It is in the payload of this record, which has been [decoded](Record::decode).
-    Record(Arc<Record>),
-}
-
-#[derive(Clone, Default)]
 struct Changes {
-    /// The base counts as empty: everything was removed before `keys`.
+    /// The base counts as empty, because everything was removed before `keys` changed.
     cleared: bool,
     /// `None` is a removal.
     keys: BTreeMap<Box<str>, Option<Box<str>>>,
 }
 
-/// Part of a text that the parser has found to be UTF-8.
+/// Returns a part of a text that the parser has found to be UTF-8.
 fn utf8(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap_or_default()
 }
 
-impl Base {
-    fn object(&self) -> Object<'_> {
-        match self {
-            Self::Empty => Object::EMPTY,
-            Self::Parsed(parsed) => parsed.object(),
-            Self::Record(record) => record.object(),
-        }
-    }
-}
-
 impl Changes {
-    /// About how many bytes they are as JSON.
+    /// Estimates the length of the changes as JSON, in bytes.
     fn len(&self) -> usize {
         let punctuation = r#""":,{}"#.len();
         let value_len = |value: &Option<Box<str>>| value.as_ref().map_or(0, |value| value.len());
@@ -67,30 +51,35 @@ impl Changes {
 }
 
 impl SessionData {
-    /// An empty map.
+    /// Creates an empty map.
     #[must_use]
     pub const fn new() -> Self {
-        Self { base: Base::Empty, changes: None }
+        Self { base: None, changes: None }
     }
 
-    /// Reads the JSON object that is in `text`, without decoding its values. `text` is kept, not copied. Of a key that
-    /// occurs twice, the last value counts.
+    /// Reads the JSON object in `text` without decoding its values. `text` is kept, not copied. If a key
+    /// occurs twice, its last value counts.
     ///
     /// # Errors
     ///
-    /// [`MalformedJson`] when `text` is not one JSON object, or larger than 4 GiB.
+    /// Returns [`MalformedJson`] if `text` is not one JSON object, or is larger than 4 GiB.
     pub fn from_json(text: Bytes) -> Result<Self, MalformedJson> {
-        Ok(Self { base: Base::Parsed(Arc::new(Parsed::read(text)?)), changes: None })
+        Ok(Self::shared(Arc::new(Parsed::read(text)?)))
     }
 
-    /// The map in the payload of `record`.
-    pub(crate) const fn of(record: Arc<Record>) -> Self {
-        Self { base: Base::Record(record), changes: None }
+    /// Creates a map over the object in `source`.
+    pub(crate) fn shared(source: Arc<dyn Source>) -> Self {
+        Self { base: Some(source), changes: None }
+    }
+
+    /// Returns the object that was read.
+    fn object(&self) -> Object<'_> {
+        self.base.as_ref().map_or(Object::EMPTY, |base| base.object())
     }
 
     /// Appends the map to `out` as one JSON object, in the order of its keys.
     pub fn write_json(&self, out: &mut Vec<u8>) {
-        let base = self.base.object().json();
+        let base = self.object().json();
         if !self.is_changed() {
             out.extend_from_slice(base);
             return;
@@ -108,7 +97,7 @@ impl SessionData {
         out.push(b'}');
     }
 
-    /// The JSON text of the value under `key`.
+    /// Returns the JSON text of the value under `key`.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
         match self.changes.as_deref().and_then(|changes| changes.keys.get(key)) {
@@ -117,19 +106,19 @@ impl SessionData {
         }
     }
 
-    /// Puts `value` under `key`.
+    /// Sets the value under `key` to the JSON text `value`.
     ///
     /// # Errors
     ///
-    /// [`MalformedJson`] when `value` is not one JSON value.
+    /// Returns [`MalformedJson`] if `value` is not one JSON value.
     pub fn insert(&mut self, key: &str, value: String) -> Result<(), MalformedJson> {
-        // A RawValue has checked the text, and dropped white space around it.
+        // A `RawValue` checks the text and drops the white space around it.
         let value = RawValue::from_string(value)?;
         self.change().keys.insert(key.into(), Some(value.into()));
         Ok(())
     }
 
-    /// Removes what is under `key`; whether there was something.
+    /// Removes the value under `key`. Returns `true` if there was one.
     pub fn remove(&mut self, key: &str) -> bool {
         let was_there = self.contains(key);
         if self.unchanged(key).is_some() {
@@ -140,50 +129,50 @@ impl SessionData {
         was_there
     }
 
-    /// Removes everything.
+    /// Removes every value.
     pub fn clear(&mut self) {
         self.changes = Some(Box::new(Changes { cleared: true, keys: BTreeMap::new() }));
     }
 
-    /// Whether there is a value under `key`.
+    /// Returns `true` if there is a value under `key`.
     #[must_use]
     pub fn contains(&self, key: &str) -> bool {
         self.get(key).is_some()
     }
 
-    /// Whether there is nothing in the map.
+    /// Returns `true` if the map has no values.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.merged().next().is_none()
     }
 
-    /// How many values there are.
+    /// Returns the number of values.
     #[must_use]
     pub fn len(&self) -> usize {
         self.merged().count()
     }
 
-    /// Keys and the JSON texts of their values, in the order of the keys.
+    /// Iterates over the keys and the JSON texts of their values, in the order of the keys.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.merged().map(|(key, value)| (utf8(key), utf8(value)))
     }
 
-    /// As bytes, because what is just copied or counted need not be checked once more.
+    /// Iterates over keys and values as bytes: callers that only copy or count them need no check for UTF-8.
     fn merged(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let base = if self.is_cleared() { Object::EMPTY } else { self.base.object() };
+        let base = if self.is_cleared() { Object::EMPTY } else { self.object() };
         let changes = self.changes.iter().flat_map(|changes| &changes.keys);
         let changes =
             changes.map(|(key, value)| (key.as_bytes(), value.as_ref().map(|value| value.as_bytes())));
         Merged { base: base.iter().peekable(), changes: changes.peekable() }
     }
 
-    /// Whether anything was changed since the map was read or made.
+    /// Returns `true` if anything was changed since the map was read or created.
     #[must_use]
     pub fn is_changed(&self) -> bool {
         self.changes.as_ref().is_some_and(|changes| changes.cleared || !changes.keys.is_empty())
     }
 
-    /// The same changes, made to `fresh` instead of to what was read here. What `fresh` itself has changed counts as
+    /// Returns `fresh` with this map's changes applied to it. The changes of `fresh` itself count as part of
     /// its base.
     #[must_use]
     pub fn rebase(&self, fresh: &Self) -> Self {
@@ -198,15 +187,18 @@ impl SessionData {
         rebased
     }
 
-    /// Whether a key that was changed here has another value in `fresh` than in what was read here: somebody else
-    /// changed it too. To the same value is no exception, or two that count up from the same number would count once.
+    /// Returns `true` if a key that was changed here has another value in `fresh` than in the base of this
+    /// map, which means that another writer changed it, too.
+    ///
+    /// A change to the same value counts as well. Otherwise, two writers that count up from the same number
+    /// would count once.
     #[must_use]
     pub fn overlaps(&self, fresh: &Self) -> bool {
         let Some(mine) = &self.changes else { return false };
         if mine.cleared {
-            return !self.base.object().iter().eq(fresh.merged());
+            return !self.object().iter().eq(fresh.merged());
         }
-        mine.keys.keys().any(|key| fresh.get(key) != self.base.object().get(key).map(utf8))
+        mine.keys.keys().any(|key| fresh.get(key) != self.object().get(key).map(utf8))
     }
 
     fn change(&mut self) -> &mut Changes {
@@ -218,35 +210,11 @@ impl SessionData {
     }
 
     fn unchanged(&self, key: &str) -> Option<&str> {
-        if self.is_cleared() { None } else { self.base.object().get(key).map(utf8) }
+        if self.is_cleared() { None } else { self.object().get(key).map(utf8) }
     }
 }
 
-/// The text is not the JSON it should be. Names the place in it, and repeats nothing of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not the expected JSON, from line {line} column {column} on")]
-pub struct MalformedJson {
-    line: usize,
-    column: usize,
-}
-
-impl MalformedJson {
-    /// At the byte `position` of `text`; columns are counted in bytes.
-    fn at(text: &[u8], position: usize) -> Self {
-        let mut before = text.get(..position).unwrap_or(text).rsplit(|byte| *byte == b'\n');
-        let column = before.next().map_or(1, |line| line.len() + 1);
-        Self { line: before.count() + 1, column }
-    }
-}
-
-/// The error's own text may quote values.
-impl From<serde_json::Error> for MalformedJson {
-    fn from(error: serde_json::Error) -> Self {
-        Self { line: error.line(), column: error.column() }
-    }
-}
-
-/// By keys and the texts of their values, however they came about.
+/// Compares keys and the texts of their values, however they came about.
 impl PartialEq for SessionData {
     fn eq(&self, other: &Self) -> bool {
         self.merged().eq(other.merged())
@@ -255,7 +223,7 @@ impl PartialEq for SessionData {
 
 impl Eq for SessionData {}
 
-/// Shows how much there is, not what.
+/// Shows the number of values, and none of them.
 impl fmt::Debug for SessionData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionData")
@@ -265,7 +233,7 @@ impl fmt::Debug for SessionData {
     }
 }
 
-/// Two sequences in the order of their keys, as one; where both have a key, the change counts.
+/// Merges two sequences in the order of their keys. Where both have a key, the change counts.
 struct Merged<B: Iterator, C: Iterator> {
     base: Peekable<B>,
     changes: Peekable<C>,
@@ -293,7 +261,7 @@ where
 }
 
 fn write_json_string(text: &str, out: &mut Vec<u8>) {
-    // Writing a string to a Vec cannot fail.
+    // Writing a string to a `Vec` cannot fail.
     let _ = serde_json::to_writer(out, text);
 }
 
@@ -314,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn untouched_values_pass_through_byte_for_byte() {
+    fn untouched_values_are_written_byte_for_byte() {
         let json = r#"{ "z" : 1.50, "a\u0062" : {"x": [1 , 2]}, "big": 123456789012345678901234567890 }"#;
         let mut data = read(json);
         assert_eq!(written(&data), json);
@@ -338,13 +306,13 @@ mod tests {
     }
 
     #[test]
-    fn of_a_key_that_occurs_twice_the_last_value_counts() {
+    fn duplicate_key_has_its_last_value() {
         let data = read(r#"{"b":1,"a":1,"b":2,"\u0061":3}"#);
         assert_eq!(data.iter().collect::<Vec<_>>(), [("a", "3"), ("b", "2")]);
     }
 
     #[test]
-    fn what_is_not_one_json_object_is_refused() {
+    fn text_that_is_not_one_json_object_is_refused() {
         for text in ["", "null", "[]", "{} {}", "{\"a\":}", "{\"a\":1", "{a:1}", "\u{0}", "{\"a\":nan}"] {
             assert!(SessionData::from_json(Bytes::copy_from_slice(text.as_bytes())).is_err(), "{text}");
         }
@@ -353,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn the_error_tells_where_the_text_is_not_unicode() {
+    fn error_names_the_place_where_the_text_is_not_unicode() {
         for (text, line, column) in [(&b"\xff"[..], 1, 1), (b"{\n\"a\":\n \"\xff\"}", 3, 3)] {
             let error = SessionData::from_json(Bytes::from_static(text)).unwrap_err();
             assert_eq!(
@@ -364,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn an_overlap_is_a_changed_key_that_somebody_else_changed_too() {
+    fn overlap_is_a_changed_key_that_another_writer_changed_too() {
         let base = read(r#"{"a":1,"b":1}"#);
         let mut mine = base.clone();
         mine.insert("a", "2".into()).unwrap();
@@ -428,7 +396,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn behaves_as_an_ordered_map_also_after_it_was_written_and_read(
+        fn data_behaves_as_an_ordered_map_before_and_after_a_round_trip(
             before in prop::collection::vec(op(), 0..12),
             after in prop::collection::vec(op(), 0..12),
         ) {
@@ -446,7 +414,7 @@ mod tests {
         }
 
         #[test]
-        fn rebased_changes_win_and_everything_else_is_theirs(
+        fn rebase_keeps_own_changes_and_takes_everything_else_from_fresh(
             theirs in prop::collection::vec(op(), 0..8),
             mine in prop::collection::vec(op(), 0..8),
         ) {

@@ -1,15 +1,21 @@
-//! A parsed JSON object: its text, and where in it the keys and values are. A cache holds the places for every session, so
-//! they are small.
+//! A parsed JSON object: its text, and the places of its keys and values in it. A cache holds the places for
+//! every session, so they are small.
 
 use std::cmp::Ordering;
 use std::ops::Range;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 
 use bytes::Bytes;
 
-use super::MalformedJson;
+use super::error::MalformedJson;
 use super::parse::{self, Slot};
 
-/// An object that has a text of its own.
+/// The owner of a parsed object: a text of its own, or a record with a payload that contains it.
+pub(crate) trait Source: Send + Sync + UnwindSafe + RefUnwindSafe + 'static {
+    fn object(&self) -> Object<'_>;
+}
+
+/// An object with a text of its own.
 pub(super) struct Parsed {
     text: Bytes,
     places: Places,
@@ -20,13 +26,13 @@ enum Places {
     Sparse(Box<Sparse>),
 }
 
-/// The places in a text that is as this crate writes it, so that where one thing ends follows from where the next begins:
-/// the keys in order, none twice, and spelled without escapes; nothing between the tokens; the object to the end of the
-/// text; and short enough for two bytes to tell a place.
+/// The places in a text of the form that this crate writes. There, the end of one part follows from the
+/// beginning of the next: the keys are in order, unique and spelled without escapes; nothing is between the
+/// tokens; the object extends to the end of the text; and the text is short enough for places of two bytes.
 #[derive(Clone)]
 pub(crate) struct Dense(Box<[Place]>);
 
-/// Where a key and its value begin.
+/// The places at which a key and its value begin.
 #[derive(Clone, Copy)]
 pub(crate) struct Place {
     key: u16,
@@ -36,13 +42,13 @@ pub(crate) struct Place {
 /// The places in any text, in the order of the keys.
 pub(crate) struct Sparse {
     slots: Box<[Slot]>,
-    /// The keys that the text spells with escapes, one after the other, in plain. Positions in it go on from where the text
-    /// ends.
+    /// The keys that the text spells with escapes, unescaped, one after the other. Positions in it continue
+    /// from the end of the text.
     unescaped: Box<str>,
 }
 
 impl Parsed {
-    /// The object that `text` is. Of a key that occurs twice, the last value counts.
+    /// Parses `text` as an object. If a key occurs twice, its last value counts.
     pub(super) fn read(text: Bytes) -> Result<Self, MalformedJson> {
         let (slots, unescaped) = parse::object(&text, 0)?;
         let places = match Dense::of(&text, 0, &slots, &unescaped) {
@@ -51,8 +57,10 @@ impl Parsed {
         };
         Ok(Self { text, places })
     }
+}
 
-    pub(super) fn object(&self) -> Object<'_> {
+impl Source for Parsed {
+    fn object(&self) -> Object<'_> {
         match &self.places {
             Places::Dense(dense) => Object::Dense { text: &self.text, places: &dense.0 },
             Places::Sparse(sparse) => Object::Sparse { text: &self.text, places: sparse },
@@ -61,7 +69,7 @@ impl Parsed {
 }
 
 impl Dense {
-    /// The places in what is in `text` from `start` on, if it is a text of this kind.
+    /// Finds the places in `text` from `start` on. Returns `None` if the text is not of this form.
     pub(crate) fn read(text: &[u8], start: usize) -> Option<Self> {
         if text.len() > usize::from(u16::MAX) {
             return None;
@@ -71,7 +79,7 @@ impl Dense {
     }
 
     fn of(text: &[u8], start: usize, slots: &[Slot], unescaped: &str) -> Option<Self> {
-        /// `{"` and `,"`, after which there is a key; `":`, after which there is a value.
+        /// The length of `{"` and `,"`, which a key follows, and of `":`, which a value follows.
         const MARKS: usize = 2;
         if text.len() > usize::from(u16::MAX) || !unescaped.is_empty() {
             return None;
@@ -88,7 +96,7 @@ impl Dense {
             places
                 .push(Place { key: u16::try_from(key.start).ok()?, value: u16::try_from(value.start).ok()? });
         }
-        // Behind the last value there is a brace only; with no value at all, `key_at` is where the text ends.
+        // Only a brace follows the last value; without values, the text ends at `key_at`.
         let end = if slots.is_empty() { key_at } else { key_at - 1 };
         (end == text.len()).then(|| Self(places.into()))
     }
@@ -102,7 +110,7 @@ impl Sparse {
     fn of(text: &[u8], mut slots: Vec<Slot>, unescaped: String) -> Self {
         let key = |slot: &Slot| key_at(text, &unescaped, slot.key());
         if !slots.is_sorted_by(|a, b| key(a) < key(b)) {
-            // Of equal keys the last comes first now, which is the one that is kept.
+            // Reversed, the last one of equal keys comes first, and `dedup_by` keeps that.
             slots.reverse();
             slots.sort_by(|a, b| key(a).cmp(key(b)));
             slots.dedup_by(|a, b| key(a) == key(b));
@@ -111,7 +119,7 @@ impl Sparse {
     }
 }
 
-/// The key that is at `place` in a text, or behind it.
+/// Returns the key at `place` in a text, or behind it.
 fn key_at<'a>(text: &'a [u8], unescaped: &'a str, place: Range<usize>) -> &'a [u8] {
     let key = match place.start.checked_sub(text.len()) {
         None => text.get(place),
@@ -120,7 +128,7 @@ fn key_at<'a>(text: &'a [u8], unescaped: &'a str, place: Range<usize>) -> &'a [u
     key.unwrap_or_default()
 }
 
-/// An object to be read, wherever its parts are.
+/// A view of an object, wherever its parts are.
 #[derive(Clone, Copy)]
 pub(crate) enum Object<'a> {
     Dense { text: &'a [u8], places: &'a [Place] },
@@ -130,7 +138,7 @@ pub(crate) enum Object<'a> {
 impl<'a> Object<'a> {
     pub(crate) const EMPTY: Self = Self::Dense { text: b"{}", places: &[] };
 
-    /// Its own text, as it was read.
+    /// Returns the object's own text, as it was read.
     pub(super) fn json(self) -> &'a [u8] {
         match self {
             Self::Sparse { text, .. } => text,
@@ -155,7 +163,7 @@ impl<'a> Object<'a> {
         None
     }
 
-    /// Keys and values, in the order of the keys.
+    /// Iterates over keys and values, in the order of the keys.
     pub(super) fn iter(self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
         (0..self.len()).map_while(move |number| self.at(number))
     }

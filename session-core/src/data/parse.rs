@@ -1,4 +1,4 @@
-//! Finds the keys and values of a JSON object.
+//! Finding the keys and values of a JSON object.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,9 +7,9 @@ use std::ops::Range;
 use serde::de::{DeserializeSeed, Deserializer as _, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::MalformedJson;
+use super::error::MalformedJson;
 
-/// Where a key and its value are.
+/// The places of a key and its value.
 #[derive(Clone, Copy)]
 pub(super) struct Slot {
     key_start: u32,
@@ -41,11 +41,12 @@ const fn range(start: u32, len: u32) -> Range<usize> {
     start as usize..start as usize + len as usize
 }
 
-/// The slots of the object that is in `text` from `start` on, in the order of the text. Keys that it spells with escapes
-/// are behind one another in the string, and their positions go on from where `text` ends.
+/// Finds the slots of the object in `text` from `start` on, in the order of the text. The returned string
+/// holds the keys that are spelled with escapes, unescaped, one after the other; their positions continue
+/// from the end of `text`.
 pub(super) fn object(text: &[u8], start: usize) -> Result<(Vec<Slot>, String), MalformedJson> {
     let json = text.get(start..).unwrap_or_default();
-    // All at once, because the parser would check every string on its own.
+    // Check UTF-8 once for the whole text, because the parser would check every string on its own.
     let json = std::str::from_utf8(json).map_err(|error| MalformedJson::at(json, error.valid_up_to()))?;
     let mut parser = serde_json::Deserializer::from_str(json);
     let found = parser.deserialize_map(Indexer { text })?;
@@ -58,7 +59,7 @@ struct Indexer<'de> {
 }
 
 impl Indexer<'_> {
-    /// Where `part`, which borrows from the text, is in it.
+    /// Returns the place of `part`, which borrows from the text.
     fn place(&self, part: &str) -> Range<usize> {
         let start = (part.as_ptr() as usize).wrapping_sub(self.text.as_ptr() as usize);
         start..start.wrapping_add(part.len())
@@ -92,7 +93,7 @@ impl<'de> Visitor<'de> for Indexer<'de> {
     }
 }
 
-/// Reads a key without copying it, if the text spells it plainly.
+/// Reads a key, without copying it if the text spells it without escapes.
 struct Key;
 
 impl<'de> DeserializeSeed<'de> for Key {

@@ -1,34 +1,36 @@
 use std::fmt::Write as _;
 
-use super::SecretKeys;
-use super::keys::{made_by, tag};
+use super::keys::{SecretKeys, made_by, tag};
 
-/// What Django's `AbstractBaseUser.get_session_auth_hash` signs for.
+/// The purpose that Django's `AbstractBaseUser.get_session_auth_hash` signs for.
 const PURPOSE: &str = "django.contrib.auth.models.AbstractBaseUser.get_session_auth_hash";
 
-/// Which key a hash was made with.
+/// The key that a hash was made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VerifiedBy {
-    /// The current one.
+    /// The current `SECRET_KEY`.
     SecretKey,
-    /// One that the site has had before. Django then gives the session another key, and a new hash.
+    /// One of the `SECRET_KEY_FALLBACKS`, which the site had before. Django then rotates the session's key
+    /// and stores a new hash.
     Fallback,
 }
 
 impl SecretKeys {
-    /// Django's `get_session_auth_hash()` of a user whose `password` column is `password`, as that is stored
-    /// (`pbkdf2_sha256$…`). When the password changes, so does the hash, and the sessions that hold the old one are over.
+    /// Returns Django's `get_session_auth_hash()` of a user whose `password` column contains `password`, in
+    /// its stored form (`pbkdf2_sha256$…`). When the password changes, so does the hash, and the sessions
+    /// that hold the old one end.
     #[must_use]
     pub fn auth_hash(&self, password: &str) -> String {
         let mut hash = String::with_capacity(64);
         for byte in self.signers(PURPOSE).next().map(|signer| tag(&signer, password)).unwrap_or_default() {
-            // Writing to a string cannot fail.
+            // Writing to a `String` cannot fail.
             let _ = write!(hash, "{byte:02x}");
         }
         hash
     }
 
-    /// Whether `hash` is the [`auth_hash`](Self::auth_hash) of `password`, and by which key.
+    /// Returns the key by which `hash` is the [`auth_hash`](Self::auth_hash) of `password`, or `None` if it
+    /// is so by none.
     #[must_use]
     pub fn verify_auth_hash(&self, password: &str, hash: &str) -> Option<VerifiedBy> {
         let signers: Vec<_> = self.signers(PURPOSE).collect();
@@ -39,7 +41,7 @@ impl SecretKeys {
     }
 }
 
-/// The bytes of lower-case hexadecimal digits.
+/// Decodes lower-case hexadecimal digits.
 fn from_hex(text: &str) -> Option<Vec<u8>> {
     let digits: Option<Vec<u8>> = text.bytes().map(digit).collect();
     let digits = digits?;
@@ -71,12 +73,12 @@ mod tests {
     const PASSWORD: &str = "pbkdf2_sha256$1$salt$hash";
 
     #[test]
-    fn the_hash_is_djangos() {
+    fn auth_hash_equals_djangos() {
         assert_eq!(keys("django-insecure-test-secret-key", &[]).auth_hash(PASSWORD), DJANGOS);
     }
 
     #[test]
-    fn a_hash_is_verified_by_the_key_that_made_it() {
+    fn hash_is_verified_by_the_key_that_made_it() {
         let old = keys("old", &[]).auth_hash(PASSWORD);
         let rotated = keys("new", &["older", "old"]);
         assert_eq!(rotated.verify_auth_hash(PASSWORD, &old), Some(VerifiedBy::Fallback));
@@ -88,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn other_passwords_and_other_texts_are_not_verified() {
+    fn hash_of_another_password_or_form_is_not_verified() {
         let keys = keys("key", &["old"]);
         let hash = keys.auth_hash(PASSWORD);
         assert_eq!(keys.verify_auth_hash("!", &hash), None);

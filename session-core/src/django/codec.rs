@@ -10,32 +10,34 @@ use flate2::Compression;
 use flate2::read::ZlibDecoder;
 use flate2::write::ZlibEncoder;
 
+use super::error::UnreadablePayload;
 use super::keys::{HmacSha256, SecretKeys};
-use super::{instant, signing};
-use crate::{Codec, CodecError, Expiry, MalformedJson, SessionData, StoredKey, Timestamp};
+use super::signing;
+use crate::{Codec, CodecError, Expiry, SessionData, StoredKey, Timestamp, datetime};
 
-/// Where Django and this program keep a session's own expiry among its data.
+/// The key under which Django and this program keep a session's own expiry among its data.
 const EXPIRY_KEY: &str = "_session_expiry";
 
-/// The longest time that Python can surely add to a date: a hundred years.
+/// A hundred years: a time that Python can add to any present date.
 const LONGEST_EXPIRY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
-/// The format in which Django stores sessions: `django.core.signing.dumps(…, compress=True)` with the JSON serializer,
-/// which is what `SESSION_SERIALIZER` is unless the site says otherwise.
+/// The format in which Django stores sessions: `django.core.signing.dumps(…, compress=True)` with the JSON
+/// serializer, which is the default of `SESSION_SERIALIZER`.
 ///
 /// # Behavior
 ///
-/// - Reads what is signed with the current key or a fallback; signs with the current key. When it was signed does not
-///   matter, as in Django: a session's end is in its row.
-/// - Values that were not changed are written as they were read, byte for byte, and so is the whole text if nothing was
-///   changed.
+/// - Reads payloads that the current key or a fallback has signed, and signs with the current key. The time
+///   of signing does not matter, as in Django: a session's end is in its row.
+/// - Unchanged values are written as they were read, byte for byte. If nothing was changed, so is the whole
+///   text.
 /// - Writes ASCII only, as Django does: Django would misread anything else.
-/// - The session's own expiry is written in a way that Django reads: seconds, or a date in ISO format.
-/// - A payload that is larger than [`max_json_bytes`](Self::max_json_bytes) once it is inflated is not read, and neither
-///   is it written.
-/// - What cannot be read is [`CodecError::Malformed`], with an [`UnreadablePayload`] in it.
+/// - Writes the session's own expiry in a form that Django reads: seconds, or a date in ISO format.
+/// - A payload whose JSON text is larger than [`max_json_bytes`](Self::max_json_bytes) is neither read nor
+///   written.
+/// - An unreadable payload is [`CodecError::Malformed`] with an [`UnreadablePayload`] as its source.
 ///
-/// A signature is not bound to a row: who can write to the table can copy a session to another key. So it is with Django.
+/// A signature is not bound to a row, neither here nor in Django: a person who can write to the table can
+/// copy a session to another key.
 ///
 /// `Debug` shows no key.
 ///
@@ -61,13 +63,13 @@ pub struct DjangoCodec {
 }
 
 impl DjangoCodec {
-    /// What Django's own session backends sign for.
+    /// The salt of Django's own session backends.
     pub const SALT: &str = "django.contrib.sessions.SessionStore";
 
     /// The default of [`max_json_bytes`](Self::max_json_bytes): 4 MiB.
     pub const DEFAULT_MAX_JSON_BYTES: usize = 4 << 20;
 
-    /// The format of Django's own session backends, at a site with these keys.
+    /// Creates the codec of Django's own session backends at a site with these keys.
     #[must_use]
     pub fn new(keys: &SecretKeys) -> Self {
         Self {
@@ -79,31 +81,34 @@ impl DjangoCodec {
         .with_salt(Self::SALT)
     }
 
-    /// The same with another salt. By default [`SALT`](Self::SALT); a site whose session engine has a class of another
-    /// name signs for `django.contrib.sessions.` and that name.
+    /// Sets the salt. Defaults to [`SALT`](Self::SALT). If the class of a site's session engine has another
+    /// name, its salt is `django.contrib.sessions.` and that name.
     #[must_use]
     pub fn with_salt(mut self, salt: &str) -> Self {
         self.signers = self.keys.signers(&format!("{salt}signer")).collect();
         self
     }
 
-    /// The same with another limit on a session's JSON text, in bytes, before it is compressed. By default
-    /// [`DEFAULT_MAX_JSON_BYTES`](Self::DEFAULT_MAX_JSON_BYTES). A few kilobytes can be inflated to gigabytes; only who
-    /// has a key can sign such, but a fallback may be known to more people than it should.
+    /// Sets the largest JSON text of a session, in bytes and before compression. Defaults to
+    /// [`DEFAULT_MAX_JSON_BYTES`](Self::DEFAULT_MAX_JSON_BYTES).
+    ///
+    /// A few kilobytes can inflate to gigabytes. To sign such a payload takes a key, but more people may know
+    /// a fallback than should.
     #[must_use]
     pub const fn with_max_json_bytes(mut self, max_json_bytes: usize) -> Self {
         self.max_json_bytes = max_json_bytes;
         self
     }
 
-    /// The same with another clock, for the time that stands in what is signed. By default the system's.
+    /// Sets the clock for the time of signing, which is part of the signed text. Defaults to the system's
+    /// clock.
     #[must_use]
     pub fn with_clock(mut self, clock: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
         self.clock = Arc::new(clock);
         self
     }
 
-    /// The most bytes that a session's JSON text can have.
+    /// Returns the largest JSON text of a session, in bytes.
     #[must_use]
     pub const fn max_json_bytes(&self) -> usize {
         self.max_json_bytes
@@ -119,14 +124,14 @@ impl DjangoCodec {
         if json.len() > self.max_json_bytes {
             return Err(UnreadablePayload::TooLarge { limit: self.max_json_bytes });
         }
-        // Django takes the bytes for Latin-1, which they are if it has written them.
+        // Django reads the bytes as Latin-1, so other bytes than ASCII mean what they mean there.
         let is_ascii = json.is_ascii();
         Ok(if is_ascii { json.into() } else { json.into_iter().map(char::from).collect::<String>().into() })
     }
 
     fn inflate(&self, bytes: &[u8]) -> Result<Vec<u8>, UnreadablePayload> {
         let mut json = Vec::new();
-        // One more than is allowed tells that there is more.
+        // Read one byte more than is allowed, to notice that there is more.
         let limit = u64::try_from(self.max_json_bytes).unwrap_or(u64::MAX).saturating_add(1);
         let inflated = ZlibDecoder::new(bytes).take(limit).read_to_end(&mut json);
         inflated.map_err(|_| UnreadablePayload::Compression)?;
@@ -178,27 +183,27 @@ impl fmt::Debug for DjangoCodec {
     }
 }
 
-/// `data` with its own expiry as Django writes one, if it is otherwise.
+/// Returns `data` with its own expiry in Django's form, or `None` if it has that form already, or no expiry.
 fn with_djangos_expiry(data: &SessionData) -> Option<SessionData> {
     let stored = data.get(EXPIRY_KEY)?;
     let expiry = match Expiry::from_json(stored)? {
-        Expiry::At(instant) if stored.starts_with('{') => format!("\"{}\"", instant::isoformat(instant)),
+        Expiry::At(instant) if stored.starts_with('{') => format!("\"{}\"", datetime::isoformat(instant)),
         Expiry::After(duration) if duration > LONGEST_EXPIRY => Expiry::After(LONGEST_EXPIRY).to_json(),
         _ => return None,
     };
     let mut data = data.clone();
-    // It is JSON.
+    // This does not fail: the expiry is JSON.
     let _ = data.insert(EXPIRY_KEY, expiry);
     Some(data)
 }
 
-/// The same JSON with every character beyond ASCII escaped. There are none outside of strings.
+/// Escapes every character beyond ASCII in a JSON text. Outside of strings, there are none.
 fn in_ascii(json: Vec<u8>) -> Vec<u8> {
     if json.is_ascii() {
         return json;
     }
     let mut escaped = Vec::with_capacity(json.len() + json.len() / 2);
-    // It was UTF-8 before it was bytes.
+    // Nothing is lost: the text was UTF-8 before it was bytes.
     for character in String::from_utf8_lossy(&json).chars() {
         match u8::try_from(character) {
             Ok(byte) if byte.is_ascii() => escaped.push(byte),
@@ -216,33 +221,6 @@ fn compress(json: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(json)?;
     encoder.finish()
-}
-
-/// Why Django's payload cannot be read. Shows nothing of it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum UnreadablePayload {
-    /// None of the keys has signed it: it was tampered with, or cut off, or a key is missing.
-    #[error(
-        "none of the secret keys has signed it; it was tampered with, or the SECRET_KEY of the site or one of its \
-         SECRET_KEY_FALLBACKS is missing here"
-    )]
-    Signature,
-    /// It is not of the form that Django signs.
-    #[error("it is not of the form that Django signs")]
-    Form,
-    /// It cannot be inflated.
-    #[error("it cannot be inflated")]
-    Compression,
-    /// It would be too large.
-    #[error("its JSON text has more than {limit} bytes; if that is right, raise max_json_bytes")]
-    TooLarge {
-        /// The most bytes of JSON text.
-        limit: usize,
-    },
-    /// What was signed is no JSON object.
-    #[error("{0}")]
-    Json(#[source] MalformedJson),
 }
 
 #[cfg(test)]

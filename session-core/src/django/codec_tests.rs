@@ -33,7 +33,7 @@ fn json_of(data: &SessionData) -> String {
     String::from_utf8(json).unwrap()
 }
 
-/// What Django signs if its serializer gives `json`.
+/// The text that Django signs if its serializer returns `json`.
 fn signed(json: &[u8]) -> String {
     signing::sign(&codec(SECRET, &[]).signers[0], &URL_SAFE_NO_PAD.encode(json), NOW)
 }
@@ -51,7 +51,7 @@ const DJANGOS: [(&str, &str); 3] = [
 ];
 
 #[test]
-fn djangos_payloads_are_read() {
+fn payloads_of_django_are_decoded() {
     for (json, payload) in DJANGOS {
         let json = json.replace('@', &"x".repeat(200));
         assert_eq!(json_of(&read(&codec(SECRET, &[]), payload).unwrap()), json);
@@ -59,7 +59,7 @@ fn djangos_payloads_are_read() {
 }
 
 #[test]
-fn a_short_payload_is_written_as_django_does() {
+fn short_payload_is_encoded_as_django_encodes_it() {
     for (json, payload) in &DJANGOS[..2] {
         let written = codec(SECRET, &[]).encode(&key(), &data(json)).unwrap();
         assert_eq!(std::str::from_utf8(&written).unwrap(), *payload);
@@ -67,7 +67,7 @@ fn a_short_payload_is_written_as_django_does() {
 }
 
 #[test]
-fn what_gets_smaller_is_compressed() {
+fn payload_that_gets_smaller_is_compressed() {
     let long = data(&format!(r#"{{"k":"{}"}}"#, "x".repeat(200)));
     let payload = codec(SECRET, &[]).encode(&key(), &long).unwrap();
     assert!(payload.starts_with(b".") && payload.len() < 120);
@@ -75,7 +75,7 @@ fn what_gets_smaller_is_compressed() {
 }
 
 #[test]
-fn a_fallback_is_believed_and_not_signed_with() {
+fn fallback_verifies_and_does_not_sign() {
     let payload = String::from_utf8(codec("old", &[]).encode(&key(), &data("{}")).unwrap().into()).unwrap();
     let rotated = codec("new", &["older", "old"]);
     let read_back = read(&rotated, &payload).unwrap();
@@ -85,7 +85,7 @@ fn a_fallback_is_believed_and_not_signed_with() {
 }
 
 #[test]
-fn another_salt_is_another_signature() {
+fn payload_of_another_salt_is_refused() {
     let payload = codec(SECRET, &[]).with_salt("django.contrib.sessions.Mine").encode(&key(), &data("{}"));
     let payload = String::from_utf8(payload.unwrap().into()).unwrap();
     assert_eq!(read(&codec(SECRET, &[]), &payload), Err(UnreadablePayload::Signature));
@@ -111,14 +111,14 @@ fn tampered_truncated_and_foreign_payloads_are_unreadable() {
 }
 
 #[test]
-fn what_is_signed_but_not_djangos_is_unreadable() {
+fn signed_payload_of_another_form_is_unreadable() {
     let sign = |payload: &str| signing::sign(&codec(SECRET, &[]).signers[0], payload, NOW);
     for payload in ["e30=", "e3", "é", "..e30", "e30 "] {
         assert!(read(&codec(SECRET, &[]), &sign(payload)).is_err(), "{payload}");
     }
     let without_time = {
         let signer = &codec(SECRET, &[]).signers[0];
-        format!("e30:{}", URL_SAFE_NO_PAD.encode(super::super::keys::tag(signer, "e30")))
+        format!("e30:{}", URL_SAFE_NO_PAD.encode(crate::django::keys::tag(signer, "e30")))
     };
     assert_eq!(read(&codec(SECRET, &[]), &without_time), Err(UnreadablePayload::Form));
     for json in [&b""[..], b"[]", b"null", b"{", b"\x80\x04}q\x00.", b"{\"a\":NaN}", b"{}{}"] {
@@ -128,7 +128,7 @@ fn what_is_signed_but_not_djangos_is_unreadable() {
 }
 
 #[test]
-fn what_cannot_be_inflated_is_unreadable() {
+fn payload_that_cannot_be_inflated_is_unreadable() {
     let deflated = compress(br#"{"a":1,"b":2,"c":3}"#).unwrap();
     let sign = |bytes: &[u8]| {
         let payload = format!(".{}", URL_SAFE_NO_PAD.encode(bytes));
@@ -140,7 +140,7 @@ fn what_cannot_be_inflated_is_unreadable() {
 }
 
 #[test]
-fn what_would_be_too_large_is_not_inflated() {
+fn payload_that_inflates_beyond_the_limit_is_not_inflated() {
     // 32 MiB of spaces in 32 KB.
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
     for _ in 0..32 {
@@ -154,7 +154,7 @@ fn what_would_be_too_large_is_not_inflated() {
 }
 
 #[test]
-fn the_limit_is_the_same_in_both_directions() {
+fn size_limit_is_the_same_for_encoding_and_decoding() {
     let json = format!(r#"{{"k":"{}"}}"#, "x".repeat(92));
     let (exact, less) = (
         codec(SECRET, &[]).with_max_json_bytes(json.len()),
@@ -169,7 +169,7 @@ fn the_limit_is_the_same_in_both_directions() {
 }
 
 #[test]
-fn what_is_written_is_ascii() {
+fn encoded_json_is_ascii() {
     let mut changed = data(r#"{"kept":"caf\u00e9","raw":"é"}"#);
     changed.insert("new", "\"naïve 😀\u{7f}\"".into()).unwrap();
     changed.insert("schlüssel", "1".into()).unwrap();
@@ -186,12 +186,12 @@ fn payload_of(text: &Bytes) -> &str {
 }
 
 #[test]
-fn bytes_beyond_ascii_are_latin_1_as_in_django() {
+fn bytes_beyond_ascii_are_read_as_latin_1_like_in_django() {
     assert_eq!(json_of(&read(&codec(SECRET, &[]), &signed(b"{\"a\":\"\xe9\"}")).unwrap()), r#"{"a":"é"}"#);
 }
 
 #[test]
-fn untouched_values_are_written_byte_for_byte() {
+fn untouched_values_are_encoded_byte_for_byte() {
     let json = r#"{"z":123456789012345678901234567890,"a":[1.0, 1e3 ],"s":"\ud800\/é","_auth_user_id":"42"}"#;
     let ascii = json.replace('é', "\\u00e9");
     let mut found = read(&codec(SECRET, &[]), &signed(ascii.as_bytes())).unwrap();
@@ -209,7 +209,7 @@ fn untouched_values_are_written_byte_for_byte() {
 }
 
 #[test]
-fn an_expiry_is_written_so_that_django_can_read_it() {
+fn expiry_is_encoded_in_a_form_that_django_reads() {
     let written = |expiry: Expiry| {
         let mut changed = SessionData::new();
         changed.insert(EXPIRY_KEY, expiry.to_json()).unwrap();
@@ -230,7 +230,7 @@ fn an_expiry_is_written_so_that_django_can_read_it() {
 }
 
 #[test]
-fn an_expiry_that_django_wrote_is_left_as_it_is() {
+fn expiry_that_django_wrote_is_kept() {
     for expiry in
         ["0", "1800", "-10", "10.5", "\"2026-11-23T10:10:47+02:00\"", "\"2026-11-23T10:10:47\"", "null"]
     {
@@ -256,15 +256,15 @@ fn errors_show_nothing_of_the_payload() {
 
 proptest! {
     #[test]
-    fn any_map_comes_back(values in prop::collection::btree_map(".*", ".*", 0..6)) {
+    fn any_map_is_decoded_to_itself(values in prop::collection::btree_map(".*", ".*", 0..6)) {
         let mut map = SessionData::new();
         for (name, value) in &values {
             map.insert(name, serde_json::to_string(value).unwrap()).unwrap();
         }
         let codec = codec(SECRET, &[]);
         let payload = codec.encode(&key(), &map).unwrap();
-        prop_assert!(super::super::is_signed_text(&payload));
-        prop_assert_eq!(super::super::signed_at(&payload), Some(Timestamp::from_secs(1_700_000_000)));
+        prop_assert!(signing::is_signed_text(&payload));
+        prop_assert_eq!(signing::signed_at(&payload), Some(Timestamp::from_secs(1_700_000_000)));
         let found = codec.decode(&key(), &payload).unwrap();
         prop_assert_eq!(found.len(), values.len());
         for (name, value) in &values {

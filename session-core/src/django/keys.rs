@@ -5,7 +5,8 @@ use sha2::{Digest as _, Sha256};
 
 pub(super) type HmacSha256 = Hmac<Sha256>;
 
-/// A Django site's `SECRET_KEY`, and its `SECRET_KEY_FALLBACKS`: keys that it has had before, and still believes.
+/// A Django site's `SECRET_KEY`, and its `SECRET_KEY_FALLBACKS`: the keys that it had before and still
+/// accepts.
 ///
 /// `Debug` shows none of them.
 ///
@@ -22,11 +23,11 @@ pub struct SecretKeys {
 }
 
 impl SecretKeys {
-    /// The site's `SECRET_KEY`, as it is in its settings: white space around it counts.
+    /// Takes the site's `SECRET_KEY` as it is in its settings. White space around it counts.
     ///
     /// # Errors
     ///
-    /// [`InvalidSecretKeys::Empty`], because everybody knows the empty key.
+    /// Returns [`InvalidSecretKeys::Empty`] if the key is empty, because everyone can guess that.
     pub fn new(secret_key: impl AsRef<[u8]>) -> Result<Self, InvalidSecretKeys> {
         match secret_key.as_ref() {
             [] => Err(InvalidSecretKeys::Empty),
@@ -34,22 +35,22 @@ impl SecretKeys {
         }
     }
 
-    /// The same, from an environment variable.
+    /// Reads the site's `SECRET_KEY` from an environment variable.
     ///
     /// # Errors
     ///
-    /// [`InvalidSecretKeys::Unset`] when there is no such variable, or it is empty or no Unicode.
+    /// Returns [`InvalidSecretKeys::Unset`] if the variable does not exist, is empty, or is no Unicode.
     pub fn from_env(variable: &str) -> Result<Self, InvalidSecretKeys> {
         let unset = || InvalidSecretKeys::Unset { variable: variable.to_owned() };
         let secret_key = std::env::var(variable).map_err(|_| unset())?;
         Self::new(secret_key).map_err(|_| unset())
     }
 
-    /// The same, which also believes what was signed with one of `fallbacks`. Nothing new is signed with these.
+    /// Adds keys whose signatures are accepted, too. They sign nothing new.
     ///
     /// # Errors
     ///
-    /// [`InvalidSecretKeys::EmptyFallback`].
+    /// Returns [`InvalidSecretKeys::EmptyFallback`] if one of `fallbacks` is empty.
     pub fn with_fallbacks<K: AsRef<[u8]>>(
         mut self,
         fallbacks: impl IntoIterator<Item = K>,
@@ -63,16 +64,16 @@ impl SecretKeys {
         Ok(self)
     }
 
-    /// What signs for `purpose`: with the current key first, then with each fallback.
+    /// Returns the signers for `purpose`: first the one with the current key, then those with the fallbacks.
     pub(super) fn signers(&self, purpose: &str) -> impl Iterator<Item = HmacSha256> {
         [&self.current].into_iter().chain(&self.fallbacks).map(move |secret| signer(purpose, secret))
     }
 }
 
-/// Django's `salted_hmac`: the key is a hash of what it is for and of the secret.
+/// Django's `salted_hmac`: its key is a hash of the purpose and the secret.
 fn signer(purpose: &str, secret: &[u8]) -> HmacSha256 {
     let derived = Sha256::new().chain_update(purpose).chain_update(secret).finalize();
-    // An HMAC's key is as long as a block of its hash, and a shorter one is followed by zeros.
+    // An HMAC's key has the length of a block of its hash; zeros follow a shorter one.
     let mut block = [0; 64];
     for (slot, byte) in block.iter_mut().zip(derived) {
         *slot = byte;
@@ -80,14 +81,14 @@ fn signer(purpose: &str, secret: &[u8]) -> HmacSha256 {
     HmacSha256::new(&block.into())
 }
 
-/// The tag of `message`.
+/// Returns the tag of `message`.
 pub(super) fn tag(signer: &HmacSha256, message: &str) -> [u8; 32] {
     let mut signer = signer.clone();
     signer.update(message.as_bytes());
     signer.finalize().into_bytes().into()
 }
 
-/// Which of `signers` has made `tag` of `message`. Takes as long whether it is nearly right or not at all.
+/// Returns the number of the signer that has made `tag` of `message`. The comparison takes constant time.
 pub(super) fn made_by<'a>(
     signers: impl IntoIterator<Item = &'a HmacSha256>,
     message: &str,
@@ -106,19 +107,19 @@ impl fmt::Debug for SecretKeys {
     }
 }
 
-/// The secret keys cannot be used. Shows none of them.
+/// The error for secret keys that cannot be used. Shows none of them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidSecretKeys {
-    /// The current one is empty.
+    /// The current key is empty.
     #[error("the SECRET_KEY is empty; set it to the one of the Django site's settings")]
     Empty,
     /// A fallback is empty.
     #[error(
-        "one of the SECRET_KEY_FALLBACKS is empty; take it away, or whoever signs with nothing is believed"
+        "one of the SECRET_KEY_FALLBACKS is empty; remove it, or signatures with the empty key are accepted"
     )]
     EmptyFallback,
-    /// The environment does not have it.
+    /// The environment variable is missing or empty.
     #[error(
         "the environment variable {variable} is missing or empty; set it to the SECRET_KEY of the Django site's settings"
     )]
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_variable_is_named() {
+    fn error_names_the_missing_variable() {
         let error = SecretKeys::from_env("NO_SUCH_SECRET_KEY").unwrap_err();
         assert!(error.to_string().contains("NO_SUCH_SECRET_KEY"));
     }
@@ -148,7 +149,7 @@ mod tests {
     #[test]
     fn debug_shows_no_key() {
         let keys = SecretKeys::new("hunter2").unwrap().with_fallbacks(["hunter1"]).unwrap();
-        let codec = super::super::DjangoCodec::new(&keys);
+        let codec = crate::django::DjangoCodec::new(&keys);
         let shown = format!("{keys:?} {codec:?}");
         assert!(!shown.contains("hunter"), "{shown}");
         let as_bytes = format!("{:?}", b"hunter");

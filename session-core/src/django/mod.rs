@@ -1,15 +1,25 @@
-//! What a Django site keeps in its sessions, so that it and this program share them: [`DjangoCodec`] reads and writes
-//! Django's signed payloads, [`SecretKeys`] are the site's `SECRET_KEY` and `SECRET_KEY_FALLBACKS`.
+//! Sessions shared with a Django site: [`DjangoCodec`] reads and writes Django's signed payloads,
+//! [`SecretKeys`] holds the site's `SECRET_KEY` and `SECRET_KEY_FALLBACKS`.
 //!
-//! The table that the payloads are in is the business of `db_backends::django`.
+//! `db_backends::django` reads and writes the table that the payloads are in.
 
 mod auth;
 mod codec;
-pub mod instant;
+mod error;
 mod keys;
 mod signing;
 
 pub use auth::VerifiedBy;
-pub use codec::{DjangoCodec, UnreadablePayload};
+pub use codec::DjangoCodec;
+pub use error::UnreadablePayload;
 pub use keys::{InvalidSecretKeys, SecretKeys};
+// Hidden, because only `db_backends::django` needs them: Django's table has no columns for what it learns by
+// these.
+#[doc(hidden)]
 pub use signing::{is_signed_text, signed_at};
+
+// Hidden, because only `db_backends::django` needs it, for a column of text.
+#[doc(hidden)]
+pub mod instant {
+    pub use crate::datetime::{format, isoformat, parse};
+}

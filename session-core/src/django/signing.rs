@@ -1,16 +1,16 @@
-//! Django's signed text: `payload:time:signature`, all of it ASCII. The time is in seconds since 1970, with the digits
-//! `0-9A-Za-z`; the signature is an HMAC of what is before it.
+//! Django's signed text: `payload:time:signature`, all of it ASCII. The time is in seconds since 1970, with
+//! the digits `0-9A-Za-z`. The signature is an HMAC of the text before it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::codec::UnreadablePayload;
+use super::error::UnreadablePayload;
 use super::keys::{HmacSha256, made_by, tag};
 use crate::Timestamp;
 
 const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// Whether `text` has the form of what Django signs. Nobody has looked at the signature then.
+/// Returns `true` if `text` has the form of Django's signed texts. Does not verify the signature.
 #[must_use]
 pub fn is_signed_text(text: &[u8]) -> bool {
     let mut parts = text.split(|byte| *byte == b':');
@@ -21,14 +21,14 @@ pub fn is_signed_text(text: &[u8]) -> bool {
     is_part(payload) && is_part(time) && is_part(signature) && parts.next().is_none()
 }
 
-/// When `text` says that it was signed, to the second. Nobody has looked at the signature then.
+/// Returns the instant at which `text` says that it was signed, to the second. Does not verify the signature.
 #[must_use]
 pub fn signed_at(text: &[u8]) -> Option<Timestamp> {
     let time = text.rsplit(|byte| *byte == b':').nth(1)?;
     decode_base62(std::str::from_utf8(time).ok()?).map(Timestamp::from_secs)
 }
 
-/// `payload`, signed at `now`.
+/// Signs `payload` at the time `now`.
 pub(super) fn sign(signer: &HmacSha256, payload: &str, now: Timestamp) -> String {
     let seconds = now.as_micros().div_euclid(1_000_000);
     let mut text = format!("{payload}:{}", encode_base62(seconds));
@@ -38,7 +38,7 @@ pub(super) fn sign(signer: &HmacSha256, payload: &str, now: Timestamp) -> String
     text
 }
 
-/// The payload of `text`, if one of `signers` has signed it.
+/// Returns the payload of `text` if one of `signers` has signed it.
 pub(super) fn unsign<'t>(signers: &[HmacSha256], text: &'t str) -> Result<&'t str, UnreadablePayload> {
     let (signed, signature) = text.rsplit_once(':').ok_or(UnreadablePayload::Signature)?;
     let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| UnreadablePayload::Signature)?;
@@ -81,7 +81,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn numbers_are_written_as_django_does() {
+    fn numbers_are_encoded_as_django_encodes_them() {
         for (number, text) in [(0, "0"), (61, "z"), (62, "10"), (-62, "-10"), (1_700_000_000, "1r31eq")] {
             assert_eq!(encode_base62(number), text);
             assert_eq!(decode_base62(text), Some(number));
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn the_form_of_a_signed_text_is_known_without_a_key() {
+    fn form_of_a_signed_text_is_recognized_without_a_key() {
         let text = b".eJyrVspWslKqGCZAqRYAxxtf5g:1r31eq:kS7d4U-YG7oY1DsV7uzhA3_242L0_imkczJmb53udZI";
         assert!(is_signed_text(text));
         assert_eq!(signed_at(text), Some(Timestamp::from_secs(1_700_000_000)));
@@ -106,12 +106,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_number_comes_back(number in -i64::MAX..) {
+        fn every_number_is_decoded_to_itself(number in -i64::MAX..) {
             prop_assert_eq!(decode_base62(&encode_base62(number)), Some(number));
         }
 
         #[test]
-        fn any_text_is_looked_at_without_a_panic(text in ".*") {
+        fn any_text_is_read_or_refused_without_a_panic(text in ".*") {
             let _ = (unsign(&[], &text), signed_at(text.as_bytes()), is_signed_text(text.as_bytes()));
         }
     }

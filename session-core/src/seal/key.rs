@@ -11,7 +11,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::RandomnessUnavailable;
 
-/// A key of 32 bytes by which payloads are sealed.
+/// A key of 32 bytes that seals payloads.
 ///
 /// Wiped from memory when its last clone is dropped. `Debug` shows its [id](SealingKeyId) only.
 #[derive(Clone)]
@@ -24,19 +24,21 @@ impl SealingKey {
     /// The length of a key, in bytes.
     pub const LEN: usize = 32;
 
-    /// The longest text of a key: longer than any that is right, so that a length can be told of one that is not.
+    /// The longest text that is parsed, in bytes: longer than any valid key, so that the error can name a
+    /// wrong length.
     const MAX_TEXT: usize = 256;
 
-    /// The key that `bytes` are. They must be random: no passphrase, and nothing made from one without a function that is
-    /// made for that.
+    /// Creates a key from `bytes`, which must be random. A passphrase is no key; to derive a key from one
+    /// takes a function made for that.
     ///
     /// # Errors
     ///
-    /// [`InvalidSealingKey::Length`] unless there are 32; [`InvalidSealingKey::Weak`] when all of them are the same.
+    /// - Returns [`InvalidSealingKey::Length`] unless there are 32 bytes.
+    /// - Returns [`InvalidSealingKey::Weak`] if all bytes are the same.
     pub fn new(bytes: &[u8]) -> Result<Self, InvalidSealingKey> {
         let length = || InvalidSealingKey::Length { actual: bytes.len() };
         let mut own = Arc::new(Zeroizing::new([0; Self::LEN]));
-        // On the heap first, so that no copy is left behind where it was made.
+        // Allocate first and copy into it, so that no copy of the key is left on the stack.
         let slot = Arc::get_mut(&mut own).ok_or_else(length)?;
         if bytes.len() != Self::LEN {
             return Err(length());
@@ -51,18 +53,18 @@ impl SealingKey {
         Ok(Self { bytes: own, id: SealingKeyId([a, b, c, d]) })
     }
 
-    /// The key that `text` spells: 32 bytes in base64 (of either alphabet, with or without padding), as
-    /// `openssl rand -base64 32` makes it, or in 64 hexadecimal digits. White space around it does not count.
+    /// Reads a key as text: 32 bytes in base64 (of either alphabet, with or without padding), as `openssl
+    /// rand -base64 32` prints it, or 64 hexadecimal digits. White space around it does not count.
     ///
     /// # Errors
     ///
-    /// [`InvalidSealingKey::Encoding`] when it is neither, or as [`new`](Self::new).
+    /// Returns [`InvalidSealingKey::Encoding`] if the text is neither, and the errors of [`new`](Self::new).
     pub fn parse(text: &str) -> Result<Self, InvalidSealingKey> {
         let text = text.trim_ascii();
         if text.len() > Self::MAX_TEXT {
             return Err(InvalidSealingKey::Encoding);
         }
-        // As large as it can get, so that it does not move and leave copies.
+        // Allocate the final size at once, because a buffer that grows leaves copies behind.
         let mut bytes = Zeroizing::new(Vec::with_capacity(Self::MAX_TEXT));
         if text.len() == 2 * Self::LEN && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             let digits: Zeroizing<Vec<u8>> = Zeroizing::new(
@@ -77,11 +79,11 @@ impl SealingKey {
         Self::new(&bytes)
     }
 
-    /// A new random key. To be kept: what it seals can be read with it only.
+    /// Generates a random key. Keep it: only this key opens the payloads that it seals.
     ///
     /// # Errors
     ///
-    /// [`RandomnessUnavailable`] when the operating system refuses random bytes.
+    /// Returns [`RandomnessUnavailable`] if the operating system refuses random bytes.
     pub fn generate() -> Result<Self, RandomnessUnavailable> {
         let mut bytes = Zeroizing::new([0; Self::LEN]);
         loop {
@@ -92,7 +94,7 @@ impl SealingKey {
         }
     }
 
-    /// What tells this key from others, and is not secret.
+    /// Returns the id of this key, which is not secret.
     #[must_use]
     pub const fn id(&self) -> SealingKeyId {
         self.id
@@ -119,7 +121,7 @@ impl fmt::Debug for SealingKey {
     }
 }
 
-/// What tells a [`SealingKey`] from others: the first bytes of a hash of it. Stands in what it has sealed, and in errors.
+/// The id of a [`SealingKey`]: the first bytes of a hash of it. Sealed payloads and errors contain it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SealingKeyId([u8; Self::LEN]);
 
@@ -149,8 +151,8 @@ impl fmt::Debug for SealingKeyId {
 
 /// A ring of keys: the first one seals, all of them open.
 ///
-/// To change the key: put the new one at the end everywhere; then to the front everywhere; let all rows be sealed anew;
-/// take the old one away.
+/// To change the key, add the new one at the end on every node. Then move it to the front on every node, let
+/// every row be sealed again, and remove the old key.
 #[derive(Clone, Debug)]
 pub struct SealingKeys {
     first: SealingKey,
@@ -158,17 +160,17 @@ pub struct SealingKeys {
 }
 
 impl SealingKeys {
-    /// A ring of one key.
+    /// Creates a ring of one key.
     #[must_use]
     pub const fn new(key: SealingKey) -> Self {
         Self { first: key, others: Vec::new() }
     }
 
-    /// The same, which also opens what `key` has sealed.
+    /// Adds a key at the end of the ring.
     ///
     /// # Errors
     ///
-    /// [`InvalidSealingKey::Duplicate`] when it is in the ring already.
+    /// Returns [`InvalidSealingKey::Duplicate`] if the key is in the ring already.
     pub fn with(mut self, key: SealingKey) -> Result<Self, InvalidSealingKey> {
         if self.get(key.id()).is_some() {
             return Err(InvalidSealingKey::Duplicate(key.id()));
@@ -177,12 +179,14 @@ impl SealingKeys {
         Ok(self)
     }
 
-    /// The keys that `text` spells, as [`SealingKey::parse`] reads them, between commas or white space; the first one
-    /// seals.
+    /// Reads a ring as text: keys as [`SealingKey::parse`] reads them, separated by commas or white space.
+    /// The first one seals.
     ///
     /// # Errors
     ///
-    /// [`InvalidSealingKey::Missing`] when there is none, or as [`SealingKey::parse`] and [`with`](Self::with).
+    /// Returns [`InvalidSealingKey::Missing`] if the text has no key, and the errors of [`SealingKey::parse`]
+    /// and
+    /// [`with`](Self::with).
     pub fn parse(text: &str) -> Result<Self, InvalidSealingKey> {
         let mut texts = text
             .split(|character: char| character == ',' || character.is_ascii_whitespace())
@@ -191,27 +195,31 @@ impl SealingKeys {
         texts.try_fold(Self::new(SealingKey::parse(first)?), |ring, text| ring.with(SealingKey::parse(text)?))
     }
 
-    /// The same, from an environment variable. Who may look into the process can see that; a file is better.
+    /// Reads a ring from an environment variable. Prefer [a file](Self::from_file): anyone who may inspect
+    /// the process sees its environment.
     ///
     /// # Errors
     ///
-    /// [`InvalidSealingKey::Unset`] when there is no such variable, or it is no Unicode; or as [`parse`](Self::parse).
+    /// Returns [`InvalidSealingKey::Unset`] if the variable does not exist or is no Unicode, and the errors
+    /// of
+    /// [`parse`](Self::parse).
     pub fn from_env(variable: &str) -> Result<Self, InvalidSealingKey> {
         let text = std::env::var(variable)
             .map_err(|_| InvalidSealingKey::Unset { variable: variable.to_owned() })?;
         Self::parse(&Zeroizing::new(text))
     }
 
-    /// The same, from a file: a secret that Docker, Kubernetes or systemd has mounted. Blocks while it is read.
+    /// Reads a ring from a file, such as a secret that Docker, Kubernetes or systemd has mounted. Blocks
+    /// while it reads.
     ///
     /// # Errors
     ///
-    /// [`InvalidSealingKey::File`] when it cannot be read, is no UTF-8, or has 64 KiB or more; or as
-    /// [`parse`](Self::parse).
+    /// Returns [`InvalidSealingKey::File`] if the file cannot be read, is no UTF-8, or has 64 KiB or more,
+    /// and the errors of [`parse`](Self::parse).
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, InvalidSealingKey> {
         const MAX_LEN: u16 = u16::MAX;
         let failed = |error: std::io::Error| InvalidSealingKey::File(Arc::new(error));
-        // As large as it can get, so that it does not move and leave copies.
+        // Allocate the final size at once, because a buffer that grows leaves copies behind.
         let mut text = Zeroizing::new(String::with_capacity(usize::from(MAX_LEN) + 1));
         let file = std::fs::File::open(path).map_err(failed)?;
         let read = file.take(u64::from(MAX_LEN) + 1).read_to_string(&mut text).map_err(failed)?;
@@ -222,7 +230,7 @@ impl SealingKeys {
         Self::parse(&text)
     }
 
-    /// The ids of the keys; the first is that of the one that seals.
+    /// Iterates over the ids of the keys. The first id is that of the key that seals.
     pub fn ids(&self) -> impl Iterator<Item = SealingKeyId> {
         self.keys().map(SealingKey::id)
     }
@@ -240,35 +248,35 @@ impl SealingKeys {
     }
 }
 
-/// The text or bytes are no sealing key, or no ring of them. Shows none of them.
+/// The error for text or bytes that are no sealing key, or no ring of them. Shows none of them.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidSealingKey {
-    /// There is none.
+    /// There is no key.
     #[error("there is no sealing key; make one with: openssl rand -base64 32")]
     Missing,
-    /// The environment does not have it.
+    /// The environment variable is missing or no Unicode.
     #[error("the environment variable {variable} is missing or no Unicode; set it to the sealing keys")]
     Unset {
         /// The variable's name.
         variable: String,
     },
-    /// The file with it cannot be read.
+    /// The file of keys cannot be read.
     #[error("the file of sealing keys cannot be read ({0})")]
     File(#[source] Arc<std::io::Error>),
-    /// It is neither base64 nor hexadecimal.
+    /// The text is neither base64 nor hexadecimal.
     #[error("a sealing key is neither base64 nor hexadecimal; make one with: openssl rand -base64 32")]
     Encoding,
-    /// It is too short, or too long.
+    /// The key is too short or too long.
     #[error("a sealing key has {actual} bytes instead of 32; make one with: openssl rand -base64 32")]
     Length {
-        /// How many bytes it has.
+        /// The number of bytes that it has.
         actual: usize,
     },
-    /// It is one byte again and again.
+    /// The key repeats one byte.
     #[error("a sealing key is not random; make one with: openssl rand -base64 32")]
     Weak,
-    /// It is in the ring twice.
+    /// The key is in the ring twice.
     #[error("the sealing key {0} is there twice; take one away")]
     Duplicate(SealingKeyId),
 }

@@ -1,5 +1,5 @@
-//! Payloads that are encrypted and authenticated, so that who reads a table or a cache learns nothing of what sessions
-//! hold, and who writes to them cannot change it or move it to another session. Version 1:
+//! Payloads that are encrypted and authenticated: reading a table or a cache reveals nothing of the sessions'
+//! contents, and writing to them can neither change contents nor move them to another session. Version 1:
 //!
 //! ```text
 //! 'S' | version '1' | 4 bytes key id | 24 bytes nonce | ciphertext | 16 bytes tag
@@ -7,6 +7,7 @@
 //!
 //! XChaCha20-Poly1305, with a random nonce. The associated data are the first six bytes and the stored key.
 
+mod error;
 mod key;
 #[cfg(test)]
 mod tests;
@@ -17,22 +18,27 @@ use bytes::Bytes;
 use chacha20poly1305::aead::inout::InOutBuf;
 use chacha20poly1305::{AeadInOut as _, KeyInit as _, Tag, XChaCha20Poly1305, XNonce};
 
+pub use error::SealError;
 pub use key::{InvalidSealingKey, SealingKey, SealingKeyId, SealingKeys};
 
 use crate::{Codec, CodecError, JsonCodec, RandomnessUnavailable, SessionData, StoredKey};
 
-/// Seals what another codec makes: encrypts it, and lets nobody without the key change it or move it to another session.
+/// A codec that seals the payloads of another one: it encrypts them, and only with a key can they be changed
+/// or moved to another session.
 ///
 /// # Behavior
 ///
-/// - Seals with the first key of the ring; reads what any key of it has sealed. [`is_current`](Codec::is_current) tells
-///   what is not sealed with the first one: it is sealed anew when the session is saved.
-/// - A payload is bound to the key that it is stored under and to its format: under another key it is not authentic.
-/// - What is not sealed is [`SealError::Unsealed`], unless
-///   [`accepting_unsealed`](Self::accepting_unsealed) was said. There is no other way back to a weaker format.
-/// - Sealing adds 46 bytes. It hides neither the size of what is sealed, nor subject, version and times, which are columns
-///   of their own.
-/// - An older payload of the same session is authentic: who can write to the table can put it back.
+/// - Seals with the first key of the ring, and opens with any key of it. [`is_current`](Codec::is_current)
+///   returns `false` for a payload that is not sealed with the first key. It is sealed again when the session
+///   is saved.
+/// - A payload is bound to its format and to the key that it is stored under: under another key it is not
+///   authentic.
+/// - An unsealed payload is [`SealError::Unsealed`], unless [`accepting_unsealed`](Self::accepting_unsealed)
+///   is set. There is no other way back to a weaker format.
+/// - Sealing adds 46 bytes. It hides neither the size of the payload nor subject, version and times, which
+///   are columns of their own.
+/// - An older payload of the same session is authentic: an attacker who can write to the table can put it
+///   back.
 ///
 /// `Debug` shows no key.
 ///
@@ -56,7 +62,8 @@ pub struct SealCodec<C = JsonCodec> {
     accepts_unsealed: bool,
 }
 
-/// What a sealed payload begins with, before its version. The other codecs of this crate begin with something else.
+/// The first byte of a sealed payload, before the version. Payloads of this crate's other codecs begin with
+/// other bytes.
 const MARK: u8 = b'S';
 const VERSION: u8 = b'1';
 const HEADER_LEN: usize = 2 + SealingKeyId::LEN;
@@ -64,19 +71,19 @@ const NONCE_LEN: usize = 24;
 const TAG_LEN: usize = 16;
 
 impl<C: Codec> SealCodec<C> {
-    /// What sealing adds to a payload, in bytes.
+    /// The number of bytes that sealing adds to a payload.
     pub const OVERHEAD: usize = HEADER_LEN + NONCE_LEN + TAG_LEN;
 
-    /// Seals what `inner` makes, with the first of `keys`.
+    /// Creates a codec that seals the payloads of `inner` with the first of `keys`.
     #[must_use]
     pub const fn new(inner: C, keys: SealingKeys) -> Self {
         Self { inner, keys, accepts_unsealed: false }
     }
 
-    /// The same, which also reads what is not sealed, for a table from before. Such a session is sealed when it is saved.
+    /// Also reads unsealed payloads, for a table from before. Such a session is sealed when it is saved.
     ///
-    /// As long as this is said, who can write to the table or to the cache can put anything there. Say it until the
-    /// table is sealed, and no longer.
+    /// As long as this is set, an attacker who can write to the table or to the cache can put any payload
+    /// there. Set it until the table is sealed, and no longer.
     #[must_use]
     pub const fn accepting_unsealed(mut self) -> Self {
         self.accepts_unsealed = true;
@@ -140,7 +147,7 @@ impl<C: Codec> Codec for SealCodec<C> {
         }
     }
 
-    /// Whether it is sealed with the first key.
+    /// Returns `true` if `payload` is sealed with the first key.
     fn is_current(&self, payload: &Bytes) -> bool {
         payload.starts_with(&header(self.keys.first().id()))
     }
@@ -161,52 +168,12 @@ fn header(id: SealingKeyId) -> [u8; HEADER_LEN] {
     [MARK, VERSION, a, b, c, d]
 }
 
-/// The header has always the same length, so nothing can move between it and the key.
+/// The header has a fixed length, so no byte can move between it and the key.
 fn associated_data(header: [u8; HEADER_LEN], key: &StoredKey) -> Vec<u8> {
     [&header, key.as_bytes()].concat()
 }
 
-/// Wipes its copy of the key when it is dropped.
+/// Returns the cipher, which wipes its copy of the key when it is dropped.
 fn cipher(key: &SealingKey) -> XChaCha20Poly1305 {
     XChaCha20Poly1305::new(key.bytes().into())
-}
-
-/// Why a payload is not opened. Shows nothing of it. The row is to be left alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SealError {
-    /// It is not sealed.
-    #[error(
-        "it is not sealed; somebody else has written it, or the table is from before: then accept unsealed payloads \
-         until all are sealed"
-    )]
-    Unsealed,
-    /// It was sealed with a key that is not in the ring.
-    #[error(
-        "it is sealed with the key {0}, which is not in the ring of keys; add that key behind the others"
-    )]
-    UnknownKey(SealingKeyId),
-    /// It was written by a newer version.
-    #[error("it is sealed in version {0:#04x}, which this version does not know; upgrade")]
-    UnknownVersion(u8),
-    /// It is shorter than any sealed payload.
-    #[error("it was cut off")]
-    Truncated,
-    /// It was changed, cut off, or moved here from another session.
-    #[error(
-        "it is not authentic: it was changed or cut off, or belongs to another session; find out by whom"
-    )]
-    NotAuthentic,
-}
-
-impl SealError {
-    pub(crate) const fn reason(self) -> &'static str {
-        match self {
-            Self::Unsealed => "unsealed",
-            Self::UnknownKey(_) => "unknown_sealing_key",
-            Self::UnknownVersion(_) => "unknown_seal_version",
-            Self::Truncated => "truncated",
-            Self::NotAuthentic => "not_authentic",
-        }
-    }
 }

@@ -48,7 +48,7 @@ fn refusal(codec: &impl Codec, key: &StoredKey, payload: &Bytes) -> SealError {
 }
 
 #[test]
-fn a_sealed_payload_shows_nothing_and_is_opened_with_its_key() {
+fn sealed_payload_shows_nothing_and_is_opened_with_its_key() {
     let payload = sealed();
     assert!(payload.starts_with(b"S1"));
     assert_eq!(payload.len(), br#"1{"secret":"hunter2"}"#.len() + SealCodec::<JsonCodec>::OVERHEAD);
@@ -56,19 +56,19 @@ fn a_sealed_payload_shows_nothing_and_is_opened_with_its_key() {
         assert!(!payload.windows(part.len()).any(|window| window == part));
     }
     assert_eq!(codec(&[1]).decode(&here(), &payload).unwrap(), data());
-    // Never the same twice.
+    // The nonce is random, so no two payloads are equal.
     assert_ne!(sealed(), payload);
 }
 
 #[test]
-fn a_payload_that_was_moved_to_another_session_is_not_authentic() {
+fn payload_moved_to_another_session_is_not_authentic() {
     for other in ["there", "her", "here-", "hereS1", "Here"] {
         assert_eq!(refusal(&codec(&[1]), &key(other), &sealed()), SealError::NotAuthentic);
     }
 }
 
 #[test]
-fn a_payload_of_which_any_bit_was_changed_is_refused() {
+fn payload_with_any_bit_flipped_is_refused() {
     let payload = sealed();
     for position in 0..payload.len() {
         for bit in 0..8 {
@@ -80,7 +80,7 @@ fn a_payload_of_which_any_bit_was_changed_is_refused() {
 }
 
 #[test]
-fn a_payload_that_was_cut_off_is_refused_whatever_is_left() {
+fn payload_truncated_anywhere_is_refused() {
     let payload = sealed();
     for len in 0..payload.len() {
         let error = refusal(&codec(&[1]), &here(), &payload.slice(..len));
@@ -94,28 +94,28 @@ fn a_payload_that_was_cut_off_is_refused_whatever_is_left() {
 }
 
 #[test]
-fn a_key_that_is_not_in_the_ring_is_named() {
+fn error_names_the_key_that_is_not_in_the_ring() {
     let error = refusal(&codec(&[2, 3]), &here(), &sealed());
     assert_eq!(error, SealError::UnknownKey(sealing_key(1).id()));
     assert!(error.to_string().contains(&sealing_key(1).id().to_string()), "{error}");
 }
 
 #[test]
-fn a_payload_that_claims_another_key_of_the_ring_is_not_authentic() {
+fn payload_that_names_another_key_of_the_ring_is_not_authentic() {
     let mut payload = sealed().to_vec();
     payload[2..6].copy_from_slice(&sealing_key(2).id().to_bytes());
     assert_eq!(refusal(&codec(&[1, 2]), &here(), &payload.into()), SealError::NotAuthentic);
 }
 
 #[test]
-fn a_payload_of_a_newer_version_is_left_for_those_who_can_read_it() {
+fn payload_of_a_newer_version_is_refused_by_its_version() {
     let mut payload = sealed().to_vec();
     payload[1] = b'2';
     assert_eq!(refusal(&codec(&[1]), &here(), &payload.into()), SealError::UnknownVersion(b'2'));
 }
 
 #[test]
-fn the_first_key_seals_and_all_open() {
+fn first_key_seals_and_every_key_opens() {
     let (old, both, new) = (codec(&[1]), codec(&[2, 1]), codec(&[2]));
     let before = old.encode(&here(), &data()).unwrap();
     assert_eq!(both.decode(&here(), &before).unwrap(), data());
@@ -127,29 +127,29 @@ fn the_first_key_seals_and_all_open() {
 }
 
 #[test]
-fn what_is_not_sealed_is_refused_unless_the_switch_says_otherwise() {
+fn unsealed_payload_is_refused_unless_unsealed_ones_are_accepted() {
     let plain = JsonCodec.encode(&here(), &data()).unwrap();
     assert_eq!(refusal(&codec(&[1]), &here(), &plain), SealError::Unsealed);
     let lenient = codec(&[1]).accepting_unsealed();
     assert_eq!(lenient.decode(&here(), &plain).unwrap(), data());
     assert!(!lenient.is_current(&plain));
     assert!(lenient.encode(&here(), &data()).unwrap().starts_with(b"S1"));
-    // The switch lets nothing else through.
+    // Accepting unsealed payloads lets nothing else through.
     assert_eq!(refusal(&lenient, &key("there"), &sealed()), SealError::NotAuthentic);
     assert_eq!(refusal(&lenient, &here(), &sealed().slice(..40)), SealError::Truncated);
 }
 
-#[cfg(feature = "compress")]
 #[test]
-fn a_record_with_a_payload_that_is_not_sealed_is_not_read_in_place() {
+fn unsealed_payload_of_a_record_is_not_read_in_place() {
     let plain = JsonCodec.encode(&here(), &data()).unwrap();
     let record = Arc::new(Record::new(plain, Timestamp::from_secs(0), Timestamp::MAX));
     assert!(matches!(record.decode(&here(), &codec(&[1])), Err(CodecError::Seal(SealError::Unsealed))));
     assert!(record.data(&here(), &codec(&[1])).is_err());
 }
 
+#[cfg(feature = "compress")]
 #[test]
-fn what_is_sealed_can_be_compressed_before() {
+fn payload_is_compressed_before_it_is_sealed() {
     use crate::CompressCodec;
     let codec = SealCodec::new(CompressCodec::new(JsonCodec), ring(&[1]));
     let mut long = SessionData::new();
@@ -160,7 +160,7 @@ fn what_is_sealed_can_be_compressed_before() {
 }
 
 #[test]
-fn the_form_of_version_1_does_not_change() {
+fn sealed_form_of_version_1_does_not_change() {
     // Made by another implementation, from the draft of XChaCha20-Poly1305 and the description of the format.
     let payload = hex(concat!(
         "5331cc09613f000102030405060708090a0b0c0d0e0f1011121314151617a45ef01fac7e7523835e",
@@ -174,7 +174,7 @@ fn hex(text: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_key_is_32_bytes_in_base64_or_hexadecimal() {
+fn key_is_32_bytes_in_base64_or_hexadecimal() {
     let expected = sealing_key(0).id();
     for text in [
         "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
@@ -214,7 +214,7 @@ fn wrong_short_and_missing_keys_are_refused() {
 }
 
 #[test]
-fn a_ring_comes_from_a_file() {
+fn ring_is_read_from_a_file() {
     let path = std::env::temp_dir().join(format!("sealing-keys-{}", std::process::id()));
     let keys = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n\
                 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1eff\n";
@@ -235,7 +235,7 @@ fn generated_keys_differ() {
 }
 
 #[test]
-fn nothing_shows_a_key_or_what_is_sealed() {
+fn debug_and_errors_show_no_key_and_no_payload() {
     let bytes = *b"hunter2hunter3hunter4hunter5hunt";
     let key = SealingKey::new(&bytes).unwrap();
     let codec = SealCodec::new(JsonCodec, SealingKeys::new(key.clone()));

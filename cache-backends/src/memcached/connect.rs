@@ -1,4 +1,4 @@
-//! The servers, and which of them has a key.
+//! The servers, the choice of the server that has a key, and the connections.
 
 use std::io;
 use std::iter::once;
@@ -15,43 +15,44 @@ use tokio::time::timeout;
 use super::error;
 use crate::lazy::{Attempt, Lazy};
 
-/// One server or several, never none.
+/// One server or several. Never none.
 pub(super) struct Servers {
     pub(super) first: Server,
     pub(super) others: Vec<Server>,
 }
 
 impl Servers {
-    /// The server that has `name`: for every key an order of its own of all servers, and the first in it. So a server that
-    /// is added or removed moves no keys but its own.
-    pub(super) fn of(&self, name: &[u8]) -> &Server {
-        let others = self.number_of(name).checked_sub(1).and_then(|number| self.others.get(number));
+    /// Returns the server that has `cache_key`, by rendezvous hashing: a server that is added or removed
+    /// moves no keys but its own.
+    pub(super) fn of(&self, cache_key: &[u8]) -> &Server {
+        let others = self.number_of(cache_key).checked_sub(1).and_then(|number| self.others.get(number));
         others.unwrap_or(&self.first)
     }
 
-    /// Returns the number of the server that has `name`, in the order in which they were given.
-    pub(super) fn number_of(&self, name: &[u8]) -> usize {
+    /// Returns the number of the server that has `cache_key`, in the order of the configuration.
+    pub(super) fn number_of(&self, cache_key: &[u8]) -> usize {
         if self.is_one() {
             return 0;
         }
         let all = once(&self.first).chain(&self.others).enumerate();
-        all.max_by_key(|(_, server)| score(&server.address, name)).map_or(0, |(number, _)| number)
+        all.max_by_key(|(_, server)| score(&server.address, cache_key)).map_or(0, |(number, _)| number)
     }
 
-    /// Returns `true` if there is one server only, which has every key.
+    /// Returns `true` if there is only one server, which has every key.
     pub(super) const fn is_one(&self) -> bool {
         self.others.is_empty()
     }
 
-    /// Returns how many servers there are.
+    /// Returns the number of servers.
     pub(super) const fn len(&self) -> usize {
         1 + self.others.len()
     }
 }
 
-/// Must be the same on all nodes, whatever they were compiled with, and forever: FNV-1a, stirred by the end of MurmurHash3.
-fn score(address: &str, name: &[u8]) -> u64 {
-    let bytes = address.bytes().chain(once(0)).chain(name.iter().copied());
+/// Returns the score of a server for a key: FNV-1a, then the finalizer of MurmurHash3. It must be the same on
+/// all nodes, in every build and in every version.
+fn score(address: &str, cache_key: &[u8]) -> u64 {
+    let bytes = address.bytes().chain(once(0)).chain(cache_key.iter().copied());
     let mut hash = bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
@@ -60,8 +61,9 @@ fn score(address: &str, name: &[u8]) -> u64 {
     hash ^ (hash >> 33)
 }
 
-/// How long the addresses behind a server's name are used although it cannot be reached there.
-const LOOK_UP_AGAIN: Duration = Duration::from_secs(10);
+/// The time for which the addresses behind a server's name are used although the server cannot be reached
+/// there.
+const ADDRESS_LIFETIME: Duration = Duration::from_secs(10);
 
 /// A server, and the connections to it.
 pub(super) struct Server {
@@ -76,7 +78,7 @@ struct Client {
 }
 
 impl Server {
-    /// `address` is a host and a port.
+    /// Creates a server at `address`, a host and a port. Connects to nothing yet.
     pub(super) fn new(address: String, settings: MetaClientBuilder, connect_timeout: Duration) -> Self {
         let name = address.clone();
         let make = move || {
@@ -95,17 +97,17 @@ impl Server {
         Self { address, connect_timeout, client: Lazy::new(Box::new(make)) }
     }
 
-    /// Its host and port.
+    /// Returns the host and the port.
     pub(super) fn address(&self) -> &str {
         &self.address
     }
 
-    /// What `work` gives, unless it takes longer than connecting may.
-    pub(super) async fn within_the_time_to_connect<T>(
+    /// Returns the result of `work`, or an error if it takes longer than the connect timeout.
+    pub(super) async fn within_connect_timeout<T>(
         &self,
         work: impl Future<Output = Result<T, CacheError>>,
     ) -> Result<T, CacheError> {
-        let too_slow = |_| error::not_found(&self.address, Arc::new(io::ErrorKind::TimedOut.into()));
+        let too_slow = |_| error::not_connected(&self.address, Arc::new(io::ErrorKind::TimedOut.into()));
         timeout(self.connect_timeout, work).await.map_err(too_slow)?
     }
 
@@ -116,7 +118,7 @@ impl Server {
         answer.map_err(|error| self.failed(&attempt, &client, error))
     }
 
-    /// As [`run`](Self::run), for a command that changes something.
+    /// Sends one command that changes an item and waits for its status. Never sends it twice.
     pub(super) async fn mutate(&self, mutation: Op) -> Result<MutationStatus, CacheError> {
         match self.run(mutation).await? {
             OpResult::Mutation(mutation) => Ok(mutation.status),
@@ -124,7 +126,7 @@ impl Server {
         }
     }
 
-    /// Sends both commands at once, the second one to add something, and waits for both answers.
+    /// Sends a `get` and an `add` at once, and waits for both answers. Never sends them twice.
     #[expect(clippy::manual_async_fn, reason = "an `async fn` keeps two copies of its arguments")]
     pub(super) fn run_both(
         &self,
@@ -140,7 +142,7 @@ impl Server {
                     return Ok((found, added.status));
                 }
                 Ok((Some(Ok(_)), Some(Err(error)))) | Err(error) => error,
-                // The error is not the answer to this command, but to the one before.
+                // The error answers the `get`, so the outcome of the `add` is unknown.
                 Ok((_, Some(Err(Error::Ambiguous { key, .. })))) => {
                     Error::Ambiguous { key, source: Box::new(Error::Protocol(String::new())) }
                 }
@@ -157,7 +159,7 @@ impl Server {
             Ok(client) => Ok((attempt, client)),
             Err(error) => {
                 self.client.forget(&attempt);
-                Err(error::not_found(&self.address, error))
+                Err(error::not_connected(&self.address, error))
             }
         }
     }
@@ -168,8 +170,8 @@ impl Server {
         client: &Client,
         error: Error,
     ) -> CacheError {
-        // It may have moved.
-        if error.is_retryable() && client.looked_up.elapsed() > LOOK_UP_AGAIN {
+        // Look the name up again, because the server may have moved.
+        if error.is_retryable() && client.looked_up.elapsed() > ADDRESS_LIFETIME {
             self.client.forget(attempt);
         }
         error::of(&self.address, error)
@@ -197,12 +199,12 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_the_servers_does_not_matter() {
+    fn order_of_the_servers_does_not_change_the_routes() {
         assert_eq!(routes(&["a:1", "b:1", "c:1"]), routes(&["c:1", "a:1", "b:1"]));
     }
 
     #[test]
-    fn every_server_gets_its_share() {
+    fn every_server_has_its_share_of_the_keys() {
         let routes = routes(&["10.0.0.1:11211", "10.0.0.2:11211", "10.0.0.3:11211", "10.0.0.4:11211"]);
         let mut shares = BTreeMap::new();
         for server in routes.values() {
@@ -213,16 +215,16 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_is_added_moves_no_keys_but_its_own() {
+    fn added_server_moves_no_keys_but_its_own() {
         let (before, after) = (routes(&["a:1", "b:1"]), routes(&["a:1", "b:1", "c:1"]));
         for (name, server) in &after {
             assert!(server == "c:1" || *server == before[name], "{name} moved to {server}");
         }
     }
 
-    // Nodes of different versions share the servers.
+    // Nodes of different versions share servers.
     #[test]
-    fn the_routing_is_the_same_in_every_version() {
+    fn routes_are_the_same_in_every_version() {
         let servers = servers(&["a:1", "b:1", "c:1"]);
         let routes = ["session:1", "session:2", "session:3", "session:4", "session:5", "session:6"]
             .map(|name| servers.of(name.as_bytes()).address.as_str());

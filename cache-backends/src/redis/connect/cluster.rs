@@ -1,8 +1,8 @@
-//! A cluster: which node has a slot, and a connection of its own to each node.
+//! A cluster: the map of slots, and a connection of its own to each node.
 //!
-//! The driver has a client for clusters, which is not used: it connects when all nodes have answered or refused, and while
-//! it learns the map of slots anew, which includes connecting to nodes that do not answer, all commands wait, also those to
-//! nodes that do. Here a node that is down delays nothing but the calls whose keys it has.
+//! The driver's client for clusters is not used. It connects only when all nodes have answered or refused.
+//! While it refreshes its map of slots, which includes connecting to nodes that do not answer, all commands
+//! wait, also those to nodes that answer. Here, a node that is down delays only the calls for its own keys.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -15,72 +15,78 @@ use futures_util::{FutureExt, StreamExt};
 use redis::{Cmd, ConnectionInfo, Value};
 use tokio::runtime::Handle;
 
-use super::dial::Dial;
-use super::error::{Failure, NotConnected, Redirection};
+use super::connection::Connection;
+use super::connector::{Connector, with_address};
 use super::eviction;
-use super::link::{Connection, Link};
+use super::server::Server;
 use crate::lazy::Lazy;
+use crate::redis::error::{Failure, NotConnected, Redirection};
 
 /// The number of slots of every cluster.
 const SLOTS: u16 = 16_384;
 
-/// The number of groups of neighbouring slots that [`Cache::server`](session_core::Cache::server) counts as servers.
+/// The number of groups of neighbouring slots that [`Cache::server`](session_core::Cache::server) counts as
+/// servers.
 ///
-/// A master has a few ranges of slots, so neighbours are up or down together, and unlike the masters' addresses they stay
-/// the same when a replica takes over. Few enough: a dead master of three has 22 of 64 groups, each of which the store
-/// leaves alone after five failures. Many enough: a range of slots shares at most one group at each end with its
-/// neighbours, so of a living master's keys about one in a hundred counts as a dead one's.
+/// A master has a few ranges of slots, so neighbours are up or down together, and unlike the masters'
+/// addresses they stay the same when a replica takes over. The number is small enough: a dead master of three
+/// has 22 of 64 groups, each of which the store stops calling after five failures. It is large enough: a
+/// range of slots shares at most one group at each end with its neighbours, so about one in a hundred keys of
+/// a living master counts as a dead one's.
 pub(super) const GROUPS: usize = 64;
 
-/// How often a command is sent on before it is given up. Each time, a node has said that it did not execute it.
+/// The number of redirections after which a command fails. Each time, a node has said that it did not execute
+/// it.
 const REDIRECTIONS: usize = 4;
 
-/// How long a map of slots is used at least, whatever fails: a failover takes longer than this to be over.
-const LOOK: Duration = Duration::from_millis(200);
+/// The shortest time between two refreshes of the map of slots, whatever fails. A failover takes longer than
+/// this.
+const REFRESH_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Host and port.
-pub(super) type Address = (String, u16);
+/// A host and a port.
+type Address = (String, u16);
 
-/// The slot of a key in Redis: of what is in its first braces, if there is something.
-pub(super) fn slot(name: &[u8]) -> u16 {
-    State::<XMODEM>::calculate(tag(name).unwrap_or(name)) % SLOTS
+/// Returns the slot of a key in Redis: the slot of the text in its first braces, if they are not empty.
+pub(super) fn slot(cache_key: &[u8]) -> u16 {
+    State::<XMODEM>::calculate(hash_tag(cache_key).unwrap_or(cache_key)) % SLOTS
 }
 
-/// The group of a slot, below [`GROUPS`].
+/// Returns the group of a slot, below [`GROUPS`].
 pub(super) fn group(slot: u16) -> usize {
     usize::from(slot) * GROUPS / usize::from(SLOTS)
 }
 
-fn tag(name: &[u8]) -> Option<&[u8]> {
-    let mut parts = name.splitn(2, |byte| *byte == b'{');
+fn hash_tag(cache_key: &[u8]) -> Option<&[u8]> {
+    let mut parts = cache_key.splitn(2, |byte| *byte == b'{');
     let after = parts.nth(1)?;
     let end = after.iter().position(|byte| *byte == b'}')?;
     after.get(..end).filter(|tag| !tag.is_empty())
 }
 
-/// A cluster, and the connections to its nodes.
-pub(super) struct Cluster {
+/// A cluster, with the connections to its nodes.
+pub(in crate::redis) struct Cluster {
     nodes: Arc<Nodes>,
     /// Learns the first map of slots.
     first: Lazy<(), NotConnected>,
 }
 
 impl Cluster {
-    /// Connects to nothing yet. `server` is what is the same for every node: all but its address.
-    pub(super) fn new(
+    /// Creates a cluster, and connects to nothing yet. `info` is the part of the connection info that is the
+    /// same for every node: all but the address.
+    pub(in crate::redis) fn new(
         seeds: Vec<Address>,
-        server: ConnectionInfo,
-        dial: Dial,
+        info: ConnectionInfo,
+        connector: Connector,
         response_timeout: Duration,
     ) -> Self {
         let nodes = Arc::new(Nodes {
             seeds,
-            server,
-            dial,
+            info,
+            connector,
             response_timeout,
             known: Mutex::default(),
             map: RwLock::default(),
-            look_not_before: Mutex::new(None),
+            refresh_not_before: Mutex::new(None),
         });
         let learning = Arc::clone(&nodes);
         let first = Lazy::new(Box::new(move || {
@@ -90,45 +96,44 @@ impl Cluster {
         Self { nodes, first }
     }
 
-    /// Sends `cmd` to the master that has the slot of `name`, and waits for its answer.
-    pub(super) async fn call(&self, name: &[u8], cmd: &Cmd) -> Result<Value, Failure> {
+    /// Sends `cmd` to the master that has the slot of `cache_key`, and waits for its reply.
+    pub(super) async fn call(&self, cache_key: &[u8], cmd: &Cmd) -> Result<Value, Failure> {
         let map = self.map().await?;
-        let slot = slot(name);
-        let Some(node) = map.master_of(slot) else {
-            self.nodes.look();
+        let Some(node) = map.master_of(slot(cache_key)) else {
+            self.nodes.refresh_in_background();
             return Err(Failure::NotConnected(NotConnected::NoNode));
         };
-        let guard = LookIfDropped { nodes: &self.nodes, is_over: false };
-        let answer = self.follow(node, cmd).await;
-        guard.end(answer)
+        let guard = RefreshIfUnanswered { nodes: &self.nodes, is_answered: false };
+        let reply = self.follow(node, cmd).await;
+        guard.end(reply)
     }
 
-    /// Sends `cmd` to `node`, and to where it is redirected to.
+    /// Sends `cmd` to `node`, and to the nodes that it is redirected to.
     async fn follow(&self, mut node: Arc<Node>, cmd: &Cmd) -> Result<Value, Failure> {
-        let mut answer = node.link.call(cmd).await;
+        let mut reply = node.server.call(cmd).await;
         for _ in 0..REDIRECTIONS {
-            let Err(failure) = &answer else { return answer };
-            answer = match failure.redirection() {
+            let Err(failure) = &reply else { return reply };
+            reply = match failure.redirection() {
                 Some(Redirection::Moved(address)) => {
-                    self.nodes.look();
+                    self.nodes.refresh_in_background();
                     node = self.nodes.node(redirected(address, &node));
-                    node.link.call(cmd).await
+                    node.server.call(cmd).await
                 }
                 // The slot is on its way to another node, and this key has arrived there or is new.
                 Some(Redirection::Ask(address)) => {
                     node = self.nodes.node(redirected(address, &node));
-                    node.link.ask(cmd).await
+                    node.server.ask(cmd).await
                 }
-                None => return answer,
+                None => return reply,
             };
         }
-        answer
+        reply
     }
 
-    /// Sends `cmd` to every master. Returns their answers by their addresses.
-    pub(super) async fn call_all(&self, cmd: &Cmd) -> Result<Vec<(String, Value)>, Failure> {
+    /// Sends `cmd` to every master. Returns their replies by their addresses.
+    pub(in crate::redis) async fn call_all(&self, cmd: &Cmd) -> Result<Vec<(String, Value)>, Failure> {
         let masters = self.map().await?.masters();
-        let calls = masters.iter().map(|node| async move { Ok((node.name(), node.link.call(cmd).await?)) });
+        let calls = masters.iter().map(|node| async move { Ok((node.name(), node.server.call(cmd).await?)) });
         try_join_all(calls).await
     }
 
@@ -145,42 +150,43 @@ impl Cluster {
     }
 }
 
-/// A call to a node. If that does not answer, another one may be the master of its slots by now; and callers do not always
-/// wait until that is certain.
-struct LookIfDropped<'a> {
+/// A call to a node, which refreshes the map of slots if the node does not answer: another node may be the
+/// master of its slots by now. A guard does it, because callers may drop the call before the node's time is
+/// over.
+struct RefreshIfUnanswered<'a> {
     nodes: &'a Arc<Nodes>,
-    is_over: bool,
+    is_answered: bool,
 }
 
-impl LookIfDropped<'_> {
-    fn end(mut self, answer: Result<Value, Failure>) -> Result<Value, Failure> {
-        self.is_over = !answer.as_ref().is_err_and(Failure::may_be_elsewhere);
-        answer
+impl RefreshIfUnanswered<'_> {
+    fn end(mut self, reply: Result<Value, Failure>) -> Result<Value, Failure> {
+        self.is_answered = !reply.as_ref().is_err_and(Failure::may_be_elsewhere);
+        reply
     }
 }
 
-impl Drop for LookIfDropped<'_> {
+impl Drop for RefreshIfUnanswered<'_> {
     fn drop(&mut self) {
-        if !self.is_over {
-            self.nodes.look();
+        if !self.is_answered {
+            self.nodes.refresh_in_background();
         }
     }
 }
 
 struct Nodes {
     seeds: Vec<Address>,
-    server: ConnectionInfo,
-    dial: Dial,
+    info: ConnectionInfo,
+    connector: Connector,
     response_timeout: Duration,
-    /// Those of the map, their replicas, the seeds, and those that commands were redirected to since.
+    /// The nodes of the map, their replicas, the seeds, and the nodes that commands were redirected to since.
     known: Mutex<BTreeMap<Address, Arc<Node>>>,
     map: RwLock<Option<Arc<Map>>>,
-    look_not_before: Mutex<Option<Instant>>,
+    refresh_not_before: Mutex<Option<Instant>>,
 }
 
 struct Node {
     address: Address,
-    link: Link,
+    server: Server,
 }
 
 impl Node {
@@ -189,9 +195,9 @@ impl Node {
     }
 }
 
-/// Who has which slots.
+/// The map of slots.
 struct Map {
-    /// In the order of slots, which do not overlap.
+    /// The ranges in the order of their slots. They do not overlap.
     ranges: Vec<(Slots, Arc<Node>)>,
     replicas: Vec<Arc<Node>>,
 }
@@ -223,44 +229,44 @@ impl Nodes {
         self.map.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The node at `address`, which is connected to when it is called.
+    /// Returns the node at `address`, which is connected to when it is called.
     fn node(&self, address: Address) -> Arc<Node> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let node = known.entry(address).or_insert_with_key(|(host, port)| {
-            let (dial, server) = (self.dial.clone(), Dial::at(&self.server, host.clone(), *port));
-            let connect = move || {
-                let (dial, server) = (dial.clone(), server.clone());
-                async move { dial.connect_to(server).await.map(Connection::Server) }.boxed()
+            let (connector, info) = (self.connector.clone(), with_address(&self.info, host.clone(), *port));
+            let make = move || {
+                let (connector, info) = (connector.clone(), info.clone());
+                async move { connector.connect_to(info).await.map(Connection::Server) }.boxed()
             };
-            let link = Link::new(eviction::looking(Box::new(connect)), self.response_timeout);
-            Arc::new(Node { address: (host.clone(), *port), link })
+            let server = Server::new(eviction::checked(Box::new(make)), self.response_timeout);
+            Arc::new(Node { address: (host.clone(), *port), server })
         });
         Arc::clone(node)
     }
 
-    /// Learns the map of slots anew, beside the calls, unless that was just done or is being done.
-    fn look(self: &Arc<Self>) {
-        // A call may be dropped when the runtime has ended.
+    /// Refreshes the map of slots in the background, unless that was just done or is being done.
+    fn refresh_in_background(self: &Arc<Self>) {
+        // There is no runtime if a call is dropped after it has ended.
         let Ok(runtime) = Handle::try_current() else { return };
-        let mut not_before = self.look_not_before.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut not_before = self.refresh_not_before.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if not_before.is_some_and(|instant| now < instant) {
             return;
         }
-        // It takes no longer than this: the masters first, then the others.
-        *not_before = Some(now + 2 * (self.dial.connect_timeout + self.response_timeout));
+        // A refresh takes no longer than this: it asks the masters first, then the other nodes.
+        *not_before = Some(now + 2 * (self.connector.connect_timeout + self.response_timeout));
         drop(not_before);
         let nodes = Arc::clone(self);
         runtime.spawn(async move {
-            // Without a map, the old one is the best there is.
+            // Keep the old map if there is no new one.
             let _ = nodes.learn().await;
-            *nodes.look_not_before.lock().unwrap_or_else(PoisonError::into_inner) =
-                Some(Instant::now() + LOOK);
+            *nodes.refresh_not_before.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some(Instant::now() + REFRESH_INTERVAL);
         });
     }
 
-    /// Learns the map of slots: from more than half of the masters, which may disagree while a failover is under way, or
-    /// else from whichever node answers.
+    /// Learns the map of slots from more than half of the masters, which may disagree while a failover is
+    /// under way, or else from any node that answers.
     async fn learn(&self) -> Result<(), NotConnected> {
         let map = self.map();
         let masters = map.as_ref().map(|map| map.masters()).unwrap_or_default();
@@ -276,13 +282,14 @@ impl Nodes {
         Ok(())
     }
 
-    /// Asks these nodes, all at once. Returns the first view that `enough` of them share, or that of the most.
+    /// Asks `nodes` for their views, all at once. Returns the first view that `enough` of them share, or else
+    /// the view that most of them share.
     async fn ask(&self, nodes: &[Arc<Node>], enough: usize) -> Result<View, NotConnected> {
         let mut cmd = Cmd::new();
         cmd.arg("CLUSTER").arg("SLOTS");
         let cmd = &cmd;
         let mut answers: FuturesUnordered<_> =
-            nodes.iter().map(|node| async move { read(node.link.call(cmd).await, node) }).collect();
+            nodes.iter().map(|node| async move { read(node.server.call(cmd).await, node) }).collect();
         let mut views: Vec<(View, usize)> = Vec::new();
         let mut error = NotConnected::NoNode;
         while let Some(answer) = answers.next().await {
@@ -310,7 +317,7 @@ impl Nodes {
             ranges: ranges.collect(),
             replicas: view.replicas.into_iter().map(|address| self.node(address)).collect(),
         };
-        // The connections to nodes that have left end with them.
+        // Drop the nodes that have left the cluster, and with them their connections.
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let nodes = map.ranges.iter().map(|(_, node)| node).chain(&map.replicas);
         let stay: BTreeSet<_> = nodes.map(|node| &node.address).chain(&self.seeds).collect();
@@ -320,12 +327,12 @@ impl Nodes {
     }
 }
 
-/// Where a node has redirected to. Without a host, it is its own.
+/// Returns the address that a node has redirected to. Without a host, it is the node's own host.
 fn redirected((host, port): Address, from: &Node) -> Address {
     if host.is_empty() { (from.address.0.clone(), port) } else { (host, port) }
 }
 
-/// The answer of `node` to `CLUSTER SLOTS`.
+/// Reads the reply of `node` to `CLUSTER SLOTS`.
 fn read(answer: Result<Value, Failure>, node: &Node) -> Result<View, NotConnected> {
     let answer = answer.map_err(|failure| failure.while_connecting(&node.name()))?;
     let mut view = View { masters: BTreeMap::new(), replicas: BTreeSet::new() };
@@ -338,11 +345,12 @@ fn read(answer: Result<Value, Failure>, node: &Node) -> Result<View, NotConnecte
         view.masters.insert((first, last), master);
         view.replicas.extend(replicas.iter().filter_map(|replica| address(replica, node)));
     }
-    // A node that was reset, or that has met no others yet, knows nothing.
+    // A node that was reset, or that has met no other nodes yet, knows no slots.
     if view.masters.is_empty() { Err(NotConnected::NoNode) } else { Ok(view) }
 }
 
-/// Where a node is, as `from` says: `?` if it does not know, and nothing or nil if it is on the same host.
+/// Reads a node's address in a reply of `from`. The host is `?` if `from` does not know it, and empty or nil
+/// if it is the same host.
 fn address(value: &Value, from: &Node) -> Option<Address> {
     let Value::Array(parts) = value else { return None };
     let [host, Value::Int(port), ..] = parts.as_slice() else { return None };

@@ -1,4 +1,5 @@
-//! Redis Sentinel: who the master is, asked before a connection is made, and again as long as it is used.
+//! Redis Sentinel: the sentinels are asked for the master before a connection is made, and again as long as
+//! it is used.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -10,101 +11,40 @@ use std::time::Duration;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, ConnectionInfo, RedisError, Value};
+use redis::{Cmd, ConnectionInfo, Value};
 use session_core::CacheError;
 use tokio::time::{sleep, timeout};
 
-use super::dial::{Dial, within};
-use super::error::{Failure, NotConnected};
-use super::link::{Connect, Connection, Link};
+use super::connection::{Connection, MakeConnection, Master};
+use super::connector::{Connector, with_address, within};
+use super::server::Server;
+use crate::redis::error::{Failure, NotConnected, SentinelError};
 
-/// How often the sentinels are asked whether the master that is connected to is still the one. Nobody else would tell
-/// where it hangs, or is cut off from them and not from here.
-const LOOK: Duration = Duration::from_secs(1);
+/// The interval at which the sentinels are asked whether the connected master is still the master. Without
+/// that, a master that hangs, or that is cut off from the sentinels only, would stay connected.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Why there is no connection to the master that Redis Sentinel names. It is a source of [`CacheError::Unavailable`], or
-/// of [`CacheError::Refused`] where waiting does not help.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SentinelError {
-    /// The sentinels answer, and watch no master of this name.
-    #[error(
-        "the sentinels know no master {service:?}; the URL must end with the name that they monitor it under"
-    )]
-    UnknownService {
-        /// The name that was asked for.
-        service: String,
-    },
-    /// No sentinel could be asked.
-    #[error("no sentinel answers ({reason}); check that they run and that their addresses are right")]
-    Unreachable {
-        /// What came of asking the last of them.
-        reason: String,
-    },
-    /// No sentinel wants to say where the master is: wrong password, or what was asked is no sentinel.
-    #[error("the sentinels do not say where the master is ({reason}); check their addresses and password")]
-    Refused {
-        /// What came of asking the last of them.
-        reason: String,
-    },
-    /// The server that the sentinels name does not call itself a master: a failover is under way.
-    #[error("the sentinels name {address}, which is no master at present")]
-    NotMaster {
-        /// Where it is.
-        address: String,
-    },
-}
-
-impl SentinelError {
-    /// Whether it passes by itself.
-    pub(super) const fn passes(&self) -> bool {
-        match self {
-            Self::Unreachable { .. } | Self::NotMaster { .. } => true,
-            Self::UnknownService { .. } | Self::Refused { .. } => false,
-        }
-    }
-}
-
-/// Host and port.
+/// A host and a port.
 type Address = (String, u16);
 
-/// Whom to ask for the master, and how to connect to it.
-pub(super) struct Sentinels {
-    pub(super) service: String,
-    /// Each with its address, for errors.
-    pub(super) sentinels: Vec<(String, Link)>,
-    pub(super) dial: Dial,
-    /// What is the same for every master: all but its address.
-    pub(super) server: ConnectionInfo,
-}
-
-/// A connection to the master.
-#[derive(Clone)]
-pub(super) struct Master {
-    pub(super) connection: MultiplexedConnection,
-    /// Of the server, with its port.
-    pub(super) address: Arc<str>,
-    is_replaced: Arc<AtomicBool>,
-}
-
-impl Master {
-    /// Whether the sentinels name another master by now.
-    pub(super) fn is_replaced(&self) -> bool {
-        self.is_replaced.load(Ordering::Relaxed)
-    }
-
-    /// Whether the server says that it is no master any more.
-    pub(super) fn is_demoted_by(error: &RedisError) -> bool {
-        error.code() == Some("READONLY")
-    }
-}
-
-pub(super) fn connect(sentinels: Sentinels) -> Connect {
-    let sentinels = Arc::new(sentinels);
-    Box::new(move || Arc::clone(&sentinels).connect().boxed())
+/// The sentinels to ask for the master, and the options for connecting to it.
+pub(in crate::redis) struct Sentinels {
+    /// The name that the sentinels monitor the master under.
+    pub(in crate::redis) service: String,
+    /// The sentinels, with their addresses for errors.
+    pub(in crate::redis) sentinels: Vec<(String, Server)>,
+    pub(in crate::redis) connector: Connector,
+    /// The part of the connection info that is the same for every master: all but the address.
+    pub(in crate::redis) info: ConnectionInfo,
 }
 
 impl Sentinels {
+    /// Returns the function that connects to the master.
+    pub(in crate::redis) fn into_make_connection(self) -> MakeConnection {
+        let sentinels = Arc::new(self);
+        Box::new(move || Arc::clone(&sentinels).connect().boxed())
+    }
+
     async fn connect(self: Arc<Self>) -> Result<Connection, NotConnected> {
         let mut outcome = Err(SentinelError::UnknownService { service: self.service.clone() }.into());
         for (address, _) in self.named().await? {
@@ -123,17 +63,18 @@ impl Sentinels {
         outcome.map(Connection::Server)
     }
 
-    /// The servers that are said to be the master, each with the number of those who say so, the most first. Just one,
-    /// when more than half of all sentinels say it: the others may be slow, or cut off.
+    /// Returns the servers that sentinels name as the master, each with the number of these sentinels, the
+    /// largest number first. Returns only one server once more than half of all sentinels name it, because
+    /// the others may be slow or cut off.
     async fn named(&self) -> Result<Vec<(Address, usize)>, SentinelError> {
         let mut cmd = Cmd::new();
         cmd.arg("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(&self.service);
         let mut answers: FuturesUnordered<_> = self
             .sentinels
             .iter()
-            .map(|(address, link)| {
-                let asked = timeout(self.dial.connect_timeout, link.call(&cmd));
-                async move { read(asked.await.unwrap_or(Err(Failure::Silence)), address) }
+            .map(|(address, sentinel)| {
+                let asked = timeout(self.connector.connect_timeout, sentinel.call(&cmd));
+                async move { read(asked.await.unwrap_or(Err(Failure::Timeout)), address) }
             })
             .collect();
         let mut votes = BTreeMap::<Address, usize>::new();
@@ -162,27 +103,28 @@ impl Sentinels {
         }
     }
 
-    /// Connects to this server, if it calls itself a master.
+    /// Connects to the server at `address`, if it calls itself a master.
     async fn connect_to(&self, address: &Address) -> Result<MultiplexedConnection, NotConnected> {
         let (host, port) = address.clone();
-        let server = Dial::at(&self.server, host, port);
-        let name = server.addr().to_string();
-        let mut connection = self.dial.connect_to(server).await?;
+        let info = with_address(&self.info, host, port);
+        let name = info.addr().to_string();
+        let mut connection = self.connector.connect_to(info).await?;
         let mut cmd = Cmd::new();
         cmd.arg("ROLE");
         let role = async { connection.send_packed_command(&cmd).await?.extract_error() };
-        match within(self.dial.connect_timeout, name.clone(), role).await? {
+        match within(self.connector.connect_timeout, name.clone(), role).await? {
             Value::Array(role) if role.first().and_then(text) == Some("master") => Ok(connection),
             _ => Err(SentinelError::NotMaster { address: name }.into()),
         }
     }
 }
 
-/// Looks after the connection to the master at `address`, until it is given up or another master is named.
+/// Watches the connection to the master at `address`, until it is dropped or the sentinels name another
+/// master.
 async fn watch(is_replaced: Weak<AtomicBool>, sentinels: Arc<Sentinels>, address: Address) {
     while is_replaced.strong_count() > 0 {
-        sleep(LOOK).await;
-        // Who asks in vain knows nothing better than what there is.
+        sleep(CHECK_INTERVAL).await;
+        // Keep the present master if no sentinel answers.
         let named = sentinels.named().await.unwrap_or_default();
         let votes = |(named, votes): &(Address, usize)| if *named == address { *votes } else { 0 };
         let for_it: usize = named.iter().map(votes).sum();
@@ -195,7 +137,8 @@ async fn watch(is_replaced: Weak<AtomicBool>, sentinels: Arc<Sentinels>, address
     }
 }
 
-/// What the sentinel at `address` has answered: where the master is, if it knows the name.
+/// Reads the answer of the sentinel at `address`: the master's address, or `None` if it does not know the
+/// name.
 fn read(answer: Result<Value, Failure>, address: &str) -> Result<Option<Address>, SentinelError> {
     let failure = match answer {
         Ok(Value::Nil) => return Ok(None),
@@ -215,7 +158,7 @@ fn read(answer: Result<Value, Failure>, address: &str) -> Result<Option<Address>
     })
 }
 
-/// A host and a port.
+/// Reads a host and a port.
 fn address_in(value: &Value) -> Option<Address> {
     let Value::Array(parts) = value else { return None };
     let [host, port] = parts.as_slice() else { return None };

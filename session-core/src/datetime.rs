@@ -1,21 +1,21 @@
-//! How Python and Django write an instant as text.
+//! Instants as text, in the form of Python's `datetime` and of Django.
 
 use time::{Date, Month, OffsetDateTime, PrimitiveDateTime, Time, UtcOffset};
 
 use crate::Timestamp;
 
-/// The first and the last instant that are written, in seconds since 1970: what MySQL's and Python's dates can be.
+/// The first and the last instant that are written: the range that MySQL's and Python's dates have in common.
 const FIRST: Timestamp = Timestamp::from_micros(-30_610_224_000_000_000);
 const LAST: Timestamp = Timestamp::from_micros(253_402_300_799_999_999);
 
-/// `instant` in UTC, as `2026-11-23 10:10:47.459413`: always with six digits behind the point, so that of two such texts
-/// the later one is the greater one.
+/// Returns `instant` in UTC, as `2026-11-23 10:10:47.459413`. There are always six digits behind the point,
+/// so that the later one of two such texts is the greater one.
 ///
 /// An instant before the year 1000 or after the year 9999 becomes the nearest one within.
 #[must_use]
 pub fn format(instant: Timestamp) -> String {
     let nanos = i128::from(instant.clamp(FIRST, LAST).as_micros()) * 1_000;
-    // It is within the years that can be written.
+    // This does not fail: the instant is clamped to the years that can be written.
     let utc = OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(OffsetDateTime::UNIX_EPOCH);
     let (date, time) = (utc.date(), utc.time());
     format!(
@@ -30,16 +30,17 @@ pub fn format(instant: Timestamp) -> String {
     )
 }
 
-/// `instant` as Python's `isoformat()` writes it: `2026-11-23T10:10:47.459413+00:00`, without the digits behind the point
-/// if all are zero.
+/// Returns `instant` as Python's `isoformat()` writes it: `2026-11-23T10:10:47.459413+00:00`, without the
+/// digits behind the point if all of them are zero.
 #[must_use]
 pub fn isoformat(instant: Timestamp) -> String {
     let text = format(instant).replace(' ', "T");
     format!("{}+00:00", text.strip_suffix(".000000").unwrap_or(&text))
 }
 
-/// Reads what [`format()`], [`isoformat`] and Django write: a date and a time with a space or a `T` between them, up to six
-/// digits behind the point, and an offset or none. Without one, it is UTC.
+/// Reads the texts that [`format()`], [`isoformat`] and Django write: a date and a time with a space or a `T`
+/// between them, up to six digits behind the point, and an optional offset. Without an offset, the text is in
+/// UTC. Returns `None` for any other text.
 #[must_use]
 pub fn parse(text: &str) -> Option<Timestamp> {
     let (date, rest) = text.split_once([' ', 'T'])?;
@@ -91,7 +92,7 @@ fn parse_offset(text: &str) -> Option<UtcOffset> {
     UtcOffset::from_hms(sign * hours, sign * minutes, sign * seconds).ok()
 }
 
-/// A number of exactly `count` digits.
+/// Reads a number of exactly `count` digits.
 fn digits(text: &str, count: usize) -> Option<u32> {
     let is_number = text.len() == count && text.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| text.parse().ok())?
@@ -105,7 +106,7 @@ mod tests {
     const INSTANT: Timestamp = Timestamp::from_micros(1_795_428_647_459_413);
 
     #[test]
-    fn instants_are_written_as_python_does() {
+    fn instants_are_written_as_python_writes_them() {
         let whole = Timestamp::from_secs(1_795_428_647);
         assert_eq!(format(INSTANT), "2026-11-23 10:10:47.459413");
         assert_eq!(format(whole), "2026-11-23 10:10:47.000000");
@@ -114,13 +115,13 @@ mod tests {
     }
 
     #[test]
-    fn what_python_cannot_say_becomes_the_nearest_that_it_can() {
+    fn instant_beyond_pythons_range_becomes_the_nearest_one_in_it() {
         assert_eq!(format(Timestamp::MAX), "9999-12-31 23:59:59.999999");
         assert_eq!(format(Timestamp::from_micros(i64::MIN)), "1000-01-01 00:00:00.000000");
     }
 
     #[test]
-    fn what_django_writes_is_read() {
+    fn texts_that_django_writes_are_parsed() {
         for text in [
             "2026-11-23 10:10:47.459413",
             "2026-11-23T10:10:47.459413",
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_instant_is_not_read() {
+    fn text_that_is_no_instant_is_not_parsed() {
         for text in [
             "",
             "2026-11-23",
@@ -158,20 +159,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_instant_of_those_years_comes_back(micros in FIRST.as_micros()..=LAST.as_micros()) {
+        fn every_instant_in_range_is_parsed_to_itself(micros in FIRST.as_micros()..=LAST.as_micros()) {
             let instant = Timestamp::from_micros(micros);
             prop_assert_eq!(parse(&format(instant)), Some(instant));
             prop_assert_eq!(parse(&isoformat(instant)), Some(instant));
         }
 
         #[test]
-        fn later_is_greater(one in FIRST.as_micros()..=LAST.as_micros(), other in FIRST.as_micros()..=LAST.as_micros()) {
+        fn later_instant_is_the_greater_text(one in FIRST.as_micros()..=LAST.as_micros(), other in FIRST.as_micros()..=LAST.as_micros()) {
             let text = |micros| format(Timestamp::from_micros(micros));
             prop_assert_eq!(text(one).cmp(&text(other)), one.cmp(&other));
         }
 
         #[test]
-        fn any_text_is_looked_at_without_a_panic(text in "[0-9TZ:. +é-]*") {
+        fn any_text_is_parsed_or_refused_without_a_panic(text in "[0-9TZ:. +é-]*") {
             let _ = parse(&text);
         }
     }
