@@ -1,5 +1,5 @@
-//! A Rust service beside a Django site: it knows who is logged in there, counts visits in the same session, and can log
-//! out for both.
+//! A Rust service beside a Django site: it knows which user is logged in there, counts visits in the same
+//! session, and can log the user out of both.
 //!
 //! ```sh
 //! export DJANGO_SECRET_KEY='the SECRET_KEY of the site'
@@ -8,7 +8,7 @@
 //!
 //! `COOKIE` is what a browser holds as `sessionid` for the site.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it explains itself to whoever runs it")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it explains itself to its user")]
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -34,18 +34,18 @@ async fn run() -> Result<(), Box<dyn Error>> {
         return Err("usage: django sqlite://DATABASE COOKIE [logout]".into());
     };
 
-    // Without the site's key, there is nothing that could be believed.
+    // Without the site's key, no payload and no login can be trusted.
     let keys = SecretKeys::from_env("DJANGO_SECRET_KEY")?;
-    // The program's own pool, in which it looks for users as well.
+    // The program's own pool, which also serves to look up users.
     let users = SqlitePool::connect(&url).await?;
     let table = DjangoSqlite::over(SqlitePersistence::from_pool(users.clone()));
-    // Without a cache, because the site writes to the table, too.
+    // No cache, because the site writes to the table, too.
     let store = CachedDb::builder(NoCache, table).codec(DjangoCodec::new(&keys)).build().await?;
 
     let mut session = store.open(&cookie).await?;
     match user(&mut session, &keys, &users).await? {
         Some(name) => println!("{name} is logged in."),
-        None => println!("Nobody is logged in."),
+        None => println!("No user is logged in."),
     }
 
     if arguments.next().as_deref() == Some("logout") {
@@ -57,16 +57,16 @@ async fn run() -> Result<(), Box<dyn Error>> {
             *visits
         })?;
         session.save().await?;
-        println!("Visit number {visits}; the site finds that in request.session.");
+        println!("Visit number {visits}; the site finds the number in request.session.");
         if let Some(key) = session.key().filter(|key| key.expose() != cookie) {
-            println!("The cookie is to be {} from now on.", key.expose());
+            println!("Set the cookie to {} from now on.", key.expose());
         }
     }
     store.close().await;
     Ok(())
 }
 
-/// The name of the user who is logged in, after asking the database whether that still holds.
+/// Returns the name of the user who is logged in, after checking the login against the database.
 async fn user(
     session: &mut Session,
     keys: &SecretKeys,
@@ -83,7 +83,7 @@ async fn user(
         Some(VerifiedBy::SecretKey) => {}
         Some(VerifiedBy::Fallback) => drop(login.renew(session, keys, &password).await?),
         None => {
-            // The password was changed since.
+            // The password was changed since the login.
             session.flush().await?;
             return Ok(None);
         }

@@ -1,4 +1,4 @@
-//! So many hits of a cache and nothing else, or misses, or saves, for a profiler that counts instructions:
+//! A number of hits of a cache, or of misses, or of saves, for a profiler that counts instructions:
 //!
 //! ```sh
 //! cargo build --release --package session-cached-db --example hits --features moka,sqlite
@@ -7,13 +7,13 @@
 //! valgrind --tool=callgrind target/release/examples/hits 4000 saves
 //! ```
 //!
-//! What the preparations take is what the same takes with 0. A miss reads SQLite and fills moka; a save opens a session that is in
-//! moka, changes one key, and updates SQLite.
+//! To measure the preparations alone, run it with 0. A miss reads SQLite and fills moka; a save opens a
+//! session that is in moka, changes one key, and updates SQLite.
 //!
-//! With the feature `redis` or `memcached` as well, and a URL behind the
-//! number, it is the hits of that cache: `hits 10000 redis://127.0.0.1/`.
+//! With the feature `redis` or `memcached`, and a URL after the number, it measures hits of that cache: `hits
+//! 10000 redis://127.0.0.1/`.
 
-#![allow(clippy::print_stdout, reason = "it says what it has done")]
+#![allow(clippy::print_stdout, reason = "it prints its counts")]
 
 use std::error::Error;
 use std::hint::black_box;
@@ -24,13 +24,13 @@ use session_cached_db::{CachedDb, MokaCache, SqlitePersistence};
 
 type Database = Arc<SqlitePersistence>;
 
-/// Few, so that all are in the processor's cache.
+/// Number of sessions, few enough for the processor's cache.
 const SESSIONS: usize = 1_000;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
-    let count: usize = args.next().ok_or("say how many hits")?.parse()?;
+    let count: usize = args.next().ok_or("usage: hits COUNT [misses | saves | URL]")?.parse()?;
     match args.next() {
         None => hits(moka(), count).await,
         Some(what) if what == "misses" => misses(count).await,
@@ -45,7 +45,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             hits(cache, count).await
         }
         Some(_) => Err(
-            "misses, saves, or the URL of a Redis or a memcached, if it was built with the feature for that"
+            "the second argument must be misses, saves, or the URL of a cache for which this was built with the feature"
                 .into(),
         ),
     }
@@ -57,13 +57,14 @@ async fn hits(cache: impl Cache, count: usize) -> Result<(), Box<dyn Error>> {
     for (key, _) in keys.iter().cycle().take(count) {
         black_box(store.load(key).await?);
     }
-    told(&store)
+    print_counts(&store)
 }
 
 async fn misses(count: usize) -> Result<(), Box<dyn Error>> {
     let db = database().await?;
     let keys = fill(&store(moka(), &db).await?).await?;
-    // In each of them, every key is cold once. As many are built for no misses as for all.
+    // Every key is cold once in each store. The same number of stores is built for 0 misses, so that they can
+    // be subtracted.
     let cold = [
         store(moka(), &db).await?,
         store(moka(), &db).await?,
@@ -77,7 +78,7 @@ async fn misses(count: usize) -> Result<(), Box<dyn Error>> {
     for (store, key) in loads.take(count) {
         black_box(store.load(key).await?);
     }
-    cold.iter().try_for_each(told)
+    cold.iter().try_for_each(print_counts)
 }
 
 async fn saves(count: usize) -> Result<(), Box<dyn Error>> {
@@ -88,7 +89,7 @@ async fn saves(count: usize) -> Result<(), Box<dyn Error>> {
         session.insert("field-3", format!("{number:08}"))?;
         session.save().await?;
     }
-    told(&store)
+    print_counts(&store)
 }
 
 fn moka() -> MokaCache {
@@ -103,7 +104,7 @@ async fn store<C: Cache>(cache: C, db: &Database) -> Result<CachedDb<C, Database
     Ok(CachedDb::builder(cache, Arc::clone(db)).sole_process().reaper(None).build().await?)
 }
 
-/// Saves the sessions; their keys and cookies.
+/// Saves the sessions, and returns their keys and cookies.
 async fn fill<C: Cache>(store: &CachedDb<C, Database>) -> Result<Vec<(StoredKey, String)>, Box<dyn Error>> {
     let mut keys = Vec::new();
     for number in 0..SESSIONS {
@@ -118,7 +119,7 @@ async fn fill<C: Cache>(store: &CachedDb<C, Database>) -> Result<Vec<(StoredKey,
     Ok(keys)
 }
 
-fn told<C: Cache>(store: &CachedDb<C, Database>) -> Result<(), Box<dyn Error>> {
+fn print_counts<C: Cache>(store: &CachedDb<C, Database>) -> Result<(), Box<dyn Error>> {
     let stats = store.stats();
     println!("{} hits, {} misses, {} writes", stats.hits, stats.misses, stats.fenced_writes);
     Ok(())

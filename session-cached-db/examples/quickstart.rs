@@ -1,12 +1,12 @@
-//! The main job, embedded: sessions in a SQLite file, with moka in front.
+//! The main job, embedded: sessions in an SQLite file, with moka in front.
 //!
-//! Run it twice: the second run finds what the first one left.
+//! Run it twice: the second run finds the session of the first one.
 //!
 //! ```sh
 //! cargo run --example quickstart
 //! ```
 
-#![allow(clippy::print_stdout, reason = "it explains itself to whoever runs it")]
+#![allow(clippy::print_stdout, reason = "it explains itself to its user")]
 
 use std::error::Error;
 use std::path::Path;
@@ -27,7 +27,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let db = SqlitePersistence::connect(DATABASE).await?;
     let days = |days: u64| Duration::from_secs(days * 24 * 60 * 60);
     let store = CachedDb::builder(cache, db).sole_process().idle_timeout(days(14)).build().await?;
-    println!("Opened {DATABASE}: the truth is there, and moka is in front of it.\n");
+    println!("Opened {DATABASE}: it is the truth, and moka is in front of it.\n");
 
     visit(&store).await?;
     log_in(&store).await?;
@@ -36,12 +36,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     store.close().await;
     println!(
-        "\nRun it again: the session of this visit is still there. Delete {BROWSER} to come as a stranger."
+        "\nRun it again: the session of this visit is still there. Delete {BROWSER} to be a new visitor."
     );
     Ok(())
 }
 
-/// A request of a browser that may have been here before.
+/// Handles a request of a browser that may have been here before.
 async fn visit(store: &Store) -> Result<(), Box<dyn Error>> {
     let mut session = store.open(&cookie()).await?;
     match session.key() {
@@ -59,7 +59,7 @@ async fn visit(store: &Store) -> Result<(), Box<dyn Error>> {
     keep_cookie(&session)
 }
 
-/// Whoever logs in gets a new key, so that a key that was planted before is worth nothing.
+/// Logs a user in. The session gets a new key, so that a key that was planted before is worth nothing.
 async fn log_in(store: &Store) -> Result<(), Box<dyn Error>> {
     let before = cookie();
     let mut session = store.open(&before).await?;
@@ -75,7 +75,8 @@ async fn log_in(store: &Store) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// What has been loaded or saved once is served from memory, until somebody changes it.
+/// Opens the session many times. After one load or save, it is served from memory until it
+/// is changed.
 async fn read_from_the_cache(store: &Store) -> Result<(), Box<dyn Error>> {
     let before = store.stats();
     for _ in 0..1_000 {
@@ -90,7 +91,7 @@ async fn read_from_the_cache(store: &Store) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A second device of Ada's logs out. Its session is gone, everywhere and for good; the other one is not.
+/// Logs Ada out on a second device. That session is gone, everywhere and for good; the other one is not.
 async fn log_out(store: &Store) -> Result<(), Box<dyn Error>> {
     let mut phone = store.new_session();
     phone.insert("name", "Ada")?;

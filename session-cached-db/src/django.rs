@@ -1,7 +1,7 @@
-//! What Django's `django.contrib.auth` keeps in a session: who is logged in.
+//! Logins of Django's `django.contrib.auth`, which it keeps in the session.
 //!
-//! The codec of Django's payloads and its secret keys are here again, from `session_core::django`. With a database's
-//! feature, so is its `DjangoPersistence`, from `db_backends::django`.
+//! This module also re-exports the codec of Django's payloads and Django's secret keys from
+//! `session_core::django`, and with a database's feature its `DjangoPersistence` from `db_backends::django`.
 
 pub use session_core::django::{DjangoCodec, InvalidSecretKeys, SecretKeys, UnreadablePayload, VerifiedBy};
 
@@ -21,21 +21,21 @@ use crate::{Coherence, Error, Session};
 const USER_ID: &str = "_auth_user_id";
 const BACKEND: &str = "_auth_user_backend";
 const HASH: &str = "_auth_user_hash";
-/// Where a site with `CSRF_USE_SESSIONS` keeps its token against forged requests.
+/// The key under which a site with `CSRF_USE_SESSIONS` keeps its token against forged requests.
 const CSRF: &str = "_csrftoken";
 
-/// Django's own authentication backend: what `_auth_user_backend` is at a site that has no other.
+/// Django's own authentication backend: the value of `_auth_user_backend` at a site that has no other.
 pub const MODEL_BACKEND: &str = "django.contrib.auth.backends.ModelBackend";
 
-/// Who is logged in to a session, as Django has it.
+/// The login that Django keeps in a session.
 ///
-/// `Debug` shows neither user nor hash.
+/// `Debug` shows neither the user nor the hash.
 ///
 /// ```
 /// use session_cached_db::Session;
 /// use session_cached_db::django::{DjangoLogin, SecretKeys};
 ///
-/// /// The id of the user who is logged in. `password_of` looks into the column `password` of `auth_user`.
+/// /// Returns the id of the user who is logged in. `password_of` reads the column `password` of `auth_user`.
 /// fn user_id(
 ///     session: &Session,
 ///     keys: &SecretKeys,
@@ -54,18 +54,19 @@ pub struct DjangoLogin {
 }
 
 impl DjangoLogin {
-    /// Who `session` says is logged in; `None` if it says nobody, or not in Django's way. Believe it after
-    /// [`verify`](Self::verify) only.
+    /// Returns the login that `session` holds, or `None` if it holds none, or not in Django's form. Trust it
+    /// only after [`verify`](Self::verify).
     #[must_use]
     pub fn of(session: &Session) -> Option<Self> {
         let text = |key| session.get::<String>(key).ok().flatten();
-        // An older Django kept no hash.
+        // Old versions of Django kept no hash.
         let hash = text(HASH).unwrap_or_default();
         Some(Self { user_id: text(USER_ID)?, backend: text(BACKEND)?, hash })
     }
 
-    /// A login of the user whose primary key is `user_id` and whose `password` column is `password`, who was
-    /// authenticated by `backend`: one of the site's `AUTHENTICATION_BACKENDS`, often [`MODEL_BACKEND`].
+    /// Returns the login of a user. `user_id` is the user's primary key, `password` the content of the user's
+    /// `password` column, and `backend` the one of the site's `AUTHENTICATION_BACKENDS` that authenticated
+    /// the user, often [`MODEL_BACKEND`].
     #[must_use]
     pub fn new(
         keys: &SecretKeys,
@@ -76,36 +77,37 @@ impl DjangoLogin {
         Self { user_id: user_id.into(), backend: backend.into(), hash: keys.auth_hash(password) }
     }
 
-    /// The user's primary key, as text.
+    /// Returns the user's primary key, as text.
     #[must_use]
     pub fn user_id(&self) -> &str {
         &self.user_id
     }
 
-    /// The authentication backend by which the user was logged in.
+    /// Returns the authentication backend that authenticated the user.
     #[must_use]
     pub fn backend(&self) -> &str {
         &self.backend
     }
 
-    /// Whether the user's password, which is `password` as it stands in its column, is still that of the login; and by
-    /// which key that was found out. `None`: it was changed, and the session is over for this user; end it with
-    /// [`Session::flush`], as Django does.
+    /// Checks that the user's password is still the one of the login, and returns the secret key that showed
+    /// it. `password` is the content of the user's `password` column. `None` means that the password was
+    /// changed: the login is no longer valid, so end the session with [`Session::flush`], as Django does.
     ///
-    /// After [`VerifiedBy::Fallback`], [`renew`](Self::renew) the login, as Django does, or the session is over when the
-    /// site takes that fallback away.
+    /// After [`VerifiedBy::Fallback`], [`renew`](Self::renew) the login, as Django does. Otherwise it ends
+    /// when the site removes that fallback key.
     #[must_use]
     pub fn verify(&self, keys: &SecretKeys, password: &str) -> Option<VerifiedBy> {
         keys.verify_auth_hash(password, &self.hash)
     }
 
-    /// Logs the user in to `session`, as Django's `login()` does: under a new key, without the token against forged requests
-    /// that was there before, and with nothing left of what the session held if that was of another user, or of this one
-    /// before the password was changed. It does not set the user's `last_login`.
+    /// Logs the user in to `session`, as Django's `login()` does: the session gets a new key and loses its
+    /// token against forged requests. If it belonged to another user, or to this one before the password was
+    /// changed, it is ended first and none of its values are kept. Does not set the user's `last_login`.
     ///
     /// # Errors
     ///
-    /// As [`Session::cycle_key`]. When what was there could be ended, but the new session not stored, nobody is logged in.
+    /// The errors of [`Session::cycle_key`]. When the old session was ended and the new one could not be
+    /// stored, no user is logged in.
     pub async fn log_in(&self, session: &mut Session) -> Result<Coherence, Error> {
         let mut coherence = Coherence::Coherent;
         if session.contains(USER_ID) && Self::of(session).is_none_or(|before| before.is_another(self)) {
@@ -120,12 +122,13 @@ impl DjangoLogin {
         self.user_id != login.user_id || self.hash != login.hash
     }
 
-    /// Gives `session`, whose login this is, a hash by the current key, and a new key. `password` is the user's, as it
-    /// stands in its column.
+    /// Writes the login into `session` again, with a hash by the current secret key, under a new session key.
+    /// `session` must be the one that holds this login; `password` is the content of the user's `password`
+    /// column.
     ///
     /// # Errors
     ///
-    /// As [`Session::cycle_key`].
+    /// The errors of [`Session::cycle_key`].
     pub async fn renew(
         self,
         session: &mut Session,

@@ -6,21 +6,21 @@ use session_core::{
     SchemaProblem,
 };
 
-/// Why a session operation failed. A cache that is slow or down is none of the reasons, except under
+/// Why a session operation failed. A cache that is slow or down is not one of the reasons, except under
 /// [`OutagePolicy::FailClosed`](crate::OutagePolicy::FailClosed).
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The session was deleted or has expired since it was opened. It is not written again, under no key. Treat the
-    /// client as logged out.
+    /// The session was deleted or has expired since it was opened. It is not written again, under any key.
+    /// Treat the client as logged out.
     #[error("the session was ended in the meantime; treat the client as logged out")]
     SessionGone,
-    /// Somebody else changed the same key in the meantime, and the policy is
-    /// [`ConflictPolicy::Reject`](crate::ConflictPolicy::Reject), or they kept changing it. Open the session again and
-    /// repeat the change.
-    #[error("the session was changed by somebody else in the meantime; open it again and repeat the change")]
+    /// Another writer changed the same key in the meantime and the policy is
+    /// [`ConflictPolicy::Reject`](crate::ConflictPolicy::Reject), or other writers kept changing the session.
+    /// Open it again and repeat the change.
+    #[error("the session was changed by another writer in the meantime; open it again and repeat the change")]
     Conflict,
-    /// There is a session under this key already.
+    /// A session with this key exists already.
     #[error("a session with this key exists already; choose another key")]
     AlreadyExists,
     /// The session would be larger than the store allows.
@@ -38,9 +38,9 @@ pub enum Error {
         "the session has {actual} values, but at most {limit} are allowed; keep fewer in it, or raise max_keys"
     )]
     TooManyKeys {
-        /// How many it has.
+        /// The number of values.
         actual: usize,
-        /// How many are allowed.
+        /// The largest number of values.
         limit: usize,
     },
     /// The stored payload cannot be read. The row was left alone.
@@ -52,22 +52,22 @@ pub enum Error {
     /// The value cannot be written as JSON.
     #[error("the value for {key:?} cannot be written as JSON: {source}")]
     Serialize {
-        /// Where it was to be put.
+        /// The key of the value.
         key: String,
-        /// What its `Serialize` said.
+        /// The error of the value's `Serialize`.
         source: Arc<serde_json::Error>,
     },
-    /// What is stored is not of the type that was asked for.
+    /// The stored value is not of the type that was asked for.
     #[error("the value under {key:?} cannot be read as {wanted}: {source}")]
     Deserialize {
-        /// Where it is.
+        /// The key of the value.
         key: String,
         /// The type that was asked for.
         wanted: &'static str,
-        /// Where in the value it went wrong.
+        /// Why the value cannot be read, and at which place in it.
         source: MalformedJson,
     },
-    /// The key is one that sessions use for themselves.
+    /// The key is one that sessions use themselves.
     #[error("{key:?} is reserved; choose another key")]
     ReservedKey {
         /// The key.
@@ -79,19 +79,19 @@ pub enum Error {
     /// The cache cannot be fenced, and the policy for this operation is
     /// [`OutagePolicy::FailClosed`](crate::OutagePolicy::FailClosed). The database was not touched. Retry later.
     #[error(
-        "the cache does not answer, or refuses to be written to, and this operation is to fail then; nothing was changed, retry \
-         later"
+        "the cache does not answer or refuses writes, and the outage policy of this operation is to fail; nothing was \
+         changed, retry later"
     )]
     CacheUnavailable,
-    /// More than `max_waiting_writes` writes of this session wait for their turn, or this one's did not come within the write
-    /// timeout. Nothing was changed. Retry later.
+    /// More than `max_waiting_writes` writes of this session wait for their turn, or this write's turn did
+    /// not come within the write timeout. Nothing was changed. Retry later.
     #[error(
         "too many writes of this session at once, or the ones before took too long; nothing was changed, retry later (see \
          max_waiting_writes and write_timeout)"
     )]
     Busy,
-    /// This machine's clock and the database's differ by more than `clock_slack`. Nothing was deleted: by a wrong clock,
-    /// sessions would be that live on.
+    /// This machine's clock and the database's differ by more than `clock_slack`. Nothing was deleted: by a
+    /// wrong clock, sessions that have not expired would be.
     #[error(
         "this machine's clock and the database's differ by {by:?}; nothing was deleted, set the clock that is wrong"
     )]
@@ -102,20 +102,20 @@ pub enum Error {
     /// The database call failed.
     #[error("{0}")]
     Database(#[source] Arc<PersistenceError>),
-    /// The task that was to answer ended before: the runtime is shutting down. If it was a write, find out whether it
-    /// happened.
+    /// The task that ran the operation ended before it had a result, because the runtime is shutting down.
+    /// After a write, find out whether it happened.
     #[error("interrupted by the end of the runtime; find out whether a write happened before repeating it")]
     Interrupted,
     /// The store was closed. Nothing was changed.
     #[error("the session store is closed")]
     Closed,
-    /// No session key could be made.
+    /// No session key could be generated.
     #[error(transparent)]
     RandomnessUnavailable(#[from] RandomnessUnavailable),
 }
 
 impl Error {
-    /// Whether a write that failed with this may have happened.
+    /// Returns whether a write that failed with this error may have happened.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self {
@@ -125,7 +125,8 @@ impl Error {
         }
     }
 
-    /// Whether the same call may succeed later. After an [unknown outcome](Outcome::Unknown), find out first.
+    /// Returns `true` if the same call may succeed later. After an [unknown outcome](Outcome::Unknown), find
+    /// out first whether the write happened.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -135,12 +136,12 @@ impl Error {
         }
     }
 
-    /// Whether what was to be saved is to blame.
+    /// Returns `true` if the data that was to be saved is to blame.
     pub(crate) const fn is_data_error(&self) -> bool {
         matches!(self, Self::TooLarge { .. } | Self::TooManyKeys { .. } | Self::Unencodable(_))
     }
 
-    /// Whether it is this one session that cannot be read, while the database is fine.
+    /// Returns `true` if only this session's row or payload cannot be read, and the database itself is fine.
     pub(crate) fn is_row_error(&self) -> bool {
         match self {
             Self::Unreadable(_) => true,
@@ -169,7 +170,7 @@ pub enum BuildError {
     /// A setting contradicts another, or does not fit the cache or the database.
     #[error("{0}")]
     Invalid(String),
-    /// There is no tokio runtime here to run on.
+    /// No tokio runtime is running in this thread.
     #[error("no tokio runtime is running here; build the store inside one, or set another with runtime()")]
     NoRuntime,
     /// The session table is not usable.

@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 /// The place of a seeded fault of the protocol: asks whether the simulator has selected it, or runs the faulty code
 /// instead. A normal build contains nothing of it.
@@ -74,7 +75,12 @@ pub use db_backends::postgres::PostgresPersistence;
 #[cfg(feature = "sqlite")]
 pub use db_backends::sqlite::SqlitePersistence;
 
-/// The examples of the documents are compiled, too.
+/// Compiles the examples of the repository's front page.
+#[cfg(all(doctest, feature = "axum", feature = "moka", feature = "sqlite"))]
+#[doc = include_str!("../../README.md")]
+struct ReadmeDocument;
+
+/// Compiles the examples of `docs/security.md`.
 #[cfg(all(doctest, feature = "postgres", feature = "redis", feature = "seal"))]
 #[doc = include_str!("../../docs/security.md")]
 struct SecurityDocument;

@@ -1,8 +1,8 @@
-//! The simulator's side of a store: seeded faults, to show that the simulator would find them, and digests, to recognise a
-//! state that was explored before.
+//! The simulator's side of a store: seeded faults, to show that the simulator would find them, and digests,
+//! to recognise a state that was explored before.
 //!
-//! Not part of the interface. A build without the feature `__simulation` contains nothing of it. The faulty code itself is
-//! beside the code that it replaces, in each folder's `mutants.rs`.
+//! Not part of the interface. A build without the feature `__simulation` contains none of it. The faulty code
+//! itself is in each folder's `mutants.rs`, beside the code that it replaces.
 
 use std::cell::Cell;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -14,8 +14,8 @@ thread_local! {
     static TURNS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Says which task is polled on this thread from now on. Loads and writes carry its number, so that a digest tells who
-/// waits for what.
+/// Sets the task that is polled on this thread from now on. Loads and writes carry its number, so that a
+/// digest shows which task waits for what.
 pub fn enter_task(number: u64) {
     CURRENT.set(number);
 }
@@ -24,8 +24,8 @@ pub(crate) fn current_task() -> u64 {
     CURRENT.get()
 }
 
-/// Returns how often a write queue on this thread has begun to carry out what came next. A queue's task keeps nothing from
-/// before that but what is in the digest.
+/// Returns how often a write queue on this thread has begun its next job. From before that, a queue's task
+/// keeps only what is in the digest.
 #[must_use]
 pub fn turns() -> u64 {
     TURNS.get()
@@ -50,7 +50,7 @@ thread_local! {
     static SELECTED: Cell<Option<Mutant>> = const { Cell::new(None) };
 }
 
-/// Makes every store that runs on this thread wrong in one way, until another or none is selected.
+/// Selects the seeded fault of every store that runs on this thread, until another one or none is selected.
 pub fn select_mutant(mutant: Option<Mutant>) {
     SELECTED.set(mutant);
 }
@@ -72,7 +72,7 @@ macro_rules! mutants {
             /// All of them.
             pub const ALL: &[Self] = &[$(Self::$name),*];
 
-            /// What is wrong.
+            /// Returns a description of the fault.
             #[must_use]
             pub const fn description(self) -> &'static str {
                 match self {
@@ -84,21 +84,21 @@ macro_rules! mutants {
 }
 
 mutants! {
-    /// No lease check: a fill replaces whatever is there.
+    /// No lease check: a fill replaces any entry.
     NoLeaseCheck,
     /// No fence: a writer only deletes the entry after its write.
     NoFence,
     /// A second writer's fence replaces the first one's, instead of joining it.
     FenceOverwritten,
-    /// No poisoning: a writer whose fence was lost leaves the fence of another one as it is.
+    /// No poisoning: a writer whose fence was lost leaves another writer's fence as it is.
     NoPoisoning,
-    /// A dead holder is never pruned, and kept as long as a living one.
+    /// A dead holder is never pruned, but kept as long as a living one.
     NeverPruned,
     /// A fence is settled although the outcome of the write is unknown.
     SettledOnUnknown,
-    /// Ungated flight: every follower takes whatever result comes next.
+    /// Ungated flight: every follower takes the next result.
     UngatedFlight,
-    /// An upserting save: what is not there is inserted.
+    /// An upserting save: a session that is missing is inserted.
     UpsertingSave,
     /// A fill whose lease was removed fills the vacant key (after a delete, for instance).
     FillAfterDelete,
@@ -114,7 +114,7 @@ mutants! {
     LateFollower,
     /// A writer that could not fence publishes, instead of having the key repaired.
     DegradedPublishes,
-    /// A repair leaves another's fence clean.
+    /// A repair leaves another writer's fence clean.
     CleanRepair,
     /// A touch publishes the record that was loaded before it.
     TouchPublishes,
@@ -122,7 +122,7 @@ mutants! {
     RevokeListsOnce,
     /// A write is sent although it may outlive its fence.
     WritePastDeadline,
-    /// To lose a few exchanges in a row counts as an outage of the cache.
+    /// Losing a few exchanges in a row counts as an outage of the cache.
     LosingIsOutage,
     /// Writes of one process do not queue.
     QueueSkipped,

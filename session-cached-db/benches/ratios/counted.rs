@@ -1,4 +1,4 @@
-//! Backends that count what is asked of them.
+//! Backends that count their calls.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use session_cached_db::session_core::{
     PersistenceError, PersistenceProperties, Record, StoredKey, Timestamp, Version,
 };
 
-/// A number that grows while others read it.
+/// A counter that can be read while it grows.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Count(Arc<AtomicU64>);
 
@@ -74,7 +74,7 @@ impl<C: Cache> Cache for Counted<C> {
 }
 
 impl<P: Persistence> Counted<P> {
-    /// Counts the second statement of a write that has matched no row, which asks why.
+    /// Counts the second statement of a write that has matched no row. It finds out why.
     fn count_question<T>(&self, result: Result<T, PersistenceError>) -> Result<T, PersistenceError> {
         if matches!(result, Err(PersistenceError::Conflict | PersistenceError::NotFound)) {
             self.count.bump();

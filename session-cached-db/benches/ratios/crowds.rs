@@ -1,4 +1,4 @@
-//! Saves of one session by many at once, each of a key of its own.
+//! Saves of one session by many savers at once, each of its own key.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,14 +13,14 @@ use crate::counted::{Count, Counted};
 use crate::figure::{Aim, IN_FLIGHT, Report};
 use crate::sessions::values;
 
-/// A cache, a database, and what the figures are named after.
+/// The pairs of a cache and a database, after which the figures are named.
 const FIGURES: [(&str, &str); 4] =
     [("moka", "sqlite"), ("redis", "postgres"), ("memcached", "mysql"), ("valkey", "mariadb")];
 
 const CACHES: [&str; 5] = ["moka", "redis", "valkey", "redis-cluster", "memcached"];
 const DATABASES: [&str; 4] = ["sqlite", "postgres", "mysql", "mariadb"];
 
-/// The crowds of the table.
+/// The numbers of savers in the table.
 const SAVERS: [usize; 4] = [1, 8, IN_FLIGHT, 512];
 
 const TABLE: &str = "bench_crowds";
@@ -38,7 +38,8 @@ pub(crate) async fn measure(effort: Effort, report: &mut Report) {
     }
 }
 
-/// Prints a row for each pair and each crowd, in Markdown. `wanted` are pairs as `redis+postgres`; none are all.
+/// Prints a row for each pair and each number of savers, in Markdown. `wanted` has pairs such as
+/// `redis+postgres`; an empty one means all.
 pub(crate) async fn print_table(wanted: &[String]) {
     println!(
         "| pair | savers | statements per save | cache calls per save | degraded | failed | p50 | p99 |\n\
@@ -60,7 +61,7 @@ pub(crate) async fn print_table(wanted: &[String]) {
 
 type Store = CachedDb<Counted<Arc<dyn DynCache>>, Counted<Arc<dyn DynDatabase>>>;
 
-/// A session that many save.
+/// A session that many savers change.
 struct Hot {
     store: Store,
     cache_calls: Count,
@@ -70,7 +71,7 @@ struct Hot {
     _dir: tempfile::TempDir,
 }
 
-/// What became of saves that were made at once.
+/// The outcomes of saves that were made at once.
 #[derive(Default)]
 struct Outcomes {
     latencies: Vec<Duration>,
@@ -109,7 +110,7 @@ impl Hot {
 
     async fn measure(self, pair: &str, effort: Effort, report: &mut Report) {
         let (mut times, mut statements) = (Vec::new(), Vec::new());
-        // The first round adds keys, and all connections are made in it.
+        // The first round is not measured: it adds the keys and makes all connections.
         for round in 0..=effort.rounds {
             let one_by_one = self.one_by_one(IN_FLIGHT, round).await;
             let at_once = self.at_once(IN_FLIGHT, round).await;
@@ -128,7 +129,7 @@ impl Hot {
     }
 
     async fn print_rows(self, pair: &str) {
-        // Adds the keys of the largest crowd, so that all of them write as much.
+        // Add the keys of the largest crowd, so that all crowds write as much.
         let mut session = self.store.open(&self.cookie).await.unwrap();
         for saver in 0..SAVERS[SAVERS.len() - 1] {
             session.insert(&key_of(saver), value_of(0)).unwrap();
@@ -155,7 +156,8 @@ impl Hot {
         self.close().await;
     }
 
-    /// Saves one after another, each of the session as it is then. Returns the time of the saves, in seconds.
+    /// Makes saves one after another, each of the session as it is then. Returns the time of the saves, in
+    /// seconds.
     async fn one_by_one(&self, savers: usize, round: usize) -> f64 {
         let mut took = Duration::ZERO;
         for saver in 0..savers {
@@ -167,7 +169,7 @@ impl Hot {
         took.as_secs_f64()
     }
 
-    /// Saves at once what was opened before any of them saved.
+    /// Makes saves at once, of sessions that were all opened before the first save.
     async fn at_once(&self, savers: usize, round: usize) -> Outcomes {
         let mut sessions = Vec::new();
         for saver in 0..savers {
@@ -199,7 +201,7 @@ impl Hot {
         outcomes
     }
 
-    /// The session with the change of a saver in it.
+    /// Opens the session, and makes a saver's change.
     async fn open(&self, saver: usize, round: usize) -> Session {
         let mut session = self.store.open(&self.cookie).await.unwrap();
         session.insert(&key_of(saver), value_of(round)).unwrap();
@@ -227,7 +229,7 @@ fn key_of(saver: usize) -> String {
     format!("saver-{saver:03}")
 }
 
-/// Never what is there, and always as long.
+/// Returns a value that differs from the one of the round before, and always has the same length.
 fn value_of(round: usize) -> String {
     format!("{round:08}")
 }

@@ -1,4 +1,4 @@
-//! Misses and saves, against the bare statement and the two cache calls that go with it, measured alone.
+//! Misses and saves, against the bare statement and its two cache calls, each measured alone.
 
 use std::hint::black_box;
 use std::str::FromStr as _;
@@ -26,10 +26,10 @@ use crate::sessions::{SESSIONS, Stored, create, data, moka};
 const TABLE: &str = "bench_sessions";
 const DROP: &str = "DROP TABLE IF EXISTS bench_sessions, bench_sessions_schema";
 
-/// Makes a store of its own on the same table.
+/// A function that connects another database on the same table.
 type Connect<P> = Box<dyn Fn() -> BoxFuture<'static, P> + Send + Sync>;
 
-/// How many connections each side has: the store's own default.
+/// Number of connections on each side: the store's own default.
 const CONNECTIONS: u32 = 10;
 const SQLITE_READERS: u32 = 4;
 
@@ -57,7 +57,7 @@ async fn sqlite(effort: Effort, report: &mut Report) {
         async move { SqlitePersistence::builder().table(TABLE).connect(&url).await.unwrap() }.boxed()
     };
     let first = db().await;
-    // As durable as the store's own connections.
+    // Use the durability of the store's own connections.
     let options = SqliteConnectOptions::from_str(&url).unwrap().synchronous(SqliteSynchronous::Normal);
     let pool = |connections| {
         let pool = SqlitePoolOptions::new().test_before_acquire(false).max_connections(connections);
@@ -120,7 +120,7 @@ impl<P: Persistence, R: Raw> World<P, R> {
         let (mut one, mut many) = (Vec::new(), Vec::new());
         let keys: Vec<_> = self.sessions.iter().map(|session| session.key).collect();
         for round in 0..effort.rounds {
-            // Nothing is cached in a new one; its connections are made before anything is measured.
+            // The cache of a new store is empty. Its connections are made before the measurement.
             let cold = store(db().await).await;
             let warm: Vec<_> = keys.iter().rev().take(128).copied().collect();
             crowd(&warm, |keys| loading(cold.clone(), keys)).await;
@@ -164,12 +164,14 @@ impl<P: Persistence, R: Raw> World<P, R> {
         let (mut one, mut many) = (Vec::new(), Vec::new());
         let chunk = 2 * (60 + 256);
         for round in 0..effort.rounds {
-            // Both write as many bytes: a database writes what keeps its size with less effort.
+            // Both sides write the same number of bytes, because an update that keeps the size costs a
+            // database less.
             let payload = changed_payload(round);
             let start = round * chunk % (self.sessions.len() - chunk);
             let (alone, together) = self.sessions[start..start + chunk].split_at(2 * 60);
-            // Every second session is changed past the store, and every other one through it, in turn: a checkpoint or
-            // a flush hits both alike. Never the same one, which the store would have to merge.
+            // Change every second session past the store, and the others through it, in turn, so that a
+            // checkpoint or a flush hits both alike. They never change the same one, because the store would
+            // have to merge it.
             let (mut raw, mut cache, mut save) = (Times::default(), Times::default(), Times::default());
             let aside = Aside::new();
             let mut connection = self.raw.writing().await;
@@ -222,7 +224,7 @@ impl<P: Persistence, R: Raw> World<P, R> {
             });
             many.push(save.await / (raw + cache));
         }
-        assert_eq!(self.store.stats().merges, 0, "somebody else wrote");
+        assert_eq!(self.store.stats().merges, 0, "another writer changed a session");
         let what = "save of one changed key, against the raw UPDATE plus the two cache calls";
         report.add(format!("save.{}", self.name), Aim::AtMost(1.2), what, one);
         report.add(format!("save.{}_64", self.name), Aim::AtMost(1.2), what, many);
@@ -232,7 +234,7 @@ impl<P: Persistence, R: Raw> World<P, R> {
 /// The key whose value a save changes.
 const CHANGED: &str = "field-3";
 
-/// What a save writes in a round.
+/// Returns the payload that a save writes in a round.
 fn changed_payload(round: usize) -> Vec<u8> {
     let mut data = data(0);
     data.insert(CHANGED, round.to_string()).unwrap();
@@ -255,7 +257,7 @@ async fn selecting<R: Raw>(raw: R, keys: Vec<StoredKey>) {
     }
 }
 
-/// A cache beside the store's, for what the cache calls cost alone.
+/// A cache beside the store's, to measure the cache calls alone.
 #[derive(Clone)]
 struct Aside {
     cache: MokaCache,
@@ -276,7 +278,7 @@ impl Aside {
         Value { record: self.record.clone(), made_at: SystemTime::now().into(), store: StoreId(1) }
     }
 
-    /// The two calls of a miss.
+    /// Makes the two cache calls of a miss.
     async fn fill(&self, key: &StoredKey) {
         let (lease, stamp) = (stamp(), stamp());
         assert_eq!(self.cache.acquire(key, Entry::lease(lease), TTL).await.unwrap(), Acquired::Placed);
@@ -291,7 +293,7 @@ impl Aside {
         stamp
     }
 
-    /// The two calls of a save.
+    /// Makes the two cache calls of a save.
     async fn replace(&self, key: &StoredKey, present: Stamp) {
         let (placed, published) = (stamp(), stamp());
         let deadline = Timestamp::from(SystemTime::now()) + TTL;

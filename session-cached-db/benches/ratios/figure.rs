@@ -1,19 +1,19 @@
-//! What was measured, and the means to measure in turn. Shared with `../vs-tower-sessions`.
+//! Figures, and helpers to measure two kinds of work in turn. Shared with `../vs-tower-sessions`.
 
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-/// How many tasks run at the same time where there is not just one.
+/// Number of tasks that run at the same time, where it is not one.
 pub(crate) const IN_FLIGHT: usize = 64;
 
-/// What a figure is to be.
+/// The aim of a figure.
 #[derive(Clone, Copy)]
 #[allow(dead_code, reason = "either program uses some")]
 pub(crate) enum Aim {
     AtMost(f64),
     AtLeast(f64),
-    /// It is reported, and that is all.
+    /// The figure is only reported.
     None,
 }
 
@@ -24,26 +24,26 @@ struct Figure {
     rounds: Vec<f64>,
 }
 
-/// All figures. Says on the error stream what it is told, as it is told.
+/// All figures. Each is printed to stderr as soon as it is added.
 #[derive(Default)]
 pub(crate) struct Report {
     figures: Vec<Figure>,
 }
 
 impl Report {
-    /// Adds a figure: the median of its rounds.
+    /// Adds a figure, whose value is the median of its rounds.
     pub(crate) fn add(&mut self, name: impl Into<String>, aim: Aim, what: &'static str, rounds: Vec<f64>) {
         let figure = Figure { name: name.into(), what, aim, rounds };
         eprintln!("{}", figure.line());
         self.figures.push(figure);
     }
 
-    /// Says that figures cannot be measured here. They are left out.
+    /// Prints that figures cannot be measured here. They are left out.
     pub(crate) fn skip(&self, names: &str, reason: &str) {
         eprintln!("{names}: NOT MEASURED, {reason}");
     }
 
-    /// What `cargo xtask bench` reads.
+    /// Returns the JSON document that `cargo xtask bench` reads.
     pub(crate) fn json(&self) -> Value {
         self.figures.iter().map(Figure::json).collect()
     }
@@ -72,12 +72,12 @@ impl Figure {
     }
 }
 
-/// The times of one kind of work, which took turns with others.
+/// The times of one kind of work that takes turns with others.
 #[derive(Default)]
 pub(crate) struct Times(Vec<Duration>);
 
 impl Times {
-    /// Does the work once more.
+    /// Does the work once, and adds its time.
     pub(crate) async fn time<T>(&mut self, work: impl Future<Output = T>) -> T {
         let start = Instant::now();
         let result = work.await;
@@ -91,14 +91,14 @@ impl Times {
     }
 }
 
-/// The time in seconds that the work takes.
+/// Returns the time that the work takes, in seconds.
 pub(crate) async fn timed(work: impl Future<Output = ()>) -> f64 {
     let start = Instant::now();
     work.await;
     start.elapsed().as_secs_f64()
 }
 
-/// The time in seconds that [`IN_FLIGHT`] tasks take, who share the items among them.
+/// Returns the time that [`IN_FLIGHT`] tasks take to handle all items between them, in seconds.
 pub(crate) async fn crowd<T: Clone, F>(items: &[T], task: impl Fn(Vec<T>) -> F) -> f64
 where
     F: Future<Output = ()> + Send + 'static,
@@ -114,7 +114,7 @@ where
     .await
 }
 
-/// Of an even number, the mean of the two in the middle.
+/// Returns the median. For an even number of values, it is the mean of the two in the middle.
 pub(crate) fn median(values: &[f64]) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);

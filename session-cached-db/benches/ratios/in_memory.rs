@@ -29,8 +29,8 @@ pub(crate) async fn measure(effort: Effort, report: &mut Report) {
     let store =
         async || CachedDb::builder(moka(), db().await).sole_process().reaper(None).build().await.unwrap();
     let sessions = create(&store().await, SESSIONS).await;
-    // Filled together, so that neither cache is spread wider over the memory than the other; and the cookies' text is as
-    // close together as the keys are: what is measured is not where it lies.
+    // Fill both caches together, so that neither is spread wider over the memory than the other, and keep the
+    // cookies' texts as close together as the keys: memory locality is not to be measured.
     let (store, raw) = (store().await, Raw::new(1 << 20));
     let sessions: Vec<_> = sessions.iter().map(Stored::clone).collect();
     let mut keys = Vec::new();
@@ -52,7 +52,7 @@ impl World {
     async fn hits(&self, effort: Effort, report: &mut Report) {
         let (mut hit, mut open) = (Vec::new(), Vec::new());
         let (mut hit_64, mut open_64) = (Vec::new(), Vec::new());
-        // Rounds are short.
+        // Rounds are short, so run more of them.
         for _ in 0..2 * effort.rounds {
             let raw_time = timed(async {
                 for key in &self.keys {
@@ -111,7 +111,7 @@ impl World {
         report.add("moka_open_64", Aim::AtMost(1.6), what, open_64);
     }
 
-    /// Whether two threads do as much more than one as moka's own do.
+    /// Measures whether two threads gain as much over one as with moka alone.
     async fn scaling(&self, effort: Effort, report: &mut Report) {
         let raw = || {
             for key in &self.keys {
@@ -120,11 +120,11 @@ impl World {
         };
         let load = || {
             for key in &self.keys {
-                // A hit never waits, so its one poll is all there is.
+                // A hit never waits, so one poll completes it.
                 black_box(self.store.load(key).now_or_never().unwrap().unwrap());
             }
         };
-        // Neither side is to run in a worker of the runtime and the other beside it.
+        // Both sides run in threads outside of the runtime's workers.
         let rounds = tokio::task::block_in_place(|| {
             (0..2 * effort.rounds)
                 .map(|_| {
@@ -149,7 +149,7 @@ impl World {
         report.add("allocations_per_hit", Aim::AtMost(2.0), what, vec![counted.count_total as f64 / 1_000.0]);
     }
 
-    /// How often the database is read when everybody asks for the same cold key.
+    /// Counts the database reads when all loads are of the same cold key.
     async fn burst(&self, db: SqlitePersistence, report: &mut Report) {
         let cold = CachedDb::builder(moka(), db).sole_process().reaper(None).build().await.unwrap();
         let key = self.keys[0];
@@ -169,7 +169,7 @@ impl World {
     }
 }
 
-/// The time in seconds per piece of work, when so many threads do it at the same time.
+/// Returns the time per piece of work in seconds, when this many threads do it at the same time.
 fn in_threads(threads: usize, work: impl Fn() + Sync) -> f64 {
     let barrier = std::sync::Barrier::new(threads);
     let total: f64 = std::thread::scope(|scope| {
@@ -187,6 +187,6 @@ fn in_threads(threads: usize, work: impl Fn() + Sync) -> f64 {
             .collect();
         running.into_iter().map(|thread| thread.join().unwrap()).sum()
     });
-    // Work of one thread, over how many did it at once.
+    // The mean time of one thread, over the number of threads that worked at once.
     total / (threads * threads) as f64
 }

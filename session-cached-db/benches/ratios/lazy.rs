@@ -1,4 +1,4 @@
-//! A large session of which one value is wanted.
+//! Reading one value of a large session.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -11,12 +11,12 @@ use crate::figure::{Aim, Report, Times};
 const KEYS: usize = 500;
 
 pub(crate) async fn measure(effort: Effort, report: &mut Report) {
-    // Nothing is kept decoded: every open reads and indexes the session again.
+    // Without a cache, every open reads and indexes the session again.
     let db = SqlitePersistence::connect("sqlite::memory:").await.unwrap();
     let store = CachedDb::builder(NoCache, db).reaper(None).build().await.unwrap();
     let mut session = store.new_session();
     for key in 0..KEYS {
-        // What applications keep: a few fields each.
+        // Typical values of applications have a few fields each.
         let item = serde_json::json!({
             "id": key, "name": format!("item number {key}"), "tags": ["one", "two", "three"],
             "price": 12.5, "sold": false, "note": "y".repeat(32),

@@ -1,10 +1,11 @@
-//! What the store costs on top of the parts it is made of, each figure the ratio of two things that were measured in turn
-//! in one run: the median over several rounds. Run by `cargo xtask bench`.
+//! The costs of the store on top of the parts that it is made of. Each figure is the ratio of two kinds of
+//! work that were measured in turn in one run: the median over several rounds. Run by `cargo xtask bench`.
 //!
-//! Sessions have ten keys and about 1 KB; there are 10,000 of them. A figure is for one task at a time; one whose name ends
-//! with `_64`, for 64 tasks. Servers are found by `CONFORMANCE_<NAME>_URL`.
+//! There are 10,000 sessions of ten keys and about 1 KB. A figure is for one task at a time, or for 64 tasks
+//! if its name ends with `_64`. The URLs of servers are in `CONFORMANCE_<NAME>_URL`.
 //!
-//! With `--crowds`, prints a table instead: what saves of one session cost that 1 to 512 savers make at once.
+//! With `--crowds`, prints a table instead: the costs of saves of one session that 1 to 512 savers make at
+//! once.
 
 #![allow(
     missing_docs,
@@ -37,11 +38,11 @@ mod size;
 use figure::Report;
 use futures_util::FutureExt as _;
 
-/// How much is measured.
+/// The amount of work that is measured.
 #[derive(Clone, Copy)]
 pub(crate) struct Effort {
     pub(crate) rounds: usize,
-    /// Rows and sessions in the figures that need a million.
+    /// Number of rows and sessions in the figures that need a million.
     pub(crate) million: usize,
 }
 
@@ -56,7 +57,7 @@ fn main() {
     let mut is_table = false;
     for arg in std::env::args().skip(1) {
         match arg.as_str() {
-            // What `cargo bench` says to every one.
+            // `cargo bench` passes this to every benchmark.
             "--bench" => {}
             "--quick" => effort = Effort::QUICK,
             "--crowds" => is_table = true,
@@ -65,7 +66,8 @@ fn main() {
         }
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    // In a worker, as the handlers of a web server are: outside of one, every spawned task would wake a thread.
+    // Run in a worker of the runtime, as the handlers of a web server do: outside of one, every spawned task
+    // would wake a thread.
     if is_table {
         return runtime.block_on(async {
             tokio::spawn(async move { crowds::print_table(&groups).await }).await.unwrap();

@@ -1,23 +1,23 @@
-//! The statements that any session store makes, straight through the driver.
+//! The statements that every session store makes, straight through the driver.
 
 use db_backends::sqlx::pool::PoolConnection;
 use db_backends::sqlx::{self, MySql, Pool, Postgres, Sqlite};
 use session_cached_db::session_core::{StoredKey, Timestamp};
 
-/// A database without anything around it: a pool, and the table that the store uses.
+/// A bare database: a pool, and the table that the store uses.
 pub(crate) trait Raw: Clone + Send + Sync + 'static {
-    /// One of the pool's. When it is given back, the pool makes a round trip with it, which whoever is measured next would
-    /// feel.
+    /// A connection of the pool. When it is returned, the pool makes a round trip with it, which would
+    /// disturb the next measurement.
     type Connection: Send;
 
     fn reading(&self) -> impl Future<Output = Self::Connection> + Send;
 
     fn writing(&self) -> impl Future<Output = Self::Connection> + Send;
 
-    /// Reads all columns of a session; gives its payload.
+    /// Reads all columns of a session, and returns its payload.
     fn select(connection: &mut Self::Connection, key: &StoredKey) -> impl Future<Output = Vec<u8>> + Send;
 
-    /// Writes the columns that any store with a sliding expiry and versions has to write.
+    /// Writes the columns that every store with a sliding expiry and versions has to write.
     fn update(
         connection: &mut Self::Connection,
         key: &StoredKey,

@@ -1,4 +1,4 @@
-//! Deleting expired sessions among few and among many.
+//! Deleting expired sessions among few rows and among many.
 
 use std::str::FromStr as _;
 use std::time::SystemTime;
@@ -36,13 +36,13 @@ struct Table {
 }
 
 impl Table {
-    /// So many rows of 1 KB, of which 5,000 have expired, strewn among the others.
+    /// Makes this many rows of 1 KB, of which 5,000 have expired, scattered among the others.
     async fn new(rows: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}/bench.db", dir.path().display());
         let db = SqlitePersistence::connect(&url).await.unwrap();
         db.migrate().await.unwrap();
-        // Fast to make; what comes later is on the store's own connections.
+        // A large page cache makes the rows fast. The measurement uses the store's own connections.
         let options = SqliteConnectOptions::from_str(&url).unwrap().pragma("cache_size", "-1000000");
         let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
         let now = Timestamp::from(SystemTime::now()).as_micros();

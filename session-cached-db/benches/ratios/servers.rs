@@ -14,11 +14,11 @@ use crate::sessions::{SESSIONS, create};
 
 const PREFIX: &str = "bench:";
 
-/// How many loads of a round are made one at a time.
+/// Number of loads of a round that are made one at a time.
 const ALONE: usize = 1_000;
 
-/// How often a round measures with many in flight, for the median: the same crowd takes twice the time if the runtime's two
-/// threads and the server get in one another's way on two processors.
+/// Number of measurements with many loads in flight in a round, for the median: the same crowd takes twice
+/// the time if the runtime's two threads and the server compete for two processors.
 const CROWDS: usize = 5;
 
 pub(crate) async fn redis(effort: Effort, report: &mut Report) {
@@ -27,7 +27,7 @@ pub(crate) async fn redis(effort: Effort, report: &mut Report) {
     };
     let cache = RedisCache::builder().url(&url).key_prefix(PREFIX).build().unwrap();
     let world = World::new("redis", cache).await;
-    // As the cache's own connection is made.
+    // Connect as the cache itself does.
     let info = driver::IntoConnectionInfo::into_connection_info(url.as_str()).unwrap();
     let info = info.set_tcp_settings(driver::io::tcp::TcpSettings::default().set_nodelay(true));
     let client = driver::Client::open(info).unwrap();
@@ -58,16 +58,16 @@ pub(crate) async fn memcached(effort: Effort, report: &mut Report) {
     world.acquisitions("memcached_mg_ms", what, get, effort, report).await;
 }
 
-/// Bare commands; the number of the bytes that they find under a key.
+/// Bare commands. Each returns the number of bytes that it finds under a key.
 trait Raw: Clone + Send + Sync + 'static {
-    /// The one that only gets.
+    /// Sends the command that only gets.
     fn get(&mut self, key: &StoredKey) -> impl Future<Output = usize> + Send;
 
-    /// The one, or two in one write, that gets the record or the right to fill it.
+    /// Sends the command, or the two in one write, that gets the record or the right to fill it.
     fn acquire(&mut self, key: &StoredKey) -> impl Future<Output = usize> + Send;
 }
 
-/// What is placed where nothing is: never, in what is measured here.
+/// The lease that `acquire` places under a vacant key, which does not happen here.
 const LEASE: [u8; 10] = [0; 10];
 
 #[derive(Clone)]
@@ -133,7 +133,7 @@ impl<C: Cache + Clone> World<C> {
         black_box(self.store.load(key).await.unwrap().unwrap());
     }
 
-    /// Brings in again what the cache no longer holds.
+    /// Loads the sessions that the cache no longer holds.
     async fn warm(&self) {
         for key in &self.keys {
             self.load(key).await;
@@ -203,7 +203,7 @@ impl<C: Cache + Clone> World<C> {
         acquired.await
     }
 
-    /// What it costs to get the record or the right to fill it, beside the command that only gets.
+    /// Measures the command that gets the record or the right to fill it, against the one that only gets.
     async fn acquisitions(
         &self,
         name: &str,

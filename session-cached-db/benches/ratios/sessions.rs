@@ -1,16 +1,16 @@
-//! The sessions that are measured.
+//! The sessions of the measurements.
 
 use session_cached_db::session_core::{Cache, Persistence, SessionData, StoredKey};
 use session_cached_db::{CachedDb, MokaCache, Session};
 
 pub(crate) const SESSIONS: usize = 10_000;
 
-/// Ten keys, about 1 KB.
+/// Returns the values of a session: ten keys, about 1 KB.
 pub(crate) fn values(number: usize) -> impl Iterator<Item = (String, String)> {
     (0..10).map(move |field| (format!("field-{field}"), format!("{number:08}{}", "x".repeat(80))))
 }
 
-/// The same as data.
+/// Returns [`values`] as session data.
 pub(crate) fn data(number: usize) -> SessionData {
     let mut data = SessionData::new();
     for (key, value) in values(number) {
@@ -19,19 +19,19 @@ pub(crate) fn data(number: usize) -> SessionData {
     data
 }
 
-/// A session that is stored.
+/// A stored session.
 #[derive(Clone)]
 pub(crate) struct Stored {
     pub(crate) key: StoredKey,
     pub(crate) cookie: String,
 }
 
-/// Saves so many new sessions.
+/// Saves `count` new sessions.
 pub(crate) async fn create<C: Cache, P: Persistence>(store: &CachedDb<C, P>, count: usize) -> Vec<Stored> {
     let mut sessions = Vec::with_capacity(count);
     for start in (0..count).step_by(figure_width(count)) {
         let end = count.min(start + figure_width(count));
-        // Several at a time, because servers are far away.
+        // Save several at a time, because each save waits for a server.
         let creating = (start..end).map(|number| {
             let mut session = store.new_session();
             tokio::spawn(async move {
@@ -45,7 +45,7 @@ pub(crate) async fn create<C: Cache, P: Persistence>(store: &CachedDb<C, P>, cou
             sessions.push(session.await.unwrap());
         }
     }
-    // In an order that no cache line and no B-tree page foresees.
+    // Shuffle, so that neither cache lines nor pages of a B-tree favour the order.
     fastrand::Rng::with_seed(7).shuffle(&mut sessions);
     sessions
 }
@@ -58,7 +58,7 @@ fn stored(session: &Session) -> Stored {
     Stored { key: *session.stored_key().unwrap(), cookie: session.key().unwrap().expose().to_owned() }
 }
 
-/// One with nothing in it, and with room for all.
+/// Returns an empty cache with room for all sessions.
 pub(crate) fn moka() -> MokaCache {
     MokaCache::builder().max_bytes(256 << 20).build()
 }

@@ -15,8 +15,8 @@ use crate::Effort;
 use crate::figure::{Aim, Report};
 use crate::sessions::data;
 
-/// The argument of the process that holds nothing but a cache; how many sessions it is to hold is in [`COUNT`], and as
-/// what in [`HELD`].
+/// The argument of the process that holds only a cache. The number of sessions to hold is in [`COUNT`], and
+/// their form in [`HELD`].
 pub(crate) const CHILD: &str = "--size";
 const COUNT: &str = "BENCH_SESSIONS";
 const HELD: &str = "BENCH_HELD";
@@ -31,10 +31,9 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) {
     }
     let what = "resident bytes per session of 1 KB in moka, decoded, against its payload";
     report.add("bytes_per_session", Aim::AtMost(1.6), what, vec![of_child(effort, DECODED)]);
-    let what =
-        "the same of a bare moka, bounded by bytes, that holds just key and record, which nobody has decoded";
+    let what = "the same of a bare moka, bounded by bytes, that holds only the key and the undecoded record";
     report.add("bytes_per_record_in_bare_moka", Aim::None, what, vec![of_child(effort, RECORD)]);
-    let what = "the same of one that holds just key and payload";
+    let what = "the same of one that holds only the key and the payload";
     report.add("bytes_per_payload_in_bare_moka", Aim::None, what, vec![of_child(effort, PAYLOAD)]);
 }
 
@@ -62,7 +61,7 @@ fn key(number: usize) -> StoredKey {
     StoredKey::parse(&format!("{number:043}")).unwrap()
 }
 
-/// As it comes from a database.
+/// Returns a payload as it comes from a database.
 fn payload(number: usize) -> Box<[u8]> {
     JsonCodec::default().encode(&key(number), &data(number)).unwrap().to_vec().into_boxed_slice()
 }
@@ -76,7 +75,7 @@ fn fill(count: usize) {
     for number in 1..=count {
         let key = key(number);
         let record = Arc::new(record(number));
-        // As whoever reads it leaves it.
+        // Decode the record, as its first reader does.
         record.data(&key, &JsonCodec::default()).unwrap();
         let value = Value { record, made_at: Timestamp::from_micros(0), store: StoreId(1) };
         let entry = Entry::value(Stamp((number as u64).try_into().unwrap()), value);

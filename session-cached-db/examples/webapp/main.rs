@@ -1,4 +1,4 @@
-//! A small shop on axum: accounts, a cart, and the list of the places where one is logged in.
+//! A small shop on axum: accounts, a cart, and the list of the places where a user is logged in.
 //!
 //! ```sh
 //! cargo run --example webapp
@@ -7,7 +7,7 @@
 //!
 //! Start it twice over the same Redis and Postgres, on two addresses, and log out in one: the other knows at once.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it talks to whoever runs it")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it explains itself to its user")]
 
 mod site;
 
@@ -71,7 +71,7 @@ async fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         }
     };
     axum::serve(listener, site).with_graceful_shutdown(interrupted).await?;
-    store.close().await; // what is being written is written
+    store.close().await; // waits for writes in flight
     Ok(())
 }
 
@@ -80,11 +80,11 @@ async fn store(options: &Options) -> Result<Store, Box<dyn Error>> {
     let cache = cache_backends::connect(&options.cache)?;
     let db = db_backends::connect(&options.db).await?;
     let store = CachedDb::builder(cache, db)
-        // "Last used" is as fresh as this.
+        // The precision of "last used" in the list of sessions.
         .touch_interval(Duration::from_secs(60))
-        // So that nobody stays logged in for ever, however often he comes.
+        // A user who keeps coming back must still log in again after this time.
         .absolute_timeout(Duration::from_secs(90 * 24 * 60 * 60));
-    // Without a server, this program is the only one that uses the table.
+    // Without servers, this program is the only one that uses the table.
     let store = if is_embedded { store.sole_process() } else { store };
     Ok(store.build().await?)
 }
@@ -99,7 +99,7 @@ impl Options {
             is_behind_tls: false,
         };
         while let Some(argument) = arguments.next() {
-            let mut value = || arguments.next().ok_or_else(|| format!("{argument} wants a value"));
+            let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
             match argument.as_str() {
                 "--listen" => {
                     options.listen = value()?.parse().map_err(|error| format!("--listen: {error}"))?;
@@ -108,7 +108,7 @@ impl Options {
                 "--db" => options.db = value()?,
                 "--accounts" => options.accounts = value()?,
                 "--behind-tls" => options.is_behind_tls = true,
-                other => return Err(format!("what is {other}?")),
+                other => return Err(format!("unknown argument {other}")),
             }
         }
         Ok(options)

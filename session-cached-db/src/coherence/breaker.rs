@@ -32,7 +32,7 @@ impl Breaker {
     }
 
     pub(super) fn note_answer(&self) {
-        // A load first: a store would make every hit write to a shared cache line.
+        // Load first: a store would make every hit write to a shared cache line.
         if self.failures.load(Ordering::Relaxed) != 0 {
             self.failures.store(0, Ordering::Relaxed);
         }

@@ -23,7 +23,7 @@ pub(super) enum NotFenced {
 }
 
 impl<C: Cache> CoherentCache<C> {
-    /// Fences `key`, where `known` was last.
+    /// Fences `key`, whose entry was last known as `known`.
     pub(super) async fn place_fence(
         &self,
         key: &StoredKey,

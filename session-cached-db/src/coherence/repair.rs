@@ -1,7 +1,8 @@
 //! The queue of cache entries that are to be settled after an outage.
 //!
-//! A write that could not be fenced leaves in the cache what it replaced; a write whose settlement was lost leaves its fence.
-//! Their keys wait here. Loads of this process bypass the cache for the keys whose writes were not fenced.
+//! A write that could not be fenced leaves the replaced value in the cache; a write whose settlement was lost
+//! leaves its fence. Their keys wait here. Loads of this process bypass the cache for the keys whose writes
+//! were not fenced.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};

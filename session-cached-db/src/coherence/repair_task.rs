@@ -72,8 +72,8 @@ impl<C: Cache> CoherentCache<C> {
         self.settle(key, token, None, found, until).await.map(drop)
     }
 
-    /// Repairs the keys that would be forgotten when the store is gone. Waits two probe intervals, which is longer than a
-    /// blip, for a cache that does not answer.
+    /// Repairs the keys that would be forgotten when the store is gone. Waits two probe intervals for a cache
+    /// that does not answer, which is long enough for a short outage.
     pub(crate) async fn repair_at_the_end(&self) {
         let patience = self.settings.probe_interval.saturating_mul(2);
         let repairs = pin!(async {

@@ -154,7 +154,7 @@ impl<C: Cache> Drop for FencedWrite<'_, C> {
 }
 
 impl<C: Cache> CoherentCache<C> {
-    /// Fences `key`, where `known` was last, or follows the outage policy.
+    /// Fences `key`, whose entry was last known as `known`, or follows the outage policy.
     async fn protect(
         self: &Arc<Self>,
         operation: WriteOperation,

@@ -1,31 +1,32 @@
 //! A store for the middleware of [actix-session].
 //!
-//! With the feature `actix-session`, a [`CachedDb`] is a [`SessionStore`] of actix-session, which knows no versions. What
-//! is lost by that:
+//! With the feature `actix-session`, a [`CachedDb`] is a [`SessionStore`] of actix-session. That middleware
+//! knows no versions, which costs some guarantees:
 //!
 //! | | with this crate's [`Session`] | with actix-session |
 //! |---|---|---|
 //! | two requests change different keys of a session at the same time | both win | the later save wins, with all its values |
-//! | the key changes at a login | one statement | `renew` deletes the old session and then adds a new one: what fails in between loses the session, and a logout in another request does not stop it |
-//! | "log out everywhere", a list of one's sessions | [`set_subject`](crate::Session::set_subject) | sessions belong to nobody |
+//! | the key changes at a login | one statement | `renew` deletes the old session and then adds a new one: a failure in between loses the session, and a logout in another request does not stop it |
+//! | "log out everywhere", a list of one's sessions | [`set_subject`](crate::Session::set_subject) | sessions have no subject |
 //! | a response of 500 or more | does not save, with the layer of [`tower`](crate::tower) | saves, unless the handler returned an error |
 //! | a request that does not use its session | costs nothing | loads it |
 //!
-//! What is not lost: caches never show what a save or a logout has replaced; many readers of one session cost one read
-//! of the database; a cache that is slow or down fails no request; and no session comes back. An update of one that was
-//! deleted or has expired is an error, which the middleware answers with 500. (Its own Redis store makes a new session
-//! of it.)
+//! The other guarantees hold: a cache never shows data that a save or a logout has replaced; many readers of
+//! one session cost one read of the database; a cache that is slow or down fails no request; and an ended
+//! session does not come back. Updating a session that was deleted or has expired is an error, which the
+//! middleware answers with 500. (Its own Redis store makes a new session of it.)
 //!
 //! # Behavior
 //!
 //! - A session lives for the `ttl` of its last update; the store's
 //!   [`absolute_timeout`](crate::Builder::absolute_timeout) ends it earlier.
-//! - Under `TtlExtensionPolicy::OnEveryRequest`, reading prolongs it, but that is written to the database once per
-//!   [`touch_interval`](crate::Builder::touch_interval) only.
-//! - Cookies are not adopted: a key that was not made here opens nothing, and costs no I/O if it is malformed.
-//! - Payloads that cannot be read are no session, and an event; the row is left alone.
-//! - Under [`ConflictPolicy::Reject`](crate::ConflictPolicy::Reject), an update fails that changes what another one has
-//!   changed while it was running.
+//! - Under `TtlExtensionPolicy::OnEveryRequest`, reading prolongs the session, but the database is written to
+//!   only once per [`touch_interval`](crate::Builder::touch_interval).
+//! - Cookies are not adopted: a key that this store did not make opens no session, and costs no I/O if it is
+//!   malformed.
+//! - A payload that cannot be read opens no session and is logged as an event. Its row is left alone.
+//! - Under [`ConflictPolicy::Reject`](crate::ConflictPolicy::Reject), an update fails if it changes a key
+//!   that another update has changed while it was running.
 //!
 //! # A complete program
 //!
@@ -45,7 +46,7 @@
 //!     let db = SqlitePersistence::connect("sqlite://sessions.db").await?;
 //!     let store = CachedDb::builder(cache, db).sole_process().build().await?;
 //!
-//!     let key = Key::generate(); // keep yours, or cookies end with the program
+//!     let key = Key::generate(); // store a key of your own, or all cookies end with this process
 //!     let sessions = store.clone();
 //!     let app = move || {
 //!         let sessions = SessionMiddleware::new(sessions.clone(), key.clone());
@@ -75,7 +76,7 @@ use session_core::{Cache, Expiry, Persistence, SessionKey};
 use super::adapter;
 use crate::{CachedDb, Error, Session};
 
-/// Every value as the text of its JSON.
+/// The session's values, each as JSON text.
 type State = HashMap<String, String>;
 
 impl<C: Cache, P: Persistence> SessionStore for CachedDb<C, P> {
@@ -87,13 +88,13 @@ impl<C: Cache, P: Persistence> SessionStore for CachedDb<C, P> {
     }
 
     async fn save(&self, state: State, ttl: &time::Duration) -> Result<ActixKey, SaveError> {
-        self.add(state, *ttl).await.map_err(|error| match is_of_the_state(&error) {
+        self.add(state, *ttl).await.map_err(|error| match is_state_error(&error) {
             true => SaveError::Serialization(error.into()),
             false => SaveError::Other(error.into()),
         })
     }
 
-    /// Replaces what a session holds. An error if it was deleted or has expired.
+    /// Replaces the values of a session. Fails if it was deleted or has expired.
     async fn update(
         &self,
         key: ActixKey,
@@ -102,12 +103,12 @@ impl<C: Cache, P: Persistence> SessionStore for CachedDb<C, P> {
     ) -> Result<ActixKey, UpdateError> {
         match self.replace(&key, state, *ttl).await {
             Ok(()) => Ok(key),
-            Err(error) if is_of_the_state(&error) => Err(UpdateError::Serialization(error.into())),
+            Err(error) if is_state_error(&error) => Err(UpdateError::Serialization(error.into())),
             Err(error) => Err(UpdateError::Other(error.into())),
         }
     }
 
-    /// Notes that a session is in use. If it was ended meanwhile, there is nothing to note.
+    /// Records that a session is in use. Does nothing if it was ended in the meantime.
     async fn update_ttl(&self, key: &ActixKey, ttl: &time::Duration) -> Result<(), anyhow::Error> {
         let Some(mut session) = self.find(key).await? else { return Ok(()) };
         let expiry = expiry_of(*ttl);
@@ -123,7 +124,7 @@ impl<C: Cache, P: Persistence> SessionStore for CachedDb<C, P> {
         }
     }
 
-    /// Ends a session, everywhere and for good.
+    /// Ends a session everywhere, for good.
     async fn delete(&self, key: &ActixKey) -> Result<(), anyhow::Error> {
         let key = SessionKey::parse(key.as_ref()).and_then(|key| self.stored_key(&key));
         if let Ok(key) = key {
@@ -144,7 +145,7 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
         fill(&mut session, state, ttl)?;
         session.create().await?;
         let key = session.key().ok_or(Error::SessionGone)?.expose().to_owned();
-        // It is far shorter than actix-session allows.
+        // Does not fail: a key is far shorter than actix-session allows.
         key.try_into().map_err(|_| Error::AlreadyExists)
     }
 
@@ -173,7 +174,7 @@ fn expiry_of(ttl: time::Duration) -> Expiry {
     Expiry::After(ttl.try_into().unwrap_or_default())
 }
 
-/// Whether it is what the application has put there that cannot be stored.
-fn is_of_the_state(error: &Error) -> bool {
+/// Returns `true` if the application's values are to blame: they cannot be stored.
+fn is_state_error(error: &Error) -> bool {
     matches!(error, Error::Serialize { .. } | Error::Unencodable(_) | Error::ReservedKey { .. })
 }

@@ -1,4 +1,5 @@
-//! What the adapters for other middlewares have in common: they bring all values of a session at once, and no version.
+//! The common part of the adapters for other middlewares, which pass all values of a session at once, and no
+//! version.
 
 use std::collections::HashMap;
 
@@ -6,8 +7,8 @@ use serde::Serialize;
 
 use crate::{Error, Session};
 
-/// Makes the session hold `values` and nothing else. One that `is_same` as what is there already is not touched, so that
-/// it stays as it was written, byte for byte.
+/// Makes the session hold `values` and nothing else. A value that `is_same` as the stored one is not touched,
+/// so that it stays as it was written, byte for byte.
 pub(crate) fn replace<V: Serialize>(
     session: &mut Session,
     values: &HashMap<String, V>,

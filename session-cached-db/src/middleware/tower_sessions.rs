@@ -1,29 +1,32 @@
 //! A store for the middleware of [tower-sessions].
 //!
-//! With the feature `tower-sessions`, a [`CachedDb`] is a [`SessionStore`] of tower-sessions. For a program that begins
-//! anew, [`tower`](crate::tower) is the better choice, because tower-sessions knows no versions:
+//! With the feature `tower-sessions`, a [`CachedDb`] is a [`SessionStore`] of tower-sessions. For a new
+//! program, [`tower`](crate::tower) is the better choice, because tower-sessions knows no versions:
 //!
 //! | | with this crate's own layer | with tower-sessions |
 //! |---|---|---|
 //! | two requests change different keys of a session at the same time | both win | the later save wins, with all its values |
-//! | the key changes at a login | one statement | the old session is deleted when `cycle_id` is called, the new one is written when it is saved: what fails in between loses the session, and a logout in between does not stop it |
-//! | "log out everywhere", a list of one's sessions | [`set_subject`](crate::Session::set_subject) | sessions belong to nobody |
-//! | values that nobody touched, but written by others in a form of their own | stay byte for byte | stay so, unless they change |
+//! | the key changes at a login | one statement | the old session is deleted when `cycle_id` is called, and the new one is written when it is saved: a failure in between loses the session, and a logout in between does not stop it |
+//! | "log out everywhere", a list of one's sessions | [`set_subject`](crate::Session::set_subject) | sessions have no subject |
+//! | unchanged values that another program wrote, in its own formatting | stay byte for byte | stay byte for byte |
 //!
-//! What is not lost: caches never show what a save or a logout has replaced; many readers of one session cost one read
-//! of the database; a cache that is slow or down fails no request; and no session comes back. A save of one that was
-//! deleted or has expired is an error, which the middleware answers with 500.
+//! The other guarantees hold: a cache never shows data that a save or a logout has replaced; many readers of
+//! one session cost one read of the database; a cache that is slow or down fails no request; and an ended
+//! session does not come back. Saving a session that was deleted or has expired is an error, which the
+//! middleware answers with 500.
 //!
 //! # Behavior
 //!
-//! - A session ends at the `expiry_date` that its last save said; the store's
+//! - A session ends at the `expiry_date` of its last save; the store's
 //!   [`absolute_timeout`](crate::Builder::absolute_timeout) ends it earlier.
-//! - Reading is no use: a sliding expiry counts from the last save, or the middleware is told to
-//!   [always save](https://docs.rs/tower-sessions/latest/tower_sessions/service/struct.SessionManagerLayer.html#method.with_always_save).
-//! - Payloads that cannot be read are no session, and an event; the row is left alone.
-//! - Under [`ConflictPolicy::Reject`](crate::ConflictPolicy::Reject), a save fails that changes what another one has changed
-//!   while it was running.
-//! - Ids have 128 random bits. The database holds a hash of them, as of all keys.
+//! - Reading does not count as use: a sliding expiry counts from the last save. To prolong sessions at every
+//!   request, set the middleware to
+//!   [always
+//!   save](https://docs.rs/tower-sessions/latest/tower_sessions/service/struct.SessionManagerLayer.html#method.with_always_save).
+//! - A payload that cannot be read opens no session and is logged as an event. Its row is left alone.
+//! - Under [`ConflictPolicy::Reject`](crate::ConflictPolicy::Reject), a save fails if it changes a key that
+//!   another save has changed while it was running.
+//! - Ids have 128 random bits. The database holds a hash of the id, as of every key.
 //!
 //! # A complete program
 //!
@@ -76,7 +79,7 @@ use crate::{CachedDb, Error};
 
 #[async_trait]
 impl<C: Cache, P: Persistence> SessionStore for CachedDb<C, P> {
-    /// Adds a session. Should there be one of this id already, it gets another.
+    /// Adds a session. If its id is taken already, it gets another one.
     async fn create(&self, record: &mut Record) -> Result<()> {
         for _ in 0..MAX_KEYS {
             let (_, key) = self.keys(&record.id)?;
@@ -90,7 +93,7 @@ impl<C: Cache, P: Persistence> SessionStore for CachedDb<C, P> {
         Err(Error::AlreadyExists.into())
     }
 
-    /// Replaces what a session holds. An error if it was deleted or has expired.
+    /// Replaces the values of a session. Fails if it was deleted or has expired.
     async fn save(&self, record: &Record) -> Result<()> {
         let (key, _) = self.keys(&record.id)?;
         let mut session = self.open_key(key).await?;
@@ -121,7 +124,7 @@ impl<C: Cache, P: Persistence> SessionStore for CachedDb<C, P> {
         }))
     }
 
-    /// Ends a session, everywhere and for good.
+    /// Ends a session everywhere, for good.
     async fn delete(&self, id: &Id) -> Result<()> {
         let (_, key) = self.keys(id)?;
         self.revoke(&key).await?;
@@ -129,7 +132,8 @@ impl<C: Cache, P: Persistence> SessionStore for CachedDb<C, P> {
     }
 }
 
-/// Not needed: the store's own [reaper](crate::Builder::reaper) does it.
+/// Deletes expired sessions. Programs need not call this: the store's own [reaper](crate::Builder::reaper)
+/// does it.
 #[async_trait]
 impl<C: Cache, P: Persistence> ExpiredDeletion for CachedDb<C, P> {
     async fn delete_expired(&self) -> Result<()> {
@@ -139,7 +143,7 @@ impl<C: Cache, P: Persistence> ExpiredDeletion for CachedDb<C, P> {
 }
 
 impl<C: Cache, P: Persistence> CachedDb<C, P> {
-    /// The keys of an id, which is a key of 22 characters.
+    /// Returns the keys of the session with this id. The id is a session key of 22 characters.
     fn keys(&self, id: &Id) -> Result<(SessionKey, StoredKey)> {
         let key = SessionKey::parse(&id.to_string());
         key.and_then(|key| self.stored_key(&key).map(|stored_key| (key, stored_key)))
@@ -166,7 +170,8 @@ fn expiry_of(record: &Record) -> Expiry {
     Expiry::At(Timestamp::from_micros(micros.try_into().unwrap_or(i64::MAX)))
 }
 
-/// What lies beyond the year 9999, which this type cannot say, becomes its end.
+/// Converts a timestamp. One beyond the year 9999 becomes the last instant of that year, because
+/// `OffsetDateTime` has no later one.
 fn date(timestamp: Timestamp) -> OffsetDateTime {
     let nanos = i128::from(timestamp.as_micros()) * 1_000;
     OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(time::PrimitiveDateTime::MAX.assume_utc())

@@ -1,4 +1,4 @@
-//! What runs operations: time, bounded waits, and tasks that outlive their callers.
+//! The runtime of operations: time, bounded waits, and tasks that outlive their callers.
 
 #[cfg(feature = "__simulation")]
 mod mutants;

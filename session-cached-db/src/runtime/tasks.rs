@@ -64,7 +64,7 @@ impl Tasks {
 
     /// Starts `task`, whose result no one waits for.
     pub(crate) fn start(&self, admission: Admission, task: BoxFuture<()>) -> Result<(), Error> {
-        // Counted before the look, so that `drain` after `close` misses no task that has started.
+        // Count before checking for the close, so that `drain` after `close` misses no task that has started.
         let counted = Counted::new(&self.running);
         if admission == Admission::New {
             self.check_open()?;
@@ -88,7 +88,7 @@ impl Tasks {
     pub(crate) async fn drain(&self) {
         loop {
             let mut none_left = std::pin::pin!(self.running.none_left.notified());
-            // Before the look, so that the last one's notice is not missed.
+            // Register before checking, so that the notice of the last task is not missed.
             none_left.as_mut().enable();
             if self.running.count.load(Ordering::SeqCst) == 0 {
                 return;
@@ -101,7 +101,7 @@ impl Tasks {
     pub(crate) fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut closed = self.closed.subscribe();
         async move {
-            // An error says that the store is gone, and that closes them as well.
+            // An error means that the store is gone, which closes the tasks as well.
             let _ = closed.wait_for(|closed| *closed).await;
         }
     }

@@ -18,7 +18,7 @@ impl TokioRuntime {
     }
 }
 
-// The one place where the world outside of the process is asked.
+// The only place that reads the system's clock and starts tasks and timers.
 #[allow(clippy::disallowed_methods)]
 impl Runtime for TokioRuntime {
     fn now(&self) -> Timestamp {

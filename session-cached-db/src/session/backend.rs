@@ -12,7 +12,7 @@ use crate::store::{CachedDb, Inner, Save, Saved, Settings, Touch, Written};
 use crate::telemetry::Ending;
 use crate::{Coherence, Error};
 
-/// A store without its type parameters, so that handlers need not spell out backends.
+/// A store without its type parameters, so that handlers need not name the backends.
 pub(crate) trait SessionBackend: Send + Sync + fmt::Debug {
     fn open(self: Arc<Self>, key: Option<SessionKey>) -> BoxFuture<Result<Session, Error>>;
     fn create(self: Arc<Self>, key: StoredKey, record: Record) -> BoxFuture<Result<Saved, Error>>;

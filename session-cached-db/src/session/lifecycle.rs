@@ -8,20 +8,25 @@ use crate::store::expiry::expiry_of;
 use crate::store::{Save, Saved, Touch};
 use crate::{Coherence, Error};
 
-/// The number of keys that are tried. That a random one exists already all but never happens.
+/// Maximum number of keys to try. A random key that exists already is all but impossible.
 pub(crate) const MAX_KEYS: u32 = 8;
 
-/// What reaches the database. Each write runs in a task of its own; whoever drops its future does not learn the result,
-/// but nothing is left half done.
+/// Operations that reach the database. Each write runs in a task of its own: a caller that drops its future
+/// does not learn the result, but nothing is left half done.
 impl Session {
-    /// Stores the session: under a new key if it has none yet; otherwise by applying what was changed to whatever the
-    /// session has become. Counts as use, so a sliding expiry starts anew.
+    /// Stores the session. A session without a key gets one; otherwise the changes are applied to whatever
+    /// the stored session has become. Saving counts as use, so a sliding expiry starts anew.
     ///
     /// # Errors
     ///
-    /// [`Error::SessionGone`] when the session was ended in the meantime; [`Error::TooLarge`]; [`Error::Conflict`] under
-    /// [`ConflictPolicy::Reject`](crate::ConflictPolicy::Reject); or as every write. The session is as before then, and
-    /// can be saved again.
+    /// - [`Error::SessionGone`] when the session was ended in the meantime.
+    /// - [`Error::TooLarge`] or [`Error::TooManyKeys`] when it exceeds a limit of the store.
+    /// - [`Error::Conflict`] when another request has changed the same key, under
+    ///   [`ConflictPolicy::Reject`](crate::ConflictPolicy::Reject), or when other writers kept changing the
+    ///   session.
+    /// - An [error of every write](crate::CachedDb#errors-of-every-write).
+    ///
+    /// After an error, the session is as it was before the call and can be saved again.
     pub async fn save(&mut self) -> Result<Coherence, Error> {
         match &self.stored {
             None => self.create().await,
@@ -34,60 +39,61 @@ impl Session {
         }
     }
 
-    /// Stores the session under a new key, as a session of its own. If it had a key, what is stored under that stays;
-    /// see [`cycle_key`](Self::cycle_key) for changing the key.
+    /// Stores the session under a new key, as a session of its own. If it had a key, the session that is
+    /// stored under that key stays. To change a session's key, call [`cycle_key`](Self::cycle_key).
     ///
     /// # Errors
     ///
-    /// [`Error::TooLarge`], or as every write.
+    /// [`Error::TooLarge`] or [`Error::TooManyKeys`] when the session exceeds a limit of the store, or an
+    /// [error of every write](crate::CachedDb#errors-of-every-write).
     pub async fn create(&mut self) -> Result<Coherence, Error> {
         let subject = self.subject().map(Subject::parse).transpose()?;
         for _ in 0..MAX_KEYS {
             let (key, stored_key) = self.new_key()?;
             let record = self.store.new_record(&stored_key, self.data(), subject.clone())?;
-            match Arc::clone(&self.store).create(stored_key, record).await {
-                Ok(saved) => return Ok(self.adopt(key, stored_key, saved)),
-                Err(Error::AlreadyExists) => {}
-                Err(error) => return Err(error),
+            let created = Arc::clone(&self.store).create(stored_key, record).await;
+            if let Some(coherence) = self.adopt_if_new(key, stored_key, created)? {
+                return Ok(coherence);
             }
         }
         Err(Error::AlreadyExists)
     }
 
-    /// Gives the session a new key, and stores it, in one statement; the old key is dead. To be done whenever a user
-    /// logs in or gains rights, so that a key that was planted before is worth nothing (session fixation; ASVS 5.0
-    /// 7.2.4). A session without a key is created.
+    /// Moves the session to a new key and stores it, in one statement. The old key is dead.
+    ///
+    /// Call it whenever a user logs in or gains rights, so that a key that an attacker planted before is
+    /// worth nothing (session fixation; ASVS 5.0 7.2.4). A session without a key is created.
     ///
     /// # Errors
     ///
-    /// As [`save`](Self::save).
+    /// The errors of [`save`](Self::save).
     pub async fn cycle_key(&mut self) -> Result<Coherence, Error> {
         for _ in 0..MAX_KEYS {
             let Some(stored) = &self.stored else { return self.create().await };
             let (key, stored_key) = self.new_key()?;
             let changes = self.changes(stored, Some(stored_key));
-            match Arc::clone(&self.store).save(stored.stored_key, changes).await {
-                Ok(saved) => return Ok(self.adopt(key, stored_key, saved)),
-                Err(Error::AlreadyExists) => {}
-                Err(error) => return Err(error),
+            let renamed = Arc::clone(&self.store).save(stored.stored_key, changes).await;
+            if let Some(coherence) = self.adopt_if_new(key, stored_key, renamed)? {
+                return Ok(coherence);
             }
         }
         Err(Error::AlreadyExists)
     }
 
-    /// Notes that the session is in use, so that a sliding expiry starts anew. Written to the database at most once per
-    /// [`touch_interval`](crate::Builder::touch_interval), however many requests and nodes the session is used by; a session
-    /// without a key has nothing to note.
+    /// Records that the session is in use, so that a sliding expiry starts anew. Writes to the database at
+    /// most once per [`touch_interval`](crate::Builder::touch_interval), however many requests and nodes use
+    /// the session. Does nothing for a session without a key.
     ///
     /// # Errors
     ///
-    /// [`Error::SessionGone`], or as every write.
+    /// [`Error::SessionGone`] when the session was ended in the meantime, or an [error of every
+    /// write](crate::CachedDb#errors-of-every-write).
     pub async fn touch(&mut self) -> Result<Coherence, Error> {
         let now = self.store.now();
         let settings = self.store.settings();
         let Some(stored) = self.stored.as_ref() else { return Ok(Coherence::Coherent) };
         let record = &stored.loaded.record;
-        // By what is stored, not by what was changed since: that may never be saved.
+        // The stored data decides, not the changes since: those may never be saved.
         let data = record.data(&stored.stored_key, self.store.codec()).unwrap_or_default();
         let expiry = expiry_of(&data);
         let interval = settings.touch_interval(expiry);
@@ -105,7 +111,7 @@ impl Session {
         Ok(coherence)
     }
 
-    /// Whether the session is still stored.
+    /// Returns `true` if the session is still stored.
     ///
     /// # Errors
     ///
@@ -117,24 +123,25 @@ impl Session {
         }
     }
 
-    /// Ends the session in the database and in the cache; what is in memory stays, but can never be saved again. See
-    /// [`flush`](Self::flush) for logging out. A session without a key has nothing to end.
+    /// Ends the session in the database and in the cache. Its values stay in memory, but can never be saved
+    /// again. To log a user out, call [`flush`](Self::flush). Does nothing for a session without a key.
     ///
     /// # Errors
     ///
-    /// As every write.
+    /// An [error of every write](crate::CachedDb#errors-of-every-write).
     pub async fn delete(&self) -> Result<Coherence, Error> {
         let Some(stored) = &self.stored else { return Ok(Coherence::Coherent) };
         let deleted = Arc::clone(&self.store).delete(stored.stored_key, stored.loaded.stamp).await?;
         Ok(deleted.coherence)
     }
 
-    /// Ends the session everywhere, for good, and empties this one: it is a new session without a key then. To be done
-    /// when a user logs out.
+    /// Ends the session everywhere, for good, and empties this value, which is then a new session without a
+    /// key. Call it when a user logs out.
     ///
     /// # Errors
     ///
-    /// As every write. The session is as before then.
+    /// An [error of every write](crate::CachedDb#errors-of-every-write). The session is then as it was before
+    /// the call.
     pub async fn flush(&mut self) -> Result<Coherence, Error> {
         let coherence = self.delete().await?;
         self.stored = None;
@@ -146,7 +153,7 @@ impl Session {
 
     fn new_key(&self) -> Result<(SessionKey, StoredKey), Error> {
         let key = SessionKey::generate()?;
-        // Every store takes the keys that are generated: its builder has made sure.
+        // Does not fail: the builder has checked that the store takes the keys that are generated.
         let stored_key = self.store.settings().stored_key(&key).map_err(|_| Error::AlreadyExists)?;
         Ok((key, stored_key))
     }
@@ -161,6 +168,22 @@ impl Session {
         }
     }
 
+    /// Takes over the result of a write under a new key. Returns `None` if the key exists already, so that
+    /// the caller tries another one.
+    fn adopt_if_new(
+        &mut self,
+        key: SessionKey,
+        stored_key: StoredKey,
+        written: Result<Saved, Error>,
+    ) -> Result<Option<Coherence>, Error> {
+        match written {
+            Ok(saved) => Ok(Some(self.adopt(key, stored_key, saved))),
+            Err(Error::AlreadyExists) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes over the result of a write.
     fn adopt(&mut self, key: SessionKey, stored_key: StoredKey, saved: Saved) -> Coherence {
         self.changed = None;
         self.stored = Some(Stored { key, stored_key, loaded: saved.loaded, data: OnceLock::new() });

@@ -11,41 +11,42 @@ use crate::store::expiry::{EXPIRY_KEY, set_expiry};
 const TEST_COOKIE: &str = "testcookie";
 const TEST_COOKIE_WORKED: &str = "worked";
 
-/// The map.
+/// The session's values.
 impl Session {
-    /// The value under `key`.
+    /// Returns the value under `key`, or `None` if there is none.
     ///
     /// # Errors
     ///
-    /// [`Error::Deserialize`] when it is not a `T`.
+    /// [`Error::Deserialize`] when the value is not a `T`.
     pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Error> {
         self.get_raw(key).map(|json| read(key, json)).transpose()
     }
 
-    /// The JSON text of the value under `key`.
+    /// Returns the JSON text of the value under `key`, or `None` if there is none.
     #[must_use]
     pub fn get_raw(&self, key: &str) -> Option<&str> {
         self.note_access();
         self.data().get(key).filter(|_| key != EXPIRY_KEY)
     }
 
-    /// Whether there is a value under `key`.
+    /// Returns `true` if there is a value under `key`.
     #[must_use]
     pub fn contains(&self, key: &str) -> bool {
         self.get_raw(key).is_some()
     }
 
-    /// Puts `value` under `key`.
+    /// Stores `value` under `key`, in memory.
     ///
     /// # Errors
     ///
-    /// [`Error::Serialize`] when it cannot be written as JSON; [`Error::ReservedKey`]. Nothing is changed then.
+    /// [`Error::Serialize`] when the value cannot be written as JSON, or [`Error::ReservedKey`] when sessions
+    /// use the key themselves. The session is unchanged then.
     pub fn insert(&mut self, key: &str, value: impl Serialize) -> Result<(), Error> {
         let json = write(key, &value)?;
         self.put(key, json)
     }
 
-    /// Removes the value under `key`; whether there was one.
+    /// Removes the value under `key`. Returns `true` if there was one.
     pub fn remove(&mut self, key: &str) -> bool {
         let was_there = self.contains(key);
         if was_there {
@@ -55,22 +56,22 @@ impl Session {
         was_there
     }
 
-    /// Removes the value under `key`, and gives it.
+    /// Removes the value under `key` and returns it, or `None` if there is none.
     ///
     /// # Errors
     ///
-    /// [`Error::Deserialize`] when it is not a `T`; it stays then.
+    /// [`Error::Deserialize`] when the value is not a `T`. It stays then.
     pub fn pop<T: DeserializeOwned>(&mut self, key: &str) -> Result<Option<T>, Error> {
         let value = self.get(key)?;
         self.remove(key);
         Ok(value)
     }
 
-    /// The value under `key`; if there is none, what `default` gives, which is put there.
+    /// Returns the value under `key`. If there is none, stores and returns the value that `default` returns.
     ///
     /// # Errors
     ///
-    /// As [`get`](Self::get) and [`insert`](Self::insert).
+    /// The errors of [`get`](Self::get) and [`insert`](Self::insert).
     pub fn get_or_insert_with<T: DeserializeOwned + Serialize>(
         &mut self,
         key: &str,
@@ -84,8 +85,8 @@ impl Session {
         Ok(value)
     }
 
-    /// Changes the value under `key` in place, beginning with `T::default()` if there is none. The change counts, as
-    /// any other: there is no way to change a value unnoticed.
+    /// Changes the value under `key` in place, starting from `T::default()` if there is none, and returns the
+    /// result of `change`. The session counts as modified: a value cannot be changed unnoticed.
     ///
     /// ```
     /// # fn example(session: &mut session_cached_db::Session) -> Result<(), session_cached_db::Error> {
@@ -96,7 +97,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// As [`get`](Self::get) and [`insert`](Self::insert). Nothing is changed then.
+    /// The errors of [`get`](Self::get) and [`insert`](Self::insert). The session is unchanged then.
     pub fn modify<T: DeserializeOwned + Serialize + Default, R>(
         &mut self,
         key: &str,
@@ -108,11 +109,11 @@ impl Session {
         Ok(result)
     }
 
-    /// Puts all of `values` into the map.
+    /// Stores all of `values`, in memory.
     ///
     /// # Errors
     ///
-    /// As [`insert`](Self::insert). Nothing is changed then.
+    /// The errors of [`insert`](Self::insert). The session is unchanged then.
     pub fn update<K: AsRef<str>, V: Serialize>(
         &mut self,
         values: impl IntoIterator<Item = (K, V)>,
@@ -127,8 +128,8 @@ impl Session {
         Ok(())
     }
 
-    /// Removes all values. The session keeps its key, its subject and its expiry; see [`flush`](Self::flush) for
-    /// ending it.
+    /// Removes all values. The session keeps its key, its subject and its expiry. To end it, call
+    /// [`flush`](Self::flush).
     pub fn clear(&mut self) {
         let expiry = self.expiry();
         let data = self.change();
@@ -139,24 +140,24 @@ impl Session {
         self.note_change();
     }
 
-    /// The keys, in order.
+    /// Returns the keys, in order.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.iter().map(|(key, _)| key)
     }
 
-    /// The JSON texts of the values, in the order of their keys.
+    /// Returns the JSON texts of the values, in the order of their keys.
     pub fn values(&self) -> impl Iterator<Item = &str> {
         self.iter().map(|(_, value)| value)
     }
 
-    /// Keys and the JSON texts of their values, in the order of the keys.
+    /// Returns the keys and the JSON texts of their values, in the order of the keys.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.note_access();
         self.visible()
     }
 
-    /// Forgets what was changed since the session was opened or last saved: it is as it was stored then. For whoever
-    /// could not save it, and answers that by himself.
+    /// Discards the changes since the session was opened or last saved. For a handler that could not save the
+    /// session and handles that error itself.
     pub fn discard_changes(&mut self) {
         self.changed = None;
         self.subject = None;
@@ -169,28 +170,28 @@ impl Session {
         self.len() == 0
     }
 
-    /// How many values there are.
+    /// Returns the number of values.
     #[must_use]
     pub fn len(&self) -> usize {
         self.iter().count()
     }
 
-    /// Leaves a value by which a later request can tell that the client sends cookies.
+    /// Stores a value from which a later request can see that the client sends cookies.
     ///
     /// # Errors
     ///
-    /// As [`insert`](Self::insert).
+    /// The errors of [`insert`](Self::insert).
     pub fn set_test_cookie(&mut self) -> Result<(), Error> {
         self.insert(TEST_COOKIE, TEST_COOKIE_WORKED)
     }
 
-    /// Whether [`set_test_cookie`](Self::set_test_cookie) was called in an earlier request of this client.
+    /// Returns `true` if an earlier request of this client called [`set_test_cookie`](Self::set_test_cookie).
     #[must_use]
     pub fn test_cookie_worked(&self) -> bool {
         matches!(self.get::<String>(TEST_COOKIE), Ok(Some(value)) if value == TEST_COOKIE_WORKED)
     }
 
-    /// Takes that value away again.
+    /// Removes the value that [`set_test_cookie`](Self::set_test_cookie) stored.
     pub fn delete_test_cookie(&mut self) {
         self.remove(TEST_COOKIE);
     }
@@ -201,7 +202,7 @@ impl Session {
         Ok(())
     }
 
-    /// What the application has put there.
+    /// Returns the values that the application has stored.
     pub(super) fn visible(&self) -> impl Iterator<Item = (&str, &str)> {
         self.data().iter().filter(|(key, _)| *key != EXPIRY_KEY)
     }
@@ -210,7 +211,7 @@ impl Session {
         static EMPTY: SessionData = SessionData::new();
         let stored = || {
             let Stored { stored_key, loaded, data, .. } = self.stored.as_ref()?;
-            // It was decoded, and found readable, when the session was opened.
+            // Does not fail: the payload was decoded when the session was opened.
             Some(data.get_or_init(|| loaded.record.data(stored_key, self.store.codec()).unwrap_or_default()))
         };
         self.changed.as_ref().or_else(stored).unwrap_or(&EMPTY)
@@ -248,7 +249,7 @@ fn put(data: &mut SessionData, key: &str, json: String) -> Result<(), Error> {
     if key == EXPIRY_KEY {
         return Err(Error::ReservedKey { key: key.to_owned() });
     }
-    // What serde_json has written, it can read.
+    // Does not fail: serde_json reads what it has written.
     data.insert(key, json).map_err(|source| Error::Deserialize {
         key: key.to_owned(),
         wanted: "JSON",

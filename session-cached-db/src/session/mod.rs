@@ -18,20 +18,23 @@ pub(crate) use self::lifecycle::MAX_KEYS;
 use crate::Error;
 use crate::coherence::Loaded;
 
-/// One client's session: a map from string to anything that serde can write as JSON, and what belongs to it.
+/// One client's session: a map from strings to anything that serde can write as JSON, with its key, its
+/// expiry and its subject.
 ///
-/// Got from [`CachedDb::open`](crate::CachedDb::open). Reading and changing it happens in memory; nothing is stored
-/// before [`save`](Self::save). A save applies the changed keys, and only those, to whatever the session has become in
-/// the meantime, so requests that run at the same time do not undo each other.
+/// [`CachedDb::open`](crate::CachedDb::open) returns one. Reading and changing it happens in memory; nothing
+/// is stored before [`save`](Self::save). A save applies the changed keys, and only those, to whatever the
+/// session has become in the meantime, so requests that run at the same time do not undo each other.
 ///
-/// A session that was deleted, or has expired, is never written again: [`Error::SessionGone`].
+/// A session that was deleted or has expired is never written again: writing it fails with
+/// [`Error::SessionGone`].
 ///
 /// `Debug` shows neither its key nor its contents.
 pub struct Session {
     store: Arc<dyn SessionBackend>,
     stored: Option<Stored>,
-    /// The data with the changes. Until there is one, what is stored is read.
+    /// The data with the changes, from the first change on. Until then, the stored data is read.
     changed: Option<SessionData>,
+    /// The new subject, if it was changed. `Some(None)` removes it.
     subject: Option<Option<Subject>>,
     accessed: AtomicBool,
     modified: bool,
@@ -42,20 +45,13 @@ struct Stored {
     key: SessionKey,
     stored_key: StoredKey,
     loaded: Loaded,
-    /// What the record holds, shared with other readers, from when it is first asked for.
+    /// The record's data, shared with other readers, from the first access on.
     data: OnceLock<SessionData>,
 }
 
 impl Session {
     pub(crate) fn new(store: Arc<dyn SessionBackend>) -> Self {
-        Self {
-            store,
-            stored: None,
-            changed: None,
-            subject: None,
-            accessed: AtomicBool::new(false),
-            modified: false,
-        }
+        Self::with(store, None)
     }
 
     #[inline]
@@ -65,7 +61,11 @@ impl Session {
         stored_key: StoredKey,
         loaded: Loaded,
     ) -> Self {
-        let stored = Some(Stored { key, stored_key, loaded, data: OnceLock::new() });
+        Self::with(store, Some(Stored { key, stored_key, loaded, data: OnceLock::new() }))
+    }
+
+    #[inline]
+    fn with(store: Arc<dyn SessionBackend>, stored: Option<Stored>) -> Self {
         Self {
             store,
             stored,
@@ -76,51 +76,53 @@ impl Session {
         }
     }
 
-    /// What the client is to present next time. `None` until the session is first saved, and after a
-    /// [`flush`](Self::flush).
+    /// Returns the key that the client is to present next time. `None` until the session is first saved, and
+    /// after a [`flush`](Self::flush).
     #[must_use]
     pub fn key(&self) -> Option<&SessionKey> {
         self.stored.as_ref().map(|stored| &stored.key)
     }
 
-    /// The key under which the session is stored, as in a list of sessions.
+    /// Returns the key under which the session is stored, as lists of sessions show it. `None` until the
+    /// session is first saved, and after a [`flush`](Self::flush).
     #[must_use]
     pub fn stored_key(&self) -> Option<&StoredKey> {
         self.stored.as_ref().map(|stored| &stored.stored_key)
     }
 
-    /// Whether anything was read or changed.
+    /// Returns `true` if a value was read or changed.
     #[must_use]
     pub fn accessed(&self) -> bool {
         self.accessed.load(Ordering::Relaxed)
     }
 
-    /// Whether anything was changed since the session was opened or last saved.
+    /// Returns `true` if the session was changed since it was opened or last saved.
     #[must_use]
     pub const fn modified(&self) -> bool {
         self.modified
     }
 
-    /// Returns `true` if there is nothing to keep: the session has no key, holds no data, and has no subject. Asking does
-    /// not count as an access. Such a session gets no row and no cookie.
+    /// Returns `true` if there is nothing to keep: the session has no key, no values and no subject. Such a
+    /// session gets no row and no cookie. Calling this does not count as an access.
     #[must_use]
     pub fn is_unsaved_and_empty(&self) -> bool {
         self.stored.is_none() && self.subject().is_none() && self.visible().next().is_none()
     }
 
-    /// When the session began. `None` until it is first saved.
+    /// Returns when the session began. `None` until it is first saved.
     #[must_use]
     pub fn created_at(&self) -> Option<Timestamp> {
         self.stored.as_ref().map(|stored| stored.loaded.record.created_at())
     }
 
-    /// When the session was last used, as fresh as the touch throttle makes it. `None` until it is first saved.
+    /// Returns when the session was last used, as precisely as
+    /// [`touch_interval`](crate::Builder::touch_interval) allows. `None` until it is first saved.
     #[must_use]
     pub fn last_seen_at(&self) -> Option<Timestamp> {
         self.stored.as_ref().map(|stored| stored.loaded.record.last_seen_at())
     }
 
-    /// Whose session it is: the application's own id.
+    /// Returns the session's subject: the application's own id of the user to whom it belongs.
     #[must_use]
     pub fn subject(&self) -> Option<&str> {
         let subject = match &self.subject {
@@ -130,18 +132,20 @@ impl Session {
         subject.map(Subject::as_str)
     }
 
-    /// Says whose session it is. Takes effect with the next [`save`](Self::save) or [`cycle_key`](Self::cycle_key).
+    /// Sets the session's subject. Takes effect with the next [`save`](Self::save) or
+    /// [`cycle_key`](Self::cycle_key).
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSubject`] unless it has 1 to 255 bytes and no NUL character.
+    /// [`Error::InvalidSubject`] unless the subject has 1 to 255 bytes and no NUL character.
     pub fn set_subject(&mut self, subject: &str) -> Result<(), Error> {
         self.subject = Some(Some(Subject::parse(subject)?));
         self.note_change();
         Ok(())
     }
 
-    /// Says that it is nobody's session.
+    /// Removes the session's subject. Takes effect with the next [`save`](Self::save) or
+    /// [`cycle_key`](Self::cycle_key).
     pub fn clear_subject(&mut self) {
         self.subject = Some(None);
         self.note_change();

@@ -12,12 +12,13 @@ use crate::store::CachedDb;
     reason = "of an `async fn` that awaits a method of a `dyn` backend, callers cannot prove that its future is Send"
 )]
 impl<C: Cache, P: Persistence> CachedDb<C, P> {
-    /// Opens the session of a client that presented `cookie`. If there is none (unknown, malformed, expired, or
-    /// unreadable), gives a new, empty, unsaved session under no key: what a client presents is never adopted.
+    /// Opens the session of a client that presented `cookie`. If the cookie is unknown, malformed or expired,
+    /// or its session is unreadable, returns a new, empty, unsaved session without a key: a key that a client
+    /// presents is never adopted.
     ///
     /// # Errors
     ///
-    /// [`Error::Database`] when the database does not answer. A cache that does not answer is no error.
+    /// [`Error::Database`] when the database does not answer. A cache that does not answer is not an error.
     pub fn open(&self, cookie: &str) -> impl Future<Output = Result<Session, Error>> + Send {
         async move {
             match SessionKey::parse(cookie) {
@@ -32,11 +33,11 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
         }
     }
 
-    /// As [`open`](Self::open), for a key that was parsed before.
+    /// Opens the session of a client, like [`open`](Self::open), by a key that was parsed before.
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open).
+    /// The errors of [`open`](Self::open).
     pub fn open_key(&self, key: SessionKey) -> impl Future<Output = Result<Session, Error>> + Send {
         async move {
             let Ok(stored_key) = self.stored_key(&key) else {
@@ -44,7 +45,7 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
                 return Ok(self.new_session());
             };
             let found = self.inner.load_readable(&stored_key).await;
-            // At once, because every copy of the keys is felt here.
+            // A hit returns here, before anything else: on this path, even a copy of the keys costs.
             if let Ok(Some(loaded)) = found {
                 return Ok(self.opened(key, stored_key, loaded));
             }
@@ -72,7 +73,7 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
         Session::stored(Arc::clone(&self.inner) as _, key, stored_key, loaded)
     }
 
-    /// A new, empty, unsaved session. It gets a key when it is first saved.
+    /// Returns a new, empty, unsaved session. It gets a key when it is first saved.
     #[must_use]
     pub fn new_session(&self) -> Session {
         Session::new(Arc::clone(&self.inner) as _)

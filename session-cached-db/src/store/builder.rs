@@ -188,7 +188,7 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
     }
 
     /// Accepts sessions that another program or configuration has stored under plain keys, so that no client is logged out
-    /// when keys are hashed from now on. Remove the call when no plain key is left. Off by default.
+    /// when keys are hashed from now on. Remove the call when no plain key is left. Plain keys are not accepted by default.
     ///
     /// # Behavior
     ///
@@ -300,9 +300,9 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
                 Schema::Trust => {}
             }
             settings.coherence.store_id = match cache.properties().scope {
-                // No other store may believe what this one keeps in a cache of this process.
+                // No other store may use the values that this one keeps in a cache of this process.
                 Scope::Process => StoreId(runtime.random_u64().get()),
-                // The same on all nodes.
+                // The identity is the same on all nodes.
                 _ => {
                     let table = db.properties().table_id.to_string();
                     StoreId::of([&*settings.name, &*table, settings.key_prefix.as_str()])
@@ -325,12 +325,14 @@ impl<C: Cache, P: SubjectIndex> Builder<C, P> {
     /// - Sessions are counted when one gets its subject: by [`create`](crate::CachedDb::create), or by a save or a new key
     ///   after [`set_subject`](crate::Session::set_subject). They are not counted by an
     ///   [`update`](crate::CachedDb::update) with a record of the application's own making.
-    /// - When a session was last used is as fresh as the [`touch_interval`](Self::touch_interval) makes it, and by the
-    ///   clocks of the nodes. The session that has just got its subject is never ended, whatever the clocks say.
+    /// - The time of a session's last use is as precise as the [`touch_interval`](Self::touch_interval), and
+    ///   comes from the clocks of the nodes. The session that has just got its subject is never ended, even
+    ///   if clocks differ.
     /// - Sessions of another [key prefix](Self::key_prefix) are another application's, and do not count.
-    /// - Of two that log in at the same time, on nodes whose clocks differ, both may live on until the next login.
-    /// - If the database does not answer then, the session is saved all the same, with an event; the next login of the
-    ///   subject makes up for it.
+    /// - If two sessions log in at the same time on nodes whose clocks differ, both may live on until the
+    ///   next login.
+    /// - If the database does not answer when the sessions are counted, the new session is still saved, with
+    ///   an event; the next login of the subject makes up for it.
     pub fn max_sessions_per_subject(mut self, limit: usize) -> Self {
         self.options.max_sessions_per_subject = Some(limit);
         self.subject_limit = Some(SubjectLimit::new(limit));

@@ -1,4 +1,4 @@
-//! The database behind a timeout for every call, and timed.
+//! The database, with a timeout and a latency histogram for every call.
 
 use std::fmt;
 use std::pin::pin;
@@ -46,7 +46,7 @@ macro_rules! write {
     }};
 }
 
-/// The error of a read that was not answered in time.
+/// Returns the error of a read that was not answered in time.
 pub(crate) fn no_answer() -> Error {
     Error::Database(Arc::new(PersistenceError::Unavailable("no answer within the read timeout".into())))
 }

@@ -11,14 +11,14 @@ pub(crate) fn expiry_of(data: &SessionData) -> Option<Expiry> {
 }
 
 pub(crate) fn set_expiry(data: &mut SessionData, expiry: Expiry) {
-    // What `to_json` writes is JSON.
+    // Does not fail: `to_json` writes JSON.
     let _ = data.insert(EXPIRY_KEY, expiry.to_json());
 }
 
-/// Gives `data` the choice of `theirs`.
+/// Sets the expiry of `data` to that of `theirs`.
 pub(crate) fn copy_expiry(data: &mut SessionData, theirs: &SessionData) {
     match theirs.get(EXPIRY_KEY) {
-        // It was read from there, so it is JSON.
+        // Does not fail: the value was read from session data, so it is JSON.
         Some(theirs) => drop(data.insert(EXPIRY_KEY, theirs.to_owned())),
         None => drop(data.remove(EXPIRY_KEY)),
     }

@@ -154,7 +154,8 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
 impl<C: Cache, P: Persistence> RepairTurns for Inner<C, P> {
     fn queue_repair(self: Arc<Self>, repair: Repair) {
         let key = *repair.key();
-        // Refused only while the store is being closed, which makes a last pass of its own.
+        // Refused only while the store is being closed, and closing makes a last pass over the repairs
+        // itself.
         let _ =
             self.start_job(&key, Admission::New, tracing::Span::none(), super::queue::Job::Repair(repair));
     }

@@ -15,7 +15,7 @@ use crate::{CachedDb, Error};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SweepPage {
-    /// The number of sessions that were looked at, including expired ones.
+    /// The number of sessions that were read, including expired ones.
     pub seen: u64,
     /// The number of sessions that were written.
     pub written: u64,

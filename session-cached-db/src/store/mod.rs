@@ -1,6 +1,7 @@
 //! The store: a database behind a coherent cache.
 //!
-//! [`CachedDb`] is the face, [`Inner`] the parts that its clones share. Reads: `load`, `single_flight`. Writes of one session
+//! [`CachedDb`] is the public type, [`Inner`] the parts that its clones share. Reads: `load`,
+//! `single_flight`. Writes of one session
 //! wait in `queue`; `save` merges and writes changed data, `writes` does the rest. Operations on many sessions: `subjects`,
 //! `limits`, `maintenance`, `reaper`.
 

@@ -1,4 +1,4 @@
-//! The faulty code of the seeded faults of the store, and what the simulator sees of a store's state.
+//! The faulty code of the seeded faults of the store, and the simulator's view of a store's state.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::pin::pin;

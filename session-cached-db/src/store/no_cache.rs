@@ -4,14 +4,14 @@ use session_core::{
     Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, Scope, StoredKey,
 };
 
-/// A cache that keeps nothing: every load reads the database, and sees all that was committed before it began, whoever
-/// wrote it.
+/// A cache that keeps nothing: every load reads the database, and sees all that any program committed before
+/// it began.
 ///
-/// For a table that other programs write to, such as Django's, where a session that was ended there must not be shown for
-/// [`max_cache_age`](crate::Builder::max_cache_age) longer. Loads of one session at the same time still share a read, as
-/// far as that is new enough for all of them.
+/// For a table that other programs write to, such as Django's, where a session that another program has ended
+/// must not be shown for up to [`max_cache_age`](crate::Builder::max_cache_age) more. Loads of one session at
+/// the same time still share a read, if it is new enough for all of them.
 ///
-/// It forgets each entry at once, which a cache may do at any time.
+/// It drops each entry at once, which a cache may do at any time.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]

@@ -73,6 +73,9 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     }
 
     /// Writes all of `saves` with one statement, as if each came right after the one before.
+    ///
+    /// In one piece: each step can end the save, and an async function for a step would need room of its own
+    /// in the future of every save.
     pub(crate) async fn save_all(
         self: &Arc<Self>,
         key: &StoredKey,

@@ -187,7 +187,7 @@ impl Options {
             return invalid("breaker_threshold must be above zero, or the cache is never used");
         }
         if self.max_sessions_per_subject == Some(0) {
-            return invalid("max_sessions_per_subject must be above zero, or nobody can log in");
+            return invalid("max_sessions_per_subject must be above zero, or no user can log in");
         }
         let max_payload_bytes = self.max_payload_bytes(db);
         if max_payload_bytes > db.max_payload_bytes {

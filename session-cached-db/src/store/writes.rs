@@ -225,9 +225,9 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let deleted = write.statement(pin!(self.db.delete(key))).await;
         let (_, coherence) = write.finish(None).await;
         if let Ok(true) = deleted {
-            self.telemetry.call_hooks(|events| match ending {
-                Ending::Destroyed => events.destroyed(key),
-                Ending::Revoked(cause) => events.revoked(key, cause),
+            self.telemetry.call_hooks(|hooks| match ending {
+                Ending::Destroyed => hooks.destroyed(key),
+                Ending::Revoked(cause) => hooks.revoked(key, cause),
             });
         }
         deleted.map(|value| Written { value, coherence })

@@ -6,7 +6,7 @@ use session_core::{Record, StoredKey};
 
 use crate::Error;
 
-/// Hooks that a store calls when something happens to a session: for an audit log, for alarms, for figures of one's own.
+/// Hooks that a store calls when something happens to a session: for an audit log, for alarms, for custom figures.
 /// Passed to [`Builder::hooks`](crate::Builder::hooks). Without hooks, nothing is called and nothing is paid.
 ///
 /// # Behavior

@@ -7,8 +7,9 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use session_core::StoredKey;
 use sha2::Sha256;
 
-/// The key of the hash that stands in logs for a session's key: who reads a log can follow a session through it, but
-/// cannot find it in the database. Random, and made when it is first needed, unless the application has one.
+/// The key of the hash that stands in logs for a session's key. A reader of the log can follow a session
+/// through it, but cannot find the session in the database. The key is random, and made when it is first
+/// needed, unless the application sets one.
 pub(crate) struct LogKey {
     chosen: Option<Box<[u8]>>,
     random: OnceLock<[u8; 32]>,
@@ -29,7 +30,7 @@ impl LogKey {
             self.random.get_or_init(|| {
                 let mut bytes = [0; 32];
                 if getrandom::fill(&mut bytes).is_err() {
-                    // No key can be made either then.
+                    // Without the system's randomness, no session key can be made either.
                     bytes = std::array::from_fn(|_| fastrand::u8(..));
                 }
                 bytes

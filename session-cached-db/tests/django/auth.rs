@@ -5,11 +5,11 @@ use session_cached_db::django::{DjangoLogin, MODEL_BACKEND, VerifiedBy};
 
 use crate::site::{SECRET_KEY, Site, key_of, secret_keys, text};
 
-/// A user of the site's.
+/// A user of the site.
 struct User {
     name: String,
     id: String,
-    /// What is in the column.
+    /// The content of the user's `password` column.
     password: String,
 }
 
@@ -37,9 +37,9 @@ fn log_in_there(site: &Site, user: &User, cookie: Option<&str>) -> String {
     text(&site.django("get", json!({"url": url, "cookie": cookie}))["cookie"])
 }
 
-pub async fn who_logged_in_there_is_logged_in_here(site: &Site) {
+pub async fn user_logged_in_by_django_is_logged_in_here(site: &Site) {
     let (store, user) = (site.store().await, User::new(site));
-    // A visitor first, who has something in the session.
+    // The visitor has a session with a value before the login.
     let mut visitor = store.new_session();
     visitor.insert("cart", [1, 2]).unwrap();
     visitor.save().await.unwrap();
@@ -59,7 +59,7 @@ pub async fn who_logged_in_there_is_logged_in_here(site: &Site) {
     assert!(DjangoLogin::of(&session).is_none());
 }
 
-pub async fn who_logged_in_here_is_logged_in_there(site: &Site) {
+pub async fn user_logged_in_here_is_logged_in_by_django(site: &Site) {
     let (store, user) = (site.store().await, User::new(site));
     let cookie = text(&site.django("create", json!({"data": "{\"cart\":[1],\"_csrftoken\":\"x\"}"}))["key"]);
     let mut session = store.open(&cookie).await.unwrap();
@@ -75,7 +75,7 @@ pub async fn who_logged_in_here_is_logged_in_there(site: &Site) {
     assert!(store.open(&key_of(&session)).await.unwrap().key().is_none());
 }
 
-pub async fn a_changed_password_ends_the_login(site: &Site) {
+pub async fn changed_password_ends_the_login(site: &Site) {
     let (store, user) = (site.store().await, User::new(site));
     let mut session = store.new_session();
     user.login(SECRET_KEY).log_in(&mut session).await.unwrap();
@@ -85,7 +85,7 @@ pub async fn a_changed_password_ends_the_login(site: &Site) {
     assert_eq!(whoami(site, &key_of(&session)), Value::Null);
 }
 
-pub async fn another_user_gets_nothing_of_the_session_before(site: &Site) {
+pub async fn login_of_another_user_keeps_nothing_of_the_session_before(site: &Site) {
     let (store, one, other) = (site.store().await, User::new(site), User::new(site));
     let cookie = log_in_there(site, &one, None);
     site.django("save", json!({"key": cookie, "set": "{\"secret\":1}"}));
@@ -95,13 +95,13 @@ pub async fn another_user_gets_nothing_of_the_session_before(site: &Site) {
     let found = store.open(&key_of(&session)).await.unwrap();
     assert!(!found.contains("secret"));
     assert_eq!(whoami(site, &key_of(&session)), other.name.as_str());
-    // The same user again keeps what is there.
+    // A login of the same user keeps the session's values.
     session.insert("kept", 1).unwrap();
     other.login(SECRET_KEY).log_in(&mut session).await.unwrap();
     assert!(store.open(&key_of(&session)).await.unwrap().contains("kept"));
 }
 
-pub async fn a_login_by_a_fallback_is_renewed(site: &Site) {
+pub async fn login_by_a_fallback_key_is_renewed(site: &Site) {
     let user = User::new(site);
     let old = site.store_with(&["old"]).await;
     let mut session = old.new_session();
@@ -118,7 +118,7 @@ pub async fn a_login_by_a_fallback_is_renewed(site: &Site) {
     let (renewed, _) = login.renew(&mut session, &keys, &user.password).await.unwrap();
     assert_eq!(renewed.verify(&keys, &user.password), Some(VerifiedBy::SecretKey));
 
-    // The site has taken the fallback away.
+    // The site has removed the fallback key.
     let request = json!({"url": "/whoami", "cookie": key_of(&session), "secret_key": "new"});
     let found = site.django("get", request);
     assert_eq!(found["user"], user.name.as_str());

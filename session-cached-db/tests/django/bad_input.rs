@@ -1,4 +1,4 @@
-//! Rows that nobody can read, and cookies that are no keys.
+//! Unreadable rows, and cookies that are not keys.
 
 use serde_json::json;
 use session_cached_db::StoredKey;
@@ -38,7 +38,7 @@ pub async fn unreadable_payloads_are_reported_and_left_alone(site: &Site) {
         let error = store.load(&stored).await.unwrap_err();
         assert!(matches!(error, Error::Unreadable(_)), "{what}: {error:?}");
         let mut session = store.open(&key).await.unwrap();
-        assert!(session.is_empty() && session.key().is_none(), "{what}: the visitor is a stranger");
+        assert!(session.is_empty() && session.key().is_none(), "{what}: the visitor must get a new session");
         let events = log.events("payload_unreadable");
         assert_eq!(events.len(), 2, "{what}: {:?}", log.lines());
         for line in log.lines() {
@@ -52,14 +52,14 @@ pub async fn unreadable_payloads_are_reported_and_left_alone(site: &Site) {
         session.insert("a", 1).unwrap();
         session.save().await.unwrap();
         assert_ne!(session.key().unwrap().expose(), key);
-        assert_eq!(site.row(&key).unwrap(), before, "{what}: the row is evidence");
-        // Also when it is known to be there, and is written over.
+        assert_eq!(site.row(&key).unwrap(), before, "{what}: the row must stay as evidence");
+        // A save of a session that was opened before must not overwrite the row either.
         let session = store.open(session.key().unwrap().expose()).await.unwrap();
         assert!(session.contains("a"));
         store.revoke(&stored).await.unwrap();
     }
 
-    // A session that becomes unreadable while it is open is not written over.
+    // A session that becomes unreadable while it is open is not overwritten.
     let key = site.create("{\"a\":1}");
     let mut session = store.open(&key).await.unwrap();
     site.django("put", json!({"key": key, "row": "evidence", "expire_in": 3600}));
@@ -69,7 +69,7 @@ pub async fn unreadable_payloads_are_reported_and_left_alone(site: &Site) {
     assert_eq!(site.row(&key).unwrap().0, "evidence");
 }
 
-pub async fn cookies_that_are_no_keys_cause_no_io(site: &Site) {
+pub async fn malformed_cookies_cause_no_io(site: &Site) {
     let store = site.store().await;
     let long = "k".repeat(41);
     let longer = "k".repeat(1_240);
@@ -90,8 +90,8 @@ pub async fn cookies_that_are_no_keys_cause_no_io(site: &Site) {
         assert!(session.is_empty() && session.key().is_none(), "{cookie:?}");
     }
     let stats = store.stats();
-    assert_eq!((stats.hits, stats.misses, stats.bypasses), (0, 0, 0), "nobody was asked");
-    // As long as Django's are, and longer than ours: this one is looked for.
+    assert_eq!((stats.hits, stats.misses, stats.bypasses), (0, 0, 0), "malformed cookies must cost no I/O");
+    // This one is as long as Django's keys, and longer than this crate's: it is looked up.
     store.open(&long[..40]).await.unwrap();
     assert_eq!(store.stats().misses, 1);
     assert_eq!(store.ping().await.unwrap().cache, CacheHealth::Up);

@@ -1,4 +1,4 @@
-//! What one side writes, the other reads.
+//! Each side reads the other's writes.
 
 use std::time::Duration;
 
@@ -11,8 +11,9 @@ use session_cached_db::session_core::{
 
 use crate::site::{Site, key_of, now_micros};
 
-/// JSON text that is hard to pass on: characters beyond ASCII and beyond the basic plane, escapes, numbers beyond what
-/// machines calculate with, and enough of it to be compressed. As Python writes it.
+/// Returns JSON text that is hard to pass on: characters beyond ASCII and beyond the basic plane, escapes,
+/// numbers beyond those that machines calculate with, and enough of it to be compressed. It is formatted as
+/// Python writes it.
 fn tricky() -> String {
     let long = "compressible ".repeat(200);
     format!(
@@ -22,7 +23,7 @@ fn tricky() -> String {
     )
 }
 
-pub async fn django_reads_what_was_written_here(site: &Site) {
+pub async fn session_written_here_is_read_by_django(site: &Site) {
     let store = site.store().await;
     for json in [tricky(), "{\"a\":1}".to_owned()] {
         let data = SessionData::from_json(Bytes::from(json.clone())).unwrap();
@@ -42,7 +43,7 @@ pub async fn django_reads_what_was_written_here(site: &Site) {
     assert_eq!(found, expected);
 }
 
-pub async fn what_django_wrote_is_read_here(site: &Site) {
+pub async fn session_written_by_django_is_read_here(site: &Site) {
     let store = site.store().await;
     let session = store.open(&site.create(&tricky())).await.unwrap();
     assert_eq!(session.get_raw("int"), Some("123456789012345678901234567890"));
@@ -51,10 +52,10 @@ pub async fn what_django_wrote_is_read_here(site: &Site) {
     assert_eq!(session.get::<f64>("float").unwrap(), Some(1e22));
     assert_eq!(session.get::<String>("name").unwrap().unwrap(), "José 用户 😀 \"\\/\u{7f}\u{1}");
     assert_eq!(session.get::<String>("long").unwrap().unwrap().len(), 13 * 200);
-    assert!(site.row(&key_of(&session)).unwrap().0.starts_with('.'), "it should be compressed");
+    assert!(site.row(&key_of(&session)).unwrap().0.starts_with('.'), "the payload should be compressed");
 }
 
-pub async fn django_reads_what_was_changed_here_and_the_other_way_round(site: &Site) {
+pub async fn changes_of_each_side_are_read_by_the_other(site: &Site) {
     let store = site.store().await;
     let key = site.create("{\"count\":0,\"gone\":1}");
     for round in 0..5 {
@@ -76,7 +77,7 @@ pub async fn django_reads_what_was_changed_here_and_the_other_way_round(site: &S
 
 pub async fn untouched_values_come_back_byte_for_byte(site: &Site) {
     let store = site.store().await;
-    // Half a surrogate pair, which no Rust string can hold, comes from Python, too.
+    // Python also writes half a surrogate pair, which no Rust string can hold.
     let json = tricky().replace("{\"empty\"", "{\"surrogate\":\"\\ud83d\",\"empty\"");
     let key = site.create(&json);
     let before = SessionData::from_json(Bytes::from(site.json(&key))).unwrap();
@@ -102,9 +103,9 @@ pub async fn untouched_values_come_back_byte_for_byte(site: &Site) {
     assert!(site.load(&key).unwrap().contains("\"surrogate\":\"\\ud83d\""));
 }
 
-pub async fn a_session_that_is_saved_unchanged_comes_back_byte_for_byte(site: &Site) {
+pub async fn session_saved_unchanged_comes_back_byte_for_byte(site: &Site) {
     let store = site.store().await;
-    // Not in the order of its keys.
+    // The keys are not in order.
     let key = site.create("{\"z\":1,\"a\":[1.50, 2],\"\\u00e9\":null}");
     let before = site.json(&key);
     let mut session = store.open(&key).await.unwrap();
@@ -125,12 +126,12 @@ pub async fn changes_of_both_sides_are_merged_here(site: &Site) {
     assert_eq!(store.stats().merges, 1);
 }
 
-pub async fn of_writes_that_expect_the_same_version_one_takes_place(site: &Site) {
+pub async fn one_of_two_writes_that_expect_the_same_version_succeeds(site: &Site) {
     let (one, other) = (site.database.connect().await, site.database.connect().await);
     let now = Timestamp::from_micros(now_micros());
     for round in 0..20 {
         let key = StoredKey::parse(&format!("race-{:016x}", fastrand::u64(..))).unwrap();
-        // They differ in case only, which some collations do not see.
+        // The values differ only in case, which some collations ignore.
         let with = |text: &str| {
             Record::new(Bytes::from(format!("{text}{round}:1r31eq:x")), now, now + Duration::from_secs(60))
         };
@@ -170,7 +171,7 @@ pub async fn keys_that_differ_in_case_are_different(site: &Site) {
     for expected in [None, Some(Version::from_u64(1))] {
         let updated = db.update(&stored, &record, expected, ExpiryWrite::Replace, now).await;
         assert!(matches!(updated, Err(PersistenceError::NotFound)), "{updated:?}");
-        let new = StoredKey::parse("new-key-that-nobody-has").unwrap();
+        let new = StoredKey::parse("new-key-without-a-row").unwrap();
         let renamed = db.rename(&stored, &new, &record, expected, ExpiryWrite::Replace, now).await;
         assert!(matches!(renamed, Err(PersistenceError::NotFound)), "{renamed:?}");
     }

@@ -1,4 +1,4 @@
-//! A database for one run: where it is, for Rust and for Django, and how it is made and dropped.
+//! The database of one run: its address for Rust and for Django, and how it is made and dropped.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ impl Kind {
         }
     }
 
-    /// The server to make a database on; or why there is none.
+    /// Returns the server on which to make a database, or why there is none. SQLite needs none.
     pub fn server(self) -> Result<Option<Address>, String> {
         let variable = match self {
             Self::Sqlite => return Ok(None),
@@ -45,11 +45,11 @@ impl Kind {
             std::env::var(variable).map_err(|_| format!("no {}: {variable} is not set", self.name()))?;
         Address::parse(&url)
             .map(Some)
-            .ok_or_else(|| format!("{variable} is no scheme://user:password@host:port/name"))
+            .ok_or_else(|| format!("{variable} is not scheme://user:password@host:port/name"))
     }
 }
 
-/// What a URL says.
+/// The parts of a URL.
 #[derive(Clone)]
 pub struct Address {
     scheme: String,
@@ -78,10 +78,10 @@ impl Address {
     }
 }
 
-/// A database of our own.
+/// A database that is made for one run.
 pub struct Database {
     pub kind: Kind,
-    /// On which server, and with the name that it has there.
+    /// Its server, and its name there.
     server: Option<(Address, String)>,
     directory: TempDir,
 }
@@ -95,7 +95,7 @@ impl Database {
             directory: tempfile::tempdir().unwrap(),
         };
         database.on_server(|name| match kind {
-            // Other names than the default, so that case and zone are not those that would do no harm.
+            // Collation and time zone are not the defaults, which would hide mistakes with case and zone.
             Kind::Postgres => format!("CREATE DATABASE {name}"),
             _ => format!("CREATE DATABASE {name} CHARACTER SET utf8mb4"),
         })?;
@@ -108,7 +108,7 @@ impl Database {
             _ => format!("DROP DATABASE {name}"),
         });
         if let Err(error) = removed {
-            eprintln!("a database stays: {error}");
+            eprintln!("a database could not be dropped: {error}");
         }
     }
 
@@ -137,11 +137,11 @@ impl Database {
         }
     }
 
-    /// For Django's settings.
+    /// Returns the database's entry in Django's settings.
     pub fn settings(&self) -> Value {
         let Some((server, name)) = &self.server else {
-            // A transaction that reads first and then writes is refused, not kept waiting, if somebody has written in
-            // between; so says Django's own documentation.
+            // Without this, SQLite refuses a transaction that reads first and then writes if another one has
+            // written in between, instead of letting it wait. Django's own documentation advises it.
             let options = json!({"transaction_mode": "IMMEDIATE"});
             return json!({"ENGINE": "django.db.backends.sqlite3", "NAME": self.file(), "OPTIONS": options});
         };
@@ -164,7 +164,7 @@ impl Database {
         }
     }
 
-    /// Over a pool of one connection, in a table of this name. On servers.
+    /// Connects through a pool of one connection, with a table of this name. For servers only.
     pub async fn pooled(&self, table: &str) -> (Pool, Arc<dyn DynPersistence>) {
         match self.kind {
             Kind::Postgres => {
@@ -180,7 +180,7 @@ impl Database {
         }
     }
 
-    /// The same in a table of another name.
+    /// Connects with a table of this name.
     pub async fn connect_to(&self, table: &str) -> Result<Arc<dyn DynPersistence>, PersistenceError> {
         Ok(match self.kind {
             Kind::Sqlite => Arc::new(DjangoSqlite::connect(&self.url()).await?.with_table(table)?),
@@ -196,18 +196,18 @@ impl Database {
     }
 }
 
-/// A pool of the application's.
+/// A connection pool of the application.
 pub enum Pool {
     Postgres(PgPool),
     MySql(MySqlPool),
 }
 
 impl Pool {
-    /// How many rows the server has read: of the table, or for this pool's one connection.
+    /// Returns the number of rows that the server has read, from the table or for this pool's one connection.
     pub async fn rows_read(&self, kind: Kind, table: &str) -> i64 {
         match self {
             Self::Postgres(pool) => {
-                // Counted when the transaction is over, and told when asked for.
+                // Postgres publishes its counts some time after the transaction, unless it is forced to.
                 query("SELECT pg_stat_force_next_flush()").execute(pool).await.unwrap();
                 let sql = "SELECT (coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::bigint
                            FROM pg_stat_user_tables WHERE relname = $1";

@@ -1,7 +1,7 @@
-"""A Django site that does what it is told: one JSON object per line on stdin, of which the first says where its database
-is, and one answer per line on stdout.
+"""A Django site that is driven by requests: one JSON object per line on stdin, of which the first has the address of its
+database, and one answer per line on stdout.
 
-What sessions hold goes to and fro as JSON text within JSON, so that no number is rounded on the way.
+The values of sessions are passed as JSON text within JSON, so that no number is rounded on the way.
 """
 
 import datetime
@@ -137,7 +137,7 @@ class Operations:
         return {"key": session.session_key}
 
     def open(self, key):
-        """Loads a session, and keeps it for a save_opened."""
+        """Loads a session, and keeps it for `save_opened`."""
         self.opened[key] = store(key)
         return {"data": dumps(dict(self.opened[key].items()))}
 
@@ -172,7 +172,7 @@ class Operations:
         return {"row": row.session_data, "expire_date": micros(row.expire_date)}
 
     def json(self, key):
-        """The JSON text that was signed."""
+        """Returns the JSON text that was signed."""
         from django.core import signing
 
         return {"json": signing.loads(rows(key).get().session_data, salt=SALT, serializer=Verbatim)}
@@ -186,7 +186,7 @@ class Operations:
         return {}
 
     def put_date(self, key, date):
-        """An expiry to the microsecond."""
+        """Sets an expiry, to the microsecond."""
         rows(key).update(expire_date=datetime.datetime.fromisoformat(date))
         return {}
 
@@ -255,7 +255,7 @@ class Operations:
 
 
 def set_expiry(session, expiry):
-    """`None` leaves it; a number is seconds; text is a date."""
+    """Sets the expiry: `None` leaves it, a number is seconds, text is a date."""
     if isinstance(expiry, str):
         session.set_expiry(datetime.datetime.fromisoformat(expiry))
     elif expiry is not None:

@@ -1,11 +1,11 @@
-//! Rotation and logout.
+//! Rotation of session keys, and logouts.
 
 use serde_json::json;
 use session_cached_db::Error;
 
 use crate::site::{Site, key_of, text};
 
-pub async fn a_key_that_was_rotated_here_is_rotated_there(site: &Site) {
+pub async fn key_rotated_here_is_rotated_in_django(site: &Site) {
     let store = site.store().await;
     let old = site.create("{\"a\":1}");
     let mut session = store.open(&old).await.unwrap();
@@ -18,7 +18,7 @@ pub async fn a_key_that_was_rotated_here_is_rotated_there(site: &Site) {
     assert_eq!(site.load(&new).as_deref(), Some("{\"a\":1,\"b\":2}"));
 }
 
-pub async fn a_key_that_was_rotated_there_is_rotated_here(site: &Site) {
+pub async fn key_rotated_in_django_is_rotated_here(site: &Site) {
     let store = site.store().await;
     let mut session = store.new_session();
     session.insert("a", 1).unwrap();
@@ -28,7 +28,7 @@ pub async fn a_key_that_was_rotated_there_is_rotated_here(site: &Site) {
     assert!(store.open(&old).await.unwrap().key().is_none());
     let found = store.open(&new).await.unwrap();
     assert_eq!(found.get::<u32>("a").unwrap(), Some(1));
-    // Who has the session under its old key cannot bring that back.
+    // A request that has the session under its old key cannot bring that back.
     session.insert("a", 2).unwrap();
     assert!(matches!(session.save().await, Err(Error::SessionGone)));
     assert!(matches!(session.cycle_key().await, Err(Error::SessionGone)));
@@ -36,7 +36,7 @@ pub async fn a_key_that_was_rotated_there_is_rotated_here(site: &Site) {
     assert_eq!(site.load(&new).as_deref(), Some("{\"a\":1}"));
 }
 
-pub async fn a_logout_here_is_one_there(site: &Site) {
+pub async fn logout_here_is_a_logout_in_django(site: &Site) {
     let store = site.store().await;
     let key = site.create("{\"a\":1}");
     let mut session = store.open(&key).await.unwrap();
@@ -45,7 +45,7 @@ pub async fn a_logout_here_is_one_there(site: &Site) {
     assert_eq!(site.row(&key), None);
 }
 
-pub async fn a_logout_there_is_one_here(site: &Site) {
+pub async fn logout_in_django_is_a_logout_here(site: &Site) {
     let store = site.store().await;
     let mut session = store.new_session();
     session.insert("a", 1).unwrap();
@@ -55,7 +55,7 @@ pub async fn a_logout_there_is_one_here(site: &Site) {
     assert!(!session.exists().await.unwrap());
 }
 
-pub async fn what_django_ended_is_not_written_again(site: &Site) {
+pub async fn session_ended_by_django_is_not_written_again(site: &Site) {
     let store = site.store().await;
     let key = site.create("{\"a\":1}");
     let mut session = store.open(&key).await.unwrap();
@@ -67,7 +67,7 @@ pub async fn what_django_ended_is_not_written_again(site: &Site) {
     assert_eq!(site.row(&key), None);
 }
 
-pub async fn what_was_ended_here_is_not_written_again(site: &Site) {
+pub async fn session_ended_here_is_not_written_again(site: &Site) {
     let store = site.store().await;
     let mut session = store.new_session();
     session.insert("a", 1).unwrap();

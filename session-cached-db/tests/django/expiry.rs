@@ -1,4 +1,4 @@
-//! When sessions end, and who removes them.
+//! The expiry of sessions, and the removal of expired ones.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::database::Kind;
 use crate::site::{Site, key_of, now_micros};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// How far the two sides' looks at the clock may be apart.
+/// The largest difference between the times at which the two sides read the clock, in microseconds.
 const MINUTE: i64 = 60_000_000;
 
 fn now() -> Timestamp {
@@ -21,7 +21,7 @@ fn is_about(found: i64, expected: Timestamp) -> bool {
     (found - expected.as_micros()).abs() < MINUTE
 }
 
-pub async fn an_expiry_that_was_chosen_here_counts_there(site: &Site) {
+pub async fn expiry_set_here_counts_in_django(site: &Site) {
     let store = site.store().await;
     let fixed = Timestamp::from_micros(now_micros() / 1_000_000 * 1_000_000) + 3 * DAY;
     let choices: [(Option<Expiry>, Timestamp, bool); 7] = [
@@ -44,11 +44,11 @@ pub async fn an_expiry_that_was_chosen_here_counts_there(site: &Site) {
         let found = site.django("load", json!({"key": key}));
         assert!(is_about(found["expiry_date"].as_i64().unwrap(), end), "{choice:?}: {found}");
         assert_eq!(found["browser_close"], browser_close, "{choice:?}");
-        // Django saves it, and nothing changes.
+        // A save by Django does not change the expiry.
         site.django("save", json!({"key": key, "set": "{\"b\":2}"}));
         let session = store.open(&key).await.unwrap();
         let expected = match choice {
-            // The last instant that Django can say.
+            // Django can represent no later instant.
             Some(Expiry::At(Timestamp::MAX)) => Some(Expiry::At(end)),
             other => other,
         };
@@ -57,7 +57,7 @@ pub async fn an_expiry_that_was_chosen_here_counts_there(site: &Site) {
     }
 }
 
-pub async fn an_expiry_that_was_chosen_there_counts_here(site: &Site) {
+pub async fn expiry_set_in_django_counts_here(site: &Site) {
     let store = site.store().await;
     let date = "2031-01-02T03:04:05.678901+01:00";
     let instant = Timestamp::from_micros(1_925_085_845_678_901);
@@ -73,7 +73,7 @@ pub async fn an_expiry_that_was_chosen_there_counts_here(site: &Site) {
         let mut session = store.open(&key).await.unwrap();
         assert_eq!(session.expiry(), expiry);
         assert!(is_about(session.expires_at().as_micros(), end), "{choice}: {:?}", session.expires_at());
-        assert_eq!(session.len(), 1, "the expiry is none of the application's values");
+        assert_eq!(session.len(), 1, "the expiry must not be among the application's values");
         session.insert("b", 2).unwrap();
         session.save().await.unwrap();
         assert!(is_about(site.row(&key).unwrap().1, end), "{choice}");
@@ -81,29 +81,29 @@ pub async fn an_expiry_that_was_chosen_there_counts_here(site: &Site) {
             let value: serde_json::Value = serde_json::from_str(json).unwrap();
             value["_session_expiry"].to_string()
         };
-        assert_eq!(chosen(&site.json(&key)), chosen(&before), "it is not rewritten");
+        assert_eq!(chosen(&site.json(&key)), chosen(&before), "the expiry must not be rewritten");
     }
 }
 
-pub async fn a_session_that_expired_there_is_over_here(site: &Site) {
+pub async fn session_expired_in_django_is_over_here(site: &Site) {
     let store = site.store().await;
     let key = site.create("{\"a\":1}");
     let mut open = store.open(&key).await.unwrap();
     site.django("save", json!({"key": key, "expiry": -10}));
     let before = site.row(&key);
     assert!(store.open(&key).await.unwrap().key().is_none());
-    // What Django would revive stays over here.
+    // Django would revive the session; this side does not.
     open.insert("a", 2).unwrap();
     assert!(matches!(open.save().await, Err(Error::SessionGone)));
     assert!(matches!(open.cycle_key().await, Err(Error::SessionGone)));
     let key = StoredKey::parse(&key).unwrap();
     assert!(matches!(store.touch(&key, now() + DAY).await, Err(Error::SessionGone)));
     if let Some(after) = site.row(key.as_str()) {
-        assert_eq!(Some(after), before, "unless another test has removed it, it is as it was");
+        assert_eq!(Some(after), before, "the row must be unchanged, unless another test has removed it");
     }
 }
 
-pub async fn a_session_that_expired_here_is_over_there(site: &Site) {
+pub async fn session_expired_here_is_over_in_django(site: &Site) {
     let store = site.store().await;
     let mut session = store.new_session();
     session.insert("a", 1).unwrap();
@@ -114,7 +114,7 @@ pub async fn a_session_that_expired_here_is_over_there(site: &Site) {
     assert!(store.open(&key_of(&session)).await.unwrap().key().is_none());
 }
 
-pub async fn each_side_removes_what_expired(site: &Site) {
+pub async fn each_side_removes_expired_sessions(site: &Site) {
     let store = site.store().await;
     let alive = site.create("{\"a\":1}");
     for _ in 0..3 {
@@ -132,15 +132,15 @@ pub async fn each_side_removes_what_expired(site: &Site) {
     assert_eq!(site.load(&alive).as_deref(), Some("{\"a\":1}"));
 }
 
-pub async fn a_touch_prolongs_and_changes_nothing_else(site: &Site) {
+pub async fn touch_prolongs_a_session_and_changes_nothing_else(site: &Site) {
     let store = site.builder(session_cached_db::NoCache, &[crate::site::SECRET_KEY]).await;
     let store = store.touch_interval(Duration::from_secs(60)).build().await.unwrap();
     let key = site.create("{\"a\":1}");
     let (data, fresh) = site.row(&key).unwrap();
-    // Saved just now: there is nothing to note yet.
+    // The session was saved just now, so the touch writes nothing.
     store.open(&key).await.unwrap().touch().await.unwrap();
     assert_eq!(site.row(&key).unwrap(), (data.clone(), fresh));
-    // Django writes its time of signing into the row, so an older session is one that was signed and stored before.
+    // Django writes the time of signing into the row, so an older session needs an older signature.
     let old = "e30:1r31eq:rRYHGhb1jV4dwr5oVRYhRrCekFWAE5w9Nyo1VnYM5Bo";
     let hour = Duration::from_secs(60 * 60);
     let lives_for = 14 * DAY - hour;
@@ -154,16 +154,17 @@ pub async fn a_touch_prolongs_and_changes_nothing_else(site: &Site) {
     let (data, touched) = site.row(&key).unwrap();
     assert_eq!(data, old);
     assert!(is_about(touched, now() + 14 * DAY));
-    // Once a minute is enough.
+    // A second touch within the minute writes nothing.
     store.open(&key).await.unwrap().touch().await.unwrap();
     assert_eq!(site.row(&key).unwrap(), (data.clone(), touched));
-    // Never shorter, and not by somebody who comes late.
+    // A touch never shortens a session, and a late one does nothing.
     let stored = StoredKey::parse(&key).unwrap();
     store.touch(&stored, now() + DAY).await.unwrap();
     assert_eq!(site.row(&key).unwrap(), (data, touched));
 }
 
-/// As Django writes it: in SQLite, without digits behind the point when all are zero. And as others may.
+/// Expiries in the format of Django, which omits digits behind the point in SQLite when all are zero, and in
+/// formats of other programs.
 pub async fn expiries_are_compared_to_the_microsecond(site: &Site) {
     let db = site.database.connect().await;
     if site.database.kind == Kind::Sqlite {

@@ -1,4 +1,4 @@
-//! The secret keys are rotated.
+//! Rotation of Django's secret keys.
 
 use serde_json::json;
 use session_cached_db::Error;
@@ -6,7 +6,7 @@ use session_cached_db::StoredKey;
 
 use crate::site::{Site, key_of, text};
 
-pub async fn each_side_believes_the_fallbacks_of_the_other(site: &Site) {
+pub async fn each_side_accepts_the_others_fallback_keys(site: &Site) {
     let new_there = |operation: &str, key: &str| {
         site.django(operation, json!({"key": key, "secret_key": "new", "fallbacks": ["older", "old"]}))
     };
@@ -21,7 +21,7 @@ pub async fn each_side_believes_the_fallbacks_of_the_other(site: &Site) {
     assert!(matches!(unaware.load(&stored).await, Err(Error::Unreadable(_))));
     session.insert("b", 2).unwrap();
     session.save().await.unwrap();
-    // It is signed with the new one now, which the old Django does not know.
+    // The session is signed with the new key now, which the old Django does not know.
     assert!(unaware.load(&stored).await.is_ok());
     assert_eq!(text(&new_there("load", &key)["data"]), "{\"a\":1,\"b\":2}");
     assert_eq!(
@@ -30,7 +30,7 @@ pub async fn each_side_believes_the_fallbacks_of_the_other(site: &Site) {
     );
     assert_eq!(text(&site.django("load", json!({"key": key, "secret_key": "old"}))["data"]), "{}");
 
-    // And the other way round.
+    // The other way round: this side has signed with the old key.
     let old = site.store_with(&["old"]).await;
     let mut session = old.new_session();
     session.insert("a", 1).unwrap();

@@ -1,11 +1,13 @@
-//! This project and a real Django site at one session table.
+//! This crate and a real Django site on one session table.
 //!
-//! Django comes from the Python package index, into a virtual environment under `target/` that is made at the first run,
-//! with `python3` or what `DJANGO_TEST_PYTHON` names. On SQLite always; on Postgres, MySQL and MariaDB where
-//! `CONFORMANCE_POSTGRES_URL`, `CONFORMANCE_MYSQL_URL` and `CONFORMANCE_MARIADB_URL` say (`cargo xtask services up`
-//! starts some), in a database that is made for the run and dropped at its end. What cannot be had is reported as ignored,
-//! or as failed: without Django if `CONFORMANCE_REQUIRE` is `all` or lists `django`, without a server if it is `all` or
-//! lists that server.
+//! The first run installs Django from the Python package index into a virtual environment under `target/`,
+//! with `python3` or the program in `DJANGO_TEST_PYTHON`. The tests always run on SQLite. On Postgres, MySQL
+//! and MariaDB they run if `CONFORMANCE_POSTGRES_URL`, `CONFORMANCE_MYSQL_URL` and `CONFORMANCE_MARIADB_URL`
+//! are set (`cargo xtask services up` starts the servers), in a database that is made for the run and dropped
+//! at its end.
+//!
+//! Tests that cannot run are reported as ignored, or as failed: without Django if `CONFORMANCE_REQUIRE` is
+//! `all` or lists `django`, without a server if it is `all` or lists that server.
 
 #![allow(
     missing_docs,
@@ -55,50 +57,50 @@ macro_rules! tests {
 
 const TESTS: &[(&str, Test)] = tests! {
     changes:
-        django_reads_what_was_written_here,
-        what_django_wrote_is_read_here,
-        django_reads_what_was_changed_here_and_the_other_way_round,
+        session_written_here_is_read_by_django,
+        session_written_by_django_is_read_here,
+        changes_of_each_side_are_read_by_the_other,
         untouched_values_come_back_byte_for_byte,
-        a_session_that_is_saved_unchanged_comes_back_byte_for_byte,
+        session_saved_unchanged_comes_back_byte_for_byte,
         changes_of_both_sides_are_merged_here,
-        of_writes_that_expect_the_same_version_one_takes_place,
+        one_of_two_writes_that_expect_the_same_version_succeeds,
         keys_that_differ_in_case_are_different;
     ends:
-        a_key_that_was_rotated_here_is_rotated_there,
-        a_key_that_was_rotated_there_is_rotated_here,
-        a_logout_here_is_one_there,
-        a_logout_there_is_one_here,
-        what_django_ended_is_not_written_again,
-        what_was_ended_here_is_not_written_again;
+        key_rotated_here_is_rotated_in_django,
+        key_rotated_in_django_is_rotated_here,
+        logout_here_is_a_logout_in_django,
+        logout_in_django_is_a_logout_here,
+        session_ended_by_django_is_not_written_again,
+        session_ended_here_is_not_written_again;
     expiry:
-        an_expiry_that_was_chosen_here_counts_there,
-        an_expiry_that_was_chosen_there_counts_here,
-        a_session_that_expired_there_is_over_here,
-        a_session_that_expired_here_is_over_there,
-        each_side_removes_what_expired,
-        a_touch_prolongs_and_changes_nothing_else,
+        expiry_set_here_counts_in_django,
+        expiry_set_in_django_counts_here,
+        session_expired_in_django_is_over_here,
+        session_expired_here_is_over_in_django,
+        each_side_removes_expired_sessions,
+        touch_prolongs_a_session_and_changes_nothing_else,
         expiries_are_compared_to_the_microsecond;
     keys:
-        each_side_believes_the_fallbacks_of_the_other;
+        each_side_accepts_the_others_fallback_keys;
     auth:
-        who_logged_in_there_is_logged_in_here,
-        who_logged_in_here_is_logged_in_there,
-        a_changed_password_ends_the_login,
-        another_user_gets_nothing_of_the_session_before,
-        a_login_by_a_fallback_is_renewed;
+        user_logged_in_by_django_is_logged_in_here,
+        user_logged_in_here_is_logged_in_by_django,
+        changed_password_ends_the_login,
+        login_of_another_user_keeps_nothing_of_the_session_before,
+        login_by_a_fallback_key_is_renewed;
     bad_input:
         unreadable_payloads_are_reported_and_left_alone,
-        cookies_that_are_no_keys_cause_no_io;
+        malformed_cookies_cause_no_io;
     staleness:
         without_a_cache_djangos_writes_are_seen_at_once,
         with_a_cache_djangos_writes_are_seen_after_max_cache_age,
-        a_stale_session_is_merged_or_refused_but_never_brought_back,
-        djangos_own_cache_is_as_stale;
+        stale_session_is_merged_or_refused_but_never_brought_back,
+        djangos_cached_db_shows_a_session_ended_here;
     table:
-        the_schema_as_sql_is_djangos,
-        a_table_that_is_not_there_or_not_djangos_is_refused,
-        what_django_could_not_read_is_refused,
-        a_limit_on_a_sessions_whole_life_is_refused,
+        schema_as_sql_is_djangos,
+        missing_or_foreign_table_is_refused,
+        session_that_django_could_not_read_is_refused,
+        absolute_timeout_is_refused,
         no_statement_reads_the_whole_table;
 };
 
@@ -116,7 +118,7 @@ fn main() {
     for kind in Kind::ALL {
         let named = |(name, test): &(&str, Test)| (format!("django::{}::{name}", kind.name()), *test);
         let tests: Vec<_> = TESTS.iter().map(named).collect();
-        // Python is looked for only if it is needed.
+        // Look for Python only if a test needs it.
         let site = if !tests.iter().any(|(name, _)| is_wanted(name)) {
             Err(("not wanted".to_owned(), false))
         } else {
@@ -154,12 +156,12 @@ fn main() {
     conclusion.exit();
 }
 
-/// In one thread, so that what is logged is logged here.
+/// Runs a test in one thread, so that its log is written in this one.
 fn run(site: &LazySite, test: Test) -> Result<(), Failed> {
     let site = site.get()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let in_time = tokio::time::timeout(std::time::Duration::from_secs(120), test(site)).await;
-        in_time.map_err(|_| Failed::from("no end within two minutes"))
+        in_time.map_err(|_| Failed::from("the test did not end within two minutes"))
     })
 }

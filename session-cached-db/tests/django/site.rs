@@ -1,4 +1,4 @@
-//! A Django site with its database, and stores of ours at the same table.
+//! A Django site with its database, and stores of this crate on the same table.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
@@ -13,7 +13,7 @@ use session_cached_db::{Builder, CachedDb, NoCache};
 use crate::database::{Address, Database, Kind};
 use crate::venv::Venv;
 
-/// The `SECRET_KEY` of the site, unless it is told otherwise.
+/// The default `SECRET_KEY` of the site.
 pub const SECRET_KEY: &str = "django-insecure-of-the-interop-tests";
 
 pub type Db = Arc<dyn DynPersistence>;
@@ -62,7 +62,7 @@ impl Site {
         }
     }
 
-    /// Has Django do something, as the driver names it.
+    /// Makes Django run an operation of the driver.
     pub fn django(&self, operation: &str, mut request: Value) -> Value {
         request["op"] = operation.into();
         let answer = self.django.lock().unwrap_or_else(std::sync::PoisonError::into_inner).ask(&request);
@@ -72,12 +72,12 @@ impl Site {
         answer
     }
 
-    /// A store of ours that sees each write of Django's.
+    /// Returns a store without a cache, which sees every write of Django.
     pub async fn store(&self) -> Store {
         self.store_with(&[SECRET_KEY]).await
     }
 
-    /// The same with these keys, of which the first is the current one.
+    /// Returns a store without a cache, with these secret keys, of which the first is the current one.
     pub async fn store_with(&self, keys: &[&str]) -> Store {
         self.builder(NoCache, keys).await.build().await.unwrap()
     }
@@ -87,23 +87,24 @@ impl Site {
         CachedDb::builder(cache, self.database.connect().await).codec(codec).reaper(None)
     }
 
-    /// A session that Django makes.
+    /// Makes Django create a session, and returns its key.
     pub fn create(&self, data: &str) -> String {
         text(&self.django("create", json!({"data": data}))["key"])
     }
 
-    /// What Django finds under `key`, as JSON with sorted keys; `None` if it finds no session.
+    /// Returns the session that Django finds under `key`, as JSON with sorted keys, or `None` if it finds
+    /// none.
     pub fn load(&self, key: &str) -> Option<String> {
         self.django("load", json!({"key": key}))["data"].as_str().map(str::to_owned)
     }
 
-    /// What is in the table under `key`: the text, and the expiry in microseconds.
+    /// Returns the row under `key`: the payload, and the expiry in microseconds.
     pub fn row(&self, key: &str) -> Option<(String, i64)> {
         let row = self.django("row", json!({"key": key}));
         Some((row["row"].as_str()?.to_owned(), row["expire_date"].as_i64()?))
     }
 
-    /// The JSON text that is signed under `key`.
+    /// Returns the JSON text that is signed under `key`.
     pub fn json(&self, key: &str) -> String {
         text(&self.django("json", json!({"key": key}))["json"])
     }
@@ -114,10 +115,10 @@ pub fn secret_keys(keys: &[&str]) -> SecretKeys {
 }
 
 pub fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_else(|| panic!("it is no text: {value}")).to_owned()
+    value.as_str().unwrap_or_else(|| panic!("not a text: {value}")).to_owned()
 }
 
-/// The key of a session that was saved.
+/// Returns the key of a saved session.
 pub fn key_of(session: &session_cached_db::Session) -> String {
     session.key().unwrap().expose().to_owned()
 }
@@ -126,7 +127,7 @@ pub fn now_micros() -> i64 {
     i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros()).unwrap()
 }
 
-/// The process.
+/// The process of the driver.
 struct Django {
     child: Child,
     requests: Option<ChildStdin>,
@@ -160,7 +161,7 @@ impl Django {
         serde_json::from_str(&answer).unwrap_or_else(|error| panic!("Django says {answer:?}: {error}"))
     }
 
-    /// It ends when there are no more requests.
+    /// Closes the requests, which ends the process, and waits for it.
     fn end(&mut self) {
         self.requests = None;
         let _ = self.child.wait();

@@ -1,4 +1,4 @@
-//! Django writes past the cache.
+//! Writes of Django, which pass by the cache.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use session_cached_db::{CachedDb, Error, MokaCache, TokioRuntime};
 
 use crate::site::{Db, SECRET_KEY, Site, key_of};
 
-/// Tokio's, with a clock that can be moved on.
+/// Tokio's runtime, with a clock that can be advanced.
 #[derive(Debug)]
 struct MovedClock {
     tokio: TokioRuntime,
@@ -33,7 +33,7 @@ impl Runtime for MovedClock {
     }
 }
 
-/// A store with moka in front, and how far its clock is ahead, in microseconds.
+/// Returns a store with moka in front, and how far its clock is ahead, in microseconds.
 async fn cached(site: &Site) -> (CachedDb<MokaCache, Db>, Arc<AtomicI64>) {
     let ahead = Arc::new(AtomicI64::new(0));
     let runtime = MovedClock { tokio: TokioRuntime::current().unwrap(), ahead: Arc::clone(&ahead) };
@@ -60,39 +60,43 @@ pub async fn with_a_cache_djangos_writes_are_seen_after_max_cache_age(site: &Sit
     assert_eq!((found(&changed).await, found(&ended).await), (Some(0), Some(0)));
     site.django("save", json!({"key": changed, "set": "{\"a\":1}"}));
     site.django("flush", json!({"key": ended}));
-    assert_eq!((found(&changed).await, found(&ended).await), (Some(0), Some(0)), "they are from the cache");
-    // Five seconds, unless the builder is told otherwise.
+    assert_eq!(
+        (found(&changed).await, found(&ended).await),
+        (Some(0), Some(0)),
+        "both should be from the cache"
+    );
+    // The default `max_cache_age` is 5 s here.
     ahead.store(6_000_000, Ordering::SeqCst);
     assert_eq!((found(&changed).await, found(&ended).await), (Some(1), None));
 }
 
-pub async fn a_stale_session_is_merged_or_refused_but_never_brought_back(site: &Site) {
+pub async fn stale_session_is_merged_or_refused_but_never_brought_back(site: &Site) {
     let (store, _) = cached(site).await;
     let key = site.create("{\"a\":0,\"b\":0}");
     store.open(&key).await.unwrap();
     site.django("save", json!({"key": key, "set": "{\"b\":1}"}));
     let mut stale = store.open(&key).await.unwrap();
-    assert_eq!(stale.get::<u32>("b").unwrap(), Some(0), "it is from the cache");
+    assert_eq!(stale.get::<u32>("b").unwrap(), Some(0), "the session should be from the cache");
     stale.insert("a", 1).unwrap();
     stale.save().await.unwrap();
     assert_eq!(site.load(&key).as_deref(), Some("{\"a\":1,\"b\":1}"));
-    // What was merged is what is cached now.
+    // The merged session is the cached one now.
     assert_eq!(store.open(&key).await.unwrap().get::<u32>("b").unwrap(), Some(1));
 
     site.django("flush", json!({"key": key}));
     let mut stale = store.open(&key).await.unwrap();
-    assert!(stale.key().is_some(), "it is from the cache");
+    assert!(stale.key().is_some(), "the session should be from the cache");
     stale.insert("a", 2).unwrap();
     assert!(matches!(stale.save().await, Err(Error::SessionGone)));
     assert_eq!(site.row(&key), None);
     assert!(
         store.open(&key).await.unwrap().key().is_none(),
-        "having been written to, it is not cached any more"
+        "after the write, the session must not be cached any more"
     );
 }
 
-/// With its `cached_db`, Django is blind for what is written here, until its cache forgets it.
-pub async fn djangos_own_cache_is_as_stale(site: &Site) {
+/// Django's own `cached_db` does not see writes of this side until its cache drops the session.
+pub async fn djangos_cached_db_shows_a_session_ended_here(site: &Site) {
     let store = site.store().await;
     let mut session = store.new_session();
     session.insert("a", 1).unwrap();
@@ -101,6 +105,6 @@ pub async fn djangos_own_cache_is_as_stale(site: &Site) {
     let key = key_of(&session);
     assert_eq!(load(&key), "{\"a\":1}");
     session.flush().await.unwrap();
-    assert_eq!(load(&key), "{\"a\":1}", "a session that was ended here is alive there");
+    assert_eq!(load(&key), "{\"a\":1}", "Django's cache should still show the session that was ended here");
     assert_eq!(site.load(&key), None);
 }

@@ -1,4 +1,4 @@
-//! The table, and what it cannot keep.
+//! The table, and sessions that it cannot keep.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use session_cached_db::{BuildError, CachedDb, Error, NoCache};
 use crate::database::Kind;
 use crate::site::{SECRET_KEY, Site};
 
-pub async fn the_schema_as_sql_is_djangos(site: &Site) {
+pub async fn schema_as_sql_is_djangos(site: &Site) {
     let db = site.database.connect_to("copy_of_the_table").await.unwrap();
     assert!(db.check_schema().await.is_err());
     site.django("sql", json!({"statements": db.schema_sql()}));
@@ -25,10 +25,10 @@ pub async fn the_schema_as_sql_is_djangos(site: &Site) {
     };
     let sql = site.database.connect().await.schema_sql();
     let made = site.django("sqlmigrate", json!({}));
-    assert_eq!(names(&sql), names(made["sql"].as_str().unwrap()), "the indexes have other names");
+    assert_eq!(names(&sql), names(made["sql"].as_str().unwrap()), "the indexes must have Django's names");
 }
 
-pub async fn a_table_that_is_not_there_or_not_djangos_is_refused(site: &Site) {
+pub async fn missing_or_foreign_table_is_refused(site: &Site) {
     let missing = site.database.connect_to("no_such_table").await.unwrap();
     for found in [missing.migrate().await, missing.check_schema().await] {
         match found {
@@ -46,7 +46,7 @@ pub async fn a_table_that_is_not_there_or_not_djangos_is_refused(site: &Site) {
     assert!(matches!(site.database.connect_to("a b").await, Err(PersistenceError::Config(_))));
 }
 
-pub async fn what_django_could_not_read_is_refused(site: &Site) {
+pub async fn session_that_django_could_not_read_is_refused(site: &Site) {
     let store = site.builder(NoCache, &[SECRET_KEY]).await.codec(JsonCodec::default()).build().await.unwrap();
     let mut session = store.new_session();
     session.insert("a", 1).unwrap();
@@ -60,7 +60,7 @@ pub async fn what_django_could_not_read_is_refused(site: &Site) {
     assert!(error.is_caller_error() && error.to_string().contains("_auth_user_id"), "{error}");
 }
 
-pub async fn a_limit_on_a_sessions_whole_life_is_refused(site: &Site) {
+pub async fn absolute_timeout_is_refused(site: &Site) {
     let builder = site.builder(NoCache, &[SECRET_KEY]).await;
     let built = builder.absolute_timeout(Duration::from_secs(60 * 60)).build().await;
     assert!(
@@ -69,7 +69,7 @@ pub async fn a_limit_on_a_sessions_whole_life_is_refused(site: &Site) {
     );
 }
 
-/// Of tens of thousands. For SQLite, there is a test of the plans beside the statements.
+/// The table has tens of thousands of rows. For SQLite, a test beside the statements checks their plans.
 pub async fn no_statement_reads_the_whole_table(site: &Site) {
     const TABLE: &str = "rows_read";
     let kind = site.database.kind;

@@ -11,13 +11,13 @@ pub struct Venv {
 }
 
 impl Venv {
-    /// Makes one, or finds the one of an earlier run.
+    /// Makes an environment, or uses the one of an earlier run.
     pub fn make() -> Result<Self, String> {
         let base = std::env::var("DJANGO_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
         let version =
             stdout(Command::new(&base).args(["-c", "import sys; print('%d.%d' % sys.version_info[:2])"]))?;
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap_or(Path::new("target"));
-        // One for each Python.
+        // Each version of Python has its own environment.
         let directory = target.join(format!("django-venv-{}", version.trim()));
         let venv = Self { python: directory.join("bin").join("python") };
         if stdout(venv.python().args(["-c", IMPORTS])).is_ok() {

@@ -1,4 +1,4 @@
-//! What bad input gets: a clear typed error, or a new session; nothing lost, nothing half-written, nothing told.
+//! Bad input: the answer is a clear typed error or a new session. Nothing is lost, half-written or revealed.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::common::{
     key_of, map, values_of,
 };
 
-/// What no client was ever given.
+/// Text that is not a key.
 fn malformed_keys() -> Vec<String> {
     let mut keys: Vec<String> = [
         "",
@@ -48,7 +48,7 @@ fn malformed_keys() -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_malformed_key_opens_a_new_session_and_asks_nobody() {
+async fn malformed_key_opens_a_new_session_without_io() {
     each_database(async |world| {
         for key in malformed_keys() {
             assert!(SessionKey::parse(&key).is_err());
@@ -61,7 +61,7 @@ async fn a_malformed_key_opens_a_new_session_and_asks_nobody() {
 }
 
 #[tokio::test]
-async fn what_a_malformed_key_opened_is_saved_under_a_key_of_ours() {
+async fn session_of_a_malformed_key_is_saved_under_a_generated_key() {
     each_database(async |world| {
         for key in malformed_keys() {
             let mut session = world.store.open(&key).await.unwrap();
@@ -76,7 +76,7 @@ async fn what_a_malformed_key_opened_is_saved_under_a_key_of_ours() {
 }
 
 #[tokio::test]
-async fn an_unknown_or_expired_key_opens_a_new_session() {
+async fn unknown_or_expired_key_opens_a_new_session() {
     each_database(async |world| {
         let mut session = world.saved([("x", 1)]).await;
         session.set_expiry(Expiry::After(HOUR));
@@ -92,13 +92,14 @@ async fn an_unknown_or_expired_key_opens_a_new_session() {
     .await;
 }
 
-/// The payload of `{"x":"aa…"}` is eight bytes longer than its text, and begins with the format's.
+/// Returns a text for which the payload `{"x":"aa…"}` has this many bytes. It is eight bytes longer than the
+/// text, plus the byte of the format.
 fn of_size(bytes: usize) -> String {
     "a".repeat(bytes - 9)
 }
 
 #[tokio::test]
-async fn a_payload_over_the_limit_is_refused_before_anybody_is_asked() {
+async fn payload_over_the_limit_is_refused_without_io() {
     each_database_with(
         |builder| builder.max_payload_bytes(1_000),
         async |world| {
@@ -126,7 +127,7 @@ async fn a_payload_over_the_limit_is_refused_before_anybody_is_asked() {
             assert_eq!(world.calls(), 0);
             assert_eq!(values_of(&world.reopen(&session).await), before);
 
-            // One byte less will do.
+            // One byte less fits.
             session.insert("x", of_size(1_000)).unwrap();
             session.save().await.unwrap();
             let stored = world.store.load(session.stored_key().unwrap()).await.unwrap().unwrap();
@@ -137,7 +138,7 @@ async fn a_payload_over_the_limit_is_refused_before_anybody_is_asked() {
 }
 
 #[tokio::test]
-async fn a_record_over_the_limit_is_refused_as_well() {
+async fn record_over_the_limit_is_refused() {
     let world = World::with(|builder| builder.max_payload_bytes(10)).await;
     let (store, key) = (&world.store, StoredKey::parse("some-key").unwrap());
     let record = || Record::new("1{\"x\":1234}".into(), START, START + HOUR);
@@ -157,7 +158,7 @@ impl Serialize for Unserialisable {
 }
 
 #[tokio::test]
-async fn a_value_that_does_not_serialise_changes_nothing() {
+async fn value_that_does_not_serialise_changes_nothing() {
     let world = World::new().await;
     let saved = world.saved([("x", 1)]).await;
     let mut session = world.reopen(&saved).await;
@@ -174,7 +175,7 @@ async fn a_value_that_does_not_serialise_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_value_of_another_type_is_an_error_that_names_both_and_the_value_stays() {
+async fn value_of_another_type_stays_and_the_error_names_both_types() {
     each_database(async |world| {
         let mut session = world.store.new_session();
         session.insert("name", "s3cret-value").unwrap();
@@ -191,7 +192,7 @@ async fn a_value_of_another_type_is_an_error_that_names_both_and_the_value_stays
         refused(session.get::<u32>("name").unwrap_err());
         refused(session.pop::<u32>("name").unwrap_err());
         refused(session.get_or_insert_with("name", || 1_u32).unwrap_err());
-        refused(session.modify("name", |_: &mut u32| panic!("there is none")).unwrap_err());
+        refused(session.modify("name", |_: &mut u32| panic!("no number to change")).unwrap_err());
         assert!(!session.modified());
         assert_eq!(session.get::<String>("name").unwrap().as_deref(), Some("s3cret-value"));
     })
@@ -199,7 +200,7 @@ async fn a_value_of_another_type_is_an_error_that_names_both_and_the_value_stays
 }
 
 #[tokio::test]
-async fn deep_nesting_and_odd_keys_are_no_panic() {
+async fn deep_nesting_and_odd_keys_do_not_panic() {
     each_database(async |world| {
         let deep = format!("{}{}", "[".repeat(50_000), "]".repeat(50_000));
         let raw = serde_json::value::RawValue::from_string(deep).unwrap();
@@ -218,7 +219,7 @@ async fn deep_nesting_and_odd_keys_are_no_panic() {
     .await;
 }
 
-/// A world whose database is also open to the test.
+/// Returns a world, and a pool on its database for the test.
 async fn with_sql() -> (World, SqlitePool) {
     let world = World::in_file_with(|builder| builder).await;
     let file = world.directory.as_ref().unwrap().path().join("sessions.db");
@@ -231,11 +232,11 @@ async fn run(pool: &SqlitePool, sql: &'static str) {
 }
 
 #[tokio::test]
-async fn a_corrupt_row_opens_a_new_session_is_logged_and_stays() {
+async fn corrupt_row_opens_a_new_session_and_is_logged_and_kept() {
     let (world, pool) = with_sql().await;
     let session = world.saved([("x", 1)]).await;
     let key = session.stored_key().unwrap();
-    // No version of this program ever writes an empty subject.
+    // No version of this crate writes an empty subject.
     run(&pool, "UPDATE sessions SET subject = ''").await;
     world.cache.plant(key, None).await;
     let log = Log::listen();
@@ -254,7 +255,7 @@ async fn a_corrupt_row_opens_a_new_session_is_logged_and_stays() {
 }
 
 #[tokio::test]
-async fn a_locked_database_is_an_error_that_can_be_retried() {
+async fn locked_database_is_a_retryable_error() {
     let directory = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}", directory.path().join("sessions.db").display());
     let impatient = SqlitePersistence::builder().busy_timeout(Duration::from_millis(1)).connect(&url).await;
@@ -276,7 +277,7 @@ async fn a_locked_database_is_an_error_that_can_be_retried() {
 }
 
 #[tokio::test]
-async fn a_database_that_cannot_be_written_is_an_error_that_says_so() {
+async fn read_only_database_is_an_error_that_says_so() {
     let directory = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}", directory.path().join("sessions.db").display());
     let store = |url: String| async move {
@@ -299,7 +300,7 @@ async fn a_database_that_cannot_be_written_is_an_error_that_says_so() {
 }
 
 #[tokio::test]
-async fn a_full_disk_loses_nothing_that_was_there() {
+async fn full_disk_loses_no_stored_session() {
     let options = SqlitePoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None);
     let pool = options.connect("sqlite::memory:").await.unwrap();
     let db = TestDb::new(SqlitePersistence::from_pool(pool.clone()));
@@ -319,7 +320,7 @@ async fn a_full_disk_loses_nothing_that_was_there() {
 }
 
 #[tokio::test]
-async fn a_bad_url_or_table_name_is_an_error_that_names_it_and_no_password() {
+async fn bad_url_or_table_name_is_named_by_an_error_without_password() {
     for url in ["", "sessions.db", "postgres://user:pa55word@host/db", "sqlite", "http://user:pa55word@host"]
     {
         let error = SqlitePersistence::connect(url).await.unwrap_err();
@@ -344,7 +345,8 @@ fn shown<T: std::fmt::Debug>(result: &Result<T, Error>) -> String {
     format!("{result:?} {error:?}")
 }
 
-/// Requests of a client with secrets, some of which fail. Gives what `Debug` and the errors said, and the client's keys.
+/// Makes requests of a client with secrets, some of which fail. Returns the output of `Debug` and the errors,
+/// and the client's keys.
 async fn secretive_requests(world: &World) -> (Vec<String>, [String; 2]) {
     let store = &world.store;
     let mut said = Vec::new();
@@ -363,7 +365,7 @@ async fn secretive_requests(world: &World) -> (Vec<String>, [String; 2]) {
     said.push(format!("{:?} {:?}", Subject::parse(USER), SessionKey::parse(MALFORMED)));
     said.push(shown(&store.list_by_subject(USER).await));
     let wrong_type = session.get::<u32>(NAME).unwrap_err();
-    // The key of the value is what the program asked for.
+    // The error itself names the key of the value, for which the program asked.
     said.push(format!("{:?}", std::error::Error::source(&wrong_type)));
     store.open(MALFORMED).await.unwrap();
 
@@ -395,8 +397,8 @@ async fn secretive_requests(world: &World) -> (Vec<String>, [String; 2]) {
 }
 
 #[tokio::test]
-async fn no_secret_is_told_by_debug_by_errors_or_by_logs() {
-    // Of all threads: the database's own is among them.
+async fn secrets_are_absent_from_debug_errors_and_logs() {
+    // Listen to all threads, because the database has one of its own.
     let log = Log::listen_everywhere();
     for world in [World::shared().await, World::in_file_with(|builder| builder).await] {
         let (said, keys) = secretive_requests(&world).await;
@@ -412,7 +414,7 @@ async fn no_secret_is_told_by_debug_by_errors_or_by_logs() {
 }
 
 #[tokio::test]
-async fn a_session_key_is_shown_by_nothing_but_expose() {
+async fn session_key_is_shown_by_expose_only() {
     fn shows_nothing(session: &Session) {
         let text = format!("{session:?}");
         assert!(!text.contains(session.key().unwrap().expose()), "{text}");

@@ -1,4 +1,4 @@
-//! What a store can be built with, and what is refused.
+//! Settings with which a store can be built, and settings that are refused.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ async fn build(configure: impl FnOnce(StoreBuilder) -> StoreBuilder) -> Result<(
     build_over(TestCache::new(), in_memory().await, configure).await
 }
 
-/// It is refused, and the error names `culprit`.
+/// Asserts that the build was refused with an error that names `culprit`.
 fn refused(result: Result<(), BuildError>, culprit: &str) {
     match result {
         Err(BuildError::Invalid(text)) => assert!(text.contains(culprit), "{culprit} in: {text}"),
@@ -36,7 +36,7 @@ fn refused(result: Result<(), BuildError>, culprit: &str) {
 }
 
 #[tokio::test]
-async fn a_touch_interval_in_which_sessions_in_use_expire_is_refused() {
+async fn touch_interval_as_long_as_the_idle_timeout_is_refused() {
     refused(build(|builder| builder.touch_interval(14 * DAY)).await, "touch_interval");
     refused(build(|builder| builder.idle_timeout(MINUTE).touch_interval(MINUTE)).await, "touch_interval");
     build(|builder| builder.idle_timeout(MINUTE).touch_interval(MINUTE - SECOND)).await.unwrap();
@@ -45,24 +45,24 @@ async fn a_touch_interval_in_which_sessions_in_use_expire_is_refused() {
 }
 
 #[tokio::test]
-async fn sessions_of_no_duration_are_refused() {
+async fn session_timeouts_of_zero_are_refused() {
     refused(build(|builder| builder.idle_timeout(Duration::ZERO)).await, "idle_timeout");
     refused(build(|builder| builder.absolute_timeout(Duration::ZERO)).await, "absolute_timeout");
 }
 
 #[tokio::test]
-async fn payloads_that_the_database_does_not_take_are_refused() {
+async fn payload_limit_beyond_the_databases_is_refused() {
     let db = in_memory().await;
     let limit = db.sqlite.properties().max_payload_bytes;
     refused(build(|builder| builder.max_payload_bytes(limit + 1)).await, "max_payload_bytes");
     build(|builder| builder.max_payload_bytes(limit)).await.unwrap();
-    // The default fits whatever the database.
+    // The default fits every database.
     let small = db.with_properties(PersistenceProperties::new(1_000));
     build_over(TestCache::new(), small, |builder| builder).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_key_prefix_that_is_none_is_refused() {
+async fn malformed_key_prefix_is_refused() {
     for prefix in ["with space", "sl/ash", "ünicode", "quote'", "new\nline", &"p".repeat(22)] {
         refused(build(|builder| builder.key_prefix(prefix)).await, "key_prefix");
     }
@@ -71,14 +71,14 @@ async fn a_key_prefix_that_is_none_is_refused() {
     }
 }
 
-/// A database whose keys have this form and length.
+/// Returns a database whose keys have this form and length.
 async fn keys(form: KeyForm, longest: usize) -> TestDb {
     let properties = PersistenceProperties::new(1 << 20).with_keys(form, longest);
     in_memory().await.with_properties(properties)
 }
 
 #[tokio::test]
-async fn keys_that_the_database_does_not_take_are_refused() {
+async fn keys_too_long_for_the_database_are_refused() {
     let over = async |form, longest, prefix| {
         build_over(TestCache::new(), keys(form, longest).await, |builder| builder.key_prefix(prefix)).await
     };
@@ -92,7 +92,7 @@ async fn keys_that_the_database_does_not_take_are_refused() {
 }
 
 #[tokio::test]
-async fn a_database_of_plain_keys_holds_the_keys_themselves_up_to_its_length() {
+async fn plain_key_database_stores_the_keys_themselves_up_to_its_length() {
     let world = World::over(TestCache::new(), keys(KeyForm::Plain, 40).await, None, |builder| builder).await;
     let session = world.saved([("x", 1)]).await;
     assert_eq!(session.stored_key().unwrap().as_str(), key_of(&session));
@@ -103,7 +103,7 @@ async fn a_database_of_plain_keys_holds_the_keys_themselves_up_to_its_length() {
 }
 
 #[tokio::test]
-async fn times_that_are_none_are_refused() {
+async fn durations_of_zero_are_refused() {
     let zero = Duration::ZERO;
     refused(build(|builder| builder.lease_ttl(zero)).await, "lease_ttl");
     refused(build(|builder| builder.fence_ttl(zero)).await, "fence_ttl");
@@ -116,7 +116,7 @@ async fn times_that_are_none_are_refused() {
 }
 
 #[tokio::test]
-async fn times_that_the_cache_cannot_keep_are_refused() {
+async fn durations_finer_than_the_caches_granularity_are_refused() {
     let coarse = CacheProperties::new(Scope::Shared).with_ttl_granularity(SECOND);
     let over = async |configure: fn(StoreBuilder) -> StoreBuilder| {
         build_over(TestCache::new().with_properties(coarse), in_memory().await, configure).await
@@ -128,8 +128,9 @@ async fn times_that_the_cache_cannot_keep_are_refused() {
 }
 
 #[tokio::test]
-async fn a_fence_that_a_statement_can_outlive_is_refused() {
-    // 10 s until the write is given up, and as long as the database says for what goes on without a caller.
+async fn fence_ttl_that_a_statement_can_outlive_is_refused() {
+    // The fence must outlive the write's 10 s and the time for which a statement can go on without its
+    // caller.
     let db = async || {
         let properties = PersistenceProperties::new(1 << 20).with_statement_bound(15 * SECOND);
         in_memory().await.with_properties(properties)
@@ -137,7 +138,7 @@ async fn a_fence_that_a_statement_can_outlive_is_refused() {
     let over = async |configure: fn(StoreBuilder) -> StoreBuilder| {
         build_over(TestCache::new(), db().await, configure).await
     };
-    // 10 s for the write, 15 s for the database, and 100 ms until the cache has said that the fence is there.
+    // 10 s for the write, 15 s for the database, and 100 ms until the cache has confirmed the fence.
     refused(over(|builder| builder.fence_ttl(25 * SECOND)).await, "25.1s");
     over(|builder| builder.fence_ttl(26 * SECOND)).await.unwrap();
     refused(over(|builder| builder.write_timeout(16 * SECOND)).await, "fence_ttl");
@@ -145,7 +146,7 @@ async fn a_fence_that_a_statement_can_outlive_is_refused() {
 }
 
 #[tokio::test]
-async fn a_reaper_that_never_ends_or_never_rests_is_refused() {
+async fn reaper_without_a_batch_or_an_interval_is_refused() {
     refused(build(|builder| builder.reaper(Reaper::default().with_batch(0))).await, "batch");
     refused(
         build(|builder| builder.reaper(Reaper::default().with_interval(Duration::ZERO))).await,
@@ -155,12 +156,12 @@ async fn a_reaper_that_never_ends_or_never_rests_is_refused() {
 }
 
 #[tokio::test]
-async fn a_breaker_that_is_always_open_is_refused() {
+async fn breaker_that_is_always_open_is_refused() {
     refused(build(|builder| builder.breaker_threshold(0)).await, "breaker_threshold");
 }
 
 #[tokio::test]
-async fn the_longest_times_are_no_panic() {
+async fn longest_durations_do_not_panic() {
     let max = Duration::MAX;
     let world = World::with(|builder| {
         let builder = builder.idle_timeout(max).absolute_timeout(max).touch_interval(HOUR).max_cache_age(max);
@@ -181,7 +182,7 @@ async fn the_longest_times_are_no_panic() {
 }
 
 #[test]
-fn a_store_outside_of_a_runtime_is_refused() {
+fn store_outside_of_a_runtime_is_refused() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (cache, db) = (TestCache::new(), runtime.block_on(in_memory()));
     let building = CachedDb::builder(cache, db.clone()).build();
@@ -191,7 +192,7 @@ fn a_store_outside_of_a_runtime_is_refused() {
 }
 
 #[tokio::test]
-async fn a_store_and_its_builder_can_be_shown() {
+async fn store_and_its_builder_can_be_shown() {
     let world = World::new().await;
     assert!(format!("{:?}", world.builder()).contains("idle_timeout"));
     assert!(format!("{:?}", world.store).contains("CachedDb"));

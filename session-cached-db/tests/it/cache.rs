@@ -1,4 +1,4 @@
-//! What the cache is for, and that nothing depends on it.
+//! The cache saves database reads, and no operation depends on it.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::common::{
 };
 
 #[tokio::test]
-async fn a_session_that_was_saved_exists_without_a_question_to_the_database() {
+async fn saved_session_exists_without_a_database_read() {
     each_database(async |world| {
         let session = world.saved([("x", 1)]).await;
         world.db.calls.reset();
@@ -24,7 +24,7 @@ async fn a_session_that_was_saved_exists_without_a_question_to_the_database() {
 }
 
 #[tokio::test]
-async fn a_hit_is_one_cache_call_and_no_database_read() {
+async fn hit_is_one_cache_call_and_no_database_read() {
     each_database(async |world| {
         let session = world.saved([("x", 1)]).await;
         world.forget_calls();
@@ -36,7 +36,7 @@ async fn a_hit_is_one_cache_call_and_no_database_read() {
 }
 
 #[tokio::test]
-async fn a_miss_is_one_database_read_and_fills_the_cache() {
+async fn miss_is_one_database_read_and_fills_the_cache() {
     each_database(async |world| {
         let session = world.saved([("x", 1)]).await;
         world.cache.plant(session.stored_key().unwrap(), None).await;
@@ -53,7 +53,7 @@ async fn a_miss_is_one_database_read_and_fills_the_cache() {
 }
 
 #[tokio::test]
-async fn every_operation_costs_as_many_calls_as_the_readme_says() {
+async fn every_operation_makes_as_many_calls_as_the_readme_says() {
     let world = World::shared().await;
     let cost = || {
         let calls = (world.cache.calls.total(), world.db.calls.total());
@@ -68,7 +68,7 @@ async fn every_operation_costs_as_many_calls_as_the_readme_says() {
     let mut session = world.reopen(&session).await;
     assert_eq!(cost(), (1, 0), "hit");
     session.save().await.unwrap();
-    assert_eq!(cost(), (2, 1), "save of what came from the cache");
+    assert_eq!(cost(), (2, 1), "save of a session that came from the cache");
     world.runtime.advance(HOUR);
     session.touch().await.unwrap();
     assert_eq!(cost(), (2, 1), "touch");
@@ -84,9 +84,9 @@ async fn every_operation_costs_as_many_calls_as_the_readme_says() {
     world.cache.plant(session.stored_key().unwrap(), Some(Entry::lease(Stamp(NonZeroU64::MAX)))).await;
     world.forget_calls();
     session = world.reopen(&session).await;
-    assert_eq!(cost(), (1, 1), "load of what somebody else reads");
+    assert_eq!(cost(), (1, 1), "load of a session that another reader loads");
     session.save().await.unwrap();
-    assert_eq!(cost(), (3, 1), "save of what did not come from the cache");
+    assert_eq!(cost(), (3, 1), "save of a session that did not come from the cache");
 }
 
 #[tokio::test]
@@ -102,7 +102,7 @@ async fn every_reader_gets_the_same_decoded_record() {
 }
 
 #[tokio::test]
-async fn an_over_long_key_opens_nothing() {
+async fn overlong_key_opens_no_session() {
     each_database(async |world| {
         let key = "overlong".repeat(155);
         world.forget_calls();
@@ -115,7 +115,7 @@ async fn an_over_long_key_opens_nothing() {
 }
 
 #[tokio::test]
-async fn a_store_uses_the_cache_it_was_given_and_no_other() {
+async fn store_uses_only_the_cache_it_was_given() {
     each_database(async |world| {
         let another = TestCache::new();
         let store = CachedDb::builder(another.clone(), world.db.clone()).sole_process().reaper(None);
@@ -132,7 +132,7 @@ async fn a_store_uses_the_cache_it_was_given_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_value_that_the_cache_does_not_take_fails_no_save() {
+async fn save_succeeds_when_the_cache_refuses_the_value() {
     each_database(async |world| {
         let log = Log::listen();
         let mut session = world.saved([("key", 1)]).await;
@@ -149,11 +149,11 @@ async fn a_value_that_the_cache_does_not_take_fails_no_save() {
 }
 
 #[tokio::test]
-async fn a_cache_that_cannot_be_cleared_fails_no_delete() {
+async fn delete_succeeds_when_the_cache_cannot_be_cleared() {
     each_database(async |world| {
         let log = Log::listen();
         let session = world.saved([("key", 1)]).await;
-        // The settlement of the fence is lost.
+        // The call that settles the fence is lost.
         world.cache.calls.fail(Call::PutNothing, Moment::Before, Fault::Refused);
         assert_eq!(session.delete().await.unwrap(), Coherence::Coherent);
         assert_eq!(log.events("settle_lost").len(), 1);
@@ -163,7 +163,7 @@ async fn a_cache_that_cannot_be_cleared_fails_no_delete() {
 }
 
 #[tokio::test]
-async fn a_save_replaces_what_the_cache_has_by_nothing_if_the_new_value_is_too_large_for_it() {
+async fn save_of_a_value_too_large_for_the_cache_leaves_the_key_vacant() {
     let moka = CacheProperties::new(Scope::Process).with_max_entry_bytes(400);
     let cache = TestCache::new().with_properties(moka);
     let world = World::over(cache, in_memory().await, None, |builder| builder).await;
@@ -173,13 +173,13 @@ async fn a_save_replaces_what_the_cache_has_by_nothing_if_the_new_value_is_too_l
     session.insert("large", "x".repeat(400)).unwrap();
     assert_eq!(session.save().await.unwrap(), Coherence::Coherent);
     assert_eq!(world.cache.peek(&key).await, None);
-    // Nor does a load fill it, nor leave its lease there.
+    // A load neither fills the key nor leaves its lease there.
     assert_eq!(world.reopen(&session).await.len(), 2);
     assert_eq!(world.cache.peek(&key).await, None);
 }
 
 #[tokio::test]
-async fn a_cached_value_is_used_for_five_minutes_at_most() {
+async fn cached_value_is_used_for_at_most_five_minutes() {
     each_database(async |world| {
         let session = world.saved([("x", 1)]).await;
         world.db.calls.reset();
@@ -194,7 +194,7 @@ async fn a_cached_value_is_used_for_five_minutes_at_most() {
 }
 
 #[tokio::test]
-async fn a_cache_of_this_process_beside_other_processes_is_used_for_five_seconds() {
+async fn in_process_cache_beside_other_processes_is_used_for_five_seconds() {
     let (cache, db) = (TestCache::new(), in_memory().await);
     let runtime = ManualRuntime::new();
     let builder = CachedDb::builder(cache, db.clone()).reaper(None).runtime(runtime.clone());
@@ -211,7 +211,7 @@ async fn a_cache_of_this_process_beside_other_processes_is_used_for_five_seconds
 }
 
 #[tokio::test]
-async fn a_scan_of_unknown_keys_leaves_nothing_in_the_cache() {
+async fn scan_of_unknown_keys_leaves_nothing_in_the_cache() {
     let world = World::new().await;
     for number in 0..1_000 {
         let key = format!("unknown-key-{number}");
@@ -222,7 +222,7 @@ async fn a_scan_of_unknown_keys_leaves_nothing_in_the_cache() {
 }
 
 #[tokio::test]
-async fn ping_tells_whether_the_cache_answers() {
+async fn ping_reports_whether_the_cache_answers() {
     let world = World::shared().await;
     assert_eq!(world.store.ping().await.unwrap().cache, CacheHealth::Up);
     world.cache.calls.fail_all(Fault::Unreachable);
@@ -232,7 +232,7 @@ async fn ping_tells_whether_the_cache_answers() {
 }
 
 #[tokio::test]
-async fn a_cache_call_that_hangs_ends_at_its_deadline() {
+async fn cache_call_that_hangs_ends_at_its_deadline() {
     let world = World::shared().await;
     let session = world.saved([("x", 1)]).await;
     world.cache.calls.fail(Call::Acquire, Moment::Before, Fault::Hangs);
@@ -246,7 +246,7 @@ async fn a_cache_call_that_hangs_ends_at_its_deadline() {
 }
 
 #[tokio::test]
-async fn a_cache_that_keeps_failing_is_left_alone_until_it_answers_a_probe() {
+async fn failing_cache_is_left_alone_until_it_answers_a_probe() {
     let world = World::shared().await;
     let session = world.saved([("x", 1)]).await;
     let log = Log::listen();
@@ -261,7 +261,8 @@ async fn a_cache_that_keeps_failing_is_left_alone_until_it_answers_a_probe() {
     }
     assert_eq!((world.cache.calls.total(), world.db.calls.count(Call::Load)), (0, 10));
 
-    // A sixteenth of the probe interval later, somebody looks whether it is back; then at longer and longer intervals.
+    // The first probe comes after a sixteenth of the probe interval, and further ones at longer and longer
+    // intervals.
     let pause = world.probe_pause().await;
     assert_eq!(pause, SECOND / 16);
     world.runtime.advance(pause);
@@ -277,7 +278,7 @@ async fn a_cache_that_keeps_failing_is_left_alone_until_it_answers_a_probe() {
 }
 
 #[tokio::test]
-async fn an_operation_that_is_to_fail_without_the_cache_fails_before_the_database_is_touched() {
+async fn fail_closed_operation_fails_before_the_database_is_touched() {
     let policies =
         [WriteOperation::Save, WriteOperation::Touch, WriteOperation::Rename, WriteOperation::Delete];
     let world = World::shared_with(|builder| {
@@ -302,7 +303,7 @@ async fn an_operation_that_is_to_fail_without_the_cache_fails_before_the_databas
     refused(session.flush().await);
     assert_eq!(world.db.calls.total(), 0);
     assert!(session.key().is_some() && session.modified());
-    // Nobody can be shown an outdated session because of a new one.
+    // A new session cannot make another request see an outdated one.
     assert_eq!(world.store.new_session().create().await.unwrap(), Coherence::Coherent);
     let log = Log::listen();
     world.cache_recovers(&log).await;
@@ -311,7 +312,7 @@ async fn an_operation_that_is_to_fail_without_the_cache_fails_before_the_databas
 }
 
 #[tokio::test]
-async fn a_session_chooses_its_expiry_also_when_the_cache_is_down() {
+async fn session_expiry_is_kept_when_the_cache_is_down() {
     let world = World::shared().await;
     let mut session = world.saved([("x", 1)]).await;
     world.cache.calls.fail_all(Fault::NoAnswer);

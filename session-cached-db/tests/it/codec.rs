@@ -1,4 +1,4 @@
-//! How data becomes payload, and what happens to payloads that cannot be read.
+//! Encoding of data as payloads, and payloads that cannot be read.
 
 use bytes::Bytes;
 use session_cached_db::{Error, Session};
@@ -22,7 +22,7 @@ async fn payload(world: &World, key: &StoredKey) -> Bytes {
 }
 
 #[tokio::test]
-async fn what_was_encoded_is_decoded_to_the_same() {
+async fn encoded_data_is_decoded_unchanged() {
     each_database(async |world| {
         let mut session = world.store.new_session();
         session.insert("a test key", "a test value with \"quotes\", \u{1F98A} and \u{0}").unwrap();
@@ -36,7 +36,7 @@ async fn what_was_encoded_is_decoded_to_the_same() {
 }
 
 #[tokio::test]
-async fn a_payload_that_cannot_be_decoded_is_logged_and_left_alone() {
+async fn undecodable_payload_is_logged_and_left_alone() {
     each_database(async |world| {
         let log = Log::listen();
         for spoiled in [&b"bad:encoded:value"[..], b"1bad:encoded:value"] {
@@ -57,7 +57,7 @@ async fn a_payload_that_cannot_be_decoded_is_logged_and_left_alone() {
 }
 
 #[tokio::test]
-async fn a_payload_of_a_future_format_is_left_for_those_who_can_read_it() {
+async fn payload_of_a_future_format_is_left_alone() {
     each_database(async |world| {
         let session = world.saved([("x", 1)]).await;
         spoil(&world, &session, b"2\x01\x02\x03").await;
@@ -66,14 +66,14 @@ async fn a_payload_of_a_future_format_is_left_for_those_who_can_read_it() {
         let Error::Unreadable(codec_error) = &error else { panic!("{error}") };
         assert!(matches!(**codec_error, CodecError::UnknownFormat(b'2')));
         assert!(error.to_string().contains("upgrade"), "{error}");
-        // It can be ended all the same.
+        // The session can still be ended.
         assert!(world.store.revoke(key).await.unwrap().value);
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_payload_with_the_right_format_and_no_data_is_no_panic() {
+async fn payload_of_the_right_format_without_data_does_not_panic() {
     each_database(async |world| {
         for spoiled in [&b""[..], b"1", b"1null", b"1[1,2]", b"1{\"x\":1", b"1{\"x\":1}garbage", b"\xff\xff"]
         {
@@ -86,7 +86,7 @@ async fn a_payload_with_the_right_format_and_no_data_is_no_panic() {
 }
 
 #[tokio::test]
-async fn a_request_that_read_the_session_before_it_was_spoilt_does_not_overwrite_it() {
+async fn spoilt_payload_is_not_overwritten_by_an_earlier_reader() {
     each_database(async |world| {
         let mut session = world.saved([("x", 1)]).await;
         spoil(&world, &session, b"9evidence").await;
@@ -99,7 +99,7 @@ async fn a_request_that_read_the_session_before_it_was_spoilt_does_not_overwrite
     .await;
 }
 
-/// Puts the key in front, and refuses what is stored under another.
+/// A codec that puts the key in front of the payload, and refuses the payload under another key.
 #[derive(Debug)]
 struct Bound;
 
@@ -119,7 +119,7 @@ impl Codec for Bound {
 }
 
 #[tokio::test]
-async fn an_application_can_bring_its_own_codec() {
+async fn application_can_use_its_own_codec() {
     each_database_with(
         |builder| builder.codec(Bound),
         async |world| {
@@ -129,7 +129,7 @@ async fn an_application_can_bring_its_own_codec() {
             session.insert("y", 2).unwrap();
             session.save().await.unwrap();
             assert_eq!(values_of(&world.reopen(&session).await), map([("x", 1), ("y", 2)]));
-            // Two saves that meet are merged through it, too.
+            // Two concurrent saves are merged through the codec, too.
             let mut other = world.reopen(&session).await;
             session.insert("x", 3).unwrap();
             session.save().await.unwrap();
@@ -142,7 +142,7 @@ async fn an_application_can_bring_its_own_codec() {
 }
 
 #[tokio::test]
-async fn a_payload_that_is_bound_to_its_key_is_encoded_anew_when_the_key_changes() {
+async fn key_bound_payload_is_encoded_again_when_the_key_changes() {
     each_database_with(
         |builder| builder.codec(Bound),
         async |world| {
@@ -156,7 +156,7 @@ async fn a_payload_that_is_bound_to_its_key_is_encoded_anew_when_the_key_changes
 }
 
 #[tokio::test]
-async fn data_that_cannot_be_encoded_is_not_saved() {
+async fn unencodable_data_is_not_saved() {
     each_database_with(
         |builder| builder.codec(Bound),
         async |world| {

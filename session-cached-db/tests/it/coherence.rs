@@ -1,4 +1,5 @@
-//! What goes wrong in other cached session stores, and must not here. Each test names what is wanted.
+//! Faults of other cached session stores, which must not happen here. The name of each test states the right
+//! behaviour.
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ fn stored_key(session: &Session) -> StoredKey {
     *session.stored_key().unwrap()
 }
 
-/// With a cache that is shared by several nodes, over either database.
+/// Runs `test` with a cache that several nodes share, over either database.
 async fn each_shared(test: impl AsyncFn(World)) {
     let cache = || TestCache::new().with_properties(CacheProperties::new(Scope::Shared));
     println!("the database is in memory");
@@ -28,11 +29,11 @@ async fn each_shared(test: impl AsyncFn(World)) {
     test(World::over(cache(), db, Some(directory), |builder| builder).await).await;
 }
 
-/// All that a cache can do wrong without lying.
+/// The faults of a cache that does not lie.
 const FAULTS: [Fault; 3] = [Fault::Unreachable, Fault::NoAnswer, Fault::Refused];
 
 #[tokio::test]
-async fn x1_a_load_works_while_the_cache_is_down() {
+async fn x1_load_works_while_the_cache_is_down() {
     each_shared(async |world| {
         let session = world.saved([("x", 1)]).await;
         for fault in FAULTS {
@@ -61,7 +62,7 @@ async fn x2_exists_create_and_cycle_key_work_while_the_cache_is_down() {
 }
 
 #[tokio::test]
-async fn x3_a_logout_during_an_outage_is_final_when_the_cache_comes_back() {
+async fn x3_logout_during_an_outage_is_final_when_the_cache_comes_back() {
     each_shared(async |world| {
         let log = Log::listen();
         let mut session = world.saved([("x", 1)]).await;
@@ -71,7 +72,7 @@ async fn x3_a_logout_during_an_outage_is_final_when_the_cache_comes_back() {
         assert_eq!(session.flush().await.unwrap(), Coherence::Degraded);
         assert!(session.key().is_none());
         assert!(world.store.open(&client_key).await.unwrap().key().is_none());
-        // The entry is still there, and this node knows better also before it has been repaired.
+        // The entry is still there, but this node does not trust it, even before it has been repaired.
         assert!(world.cache.peek_record(&key).await.is_some());
         world.cache.calls.heal();
         assert!(world.store.open(&client_key).await.unwrap().key().is_none());
@@ -86,7 +87,7 @@ async fn x3_a_logout_during_an_outage_is_final_when_the_cache_comes_back() {
 }
 
 #[tokio::test]
-async fn x4_a_save_that_cannot_reach_the_cache_hides_the_old_value() {
+async fn x4_save_that_cannot_reach_the_cache_hides_the_old_value() {
     each_shared(async |world| {
         for (call, moment) in [
             (Call::PutFence, Moment::Before),
@@ -107,7 +108,7 @@ async fn x4_a_save_that_cannot_reach_the_cache_hides_the_old_value() {
 }
 
 #[tokio::test]
-async fn x4_a_save_during_an_outage_hides_the_old_value_on_every_node_once_it_is_over() {
+async fn x4_save_during_an_outage_hides_the_old_value_everywhere_afterwards() {
     each_shared(async |world| {
         let elsewhere = world.node().await;
         let mut session = world.saved([("x", 1)]).await;
@@ -124,7 +125,7 @@ async fn x4_a_save_during_an_outage_hides_the_old_value_on_every_node_once_it_is
     .await;
 }
 
-/// A node reads the row, then `write` happens on another node, then the reader fills the cache.
+/// Lets a node read the row, then runs `write` on another node, then lets the reader fill the cache.
 async fn slow_fill(world: &World, session: &Session, write: impl AsyncFnOnce(Session)) {
     world.cache.plant(session.stored_key().unwrap(), None).await;
     let mut held = world.db.calls.hold(Call::Load, Moment::After);
@@ -139,7 +140,7 @@ async fn slow_fill(world: &World, session: &Session, write: impl AsyncFnOnce(Ses
 }
 
 #[tokio::test]
-async fn x5_a_slow_fill_does_not_bring_a_session_back_after_a_logout() {
+async fn x5_slow_fill_does_not_bring_a_session_back_after_a_logout() {
     each_database(async |world| {
         let session = world.saved([("x", 1)]).await;
         slow_fill(&world, &session, async |mut other| {
@@ -153,7 +154,7 @@ async fn x5_a_slow_fill_does_not_bring_a_session_back_after_a_logout() {
 }
 
 #[tokio::test]
-async fn x5_nor_after_its_key_was_changed() {
+async fn x5_slow_fill_does_not_bring_a_session_back_after_a_key_change() {
     each_database(async |world| {
         let session = world.saved([("x", 1)]).await;
         slow_fill(&world, &session, async |mut other| {
@@ -166,7 +167,7 @@ async fn x5_nor_after_its_key_was_changed() {
 }
 
 #[tokio::test]
-async fn x5_nor_after_a_revocation_of_all_of_its_users_sessions() {
+async fn x5_slow_fill_does_not_bring_a_session_back_after_a_revocation() {
     each_database(async |world| {
         let mut session = world.saved([("x", 1)]).await;
         session.set_subject("user-42").unwrap();
@@ -182,7 +183,7 @@ async fn x5_nor_after_a_revocation_of_all_of_its_users_sessions() {
 }
 
 #[tokio::test]
-async fn x6_a_slow_fill_does_not_pin_the_value_that_a_save_replaced() {
+async fn x6_slow_fill_does_not_pin_the_value_that_a_save_replaced() {
     each_database(async |world| {
         let session = world.saved([("x", 1)]).await;
         slow_fill(&world, &session, async |mut other| {
@@ -197,7 +198,7 @@ async fn x6_a_slow_fill_does_not_pin_the_value_that_a_save_replaced() {
 }
 
 #[tokio::test]
-async fn x6_nor_the_expiry_that_a_touch_replaced() {
+async fn x6_slow_fill_does_not_pin_the_expiry_that_a_touch_replaced() {
     each_database(async |world| {
         let session = world.saved([("x", 1)]).await;
         world.runtime.advance(HOUR);
@@ -246,13 +247,13 @@ async fn x8_cycle_key_after_a_logout_elsewhere_does_not_bring_the_data_back() {
 }
 
 #[tokio::test]
-async fn x9_nothing_is_published_that_was_not_committed() {
+async fn x9_uncommitted_value_is_not_published() {
     each_shared(async |world| {
         for fault in [Fault::Refused, Fault::Unreachable, Fault::NoAnswer] {
             let mut session = world.saved([("x", 1)]).await;
             let key = stored_key(&session);
             session.insert("x", 99).unwrap();
-            // What a rollback looks like from here: the statement is answered by an error, or by nothing.
+            // A rollback looks like this from here: the statement gets an error, or no answer.
             world.db.calls.fail(Call::Update, Moment::Before, fault);
             session.save().await.unwrap_err();
             assert_eq!(world.cache.peek_record(&key).await, None);
@@ -264,7 +265,7 @@ async fn x9_nothing_is_published_that_was_not_committed() {
 }
 
 #[tokio::test]
-async fn x9_nor_while_the_statement_is_running() {
+async fn x9_value_is_not_published_while_its_statement_runs() {
     each_database(async |world| {
         for moment in [Moment::Before, Moment::After] {
             let mut session = world.saved([("x", 1)]).await;
@@ -286,7 +287,7 @@ async fn x9_nor_while_the_statement_is_running() {
 }
 
 #[tokio::test]
-async fn x10_a_row_that_was_reaped_is_not_served_by_the_cache() {
+async fn x10_reaped_row_is_not_served_by_the_cache() {
     each_database(async |world| {
         let mut session = world.saved([("x", 1)]).await;
         session.set_expiry(Expiry::After(MINUTE));
@@ -301,7 +302,7 @@ async fn x10_a_row_that_was_reaped_is_not_served_by_the_cache() {
 }
 
 #[tokio::test]
-async fn x10_a_row_whose_expiry_was_moved_back_behind_the_store_is_served_for_max_cache_age_at_most() {
+async fn x10_expiry_shortened_behind_the_store_holds_after_max_cache_age() {
     each_database(async |world| {
         let session = world.saved([("x", 1)]).await;
         let key = stored_key(&session);
@@ -315,7 +316,7 @@ async fn x10_a_row_whose_expiry_was_moved_back_behind_the_store_is_served_for_ma
 }
 
 #[tokio::test]
-async fn x11_saving_what_an_unknown_key_opened_creates_a_session_under_a_new_key() {
+async fn x11_saving_the_session_of_an_unknown_key_creates_a_new_one() {
     each_database(async |world| {
         let mut session = world.store.open("unknown-key").await.unwrap();
         session.save().await.unwrap();
@@ -327,7 +328,7 @@ async fn x11_saving_what_an_unknown_key_opened_creates_a_session_under_a_new_key
 }
 
 #[tokio::test]
-async fn x12_clearing_and_saving_what_an_unknown_key_opened_does_the_same() {
+async fn x12_saving_the_cleared_session_of_an_unknown_key_creates_a_new_one() {
     each_database(async |world| {
         let mut session = world.store.open("unknown-key").await.unwrap();
         session.clear();
@@ -339,7 +340,7 @@ async fn x12_clearing_and_saving_what_an_unknown_key_opened_does_the_same() {
 }
 
 #[tokio::test]
-async fn x13_a_save_does_not_revive_an_expired_session() {
+async fn x13_save_does_not_revive_an_expired_session() {
     each_database(async |world| {
         let mut session = world.saved([("x", 1)]).await;
         world.runtime.advance(14 * DAY);
@@ -352,7 +353,7 @@ async fn x13_a_save_does_not_revive_an_expired_session() {
 }
 
 #[tokio::test]
-async fn x14_an_unreadable_row_is_an_event_is_not_cached_and_is_never_overwritten() {
+async fn x14_unreadable_row_is_logged_and_neither_cached_nor_overwritten() {
     each_database(async |world| {
         let log = Log::listen();
         let session = world.saved([("x", 1)]).await;
@@ -374,7 +375,7 @@ async fn x14_an_unreadable_row_is_an_event_is_not_cached_and_is_never_overwritte
 }
 
 #[tokio::test]
-async fn x15_the_first_save_writes_one_value_into_the_cache() {
+async fn x15_first_save_writes_one_value_into_the_cache() {
     each_database(async |world| {
         world.saved([("x", 1)]).await;
         assert_eq!(world.cache.calls.count(Call::PutValue), 1);
@@ -384,14 +385,14 @@ async fn x15_the_first_save_writes_one_value_into_the_cache() {
 }
 
 #[tokio::test]
-async fn x15_and_so_does_every_further_one() {
+async fn x15_every_further_save_writes_one_value_into_the_cache() {
     each_database(async |world| {
         let mut session = world.saved([("x", 1)]).await;
         world.forget_calls();
         session.save().await.unwrap();
         assert_eq!(world.cache.calls.count(Call::PutValue), 1);
         assert_eq!((world.cache.calls.total(), world.db.calls.total()), (2, 1));
-        // Also one whose session came from the cache.
+        // This includes a save of a session that came from the cache.
         let mut session = world.reopen(&session).await;
         world.forget_calls();
         session.save().await.unwrap();
@@ -401,7 +402,7 @@ async fn x15_and_so_does_every_further_one() {
 }
 
 #[tokio::test]
-async fn x16_a_value_of_more_than_thirty_days_is_cached_and_ends_in_time() {
+async fn x16_value_of_more_than_thirty_days_is_cached_and_ends_in_time() {
     let world = World::with(|builder| builder.max_cache_age(90 * DAY)).await;
     let mut session = world.store.new_session();
     session.set_expiry(Expiry::After(60 * DAY));
@@ -415,7 +416,7 @@ async fn x16_a_value_of_more_than_thirty_days_is_cached_and_ends_in_time() {
 }
 
 #[tokio::test]
-async fn x17_what_has_no_time_left_is_not_stored_in_the_cache() {
+async fn x17_value_without_time_left_is_not_cached() {
     each_database(async |world| {
         for end in [START - HOUR, START] {
             let mut session = world.saved([("x", 1)]).await;
@@ -433,7 +434,7 @@ async fn x17_what_has_no_time_left_is_not_stored_in_the_cache() {
 }
 
 #[tokio::test]
-async fn x18_a_value_that_is_too_large_for_the_cache_leaves_none_there() {
+async fn x18_value_too_large_for_the_cache_leaves_no_value_there() {
     let cache =
         TestCache::new().with_properties(CacheProperties::new(Scope::Shared).with_max_entry_bytes(300));
     let world = World::over(cache, in_memory().await, None, |builder| builder).await;
@@ -447,7 +448,7 @@ async fn x18_a_value_that_is_too_large_for_the_cache_leaves_none_there() {
 }
 
 #[tokio::test]
-async fn x18_also_when_only_the_cache_itself_knows_its_limit() {
+async fn x18_value_that_the_cache_finds_too_large_leaves_no_value_there() {
     each_shared(async |world| {
         let mut session = world.saved([("x", 1)]).await;
         session.insert("x", 2).unwrap();
@@ -459,7 +460,7 @@ async fn x18_also_when_only_the_cache_itself_knows_its_limit() {
 }
 
 #[tokio::test]
-async fn a_fence_keeps_its_key_out_of_the_cache_when_its_writer_has_no_answer() {
+async fn fence_stays_when_its_writer_gets_no_answer() {
     each_shared(async |world| {
         for moment in [Moment::Before, Moment::After] {
             let mut session = world.saved([("x", 1)]).await;
@@ -469,10 +470,10 @@ async fn a_fence_keeps_its_key_out_of_the_cache_when_its_writer_has_no_answer() 
             let error = session.save().await.unwrap_err();
             assert_eq!(error.outcome(), session_core::Outcome::Unknown);
             assert!(matches!(world.cache.peek(&key).await.unwrap().state, State::Fence(_)));
-            // Every reader is told the truth, from the database.
+            // Every reader gets the truth, from the database.
             let truth = if moment == Moment::Before { 1 } else { 2 };
             assert_eq!(values_of(&world.reopen(&session).await), map([("x", truth)]));
-            // Whoever repeats it settles the matter.
+            // Repeating the save ends the uncertainty.
             session.save().await.unwrap();
             assert_eq!(values_of(&world.reopen(&session).await), map([("x", 2)]));
         }
@@ -481,7 +482,7 @@ async fn a_fence_keeps_its_key_out_of_the_cache_when_its_writer_has_no_answer() 
 }
 
 #[tokio::test]
-async fn a_value_that_sneaked_in_under_a_lost_fence_is_killed() {
+async fn value_filled_under_a_lost_fence_is_removed() {
     each_database(async |world| {
         let mut session = world.saved([("x", 1)]).await;
         let key = stored_key(&session);
@@ -503,7 +504,7 @@ async fn a_value_that_sneaked_in_under_a_lost_fence_is_killed() {
 }
 
 #[tokio::test]
-async fn two_writers_that_overlap_publish_nothing() {
+async fn overlapping_writers_publish_nothing() {
     each_database(async |world| {
         let session = world.saved([("x", 1)]).await;
         let elsewhere = world.node().await;
@@ -524,7 +525,7 @@ async fn two_writers_that_overlap_publish_nothing() {
 }
 
 #[tokio::test]
-async fn a_writer_that_was_given_up_does_not_keep_the_key_out_of_the_cache_for_ever() {
+async fn abandoned_writer_does_not_keep_the_key_uncached_for_ever() {
     let world = World::with(|builder| builder.max_cache_age(HOUR)).await;
     let mut session = world.saved([("x", 1)]).await;
     session.insert("x", 2).unwrap();
@@ -540,7 +541,7 @@ async fn a_writer_that_was_given_up_does_not_keep_the_key_out_of_the_cache_for_e
 }
 
 #[tokio::test]
-async fn while_a_writer_is_in_flight_no_other_publishes() {
+async fn no_writer_publishes_while_another_is_in_flight() {
     each_database(async |world| {
         let session = world.saved([("x", 1)]).await;
         let key = stored_key(&session);
@@ -565,7 +566,7 @@ async fn while_a_writer_is_in_flight_no_other_publishes() {
 }
 
 #[tokio::test]
-async fn a_writer_whose_fence_was_lost_keeps_the_next_one_from_publishing() {
+async fn writer_with_a_lost_fence_keeps_the_next_one_from_publishing() {
     each_database(async |world| {
         let mut one = world.saved([("x", 1)]).await;
         let key = stored_key(&one);
@@ -592,7 +593,7 @@ async fn a_writer_whose_fence_was_lost_keeps_the_next_one_from_publishing() {
 }
 
 #[tokio::test]
-async fn a_repair_keeps_a_writer_that_it_meets_from_publishing() {
+async fn repair_keeps_a_concurrent_writer_from_publishing() {
     each_shared(async |world| {
         let elsewhere = world.node().await;
         let mut here = world.saved([("x", 1)]).await;

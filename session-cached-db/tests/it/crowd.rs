@@ -1,4 +1,4 @@
-//! Many writers of one session at once, and callers that go away.
+//! Many writers of one session at once, and callers that leave before their result.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -12,7 +12,8 @@ use crate::common::{
     until, values_of,
 };
 
-/// Sessions of as many requests, opened before the first of them writes, each with a change of its own key.
+/// Returns a session and its copies in `size` requests, opened before the first of them writes, each with a
+/// change of its own key.
 async fn crowd(world: &World, size: i32) -> (Session, Vec<Session>) {
     let session = world.saved([("x", 0)]).await;
     let mut crowd = Vec::new();
@@ -40,7 +41,7 @@ async fn saves_of_one_session_on_one_node_make_no_conflict_and_read_nothing() {
         assert_eq!(values_of(&world.reopen(&session).await).len(), 65);
         assert_eq!(world.db.calls.count(Call::Load), 0);
         assert_eq!(world.store.stats().conflicts, 0);
-        // Saves that wait together become one statement, with one fence, which is won at once.
+        // Saves that wait together become one statement with one fence, which is placed at once.
         assert_eq!(world.db.calls.count(Call::Update), 1);
         assert_eq!(world.cache.calls.count(Call::PutFence), 1);
         assert_eq!(world.cache.calls.count(Call::PutValue), 1);
@@ -50,7 +51,7 @@ async fn saves_of_one_session_on_one_node_make_no_conflict_and_read_nothing() {
 }
 
 #[tokio::test]
-async fn a_crowd_is_no_outage_whatever_the_policy() {
+async fn crowd_of_writers_is_not_an_outage_under_any_policy() {
     for policy in [ConflictPolicy::LastWrite, ConflictPolicy::Reject] {
         let world = World::shared_with(|builder| builder.conflict_policy(policy)).await;
         let (session, mut crowd) = crowd(&world, 200).await;
@@ -63,7 +64,7 @@ async fn a_crowd_is_no_outage_whatever_the_policy() {
 }
 
 #[tokio::test]
-async fn two_nodes_with_a_crowd_each_lose_nothing() {
+async fn crowds_of_writers_on_two_nodes_lose_no_change() {
     let world = World::shared().await;
     let (session, mut here) = crowd(&world, 20).await;
     let elsewhere = world.node().await;
@@ -81,7 +82,7 @@ async fn two_nodes_with_a_crowd_each_lose_nothing() {
 }
 
 #[tokio::test]
-async fn under_reject_only_saves_of_the_same_key_are_refused_and_one_of_them_is_not() {
+async fn reject_refuses_all_but_one_save_of_the_same_key() {
     let world = World::shared_with(|builder| builder.conflict_policy(ConflictPolicy::Reject)).await;
     let (session, mut crowd) = crowd(&world, 8).await;
     for request in &mut crowd[4..] {
@@ -96,7 +97,7 @@ async fn under_reject_only_saves_of_the_same_key_are_refused_and_one_of_them_is_
 }
 
 #[tokio::test]
-async fn writes_take_their_turns_in_the_order_of_their_arrival() {
+async fn writes_run_in_the_order_of_their_arrival() {
     let world = World::shared().await;
     let (session, mut crowd) = crowd(&world, 3).await;
     let key = *session.stored_key().unwrap();
@@ -116,7 +117,7 @@ async fn writes_take_their_turns_in_the_order_of_their_arrival() {
 }
 
 #[tokio::test]
-async fn a_write_whose_time_runs_out_in_the_queue_was_not_written_and_says_so() {
+async fn write_that_times_out_in_the_queue_is_busy_and_not_written() {
     let world = World::shared().await;
     let (session, mut crowd) = crowd(&world, 2).await;
     let mut held = world.db.calls.hold(Call::Update, Moment::Before);
@@ -125,7 +126,7 @@ async fn a_write_whose_time_runs_out_in_the_queue_was_not_written_and_says_so() 
     held.reached().await;
     let second = tokio::spawn(async move { second.save().await });
     tokio::task::yield_now().await;
-    // Without ending the statement's own timer, which is due at the same time.
+    // Jump, so that the statement's own timer, which is due at the same time, does not end.
     world.runtime.jump(11 * SECOND);
     held.release();
     let (first, second) = (first.await.unwrap(), second.await.unwrap());
@@ -138,7 +139,7 @@ async fn a_write_whose_time_runs_out_in_the_queue_was_not_written_and_says_so() 
 }
 
 #[tokio::test]
-async fn a_queue_takes_so_many_writes_and_no_more() {
+async fn write_queue_refuses_writes_beyond_its_capacity() {
     let world = World::shared_with(|builder| builder.max_waiting_writes(4)).await;
     let (session, mut crowd) = crowd(&world, 10).await;
     let mut held = world.db.calls.hold(Call::Update, Moment::Before);
@@ -153,7 +154,7 @@ async fn a_queue_takes_so_many_writes_and_no_more() {
 }
 
 #[tokio::test]
-async fn parallel_touches_are_one_statement_and_so_are_those_that_come_late() {
+async fn parallel_and_late_touches_are_one_statement() {
     each_database(async |world| {
         let session = world.saved([("x", 1)]).await;
         world.runtime.advance(HOUR);
@@ -169,7 +170,7 @@ async fn parallel_touches_are_one_statement_and_so_are_those_that_come_late() {
             request.touch().await.unwrap();
         }
         assert_eq!(world.db.calls.count(Call::Touch), 1);
-        // Another node, which has not heard of it, asks the database, and that changes nothing.
+        // Another node, which does not know of the touch, asks the database, and that changes nothing.
         world.reopen(&session).await;
         let key = *session.stored_key().unwrap();
         let seen = world.store.load(&key).await.unwrap().unwrap().last_seen_at();
@@ -182,7 +183,7 @@ async fn parallel_touches_are_one_statement_and_so_are_those_that_come_late() {
 }
 
 #[tokio::test]
-async fn nodes_do_not_repeat_each_others_touches() {
+async fn touch_of_one_node_is_not_repeated_by_another() {
     let world = World::shared().await;
     let session = world.saved([("x", 1)]).await;
     world.runtime.advance(HOUR);
@@ -198,7 +199,7 @@ async fn nodes_do_not_repeat_each_others_touches() {
 }
 
 #[tokio::test]
-async fn a_touch_waiting_behind_a_save_finds_the_session_in_use() {
+async fn touch_waiting_behind_a_save_writes_nothing() {
     let world = World::shared().await;
     let session = world.saved([("x", 1)]).await;
     world.runtime.advance(HOUR);
@@ -211,7 +212,7 @@ async fn a_touch_waiting_behind_a_save_finds_the_session_in_use() {
 }
 
 #[tokio::test]
-async fn touches_between_saves_do_not_keep_these_from_becoming_one_statement() {
+async fn saves_become_one_statement_despite_touches_between_them() {
     let world = World::shared().await;
     let session = world.saved([("x", 0)]).await;
     world.runtime.advance(HOUR);
@@ -235,7 +236,7 @@ async fn touches_between_saves_do_not_keep_these_from_becoming_one_statement() {
 }
 
 #[tokio::test]
-async fn the_fence_of_a_lost_settlement_is_taken_away_when_the_cache_answers() {
+async fn fence_of_a_lost_settlement_is_removed_when_the_cache_answers() {
     let world = World::shared().await;
     let mut session = world.saved([("x", 1)]).await;
     let key = *session.stored_key().unwrap();
@@ -252,18 +253,18 @@ async fn the_fence_of_a_lost_settlement_is_taken_away_when_the_cache_answers() {
     assert!(world.cache.peek_record(&key).await.is_some());
 }
 
-/// Panics when a session gets another key, once.
+/// Hooks that panic the first time that a session gets another key.
 #[derive(Debug, Default)]
 struct Panics(AtomicUsize);
 
 impl Hooks for Panics {
     fn renewed(&self, _: &StoredKey, _: &StoredKey, _: &Record) {
-        assert!(self.0.fetch_add(1, Ordering::Relaxed) > 0, "the first one");
+        assert!(self.0.fetch_add(1, Ordering::Relaxed) > 0, "the first renewal");
     }
 }
 
 #[tokio::test]
-async fn a_write_that_panics_leaves_nothing_behind() {
+async fn panicking_write_leaves_no_fence_behind() {
     let world = World::shared_with(|builder| builder.hooks(Panics::default()).breaker_threshold(1_000)).await;
     let log = Log::listen();
     for is_down in [false, true] {
@@ -275,12 +276,12 @@ async fn a_write_that_panics_leaves_nothing_behind() {
         other.insert("x", 2).unwrap();
         let (panicked, saved) = tokio::join!(one.cycle_key(), other.save());
         if is_down {
-            // The hook panics once only.
+            // The hook panics only once.
             panicked.unwrap();
         } else {
             assert!(matches!(panicked, Err(Error::Interrupted)));
         }
-        // It had been renamed by then; what waited behind it had its turn.
+        // The session had been renamed before the panic, and the save that waited behind it had its turn.
         assert!(matches!(saved, Err(Error::SessionGone)), "{saved:?}");
         world.cache.calls.heal();
     }
@@ -289,7 +290,7 @@ async fn a_write_that_panics_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_revocation_goes_on_without_its_caller_and_close_waits_for_it() {
+async fn revocation_without_its_caller_goes_on_and_close_waits_for_it() {
     for closes_at_once in [false, true] {
         let world = World::shared().await;
         for _ in 0..50 {
@@ -327,7 +328,7 @@ async fn a_revocation_goes_on_without_its_caller_and_close_waits_for_it() {
 }
 
 #[tokio::test]
-async fn a_deletion_that_fails_does_not_keep_the_others_from_being_made() {
+async fn failed_deletion_does_not_stop_the_others() {
     let world = World::shared().await;
     for _ in 0..5 {
         let mut session = world.store.new_session();
@@ -340,7 +341,7 @@ async fn a_deletion_that_fails_does_not_keep_the_others_from_being_made() {
 }
 
 #[tokio::test]
-async fn a_save_that_was_dropped_while_it_waited_is_carried_out() {
+async fn save_dropped_while_waiting_is_carried_out() {
     let world = World::shared().await;
     let (session, mut crowd) = crowd(&world, 2).await;
     let mut held = world.db.calls.hold(Call::Update, Moment::Before);
@@ -358,13 +359,13 @@ async fn a_save_that_was_dropped_while_it_waited_is_carried_out() {
 }
 
 #[tokio::test]
-async fn a_save_too_large_fails_alone() {
+async fn save_too_large_fails_alone() {
     let world = World::shared_with(|builder| builder.max_keys(3)).await;
     let (session, mut crowd) = crowd(&world, 3).await;
     for number in 0..5 {
         crowd[1].insert(&format!("more{number}"), 1).unwrap();
     }
-    // The first one writes alone, the others together.
+    // The first save is written alone, the others together.
     let saved = save_all(&mut crowd).await;
     assert!(saved[0].is_ok() && saved[2].is_ok(), "{saved:?}");
     assert!(matches!(saved[1], Err(Error::TooManyKeys { .. })), "{saved:?}");
@@ -372,7 +373,7 @@ async fn a_save_too_large_fails_alone() {
 }
 
 #[tokio::test]
-async fn logins_at_once_leave_as_many_sessions_as_allowed() {
+async fn concurrent_logins_leave_as_many_sessions_as_allowed() {
     let world = World::shared_with(|builder| builder.max_sessions_per_subject(3)).await;
     let mut logins: Vec<_> = (0..50).map(|_| world.store.new_session()).collect();
     for session in &mut logins {
@@ -385,7 +386,7 @@ async fn logins_at_once_leave_as_many_sessions_as_allowed() {
 }
 
 #[tokio::test]
-async fn a_limit_never_ends_the_session_that_has_just_logged_in() {
+async fn limit_never_ends_the_session_that_has_just_logged_in() {
     let world = World::shared_with(|builder| builder.max_sessions_per_subject(1)).await;
     let mut old = world.store.new_session();
     old.set_subject("user-42").unwrap();
@@ -407,19 +408,19 @@ async fn a_limit_never_ends_the_session_that_has_just_logged_in() {
 }
 
 #[tokio::test]
-async fn of_saves_that_wait_together_those_that_fit_are_written() {
+async fn waiting_saves_that_fit_the_limit_are_written() {
     let world = World::shared_with(|builder| builder.max_keys(9)).await;
     let (session, mut here) = crowd(&world, 8).await;
     let mut there = world.node().await.open(&key_of(&session)).await.unwrap();
     there.insert("there", 1).unwrap();
     there.save().await.unwrap();
     let saved = save_all(&mut here).await;
-    // Two keys are there, so there is room for seven of the eight, as if they were saved one after another.
+    // The session has two keys, so seven of the eight saves fit, as if they came one after another.
     assert_eq!(saved.iter().filter(|result| result.is_ok()).count(), 7, "{saved:?}");
     assert_eq!(values_of(&world.reopen(&session).await).len(), 9);
 }
 
-/// Panics over one key.
+/// A codec that panics over one key.
 #[derive(Debug)]
 struct PanicsOverBoom;
 
@@ -434,7 +435,7 @@ impl Codec for PanicsOverBoom {
 }
 
 #[tokio::test]
-async fn a_save_that_panics_does_not_take_those_with_it_that_waited_beside_it() {
+async fn panicking_save_does_not_fail_the_saves_that_wait_with_it() {
     let world = World::shared_with(|builder| builder.codec(PanicsOverBoom)).await;
     let (session, mut crowd) = crowd(&world, 8).await;
     crowd[4].insert("boom", 1).unwrap();
@@ -445,7 +446,7 @@ async fn a_save_that_panics_does_not_take_those_with_it_that_waited_beside_it() 
 }
 
 #[tokio::test]
-async fn a_session_can_be_ended_however_many_writes_wait() {
+async fn session_can_be_ended_with_a_full_write_queue() {
     let world = World::shared_with(|builder| builder.max_waiting_writes(4)).await;
     let (session, mut crowd) = crowd(&world, 8).await;
     let mut held = world.db.calls.hold(Call::Update, Moment::Before);
@@ -467,7 +468,7 @@ async fn a_session_can_be_ended_however_many_writes_wait() {
 }
 
 #[tokio::test]
-async fn the_lease_of_a_lost_fill_is_taken_away_when_the_cache_answers() {
+async fn lease_of_a_lost_fill_is_removed_when_the_cache_answers() {
     let world = World::shared().await;
     let session = world.saved([("x", 1)]).await;
     let key = *session.stored_key().unwrap();

@@ -1,4 +1,4 @@
-//! What is in the table, and what an application does with it.
+//! The rows of the table, and how an application uses them.
 
 use bytes::Bytes;
 use session_cached_db::{BuildError, Schema};
@@ -12,7 +12,7 @@ use crate::common::{
 };
 
 #[tokio::test]
-async fn a_row_is_found_by_the_key_that_a_list_shows() {
+async fn row_is_found_by_the_stored_key_in_a_list() {
     each_database(async |world| {
         let mut session = world.saved([("x", 1)]).await;
         session.set_subject("user-42").unwrap();
@@ -27,7 +27,7 @@ async fn a_row_is_found_by_the_key_that_a_list_shows() {
 }
 
 #[tokio::test]
-async fn a_record_can_decode_its_own_data() {
+async fn record_can_decode_its_own_data() {
     each_database(async |world| {
         let session = world.saved([("x", 1)]).await;
         let key = session.stored_key().unwrap();
@@ -38,7 +38,7 @@ async fn a_record_can_decode_its_own_data() {
 }
 
 #[tokio::test]
-async fn a_row_that_was_changed_behind_the_store_is_seen_when_the_cache_has_forgotten() {
+async fn row_changed_behind_the_store_is_seen_when_its_entry_has_expired() {
     each_database(async |world| {
         let session = world.saved([("y", 1)]).await;
         let key = session.stored_key().unwrap();
@@ -53,7 +53,7 @@ async fn a_row_that_was_changed_behind_the_store_is_seen_when_the_cache_has_forg
 }
 
 #[tokio::test]
-async fn clear_expired_removes_what_has_expired_and_nothing_else() {
+async fn clear_expired_removes_only_expired_sessions() {
     each_database(async |world| {
         let mut one = world.store.new_session();
         one.insert("foo", 1).unwrap();
@@ -72,7 +72,7 @@ async fn clear_expired_removes_what_has_expired_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn the_user_of_a_session_is_beside_its_data_and_can_be_searched() {
+async fn subject_of_a_session_can_be_searched_and_cleared() {
     each_database(async |world| {
         let mut session = world.saved([("x", 1)]).await;
         session.set_subject("1").unwrap();
@@ -89,7 +89,7 @@ async fn the_user_of_a_session_is_beside_its_data_and_can_be_searched() {
 }
 
 #[tokio::test]
-async fn a_write_that_the_database_refuses_leaves_cache_and_database_agreeing() {
+async fn write_refused_by_the_database_leaves_the_cache_in_agreement() {
     each_database(async |world| {
         let mut session = world.saved([("x", 1)]).await;
         session.insert("x", 99).unwrap();
@@ -103,7 +103,7 @@ async fn a_write_that_the_database_refuses_leaves_cache_and_database_agreeing() 
 }
 
 #[tokio::test]
-async fn building_a_store_makes_the_table_unless_told_otherwise() {
+async fn building_a_store_makes_the_table_unless_schema_says_otherwise() {
     let build = async |schema| {
         let (cache, db) = (TestCache::new(), in_memory().await);
         let builder = session_cached_db::CachedDb::builder(cache, db.clone()).runtime(ManualRuntime::new());
@@ -121,14 +121,14 @@ async fn building_a_store_makes_the_table_unless_told_otherwise() {
 
     let (built, db) = build(Schema::Trust).await;
     built.unwrap();
-    // It asks for the time only.
+    // The only call is the one that reads the database's clock.
     assert_eq!(db.calls.total(), db.calls.count(Call::Now));
     let missing = db.sqlite.check_schema().await;
     assert!(matches!(missing, Err(PersistenceError::Schema(SchemaProblem::Missing { .. }))));
 }
 
 #[tokio::test]
-async fn a_database_that_does_not_answer_fails_the_build() {
+async fn build_fails_when_the_database_does_not_answer() {
     let (cache, db) = (TestCache::new(), in_memory().await);
     db.calls.fail(Call::Migrate, Moment::Before, Fault::Unreachable);
     let builder = session_cached_db::CachedDb::builder(cache, db).runtime(ManualRuntime::new());
@@ -136,7 +136,7 @@ async fn a_database_that_does_not_answer_fails_the_build() {
 }
 
 #[tokio::test]
-async fn ping_asks_the_database() {
+async fn ping_reports_whether_the_database_answers() {
     let world = World::new().await;
     world.store.ping().await.unwrap();
     assert_eq!(world.db.calls.count(Call::Load), 1);
@@ -145,7 +145,7 @@ async fn ping_asks_the_database() {
 }
 
 #[tokio::test]
-async fn a_read_that_hangs_ends_at_the_read_timeout() {
+async fn read_that_hangs_ends_at_the_read_timeout() {
     let world = World::new().await;
     let session = world.saved([("x", 1)]).await;
     let key = *session.stored_key().unwrap();

@@ -1,4 +1,4 @@
-//! When sessions end.
+//! The end of sessions.
 
 use session_cached_db::Error;
 use session_core::{Expiry, Runtime as _};
@@ -17,7 +17,7 @@ async fn by_default_a_session_lives_for_the_idle_timeout() {
         let mut session = world.store.new_session();
         assert_eq!(session.expiry_age(), 14 * DAY);
         assert_eq!(session.expires_at(), START + 14 * DAY);
-        // A browser session is not kept for longer on the server either.
+        // A browser session lives as long on the server.
         session.set_expiry(Expiry::BrowserSession);
         assert_eq!(session.expiry_age(), 14 * DAY);
         session.save().await.unwrap();
@@ -30,7 +30,7 @@ async fn by_default_a_session_lives_for_the_idle_timeout() {
 }
 
 #[tokio::test]
-async fn the_idle_timeout_is_the_applications() {
+async fn application_can_set_the_idle_timeout() {
     each_database_with(
         |builder| builder.idle_timeout(HOUR),
         async |world| {
@@ -48,7 +48,7 @@ async fn the_idle_timeout_is_the_applications() {
 }
 
 #[tokio::test]
-async fn an_expiry_in_seconds_counts_from_the_last_modification() {
+async fn expiry_in_seconds_counts_from_the_last_modification() {
     each_database(async |world| {
         let mut session = world.store.new_session();
         session.set_expiry(Expiry::After(TEN));
@@ -59,7 +59,7 @@ async fn an_expiry_in_seconds_counts_from_the_last_modification() {
         assert!(!session.expires_at_browser_close());
         session.save().await.unwrap();
         world.runtime.advance(TEN - SECOND);
-        // Reading is no activity, saving is.
+        // Reading does not count as activity; saving does.
         let mut session = world.reopen(&session).await;
         assert_eq!(session.expiry(), Some(Expiry::After(TEN)));
         session.save().await.unwrap();
@@ -72,7 +72,7 @@ async fn an_expiry_in_seconds_counts_from_the_last_modification() {
 }
 
 #[tokio::test]
-async fn a_fixed_time_to_live_is_not_moved_by_saving() {
+async fn fixed_time_to_live_is_not_moved_by_saving() {
     each_database(async |world| {
         let mut session = world.store.new_session();
         session.set_expiry(Expiry::fixed(TEN, world.runtime.now()));
@@ -89,7 +89,7 @@ async fn a_fixed_time_to_live_is_not_moved_by_saving() {
 }
 
 #[tokio::test]
-async fn an_instant_of_expiry_is_kept_to_the_microsecond() {
+async fn instant_of_expiry_is_kept_to_the_microsecond() {
     each_database(async |world| {
         let end = START + Duration::from_micros(10_123_456);
         let mut session = world.store.new_session();
@@ -109,7 +109,7 @@ async fn an_instant_of_expiry_is_kept_to_the_microsecond() {
 }
 
 #[tokio::test]
-async fn an_expiry_can_be_taken_back() {
+async fn expiry_can_be_reset_to_the_default() {
     each_database(async |world| {
         let mut session = world.store.new_session();
         session.set_expiry(None);
@@ -129,7 +129,7 @@ async fn an_expiry_can_be_taken_back() {
 }
 
 #[tokio::test]
-async fn the_browser_is_told_to_forget_as_the_session_or_the_store_chose() {
+async fn browser_close_expiry_is_chosen_by_the_session_or_the_store() {
     for store_says in [false, true] {
         let world = World::with(|builder| builder.expire_at_browser_close(store_says)).await;
         let mut session = world.store.new_session();
@@ -143,7 +143,7 @@ async fn the_browser_is_told_to_forget_as_the_session_or_the_store_chose() {
 }
 
 #[tokio::test]
-async fn a_session_whose_expiry_is_past_is_not_there() {
+async fn session_with_a_past_expiry_is_absent() {
     each_database(async |world| {
         let mut session = world.store.new_session();
         session.insert("foo", 1).unwrap();
@@ -152,14 +152,14 @@ async fn a_session_whose_expiry_is_past_is_not_there() {
         session.save().await.unwrap();
         assert_eq!(values_of(&world.reopen(&session).await), map([]));
         assert!(!session.exists().await.unwrap());
-        // Nor was it put into the cache.
+        // The session is not in the cache either.
         assert_eq!(world.cache.peek(session.stored_key().unwrap()).await, None);
     })
     .await;
 }
 
 #[tokio::test]
-async fn an_expiry_in_the_past_ends_a_session_that_was_there() {
+async fn past_expiry_ends_an_existing_session() {
     each_database(async |world| {
         let mut session = world.saved([("foo", 1)]).await;
         session.set_expiry(Expiry::At(START - TEN));
@@ -171,7 +171,7 @@ async fn an_expiry_in_the_past_ends_a_session_that_was_there() {
 }
 
 #[tokio::test]
-async fn a_session_of_no_duration_ends_at_once() {
+async fn session_with_a_duration_of_zero_ends_at_once() {
     each_database(async |world| {
         let mut session = world.store.new_session();
         session.set_expiry(Expiry::After(Duration::ZERO));
@@ -185,7 +185,7 @@ async fn a_session_of_no_duration_ends_at_once() {
 }
 
 #[tokio::test]
-async fn a_session_may_live_for_ever() {
+async fn session_may_live_for_ever() {
     each_database(async |world| {
         let mut session = world.store.new_session();
         session.set_expiry(Expiry::After(Duration::MAX));
@@ -201,7 +201,7 @@ async fn a_session_may_live_for_ever() {
 }
 
 #[tokio::test]
-async fn sixty_days_are_sixty_days_also_behind_a_cache() {
+async fn expiry_of_sixty_days_is_exact_behind_a_cache() {
     each_database(async |world| {
         let mut session = world.store.new_session();
         session.set_expiry(Expiry::After(60 * DAY));
@@ -216,14 +216,14 @@ async fn sixty_days_are_sixty_days_also_behind_a_cache() {
 }
 
 #[tokio::test]
-async fn an_expired_session_is_not_served_from_the_cache() {
+async fn expired_session_is_not_served_from_the_cache() {
     each_database(async |world| {
         let mut session = world.saved([("x", 1)]).await;
         session.set_expiry(Expiry::After(TEN));
         session.save().await.unwrap();
         let key = *session.stored_key().unwrap();
         world.runtime.advance(TEN);
-        // The cache has its own clock, by which the entry is as good as new.
+        // The cache has a clock of its own, by which the entry is still fresh.
         assert!(world.cache.peek_record(&key).await.is_some());
         assert!(world.reopen(&session).await.key().is_none());
         assert!(world.store.load(&key).await.unwrap().is_none());
@@ -233,7 +233,7 @@ async fn an_expired_session_is_not_served_from_the_cache() {
 }
 
 #[tokio::test]
-async fn an_expired_session_is_not_saved_again() {
+async fn expired_session_is_not_saved_again() {
     each_database(async |world| {
         let mut session = world.saved([("x", 1)]).await;
         world.runtime.advance(14 * DAY);
@@ -264,7 +264,7 @@ async fn touching_makes_a_sliding_expiry_start_anew() {
 }
 
 #[tokio::test]
-async fn a_session_in_use_does_not_expire_however_short_an_expiry_it_chose() {
+async fn session_in_use_does_not_expire_with_a_short_expiry() {
     each_database(async |world| {
         let mut session = world.saved([("x", 1)]).await;
         session.set_expiry(Expiry::After(MINUTE));
@@ -276,7 +276,7 @@ async fn a_session_in_use_does_not_expire_however_short_an_expiry_it_chose() {
             assert!(session.key().is_some());
             session.touch().await.unwrap();
         }
-        // Not every time, for all that.
+        // The database is not written to at every use.
         assert_eq!(world.db.calls.count(Call::Touch), 10);
     })
     .await;
@@ -298,7 +298,7 @@ async fn touching_does_not_move_a_fixed_expiry() {
 }
 
 #[tokio::test]
-async fn an_expiry_that_was_not_saved_does_not_move_the_end() {
+async fn unsaved_expiry_does_not_change_the_end() {
     each_database(async |world| {
         let mut session = world.saved([("x", 1)]).await;
         session.set_expiry(Expiry::After(365 * DAY));
@@ -311,7 +311,7 @@ async fn an_expiry_that_was_not_saved_does_not_move_the_end() {
 }
 
 #[tokio::test]
-async fn a_save_that_began_before_a_touch_does_not_shorten_the_session() {
+async fn save_that_overlaps_a_touch_does_not_shorten_the_session() {
     each_database_with(
         |builder| builder.touch_interval(SECOND),
         async |world| {
@@ -336,7 +336,7 @@ async fn a_save_that_began_before_a_touch_does_not_shorten_the_session() {
 }
 
 #[tokio::test]
-async fn a_session_can_choose_an_earlier_end() {
+async fn session_can_choose_an_earlier_expiry() {
     each_database(async |world| {
         let mut session = world.saved([("x", 1)]).await;
         session.set_expiry(Expiry::After(MINUTE));
@@ -362,7 +362,7 @@ async fn no_session_outlives_the_absolute_timeout() {
                 session = world.reopen(&session).await;
                 session.save().await.unwrap();
             }
-            // Two hours old. Another key makes it no younger, nor does a choice of its own.
+            // The session is two hours old. Neither a new key nor an expiry of its own makes it younger.
             session.set_expiry(Expiry::After(30 * DAY));
             session.cycle_key().await.unwrap();
             assert_eq!(session.created_at(), Some(START));

@@ -1,4 +1,4 @@
-//! Loads of one key at one time.
+//! Concurrent loads of one key.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::common::{
 
 type Values = std::collections::BTreeMap<String, i32>;
 
-/// A session that is in the database and not in the cache; its two keys.
+/// Stores a session in the database and not in the cache, and returns its two keys.
 async fn cold(world: &World) -> (String, StoredKey) {
     let session = world.saved([("x", 1)]).await;
     let key = *session.stored_key().unwrap();
@@ -31,7 +31,7 @@ fn burst(store: &Store, key: &str) -> Vec<JoinHandle<Result<Values, Error>>> {
     (0..256).map(|_| load(store, key)).collect()
 }
 
-/// A burst of loads that have all come before the first of them has an answer from the shared cache.
+/// Starts a burst of loads, which all come before the first of them has an answer from the shared cache.
 async fn assembled(world: &World, key: &str) -> (Vec<JoinHandle<Result<Values, Error>>>, Held) {
     let mut held = world.cache.calls.hold(Call::Acquire, Moment::Before);
     let loads = burst(&world.store, key);
@@ -47,7 +47,7 @@ async fn all_see(loads: Vec<JoinHandle<Result<Values, Error>>>, values: &Values)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_burst_of_256_loads_of_a_cold_key_makes_one_database_read() {
+async fn burst_of_256_loads_of_a_cold_key_makes_one_database_read() {
     each_database(async |world| {
         for _ in 0..20 {
             let (key, _) = cold(&world).await;
@@ -59,7 +59,7 @@ async fn a_burst_of_256_loads_of_a_cold_key_makes_one_database_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn also_when_the_cache_is_shared() {
+async fn a_burst_of_loads_over_a_shared_cache_makes_one_database_read() {
     let world = World::shared().await;
     for _ in 0..20 {
         let (key, _) = cold(&world).await;
@@ -69,7 +69,7 @@ async fn also_when_the_cache_is_shared() {
 }
 
 #[tokio::test]
-async fn everybody_who_comes_while_the_database_is_being_read_shares_the_read() {
+async fn loads_that_come_during_the_database_read_share_it() {
     let world = World::new().await;
     let (key, _) = cold(&world).await;
     let mut held = world.db.calls.hold(Call::Load, Moment::Before);
@@ -83,7 +83,7 @@ async fn everybody_who_comes_while_the_database_is_being_read_shares_the_read() 
 }
 
 #[tokio::test]
-async fn everybody_who_has_come_before_the_read_shares_that_nothing_was_there() {
+async fn loads_that_came_before_the_read_share_its_empty_result() {
     let world = World::shared().await;
     let (loads, held) = assembled(&world, "unknown-key").await;
     held.release();
@@ -92,7 +92,7 @@ async fn everybody_who_has_come_before_the_read_shares_that_nothing_was_there() 
 }
 
 #[tokio::test]
-async fn everybody_who_has_come_later_shares_one_more_read_of_that() {
+async fn loads_that_came_after_an_empty_read_share_one_more_read() {
     let world = World::new().await;
     let mut held = world.db.calls.hold(Call::Load, Moment::Before);
     let loads = burst(&world.store, "unknown-key");
@@ -104,7 +104,7 @@ async fn everybody_who_has_come_later_shares_one_more_read_of_that() {
 }
 
 #[tokio::test]
-async fn a_load_that_leaves_first_strands_no_other() {
+async fn cancelled_first_load_strands_no_other() {
     each_database(async |world| {
         let (key, stored_key) = cold(&world).await;
         let mut held = world.db.calls.hold(Call::Load, Moment::Before);
@@ -114,7 +114,7 @@ async fn a_load_that_leaves_first_strands_no_other() {
         until(|| world.store.stats().joined == 256).await;
         first.abort();
         assert!(first.await.unwrap_err().is_cancelled());
-        // The read that it sent goes on, for the others.
+        // The read that the cancelled load sent goes on, for the others.
         held.release();
         all_see(others, &map([("x", 1)])).await;
         assert_eq!(world.db.calls.count(Call::Load), 1);
@@ -124,7 +124,7 @@ async fn a_load_that_leaves_first_strands_no_other() {
 }
 
 #[tokio::test]
-async fn a_load_that_leaves_while_it_asks_a_shared_cache_strands_no_other() {
+async fn load_cancelled_in_a_shared_cache_call_strands_no_other() {
     let world = World::shared().await;
     let (key, _) = cold(&world).await;
     for moment in [Moment::Before, Moment::After] {
@@ -142,7 +142,7 @@ async fn a_load_that_leaves_while_it_asks_a_shared_cache_strands_no_other() {
 }
 
 #[tokio::test]
-async fn when_all_have_left_the_next_one_is_served() {
+async fn next_load_is_served_after_all_others_were_cancelled() {
     for (is_database, moment) in
         [(false, Moment::Before), (false, Moment::After), (true, Moment::Before), (true, Moment::After)]
     {
@@ -165,7 +165,7 @@ async fn when_all_have_left_the_next_one_is_served() {
 }
 
 #[tokio::test]
-async fn whoever_leaves_while_reading_leaves_no_lease_behind() {
+async fn load_cancelled_while_reading_leaves_no_lease_behind() {
     each_database(async |world| {
         for moment in [Moment::Before, Moment::After] {
             let (key, stored_key) = cold(&world).await;
@@ -174,7 +174,7 @@ async fn whoever_leaves_while_reading_leaves_no_lease_behind() {
             held.reached().await;
             only.abort();
             assert!(only.await.unwrap_err().is_cancelled());
-            // A task goes on with it, although no load waits.
+            // A task finishes the attempt, although no load waits for it.
             held.release();
             soon(async {
                 while world.cache.peek_record(&stored_key).await.is_none() {
@@ -188,7 +188,7 @@ async fn whoever_leaves_while_reading_leaves_no_lease_behind() {
 }
 
 #[tokio::test]
-async fn whoever_comes_after_a_write_is_not_told_what_was_read_before_it() {
+async fn load_after_a_write_does_not_get_an_earlier_read() {
     each_database(async |world| {
         let (key, _) = cold(&world).await;
         let mut held = world.db.calls.hold(Call::Load, Moment::After);
@@ -200,7 +200,7 @@ async fn whoever_comes_after_a_write_is_not_told_what_was_read_before_it() {
         session.insert("x", 2).unwrap();
         session.save().await.unwrap();
         let late = load(&world.store, &key);
-        // The value that the writer has published serves it; without that, it waits for a read of its own.
+        // The late load gets the value that the writer has published, or waits for a read of its own.
         held.release();
         early.await.unwrap().unwrap();
         assert_eq!(late.await.unwrap().unwrap(), map([("x", 2)]));
@@ -209,7 +209,7 @@ async fn whoever_comes_after_a_write_is_not_told_what_was_read_before_it() {
 }
 
 #[tokio::test]
-async fn nor_while_the_writer_keeps_its_key_out_of_the_cache() {
+async fn load_under_a_fence_does_not_get_an_earlier_read() {
     each_database(async |world| {
         let (key, _) = cold(&world).await;
         let mut reading = world.db.calls.hold(Call::Load, Moment::After);
@@ -218,7 +218,7 @@ async fn nor_while_the_writer_keeps_its_key_out_of_the_cache() {
         let elsewhere = world.node().await;
         let mut session = elsewhere.open(&key).await.unwrap();
         session.insert("x", 2).unwrap();
-        // Committed; its settlement is lost, so the fence stays.
+        // The save is committed, but its settlement is lost, so the fence stays.
         world.cache.calls.fail(Call::PutValue, Moment::Before, Fault::NoAnswer);
         world.cache.calls.fail(Call::Get, Moment::Before, Fault::NoAnswer);
         session.save().await.unwrap();
@@ -233,7 +233,7 @@ async fn nor_while_the_writer_keeps_its_key_out_of_the_cache() {
 }
 
 #[tokio::test]
-async fn nor_is_whoever_comes_after_the_cache_was_filled() {
+async fn load_after_a_fill_and_a_write_does_not_get_the_fill() {
     each_database(async |world| {
         let (key, _) = cold(&world).await;
         let mut filling = world.cache.calls.hold(Call::PutValue, Moment::After);
@@ -256,7 +256,7 @@ async fn nor_is_whoever_comes_after_the_cache_was_filled() {
 }
 
 #[tokio::test]
-async fn an_error_is_shared_as_well_and_forgotten() {
+async fn load_error_is_shared_and_not_kept() {
     let world = World::shared().await;
     let (key, _) = cold(&world).await;
     world.db.calls.fail(Call::Load, Moment::Before, Fault::Unreachable);
@@ -271,7 +271,7 @@ async fn an_error_is_shared_as_well_and_forgotten() {
 }
 
 #[tokio::test]
-async fn loads_beyond_the_table_of_flights_go_to_the_database_on_their_own() {
+async fn loads_beyond_single_flight_capacity_read_the_database_alone() {
     each_database_with(
         |builder| builder.single_flight_capacity(1),
         async |world| {
@@ -287,7 +287,7 @@ async fn loads_beyond_the_table_of_flights_go_to_the_database_on_their_own() {
             assert_eq!(world.store.stats().bypasses, bypasses + 3);
             held.release();
             assert_eq!(waiting.await.unwrap().unwrap(), map([("x", 1)]));
-            // With room again, it is filled again.
+            // As soon as there is room again, loads fill the cache again.
             let fills = world.store.stats().fills;
             world.store.open(&other).await.unwrap();
             assert_eq!(world.store.stats().fills, fills + 1);
@@ -297,7 +297,7 @@ async fn loads_beyond_the_table_of_flights_go_to_the_database_on_their_own() {
 }
 
 #[tokio::test]
-async fn a_flight_whose_read_hangs_ends_for_everybody() {
+async fn flight_with_a_hanging_read_ends_for_all_loads() {
     let world = World::shared().await;
     let (key, _) = cold(&world).await;
     world.db.calls.fail(Call::Load, Moment::Before, Fault::Hangs);
@@ -313,7 +313,7 @@ async fn a_flight_whose_read_hangs_ends_for_everybody() {
 }
 
 #[test]
-fn a_load_outlives_the_runtime_of_the_load_that_began_its_attempt() {
+fn load_outlives_the_runtime_of_the_attempts_first_load() {
     let callers = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let tasks = tokio::runtime::Runtime::new().unwrap();
     let (held, waiting) = callers.block_on(async {
@@ -333,14 +333,14 @@ fn a_load_outlives_the_runtime_of_the_load_that_began_its_attempt() {
     assert_eq!(callers.block_on(soon(waiting)).unwrap().unwrap(), map([("x", 1)]));
 }
 
-/// A future that was polled once, and is kept, but not polled again.
+/// Polls a future once, and returns it without polling it again.
 async fn poll_once<F: Future + Unpin>(mut future: F) -> F {
     assert!(futures_util::poll!(&mut future).is_pending());
     future
 }
 
 #[tokio::test]
-async fn a_load_that_is_alive_and_not_polled_strands_no_other() {
+async fn live_load_that_is_not_polled_strands_no_other() {
     for (is_database, moment) in
         [(false, Moment::Before), (false, Moment::After), (true, Moment::Before), (true, Moment::After)]
     {
@@ -361,13 +361,13 @@ async fn a_load_that_is_alive_and_not_polled_strands_no_other() {
 }
 
 #[tokio::test]
-async fn all_loads_that_came_too_late_share_one_more_read() {
+async fn loads_that_came_too_late_share_one_more_read() {
     let world = World::shared().await;
     let (key, stored_key) = cold(&world).await;
     let mut held = world.db.calls.hold(Call::Load, Moment::After);
     let first = load(&world.store, &key);
     held.reached().await;
-    // Another node writes, so what was read is too old for loads that come now, and cannot be filled.
+    // Another node writes, so the read is too old for loads that come now, and cannot be filled.
     let elsewhere = world.node().await;
     let mut session = elsewhere.open(&key).await.unwrap();
     session.insert("x", 2).unwrap();

@@ -1,4 +1,4 @@
-//! What the application is told of its sessions.
+//! The hooks that an application can set.
 
 use std::sync::{Arc, Mutex};
 
@@ -8,7 +8,7 @@ use session_core::{ExpiryWrite, Persistence as _, Record, Runtime as _, StoredKe
 
 use crate::common::{Call, DAY, Fault, HOUR, Moment, START, World, each_database_with, key_of};
 
-/// Writes down what it is told. Clones write to the same place.
+/// Hooks that write down their calls. Clones write to the same place.
 #[derive(Clone, Debug, Default)]
 struct Diary(Arc<Mutex<Vec<String>>>);
 
@@ -17,14 +17,14 @@ impl Diary {
         self.0.lock().unwrap().push(text);
     }
 
-    /// What was told since the last time.
+    /// Returns the calls since the last time.
     fn take(&self) -> Vec<String> {
         std::mem::take(&mut self.0.lock().unwrap())
     }
 }
 
 fn subject(record: &Record) -> &str {
-    record.subject().map_or("nobody", Subject::as_str)
+    record.subject().map_or("none", Subject::as_str)
 }
 
 impl Hooks for Diary {
@@ -55,7 +55,7 @@ impl Hooks for Diary {
     }
 }
 
-async fn each_told(test: impl AsyncFn(World, Diary)) {
+async fn each_with_diary(test: impl AsyncFn(World, Diary)) {
     let diary = Diary::default();
     each_database_with(
         |builder| builder.hooks(diary.clone()).max_sessions_per_subject(2),
@@ -68,21 +68,21 @@ async fn each_told(test: impl AsyncFn(World, Diary)) {
 }
 
 #[tokio::test]
-async fn a_session_is_told_of_from_its_first_save_to_its_end() {
-    each_told(async |world, diary| {
+async fn hooks_are_called_from_the_first_save_to_the_end() {
+    each_with_diary(async |world, diary| {
         let mut session = world.saved([("x", 1)]).await;
         let first = session.stored_key().unwrap().as_str().to_owned();
-        assert_eq!(diary.take(), [format!("created {first} of nobody")]);
+        assert_eq!(diary.take(), [format!("created {first} of none")]);
 
         world.reopen(&session).await;
         world.cache.plant(session.stored_key().unwrap(), None).await;
         world.reopen(&session).await;
-        assert_eq!(diary.take(), vec![format!("loaded {first} of nobody"); 2], "from cache and database");
+        assert_eq!(diary.take(), vec![format!("loaded {first} of none"); 2], "from cache and database");
 
         session.insert("x", 2).unwrap();
         session.save().await.unwrap();
         session.touch().await.unwrap();
-        assert_eq!(diary.take(), [""; 0], "a save is no news");
+        assert_eq!(diary.take(), [""; 0], "a save calls no hook");
 
         session.set_subject("user-42").unwrap();
         session.cycle_key().await.unwrap();
@@ -96,8 +96,8 @@ async fn a_session_is_told_of_from_its_first_save_to_its_end() {
 }
 
 #[tokio::test]
-async fn who_ended_a_session_from_outside_is_told() {
-    each_told(async |world, diary| {
+async fn revoked_hook_gets_the_cause() {
+    each_with_diary(async |world, diary| {
         let mut keys = Vec::new();
         for _ in 0..3 {
             let mut session = world.store.new_session();
@@ -106,13 +106,13 @@ async fn who_ended_a_session_from_outside_is_told() {
             keys.push(*session.stored_key().unwrap());
             world.runtime.advance(HOUR);
         }
-        let told = diary.take();
-        assert_eq!(told.last().unwrap(), &format!("revoked {} TooMany", keys[0].as_str()), "{told:?}");
+        let calls = diary.take();
+        assert_eq!(calls.last().unwrap(), &format!("revoked {} TooMany", keys[0].as_str()), "{calls:?}");
         world.store.revoke(&keys[1]).await.unwrap();
         assert_eq!(diary.take(), [format!("revoked {} One", keys[1].as_str())]);
         world.store.revoke_subject("user-42").await.unwrap();
         assert_eq!(diary.take(), [format!("revoked {} Subject", keys[2].as_str())]);
-        // There is nothing left to end.
+        // No session is left to end.
         world.store.revoke(&keys[1]).await.unwrap();
         world.store.revoke_subject("user-42").await.unwrap();
         assert_eq!(diary.take(), [""; 0]);
@@ -121,8 +121,8 @@ async fn who_ended_a_session_from_outside_is_told() {
 }
 
 #[tokio::test]
-async fn a_write_that_did_not_happen_is_not_told() {
-    each_told(async |world, diary| {
+async fn hooks_are_not_called_for_a_failed_write() {
+    each_with_diary(async |world, diary| {
         let mut session = world.saved([("x", 1)]).await;
         diary.take();
         for fault in [Fault::Refused, Fault::NoAnswer] {
@@ -139,8 +139,8 @@ async fn a_write_that_did_not_happen_is_not_told() {
 }
 
 #[tokio::test]
-async fn expired_sessions_are_told_when_they_are_deleted() {
-    each_told(async |world, diary| {
+async fn expired_hook_is_called_when_sessions_are_deleted() {
+    each_with_diary(async |world, diary| {
         let session = world.saved([("x", 1)]).await;
         world.saved([("x", 1)]).await;
         diary.take();
@@ -156,12 +156,12 @@ async fn expired_sessions_are_told_when_they_are_deleted() {
 }
 
 #[tokio::test]
-async fn keys_that_open_nothing_are_told_by_their_kind() {
-    each_told(async |world, diary| {
+async fn unknown_key_hook_gets_the_kind_of_key() {
+    each_with_diary(async |world, diary| {
         let session = world.saved([("x", 1)]).await;
         diary.take();
         world.store.open("").await.unwrap();
-        assert_eq!(diary.take(), [""; 0], "no cookie is no key");
+        assert_eq!(diary.take(), [""; 0], "a missing cookie is not an unknown key");
         world.store.open("../../etc/passwd").await.unwrap();
         world.store.open("0123456789abcdef").await.unwrap();
         world.store.open(session.stored_key().unwrap().as_str()).await.unwrap();
@@ -174,8 +174,8 @@ async fn keys_that_open_nothing_are_told_by_their_kind() {
 }
 
 #[tokio::test]
-async fn a_payload_that_cannot_be_read_is_told() {
-    each_told(async |world, diary| {
+async fn unreadable_payload_hook_is_called() {
+    each_with_diary(async |world, diary| {
         let session = world.saved([("x", 1)]).await;
         let key = session.stored_key().unwrap();
         let record = Record::new(Bytes::from_static(b"9"), START, START + HOUR);

@@ -1,4 +1,4 @@
-//! What belongs to which store: by key prefix, table and cache. And whose clock is right.
+//! The identity of stores that share a table or a cache: by key prefix, table and name. And wrong clocks.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ async fn log_in(store: &Store, subject: &str) -> Session {
 }
 
 #[tokio::test]
-async fn applications_with_prefixes_of_their_own_do_not_touch_each_others_sessions() {
+async fn applications_with_own_prefixes_do_not_touch_each_others_sessions() {
     let world = World::shared().await;
     let (shop, blog) = (with_prefix(&world, "shop:").await, with_prefix(&world, "blog:").await);
     let in_shop = log_in(&shop, "user-42").await;
@@ -40,14 +40,14 @@ async fn applications_with_prefixes_of_their_own_do_not_touch_each_others_sessio
     assert_eq!(shop.revoke_subject("user-42").await.unwrap().value, 1);
     assert!(in_blog.exists().await.unwrap());
     assert!(!in_shop.exists().await.unwrap());
-    // A store without a prefix is one more application.
+    // A store without a prefix is another application.
     assert_eq!(world.store.list_by_subject("user-42").await.unwrap(), []);
     assert_eq!(world.store.revoke_subject("user-42").await.unwrap().value, 0);
     assert!(in_blog.exists().await.unwrap());
 }
 
 #[tokio::test]
-async fn a_limit_counts_sessions_of_its_own_application_only() {
+async fn subject_limit_counts_only_sessions_of_its_own_application() {
     let world = World::shared().await;
     let limited = |prefix: &'static str| {
         let builder = world.builder().key_prefix(prefix).max_sessions_per_subject(1);
@@ -60,7 +60,7 @@ async fn a_limit_counts_sessions_of_its_own_application_only() {
 }
 
 #[tokio::test]
-async fn stores_over_one_cache_do_not_open_each_others_sessions() {
+async fn stores_on_one_cache_do_not_open_each_others_sessions() {
     let cache = MokaCache::builder().build();
     let store = async || {
         let db = SqlitePersistence::connect("sqlite::memory:").await.unwrap();
@@ -79,12 +79,12 @@ async fn stores_over_one_cache_do_not_open_each_others_sessions() {
 }
 
 #[tokio::test]
-async fn stores_of_other_tables_or_names_share_a_cache_and_no_session() {
+async fn stores_of_other_tables_or_names_share_a_cache_but_no_session() {
     let cache =
         TestCache::new().with_properties(session_core::CacheProperties::new(session_core::Scope::Shared));
     let world = World::over(cache.clone(), in_memory().await, None, |builder| builder).await;
     let session = world.saved([("secret", 1)]).await;
-    // Another database behind the same cache.
+    // Add a store with another database behind the same cache.
     let mut stores = Vec::new();
     for name in ["another name", "sessions"] {
         let db = in_memory().await;
@@ -101,21 +101,21 @@ async fn stores_of_other_tables_or_names_share_a_cache_and_no_session() {
     for store in stores {
         assert!(store.open(&key_of(&session)).await.unwrap().key().is_none());
     }
-    // The same identity on another node: the value is shared.
+    // A store of the same identity on another node shares the value.
     world.forget_calls();
     assert!(world.node().await.open(&key_of(&session)).await.unwrap().key().is_some());
     assert_eq!(world.db.calls.count(Call::Load), 0);
 }
 
 #[tokio::test]
-async fn a_node_whose_clock_is_wrong_deletes_nothing_and_says_so() {
+async fn node_with_a_wrong_clock_deletes_nothing_and_reports_it() {
     for (is_ahead, difference) in [(true, HOUR), (true, 3 * SECOND), (false, HOUR)] {
         let world = World::shared().await;
         let log = Log::listen();
         let mut session = world.saved([("x", 1)]).await;
         session.set_expiry(Expiry::After(MINUTE));
         session.save().await.unwrap();
-        // The database's clock stays where it is.
+        // The database's clock stays as it is.
         let now = world.runtime.now_plus(Duration::ZERO);
         if is_ahead {
             world.db.set_clock(now);
@@ -129,10 +129,10 @@ async fn a_node_whose_clock_is_wrong_deletes_nothing_and_says_so() {
         assert_eq!(world.store.stats().clock_skews, 1);
         assert_eq!(log.events("clock_skew").len(), 1);
         assert_eq!(world.store.ping().await.unwrap().clock_skew, Some(difference));
-        // Another node is built, and warns.
+        // Building another node warns.
         world.node().await;
         assert_eq!(log.events("clock_skew").len(), 2);
-        // A difference within the slack is none.
+        // A difference within the slack does not count.
         world.db.set_clock(world.runtime.now_plus(2 * SECOND));
         world.store.clear_expired().await.unwrap();
         assert_eq!(world.store.ping().await.unwrap().clock_skew, None);
@@ -141,7 +141,7 @@ async fn a_node_whose_clock_is_wrong_deletes_nothing_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_reaper_skips_its_round_while_the_clock_is_wrong() {
+async fn reaper_skips_its_rounds_while_the_clock_is_wrong() {
     let world = World::shared().await;
     let log = Log::listen();
     let now = world.runtime.now_plus(Duration::ZERO);
@@ -152,7 +152,7 @@ async fn a_reaper_skips_its_round_while_the_clock_is_wrong() {
     world.runtime.advance(pause);
     until(|| !log.events("clock_skew").is_empty()).await;
     assert_eq!(world.db.calls.count(Call::DeleteExpired), 0);
-    // Somebody has set it right by the next round.
+    // By the next round, the clock is right.
     let pause = world.runtime.sleeping(is_interval).await;
     world.db.set_clock(world.runtime.now_plus(pause));
     world.runtime.advance(pause);
@@ -161,13 +161,13 @@ async fn a_reaper_skips_its_round_while_the_clock_is_wrong() {
 }
 
 #[tokio::test]
-async fn a_row_that_cannot_be_read_is_listed_and_ended_like_the_others() {
+async fn unreadable_row_is_listed_and_ended_like_the_others() {
     let options = SqlitePoolOptions::new().max_connections(1);
     let pool = options.connect("sqlite::memory:").await.unwrap();
     let db = TestDb::new(SqlitePersistence::from_pool(pool.clone()));
     let world = World::over(TestCache::new(), db, None, |builder| builder).await;
     let (_good, bad) = (log_in(&world.store, "user-42").await, log_in(&world.store, "user-42").await);
-    // More than any payload may have.
+    // Make the payload larger than any payload may be.
     let damage = "UPDATE sessions SET payload = zeroblob(15 * 1024 * 1024 + 1) WHERE key = ?";
     let key = *bad.stored_key().unwrap();
     query(damage).bind(key.as_str()).execute(&pool).await.unwrap();
@@ -183,7 +183,7 @@ async fn a_row_that_cannot_be_read_is_listed_and_ended_like_the_others() {
 }
 
 #[tokio::test]
-async fn ping_tells_a_cache_of_which_one_server_is_down() {
+async fn ping_reports_a_cache_with_one_server_down() {
     let world = World::with_servers(3, |builder| builder.breaker_threshold(1)).await;
     assert_eq!(world.store.ping().await.unwrap().cache, CacheHealth::Up);
     let session = world.saved([("x", 1)]).await;
@@ -198,8 +198,8 @@ async fn ping_tells_a_cache_of_which_one_server_is_down() {
 }
 
 #[tokio::test]
-async fn an_application_that_accepts_plain_keys_takes_none_of_anothers_hashed_keys_for_its_own() {
-    // A prefix that plain keys could begin with.
+async fn accepting_plain_keys_does_not_accept_another_applications_hashes() {
+    // Plain keys could begin with this prefix.
     let world = World::shared().await;
     let shop = world.builder().key_prefix("shop-").build().await.unwrap();
     let blog = world.builder().name("blog").accept_plain_keys().max_sessions_per_subject(1);
@@ -211,7 +211,7 @@ async fn an_application_that_accepts_plain_keys_takes_none_of_anothers_hashed_ke
     world.runtime.advance(MINUTE);
     log_in(&blog, "user-42").await;
     assert!(shop.open(&key_of(&in_shop)).await.unwrap().key().is_some());
-    // Nor for a client that has read the table.
+    // A client that has read the table cannot open the session either.
     let stored = in_shop.stored_key().unwrap().as_str();
     assert!(blog.open(stored).await.unwrap().key().is_none());
 }

@@ -1,10 +1,10 @@
-//! Which keys are taken, which are given, and what is stored instead of them.
+//! Keys that are accepted, keys that are generated, and the hash that is stored instead of them.
 
 use session_core::{KeyForm, KeyPrefix, Record, SessionKey, StoredKey};
 
 use crate::common::{HOUR, START, World, each_database, key_of, map, values_of};
 
-/// A session that is stored under a key of the test's choice.
+/// Stores a session under a key of the test's choice.
 async fn plant(world: &World, key: &SessionKey) {
     let stored = world.store.stored_key(key).unwrap();
     let record = Record::new("1{\"x\":1}".into(), START, START + HOUR);
@@ -12,7 +12,7 @@ async fn plant(world: &World, key: &SessionKey) {
 }
 
 #[tokio::test]
-async fn an_invalid_key_is_replaced_by_a_new_one() {
+async fn invalid_key_is_replaced_by_a_new_one() {
     each_database(async |world| {
         let mut session = world.store.open("1").await.unwrap();
         assert!(session.key().is_none());
@@ -25,21 +25,21 @@ async fn an_invalid_key_is_replaced_by_a_new_one() {
 }
 
 #[tokio::test]
-async fn the_empty_string_is_no_key() {
+async fn empty_string_is_not_a_key() {
     assert!(SessionKey::parse("").is_err());
     let world = World::new().await;
     assert!(world.store.open("").await.unwrap().key().is_none());
 }
 
 #[tokio::test]
-async fn seven_characters_are_no_key() {
+async fn seven_characters_are_not_a_key() {
     assert!(SessionKey::parse("1234567").is_err());
     let world = World::new().await;
     assert!(world.store.open("1234567").await.unwrap().key().is_none());
 }
 
 #[tokio::test]
-async fn a_stored_session_keeps_a_key_of_eight_characters() {
+async fn stored_session_keeps_a_key_of_eight_characters() {
     each_database(async |world| {
         plant(&world, &SessionKey::parse("12345678").unwrap()).await;
         let mut session = world.store.open("12345678").await.unwrap();
@@ -77,7 +77,7 @@ async fn every_new_session_gets_another_key_of_32_characters() {
 }
 
 #[tokio::test]
-async fn what_is_stored_under_is_a_hash_of_the_key() {
+async fn stored_key_is_a_hash_of_the_key() {
     each_database(async |world| {
         let session = world.saved([("x", 1)]).await;
         let key = session.key().unwrap();
@@ -85,14 +85,14 @@ async fn what_is_stored_under_is_a_hash_of_the_key() {
         assert_eq!(session.stored_key(), Some(&hash));
         assert!(world.in_database(&hash).await.is_some());
         assert!(world.cache.peek_record(&hash).await.is_some());
-        // Whoever has read the hash in a dump cannot open the session by it.
+        // A client that has read the hash in a dump cannot open the session with it.
         assert!(world.store.open(hash.as_str()).await.unwrap().key().is_none());
     })
     .await;
 }
 
 #[tokio::test]
-async fn the_files_of_the_database_do_not_hold_the_key() {
+async fn files_of_the_database_do_not_hold_the_key() {
     let world = World::in_file_with(|builder| builder).await;
     let session = world.saved([("marker", 4_711)]).await;
     let mut bytes = Vec::new();

@@ -1,4 +1,4 @@
-//! How much a session can hold, and how many a subject can have.
+//! Limits on the values of a session and the sessions of a subject.
 
 use session_cached_db::{BuildError, Error, Session};
 use session_core::Expiry;
@@ -20,12 +20,12 @@ async fn is_alive(world: &World, session: &Session) -> bool {
 }
 
 #[tokio::test]
-async fn a_session_holds_as_many_values_as_allowed_and_no_more() {
+async fn session_holds_as_many_values_as_allowed_and_no_more() {
     each_database_with(
         |builder| builder.max_keys(2),
         async |world| {
             let mut session = world.saved([("a", 1), ("b", 1)]).await;
-            // What the session keeps for itself does not count.
+            // Entries that the session keeps for itself do not count.
             session.set_expiry(Expiry::After(HOUR));
             session.save().await.unwrap();
             session.insert("c", 1).unwrap();
@@ -43,7 +43,7 @@ async fn a_session_holds_as_many_values_as_allowed_and_no_more() {
 }
 
 #[tokio::test]
-async fn two_saves_that_are_too_much_together_do_not_both_get_in() {
+async fn two_saves_that_exceed_the_limit_together_do_not_both_succeed() {
     each_database_with(
         |builder| builder.max_keys(2),
         async |world| {
@@ -60,13 +60,13 @@ async fn two_saves_that_are_too_much_together_do_not_both_get_in() {
 }
 
 #[tokio::test]
-async fn one_session_too_many_ends_the_one_that_was_not_used_for_the_longest_time() {
+async fn session_beyond_the_limit_ends_the_least_recently_used_one() {
     each_database_with(
         |builder| builder.max_sessions_per_subject(2),
         async |world| {
             let mut first = login(&world, "user-42").await;
             let second = login(&world, "user-42").await;
-            let other = login(&world, "somebody else").await;
+            let other = login(&world, "another user").await;
             world.runtime.advance(HOUR);
             first.touch().await.unwrap();
             let third = login(&world, "user-42").await;
@@ -80,7 +80,7 @@ async fn one_session_too_many_ends_the_one_that_was_not_used_for_the_longest_tim
 }
 
 #[tokio::test]
-async fn a_login_in_an_old_session_does_not_end_that_one() {
+async fn login_in_an_old_session_does_not_end_it() {
     each_database_with(
         |builder| builder.max_sessions_per_subject(1),
         async |world| {
@@ -91,7 +91,7 @@ async fn a_login_in_an_old_session_does_not_end_that_one() {
             anonymous.cycle_key().await.unwrap();
             assert!(is_alive(&world, &anonymous).await);
             assert!(!is_alive(&world, &before).await);
-            // A further key for the same session is no further session.
+            // A new key for the same session is not a new session.
             world.forget_calls();
             anonymous.cycle_key().await.unwrap();
             anonymous.insert("cart", 2).unwrap();
@@ -103,7 +103,7 @@ async fn a_login_in_an_old_session_does_not_end_that_one() {
 }
 
 #[tokio::test]
-async fn two_logins_at_the_same_time_leave_one_session() {
+async fn two_concurrent_logins_leave_one_session() {
     each_database_with(
         |builder| builder.max_sessions_per_subject(1),
         async |world| {
@@ -122,7 +122,7 @@ async fn two_logins_at_the_same_time_leave_one_session() {
 }
 
 #[tokio::test]
-async fn a_login_is_not_refused_because_others_cannot_be_listed() {
+async fn login_succeeds_when_other_sessions_cannot_be_listed() {
     each_database_with(
         |builder| builder.max_sessions_per_subject(1),
         async |world| {
@@ -140,7 +140,7 @@ async fn a_login_is_not_refused_because_others_cannot_be_listed() {
 }
 
 #[tokio::test]
-async fn a_limit_of_no_session_at_all_is_refused() {
+async fn limit_of_zero_sessions_is_refused() {
     let runtime = crate::common::ManualRuntime::new();
     let builder = session_cached_db::CachedDb::builder(crate::common::TestCache::new(), in_memory().await);
     let built = builder.runtime(runtime).max_sessions_per_subject(0).build().await;

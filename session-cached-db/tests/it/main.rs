@@ -1,4 +1,5 @@
-//! The behaviour of sessions, over moka and SQLite. One binary, so that it is linked once; a module per concept.
+//! The behaviour of sessions, over moka and SQLite. One binary, so that it is linked once, with a module per
+//! concept.
 
 #![allow(
     missing_docs,

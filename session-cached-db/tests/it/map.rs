@@ -1,4 +1,4 @@
-//! The map that a session is, and its flags. In memory only: no test here reaches the cache or the database.
+//! The values of a session, and its flags. In memory only: no test here reaches the cache or the database.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ async fn new_session() -> Session {
     World::new().await.store.new_session()
 }
 
-/// A session with values that nobody has looked at or changed.
+/// Returns a session with values that were neither read nor changed.
 async fn untouched<const N: usize>(values: [(&str, i32); N]) -> Session {
     let world = World::new().await;
     let saved = world.saved(values).await;
@@ -20,7 +20,7 @@ async fn untouched<const N: usize>(values: [(&str, i32); N]) -> Session {
     session
 }
 
-/// Accessed, modified.
+/// Returns `accessed` and `modified`.
 fn flags(session: &Session) -> (bool, bool) {
     (session.accessed(), session.modified())
 }
@@ -29,21 +29,21 @@ const ACCESSED: (bool, bool) = (true, false);
 const MODIFIED: (bool, bool) = (true, true);
 
 #[tokio::test]
-async fn a_new_session_is_neither_accessed_nor_modified() {
+async fn new_session_is_neither_accessed_nor_modified() {
     let session = new_session().await;
     assert_eq!(flags(&session), (false, false));
     assert!(session.key().is_none());
 }
 
 #[tokio::test]
-async fn a_missing_key_has_no_value() {
+async fn missing_key_has_no_value() {
     let session = new_session().await;
     assert_eq!(session.get::<i32>("some key").unwrap(), None);
     assert_eq!(flags(&session), ACCESSED);
 }
 
 #[tokio::test]
-async fn what_is_inserted_can_be_popped_again() {
+async fn inserted_value_can_be_popped() {
     let mut session = new_session().await;
     session.insert("cat", "dog").unwrap();
     assert_eq!(flags(&session), MODIFIED);
@@ -52,7 +52,7 @@ async fn what_is_inserted_can_be_popped_again() {
 }
 
 #[tokio::test]
-async fn values_of_every_kind_come_back_as_they_were() {
+async fn values_of_every_kind_come_back_unchanged() {
     #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
     struct Cart {
         owner: String,
@@ -73,7 +73,7 @@ async fn values_of_every_kind_come_back_as_they_were() {
 }
 
 #[tokio::test]
-async fn pop_gives_the_value_and_removes_it() {
+async fn pop_returns_the_value_and_removes_it() {
     let mut session = untouched([("cat", 1), ("dog", 2)]).await;
     assert_eq!(session.pop("cat").unwrap(), Some(1));
     assert_eq!(values_of(&session), map([("dog", 2)]));
@@ -81,7 +81,7 @@ async fn pop_gives_the_value_and_removes_it() {
 }
 
 #[tokio::test]
-async fn pop_of_a_missing_key_gives_none_and_modifies_nothing() {
+async fn pop_of_a_missing_key_returns_none_and_modifies_nothing() {
     let mut session = new_session().await;
     assert_eq!(session.pop::<i32>("some key").unwrap(), None);
     assert_eq!(session.pop("some key").unwrap().unwrap_or(7), 7);
@@ -89,7 +89,7 @@ async fn pop_of_a_missing_key_gives_none_and_modifies_nothing() {
 }
 
 #[tokio::test]
-async fn remove_tells_whether_there_was_something() {
+async fn remove_returns_whether_there_was_a_value() {
     let mut session = untouched([("cat", 1)]).await;
     assert!(!session.remove("dog"));
     assert_eq!(flags(&session), ACCESSED);
@@ -107,14 +107,14 @@ async fn get_or_insert_with_inserts_once() {
 }
 
 #[tokio::test]
-async fn get_or_insert_with_of_a_key_that_is_there_modifies_nothing() {
+async fn get_or_insert_with_of_an_existing_key_modifies_nothing() {
     let mut session = untouched([("foo", 1)]).await;
     assert_eq!(session.get_or_insert_with("foo", || 2).unwrap(), 1);
     assert_eq!(flags(&session), ACCESSED);
 }
 
 #[tokio::test]
-async fn update_puts_all_values_into_the_map() {
+async fn update_stores_all_values() {
     let mut session = untouched([("kept", 0), ("replaced", 0)]).await;
     session.update([("replaced", 1), ("new", 2)]).unwrap();
     assert_eq!(values_of(&session), map([("kept", 0), ("replaced", 1), ("new", 2)]));
@@ -122,7 +122,7 @@ async fn update_puts_all_values_into_the_map() {
 }
 
 #[tokio::test]
-async fn update_puts_none_of_them_if_one_is_refused() {
+async fn update_stores_no_value_if_one_is_refused() {
     let mut session = untouched([("kept", 0)]).await;
     let refused = session.update([("new", 1), ("_session_expiry", 2)]);
     assert!(matches!(refused, Err(Error::ReservedKey { .. })));
@@ -131,7 +131,7 @@ async fn update_puts_none_of_them_if_one_is_refused() {
 }
 
 #[tokio::test]
-async fn a_change_in_place_is_noticed() {
+async fn change_in_place_counts_as_modified() {
     let mut session = untouched([("visits", 1)]).await;
     let visits = session.modify("visits", |visits: &mut i32| {
         *visits += 1;
@@ -145,7 +145,7 @@ async fn a_change_in_place_is_noticed() {
 }
 
 #[tokio::test]
-async fn asking_for_a_key_is_an_access_and_no_change() {
+async fn contains_is_an_access_and_not_a_change() {
     let session = untouched([("some key", 1)]).await;
     assert!(session.contains("some key"));
     assert!(!session.contains("another"));
@@ -153,7 +153,7 @@ async fn asking_for_a_key_is_an_access_and_no_change() {
 }
 
 #[tokio::test]
-async fn listing_the_values_is_an_access_and_no_change() {
+async fn listing_the_values_is_an_access_and_not_a_change() {
     let empty = new_session().await;
     assert_eq!(empty.values().count(), 0);
     assert_eq!(flags(&empty), ACCESSED);
@@ -163,14 +163,14 @@ async fn listing_the_values_is_an_access_and_no_change() {
 }
 
 #[tokio::test]
-async fn listing_the_keys_is_an_access_and_no_change() {
+async fn listing_the_keys_is_an_access_and_not_a_change() {
     let session = untouched([("x", 1), ("a", 2)]).await;
     assert_eq!(session.keys().collect::<Vec<_>>(), ["a", "x"]);
     assert_eq!(flags(&session), ACCESSED);
 }
 
 #[tokio::test]
-async fn listing_the_items_is_an_access_and_no_change() {
+async fn listing_the_items_is_an_access_and_not_a_change() {
     let session = untouched([("x", 1), ("a", 2)]).await;
     assert_eq!(session.iter().collect::<Vec<_>>(), [("a", "2"), ("x", "1")]);
     assert_eq!(session.len(), 2);
@@ -178,7 +178,7 @@ async fn listing_the_items_is_an_access_and_no_change() {
 }
 
 #[tokio::test]
-async fn clear_leaves_nothing_but_the_key() {
+async fn clear_removes_all_values_and_keeps_the_key() {
     let mut session = untouched([("x", 1), ("y", 2)]).await;
     session.clear();
     assert_eq!(values_of(&session), map([]));
@@ -197,14 +197,14 @@ async fn clear_keeps_the_expiry_and_the_subject() {
 }
 
 #[tokio::test]
-async fn a_session_is_empty_while_there_is_nothing_to_keep() {
+async fn session_is_unsaved_and_empty_until_there_is_something_to_keep() {
     let mut session = new_session().await;
     assert!(session.is_unsaved_and_empty());
     session.insert("x", 1).unwrap();
     assert!(!session.is_unsaved_and_empty());
     session.clear();
     assert!(session.is_unsaved_and_empty());
-    // It has a key: there is something stored under it.
+    // A session with a key has a row.
     let mut stored = untouched([]).await;
     assert!(!stored.is_unsaved_and_empty());
     stored.clear();
@@ -212,14 +212,14 @@ async fn a_session_is_empty_while_there_is_nothing_to_keep() {
 }
 
 #[tokio::test]
-async fn a_session_of_somebody_is_not_empty() {
+async fn session_with_a_subject_is_not_unsaved_and_empty() {
     let mut session = new_session().await;
     session.set_subject("user-42").unwrap();
     assert!(!session.is_unsaved_and_empty());
 }
 
 #[tokio::test]
-async fn asking_whether_it_is_empty_is_no_access() {
+async fn is_unsaved_and_empty_is_not_an_access() {
     let session = untouched([("x", 1)]).await;
     assert!(!session.is_unsaved_and_empty());
     assert!(!session.accessed());
@@ -229,7 +229,7 @@ async fn asking_whether_it_is_empty_is_no_access() {
 }
 
 #[tokio::test]
-async fn the_expiry_is_not_among_the_values() {
+async fn expiry_is_not_among_the_values() {
     let mut session = new_session().await;
     session.set_expiry(Expiry::After(HOUR));
     assert_eq!(session.len(), 0);
@@ -240,7 +240,7 @@ async fn the_expiry_is_not_among_the_values() {
 }
 
 #[tokio::test]
-async fn a_test_cookie_is_set_found_and_deleted() {
+async fn test_cookie_is_set_found_and_deleted() {
     let mut session = new_session().await;
     assert!(!session.test_cookie_worked());
     session.set_test_cookie().unwrap();
@@ -265,14 +265,14 @@ async fn deleting_the_test_cookie_is_a_change() {
 }
 
 #[test]
-fn a_session_can_be_sent_and_shared() {
+fn session_can_be_sent_and_shared() {
     fn is_shareable<T: Send + Sync + 'static>() {}
     is_shareable::<Session>();
     is_shareable::<Store>();
 }
 
 #[tokio::test]
-async fn nothing_of_this_reaches_the_cache_or_the_database() {
+async fn map_operations_do_no_io() {
     let world = World::new().await;
     let saved = world.saved([("x", 1)]).await;
     let mut session = world.reopen(&saved).await;

@@ -1,4 +1,4 @@
-//! What becomes of two requests that change one session at the same time.
+//! Two requests that change one session at the same time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,13 +16,13 @@ fn reject(builder: StoreBuilder) -> StoreBuilder {
     builder.conflict_policy(ConflictPolicy::Reject)
 }
 
-/// Two requests that have opened the same session.
+/// Returns one session as two requests have opened it.
 async fn two<const N: usize>(world: &World, values: [(&str, i32); N]) -> (Session, Session) {
     let session = world.saved(values).await;
     (world.reopen(&session).await, session)
 }
 
-/// What everybody sees who opens the session now.
+/// Returns the values that a request sees when it opens the session now.
 async fn outcome(world: &World, session: &Session) -> std::collections::BTreeMap<String, i32> {
     let values = values_of(&world.reopen(session).await);
     assert_eq!(world.in_database(session.stored_key().unwrap()).await.as_ref(), Some(&values));
@@ -55,10 +55,10 @@ async fn changes_of_different_keys_both_win_under_either_policy() {
 async fn sixty_four_concurrent_saves_all_survive() {
     each_database(async |world| {
         let session = world.saved([("kept", 0)]).await;
-        let everybody_has_opened = Arc::new(Barrier::new(64));
+        let all_have_opened = Arc::new(Barrier::new(64));
         let requests = (0..64).map(|number| {
             let (store, key) = (world.store.clone(), key_of(&session));
-            let barrier = Arc::clone(&everybody_has_opened);
+            let barrier = Arc::clone(&all_have_opened);
             tokio::spawn(async move {
                 let mut session = store.open(&key).await.unwrap();
                 barrier.wait().await;
@@ -78,7 +78,7 @@ async fn sixty_four_concurrent_saves_all_survive() {
 }
 
 #[tokio::test]
-async fn of_two_changes_of_one_key_the_later_save_stays() {
+async fn later_of_two_saves_of_one_key_wins() {
     each_database(async |world| {
         let (mut one, mut two) = two(&world, [("x", 0)]).await;
         two.insert("x", 2).unwrap();
@@ -91,7 +91,7 @@ async fn of_two_changes_of_one_key_the_later_save_stays() {
 }
 
 #[tokio::test]
-async fn of_two_changes_of_one_key_the_later_is_rejected_if_the_store_says_so() {
+async fn later_of_two_saves_of_one_key_is_rejected_under_reject() {
     each_database_with(reject, async |world| {
         let (mut one, mut two) = two(&world, [("x", 0)]).await;
         one.insert("x", 1).unwrap();
@@ -100,7 +100,7 @@ async fn of_two_changes_of_one_key_the_later_is_rejected_if_the_store_says_so() 
         one.save().await.unwrap();
         assert!(matches!(two.save().await, Err(Error::Conflict)));
         assert_eq!(outcome(&world, &one).await, map([("x", 1)]));
-        // The change is still there for who wants to look at it, and can be repeated on the fresh session.
+        // The change is still there to look at, and can be repeated on the fresh session.
         assert_eq!(values_of(&two), map([("x", 2), ("y", 2)]));
         let mut again = world.reopen(&two).await;
         again.insert("x", again.get::<i32>("x").unwrap().unwrap() + 1).unwrap();
@@ -111,7 +111,7 @@ async fn of_two_changes_of_one_key_the_later_is_rejected_if_the_store_says_so() 
 }
 
 #[tokio::test]
-async fn an_equal_change_is_rejected_as_well_or_a_counter_would_miss_one() {
+async fn equal_change_of_one_key_is_rejected_under_reject() {
     each_database_with(reject, async |world| {
         let (mut one, mut two) = two(&world, [("visits", 0)]).await;
         for session in [&mut one, &mut two] {
@@ -125,7 +125,7 @@ async fn an_equal_change_is_rejected_as_well_or_a_counter_would_miss_one() {
 }
 
 #[tokio::test]
-async fn a_save_without_a_change_undoes_nothing() {
+async fn save_without_a_change_undoes_nothing() {
     each_database_with(reject, async |world| {
         let (mut one, mut two) = two(&world, [("x", 0), ("y", 0)]).await;
         one.insert("x", 1).unwrap();
@@ -138,7 +138,7 @@ async fn a_save_without_a_change_undoes_nothing() {
 }
 
 #[tokio::test]
-async fn a_removal_and_an_insertion_of_different_keys_both_win() {
+async fn removal_and_an_insertion_of_different_keys_both_win() {
     each_database_with(reject, async |world| {
         let (mut one, mut two) = two(&world, [("x", 0), ("y", 0)]).await;
         one.insert("z", 1).unwrap();
@@ -151,7 +151,7 @@ async fn a_removal_and_an_insertion_of_different_keys_both_win() {
 }
 
 #[tokio::test]
-async fn of_a_removal_and_a_change_of_one_key_the_later_stays() {
+async fn later_of_a_removal_and_a_change_of_one_key_wins() {
     each_database(async |world| {
         let (mut one, mut two) = two(&world, [("x", 0), ("y", 0)]).await;
         one.insert("x", 1).unwrap();
@@ -166,7 +166,7 @@ async fn of_a_removal_and_a_change_of_one_key_the_later_stays() {
 }
 
 #[tokio::test]
-async fn a_removal_of_a_key_that_was_changed_meanwhile_is_rejected_if_the_store_says_so() {
+async fn removal_of_a_key_changed_meanwhile_is_rejected_under_reject() {
     each_database_with(reject, async |world| {
         let (mut one, mut two) = two(&world, [("x", 0)]).await;
         one.insert("x", 1).unwrap();
@@ -179,7 +179,7 @@ async fn a_removal_of_a_key_that_was_changed_meanwhile_is_rejected_if_the_store_
 }
 
 #[tokio::test]
-async fn what_was_inserted_and_removed_again_is_no_change() {
+async fn insertion_and_removal_of_one_key_is_not_a_change() {
     each_database_with(reject, async |world| {
         let (mut one, mut two) = two(&world, []).await;
         one.insert("x", 1).unwrap();
@@ -193,7 +193,7 @@ async fn what_was_inserted_and_removed_again_is_no_change() {
 }
 
 #[tokio::test]
-async fn clear_also_removes_what_was_inserted_meanwhile() {
+async fn clear_removes_values_inserted_meanwhile() {
     each_database(async |world| {
         let (mut one, mut two) = two(&world, [("x", 0)]).await;
         one.insert("y", 1).unwrap();
@@ -207,7 +207,7 @@ async fn clear_also_removes_what_was_inserted_meanwhile() {
 }
 
 #[tokio::test]
-async fn an_insertion_after_somebody_elses_clear_survives_alone() {
+async fn insertion_after_another_requests_clear_survives_alone() {
     each_database_with(reject, async |world| {
         let (mut one, mut two) = two(&world, [("x", 0)]).await;
         one.insert("y", 1).unwrap();
@@ -220,7 +220,7 @@ async fn an_insertion_after_somebody_elses_clear_survives_alone() {
 }
 
 #[tokio::test]
-async fn a_clear_of_what_was_changed_meanwhile_is_rejected_if_the_store_says_so() {
+async fn clear_of_values_changed_meanwhile_is_rejected_under_reject() {
     each_database_with(reject, async |world| {
         let (mut one, mut two) = two(&world, [("x", 0)]).await;
         one.insert("y", 1).unwrap();
@@ -233,7 +233,7 @@ async fn a_clear_of_what_was_changed_meanwhile_is_rejected_if_the_store_says_so(
 }
 
 #[tokio::test]
-async fn clear_spares_an_expiry_that_was_chosen_meanwhile() {
+async fn clear_keeps_an_expiry_set_meanwhile() {
     each_database(async |world| {
         let (mut one, mut two) = two(&world, [("x", 0)]).await;
         one.set_expiry(Expiry::After(MINUTE));
@@ -248,7 +248,7 @@ async fn clear_spares_an_expiry_that_was_chosen_meanwhile() {
 }
 
 #[tokio::test]
-async fn a_choice_of_expiry_and_a_change_of_data_both_win() {
+async fn new_expiry_and_a_change_of_data_both_win() {
     for expiry in [Expiry::After(HOUR), Expiry::At(START + HOUR), Expiry::BrowserSession] {
         each_database_with(reject, async |world| {
             let (mut one, mut two) = two(&world, [("x", 0)]).await;
@@ -266,7 +266,7 @@ async fn a_choice_of_expiry_and_a_change_of_data_both_win() {
 }
 
 #[tokio::test]
-async fn a_new_subject_and_a_change_of_data_both_win() {
+async fn new_subject_and_a_change_of_data_both_win() {
     each_database_with(reject, async |world| {
         let (mut one, mut two) = two(&world, [("x", 0)]).await;
         one.set_subject("user-42").unwrap();
@@ -281,7 +281,7 @@ async fn a_new_subject_and_a_change_of_data_both_win() {
 }
 
 #[tokio::test]
-async fn of_two_subjects_the_later_save_stays() {
+async fn later_of_two_subjects_wins() {
     each_database(async |world| {
         let (mut one, mut two) = two(&world, []).await;
         one.set_subject("user-1").unwrap();
@@ -295,7 +295,7 @@ async fn of_two_subjects_the_later_save_stays() {
 }
 
 #[tokio::test]
-async fn of_two_subjects_the_later_is_rejected_if_the_store_says_so() {
+async fn later_of_two_subjects_is_rejected_under_reject() {
     each_database_with(reject, async |world| {
         let (mut one, mut two) = two(&world, []).await;
         one.set_subject("user-1").unwrap();
@@ -303,7 +303,7 @@ async fn of_two_subjects_the_later_is_rejected_if_the_store_says_so() {
         one.save().await.unwrap();
         assert!(matches!(two.save().await, Err(Error::Conflict)));
         assert_eq!(world.reopen(&one).await.subject(), Some("user-1"));
-        // The same subject twice is none: there is nothing to count.
+        // The same subject from both is not a conflict.
         let mut three = world.reopen(&one).await;
         let mut four = world.reopen(&one).await;
         three.set_subject("user-3").unwrap();
@@ -315,7 +315,7 @@ async fn of_two_subjects_the_later_is_rejected_if_the_store_says_so() {
 }
 
 #[tokio::test]
-async fn a_new_key_takes_along_what_was_saved_meanwhile() {
+async fn cycle_key_keeps_values_saved_meanwhile() {
     each_database(async |world| {
         let (mut one, mut two) = two(&world, [("x", 0)]).await;
         one.insert("a", 1).unwrap();
@@ -330,13 +330,13 @@ async fn a_new_key_takes_along_what_was_saved_meanwhile() {
 }
 
 #[tokio::test]
-async fn a_save_that_meets_a_logout_halfway_brings_nothing_back() {
+async fn save_that_overlaps_a_logout_brings_nothing_back() {
     each_database(async |world| {
         let (mut one, mut two) = two(&world, [("x", 0)]).await;
         let key = *one.stored_key().unwrap();
         one.insert("a", 1).unwrap();
         one.save().await.unwrap();
-        // The save has found the conflict, and is about to read the session again.
+        // Stop the save when it has found the conflict and is about to read the session again.
         two.insert("b", 2).unwrap();
         let mut held = world.db.calls.hold(Call::Load, Moment::Before);
         let saving = tokio::spawn(async move { two.save().await });
@@ -351,7 +351,7 @@ async fn a_save_that_meets_a_logout_halfway_brings_nothing_back() {
 }
 
 #[tokio::test]
-async fn what_has_become_too_large_by_merging_is_refused_and_nothing_is_lost() {
+async fn merge_that_grows_too_large_is_refused_and_nothing_is_lost() {
     each_database_with(
         |builder| builder.max_payload_bytes(150),
         async |world| {
@@ -362,7 +362,7 @@ async fn what_has_become_too_large_by_merging_is_refused_and_nothing_is_lost() {
             assert!(matches!(two.save().await, Err(Error::TooLarge { limit: 150, .. })));
             let session = world.reopen(&one).await;
             assert_eq!(session.keys().collect::<Vec<_>>(), ["a", "x"]);
-            // And the cache is in use again.
+            // The cache is in use again.
             assert!(world.cache.peek_record(one.stored_key().unwrap()).await.is_some());
         },
     )
@@ -370,7 +370,7 @@ async fn what_has_become_too_large_by_merging_is_refused_and_nothing_is_lost() {
 }
 
 #[tokio::test]
-async fn a_save_gives_up_when_other_nodes_get_ahead_until_its_time_is_over() {
+async fn save_gives_up_when_other_nodes_get_ahead_for_too_long() {
     let world = World::new().await;
     let mut session = world.saved([("x", 0)]).await;
     let key = *session.stored_key().unwrap();
@@ -386,7 +386,7 @@ async fn a_save_gives_up_when_other_nodes_get_ahead_until_its_time_is_over() {
         let next = world.db.calls.hold(Call::Update, Moment::Before);
         held.release();
         held = next;
-        // The first attempts come at once, the others after pauses.
+        // The first attempts follow each other at once, the others after pauses.
         if conflicts > 4 {
             world.runtime.sleeping(|asked| asked <= Duration::from_millis(64)).await;
             world.runtime.advance(3 * SECOND);

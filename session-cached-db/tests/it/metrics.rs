@@ -1,4 +1,4 @@
-//! What a recorder of the crate `metrics` is told.
+//! The figures that a recorder of the crate `metrics` gets.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use session_cached_db::Stats;
 
 use crate::common::{DAY, Fault, Log, World, key_of};
 
-/// What was recorded since the last look: name, labels without the store's name, value.
+/// Returns the figures since the last snapshot: name and labels without the store's name, then the value.
 fn recorded(snapshotter: &Snapshotter) -> BTreeMap<String, f64> {
     let mut recorded = BTreeMap::new();
     for (key, _, _, value) in snapshotter.snapshot().into_vec() {
@@ -28,7 +28,7 @@ fn recorded(snapshotter: &Snapshotter) -> BTreeMap<String, f64> {
     recorded
 }
 
-/// A store that tells the recorder of this thread.
+/// Returns a world whose store reports to the recorder of this thread.
 async fn world() -> (World, Snapshotter, impl Drop) {
     let recorder: &'static DebuggingRecorder = Box::leak(Box::new(DebuggingRecorder::new()));
     let guard = metrics::set_default_local_recorder(recorder);
@@ -37,7 +37,7 @@ async fn world() -> (World, Snapshotter, impl Drop) {
 }
 
 #[tokio::test]
-async fn every_counter_is_that_of_the_stats() {
+async fn every_counter_equals_that_of_the_stats() {
     let (world, snapshotter, _guard) = world().await;
     let mut session = world.saved([("x", 1)]).await;
     world.reopen(&session).await;
@@ -69,7 +69,7 @@ async fn every_counter_is_that_of_the_stats() {
 }
 
 #[tokio::test]
-async fn an_outage_shows_in_gauges_and_its_end_does() {
+async fn gauges_show_an_outage_and_its_end() {
     let (world, snapshotter, _guard) = world().await;
     let log = Log::listen();
     let mut session = world.saved([("x", 1)]).await;
@@ -89,7 +89,7 @@ async fn an_outage_shows_in_gauges_and_its_end_does() {
 }
 
 #[tokio::test]
-async fn every_call_of_a_shared_cache_and_of_the_database_is_timed_by_its_kind() {
+async fn every_call_of_a_shared_cache_and_database_is_timed_by_kind() {
     let (world, snapshotter, _guard) = world().await;
     let mut session = world.saved([("x", 1)]).await;
     world.reopen(&session).await;
@@ -108,14 +108,14 @@ async fn every_call_of_a_shared_cache_and_of_the_database_is_timed_by_its_kind()
 }
 
 #[tokio::test]
-async fn no_label_tells_of_a_session() {
+async fn no_label_identifies_a_session() {
     let (world, snapshotter, _guard) = world().await;
     let mut session = world.saved([("secret", 4711)]).await;
     session.set_subject("ada@example.org").unwrap();
     session.save().await.unwrap();
-    let told = format!("{:?}", recorded(&snapshotter));
+    let figures = format!("{:?}", recorded(&snapshotter));
     let stored = session.stored_key().unwrap().as_str().to_owned();
     for secret in [key_of(&session), stored, "ada@example.org".into(), "4711".into()] {
-        assert!(!told.contains(&secret), "{told}");
+        assert!(!figures.contains(&secret), "{figures}");
     }
 }

@@ -11,7 +11,7 @@ fn sources(directory: &Path, text: &mut String) {
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            // A program of its own.
+            // The programs are not part of the library.
             if !path.ends_with("bin") {
                 sources(&path, text);
             }
@@ -31,7 +31,7 @@ fn in_sources(libraries: &[&str], before: &str, after: &str) -> BTreeSet<String>
     found.map(str::to_owned).collect()
 }
 
-/// The names in the first column of the tables under a heading.
+/// Returns the names in the first column of the tables under a heading.
 fn documented(heading: &str) -> BTreeSet<String> {
     let document = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
     let section = document.split("\n## ").find(|section| section.starts_with(heading)).unwrap();

@@ -1,11 +1,11 @@
-//! What an outage of the cache looks like: to the caller, in the cache afterwards, and in the events.
+//! Outages of the cache: their effect on callers, on the cache afterwards, and on the log.
 
 use session_cached_db::{Coherence, Error, OutagePolicy, Session, WriteOperation};
 use session_core::{Cache as _, Outcome, Runtime as _};
 
 use crate::common::{Call, Fault, Log, MINUTE, Moment, SECOND, World, key_of, map, soon, until, values_of};
 
-/// Lets the task that looks after the cache have its turn, again and again, until `condition` holds.
+/// Lets the repair task run again and again, until `condition` holds.
 async fn looked_after(world: &World, condition: impl Fn() -> bool) {
     while !condition() {
         let pause = world.probe_pause().await;
@@ -31,7 +31,7 @@ async fn degrade_and_fail_closed_are_chosen_per_operation() {
 }
 
 #[tokio::test]
-async fn a_degraded_write_is_an_event_and_counted() {
+async fn degraded_write_is_logged_and_counted() {
     let world = World::shared().await;
     let log = Log::listen();
     let mut session = world.saved([("x", 1)]).await;
@@ -43,7 +43,7 @@ async fn a_degraded_write_is_an_event_and_counted() {
 }
 
 #[tokio::test]
-async fn of_several_writes_of_one_session_one_repair_is_left() {
+async fn degraded_writes_of_one_session_leave_one_repair() {
     let world = World::shared().await;
     let log = Log::listen();
     let mut session = world.saved([("x", 1)]).await;
@@ -59,7 +59,7 @@ async fn of_several_writes_of_one_session_one_repair_is_left() {
 }
 
 #[tokio::test]
-async fn the_cache_is_used_again_at_once_but_for_keys_that_wait_for_their_repair() {
+async fn recovered_cache_is_used_except_for_keys_that_await_repair() {
     let world = World::shared_with(|builder| builder.breaker_threshold(1)).await;
     let log = Log::listen();
     let mut session = world.saved([("x", 1)]).await;
@@ -75,7 +75,7 @@ async fn the_cache_is_used_again_at_once_but_for_keys_that_wait_for_their_repair
     world.runtime.advance(pause);
     repair.reached().await;
     assert_eq!(log.events("cache_breaker_closed").len(), 1);
-    // The cache answers, but what it says of this session is not to be trusted yet.
+    // The cache answers, but its entry of this session cannot be trusted yet.
     world.forget_calls();
     assert_eq!(values_of(&world.reopen(&session).await), map([("x", 2)]));
     assert_eq!((world.cache.calls.total(), world.db.calls.count(Call::Load)), (0, 1));
@@ -91,7 +91,7 @@ async fn the_cache_is_used_again_at_once_but_for_keys_that_wait_for_their_repair
 }
 
 #[tokio::test]
-async fn a_repair_that_fails_is_tried_again_and_the_breaker_stays_open() {
+async fn failed_repair_is_tried_again_and_the_breaker_stays_open() {
     let world = World::shared_with(|builder| builder.breaker_threshold(1)).await;
     let log = Log::listen();
     let mut session = world.saved([("x", 1)]).await;
@@ -109,7 +109,7 @@ async fn a_repair_that_fails_is_tried_again_and_the_breaker_stays_open() {
 }
 
 #[tokio::test]
-async fn a_repair_waits_until_a_statement_without_an_answer_can_no_longer_commit() {
+async fn repair_waits_until_an_unanswered_statement_cannot_commit_any_more() {
     let world = World::shared().await;
     let session = world.saved([("x", 1)]).await;
     let key = *session.stored_key().unwrap();
@@ -121,7 +121,7 @@ async fn a_repair_waits_until_a_statement_without_an_answer_can_no_longer_commit
     world.cache.calls.heal();
     let begun = world.runtime.now();
     looked_after(&world, || world.runtime.now().since(begun) > 9 * SECOND).await;
-    // The statement was given at most ten seconds, and may go on for a while after that.
+    // The statement had at most ten seconds, and may go on for a while after that.
     assert_eq!(world.store.stats().repairs, 0);
     assert!(world.cache.peek_record(&key).await.is_some());
     world.forget_calls();
@@ -133,7 +133,7 @@ async fn a_repair_waits_until_a_statement_without_an_answer_can_no_longer_commit
 }
 
 #[tokio::test]
-async fn an_overflow_of_the_repair_queue_drops_it_with_an_event() {
+async fn repair_queue_overflow_drops_the_queue_with_an_event() {
     let world = World::shared_with(|builder| builder.repair_capacity(2)).await;
     let log = Log::listen();
     let elsewhere = world.node().await;
@@ -153,7 +153,7 @@ async fn an_overflow_of_the_repair_queue_drops_it_with_an_event() {
     world.cache.calls.heal();
     looked_after(&world, || world.store.stats().repairs == 1).await;
     assert!(elsewhere.open(&keys[2]).await.unwrap().key().is_none());
-    // What was dropped is bounded by max_cache_age.
+    // The staleness of the dropped keys is bounded by max_cache_age.
     assert!(elsewhere.open(&keys[0]).await.unwrap().key().is_some());
     world.runtime.advance(5 * MINUTE);
     assert!(elsewhere.open(&keys[0]).await.unwrap().key().is_none());
@@ -161,12 +161,12 @@ async fn an_overflow_of_the_repair_queue_drops_it_with_an_event() {
 }
 
 #[tokio::test]
-async fn what_could_not_be_fenced_is_shown_elsewhere_for_max_cache_age_at_most() {
+async fn unfenced_logout_is_seen_elsewhere_after_max_cache_age() {
     let world = World::shared().await;
     let elsewhere = world.node().await;
     let mut session = world.saved([("x", 1)]).await;
     let key = key_of(&session);
-    // This node is cut off, and the other is not.
+    // This node is cut off from the cache, and the other one is not.
     world.cache.calls.fail(Call::PutFence, Moment::Before, Fault::Refused);
     world.runtime.advance(4 * MINUTE);
     assert_eq!(session.flush().await.unwrap(), Coherence::Degraded);
@@ -177,26 +177,26 @@ async fn what_could_not_be_fenced_is_shown_elsewhere_for_max_cache_age_at_most()
 }
 
 #[tokio::test]
-async fn a_write_is_never_sent_under_a_fence_that_it_may_outlive() {
+async fn write_is_not_sent_under_a_fence_that_it_may_outlive() {
     let world = World::shared().await;
     let session = world.saved([("x", 1)]).await;
     world.forget_calls();
     let (store, key) = (world.store.clone(), *session.stored_key().unwrap());
-    // The first is told what is there, the second is stored, and the third is to renew it.
+    // The first call loses to the entry that is there, the second places the fence, and the third renews it.
     let slow = [(); 3].map(|()| world.cache.calls.hold(Call::PutFence, Moment::After));
     let revoking = tokio::spawn(async move { store.revoke(&key).await });
     for mut fence in slow {
         fence.reached().await;
-        // The clock jumps while the answer is on its way, without a timer having ended in between.
+        // The clock jumps while the answer is on its way, and no timer ends in between.
         world.runtime.jump(20 * SECOND);
         fence.release();
     }
     assert!(revoking.await.unwrap().unwrap().value);
-    // Not even the renewed one came in time.
+    // Even the renewed fence came too late.
     assert!(world.cache.calls.count(Call::PutFence) >= 4, "{}", world.cache.calls.count(Call::PutFence));
 }
 
-/// Sessions on each of three servers of a cache.
+/// Returns a session on each of the three servers of a cache.
 async fn on_each_server(world: &World) -> Vec<Session> {
     let mut sessions: Vec<Option<Session>> = vec![None, None, None];
     while sessions.iter().any(Option::is_none) {
@@ -208,7 +208,7 @@ async fn on_each_server(world: &World) -> Vec<Session> {
 }
 
 #[tokio::test]
-async fn a_dead_server_of_three_costs_the_keys_of_the_others_nothing() {
+async fn dead_server_of_three_does_not_affect_the_keys_of_the_others() {
     let world = World::with_servers(3, |builder| builder.breaker_threshold(2)).await;
     let log = Log::listen();
     let mut sessions = on_each_server(&world).await;
@@ -240,7 +240,7 @@ async fn a_dead_server_of_three_costs_the_keys_of_the_others_nothing() {
 }
 
 #[tokio::test]
-async fn a_key_that_cannot_be_repaired_holds_up_no_other() {
+async fn unrepairable_key_holds_up_no_other() {
     let world = World::shared_with(|builder| builder.breaker_threshold(1)).await;
     let log = Log::listen();
     let mut sessions = Vec::new();
@@ -262,7 +262,8 @@ async fn a_key_that_cannot_be_repaired_holds_up_no_other() {
         world.reopen(session).await;
         assert_eq!(world.db.calls.count(Call::Load), 0);
     }
-    // That key is read from the database, and tried again after longer and longer pauses, until nothing old can be left.
+    // That key is read from the database and its repair is tried again after longer and longer pauses, until
+    // no old entry can be left.
     assert_eq!(values_of(&world.reopen(&sessions[0]).await), map([("x", 2)]));
     looked_after(&world, || log.events("repair_failing").len() == 1).await;
     world.runtime.jump(6 * MINUTE);
@@ -272,7 +273,7 @@ async fn a_key_that_cannot_be_repaired_holds_up_no_other() {
 }
 
 #[tokio::test]
-async fn a_blip_under_constant_writes_is_over_when_the_cache_answers() {
+async fn outage_under_constant_writes_ends_when_the_cache_answers() {
     let world = World::shared_with(|builder| builder.breaker_threshold(5)).await;
     let log = Log::listen();
     let mut sessions = Vec::new();
@@ -290,12 +291,12 @@ async fn a_blip_under_constant_writes_is_over_when_the_cache_answers() {
     world.cache.calls.fail_all(Fault::NoAnswer);
     assert_eq!(write_all(&mut sessions, 1).await, 200);
     world.cache.calls.heal();
-    // Writes go on until the probe, and each of them is one more to repair.
+    // Writes go on until the probe, and each of them adds a key to repair.
     assert_eq!(write_all(&mut sessions, 2).await, 200);
     let pause = world.probe_pause().await;
     world.runtime.advance(pause);
     until(|| !log.events("cache_breaker_closed").is_empty()).await;
-    // From here on none is degraded, also those of keys that still wait for their repair.
+    // From here on no write is degraded, not even those of keys that still wait for their repair.
     assert_eq!(write_all(&mut sessions, 3).await, 0);
     until(|| world.store.stats().repairs >= 200).await;
     world.forget_calls();
@@ -311,7 +312,7 @@ async fn a_blip_under_constant_writes_is_over_when_the_cache_answers() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_closed_after_a_blip_leaves_nothing_old_behind() {
+async fn store_closed_after_an_outage_leaves_no_old_entry() {
     let world = World::shared_with(|builder| builder.breaker_threshold(1)).await;
     let mut session = world.saved([("x", 1)]).await;
     let client_key = key_of(&session);
@@ -324,7 +325,7 @@ async fn a_store_that_is_closed_after_a_blip_leaves_nothing_old_behind() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_closed_while_the_cache_is_away_says_what_it_leaves() {
+async fn store_closed_during_an_outage_logs_abandoned_repairs() {
     let world = World::shared_with(|builder| builder.breaker_threshold(1)).await;
     let log = Log::listen();
     let mut session = world.saved([("x", 1)]).await;
@@ -341,7 +342,7 @@ async fn a_store_that_is_closed_while_the_cache_is_away_says_what_it_leaves() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_closed_in_the_middle_of_a_blip_waits_for_its_end() {
+async fn store_closed_during_a_short_outage_waits_for_its_end() {
     let world = World::shared_with(|builder| builder.breaker_threshold(1)).await;
     let mut session = world.saved([("x", 1)]).await;
     let client_key = key_of(&session);

@@ -1,4 +1,4 @@
-//! That `docs/django-parity.md` is complete, and names no test that does not exist.
+//! `docs/django-parity.md` is complete, and every test that it names exists.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The lines of tables in the sections that are numbered: section, first cell, last cell.
+/// Returns the rows of the tables in the numbered sections: section, first cell, last cell.
 fn rows(document: &str) -> Vec<(String, String, String)> {
     let mut section = None;
     let mut rows = Vec::new();
@@ -26,7 +26,7 @@ fn rows(document: &str) -> Vec<(String, String, String)> {
     rows
 }
 
-/// The tests that a cell names, as file and function.
+/// Returns the tests that a cell names, as file and function.
 fn tests_in(cell: &str) -> Vec<(&str, &str)> {
     let spans = cell.split('`').skip(1).step_by(2);
     let is_name = |text: &str| text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
@@ -36,7 +36,7 @@ fn tests_in(cell: &str) -> Vec<(&str, &str)> {
         .collect()
 }
 
-/// The functions in `source` that are run as tests.
+/// Returns the functions in `source` that are tests.
 fn tests_of(source: &str) -> BTreeSet<String> {
     let mut tests = BTreeSet::new();
     let (mut is_test, mut is_ignored) = (false, false);
@@ -61,7 +61,7 @@ fn document() -> String {
 }
 
 #[test]
-fn every_test_that_the_parity_document_names_exists() {
+fn every_test_in_the_parity_document_exists() {
     let named: BTreeSet<_> = rows(&document())
         .iter()
         .flat_map(|(_, _, cell)| {
@@ -88,7 +88,7 @@ fn every_line_of_the_parity_document_names_a_test_or_a_reason() {
 }
 
 #[test]
-fn no_item_is_missing_from_the_parity_document() {
+fn parity_document_has_every_item() {
     let rows = rows(&document());
     let items = |section: &str| -> Vec<&str> {
         rows.iter().filter(|(number, ..)| number == section).map(|(_, item, _)| item.as_str()).collect()

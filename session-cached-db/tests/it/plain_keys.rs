@@ -1,4 +1,4 @@
-//! A table whose sessions were stored under plain keys, whose keys are hashed from now on.
+//! A table of sessions under plain keys, for a store that hashes keys.
 
 use bytes::Bytes;
 use session_cached_db::{BuildError, CachedDb, Error};
@@ -19,7 +19,7 @@ fn stored(key: &str) -> StoredKey {
     StoredKey::parse(key).unwrap()
 }
 
-/// A session as it was stored before.
+/// Stores a session under a plain key.
 async fn insert(world: &World, key: &str, x: u32) -> Record {
     let record = Record::new(Bytes::from(format!("1{{\"x\":{x}}}")), START - HOUR, START + HOUR);
     world.db.sqlite.insert(&stored(key), &record).await.unwrap();
@@ -47,19 +47,19 @@ async fn hash_all(store: &Store) -> [u64; 4] {
 }
 
 #[tokio::test]
-async fn a_client_with_an_old_key_stays_logged_in_and_the_session_gets_a_hashed_key() {
+async fn client_with_a_plain_key_stays_logged_in_under_a_hashed_key() {
     each_migrating(async |world| {
         let before = insert(&world, PLAIN, 1).await;
         for _ in 0..2 {
             let session = world.store.open(PLAIN).await.unwrap();
             assert_eq!(values_of(&session), map([("x", 1)]));
-            assert_eq!(key_of(&session), PLAIN, "the client keeps its cookie");
+            assert_eq!(key_of(&session), PLAIN, "the client must keep its cookie");
             let hashed = *session.stored_key().unwrap();
             assert_eq!(hashed.as_str().len(), KeyForm::HASHED_LEN);
             assert!(row(&world, &stored(PLAIN)).await.is_none());
             let after = row(&world, &hashed).await.unwrap();
             assert_eq!(after.created_at(), before.created_at());
-            assert_eq!(after.expires_at(), before.expires_at(), "it does not live longer by it");
+            assert_eq!(after.expires_at(), before.expires_at(), "hashing must not prolong the session");
             world.cache.plant(&hashed, None).await;
         }
         let mut session = world.store.open(PLAIN).await.unwrap();
@@ -73,7 +73,7 @@ async fn a_client_with_an_old_key_stays_logged_in_and_the_session_gets_a_hashed_
 }
 
 #[tokio::test]
-async fn without_the_switch_a_plain_key_opens_nothing() {
+async fn plain_key_opens_no_session_unless_accepted() {
     each_database(async |world| {
         insert(&world, PLAIN, 1).await;
         assert!(world.store.open(PLAIN).await.unwrap().key().is_none());
@@ -83,7 +83,7 @@ async fn without_the_switch_a_plain_key_opens_nothing() {
 }
 
 #[tokio::test]
-async fn what_stands_in_the_table_opens_nothing() {
+async fn stored_key_from_the_table_opens_no_session() {
     for prefix in ["", "shop_", "shop:"] {
         each_database_with(
             |builder| builder.accept_plain_keys().key_prefix(prefix),
@@ -98,7 +98,7 @@ async fn what_stands_in_the_table_opens_nothing() {
                     assert!(thief.key().is_none(), "with the prefix {prefix:?}");
                     assert!(row(&world, seen).await.is_some(), "it is where it was");
                 }
-                // With a colon, it is no key in the first place.
+                // Text with a colon is not a key in the first place.
                 let expected = if prefix.contains(':') { 0 } else { 2 };
                 assert_eq!(log.events("stored_key_presented").len(), expected);
             },
@@ -108,7 +108,7 @@ async fn what_stands_in_the_table_opens_nothing() {
 }
 
 #[tokio::test]
-async fn a_plain_key_as_long_as_a_hash_may_be_one_and_opens_nothing() {
+async fn plain_key_as_long_as_a_hash_opens_no_session() {
     for prefix in ["", "v2:"] {
         each_database_with(
             |builder| builder.accept_plain_keys().key_prefix(prefix),
@@ -130,11 +130,11 @@ async fn a_plain_key_as_long_as_a_hash_may_be_one_and_opens_nothing() {
 }
 
 #[tokio::test]
-async fn requests_that_come_at_the_same_time_all_get_the_session() {
+async fn concurrent_requests_with_a_plain_key_all_get_the_session() {
     each_migrating(async |world| {
         insert(&world, PLAIN, 1).await;
         let other = world.builder().accept_plain_keys().build().await.unwrap();
-        // One is about to rename it, and the other one has done so.
+        // One request is about to rename the session when the other one has done so.
         let mut held = world.db.calls.hold(Call::Rename, Moment::Before);
         let store = world.store.clone();
         let slow = tokio::spawn(async move { store.open(PLAIN).await.unwrap() });
@@ -147,7 +147,8 @@ async fn requests_that_come_at_the_same_time_all_get_the_session() {
     each_migrating(async |world| {
         insert(&world, PLAIN, 1).await;
         let other = world.builder().accept_plain_keys().build().await.unwrap();
-        // One has not found the hash, and the other one renames the session before the plain key is looked up.
+        // One request has not found the hash, and the other one renames the session before the first looks up
+        // the plain key.
         let mut held = world.db.calls.hold(Call::Load, Moment::After);
         let store = world.store.clone();
         let slow = tokio::spawn(async move { store.open(PLAIN).await.unwrap() });
@@ -160,7 +161,7 @@ async fn requests_that_come_at_the_same_time_all_get_the_session() {
 }
 
 #[tokio::test]
-async fn a_session_that_cannot_be_renamed_is_served_under_its_plain_key() {
+async fn unrenamable_session_is_served_under_its_plain_key() {
     each_migrating(async |world| {
         let log = Log::listen();
         insert(&world, PLAIN, 1).await;
@@ -178,7 +179,7 @@ async fn a_session_that_cannot_be_renamed_is_served_under_its_plain_key() {
 }
 
 #[tokio::test]
-async fn all_plain_keys_are_hashed_at_once() {
+async fn hash_plain_keys_hashes_the_whole_table() {
     each_migrating(async |world| {
         let keys = ["12345678", "ABC_def-123", "abcdefghijklmnopqrstuvwxyz012345", PLAIN];
         for (key, x) in keys.iter().zip(1..) {
@@ -187,13 +188,13 @@ async fn all_plain_keys_are_hashed_at_once() {
         world.saved([("x", 9)]).await;
         let unreadable = Record::new(Bytes::from_static(b"9"), START, START + HOUR);
         world.db.sqlite.insert(&stored("unreadable"), &unreadable).await.unwrap();
-        // Another application's, in the same table.
+        // Add a row of another application in the same table.
         world.db.sqlite.insert(&stored("shop:0123456789"), &unreadable).await.unwrap();
-        // Some may come up twice, because their new keys come later.
+        // Some sessions may come up twice, because their new keys come later in the table.
         let [_, written, missed, strange] = hash_all(&world.store).await;
         assert_eq!((written, missed, strange), (4, 0, 1));
         assert_eq!(hash_all(&world.store).await, [7, 0, 0, 1]);
-        // From now on, without the switch.
+        // From now on, plain keys are not accepted.
         let store = world.node().await;
         for (key, x) in keys.iter().zip(1..) {
             assert!(row(&world, &stored(key)).await.is_none());
@@ -206,7 +207,7 @@ async fn all_plain_keys_are_hashed_at_once() {
 }
 
 #[tokio::test]
-async fn expired_sessions_stay_as_they_are() {
+async fn expired_plain_keys_are_not_hashed() {
     each_migrating(async |world| {
         insert(&world, PLAIN, 1).await;
         world.runtime.advance(DAY);
@@ -218,7 +219,7 @@ async fn expired_sessions_stay_as_they_are() {
 
 #[cfg(feature = "seal")]
 #[tokio::test]
-async fn a_payload_that_is_bound_to_the_plain_key_is_bound_to_the_hashed_one() {
+async fn key_bound_payload_is_bound_to_the_hashed_key() {
     use session_core::{Codec as _, JsonCodec, SealCodec, SealingKey, SealingKeys, SessionData};
     let keys = SealingKeys::new(SealingKey::generate().unwrap());
     let codec = SealCodec::new(JsonCodec::default(), keys);
@@ -246,7 +247,7 @@ async fn a_payload_that_is_bound_to_the_plain_key_is_bound_to_the_hashed_one() {
 }
 
 #[tokio::test]
-async fn a_database_of_plain_keys_has_nothing_to_migrate() {
+async fn accepting_plain_keys_is_refused_for_a_plain_key_database() {
     let db = in_memory().await;
     let properties = PersistenceProperties::new(1 << 20).with_keys(KeyForm::Plain, StoredKey::MAX_LEN);
     let builder = CachedDb::builder(TestCache::new(), db.with_properties(properties));
@@ -255,7 +256,7 @@ async fn a_database_of_plain_keys_has_nothing_to_migrate() {
 }
 
 #[tokio::test]
-async fn a_database_that_does_not_answer_is_an_error_and_no_logout() {
+async fn unanswered_database_is_an_error_and_not_a_logout() {
     each_migrating(async |world| {
         insert(&world, PLAIN, 1).await;
         world.db.calls.fail_all(Fault::Unreachable);

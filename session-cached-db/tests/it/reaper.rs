@@ -22,7 +22,7 @@ fn is_interval(asked: Duration) -> bool {
     asked >= INTERVAL * 3 / 4 && asked <= INTERVAL * 5 / 4
 }
 
-/// Sessions that end in a minute.
+/// Saves sessions that end in a minute.
 async fn short_lived(world: &World, count: usize) -> Vec<Session> {
     let mut sessions = Vec::new();
     for _ in 0..count {
@@ -34,19 +34,19 @@ async fn short_lived(world: &World, count: usize) -> Vec<Session> {
     sessions
 }
 
-/// Lets the reaper begin its next round.
+/// Advances the clock, so that the reaper begins its next round.
 async fn next_round(world: &World) {
     let pause = world.runtime.sleeping(is_interval).await;
     world.runtime.advance(pause);
 }
 
-/// Waits until the round is over: the reaper sleeps again.
+/// Waits until the round is over and the reaper sleeps again.
 async fn round_ends(world: &World) {
     world.runtime.sleeping(is_interval).await;
 }
 
 #[tokio::test]
-async fn expired_sessions_are_deleted_in_bounded_batches_and_others_are_not() {
+async fn reaper_deletes_only_expired_sessions_in_bounded_batches() {
     each_database_with(reaping, async |world| {
         let living = world.saved([("x", 1)]).await;
         let dead = short_lived(&world, 25).await;
@@ -70,7 +70,7 @@ async fn expired_sessions_are_deleted_in_bounded_batches_and_others_are_not() {
 }
 
 #[tokio::test]
-async fn what_expired_less_than_the_clock_slack_ago_is_left_for_later() {
+async fn reaper_spares_sessions_that_expired_within_the_clock_slack() {
     each_database(async |world| {
         let session = &short_lived(&world, 1).await[0];
         world.runtime.advance(MINUTE + 2 * SECOND - Duration::from_micros(1));
@@ -83,7 +83,7 @@ async fn what_expired_less_than_the_clock_slack_ago_is_left_for_later() {
 }
 
 #[tokio::test]
-async fn a_round_that_fails_is_logged_and_the_next_one_does_its_work() {
+async fn failed_reaper_round_is_logged_and_made_up_for_by_the_next() {
     each_database_with(reaping, async |world| {
         let log = Log::listen();
         short_lived(&world, 3).await;
@@ -100,7 +100,7 @@ async fn a_round_that_fails_is_logged_and_the_next_one_does_its_work() {
 }
 
 #[tokio::test]
-async fn a_statement_that_hangs_ends_at_the_write_timeout() {
+async fn hanging_reaper_statement_ends_at_the_write_timeout() {
     each_database_with(reaping, async |world| {
         let log = Log::listen();
         short_lived(&world, 3).await;
@@ -115,13 +115,13 @@ async fn a_statement_that_hangs_ends_at_the_write_timeout() {
     .await;
 }
 
-/// Waits until no task of a store is left. The test itself is none.
+/// Waits until no task of a store is left.
 async fn nothing_runs() {
     until(|| Handle::current().metrics().num_alive_tasks() == 0).await;
 }
 
 #[tokio::test]
-async fn it_stops_when_the_store_is_closed() {
+async fn reaper_stops_when_the_store_is_closed() {
     let world = World::with(reaping).await;
     short_lived(&world, 3).await;
     world.runtime.sleeping(is_interval).await;
@@ -133,7 +133,7 @@ async fn it_stops_when_the_store_is_closed() {
 }
 
 #[tokio::test]
-async fn it_stops_in_the_middle_of_a_round_when_the_store_is_closed() {
+async fn reaper_stops_within_a_round_when_the_store_is_closed() {
     let world = World::with(reaping).await;
     short_lived(&world, 25).await;
     next_round(&world).await;
@@ -145,7 +145,7 @@ async fn it_stops_in_the_middle_of_a_round_when_the_store_is_closed() {
 }
 
 #[tokio::test]
-async fn it_stops_when_the_last_clone_of_the_store_is_dropped() {
+async fn reaper_stops_when_the_last_clone_of_the_store_is_dropped() {
     let World { runtime, db, store, .. } = World::with(reaping).await;
     runtime.sleeping(is_interval).await;
     let clone = store.clone();
@@ -158,7 +158,7 @@ async fn it_stops_when_the_last_clone_of_the_store_is_dropped() {
 }
 
 #[tokio::test]
-async fn rounds_come_at_random_moments_around_the_interval() {
+async fn reaper_rounds_come_at_random_moments_around_the_interval() {
     let world = World::with(reaping).await;
     let mut pauses = Vec::new();
     for round in 1..=40 {
@@ -175,7 +175,7 @@ async fn rounds_come_at_random_moments_around_the_interval() {
 }
 
 #[tokio::test]
-async fn by_default_it_runs_every_ten_minutes() {
+async fn reaper_runs_every_ten_minutes_by_default() {
     let world = World::with(|builder| builder.reaper(Reaper::default())).await;
     let session = &short_lived(&world, 1).await[0];
     next_round(&world).await;
@@ -185,7 +185,7 @@ async fn by_default_it_runs_every_ten_minutes() {
 }
 
 #[tokio::test]
-async fn a_store_without_one_leaves_it_to_the_application() {
+async fn store_without_a_reaper_leaves_deletion_to_clear_expired() {
     each_database(async |world| {
         let sessions = short_lived(&world, 3).await;
         world.runtime.advance(DAY);
@@ -198,7 +198,7 @@ async fn a_store_without_one_leaves_it_to_the_application() {
 }
 
 #[tokio::test]
-async fn clear_expired_reports_that_the_database_does_not_answer() {
+async fn clear_expired_fails_when_the_database_does_not_answer() {
     let world = World::new().await;
     short_lived(&world, 1).await;
     world.runtime.advance(HOUR);

@@ -1,4 +1,4 @@
-//! Sealed payloads, on every way that a session takes to the database and back.
+//! Sealed payloads, in every operation that writes or reads them.
 
 use std::sync::Arc;
 
@@ -42,7 +42,8 @@ async fn put(world: &World, key: &StoredKey, payload: Bytes) {
     world.cache.plant(key, None).await;
 }
 
-/// What a client sees whose session is not in the cache. The row must be sealed, and bound to its key.
+/// Returns the values that a client sees whose session is not in the cache. Asserts that the row is sealed
+/// and bound to its key.
 async fn sealed_values(world: &World, session: &Session) -> std::collections::BTreeMap<String, i32> {
     let key = session.stored_key().unwrap();
     let row = row(world, key).await;
@@ -56,7 +57,7 @@ async fn node(world: &World, codec: Codec) -> Store {
 }
 
 #[tokio::test]
-async fn every_way_to_the_database_seals_for_the_key_that_the_session_has_then() {
+async fn every_write_seals_for_the_sessions_current_key() {
     each_sealed(async |world| {
         let mut session = world.saved([("x", 1)]).await;
         assert_eq!(sealed_values(&world, &session).await, map([("x", 1)]), "created");
@@ -93,7 +94,7 @@ async fn every_way_to_the_database_seals_for_the_key_that_the_session_has_then()
         assert!(after.expires_at() > before.expires_at());
         assert_eq!(sealed_values(&world, &session).await, map([("x", 2), ("y", 3)]), "touched");
 
-        // Merged with what another request has saved, first under the same key, then under a new one.
+        // Merge with the save of another request, first under the same key, then under a new one.
         for renames in [false, true] {
             let mut other = world.reopen(&session).await;
             other.insert("theirs", i32::from(renames)).unwrap();
@@ -112,7 +113,7 @@ async fn every_way_to_the_database_seals_for_the_key_that_the_session_has_then()
 }
 
 #[tokio::test]
-async fn a_shared_cache_holds_sealed_payloads_too() {
+async fn shared_cache_holds_sealed_payloads_too() {
     let world = World::shared_with(|builder| builder.codec(codec([1]))).await;
     let session = world.saved([("x", 1)]).await;
     let cached = world.cache.peek_record(session.stored_key().unwrap()).await.unwrap();
@@ -120,7 +121,7 @@ async fn a_shared_cache_holds_sealed_payloads_too() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_opened_is_a_typed_error_and_an_event_and_the_row_is_left_alone() {
+async fn unopenable_payload_is_an_error_and_an_event_and_its_row_stays() {
     each_sealed(async |world| {
         let log = Log::listen();
         let session = world.saved([("x", 1)]).await;
@@ -147,7 +148,7 @@ async fn what_cannot_be_opened_is_a_typed_error_and_an_event_and_the_row_is_left
             assert!(matches!(**error, CodecError::Seal(error) if error == expected), "{error}");
             assert_eq!(error.reason(), reason);
             assert!(world.reopen(&session).await.key().is_none(), "a client gets a new session");
-            // Somebody who has it open from before cannot overwrite the evidence.
+            // A request that opened the session before cannot overwrite the evidence.
             let mut open = session_from_before(&world, stored_key, &good, &payload, &session).await;
             open.insert("x", 2).unwrap();
             assert!(matches!(open.save().await, Err(Error::Unreadable(_))));
@@ -167,7 +168,7 @@ async fn what_cannot_be_opened_is_a_typed_error_and_an_event_and_the_row_is_left
     .await;
 }
 
-/// The session as somebody has it who opened it while it was `good`, in a row that is `bad` now.
+/// Returns the session as a request has it that opened it while its row was `good`; the row is `bad` now.
 async fn session_from_before(
     world: &World,
     key: &StoredKey,
@@ -183,12 +184,12 @@ async fn session_from_before(
 }
 
 #[tokio::test]
-async fn a_cached_payload_that_cannot_be_opened_is_read_from_the_database() {
+async fn unopenable_cached_payload_is_read_from_the_database() {
     each_sealed(async |world| {
         let log = Log::listen();
         let (victim, attacker) = (world.saved([("x", 1)]).await, world.saved([("admin", 1)]).await);
         let planted = row(&world, attacker.stored_key().unwrap()).await;
-        // Undecoded, as it comes from another process.
+        // The record is undecoded, as if it came from another process.
         let record = Record::new(planted.payload().clone(), START, START + HOUR);
         let store = world.cache.store_of(victim.stored_key().unwrap()).await;
         let value = Value { record: Arc::new(record), made_at: world.runtime.now(), store };
@@ -202,7 +203,7 @@ async fn a_cached_payload_that_cannot_be_opened_is_read_from_the_database() {
 }
 
 #[tokio::test]
-async fn a_save_seals_anew_with_the_first_key() {
+async fn save_seals_with_the_first_key() {
     each_sealed(async |world| {
         let session = world.saved([("x", 1)]).await;
         let rotated = node(&world, codec([2, 1])).await;
@@ -214,7 +215,8 @@ async fn a_save_seals_anew_with_the_first_key() {
     .await;
 }
 
-/// Sweeps the whole table, two sessions at a time: seen, written, missed, unreadable.
+/// Reseals the whole table, two sessions at a time. Returns the numbers of sessions seen, written, missed and
+/// unreadable.
 async fn reseal(store: &Store) -> [u64; 4] {
     let (mut after, mut total) = (None, [0; 4]);
     loop {
@@ -270,7 +272,7 @@ async fn resealing_changes_nothing_but_the_seal() {
 }
 
 #[tokio::test]
-async fn what_is_not_sealed_with_the_first_key_but_strange_counts_as_current_only_if_it_says_so() {
+async fn resealing_counts_garbage_as_unreadable() {
     each_sealed(async |world| {
         let strange = world.saved([("x", 1)]).await;
         put(&world, strange.stored_key().unwrap(), Bytes::from_static(b"garbage")).await;
@@ -290,7 +292,7 @@ async fn expired_sessions_are_not_resealed() {
 }
 
 #[tokio::test]
-async fn a_session_that_somebody_writes_while_it_is_resealed_keeps_what_was_written() {
+async fn session_written_while_it_is_resealed_keeps_the_write() {
     each_sealed(async |world| {
         let mut session = world.saved([("x", 1)]).await;
         let rotated = node(&world, codec([2, 1])).await;
@@ -308,7 +310,7 @@ async fn a_session_that_somebody_writes_while_it_is_resealed_keeps_what_was_writ
 }
 
 #[tokio::test]
-async fn a_table_from_before_is_sealed_without_logging_anybody_out() {
+async fn unsealed_table_is_sealed_without_logging_users_out() {
     each_database(async |world| {
         let (one, other) = (world.saved([("x", 1)]).await, world.saved([("x", 2)]).await);
         for session in [&one, &other] {
@@ -327,7 +329,7 @@ async fn a_table_from_before_is_sealed_without_logging_anybody_out() {
 }
 
 #[tokio::test]
-async fn a_closed_store_reseals_nothing() {
+async fn closed_store_reseals_nothing() {
     let world = World::with(|builder| builder.codec(codec([1]))).await;
     world.saved([("x", 1)]).await;
     world.store.close().await;
@@ -335,7 +337,7 @@ async fn a_closed_store_reseals_nothing() {
 }
 
 #[tokio::test]
-async fn a_dropped_sweep_leaves_every_session_readable() {
+async fn dropped_sweep_leaves_every_session_readable() {
     each_sealed(async |world| {
         let session = world.saved([("x", 1)]).await;
         let rotated = node(&world, codec([2, 1])).await;

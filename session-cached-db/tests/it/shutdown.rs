@@ -1,4 +1,4 @@
-//! The end: of a store, of a caller, of a runtime.
+//! The end of a store, of a caller, of a runtime.
 
 use futures_util::FutureExt as _;
 use session_cached_db::{Error, Session};
@@ -37,7 +37,7 @@ async fn close_waits_for_the_writes_in_flight() {
 }
 
 #[tokio::test]
-async fn after_close_every_write_is_refused_and_reading_goes_on() {
+async fn closed_store_refuses_writes_and_goes_on_reading() {
     each_database(async |world| {
         let mut session = world.saved([("x", 1)]).await;
         session.set_subject("user-42").unwrap();
@@ -72,14 +72,14 @@ async fn after_close_every_write_is_refused_and_reading_goes_on() {
         assert_eq!(values_of(&world.reopen(&session).await), map([("x", 1)]));
         assert_eq!(store.list_by_subject("user-42").await.unwrap().len(), 1);
         store.ping().await.unwrap();
-        // Again does no harm.
+        // Closing again does no harm.
         store.close().await;
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_caller_who_leaves_abandons_nothing() {
+async fn cancelled_write_is_carried_out() {
     each_database(async |world| {
         for (call, moment) in [
             (Call::Update, Moment::Before),
@@ -115,7 +115,7 @@ async fn a_caller_who_leaves_abandons_nothing() {
                 }
             })
             .await;
-            // Its fence is gone as well.
+            // The write's fence is gone as well.
             until_vacant(&world, &old, call == Call::Update).await;
             world.store.revoke_subject("user-42").await.unwrap();
         }
@@ -123,7 +123,7 @@ async fn a_caller_who_leaves_abandons_nothing() {
     .await;
 }
 
-/// Waits until no fence is left: nothing, or the value if there is one to be published.
+/// Waits until no fence is left: the key is vacant, or holds the value if `is_published`.
 async fn until_vacant(world: &World, key: &StoredKey, is_published: bool) {
     soon(async {
         loop {
@@ -141,7 +141,7 @@ async fn until_vacant(world: &World, key: &StoredKey, is_published: bool) {
 }
 
 #[tokio::test]
-async fn close_waits_also_for_a_write_whose_caller_has_left() {
+async fn close_waits_for_a_write_whose_caller_has_left() {
     each_database(async |world| {
         let mut session = world.saved([("x", 1)]).await;
         let key = key_of(&session);
@@ -161,7 +161,7 @@ async fn close_waits_also_for_a_write_whose_caller_has_left() {
 }
 
 #[tokio::test]
-async fn a_store_that_nobody_has_any_more_runs_nothing() {
+async fn dropped_store_leaves_no_task_running() {
     let World { runtime, cache, store, db, .. } =
         World::shared_with(|builder| builder.reaper(session_cached_db::Reaper::default())).await;
     let mut session = store.new_session();
@@ -170,7 +170,7 @@ async fn a_store_that_nobody_has_any_more_runs_nothing() {
     for _ in 0..3 {
         session.save().await.unwrap();
     }
-    // The reaper, and the one who looks after the cache.
+    // The two tasks are the reaper and the repair task.
     until(|| runtime.sleeps().len() == 2).await;
     drop((store, session));
     until(|| Handle::current().metrics().num_alive_tasks() == 0).await;
@@ -178,8 +178,8 @@ async fn a_store_that_nobody_has_any_more_runs_nothing() {
     drop(db);
 }
 
-/// A save that is stopped by the end of its runtime at `moment`. What was acknowledged before, the key of the save, and
-/// what is left of the world.
+/// Runs a save that is stopped by the end of its runtime at `moment`. Returns the keys of the acknowledged
+/// saves before it, the session of the save, and the rest of the world.
 fn cut_short(call: Call, moment: Moment) -> (Vec<String>, Session, World, Runtime) {
     let runtime = Runtime::new().unwrap();
     let (acknowledged, opened, world) = runtime.block_on(async {
@@ -204,7 +204,7 @@ fn cut_short(call: Call, moment: Moment) -> (Vec<String>, Session, World, Runtim
 }
 
 #[test]
-fn a_runtime_that_ends_in_the_middle_of_a_write_loses_nothing_that_was_acknowledged() {
+fn runtime_that_ends_within_a_write_loses_no_acknowledged_write() {
     for (call, moment) in [
         (Call::Update, Moment::Before),
         (Call::Update, Moment::After),
@@ -213,7 +213,8 @@ fn a_runtime_that_ends_in_the_middle_of_a_write_loses_nothing_that_was_acknowled
     ] {
         let (acknowledged, mut opened, world, runtime) = cut_short(call, moment);
         runtime.shutdown_background();
-        // The next process: the same file. Or a thread of this one, with the same cache, and a fence left in it.
+        // First the next process, on the same file. Then a thread of this process, with the same cache and a
+        // fence left in it.
         for cache in [TestCache::new(), world.cache.clone()] {
             Runtime::new().unwrap().block_on(async {
                 let db = in_file(world.directory.as_ref().unwrap()).await;
@@ -230,7 +231,7 @@ fn a_runtime_that_ends_in_the_middle_of_a_write_loses_nothing_that_was_acknowled
                 next.saved([("y", 1)]).await;
             });
         }
-        // A caller that still holds on to the old store is told that nothing was written.
+        // A caller that still holds the old store gets an error that says that nothing was written.
         let error = Runtime::new().unwrap().block_on(opened.save()).unwrap_err();
         assert!(matches!(error, Error::Closed), "{error}");
     }

@@ -1,4 +1,4 @@
-//! What reaches the database: save, create, delete, flush, cycle_key, touch.
+//! Operations that reach the database: save, create, delete, flush, cycle_key, touch.
 
 use session_cached_db::{Coherence, Error, Session};
 use session_core::{
@@ -41,7 +41,7 @@ async fn delete_ends_the_session() {
 }
 
 #[tokio::test]
-async fn deleting_what_is_not_there_is_no_error() {
+async fn deleting_a_missing_session_succeeds() {
     each_database(async |world| {
         let session = world.saved([("x", 1)]).await;
         session.delete().await.unwrap();
@@ -54,7 +54,7 @@ async fn deleting_what_is_not_there_is_no_error() {
 }
 
 #[tokio::test]
-async fn flush_leaves_a_new_session_and_nothing_in_the_store() {
+async fn flush_leaves_a_new_session_and_no_row() {
     each_database(async |world| {
         let mut session = world.saved([("foo", 1)]).await;
         let old_key = key_of(&session);
@@ -73,7 +73,7 @@ async fn flush_leaves_a_new_session_and_nothing_in_the_store() {
 }
 
 #[tokio::test]
-async fn a_flushed_session_can_begin_anew_under_another_key() {
+async fn flushed_session_can_be_saved_under_another_key() {
     each_database(async |world| {
         let mut session = world.saved([("foo", 1)]).await;
         session.set_subject("user-42").unwrap();
@@ -122,7 +122,7 @@ async fn cycle_key_is_one_statement() {
 }
 
 #[tokio::test]
-async fn cycle_key_of_a_session_that_nobody_looked_into_keeps_the_data() {
+async fn cycle_key_of_an_unread_session_keeps_the_data() {
     each_database(async |world| {
         let saved = world.saved([("key", 1)]).await;
         let mut session = world.reopen(&saved).await;
@@ -145,7 +145,7 @@ async fn cycle_key_of_a_session_without_a_key_creates_it() {
 }
 
 #[tokio::test]
-async fn the_data_is_readable_after_a_save() {
+async fn data_is_readable_after_a_save() {
     each_database(async |world| {
         let mut session = world.saved([("a", 1)]).await;
         assert_eq!(session.get("a").unwrap(), Some(1));
@@ -157,7 +157,7 @@ async fn the_data_is_readable_after_a_save() {
 }
 
 #[tokio::test]
-async fn opening_an_unknown_key_stores_nothing_and_adopts_nothing() {
+async fn unknown_key_is_not_adopted_and_stores_nothing() {
     each_database(async |world| {
         let unknown = "someunknownkey";
         let mut session = world.store.open(unknown).await.unwrap();
@@ -165,7 +165,7 @@ async fn opening_an_unknown_key_stores_nothing_and_adopts_nothing() {
         assert!(session.is_unsaved_and_empty());
         let stored = world.store.stored_key(&SessionKey::parse(unknown).unwrap()).unwrap();
         assert!(!world.store.exists(&stored).await.unwrap());
-        // Not even a note in the cache that there is nothing.
+        // The cache holds no entry either, not even one for a missing session.
         assert_eq!(world.cache.peek(&stored).await, None);
         session.insert("x", 1).unwrap();
         session.save().await.unwrap();
@@ -176,7 +176,7 @@ async fn opening_an_unknown_key_stores_nothing_and_adopts_nothing() {
 }
 
 #[tokio::test]
-async fn a_save_after_a_logout_elsewhere_brings_nothing_back() {
+async fn save_after_a_logout_elsewhere_brings_nothing_back() {
     each_database(async |world| {
         let mut here = world.saved([("test_data", 1)]).await;
         let mut there = world.reopen(&here).await;
@@ -185,14 +185,14 @@ async fn a_save_after_a_logout_elsewhere_brings_nothing_back() {
         assert!(matches!(here.save().await, Err(Error::SessionGone)));
         assert!(world.reopen(&here).await.key().is_none());
         assert_eq!(world.in_database(&stored_key(&here)).await, None);
-        // Nor does a second try.
+        // A second attempt fails as well.
         assert!(matches!(here.save().await, Err(Error::SessionGone)));
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_session_that_is_gone_does_not_come_back_under_another_key() {
+async fn ended_session_does_not_come_back_under_another_key() {
     each_database(async |world| {
         let mut here = world.saved([("x", 1)]).await;
         here.set_subject("user-42").unwrap();
@@ -205,7 +205,7 @@ async fn a_session_that_is_gone_does_not_come_back_under_another_key() {
 }
 
 #[tokio::test]
-async fn a_failed_save_leaves_the_session_as_it_was() {
+async fn failed_save_leaves_the_session_as_it_was() {
     each_database(async |world| {
         let mut session = world.saved([("x", 1)]).await;
         session.insert("x", 2).unwrap();
@@ -223,7 +223,7 @@ async fn a_failed_save_leaves_the_session_as_it_was() {
 }
 
 #[tokio::test]
-async fn a_second_save_writes_under_the_same_key() {
+async fn second_save_writes_under_the_same_key() {
     each_database(async |world| {
         let mut session = world.saved([("x", 1)]).await;
         let key = key_of(&session);
@@ -237,7 +237,7 @@ async fn a_second_save_writes_under_the_same_key() {
 }
 
 #[tokio::test]
-async fn create_makes_another_session_and_leaves_the_first() {
+async fn create_adds_a_session_and_keeps_the_first() {
     each_database(async |world| {
         let first = world.saved([("x", 1)]).await;
         let mut second = world.reopen(&first).await;
@@ -251,7 +251,7 @@ async fn create_makes_another_session_and_leaves_the_first() {
 }
 
 #[tokio::test]
-async fn an_empty_session_can_be_created_and_opened() {
+async fn empty_session_can_be_created_and_opened() {
     each_database(async |world| {
         let mut session = world.store.new_session();
         session.create().await.unwrap();
@@ -278,7 +278,7 @@ async fn touch_prolongs_a_session_and_writes_no_data() {
         assert_eq!(after.last_seen_at(), START + DAY);
         assert_eq!((after.version(), after.payload()), (before.version(), before.payload()));
         assert_eq!(session.last_seen_at(), Some(START + DAY));
-        // What was changed is still to be saved.
+        // The changes are still unsaved.
         assert!(session.modified());
         session.save().await.unwrap();
         assert_eq!(values_of(&world.reopen(&saved).await), map([("x", 2)]));
@@ -287,7 +287,7 @@ async fn touch_prolongs_a_session_and_writes_no_data() {
 }
 
 #[tokio::test]
-async fn touch_is_written_once_per_interval() {
+async fn touch_is_written_once_per_touch_interval() {
     each_database_with(
         |builder| builder.touch_interval(MINUTE),
         async |world| {
@@ -301,7 +301,7 @@ async fn touch_is_written_once_per_interval() {
             session.touch().await.unwrap();
             session.touch().await.unwrap();
             assert_eq!(world.db.calls.count(Call::Touch), 1);
-            // Another request of the same client knows of it.
+            // Another request of the same client sees the touch.
             world.reopen(&session).await.touch().await.unwrap();
             assert_eq!(world.db.calls.count(Call::Touch), 1);
         },
@@ -310,7 +310,7 @@ async fn touch_is_written_once_per_interval() {
 }
 
 #[tokio::test]
-async fn touching_a_session_that_is_gone_says_so() {
+async fn touch_of_an_ended_session_is_session_gone() {
     each_database(async |world| {
         let mut session = world.saved([("x", 1)]).await;
         world.store.revoke(&stored_key(&session)).await.unwrap();
@@ -329,7 +329,7 @@ async fn touching_a_session_without_a_key_does_nothing() {
 }
 
 #[tokio::test]
-async fn an_application_can_work_with_records_under_keys_of_its_own() {
+async fn application_can_store_records_under_its_own_keys() {
     each_database(async |world| {
         let store = &world.store;
         let record = |key: &StoredKey, value: &str| {

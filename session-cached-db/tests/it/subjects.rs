@@ -1,4 +1,4 @@
-//! Whose session it is: lists of one's sessions, and logging out everywhere.
+//! Subjects: lists of a user's sessions, and logging out everywhere.
 
 use std::collections::BTreeSet;
 
@@ -29,7 +29,7 @@ fn keys_of<const N: usize>(sessions: [&Session; N]) -> BTreeSet<String> {
 }
 
 #[tokio::test]
-async fn a_list_shows_all_sessions_of_a_subject_and_nobody_elses() {
+async fn list_shows_exactly_the_sessions_of_a_subject() {
     each_database(async |world| {
         let (phone, laptop) = (session_of(&world, USER).await, session_of(&world, USER).await);
         let other = session_of(&world, "User-42").await;
@@ -42,7 +42,7 @@ async fn a_list_shows_all_sessions_of_a_subject_and_nobody_elses() {
 }
 
 #[tokio::test]
-async fn a_list_tells_when_each_session_began_and_was_last_used() {
+async fn list_shows_when_each_session_began_and_was_last_used() {
     each_database(async |world| {
         let session = session_of(&world, USER).await;
         world.runtime.advance(HOUR);
@@ -55,7 +55,7 @@ async fn a_list_tells_when_each_session_began_and_was_last_used() {
 }
 
 #[tokio::test]
-async fn a_list_shows_no_expired_session() {
+async fn list_shows_no_expired_session() {
     each_database(async |world| {
         let mut session = session_of(&world, USER).await;
         session.set_expiry(Expiry::After(MINUTE));
@@ -64,7 +64,7 @@ async fn a_list_shows_no_expired_session() {
         assert_eq!(listed(&world, USER).await.len(), 1);
         world.runtime.advance(SECOND);
         assert_eq!(listed(&world, USER).await.len(), 0);
-        // On a node whose clock is behind it lives on, so it is ended, too.
+        // The session lives on at a node whose clock is behind, so it is ended, too.
         assert_eq!(world.store.revoke_subject(USER).await.unwrap().value, 1);
         assert_eq!(world.store.revoke_subject(USER).await.unwrap().value, 0);
     })
@@ -72,11 +72,11 @@ async fn a_list_shows_no_expired_session() {
 }
 
 #[tokio::test]
-async fn a_session_changes_hands_and_keeps_its_subject_over_a_new_key() {
+async fn subject_can_be_changed_and_survives_a_new_key() {
     each_database(async |world| {
         let mut session = world.saved([("x", 1)]).await;
         session.set_subject(USER).unwrap();
-        // Not before it is saved.
+        // The subject takes effect only when it is saved.
         assert!(listed(&world, USER).await.is_empty());
         session.cycle_key().await.unwrap();
         assert_eq!(listed(&world, USER).await, keys_of([&session]));
@@ -105,7 +105,7 @@ async fn revoke_ends_one_session_of_a_list() {
 }
 
 #[tokio::test]
-async fn revoke_subject_ends_all_sessions_of_a_subject_and_nobody_elses() {
+async fn revoke_subject_ends_exactly_the_sessions_of_a_subject() {
     each_database(async |world| {
         let (phone, laptop) = (session_of(&world, USER).await, session_of(&world, USER).await);
         let other = session_of(&world, "another").await;
@@ -122,14 +122,14 @@ async fn revoke_subject_ends_all_sessions_of_a_subject_and_nobody_elses() {
 }
 
 #[tokio::test]
-async fn revoke_subject_does_not_miss_a_session_that_is_created_meanwhile() {
+async fn revoke_subject_ends_a_session_created_meanwhile() {
     each_database(async |world| {
         session_of(&world, USER).await;
         let mut held = world.db.calls.hold(Call::List, Moment::After);
         let store = world.store.clone();
         let revoking = tokio::spawn(async move { store.revoke_subject(USER).await });
         held.reached().await;
-        // Listed already, without this one.
+        // The subject's sessions are listed already, without this one.
         let late = session_of(&world, USER).await;
         held.release();
         assert_eq!(revoking.await.unwrap().unwrap().value, 2);
@@ -140,7 +140,7 @@ async fn revoke_subject_does_not_miss_a_session_that_is_created_meanwhile() {
 }
 
 #[tokio::test]
-async fn revoke_subject_does_not_miss_a_session_whose_key_changes_meanwhile() {
+async fn revoke_subject_ends_a_session_whose_key_changes_meanwhile() {
     each_database(async |world| {
         let mut session = session_of(&world, USER).await;
         let mut held = world.db.calls.hold(Call::List, Moment::After);
@@ -206,7 +206,7 @@ async fn revoke_subject_works_while_the_cache_is_down() {
 }
 
 #[tokio::test]
-async fn what_is_no_subject_is_refused_before_anybody_is_asked() {
+async fn invalid_subject_is_refused_without_io() {
     let world = World::new().await;
     let long = "u".repeat(256);
     for subject in ["", "nul\0byte", &long] {

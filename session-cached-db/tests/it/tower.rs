@@ -1,4 +1,4 @@
-//! What the layer does around a handler.
+//! The layer's work around a handler.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,12 +23,12 @@ use crate::common::{
 
 pub const NAME: &str = "__Host-session";
 
-/// The layer of this world, as it is by default.
+/// Returns the default layer over the world's store.
 pub fn layer(world: &World) -> SessionLayer {
     SessionLayer::new(world.store.clone())
 }
 
-/// One page, behind the layer.
+/// Returns a site with one page, behind the layer.
 pub fn site<H: Handler<T, ()>, T: 'static>(layer: SessionLayer, page: H) -> Router {
     Router::new().route("/", any(page)).layer(layer)
 }
@@ -40,7 +40,7 @@ pub struct Answer {
     pub failure: Option<SessionFailure>,
 }
 
-/// A request of a client that sends this `Cookie` header.
+/// Sends a request with this `Cookie` header.
 pub async fn ask(site: &Router, cookies: Option<&str>) -> Answer {
     let mut request = Request::builder().uri("/");
     if let Some(cookies) = cookies {
@@ -53,23 +53,24 @@ pub async fn ask(site: &Router, cookies: Option<&str>) -> Answer {
     Answer { status: parts.status, headers: parts.headers, body, failure }
 }
 
-/// What a client with this session sends.
+/// Returns the `Cookie` header of a client with this session.
 pub fn cookie_of(session: &Session) -> String {
     format!("{NAME}={}", key_of(session))
 }
 
 impl Answer {
-    /// The parts of the only `Set-Cookie`, if there is one: name and value, then attributes.
+    /// Returns the parts of the only `Set-Cookie` header, if there is one: name and value, then the
+    /// attributes.
     pub fn set_cookie(&self) -> Option<Vec<&str>> {
         let lines: Vec<_> = self.headers.get_all(header::SET_COOKIE).iter().collect();
         assert!(lines.len() <= 1, "{lines:?}");
         Some(lines.first()?.to_str().unwrap().split("; ").collect())
     }
 
-    /// What the client sends from then on.
+    /// Returns the `Cookie` header that the client sends from then on.
     pub fn cookie(&self) -> String {
-        let parts = self.set_cookie().expect("a cookie is set");
-        assert!(!parts[0].ends_with('='), "it is removed: {parts:?}");
+        let parts = self.set_cookie().expect("a cookie should be set");
+        assert!(!parts[0].ends_with('='), "the cookie is removed: {parts:?}");
         parts[0].to_owned()
     }
 
@@ -82,7 +83,7 @@ impl Answer {
     }
 }
 
-/// A page that counts visits.
+/// Handles a page that counts visits.
 pub async fn visit(session: SessionHandle) -> Result<String, Error> {
     let mut session = session.lock().await?;
     let visits = session.modify("visits", |visits: &mut i32| {
@@ -92,7 +93,7 @@ pub async fn visit(session: SessionHandle) -> Result<String, Error> {
     Ok(visits.to_string())
 }
 
-/// A page that shows the visits.
+/// Handles a page that shows the visits.
 async fn read(session: SessionHandle) -> Result<String, Error> {
     Ok(session.lock().await?.get::<i32>("visits")?.unwrap_or(0).to_string())
 }
@@ -103,7 +104,7 @@ async fn log_out(session: SessionHandle) -> Result<(), Error> {
 }
 
 #[tokio::test]
-async fn a_client_comes_back_with_its_cookie() {
+async fn client_comes_back_with_its_cookie() {
     each_database(async |world| {
         let site = site(layer(&world), visit);
         let first = ask(&site, None).await;
@@ -118,7 +119,7 @@ async fn a_client_comes_back_with_its_cookie() {
 }
 
 #[tokio::test]
-async fn a_request_that_does_not_use_the_session_costs_no_io_and_its_response_is_left_alone() {
+async fn request_without_session_use_costs_no_io_and_keeps_its_response() {
     let world = World::new().await;
     let session = world.saved([("visits", 1)]).await;
     world.forget_calls();
@@ -129,17 +130,17 @@ async fn a_request_that_does_not_use_the_session_costs_no_io_and_its_response_is
 }
 
 #[tokio::test]
-async fn a_visitor_without_a_session_gets_none_for_reading() {
+async fn visitor_who_only_reads_gets_no_session() {
     let world = World::new().await;
     let answer = ask(&site(layer(&world), read), None).await;
     assert_eq!(answer.body, "0");
-    assert_eq!(world.calls(), 0, "nobody is asked about a session that cannot be");
+    assert_eq!(world.calls(), 0, "a request without a cookie must cost no I/O");
     assert!(answer.set_cookie().is_none());
     assert!(answer.varies_by_cookie(), "another visitor may have a session");
 }
 
 #[tokio::test]
-async fn a_cookie_that_is_no_key_asks_nobody_and_is_removed() {
+async fn malformed_cookie_costs_no_io_and_is_removed() {
     let world = World::new().await;
     let log = Log::listen();
     let site = site(layer(&world), read);
@@ -155,7 +156,7 @@ async fn a_cookie_that_is_no_key_asks_nobody_and_is_removed() {
 }
 
 #[tokio::test]
-async fn a_cookie_of_an_unknown_session_is_removed_and_never_adopted() {
+async fn cookie_of_an_unknown_session_is_removed_and_never_adopted() {
     let world = World::new().await;
     let unknown = format!("{NAME}=abcdefghijklmnopqrstuvwxyz012345");
     let answer = ask(&site(layer(&world), read), Some(&unknown)).await;
@@ -165,7 +166,7 @@ async fn a_cookie_of_an_unknown_session_is_removed_and_never_adopted() {
 }
 
 #[tokio::test]
-async fn of_several_cookies_ours_is_found() {
+async fn session_cookie_is_found_among_several() {
     let world = World::new().await;
     let session = world.saved([("visits", 7)]).await;
     let site = site(layer(&world), read);
@@ -189,7 +190,7 @@ async fn all_extractors_of_a_request_share_one_session() {
             async { two.lock().await.unwrap().modify("visits", |visits: &mut i32| *visits += 10).unwrap() },
         );
     };
-    // A middleware inside of the layer has it as well.
+    // A middleware inside of the layer shares the session, too.
     let inside = async |session: SessionHandle, request: Request, next: Next| {
         session.lock().await.unwrap().insert("seen", 1).unwrap();
         next.run(request).await
@@ -202,7 +203,7 @@ async fn all_extractors_of_a_request_share_one_session() {
 }
 
 #[tokio::test]
-async fn two_requests_that_overlap_lose_nothing() {
+async fn overlapping_requests_lose_no_change() {
     each_database(async |world| {
         let session = world.saved([("visits", 1)]).await;
         let both_have_read = Arc::new(Barrier::new(2));
@@ -223,17 +224,17 @@ async fn two_requests_that_overlap_lose_nothing() {
 }
 
 #[tokio::test]
-async fn nothing_is_saved_after_a_500() {
-    nothing_is_saved_after(StatusCode::INTERNAL_SERVER_ERROR).await;
+async fn session_is_not_saved_after_a_500() {
+    assert_not_saved_after(StatusCode::INTERNAL_SERVER_ERROR).await;
 }
 
 #[tokio::test]
-async fn nothing_is_saved_after_any_error_of_the_server() {
-    nothing_is_saved_after(StatusCode::BAD_GATEWAY).await;
-    nothing_is_saved_after(StatusCode::SERVICE_UNAVAILABLE).await;
+async fn session_is_not_saved_after_any_server_error() {
+    assert_not_saved_after(StatusCode::BAD_GATEWAY).await;
+    assert_not_saved_after(StatusCode::SERVICE_UNAVAILABLE).await;
 }
 
-async fn nothing_is_saved_after(status: StatusCode) {
+async fn assert_not_saved_after(status: StatusCode) {
     let world = World::new().await;
     let page = async move |session: SessionHandle| {
         session.lock().await.unwrap().insert("visits", 2).unwrap();
@@ -256,7 +257,7 @@ async fn nothing_is_saved_after(status: StatusCode) {
 }
 
 #[tokio::test]
-async fn a_changed_key_reaches_the_client_even_after_an_error_of_the_server() {
+async fn changed_key_reaches_the_client_after_a_server_error() {
     let world = World::new().await;
     let session = world.saved([("visits", 1)]).await;
     let page = async |session: SessionHandle| {
@@ -269,7 +270,7 @@ async fn a_changed_key_reaches_the_client_even_after_an_error_of_the_server() {
 }
 
 #[tokio::test]
-async fn a_4xx_saves() {
+async fn session_is_saved_after_a_client_error() {
     let world = World::new().await;
     let page = async |session: SessionHandle| {
         session.lock().await.unwrap().insert("attempts", 1).unwrap();
@@ -282,7 +283,7 @@ async fn a_4xx_saves() {
 }
 
 #[tokio::test]
-async fn a_session_that_was_ended_meanwhile_is_answered_with_bad_request() {
+async fn session_ended_meanwhile_is_answered_with_400() {
     each_database(async |world| {
         let session = world.saved([("visits", 1)]).await;
         let store = world.store.clone();
@@ -300,14 +301,14 @@ async fn a_session_that_was_ended_meanwhile_is_answered_with_bad_request() {
         );
         assert!(matches!(answer.failure, Some(SessionFailure(Error::SessionGone))), "{:?}", answer.failure);
         assert!(answer.varies_by_cookie());
-        assert!(answer.set_cookie().is_none(), "the client may have got another one by now");
+        assert!(answer.set_cookie().is_none(), "the client may have got another cookie by now");
         assert_eq!(world.in_database(&stored_key).await, None, "it is not brought back");
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_handler_can_answer_by_itself_that_a_session_was_ended() {
+async fn handler_can_answer_an_ended_session_itself() {
     let world = World::new().await;
     let session = world.saved([("visits", 1)]).await;
     let store = world.store.clone();
@@ -326,7 +327,7 @@ async fn a_handler_can_answer_by_itself_that_a_session_was_ended() {
 }
 
 #[tokio::test]
-async fn a_layer_outside_can_answer_with_its_own_page() {
+async fn outer_layer_can_answer_with_its_own_page() {
     let world = World::new().await;
     let session = world.saved([("visits", 1)]).await;
     let store = world.store.clone();
@@ -344,7 +345,7 @@ async fn a_layer_outside_can_answer_with_its_own_page() {
 }
 
 #[tokio::test]
-async fn an_error_of_the_session_that_a_handler_returns_is_the_response_and_nothing_is_saved() {
+async fn session_error_from_a_handler_is_the_response_and_prevents_saving() {
     let world = World::with(|builder| builder.conflict_policy(ConflictPolicy::Reject)).await;
     let mut session = world.saved([("visits", 1)]).await;
     let cookie = cookie_of(&session);
@@ -359,7 +360,7 @@ async fn an_error_of_the_session_that_a_handler_returns_is_the_response_and_noth
     let answer = ask(&site(layer(&world), page), Some(&cookie)).await;
     assert_eq!(answer.status, StatusCode::CONFLICT);
     assert!(matches!(answer.failure, Some(SessionFailure(Error::Conflict))));
-    assert_eq!(world.db.calls.count(Call::Update), 2, "the layer does not try it again");
+    assert_eq!(world.db.calls.count(Call::Update), 2, "the layer must not save again");
     assert_eq!(ask(&site_of_reading(&world), Some(&cookie)).await.body, "5");
 }
 
@@ -368,7 +369,7 @@ fn site_of_reading(world: &World) -> Router {
 }
 
 #[tokio::test]
-async fn a_database_that_does_not_answer_is_503_and_tells_nothing_about_the_inside() {
+async fn unanswered_database_is_503_without_internals() {
     let world = World::new().await;
     let site = site(layer(&world), visit);
     world.db.calls.fail_all(Fault::Unreachable);
@@ -383,7 +384,7 @@ async fn a_database_that_does_not_answer_is_503_and_tells_nothing_about_the_insi
 }
 
 #[tokio::test]
-async fn a_handler_that_gets_no_session_can_go_on_without_and_try_again() {
+async fn handler_without_a_session_can_go_on_and_try_again() {
     let world = World::new().await;
     let session = world.saved([("visits", 3)]).await;
     let calls = world.db.calls.clone();
@@ -398,7 +399,7 @@ async fn a_handler_that_gets_no_session_can_go_on_without_and_try_again() {
 }
 
 #[tokio::test]
-async fn the_cookie_goes_with_the_session() {
+async fn cookie_is_removed_with_its_session() {
     each_database(async |world| {
         let session = world.saved([("visits", 1)]).await;
         let answer = ask(&site(layer(&world), log_out), Some(&cookie_of(&session))).await;
@@ -413,7 +414,7 @@ async fn the_cookie_goes_with_the_session() {
 }
 
 #[tokio::test]
-async fn the_cookie_goes_with_its_own_domain_and_path() {
+async fn cookie_is_removed_with_its_domain_and_path() {
     let world = World::new().await;
     let session = world.saved([("visits", 1)]).await;
     let cookie = SessionCookie::new("sessionid").domain("example.org").path("/app");
@@ -425,7 +426,7 @@ async fn the_cookie_goes_with_its_own_domain_and_path() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_session_that_never_was_sets_no_cookie_but_varies() {
+async fn flush_of_an_unsaved_session_sets_no_cookie_but_varies() {
     let world = World::new().await;
     let answer = ask(&site(layer(&world), log_out), None).await;
     assert!(answer.set_cookie().is_none());
@@ -434,7 +435,7 @@ async fn the_end_of_a_session_that_never_was_sets_no_cookie_but_varies() {
 }
 
 #[tokio::test]
-async fn a_session_that_ends_and_begins_anew_gets_a_new_cookie() {
+async fn session_flushed_and_saved_again_gets_a_new_cookie() {
     let world = World::new().await;
     let session = world.saved([("visits", 1)]).await;
     let page = async |session: SessionHandle| {
@@ -448,7 +449,7 @@ async fn a_session_that_ends_and_begins_anew_gets_a_new_cookie() {
 }
 
 #[tokio::test]
-async fn using_a_session_renews_it_and_its_cookie_but_not_at_every_request() {
+async fn session_use_renews_it_and_its_cookie_once_per_touch_interval() {
     let world = World::with(|builder| builder.idle_timeout(DAY)).await;
     let session = world.saved([("visits", 1)]).await;
     let site = site(layer(&world), read);
@@ -465,11 +466,11 @@ async fn using_a_session_renews_it_and_its_cookie_but_not_at_every_request() {
     assert_eq!(world.db.calls.count(Call::Touch), 1);
 
     world.runtime.advance(DAY - SECOND);
-    assert_eq!(ask(&site, Some(&cookie)).await.body, "1", "it counts from the last use");
+    assert_eq!(ask(&site, Some(&cookie)).await.body, "1", "the expiry must count from the last use");
 }
 
 #[tokio::test]
-async fn reading_is_no_use_if_the_application_says_so() {
+async fn reading_does_not_renew_a_session_without_touch() {
     let world = World::with(|builder| builder.idle_timeout(DAY)).await;
     let session = world.saved([("visits", 1)]).await;
     world.runtime.advance(DAY - SECOND);
@@ -480,7 +481,7 @@ async fn reading_is_no_use_if_the_application_says_so() {
 }
 
 #[tokio::test]
-async fn a_use_that_cannot_be_noted_fails_no_request() {
+async fn failed_touch_fails_no_request() {
     let world = World::new().await;
     let log = Log::listen();
     let session = world.saved([("visits", 1)]).await;
@@ -494,7 +495,7 @@ async fn a_use_that_cannot_be_noted_fails_no_request() {
 }
 
 #[tokio::test]
-async fn an_emptied_session_is_still_saved_and_its_cookie_sent() {
+async fn emptied_session_is_saved_and_its_cookie_sent() {
     let world = World::new().await;
     let session = world.saved([("visits", 1)]).await;
     world.runtime.advance(SECOND);
@@ -508,7 +509,7 @@ async fn an_emptied_session_is_still_saved_and_its_cookie_sent() {
 }
 
 #[tokio::test]
-async fn a_session_with_nothing_in_it_gets_no_row_and_no_cookie() {
+async fn empty_session_gets_no_row_and_no_cookie() {
     let world = World::new().await;
     let page = async |session: SessionHandle| {
         let mut session = session.lock().await.unwrap();
@@ -523,7 +524,7 @@ async fn a_session_with_nothing_in_it_gets_no_row_and_no_cookie() {
 }
 
 #[tokio::test]
-async fn a_login_changes_the_key_and_the_old_one_is_dead() {
+async fn login_changes_the_key_and_ends_the_old_one() {
     let world = World::new().await;
     let before = ask(&site(layer(&world), visit), None).await.cookie();
     let log_in = async |session: SessionHandle| -> Result<(), Error> {
@@ -541,7 +542,7 @@ async fn a_login_changes_the_key_and_the_old_one_is_dead() {
 }
 
 #[tokio::test]
-async fn a_save_by_the_handler_is_not_repeated_and_sends_the_cookie() {
+async fn save_in_the_handler_is_not_repeated_and_sends_the_cookie() {
     let world = World::new().await;
     let page = async |session: SessionHandle| {
         let mut session = session.lock().await.unwrap();
@@ -555,7 +556,7 @@ async fn a_save_by_the_handler_is_not_repeated_and_sends_the_cookie() {
 }
 
 #[tokio::test]
-async fn an_unreadable_row_is_a_new_session_and_stays() {
+async fn unreadable_row_opens_a_new_session_and_stays() {
     let world = World::new().await;
     let session = world.saved([("visits", 1)]).await;
     let key = *session.stored_key().unwrap();
@@ -570,7 +571,7 @@ async fn an_unreadable_row_is_a_new_session_and_stays() {
 }
 
 #[tokio::test]
-async fn what_a_handler_says_about_vary_is_kept() {
+async fn vary_header_of_a_handler_is_kept() {
     let world = World::new().await;
     for (said, expected) in [
         ("Accept-Encoding", vec!["Accept-Encoding", "Cookie"]),
@@ -588,7 +589,7 @@ async fn what_a_handler_says_about_vary_is_kept() {
 }
 
 #[tokio::test]
-async fn it_works_around_any_service_of_http() {
+async fn layer_works_around_any_http_service() {
     let world = World::new().await;
     let service = layer(&world).layer(service_fn(async |request: Request| {
         let handle = request.extensions().get::<SessionHandle>().unwrap();
@@ -601,7 +602,7 @@ async fn it_works_around_any_service_of_http() {
 }
 
 #[tokio::test]
-async fn without_the_layer_there_is_an_error_that_says_so() {
+async fn missing_layer_is_an_error_that_says_so() {
     let site = Router::new().route("/", any(read));
     let answer = ask(&site, None).await;
     assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR);
@@ -611,7 +612,7 @@ async fn without_the_layer_there_is_an_error_that_says_so() {
 }
 
 #[tokio::test]
-async fn a_task_that_holds_the_session_is_waited_for() {
+async fn response_waits_for_a_task_that_holds_the_session() {
     let world = World::new().await;
     let done = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&done);
@@ -632,7 +633,7 @@ async fn a_task_that_holds_the_session_is_waited_for() {
 }
 
 #[tokio::test]
-async fn debug_shows_no_key() {
+async fn debug_output_shows_no_key() {
     let world = World::new().await;
     let session = world.saved([("visits", 1)]).await;
     let page = async |session: SessionHandle| {
@@ -646,7 +647,7 @@ async fn debug_shows_no_key() {
 }
 
 #[tokio::test]
-async fn too_many_writes_of_one_session_are_answered_503() {
+async fn too_many_writes_of_one_session_are_answered_with_503() {
     let world = World::shared_with(|builder| builder.max_waiting_writes(1)).await;
     let session = world.saved([("x", 1)]).await;
     let (site, cookie) = (site(layer(&world), visit), cookie_of(&session));

@@ -1,4 +1,4 @@
-//! How the session cookie looks, and which ones are refused.
+//! The attributes of the session cookie, and cookies that are refused.
 
 use session_cached_db::tower::{SameSite, SessionCookie, SessionHandle};
 use session_core::Expiry;
@@ -11,7 +11,7 @@ async fn first_answer(cookie: SessionCookie) -> Answer {
     ask(&site(layer(&world).with_cookie(cookie).unwrap(), visit), None).await
 }
 
-/// The attributes of a first cookie, without its value.
+/// Returns the name and the attributes of a first cookie, without its value.
 async fn attributes(cookie: SessionCookie) -> Vec<String> {
     let answer = first_answer(cookie).await;
     let mut parts: Vec<_> = answer.set_cookie().unwrap().into_iter().map(str::to_owned).collect();
@@ -22,7 +22,7 @@ async fn attributes(cookie: SessionCookie) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn by_default_it_is_bound_to_its_host() {
+async fn default_cookie_is_bound_to_its_host() {
     assert_eq!(
         attributes(SessionCookie::default()).await,
         ["__Host-session", "HttpOnly", "SameSite=Lax", "Secure", "Path=/", "Max-Age=86400"]
@@ -30,13 +30,13 @@ async fn by_default_it_is_bound_to_its_host() {
 }
 
 #[tokio::test]
-async fn it_is_secure_unless_the_application_says_otherwise() {
+async fn cookie_is_secure_unless_set_otherwise() {
     assert!(attributes(SessionCookie::new("id")).await.contains(&"Secure".to_owned()));
     assert!(!attributes(SessionCookie::new("id").secure(false)).await.contains(&"Secure".to_owned()));
 }
 
 #[tokio::test]
-async fn over_plain_http_it_loses_what_demands_tls() {
+async fn plain_http_cookie_loses_attributes_that_demand_tls() {
     for (name, expected) in [("__Host-session", "session"), ("__Secure-id", "id"), ("id", "id")] {
         let cookie = SessionCookie::new(name).plain_http(true);
         assert_eq!(cookie.name(), expected);
@@ -49,17 +49,17 @@ async fn over_plain_http_it_loses_what_demands_tls() {
 }
 
 #[tokio::test]
-async fn it_is_hidden_from_scripts() {
+async fn cookie_is_hidden_from_scripts() {
     assert!(attributes(SessionCookie::default().http_only(true)).await.contains(&"HttpOnly".to_owned()));
 }
 
 #[tokio::test]
-async fn it_is_shown_to_scripts_if_the_application_says_so() {
+async fn cookie_is_shown_to_scripts_if_http_only_is_off() {
     assert!(!attributes(SessionCookie::default().http_only(false)).await.contains(&"HttpOnly".to_owned()));
 }
 
 #[tokio::test]
-async fn other_sites_requests_carry_it_as_the_application_says() {
+async fn same_site_attribute_is_the_one_that_was_set() {
     for (same_site, expected) in [
         (SameSite::Strict, "SameSite=Strict"),
         (SameSite::Lax, "SameSite=Lax"),
@@ -71,7 +71,7 @@ async fn other_sites_requests_carry_it_as_the_application_says() {
 }
 
 #[tokio::test]
-async fn it_lives_as_long_as_its_session() {
+async fn cookie_lives_as_long_as_its_session() {
     let world = World::with(|builder| builder.idle_timeout(DAY)).await;
     for (expiry, expected) in [
         (None, Some("Max-Age=86400")),
@@ -93,7 +93,7 @@ async fn it_lives_as_long_as_its_session() {
 }
 
 #[tokio::test]
-async fn what_browsers_would_refuse_is_refused() {
+async fn cookie_that_browsers_would_refuse_is_refused() {
     let world = World::new().await;
     for (cookie, why) in [
         (SessionCookie::new(""), "its name"),
@@ -142,19 +142,19 @@ mod sealed {
 
     #[cfg(feature = "signed-cookies")]
     #[tokio::test]
-    async fn a_signed_cookie_is_taken_and_a_forged_one_asks_nobody() {
+    async fn signed_cookie_is_accepted_and_a_forged_one_costs_no_io() {
         check(SessionCookie::signed).await;
     }
 
     #[cfg(feature = "private-cookies")]
     #[tokio::test]
-    async fn a_private_cookie_is_taken_and_a_forged_one_asks_nobody() {
+    async fn private_cookie_is_accepted_and_a_forged_one_costs_no_io() {
         check(SessionCookie::private).await;
     }
 
     #[cfg(feature = "private-cookies")]
     #[tokio::test]
-    async fn a_private_cookie_does_not_show_the_key() {
+    async fn private_cookie_hides_the_key() {
         let world = World::new().await;
         let cookie = SessionCookie::default().private([key(1)]);
         let page = async |session: SessionHandle| {
@@ -198,7 +198,7 @@ mod sealed {
     }
 
     #[tokio::test]
-    async fn a_seal_without_a_key_is_refused() {
+    async fn signed_or_private_cookie_without_a_key_is_refused() {
         let world = World::new().await;
         let mut cookies = Vec::new();
         #[cfg(feature = "signed-cookies")]

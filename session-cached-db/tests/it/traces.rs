@@ -1,11 +1,11 @@
-//! Spans and events: their names are stable, and they tell of sessions only by a keyed hash.
+//! Spans and events: their names are stable, and they identify sessions only by a keyed hash.
 
 use session_core::{ExpiryWrite, Persistence as _, Runtime as _};
 
 use crate::common::{DAY, Fault, Log, World, key_of};
 
 #[tokio::test]
-async fn what_asks_others_has_a_span_and_a_hit_in_the_process_has_none() {
+async fn spans_cover_calls_of_others_but_not_in_process_hits() {
     let world = World::new().await;
     let log = Log::listen();
     let mut session = world.saved([("x", 1)]).await;
@@ -28,14 +28,14 @@ async fn what_asks_others_has_a_span_and_a_hit_in_the_process_has_none() {
 }
 
 #[tokio::test]
-async fn neither_keys_nor_payloads_nor_subjects_are_logged_and_one_session_can_be_followed() {
+async fn log_shows_no_key_payload_or_subject_and_sessions_can_be_followed() {
     let world = World::shared_with(|builder| builder.log_key(*b"the log's key")).await;
     let log = Log::listen();
     let mut session = world.saved([("number", 471_147)]).await;
     session.set_subject("ada@example.org").unwrap();
     session.save().await.unwrap();
     world.store.open("0123456789012345678901234567890123456789012").await.unwrap();
-    // What cannot be read, and what cannot reach the cache, is logged loudest.
+    // Provoke the events with the most detail: an unreadable payload, and a cache that cannot be reached.
     let stored = *session.stored_key().unwrap();
     let record = world.db.sqlite.load(&stored, world.runtime.now()).await.unwrap().unwrap();
     let broken = session_core::Record::new(
@@ -51,9 +51,9 @@ async fn neither_keys_nor_payloads_nor_subjects_are_logged_and_one_session_can_b
     other.flush().await.unwrap();
 
     let lines = log.lines();
-    let told = lines.join("\n");
+    let text = lines.join("\n");
     for secret in [key_of(&session), stored.as_str().to_owned(), "ada@example.org".into(), "471147".into()] {
-        assert!(!told.contains(&secret), "{secret} is in the log:\n{told}");
+        assert!(!text.contains(&secret), "{secret} is in the log:\n{text}");
     }
     let name_in = |line: &String| {
         let rest = line.split(" session=").nth(1)?;
@@ -66,5 +66,5 @@ async fn neither_keys_nor_payloads_nor_subjects_are_logged_and_one_session_can_b
     );
     let of_it = lines.iter().filter(|line| name_in(line).is_some_and(|name| name == unreadable));
     let saves = of_it.filter(|line| line.starts_with("span session_write operation=\"save\"")).count();
-    assert_eq!(saves, 1, "the session cannot be followed:\n{told}");
+    assert_eq!(saves, 1, "the session cannot be followed:\n{text}");
 }

@@ -31,10 +31,10 @@ struct Answer {
 
 impl Answer {
     fn cookie(&self) -> Cookie<'static> {
-        self.cookie.clone().expect("a cookie is set")
+        self.cookie.clone().expect("a cookie should be set")
     }
 
-    /// The key in it.
+    /// Returns the session key in the cookie.
     fn key(&self) -> String {
         let mut jar = CookieJar::new();
         jar.add_original(self.cookie());
@@ -42,19 +42,19 @@ impl Answer {
     }
 }
 
-/// The application's own secret, which is the same on all nodes.
+/// Returns the application's secret, which is the same on all nodes.
 fn key() -> Key {
     Key::from(&[7; 64])
 }
 
-/// A cookie with this key, as the application makes them.
+/// Returns a cookie with this key, signed as the application does it.
 fn cookie_with(value: &str) -> Cookie<'static> {
     let mut jar = CookieJar::new();
     jar.private_mut(&key()).add(Cookie::new(NAME, value.to_owned()));
     jar.get(NAME).unwrap().clone()
 }
 
-/// The application on one node: what it answers to a request.
+/// The application on one node, as a function from requests to answers.
 struct Site(Box<dyn Fn(TestRequest) -> Answering>);
 
 type Answering = Pin<Box<dyn Future<Output = Answer>>>;
@@ -69,7 +69,7 @@ async fn site_with(store: &Store, policy: TtlExtensionPolicy, barrier: Arc<Barri
         .cookie_name(NAME.to_owned())
         .session_lifecycle(lifecycle)
         .build();
-    // A page that puts `visits` there, after it has read the session and waited twice.
+    // Stores `visits`, after it has read the session and waited twice.
     let slow = move |session: Session| {
         let barrier = Arc::clone(&barrier);
         async move {
@@ -138,7 +138,7 @@ async fn ask(site: &Site, path: &str, cookie: Option<&Cookie<'_>>) -> Answer {
     (site.0)(request).await
 }
 
-pub async fn a_client_comes_back_with_its_cookie(world: &World) {
+pub async fn client_comes_back_with_its_cookie(world: &World) {
     let site = site(&world.nodes[0]).await;
     let first = ask(&site, "/visit", None).await;
     assert_eq!((first.status, first.body.as_str()), (StatusCode::OK, "1"));
@@ -147,13 +147,13 @@ pub async fn a_client_comes_back_with_its_cookie(world: &World) {
     assert_eq!(world.open(&first.key()).await.get::<u32>("visits").unwrap(), Some(3));
 }
 
-pub async fn a_visitor_who_leaves_nothing_gets_no_session(world: &World) {
+pub async fn visitor_who_stores_nothing_gets_no_session(world: &World) {
     let site = site(&world.nodes[0]).await;
     let answer = ask(&site, "/read", None).await;
     assert_eq!((answer.body.as_str(), answer.cookie), ("0", None));
 }
 
-pub async fn what_one_node_has_saved_the_other_shows_at_once(world: &World) {
+pub async fn save_on_one_node_is_seen_on_the_other_at_once(world: &World) {
     let (one, two) = (site(&world.nodes[0]).await, site(&world.nodes[1]).await);
     let cookie = ask(&one, "/visit", None).await.cookie();
     for visits in 1..10 {
@@ -164,7 +164,7 @@ pub async fn what_one_node_has_saved_the_other_shows_at_once(world: &World) {
     assert_eq!(ask(&two, "/read", Some(&cookie)).await.body, "0");
 }
 
-pub async fn a_cached_session_costs_no_read_of_the_database(world: &World) {
+pub async fn cached_session_costs_no_database_read(world: &World) {
     let (one, two) = (site(&world.nodes[0]).await, site(&world.nodes[1]).await);
     let cookie = ask(&one, "/visit", None).await.cookie();
     let before = world.database_reads();
@@ -175,7 +175,7 @@ pub async fn a_cached_session_costs_no_read_of_the_database(world: &World) {
     assert_eq!(world.database_reads(), before);
 }
 
-pub async fn the_last_of_two_updates_wins(world: &World) {
+pub async fn last_of_two_updates_wins(world: &World) {
     let barrier = Arc::new(Barrier::new(2));
     let slow = site_with(&world.nodes[0], TtlExtensionPolicy::OnStateChanges, Arc::clone(&barrier)).await;
     let other = site(&world.nodes[1]).await;
@@ -191,7 +191,7 @@ pub async fn the_last_of_two_updates_wins(world: &World) {
     assert_eq!(all, [("late", "true"), ("visits", "7")]);
 }
 
-pub async fn a_logout_is_final_and_a_late_update_is_an_error(world: &World) {
+pub async fn logout_is_final_and_a_late_update_is_an_error(world: &World) {
     let barrier = Arc::new(Barrier::new(2));
     let slow = site_with(&world.nodes[0], TtlExtensionPolicy::OnStateChanges, Arc::clone(&barrier)).await;
     let other = site(&world.nodes[1]).await;
@@ -208,7 +208,7 @@ pub async fn a_logout_is_final_and_a_late_update_is_an_error(world: &World) {
     assert_eq!(ask(&other, "/read", Some(&cookie)).await.body, "0");
 }
 
-pub async fn a_renewed_session_keeps_the_data_and_its_old_key_is_dead(world: &World) {
+pub async fn renewed_session_keeps_the_data_and_ends_the_old_key(world: &World) {
     let (one, two) = (site(&world.nodes[0]).await, site(&world.nodes[1]).await);
     let before = ask(&one, "/visit", None).await;
     let after = ask(&two, "/renew", Some(&before.cookie())).await;
@@ -218,7 +218,7 @@ pub async fn a_renewed_session_keeps_the_data_and_its_old_key_is_dead(world: &Wo
     assert!(!world.has_row(&before.key()).await);
 }
 
-pub async fn a_ttl_that_is_over_ends_the_session(world: &World) {
+pub async fn session_ends_when_its_ttl_is_over(world: &World) {
     let site = site(&world.nodes[0]).await;
     let first = ask(&site, "/visit", None).await;
     assert_eq!(world.open(&first.key()).await.expiry(), Some(Expiry::After(TTL.unsigned_abs())));
@@ -231,7 +231,7 @@ pub async fn a_ttl_that_is_over_ends_the_session(world: &World) {
     assert!(SessionStore::update(store, key, Default::default(), &TTL).await.is_err());
 }
 
-pub async fn reading_prolongs_a_session_if_the_policy_says_so(world: &World) {
+pub async fn reading_prolongs_a_session_under_on_every_request(world: &World) {
     let barrier = Arc::new(Barrier::new(2));
     let site = site_with(&world.nodes[0], TtlExtensionPolicy::OnEveryRequest, barrier).await;
     let first = ask(&site, "/visit", None).await;
@@ -239,11 +239,11 @@ pub async fn reading_prolongs_a_session_if_the_policy_says_so(world: &World) {
     let store = &world.nodes[0];
     let stored_key = *world.open(&first.key()).await.stored_key().unwrap();
     let before = store.load(&stored_key).await.unwrap().unwrap();
-    // Another configuration than before, so that the end moves at once.
+    // Another TTL than before, so that the end moves at once.
     SessionStore::update_ttl(store, &key, &(2 * TTL)).await.unwrap();
     let after = store.load(&stored_key).await.unwrap().unwrap();
     assert!(after.expires_at().since(before.expires_at()) >= TTL.unsigned_abs());
-    // The same again is not written: it was a moment ago.
+    // The same TTL again is not written, because the session was written a moment ago.
     let writes = store.stats().fenced_writes;
     for _ in 0..5 {
         SessionStore::update_ttl(store, &key, &(2 * TTL)).await.unwrap();
@@ -258,7 +258,7 @@ pub async fn reading_prolongs_a_session_if_the_policy_says_so(world: &World) {
     assert!(!world.has_row(&first.key()).await);
 }
 
-pub async fn a_cookie_that_is_no_key_opens_nothing(world: &World) {
+pub async fn malformed_cookie_opens_no_session(world: &World) {
     let site = site(&world.nodes[0]).await;
     for value in ["", "short", "../../../etc/passwd", &"a".repeat(65), "abcdefghijklmnopqrstuvwxyz012345"] {
         let reads = world.database_reads();
@@ -274,7 +274,7 @@ pub async fn a_cookie_that_is_no_key_opens_nothing(world: &World) {
     assert!(SessionStore::update(&world.nodes[0], key, Default::default(), &TTL).await.is_err());
 }
 
-pub async fn what_nobody_has_changed_stays_byte_for_byte(world: &World) {
+pub async fn unchanged_values_stay_byte_for_byte(world: &World) {
     let site = site(&world.nodes[0]).await;
     let first = ask(&site, "/visit", None).await;
     let mut session = world.open(&first.key()).await;
@@ -287,7 +287,7 @@ pub async fn what_nobody_has_changed_stays_byte_for_byte(world: &World) {
     assert_eq!(session.subject(), Some("user-42"));
 }
 
-pub async fn a_payload_that_cannot_be_read_is_no_session_and_stays(world: &World) {
+pub async fn unreadable_payload_opens_no_session_and_stays(world: &World) {
     let site = site(&world.nodes[0]).await;
     let first = ask(&site, "/visit", None).await;
     world.corrupt(&first.key()).await;

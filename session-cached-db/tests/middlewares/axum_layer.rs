@@ -21,18 +21,18 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// What the client sends from then on.
+    /// Returns the `Cookie` header that the client sends from then on.
     pub fn cookie(&self) -> String {
-        self.cookie.clone().expect("a cookie is set")
+        self.cookie.clone().expect("a cookie should be set")
     }
 
-    /// The key in it.
+    /// Returns the session key in the cookie.
     pub fn key(&self) -> String {
         self.cookie().split_once('=').unwrap().1.to_owned()
     }
 }
 
-/// A request of a client with this cookie.
+/// Sends a request with this cookie.
 pub async fn ask(site: &Router, path: &str, cookie: Option<&str>) -> Answer {
     let mut request = Request::builder().uri(path);
     if let Some(cookie) = cookie {
@@ -69,7 +69,7 @@ fn site(store: &Store) -> Router {
         .layer(SessionLayer::new(store.clone()))
 }
 
-/// A page that waits, with the session read, until somebody else has come as far.
+/// Returns a site with a page that reads the session and waits until another request has done so, too.
 fn slow(store: &Store, key: &'static str, barrier: &Arc<Barrier>) -> Router {
     let barrier = Arc::clone(barrier);
     let page = async move |session: SessionHandle| -> Result<(), Error> {
@@ -82,7 +82,7 @@ fn slow(store: &Store, key: &'static str, barrier: &Arc<Barrier>) -> Router {
     Router::new().route("/slow", get(page)).layer(SessionLayer::new(store.clone()))
 }
 
-pub async fn a_client_comes_back_with_its_cookie(world: &World) {
+pub async fn client_comes_back_with_its_cookie(world: &World) {
     let [one, two] = [0, 1].map(|node| site(&world.nodes[node]));
     let first = ask(&one, "/visit", None).await;
     assert_eq!((first.status, first.body.as_str()), (StatusCode::OK, "1"));
@@ -101,7 +101,7 @@ pub async fn overlapping_requests_of_two_nodes_lose_nothing(world: &World) {
     assert_eq!(all, "one=1;two=1;visits=1;");
 }
 
-pub async fn a_logout_on_one_node_is_final_on_the_other(world: &World) {
+pub async fn logout_on_one_node_is_final_on_the_other(world: &World) {
     let first = ask(&site(&world.nodes[0]), "/visit", None).await;
     let cookie = first.cookie();
     let barrier = Arc::new(Barrier::new(2));
@@ -116,7 +116,7 @@ pub async fn a_logout_on_one_node_is_final_on_the_other(world: &World) {
     assert!(!world.has_row(&first.key()).await);
 }
 
-pub async fn a_login_changes_the_key(world: &World) {
+pub async fn login_changes_the_key(world: &World) {
     let [one, two] = [0, 1].map(|node| site(&world.nodes[node]));
     let before = ask(&one, "/visit", None).await.cookie();
     ask(&two, "/visit", Some(&before)).await;
@@ -139,9 +139,9 @@ pub async fn log_out_everywhere_ends_the_sessions_of_all_browsers(world: &World)
     }
 }
 
-/// Everything that a store can do, in a handler, with backends that are chosen when the program runs. That it compiles is
-/// the point.
-pub async fn a_handler_can_use_all_of_a_store_with_erased_backends(world: &World) {
+/// Calls every method of a store in a handler, with backends that are chosen at run time. The point is that
+/// it compiles.
+pub async fn handler_can_use_all_of_a_store_with_erased_backends(world: &World) {
     let store = world.nodes[0].clone();
     let page = async move |session: SessionHandle| -> Result<String, Error> {
         let mut session = session.lock().await?;

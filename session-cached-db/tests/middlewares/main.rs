@@ -1,8 +1,9 @@
-//! Sessions as web frameworks see them: through their own middlewares, by this crate's layer and by its adapters.
+//! Sessions in web frameworks, through this crate's layer and its adapters for other middlewares.
 //!
-//! Every scenario runs over moka and SQLite in one process, and with two nodes over Redis and Postgres, which are those
-//! that `CONFORMANCE_REDIS_URL` and `CONFORMANCE_POSTGRES_URL` name; `cargo xtask services up` starts some. Without them,
-//! those scenarios are reported as ignored, or as failed if `CONFORMANCE_REQUIRE` is `all` or lists one of the two.
+//! Every scenario runs over moka and SQLite in one process, and with two nodes over Redis and Postgres, whose
+//! URLs are in `CONFORMANCE_REDIS_URL` and `CONFORMANCE_POSTGRES_URL`; `cargo xtask services up` starts both
+//! servers. Without them, those scenarios are reported as ignored, or as failed if `CONFORMANCE_REQUIRE` is
+//! `all` or lists one of the two.
 #![allow(
     unreachable_pub,
     missing_docs,
@@ -36,38 +37,38 @@ macro_rules! scenarios {
 
 const SCENARIOS: &[(&str, Scenario)] = scenarios! {
     axum_layer:
-        a_client_comes_back_with_its_cookie,
+        client_comes_back_with_its_cookie,
         overlapping_requests_of_two_nodes_lose_nothing,
-        a_logout_on_one_node_is_final_on_the_other,
-        a_login_changes_the_key,
+        logout_on_one_node_is_final_on_the_other,
+        login_changes_the_key,
         log_out_everywhere_ends_the_sessions_of_all_browsers,
-        a_handler_can_use_all_of_a_store_with_erased_backends;
+        handler_can_use_all_of_a_store_with_erased_backends;
     tower_sessions:
-        a_client_comes_back_with_its_cookie,
-        a_visitor_who_leaves_nothing_gets_no_session,
-        what_one_node_has_saved_the_other_shows_at_once,
-        a_cached_session_costs_no_read_of_the_database,
-        the_last_of_two_saves_wins,
-        a_logout_is_final_and_a_late_save_is_an_error,
-        a_changed_id_keeps_the_data_and_kills_the_old_id,
-        the_expiry_of_the_last_save_counts,
-        an_id_that_exists_is_replaced_when_a_session_is_created,
-        what_nobody_has_changed_stays_byte_for_byte,
-        a_payload_that_cannot_be_read_is_no_session_and_stays,
-        a_reserved_key_is_an_error_of_encoding;
+        client_comes_back_with_its_cookie,
+        visitor_who_stores_nothing_gets_no_session,
+        save_on_one_node_is_seen_on_the_other_at_once,
+        cached_session_costs_no_database_read,
+        last_of_two_saves_wins,
+        logout_is_final_and_a_late_save_is_an_error,
+        cycled_id_keeps_the_data_and_ends_the_old_id,
+        expiry_of_the_last_save_counts,
+        existing_id_is_replaced_when_a_session_is_created,
+        unchanged_values_stay_byte_for_byte,
+        unreadable_payload_opens_no_session_and_stays,
+        reserved_key_is_an_encoding_error;
     actix:
-        a_client_comes_back_with_its_cookie,
-        a_visitor_who_leaves_nothing_gets_no_session,
-        what_one_node_has_saved_the_other_shows_at_once,
-        a_cached_session_costs_no_read_of_the_database,
-        the_last_of_two_updates_wins,
-        a_logout_is_final_and_a_late_update_is_an_error,
-        a_renewed_session_keeps_the_data_and_its_old_key_is_dead,
-        a_ttl_that_is_over_ends_the_session,
-        reading_prolongs_a_session_if_the_policy_says_so,
-        a_cookie_that_is_no_key_opens_nothing,
-        what_nobody_has_changed_stays_byte_for_byte,
-        a_payload_that_cannot_be_read_is_no_session_and_stays;
+        client_comes_back_with_its_cookie,
+        visitor_who_stores_nothing_gets_no_session,
+        save_on_one_node_is_seen_on_the_other_at_once,
+        cached_session_costs_no_database_read,
+        last_of_two_updates_wins,
+        logout_is_final_and_a_late_update_is_an_error,
+        renewed_session_keeps_the_data_and_ends_the_old_key,
+        session_ends_when_its_ttl_is_over,
+        reading_prolongs_a_session_under_on_every_request,
+        malformed_cookie_opens_no_session,
+        unchanged_values_stay_byte_for_byte,
+        unreadable_payload_opens_no_session_and_stays;
 };
 
 fn main() {
@@ -93,7 +94,7 @@ fn is_required() -> bool {
     required.split(',').any(|name| ["all", "redis", "postgres"].contains(&name.trim()))
 }
 
-/// On a runtime of one thread, as actix has it.
+/// Runs a scenario on a runtime of one thread, as actix does.
 fn run(servers: Option<Servers>, scenario: Scenario) -> Result<(), Failed> {
     actix_web::rt::System::new().block_on(async {
         let world = World::new(servers).await;

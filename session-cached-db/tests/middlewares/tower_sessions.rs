@@ -37,7 +37,7 @@ fn site(store: &Store) -> Router {
         .layer(layer(store))
 }
 
-/// A page that puts `visits` there, after it has read the session and waited twice.
+/// Returns a site with a page that stores `visits`, after it has read the session and waited twice.
 fn slow(store: &Store, visits: u32, barrier: &Arc<Barrier>) -> Router {
     let barrier = Arc::clone(barrier);
     let page = async move |session: Session| {
@@ -50,7 +50,7 @@ fn slow(store: &Store, visits: u32, barrier: &Arc<Barrier>) -> Router {
     Router::new().route("/slow", get(page)).layer(layer(store))
 }
 
-pub async fn a_client_comes_back_with_its_cookie(world: &World) {
+pub async fn client_comes_back_with_its_cookie(world: &World) {
     let site = site(&world.nodes[0]);
     let first = ask(&site, "/visit", None).await;
     assert_eq!((first.status, first.body.as_str()), (StatusCode::OK, "1"));
@@ -59,7 +59,7 @@ pub async fn a_client_comes_back_with_its_cookie(world: &World) {
     assert_eq!(world.open(&first.key()).await.get::<u32>("visits").unwrap(), Some(3));
 }
 
-pub async fn a_visitor_who_leaves_nothing_gets_no_session(world: &World) {
+pub async fn visitor_who_stores_nothing_gets_no_session(world: &World) {
     let site = site(&world.nodes[0]);
     let answer = ask(&site, "/read", None).await;
     assert_eq!((answer.body.as_str(), answer.cookie), ("0", None));
@@ -69,7 +69,7 @@ pub async fn a_visitor_who_leaves_nothing_gets_no_session(world: &World) {
     }
 }
 
-pub async fn what_one_node_has_saved_the_other_shows_at_once(world: &World) {
+pub async fn save_on_one_node_is_seen_on_the_other_at_once(world: &World) {
     let [one, two] = [0, 1].map(|node| site(&world.nodes[node]));
     let cookie = ask(&one, "/visit", None).await.cookie();
     for visits in 1..10 {
@@ -80,7 +80,7 @@ pub async fn what_one_node_has_saved_the_other_shows_at_once(world: &World) {
     assert_eq!(ask(&two, "/read", Some(&cookie)).await.body, "0");
 }
 
-pub async fn a_cached_session_costs_no_read_of_the_database(world: &World) {
+pub async fn cached_session_costs_no_database_read(world: &World) {
     let [one, two] = [0, 1].map(|node| site(&world.nodes[node]));
     let cookie = ask(&one, "/visit", None).await.cookie();
     let before = world.database_reads();
@@ -91,7 +91,7 @@ pub async fn a_cached_session_costs_no_read_of_the_database(world: &World) {
     assert_eq!(world.database_reads(), before);
 }
 
-pub async fn the_last_of_two_saves_wins(world: &World) {
+pub async fn last_of_two_saves_wins(world: &World) {
     let first = ask(&site(&world.nodes[0]), "/visit", None).await;
     let cookie = first.cookie();
     let barrier = Arc::new(Barrier::new(2));
@@ -106,7 +106,7 @@ pub async fn the_last_of_two_saves_wins(world: &World) {
     assert_eq!(all, [("visits", "7"), ("visits=7", "true")]);
 }
 
-pub async fn a_logout_is_final_and_a_late_save_is_an_error(world: &World) {
+pub async fn logout_is_final_and_a_late_save_is_an_error(world: &World) {
     let first = ask(&site(&world.nodes[0]), "/visit", None).await;
     let cookie = first.cookie();
     let barrier = Arc::new(Barrier::new(2));
@@ -123,7 +123,7 @@ pub async fn a_logout_is_final_and_a_late_save_is_an_error(world: &World) {
     }
 }
 
-pub async fn a_changed_id_keeps_the_data_and_kills_the_old_id(world: &World) {
+pub async fn cycled_id_keeps_the_data_and_ends_the_old_id(world: &World) {
     let [one, two] = [0, 1].map(|node| site(&world.nodes[node]));
     let before = ask(&one, "/visit", None).await;
     let after = ask(&two, "/cycle", Some(&before.cookie())).await;
@@ -133,7 +133,7 @@ pub async fn a_changed_id_keeps_the_data_and_kills_the_old_id(world: &World) {
     assert!(!world.has_row(&before.key()).await);
 }
 
-pub async fn the_expiry_of_the_last_save_counts(world: &World) {
+pub async fn expiry_of_the_last_save_counts(world: &World) {
     let first = ask(&site(&world.nodes[0]), "/visit", None).await;
     let ends = world.open(&first.key()).await.expires_at();
     let inactive = async |session: Session| {
@@ -159,7 +159,7 @@ fn record(id: Id, data: impl IntoIterator<Item = (&'static str, u32)>) -> Record
     Record { id, data, expiry_date: OffsetDateTime::now_utc() + Duration::hours(1) }
 }
 
-pub async fn an_id_that_exists_is_replaced_when_a_session_is_created(world: &World) {
+pub async fn existing_id_is_replaced_when_a_session_is_created(world: &World) {
     let store: &dyn SessionStore = &world.nodes[0];
     let mut first = record(Id(1), [("visits", 1)]);
     let mut second = record(Id(1), [("visits", 2)]);
@@ -172,7 +172,7 @@ pub async fn an_id_that_exists_is_replaced_when_a_session_is_created(world: &Wor
     }
 }
 
-pub async fn what_nobody_has_changed_stays_byte_for_byte(world: &World) {
+pub async fn unchanged_values_stay_byte_for_byte(world: &World) {
     let first = ask(&site(&world.nodes[0]), "/visit", None).await;
     let mut session = world.open(&first.key()).await;
     session.insert("odd", RawValue::from_string(ODD_JSON.to_owned()).unwrap()).unwrap();
@@ -184,7 +184,7 @@ pub async fn what_nobody_has_changed_stays_byte_for_byte(world: &World) {
     assert_eq!(session.subject(), Some("user-42"));
 }
 
-pub async fn a_payload_that_cannot_be_read_is_no_session_and_stays(world: &World) {
+pub async fn unreadable_payload_opens_no_session_and_stays(world: &World) {
     let site = site(&world.nodes[0]);
     let first = ask(&site, "/visit", None).await;
     world.corrupt(&first.key()).await;
@@ -194,7 +194,7 @@ pub async fn a_payload_that_cannot_be_read_is_no_session_and_stays(world: &World
     assert!(world.has_row(&first.key()).await);
 }
 
-pub async fn a_reserved_key_is_an_error_of_encoding(world: &World) {
+pub async fn reserved_key_is_an_encoding_error(world: &World) {
     let store: &dyn SessionStore = &world.nodes[0];
     let mut reserved = record(Id(2), [("_session_expiry", 1)]);
     let error = store.create(&mut reserved).await.unwrap_err();

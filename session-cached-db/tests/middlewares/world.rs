@@ -1,4 +1,4 @@
-//! A store for one scenario, on one node or two.
+//! The stores of one scenario, on one node or two.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use session_core::{DynCache, DynDatabase, ExpiryWrite, Record};
 
 pub type Store = CachedDb<Arc<dyn DynCache>, Arc<dyn DynDatabase>>;
 
-/// Where Redis and Postgres are.
+/// The URLs of Redis and Postgres.
 #[derive(Clone)]
 pub struct Servers {
     redis: String,
@@ -30,9 +30,9 @@ impl Servers {
 }
 
 pub struct World {
-    /// Two nodes; of one process, the same store twice.
+    /// Two nodes. In one process, they are the same store.
     pub nodes: [Store; 2],
-    /// What is to be removed afterwards: a URL of Postgres, and a table there.
+    /// The table to remove afterwards: a URL of Postgres, and its name.
     table: Option<(String, String)>,
 }
 
@@ -56,7 +56,7 @@ impl World {
                 .await
                 .unwrap();
             let store = CachedDb::builder(Arc::new(cache) as Arc<dyn DynCache>, erase(db));
-            // A machine that is busy is no outage.
+            // A busy machine must not count as an outage.
             store
                 .cache_timeout(Duration::from_secs(10))
                 .fence_ttl(Duration::from_secs(60))
@@ -67,7 +67,7 @@ impl World {
         Self { nodes: [node().await, node().await], table: Some((postgres, name)) }
     }
 
-    /// Runs a scenario to its end, even if that is a panic.
+    /// Runs a scenario, and returns a panic as an error.
     pub async fn catch(&self, scenario: impl Future<Output = ()>) -> Result<(), Failed> {
         let message = |panic: Box<dyn std::any::Any + Send>| {
             let text = panic.downcast_ref::<String>().cloned();
@@ -87,7 +87,7 @@ impl World {
         }
     }
 
-    /// The session under this key, as somebody without a middleware sees it.
+    /// Opens the session under this key, without a middleware.
     pub async fn open(&self, key: &str) -> Session {
         self.nodes[1].open(key).await.unwrap()
     }
@@ -100,13 +100,13 @@ impl World {
         self.nodes[0].update(&stored_key, broken, None, ExpiryWrite::Extend).await.unwrap();
     }
 
-    /// Whether there is a row under this key, readable or not.
+    /// Returns `true` if there is a row under this key, readable or not.
     pub async fn has_row(&self, key: &str) -> bool {
         let key = session_core::SessionKey::parse(key).unwrap();
         self.nodes[0].exists(&self.nodes[0].stored_key(&key).unwrap()).await.unwrap()
     }
 
-    /// How often the nodes have read the database.
+    /// Returns the number of database reads of the nodes.
     pub fn database_reads(&self) -> u64 {
         let reads = |store: &Store| store.stats().misses + store.stats().bypasses;
         reads(&self.nodes[0]) + reads(&self.nodes[1])
@@ -117,5 +117,5 @@ pub fn erase(db: impl DynDatabase) -> Arc<dyn DynDatabase> {
     Arc::new(db)
 }
 
-/// A number that no type of JSON libraries holds, and a text in a form that none of them writes.
+/// A number that no type of JSON libraries can hold, and text in a form that none of them writes.
 pub const ODD_JSON: &str = "{\"b\": 12345678901234567890.123456789, \"a\": \"\\u00e9\"}";

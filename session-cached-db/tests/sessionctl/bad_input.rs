@@ -12,7 +12,7 @@ const NEED_THE_TABLE: [&[&str]; 6] = [
     &["revoke", "--subject", "ann", "--no-cache"],
 ];
 
-pub async fn a_database_without_the_table_is_left_alone(world: &World) {
+pub async fn database_without_the_table_is_left_alone(world: &World) {
     world.sql(r#"CREATE TABLE "{t}_other" (id INTEGER)"#).await;
     for command in NEED_THE_TABLE {
         world
@@ -21,7 +21,7 @@ pub async fn a_database_without_the_table_is_left_alone(world: &World) {
             .says(&format!("there is no table {}", world.table))
             .says("sessionctl migrate");
     }
-    // Nothing was made, and SQLite's file is not in another mode.
+    // No table was made, and the SQLite file is in the same mode as before.
     world.run(&["migrate", "--dry-run"]).ends_with(0).says("would be made");
     if !world.has_cache() {
         let header = std::fs::read(world.dir.path().join("sessions.db")).unwrap();
@@ -30,17 +30,17 @@ pub async fn a_database_without_the_table_is_left_alone(world: &World) {
     world.sql(r#"DROP TABLE "{t}_other""#).await;
 }
 
-pub async fn a_table_that_is_not_ours_is_left_alone(world: &World) {
+pub async fn foreign_table_is_left_alone(world: &World) {
     world.sql(r#"CREATE TABLE "{t}" (id INTEGER, expires_at BIGINT); INSERT INTO "{t}" VALUES (1, 0)"#).await;
     for command in NEED_THE_TABLE.into_iter().chain([["migrate"].as_slice()]) {
         world.run(command).ends_with(4).says("not a session table");
     }
-    // It has its row, or this fails.
+    // The insert fails only if the table still has its row.
     world.sql(r#"CREATE UNIQUE INDEX "{t}_once" ON "{t}" (id)"#).await;
     assert!(world.try_sql(r#"INSERT INTO "{t}" VALUES (1, 0)"#).await.is_err(), "the row was deleted");
 }
 
-pub async fn a_schema_that_is_newer_is_left_alone(world: &World) {
+pub async fn newer_schema_is_left_alone(world: &World) {
     world.filled(&[("it-is-over".to_owned(), None, -7_200)]).await;
     world.sql(r#"INSERT INTO "{t}_schema" VALUES (7)"#).await;
     for command in NEED_THE_TABLE.into_iter().chain([["migrate"].as_slice()]) {
@@ -49,7 +49,7 @@ pub async fn a_schema_that_is_newer_is_left_alone(world: &World) {
     assert_eq!(world.rows().await, 1);
 }
 
-pub async fn a_file_that_is_not_there_is_not_made(world: &World) {
+pub async fn missing_file_is_not_made(world: &World) {
     let file = world.dir.path().join("missing.db");
     for command in NEED_THE_TABLE.into_iter().chain([["doctor"].as_slice(), &["migrate", "--dry-run"]]) {
         let mut run = bare(command);
@@ -60,11 +60,11 @@ pub async fn a_file_that_is_not_there_is_not_made(world: &World) {
             _ => 3,
         };
         Run::of(&mut run).ends_with(code);
-        assert!(!file.exists(), "{command:?} made it");
+        assert!(!file.exists(), "{command:?} made the file");
     }
 }
 
-pub async fn urls_that_are_wrong_are_refused_without_their_passwords(world: &World) {
+pub async fn wrong_url_is_refused_without_its_password(world: &World) {
     bare_stats(None).ends_with(2).says("SESSIONCTL_DATABASE_URL");
     bare_stats(Some("")).ends_with(2).says("SESSIONCTL_DATABASE_URL");
     bare_stats(Some("mongodb://u:s3cr3t@h/d")).ends_with(2).says("mongodb").does_not_say("s3cr3t");
@@ -77,7 +77,7 @@ pub async fn urls_that_are_wrong_are_refused_without_their_passwords(world: &Wor
     command.env("SESSIONCTL_CACHE_URL", "mongodb://:s3cr3t@h");
     Run::of(&mut command).ends_with(2).says("mongodb").does_not_say("s3cr3t");
     world.run(&["no-such-command"]).ends_with(2);
-    // From the environment, it stands in no help.
+    // The help does not show a URL from the environment.
     world.run(&["stats", "--help"]).ends_with(0).does_not_say(&world.table);
 }
 
@@ -89,7 +89,7 @@ fn bare_stats(url: Option<&str>) -> Run {
     Run::of(&mut command)
 }
 
-pub async fn a_cache_that_is_down_stops_what_would_have_to_tell_it(world: &World) {
+pub async fn unreachable_cache_stops_commands_that_must_fence_it(world: &World) {
     let store = world.store().await;
     let (_, key) = save(&store, Some("ann"), "a", "b").await;
     for command in [
@@ -105,7 +105,7 @@ pub async fn a_cache_that_is_down_stops_what_would_have_to_tell_it(world: &World
     assert_eq!(world.rows().await, 1);
 }
 
-pub async fn a_reader_that_has_gone_is_no_panic_and_undoes_nothing(world: &World) {
+pub async fn closed_output_causes_no_panic_and_undoes_nothing(world: &World) {
     let store = world.store().await;
     let (_, key) = save(&store, Some("ann"), "a", "b").await;
     let closed = |command: &mut std::process::Command| {
@@ -123,7 +123,7 @@ pub async fn a_reader_that_has_gone_is_no_panic_and_undoes_nothing(world: &World
     assert_eq!(world.rows().await, 0);
 }
 
-pub async fn two_things_to_revoke_at_once_are_refused(world: &World) {
+pub async fn contradicting_revoke_arguments_are_refused(world: &World) {
     world.filled(&[("session-1".to_owned(), Some("ann"), 3_600)]).await;
     for command in [
         ["revoke", "session-1", "--subject", "ann"].as_slice(),
@@ -137,10 +137,10 @@ pub async fn two_things_to_revoke_at_once_are_refused(world: &World) {
     assert_eq!(world.rows().await, 1);
 }
 
-pub async fn a_clock_that_is_far_off_stops_what_writes(world: &World) {
+pub async fn clock_that_is_far_off_stops_commands_that_write(world: &World) {
     world.filled(&[("it-is-over".to_owned(), None, -7_200)]).await;
     if !world.has_cache() {
-        // SQLite's clock is this machine's.
+        // SQLite's clock is this machine's, so it cannot differ.
         world.run(&["clear-expired"]).ends_with(0);
         return;
     }

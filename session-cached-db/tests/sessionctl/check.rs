@@ -2,7 +2,7 @@ use session_core::{ExpiryWrite, Record, Timestamp};
 
 use crate::world::{Run, World, now, save};
 
-/// Whether there is a cache to check; without one, that is told.
+/// Returns `true` if there is a cache to check. Without one, asserts that the command says so.
 async fn has_cache(world: &World) -> bool {
     if !world.has_cache() {
         world.filled(&[]).await;
@@ -11,7 +11,7 @@ async fn has_cache(world: &World) -> bool {
     world.has_cache()
 }
 
-pub async fn a_cache_that_agrees_is_found_to_and_is_not_disturbed(world: &World) {
+pub async fn agreeing_cache_is_reported_and_not_changed(world: &World) {
     if !has_cache(world).await {
         return;
     }
@@ -19,7 +19,7 @@ pub async fn a_cache_that_agrees_is_found_to_and_is_not_disturbed(world: &World)
     let (_, cached) = save(&store, None, "a", "b").await;
     assert!(store.load(&cached).await.unwrap().is_some());
     let expires_at = now() + std::time::Duration::from_secs(3_600);
-    let uncached = crate::world::key_of("never-loaded-by-anybody");
+    let uncached = crate::world::key_of("never-loaded-before");
     let record = Record::new("{}".into(), now(), expires_at);
     world.database().await.insert_dyn(&uncached, &record).await.unwrap();
 
@@ -35,7 +35,7 @@ pub async fn a_cache_that_agrees_is_found_to_and_is_not_disturbed(world: &World)
     elsewhere.env("SESSIONCTL_CACHE_URL", format!("{}-not-this", world.cache_url.as_ref().unwrap()));
     Run::of(&mut elsewhere).ends_with(0).says("key_prefix");
 
-    // A touch is not cached, and no lie.
+    // A touch is not cached, which is not a disagreement.
     world
         .database()
         .await
@@ -45,7 +45,7 @@ pub async fn a_cache_that_agrees_is_found_to_and_is_not_disturbed(world: &World)
     world.run(&["check"]).ends_with(0);
 }
 
-pub async fn a_cache_that_has_an_outdated_session_is_found_out(world: &World) {
+pub async fn outdated_session_in_the_cache_is_reported(world: &World) {
     if !has_cache(world).await {
         return;
     }
@@ -55,7 +55,7 @@ pub async fn a_cache_that_has_an_outdated_session_is_found_out(world: &World) {
     for key in [key, other] {
         assert!(store.load(&key).await.unwrap().is_some());
     }
-    // Somebody writes to the table and tells no cache.
+    // Another program writes to the table past the cache.
     let database = world.database().await;
     let record = database.load_dyn(&key, now()).await.unwrap().unwrap();
     let changed = Record::new("{}".into(), record.created_at(), record.expires_at());
@@ -66,7 +66,7 @@ pub async fn a_cache_that_has_an_outdated_session_is_found_out(world: &World) {
     world.run(&["check"]).ends_with(1).says("another version").does_not_say("\x1b");
 }
 
-pub async fn a_cache_that_has_an_ended_session_is_found_out_by_its_key(world: &World) {
+pub async fn ended_session_in_the_cache_is_reported_by_its_key(world: &World) {
     if !has_cache(world).await {
         return;
     }

@@ -8,7 +8,7 @@ fn severities(run: &Run) -> Vec<String> {
     findings.iter().map(|finding| finding["severity"].as_str().unwrap().to_owned()).collect()
 }
 
-pub async fn what_is_well_is_said_to_be(world: &World) {
+pub async fn healthy_servers_are_reported_as_ok(world: &World) {
     world.filled(&[("session-1".to_owned(), None, 3_600)]).await;
     let run = world.run(&["doctor", "--json"]).ends_with(0);
     let json = run.json();
@@ -32,7 +32,7 @@ pub async fn what_is_well_is_said_to_be(world: &World) {
     world.run(&["doctor"]).ends_with(0).does_not_say("\x1b");
 }
 
-pub async fn trouble_decides_the_exit_code_by_its_severity(world: &World) {
+pub async fn worst_finding_decides_the_exit_code(world: &World) {
     let missing = world.run(&["doctor", "--json"]).ends_with(7);
     assert!(severities(&missing).contains(&"problem".to_owned()));
 
@@ -49,13 +49,13 @@ pub async fn trouble_decides_the_exit_code_by_its_severity(world: &World) {
     world.run(&["doctor"]).ends_with(7).says("schema version 7");
 }
 
-pub async fn a_server_that_is_down_is_a_problem_and_shows_no_password(world: &World) {
+pub async fn unreachable_server_is_a_problem_without_its_password(world: &World) {
     let mut command = bare(&["doctor"]);
     command.env("SESSIONCTL_DATABASE_URL", "postgres://user:s3cr3t@127.0.0.1:1/db");
     command.env("SESSIONCTL_CACHE_URL", "redis://:s3cr3t@127.0.0.1:1/");
     let run = Run::of(&mut command).ends_with(7).says("PROBLEM").does_not_say("s3cr3t");
     assert_eq!(run.stdout.lines().filter(|line| line.starts_with("PROBLEM")).count(), 2, "{run:?}");
-    // The one that answers is looked at all the same.
+    // The server that answers is still examined.
     world.filled(&[]).await;
     let mut command = bare(&["doctor"]);
     command.env("SESSIONCTL_DATABASE_URL", &world.database_url);

@@ -22,11 +22,11 @@ pub async fn stats_count_sessions_subjects_and_bytes(world: &World) {
         assert_eq!(stats[name], number, "{name}: {stats}");
     }
     assert_eq!(stats["top_subjects"], serde_json::json!([{"subject": "ann", "sessions": 3}]));
-    // What is printed to a terminal does nothing to it.
+    // Control characters in a subject do not reach the terminal.
     world.run(&["stats"]).ends_with(0).says("bob\\u{9b}2J").does_not_say("\u{9b}");
 }
 
-pub async fn a_subject_has_its_sessions_listed_the_latest_first(world: &World) {
+pub async fn sessions_of_a_subject_are_listed_latest_first(world: &World) {
     let store = world.store().await;
     let (_, first) = save(&store, Some("ann"), "device", "phone").await;
     let (_, second) = save(&store, Some("ann"), "device", "s3cr3t").await;
@@ -36,11 +36,11 @@ pub async fn a_subject_has_its_sessions_listed_the_latest_first(world: &World) {
     assert_eq!(keys, [second.as_str(), first.as_str()]);
     let text = world.run(&["list", "--subject", "ann"]).ends_with(0).does_not_say(other.as_str()).stdout;
     assert!(text.starts_with("stored key") && text.contains(first.as_str()), "{text}");
-    world.run(&["list", "--subject", "nobody"]).ends_with(0).says("No sessions.");
+    world.run(&["list", "--subject", "carol"]).ends_with(0).says("No sessions.");
     world.run(&["list", "--subject", ""]).ends_with(2);
 }
 
-pub async fn a_payload_is_shown_only_when_it_is_to_be_revealed(world: &World) {
+pub async fn payload_is_shown_only_with_reveal(world: &World) {
     let store = world.store().await;
     let (_, key) = save(&store, Some("ann"), "note", "s3cr3t").await;
     let key = key.as_str();
@@ -53,7 +53,7 @@ pub async fn a_payload_is_shown_only_when_it_is_to_be_revealed(world: &World) {
     assert!(json["expires_at"].as_str().unwrap().ends_with('Z'), "{json}");
 }
 
-pub async fn a_session_that_is_not_there_is_found_to_be_so(world: &World) {
+pub async fn missing_session_is_reported(world: &World) {
     world.filled(&[("it-is-over".to_owned(), None, -1)]).await;
     for key in ["never-was-there", "it-is-over"] {
         world.run(&["show", key]).ends_with(1).says("no session");
@@ -61,7 +61,7 @@ pub async fn a_session_that_is_not_there_is_found_to_be_so(world: &World) {
     world.run(&["show", "no key at all"]).ends_with(2);
 }
 
-pub async fn a_sealed_payload_needs_its_key(world: &World) {
+pub async fn sealed_payload_is_shown_only_with_its_key(world: &World) {
     let text = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
     let keys = SealingKeys::new(SealingKey::parse(text).unwrap());
     let store = world.store_with(SealCodec::new(JsonCodec::default(), keys)).await;
@@ -78,7 +78,7 @@ pub async fn a_sealed_payload_needs_its_key(world: &World) {
     Run::of(command.env("SESSIONCTL_SEALING_KEYS", "s3cr3t")).ends_with(2).does_not_say("s3cr3t");
 }
 
-pub async fn output_for_people_is_aligned_and_without_colours(world: &World) {
+pub async fn text_output_is_aligned_and_without_colours(world: &World) {
     let sessions: Vec<_> = (0..1_234).map(|n| (format!("session-{n}"), Some("ann"), 3_600)).collect();
     world.filled(&sessions).await;
     let run = world.run(&["stats"]).ends_with(0).says("1,234").does_not_say("\x1b");
@@ -86,10 +86,10 @@ pub async fn output_for_people_is_aligned_and_without_colours(world: &World) {
     assert!(ends.iter().all(|end| *end == ends[0]), "{}", run.stdout);
 }
 
-pub async fn an_interrupted_look_ends_at_once(world: &World) {
+pub async fn interrupted_read_only_command_ends_at_once(world: &World) {
     let sessions: Vec<_> = (0..100).map(|n| (format!("session-{n}"), Some("ann"), 3_600)).collect();
     world.filled(&sessions).await;
-    // Left alone, this takes 100 seconds.
+    // Without the interrupt, this takes 100 seconds.
     let child = start(&mut world.command(&["stats", "--batch", "1", "--rate", "1"]));
     interrupt(&child);
     let run = Run::new(child.wait_with_output().unwrap()).ends_with(130).says("interrupted");

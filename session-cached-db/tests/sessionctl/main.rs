@@ -1,8 +1,9 @@
 //! `sessionctl`, run as a program.
 //!
-//! Every scenario runs on SQLite without a cache, and on Redis and Postgres, which are those that `CONFORMANCE_REDIS_URL`
-//! and `CONFORMANCE_POSTGRES_URL` name; `cargo xtask services up` starts some. Without them, those scenarios are reported as
-//! ignored, or as failed if `CONFORMANCE_REQUIRE` is `all` or lists one of the two.
+//! Every scenario runs on SQLite without a cache, and on Redis and Postgres, whose URLs are in
+//! `CONFORMANCE_REDIS_URL` and `CONFORMANCE_POSTGRES_URL`; `cargo xtask services up` starts both servers.
+//! Without them, those scenarios are reported as ignored, or as failed if `CONFORMANCE_REQUIRE` is `all` or
+//! lists one of the two.
 #![allow(
     unreachable_pub,
     missing_docs,
@@ -41,53 +42,53 @@ macro_rules! scenarios {
 
 const SCENARIOS: &[(&str, Scenario)] = scenarios! {
     migrate:
-        the_table_is_made_once_and_not_by_a_dry_run,
-        the_statements_are_printed_and_not_run;
+        table_is_made_once_and_not_by_a_dry_run,
+        statements_are_printed_and_not_run;
     clear_expired:
-        what_has_expired_is_deleted_in_batches_and_the_rest_stays,
-        a_dry_run_only_counts,
-        an_interrupted_run_stops_after_its_batch_and_says_how_far_it_came,
-        a_rate_is_kept,
-        a_run_that_fails_in_the_middle_says_how_far_it_came;
+        expired_sessions_are_deleted_in_batches_and_others_stay,
+        dry_run_only_counts,
+        interrupted_run_stops_after_its_batch_and_reports_how_far_it_came,
+        rate_limits_the_speed_of_deletion,
+        failed_run_reports_how_far_it_came;
     look:
         stats_count_sessions_subjects_and_bytes,
-        a_subject_has_its_sessions_listed_the_latest_first,
-        a_payload_is_shown_only_when_it_is_to_be_revealed,
-        a_session_that_is_not_there_is_found_to_be_so,
-        a_sealed_payload_needs_its_key,
-        output_for_people_is_aligned_and_without_colours,
-        an_interrupted_look_ends_at_once;
+        sessions_of_a_subject_are_listed_latest_first,
+        payload_is_shown_only_with_reveal,
+        missing_session_is_reported,
+        sealed_payload_is_shown_only_with_its_key,
+        text_output_is_aligned_and_without_colours,
+        interrupted_read_only_command_ends_at_once;
     revoke:
-        one_session_is_ended_at_once_for_every_node,
-        all_sessions_of_a_subject_are_ended_and_no_others,
-        all_sessions_are_ended_only_after_a_yes,
-        without_a_cache_it_has_to_be_said,
-        a_key_without_a_session_is_told,
-        an_interrupted_run_leaves_the_other_sessions_as_they_were;
+        session_is_ended_at_once_for_every_node,
+        exactly_the_sessions_of_a_subject_are_ended,
+        all_sessions_are_ended_only_with_yes,
+        revoking_without_a_cache_needs_no_cache_option,
+        key_without_a_session_is_reported,
+        interrupted_run_leaves_the_other_sessions_unchanged;
     reseal:
-        every_session_is_sealed_with_the_first_key_and_nobody_is_logged_out,
-        what_cannot_be_read_is_left_alone_and_told,
-        without_keys_nothing_is_done,
-        an_interrupted_run_says_how_far_it_came_and_can_be_run_again,
-        plain_keys_are_hashed_and_nobody_is_logged_out;
+        every_session_is_sealed_with_the_first_key_and_stays_logged_in,
+        unreadable_session_is_left_alone_and_reported,
+        reseal_without_keys_is_refused,
+        interrupted_run_reports_how_far_it_came_and_can_be_repeated,
+        plain_keys_are_hashed_and_users_stay_logged_in;
     check:
-        a_cache_that_agrees_is_found_to_and_is_not_disturbed,
-        a_cache_that_has_an_outdated_session_is_found_out,
-        a_cache_that_has_an_ended_session_is_found_out_by_its_key;
+        agreeing_cache_is_reported_and_not_changed,
+        outdated_session_in_the_cache_is_reported,
+        ended_session_in_the_cache_is_reported_by_its_key;
     doctor:
-        what_is_well_is_said_to_be,
-        trouble_decides_the_exit_code_by_its_severity,
-        a_server_that_is_down_is_a_problem_and_shows_no_password;
+        healthy_servers_are_reported_as_ok,
+        worst_finding_decides_the_exit_code,
+        unreachable_server_is_a_problem_without_its_password;
     bad_input:
-        a_database_without_the_table_is_left_alone,
-        a_table_that_is_not_ours_is_left_alone,
-        a_schema_that_is_newer_is_left_alone,
-        a_file_that_is_not_there_is_not_made,
-        urls_that_are_wrong_are_refused_without_their_passwords,
-        a_cache_that_is_down_stops_what_would_have_to_tell_it,
-        a_reader_that_has_gone_is_no_panic_and_undoes_nothing,
-        two_things_to_revoke_at_once_are_refused,
-        a_clock_that_is_far_off_stops_what_writes;
+        database_without_the_table_is_left_alone,
+        foreign_table_is_left_alone,
+        newer_schema_is_left_alone,
+        missing_file_is_not_made,
+        wrong_url_is_refused_without_its_password,
+        unreachable_cache_stops_commands_that_must_fence_it,
+        closed_output_causes_no_panic_and_undoes_nothing,
+        contradicting_revoke_arguments_are_refused,
+        clock_that_is_far_off_stops_commands_that_write;
 };
 
 fn main() {

@@ -1,6 +1,6 @@
 use crate::world::World;
 
-pub async fn the_table_is_made_once_and_not_by_a_dry_run(world: &World) {
+pub async fn table_is_made_once_and_not_by_a_dry_run(world: &World) {
     world.run(&["migrate", "--dry-run"]).ends_with(0).says("would be made");
     world.run(&["stats"]).ends_with(if world.has_cache() { 4 } else { 3 });
     let run = world.run(&["migrate", "--json"]).ends_with(0);
@@ -9,7 +9,7 @@ pub async fn the_table_is_made_once_and_not_by_a_dry_run(world: &World) {
     let run = world.run(&["migrate", "--json"]).ends_with(0);
     assert_eq!((&run.json()["found"], &run.json()["migrated"]), (&"current".into(), &false.into()));
 
-    // One that was cut off.
+    // Simulate a migration that was cut off.
     world.sql(r#"DELETE FROM "{t}_schema""#).await;
     world.run(&["stats"]).ends_with(4).says("sessionctl migrate");
     world.run(&["migrate", "--dry-run"]).ends_with(0).says("would be brought up to date");
@@ -17,7 +17,7 @@ pub async fn the_table_is_made_once_and_not_by_a_dry_run(world: &World) {
     world.run(&["stats"]).ends_with(0);
 }
 
-pub async fn the_statements_are_printed_and_not_run(world: &World) {
+pub async fn statements_are_printed_and_not_run(world: &World) {
     let sql = world.run(&["migrate", "--sql"]).ends_with(0).stdout;
     world.run(&["migrate", "--dry-run"]).ends_with(0).says("would be made");
     world.sql(&sql).await;

@@ -17,7 +17,7 @@ fn reseal(world: &World, keys: &str, more: &[&str]) -> Run {
     Run::of(command.args(more).env("SESSIONCTL_SEALING_KEYS", keys))
 }
 
-pub async fn every_session_is_sealed_with_the_first_key_and_nobody_is_logged_out(world: &World) {
+pub async fn every_session_is_sealed_with_the_first_key_and_stays_logged_in(world: &World) {
     let store = world.store_with(sealing_with(OLD)).await;
     let mut keys = Vec::new();
     for n in 0..5 {
@@ -31,7 +31,7 @@ pub async fn every_session_is_sealed_with_the_first_key_and_nobody_is_logged_out
         let record = database.load_dyn(key, crate::world::now()).await.unwrap().map(Arc::new).unwrap();
         assert_eq!(record.data(key, &new).unwrap().get("n"), Some(format!("\"{n}\"").as_str()));
         assert_eq!(record.subject().unwrap().as_str(), "ann");
-        // No cache shows what was sealed with the old key.
+        // No cache shows a payload that was sealed with the old key.
         let store = world.store_with(sealing_with(NEW)).await;
         assert!(store.load(key).await.unwrap().is_some());
     }
@@ -39,7 +39,7 @@ pub async fn every_session_is_sealed_with_the_first_key_and_nobody_is_logged_out
     assert_eq!((&run.json()["seen"], &run.json()["written"]), (&5.into(), &0.into()));
 }
 
-pub async fn what_cannot_be_read_is_left_alone_and_told(world: &World) {
+pub async fn unreadable_session_is_left_alone_and_reported(world: &World) {
     let database = world.filled(&[("not-sealed".to_owned(), None, 3_600)]).await;
     let store = world.store_with(sealing_with(OLD)).await;
     let (_, key) = save(&store, None, "a", "b").await;
@@ -48,7 +48,7 @@ pub async fn what_cannot_be_read_is_left_alone_and_told(world: &World) {
         rows.into_iter().map(|row| (row.key, row.contents.unwrap())).collect::<Vec<_>>()
     };
     let before = rows().await;
-    // Sealed with a key that is not in the ring, and not sealed.
+    // One session is sealed with a key that is not in the ring, and one is not sealed.
     let run = reseal(world, NEW, &[]).ends_with(1);
     assert_eq!(run.json()["unreadable"].as_array().unwrap().len(), 2);
     assert_eq!(run.json()["written"], 0);
@@ -62,7 +62,7 @@ pub async fn what_cannot_be_read_is_left_alone_and_told(world: &World) {
     }
 }
 
-pub async fn without_keys_nothing_is_done(world: &World) {
+pub async fn reseal_without_keys_is_refused(world: &World) {
     world.filled(&[("not-sealed".to_owned(), None, 3_600)]).await;
     world.write(&["reseal"]).ends_with(2).says("SESSIONCTL_SEALING_KEYS");
     let record = world.database().await.scan_dyn(None, 1).await.unwrap().remove(0).contents.unwrap();
@@ -72,7 +72,7 @@ pub async fn without_keys_nothing_is_done(world: &World) {
     );
 }
 
-pub async fn an_interrupted_run_says_how_far_it_came_and_can_be_run_again(world: &World) {
+pub async fn interrupted_run_reports_how_far_it_came_and_can_be_repeated(world: &World) {
     let sessions: Vec<_> = (0..40).map(|n| (format!("session-{n}"), None, 3_600)).collect();
     let database = world.filled(&sessions).await;
     let is_sealed = async |key: &StoredKey| {
@@ -89,7 +89,7 @@ pub async fn an_interrupted_run_says_how_far_it_came_and_can_be_run_again(world:
     let arguments = ["reseal", "--json", "--accept-unsealed", "--batch", "4"];
     let mut command = world.write_command(&arguments);
     command.env("SESSIONCTL_SEALING_KEYS", NEW);
-    // Left alone, this takes 20 seconds.
+    // Without the interrupt, this takes 20 seconds.
     let child = start(command.args(["--rate", "2"]));
     while sealed().await == 0 {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
@@ -103,7 +103,7 @@ pub async fn an_interrupted_run_says_how_far_it_came_and_can_be_run_again(world:
     assert_eq!(run.json()["written"], 40 - written);
 }
 
-pub async fn plain_keys_are_hashed_and_nobody_is_logged_out(world: &World) {
+pub async fn plain_keys_are_hashed_and_users_stay_logged_in(world: &World) {
     let cookie = "abcdefghijklmnopqrstuvwxyz012345";
     world.filled(&[(cookie.to_owned(), Some("ann"), 3_600)]).await;
     let run = world.write(&["hash-keys", "--key-prefix", "shop:", "--json"]).ends_with(0);
@@ -113,7 +113,7 @@ pub async fn plain_keys_are_hashed_and_nobody_is_logged_out(world: &World) {
     let session = store.open(cookie).await.unwrap();
     assert_eq!(session.subject(), Some("ann"));
     assert!(session.stored_key().unwrap().as_str().starts_with("shop:"));
-    // What looks hashed is left alone.
+    // A key that looks hashed is left alone.
     let run = world.write(&["hash-keys", "--key-prefix", "shop:", "--json"]).ends_with(0);
     assert_eq!((&run.json()["seen"], &run.json()["written"]), (&1.into(), &0.into()));
     world.write(&["hash-keys", "--key-prefix", "no prefix"]).ends_with(2).says("key_prefix");

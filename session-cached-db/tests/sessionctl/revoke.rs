@@ -4,11 +4,11 @@ use session_core::State;
 
 use crate::world::{Run, World, bare, interrupt, save, start};
 
-pub async fn one_session_is_ended_at_once_for_every_node(world: &World) {
+pub async fn session_is_ended_at_once_for_every_node(world: &World) {
     let store = world.store().await;
     let (session, key) = save(&store, None, "a", "b").await;
     let (_, other) = save(&store, None, "a", "b").await;
-    // It is cached, if there is a cache.
+    // The session is cached now, if there is a cache.
     let cookie = session.key().unwrap().expose().to_owned();
     assert!(store.load(&key).await.unwrap().is_some());
     let run = world.write(&["revoke", key.as_str(), "--json"]).ends_with(0);
@@ -17,12 +17,12 @@ pub async fn one_session_is_ended_at_once_for_every_node(world: &World) {
     assert!(store.load(&key).await.unwrap().is_none());
     assert!(store.open(&cookie).await.unwrap().stored_key().is_none());
     assert!(store.load(&other).await.unwrap().is_some());
-    // Nothing of it is left, and nobody is kept from the cache.
+    // Neither a value nor a fence is left in the cache.
     let left = world.cache().get_dyn(&key).await.unwrap();
     assert!(!left.is_some_and(|entry| !matches!(entry.state, State::Lease)));
 }
 
-pub async fn all_sessions_of_a_subject_are_ended_and_no_others(world: &World) {
+pub async fn exactly_the_sessions_of_a_subject_are_ended(world: &World) {
     let store = world.store().await;
     let (_, one) = save(&store, Some("ann"), "a", "b").await;
     let (_, two) = save(&store, Some("ann"), "a", "b").await;
@@ -36,7 +36,7 @@ pub async fn all_sessions_of_a_subject_are_ended_and_no_others(world: &World) {
     world.write(&["revoke", "--subject", &"x".repeat(256)]).ends_with(2);
 }
 
-pub async fn all_sessions_are_ended_only_after_a_yes(world: &World) {
+pub async fn all_sessions_are_ended_only_with_yes(world: &World) {
     let store = world.store().await;
     let mut keys = Vec::new();
     for _ in 0..5 {
@@ -50,7 +50,7 @@ pub async fn all_sessions_are_ended_only_after_a_yes(world: &World) {
     }
 }
 
-pub async fn without_a_cache_it_has_to_be_said(world: &World) {
+pub async fn revoking_without_a_cache_needs_no_cache_option(world: &World) {
     let store = world.store().await;
     let (_, key) = save(&store, None, "a", "b").await;
     let without_cache = || {
@@ -67,7 +67,7 @@ pub async fn without_a_cache_it_has_to_be_said(world: &World) {
     assert_eq!(world.rows().await, 0);
 }
 
-pub async fn a_key_without_a_session_is_told(world: &World) {
+pub async fn key_without_a_session_is_reported(world: &World) {
     let store = world.store().await;
     let (_, key) = save(&store, None, "a", "b").await;
     let run = world.write(&["revoke", "never-was-there", key.as_str(), "--json"]).ends_with(1);
@@ -75,10 +75,10 @@ pub async fn a_key_without_a_session_is_told(world: &World) {
     assert_eq!(world.rows().await, 0);
 }
 
-pub async fn an_interrupted_run_leaves_the_other_sessions_as_they_were(world: &World) {
+pub async fn interrupted_run_leaves_the_other_sessions_unchanged(world: &World) {
     let sessions: Vec<_> = (0..100).map(|n| (format!("session-{n}"), None, 3_600)).collect();
     world.filled(&sessions).await;
-    // Left alone, this takes 50 seconds.
+    // Without the interrupt, this takes 50 seconds.
     let child = start(&mut world.write_command(&["revoke", "--all", "--yes", "--rate", "2", "--json"]));
     while world.rows().await == 100 {
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -1,4 +1,4 @@
-//! A database, a cache or none, and the program that is run on them.
+//! The world of a scenario: a database, a cache or none, and the program.
 
 use std::panic::AssertUnwindSafe;
 use std::process::{Child, Command, Output, Stdio};
@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 pub type Store = CachedDb<Arc<dyn DynCache>, Arc<dyn DynDatabase>>;
 
-/// Where Redis and Postgres are.
+/// The URLs of Redis and Postgres.
 #[derive(Clone)]
 pub struct Servers {
     redis: String,
@@ -36,9 +36,9 @@ impl Servers {
 }
 
 pub struct World {
-    /// With the table of this scenario, which is not made yet.
+    /// The database's URL, with the table of this scenario, which is not made yet.
     pub database_url: String,
-    /// With the key prefix of this scenario.
+    /// The cache's URL, with the key prefix of this scenario.
     pub cache_url: Option<String>,
     pub table: String,
     pub dir: TempDir,
@@ -65,7 +65,7 @@ impl World {
         }
     }
 
-    /// Runs a scenario to its end, even if that is a panic.
+    /// Runs a scenario, and returns a panic as an error.
     pub async fn catch(&self, scenario: impl Future<Output = ()>) -> Result<(), Failed> {
         let message = |panic: Box<dyn std::any::Any + Send>| {
             let text = panic.downcast_ref::<String>().cloned();
@@ -84,7 +84,7 @@ impl World {
         self.cache_url.is_some()
     }
 
-    /// Another program's statements; `{t}` is the table.
+    /// Runs statements past the program. `{t}` stands for the table.
     pub async fn sql(&self, sql: &str) {
         self.try_sql(sql).await.unwrap();
     }
@@ -111,19 +111,19 @@ impl World {
         }
     }
 
-    /// The application, which makes the table.
+    /// Builds the application's store, which makes the table.
     pub async fn store(&self) -> Store {
         self.store_with(JsonCodec::default()).await
     }
 
     pub async fn store_with(&self, codec: impl Codec) -> Store {
         let store = CachedDb::builder(self.cache(), self.database().await).codec(codec);
-        // A machine that is busy is no outage.
+        // A busy machine must not count as an outage.
         store.cache_timeout(Duration::from_secs(10)).fence_ttl(Duration::from_secs(60)).build().await.unwrap()
     }
 
-    /// The database with its table and these sessions, past the store: key, subject, and for how long they live yet, or
-    /// have been over.
+    /// Makes the table, and adds sessions past the store. Each has a key, a subject, and the seconds that it
+    /// lives, which are negative for an expired one.
     pub async fn filled(&self, sessions: &[(String, Option<&str>, i64)]) -> Arc<dyn DynDatabase> {
         let database = self.database().await;
         database.migrate_dyn().await.unwrap();
@@ -137,12 +137,12 @@ impl World {
         database
     }
 
-    /// How many rows there are.
+    /// Returns the number of rows.
     pub async fn rows(&self) -> usize {
         self.database().await.scan_dyn(None, 100_000).await.unwrap().len()
     }
 
-    /// The program, with both URLs from the environment.
+    /// Returns the program with both URLs in its environment.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = bare(arguments);
         command.env("SESSIONCTL_DATABASE_URL", &self.database_url);
@@ -156,7 +156,7 @@ impl World {
         Run::of(&mut self.command(arguments))
     }
 
-    /// As [`run`](Self::run), of what writes: without a cache, that is said.
+    /// Runs a command that writes, like [`run`](Self::run), with `--no-cache` if there is no cache.
     pub fn write(&self, arguments: &[&str]) -> Run {
         Run::of(&mut self.write_command(arguments))
     }
@@ -170,7 +170,7 @@ impl World {
     }
 }
 
-/// The program, without URLs.
+/// Returns the program without URLs.
 pub fn bare(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sessionctl"));
     for name in ["DATABASE_URL", "CACHE_URL", "SEALING_KEYS", "SEALING_KEYS_FILE"] {
@@ -180,7 +180,7 @@ pub fn bare(arguments: &[&str]) -> Command {
     command
 }
 
-/// What a run of the program has come to.
+/// The result of a run of the program.
 #[derive(Debug)]
 pub struct Run {
     pub code: i32,
@@ -222,26 +222,26 @@ impl Run {
     }
 }
 
-/// A program that is running.
+/// Starts the program.
 pub fn start(command: &mut Command) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// Presses Ctrl-C, as soon as the program listens to it.
+/// Presses Ctrl-C, as soon as the program listens for it.
 pub fn interrupt(child: &Child) {
     while !listens_to_interrupts(child.id()) {
         std::thread::sleep(Duration::from_millis(5));
     }
-    // The shell's own, because not every machine has a program of that name.
+    // Use the shell's own `kill`, because not every machine has a program of that name.
     let status = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap();
     assert!(status.success());
 }
 
-/// Where there is no `/proc`, it is hoped so.
+/// Returns `true` if the process handles SIGINT, or if there is no `/proc` to find out.
 fn listens_to_interrupts(process: u32) -> bool {
     let Ok(status) = std::fs::read_to_string(format!("/proc/{process}/status")) else { return true };
     let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
-    // SIGINT is the second one.
+    // SIGINT is the second signal.
     u64::from_str_radix(caught.trim(), 16).unwrap() & 2 != 0
 }
 
@@ -253,7 +253,7 @@ pub fn key_of(text: &str) -> StoredKey {
     StoredKey::parse(text).unwrap()
 }
 
-/// A session that the application has saved, and what it is stored under.
+/// Saves a session through the application, and returns it with its stored key.
 pub async fn save(store: &Store, subject: Option<&str>, name: &str, value: &str) -> (Session, StoredKey) {
     let mut session = store.new_session();
     session.insert(name, value).unwrap();

@@ -1,4 +1,4 @@
-//! Chromium, by its own driver.
+//! Chromium, driven by `chromedriver`.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
 
-/// What a browser does on a busy machine takes its time.
+/// Maximum time to wait for a browser, which can be slow on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running `chromedriver`. It ends when this is dropped.
@@ -22,9 +22,11 @@ pub struct Driver {
 }
 
 impl Driver {
+    /// Starts `chromedriver`.
+    ///
     /// # Errors
     ///
-    /// What is missing.
+    /// The name of the program that is missing, or why it did not start.
     pub fn start() -> Result<Self, String> {
         let chromium = which("chromium").or_else(|| which("google-chrome")).ok_or("there is no chromium")?;
         let driver = which("chromedriver").ok_or("there is no chromedriver")?;
@@ -37,11 +39,11 @@ impl Driver {
             let port = line.split_once("started successfully on port ")?.1;
             port.trim_end_matches('.').parse::<u16>().ok()
         });
-        // What else it says must not fill the pipe.
+        // Read the rest of its output, so that the pipe does not fill up.
         std::thread::spawn(move || lines.count());
         match port {
             Some(port) => Ok(Self { process, url: format!("http://127.0.0.1:{port}"), chromium }),
-            None => Err("chromedriver ended without saying where it listens".to_owned()),
+            None => Err("chromedriver ended without naming its port".to_owned()),
         }
     }
 }
@@ -65,13 +67,13 @@ pub struct Browsers<'a> {
     opened: Mutex<Vec<Client>>,
 }
 
-/// How a browser is set up.
+/// The configuration of a browser.
 #[derive(Clone, Copy)]
 pub struct Setup {
     pub has_scripts: bool,
     pub width: u32,
     pub is_dark: bool,
-    /// Whether what is pressed is waited for until its page is there. Otherwise the test has to.
+    /// If `true`, pressing a button waits for the next page. Otherwise the test has to wait.
     pub is_patient: bool,
 }
 
@@ -86,7 +88,7 @@ impl<'a> Browsers<'a> {
         Self { driver, opened: Mutex::default() }
     }
 
-    /// A browser with a profile of its own, on a page.
+    /// Opens a browser with a profile of its own, on a page.
     pub async fn open(&self, setup: Setup, page: &str) -> Browser {
         let mut arguments = vec![
             "--headless=new".to_owned(),
@@ -95,12 +97,12 @@ impl<'a> Browsers<'a> {
             "--disable-background-networking".to_owned(),
             "--disable-component-update".to_owned(),
             "--no-first-run".to_owned(),
-            // It asks nobody but the test's own server.
+            // The browser can reach only the test's own server.
             "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1".to_owned(),
             format!("--blink-settings=preferredColorScheme={}", u8::from(!setup.is_dark)),
         ];
         if Path::new("/proc/self").metadata().is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0) {
-            // It refuses to run as root otherwise.
+            // Chromium refuses to run as root otherwise.
             arguments.push("--no-sandbox".to_owned());
         }
         let mut preferences = json!({});
@@ -111,7 +113,7 @@ impl<'a> Browsers<'a> {
             "binary": self.driver.chromium,
             "args": arguments,
             "prefs": preferences,
-            // A window of its own accord is never as narrow as a phone.
+            // A window is never as narrow as a phone, so emulate one.
             "mobileEmulation": { "deviceMetrics": {
                 "width": setup.width, "height": 800, "pixelRatio": 1.0, "mobile": false, "touch": false,
             } },
@@ -143,7 +145,7 @@ impl Browser {
         self.client.goto(url).await.unwrap();
     }
 
-    /// Waits for an element.
+    /// Waits for an element and returns it.
     pub async fn find(&self, css: &str) -> Element {
         let found = self.client.wait().at_most(PATIENCE).for_element(Locator::Css(css)).await;
         match found {
@@ -170,7 +172,8 @@ impl Browser {
         self.press_what(Locator::XPath(&format!("//button[normalize-space(.) = \"{text}\"]"))).await;
     }
 
-    /// Finds it again if its page was replaced in between: nothing was pressed then.
+    /// Presses an element. Finds it again if its page was replaced in between, because the press had no
+    /// effect then.
     async fn press_what(&self, what: Locator<'_>) {
         let begun = Instant::now();
         loop {
@@ -193,7 +196,7 @@ impl Browser {
         self.find(css).await.send_keys(text).await.unwrap();
     }
 
-    /// How many elements there are.
+    /// Returns the number of elements.
     pub async fn count(&self, css: &str) -> usize {
         self.client.find_all(Locator::Css(css)).await.unwrap().len()
     }

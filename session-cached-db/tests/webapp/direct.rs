@@ -1,4 +1,4 @@
-//! Without a browser.
+//! Requests without a browser.
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -20,9 +20,9 @@ impl Answer {
         self.headers.get(header::SET_COOKIE).map(|line| line.to_str().unwrap())
     }
 
-    /// What the client sends from then on.
+    /// Returns the `Cookie` header that the client sends from then on.
     fn cookie(&self) -> String {
-        self.set_cookie().expect("a cookie is set").split(';').next().unwrap().to_owned()
+        self.set_cookie().expect("a cookie should be set").split(';').next().unwrap().to_owned()
     }
 }
 
@@ -53,19 +53,19 @@ async fn get(site: &Router, path: &str, cookie: Option<&str>) -> Answer {
     ask(site, Method::GET, path, &[], cookie, "").await
 }
 
-/// As a browser does it, from one of our own pages.
+/// Posts a form, as a browser does it from a page of this site.
 async fn post(site: &Router, path: &str, cookie: Option<&str>, form: &str) -> Answer {
     ask(site, Method::POST, path, HERE, cookie, form).await
 }
 
-/// Signs up, and gives the cookie.
+/// Signs up, and returns the cookie.
 async fn sign_up(site: &Router, name: &str) -> String {
     let answer = post(site, "/signup", None, &format!("name={name}&password=correct+horse")).await;
     assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.body);
     answer.cookie()
 }
 
-pub async fn what_other_sites_ask_for_is_refused() {
+pub async fn request_from_another_site_is_refused() {
     let Server { router: site, store, .. } = &Server::new().await;
     let cookie = sign_up(site, "ada").await;
     for from in [
@@ -97,19 +97,19 @@ pub async fn what_other_sites_ask_for_is_refused() {
     assert_eq!(answer.status, StatusCode::SEE_OTHER);
 }
 
-pub async fn a_visitor_who_looks_around_gets_no_session() {
+pub async fn visitor_who_only_looks_gets_no_session() {
     let Server { router: site, store, .. } = &Server::new().await;
     for path in ["/", "/login", "/signup", "/sessions"] {
         let answer = get(site, path, None).await;
         assert_eq!(answer.set_cookie(), None, "{path}");
     }
     assert!(get(site, "/", None).await.body.contains("You have no session"));
-    assert_eq!(store.stats(), Default::default(), "nobody was asked for one");
+    assert_eq!(store.stats(), Default::default(), "looking around must cost no I/O");
     let cookie = post(site, "/cart/add", None, "product=mug").await.cookie();
     assert!(get(site, "/", Some(&cookie)).await.body.contains("visit number"));
 }
 
-pub async fn the_counters_and_the_style_cost_no_session() {
+pub async fn counters_and_the_style_cost_no_session() {
     let Server { router: site, store, .. } = &Server::new().await;
     let cookie = sign_up(site, "ada").await;
     let before = store.stats();
@@ -121,7 +121,7 @@ pub async fn the_counters_and_the_style_cost_no_session() {
     assert_eq!(store.stats(), before);
 }
 
-pub async fn a_wrong_password_and_an_unknown_name_look_the_same() {
+pub async fn wrong_password_and_an_unknown_name_look_the_same() {
     let Server { router: site, .. } = &Server::new().await;
     sign_up(site, "ada").await;
     let wrong = post(site, "/login", None, "name=ada&password=wrong+horse").await;
@@ -132,7 +132,7 @@ pub async fn a_wrong_password_and_an_unknown_name_look_the_same() {
     assert!(!wrong.body.contains("wrong horse"));
 }
 
-pub async fn a_login_changes_the_key_and_keeps_the_cart() {
+pub async fn login_changes_the_key_and_keeps_the_cart() {
     let Server { router: site, .. } = &Server::new().await;
     sign_up(site, "ada").await;
     let before = post(site, "/cart/add", None, "product=mug").await.cookie();
@@ -143,7 +143,7 @@ pub async fn a_login_changes_the_key_and_keeps_the_cart() {
     assert!(get(site, "/", Some(&before)).await.body.contains("You have no session"));
 }
 
-pub async fn nothing_of_one_user_is_handed_to_the_next() {
+pub async fn second_user_gets_nothing_of_the_first() {
     let Server { router: site, store, .. } = &Server::new().await;
     let cookie = sign_up(site, "ada").await;
     post(site, "/cart/add", Some(&cookie), "product=mug").await;
@@ -153,7 +153,7 @@ pub async fn nothing_of_one_user_is_handed_to_the_next() {
     assert_eq!(store.list_by_subject("ada").await.unwrap().len(), 0);
 }
 
-pub async fn a_name_is_taken_once() {
+pub async fn user_name_can_be_taken_once() {
     let Server { router: site, .. } = &Server::new().await;
     sign_up(site, "ada").await;
     for (form, why) in [
@@ -177,7 +177,7 @@ pub async fn remember_me_decides_how_long_the_cookie_lives() {
     assert!(answer.set_cookie().unwrap().contains("Max-Age=2592000"), "{:?}", answer.set_cookie());
 }
 
-pub async fn nobody_ends_the_sessions_of_others() {
+pub async fn user_cannot_end_sessions_of_others() {
     let Server { router: site, store, .. } = &Server::new().await;
     let (ada, bob) = (sign_up(site, "ada").await, sign_up(site, "bob").await);
     let session = store.open(ada.split_once('=').unwrap().1).await.unwrap();
@@ -191,7 +191,7 @@ pub async fn nobody_ends_the_sessions_of_others() {
     assert!(answer.set_cookie().unwrap().contains("Max-Age=0"));
 }
 
-pub async fn a_cart_has_an_end() {
+pub async fn cart_has_a_largest_size() {
     let Server { router: site, .. } = &Server::new().await;
     let cookie = post(site, "/cart/add", None, "product=mug").await.cookie();
     for _ in 1..50 {
@@ -203,7 +203,7 @@ pub async fn a_cart_has_an_end() {
     assert_eq!(unknown.status, StatusCode::BAD_REQUEST);
 }
 
-pub async fn what_users_write_is_shown_as_text() {
+pub async fn user_input_is_shown_as_text() {
     let Server { router: site, .. } = &Server::new().await;
     let form = "name=%22%3E%3Cscript%3Ealert(1)%3C%2Fscript%3E&password=correct+horse";
     for path in ["/login", "/signup"] {
@@ -215,14 +215,14 @@ pub async fn what_users_write_is_shown_as_text() {
     }
 }
 
-pub async fn a_logout_during_a_request_is_explained() {
+pub async fn logout_during_a_request_is_explained() {
     let server = Server::new().await;
     let site = &server.router;
     let cookie = sign_up(site, "ada").await;
     server.let_meet(2);
     let late = post(site, "/cart/add", Some(&cookie), "product=mug");
     let log_out = async {
-        // Comes to the meeting last, when the other has read its session.
+        // This request comes last, when the other one has read its session.
         let session = server.store.open(cookie.split_once('=').unwrap().1).await.unwrap();
         let key = *session.stored_key().unwrap();
         server.store.revoke(&key).await.unwrap();

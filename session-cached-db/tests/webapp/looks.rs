@@ -1,11 +1,11 @@
-//! Whether everybody can use it.
+//! Accessibility and layout of the pages.
 
 use serde_json::{Value, json};
 
 use crate::browser::{Browser, Browsers, Setup};
 use crate::server::Server;
 
-/// Every kind of page, one after the other, each with what it shows when it is there.
+/// Opens every kind of page, one after the other, and runs `check` on each.
 async fn each_page(browsers: &Browsers<'_>, setup: Setup, check: impl AsyncFn(&Browser, &str)) {
     let server = Server::new().await;
     let site = server.listen().await;
@@ -17,13 +17,13 @@ async fn each_page(browsers: &Browsers<'_>, setup: Setup, check: impl AsyncFn(&B
         browser.see("Remember me").await;
         check(&browser, page).await;
     }
-    browser.write("form[action=\"/login\"] #name", "nobody").await;
+    browser.write("form[action=\"/login\"] #name", "unknown").await;
     browser.write("form[action=\"/login\"] #password", "wrong horse").await;
     browser.press("form[action=\"/login\"] button").await;
     browser.see("There is no such name").await;
     check(&browser, "a refused login").await;
 
-    // As wide as it gets: nothing in this name could be broken at a space.
+    // This name is as wide as a name can be, and has no space to break at.
     let name = "w".repeat(40);
     browser.sign_up(&site, &name).await;
     for product in ["Desk lamp", "Mug", "Notebook", "Fountain pen"] {
@@ -40,15 +40,15 @@ async fn each_page(browsers: &Browsers<'_>, setup: Setup, check: impl AsyncFn(&B
     check(&browser, "the counters").await;
 }
 
-pub async fn nothing_scrolls_sideways_on_a_phone(browsers: &Browsers<'_>) {
-    nothing_scrolls_sideways(browsers, 360).await;
+pub async fn page_does_not_scroll_sideways_on_a_phone(browsers: &Browsers<'_>) {
+    page_does_not_scroll_sideways(browsers, 360).await;
 }
 
-pub async fn nothing_scrolls_sideways_on_a_desktop(browsers: &Browsers<'_>) {
-    nothing_scrolls_sideways(browsers, 1280).await;
+pub async fn page_does_not_scroll_sideways_on_a_desktop(browsers: &Browsers<'_>) {
+    page_does_not_scroll_sideways(browsers, 1280).await;
 }
 
-async fn nothing_scrolls_sideways(browsers: &Browsers<'_>, width: u32) {
+async fn page_does_not_scroll_sideways(browsers: &Browsers<'_>, width: u32) {
     each_page(browsers, Setup { width, ..Setup::default() }, async |browser, page| {
         let script = "const root = document.documentElement; return [window.innerWidth, root.scrollWidth]";
         let measured = browser.evaluate(script).await;
@@ -58,7 +58,7 @@ async fn nothing_scrolls_sideways(browsers: &Browsers<'_>, width: u32) {
     .await;
 }
 
-pub async fn what_is_to_be_filled_in_or_pressed_has_a_name(browsers: &Browsers<'_>) {
+pub async fn every_field_and_button_has_a_name(browsers: &Browsers<'_>) {
     each_page(browsers, Setup::default(), async |browser, page| {
         let script = r#"
             const nameless = [];
@@ -103,7 +103,7 @@ pub async fn text_can_be_read_in_light_and_in_dark(browsers: &Browsers<'_>) {
     }
 }
 
-/// The contrast that WCAG 2 asks for at level AA, of every text with what is behind it.
+/// A script that finds texts without the contrast to their background that WCAG 2 demands at level AA.
 const CONTRASTS: &str = r#"
     const channels = color => color.match(/[\d.]+/g).map(Number);
     const luminance = ([r, g, b]) => {

@@ -1,7 +1,8 @@
-//! The example application: asked directly, and used in a real browser.
+//! The example application, through direct requests and in a real browser.
 //!
-//! The browser is Chromium, driven by its own `chromedriver`; `cargo xtask test --provision` installs both on Debian. Without
-//! them, what needs them is reported as ignored, or as failed if `CONFORMANCE_REQUIRE` is `all`.
+//! The browser is Chromium, driven by `chromedriver`; `cargo xtask test --provision` installs both on Debian.
+//! Without them, the tests that need them are reported as ignored, or as failed if `CONFORMANCE_REQUIRE` is
+//! `all`.
 #![allow(
     unreachable_pub,
     missing_docs,
@@ -33,7 +34,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use browser::{Browsers, Driver};
 
-/// Each browser is several processes.
+/// Number of tests that run at once. It is small, because each browser is several processes.
 const THREADS: usize = 2;
 
 type Direct = fn() -> Pin<Box<dyn Future<Output = ()>>>;
@@ -52,32 +53,32 @@ macro_rules! in_browser {
 }
 
 const DIRECT: &[(&str, Direct)] = direct![
-    what_other_sites_ask_for_is_refused,
-    a_visitor_who_looks_around_gets_no_session,
-    the_counters_and_the_style_cost_no_session,
-    a_wrong_password_and_an_unknown_name_look_the_same,
-    a_login_changes_the_key_and_keeps_the_cart,
-    nothing_of_one_user_is_handed_to_the_next,
-    a_name_is_taken_once,
+    request_from_another_site_is_refused,
+    visitor_who_only_looks_gets_no_session,
+    counters_and_the_style_cost_no_session,
+    wrong_password_and_an_unknown_name_look_the_same,
+    login_changes_the_key_and_keeps_the_cart,
+    second_user_gets_nothing_of_the_first,
+    user_name_can_be_taken_once,
     remember_me_decides_how_long_the_cookie_lives,
-    nobody_ends_the_sessions_of_others,
-    a_cart_has_an_end,
-    what_users_write_is_shown_as_text,
-    a_logout_during_a_request_is_explained,
+    user_cannot_end_sessions_of_others,
+    cart_has_a_largest_size,
+    user_input_is_shown_as_text,
+    logout_during_a_request_is_explained,
 ];
 
 const IN_BROWSER: &[(&str, InBrowser)] = in_browser! {
     visits:
-        a_visit_with_scripts,
-        a_visit_without_scripts,
-        two_tabs_that_add_at_the_same_time_lose_nothing,
+        full_visit_works_with_scripts,
+        full_visit_works_without_scripts,
+        two_tabs_that_add_concurrently_lose_nothing,
         log_out_everywhere_ends_the_other_browsers_session,
-        a_single_other_session_can_be_ended,
-        the_counters_move_by_themselves;
+        one_other_session_can_be_ended,
+        counters_update_without_a_click;
     looks:
-        nothing_scrolls_sideways_on_a_phone,
-        nothing_scrolls_sideways_on_a_desktop,
-        what_is_to_be_filled_in_or_pressed_has_a_name,
+        page_does_not_scroll_sideways_on_a_phone,
+        page_does_not_scroll_sideways_on_a_desktop,
+        every_field_and_button_has_a_name,
         text_can_be_read_in_light_and_in_dark;
 };
 
@@ -111,7 +112,7 @@ fn main() {
     conclusion.exit();
 }
 
-/// Whatever comes of the test, its browsers are closed.
+/// Runs a test in a browser, and closes its browsers even after a failure.
 fn in_browser(driver: &Driver, test: InBrowser) -> Result<(), Failed> {
     runtime().block_on(async {
         let browsers = Browsers::new(driver);

@@ -1,4 +1,4 @@
-//! The application, in this process.
+//! The example application, in the test's process.
 
 use std::sync::{Arc, Mutex};
 
@@ -21,8 +21,8 @@ pub struct Server {
     _directory: TempDir,
 }
 
-/// Where requests that add to the cart wait for each other, if they are told to: after each has read the session, before any
-/// has changed it.
+/// A point at which requests that add to the cart wait for each other, if the test says so: each has read the
+/// session, and none has changed it.
 #[derive(Clone, Default)]
 struct Meeting(Arc<Mutex<Option<Arc<Barrier>>>>);
 
@@ -50,7 +50,7 @@ impl Server {
         Self { store, router, meeting, _directory: directory }
     }
 
-    /// Listens, and tells where.
+    /// Starts to listen, and returns the URL.
     pub async fn listen(&self) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
@@ -59,7 +59,7 @@ impl Server {
         address
     }
 
-    /// From now on, this many requests that add to the cart wait for each other.
+    /// Makes this many requests that add to the cart wait for each other.
     pub fn let_meet(&self, count: usize) {
         *self.meeting.0.lock().unwrap() = Some(Arc::new(Barrier::new(count)));
     }

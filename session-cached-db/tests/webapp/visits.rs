@@ -1,26 +1,26 @@
-//! What people do.
+//! Visits as people make them.
 
 use session_cached_db::Expiry;
 
 use crate::browser::{Browser, Browsers, Setup};
 use crate::server::Server;
 
-pub async fn a_visit_with_scripts(browsers: &Browsers<'_>) {
-    a_visit(browsers, Setup::default()).await;
+pub async fn full_visit_works_with_scripts(browsers: &Browsers<'_>) {
+    visit(browsers, Setup::default()).await;
 }
 
-pub async fn a_visit_without_scripts(browsers: &Browsers<'_>) {
+pub async fn full_visit_works_without_scripts(browsers: &Browsers<'_>) {
     let setup = Setup { has_scripts: false, ..Setup::default() };
-    // That scripts are off is not taken for granted.
+    // Check that scripts are really off.
     let page =
         "data:text/html,<p id=now>off</p><script>document.getElementById('now').textContent='on'</script>";
     let browser = browsers.open(setup, page).await;
     assert_eq!(browser.find("#now").await.text().await.unwrap(), "off");
-    a_visit(browsers, setup).await;
+    visit(browsers, setup).await;
 }
 
-/// All that one can do here, once.
-async fn a_visit(browsers: &Browsers<'_>, setup: Setup) {
+/// Does everything that a visitor can do, once.
+async fn visit(browsers: &Browsers<'_>, setup: Setup) {
     let server = Server::new().await;
     let site = server.listen().await;
     let browser = browsers.open(setup, &site).await;
@@ -35,7 +35,7 @@ async fn a_visit(browsers: &Browsers<'_>, setup: Setup) {
     browser.sign_up(&site, "ada").await;
     browser.see("Total of 1").await;
     let logged_in = cookie(&browser).await;
-    assert_ne!(anonymous, logged_in, "the key changes with the login");
+    assert_ne!(anonymous, logged_in, "the key must change with the login");
     browser.press_button("Add the Desk lamp to the cart").await;
     browser.see("Total of 2").await;
     browser.press_button("Remove the Mug").await;
@@ -65,7 +65,7 @@ async fn a_visit(browsers: &Browsers<'_>, setup: Setup) {
     assert_eq!(server.store.list_by_subject("ada").await.unwrap().len(), 0);
 }
 
-/// The key of the browser's session.
+/// Returns the key of the browser's session.
 async fn cookie(browser: &Browser) -> String {
     browser.client.get_named_cookie("session").await.unwrap().value().to_owned()
 }
@@ -74,7 +74,7 @@ async fn is_stored(server: &Server, key: &str) -> bool {
     server.store.open(key).await.unwrap().key().is_some()
 }
 
-pub async fn two_tabs_that_add_at_the_same_time_lose_nothing(browsers: &Browsers<'_>) {
+pub async fn two_tabs_that_add_concurrently_lose_nothing(browsers: &Browsers<'_>) {
     let server = Server::new().await;
     let site = server.listen().await;
     let browser = browsers.open(Setup { is_patient: false, ..Setup::default() }, &site).await;
@@ -88,7 +88,7 @@ pub async fn two_tabs_that_add_at_the_same_time_lose_nothing(browsers: &Browsers
 
     let merges = server.store.stats().merges;
     server.let_meet(2);
-    // The second tab's request waits for the first one's, when both have read the session.
+    // The requests of the two tabs wait for each other, when both have read the session.
     browser.press_button("Add the Mug to the cart").await;
     browser.client.switch_to_window(first).await.unwrap();
     browser.press_button("Add the Mug to the cart").await;
@@ -97,7 +97,7 @@ pub async fn two_tabs_that_add_at_the_same_time_lose_nothing(browsers: &Browsers
     browser.see("Total of").await;
     browser.go(&site).await;
     browser.see("Total of 2").await;
-    assert!(server.store.stats().merges > merges, "they did overlap");
+    assert!(server.store.stats().merges > merges, "the requests should have overlapped");
 }
 
 pub async fn log_out_everywhere_ends_the_other_browsers_session(browsers: &Browsers<'_>) {
@@ -115,10 +115,10 @@ pub async fn log_out_everywhere_ends_the_other_browsers_session(browsers: &Brows
     laptop.see("You have no session").await;
     phone.go(&site).await;
     phone.see("You have no session").await;
-    assert!(phone.client.get_all_cookies().await.unwrap().is_empty(), "its cookie is gone as well");
+    assert!(phone.client.get_all_cookies().await.unwrap().is_empty(), "the cookie should be removed as well");
 }
 
-pub async fn a_single_other_session_can_be_ended(browsers: &Browsers<'_>) {
+pub async fn one_other_session_can_be_ended(browsers: &Browsers<'_>) {
     let server = Server::new().await;
     let site = server.listen().await;
     let laptop = browsers.open(Setup::default(), &site).await;
@@ -135,7 +135,7 @@ pub async fn a_single_other_session_can_be_ended(browsers: &Browsers<'_>) {
     laptop.see("Hello, ada!").await;
 }
 
-pub async fn the_counters_move_by_themselves(browsers: &Browsers<'_>) {
+pub async fn counters_update_without_a_click(browsers: &Browsers<'_>) {
     let server = Server::new().await;
     let site = server.listen().await;
     let browser = browsers.open(Setup { has_scripts: false, ..Setup::default() }, &site).await;
@@ -147,6 +147,6 @@ pub async fn the_counters_move_by_themselves(browsers: &Browsers<'_>) {
     for _ in 0..4321 {
         server.store.open(session.key().unwrap().expose()).await.unwrap();
     }
-    // Nobody touches the page.
+    // The page updates without a click.
     browser.see("4321").await;
 }

@@ -1,8 +1,8 @@
-//! Hits of tower-sessions' cached store, as its examples set it up, against hits of ours on the same cache. Run by
-//! `cargo xtask bench`.
+//! Hits of tower-sessions' cached store, as its examples set it up, against hits of this store on the same
+//! cache. Run by `cargo xtask bench`.
 //!
-//! The database behind is SQLite for theirs, and for ours a map in memory, because the two cannot be linked to one SQLite.
-//! A hit asks neither.
+//! The database behind their store is SQLite, and behind this one a map in memory, because the two cannot be
+//! linked to one SQLite. A hit reads neither.
 
 #[path = "../../ratios/figure.rs"]
 mod figure;
@@ -26,14 +26,14 @@ use tower_sessions_sqlx_store::sqlx::SqlitePool;
 
 const SESSIONS: usize = 10_000;
 
-/// How many loads of a round are made one at a time where each takes a round trip.
+/// Number of loads of a round that are made one at a time, where each takes a round trip.
 const ALONE: usize = 1_000;
 
 #[tokio::main]
 async fn main() {
     let quick = std::env::args().any(|arg| arg == "--quick");
     let rounds = if quick { 3 } else { 15 };
-    // In a worker, as the handlers of a web server are.
+    // Run in a worker of the runtime, as the handlers of a web server do.
     println!("{}", tokio::spawn(measure(rounds)).await.unwrap().json());
 }
 
@@ -55,7 +55,7 @@ async fn measure(rounds: usize) -> Report {
     let what = "tower-sessions' CachingSessionStore<MokaStore, _>::load, against load, both hits";
     report.add("moka_hit_vs_tower_sessions", Aim::AtLeast(5.0), what, one);
     report.add("moka_hit_vs_tower_sessions_64", Aim::AtLeast(5.0), what, many);
-    let what = "the same against a bare moka get of an Arc, with short keys and a fast hash: the most there is to be had";
+    let what = "the same against a bare moka get of an Arc, with short keys and a fast hash: the fastest there can be";
     report.add("moka_get_vs_tower_sessions", Aim::None, what, most);
     ours.check();
     drop((theirs, ours, bare));
@@ -66,8 +66,7 @@ async fn measure(rounds: usize) -> Report {
         let theirs_time = timed(theirs.load_all()).await;
         one.push(theirs_time / timed(ours.load_all()).await);
     }
-    let what =
-        "the same, load against load, of as large a session with an object of five fields under each key";
+    let what = "the same, load against load, of a session of the same size with an object of five fields under each key";
     report.add("moka_hit_vs_tower_sessions_objects", Aim::None, what, one);
     ours.check();
     drop((theirs, ours));
@@ -76,7 +75,7 @@ async fn measure(rounds: usize) -> Report {
         report.skip("redis_hit_vs_tower_sessions", "CONFORMANCE_REDIS_URL is not set");
         return report;
     };
-    // Six connections, as in the store's own example.
+    // The store's own example has six connections.
     let pool = Pool::new(Config::from_url(&url).unwrap(), None, None, None, 6).unwrap();
     let connections = pool.connect();
     pool.wait_for_connect().await.unwrap();
@@ -102,10 +101,10 @@ async fn measure(rounds: usize) -> Report {
     report
 }
 
-/// What is under a key of a session.
+/// A function that returns the value under a key of a session.
 type Values = fn(usize) -> Value;
 
-/// How many keys a session has. It has about 1 KB.
+/// Number of keys of a session, which has about 1 KB.
 const KEYS: usize = 10;
 
 fn texts(number: usize) -> Value {
@@ -168,7 +167,7 @@ impl<C: SessionStore> Theirs<C> {
     }
 }
 
-/// The fastest that moka can be asked.
+/// A bare moka, for the fastest possible hits.
 struct Bare {
     cache: moka::sync::Cache<i128, Arc<str>, foldhash::fast::RandomState>,
     ids: Vec<i128>,

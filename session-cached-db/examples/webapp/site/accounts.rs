@@ -22,7 +22,7 @@ pub(crate) struct Accounts {
 pub(crate) struct AccountsError(#[source] BoxError);
 
 pub(crate) enum SignUp {
-    /// The name that he has from now on.
+    /// The user's name, as it was stored.
     Done(String),
     Refused(&'static str),
 }
@@ -59,7 +59,7 @@ impl Accounts {
         })
     }
 
-    /// The name of who logs in so, if there is somebody.
+    /// Returns the name of the user, or `None` if the name or the password is wrong.
     pub(crate) async fn log_in(&self, name: &str, password: &str) -> Result<Option<String>, AccountsError> {
         let name = name.trim().to_lowercase();
         let hash: Option<String> = query_scalar("SELECT password FROM accounts WHERE name = ?")
@@ -67,10 +67,10 @@ impl Accounts {
             .fetch_optional(&self.pool)
             .await?;
         let password = password.to_owned();
-        // It takes as long for a name that nobody has, so that the time does not tell.
+        // An unknown name takes as long, so that the time does not reveal which names exist.
         let is_known = hash.is_some();
         let matches = aside(move || {
-            let hash = hash.unwrap_or_else(|| NOBODYS.clone());
+            let hash = hash.unwrap_or_else(|| UNKNOWN_NAME.clone());
             let hash = PasswordHash::new(&hash)?;
             Ok(Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
         });
@@ -78,11 +78,15 @@ impl Accounts {
     }
 }
 
-static NOBODYS: LazyLock<String> = LazyLock::new(|| {
-    Argon2::default().hash_password(b"nobody has this one").map(|hash| hash.to_string()).unwrap_or_default()
+/// The hash to verify against when the name is unknown.
+static UNKNOWN_NAME: LazyLock<String> = LazyLock::new(|| {
+    Argon2::default()
+        .hash_password(b"no user has this password")
+        .map(|hash| hash.to_string())
+        .unwrap_or_default()
 });
 
-/// Hashing takes long on purpose: not where requests are handled.
+/// Runs `work` in a thread for blocking tasks, because hashing takes long on purpose.
 async fn aside<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, argon2::password_hash::Error> + Send + 'static,
 ) -> Result<T, AccountsError> {

@@ -1,8 +1,8 @@
-//! What somebody recognises his own devices by.
+//! The names by which users recognise their own devices.
 
 use axum::http::{HeaderMap, header};
 
-/// In this order, because many browsers claim to be others as well.
+/// Browsers, in the order in which they are looked for, because many claim to be others as well.
 const BROWSERS: &[(&str, &str)] = &[
     ("Firefox/", "Firefox"),
     ("Edg", "Edge"),
@@ -21,7 +21,7 @@ const SYSTEMS: &[(&str, &str)] = &[
     ("Linux", "Linux"),
 ];
 
-/// Such as "Firefox on Linux".
+/// Returns a name such as "Firefox on Linux".
 pub(crate) fn of(headers: &HeaderMap) -> String {
     let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
     let find = |list: &[(&str, &'static str)]| {

@@ -1,4 +1,4 @@
-//! The site. What its pages look like is in `pages`.
+//! The site's routes and handlers. The HTML of its pages is in `pages`.
 
 mod accounts;
 mod csrf;
@@ -25,30 +25,30 @@ use self::pages::{CartLine, Home, OwnSession, Visitor};
 
 pub(crate) type Store = CachedDb<Arc<dyn DynCache>, Arc<dyn DynDatabase>>;
 
-/// How long "remember me" remembers.
+/// Lifetime of a session with "remember me".
 const REMEMBERED: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-/// So that nobody fills our database with his cart.
+/// Maximum number of lines in a cart, so that a visitor cannot fill the database.
 const LARGEST_CART: usize = 50;
 
-/// The keys under which a session holds things. The user's name is its subject as well.
+/// The keys of the session's values. The user's name is the session's subject.
 mod keys {
     pub(super) const VISITS: &str = "visits";
     pub(super) const DEVICE: &str = "device";
-    /// By what a form tells one of a user's sessions. Opens nothing.
+    /// The label by which a form names one of a user's sessions. It opens no session.
     pub(super) const LABEL: &str = "label";
-    /// What comes before the random name of a line of the cart. Each line has a key of its own, so that lines that are
-    /// added at the same time are all kept: sessions are merged key by key.
+    /// The prefix of a line of the cart, before its random name. Each line has a key of its own, so that
+    /// lines that are added at the same time are all kept: sessions are merged key by key.
     pub(super) const CART: &str = "cart/";
 }
 
-/// What handlers have.
+/// The state of the handlers.
 #[derive(Clone)]
 pub(crate) struct Site {
     store: Store,
     accounts: Accounts,
 }
 
-/// The whole site.
+/// Returns the whole site.
 pub(crate) fn router(
     store: Store,
     accounts: Accounts,
@@ -70,7 +70,7 @@ pub(crate) fn pages_with_sessions() -> Router<Site> {
         .route("/sessions/end", post(end_session))
 }
 
-/// The session layer around `pages`, and what is around everything.
+/// Adds the session layer to `pages`, and the other layers and pages of the site.
 pub(crate) fn complete(
     pages: Router<Site>,
     store: Store,
@@ -79,7 +79,7 @@ pub(crate) fn complete(
 ) -> Result<Router, InvalidCookie> {
     Ok(pages
         .layer(SessionLayer::new(store.clone()).with_cookie(cookie)?)
-        // These use no session, so they cost none of it.
+        // These use no session, so they stay outside of the session layer.
         .route("/counters", get(counters))
         .route("/style.css", get(style))
         .layer(middleware::from_fn(csrf::refuse_other_sites))
@@ -88,7 +88,7 @@ pub(crate) fn complete(
         .with_state(Site { store, accounts }))
 }
 
-/// What went wrong on our side.
+/// An error of the server.
 enum Failure {
     Session(Error),
     Accounts(AccountsError),
@@ -126,9 +126,9 @@ fn go_to(path: &str) -> Response {
 
 async fn home(session: SessionHandle) -> Answer {
     let mut session = session.lock().await?;
-    // Only for who has a session already: to look around, one needs none.
+    // Count only visits of visitors with a session: looking around needs none.
     if session.key().is_some() {
-        // Of two visits at the same time, one may not be counted: both change the same key.
+        // Two visits at the same time may count as one, because both change the same key.
         session.modify(keys::VISITS, |visits: &mut u32| *visits = visits.saturating_add(1))?;
     }
     let home = Home {
@@ -164,7 +164,7 @@ struct AddToCart {
 
 async fn add_to_cart(session: SessionHandle, Form(form): Form<AddToCart>) -> Answer {
     let Some(product) = pages::product(&form.product) else {
-        return Ok(pages::problem(StatusCode::BAD_REQUEST, "There is no such thing in this shop."));
+        return Ok(pages::problem(StatusCode::BAD_REQUEST, "There is no such product in this shop."));
     };
     let mut session = session.lock().await?;
     if cart(&session)?.len() >= LARGEST_CART {
@@ -193,7 +193,7 @@ async fn remove_from_cart(session: SessionHandle, Form(form): Form<RemoveFromCar
 struct Credentials {
     name: String,
     password: String,
-    /// There if the box is checked.
+    /// Present if the box is checked.
     remember: Option<String>,
 }
 
@@ -229,16 +229,16 @@ async fn log_in(
     }
 }
 
-/// Lets a session be `name`'s from now on. It keeps the cart of the visitor who he was.
+/// Logs the user `name` in to a session. The session keeps the cart of the visitor before the login.
 async fn begin(session: &mut Session, name: &str, headers: &HeaderMap, remember: bool) -> Result<(), Error> {
     if session.subject().is_some_and(|subject| subject != name) {
-        session.flush().await?; // nothing of one user's is handed to another
+        session.flush().await?; // no value of one user is handed to another
     }
     session.set_subject(name)?;
     session.insert(keys::DEVICE, device::of(headers))?;
     session.insert(keys::LABEL, random_name()?)?;
     session.set_expiry(if remember { Expiry::After(REMEMBERED) } else { Expiry::BrowserSession });
-    // A key that somebody has planted or seen before the login is worth nothing afterwards.
+    // A key that an attacker has planted or seen before the login is worth nothing afterwards.
     session.cycle_key().await?;
     Ok(())
 }
@@ -289,7 +289,7 @@ async fn end_session(
 ) -> Answer {
     let mut session = session.lock().await?;
     let Some(name) = session.subject() else { return Ok(go_to("/login")) };
-    // Among the user's own only, whatever the form says.
+    // Look only among the user's own sessions, because the form can name any label.
     for listed in site.store.list_by_subject(name).await? {
         let Some(data) = site.store.data(&listed.key).await? else { continue };
         let label = data.get(keys::LABEL).and_then(|json| serde_json::from_str(json).ok());
@@ -304,7 +304,7 @@ async fn end_session(
     Ok(go_to("/sessions"))
 }
 
-/// Shown in a frame that loads itself anew again and again, which needs no script.
+/// Shows the counters, in a frame that reloads itself, which needs no script.
 async fn counters(State(site): State<Site>) -> Response {
     let refresh = (HeaderName::from_static("refresh"), HeaderValue::from_static("2"));
     ([refresh], pages::counters_alone(&site.store.stats())).into_response()
@@ -316,12 +316,12 @@ async fn style() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, css), (header::CACHE_CONTROL, kept)], include_str!("style.css"))
 }
 
-/// A page instead of the plain text that the session layer answers with.
+/// Replaces the plain text with which the session layer answers errors by a page.
 async fn explain_failures(response: Response) -> Response {
     let text = match response.extensions().get::<SessionFailure>() {
         None => return response,
         Some(SessionFailure(Error::SessionGone)) => {
-            "You were logged out in another window or on another device. What you did last was not kept."
+            "You were logged out in another window or on another device. Your last change was not saved."
         }
         Some(_) => "Your session cannot be reached at the moment. Please try again.",
     };
@@ -334,19 +334,19 @@ async fn explain_failures(response: Response) -> Response {
 
 async fn add_security_headers(mut response: Response) -> Response {
     let headers = response.headers_mut();
-    // No script at all, whoever wrote it.
+    // Allow no script at all, not even the site's own.
     let policy = "default-src 'none'; style-src 'self'; img-src data:; frame-src 'self'; form-action 'self'; base-uri 'none'; \
                   frame-ancestors 'self'";
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    // After a logout, the back button shows nothing.
+    // After a logout, the back button must not show a page from before.
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }
 
 fn random_name() -> Result<String, Error> {
-    // As unguessable as a key, without being one.
+    // As hard to guess as a key, without being one.
     Ok(session_cached_db::SessionKey::generate()?.expose().chars().take(16).collect())
 }
 

@@ -1,4 +1,4 @@
-//! What the pages look like. Everything works without scripts, and there are none.
+//! The HTML of the pages. There are no scripts.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub(crate) fn product(id: &str) -> Option<&'static Product> {
     PRODUCTS.iter().find(|product| product.id == id)
 }
 
-/// Who looks at the page.
+/// The visitor who looks at the page.
 pub(crate) struct Visitor {
     pub(crate) name: Option<String>,
 }
@@ -179,7 +179,7 @@ pub(crate) fn own_sessions(visitor: &Visitor, sessions: &[OwnSession]) -> Respon
     page("Your sessions", Some(visitor), &content).into_response()
 }
 
-/// For a frame.
+/// Returns the counters alone, for a frame.
 pub(crate) fn counters_alone(stats: &Stats) -> Html<String> {
     document("Counters", &html! { body.framed { (counters(stats)) } })
 }
@@ -208,7 +208,7 @@ pub(crate) fn problem(status: StatusCode, text: &str) -> Response {
     (status, page("Sorry", None, &content)).into_response()
 }
 
-/// Of a visitor that is not known, it does not show whether he is logged in.
+/// Returns a page. Without a `visitor`, its header has no links for logging in or out.
 fn page(title: &str, visitor: Option<&Visitor>, content: &Markup) -> Html<String> {
     let body = html! {
         body {

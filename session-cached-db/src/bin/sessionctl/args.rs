@@ -10,7 +10,7 @@ use session_cached_db::session_core::{InvalidKey, KeyPrefix, StoredKey};
 
 /// Looks after the sessions of session-cached-db: its table, and the cache in front of it.
 ///
-/// URLs with passwords are better given by the environment: other users of this machine can see command lines.
+/// Pass URLs with passwords in the environment: other users of this machine can see command lines.
 #[derive(Debug, Parser)]
 #[command(name = "sessionctl", version, after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
@@ -36,9 +36,9 @@ Exit codes:
   6    doctor: warnings
   7    doctor: problems
   130  stopped by Ctrl-C, after the batch
-  141  whoever read the output has gone";
+  141  the program that read the output has gone";
 
-/// Where the sessions are.
+/// The places where the sessions are.
 #[derive(Debug, Args)]
 pub(crate) struct Connection {
     /// The database: postgres://, mysql://, mariadb:// or sqlite://, with ?table=NAME unless it is `sessions`
@@ -61,7 +61,7 @@ impl From<String> for Secret {
 }
 
 impl Application {
-    /// The prefix, to tell its sessions from others'.
+    /// Returns the prefix that distinguishes the application's sessions from those of others.
     pub(crate) fn prefix(&self) -> Result<KeyPrefix, InvalidKey> {
         KeyPrefix::parse(&self.key_prefix)
     }
@@ -77,7 +77,7 @@ impl fmt::Debug for Secret {
 pub(crate) enum Command {
     /// Make the session table, or bring it up to date
     Migrate(Migrate),
-    /// Delete what has expired, in batches
+    /// Delete expired sessions, in batches
     ClearExpired(ClearExpired),
     /// Count sessions, subjects and bytes
     Stats(Stats),
@@ -87,13 +87,16 @@ pub(crate) enum Command {
     Show(Show),
     /// End sessions, for good, and keep the cache from showing them
     Revoke(Revoke),
-    /// Seal with the first key of the ring what is not sealed with it
-    Reseal(Reseal),
-    /// Give hashed keys to sessions that are stored under plain ones, and log nobody out
-    HashKeys(HashKeys),
+    /// Seal every session with the first key of the ring, unless it is already
+    Reseal(Rewrite),
+    /// Move sessions that are stored under plain keys to hashed keys; no user is logged out
+    ///
+    /// Build the application with `accept_plain_keys` first: it then opens sessions under either kind of key.
+    /// Other programs that know only plain keys do not find these sessions any more.
+    HashKeys(Rewrite),
     /// Compare the cache with the database, key by key, changing nothing
     Check(Check),
-    /// Look at the database and the cache for what would cause trouble
+    /// Examine the database and the cache, and report likely causes of trouble
     Doctor,
     /// Print completions for a shell
     Completions(Completions),
@@ -101,28 +104,28 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct Migrate {
-    /// Only tell what would be done
+    /// Only report what would be done
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Print the statements that make the table, and run none
+    /// Print the statements that make the table, and do not run them
     #[arg(long, conflicts_with = "dry_run")]
     pub(crate) sql: bool,
 }
 
-/// How fast a table is gone through.
+/// The speed at which a command goes through the table.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct Pace {
-    /// How many sessions one statement takes on
+    /// Number of sessions that one statement handles
     #[arg(long, value_name = "SESSIONS", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) batch: u32,
-    /// The most sessions per second, on average; without, as fast as it goes
+    /// Maximum number of sessions per second, on average; no limit without this option
     #[arg(long, value_name = "SESSIONS", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rate: Option<u32>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ClearExpired {
-    /// Only tell how many there are
+    /// Only count them
     #[arg(long)]
     pub(crate) dry_run: bool,
     #[command(flatten)]
@@ -131,7 +134,7 @@ pub(crate) struct ClearExpired {
 
 #[derive(Debug, Args)]
 pub(crate) struct Stats {
-    /// How many of the subjects with the most sessions to show
+    /// Number of subjects to show, those with the most sessions first
     #[arg(long, value_name = "SUBJECTS", default_value_t = 10)]
     pub(crate) top: usize,
     #[command(flatten)]
@@ -140,7 +143,7 @@ pub(crate) struct Stats {
 
 #[derive(Debug, Args)]
 pub(crate) struct List {
-    /// Whose sessions
+    /// The subject whose sessions to list
     #[arg(long)]
     pub(crate) subject: String,
     #[command(flatten)]
@@ -149,23 +152,23 @@ pub(crate) struct List {
 
 #[derive(Debug, Args)]
 pub(crate) struct Show {
-    /// The key that it is stored under, as `list` shows it
+    /// The stored key of the session, as `list` shows it
     #[arg(value_name = "STORED_KEY", value_parser = stored_key)]
     pub(crate) key: StoredKey,
-    /// Show what the session holds, too
+    /// Show the session's values, too
     #[arg(long)]
     pub(crate) reveal: bool,
     #[command(flatten)]
     pub(crate) format: Format,
 }
 
-/// How the application writes payloads.
+/// The format in which the application writes payloads.
 #[derive(Debug, Args)]
 pub(crate) struct Format {
-    /// A file with the sealing keys, the first one sealing; or have them in SESSIONCTL_SEALING_KEYS
+    /// A file with the sealing keys, of which the first one seals; or set SESSIONCTL_SEALING_KEYS
     #[arg(long, value_name = "FILE", env = "SESSIONCTL_SEALING_KEYS_FILE")]
     pub(crate) sealing_keys_file: Option<PathBuf>,
-    /// Accept payloads that are not sealed, beside those that are
+    /// Accept unsealed payloads beside sealed ones
     #[arg(long)]
     pub(crate) accept_unsealed: bool,
 }
@@ -173,18 +176,25 @@ pub(crate) struct Format {
 #[derive(Debug, Args)]
 #[group(id = "which", required = true, multiple = true)]
 pub(crate) struct Revoke {
-    /// The keys that they are stored under, as `list` shows them
+    /// The stored keys of the sessions to end, as `list` shows them
     #[arg(value_name = "STORED_KEY", value_parser = stored_key, group = "which", conflicts_with_all = ["subject", "all"])]
     pub(crate) keys: Vec<StoredKey>,
-    /// All of this subject
+    /// End all sessions of this subject
     #[arg(long, group = "which", conflicts_with = "all")]
     pub(crate) subject: Option<String>,
-    /// All that there are: everybody is logged out
+    /// End all sessions: every user is logged out
     #[arg(long, group = "which", requires = "yes")]
     pub(crate) all: bool,
-    /// Yes, all
+    /// Confirm --all
     #[arg(long)]
     pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) write: WriteOptions,
+}
+
+/// The options of the commands that write sessions, and fence the cache for it.
+#[derive(Debug, Args)]
+pub(crate) struct WriteOptions {
     #[command(flatten)]
     pub(crate) application: Application,
     #[command(flatten)]
@@ -193,59 +203,39 @@ pub(crate) struct Revoke {
     pub(crate) pace: Pace,
 }
 
-/// Whose sessions they are, where several applications share a table.
+/// The application whose sessions to handle, where several applications share a table.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Application {
-    /// What stands in front of every stored key, as the application's `key_prefix` says; sessions with another one are left
-    /// alone
+    /// The application's `key_prefix`, which stands in front of every stored key; sessions with another
+    /// prefix are left alone
     #[arg(long, value_name = "PREFIX", default_value = "", hide_default_value = true)]
     pub(crate) key_prefix: String,
 }
 
-/// What is in front of the database, for who writes to it.
+/// The absence of a cache, for commands that write.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct Caching {
-    /// There is no cache that could be fenced. Applications that have one all the same (in their own process, like moka)
-    /// may show what it was before, for as long as their max_cache_age
+    /// Write without fencing a cache. An application that has one all the same (in its own process, like
+    /// moka) may show sessions as they were before, for as long as its max_cache_age
     #[arg(long)]
     pub(crate) no_cache: bool,
 }
 
+/// The options of the commands that encode sessions again.
 #[derive(Debug, Args)]
-pub(crate) struct Reseal {
+pub(crate) struct Rewrite {
     #[command(flatten)]
     pub(crate) format: Format,
     /// Compress payloads from this size on, as the application does
     #[arg(long, value_name = "BYTES")]
     pub(crate) compress_from: Option<usize>,
     #[command(flatten)]
-    pub(crate) application: Application,
-    #[command(flatten)]
-    pub(crate) caching: Caching,
-    #[command(flatten)]
-    pub(crate) pace: Pace,
-}
-
-/// First, have the application built with `accept_plain_keys`: it opens sessions under either kind of key, and what other
-/// programs there are that know plain keys only do not find their sessions any more.
-#[derive(Debug, Args)]
-pub(crate) struct HashKeys {
-    #[command(flatten)]
-    pub(crate) application: Application,
-    #[command(flatten)]
-    pub(crate) format: Format,
-    /// Compress payloads from this size on, as the application does
-    #[arg(long, value_name = "BYTES")]
-    pub(crate) compress_from: Option<usize>,
-    #[command(flatten)]
-    pub(crate) caching: Caching,
-    #[command(flatten)]
-    pub(crate) pace: Pace,
+    pub(crate) write: WriteOptions,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Check {
-    /// Only these, also if the database has them no more
+    /// Check only these keys, even if the database does not have them any more
     #[arg(value_name = "STORED_KEY", value_parser = stored_key)]
     pub(crate) keys: Vec<StoredKey>,
     #[command(flatten)]
@@ -254,12 +244,12 @@ pub(crate) struct Check {
 
 #[derive(Debug, Args)]
 pub(crate) struct Completions {
-    /// For which shell
+    /// The shell
     pub(crate) shell: Shell,
 }
 
-/// Parses a command line, in which a stored key may begin with a hyphen, as every 64th hashed one does. It is longer than any
-/// option.
+/// Parses a command line. A stored key in it may begin with a hyphen, as every 64th hashed one does; it is
+/// recognised by its length, which no option has.
 pub(crate) fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Arguments, clap::Error> {
     let is_key = |argument: &OsString| {
         let argument = argument.to_str().filter(|text| text.starts_with('-') && text.len() >= 32);
@@ -274,7 +264,7 @@ pub(crate) fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Argument
 }
 
 fn stored_key(text: &str) -> Result<StoredKey, String> {
-    StoredKey::parse(text).map_err(|_| "this is no key that a session could be stored under".to_owned())
+    StoredKey::parse(text).map_err(|_| "not a key that a session could be stored under".to_owned())
 }
 
 #[cfg(test)]
@@ -284,7 +274,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_well_formed() {
+    fn command_line_definition_is_well_formed() {
         Arguments::command().debug_assert();
     }
 
@@ -293,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stored_key_may_begin_with_hyphens_and_a_misspelled_option_is_none() {
+    fn stored_key_may_begin_with_hyphens_and_misspelled_option_is_refused() {
         for beginning in ["-h", "-V", "--", "-"] {
             let key = format!("{beginning}{}", "x".repeat(43 - beginning.len()));
             for command in ["show", "revoke", "check"] {
@@ -314,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn the_documentation_lists_every_command_variable_and_exit_code() {
+    fn documentation_lists_every_command_variable_and_exit_code() {
         let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/sessionctl.md");
         let docs = std::fs::read_to_string(docs).unwrap();
         let has_row = |beginning: &str| docs.lines().any(|line| line.starts_with(&format!("| {beginning}")));

@@ -1,4 +1,4 @@
-//! Compares the cache with the database, key by key. Only reads: nothing is filled, leased or fenced.
+//! Compares the cache with the database, key by key. It only reads: no entry is filled, leased or fenced.
 
 use serde::Serialize;
 use session_cached_db::session_core::{CacheError, Record, Row, State, StoredKey};
@@ -9,17 +9,17 @@ use crate::exit::{Exit, Failure};
 use crate::output::{Output, Style, Table, complain, count, left, right};
 use crate::progress::Progress;
 
-/// How often a key is looked at again that changes while it is looked at.
+/// Maximum number of times to compare a key that changes during the comparison.
 const ATTEMPTS: u32 = 5;
 
 #[derive(Default, Serialize)]
 struct Report {
-    /// Keys that were looked for.
+    /// Number of keys that were checked.
     checked: u64,
-    /// Those whose session is cached as the database has it.
+    /// Number of sessions that are cached as the database has them.
     agree: u64,
     not_cached: u64,
-    /// Those that somebody reads or writes right now.
+    /// Number of sessions that are being read or written right now.
     in_flight: u64,
     disagree: Vec<Disagreement>,
     /// The stored keys of rows that cannot be read.
@@ -32,7 +32,7 @@ struct Disagreement {
     what: &'static str,
 }
 
-/// What the cache says of a key.
+/// The result of comparing a key.
 enum Verdict {
     Agrees,
     NotCached,
@@ -42,7 +42,7 @@ enum Verdict {
 
 pub(crate) async fn run(at: &Connection, command: &Check, output: &Output) -> Result<Exit, Failure> {
     let cache = cache(at)?.ok_or_else(|| {
-        Failure::Usage("no cache to check; set SESSIONCTL_CACHE_URL, or give --cache-url".into())
+        Failure::Usage("no cache to check; set SESSIONCTL_CACHE_URL, or pass --cache-url".into())
     })?;
     let database = database(at, Access::Read).await?;
     let mut report = Report::default();
@@ -75,12 +75,13 @@ pub(crate) async fn run(at: &Connection, command: &Check, output: &Output) -> Re
     drop(progress);
     output.show(&report, |report| text(report, output))?;
     if report.checked > 0 && report.checked == report.not_cached {
-        complain("nothing of this is cached; is the key_prefix of the cache's URL the application's?");
+        complain("none of these sessions is cached; is the key_prefix of the cache's URL the application's?");
     }
     Ok(if report.disagree.is_empty() && report.unreadable.is_empty() { Exit::Done } else { Exit::Found })
 }
 
-/// `seen` is what the database has just said, if it was asked.
+/// Compares the cache's entry of `key` with the database. `seen` is the record that the database has just
+/// returned, if it was asked.
 async fn compare(
     cache: &Cache,
     database: &Database,
@@ -91,12 +92,12 @@ async fn compare(
         let entry = match cache.get_dyn(key).await {
             Ok(Some(entry)) => entry,
             Ok(None) => return Ok(Verdict::NotCached),
-            Err(CacheError::WrongKey) => return Ok(Verdict::Disagrees("the entry is one of another key")),
+            Err(CacheError::WrongKey) => return Ok(Verdict::Disagrees("the entry belongs to another key")),
             Err(error) => return Err(error.into()),
         };
         let State::Value(value) = entry.state else { return Ok(Verdict::InFlight) };
         let now = now();
-        // Nobody is shown it any more.
+        // An expired session is not served any more.
         if value.record.is_expired(now) {
             return Ok(Verdict::NotCached);
         }
@@ -105,7 +106,7 @@ async fn compare(
         }
         let row = database.load_dyn(key, now).await?;
         let Some(what) = difference(&value.record, row.as_ref()) else { return Ok(Verdict::Agrees) };
-        // Nobody wrote in between, or there would be another entry.
+        // The same entry is still there, so no writer came in between.
         let again = cache.get_dyn(key).await?;
         if again.is_some_and(|again| again.stamp == entry.stamp) {
             return Ok(Verdict::Disagrees(what));
@@ -114,8 +115,8 @@ async fn compare(
     Ok(Verdict::InFlight)
 }
 
-/// What the cache says that is not so. It may know of an earlier end and of an earlier use, as touches are not cached at
-/// once by everybody.
+/// Returns what is wrong in the cached record, or `None` if it agrees with the database. An earlier expiry
+/// and an earlier last use are not wrong, because a touch does not update every cache at once.
 fn difference(cached: &Record, row: Option<&Record>) -> Option<&'static str> {
     let Some(row) = row else { return Some("the database has no such session, or it has expired") };
     [
@@ -146,7 +147,7 @@ impl Report {
 fn text(report: &Report, output: &Output) -> String {
     let mut table = Table::default();
     for (name, number) in [
-        ("sessions looked at", report.checked),
+        ("sessions compared", report.checked),
         ("cached, and the same", report.agree),
         ("not cached", report.not_cached),
         ("being read or written", report.in_flight),
@@ -160,7 +161,7 @@ fn text(report: &Report, output: &Output) -> String {
         for disagreement in &report.disagree {
             table.row([left(disagreement.stored_key.as_str()), left(disagreement.what)]);
         }
-        let heading = output.styled(Style::Red, "What the cache has that is not so");
+        let heading = output.styled(Style::Red, "Sessions that the cache has wrong");
         text.push_str(&format!("\n{heading}\n{table}"));
     }
     text.push_str(&output.unreadable(&report.unreadable));

@@ -1,4 +1,4 @@
-//! Deletes what has expired, in batches.
+//! Deletes expired sessions, in batches.
 
 use std::time::Duration;
 
@@ -11,12 +11,13 @@ use crate::interrupt::Interrupt;
 use crate::output::{Output, complain, sessions};
 use crate::progress::Progress;
 
-/// How long ago it must have expired, so that no cache shows it any more, whatever its node's clock says.
+/// The time since a session's expiry before it is deleted. After that time, no cache shows it any more, even
+/// on a node whose clock is behind.
 const SLACK: Duration = Duration::from_secs(60);
 
 #[derive(Serialize)]
 struct Report {
-    /// Those that there were, if they were counted.
+    /// Number of expired sessions, if they were counted.
     expired: Option<u64>,
     deleted: u64,
     interrupted: bool,
@@ -39,7 +40,7 @@ pub(crate) async fn run(
         })?;
         return Ok(Exit::Done);
     }
-    // Without a count there is no end in sight, which is all.
+    // A count that failed only costs the progress bar its end.
     let mut report = Report { expired: counted.ok(), deleted: 0, interrupted: interrupt.is_raised() };
     let mut progress = Progress::new("deleting", report.expired, command.pace);
     while !report.interrupted {

@@ -1,4 +1,4 @@
-//! How far this machine's clock is from a server's.
+//! The difference between this machine's clock and a server's.
 
 use std::time::Duration;
 
@@ -8,7 +8,8 @@ use crate::connect::{Database, now};
 use crate::exit::Failure;
 use crate::output::span;
 
-/// With clocks this far apart, fences of writers that live are given up, and sessions are deleted that have not expired.
+/// The difference from which on a clock is a danger: fences of live writers are given up, and sessions are
+/// deleted that have not expired.
 pub(crate) const TOO_FAR: Duration = Duration::from_secs(30);
 
 /// The time between a server's clock and this machine's.
@@ -19,9 +20,9 @@ pub(crate) struct Skew {
 }
 
 impl Skew {
-    /// `clock` was read between the two instants of this machine's.
+    /// Returns the skew of `clock`, which was read between two instants of this machine's clock.
     pub(crate) fn new(clock: Timestamp, earliest: Timestamp, latest: Timestamp) -> Self {
-        // Some clocks tell whole seconds.
+        // Some clocks have whole seconds only.
         let latest_reading = clock + Duration::from_secs(1);
         if clock > latest {
             Self { by: clock.since(latest), is_ahead: true }
@@ -30,13 +31,14 @@ impl Skew {
         }
     }
 
-    /// `5 s ahead of this machine's`.
+    /// Returns the skew as text, such as `5 s ahead of this machine's`.
     pub(crate) fn text(self) -> String {
         format!("{} {} this machine's", span(self.by), if self.is_ahead { "ahead of" } else { "behind" })
     }
 }
 
-/// Refuses to write by a clock that is wrong: what has expired is for this machine's clock to say.
+/// Refuses to write when the clocks differ too much: this machine's clock decides which sessions have
+/// expired.
 pub(crate) async fn check(database: &Database) -> Result<(), Failure> {
     let asked_at = now();
     match database.inspect().await?.clock {
@@ -50,8 +52,8 @@ fn judge(skew: Skew) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::Usage(format!(
-        "the database's clock is {}, so nothing was changed: by a wrong clock, sessions would be deleted that have not \
-         expired, and caches not be told in time; set the clock right that is wrong",
+        "the database's clock is {}, so nothing was changed: by a wrong clock, sessions that have not expired would be \
+         deleted, and caches would not be fenced in time; set the clock that is wrong",
         skew.text()
     )))
 }
@@ -66,14 +68,14 @@ mod tests {
     }
 
     #[test]
-    fn only_what_cannot_be_the_time_of_asking_is_a_skew() {
+    fn clock_is_skewed_only_if_it_cannot_be_the_time_of_the_call() {
         assert_eq!([999, 1_000, 1_001].map(|clock| skew(clock).by), [Duration::ZERO; 3]);
         assert_eq!(skew(1_011).text(), "10 s ahead of this machine's");
         assert_eq!(skew(989).text(), "10 s behind this machine's");
     }
 
     #[test]
-    fn nothing_is_written_by_a_clock_that_is_far_off() {
+    fn writing_is_refused_when_the_clock_is_far_off() {
         for clock in [971, 1_000, 1_030] {
             assert!(judge(skew(clock)).is_ok(), "{clock}");
         }

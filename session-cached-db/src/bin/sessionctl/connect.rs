@@ -1,4 +1,4 @@
-//! From URLs to a database, a cache and a store.
+//! Connects to the database and the cache that URLs name, and builds a store from them.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,7 +15,7 @@ use crate::args::{Application, Caching, Connection, Format};
 use crate::clock;
 use crate::exit::Failure;
 
-/// The longest that a cache's answer is waited for. An operator has more patience than a web page.
+/// Maximum time to wait for a cache's answer. An operator has more patience than a web page.
 const CACHE_PATIENCE: Duration = Duration::from_secs(3);
 
 const SEALING_KEYS: &str = "SESSIONCTL_SEALING_KEYS";
@@ -28,8 +28,8 @@ pub(crate) fn now() -> Timestamp {
     SystemTime::now().into()
 }
 
-/// What a command does to the database. A file of SQLite's is opened accordingly: one that is not there, or is another
-/// program's, is left as it is.
+/// The access that a command needs to the database. An SQLite file is opened accordingly: one that is
+/// missing, or belongs to another program, is left as it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
     Read,
@@ -37,16 +37,17 @@ pub(crate) enum Access {
     Make,
 }
 
-/// The database, whatever its table is like.
+/// Returns the database, in any state of its table.
 pub(crate) async fn any_database(at: &Connection, access: Access) -> Result<Database, Failure> {
     let url = at.database_url.as_ref().map(|url| url.0.as_str()).filter(|url| !url.is_empty());
     let url = url.ok_or_else(|| {
-        Failure::Usage("no database; set SESSIONCTL_DATABASE_URL, or give --database-url".into())
+        Failure::Usage("no database; set SESSIONCTL_DATABASE_URL, or pass --database-url".into())
     })?;
     Ok(db_backends::connect_to_inspect(&with_access(url, access)).await?)
 }
 
-/// The database, whose table is as this version needs it. To write to it, the clocks must agree.
+/// Returns the database, after checking that its table is as this version needs it. Access to write also
+/// requires that the clocks agree.
 pub(crate) async fn database(at: &Connection, access: Access) -> Result<Database, Failure> {
     let database = any_database(at, Access::Read).await?;
     database.check_schema_dyn().await?;
@@ -71,29 +72,30 @@ fn with_access(url: &str, access: Access) -> String {
     }
 }
 
-/// The cache, if there is one. Connects to nothing yet.
+/// Returns the cache, if a URL names one. It connects on its first call.
 pub(crate) fn cache(at: &Connection) -> Result<Option<Cache>, Failure> {
     let Some(url) = at.cache_url.as_ref().map(|url| url.0.as_str()).filter(|url| !url.is_empty()) else {
         return Ok(None);
     };
     if url.starts_with("moka:") {
         return Err(Failure::Usage(
-            "moka is a cache in the application's own process, which nobody else reaches; leave the cache's URL away, \
-             and say --no-cache where that is asked for"
+            "moka is a cache in the application's own process, out of reach for other programs; leave out the cache's \
+             URL, and pass --no-cache to commands that ask for it"
                 .into(),
         ));
     }
     Ok(Some(cache_backends::connect_to_inspect(url)?))
 }
 
-/// What stands in front of the keys of an application's sessions.
+/// Returns the prefix of the stored keys of the application's sessions.
 pub(crate) fn prefix(application: &Application) -> Result<KeyPrefix, Failure> {
     application
         .prefix()
         .map_err(|_| Failure::Usage("--key-prefix has at most 21 characters of [A-Za-z0-9_.:-]".into()))
 }
 
-/// A store, to write by: the cache is fenced as the application does it, and if it cannot be, nothing is written.
+/// Returns a store to write through. It fences the cache as the application does; if it cannot, nothing is
+/// written.
 pub(crate) async fn store(
     at: &Connection,
     caching: Caching,
@@ -105,9 +107,9 @@ pub(crate) async fn store(
         (Some(cache), false) => cache,
         (None, false) => {
             return Err(Failure::Usage(
-                "no cache; set SESSIONCTL_CACHE_URL, or give --cache-url: a cache that is not told may show sessions as \
-                 they were, also those that are ended, for as long as the applications' max_cache_age (5 minutes by \
-                 default). Say --no-cache if there is none, or if that does not matter"
+                "no cache; set SESSIONCTL_CACHE_URL, or pass --cache-url: a cache that is not fenced may show sessions as \
+                 they were, ended ones too, for as long as the applications' max_cache_age (5 minutes by default). Pass \
+                 --no-cache if there is no cache, or if that does not matter"
                     .into(),
             ));
         }
@@ -117,13 +119,15 @@ pub(crate) async fn store(
     let store = CachedDb::builder(cache, database)
         .codec(codec)
         .key_prefix(key_prefix)
-        // What is published here bears another store's identity than the application's: it is not to be kept.
+        // Entries that are published here bear another store's identity than the application's, so they are
+        // of no use to it.
         .max_cache_age(Duration::from_secs(1))
         .schema(Schema::Check)
         .reaper(None::<Reaper>)
         .max_payload_bytes(max_payload_bytes)
         .cache_timeout(CACHE_PATIENCE)
-        // What is to be repaired later would be forgotten when this process ends.
+        // A write that could not be fenced would need a repair later, and this process will have ended by
+        // then.
         .outage_policy(WriteOperation::Delete, OutagePolicy::FailClosed)
         .outage_policy(WriteOperation::Save, OutagePolicy::FailClosed)
         .outage_policy(WriteOperation::Rename, OutagePolicy::FailClosed)
@@ -132,7 +136,8 @@ pub(crate) async fn store(
     Ok(store)
 }
 
-/// What the application writes payloads with, compressing from this size on.
+/// Returns the codec with which the application writes payloads. It compresses payloads of `compress_from`
+/// bytes or more.
 pub(crate) fn codec(format: &Format, compress_from: Option<usize>) -> Result<Arc<dyn Codec>, Failure> {
     let plain = CompressCodec::new(JsonCodec::default()).with_threshold(compress_from.unwrap_or(usize::MAX));
     Ok(match (sealing_keys(format)?, format.accept_unsealed) {
@@ -142,7 +147,7 @@ pub(crate) fn codec(format: &Format, compress_from: Option<usize>) -> Result<Arc
     })
 }
 
-/// The ring of keys that payloads are sealed with, if there is one.
+/// Returns the ring of sealing keys, if there is one.
 pub(crate) fn sealing_keys(format: &Format) -> Result<Option<SealingKeys>, Failure> {
     let is_set = std::env::var_os(SEALING_KEYS).is_some_and(|keys| !keys.is_empty());
     let keys = match &format.sealing_keys_file {
@@ -158,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_only_made_by_who_is_to_make_it() {
+    fn sqlite_file_is_made_only_with_the_access_to_make_it() {
         assert_eq!(with_access("sqlite://a.db", Access::Read), "sqlite://a.db?mode=ro");
         assert_eq!(with_access("sqlite://a.db?table=t", Access::Write), "sqlite://a.db?table=t&mode=rw");
         assert_eq!(with_access("sqlite://a.db?mode=rwc", Access::Write), "sqlite://a.db?mode=rwc");

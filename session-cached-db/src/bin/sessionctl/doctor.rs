@@ -1,4 +1,4 @@
-//! Looks at the database and the cache for what would cause trouble.
+//! Examines the database and the cache, and reports likely causes of trouble.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use crate::connect::{Access, Database, any_database, cache, now};
 use crate::exit::{Exit, Failure};
 use crate::output::{Output, Style, Table, bytes, count, left, sessions, span};
 
-/// The clock slack that a store is built with unless it is told another.
+/// The default of a store's `clock_slack`.
 const SLACK: Duration = Duration::from_secs(2);
-/// A reaper comes every ten minutes.
+/// The age of an expired session that shows that no reaper runs. A reaper makes a round every ten minutes.
 const REAPER_IS_LATE: Duration = Duration::from_secs(60 * 60);
 
 #[derive(Default, Serialize)]
@@ -48,7 +48,7 @@ impl Report {
 
 pub(crate) async fn run(at: &Connection, output: &Output) -> Result<Exit, Failure> {
     let mut report = Report::default();
-    // A URL that is wrong is the caller's fault, and none of the server's.
+    // A wrong URL is a mistake in the command line, not a finding about the server.
     match any_database(at, Access::Read).await {
         Ok(database) => examine_database(&database, &mut report).await,
         Err(failure @ Failure::Usage(_)) => return Err(failure),
@@ -60,7 +60,7 @@ pub(crate) async fn run(at: &Connection, output: &Output) -> Result<Exit, Failur
         }
         _ => match cache(at)? {
             Some(cache) => examine_cache(&*cache, &mut report).await,
-            None => report.say(Note, "cache", "none was named, so none was looked at"),
+            None => report.say(Note, "cache", "none was named, so none was examined"),
         },
     }
     output.show(&report, |report| text(report, output))?;
@@ -109,13 +109,13 @@ async fn examine_table(database: &Database, inspection: &db_backends::Inspection
             Warning,
             ABOUT,
             format!(
-                "no index begins with its column {column}, so statements read all of it; `sessionctl migrate --sql` shows \
-                 those that there should be"
+                "no index begins with its column {column}, so statements read the whole table; `sessionctl migrate \
+                 --sql` shows the indexes that there should be"
             ),
         );
     }
     match database.count_expired(now() - REAPER_IS_LATE).await {
-        Ok(0) => report.say(Fine, ABOUT, "nothing in it has been expired for long"),
+        Ok(0) => report.say(Fine, ABOUT, "no session in it expired long ago"),
         Ok(late) => report.say(
             Warning,
             ABOUT,
@@ -125,7 +125,7 @@ async fn examine_table(database: &Database, inspection: &db_backends::Inspection
                 if late == 1 { "is" } else { "are" }
             ),
         ),
-        Err(error) => report.say(Warning, ABOUT, format!("what has expired could not be counted: {error}")),
+        Err(error) => report.say(Warning, ABOUT, format!("expired sessions could not be counted: {error}")),
     }
 }
 
@@ -151,9 +151,9 @@ async fn examine_cache(cache: &dyn cache_backends::Inspect, report: &mut Report)
         examine_clock(server.clock, asked_at, answered_at, ABOUT, report);
         examine_eviction(server, &place, report);
     }
-    // A key that nobody has.
+    // No session has this key.
     if let Err(error) = cache.get_dyn(&StoredKey::PROBE).await {
-        report.say(Problem, ABOUT, format!("it answers, but gives no entries: {error}"));
+        report.say(Problem, ABOUT, format!("it answers, but entries cannot be read: {error}"));
     }
 }
 
@@ -163,16 +163,16 @@ fn examine_eviction(server: &cache_backends::Inspection, place: &str, report: &m
     let memory = match (server.used_bytes, server.max_bytes) {
         (Some(used), Some(max)) => format!("{} of {} used", bytes(used), bytes(max)),
         (Some(used), None) => format!("{} used, without limit", bytes(used)),
-        _ => "its memory is not known".to_owned(),
+        _ => "its memory is unknown".to_owned(),
     };
     let evicted = server.evicted.map(|evicted| format!(", {} evicted", count(evicted))).unwrap_or_default();
     match policy {
-        None => report.say(Note, ABOUT, format!("the server{place} does not tell how it makes room; {memory}{evicted}")),
+        None => report.say(Note, ABOUT, format!("the server{place} does not report how it makes room; {memory}{evicted}")),
         Some(policy) if server.evicts_fences_first => report.say(
             Problem,
             ABOUT,
             format!(
-                "{policy}{place} removes the fences first, which keep outdated sessions out of the cache; choose another \
+                "{policy}{place} evicts fences first, and fences keep outdated sessions out of the cache; choose another \
                  policy, such as allkeys-lru; {memory}{evicted}"
             ),
         ),
@@ -185,7 +185,7 @@ fn examine_eviction(server: &cache_backends::Inspection, place: &str, report: &m
     }
 }
 
-/// `clock` was read between the two instants of this machine's.
+/// Reports the skew of `clock`, which was read between two instants of this machine's clock.
 fn examine_clock(
     clock: Option<Timestamp>,
     earliest: Timestamp,
@@ -195,7 +195,8 @@ fn examine_clock(
 ) {
     let Some(clock) = clock else { return };
     let skew = Skew::new(clock, earliest, latest);
-    // Stores ask their own nodes' clocks, so this tells that some machine's is wrong, not that anything is wrong yet.
+    // Stores read their own nodes' clocks. A skew here shows that some machine's clock is wrong, not that a
+    // store is affected yet.
     let severity = match skew.by {
         by if by >= TOO_FAR => Problem,
         by if by > SLACK => Warning,
@@ -249,14 +250,14 @@ mod tests {
     }
 
     #[test]
-    fn clocks_may_differ_by_as_much_as_is_allowed_for() {
+    fn clock_skew_within_the_slack_is_not_reported() {
         assert_eq!([998, 999, 1_000, 1_001, 1_003].map(severity_of), [None; 5]);
         assert_eq!([980, 990, 1_004, 1_030].map(severity_of), [Some(Warning); 4]);
         assert_eq!([0, 900, 1_031, 9_999].map(severity_of), [Some(Problem); 4]);
     }
 
     #[test]
-    fn a_cache_that_evicts_fences_first_is_a_problem_and_one_that_refuses_when_full_is_none() {
+    fn eviction_policy_is_a_problem_only_if_it_evicts_fences_first() {
         let severity_of = |policy: Option<&str>, evicts_fences_first, max_bytes| {
             let mut server = cache_backends::Inspection::default();
             server.eviction = policy.map(str::to_owned);

@@ -1,4 +1,4 @@
-//! How a run ends, as `docs/sessionctl.md` lists it.
+//! The ends of a run: exit codes, as `docs/sessionctl.md` lists them, and failures.
 
 use std::fmt;
 use std::io;
@@ -12,7 +12,7 @@ use session_cached_db::{BuildError, Error, cache_backends, db_backends};
 pub(crate) enum Exit {
     /// Done.
     Done = 0,
-    /// Done, and something was found that somebody has to look at.
+    /// Done, and the operator should look at what was found.
     Found = 1,
     /// The command line, the environment, a URL or a clock is wrong. Nothing was done.
     Usage = 2,
@@ -28,7 +28,7 @@ pub(crate) enum Exit {
     Problems = 7,
     /// Stopped by Ctrl-C.
     Interrupted = 130,
-    /// Whoever read the output has gone.
+    /// The program that read the output has gone.
     OutputClosed = 141,
 }
 
@@ -61,7 +61,7 @@ impl Failure {
         }
     }
 
-    /// The same, and how far the command had come.
+    /// Adds how far the command had come.
     pub(crate) fn after(mut self, done: &str) -> Self {
         match &mut self {
             Self::Usage(text)
@@ -87,14 +87,10 @@ impl fmt::Display for Failure {
             | Self::Cache(text)
             | Self::Interrupted(text) => f.write_str(text),
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                f.write_str("whoever read the output has closed it; what the command was to do is done")
+                f.write_str("the program that read the output has closed it; the command itself is done")
             }
             Self::Output(error) => {
-                write!(
-                    f,
-                    "the output cannot be written ({}); what the command was to do is done",
-                    error.kind()
-                )
+                write!(f, "the output cannot be written ({}); the command itself is done", error.kind())
             }
         }
     }
@@ -115,25 +111,24 @@ impl From<PersistenceError> for Failure {
 impl From<&PersistenceError> for Failure {
     fn from(error: &PersistenceError) -> Self {
         match error {
-            PersistenceError::Schema(problem) => Self::Schema(in_our_words(problem)),
+            PersistenceError::Schema(problem) => Self::Schema(with_advice(problem)),
             PersistenceError::Config(_) => Self::Usage(error.to_string()),
             _ => Self::Database(error.to_string()),
         }
     }
 }
 
-/// What is wrong with the table, and what to do about it here.
-fn in_our_words(problem: &SchemaProblem) -> String {
+/// Returns what is wrong with the table, and which command of this program helps.
+fn with_advice(problem: &SchemaProblem) -> String {
     match problem {
         SchemaProblem::Missing { table } => format!(
-            "there is no table {table}; if this is the right database, and the right table=… in its URL, \
-             run `sessionctl migrate`"
+            "there is no table {table}; if the database and the table=… in its URL are right, run `sessionctl migrate`"
         ),
         SchemaProblem::Outdated { table, found, needed } => format!(
             "table {table} has schema version {found}, but {needed} is needed; run `sessionctl migrate`"
         ),
         SchemaProblem::TooNew { table, found, known } => format!(
-            "table {table} has schema version {found}, but this sessionctl knows only {known}; take a newer one"
+            "table {table} has schema version {found}, but this sessionctl knows only {known}; install a newer one"
         ),
         problem => problem.to_string(),
     }
@@ -154,8 +149,8 @@ impl From<Error> for Failure {
         match error {
             Error::Database(error) => Self::from(&*error),
             Error::CacheUnavailable => Self::Cache(
-                "the cache cannot be reached, so it cannot be kept from showing what is changed now; nothing was \
-                 changed. Try again when it answers, or say --no-cache if it is gone for good"
+                "the cache cannot be reached, so it could go on showing sessions as they were; nothing was changed. Try \
+                 again when it answers, or pass --no-cache if it is gone for good"
                     .into(),
             ),
             error => Self::Database(error.to_string()),

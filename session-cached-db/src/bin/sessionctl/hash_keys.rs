@@ -1,6 +1,6 @@
-//! Gives hashed keys to sessions that are stored under plain ones.
+//! Moves sessions that are stored under plain keys to hashed keys.
 
-use crate::args::{Connection, HashKeys};
+use crate::args::{Connection, Rewrite};
 use crate::connect::{codec, store};
 use crate::exit::{Exit, Failure};
 use crate::interrupt::Interrupt;
@@ -11,12 +11,14 @@ const WORDS: Words = Words { doing: "hashing", done: "given hashed keys" };
 
 pub(crate) async fn run(
     at: &Connection,
-    command: &HashKeys,
+    command: &Rewrite,
     output: &Output,
     interrupt: &Interrupt,
 ) -> Result<Exit, Failure> {
     let codec = codec(&command.format, command.compress_from)?;
-    let store = interrupt.ends(store(at, command.caching, codec, &command.application.key_prefix)).await?;
-    let step = async |after: Option<&_>| store.hash_plain_keys(after, command.pace.batch).await;
-    sweep(&store, &WORDS, command.pace, output, interrupt, step).await
+    let store = interrupt
+        .ends(store(at, command.write.caching, codec, &command.write.application.key_prefix))
+        .await?;
+    let step = async |after: Option<&_>| store.hash_plain_keys(after, command.write.pace.batch).await;
+    sweep(&store, &WORDS, command.write.pace, output, interrupt, step).await
 }

@@ -9,16 +9,16 @@ use tokio::sync::watch;
 use crate::exit::{Exit, Failure};
 use crate::output::complain;
 
-/// Whether somebody has pressed Ctrl-C.
+/// The state of Ctrl-C.
 pub(crate) struct Interrupt {
-    /// How often.
+    /// `true` after the first press.
     pressed: watch::Receiver<bool>,
-    /// Kept alive, so that waiting never ends for another reason.
+    /// Kept alive, because the receiver's wait would end if it were dropped.
     _sender: Arc<watch::Sender<bool>>,
 }
 
 impl Interrupt {
-    /// From now on, the first Ctrl-C asks the command to end, and the second one ends the process.
+    /// Starts listening: the first Ctrl-C asks the command to end, and the second one ends the process.
     pub(crate) fn listen() -> Self {
         let (sender, pressed) = watch::channel(false);
         let sender = Arc::new(sender);
@@ -29,26 +29,25 @@ impl Interrupt {
             }
             theirs.send_replace(true);
             if tokio::signal::ctrl_c().await.is_ok() {
-                complain(
-                    "stopped at once; the batch that was on its way was carried out as a whole, or not at all",
-                );
+                complain("stopped at once; the batch in progress was carried out as a whole, or not at all");
                 process::exit(Exit::Interrupted as i32);
             }
         });
         Self { pressed, _sender: sender }
     }
 
-    /// Whether the command is to end.
+    /// Returns `true` if the command is to end.
     pub(crate) fn is_raised(&self) -> bool {
         *self.pressed.borrow()
     }
 
     async fn raised(&self) {
-        // It never fails: the sender is kept.
+        // Does not fail: the sender is kept.
         let _ = self.pressed.clone().wait_for(|pressed| *pressed).await;
     }
 
-    /// Gives up `work`, which changes nothing by halves, when it is raised.
+    /// Runs `work`, and drops it when Ctrl-C is pressed. `work` must leave nothing half done when it is
+    /// dropped.
     pub(crate) async fn ends<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         tokio::select! {
             biased;
@@ -57,10 +56,10 @@ impl Interrupt {
         }
     }
 
-    /// Waits, unless it is raised.
+    /// Waits for `time`, or until Ctrl-C is pressed.
     pub(crate) async fn sleep(&self, time: Duration) {
         if time.is_zero() {
-            // So that whoever listens has a turn.
+            // Yield, so that the task that listens for Ctrl-C can run.
             return tokio::task::yield_now().await;
         }
         tokio::select! {

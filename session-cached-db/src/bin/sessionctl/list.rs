@@ -8,10 +8,10 @@ use crate::connect::{Access, database, now, prefix};
 use crate::exit::{Exit, Failure};
 use crate::output::{Output, Table, instant, left, rfc3339, span};
 
-/// How many sessions are listed by one statement.
+/// Maximum number of sessions that one statement lists.
 const PAGE: u32 = 1_000;
 
-/// A session, without what it holds.
+/// A session without its values.
 #[derive(Serialize)]
 pub(crate) struct Line {
     stored_key: String,
@@ -21,7 +21,7 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    /// `times` are those of the session under `key`, if its row can be read.
+    /// Returns the line of the session under `key`. `times` is `None` if its row cannot be read.
     pub(crate) fn new(key: &StoredKey, times: Option<SessionTimes>) -> Self {
         Self {
             stored_key: key.as_str().to_owned(),
@@ -50,7 +50,7 @@ pub(crate) async fn run(at: &Connection, command: &List, output: &Output) -> Res
             break;
         }
     }
-    // Those that cannot be read come first.
+    // Sessions that cannot be read come first.
     sessions.sort_by_key(|(_, times)| {
         std::cmp::Reverse(times.map_or(Timestamp::MAX, |times| times.last_seen_at))
     });

@@ -1,4 +1,4 @@
-//! sessionctl: what an operator does to sessions. See `docs/sessionctl.md`.
+//! sessionctl: a program with which operators look after sessions. See `docs/sessionctl.md`.
 
 #![allow(
     clippy::disallowed_methods,
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     let arguments = match args::parse(std::env::args_os()) {
         Ok(arguments) => arguments,
         Err(error) => {
-            // If nobody reads the help, there is nobody to tell.
+            // If the help cannot be written, an error message cannot be either.
             let _ = error.print();
             return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
         }
@@ -58,7 +58,7 @@ fn run(arguments: Arguments) -> Result<Exit, Failure> {
         let output = Output::new(arguments.json);
         let at = &arguments.connection;
         match arguments.command {
-            // These change nothing, or are for the database to undo: they end at once.
+            // These change nothing, or the database undoes them: they end at once.
             Command::Migrate(command) => interrupt.ends(migrate::run(at, command, &output)).await,
             Command::Stats(command) => interrupt.ends(stats::run(at, &command, &output)).await,
             Command::List(command) => interrupt.ends(list::run(at, &command, &output)).await,
@@ -66,7 +66,7 @@ fn run(arguments: Arguments) -> Result<Exit, Failure> {
             Command::Check(command) => interrupt.ends(check::run(at, &command, &output)).await,
             Command::Doctor => interrupt.ends(doctor::run(at, &output)).await,
             Command::Completions(command) => completions::run(&command, &output),
-            // These write in batches, and end between two of them.
+            // These write in batches, and end between two batches.
             Command::ClearExpired(command) => clear_expired::run(at, &command, &output, &interrupt).await,
             Command::Revoke(command) => revoke::run(at, &command, &output, &interrupt).await,
             Command::HashKeys(command) => hash_keys::run(at, &command, &output, &interrupt).await,

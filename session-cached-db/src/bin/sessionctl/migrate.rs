@@ -10,9 +10,9 @@ use crate::output::Output;
 
 #[derive(Serialize)]
 struct Report {
-    /// What the table was like.
+    /// The state of the table before.
     found: Found,
-    /// Whether it was changed.
+    /// `true` if the table was made or changed.
     migrated: bool,
 }
 
@@ -25,14 +25,14 @@ enum Found {
 }
 
 pub(crate) async fn run(at: &Connection, command: Migrate, output: &Output) -> Result<Exit, Failure> {
-    // Looked at first in a way that changes nothing: it may be the wrong database.
+    // Look first, without access to write: it may be the wrong database.
     let database = any_database(at, Access::Read).await?;
     if command.sql {
         output.raw(database.schema_sql_dyn().as_bytes())?;
         return Ok(Exit::Done);
     }
     let found = match state(database.check_schema_dyn().await) {
-        // A file that is not there yet is made.
+        // A missing SQLite file is an empty database: the migration makes it.
         Err(Failure::Database(_)) if database.properties_dyn().name == "SQLite" => Found::Missing,
         found => found?,
     };

@@ -1,4 +1,4 @@
-//! What is printed: one JSON document, or text that one likes to look at.
+//! Output: one JSON document, or text for people.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal as _, Write as _};
@@ -9,7 +9,7 @@ use session_cached_db::Timestamp;
 
 use crate::exit::Failure;
 
-/// Where results go. Everything else goes to stderr.
+/// Writes results to stdout. Everything else goes to stderr.
 pub(crate) struct Output {
     is_json: bool,
     is_styled: bool,
@@ -22,7 +22,7 @@ impl Output {
         Self { is_json, is_styled: io::stdout().is_terminal() && !set("NO_COLOR") && !is_dumb }
     }
 
-    /// Prints `document` as JSON, or what `text` makes of it.
+    /// Prints `document` as JSON, or as the text that `text` returns.
     pub(crate) fn show<T: Serialize>(
         &self,
         document: &T,
@@ -45,7 +45,8 @@ impl Output {
         Ok(stdout.flush()?)
     }
 
-    /// The rows with these stored keys cannot be read, and what can be done about them. Empty if there are none.
+    /// Returns a list of the stored keys of rows that cannot be read, and how to end them. Returns an empty
+    /// text if there are none.
     pub(crate) fn unreadable(&self, keys: &[String]) -> String {
         if keys.is_empty() {
             return String::new();
@@ -60,7 +61,7 @@ impl Output {
     }
 }
 
-/// By the number that a terminal knows it by.
+/// A style, with the number that terminals know it by.
 #[derive(Clone, Copy)]
 pub(crate) enum Style {
     Bold = 1,
@@ -70,13 +71,13 @@ pub(crate) enum Style {
     Blue = 34,
 }
 
-/// Says something that is no result.
+/// Prints a message to stderr.
 pub(crate) fn complain(text: &str) {
-    // If nobody reads it, there is nobody to tell.
+    // An error of stderr cannot be reported anywhere.
     let _ = writeln!(io::stderr(), "sessionctl: {text}");
 }
 
-/// Rows of cells in columns as wide as they must be.
+/// Rows of cells, in columns as wide as their widest cell.
 #[derive(Default)]
 pub(crate) struct Table {
     rows: Vec<Vec<Cell>>,
@@ -92,7 +93,7 @@ impl Table {
         self.rows.push(cells.into_iter().collect());
     }
 
-    /// A name, and what it has.
+    /// Adds a row with a name and a value.
     pub(crate) fn fact(&mut self, name: &str, value: impl Into<String>) {
         self.row([left(name), left(value)]);
     }
@@ -143,7 +144,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// Text of somebody else's that does nothing to a terminal.
+/// Escapes the control characters of foreign text, so that it cannot control a terminal.
 pub(crate) fn harmless(text: &str) -> String {
     text.chars().fold(String::new(), |mut harmless, character| {
         if character.is_control() {
@@ -155,7 +156,7 @@ pub(crate) fn harmless(text: &str) -> String {
     })
 }
 
-/// `1,234,567`.
+/// Formats a number as `1,234,567`.
 pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -168,12 +169,12 @@ pub(crate) fn count(number: u64) -> String {
     text
 }
 
-/// `1 session`, `2,000 sessions`.
+/// Formats a number of sessions as `1 session` or `2,000 sessions`.
 pub(crate) fn sessions(number: u64) -> String {
     format!("{} session{}", count(number), if number == 1 { "" } else { "s" })
 }
 
-/// `1.5 KiB`.
+/// Formats a number of bytes as `1.5 KiB`.
 pub(crate) fn bytes(number: u64) -> String {
     let (mut whole, mut rest, mut units) = (number, 0, ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"].iter());
     let mut unit = None;
@@ -185,24 +186,24 @@ pub(crate) fn bytes(number: u64) -> String {
     unit.map_or_else(|| format!("{whole} B"), |unit| format!("{whole}.{} {unit}", rest * 10 / 1024))
 }
 
-/// `2026-11-23 19:20:21 UTC`.
+/// Formats an instant as `2026-11-23 19:20:21 UTC`.
 pub(crate) fn instant(instant: Timestamp) -> String {
     date_and_time(instant).map_or_else(|| "never".to_owned(), |(date, time)| format!("{date} {time} UTC"))
 }
 
-/// `2026-11-23T19:20:21Z`, for machines.
+/// Formats an instant as `2026-11-23T19:20:21Z`, for machines. Returns `None` if it means never.
 pub(crate) fn rfc3339(instant: Timestamp) -> Option<String> {
     date_and_time(instant).map(|(date, time)| format!("{date}T{time}Z"))
 }
 
-/// Unless it is so far away that it means never.
+/// Returns the date and the time of an instant, or `None` if it is so far away that it means never.
 fn date_and_time(instant: Timestamp) -> Option<(String, String)> {
     let at = time::OffsetDateTime::from_unix_timestamp(instant.as_micros().div_euclid(1_000_000)).ok()?;
     let date = format!("{:04}-{:02}-{:02}", at.year(), u8::from(at.month()), at.day());
     Some((date, format!("{:02}:{:02}:{:02}", at.hour(), at.minute(), at.second())))
 }
 
-/// `13 d 4 h`.
+/// Formats a duration as `13 d 4 h`.
 pub(crate) fn span(span: Duration) -> String {
     let seconds = span.as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
@@ -215,7 +216,7 @@ pub(crate) fn span(span: Duration) -> String {
     }
 }
 
-/// `2026-11-23 19:20:21 UTC (3 min ago)`.
+/// Formats an instant as `2026-11-23 19:20:21 UTC (3 min ago)`.
 pub(crate) fn past(then: Timestamp, now: Timestamp) -> String {
     if then > now {
         return format!("{} (in {})", instant(then), span(then.since(now)));
@@ -260,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_terminal_is_safe_from_other_peoples_text() {
+    fn control_characters_of_foreign_text_are_escaped() {
         assert_eq!(harmless("ä\x1b[2J\u{9b}31m\n"), "ä\\u{1b}[2J\\u{9b}31m\\n");
     }
 }

@@ -1,4 +1,4 @@
-//! How far a command has come, on a terminal; and how fast it may go.
+//! The progress of a command on a terminal, and the limit of its speed.
 
 use std::fmt::Write;
 use std::time::{Duration, Instant};
@@ -8,7 +8,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use crate::args::Pace;
 use crate::interrupt::Interrupt;
 
-/// A bar, if stderr is a terminal and the end is known, and otherwise a count. It vanishes with this.
+/// Progress on stderr, if that is a terminal: a bar if the total is known, otherwise a count. It disappears
+/// when this is dropped.
 pub(crate) struct Progress {
     bar: ProgressBar,
     rate: Option<u32>,
@@ -17,7 +18,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// `total` may be unknown.
+    /// Starts showing the progress of `doing`. `total` may be unknown.
     pub(crate) fn new(doing: &'static str, total: Option<u64>, pace: Pace) -> Self {
         let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
         let template = if total.is_some() {
@@ -27,7 +28,7 @@ impl Progress {
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
             let rate = |state: &ProgressState, out: &mut dyn Write| {
-                // What cannot be drawn is not drawn.
+                // An error only costs the rate its place in the bar.
                 let _ = write!(out, "{:.0} per second", state.per_sec());
             };
             bar.set_style(style.progress_chars("=> ").with_key("rate", rate));
@@ -37,7 +38,7 @@ impl Progress {
         Self { bar, rate: pace.rate, began: Instant::now(), done: 0 }
     }
 
-    /// So many more are done. Waits, if it went too fast until now.
+    /// Adds `more` to the number that is done. Waits if the command is ahead of its rate.
     pub(crate) async fn advance(&mut self, more: u64, interrupt: Option<&Interrupt>) {
         self.bar.inc(more);
         self.done += more;

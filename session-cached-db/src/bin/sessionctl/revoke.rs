@@ -1,4 +1,4 @@
-//! Ends sessions, through the store: the cache is fenced, so that nobody is shown what has ended.
+//! Ends sessions through the store, which fences the cache: an ended session is not served any more.
 
 use std::sync::Arc;
 
@@ -15,11 +15,11 @@ use crate::progress::Progress;
 
 #[derive(Serialize)]
 struct Report {
-    /// How many sessions there were that were ended.
+    /// Number of sessions that were ended.
     revoked: u64,
-    /// Keys under which there was none.
+    /// Number of keys without a session.
     not_found: u64,
-    /// Whether a cache may still show them, for as long as the applications' `max_cache_age`.
+    /// `true` if a cache may still show the ended sessions, for as long as the applications' `max_cache_age`.
     may_be_shown: bool,
     interrupted: bool,
 }
@@ -31,22 +31,27 @@ pub(crate) async fn run(
     interrupt: &Interrupt,
 ) -> Result<Exit, Failure> {
     let store = interrupt
-        .ends(store(at, command.caching, Arc::new(JsonCodec::default()), &command.application.key_prefix))
+        .ends(store(
+            at,
+            command.write.caching,
+            Arc::new(JsonCodec::default()),
+            &command.write.application.key_prefix,
+        ))
         .await?;
     let mut report =
-        Report { revoked: 0, not_found: 0, may_be_shown: command.caching.no_cache, interrupted: false };
+        Report { revoked: 0, not_found: 0, may_be_shown: command.write.caching.no_cache, interrupted: false };
     let done = match &command.subject {
         Some(subject) => revoke_subject(&store, subject, &mut report).await,
         None if command.all => revoke_all(at, &store, command, &mut report, interrupt).await,
-        None => revoke_keys(&store, &command.keys, command.pace, &mut report, interrupt).await,
+        None => revoke_keys(&store, &command.keys, command.write.pace, &mut report, interrupt).await,
     };
-    // What was begun is carried out, also after an error.
+    // Even after an error, writes that have begun are carried out.
     store.close().await;
     done.map_err(|failure| failure.after(&format!("{} had been ended", sessions(report.revoked))))?;
     output.show(&report, |report| format!("Ended {}.", sessions(report.revoked)))?;
     if report.may_be_shown {
         complain(
-            "no cache was told: where there is one, it may show them for as long as the application's max_cache_age",
+            "no cache was fenced: where there is one, it may show them for as long as the application's max_cache_age",
         );
     }
     if report.not_found > 0 {
@@ -90,7 +95,7 @@ async fn revoke_keys(
     Ok(())
 }
 
-/// Those that were there when this began.
+/// Ends the sessions that were there when this began.
 async fn revoke_all(
     at: &Connection,
     store: &Store,
@@ -98,7 +103,7 @@ async fn revoke_all(
     report: &mut Report,
     interrupt: &Interrupt,
 ) -> Result<(), Failure> {
-    let (pace, prefix) = (command.pace, prefix(&command.application)?);
+    let (pace, prefix) = (command.write.pace, prefix(&command.write.application)?);
     let database: Arc<dyn DynDatabase> = database(at, Access::Read).await?;
     let mut progress = Progress::new("ending", None, pace);
     let mut after = None;
@@ -106,7 +111,7 @@ async fn revoke_all(
         let page = database.scan(after.as_ref(), pace.batch).await?;
         let key_form = database.properties().key_form;
         for row in page.iter().filter(|row| row.key.belongs_to(key_form, &prefix)) {
-            // By its key alone: what else is in the row does not matter, readable or not.
+            // The key is enough: the rest of the row may be unreadable.
             revoke_one(store, &row.key, report).await?;
             progress.advance(1, Some(interrupt)).await;
             if interrupt.is_raised() {
@@ -121,7 +126,7 @@ async fn revoke_all(
     }
 }
 
-/// Whether there was one.
+/// Ends the session under `key`. Returns `true` if there was one.
 async fn revoke_one(store: &Store, key: &StoredKey, report: &mut Report) -> Result<bool, Failure> {
     let Written { value, coherence } = store.revoke(key).await?;
     report.revoked += u64::from(value);

@@ -18,7 +18,7 @@ struct Report {
     line: Line,
     payload_bytes: usize,
     subject: Option<String>,
-    /// Only if it is to be revealed.
+    /// The values, only with `--reveal`.
     #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<Box<RawValue>>,
 }

@@ -1,4 +1,4 @@
-//! Counts sessions, subjects and bytes, by going through the table.
+//! Counts sessions, subjects and bytes, by reading the whole table.
 
 use std::collections::HashMap;
 
@@ -19,7 +19,7 @@ struct Report {
     subjects: u64,
     payload_bytes: u64,
     largest_payload_bytes: u64,
-    /// Those with the most sessions.
+    /// The subjects with the most sessions.
     top_subjects: Vec<Share>,
     /// The stored keys of rows that cannot be read.
     unreadable: Vec<String>,
@@ -60,7 +60,7 @@ pub(crate) async fn run(at: &Connection, command: &Stats, output: &Output) -> Re
     Ok(if report.unreadable.is_empty() { Exit::Done } else { Exit::Found })
 }
 
-/// What has expired counts as nothing but that, and as bytes.
+/// Adds a session to the report. An expired one counts only as expired, and with its bytes.
 fn note(report: &mut Report, subjects: &mut HashMap<Subject, u64>, record: &Record, now: Timestamp) {
     let size = record.payload().len().try_into().unwrap_or(u64::MAX);
     report.payload_bytes = report.payload_bytes.saturating_add(size);

@@ -1,4 +1,4 @@
-//! Goes through all sessions, and writes those that are not as they should be.
+//! Goes through all sessions, and rewrites those that need it.
 
 use serde::Serialize;
 use session_cached_db::StoredKey;
@@ -11,7 +11,7 @@ use crate::interrupt::Interrupt;
 use crate::output::{Output, Table, complain, count, left, right, sessions};
 use crate::progress::Progress;
 
-/// What is done, in words: what it is doing, and what has been done.
+/// The words for a command's work, while it is done and afterwards.
 pub(crate) struct Words {
     pub(crate) doing: &'static str,
     pub(crate) done: &'static str,
@@ -19,17 +19,17 @@ pub(crate) struct Words {
 
 #[derive(Default, Serialize)]
 struct Report {
-    /// Rows that were looked at, expired ones too.
+    /// Number of rows that were read, expired ones included.
     seen: u64,
     written: u64,
-    /// Those that somebody else wrote or ended at the same time.
+    /// Number of sessions that another writer changed or ended at the same time.
     missed: u64,
-    /// The stored keys of those that cannot be read, or that none of the sealing keys opens.
+    /// The stored keys of sessions that cannot be read, or that none of the sealing keys opens.
     unreadable: Vec<String>,
     interrupted: bool,
 }
 
-/// Does `step` to one page after the other: the one after this key.
+/// Calls `step` for one page after the other. `step` gets the last key of the page before.
 pub(crate) async fn sweep(
     store: &Store,
     words: &Words,
@@ -48,9 +48,9 @@ pub(crate) async fn sweep(
     output.show(&report, |report| {
         let mut table = Table::default();
         for (name, number) in [
-            ("looked at", report.seen),
+            ("read", report.seen),
             (words.done, report.written),
-            ("changed by somebody else meanwhile", report.missed),
+            ("changed by another writer meanwhile", report.missed),
             ("cannot be read, left alone", report.unreadable.len().try_into().unwrap_or(u64::MAX)),
         ] {
             table.row([left(name), right(count(number))]);
@@ -58,11 +58,11 @@ pub(crate) async fn sweep(
         table.to_string() + &output.unreadable(&report.unreadable)
     })?;
     if report.interrupted {
-        complain("interrupted; run it again for the rest: what is done is passed over");
+        complain("interrupted; run it again for the rest: sessions that are done are passed over");
         return Ok(Exit::Interrupted);
     }
     if report.missed > 0 {
-        complain("run it once more for those that somebody else changed");
+        complain("run it once more for the sessions that another writer changed");
     }
     Ok(if report.missed > 0 || !report.unreadable.is_empty() { Exit::Found } else { Exit::Done })
 }

@@ -6,7 +6,7 @@ use http::request::Parts;
 use super::{SessionHandle, response};
 use crate::Error;
 
-/// The session of the request. Extracting it loads nothing; [`SessionHandle::lock`] does.
+/// Extracts the session of the request. Extracting it loads nothing; [`SessionHandle::lock`] does.
 impl<S: Sync> FromRequestParts<S> for SessionHandle {
     type Rejection = MissingSessionLayer;
 
@@ -27,8 +27,9 @@ impl IntoResponse for MissingSessionLayer {
     }
 }
 
-/// So that handlers can use `?`: the response that [`SessionLayer`](super::SessionLayer) gives for the same error, with a
-/// [`SessionFailure`](super::SessionFailure) among its extensions. It tells clients nothing about the inside.
+/// Lets handlers use `?`. The response is the one that [`SessionLayer`](super::SessionLayer) makes of the
+/// same error, with a [`SessionFailure`](super::SessionFailure) among its extensions. It reveals no internals
+/// to clients.
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         response::of(self)

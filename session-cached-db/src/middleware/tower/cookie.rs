@@ -11,13 +11,15 @@ use cookie::{CookieJar, Key};
 const HOST_PREFIX: &str = "__Host-";
 const SECURE_PREFIX: &str = "__Secure-";
 
-/// How the session cookie looks.
+/// The name and the attributes of the session cookie.
 ///
-/// By default `__Host-session`: `Secure`, `HttpOnly`, `SameSite=Lax`, `Path=/`, and no `Domain`. Browsers refuse a cookie
-/// of such a name unless all of that holds, so neither another subdomain nor a plain connection can plant one (OWASP's
-/// and NIST 800-63B's advice).
+/// The default is `__Host-session`: `Secure`, `HttpOnly`, `SameSite=Lax`, `Path=/`, and no `Domain`. Browsers
+/// refuse a cookie whose name begins with `__Host-` unless it is `Secure` and has `Path=/` and no `Domain`,
+/// so neither another subdomain nor an unencrypted connection can plant one (as OWASP and NIST 800-63B
+/// advise).
 ///
-/// How long the client keeps it is the session's own affair: see [`Session::set_expiry`](crate::Session::set_expiry).
+/// The session itself decides how long the client keeps the cookie: see
+/// [`Session::set_expiry`](crate::Session::set_expiry).
 ///
 /// ```
 /// use session_cached_db::tower::SessionCookie;
@@ -38,7 +40,8 @@ pub struct SessionCookie {
     seal: Seal,
 }
 
-/// What protects the value. It is a random key anyway, of which nobody can guess one.
+/// The protection of the cookie's value, beyond the fact that the value is a random key, which cannot be
+/// guessed.
 #[derive(Clone)]
 enum Seal {
     None,
@@ -48,11 +51,12 @@ enum Seal {
     Private(Vec<Key>),
 }
 
-/// What a request came with.
+/// The session cookie of a request.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Presented {
     Nothing,
-    /// A cookie of our name that is no key of ours.
+    /// A cookie with the right name whose value is not a key, or was not signed or encrypted by this
+    /// application.
     Rejected,
     Key(SessionKey),
 }
@@ -64,7 +68,7 @@ impl Default for SessionCookie {
 }
 
 impl SessionCookie {
-    /// A cookie of that name: `Secure`, `HttpOnly`, `SameSite=Lax`, `Path=/`, no `Domain`.
+    /// Returns a cookie with this name: `Secure`, `HttpOnly`, `SameSite=Lax`, `Path=/`, no `Domain`.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -78,60 +82,65 @@ impl SessionCookie {
         }
     }
 
-    /// The paths for which clients send it. By default `/`.
+    /// Sets the path below which clients send the cookie. Defaults to `/`.
     pub fn path(mut self, path: impl Into<String>) -> Self {
         self.path = path.into();
         self
     }
 
-    /// The domain whose subdomains get it as well. By default none, so that only the very host that set it does.
+    /// Sets a domain, to whose subdomains clients send the cookie as well. Defaults to none: clients send it
+    /// only to the host that set it.
     pub fn domain(mut self, domain: impl Into<String>) -> Self {
         self.domain = Some(domain.into());
         self
     }
 
-    /// Whether requests from other sites carry it. By default [`SameSite::Lax`]: only when somebody follows a link.
+    /// Sets whether requests from other sites carry the cookie. Defaults to [`SameSite::Lax`]: only when the
+    /// user follows a link.
     pub fn same_site(mut self, same_site: SameSite) -> Self {
         self.same_site = same_site;
         self
     }
 
-    /// Whether it is for encrypted connections only. By default so.
+    /// Sets whether clients send the cookie over encrypted connections only. Defaults to `true`.
     pub fn secure(mut self, is_secure: bool) -> Self {
         self.is_secure = is_secure;
         self
     }
 
-    /// Whether it is hidden from scripts. By default so.
+    /// Sets whether the cookie is hidden from scripts. Defaults to `true`.
     pub fn http_only(mut self, is_http_only: bool) -> Self {
         self.is_http_only = is_http_only;
         self
     }
 
-    /// For development without TLS: the cookie is not `Secure`, and its name loses a prefix that demands that
-    /// (`__Host-session` becomes `session`). Never in production: anybody on the way can read it then.
+    /// Sets whether the cookie is for development without TLS. It is then not `Secure`, and its name loses a
+    /// prefix that demands that (`__Host-session` becomes `session`). Defaults to `false`.
+    ///
+    /// Never set it in production: everyone between the client and the server can then read the cookie.
     pub fn plain_http(mut self, is_plain_http: bool) -> Self {
         self.is_plain_http = is_plain_http;
         self
     }
 
-    /// Signs the value with the first of `keys`, and takes one that any of them has signed, so that a key can be replaced
-    /// while the cookies of the old one are still around. A cookie that none has signed costs no I/O.
+    /// Signs the value with the first of `keys`. A cookie is accepted if any of `keys` has signed it, so that
+    /// a key can be replaced while clients still hold cookies of the old one. A cookie that none of them has
+    /// signed costs no I/O.
     #[cfg(feature = "signed-cookies")]
     pub fn signed(mut self, keys: impl IntoIterator<Item = Key>) -> Self {
         self.seal = Seal::Signed(keys.into_iter().collect());
         self
     }
 
-    /// As [`signed`](Self::signed), with the value encrypted as well, so that what clients keep is not what opens their
-    /// session elsewhere.
+    /// Encrypts the value and authenticates it, with keys as for [`signed`](Self::signed). A client then does
+    /// not hold the session key itself.
     #[cfg(feature = "private-cookies")]
     pub fn private(mut self, keys: impl IntoIterator<Item = Key>) -> Self {
         self.seal = Seal::Private(keys.into_iter().collect());
         self
     }
 
-    /// What it is called in headers.
+    /// Returns the cookie's name in headers.
     #[must_use]
     pub fn name(&self) -> &str {
         let name = self.name.as_str();
@@ -141,7 +150,7 @@ impl SessionCookie {
         [HOST_PREFIX, SECURE_PREFIX].iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name)
     }
 
-    /// Refuses what browsers would.
+    /// Refuses a cookie that browsers would refuse.
     pub(super) fn check(&self) -> Result<(), InvalidCookie> {
         let is_token = |c: char| c.is_ascii_graphic() && !"()<>@,;:\\\"/[]?={}".contains(c);
         let is_value = |text: &str| text.chars().all(|c| matches!(c, ' '..='~') && c != ';');
@@ -166,7 +175,7 @@ impl SessionCookie {
         Err(InvalidCookie(wrong))
     }
 
-    /// What the headers of a request hold. Asks nobody.
+    /// Returns the session cookie in the headers of a request. Does no I/O.
     pub(super) fn read(&self, headers: &HeaderMap) -> Presented {
         let cookies = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
         let mut cookies = cookies.flat_map(Cookie::split_parse).filter_map(Result::ok);
@@ -177,20 +186,20 @@ impl SessionCookie {
             Some(key) => Presented::Key(key),
             None => {
                 tracing::warn!(target: "session_cached_db", event = "cookie_rejected",
-                    "a session cookie is malformed or was not made here; it opens nothing");
+                    "a session cookie is malformed or was not made here; it opens no session");
                 Presented::Rejected
             }
         }
     }
 
-    /// The header that lets a client keep `key`, for `max_age` or until the browser closes.
+    /// Returns the header that makes a client keep `key`, for `max_age` or until the browser closes.
     pub(super) fn issue(&self, key: &SessionKey, max_age: Option<Duration>) -> Option<HeaderValue> {
         let mut cookie = self.sealed(self.with_value(key.expose().to_owned()))?;
         cookie.set_max_age(max_age.map(|age| time::Duration::seconds(seconds(age))));
         header_value(&cookie)
     }
 
-    /// The header that makes a client forget the cookie.
+    /// Returns the header that makes a client drop the cookie.
     pub(super) fn removal(&self) -> Option<HeaderValue> {
         let mut cookie = self.with_value(String::new());
         cookie.make_removal();
@@ -203,7 +212,7 @@ impl SessionCookie {
         if let Some(domain) = &self.domain {
             cookie.set_domain(domain.clone());
         }
-        // What is false has no attribute.
+        // An attribute that is off is left out.
         cookie.set_secure(self.is_secure().then_some(true));
         cookie.set_http_only(self.is_http_only.then_some(true));
         cookie.set_same_site(self.same_site);
@@ -214,7 +223,7 @@ impl SessionCookie {
         self.is_secure && !self.is_plain_http
     }
 
-    /// As browsers compare it: without regard to case.
+    /// Returns `true` if the name begins with `prefix`. Like browsers, ignores case.
     fn has_prefix(&self, prefix: &str) -> bool {
         self.name().get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
     }
@@ -229,7 +238,7 @@ impl SessionCookie {
         }
     }
 
-    /// The value under the seal, if that is ours.
+    /// Returns the value of a cookie, or `None` if none of the keys has signed or encrypted it.
     fn open(&self, cookie: &Cookie<'_>) -> Option<String> {
         match &self.seal {
             Seal::None => Some(cookie.value().to_owned()),
@@ -270,7 +279,8 @@ fn seconds(age: Duration) -> i64 {
 }
 
 fn header_value(cookie: &Cookie<'_>) -> Option<HeaderValue> {
-    // Attributes were checked when the layer was made, and a key has no character that could be wrong.
+    // Does not fail: the attributes were checked when the layer was made, and a key has only characters of
+    // headers.
     let mut value = HeaderValue::from_str(&cookie.to_string()).ok()?;
     value.set_sensitive(true);
     Some(value)
@@ -281,7 +291,7 @@ fn header_value(cookie: &Cookie<'_>) -> Option<HeaderValue> {
 #[error("the session cookie is invalid: {0}")]
 pub struct InvalidCookie(&'static str);
 
-/// Shows no key.
+/// Shows no signing or encryption key.
 impl fmt::Debug for SessionCookie {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionCookie")

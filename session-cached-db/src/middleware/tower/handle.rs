@@ -11,7 +11,8 @@ use super::cookie::Presented;
 use super::settings::Settings;
 use crate::{Error, Session};
 
-/// The session of one request. Cheap to clone; clones, and all that a request's extractors get, are the same session.
+/// The session of one request. Cheap to clone; its clones, and all handles that are extracted from one
+/// request, share one session.
 ///
 /// [`SessionLayer`](super::SessionLayer) puts it into the request's extensions. With the feature `axum` it is an
 /// extractor as well.
@@ -29,14 +30,14 @@ struct Shared {
 
 struct Opened {
     session: Session,
-    /// What [`mark`] gave when it was opened.
+    /// The [`mark`] of the session when it was opened.
     mark: Mark,
 }
 
-/// By what it is told that a session was written: its key, and when it was last used.
+/// A session's key and when it was last used: a session whose mark has changed was written.
 type Mark = (Option<SessionKey>, Option<Timestamp>);
 
-/// A [`Session`] that nobody else in this request can use until this is dropped.
+/// Exclusive access to the request's [`Session`], until this guard is dropped.
 #[derive(Debug)]
 pub struct SessionGuard<'a>(MappedMutexGuard<'a, Session>);
 
@@ -46,10 +47,10 @@ impl SessionHandle {
         Self { shared: Arc::new(Shared { settings, presented, is_used, opened: OnceCell::new() }) }
     }
 
-    /// The session, for this caller alone. The first call in a request opens it; without a cookie that could be a key,
-    /// that asks nobody.
+    /// Locks the session, loading it on the first call in this request. Without a cookie that could be a key,
+    /// loading it does no I/O.
     ///
-    /// Whoever calls this again while holding a guard waits for himself, forever: pass the guard on, or drop it.
+    /// Calling `lock` again while a guard is held deadlocks. Pass the guard on, or drop it.
     ///
     /// # Errors
     ///
@@ -57,7 +58,7 @@ impl SessionHandle {
     ///
     /// # Cancel safety
     ///
-    /// Can be dropped at any time.
+    /// The future can be dropped at any time.
     pub async fn lock(&self) -> Result<SessionGuard<'_>, Error> {
         self.shared.is_used.store(true, Ordering::Relaxed);
         let opened = self.shared.opened.get_or_try_init(|| self.open()).await?;
@@ -74,12 +75,12 @@ impl SessionHandle {
         Ok(Mutex::new(Opened { session, mark }))
     }
 
-    /// Whether the response depends on the session.
+    /// Returns `true` if the response depends on the session.
     pub(super) fn is_used(&self) -> bool {
         self.shared.is_used.load(Ordering::Relaxed)
     }
 
-    /// Stores what has changed, if it `is_to_be_stored`, and tells what becomes of the cookie.
+    /// Stores the changes, if the session `is_to_be_stored`, and returns the cookie to send.
     pub(super) async fn finish(&self, is_to_be_stored: bool) -> Finished {
         let Shared { settings, presented, opened, .. } = &*self.shared;
         let Some(opened) = opened.get() else { return Finished::default() };
@@ -102,7 +103,8 @@ impl SessionHandle {
                 let max_age = (!session.expires_at_browser_close()).then(|| session.expiry_age());
                 settings.cookie.issue(key, max_age)
             }
-            // Also when the session was found to be gone: the client may have got another cookie since, by a new login.
+            // No cookie, not even a removal when the session was found to be gone: the client may have got
+            // another cookie since, by a new login.
             _ => None,
         };
         Finished { cookie, failure }
@@ -123,7 +125,7 @@ impl DerefMut for SessionGuard<'_> {
     }
 }
 
-/// What the end of a request asks of its response.
+/// The parts of a response that the session decides at the end of a request.
 #[derive(Default)]
 pub(super) struct Finished {
     pub(super) cookie: Option<HeaderValue>,
@@ -134,12 +136,13 @@ fn mark(session: &Session) -> Mark {
     (session.key().cloned(), session.last_seen_at())
 }
 
-/// Nothing that the client asked for depends on this, so its failure fails no request.
+/// Records that the session is in use. An error is logged and fails no request, because nothing that the
+/// client asked for depends on this.
 async fn note_use(session: &mut Session) {
     match session.touch().await {
         Ok(_) | Err(Error::SessionGone) => {}
         Err(error) => tracing::warn!(target: "session_cached_db", event = "touch_failed", %error,
-            "that a session is in use could not be noted; it may end earlier than it should"),
+            "the use of a session could not be recorded; it may end earlier than it should"),
     }
 }
 

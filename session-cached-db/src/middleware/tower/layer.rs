@@ -15,56 +15,60 @@ use super::response::{self, SessionFailure};
 use super::settings::Settings;
 use crate::CachedDb;
 
-/// Gives every request a [`SessionHandle`], and sees to storage, cookie and caches afterwards.
+/// A layer that adds a [`SessionHandle`] to every request, and stores the session and sets the cookie after
+/// the response is made.
 ///
 /// # Behavior
 ///
-/// - Nothing is loaded before the session is used, that is, before [`SessionHandle::lock`]. A request that does not use
-///   it costs no I/O, and its response is left as it is.
-/// - A cookie that is no key opens a new session and costs no I/O. What a client presents is never adopted as a key.
-/// - After the response is made, and before it is sent, a session that was modified is saved; but not after a response
-///   of 500 or more, nor after one that was made of an [`Error`](crate::Error). What a handler has saved by itself stays.
-/// - A session without anything in it gets no row and no cookie.
-/// - The cookie is sent when the session was written: with `Max-Age` as the session's
-///   [`expiry_age`](crate::Session::expiry_age), or without, if it is to end with the browser. It is removed when the
-///   session that it stands for is gone.
-/// - `Vary: Cookie` is added whenever the session was used, whatever came of it.
+/// - Nothing is loaded before the session is used, that is, before [`SessionHandle::lock`]. A request that
+///   does not use it costs no I/O, and its response is not changed.
+/// - A cookie that is not a key opens a new session and costs no I/O. A key that a client presents is never
+///   adopted.
+/// - A modified session is saved after the response is made and before it is sent. It is not saved after a
+///   response of 500 or more, nor after one that was made of an [`Error`](crate::Error). Changes that a
+///   handler has saved itself stay.
+/// - An empty session gets no row and no cookie.
+/// - The cookie is sent when the session was written. Its `Max-Age` is the session's
+///   [`expiry_age`](crate::Session::expiry_age); a session that ends with the browser has none. The cookie is
+///   removed when its session is gone.
+/// - `Vary: Cookie` is added whenever the session was used, even if that failed.
 /// - A session that was used and not modified is [touched](crate::Session::touch), at most once per
 ///   [`touch_interval`](crate::Builder::touch_interval); see [`touch`](Self::touch).
 /// - If the session cannot be saved, the response is replaced by one that says so, with the
-///   [`Error`](crate::Error) in a [`SessionFailure`](super::SessionFailure) among its extensions: 400 if the session was
-///   ended while the request was handled, 409 for a conflict, 503 when the store cannot work now, otherwise 500.
+///   [`Error`](crate::Error) in a [`SessionFailure`](super::SessionFailure) among its extensions: 400 if the
+///   session was ended while the request was handled, 409 for a conflict, 503 when the store is not
+///   available, otherwise 500.
 ///
-/// Changes that are made later than that, by a task that outlives the handler or by a body that is streamed, are not
-/// saved unless they save themselves.
+/// Changes that are made later, by a task that outlives the handler or by a streamed body, are not saved
+/// unless that code saves them itself.
 ///
-/// The body of responses must be `From<Bytes>`, as axum's is, and `http_body_util::Full<Bytes>`.
+/// The body of responses must be `From<Bytes>`, as axum's and `http_body_util::Full<Bytes>` are.
 #[derive(Clone, Debug)]
 pub struct SessionLayer {
     settings: Arc<Settings>,
 }
 
 impl SessionLayer {
-    /// A layer over `store`, with the [default cookie](SessionCookie).
+    /// Returns a layer over `store`, with the [default cookie](SessionCookie).
     #[must_use]
     pub fn new<C: Cache, P: Persistence>(store: CachedDb<C, P>) -> Self {
         let store = store.inner;
         Self { settings: Arc::new(Settings { store, cookie: SessionCookie::default(), is_touching: true }) }
     }
 
-    /// The same with another cookie.
+    /// Sets the cookie. Defaults to [`SessionCookie::default`].
     ///
     /// # Errors
     ///
-    /// [`InvalidCookie`] for one that browsers would refuse.
+    /// [`InvalidCookie`] when browsers would refuse the cookie.
     pub fn with_cookie(mut self, cookie: SessionCookie) -> Result<Self, InvalidCookie> {
         cookie.check()?;
         Arc::make_mut(&mut self.settings).cookie = cookie;
         Ok(self)
     }
 
-    /// Whether using a session without changing it prolongs its life. By default so. Otherwise a sliding expiry counts
-    /// from the last save, as in Django.
+    /// Sets whether using a session without changing it prolongs its life. Defaults to `true`. With `false`,
+    /// a sliding expiry counts from the last save, as in Django.
     #[must_use]
     pub fn touch(mut self, is_touching: bool) -> Self {
         Arc::make_mut(&mut self.settings).is_touching = is_touching;
@@ -80,7 +84,7 @@ impl<S> Layer<S> for SessionLayer {
     }
 }
 
-/// What [`SessionLayer`] makes of a service.
+/// The service that [`SessionLayer`] wraps around another one.
 #[derive(Clone)]
 pub struct SessionService<S> {
     inner: S,
@@ -125,7 +129,7 @@ where
     }
 }
 
-/// So that no cache between client and server gives one client's page, or cookie, to another.
+/// Adds `Vary: Cookie`, so that no HTTP cache serves one client's page, or cookie, to another client.
 fn vary_by_cookie(headers: &mut HeaderMap) {
     let lines = headers.get_all(header::VARY).iter().filter_map(|line| line.to_str().ok());
     let mut names = lines.flat_map(|line| line.split(',')).map(str::trim);

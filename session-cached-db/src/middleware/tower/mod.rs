@@ -21,14 +21,15 @@
 //!         *visits += 1;
 //!         *visits
 //!     })?;
-//!     Ok(format!("visit number {visits}")) // it is saved, and the cookie is set, after this
+//!     Ok(format!("visit number {visits}")) // after this, the session is saved and the cookie is set
 //! }
 //! # }
 //! ```
 //!
-//! A handler locks the [`SessionHandle`] and has the [`Session`](crate::Session) with all that it can do: versions, the
-//! merge of what two requests changed at the same time, [`cycle_key`](crate::Session::cycle_key) for logging in,
-//! [`flush`](crate::Session::flush) for logging out. What happens around the handler is told at [`SessionLayer`].
+//! A handler locks the [`SessionHandle`] and gets the [`Session`](crate::Session) with everything that it can
+//! do: merge the changes of two requests that run at the same time, [`cycle_key`](crate::Session::cycle_key)
+//! for a login, [`flush`](crate::Session::flush) for a logout. [`SessionLayer`] documents what happens around
+//! the handler.
 //!
 //! [tower]: https://docs.rs/tower
 

@@ -3,7 +3,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::Error;
 
-/// Among the extensions of a response that was made because of an error of the session: which error. Look for it in a
+/// The session's error, among the extensions of a response that was made because of it. Look for it in a
 /// layer outside of [`SessionLayer`](super::SessionLayer) to answer with a page of your own.
 ///
 /// ```
@@ -18,7 +18,8 @@ use crate::Error;
 #[derive(Clone, Debug)]
 pub struct SessionFailure(pub Error);
 
-/// The status and the text that a client gets for `error`, which may know more than is the client's business.
+/// Returns the status and the text that a client gets for `error`. The error's own text may hold internals
+/// and is not sent.
 fn explanation(error: &Error) -> (StatusCode, &'static str) {
     match error {
         Error::SessionGone => (
@@ -37,7 +38,7 @@ fn explanation(error: &Error) -> (StatusCode, &'static str) {
     }
 }
 
-/// The response to a request that failed with `error`.
+/// Returns the response to a request that failed with `error`.
 pub(super) fn of<Body: From<Bytes>>(error: Error) -> Response<Body> {
     let (status, text) = explanation(&error);
     if status.is_server_error() {

@@ -1,4 +1,4 @@
-//! The real cache and the real database, whose calls a test can count, stop and fail.
+//! The real cache and the real database, with calls that a test can count, stop and fail.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -34,7 +34,7 @@ impl From<Fault> for PersistenceError {
     }
 }
 
-/// A [`MokaCache`]. Clones are the same cache.
+/// A [`MokaCache`] under the test's control. Clones are the same cache.
 #[derive(Clone, Debug)]
 pub struct TestCache {
     pub calls: Calls,
@@ -42,7 +42,7 @@ pub struct TestCache {
     properties: CacheProperties,
     /// The servers that are down.
     dead: Arc<Mutex<HashSet<usize>>>,
-    /// Keys under which another program has put something.
+    /// Keys under which another program has put an entry.
     foreign: Arc<Mutex<HashSet<String>>>,
 }
 
@@ -53,28 +53,28 @@ impl TestCache {
         Self { calls: Calls::default(), moka, properties, dead: Arc::default(), foreign: Arc::default() }
     }
 
-    /// The same, claiming other properties.
+    /// Sets the properties that the cache reports.
     pub fn with_properties(mut self, properties: CacheProperties) -> Self {
         self.properties = properties;
         self
     }
 
-    /// The server of `key` is down from now on.
+    /// Takes the server of `key` down.
     pub fn kill_server_of(&self, key: &StoredKey) {
         self.dead.lock().unwrap().insert(self.server(key));
     }
 
-    /// All servers are up again.
+    /// Brings all servers up again.
     pub fn revive_servers(&self) {
         self.dead.lock().unwrap().clear();
     }
 
-    /// What is under `key` is another program's from now on.
+    /// Makes the entry under `key` another program's.
     pub fn take_over(&self, key: &StoredKey) {
         self.foreign.lock().unwrap().insert(key.as_str().to_owned());
     }
 
-    /// Whether the server of `key` can be reached, and has no other program's entry there.
+    /// Returns an error if the server of `key` is down, or has another program's entry there.
     fn check(&self, key: &StoredKey) -> Result<(), CacheError> {
         if self.dead.lock().unwrap().contains(&self.server(key)) {
             return Err(Fault::Unreachable.into());
@@ -85,12 +85,12 @@ impl TestCache {
         Ok(())
     }
 
-    /// What is under `key`, uncounted.
+    /// Returns the entry under `key`, uncounted.
     pub async fn peek(&self, key: &StoredKey) -> Option<Entry> {
         self.moka.get(key).await.unwrap()
     }
 
-    /// The record under `key`, uncounted. `None` also for a lease or a fence.
+    /// Returns the record under `key`, uncounted. `None` also for a lease or a fence.
     pub async fn peek_record(&self, key: &StoredKey) -> Option<Arc<Record>> {
         match self.peek(key).await?.state {
             State::Value(value) => Some(value.record),
@@ -98,7 +98,7 @@ impl TestCache {
         }
     }
 
-    /// The store that has cached what is under `key`.
+    /// Returns the identity of the store that has cached the value under `key`.
     pub async fn store_of(&self, key: &StoredKey) -> StoreId {
         match self.peek(key).await.map(|entry| entry.state) {
             Some(State::Value(value)) => value.store,
@@ -106,7 +106,7 @@ impl TestCache {
         }
     }
 
-    /// Puts `entry` under `key`, whatever was there, uncounted.
+    /// Replaces the entry under `key`, uncounted.
     pub async fn plant(&self, key: &StoredKey, entry: Option<Entry>) {
         let expected = self.peek(key).await.map_or(Expected::Vacant, |entry| Expected::Stamp(entry.stamp));
         let planted = self.moka.compare_exchange(key, expected, entry, Duration::from_secs(3600)).await;
@@ -151,15 +151,15 @@ impl Cache for TestCache {
     }
 }
 
-/// A [`SqlitePersistence`]. Clones are the same database.
+/// A [`SqlitePersistence`] under the test's control. Clones are the same database.
 #[derive(Clone, Debug)]
 pub struct TestDb {
     pub calls: Calls,
-    /// The database itself: what is done here is done behind the store's back, and not counted.
+    /// The database itself, for calls behind the store's back, which are not counted.
     pub sqlite: Arc<SqlitePersistence>,
-    /// The clock that it shows. Until there is one, [`START`].
+    /// The database's clock. Without one, the time is [`START`].
     pub clock: Arc<Mutex<Option<Arc<dyn Runtime>>>>,
-    /// Another time that it shows instead.
+    /// A time that replaces the clock's.
     set_to: Arc<Mutex<Option<Timestamp>>>,
     properties: PersistenceProperties,
 }
@@ -176,12 +176,12 @@ impl TestDb {
         }
     }
 
-    /// Sets its clock, which stands still from now on.
+    /// Sets the database's clock, which stands still from now on.
     pub fn set_clock(&self, time: Timestamp) {
         *self.set_to.lock().unwrap() = Some(time);
     }
 
-    /// The same, claiming other properties.
+    /// Sets the properties that the database reports.
     pub fn with_properties(mut self, properties: PersistenceProperties) -> Self {
         self.properties = properties;
         self

@@ -1,4 +1,4 @@
-//! What goes to the cache and to the database: counted, and stopped or failed where a test says so.
+//! Calls to the cache and to the database: counted, and stopped or failed where a test says so.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::soon;
 
-/// A kind of call to a cache or a database. Exchanges are told apart by what they put there.
+/// A kind of call to a cache or a database. Exchanges are distinguished by the entry that they put there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Call {
     Get,
@@ -32,22 +32,22 @@ pub enum Call {
 /// A moment in a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
-    /// It has not had its effect.
+    /// Before the call has its effect.
     Before,
-    /// It has, but its answer is still on the way.
+    /// After the call's effect, while its answer is on the way.
     After,
 }
 
-/// How a call fails.
+/// A way in which a call fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Nobody was reached.
+    /// The server cannot be reached.
     Unreachable,
-    /// Nobody answered.
+    /// The server does not answer.
     NoAnswer,
-    /// It was refused.
+    /// The server refuses the call.
     Refused,
-    /// It never comes back.
+    /// The call never returns.
     Hangs,
 }
 
@@ -77,26 +77,26 @@ enum Action {
     Fail(Fault),
 }
 
-/// A call that waits for the test. Let go when this is dropped.
+/// A call that waits for the test. It goes on when this is dropped.
 pub struct Held {
     reached: oneshot::Receiver<()>,
     go: oneshot::Sender<()>,
 }
 
 impl Held {
-    /// Waits until the call is there.
+    /// Waits until the call has come.
     pub async fn reached(&mut self) {
         soon(&mut self.reached).await.unwrap();
     }
 
-    /// Lets it go on.
+    /// Lets the call go on.
     pub fn release(self) {
         let _ = self.go.send(());
     }
 }
 
 impl Calls {
-    /// The next `call` stops at `moment`.
+    /// Stops the next `call` at `moment`.
     pub fn hold(&self, call: Call, moment: Moment) -> Held {
         let (reached, when_reached) = oneshot::channel();
         let (go, when_gone) = oneshot::channel();
@@ -105,39 +105,39 @@ impl Calls {
         Held { reached: when_reached, go }
     }
 
-    /// The next `call` fails: before it has had its effect, or after.
+    /// Makes the next `call` fail, before its effect or after it.
     pub fn fail(&self, call: Call, moment: Moment, fault: Fault) {
         self.lock().rules.push(Rule { call, moment, action: Action::Fail(fault) });
     }
 
-    /// Every call fails from now on.
+    /// Makes every call fail from now on.
     pub fn fail_all(&self, fault: Fault) {
         self.lock().outage = Some(fault);
     }
 
-    /// No call fails any more.
+    /// Makes all calls succeed again.
     pub fn heal(&self) {
         let mut state = self.lock();
         state.outage = None;
         state.rules.clear();
     }
 
-    /// How many of these there were.
+    /// Returns the number of calls of this kind.
     pub fn count(&self, call: Call) -> usize {
         self.lock().counts.get(&call).copied().unwrap_or_default()
     }
 
-    /// How many there were of any kind.
+    /// Returns the number of calls of all kinds.
     pub fn total(&self) -> usize {
         self.lock().counts.values().sum()
     }
 
-    /// Counts from zero again.
+    /// Sets all counts to zero.
     pub fn reset(&self) {
         self.lock().counts.clear();
     }
 
-    /// Makes `effect`, unless something is in the way.
+    /// Runs `effect`, unless the test holds the call or makes it fail.
     pub async fn make<T, E: From<Fault>>(
         &self,
         call: Call,

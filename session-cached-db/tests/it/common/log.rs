@@ -1,4 +1,4 @@
-//! What goes to the log.
+//! Listening to the log.
 
 use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex};
@@ -8,33 +8,34 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::DefaultGuard;
 use tracing::{Event, Metadata, Subscriber};
 
-/// Everything that is logged, at any level: by this thread, as long as this is kept, or by all threads.
+/// Everything that is logged at any level, by this thread as long as this is kept, or by all threads.
 pub struct Log {
     lines: Arc<Mutex<Vec<String>>>,
     _guard: Option<DefaultGuard>,
 }
 
 impl Log {
-    /// Listens from now on.
+    /// Starts listening to this thread.
     pub fn listen() -> Self {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let guard = tracing::subscriber::set_default(Listener { lines: Arc::clone(&lines) });
         Self { lines, _guard: Some(guard) }
     }
 
-    /// Listens to all threads but those that have a listener of their own. Can be called once in a process.
+    /// Starts listening to all threads except those that have a listener of their own. Can be called once in
+    /// a process.
     pub fn listen_everywhere() -> Self {
         let lines = Arc::new(Mutex::new(Vec::new()));
         tracing::subscriber::set_global_default(Listener { lines: Arc::clone(&lines) }).unwrap();
         Self { lines, _guard: None }
     }
 
-    /// What was logged, an event a line: level, then each field as `name=value`.
+    /// Returns the log, one event a line: its level, then each field as `name=value`.
     pub fn lines(&self) -> Vec<String> {
         self.lines.lock().unwrap().clone()
     }
 
-    /// The events of this store named `event`.
+    /// Returns the events of the store named `event`.
     pub fn events(&self, event: &str) -> Vec<String> {
         let field = format!(" event=\"{event}\"");
         self.lines().into_iter().filter(|line| line.contains(&field)).collect()

@@ -1,4 +1,4 @@
-//! What the tests share: a world of one clock, one cache and one database, all in the test's hands.
+//! The world of a test: one clock, one cache and one database, all under the test's control.
 
 pub mod backends;
 pub mod calls;
@@ -26,13 +26,13 @@ pub const MINUTE: Duration = Duration::from_secs(60);
 pub const HOUR: Duration = Duration::from_secs(60 * 60);
 pub const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// One store, and all that it stands on.
+/// A store with its clock, cache and database.
 pub struct World {
     pub runtime: ManualRuntime,
     pub cache: TestCache,
     pub db: TestDb,
     pub store: Store,
-    /// Where the database's file is, if it has one.
+    /// The directory of the database's file, if it has one.
     pub directory: Option<TempDir>,
 }
 
@@ -41,7 +41,7 @@ pub async fn each_database(test: impl AsyncFn(World)) {
     each_database_with(|builder| builder, test).await;
 }
 
-/// The same, with a store that was built otherwise.
+/// Like [`each_database`], with a store that `configure` changes.
 pub async fn each_database_with(configure: impl Fn(StoreBuilder) -> StoreBuilder, test: impl AsyncFn(World)) {
     println!("the database is in memory");
     test(World::with(&configure).await).await;
@@ -50,31 +50,31 @@ pub async fn each_database_with(configure: impl Fn(StoreBuilder) -> StoreBuilder
 }
 
 impl World {
-    /// A store with moka in front of SQLite in memory, alone in the world, without a reaper.
+    /// Returns a store with moka in front of SQLite in memory, as the sole process, without a reaper.
     pub async fn new() -> Self {
         Self::with(|builder| builder).await
     }
 
-    /// The same, built otherwise.
+    /// Like [`new`](Self::new), with a store that `configure` changes.
     pub async fn with(configure: impl FnOnce(StoreBuilder) -> StoreBuilder) -> Self {
         Self::over(TestCache::new(), in_memory().await, None, configure).await
     }
 
-    /// The same with the database in a file.
+    /// Like [`with`](Self::with), with the database in a file.
     pub async fn in_file_with(configure: impl FnOnce(StoreBuilder) -> StoreBuilder) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let db = in_file(&directory).await;
         Self::over(TestCache::new(), db, Some(directory), configure).await
     }
 
-    /// The same with a cache that claims to be shared by several processes: calls have a deadline, and the breaker and
-    /// the repair of what could not be fenced come into play.
+    /// Like [`with`](Self::with), with a cache that claims to be shared by several processes: its calls have
+    /// a timeout, and the breaker and repairs are at work.
     pub async fn shared_with(configure: impl FnOnce(StoreBuilder) -> StoreBuilder) -> Self {
         let cache = TestCache::new().with_properties(CacheProperties::new(Scope::Shared));
         Self::over(cache, in_memory().await, None, configure).await
     }
 
-    /// The same with a cache of several servers.
+    /// Like [`shared_with`](Self::shared_with), with a cache of several servers.
     pub async fn with_servers(servers: usize, configure: impl FnOnce(StoreBuilder) -> StoreBuilder) -> Self {
         let properties = CacheProperties::new(Scope::Shared).with_servers(servers);
         let cache = TestCache::new().with_properties(properties);
@@ -99,34 +99,34 @@ impl World {
         world
     }
 
-    /// Another node: a second store over the same cache and the same database.
+    /// Builds another node: a second store over the same cache and the same database.
     pub async fn node(&self) -> Store {
         self.builder().build().await.unwrap()
     }
 
-    /// Describes another store over the same cache and the same database.
+    /// Returns a builder of another store over the same cache and the same database.
     pub fn builder(&self) -> StoreBuilder {
         builder(&self.runtime, &self.cache, &self.db)
     }
 
-    /// Counts calls from zero again.
+    /// Sets the counts of calls to zero.
     pub fn forget_calls(&self) {
         self.cache.calls.reset();
         self.db.calls.reset();
     }
 
-    /// How many calls have reached the cache or the database.
+    /// Returns the number of calls to the cache and the database.
     pub fn calls(&self) -> usize {
         self.cache.calls.total() + self.db.calls.total()
     }
 
-    /// Waits until the task that looks after an ailing cache sleeps, and tells for how long.
+    /// Waits until the repair task sleeps, and returns for how long.
     pub async fn probe_pause(&self) -> Duration {
         let pauses = [SECOND / 16, SECOND / 8, SECOND / 4, SECOND / 2, SECOND];
         self.runtime.sleeping(|asked| pauses.contains(&asked)).await
     }
 
-    /// The cache answers again, and the store finds out.
+    /// Makes the cache answer again, and waits until the store has found out.
     pub async fn cache_recovers(&self, log: &Log) {
         self.cache.calls.heal();
         let pause = self.probe_pause().await;
@@ -134,7 +134,7 @@ impl World {
         until(|| !log.events("cache_breaker_closed").is_empty()).await;
     }
 
-    /// A saved session with these values.
+    /// Saves a session with these values.
     pub async fn saved<const N: usize>(&self, values: [(&str, i32); N]) -> Session {
         let mut session = self.store.new_session();
         session.update(values).unwrap();
@@ -142,12 +142,12 @@ impl World {
         session
     }
 
-    /// The session that a client with this one's cookie gets.
+    /// Opens the session again, as a client with its cookie does.
     pub async fn reopen(&self, session: &Session) -> Session {
         self.store.open(&key_of(session)).await.unwrap()
     }
 
-    /// The session's values as the database has them.
+    /// Returns the session's values as the database has them.
     pub async fn in_database(&self, key: &StoredKey) -> Option<BTreeMap<String, i32>> {
         use session_core::{JsonCodec, Persistence as _, Runtime as _};
         let record = Arc::new(self.db.sqlite.load(key, self.runtime.now()).await.unwrap()?);
@@ -169,12 +169,12 @@ pub async fn in_file(directory: &TempDir) -> TestDb {
     TestDb::new(SqlitePersistence::connect(&url).await.unwrap())
 }
 
-/// What is sure to happen, and so soon that a minute of waiting means it does not: a test fails rather than hangs.
+/// Waits for an event that is sure to happen soon. After a minute, the test fails rather than hangs.
 pub async fn soon<T>(event: impl Future<Output = T>) -> T {
-    tokio::time::timeout(MINUTE, event).await.expect("what the test waits for does not happen")
+    tokio::time::timeout(MINUTE, event).await.expect("the event should happen within a minute")
 }
 
-/// Waits until others have brought `condition` about.
+/// Waits until other tasks have made `condition` true.
 pub async fn until(condition: impl Fn() -> bool) {
     soon(async {
         while !condition() {
@@ -184,17 +184,17 @@ pub async fn until(condition: impl Fn() -> bool) {
     .await;
 }
 
-/// What the client presents next time.
+/// Returns the key that the client presents next time.
 pub fn key_of(session: &Session) -> String {
     session.key().unwrap().expose().to_owned()
 }
 
-/// The session's values.
+/// Returns the session's values.
 pub fn values_of(session: &Session) -> BTreeMap<String, i32> {
     session.iter().map(|(key, value)| (key.to_owned(), value.parse().unwrap())).collect()
 }
 
-/// The same as a map.
+/// Returns values as a map.
 pub fn map<const N: usize>(values: [(&str, i32); N]) -> BTreeMap<String, i32> {
     values.map(|(key, value)| (key.to_owned(), value)).into()
 }

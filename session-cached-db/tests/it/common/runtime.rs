@@ -13,11 +13,11 @@ use tokio::sync::{oneshot, watch};
 
 use super::soon;
 
-/// Where every test's clock begins.
+/// The time at which every test's clock starts.
 pub const START: Timestamp = Timestamp::from_secs(1_700_000_000);
 
-/// The clock stands still and no timer ends, until [`advance`](Self::advance) is called. Tasks are tokio's. Tokens are
-/// counted, so that every run draws the same ones.
+/// A runtime whose clock stands still and whose timers do not end until [`advance`](Self::advance) is called.
+/// Its tasks are tokio's. Its random numbers are counted up, so that every run draws the same ones.
 #[derive(Clone, Debug)]
 pub struct ManualRuntime {
     handle: Handle,
@@ -46,14 +46,14 @@ struct Timer {
 }
 
 impl ManualRuntime {
-    /// A runtime whose tasks run where this is called.
+    /// Returns a runtime whose tasks run on the tokio runtime in which this is called.
     pub fn new() -> Self {
         let clock = Clock { now: START, tokens: 0, timers_made: 0, timers: BTreeMap::new() };
         let shared = Shared { clock: Mutex::new(clock), changed: watch::Sender::new(()) };
         Self { handle: Handle::current(), shared: Arc::new(shared) }
     }
 
-    /// The same clock, with tasks that run on another runtime.
+    /// Returns a runtime with the same clock, whose tasks run on another tokio runtime.
     pub fn on(&self, handle: Handle) -> Self {
         Self { handle, shared: Arc::clone(&self.shared) }
     }
@@ -64,28 +64,28 @@ impl ManualRuntime {
         clock.now = clock.now + duration;
         let now = clock.now;
         for (_, timer) in clock.timers.extract_if(.., |_, timer| timer.due <= now) {
-            // Whoever slept may have been dropped since.
+            // The sleeper may have been dropped since.
             let _ = timer.ring.send(());
         }
     }
 
-    /// What the clock shows after `duration`.
+    /// Returns the time of the clock after `duration`.
     pub fn now_plus(&self, duration: Duration) -> Timestamp {
         self.lock().now + duration
     }
 
-    /// Moves the clock, and ends no timer: the next [`advance`](Self::advance) does.
+    /// Moves the clock without ending timers. The next [`advance`](Self::advance) ends them.
     pub fn jump(&self, duration: Duration) {
         let mut clock = self.lock();
         clock.now = clock.now + duration;
     }
 
-    /// What those who sleep now have asked for, in the order in which they fell asleep.
+    /// Returns the durations of the timers that run now, in the order in which they started.
     pub fn sleeps(&self) -> Vec<Duration> {
         self.lock().timers.values().map(|timer| timer.asked).collect()
     }
 
-    /// Waits until somebody sleeps for a time that `matches`, and tells for how long.
+    /// Waits until a timer runs whose duration `matches`, and returns that duration.
     pub async fn sleeping(&self, matches: impl Fn(Duration) -> bool) -> Duration {
         let mut changes = self.shared.changed.subscribe();
         loop {
