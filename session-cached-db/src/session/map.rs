@@ -1,6 +1,6 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use session_core::SessionData;
+use session_core::{MalformedJson, SessionData};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -88,9 +88,22 @@ impl Session {
     /// Changes the value under `key` in place, starting from `T::default()` if there is none, and returns the
     /// result of `change`. The session counts as modified: a value cannot be changed unnoticed.
     ///
+    /// # Behavior
+    ///
+    /// - No acknowledged modification is lost. If another request has changed the value by the time the session is saved,
+    ///   `change` runs again, on the other request's value: ten requests that push to a cart at the same time leave ten
+    ///   items in it, on any number of nodes and under either [`ConflictPolicy`](crate::ConflictPolicy).
+    /// - So `change` may run several times, until the session is saved. Give it values, not things to use up, and do nothing
+    ///   in it but change the value. The result is the one of the first run.
+    /// - If the other request has put something there that is no `T`, the value stays as this request has computed it, as
+    ///   after an [`insert`](Self::insert); under [`ConflictPolicy::Reject`](crate::ConflictPolicy::Reject) the save fails.
+    ///
+    /// Use [`insert`](Self::insert) for a value that does not depend on the one before: there, the last write wins.
+    ///
     /// ```
     /// # fn example(session: &mut session_cached_db::Session) -> Result<(), session_cached_db::Error> {
-    /// session.modify("cart", |cart: &mut Vec<u32>| cart.push(42))?;
+    /// let item = 42;
+    /// session.modify("cart", move |cart: &mut Vec<u32>| cart.push(item))?;
     /// # Ok(())
     /// # }
     /// ```
@@ -101,11 +114,19 @@ impl Session {
     pub fn modify<T: DeserializeOwned + Serialize + Default, R>(
         &mut self,
         key: &str,
-        change: impl FnOnce(&mut T) -> R,
+        change: impl Fn(&mut T) -> R + Send + Sync + 'static,
     ) -> Result<R, Error> {
         let mut value = self.get(key)?.unwrap_or_default();
         let result = change(&mut value);
-        self.insert(key, &value)?;
+        let json = write(key, &value)?;
+        check_key(key)?;
+        let again = move |json: Option<&str>| {
+            let mut value: T = json.map(serde_json::from_str).transpose().ok()?.unwrap_or_default();
+            change(&mut value);
+            serde_json::to_string(&value).ok()
+        };
+        self.change().modify(key, json, again).map_err(|source| unreadable_json(key, source))?;
+        self.note_change();
         Ok(result)
     }
 
@@ -245,14 +266,16 @@ fn write(key: &str, value: &impl Serialize) -> Result<String, Error> {
         .map_err(|error| Error::Serialize { key: key.to_owned(), source: Arc::new(error) })
 }
 
+fn check_key(key: &str) -> Result<(), Error> {
+    if key == EXPIRY_KEY { Err(Error::ReservedKey { key: key.to_owned() }) } else { Ok(()) }
+}
+
 fn put(data: &mut SessionData, key: &str, json: String) -> Result<(), Error> {
-    if key == EXPIRY_KEY {
-        return Err(Error::ReservedKey { key: key.to_owned() });
-    }
-    // Does not fail: serde_json reads what it has written.
-    data.insert(key, json).map_err(|source| Error::Deserialize {
-        key: key.to_owned(),
-        wanted: "JSON",
-        source,
-    })
+    check_key(key)?;
+    data.insert(key, json).map_err(|source| unreadable_json(key, source))
+}
+
+/// Returns the error for JSON that serde_json has written and does not read.
+fn unreadable_json(key: &str, source: MalformedJson) -> Error {
+    Error::Deserialize { key: key.to_owned(), wanted: "JSON", source }
 }

@@ -110,12 +110,68 @@ async fn later_of_two_saves_of_one_key_is_rejected_under_reject() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrent_modifications_of_one_value_all_count() {
+    for policy in [ConflictPolicy::LastWrite, ConflictPolicy::Reject] {
+        each_database_with(
+            |builder| builder.conflict_policy(policy),
+            async |world| {
+                let session = world.saved([("visits", 1)]).await;
+                let all_have_opened = Arc::new(Barrier::new(10));
+                let requests = (0..10).map(|item| {
+                    let (store, key) = (world.store.clone(), key_of(&session));
+                    let barrier = Arc::clone(&all_have_opened);
+                    tokio::spawn(async move {
+                        let mut session = store.open(&key).await.unwrap();
+                        barrier.wait().await;
+                        session.modify("cart", move |cart: &mut Vec<i32>| cart.push(item)).unwrap();
+                        for _ in 0..2 {
+                            session.modify("visits", |visits: &mut i32| *visits += 1).unwrap();
+                        }
+                        session.save().await.unwrap();
+                        session.modify("visits", |visits: &mut i32| *visits += 1).unwrap();
+                        session.save().await.unwrap();
+                    })
+                });
+                for request in requests.collect::<Vec<_>>() {
+                    request.await.unwrap();
+                }
+                let session = world.reopen(&session).await;
+                let mut cart: Vec<i32> = session.get("cart").unwrap().unwrap();
+                cart.sort_unstable();
+                assert_eq!(cart, (0..10).collect::<Vec<_>>());
+                assert_eq!(session.get("visits").unwrap(), Some(31));
+            },
+        )
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn modification_meets_a_value_of_another_type_as_an_insert_does() {
+    for (policy, outcome) in [(ConflictPolicy::LastWrite, "1"), (ConflictPolicy::Reject, "\"text\"")] {
+        each_database_with(
+            |builder| builder.conflict_policy(policy),
+            async |world| {
+                let (mut one, mut two) = two(&world, []).await;
+                one.insert("x", "text").unwrap();
+                two.modify("x", |x: &mut i32| *x += 1).unwrap();
+                one.save().await.unwrap();
+                let saved = two.save().await;
+                assert_eq!(matches!(saved, Err(Error::Conflict)), policy == ConflictPolicy::Reject);
+                assert_eq!(world.reopen(&one).await.get_raw("x"), Some(outcome));
+            },
+        )
+        .await;
+    }
+}
+
 #[tokio::test]
 async fn equal_change_of_one_key_is_rejected_under_reject() {
     each_database_with(reject, async |world| {
         let (mut one, mut two) = two(&world, [("visits", 0)]).await;
         for session in [&mut one, &mut two] {
-            session.modify("visits", |visits: &mut i32| *visits += 1).unwrap();
+            session.insert("visits", 1).unwrap();
         }
         one.save().await.unwrap();
         assert!(matches!(two.save().await, Err(Error::Conflict)));

@@ -5,6 +5,7 @@ mod parse;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::iter::Peekable;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -32,8 +33,58 @@ pub struct SessionData {
 struct Changes {
     /// The base counts as empty, because everything was removed before `keys` changed.
     cleared: bool,
-    /// `None` is a removal.
-    keys: BTreeMap<Box<str>, Option<Box<str>>>,
+    keys: BTreeMap<Box<str>, Change>,
+}
+
+/// A change of one value.
+#[derive(Clone)]
+enum Change {
+    Removed,
+    Set(Box<str>),
+    /// The value was computed from the one before, and can be computed again from a fresher one.
+    Modified {
+        value: Box<str>,
+        steps: Vec<Modification>,
+    },
+}
+
+/// A function that computes the JSON text of a value from the one before. Returns `None` if that is not possible.
+#[derive(Clone)]
+struct Modification(Arc<dyn Fn(Option<&str>) -> Option<String> + Send + Sync>);
+
+/// A panic in the function leaves the map as it was.
+impl RefUnwindSafe for Modification {}
+impl UnwindSafe for Modification {}
+
+impl Change {
+    fn value(&self) -> Option<&str> {
+        match self {
+            Self::Removed => None,
+            Self::Set(value) | Self::Modified { value, .. } => Some(value),
+        }
+    }
+
+    /// Returns the change to make where the value is `fresh`. A value that cannot be computed from `fresh`, because another
+    /// writer has put something else there, stays as it is.
+    fn again(&self, fresh: Option<&str>) -> Self {
+        let Self::Modified { steps, .. } = self else { return self.clone() };
+        match modified(fresh, steps) {
+            Some(value) => Self::Modified { value, steps: steps.clone() },
+            None => self.clone(),
+        }
+    }
+}
+
+/// Returns the value that `steps` make of `value`, if they can.
+fn modified(value: Option<&str>, steps: &[Modification]) -> Option<Box<str>> {
+    let (first, others) = steps.split_first()?;
+    let first = json(first.0(value)?).ok()?;
+    others.iter().try_fold(first, |value, step| json(step.0(Some(&value))?).ok())
+}
+
+/// Returns `text`, without the white space around it, if it is one JSON value.
+fn json(text: String) -> Result<Box<str>, MalformedJson> {
+    Ok(RawValue::from_string(text)?.into())
 }
 
 /// Returns a part of a text that the parser has found to be UTF-8.
@@ -45,7 +96,7 @@ impl Changes {
     /// Estimates the length of the changes as JSON, in bytes.
     fn len(&self) -> usize {
         let punctuation = r#""":,{}"#.len();
-        let value_len = |value: &Option<Box<str>>| value.as_ref().map_or(0, |value| value.len());
+        let value_len = |change: &Change| change.value().map_or(0, str::len);
         self.keys.iter().map(|(key, value)| key.len() + value_len(value) + punctuation).sum()
     }
 }
@@ -101,7 +152,7 @@ impl SessionData {
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
         match self.changes.as_deref().and_then(|changes| changes.keys.get(key)) {
-            Some(change) => change.as_deref(),
+            Some(change) => change.value(),
             None => self.unchanged(key),
         }
     }
@@ -112,9 +163,46 @@ impl SessionData {
     ///
     /// Returns [`MalformedJson`] if `value` is not one JSON value.
     pub fn insert(&mut self, key: &str, value: String) -> Result<(), MalformedJson> {
-        // A `RawValue` checks the text and drops the white space around it.
-        let value = RawValue::from_string(value)?;
-        self.change().keys.insert(key.into(), Some(value.into()));
+        let value = json(value)?;
+        self.change().keys.insert(key.into(), Change::Set(value));
+        Ok(())
+    }
+
+    /// Sets the value under `key` to the JSON text `value`, which `modification` has computed from the value before.
+    ///
+    /// # Behavior
+    ///
+    /// - [`rebase`](Self::rebase) calls `modification` again with the value of the fresher base, so that no modification is
+    ///   lost: concurrent increments all count, concurrent pushes are all there.
+    /// - Several modifications of one value are repeated in their order.
+    /// - If `modification` returns `None`, because another writer has put a value there that cannot be modified in this way,
+    ///   `value` stays.
+    /// - After an [`insert`](Self::insert) or a [`clear`](Self::clear), the value does not depend on the base any more, and
+    ///   nothing is repeated.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`MalformedJson`] if `value` is not one JSON value.
+    pub fn modify(
+        &mut self,
+        key: &str,
+        value: String,
+        modification: impl Fn(Option<&str>) -> Option<String> + Send + Sync + 'static,
+    ) -> Result<(), MalformedJson> {
+        let value = json(value)?;
+        let is_cleared = self.is_cleared();
+        let changes = &mut self.change().keys;
+        let change = match changes.remove(key) {
+            None if !is_cleared => {
+                Change::Modified { value, steps: vec![Modification(Arc::new(modification))] }
+            }
+            Some(Change::Modified { mut steps, .. }) => {
+                steps.push(Modification(Arc::new(modification)));
+                Change::Modified { value, steps }
+            }
+            _ => Change::Set(value),
+        };
+        changes.insert(key.into(), change);
         Ok(())
     }
 
@@ -122,7 +210,7 @@ impl SessionData {
     pub fn remove(&mut self, key: &str) -> bool {
         let was_there = self.contains(key);
         if self.unchanged(key).is_some() {
-            self.change().keys.insert(key.into(), None);
+            self.change().keys.insert(key.into(), Change::Removed);
         } else if let Some(changes) = &mut self.changes {
             changes.keys.remove(key);
         }
@@ -161,8 +249,7 @@ impl SessionData {
     fn merged(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let base = if self.is_cleared() { Object::EMPTY } else { self.object() };
         let changes = self.changes.iter().flat_map(|changes| &changes.keys);
-        let changes =
-            changes.map(|(key, value)| (key.as_bytes(), value.as_ref().map(|value| value.as_bytes())));
+        let changes = changes.map(|(key, change)| (key.as_bytes(), change.value().map(str::as_bytes)));
         Merged { base: base.iter().peekable(), changes: changes.peekable() }
     }
 
@@ -181,7 +268,7 @@ impl SessionData {
             if mine.cleared {
                 rebased.clear();
             }
-            let keys = mine.keys.iter().map(|(key, value)| (key.clone(), value.clone()));
+            let keys = mine.keys.iter().map(|(key, change)| (key.clone(), change.again(fresh.get(key))));
             rebased.change().keys.extend(keys);
         }
         rebased
@@ -190,15 +277,20 @@ impl SessionData {
     /// Returns `true` if a key that was changed here has another value in `fresh` than in the base of this
     /// map, which means that another writer changed it, too.
     ///
-    /// A change to the same value counts as well. Otherwise, two writers that count up from the same number
-    /// would count once.
+    /// A change to the same value counts as well. A [modification](Self::modify) that can be repeated on the
+    /// other value does not.
     #[must_use]
     pub fn overlaps(&self, fresh: &Self) -> bool {
         let Some(mine) = &self.changes else { return false };
         if mine.cleared {
             return !self.object().iter().eq(fresh.merged());
         }
-        mine.keys.keys().any(|key| fresh.get(key) != self.object().get(key).map(utf8))
+        mine.keys.iter().any(|(key, change)| {
+            let theirs = fresh.get(key);
+            let is_repeatable =
+                || matches!(change, Change::Modified { steps, .. } if modified(theirs, steps).is_some());
+            theirs != self.object().get(key).map(utf8) && !is_repeatable()
+        })
     }
 
     fn change(&mut self) -> &mut Changes {
@@ -345,6 +437,61 @@ mod tests {
         mine.clear();
         assert!(!mine.overlaps(&base));
         assert!(mine.overlaps(&read(r#"{"a":1}"#)));
+    }
+
+    /// Adds one to the number under `key`.
+    fn count(data: &mut SessionData, key: &str) {
+        let add = |text: Option<&str>| Some((text.unwrap_or("0").parse::<i64>().ok()? + 1).to_string());
+        let value = add(data.get(key)).unwrap();
+        data.modify(key, value, add).unwrap();
+    }
+
+    #[test]
+    fn modification_is_repeated_on_a_fresher_base() {
+        let mut mine = read(r#"{"a":1,"b":1}"#);
+        count(&mut mine, "a");
+        count(&mut mine, "a");
+        count(&mut mine, "new");
+        assert_eq!((mine.get("a"), mine.get("new")), (Some("3"), Some("1")));
+        let fresh = read(r#"{"a":10,"b":2,"new":5}"#);
+        assert!(!mine.overlaps(&fresh));
+        let rebased = mine.rebase(&fresh);
+        assert_eq!(rebased, read(r#"{"a":12,"b":2,"new":6}"#));
+        // The result can be rebased again.
+        assert_eq!(rebased.rebase(&read(r#"{"a":100}"#)), read(r#"{"a":102,"new":1}"#));
+        // A value that was removed meanwhile is begun anew.
+        assert_eq!(mine.rebase(&read("{}")), read(r#"{"a":2,"new":1}"#));
+    }
+
+    #[test]
+    fn modification_of_an_own_value_is_not_repeated() {
+        for prepare in [
+            |data: &mut SessionData| data.insert("a", "5".into()).unwrap(),
+            SessionData::clear,
+            |data: &mut SessionData| {
+                data.remove("a");
+            },
+        ] {
+            let mut mine = read(r#"{"a":1}"#);
+            prepare(&mut mine);
+            count(&mut mine, "a");
+            let value = mine.get("a").unwrap().to_owned();
+            assert!(mine.overlaps(&read(r#"{"a":10}"#)));
+            assert_eq!(mine.rebase(&read(r#"{"a":10}"#)).get("a"), Some(&*value));
+        }
+        let mut mine = read(r#"{"a":1}"#);
+        count(&mut mine, "a");
+        mine.insert("a", "7".into()).unwrap();
+        assert_eq!(mine.rebase(&read(r#"{"a":10}"#)).get("a"), Some("7"));
+    }
+
+    #[test]
+    fn modification_that_cannot_be_repeated_keeps_its_value() {
+        let mut mine = read(r#"{"a":1}"#);
+        count(&mut mine, "a");
+        let fresh = read(r#"{"a":"a text"}"#);
+        assert!(mine.overlaps(&fresh));
+        assert_eq!(mine.rebase(&fresh).get("a"), Some("2"));
     }
 
     #[test]
