@@ -128,7 +128,12 @@ impl<C: Cache, P: Scan> Inner<C, P> {
         if u32::try_from(page.len()).is_ok_and(|len| len >= limit) {
             swept.next = page.last().map(|row| row.key);
         }
-        for Row { key, contents, .. } in page.into_iter().filter(|row| self.settings.owns(&row.key)) {
+        // Plain keys have no prefix, so `owns` leaves them out in a store that has one and does not accept
+        // them.
+        let is_due = |key: &StoredKey| {
+            self.settings.owns(key) || matches!(sweep, Sweep::HashKeys) && self.settings.is_plain(key)
+        };
+        for Row { key, contents, .. } in page.into_iter().filter(|row| is_due(&row.key)) {
             swept.seen += 1;
             let record = match contents {
                 Ok(record) => Arc::new(record),

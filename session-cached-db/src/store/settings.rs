@@ -304,9 +304,12 @@ impl Settings {
 
     /// Returns `true` if the session under `key` is one of this store's, and not of another application with another prefix.
     pub(crate) fn owns(&self, key: &StoredKey) -> bool {
-        key.belongs_to(self.key_form, &self.key_prefix)
-            || self.accepts_plain_keys
-                && SessionKey::parse(key.as_str()).is_ok_and(|key| self.may_be_plain(&key))
+        key.belongs_to(self.key_form, &self.key_prefix) || self.accepts_plain_keys && self.is_plain(key)
+    }
+
+    /// Returns `true` if the session under `key` may be stored under a plain key, which has no prefix.
+    pub(crate) fn is_plain(&self, key: &StoredKey) -> bool {
+        SessionKey::parse(key.as_str()).is_ok_and(|key| self.may_be_plain(&key))
     }
 
     /// Returns `true` if a session may be stored under `key` as it is. From 43 characters on, it may be a hashed key behind

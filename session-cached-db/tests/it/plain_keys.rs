@@ -207,6 +207,20 @@ async fn hash_plain_keys_hashes_the_whole_table() {
 }
 
 #[tokio::test]
+async fn store_with_a_prefix_hashes_plain_keys_without_accepting_them() {
+    each_database_with(
+        |builder| builder.key_prefix("shop:"),
+        async |world| {
+            insert(&world, PLAIN, 1).await;
+            assert!(world.store.open(PLAIN).await.unwrap().key().is_none());
+            assert_eq!(hash_all(&world.store).await, [1, 1, 0, 0]);
+            assert_eq!(values_of(&world.store.open(PLAIN).await.unwrap()), map([("x", 1)]));
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn expired_plain_keys_are_not_hashed() {
     each_migrating(async |world| {
         insert(&world, PLAIN, 1).await;

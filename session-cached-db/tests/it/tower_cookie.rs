@@ -3,7 +3,7 @@
 use session_cached_db::tower::{SameSite, SessionCookie, SessionHandle};
 use session_core::Expiry;
 
-use crate::common::{DAY, HOUR, World, key_of};
+use crate::common::{DAY, HOUR, World};
 use crate::tower::{Answer, ask, layer, site, visit};
 
 async fn first_answer(cookie: SessionCookie) -> Answer {
@@ -134,7 +134,7 @@ mod sealed {
     use session_cached_db::tower::Key;
 
     use super::*;
-    use crate::common::{Call, Log};
+    use crate::common::{Call, Log, key_of};
 
     fn key(seed: u8) -> Key {
         Key::from(&[seed; 64])
