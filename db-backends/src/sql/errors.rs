@@ -1,54 +1,54 @@
-//! What a driver's error means: did the statement happen, is it worth a retry. And what of its text may be shown: a
-//! server's message can quote values, which are keys and payloads, so it is shown only for codes that are known to quote
-//! none.
+//! The meaning of a driver's error: whether the statement took effect, whether a retry makes sense, and how much of the
+//! error's text may be shown. A server's message can quote values, which are keys and payloads, so it is shown only for
+//! codes that are known to quote none.
 
-use session_core::{PersistenceError, SchemaProblem};
+use session_core::{BoxError, PersistenceError, SchemaProblem};
 use sqlx::error::DatabaseError;
 
 use crate::sql::table::TableName;
 
-/// What an error that the database answered with means.
+/// The meaning of an error that the database answered with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Meaning {
     /// There is a row with this key.
     Duplicate,
     /// There is no such table.
     NoTable,
-    /// Somebody else's lock, or ours together with theirs; the statement was undone.
+    /// Another client holds a lock, or both hold one that the other needs. The statement was undone.
     Busy,
-    /// The database is not there, or not for us.
+    /// The database is not there, or does not let us in.
     Unavailable,
-    /// It will not do it.
+    /// The database will not run the statement.
     Refused,
-    /// It may have done it.
+    /// The database may have run the statement.
     Unknown,
 }
 
-/// A kind of database, as far as its errors go.
-pub(crate) struct Dialect {
+/// How one kind of database reports errors, and what is made of them.
+pub(crate) struct DriverErrors {
     pub(crate) name: &'static str,
     pub(crate) meaning: fn(&dyn DatabaseError) -> Meaning,
-    /// Whether the message quotes no values.
+    /// Returns `true` if the message quotes no values.
     pub(crate) may_be_shown: fn(&dyn DatabaseError) -> bool,
-    /// What to do when the driver cannot do what the URL or the server asks for.
+    /// Advice for when the driver cannot do what the URL or the server asks for.
     pub(crate) advice: &'static str,
 }
 
-impl Dialect {
-    /// Whether the statement that failed with this is over, and its connection as good as before.
-    pub(crate) fn is_over(&self, error: &sqlx::Error) -> bool {
+impl DriverErrors {
+    /// Returns `true` if the statement that failed with `error` has ended and its connection is as good as before.
+    pub(crate) fn leaves_connection_usable(&self, error: &sqlx::Error) -> bool {
         match error {
             sqlx::Error::Database(answer) => {
                 !matches!((self.meaning)(&**answer), Meaning::Unavailable | Meaning::Unknown)
             }
             sqlx::Error::Encode(_) | sqlx::Error::InvalidArgument(_) => true,
-            // Also when an answer could not be decoded: the rest of it may still come.
+            // Includes an answer that could not be decoded: the rest of it may still come.
             _ => false,
         }
     }
 
-    /// An error in reading a URL. What the driver says may quote a password.
-    #[cfg(any(feature = "postgres", feature = "mysql"))]
+    /// Translates an error in reading a URL. The driver's own message may quote a password.
+    #[cfg(feature = "_server")]
     pub(crate) fn parsing(&self, _: &sqlx::Error) -> PersistenceError {
         PersistenceError::Config(format!(
             "the {} URL is not one, or has an option that is not understood; characters in a password may have to be \
@@ -57,7 +57,7 @@ impl Dialect {
         ))
     }
 
-    /// An error in reaching the database. No statement was sent.
+    /// Translates an error in reaching the database. No statement was sent.
     pub(crate) fn connecting(&self, error: &sqlx::Error) -> PersistenceError {
         match error {
             sqlx::Error::Configuration(_) => PersistenceError::Config(self.advice.to_owned()),
@@ -73,7 +73,7 @@ impl Dialect {
         }
     }
 
-    /// An error of a statement that changes nothing, so that there is no doubt about its outcome.
+    /// Translates an error of a statement that changes nothing, so that its outcome is never in doubt.
     pub(crate) fn reading(&self, error: &sqlx::Error, table: &TableName) -> PersistenceError {
         match self.writing(error, table) {
             PersistenceError::Unknown(source) => PersistenceError::Unavailable(source),
@@ -81,7 +81,7 @@ impl Dialect {
         }
     }
 
-    /// An error of a statement that changes something.
+    /// Translates an error of a statement that changes something.
     pub(crate) fn writing(&self, error: &sqlx::Error, table: &TableName) -> PersistenceError {
         let sqlx::Error::Database(answer) = error else {
             return match error {
@@ -106,8 +106,8 @@ impl Dialect {
         }
     }
 
-    /// What of the error may be shown.
-    fn shown(&self, error: &sqlx::Error) -> session_core::BoxError {
+    /// Returns what may be shown of `error`.
+    fn shown(&self, error: &sqlx::Error) -> BoxError {
         let text = match error {
             sqlx::Error::Database(answer) => {
                 let code = answer.code().unwrap_or_default();
@@ -126,11 +126,11 @@ impl Dialect {
             sqlx::Error::Protocol(_) => format!("{}: an answer was not understood", self.name),
             _ => format!("{}: the driver failed", self.name),
         };
-        Box::new(DriverError(text))
+        Box::new(ShownError(text))
     }
 }
 
-/// What a driver's error may show.
+/// The part of a driver's error that may be shown.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct DriverError(String);
+struct ShownError(String);

@@ -1,8 +1,8 @@
-//! Work that is seen to its end, also when its caller goes.
+//! Work that runs to its end even when its caller goes.
 //!
-//! A connection in the middle of a statement is of no use: what it answers next belongs to that statement. To close it
-//! for each client that goes would cost a login each time, just when the server is slow. So the rest of the statement
-//! goes to a task, which has a grace to end it and give the connection back.
+//! A connection in the middle of a statement cannot be used: its next answer belongs to that statement. Closing it for
+//! every client that goes would cost a login each time, just when the server is slow. So a task takes over the rest of
+//! the statement. It has a grace period to finish it and return the connection.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -15,26 +15,26 @@ use tokio::time::timeout;
 /// bound on such statements.
 pub(crate) const GRACE: Duration = Duration::from_secs(1);
 
-/// How long a connection is opened, or waited for, on behalf of a caller that has gone. Longer, because no statement runs
-/// on it, and because the next caller needs one as well.
+/// How long a connection is opened, or waited for, on behalf of a caller that has gone. Longer than [`GRACE`], because
+/// no statement runs on it, and because the next caller needs one as well.
 pub(crate) const GRACE_TO_CONNECT: Duration = Duration::from_secs(5);
 
-/// Does `work`, and if the caller goes, has the rest of it done by a task, within `grace`.
+/// Runs `work`. If the caller goes, a task runs the rest of it, for at most `grace`.
 ///
 /// Without a runtime to spawn that task on, `work` is dropped with the caller.
-pub(crate) fn attended<F>(grace: Duration, work: F) -> Attended<F>
+pub(crate) fn run_to_end<F>(grace: Duration, work: F) -> RunToEnd<F>
 where
     F: Future<Output: Send> + Send + 'static,
 {
-    Attended { work: Some(Box::pin(work)), grace }
+    RunToEnd { work: Some(Box::pin(work)), grace }
 }
 
-pub(crate) struct Attended<F: Future<Output: Send> + Send + 'static> {
+pub(crate) struct RunToEnd<F: Future<Output: Send> + Send + 'static> {
     work: Option<Pin<Box<F>>>,
     grace: Duration,
 }
 
-impl<F: Future<Output: Send> + Send + 'static> Future for Attended<F> {
+impl<F: Future<Output: Send> + Send + 'static> Future for RunToEnd<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
@@ -47,14 +47,14 @@ impl<F: Future<Output: Send> + Send + 'static> Future for Attended<F> {
     }
 }
 
-impl<F: Future<Output: Send> + Send + 'static> Drop for Attended<F> {
+impl<F: Future<Output: Send> + Send + 'static> Drop for RunToEnd<F> {
     fn drop(&mut self) {
         if let Some(rest) = self.work.take()
             && let Ok(runtime) = Handle::try_current()
         {
             let grace = self.grace;
             runtime.spawn(async move {
-                // The result has no one to go to. Out of time, dropping the rest gives the connection up.
+                // No one waits for the result. When the time is up, dropping the rest gives up the connection.
                 let _ = timeout(grace, rest).await;
             });
         }
@@ -69,9 +69,9 @@ mod tests {
 
     /// Polls `work` once, and drops it.
     async fn start_and_leave(work: impl Future<Output: Send> + Send + 'static, grace: Duration) {
-        let mut attended = attended(grace, work);
+        let mut work = run_to_end(grace, work);
         std::future::poll_fn(|context| {
-            assert!(Pin::new(&mut attended).poll(context).is_pending());
+            assert!(Pin::new(&mut work).poll(context).is_pending());
             Poll::Ready(())
         })
         .await;
@@ -102,9 +102,9 @@ mod tests {
     }
 
     #[test]
-    fn work_is_dropped_with_its_caller_where_there_is_no_runtime() {
+    fn work_is_dropped_with_its_caller_outside_of_a_runtime() {
         let (held, mut is_dropped) = oneshot::channel::<()>();
-        let mut work = attended(GRACE, async move {
+        let mut work = run_to_end(GRACE, async move {
             let _held = held;
             std::future::pending::<()>().await;
         });
