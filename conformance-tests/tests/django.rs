@@ -34,20 +34,20 @@ use session_core::{
 
 /// What Django's table cannot do, and why.
 const LACKING: [(&str, &str); 8] = [
-    ("a_touch_prolongs_and_notes_the_use", "there is no column for the last use"),
-    ("a_late_touch_does_not_turn_the_last_use_back", "there is no column for the last use"),
-    ("of_touches_at_once_the_latest_counts", "there is no column for the last use"),
-    ("a_touch_that_is_not_due_changes_nothing", "there is no column for the last use"),
-    ("of_due_touches_at_once_one_is_written", "there is no column for the last use"),
+    ("touch_prolongs_and_notes_the_use", "there is no column for the last use"),
+    ("late_touch_does_not_turn_the_last_use_back", "there is no column for the last use"),
+    ("latest_of_several_concurrent_touches_counts", "there is no column for the last use"),
+    ("touch_that_is_not_due_changes_nothing", "there is no column for the last use"),
+    ("one_of_several_due_touches_is_written", "there is no column for the last use"),
     (
-        "random_histories_are_those_of_the_reference",
+        "random_calls_are_answered_like_the_reference",
         "touches are among them, and there is no column for the last use",
     ),
     (
-        "instants_come_back_to_the_microsecond",
+        "instants_are_kept_to_the_microsecond",
         "some are in years that Django cannot say, which become the year 9999",
     ),
-    ("subjects_come_back_byte_for_byte", "there is no column for a subject"),
+    ("subject_is_kept_byte_for_byte", "there is no column for a subject"),
 ];
 
 /// What it cannot do in MySQL and MariaDB, besides.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use conformance_tests::sim::{
+use conformance_tests::simulation::{
     Mutant, Operation, Scenario, SweepError, Vector, explore, hunt, replay, select_mutant, sweep, wander,
 };
 

@@ -1,4 +1,4 @@
-//! The simulator's command line; `cargo xtask simulate` builds and runs it. See `conformance_tests::sim`.
+//! The simulator's command line; `cargo xtask simulate` builds and runs it. See `conformance_tests::simulation`.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
 
@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use conformance_tests::sim::{
+use conformance_tests::simulation::{
     Explored, Mutant, SAMPLED, Scenario, Vector, hunt_all, replay, select_mutant, sweep, wander,
 };
 

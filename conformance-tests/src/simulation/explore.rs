@@ -1,0 +1,273 @@
+//! Goes through runs: all of them, random ones, or one again.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::str::FromStr;
+
+use super::run::{Choice, Simulation};
+use super::scenario::Scenario;
+
+/// No run is longer. One that is goes in circles.
+const MAX_STEPS: usize = 400;
+
+/// A choice vector that ends with this goes on without faults, and with nothing else that begins.
+const COMPLETE: usize = usize::MAX;
+
+/// From one in so many states, what has begun is brought to its end. Chosen by the state's digest, so always the same ones.
+pub const SAMPLED: u64 = 32;
+
+/// Which run it was: a scenario, and what was chosen at each step, by its position among what could happen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vector {
+    /// The scenario.
+    pub scenario: Scenario,
+    /// What was chosen.
+    pub choices: Vec<usize>,
+}
+
+impl fmt::Display for Vector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = |choice: &usize| if *choice == COMPLETE { "end".to_owned() } else { choice.to_string() };
+        let choices: Vec<_> = self.choices.iter().map(name).collect();
+        write!(f, "{}:{}", self.scenario, choices.join("."))
+    }
+}
+
+impl FromStr for Vector {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let choice = |text: &str| if text == "end" { Ok(COMPLETE) } else { text.parse() };
+        let (scenario, choices) =
+            text.split_once(':').ok_or_else(|| format!("{text:?} is no choice vector: it has no `:`"))?;
+        let choices: Result<Vec<_>, _> =
+            choices.split('.').filter(|choice| !choice.is_empty()).map(choice).collect();
+        let choices = choices.map_err(|_| format!("{text:?} is no choice vector: a choice is no number"))?;
+        Ok(Self { scenario: scenario.parse()?, choices })
+    }
+}
+
+/// A run that broke a promise.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// Which one.
+    pub vector: Vector,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// What an exploration has gone through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Explored {
+    /// Different states.
+    pub states: u64,
+    /// Runs from the beginning.
+    pub runs: u64,
+    /// Runs to the end: the others came to a state that was explored before.
+    pub ends: u64,
+    /// States from which what had begun was brought to its end.
+    pub completions: u64,
+}
+
+impl std::ops::AddAssign for Explored {
+    fn add_assign(&mut self, other: Self) {
+        self.states += other.states;
+        self.runs += other.runs;
+        self.ends += other.ends;
+        self.completions += other.completions;
+    }
+}
+
+/// The digests are random already.
+#[derive(Default)]
+struct Identity(u64);
+
+impl Hasher for Identity {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only digests are hashed");
+    }
+    fn write_u64(&mut self, digest: u64) {
+        self.0 = digest;
+    }
+}
+
+type Visited = HashMap<u64, u16, BuildHasherDefault<Identity>>;
+
+/// A step of the run at hand.
+struct Fork {
+    choices: Vec<Choice>,
+    chosen: usize,
+}
+
+/// Goes through every run of `scenario`, and gives the violation that was found, if any: if `shortest`, the shortest.
+#[must_use]
+pub fn explore(scenario: &Scenario, shortest: bool) -> (Explored, Option<Violation>) {
+    let mut explored = Explored::default();
+    let mut visited = Visited::default();
+    let mut path: Vec<Fork> = Vec::new();
+    let mut found: Option<Violation> = None;
+    // Longer runs are not looked at: a shorter one has broken a promise.
+    let mut limit = MAX_STEPS;
+    loop {
+        explored.runs += 1;
+        let mut simulation = Simulation::new(scenario);
+        let mut wrong = None;
+        let mut ends_early = false;
+        for fork in &path {
+            // All but the last are known to keep the promises.
+            wrong = simulation.step(fork.choices[fork.chosen]).err();
+        }
+        while wrong.is_none() && path.len() < limit {
+            let depth = u16::try_from(path.len()).unwrap_or(u16::MAX);
+            let digest = simulation.digest();
+            let seen_at = visited.entry(digest).or_insert_with(|| {
+                explored.states += 1;
+                u16::MAX
+            });
+            // Nothing new, unless it is to be as short as possible and this way is shorter.
+            if *seen_at <= depth || *seen_at < u16::MAX && !shortest {
+                break;
+            }
+            if *seen_at == u16::MAX && digest.is_multiple_of(SAMPLED) {
+                explored.completions += 1;
+                if let Err(reason) = complete(scenario, &path) {
+                    wrong = Some(reason);
+                    ends_early = true;
+                    break;
+                }
+            }
+            *seen_at = depth;
+            let choices = simulation.choices();
+            let Some(&choice) = choices.first() else {
+                explored.ends += 1;
+                break;
+            };
+            path.push(Fork { choices, chosen: 0 });
+            wrong = simulation.step(choice).err();
+        }
+        if path.len() >= MAX_STEPS {
+            wrong = Some("it goes in circles".into());
+        }
+        if let Some(reason) = wrong {
+            let mut violation = violation(scenario, &path, reason);
+            violation.vector.choices.extend(ends_early.then_some(COMPLETE));
+            found = Some(violation);
+            if !shortest || path.is_empty() {
+                return (explored, found);
+            }
+            limit = path.len() - 1;
+            path.truncate(limit);
+        }
+        while path.pop_if(|fork| fork.chosen + 1 == fork.choices.len()).is_some() {}
+        match path.last_mut() {
+            Some(fork) => fork.chosen += 1,
+            None => return (explored, found),
+        }
+    }
+}
+
+/// Goes the way again, and brings what has begun to its end.
+fn complete(scenario: &Scenario, path: &[Fork]) -> Result<(), String> {
+    let mut simulation = Simulation::new(scenario);
+    for fork in path {
+        simulation.step(fork.choices[fork.chosen])?;
+    }
+    simulation.complete()
+}
+
+fn violation(scenario: &Scenario, path: &[Fork], reason: String) -> Violation {
+    let choices = path.iter().map(|fork| fork.chosen).collect();
+    Violation { vector: Vector { scenario: scenario.clone(), choices }, reason }
+}
+
+/// One run with choices of `random`, which is asked for a number below the one that it is given.
+///
+/// # Errors
+///
+/// The violation, if the run breaks a promise.
+pub fn wander(scenario: &Scenario, mut random: impl FnMut(usize) -> usize) -> Result<usize, Violation> {
+    let mut simulation = Simulation::new(scenario);
+    let mut path = Vec::new();
+    // One run in four is brought to its end from somewhere in the middle.
+    let length = if random(4) == 0 { random(60) } else { usize::MAX };
+    loop {
+        let choices = simulation.choices();
+        if choices.is_empty() {
+            return Ok(path.len());
+        }
+        if path.len() == length {
+            return simulation.complete().map(|()| length).map_err(|reason| {
+                let mut violation = violation(scenario, &path, reason);
+                violation.vector.choices.push(COMPLETE);
+                violation
+            });
+        }
+        if path.len() >= MAX_STEPS {
+            return Err(violation(scenario, &path, "it goes in circles".into()));
+        }
+        let chosen = random(choices.len());
+        let choice = choices[chosen];
+        path.push(Fork { choices, chosen });
+        simulation.step(choice).map_err(|reason| violation(scenario, &path, reason))?;
+    }
+}
+
+/// A run that was run again.
+#[derive(Clone, Debug)]
+pub struct Replayed {
+    /// What happened, step by step.
+    pub steps: Vec<String>,
+    /// What is wrong with it, if anything.
+    pub violation: Option<String>,
+}
+
+/// Runs `vector` again.
+///
+/// # Errors
+///
+/// When the vector does not fit: a choice is not among what can happen, or the run is not over where the vector ends,
+/// or over before.
+pub fn replay(vector: &Vector) -> Result<Replayed, String> {
+    let mut simulation = Simulation::new(&vector.scenario);
+    let mut steps = Vec::new();
+    let mut chosen = vector.choices.iter();
+    loop {
+        let choices: Vec<Choice> = simulation.choices();
+        let Some(&number) = chosen.next() else {
+            if choices.is_empty() {
+                return Ok(Replayed { steps, violation: None });
+            }
+            return Err(format!(
+                "the choice vector does not fit: it ends after {} steps, but the run goes on",
+                steps.len()
+            ));
+        };
+        if number == COMPLETE && !choices.is_empty() {
+            steps.push(format!(
+                "from here on nothing else begins or goes wrong   [{}]",
+                simulation.tell_state()
+            ));
+            return Ok(Replayed { steps, violation: simulation.complete().err() });
+        }
+        let Some(&choice) = choices.get(number) else {
+            return Err(format!(
+                "the choice vector does not fit: step {} chooses {number}, but only {} things can happen there",
+                steps.len() + 1,
+                choices.len()
+            ));
+        };
+        let told = simulation.tell(choice);
+        let judged = simulation.step(choice);
+        steps.push(format!("{told}   [{}]", simulation.tell_state()));
+        if let Err(reason) = judged {
+            if chosen.next().is_some() {
+                return Err("the choice vector does not fit: the run breaks a promise before its end".into());
+            }
+            return Ok(Replayed { steps, violation: Some(reason) });
+        }
+    }
+}
