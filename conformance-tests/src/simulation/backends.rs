@@ -1,4 +1,4 @@
-//! The world, as a store sees it: a cache, a database, and a runtime, none of which does anything by itself.
+//! The world as a store sees it: a cache, a database and a runtime, none of which does anything by itself.
 
 use std::num::NonZeroU64;
 use std::pin::Pin;
@@ -12,7 +12,10 @@ use session_core::{
     StoredKey, Subject, SubjectIndex, Timestamp, Version,
 };
 
-use super::world::{Effect, KEYS, Reply, STATEMENT_BOUND, Shared, TaskId, lock};
+use super::call::{Effect, Reply};
+use super::settings::{KEYS, STATEMENT_BOUND};
+use super::task_id::TaskId;
+use super::world::{Shared, lock};
 
 /// A call on its way.
 struct Calling {
@@ -56,7 +59,7 @@ impl Drop for Calling {
     }
 }
 
-/// Where `key` is in the world. The probe key is nowhere.
+/// Returns the position of `key` in the world. The probe key has none.
 fn index(key: &StoredKey) -> Option<usize> {
     KEYS.iter().position(|known| *known == key.as_str())
 }
@@ -81,7 +84,7 @@ fn cache_error(reply: Reply) -> CacheError {
 
 impl Cache for SimCache {
     async fn get(&self, key: &StoredKey) -> Result<Option<Entry>, CacheError> {
-        // The probe asks whether anybody answers: any key will do.
+        // The probe asks only whether the cache answers, so any key will do.
         let key = index(key).unwrap_or(0);
         match Calling::new(&self.world, Effect::Get(key)).await {
             Reply::Found(found) => Ok(found),
@@ -202,7 +205,7 @@ impl Persistence for SimDb {
         }
     }
 
-    /// Answers at once: it changes nothing, and what it says is true at any time.
+    /// Answers at once: the call changes nothing, and its answer holds at any time.
     async fn now(&self) -> Result<Timestamp, PersistenceError> {
         Ok(lock(&self.world).now)
     }
@@ -246,7 +249,7 @@ impl SubjectIndex for SimDb {
 #[derive(Debug)]
 pub(super) struct SimRuntime {
     pub(super) world: Shared,
-    /// How far this process's clock is ahead.
+    /// How far the clock of this process is ahead.
     pub(super) ahead: Duration,
 }
 

@@ -1,12 +1,12 @@
-//! Digests of what a state consists of.
+//! Digests of the parts of a state.
 
 use std::hash::{Hash, Hasher};
 
-use session_core::{Acquired, Entry, Exchange, Expected, Record, State};
+use session_core::{Acquired, Entry, Exchange, Expected, Fence, Holder, Record, State, Value};
 
-use super::world::{Effect, Reply};
+use super::call::{Effect, Reply};
 
-/// Nobody chooses what is hashed here, so it needs to be fast and to mix well, and nothing else.
+/// A hasher that is fast and mixes well. It needs nothing else, because no adversary chooses what is hashed here.
 #[derive(Default)]
 pub(super) struct Mixer(u64);
 
@@ -48,19 +48,26 @@ pub(super) fn of(value: impl Hash) -> u64 {
     hasher.finish()
 }
 
+// Entries are destructured without `..`, so that a new field is a compile error here.
+
 pub(super) fn record(record: &Record) -> u64 {
     let subject = record.subject().is_some();
     of((&record.payload()[..], record.expires_at(), record.last_seen_at(), record.version(), subject))
 }
 
 pub(super) fn entry(entry: &Entry) -> u64 {
-    match &entry.state {
-        State::Lease => of((0, entry.stamp)),
-        State::Value(value) => of((1, entry.stamp, record(&value.record), value.made_at)),
+    let Entry { stamp, state } = entry;
+    match state {
+        State::Lease => of((0, stamp)),
+        State::Value(value) => {
+            // Every store of a run has the same name.
+            let Value { record, made_at, store: _ } = value;
+            of((1, stamp, self::record(record), made_at))
+        }
         State::Fence(fence) => {
-            let holders: Vec<_> =
-                fence.holders.iter().map(|holder| (holder.token, holder.deadline)).collect();
-            of((2, entry.stamp, holders, fence.dirty))
+            let Fence { holders, dirty } = fence;
+            let holder = |Holder { token, deadline }: &Holder| (*token, *deadline);
+            of((2, stamp, holders.iter().map(holder).collect::<Vec<_>>(), dirty))
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Goes through runs: all of them, random ones, or one again.
+//! Exploring runs: all of them, random ones, or one again.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,21 +8,21 @@ use std::str::FromStr;
 use super::run::{Choice, Simulation};
 use super::scenario::Scenario;
 
-/// No run is longer. One that is goes in circles.
+/// The maximum number of steps. A run that is longer goes in circles.
 const MAX_STEPS: usize = 400;
 
-/// A choice vector that ends with this goes on without faults, and with nothing else that begins.
+/// The end of a choice vector that continues without faults, and without other operations.
 const COMPLETE: usize = usize::MAX;
 
-/// From one in so many states, what has begun is brought to its end. Chosen by the state's digest, so always the same ones.
+/// From one in this many states, the run is completed. They are chosen by the state's digest, so they are always the same.
 pub const SAMPLED: u64 = 32;
 
-/// Which run it was: a scenario, and what was chosen at each step, by its position among what could happen.
+/// The identity of a run: a scenario, and the choice at each step, as its position among the possible choices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vector {
     /// The scenario.
     pub scenario: Scenario,
-    /// What was chosen.
+    /// The choices.
     pub choices: Vec<usize>,
 }
 
@@ -51,22 +51,22 @@ impl FromStr for Vector {
 /// A run that broke a promise.
 #[derive(Clone, Debug)]
 pub struct Violation {
-    /// Which one.
+    /// The run.
     pub vector: Vector,
-    /// What is wrong.
+    /// Why it breaks a promise.
     pub reason: String,
 }
 
-/// What an exploration has gone through.
+/// The size of an exploration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Explored {
     /// Different states.
     pub states: u64,
     /// Runs from the beginning.
     pub runs: u64,
-    /// Runs to the end: the others came to a state that was explored before.
+    /// Runs to the end. The others came to a state that was explored before.
     pub ends: u64,
-    /// States from which what had begun was brought to its end.
+    /// States from which the run was completed.
     pub completions: u64,
 }
 
@@ -79,7 +79,7 @@ impl std::ops::AddAssign for Explored {
     }
 }
 
-/// The digests are random already.
+/// A hasher for digests, which are random already.
 #[derive(Default)]
 struct Identity(u64);
 
@@ -97,20 +97,20 @@ impl Hasher for Identity {
 
 type Visited = HashMap<u64, u16, BuildHasherDefault<Identity>>;
 
-/// A step of the run at hand.
+/// A step of the current run.
 struct Fork {
     choices: Vec<Choice>,
     chosen: usize,
 }
 
-/// Goes through every run of `scenario`, and gives the violation that was found, if any: if `shortest`, the shortest.
+/// Explores every run of `scenario`, and returns the violation that was found, if any: the shortest one if `shortest`.
 #[must_use]
 pub fn explore(scenario: &Scenario, shortest: bool) -> (Explored, Option<Violation>) {
     let mut explored = Explored::default();
     let mut visited = Visited::default();
     let mut path: Vec<Fork> = Vec::new();
     let mut found: Option<Violation> = None;
-    // Longer runs are not looked at: a shorter one has broken a promise.
+    // Longer runs are not explored, because a shorter one has broken a promise.
     let mut limit = MAX_STEPS;
     loop {
         explored.runs += 1;
@@ -118,7 +118,7 @@ pub fn explore(scenario: &Scenario, shortest: bool) -> (Explored, Option<Violati
         let mut wrong = None;
         let mut ends_early = false;
         for fork in &path {
-            // All but the last are known to keep the promises.
+            // All steps but the last are known to keep the promises.
             wrong = simulation.step(fork.choices[fork.chosen]).err();
         }
         while wrong.is_none() && path.len() < limit {
@@ -128,7 +128,7 @@ pub fn explore(scenario: &Scenario, shortest: bool) -> (Explored, Option<Violati
                 explored.states += 1;
                 u16::MAX
             });
-            // Nothing new, unless it is to be as short as possible and this way is shorter.
+            // Nothing new, unless the shortest run is wanted and this way is shorter.
             if *seen_at <= depth || *seen_at < u16::MAX && !shortest {
                 break;
             }
@@ -170,7 +170,7 @@ pub fn explore(scenario: &Scenario, shortest: bool) -> (Explored, Option<Violati
     }
 }
 
-/// Goes the way again, and brings what has begun to its end.
+/// Repeats the run up to here, and completes it.
 fn complete(scenario: &Scenario, path: &[Fork]) -> Result<(), String> {
     let mut simulation = Simulation::new(scenario);
     for fork in path {
@@ -184,15 +184,15 @@ fn violation(scenario: &Scenario, path: &[Fork], reason: String) -> Violation {
     Violation { vector: Vector { scenario: scenario.clone(), choices }, reason }
 }
 
-/// One run with choices of `random`, which is asked for a number below the one that it is given.
+/// Makes one run with random choices, and returns the number of its steps. `random` returns a number below its argument.
 ///
 /// # Errors
 ///
-/// The violation, if the run breaks a promise.
-pub fn wander(scenario: &Scenario, mut random: impl FnMut(usize) -> usize) -> Result<usize, Violation> {
+/// Returns the violation if the run breaks a promise.
+pub fn random_run(scenario: &Scenario, mut random: impl FnMut(usize) -> usize) -> Result<usize, Violation> {
     let mut simulation = Simulation::new(scenario);
     let mut path = Vec::new();
-    // One run in four is brought to its end from somewhere in the middle.
+    // One run in four is completed from somewhere in the middle.
     let length = if random(4) == 0 { random(60) } else { usize::MAX };
     loop {
         let choices = simulation.choices();
@@ -216,21 +216,21 @@ pub fn wander(scenario: &Scenario, mut random: impl FnMut(usize) -> usize) -> Re
     }
 }
 
-/// A run that was run again.
+/// A run that was replayed.
 #[derive(Clone, Debug)]
 pub struct Replayed {
-    /// What happened, step by step.
+    /// Descriptions of the steps.
     pub steps: Vec<String>,
-    /// What is wrong with it, if anything.
+    /// The promise that the run breaks, if it breaks one.
     pub violation: Option<String>,
 }
 
-/// Runs `vector` again.
+/// Replays the run of `vector`.
 ///
 /// # Errors
 ///
-/// When the vector does not fit: a choice is not among what can happen, or the run is not over where the vector ends,
-/// or over before.
+/// Returns an error if the vector does not fit: a choice is not among those that are possible, or the run is not over where
+/// the vector ends, or is over before.
 pub fn replay(vector: &Vector) -> Result<Replayed, String> {
     let mut simulation = Simulation::new(&vector.scenario);
     let mut steps = Vec::new();
@@ -249,7 +249,7 @@ pub fn replay(vector: &Vector) -> Result<Replayed, String> {
         if number == COMPLETE && !choices.is_empty() {
             steps.push(format!(
                 "from here on nothing else begins or goes wrong   [{}]",
-                simulation.tell_state()
+                simulation.describe_state()
             ));
             return Ok(Replayed { steps, violation: simulation.complete().err() });
         }
@@ -260,10 +260,10 @@ pub fn replay(vector: &Vector) -> Result<Replayed, String> {
                 choices.len()
             ));
         };
-        let told = simulation.tell(choice);
-        let judged = simulation.step(choice);
-        steps.push(format!("{told}   [{}]", simulation.tell_state()));
-        if let Err(reason) = judged {
+        let described = simulation.describe(choice);
+        let verdict = simulation.step(choice);
+        steps.push(format!("{described}   [{}]", simulation.describe_state()));
+        if let Err(reason) = verdict {
             if chosen.next().is_some() {
                 return Err("the choice vector does not fit: the run breaks a promise before its end".into());
             }

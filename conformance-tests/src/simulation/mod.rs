@@ -8,6 +8,7 @@
 )]
 
 mod backends;
+mod call;
 mod digest;
 mod explore;
 mod mutants;
@@ -15,11 +16,13 @@ mod operation;
 mod oracle;
 mod run;
 mod scenario;
+mod settings;
 mod sweep;
+mod task_id;
 mod world;
 
-pub use explore::{Explored, Replayed, SAMPLED, Vector, Violation, explore, replay, wander};
-pub use mutants::{Hunt, hunt, hunt_all};
+pub use explore::{Explored, Replayed, SAMPLED, Vector, Violation, explore, random_run, replay};
+pub use mutants::{Detection, detect, detect_all};
 pub use operation::Operation;
 pub use scenario::{Beginning, Scenario};
 pub use sweep::{SweepError, sweep};

@@ -1,4 +1,4 @@
-//! Where each seeded fault of the protocol shows.
+//! Detection of the seeded faults of the protocol.
 //!
 //! A simulator that finds nothing proves nothing, unless it would have found something.
 
@@ -9,7 +9,7 @@ use super::scenario::Scenario;
 use super::sweep::on_all_cores;
 use super::{Mutant, select_mutant};
 
-/// A scenario in which a store with this fault breaks a promise, as few faults of the world as that takes.
+/// For each fault, a scenario in which a store with it breaks a promise, with as few faults of the world as that takes.
 const SHOWN_IN: &[(Mutant, &str)] = &[
     (Mutant::NoLeaseCheck, "load@0+save@0/vacant/shared/0"),
     (Mutant::NoFence, "load@0+save@0/vacant/shared/1"),
@@ -26,7 +26,7 @@ const SHOWN_IN: &[(Mutant, &str)] = &[
     (Mutant::PublishOverVacancy, "create@0+revoke@0/vacant/shared/0"),
     (Mutant::LateFollower, "load@0+load@0+delete@0/vacant/shared/0"),
     (Mutant::DegradedPublishes, "save@0+overwrite@1/vacant/shared/2"),
-    (Mutant::CleanRepair, "save@0+overwrite@1/vacant/nervous/1"),
+    (Mutant::CleanRepair, "save@0+overwrite@1/vacant/sensitive/1"),
     (Mutant::TouchPublishes, "touch@0+save@1/vacant/shared/0"),
     (Mutant::RevokeListsOnce, "rename@0+revoke@0/vacant/shared/0"),
     (Mutant::WritePastDeadline, "load@0+save@1/vacant/shared/2"),
@@ -34,32 +34,32 @@ const SHOWN_IN: &[(Mutant, &str)] = &[
     (Mutant::QueueSkipped, "merge@0+merge@0/vacant/shared/0"),
     (Mutant::BaseNotRenewed, "merge@0+merge@0+merge@0/vacant/shared/0"),
     (Mutant::BatchAnswersEarly, "load@0+merge@0+merge@0/vacant/shared/0"),
-    (Mutant::BreakerWaitsForQueue, "save@0+load@1/vacant/nervous/2"),
-    (Mutant::RepairBlocksOthers, "delete@0+delete-b@0/vacant/nervous/2"),
+    (Mutant::BreakerWaitsForQueue, "save@0+load@1/vacant/sensitive/2"),
+    (Mutant::RepairBlocksOthers, "delete@0+delete-b@0/vacant/sensitive/2"),
     (Mutant::LeaderOwnsFlight, "load@0+load@0/vacant/shared/1"),
     (Mutant::CallerOwnsStatement, "load@0/vacant/shared/1"),
     (Mutant::CallerOwnsRevocation, "create@0+revoke@0/vacant/shared/1"),
 ];
 
-/// What became of a hunt for one mutant.
+/// A mutant that was detected.
 #[derive(Clone, Debug)]
-pub struct Hunt {
+pub struct Detection {
     /// The mutant.
     pub mutant: Mutant,
-    /// What was explored.
+    /// The size of the exploration.
     pub explored: Explored,
     /// The shortest run that shows the fault.
     pub violation: Violation,
 }
 
-/// Hunts for `mutant`: the same scenario must hold without it, and break with it.
+/// Detects `mutant`: its scenario must hold without it, and break with it.
 ///
 /// # Errors
 ///
-/// When the mutant is not found, or the scenario breaks without it.
-pub fn hunt(mutant: Mutant) -> Result<Hunt, String> {
+/// Returns an error if the mutant is not found, or if the scenario breaks without it.
+pub fn detect(mutant: Mutant) -> Result<Detection, String> {
     let Some((_, name)) = SHOWN_IN.iter().find(|(listed, _)| *listed == mutant) else {
-        return Err(format!("{mutant:?} is not looked for: no scenario is listed for it"));
+        return Err(format!("no scenario is listed for {mutant:?}"));
     };
     let scenario: Scenario = name.parse()?;
     select_mutant(None);
@@ -72,15 +72,15 @@ pub fn hunt(mutant: Mutant) -> Result<Hunt, String> {
     select_mutant(None);
     explored += sound;
     match violation {
-        Some(violation) => Ok(Hunt { mutant, explored, violation }),
+        Some(violation) => Ok(Detection { mutant, explored, violation }),
         None => Err(format!("{mutant:?} was not found in {scenario}: the simulator is blind to it")),
     }
 }
 
-/// Hunts for all mutants, and tells `progress` what became of each.
-pub fn hunt_all(progress: impl Fn(Result<Hunt, String>) + Sync) {
+/// Detects all mutants, and passes each result to `progress`.
+pub fn detect_all(progress: impl Fn(Result<Detection, String>) + Sync) {
     on_all_cores(Mutant::ALL, |&mutant| {
-        progress(hunt(mutant));
+        progress(detect(mutant));
         ControlFlow::Continue(())
     });
 }

@@ -1,4 +1,4 @@
-//! The operations that are mixed.
+//! The operations of a mix.
 
 use std::sync::Arc;
 
@@ -9,7 +9,8 @@ use session_core::{
 };
 
 use super::backends::{SimCache, SimDb};
-use super::world::{FAR, KEYS, START, SUBJECT, Seen};
+use super::call::Seen;
+use super::settings::{FAR, KEYS, START, SUBJECT};
 
 pub(super) type Store = CachedDb<SimCache, SimDb>;
 
@@ -18,7 +19,7 @@ pub(super) const FIRST_VERSION: Version = Version::from_u64(1);
 
 macro_rules! operations {
     ($($(#[doc = $doc:literal])* $variant:ident = $name:literal),* $(,)?) => {
-        /// Something that a client does with session A, which is there when a run begins, or B, which is not.
+        /// An operation of a client on session A, which is there when a run begins, or on B, which is not.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[non_exhaustive]
         pub enum Operation {
@@ -29,7 +30,7 @@ macro_rules! operations {
             /// All of them.
             pub const ALL: &[Self] = &[$(Self::$variant),*];
 
-            /// As it is written in the name of a scenario.
+            /// Returns the name that it has in the name of a scenario.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
@@ -51,13 +52,13 @@ operations! {
     Touch = "touch",
     /// Deletes A.
     Delete = "delete",
-    /// Gives A the key B, and replaces its data.
+    /// Renames A to the key B, and replaces its data.
     Rename = "rename",
     /// Adds B.
     Create = "create",
-    /// Ends all sessions of the subject whose A and B are.
+    /// Ends all sessions of the subject to which A and B belong.
     Revoke = "revoke",
-    /// Deletes what has expired.
+    /// Deletes expired sessions.
     Reap = "reap",
     /// Loads B.
     LoadB = "load-b",
@@ -65,16 +66,16 @@ operations! {
     DeleteB = "delete-b",
 }
 
-/// What an operation has told its caller.
+/// The answer of an operation to its caller.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Answer {
     pub(super) number: usize,
     pub(super) outcome: Outcome,
-    /// It said that the cache did not answer.
+    /// The operation reported that the cache did not answer.
     pub(super) is_degraded: bool,
 }
 
-/// What an operation has answered.
+/// The outcome in an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Outcome {
     Loaded(Option<Seen>),
@@ -86,14 +87,14 @@ pub(super) enum Outcome {
     Gone,
     Conflict,
     Exists,
-    /// An error that says that nothing happened, nor will.
+    /// An error that says that the operation has no effect, and will have none.
     Failed,
     /// An error that leaves that open.
     Unknown,
 }
 
 impl Operation {
-    /// Which sessions it may read or write.
+    /// Returns the sessions that it may read or write.
     pub(super) const fn keys(self) -> &'static [usize] {
         match self {
             Self::LoadB | Self::DeleteB | Self::Create => &[1],
@@ -106,7 +107,7 @@ impl Operation {
         matches!(self, Self::Load | Self::LoadB)
     }
 
-    /// What it leaves in a session's fields, as the operation with this number.
+    /// Returns the fields of a session after the operation, if it has this number.
     pub(super) fn fields(self, number: usize, before: [u8; 2]) -> [u8; 2] {
         let mine = u8::try_from(number + 1).expect("few operations");
         match self {
@@ -119,7 +120,7 @@ impl Operation {
         }
     }
 
-    /// Whether it waits in the write queue of a session with others of its process, and so may become one with them.
+    /// Returns `true` if it waits in the write queue of a session, where it may be combined with others of its process.
     pub(super) const fn combines(self) -> bool {
         matches!(self, Self::Merge)
     }
@@ -198,7 +199,7 @@ pub(super) fn stored_keys() -> [StoredKey; 2] {
     KEYS.map(|key| StoredKey::parse(key).expect("a valid key"))
 }
 
-/// A's session key.
+/// Returns the session key of A.
 pub(super) fn session_key() -> SessionKey {
     SessionKey::parse(KEYS[0]).expect("a valid key")
 }

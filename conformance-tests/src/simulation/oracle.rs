@@ -1,27 +1,29 @@
-//! Judges what the operations of a run have answered.
+//! The oracle, which judges the answers of a run's operations.
 //!
-//! *Linearizability*, incrementally, by the [configurations](crate::support::linearize) that explain the answers so far.
+//! *Linearizability* is checked incrementally, by the [configurations](crate::support::linearize) that explain the answers so
+//! far.
 //!
 //! Saves that wait together in the write queue of a session are written by one statement. They take effect at one moment, one
-//! after the other in the order in which they began and with nothing in between, and each of them answers with what the
-//! session is after the last of them. That is all that may be different: which of the saves of a process that are under way
-//! become one is up to the store, but then the answers of all of them show what all of them have changed, and no state is
-//! ever seen that only some of them have changed.
+//! after the other in the order in which they began, with nothing in between, and each of them answers with the session as it
+//! is after the last of them. Nothing else may differ: the store chooses which of a process's saves it combines, but then the
+//! answers of all of them show the changes of all of them, and no state with the changes of only some is ever seen.
 //!
-//! *Freshness*: a load answers with a state that the database has had, not older than what any operation that was
-//! acknowledged before the load began has left. Implied by the former; it is what remains where only that is promised.
+//! *Freshness* means that a load answers with a state that the database has had, not older than the state that any operation
+//! acknowledged before the load began has left. Linearizability implies it; in some situations, only freshness is promised.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use session_core::Timestamp;
 
+use super::call::Seen;
 use super::digest;
 use super::operation::{Operation, Outcome};
-use super::world::{CLOCK_SLACK, FAR, START, Seen, World};
+use super::settings::{CLOCK_SLACK, FAR, START};
+use super::world::World;
 use crate::support::linearize::{Configurations, JointStep, Model, Progress, Step};
 
-/// How much of the guarantees remains.
+/// The guarantee that holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Promise {
     /// Per session linearizable.
@@ -29,7 +31,7 @@ pub(super) enum Promise {
     Linearizable,
     /// Every finished write is visible to every later load.
     Fresh,
-    /// Some state of the last `max_cache_age`.
+    /// A load answers with some state of the last `max_cache_age`.
     Bounded,
 }
 
@@ -41,24 +43,24 @@ struct Row {
 
 type Rows = [Option<Row>; 2];
 
-/// A session at one point of its history, and when it was to expire.
+/// A session at one point of its history, and its expiry at that point.
 type Was = Option<(Seen, Timestamp)>;
 
 #[derive(Debug)]
 struct Begun {
     operation: Operation,
     process: usize,
-    /// How many began before it.
+    /// How many operations began before it.
     place: usize,
-    /// What the clock of its process has shown since it began.
+    /// The instants that the clock of its process has shown since it began.
     clock: Vec<Timestamp>,
     ahead: Duration,
     is_running: bool,
-    /// How long the histories were when it began.
+    /// The lengths of the histories when it began.
     since: [usize; 2],
-    /// From where in the history of its key on a load may answer.
+    /// The position in the history of its key from which on a load may answer.
     floor: usize,
-    /// The least that was promised while it ran.
+    /// The weakest promise that was made while it ran.
     promise: Promise,
 }
 
@@ -67,7 +69,7 @@ pub(super) struct Oracle {
     configurations: Configurations<Rows, Outcome>,
     /// By their number.
     begun: Vec<Option<Begun>>,
-    /// Where in the history of each key the last acknowledged write is.
+    /// The position of the last acknowledged write in the history of each key.
     acknowledged: [usize; 2],
 }
 
@@ -110,14 +112,14 @@ impl Oracle {
         });
     }
 
-    /// Time has passed.
+    /// Notes that time has passed.
     pub(super) fn tick(&mut self, now: Timestamp) {
         for begun in self.begun.iter_mut().flatten() {
             begun.clock.push(now + begun.ahead);
         }
     }
 
-    /// From now on, no more than this is promised to the load with this number, if it runs.
+    /// Notes that no more than this is promised to the load with this number from now on, if it runs.
     pub(super) fn promise(&mut self, number: usize, promise: Promise) {
         if let Some(Some(begun)) = self.begun.get_mut(number)
             && begun.is_running
@@ -126,14 +128,14 @@ impl Oracle {
         }
     }
 
-    /// Whoever began this operation will get no answer. It may take effect at any time, or never.
-    pub(super) fn forsake(&mut self, number: usize) {
+    /// Notes that this operation will not answer. It may take effect at any time, or never.
+    pub(super) fn expect_no_answer(&mut self, number: usize) {
         if let Some(Some(begun)) = self.begun.get_mut(number) {
             begun.is_running = false;
         }
     }
 
-    /// Whoever began this operation has left, and it has ended. It must have taken effect.
+    /// Checks that an operation whose caller has left, and which has ended, took effect.
     pub(super) fn require_effect(&mut self, number: usize) -> Result<(), String> {
         if self.configurations.is_over(number) {
             return Ok(());
@@ -179,8 +181,9 @@ impl Oracle {
         Ok(())
     }
 
-    /// No later load may show what was there before this operation. A write that waited in a queue was committed by the task
-    /// of the queue, so its commit is recognised by what it left: the first time that it is there since the operation began.
+    /// Notes that no later load may show a state from before this operation. A write that waited in a queue was committed by
+    /// the task of the queue, so its commit is recognized by the state that it left: its first occurrence since the operation
+    /// began.
     fn acknowledge(&mut self, number: usize, outcome: Outcome, world: &World) {
         let begun = self.begun[number].as_ref().expect("it has begun");
         for &key in begun.operation.keys() {
@@ -218,7 +221,7 @@ impl Oracle {
         Err(format!("{what}: {} answered {seen:?}", begun.operation.name()))
     }
 
-    /// Everything that decides how later answers will be judged.
+    /// Returns a digest of everything that decides how later answers will be judged.
     pub(super) fn digest(&self, world: &World) -> u64 {
         let pending: Vec<_> = self
             .begun
@@ -233,7 +236,7 @@ impl Oracle {
                 })
             })
             .collect();
-        // In which order those wait that may become one.
+        // The order in which those wait that may be combined.
         let mut queue: Vec<_> = (0..self.begun.len()).filter(|n| !self.configurations.is_over(*n)).collect();
         queue.retain(|n| self.begun[*n].as_ref().is_some_and(|begun| begun.operation.combines()));
         queue.sort_by_key(|n| self.begun[*n].as_ref().map(|begun| begun.place));
@@ -246,15 +249,15 @@ fn distinct(states: &[Option<(Seen, Timestamp)>]) -> BTreeSet<Option<(Seen, Time
     states.iter().copied().collect()
 }
 
-/// What has begun, by number.
+/// The operations that have begun, by number.
 struct Begins<'a>(&'a [Option<Begun>]);
 
 impl Model for Begins<'_> {
     type State = Rows;
     type Outcome = Outcome;
 
-    /// Saves of one process that become one. Every choice of them is possible that the store can make: they wait in the order
-    /// in which they began, and those between two of them that did not take effect with them can only have failed.
+    /// Returns the combinations of saves of one process that the store can make: they wait in the order in which they began, and
+    /// those between two of them that did not take effect with them can only have failed.
     fn joint_steps(&self, wait: &[usize], rows: &Rows) -> Vec<JointStep<Self>> {
         let begun = |number: &usize| self.0[*number].as_ref().expect("it has begun");
         let mut saves: Vec<_> =
@@ -291,7 +294,7 @@ impl Model for Begins<'_> {
     }
 }
 
-/// What may become of the sessions when `operation` takes effect, or, for a revoke, takes effect partly.
+/// Returns the states to which the sessions may come when `operation` takes effect, or, for a revoke, takes effect in part.
 fn steps(
     operation: Operation,
     number: usize,

@@ -1,4 +1,4 @@
-//! What is run: which operations, where, and what they begin with.
+//! Scenarios: which operations run, in which processes, and from which state.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use session_core::Scope;
 
 use super::operation::Operation;
 
-/// What the cache holds of session A when a run begins.
+/// The contents of the cache, as to session A, when a run begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Beginning {
     /// Nothing.
@@ -18,7 +18,7 @@ pub enum Beginning {
     Ending,
 }
 
-/// Several writers of one session in one process, several loads of it, and exchanges that are lost again and again.
+/// Several writers of one session in one process, several loads of it, and exchanges that are lost repeatedly.
 const CROWDS: &[&str] = &[
     "merge@0+merge@0+merge@0+touch@0+delete@0/vacant/shared/0",
     "merge@0+merge@0+merge@0+merge@0+merge@0/vacant/shared/0",
@@ -28,7 +28,7 @@ const CROWDS: &[&str] = &[
     "merge@0+merge@0+rename@0+load-b@1/vacant/shared/0",
     "revoke@0+merge@0+merge@0+create@1/vacant/shared/0",
     "merge@0+merge@0+merge@0/vacant/shared/1",
-    "merge@0+merge@0+merge@0/cached/nervous/1",
+    "merge@0+merge@0+merge@0/cached/sensitive/1",
     "load@0+load@0+load@0+delete@1/vacant/shared/0",
     "load@0+load@0+load@0/vacant/shared/1",
     "merge@0/vacant/shared/1/rival8",
@@ -37,13 +37,13 @@ const CROWDS: &[&str] = &[
     "rename@0/vacant/shared/0/rival8",
     "load@1+merge@0/cached/shared/0/rival8",
     "merge@0+merge@0/vacant/shared/0/rival8",
-    "delete@0+delete-b@0/vacant/nervous/2",
+    "delete@0+delete-b@0/vacant/sensitive/2",
 ];
 
-/// Those that take longer.
+/// Crowds that take longer.
 const LARGE_CROWDS: &[&str] = &[
     "merge@0+merge@0+merge@1+merge@1/vacant/shared/0",
-    "load@1+merge@0+merge@0+merge@0/vacant/nervous/1",
+    "load@1+merge@0+merge@0+merge@0/vacant/sensitive/1",
     "load@0+load@1+merge@0+merge@0+merge@0+touch@0+delete@0/cached/shared/0",
     "merge@0+merge@1/vacant/shared/0/rival6",
     "merge@0+merge@0+delete@1/vacant/shared/0/rival6",
@@ -52,20 +52,20 @@ const LARGE_CROWDS: &[&str] = &[
     "merge@0+merge@0+merge@0/vacant/shared/2",
 ];
 
-/// A mix of operations, and everything else that decides which runs are possible. Its name says all of it.
+/// A mix of operations, and everything else that decides which runs are possible. Its name contains all of it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Scenario {
     /// The operations, and the process (0 or 1) that each of them is begun in.
     pub operations: Vec<(Operation, usize)>,
     /// What the cache holds.
     pub beginning: Beginning,
-    /// Whether the cache is one for all processes, or the only process's own.
+    /// `true` if one cache is shared by all processes, `false` if it belongs to the only process.
     pub is_shared: bool,
-    /// Whether one failed call opens the circuit breaker.
-    pub is_nervous: bool,
-    /// How many faults there may be in one run.
+    /// `true` if a single failed call opens the circuit breaker.
+    pub is_sensitive: bool,
+    /// The maximum number of faults in one run.
     pub faults: u8,
-    /// How often a process besides these may get ahead of an exchange in one run. It writes nothing.
+    /// How often a rival process may get ahead of an exchange in one run. That process writes nothing.
     pub rivalry: u8,
 }
 
@@ -78,26 +78,30 @@ impl Scenario {
         self.operations.iter().map(|(_, process)| process + 1).max().unwrap_or(1)
     }
 
-    /// Crowds: several operations of one process that share a write queue or a flight, and writers that a process besides gets
-    /// ahead of, more often than an exchange is tried again in haste. With the large ones if `all`.
+    /// Returns the crowds: several operations of one process that share a write queue or a single flight, and writers that a
+    /// rival process overtakes more often than an exchange is retried without a pause. Includes the large ones if `all`.
     ///
     /// # Errors
     ///
-    /// When a name in the list names no scenario.
+    /// Returns an error if a name in the list names no scenario.
     pub fn crowds(all: bool) -> Result<Vec<Self>, String> {
         let large = LARGE_CROWDS.iter().filter(|_| all);
         CROWDS.iter().chain(large).map(|name| name.parse()).collect()
     }
 
-    /// What every change is checked with, besides the crowds: every mix of two, in all arrangements with one fault, and in one
-    /// with two faults (nothing cached, and each operation in a process of its own, if they are not both loads), unless it is
-    /// one of the largest; `samples` of those, chosen by `random`; and as many mixes of three: half of them with one fault,
-    /// and half of them, among which are the largest mixes, and those with more than one merge, without.
+    /// Returns the scenarios with which every change is checked, besides the crowds:
+    ///
+    /// - every mix of two in all arrangements with one fault;
+    /// - every mix of two in one arrangement with two faults (nothing cached, and each operation in a process of its own,
+    ///   unless both are loads), except the largest;
+    /// - `samples` of these largest, chosen by `random`;
+    /// - as many mixes of three, half of them with one fault, and half of them, which include the largest mixes and those with
+    ///   more than one merge, without a fault.
     #[must_use]
     pub fn standard(mut random: impl FnMut(usize) -> usize, samples: usize) -> Vec<Self> {
         let matters_most = |scenario: &Self| {
             let shares_flights = scenario.operations.iter().all(|(operation, _)| operation.is_load());
-            let is_plain = scenario.is_shared && !scenario.is_nervous;
+            let is_plain = scenario.is_shared && !scenario.is_sensitive;
             is_plain
                 && scenario.beginning != Beginning::Cached
                 && (scenario.processes() > 1 || shares_flights)
@@ -108,7 +112,7 @@ impl Scenario {
             twice.push(large.swap_remove(random(large.len())));
         }
         let mut scenarios = Self::all(2, 1);
-        // With two faults, everything is included that is possible with one.
+        // Two faults include everything that is possible with one.
         scenarios
             .retain(|once| !twice.iter().any(|scenario| Self { faults: 1, ..scenario.clone() } == *once));
         scenarios.extend(twice);
@@ -122,29 +126,29 @@ impl Scenario {
         scenarios
     }
 
-    /// Whether it has the more states, because its operations touch two sessions or begin again.
+    /// Returns `true` if it has many states, because its operations touch two sessions or may begin again.
     fn is_large(&self) -> bool {
         self.keys() + self.merges() > 2
     }
 
-    /// Puts the largest first, so that no core is left alone with one in the end.
+    /// Puts the largest first, so that no core is left alone with one at the end.
     pub fn sort(scenarios: &mut [Self]) {
         scenarios.sort_by_key(|scenario| {
             std::cmp::Reverse((scenario.operations.len() + usize::from(scenario.faults), scenario.keys()))
         });
     }
 
-    /// How many sessions the operations touch, each counted again.
+    /// Returns how many sessions the operations touch, each counted once per operation.
     fn keys(&self) -> usize {
         self.operations.iter().map(|(operation, _)| operation.keys().len()).sum()
     }
 
-    /// How many operations may begin again.
+    /// Returns how many operations may begin again.
     fn merges(&self) -> usize {
         self.operations.iter().filter(|(operation, _)| *operation == Operation::Merge).count()
     }
 
-    /// A scenario of `size` operations and up to `faults` faults, by chance.
+    /// Returns a random scenario of `size` operations and up to `faults` faults.
     #[must_use]
     pub fn random(mut random: impl FnMut(usize) -> usize, size: usize, faults: u8) -> Self {
         loop {
@@ -162,15 +166,15 @@ impl Scenario {
                 operations,
                 beginning: beginnings.swap_remove(random(beginnings.len())),
                 is_shared: is_split || random(4) > 0,
-                is_nervous: is_split && random(2) > 0,
+                is_sensitive: is_split && random(2) > 0,
                 faults,
                 rivalry: if random(4) == 0 { 8 } else { 0 },
             };
         }
     }
 
-    /// Whether this is the arrangement of its mix that shows the most: one cache for two processes, of which one has the
-    /// last operation and the other one the rest, and nothing cached.
+    /// Returns `true` if this is the arrangement of its mix that shows the most: one cache for two processes, of which one has
+    /// the last operation and the other one the rest, and nothing cached.
     #[must_use]
     pub fn is_first_arrangement(&self) -> bool {
         let last = self.operations.len() - 1;
@@ -182,10 +186,13 @@ impl Scenario {
             .map(|(n, operation)| (operation, usize::from(n == last)))
             .collect();
         spread.sort_unstable();
-        self.operations == spread && self.is_shared && !self.is_nervous && self.beginning != Beginning::Cached
+        self.operations == spread
+            && self.is_shared
+            && !self.is_sensitive
+            && self.beginning != Beginning::Cached
     }
 
-    /// Every scenario with `size` operations and up to `faults` faults.
+    /// Returns every scenario with `size` operations and up to `faults` faults.
     #[must_use]
     pub fn all(size: usize, faults: u8) -> Vec<Self> {
         let mut mixes = Vec::new();
@@ -195,21 +202,21 @@ impl Scenario {
             for beginning in beginnings(operations) {
                 for placed in placements(operations) {
                     let is_split = placed.iter().any(|(_, process)| *process > 0);
-                    // (shared, nervous): in one process, a cache of its own is another thing, and so is a breaker that
-                    // opens, if there is another process that goes on.
+                    // (shared, sensitive): with one process, a cache of its own is another arrangement; with two, a
+                    // breaker that opens while the other process continues.
                     let variants: &[_] = match (is_split, faults) {
                         (false, _) => &[(true, false), (false, false)],
                         (true, 0) => &[(true, false)],
                         (true, _) => &[(true, false), (true, true)],
                     };
-                    for &(is_shared, is_nervous) in variants {
+                    for &(is_shared, is_sensitive) in variants {
                         let operations = placed.clone();
                         let rivalry = 0;
                         scenarios.push(Self {
                             operations,
                             beginning,
                             is_shared,
-                            is_nervous,
+                            is_sensitive,
                             faults,
                             rivalry,
                         });
@@ -221,7 +228,7 @@ impl Scenario {
     }
 }
 
-/// All multisets of operations.
+/// Collects all multisets of operations.
 fn mix(size: usize, from: usize, chosen: &mut Vec<Operation>, mixes: &mut Vec<Vec<Operation>>) {
     if chosen.len() == size {
         mixes.push(chosen.clone());
@@ -234,7 +241,7 @@ fn mix(size: usize, from: usize, chosen: &mut Vec<Operation>, mixes: &mut Vec<Ve
     }
 }
 
-/// Whether the operations have to do with each other: those that do not are no mix.
+/// Returns `true` if the operations have to do with each other. Others are no mix.
 fn is_connected(operations: &[Operation]) -> bool {
     let Some((first, rest)) = operations.split_first() else { return false };
     let mut reached: Vec<usize> = first.keys().to_vec();
@@ -243,7 +250,7 @@ fn is_connected(operations: &[Operation]) -> bool {
     {
         reached.extend(left.remove(next).keys());
     }
-    // B is not there in the beginning: somebody must make it.
+    // B is not there in the beginning, so an operation must make it.
     let makes_b = operations.iter().any(|other| matches!(other, Operation::Create | Operation::Rename));
     left.is_empty()
         && (makes_b || !reached.contains(&1) || operations.iter().all(|other| other.keys() != [1]))
@@ -260,8 +267,7 @@ fn beginnings(operations: &[Operation]) -> Vec<Beginning> {
     beginnings
 }
 
-/// Every way to spread the operations over one or two processes. Which process is which does not matter, but for their
-/// clocks.
+/// Returns every way to spread the operations over one or two processes. The processes differ in their clocks alone.
 fn placements(operations: &[Operation]) -> Vec<Vec<(Operation, usize)>> {
     let mut placements = Vec::new();
     for bits in 0..1_usize << (operations.len() - 1) {
@@ -290,10 +296,10 @@ impl fmt::Display for Scenario {
             Beginning::Cached => "cached",
             Beginning::Ending => "ending",
         };
-        let cache = match (self.is_shared, self.is_nervous) {
+        let cache = match (self.is_shared, self.is_sensitive) {
             (false, _) => "process",
             (true, false) => "shared",
-            (true, true) => "nervous",
+            (true, true) => "sensitive",
         };
         write!(f, "/{beginning}/{cache}/{}", self.faults)?;
         if self.rivalry > 0 { write!(f, "/rival{}", self.rivalry) } else { Ok(()) }
@@ -324,11 +330,11 @@ impl FromStr for Scenario {
             Some((*operation, process))
         };
         let operations: Option<Vec<_>> = operations.split('+').map(operation).collect();
-        let (is_shared, is_nervous) = match cache {
+        let (is_shared, is_sensitive) = match cache {
             "shared" => (true, false),
-            "nervous" => (true, true),
+            "sensitive" => (true, true),
             "process" => (false, false),
-            _ => return Err(wrong("the cache is neither shared nor nervous nor process")),
+            _ => return Err(wrong("the cache is neither shared nor sensitive nor process")),
         };
         let scenario = Self {
             operations: operations.ok_or_else(|| wrong("its operations are unknown"))?,
@@ -339,7 +345,7 @@ impl FromStr for Scenario {
                 _ => return Err(wrong("the beginning is neither vacant nor cached nor ending")),
             },
             is_shared,
-            is_nervous,
+            is_sensitive,
             faults: faults.parse().map_err(|_| wrong("the number of faults is no number"))?,
             rivalry,
         };

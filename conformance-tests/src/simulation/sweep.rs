@@ -8,11 +8,11 @@ use std::thread;
 use super::explore::{Explored, Violation, explore};
 use super::scenario::Scenario;
 
-/// Explores all of `scenarios`, and tells `progress` of each that is done. Stops at the first violation.
+/// Explores all of `scenarios`, and calls `progress` for each that is done. Stops at the first violation.
 ///
 /// # Errors
 ///
-/// The violation; or that nothing was explored, which proves nothing.
+/// Returns the violation, or that nothing was explored, which proves nothing.
 pub fn sweep(
     scenarios: &[Scenario],
     progress: impl Fn(&Scenario, Explored) + Sync,
@@ -21,7 +21,7 @@ pub fn sweep(
     let locked = || sum.lock().unwrap_or_else(PoisonError::into_inner);
     on_all_cores(scenarios, |scenario| {
         let (explored, violation) = explore(scenario, false);
-        // The shortest is easier to understand, and takes as long again to find.
+        // The shortest violation is easier to understand, and takes as long again to find.
         let violation = violation.map(|found| explore(scenario, true).1.unwrap_or(found));
         let mut sum = locked();
         sum.0 += explored;
@@ -41,7 +41,7 @@ pub fn sweep(
     }
 }
 
-/// Does `work` with each of `items`, one after the other on each core, until it breaks off.
+/// Does `work` with each of `items`, one after the other on each core, until it breaks.
 pub(super) fn on_all_cores<T: Sync>(items: &[T], work: impl Fn(&T) -> ControlFlow<()> + Sync) {
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
@@ -57,7 +57,7 @@ pub(super) fn on_all_cores<T: Sync>(items: &[T], work: impl Fn(&T) -> ControlFlo
     });
 }
 
-/// Why a sweep proves nothing, or the opposite of what it should.
+/// Why a sweep proves nothing, or disproves a promise.
 #[derive(Clone, Debug)]
 pub enum SweepError {
     /// A run broke a promise.

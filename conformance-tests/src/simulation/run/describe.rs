@@ -1,15 +1,19 @@
-//! A run, told to a reader.
+//! Descriptions of a run for a reader.
 
 use std::fmt;
 
 use session_core::{Entry, Expected, State};
 
-use super::{Choice, JUMPS, Simulation};
-use crate::simulation::world::{Effect, KEYS, Seen, TaskId, lock};
+use super::Simulation;
+use super::choices::{Choice, JUMPS};
+use crate::simulation::call::{Effect, Seen};
+use crate::simulation::settings::KEYS;
+use crate::simulation::task_id::TaskId;
+use crate::simulation::world::lock;
 
 impl Simulation<'_> {
-    /// A choice, told to a reader.
-    pub(in crate::simulation) fn tell(&self, choice: Choice) -> String {
+    /// Describes a choice.
+    pub(in crate::simulation) fn describe(&self, choice: Choice) -> String {
         let world = lock(&self.world);
         let who = |id: &TaskId| match self.scenario.operations.get(id.operation()) {
             Some((operation, process)) => {
@@ -18,19 +22,19 @@ impl Simulation<'_> {
             None => format!("{id:?}"),
         };
         let what = |id: &TaskId| match world.tasks.get(id).and_then(|task| task.call.as_ref()) {
-            Some(call) => format!("{}: {}", who(id), Told(&call.effect)),
+            Some(call) => format!("{}: {}", who(id), Described(&call.effect)),
             None => who(id),
         };
         match &choice {
             Choice::Begin(number) => format!("{} begins", who(&TaskId::of_operation(*number))),
             Choice::Start(id) => format!("{}: its write queue begins", who(id)),
             Choice::Rival => "another process gets ahead".into(),
-            Choice::Happen(id) => what(id),
+            Choice::TakeEffect(id) => what(id),
             Choice::Arrive(id) => format!("{}: the answer arrives", who(id)),
             Choice::Fire(id) => format!("{}: its timer fires", who(id)),
-            Choice::Land(position) => {
+            Choice::TakeEffectLate(position) => {
                 let late = &world.late[*position];
-                format!("{}, long given up: {}", who(&late.task), Told(&late.effect))
+                format!("{}, given up before: {}", who(&late.task), Described(&late.effect))
             }
             Choice::Finish => "all is quiet".into(),
             Choice::Refuse(id) => format!("FAULT {}: an error, without effect", what(id)),
@@ -42,7 +46,7 @@ impl Simulation<'_> {
             Choice::Drop(number) => {
                 format!("FAULT the caller of {} leaves", who(&TaskId::of_operation(*number)))
             }
-            Choice::Forget(number) => {
+            Choice::Suspend(number) => {
                 format!("FAULT {} is not polled any more", who(&TaskId::of_operation(*number)))
             }
             Choice::Crash(process) => format!("FAULT process {process} dies"),
@@ -51,10 +55,10 @@ impl Simulation<'_> {
         }
     }
 
-    /// What is in the cache and in the database, told to a reader.
-    pub(in crate::simulation) fn tell_state(&self) -> String {
+    /// Describes the contents of the cache and of the database.
+    pub(in crate::simulation) fn describe_state(&self) -> String {
         let world = lock(&self.world);
-        let told = |key: usize| {
+        let described = |key: usize| {
             let cached = match world.entry(key).map(|entry| &entry.state) {
                 None => "nothing".to_owned(),
                 Some(State::Lease) => "a lease".to_owned(),
@@ -69,13 +73,13 @@ impl Simulation<'_> {
             let row = world.row(key).map_or("no row".to_owned(), |row| format!("row {:?}", Seen::of(row).0));
             format!("{}: {cached} | {row}", ["A", "B"][key])
         };
-        format!("{}; {}", told(0), told(1))
+        format!("{}; {}", described(0), described(1))
     }
 }
 
-struct Told<'a>(&'a Effect);
+struct Described<'a>(&'a Effect);
 
-impl fmt::Display for Told<'_> {
+impl fmt::Display for Described<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let entry = |entry: &Entry| match &entry.state {
             State::Value(_) => "a value",

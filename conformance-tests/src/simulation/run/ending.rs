@@ -1,39 +1,42 @@
-//! What must hold when nothing happens any more.
+//! The end of a run: what must hold when nothing happens any more.
 
 use std::time::Duration;
 
 use session_core::{Entry, State};
 
-use super::{FIRST_PROBE, Judged, Simulation, Status, Task, awaits_repair};
+use super::tasks::Task;
+use super::{FIRST_PROBE, Simulation, Status, Verdict, awaits_repair};
 use crate::simulation::operation::{Operation, stored_keys};
 use crate::simulation::oracle::Promise;
-use crate::simulation::world::{
-    AHEAD, CLOCK_SLACK, FENCE_TTL, KEYS, LEASE_TTL, MAX_CACHE_AGE, Purpose, STATEMENT_BOUND, TaskId,
-    VALUE_LAZINESS, WRITE_TIMEOUT, World, lock,
+use crate::simulation::settings::{
+    AHEAD, CLOCK_SLACK, FENCE_TTL, KEYS, LEASE_TTL, MAX_CACHE_AGE, STATEMENT_BOUND, VALUE_TTL_EXCESS,
+    WRITE_TIMEOUT,
 };
+use crate::simulation::task_id::TaskId;
+use crate::simulation::world::{Purpose, World, lock};
 
-/// How soon after the cache answers again it must be used.
+/// How soon the cache must be used after it answers again.
 const RECOVERY: Duration = Duration::from_secs(2);
 
-/// Nothing takes longer.
+/// The number of rounds after which a run is stuck.
 const MAX_ROUNDS: usize = 200;
 
-/// For so many rounds, timers fire when they are due: for longer than the recovery may take.
+/// The number of rounds in which timers fire when they are due: longer than the recovery may take.
 const PUNCTUAL_ROUNDS: usize = 40;
 
 impl Simulation<'_> {
-    /// From here on there are no faults, and nothing else begins: what has begun must come to its end, and the cache must be
-    /// of use again.
-    pub(in crate::simulation) fn complete(mut self) -> Judged {
+    /// Completes the run. From here on there are no faults, and nothing else begins: every operation that has begun must come
+    /// to its end, and the cache must be of use again.
+    pub(in crate::simulation) fn complete(mut self) -> Verdict {
         for status in &mut self.statuses {
             if *status == Status::Waiting {
                 *status = Status::Over;
             }
         }
-        // What was given up happens now or never.
+        // Calls that were given up take effect now or never.
         let lands = self.digest().is_multiple_of(2);
         while lands && !lock(&self.world).late.is_empty() {
-            lock(&self.world).land(0);
+            lock(&self.world).take_effect_late(0);
         }
         self.rivalry_left = 0;
         for _ in 0..MAX_ROUNDS {
@@ -47,15 +50,15 @@ impl Simulation<'_> {
             }
             self.serve_all();
         }
-        Err("what has begun does not come to its end".into())
+        Err("an operation that has begun does not come to its end".into())
     }
 
     /// Judges a state in which nothing happens any more.
-    pub(super) fn finish(&mut self) -> Judged {
+    pub(super) fn finish(&mut self) -> Verdict {
         let awaits = self.stores.iter().flatten().any(awaits_repair);
         if let Some(number) = self.statuses.iter().position(|status| *status == Status::Running) {
             let name = self.scenario.operations[number].0.name();
-            return Err(format!("{name} waits for something that nobody will do"));
+            return Err(format!("{name} waits for something that never happens"));
         }
         if !self.excuses.failures {
             for number in std::mem::take(&mut self.dropped) {
@@ -64,9 +67,9 @@ impl Simulation<'_> {
         }
         {
             let mut world = lock(&self.world);
-            let is_stuck = |task: &&Task| !task.is_forgotten && world.tasks[&task.id].timers.is_empty();
+            let is_stuck = |task: &&Task| !task.is_suspended && world.tasks[&task.id].timers.is_empty();
             if let Some(stuck) = self.tasks.iter().find(is_stuck) {
-                return Err(format!("{:?} waits for something that nobody will do", stuck.id));
+                return Err(format!("{:?} waits for something that never happens", stuck.id));
             }
             if world.rival.is_some() {
                 world.rival();
@@ -81,7 +84,7 @@ impl Simulation<'_> {
         self.drain()?;
         self.check_quiet_cache()?;
         if self.stores.iter().all(Option::is_none) {
-            // The process is started again.
+            // The process starts again.
             self.stores[0] = Some(self.store(0));
         }
         let mut probe = FIRST_PROBE;
@@ -92,12 +95,12 @@ impl Simulation<'_> {
         if !self.is_bounded_only() {
             self.probe_all(&mut probe, true)?;
         }
-        self.let_pass(MAX_CACHE_AGE + VALUE_LAZINESS + AHEAD);
+        self.let_pass(MAX_CACHE_AGE + VALUE_TTL_EXCESS + AHEAD);
         self.exposed.clear();
         self.repairs_lost = false;
         self.probe_all(&mut probe, true)?;
-        // Who was not polled any more leaves at last.
-        self.end_tasks(|task| task.is_forgotten);
+        // Loads that were not polled any more leave at last.
+        self.end_tasks(|task| task.is_suspended);
         self.run_woken()?;
         self.drain()?;
         if self.stores.iter().flatten().any(|store| store.__flights() + store.__queues() > 0) {
@@ -112,7 +115,7 @@ impl Simulation<'_> {
         self.oracle.tick(world.now);
     }
 
-    fn check_left_behind(&self, world: &World, key: usize) -> Judged {
+    fn check_left_behind(&self, world: &World, key: usize) -> Verdict {
         match world.entry(key).map(|entry| &entry.state) {
             Some(State::Lease | State::Fence(_)) if !self.excuses.leftovers => {
                 Err("a lease or a fence is left behind, although nothing went wrong that explains it".into())
@@ -121,8 +124,8 @@ impl Simulation<'_> {
         }
     }
 
-    /// What the cache shows is what the database has, but for an expiry that is earlier.
-    fn check_quiet_cache(&self) -> Judged {
+    /// Checks that the cache shows what the database has, except for an expiry that is earlier.
+    fn check_quiet_cache(&self) -> Verdict {
         if self.is_bounded_only() {
             return Ok(());
         }
@@ -148,34 +151,34 @@ impl Simulation<'_> {
         Ok(())
     }
 
-    /// Lets the store's own tasks come to their end. The cache answers from now on: soon it must be used again.
-    fn drain(&mut self) -> Judged {
+    /// Lets the store's own tasks come to their end. The cache answers from now on, so it must be used again soon.
+    fn drain(&mut self) -> Verdict {
         let begun = lock(&self.world).now;
         for round in 0..MAX_ROUNDS {
-            if self.tasks.iter().all(|task| task.is_forgotten) {
-                // Nothing looks after the cache any more.
+            if self.tasks.iter().all(|task| task.is_suspended) {
+                // No task maintains the cache any more.
                 return self.check_recovery(Duration::MAX);
             }
             self.serve_all();
             self.run_woken()?;
             let now = lock(&self.world).now;
             self.check_recovery(now.since(begun))?;
-            // The first looks at the cache come when they are due. Later ones may be late.
+            // The first probes of the cache come when they are due. Later ones may be late.
             let pause = if round < PUNCTUAL_ROUNDS { Duration::ZERO } else { Duration::from_secs(1) };
             self.pass_to_timer(&|_| true, pause)?;
         }
         Err("a task is left behind that does not come to its end".into())
     }
 
-    /// Lets time pass until the first timer of those that `are_meant` is due, but for `at_least` so long, and all fire that are
+    /// Lets time pass, at least `at_least`, until the first timer for which `is_meant` is true is due, and fires all that are
     /// due then.
-    fn pass_to_timer(&mut self, are_meant: &dyn Fn(Purpose) -> bool, at_least: Duration) -> Judged {
+    fn pass_to_timer(&mut self, is_meant: &dyn Fn(Purpose) -> bool, at_least: Duration) -> Verdict {
         let due: Vec<_> = {
             let world = lock(&self.world);
             let idle =
-                world.tasks.iter().filter(|(id, task)| task.call.is_none() && !self.is_forgotten(**id));
+                world.tasks.iter().filter(|(id, task)| task.call.is_none() && !self.is_suspended(**id));
             let due = idle.filter_map(|(id, task)| {
-                let meant = task.timers.iter().filter(|timer| are_meant(timer.purpose));
+                let meant = task.timers.iter().filter(|timer| is_meant(timer.purpose));
                 Some((meant.map(|timer| timer.due).min()?, *id))
             });
             due.collect()
@@ -190,9 +193,9 @@ impl Simulation<'_> {
         self.run_woken()
     }
 
-    /// So long after the cache began to answer, no server is left alone, and no key waits to be repaired, unless a statement
-    /// may still commit.
-    fn check_recovery(&self, after: Duration) -> Judged {
+    /// Checks that, `after` this time of answers from the cache, it is used again, and no key waits for its repair, unless a
+    /// statement may still commit.
+    fn check_recovery(&self, after: Duration) -> Verdict {
         for store in self.stores.iter().flatten() {
             if after > RECOVERY && store.__breaker_is_open() {
                 return Err(format!("the cache has answered for {after:?}, and is not used yet"));
@@ -211,8 +214,8 @@ impl Simulation<'_> {
         Ok(())
     }
 
-    /// Whether the second load of a session must be a hit now: neither a lease nor a fence is there, nor a value that is too
-    /// old to be shown.
+    /// Returns `true` if the second load of a session must be a hit now: neither a lease nor a fence is there, nor a value that
+    /// is too old to be served.
     fn is_free(&self, key: usize) -> bool {
         let world = lock(&self.world);
         match world.entry(key).map(|entry| &entry.state) {
@@ -224,9 +227,9 @@ impl Simulation<'_> {
         }
     }
 
-    /// Loads everything twice in every process. `is_calm` says that leases and fences have run out. Then, or where none is, the
-    /// second load of a session must be a hit.
-    fn probe_all(&mut self, probe: &mut usize, is_calm: bool) -> Judged {
+    /// Loads everything twice in every process. `is_calm` means that leases and fences have run out. Then, or where there is
+    /// none, the second load of a session must be a hit.
+    fn probe_all(&mut self, probe: &mut usize, is_calm: bool) -> Verdict {
         for process in 0..self.stores.len() {
             if self.stores[process].is_none() {
                 continue;
@@ -234,7 +237,7 @@ impl Simulation<'_> {
             for (key, operation) in [Operation::Load, Operation::LoadB].into_iter().enumerate() {
                 let is_calm = is_calm || self.is_free(key);
                 if self.stores[process].as_ref().is_some_and(|store| store.__flights() > 0) {
-                    // This one ends the attempt of a load that is not polled any more.
+                    // This load ends the attempt of a load that is not polled any more.
                     self.probe(probe, process, operation)?;
                 }
                 self.probe(probe, process, operation)?;
@@ -250,7 +253,7 @@ impl Simulation<'_> {
         Ok(())
     }
 
-    fn probe(&mut self, probe: &mut usize, process: usize, operation: Operation) -> Judged {
+    fn probe(&mut self, probe: &mut usize, process: usize, operation: Operation) -> Verdict {
         let number = *probe;
         *probe += 1;
         self.begin(number, operation, process, None);
@@ -260,7 +263,7 @@ impl Simulation<'_> {
         for _ in 0..20 {
             self.run_woken()?;
             if !lock(&self.world).tasks.contains_key(&TaskId::of_operation(number)) {
-                // The load may have found that the cache needs to be looked after.
+                // The load may have found that the cache needs maintenance.
                 return self.drain();
             }
             self.serve_all();
