@@ -1,10 +1,10 @@
-//! Many at the same time.
+//! Work that many nodes do at the same time.
 
 use std::sync::Arc;
 
 use tokio::sync::Barrier;
 
-/// Does `work` so many times at once, on the nodes in turn, and gives back what came of it.
+/// Runs `work` concurrently, `times` times, on the nodes in turn, and returns the results.
 pub(crate) async fn at_once<P, T, Fut>(
     nodes: &[Arc<P>],
     times: usize,
@@ -24,7 +24,7 @@ where
     });
     let mut results = Vec::new();
     for task in running.collect::<Vec<_>>() {
-        results.push(task.await.expect("what ran beside the case failed, see above"));
+        results.push(task.await.expect("a task of the case failed, see above"));
     }
     results
 }

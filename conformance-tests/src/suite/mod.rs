@@ -1,4 +1,4 @@
-//! The suite that any backend can run: the cases of each layer, and the reference that shows them to be right.
+//! The suite that any backend can run: the cases of each layer, and the reference that passes them.
 
 pub mod cache;
 mod case;

@@ -1,4 +1,4 @@
-//! Turns cases into named tests.
+//! Making named tests of cases.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,12 +13,12 @@ use crate::suite::persistence::{PersistenceFixture, SubjectIndexFixture};
 use crate::suite::scan::ScanFixture;
 use crate::suite::{cache, pair, persistence, scan, subject_index};
 
-/// No case takes longer, unless the backend hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The longest time of a case. A backend that takes longer hangs.
+const CASE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The tests of one backend, named `layer::backend::case`.
 ///
-/// Give the result to [`libtest_mimic::run`], in a test with `harness = false`:
+/// Pass the result to [`libtest_mimic::run`] in a test with `harness = false`:
 ///
 /// ```
 /// use conformance_tests::{Suite, reference::MemoryCache};
@@ -34,37 +34,37 @@ pub struct Suite {
 }
 
 impl Suite {
-    /// No tests yet, of a backend with this name.
+    /// Creates a suite without tests, for a backend with this name.
     pub fn new(backend: impl Into<String>) -> Self {
         Self { backend: backend.into(), trials: Vec::new() }
     }
 
-    /// The cases of [`Cache`](session_core::Cache).
+    /// Adds the cases of [`Cache`](session_core::Cache).
     pub fn cache<F: CacheFixture>(self, fixture: F) -> Self {
         self.layer("cache", fixture, cache::cases())
     }
 
-    /// The cases of [`Persistence`](session_core::Persistence).
+    /// Adds the cases of [`Persistence`](session_core::Persistence).
     pub fn persistence<F: PersistenceFixture>(self, fixture: F) -> Self {
         self.layer("persistence", fixture, persistence::cases())
     }
 
-    /// The cases of [`SubjectIndex`](session_core::SubjectIndex), beyond those of `Persistence`.
+    /// Adds the cases of [`SubjectIndex`](session_core::SubjectIndex), beyond those of `Persistence`.
     pub fn subject_index<F: SubjectIndexFixture>(self, fixture: F) -> Self {
         self.layer("subject_index", fixture, subject_index::cases())
     }
 
-    /// The cases of [`Scan`](session_core::Scan), beyond those of `Persistence`.
+    /// Adds the cases of [`Scan`](session_core::Scan), beyond those of `Persistence`.
     pub fn scan<F: ScanFixture>(self, fixture: F) -> Self {
         self.layer("scan", fixture, scan::cases())
     }
 
-    /// The cases of a cache and a database together.
+    /// Adds the cases of a cache and a database together.
     pub fn pair<F: PairFixture>(self, fixture: F) -> Self {
         self.layer("pair", fixture, pair::cases())
     }
 
-    /// Cases of a layer of your own.
+    /// Adds the cases of a layer of your own.
     pub fn layer<F: Send + Sync + 'static>(mut self, layer: &str, fixture: F, cases: Vec<Case<F>>) -> Self {
         let fixture = Arc::new(fixture);
         for case in cases {
@@ -75,13 +75,13 @@ impl Suite {
         self
     }
 
-    /// The tests, to be run by [`libtest_mimic::run`].
+    /// Returns the tests, for [`libtest_mimic::run`].
     #[must_use]
     pub fn into_trials(self) -> Vec<Trial> {
         self.trials
     }
 
-    /// The same tests, reported as ignored, with the reason in their kind: the backend is not to be had here.
+    /// Returns the tests as ignored ones, with the reason as their kind, for a backend that is not available.
     #[must_use]
     pub fn into_ignored_trials(self, reason: &str) -> Vec<Trial> {
         self.trials.into_iter().map(|trial| trial.with_ignored_flag(true).with_kind(reason)).collect()
@@ -94,15 +94,15 @@ impl fmt::Debug for Suite {
     }
 }
 
-/// Each case has a runtime of its own, so that connections are made where they are used. A case whose fixture cannot do
-/// what it needs is reported as ignored.
+/// Runs a case on a runtime of its own, so that connections are made where they are used. A case whose fixture lacks a
+/// capability that it needs is reported as ignored.
 fn run<F>(case: &Case<F>, fixture: &F) -> Result<Completion, Failed> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        match tokio::time::timeout(PATIENCE, case.run(fixture)).await {
+        match tokio::time::timeout(CASE_TIMEOUT, case.run(fixture)).await {
             Ok(None) => Ok(Completion::Completed),
             Ok(Some(reason)) => Ok(Completion::ignored_with(reason)),
-            Err(_) => Err(Failed::from(format!("no end within {PATIENCE:?}: the backend hangs"))),
+            Err(_) => Err(Failed::from(format!("no end within {CASE_TIMEOUT:?}: the backend hangs"))),
         }
     })
 }

@@ -1,6 +1,6 @@
 //! The contract of [`Scan`], case by case, beyond that of [`Persistence`].
 //!
-//! Other cases use the table at the same time, so each looks for its own keys only, between two that enclose them.
+//! Other cases use the table at the same time, so each case looks only for its own keys, which have a prefix.
 
 #![allow(missing_docs, reason = "a case is named after what it shows")]
 
@@ -11,13 +11,13 @@ use session_core::{
 use crate::suite::case::{cases, skip};
 use crate::suite::persistence::{Damage, HOUR, NOW, PersistenceFixture, insert, load, record};
 
-/// A [`PersistenceFixture`] whose table can be gone through. Implemented for all of them.
+/// A [`PersistenceFixture`] whose table can be scanned. Implemented for all of them.
 pub trait ScanFixture: PersistenceFixture<Persistence: Scan> {}
 
 impl<F: PersistenceFixture<Persistence: Scan>> ScanFixture for F {}
 
 cases! {
-    /// All cases of this layer.
+    /// Returns all cases of this layer.
     for ScanFixture:
     expired_sessions_are_found => "Expired sessions are there, too.",
     keys_are_in_the_order_of_their_bytes => "Keys are in the order of their bytes.",
@@ -29,7 +29,7 @@ cases! {
     scan_without_a_key_begins_with_the_first => "Going on after the last key finds, exactly once,",
 }
 
-/// What all keys of one case begin with, and no other's.
+/// Returns a prefix for the keys of one case, which no other case has.
 fn prefix() -> String {
     let key = SessionKey::generate().expect("the system has random numbers");
     format!("scan-{}-", key.expose())
@@ -39,7 +39,7 @@ fn key(prefix: &str, text: &str) -> StoredKey {
     StoredKey::parse(&format!("{prefix}{text}")).expect("it is a stored key")
 }
 
-/// The sessions of one case that a scan in pages of `limit` finds. All of them can be read.
+/// Returns the sessions of one case that a scan in pages of `limit` finds. All must be readable.
 async fn scan(db: &impl Scan, prefix: &str, limit: u32) -> Vec<(StoredKey, Record)> {
     let rows = scan_rows(db, prefix, limit).await;
     rows.into_iter().map(|row| (row.key, row.contents.expect("it can be read"))).collect()
@@ -50,13 +50,13 @@ async fn scan_rows(db: &impl Scan, prefix: &str, limit: u32) -> Vec<Row<Record>>
     let mut after = StoredKey::parse(prefix).expect("it is a stored key");
     loop {
         let page = db.scan(Some(&after), limit).await.expect("the database answers");
-        assert!(page.len() <= limit as usize, "more than asked for");
+        assert!(page.len() <= limit as usize, "the page is longer than the limit");
         let is_last = page.len() < limit as usize;
         for row in page {
             if !row.key.as_str().starts_with(prefix) {
                 return found;
             }
-            assert!(row.key.as_bytes() > after.as_bytes(), "not after the last key");
+            assert!(row.key.as_bytes() > after.as_bytes(), "the key does not come after the last one");
             after = row.key;
             found.push(row);
         }
@@ -75,9 +75,9 @@ async fn insert_all(db: &impl Persistence, prefix: &str, texts: &[&str]) {
 pub async fn expired_sessions_are_found(fixture: &impl ScanFixture) {
     let (db, prefix) = (fixture.open().await, prefix());
     let expired = record("1{}").with_expires_at(NOW - HOUR);
-    // After the year 2000, so that no other case removes it.
+    // It expires after the year 2000, so that no other case removes it.
     let row = insert(&db, &key(&prefix, "expired"), &expired).await;
-    assert!(load(&db, &key(&prefix, "expired"), NOW).await.is_none(), "it has expired");
+    assert!(load(&db, &key(&prefix, "expired"), NOW).await.is_none(), "the session has expired");
     assert!(scan(&db, &prefix, 10).await == [(key(&prefix, "expired"), row)]);
 }
 
@@ -91,7 +91,7 @@ pub async fn keys_are_in_the_order_of_their_bytes(fixture: &impl ScanFixture) {
 
 pub async fn page_shorter_than_the_limit_is_the_last(fixture: &impl ScanFixture) {
     let db = fixture.open().await;
-    // After every key that a case uses.
+    // This key comes after every key that a case uses.
     let last = StoredKey::parse(&"~".repeat(StoredKey::MAX_LEN)).unwrap();
     assert!(db.scan(Some(&last), 1).await.unwrap().is_empty());
     let prefix = prefix();
@@ -110,7 +110,7 @@ pub async fn scan_in_pages_finds_each_session_once(fixture: &impl ScanFixture) {
         let found = found.iter().map(|(key, _)| key.as_str().strip_prefix(&prefix).unwrap());
         assert!(found.eq(texts.iter()), "in pages of {limit}");
     }
-    // What is removed or written meanwhile does not lead it astray.
+    // Sessions that are removed or written meanwhile do not disturb the scan.
     let before = StoredKey::parse(&prefix).unwrap();
     let page = db.scan(Some(&before), 20).await.unwrap();
     let last = &page.last().unwrap().key;
@@ -118,7 +118,7 @@ pub async fn scan_in_pages_finds_each_session_once(fixture: &impl ScanFixture) {
     db.update(&key(&prefix, "40"), &record("1{}"), None, ExpiryWrite::Extend, NOW).await.unwrap();
     insert_all(&db, &prefix, &["05"]).await;
     let next = db.scan(Some(last), 1).await.unwrap().remove(0);
-    assert!(next.key == key(&prefix, "30"), "the one after the twentieth");
+    assert!(next.key == key(&prefix, "30"), "the key after the twentieth");
 }
 
 pub async fn scanned_record_is_the_loaded_one(fixture: &impl ScanFixture) {
@@ -147,12 +147,20 @@ pub async fn unreadable_row_is_in_its_place(fixture: &impl ScanFixture) {
         assert!(keys.eq(["a", "b", "c"].map(|text| key(&prefix, text))), "in pages of {limit}");
         for row in &rows {
             let is_corrupt = matches!(row.contents, Err(PersistenceError::CorruptRow(_)));
-            assert_eq!(is_corrupt, row.key == damaged, "one of them cannot be read: {:?}", row.contents);
+            assert_eq!(
+                is_corrupt,
+                row.key == damaged,
+                "only the damaged row is unreadable: {:?}",
+                row.contents
+            );
         }
     }
     let loaded = db.load(&damaged, NOW).await;
-    assert!(matches!(loaded, Err(PersistenceError::CorruptRow(_))), "it is loaded as {loaded:?}");
-    assert!(db.delete(&damaged).await.expect("to end a session, its row need not be read"));
+    assert!(
+        matches!(loaded, Err(PersistenceError::CorruptRow(_))),
+        "the damaged row is loaded as {loaded:?}"
+    );
+    assert!(db.delete(&damaged).await.expect("a session whose row cannot be read can be deleted"));
     assert_eq!(scan(&db, &prefix, 10).await.len(), 2);
 }
 
@@ -169,7 +177,11 @@ pub async fn row_without_a_stored_key_is_skipped(fixture: &impl ScanFixture) {
         let keys = scan(&db, &prefix, limit).await.into_iter().map(|(key, _)| key);
         assert!(keys.eq(["a", "d"].map(|text| key(&prefix, text))), "in pages of {limit}");
         let page = db.scan(Some(&before), limit.min(2)).await.expect("the database answers");
-        assert_eq!(page.len(), limit.min(2) as usize, "a short page says that none comes after it");
+        assert_eq!(
+            page.len(),
+            limit.min(2) as usize,
+            "a page that is shorter than its limit means that none comes after it"
+        );
     }
 }
 
@@ -177,7 +189,7 @@ pub async fn scan_without_a_key_begins_with_the_first(fixture: &impl ScanFixture
     let db = fixture.open().await;
     let first = StoredKey::parse("!").unwrap();
     if load(&db, &first, NOW).await.is_none() {
-        // Somebody else may have been quicker.
+        // Another run may have inserted it first.
         let _ = db.insert(&first, &record("1{}")).await;
     }
     let page = db.scan(None, 1).await.expect("the database answers");

@@ -13,7 +13,7 @@ use crate::suite::persistence::{
 };
 
 cases! {
-    /// All cases of this layer.
+    /// Returns all cases of this layer.
     for SubjectIndexFixture:
     every_session_of_a_subject_is_listed => "Returns at most `limit` sessions of `subject`",
     hundreds_of_sessions_are_listed => "Returns at most `limit` sessions of `subject`",
@@ -28,7 +28,7 @@ cases! {
     subjects_are_compared_byte_for_byte => "Subjects are compared byte for byte.",
 }
 
-/// A subject that no other case and no other run uses.
+/// Returns a subject that no other case and no other run uses.
 fn subject() -> Subject {
     with_suffix(&format!("{:016x}", fastrand::u64(..)), "")
 }
@@ -41,7 +41,7 @@ fn of(subject: &Subject) -> Record {
     record("1{}").with_subject(Some(subject.clone()))
 }
 
-/// All of them, on one page.
+/// Lists all sessions of a subject, on one page.
 async fn list(db: &impl SubjectIndex, subject: &Subject, now: Timestamp) -> Vec<(StoredKey, SessionTimes)> {
     page(db, subject, now, None, 1_000).await
 }
@@ -54,11 +54,11 @@ async fn page(
     limit: u32,
 ) -> Vec<(StoredKey, SessionTimes)> {
     let page = db.list_by_subject(subject, now, after, limit).await.expect("the database answers");
-    assert!(page.len() <= limit as usize, "more than asked for");
+    assert!(page.len() <= limit as usize, "the page is longer than the limit");
     page.into_iter().map(|row| (row.key, row.contents.expect("its times can be read"))).collect()
 }
 
-/// What must be listed, in the order of keys.
+/// Returns what must be listed of these rows, in the order of keys.
 fn times<'r>(rows: impl IntoIterator<Item = &'r (StoredKey, Record)>) -> Vec<(StoredKey, SessionTimes)> {
     let mut times = rows.into_iter().map(|(key, row)| (*key, row.into())).collect::<Vec<_>>();
     times.sort_by(|(one, _), (other, _)| one.as_bytes().cmp(other.as_bytes()));
@@ -67,7 +67,7 @@ fn times<'r>(rows: impl IntoIterator<Item = &'r (StoredKey, Record)>) -> Vec<(St
 
 pub async fn every_session_of_a_subject_is_listed(fixture: &impl SubjectIndexFixture) {
     let (here, there, mine, theirs) = (fixture.open().await, fixture.open().await, subject(), subject());
-    assert_eq!(list(&here, &mine, NOW).await, [], "it has none yet");
+    assert_eq!(list(&here, &mine, NOW).await, [], "the subject has no session yet");
     insert(&here, &key(), &of(&theirs)).await;
     insert(&here, &key(), &record("1{}").with_subject(None)).await;
     let mut sessions = Vec::new();
@@ -96,21 +96,21 @@ pub async fn session_is_listed_under_the_subject_of_its_last_write(fixture: &imp
 
     let version = replace(&db, &old, &of(&one), NOW).await;
     let row = written(&row, &of(&one), version);
-    assert_eq!(list(&db, &one, NOW).await, times(&[(old, row.clone())]), "after it got a subject");
+    assert_eq!(list(&db, &one, NOW).await, times(&[(old, row.clone())]), "after the session got a subject");
 
     let renamed = db.rename(&old, &new, &of(&other), None, ExpiryWrite::Replace, NOW).await;
     let row = written(&row, &of(&other), renamed.expect("it is there"));
-    assert_eq!(list(&db, &one, NOW).await, [], "after it got another subject");
+    assert_eq!(list(&db, &one, NOW).await, [], "after the session got another subject");
     assert_eq!(list(&db, &other, NOW).await, times(&[(new, row.clone())]));
 
     let of_none = of(&other).with_subject(None);
     replace(&db, &new, &of_none, NOW).await;
-    assert_eq!(list(&db, &other, NOW).await, [], "after it lost its subject");
+    assert_eq!(list(&db, &other, NOW).await, [], "after the session lost its subject");
 
     replace(&db, &new, &of(&other), NOW).await;
     assert_eq!(list(&db, &other, NOW).await.len(), 1);
     db.delete(&new).await.expect("the database answers");
-    assert_eq!(list(&db, &other, NOW).await, [], "after it was deleted");
+    assert_eq!(list(&db, &other, NOW).await, [], "after the session was deleted");
 }
 
 pub async fn listed_times_are_those_of_the_session(fixture: &impl SubjectIndexFixture) {
@@ -127,7 +127,7 @@ pub async fn listed_times_are_those_of_the_session(fixture: &impl SubjectIndexFi
     assert_eq!(list(&db, &subject, NOW).await, times(&rows));
 }
 
-/// Sessions under keys that begin alike and end with these texts; the keys.
+/// Inserts sessions under keys with a common random prefix and these ends, and returns the keys.
 async fn insert_all(db: &impl SubjectIndex, subject: &Subject, ends: &[&str]) -> Vec<StoredKey> {
     let random = format!("{:016x}", fastrand::u64(..));
     let mut keys = Vec::new();
@@ -156,7 +156,7 @@ pub async fn sessions_are_listed_in_the_order_of_their_keys(fixture: &impl Subje
             let next = keys_of(page(&db, &subject, NOW, after.as_ref(), limit).await);
             let is_last = next.len() < limit as usize;
             found.extend(next);
-            assert!(found.len() <= keys.len(), "found more than once, in pages of {limit}");
+            assert!(found.len() <= keys.len(), "a session is found more than once, in pages of {limit}");
             if is_last {
                 break;
             }
@@ -178,7 +178,7 @@ pub async fn page_continues_after_any_key(fixture: &impl SubjectIndexFixture) {
     ] {
         assert_eq!(keys_of(page(&db, &subject, NOW, after.as_ref(), 2).await), wanted);
     }
-    // Also when the session with this key has gone.
+    // The session with this key may be gone.
     db.delete(&keys[1]).await.expect("the database answers");
     assert_eq!(keys_of(page(&db, &subject, NOW, Some(&keys[1]), 2).await), &keys[2..]);
 }
@@ -186,14 +186,14 @@ pub async fn page_continues_after_any_key(fixture: &impl SubjectIndexFixture) {
 pub async fn short_page_is_the_last_one(fixture: &impl SubjectIndexFixture) {
     let (db, subject) = (fixture.open().await, subject());
     let keys = insert_all(&db, &subject, &["a", "b", "c", "d"]).await;
-    // Those that are not listed do not count.
+    // Expired sessions are not listed, and do not count.
     for key in &keys[..2] {
         replace(&db, key, &of(&subject).with_expires_at(NOW + MICRO), NOW).await;
     }
     for (limit, wanted) in [(1, 1), (2, 2), (3, 2)] {
         assert_eq!(page(&db, &subject, NOW + MICRO, None, limit).await.len(), wanted, "of at most {limit}");
     }
-    assert_eq!(page(&db, &subject, NOW, None, 0).await, [], "none are asked for");
+    assert_eq!(page(&db, &subject, NOW, None, 0).await, [], "the limit is zero");
 }
 
 pub async fn row_with_unreadable_times_is_listed_in_its_place(fixture: &impl SubjectIndexFixture) {
@@ -206,10 +206,10 @@ pub async fn row_with_unreadable_times_is_listed_in_its_place(fixture: &impl Sub
     assert_eq!(page.iter().map(|row| row.key).collect::<Vec<_>>(), keys);
     for (row, key) in page.iter().zip(&keys) {
         let is_corrupt = matches!(row.contents, Err(PersistenceError::CorruptRow(_)));
-        assert_eq!(is_corrupt, *key == keys[1], "one of them cannot be read: {:?}", row.contents);
+        assert_eq!(is_corrupt, *key == keys[1], "only the damaged row is unreadable: {:?}", row.contents);
     }
     for key in &keys {
-        assert!(db.delete(key).await.expect("to end a session, its row need not be read"));
+        assert!(db.delete(key).await.expect("a session whose row cannot be read can be deleted"));
     }
     assert_eq!(list(&db, &subject, NOW).await, []);
 }
@@ -225,7 +225,11 @@ pub async fn session_without_a_stored_key_is_not_listed(fixture: &impl SubjectIn
     for limit in 1..4 {
         let first = keys_of(page(&db, &subject, NOW, None, limit).await);
         assert_eq!(first, [keys[0], keys[3]][..first.len()]);
-        assert_eq!(first.len(), 2.min(limit as usize), "a short page says that none comes after it");
+        assert_eq!(
+            first.len(),
+            2.min(limit as usize),
+            "a page that is shorter than its limit means that none comes after it"
+        );
     }
 }
 
@@ -238,7 +242,7 @@ pub async fn expired_session_is_not_listed(fixture: &impl SubjectIndexFixture) {
     assert_eq!(list(&db, &subject, end - MICRO).await.len(), 2);
     for late in [end, end + MICRO, end + HOUR] {
         let listed = keys_of(list(&db, &subject, late).await);
-        assert!(listed == [lasting], "one of them has expired");
+        assert!(listed == [lasting], "only the session that has not expired is listed");
     }
 }
 
@@ -281,7 +285,7 @@ pub async fn subjects_are_compared_byte_for_byte(fixture: &impl SubjectIndexFixt
     for (suffix, key) in sessions {
         let listed = list(&db, &with_suffix(&random, suffix), NOW).await;
         let keys = listed.into_iter().map(|(key, _)| key).collect::<Vec<_>>();
-        assert_eq!(keys.len(), 1, "one session has the subject that ends with {suffix:?}");
+        assert_eq!(keys.len(), 1, "the number of sessions of the subject that ends with {suffix:?}");
         assert!(keys == [key], "the session that is listed has another subject than {suffix:?}");
     }
 }

@@ -1,48 +1,49 @@
-//! Linearizability: whether any order in which operations took effect explains what they answered.
+//! Linearizability: a check whether any order in which operations took effect explains their answers.
 //!
-//! Kept are all *configurations* that explain the answers so far: a state, and which of the operations in flight have
-//! taken effect in it. An operation that begins may take effect in each from then on; an answer removes those that cannot
-//! explain it. If none is left, nothing explains the answers.
+//! The checker keeps all *configurations* that explain the answers so far. A configuration is a state, and which of the
+//! operations in flight have taken effect in it. An operation that begins may take effect in each from then on; an answer
+//! removes those that cannot explain it. If none is left, nothing explains the answers.
 
 use std::collections::BTreeSet;
 
-/// How far an operation is.
+/// The progress of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Progress<O> {
-    /// Not taken effect yet, but for so many parts of it.
+    /// The operation has not taken effect yet, except for so many parts of it.
     Waiting(u8),
-    /// It has taken effect, and must answer so.
+    /// The operation has taken effect, and must answer with this outcome.
     Took(O),
-    /// It has answered, or is not looked at any more.
+    /// The operation has answered, or is ignored from now on.
     Over,
 }
 
-/// What operations do.
+/// A model of what operations do.
 pub trait Model {
-    /// What they act on.
+    /// The state on which operations act.
     type State: Clone + Ord;
-    /// What they answer.
+    /// The answer of an operation.
     type Outcome: Clone + Ord;
 
-    /// What may become of `state` when an operation takes effect, of which `so_far` parts have done so already.
+    /// Returns the states that `state` may become when an operation takes effect of which `so_far` parts have taken effect
+    /// already.
     fn steps(&self, number: usize, so_far: u8, state: &Self::State) -> Vec<Step<Self>>;
 
-    /// What may become of `state` when several of the operations that `wait` take effect at the same moment, as one. Each is a
-    /// state, and what those operations answer. Provided: none does.
+    /// Returns the states that `state` may become when several of the operations that `wait` take effect together, at the same
+    /// moment, each with the answers of those operations. By default, operations never take effect together.
     fn joint_steps(&self, wait: &[usize], state: &Self::State) -> Vec<JointStep<Self>> {
         let _ = (wait, state);
         Vec::new()
     }
 
-    /// Whether the operation changes nothing and its answer is known, so that it may take effect as soon as it can: later is
-    /// no better.
+    /// Returns `true` if the operation changes nothing and its answer is known. Then it takes effect as soon as it can, because
+    /// no later moment is better. Defaults to `false`.
     fn is_eager(&self, number: usize) -> bool {
         let _ = number;
         false
     }
 }
 
-/// A state, and how far the operation is that led to it.
+/// A state, and the progress of the operation that led to it.
 pub type Step<M> = (<M as Model>::State, Progress<<M as Model>::Outcome>);
 
 /// A state, and the operations that led to it together, with their answers.
@@ -59,13 +60,13 @@ struct Configuration<S, O> {
 pub struct Configurations<S, O>(BTreeSet<Configuration<S, O>>);
 
 impl<S: Clone + Ord, O: Clone + Ord> Configurations<S, O> {
-    /// Before the first operation.
+    /// Creates the configuration before the first operation.
     #[must_use]
     pub fn new(state: S) -> Self {
         Self(BTreeSet::from([Configuration { state, operations: Vec::new() }]))
     }
 
-    /// An operation with this number begins. The number may be that of one that is [over](Self::retain).
+    /// Begins an operation with this number, which may be that of an operation that is [over](Self::retain).
     pub fn begin(&mut self, number: usize) {
         self.change(|configuration| {
             while configuration.operations.len() <= number {
@@ -75,7 +76,7 @@ impl<S: Clone + Ord, O: Clone + Ord> Configurations<S, O> {
         });
     }
 
-    /// Adds every configuration that can come about by operations in flight taking effect.
+    /// Adds every configuration that results when operations in flight take effect.
     pub fn explain<M: Model<State = S, Outcome = O>>(&mut self, model: &M) {
         let operations = self.0.first().map_or(0, |configuration| configuration.operations.len());
         if (0..operations).any(|number| model.is_eager(number)) {
@@ -110,13 +111,13 @@ impl<S: Clone + Ord, O: Clone + Ord> Configurations<S, O> {
         }
     }
 
-    /// The operation with this number is over. Only the configurations stay in which it had come as far as `keep` says.
+    /// Ends the operation with this number, and keeps only the configurations in which its progress satisfies `keep`.
     pub fn retain(&mut self, number: usize, keep: impl Fn(&Progress<O>) -> bool) {
         self.0.retain(|configuration| keep(&configuration.operations[number]));
         self.change(|configuration| configuration.operations[number] = Progress::Over);
     }
 
-    /// Whether the operation with this number is over in all.
+    /// Returns `true` if the operation with this number is over in every configuration.
     #[must_use]
     pub fn is_over(&self, number: usize) -> bool {
         self.0.iter().all(|configuration| {
@@ -124,13 +125,13 @@ impl<S: Clone + Ord, O: Clone + Ord> Configurations<S, O> {
         })
     }
 
-    /// How many there are.
+    /// Returns the number of configurations.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether nothing explains the answers.
+    /// Returns `true` if nothing explains the answers.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -1,4 +1,4 @@
-//! A network that can break: a proxy on 127.0.0.1 that stands between a store and one of its servers.
+//! A network that can break: a proxy on 127.0.0.1 between a store and one of its servers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,26 +10,26 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// What a [`Proxy`] does with what passes.
+/// How a [`Proxy`] treats the bytes that reach it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Nothing: it passes.
+    /// Everything passes.
     Pass,
-    /// Each piece of an answer is late.
+    /// Each piece of an answer is delayed by this time.
     Delay(Duration),
-    /// So many bytes of an answer pass, and then the connection ends.
+    /// This many bytes of an answer pass, and then the connection ends.
     Cut(usize),
-    /// Nothing passes in either direction, and nothing says so. What was said is lost, and so is the connection.
+    /// Nothing passes in either direction, without any sign. The bytes are lost, and so is the connection.
     BlackHole,
-    /// As long as this lasts, nothing passes; then all of it does, late.
+    /// Nothing passes while this lasts. Afterwards everything does, late.
     Hold,
-    /// What the client says passes, the answers do not.
+    /// Requests pass, answers do not.
     Deaf,
-    /// All connections are reset, new ones, too.
+    /// All connections are reset, including new ones.
     Reset,
 }
 
-/// A TCP proxy, which lasts as long as the runtime that it was made on. Clones are handles to the same one.
+/// A TCP proxy. It lasts as long as the runtime on which it was made. Clones are handles to the same proxy.
 #[derive(Clone, Debug)]
 pub struct Proxy {
     address: SocketAddr,
@@ -44,11 +44,11 @@ struct Shared {
 }
 
 impl Proxy {
-    /// Stands before `server`, which need not be there yet.
+    /// Starts a proxy for `server`, which need not be there yet.
     ///
     /// # Errors
     ///
-    /// When there is no port to listen on.
+    /// Returns an error if there is no port to listen on.
     pub async fn before(server: SocketAddr) -> std::io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
@@ -62,24 +62,24 @@ impl Proxy {
         Ok(proxy)
     }
 
-    /// Where it listens.
+    /// Returns the address on which the proxy listens.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// From now on, also for the connections that there are.
+    /// Sets the mode, for present and new connections.
     pub fn set(&self, mode: Mode) {
         self.shared.mode.send_replace(mode);
     }
 
-    /// How often it has broken something.
+    /// Returns how often the proxy has disturbed a connection.
     #[must_use]
     pub fn injected(&self) -> u64 {
         self.shared.injected.load(Ordering::SeqCst)
     }
 
-    /// How often a client spoke after it had been answered, or for the first time.
+    /// Returns how often a client sent a request for the first time, or after an answer.
     #[must_use]
     pub fn round_trips(&self) -> u64 {
         self.shared.round_trips.load(Ordering::SeqCst)
@@ -91,7 +91,7 @@ impl Proxy {
 
     async fn accept(self, listener: TcpListener, server: SocketAddr) {
         loop {
-            // Out of descriptors, for example: it may go on.
+            // There may be no descriptors left, for example, so try again.
             let Ok((client, _)) = listener.accept().await else {
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 continue;
@@ -103,7 +103,7 @@ impl Proxy {
                     proxy.inject();
                     return;
                 }
-                // A server that is down: the client is told by the end of its connection.
+                // If the server is down, the client sees it by the end of its connection.
                 if let Ok(server) = TcpStream::connect(server).await {
                     proxy.pass(client, server).await;
                 }
@@ -125,7 +125,7 @@ impl Proxy {
         }
     }
 
-    /// Passes one direction on until it ends; whether the connection is to be reset.
+    /// Forwards one direction until it ends. Returns `true` if the connection must be reset.
     async fn pump(
         &self,
         mut from: OwnedReadHalf,
@@ -144,7 +144,7 @@ impl Proxy {
                     if is_reset {
                         self.inject();
                     }
-                    // What lacks a piece cannot go on.
+                    // A stream that lacks a piece cannot continue.
                     if is_reset || has_swallowed {
                         return is_reset;
                     }

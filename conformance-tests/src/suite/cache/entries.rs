@@ -1,4 +1,4 @@
-//! What is stored is found, whole and under its key.
+//! Stored entries are found, whole and under their keys.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::{CacheFixture, MINUTE, every_state, exchange, fence, get, key, now, p
 use crate::suite::case::{cases, skip};
 
 cases! {
-    /// The cases of this part.
+    /// Returns the cases of this part.
     for CacheFixture:
     stored_entry_is_found_with_its_stamp => "What was stored is found under the same key",
     stored_entry_is_found_through_another_handle => "What was stored is found under the same key",
@@ -123,10 +123,10 @@ pub async fn too_large_value_leaves_nothing_stale(fixture: &impl CacheFixture) {
     let found = get(&cache, &key).await;
     match tried {
         Ok(Exchange::Stored) => {
-            assert!(found.is_none() || found == Some(large), "stored, and yet something else is there");
+            assert!(found.is_none() || found == Some(large), "it was stored, but another entry is there");
         }
-        Ok(Exchange::Lost(_)) => panic!("what was expected was there"),
-        Err(_) => assert!(found.is_none() || found == Some(old), "failed, and yet something new is there"),
+        Ok(Exchange::Lost(_)) => panic!("lost, although the expected entry was there"),
+        Err(_) => assert!(found.is_none() || found == Some(old), "it failed, but a new entry is there"),
     }
 }
 

@@ -13,7 +13,7 @@ use crate::suite::case::cases;
 use crate::suite::concurrent::at_once;
 
 cases! {
-    /// The cases of this part.
+    /// Returns the cases of this part.
     for CacheFixture:
     one_of_several_exchanges_of_the_same_stamp_is_stored => "Atomic against every other exchange",
     one_of_several_exchanges_of_a_vacant_key_is_stored => "Atomic against every other exchange",
@@ -26,7 +26,7 @@ cases! {
     replaced_stamp_is_not_the_one_to_expect => "The stamp of `new` becomes",
 }
 
-/// Of many exchanges that expect the same, one is stored, and that is what is there afterwards.
+/// Runs many exchanges that expect the same entry. One is stored, and its entry must be there afterwards.
 async fn race<C: Cache>(nodes: &[Arc<C>], key: StoredKey, expected: Expected) {
     let stored = at_once(nodes, 16, |cache, _| async move {
         let new = value();
@@ -34,12 +34,12 @@ async fn race<C: Cache>(nodes: &[Arc<C>], key: StoredKey, expected: Expected) {
         (done == Exchange::Stored).then_some(new)
     });
     let stored = stored.await.into_iter().flatten().collect::<Vec<_>>();
-    assert_eq!(stored.len(), 1, "exchanges that expect the same and were stored");
+    assert_eq!(stored.len(), 1, "the number of exchanges with the same expectation that were stored");
     assert_eq!(get(&*nodes[0], &key).await.as_ref(), stored.first(), "this one was stored");
 }
 
 fn count(entry: &Entry) -> usize {
-    let State::Value(value) = &entry.state else { panic!("a value was stored, and {entry:?} is there") };
+    let State::Value(value) = &entry.state else { panic!("a value was stored, but {entry:?} is there") };
     std::str::from_utf8(value.record.payload()).unwrap().parse().unwrap()
 }
 
@@ -59,7 +59,7 @@ pub async fn one_of_several_exchanges_of_a_vacant_key_is_stored(fixture: &impl C
     }
 }
 
-/// A counter that several tasks count up by get and exchange: what they counted must be its end.
+/// Several tasks increment a counter by get and exchange. At the end, it must show all their increments.
 pub async fn stored_exchange_is_never_lost_among_many(fixture: &impl CacheFixture) {
     const TASKS: usize = 4;
     const EACH: usize = 25;
@@ -68,7 +68,7 @@ pub async fn stored_exchange_is_never_lost_among_many(fixture: &impl CacheFixtur
     at_once(&nodes, TASKS, |cache, _| async move {
         let mut counted = 0;
         while counted < EACH {
-            let old = get(&*cache, &key).await.expect("an entry that nobody removed is there");
+            let old = get(&*cache, &key).await.expect("an entry that was not removed is there");
             let new = value_of((count(&old) + 1).to_string());
             let done = exchange(&*cache, &key, Expected::Stamp(old.stamp), Some(new), MINUTE).await;
             counted += usize::from(done == Exchange::Stored);
@@ -89,7 +89,7 @@ pub async fn lost_exchange_changes_nothing(fixture: &impl CacheFixture) {
                 let done = exchange(&cache, &key, expected, new, MINUTE).await;
                 assert!(
                     matches!(done, Exchange::Lost(_)),
-                    "{expected:?} was not there, and yet it is {done:?}"
+                    "{expected:?} was not there, but the result is {done:?}"
                 );
                 assert_eq!(get(&cache, &key).await, Some(entry.clone()));
             }
@@ -146,7 +146,7 @@ pub async fn new_stamp_is_the_one_to_expect(fixture: &impl CacheFixture) {
 
 pub async fn replaced_stamp_is_not_the_one_to_expect(fixture: &impl CacheFixture) {
     let (cache, key, old) = (fixture.open().await, key(), value());
-    // The same content under another stamp is another entry.
+    // The same contents under another stamp are another entry.
     let new = Entry { stamp: stamp(), ..old.clone() };
     put(&cache, &key, &old, MINUTE).await;
     exchange(&cache, &key, Expected::Stamp(old.stamp), Some(new.clone()), MINUTE).await;
@@ -155,5 +155,5 @@ pub async fn replaced_stamp_is_not_the_one_to_expect(fixture: &impl CacheFixture
     exchange(&cache, &key, Expected::Stamp(new.stamp), None, MINUTE).await;
     put(&cache, &key, &fence(), MINUTE).await;
     let later = exchange(&cache, &key, Expected::Stamp(new.stamp), None, MINUTE).await;
-    assert!(matches!(later, Exchange::Lost(Some(_))), "an entry of before was taken for the one of now");
+    assert!(matches!(later, Exchange::Lost(Some(_))), "an earlier entry was taken for the present one");
 }

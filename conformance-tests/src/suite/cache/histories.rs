@@ -6,12 +6,12 @@ use super::{CacheFixture, MINUTE, exchange, fence, get, key, lease, stamp, value
 use crate::suite::case::cases;
 
 cases! {
-    /// The cases of this part.
+    /// Returns the cases of this part.
     for CacheFixture:
     random_calls_are_answered_like_a_register => "Atomic against every other exchange",
 }
 
-/// Random calls, one after the other, on few keys; each answer must be that of a register.
+/// Makes random calls, one after the other, on few keys. Each answer must be that of a register.
 pub async fn random_calls_are_answered_like_a_register(fixture: &impl CacheFixture) {
     let seed = fastrand::u64(..);
     let mut random = fastrand::Rng::with_seed(seed);

@@ -12,7 +12,7 @@ use crate::suite::case::cases;
 use crate::suite::concurrent::at_once;
 
 cases! {
-    /// The cases of this part.
+    /// Returns the cases of this part.
     for CacheFixture:
     lease_is_placed_on_a_vacant_key => "[`Acquired::Placed`] only if nothing was there",
     one_of_several_acquisitions_places_its_lease => "[`Acquired::Placed`] only if nothing was there",
@@ -26,7 +26,7 @@ pub async fn lease_is_placed_on_a_vacant_key(fixture: &impl CacheFixture) {
     assert_eq!(acquired, Acquired::Placed);
     assert_eq!(get(&cache, &key).await, Some(lease.clone()));
     let filled = exchange(&cache, &key, Expected::Stamp(lease.stamp), Some(value()), MINUTE).await;
-    assert_eq!(filled, Exchange::Stored, "a lease is there to be filled");
+    assert_eq!(filled, Exchange::Stored, "a placed lease can be filled");
 }
 
 pub async fn one_of_several_acquisitions_places_its_lease(fixture: &impl CacheFixture) {
@@ -44,8 +44,8 @@ pub async fn one_of_several_acquisitions_places_its_lease(fixture: &impl CacheFi
                 Acquired::Found(entry) => found.push(entry),
             }
         }
-        assert_eq!(placed.len(), 1, "leases placed at the same time");
-        assert!(found.iter().all(|entry| *entry == placed[0]), "found is what was placed");
+        assert_eq!(placed.len(), 1, "the number of leases that were placed");
+        assert!(found.iter().all(|entry| *entry == placed[0]), "the others find the lease that was placed");
     }
 }
 

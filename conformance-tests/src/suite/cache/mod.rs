@@ -22,25 +22,25 @@ pub mod servers;
 pub mod ttls;
 pub mod unreadable;
 
-/// Makes handles to one cache.
+/// A fixture that makes handles to one cache.
 ///
-/// A closure that returns a future of a cache is one, too.
+/// A closure that returns a future of a cache is one.
 pub trait CacheFixture: Send + Sync + 'static {
     /// The cache.
     type Cache: Cache;
 
-    /// Another handle to the same cache, as another node has it.
+    /// Opens another handle to the same cache, as another node would.
     fn open(&self) -> impl Future<Output = Self::Cache> + Send;
 
-    /// Puts `bytes` where the cache keeps what is under `key`, past the cache. `false` if there is no such place,
-    /// because entries are never encoded; cases that need it pass then.
+    /// Puts `bytes`, bypassing the cache, where it keeps the entry of `key`. Returns `false` if there is no such place, because
+    /// entries are never encoded, or if the fixture cannot reach it. Cases that need it are then skipped. Defaults to `false`.
     fn plant(&self, key: &StoredKey, bytes: Bytes) -> impl Future<Output = bool> + Send {
         let _ = (key, bytes);
         std::future::ready(false)
     }
 
-    /// Copies what the cache keeps under `from` to where it keeps what is under `to`, past the cache. `false` as with
-    /// [`plant`](Self::plant).
+    /// Copies, bypassing the cache, the encoded entry of `from` to where the cache keeps that of `to`. Returns `false` as
+    /// [`plant`](Self::plant) does.
     fn copy(&self, from: &StoredKey, to: &StoredKey) -> impl Future<Output = bool> + Send {
         let _ = (from, to);
         std::future::ready(false)
@@ -59,7 +59,7 @@ where
     }
 }
 
-/// All cases of this layer.
+/// Returns all cases of this layer.
 #[must_use]
 pub fn cases<F: CacheFixture>() -> Vec<Case<F>> {
     let parts = [
@@ -76,7 +76,7 @@ pub fn cases<F: CacheFixture>() -> Vec<Case<F>> {
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A key that no other case and no other run uses.
+/// Returns a key that no other case and no other run uses.
 fn key() -> StoredKey {
     let key = SessionKey::generate().expect("the system has random numbers");
     StoredKey::derive(&key, KeyForm::Hashed, &KeyPrefix::NONE).expect("a hashed key fits")
@@ -133,23 +133,23 @@ async fn exchange(
 }
 
 async fn get(cache: &impl Cache, key: &StoredKey) -> Option<Entry> {
-    // A cache in the process never waits, and would keep others from getting on.
+    // An in-process cache never waits, and would keep other tasks from running.
     tokio::task::yield_now().await;
     cache.get(key).await.expect("the cache answers")
 }
 
-/// Puts `entry` under a vacant `key`.
+/// Stores `entry` under a vacant `key`.
 async fn put(cache: &impl Cache, key: &StoredKey, entry: &Entry, ttl: Duration) {
     let stored = exchange(cache, key, Expected::Vacant, Some(entry.clone()), ttl).await;
     assert_eq!(stored, Exchange::Stored, "nothing was under this key, so the exchange must happen");
 }
 
-/// A time that is surely over after this cache's coarsest rounding.
+/// Returns a short TTL that this cache does not round to zero.
 fn short_ttl(cache: &impl Cache) -> Duration {
     cache.properties().ttl_granularity.max(Duration::from_millis(100))
 }
 
-/// Waits until nothing is under `key`, which must be within `ttl` and what rounding adds.
+/// Waits until nothing is under `key`. That must happen within `ttl` and the time that rounding adds.
 async fn wait_until_gone(cache: &impl Cache, key: &StoredKey, ttl: Duration) {
     let granularity = cache.properties().ttl_granularity;
     let patience = ttl + 2 * granularity + Duration::from_secs(2);
@@ -163,7 +163,7 @@ async fn wait_until_gone(cache: &impl Cache, key: &StoredKey, ttl: Duration) {
     }
 }
 
-/// Several handles, as several nodes have them.
+/// Opens several handles, as several nodes would.
 async fn nodes<F: CacheFixture>(fixture: &F) -> Vec<Arc<F::Cache>> {
     let mut nodes = Vec::new();
     for _ in 0..4 {

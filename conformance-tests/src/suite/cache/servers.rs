@@ -1,4 +1,4 @@
-//! Which server has a key.
+//! The server of a key.
 
 use std::sync::Arc;
 
@@ -8,17 +8,17 @@ use super::{CacheFixture, MINUTE, exchange, get, key, put, value};
 use crate::suite::case::cases;
 
 cases! {
-    /// The cases of this part.
+    /// Returns the cases of this part.
     for CacheFixture:
     server_of_every_key_is_below_the_number_of_servers => "Returns the number of the server that has `key`, below",
     key_keeps_its_server_when_entries_change => "The same key has the same number",
     every_handle_names_the_same_server => "The same key has the same number",
 }
 
-/// Keys that several servers share out among them.
+/// Returns keys that are spread over several servers.
 fn many_keys() -> Vec<StoredKey> {
     let mut keys: Vec<_> = (0..200).map(|_| key()).collect();
-    // Braces and the like mean something to some servers.
+    // Braces and the like have a meaning for some servers.
     for text in ["{", "}", "{}", "{a}b", "a{b}c", "{}{a}", "{{a}}", "a:b", "%7B"] {
         keys.push(StoredKey::parse(text).expect("it is a key"));
     }

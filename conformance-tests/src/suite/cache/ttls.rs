@@ -10,7 +10,7 @@ use super::{
 use crate::suite::case::cases;
 
 cases! {
-    /// The cases of this part.
+    /// Returns the cases of this part.
     for CacheFixture:
     entry_is_gone_after_its_ttl => "What was stored is found under the same key",
     entry_is_kept_until_its_ttl_has_passed => "What was stored is found under the same key",
@@ -33,14 +33,14 @@ pub async fn entry_is_gone_after_its_ttl(fixture: &impl CacheFixture) {
 
 pub async fn entry_is_kept_until_its_ttl_has_passed(fixture: &impl CacheFixture) {
     let cache = fixture.open().await;
-    // Neither a whole number of seconds nor of milliseconds.
+    // Neither a whole number of seconds nor one of milliseconds.
     let ttl = Duration::from_micros(1_300_500);
     let (key, entry) = (key(), fence());
     let begin = std::time::Instant::now();
     put(&cache, &key, &entry, ttl).await;
     loop {
         let found = get(&cache, &key).await;
-        // Looked at afterwards: while the TTL had not passed at the end of the call, it had not during it.
+        // The time is read after the call: if the TTL has not passed at its end, it had not passed during it.
         if begin.elapsed() >= ttl {
             break;
         }
@@ -57,7 +57,7 @@ pub async fn replacement_brings_a_ttl_of_its_own(fixture: &impl CacheFixture) {
     exchange(&cache, &shortened, Expected::Stamp(first.stamp), Some(value()), ttl).await;
     let (prolonged, second, third) = (key(), value(), value());
     put(&cache, &prolonged, &second, ttl).await;
-    // Where the first one was lost by then, that is its right.
+    // The first entry may have been lost by then. The cache is free to do that.
     exchange(&cache, &prolonged, Expected::Stamp(second.stamp), Some(third.clone()), MINUTE).await;
     wait_until_gone(&cache, &shortened, ttl).await;
     assert_eq!(get(&cache, &prolonged).await, Some(third), "gone at the end of the TTL that it replaced");
@@ -66,7 +66,7 @@ pub async fn replacement_brings_a_ttl_of_its_own(fixture: &impl CacheFixture) {
 pub async fn ttl_of_two_months_is_kept(fixture: &impl CacheFixture) {
     let (cache, key, entry) = (fixture.open().await, key(), value());
     put(&cache, &key, &entry, 60 * 24 * 60 * MINUTE).await;
-    assert_eq!(get(&cache, &key).await, Some(entry), "memcached takes more than 30 days for a date");
+    assert_eq!(get(&cache, &key).await, Some(entry), "memcached reads a TTL of more than 30 days as a date");
 }
 
 pub async fn ttl_of_zero_stores_nothing(fixture: &impl CacheFixture) {

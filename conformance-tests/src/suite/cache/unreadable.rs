@@ -7,7 +7,7 @@ use super::{CacheFixture, MINUTE, fence, get, key, lease, put, value};
 use crate::suite::case::{cases, skip};
 
 cases! {
-    /// The cases of this part.
+    /// Returns the cases of this part.
     for CacheFixture:
     unreadable_entry_counts_as_nothing => "An entry that cannot be read",
     unreadable_entry_is_replaced_by_an_exchange => "An entry that cannot be read",
@@ -23,12 +23,7 @@ const NOT_ENCODED: &str = "the fixture has no access to encoded entries";
 fn unreadable() -> [Bytes; 4] {
     let mut newer = lease().encode(&key()).to_vec();
     newer[Stamp::LEN] = 255;
-    [
-        Bytes::new(),
-        Bytes::from_static(b"x"),
-        Bytes::from_static(b"what another program keeps here"),
-        newer.into(),
-    ]
+    [Bytes::new(), Bytes::from_static(b"x"), Bytes::from_static(b"the text of another program"), newer.into()]
 }
 
 pub async fn unreadable_entry_counts_as_nothing(fixture: &impl CacheFixture) {
@@ -73,7 +68,7 @@ pub async fn entry_of_another_key_is_never_returned(fixture: &impl CacheFixture)
     if !fixture.copy(&theirs, &mine).await {
         return skip(NOT_ENCODED);
     }
-    let wrong = |found: &dyn std::fmt::Debug| panic!("somebody else's session came back: {found:?}");
+    let wrong = |found: &dyn std::fmt::Debug| panic!("the session of another key was returned: {found:?}");
     match cache.get(&mine).await {
         Err(CacheError::WrongKey) => {}
         found => wrong(&found),

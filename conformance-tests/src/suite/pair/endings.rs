@@ -9,7 +9,7 @@ use super::{PairFixture, assert_gone, cookie, login, nodes, open, subject};
 use crate::suite::case::cases;
 
 cases! {
-    /// The cases of this part.
+    /// Returns the cases of this part.
     for PairFixture:
     logout_is_final,
     running_request_cannot_bring_an_ended_session_back,
@@ -152,8 +152,11 @@ pub async fn concurrent_logins_and_logouts_leave_no_session_open(fixture: &impl 
             let found = open(&here, key).await;
             let _ = open(&there, key).await;
             if found.key().is_some() {
-                // Whoever rotated the key before the logout kept the session under a new one; it ends now.
-                assert!(open(&there, key).await.key().is_some(), "one node knows it, and the other does not");
+                // A request that rotated the key before the logout kept the session under a new one. It ends now.
+                assert!(
+                    open(&there, key).await.key().is_some(),
+                    "one node knows the session, and the other does not"
+                );
                 let mut found = found;
                 found.flush().await.unwrap();
             }

@@ -1,4 +1,4 @@
-//! What any cache with any database must do together, through [`CachedDb`].
+//! The behavior of any cache with any database, through [`CachedDb`].
 
 #![allow(missing_docs, reason = "a case is named after what it shows")]
 
@@ -15,25 +15,25 @@ pub mod endings;
 pub mod visibility;
 pub mod writers;
 
-/// Makes handles to one cache and to one database.
+/// A fixture that makes handles to one cache and to one database.
 pub trait PairFixture: Send + Sync + 'static {
-    /// Makes handles to the cache.
+    /// The fixture of the cache.
     type Cache: CacheFixture;
-    /// Makes handles to the database.
+    /// The fixture of the database.
     type Persistence: SubjectIndexFixture;
 
-    /// Makes handles to the cache.
+    /// Returns the fixture of the cache.
     fn cache(&self) -> &Self::Cache;
-    /// Makes handles to the database.
+    /// Returns the fixture of the database.
     fn persistence(&self) -> &Self::Persistence;
 }
 
-/// A cache and a database.
+/// The fixtures of a cache and of a database.
 #[derive(Clone, Copy, Debug)]
 pub struct Pair<C, P> {
-    /// Makes handles to the cache.
+    /// The fixture of the cache.
     pub cache: C,
-    /// Makes handles to the database.
+    /// The fixture of the database.
     pub persistence: P,
 }
 
@@ -50,7 +50,7 @@ impl<C: CacheFixture, P: SubjectIndexFixture> PairFixture for Pair<C, P> {
     }
 }
 
-/// All cases of this layer.
+/// Returns all cases of this layer.
 #[must_use]
 pub fn cases<F: PairFixture>() -> Vec<Case<F>> {
     let parts = [visibility::cases(), endings::cases(), writers::cases()];
@@ -69,7 +69,7 @@ async fn store<F: PairFixture>(fixture: &F, policy: ConflictPolicy) -> StoreOf<F
         .sole_process()
         .schema(Schema::Trust)
         .reaper(None)
-        // Servers of tests share two cores: what is late here is no outage.
+        // The servers of tests share two cores, so a late answer is no outage.
         .cache_timeout(Duration::from_secs(5))
         .conflict_policy(policy)
         .build()
@@ -77,7 +77,7 @@ async fn store<F: PairFixture>(fixture: &F, policy: ConflictPolicy) -> StoreOf<F
         .expect("the defaults fit together")
 }
 
-/// Two nodes of one application. A cache in the process has one.
+/// Opens two nodes of one application. An in-process cache has one node, which is returned twice.
 async fn nodes<F: PairFixture>(fixture: &F) -> (StoreOf<F>, StoreOf<F>) {
     nodes_with(fixture, ConflictPolicy::LastWrite).await
 }
@@ -89,7 +89,7 @@ async fn nodes_with<F: PairFixture>(fixture: &F, policy: ConflictPolicy) -> (Sto
     (here, there)
 }
 
-/// A session that was logged in on `store`, and its cookie.
+/// Logs a session in on `store`, and returns it with its cookie.
 async fn login<C: Cache, P: SubjectIndex>(store: &CachedDb<C, P>) -> (Session, String) {
     let mut session = store.new_session();
     session.insert("name", "Ada").unwrap();

@@ -1,4 +1,4 @@
-//! What one node has done is what every node sees.
+//! The work of one node is seen by every node.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::suite::case::{cases, skip};
 use crate::suite::persistence::PersistenceFixture as _;
 
 cases! {
-    /// The cases of this part.
+    /// Returns the cases of this part.
     for PairFixture:
     saved_session_is_found_on_every_node,
     hit_reads_no_database,
@@ -127,7 +127,7 @@ pub async fn session_too_large_for_the_cache_works(fixture: &impl PairFixture) {
     }
     session.remove("large");
     session.save().await.unwrap();
-    assert!(!open(&here, &key).await.contains("large"), "an old value came from the cache");
+    assert!(!open(&here, &key).await.contains("large"), "the cache returned an old value");
 }
 
 pub async fn application_with_a_prefix_sees_only_its_own_sessions(fixture: &impl PairFixture) {
@@ -161,7 +161,7 @@ pub async fn cached_session_is_shown_by_its_own_store_only(fixture: &impl PairFi
     let (here, _) = nodes(fixture).await;
     let (session, key) = login(&here).await;
     let stored_key = *session.stored_key().unwrap();
-    // The cache still has it, and another application's database does not.
+    // The cache still has the session, and the database of another application does not.
     let db = fixture.persistence().open().await;
     assert!(db.delete(&stored_key).await.expect("the database answers"));
     let builder = CachedDb::builder(fixture.cache().open().await, db).schema(Schema::Trust).reaper(None);

@@ -6,7 +6,7 @@ use super::{PairFixture, login, nodes, nodes_with, open};
 use crate::suite::case::cases;
 
 cases! {
-    /// The cases of this part.
+    /// Returns the cases of this part.
     for PairFixture:
     two_requests_that_change_different_keys_both_win,
     sixty_four_concurrent_saves_all_survive,
@@ -40,16 +40,12 @@ pub async fn sixty_four_concurrent_saves_all_survive(fixture: &impl PairFixture)
         saves.push(tokio::spawn(async move { session.save().await }));
     }
     for save in saves {
-        save.await.unwrap().expect("a save of a key of its own succeeds");
+        save.await.unwrap().expect("a save of a key that no other save changes succeeds");
     }
     for node in [&here, &there] {
         let found = open(node, &key).await;
         for n in 0..64 {
-            assert_eq!(
-                found.get(&format!("key-{n}")).unwrap(),
-                Some(n),
-                "a save that was acknowledged is lost"
-            );
+            assert_eq!(found.get(&format!("key-{n}")).unwrap(), Some(n), "an acknowledged save is lost");
         }
     }
 }
@@ -127,8 +123,12 @@ pub async fn counter_under_last_write_refuses_no_save_and_keeps_the_last(fixture
         lasts.push(counter.await.unwrap());
     }
     let count = open(&here, &key).await.get::<u32>("count").unwrap().unwrap();
-    assert!(lasts.contains(&count), "{count} is nobody's last write: {lasts:?}");
-    assert_eq!(open(&there, &key).await.get::<u32>("count").unwrap(), Some(count), "the nodes see the same");
+    assert!(lasts.contains(&count), "{count} is not the last write of any counter: {lasts:?}");
+    assert_eq!(
+        open(&there, &key).await.get::<u32>("count").unwrap(),
+        Some(count),
+        "the nodes see different counts"
+    );
 }
 
 pub async fn last_write_stays_under_last_write(fixture: &impl PairFixture) {

@@ -7,7 +7,7 @@ use crate::suite::case::cases;
 use crate::suite::concurrent::at_once;
 
 cases! {
-    /// The cases of this part.
+    /// Returns the cases of this part.
     for PersistenceFixture:
     delete_returns_true_if_there_was_a_session => "Removes the session under `key`, expired or not; whether there was one.",
     expired_row_can_be_deleted => "Removes the session under `key`, expired or not; whether there was one.",
@@ -20,20 +20,20 @@ cases! {
 
 pub async fn delete_returns_true_if_there_was_a_session(fixture: &impl PersistenceFixture) {
     let (here, there, key) = (fixture.open().await, fixture.open().await, key());
-    assert!(!here.delete(&key).await.expect("the database answers"), "there was none");
+    assert!(!here.delete(&key).await.expect("the database answers"), "there was no session");
     insert(&here, &key, &record("1{}")).await;
     let other = self::key();
     let kept = insert(&here, &other, &record("2{}")).await;
-    assert!(there.delete(&key).await.expect("the database answers"), "there was one");
+    assert!(there.delete(&key).await.expect("the database answers"), "there was a session");
     assert_eq!(load(&here, &key, NOW).await, None);
-    assert_eq!(load(&here, &other, NOW).await, Some(kept), "this is another session");
-    assert!(!here.delete(&key).await.expect("the database answers"), "there is none any more");
+    assert_eq!(load(&here, &other, NOW).await, Some(kept), "another session is gone");
+    assert!(!here.delete(&key).await.expect("the database answers"), "there is no session any more");
 }
 
 pub async fn expired_row_can_be_deleted(fixture: &impl PersistenceFixture) {
     let (db, key) = (fixture.open().await, key());
     insert(&db, &key, &record("1{}").with_expires_at(NOW - HOUR)).await;
-    assert!(db.delete(&key).await.expect("the database answers"), "there was one, if expired");
+    assert!(db.delete(&key).await.expect("the database answers"), "there was a session, though expired");
     assert!(!db.delete(&key).await.expect("the database answers"));
     insert(&db, &key, &record("2{}")).await;
 }
@@ -46,11 +46,11 @@ pub async fn one_of_several_deletes_of_a_session_returns_true(fixture: &impl Per
         let deleted =
             at_once(&nodes, 8, |db, _| async move { db.delete(&key).await.expect("the database answers") });
         let deleted = deleted.await.into_iter().filter(|deleted| *deleted).count();
-        assert_eq!(deleted, 1, "deletes that say that there was a session");
+        assert_eq!(deleted, 1, "the number of deletes that returned `true`");
     }
 }
 
-/// Before all that other cases keep.
+/// An instant before the expiry of every session of other cases.
 const THEN: Timestamp = Timestamp::from_secs(-500_000_000);
 
 /// Adds sessions that expire at these instants.
@@ -68,12 +68,12 @@ async fn delete_expired(db: &impl Persistence, before: Timestamp, limit: u32) ->
     db.delete_expired(before, limit).await.expect("the database answers")
 }
 
-/// Removes what a run that was broken off may have left.
+/// Removes the sessions that an aborted run may have left.
 async fn clear(db: &impl Persistence) {
     while delete_expired(db, THEN + HOUR, 1_000).await == 1_000 {}
 }
 
-/// Whether there is a row, expired or not.
+/// Returns `true` if there is a row, expired or not.
 async fn is_there(db: &impl Persistence, key: &StoredKey) -> bool {
     load(db, key, THEN - HOUR).await.is_some()
 }
@@ -107,7 +107,7 @@ pub async fn no_more_sessions_than_the_limit_are_removed(fixture: &impl Persiste
         for key in &keys {
             there += usize::from(is_there(&db, key).await);
         }
-        assert_eq!(there, left, "as many are gone as it says");
+        assert_eq!(there, left, "the number of sessions that are left");
     }
 }
 
@@ -125,7 +125,7 @@ pub async fn fewer_removed_than_the_limit_means_that_none_is_left(fixture: &impl
         }
     }
     for key in &keys {
-        assert!(!is_there(&db, key).await, "told that none is left, and one is");
+        assert!(!is_there(&db, key).await, "a session is left, though fewer than the limit were removed");
     }
     assert_eq!(removed, 25);
     assert_eq!(delete_expired(&db, THEN, 7).await, 0);
@@ -146,7 +146,7 @@ pub async fn several_nodes_remove_expired_sessions_at_once(fixture: &impl Persis
         }
     })
     .await;
-    assert_eq!(removed.iter().sum::<u64>(), 60, "each was removed by one of them: {removed:?}");
+    assert_eq!(removed.iter().sum::<u64>(), 60, "each session was removed by one node: {removed:?}");
     for key in &keys {
         assert!(!is_there(&*nodes[0], key).await);
     }

@@ -1,4 +1,4 @@
-//! What has expired is absent, and only the caller knows what time it is.
+//! Expired sessions are absent, by the caller's clock.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,7 +11,7 @@ use super::{
 use crate::suite::case::cases;
 
 cases! {
-    /// The cases of this part.
+    /// Returns the cases of this part.
     for PersistenceFixture:
     expired_session_is_not_found => "A row whose `expires_at` is not after `now` is absent",
     expiries_are_compared_as_instants => "A row whose `expires_at` is not after `now` is absent",
@@ -28,14 +28,18 @@ pub async fn expired_session_is_not_found(fixture: &impl PersistenceFixture) {
     let (db, key) = (fixture.open().await, key());
     let row = insert(&db, &key, &record("1{}")).await;
     let end = row.expires_at();
-    assert_eq!(load(&db, &key, end - MICRO).await, Some(row.clone()), "it lives until its expiry");
-    assert_eq!(load(&db, &key, end).await, None, "a session whose expiry is now is over");
+    assert_eq!(
+        load(&db, &key, end - MICRO).await,
+        Some(row.clone()),
+        "the session is found until its expiry"
+    );
+    assert_eq!(load(&db, &key, end).await, None, "a session that expires now is absent");
     assert_eq!(load(&db, &key, end + MICRO).await, None);
     assert_eq!(load(&db, &key, Timestamp::MAX).await, None);
-    assert_eq!(load(&db, &key, end - MICRO).await, Some(row), "finding it absent removes nothing");
+    assert_eq!(load(&db, &key, end - MICRO).await, Some(row), "a load that finds it expired removes nothing");
 }
 
-/// Instants that are in another order as numbers without their fraction, as text of several kinds, or in 32 bits.
+/// The instants are in another order as numbers without their fraction, as text of several kinds, or in 32 bits.
 pub async fn expiries_are_compared_as_instants(fixture: &impl PersistenceFixture) {
     let (db, _alone) = (fixture.open().await, alone().await);
     let instants = [
@@ -64,7 +68,7 @@ pub async fn expiries_are_compared_as_instants(fixture: &impl PersistenceFixture
         insert(&db, &key, &Record::new("1{}".into(), ends_at - HOUR, ends_at)).await;
         for now in instants {
             let found = load(&db, &key, now).await.is_some();
-            assert_eq!(found, now < ends_at, "found at {now:?} what ends at {ends_at:?}");
+            assert_eq!(found, now < ends_at, "a session that ends at {ends_at:?}, loaded at {now:?}");
         }
         db.delete(&key).await.expect("the database answers");
     }
@@ -93,7 +97,7 @@ pub async fn expired_session_is_not_touched(fixture: &impl PersistenceFixture) {
     }
     assert_eq!(load(&db, &key, NOW).await, Some(row.clone()), "the row is left as it is");
     let touched = db.touch(&key, row.expires_at(), Timestamp::MAX, row.expires_at() - MICRO).await;
-    touched.expect("a moment before, it lives");
+    touched.expect("the session has not expired a moment before");
 }
 
 pub async fn expired_session_is_not_renamed(fixture: &impl PersistenceFixture) {
@@ -121,7 +125,7 @@ pub async fn expired_session_is_absent_even_when_a_version_is_expected(fixture: 
     assert_refused!(db.rename(&old, &key(), &another_record(), expected, expiry, late).await, NotFound);
 }
 
-/// A session has a whole life in each of three centuries.
+/// A session lives from beginning to end in each of three centuries.
 pub async fn expiry_is_judged_by_the_callers_clock(fixture: &impl PersistenceFixture) {
     let (db, _alone) = (fixture.open().await, alone().await);
     for years in [-61, 0, 130, 1_000] {
@@ -130,10 +134,10 @@ pub async fn expiry_is_judged_by_the_callers_clock(fixture: &impl PersistenceFix
         let session = Record::new("1{}".into(), now, now + MINUTE);
         let row = insert(&db, &old, &session).await;
         assert_eq!(load(&db, &old, now).await, Some(row), "at {now:?}");
-        db.touch(&old, now + HOUR, Timestamp::MAX, now).await.expect("it lives");
+        db.touch(&old, now + HOUR, Timestamp::MAX, now).await.expect("the session has not expired");
         super::replace(&db, &old, &session, now).await;
         let renamed = db.rename(&old, &new, &session, None, ExpiryWrite::Extend, now).await;
-        renamed.expect("it lives");
+        renamed.expect("the session has not expired");
         assert!(load(&db, &new, now).await.is_some());
         let late = now + MINUTE;
         assert_eq!(load(&db, &new, late).await, None, "at {late:?}");
@@ -142,7 +146,7 @@ pub async fn expiry_is_judged_by_the_callers_clock(fixture: &impl PersistenceFix
     }
 }
 
-/// In whatever time zone the server, the session or the process is.
+/// The time zones of the server, the connection and the process do not matter.
 pub async fn clock_of_the_database_shows_the_present(fixture: &impl PersistenceFixture) {
     let db = fixture.open().await;
     let now = db.now().await.expect("the database answers");
@@ -160,6 +164,6 @@ pub async fn clock_of_the_database_advances_within_a_second(fixture: &impl Persi
         tokio::time::sleep(Duration::from_millis(2)).await;
         last = db.now().await.expect("the database answers");
     }
-    // A clock that shows whole seconds would have gone on by one.
+    // A clock of whole seconds would have advanced by one.
     assert!(first < last && last.as_micros().rem_euclid(1_000_000) != 0, "{first:?}, and then {last:?}");
 }

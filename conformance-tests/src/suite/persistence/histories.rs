@@ -10,16 +10,16 @@ use crate::suite::case::cases;
 use crate::suite::reference::MemoryPersistence;
 
 cases! {
-    /// The cases of this part.
+    /// Returns the cases of this part.
     for PersistenceFixture:
     random_calls_are_answered_like_the_reference => "What one call has committed, every later call sees",
 }
 
-/// What the reference and the database have answered so far.
+/// The reference and the database, with the versions that both have returned.
 struct Histories<P> {
     reference: MemoryPersistence,
     nodes: Vec<P>,
-    /// Versions are chosen by each for itself. By the reference's: the database's.
+    /// The database's version for each of the reference's: each chooses its own.
     versions: HashMap<Version, Version>,
     random: fastrand::Rng,
 }
@@ -43,7 +43,7 @@ impl<P: Persistence> Histories<P> {
         let random = &mut self.random;
         let key = keys[random.usize(..keys.len())];
         let other = keys[random.usize(..keys.len())];
-        // Clocks of nodes differ; often, a session ends just now.
+        // The clocks of nodes differ, and often a session ends just now.
         let now = NOW + random.u32(..8) * MINUTE;
         let record = record(random.u64(..).to_string())
             .with_expires_at(NOW + random.u32(..12) * MINUTE)
@@ -56,7 +56,7 @@ impl<P: Persistence> Histories<P> {
             1 => Some(Version::from_u64(random.u64(..=self.versions.len() as u64))),
             _ => None,
         };
-        // One that it never gave is none of the database's either.
+        // A version that the reference never returned is unknown to the database as well.
         let theirs = expected.map(|expected| *self.versions.get(&expected).unwrap_or(&Version::UNSAVED));
         let (reference, db) = (&self.reference, &self.nodes[random.usize(..self.nodes.len())]);
         match random.u8(..16) {
@@ -82,7 +82,7 @@ impl<P: Persistence> Histories<P> {
                 let wanted = reference.rename(&key, &other, &record, expected, expiry, now).await;
                 let found = db.rename(&key, &other, &record, theirs, expiry, now).await;
                 match (&wanted, &found) {
-                    // Where several things are wrong, which one is told does not matter.
+                    // If several things are wrong, either may be reported.
                     (Err(_), Err(PersistenceError::AlreadyExists))
                     | (Err(PersistenceError::AlreadyExists), Err(_)) => {}
                     _ => self.versions.extend(same(wanted, found, "rename", hint)),
@@ -91,11 +91,11 @@ impl<P: Persistence> Histories<P> {
             _ => {
                 let wanted = reference.delete(&key).await;
                 let (wanted, found) =
-                    same(wanted, db.delete(&key).await, "delete", hint).expect("neither refuses");
+                    same(wanted, db.delete(&key).await, "delete", hint).expect("a delete is never refused");
                 assert_eq!(found, wanted, "delete at {hint}");
             }
         }
-        // What the step has left, also of what has expired.
+        // The state after the step, including expired sessions.
         for key in [key, other] {
             self.compare(&key, NOW - MINUTE, hint).await;
         }
@@ -114,7 +114,7 @@ impl<P: Persistence> Histories<P> {
     }
 }
 
-/// What both have answered, if both did what was asked; none if both refused it alike.
+/// Returns both answers if both calls succeeded, and `None` if both were refused with the same error.
 fn same<T: Debug>(
     wanted: Result<T, PersistenceError>,
     found: Result<T, PersistenceError>,

@@ -12,7 +12,7 @@ use crate::suite::case::cases;
 use crate::suite::concurrent::at_once;
 
 cases! {
-    /// The cases of this part.
+    /// Returns the cases of this part.
     for PersistenceFixture:
     insert_leaves_an_existing_session_as_it_is => "A row that is there, expired or not, is left as it is",
     insert_leaves_an_expired_row_as_it_is => "A row that is there, expired or not, is left as it is",
@@ -35,7 +35,7 @@ pub async fn insert_leaves_an_expired_row_as_it_is(fixture: &impl PersistenceFix
     let expired = record("1{}").with_expires_at(NOW - HOUR);
     let row = insert(&db, &key, &expired).await;
     assert_refused!(db.insert(&key, &another_record()).await, AlreadyExists);
-    assert_eq!(load(&db, &key, NOW).await, None, "it is still expired");
+    assert_eq!(load(&db, &key, NOW).await, None, "the row is still expired");
     assert_eq!(load(&db, &key, NOW - HOUR - MICRO).await, Some(row));
 }
 
@@ -53,7 +53,7 @@ pub async fn one_of_several_inserts_of_a_key_takes_place(fixture: &impl Persiste
                 .filter(|_| took_place(inserted))
         });
         let inserted = inserted.await.into_iter().flatten().collect::<Vec<_>>();
-        assert_eq!(inserted.len(), 1, "inserts of one key that took place");
+        assert_eq!(inserted.len(), 1, "the number of inserts that took place");
         assert_eq!(load(&*nodes[0], &key, NOW).await.as_ref(), inserted.first(), "it is there");
     }
 }
@@ -62,10 +62,10 @@ pub async fn insert_returns_the_version_that_is_found(fixture: &impl Persistence
     let db = fixture.open().await;
     for own in [Version::UNSAVED, Version::from_u64(1), Version::from_u64(fastrand::u64(..))] {
         let key = key();
-        let told = db.insert(&key, &record("1{}").with_version(own)).await.expect("the key is new");
-        assert_eq!(load(&db, &key, NOW).await.map(|found| found.version()), Some(told));
-        assert_ne!(told, own, "the record's own version does not count");
-        assert_ne!(told, Version::UNSAVED, "this stands for a record that is in no database");
+        let returned = db.insert(&key, &record("1{}").with_version(own)).await.expect("the key is new");
+        assert_eq!(load(&db, &key, NOW).await.map(|found| found.version()), Some(returned));
+        assert_ne!(returned, own, "the record's own version does not count");
+        assert_ne!(returned, Version::UNSAVED, "this version stands for a record that is in no database");
     }
 }
 

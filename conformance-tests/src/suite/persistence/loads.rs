@@ -1,4 +1,4 @@
-//! Reading.
+//! Loading a session.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use super::{NOW, PersistenceFixture, insert, key, load, nodes, record, replace, 
 use crate::suite::case::cases;
 
 cases! {
-    /// The cases of this part.
+    /// Returns the cases of this part.
     for PersistenceFixture:
     absent_session_is_not_found => "The session under `key`, or `None`.",
     inserted_session_is_found_on_every_node => "What one call has committed, every later call sees",
@@ -56,12 +56,12 @@ pub async fn deleted_session_is_found_on_no_node(fixture: &impl PersistenceFixtu
         assert!(load(&there, &key, NOW).await.is_some());
         here.delete(&key).await.expect("the database answers");
         for node in [&there, &here] {
-            assert_eq!(load(node, &key, NOW).await, None, "it is deleted, and yet it is found");
+            assert_eq!(load(node, &key, NOW).await, None, "a deleted session is found");
         }
     }
 }
 
-/// One node writes higher and higher numbers and tells how far it has come; others must find no lower ones.
+/// One node writes increasing numbers and publishes the last one. The others must find no lower number.
 pub async fn load_sees_everything_committed_before_it(fixture: &impl PersistenceFixture) {
     const LAST: u64 = 60;
     let (nodes, key) = (nodes(fixture).await, key());
@@ -76,7 +76,7 @@ pub async fn load_sees_everything_committed_before_it(fixture: &impl Persistence
             loop {
                 let floor = committed.load(Ordering::SeqCst);
                 let found = number(&load(&*node, &key, NOW).await.expect("it is there"));
-                assert!(found >= floor, "{floor} was committed before the load began, and it found {found}");
+                assert!(found >= floor, "{floor} was committed before the load began, but it found {found}");
                 if floor == LAST {
                     break;
                 }
@@ -98,7 +98,7 @@ fn number(record: &Record) -> u64 {
     std::str::from_utf8(record.payload()).unwrap().parse().unwrap()
 }
 
-/// Payload, subject and last use of each write fit together, so they must fit together in what is found.
+/// Payload, subject and last use of each write belong together, so they must belong together in every loaded record.
 pub async fn load_sees_whole_writes_only(fixture: &impl PersistenceFixture) {
     let (nodes, key) = (nodes(fixture).await, key());
     let of_number = |n: u64| {
@@ -123,9 +123,9 @@ pub async fn load_sees_whole_writes_only(fixture: &impl PersistenceFixture) {
             assert_eq!(
                 (found.subject(), found.last_seen_at()),
                 (whole.subject(), whole.last_seen_at()),
-                "what was found is of two writes, one of them {n}"
+                "the loaded record mixes two writes, one of them {n}"
             );
         }
     }
-    writer.await.expect("the writer gets to its end");
+    writer.await.expect("the writer finishes");
 }

@@ -1,7 +1,7 @@
 //! The contract of [`Persistence`], case by case.
 //!
-//! Every case tells the database what time it is, and nearly all of them say that it is the year 2020: a database that
-//! asks its own clock finds everything expired.
+//! Every case passes the present to the database, and in nearly all of them it is the year 2020: a database that asks its own
+//! clock finds everything expired.
 
 #![allow(missing_docs, reason = "a case is named after what it shows")]
 
@@ -28,40 +28,39 @@ pub mod schema;
 pub mod touches;
 pub mod updates;
 
-/// Makes handles to one table that is migrated, and that nobody else uses meanwhile.
+/// A fixture that makes handles to one migrated table, which no other program uses meanwhile.
 ///
-/// A closure that returns a future of a database is one, too.
+/// A closure that returns a future of a database is one.
 pub trait PersistenceFixture: Send + Sync + 'static {
     /// The database.
     type Persistence: Persistence;
 
-    /// Another handle to the same table, as another node has it.
+    /// Opens another handle to the same table, as another node would.
     fn open(&self) -> impl Future<Output = Self::Persistence> + Send;
 
-    /// Several handles to a table of their own, new at each call, which nobody has made yet. None if that cannot be
-    /// had; cases that need it are skipped then.
+    /// Opens several handles to a table of their own, another one at each call, which is not made yet. Returns none if the
+    /// fixture cannot do that. Cases that need it are then skipped. Defaults to none.
     fn open_before_migration(&self) -> impl Future<Output = Vec<Self::Persistence>> + Send {
         std::future::ready(Vec::new())
     }
 
-    /// Damages the row under `key`, as another program might. Returns `false` if that cannot be had; cases that need it
-    /// are skipped then.
+    /// Damages the row under `key`, as another program might. Returns `false` if the fixture cannot do that. Cases that need
+    /// it are then skipped. Defaults to `false`.
     fn damage(&self, key: &StoredKey, damage: Damage) -> impl Future<Output = bool> + Send {
         let _ = (key, damage);
         std::future::ready(false)
     }
 }
 
-/// What is done to a row from outside.
+/// A damage to a row by another program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Damage {
-    /// The payload or the subject can no longer be read. It may no longer be listed as one of its subject.
+    /// The payload or the subject can no longer be read. The row may no longer be listed under its subject.
     Record,
-    /// The times can no longer be read, and still the row is found as one of its subject that has not expired.
+    /// The times can no longer be read, but the row is still found under its subject as one that has not expired.
     Times,
-    /// Its key becomes a text that is no stored key, and that comes in its place in the order of keys: the key, a space,
-    /// and something.
+    /// The key becomes a text that is no stored key and takes its place in the order of keys: the key, a space, and more text.
     Key,
 }
 
@@ -82,7 +81,7 @@ pub trait SubjectIndexFixture: PersistenceFixture<Persistence: SubjectIndex> {}
 
 impl<F: PersistenceFixture<Persistence: SubjectIndex>> SubjectIndexFixture for F {}
 
-/// All cases of this layer.
+/// Returns all cases of this layer.
 #[must_use]
 pub fn cases<F: PersistenceFixture>() -> Vec<Case<F>> {
     let parts = [
@@ -104,10 +103,10 @@ pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
 pub(crate) const MICRO: Duration = Duration::from_micros(1);
 
-/// What time it is, if nothing else is said.
+/// The present, unless a case passes another instant.
 pub(crate) const NOW: Timestamp = Timestamp::from_micros(1_600_000_000_123_457);
 
-/// A key that no other case and no other run uses, and that every form of keys has room for.
+/// Returns a key that no other case and no other run uses, and for which every form of keys has room.
 pub(crate) fn key() -> StoredKey {
     let random = SessionKey::generate().expect("the system has random numbers");
     StoredKey::parse(random.expose()).expect("it is a stored key")
@@ -117,23 +116,23 @@ pub(crate) fn subject(text: &str) -> Option<Subject> {
     Some(Subject::parse(text).expect("it is a subject"))
 }
 
-/// A record that lives for an hour from [`NOW`] on.
+/// Returns a record that lives for an hour from [`NOW`] on.
 pub(crate) fn record(payload: impl Into<Bytes>) -> Record {
     Record::new(payload.into(), NOW - HOUR, NOW + HOUR)
         .with_last_seen_at(NOW - MINUTE)
         .with_subject(subject("user-42"))
-        // Not for the database to keep.
+        // The database does not keep it.
         .with_version(Version::from_u64(fastrand::u64(..)))
 }
 
-/// A record that differs from every [`record`] in all that an update writes, and in `created_at`.
+/// Returns a record that differs from every [`record`] in all that an update writes, and in `created_at`.
 pub(crate) fn another_record() -> Record {
     Record::new(format!("another {}", fastrand::u64(..)).into(), NOW - MINUTE, NOW + 2 * HOUR)
         .with_last_seen_at(NOW)
-        .with_subject(subject("somebody else"))
+        .with_subject(subject("another user"))
 }
 
-/// `row` after all of `record` was written to it, under `version`.
+/// Returns `row` after all of `record` was written to it, under `version`.
 pub(crate) fn written(row: &Record, record: &Record, version: Version) -> Record {
     Record::new(record.payload().clone(), row.created_at(), record.expires_at())
         .with_last_seen_at(record.last_seen_at())
@@ -141,14 +140,14 @@ pub(crate) fn written(row: &Record, record: &Record, version: Version) -> Record
         .with_version(version)
 }
 
-/// Adds `record`, and gives it back as it must be found from now on.
+/// Inserts `record`, and returns it as it must be found from now on.
 pub(crate) async fn insert(db: &impl Persistence, key: &StoredKey, record: &Record) -> Record {
     let version = db.insert(key, record).await.expect("a row can be added under a new key");
     record.clone().with_version(version)
 }
 
 pub(crate) async fn load(db: &impl Persistence, key: &StoredKey, now: Timestamp) -> Option<Record> {
-    // A database in memory never waits, and would keep others from getting on.
+    // A database in memory never waits, and would keep other tasks from running.
     tokio::task::yield_now().await;
     db.load(key, now).await.expect("the database answers")
 }
@@ -178,7 +177,7 @@ macro_rules! assert_refused {
 
 pub(crate) use assert_refused;
 
-/// Several handles, as several nodes have them.
+/// Opens several handles, as several nodes would.
 pub(crate) async fn nodes<F: PersistenceFixture>(fixture: &F) -> Vec<Arc<F::Persistence>> {
     let mut nodes = Vec::new();
     for _ in 0..3 {
@@ -187,7 +186,8 @@ pub(crate) async fn nodes<F: PersistenceFixture>(fixture: &F) -> Vec<Arc<F::Pers
     nodes
 }
 
-/// Whether a write took place; anything but it or `Conflict`, `NotFound`, `AlreadyExists` fails the case.
+/// Returns `true` if a write took place, and `false` for `Conflict`, `NotFound` and `AlreadyExists`. Any other error fails the
+/// case.
 pub(crate) fn took_place<T>(result: Result<T, PersistenceError>) -> bool {
     use PersistenceError::{AlreadyExists, Conflict, NotFound};
     match result {
@@ -197,8 +197,8 @@ pub(crate) fn took_place<T>(result: Result<T, PersistenceError>) -> bool {
     }
 }
 
-/// For cases that remove what has expired before the year 2000, or keep sessions from that time: they share a table,
-/// and run one after the other.
+/// Locks out other cases that remove sessions that expired before the year 2000, or that keep sessions from that time: they
+/// share a table, so they run one after the other.
 pub(crate) async fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::const_new(());
     ALONE.lock().await

@@ -1,4 +1,4 @@
-//! What comes back, and under which key.
+//! Records are read as they were written, under their keys.
 
 use bytes::Bytes;
 use session_core::{ExpiryWrite, Persistence, Record, StoredKey, Timestamp};
@@ -9,7 +9,7 @@ use super::{
 use crate::suite::case::{cases, skip};
 
 cases! {
-    /// The cases of this part.
+    /// Returns the cases of this part.
     for PersistenceFixture:
     every_byte_of_a_payload_is_kept => "A record comes back as it was written",
     large_payload_is_read_whole => "A record comes back as it was written",
@@ -21,7 +21,7 @@ cases! {
     payload_above_the_limit_is_refused => "A payload above [`PersistenceProperties::max_payload_bytes`]",
 }
 
-/// Writes `record` in every way that there is, and fails unless it comes back each time.
+/// Writes `record` by insert, update and rename, and fails unless it is read as it was written each time.
 async fn comes_back(db: &impl Persistence, record: &Record) {
     let now = record.expires_at() - MICRO;
     let (inserted, updated, old, new) = (key(), key(), key(), key());
@@ -39,23 +39,23 @@ async fn comes_back(db: &impl Persistence, record: &Record) {
     assert_same(load(db, &new, now).await, &written(&before, record, version), "renamed");
 }
 
-/// Says what differs, of payloads not all.
+/// Fails with the difference. Of payloads, it shows only the place.
 fn assert_same(found: Option<Record>, wanted: &Record, how: &str) {
-    let found = found.unwrap_or_else(|| panic!("what was {how} is not found"));
+    let found = found.unwrap_or_else(|| panic!("the {how} session is not found"));
     let first = found.payload().iter().zip(wanted.payload()).position(|(one, other)| one != other);
     let lens = (found.payload().len(), wanted.payload().len());
     assert!(
         found.payload() == wanted.payload(),
-        "the payload of what was {how} has changed: {} bytes of {}, the first other one at {first:?}",
+        "the payload of the {how} session has changed: {} bytes of {}, the first difference at {first:?}",
         lens.0,
         lens.1
     );
     assert_eq!(
         found.subject().map(|s| s.as_str()),
         wanted.subject().map(|s| s.as_str()),
-        "of what was {how}"
+        "of the {how} session"
     );
-    assert_eq!(&found, wanted, "of what was {how}");
+    assert_eq!(&found, wanted, "of the {how} session");
 }
 
 pub async fn every_byte_of_a_payload_is_kept(fixture: &impl PersistenceFixture) {
@@ -113,10 +113,10 @@ pub async fn subject_is_kept_byte_for_byte(fixture: &impl PersistenceFixture) {
 
 pub async fn instants_are_kept_to_the_microsecond(fixture: &impl PersistenceFixture) {
     let (db, _alone) = (fixture.open().await, alone().await);
-    // Around the epoch, where seconds get a digit more, where 31 and 32 bits of them end, and where years do.
+    // Around the epoch, where seconds get another digit, where 31 and 32 bits of them end, and where years get a fifth digit.
     let seconds = [0, 1_000_000_000, 1 << 31, 1 << 32, 253_402_300_800];
     let around = seconds.into_iter().map(Timestamp::from_secs).flat_map(|at| [at - MICRO, at, at + MICRO]);
-    // The nights in which clocks were changed, in zones that a server may be in.
+    // The nights in which clocks were changed, in time zones that a server may have.
     let nights = [1_604_192_400, 1_604_196_000, 1_616_893_200].map(|at| Timestamp::from_secs(at) + HOUR / 2);
     for instant in around.chain(nights).chain([NOW, Timestamp::MAX]) {
         let record = Record::new("1{}".into(), instant, instant).with_last_seen_at(instant);
@@ -192,7 +192,7 @@ pub async fn payload_above_the_limit_is_refused(fixture: &impl PersistenceFixtur
     };
     is_refused(db.insert(&new, &large).await);
     for key in [&kept, &new] {
-        // Refused before any I/O, so it does not matter whether there is a session.
+        // The refusal comes before any I/O, so it does not matter whether there is a session.
         is_refused(db.update(key, &large, None, ExpiryWrite::Extend, NOW).await);
         is_refused(db.rename(key, &self::key(), &large, None, ExpiryWrite::Extend, NOW).await);
     }

@@ -1,4 +1,4 @@
-//! Giving a session another key.
+//! Renaming a session to another key.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::suite::case::cases;
 use crate::suite::concurrent::at_once;
 
 cases! {
-    /// The cases of this part.
+    /// Returns the cases of this part.
     for PersistenceFixture:
     renamed_session_is_under_its_new_key_alone => "As [`update`](Self::update), and the session is under `new`",
     rename_writes_the_record_as_an_update_does => "As [`update`](Self::update), and the session is under `new`",
@@ -30,7 +30,7 @@ cases! {
     refused_rename_changes_nothing => "Every write is one statement",
 }
 
-/// Writes everything, whatever the version.
+/// Renames and replaces everything, whatever the version.
 async fn rename(db: &impl Persistence, old: &StoredKey, new: &StoredKey) -> Version {
     let renamed = db.rename(old, new, &another_record(), None, ExpiryWrite::Replace, NOW).await;
     renamed.expect("a session that is there can be renamed")
@@ -42,11 +42,11 @@ pub async fn renamed_session_is_under_its_new_key_alone(fixture: &impl Persisten
     insert(&here, &old, &record("1{}")).await;
     rename(&here, &old, &new).await;
     for node in [&there, &here] {
-        assert!(load(node, &new, NOW).await.is_some(), "it is under the new key");
-        assert_eq!(load(node, &old, NOW).await, None, "it is not under the old key");
+        assert!(load(node, &new, NOW).await.is_some(), "the session is not under its new key");
+        assert_eq!(load(node, &old, NOW).await, None, "the session is still under its old key");
     }
     assert!(!here.delete(&old).await.expect("the database answers"), "nothing is under the old key");
-    insert(&there, &old, &record("of somebody else")).await;
+    insert(&there, &old, &record("another session")).await;
 }
 
 pub async fn rename_writes_the_record_as_an_update_does(fixture: &impl PersistenceFixture) {
@@ -97,7 +97,7 @@ pub async fn extending_rename_does_not_shorten(fixture: &impl PersistenceFixture
     }
 }
 
-/// There and back again.
+/// The session is renamed to and fro.
 pub async fn every_rename_makes_a_new_version(fixture: &impl PersistenceFixture) {
     let (db, one, other) = (fixture.open().await, key(), key());
     let mut versions = HashSet::from([insert(&db, &one, &record("1{}")).await.version()]);
@@ -114,7 +114,7 @@ pub async fn one_of_several_renames_of_a_session_takes_place(fixture: &impl Pers
     for round in 0..10 {
         let old = key();
         let row = insert(&*nodes[0], &old, &record("1{}")).await;
-        // With a version to expect, and without.
+        // With an expected version, and without.
         let expected = (round % 2 == 0).then_some(row.version());
         let renamed = at_once(&nodes, 8, |db, _| async move {
             let new = key();
@@ -122,15 +122,23 @@ pub async fn one_of_several_renames_of_a_session_takes_place(fixture: &impl Pers
             (new, took_place(renamed))
         })
         .await;
-        assert_eq!(renamed.iter().filter(|(_, renamed)| *renamed).count(), 1, "renames that took place");
+        assert_eq!(
+            renamed.iter().filter(|(_, renamed)| *renamed).count(),
+            1,
+            "the number of renames that took place"
+        );
         assert_eq!(load(&*nodes[0], &old, NOW).await, None);
         for (new, renamed) in renamed {
-            assert_eq!(load(&*nodes[1], &new, NOW).await.is_some(), renamed, "it is where it was renamed to");
+            assert_eq!(
+                load(&*nodes[1], &new, NOW).await.is_some(),
+                renamed,
+                "the session is under another key than the one to which it was renamed"
+            );
         }
     }
 }
 
-/// A session goes from key to key, and others look for it.
+/// A session is renamed from key to key, and other nodes look for it.
 pub async fn renamed_session_is_never_under_two_keys_or_none(fixture: &impl PersistenceFixture) {
     let nodes = nodes(fixture).await;
     let keys = Arc::new((0..30).map(|_| key()).collect::<Vec<_>>());
@@ -140,14 +148,14 @@ pub async fn renamed_session_is_never_under_two_keys_or_none(fixture: &impl Pers
         tokio::spawn(async move {
             let mut at = 0;
             while at + 1 < keys.len() {
-                // In this order: where it has come to, it has left the key before.
+                // In this order: if the session is under the next key, it has left this one.
                 let next = load(&*node, &keys[at + 1], NOW).await.is_some();
                 let here = load(&*node, &keys[at], NOW).await.is_some();
-                assert!(!(next && here), "it is under two keys");
-                // Where it is no more, it has gone on; it goes no further than to the last.
+                assert!(!(next && here), "the session is under two keys");
+                // If the session is no longer under this key, it has moved on, at most to the last key.
                 at += usize::from(!here);
             }
-            assert!(load(&*node, &keys[at], NOW).await.is_some(), "it is under no key");
+            assert!(load(&*node, &keys[at], NOW).await.is_some(), "the session is under no key");
         })
     });
     let readers = readers.collect::<Vec<_>>();
@@ -155,14 +163,14 @@ pub async fn renamed_session_is_never_under_two_keys_or_none(fixture: &impl Pers
         rename(&*nodes[0], &pair[0], &pair[1]).await;
     }
     for reader in readers {
-        reader.await.expect("there was no moment at which it was under two keys or under none");
+        reader.await.expect("the session is always under exactly one key");
     }
 }
 
 pub async fn rename_onto_a_session_changes_nothing(fixture: &impl PersistenceFixture) {
     let (db, old, new) = (fixture.open().await, key(), key());
     let row = insert(&db, &old, &record("mine")).await;
-    let theirs = insert(&db, &new, &record("of somebody else")).await;
+    let theirs = insert(&db, &new, &record("another session")).await;
     for expected in [None, Some(row.version())] {
         let renamed = db.rename(&old, &new, &another_record(), expected, ExpiryWrite::Extend, NOW).await;
         assert_refused!(renamed, AlreadyExists);
@@ -174,7 +182,7 @@ pub async fn rename_onto_a_session_changes_nothing(fixture: &impl PersistenceFix
 pub async fn rename_onto_an_expired_row_changes_nothing(fixture: &impl PersistenceFixture) {
     let (db, old, new) = (fixture.open().await, key(), key());
     let row = insert(&db, &old, &record("mine")).await;
-    let theirs = insert(&db, &new, &record("of somebody else").with_expires_at(NOW - HOUR)).await;
+    let theirs = insert(&db, &new, &record("another session").with_expires_at(NOW - HOUR)).await;
     let renamed = db.rename(&old, &new, &another_record(), None, ExpiryWrite::Extend, NOW).await;
     assert_refused!(renamed, AlreadyExists);
     assert_eq!(load(&db, &old, NOW).await, Some(row));
@@ -207,7 +215,11 @@ pub async fn one_of_several_renames_to_a_key_takes_place(fixture: &impl Persiste
             }
         })
         .await;
-        assert_eq!(renamed.iter().filter(|renamed| **renamed).count(), 1, "renames that took place");
+        assert_eq!(
+            renamed.iter().filter(|renamed| **renamed).count(),
+            1,
+            "the number of renames that took place"
+        );
         for ((old, row), renamed) in sessions.into_iter().zip(renamed) {
             assert_eq!(load(&*nodes[1], &old, NOW).await, (!renamed).then_some(row));
         }

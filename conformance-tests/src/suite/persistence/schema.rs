@@ -12,7 +12,7 @@ use crate::suite::concurrent::at_once;
 const NO_TABLE_OF_ITS_OWN: &str = "the fixture cannot open a table that is not made yet";
 
 cases! {
-    /// The cases of this part.
+    /// Returns the cases of this part.
     for PersistenceFixture:
     migrated_table_passes_the_check => "Whether the table is there and as this version needs it.",
     second_migration_changes_nothing => "Doing it again changes nothing; several nodes may do it at once.",
@@ -25,7 +25,7 @@ cases! {
 
 pub async fn migrated_table_passes_the_check(fixture: &impl PersistenceFixture) {
     for node in nodes(fixture).await {
-        node.check_schema().await.expect("the fixture gives a table that is migrated");
+        node.check_schema().await.expect("the fixture's table is migrated");
     }
 }
 
@@ -33,7 +33,7 @@ pub async fn second_migration_changes_nothing(fixture: &impl PersistenceFixture)
     let (db, key) = (fixture.open().await, key());
     let row = insert(&db, &key, &record("1{}")).await;
     for _ in 0..2 {
-        db.migrate().await.expect("it can be done again");
+        db.migrate().await.expect("a migration can be repeated");
         assert_eq!(load(&db, &key, NOW).await, Some(row.clone()), "a session is gone");
     }
     db.check_schema().await.expect("the table is as before");
@@ -42,7 +42,8 @@ pub async fn second_migration_changes_nothing(fixture: &impl PersistenceFixture)
 pub async fn several_nodes_can_migrate_at_once(fixture: &impl PersistenceFixture) {
     let (nodes, key) = (nodes(fixture).await, key());
     let row = insert(&*nodes[0], &key, &record("1{}")).await;
-    at_once(&nodes, 6, |db, _| async move { db.migrate().await.expect("others may do so as well") }).await;
+    at_once(&nodes, 6, |db, _| async move { db.migrate().await.expect("several nodes can migrate at once") })
+        .await;
     assert_eq!(load(&*nodes[0], &key, NOW).await, Some(row), "a session is gone");
 }
 
@@ -51,17 +52,15 @@ pub async fn several_nodes_can_make_the_table_at_once(fixture: &impl Persistence
     if nodes.is_empty() {
         return skip(NO_TABLE_OF_ITS_OWN);
     }
-    at_once(
-        &nodes,
-        nodes.len(),
-        |db, _| async move { db.migrate().await.expect("others may do so as well") },
-    )
+    at_once(&nodes, nodes.len(), |db, _| async move {
+        db.migrate().await.expect("several nodes can migrate at once")
+    })
     .await;
     for node in &nodes {
         node.check_schema().await.expect("the table is made");
         let key = key();
         let row = insert(&**node, &key, &record("1{}")).await;
-        assert_eq!(load(&*nodes[0], &key, NOW).await, Some(row), "all of them made the same table");
+        assert_eq!(load(&*nodes[0], &key, NOW).await, Some(row), "all nodes made the same table");
     }
 }
 
@@ -72,16 +71,16 @@ pub async fn missing_table_is_reported_and_not_made(fixture: &impl PersistenceFi
     for _ in 0..2 {
         match db.check_schema().await {
             Err(PersistenceError::Schema(SchemaProblem::Missing { .. })) => {}
-            other => panic!("there is no table, and it says {other:?}"),
+            other => panic!("there is no table, but the check returns {other:?}"),
         }
     }
-    db.migrate().await.expect("it can be made");
+    db.migrate().await.expect("the table can be made");
     db.check_schema().await.expect("the table is made");
 }
 
 pub async fn schema_sql_is_always_the_same(fixture: &impl PersistenceFixture) {
     let (here, there) = (fixture.open().await, fixture.open().await);
-    assert!(!here.schema_sql().trim().is_empty(), "who keeps migrations in his own hands needs it");
+    assert!(!here.schema_sql().trim().is_empty(), "applications that run their own migrations need it");
     assert_eq!(here.schema_sql(), there.schema_sql());
 }
 

@@ -10,7 +10,7 @@ use crate::suite::case::cases;
 use crate::suite::concurrent::at_once;
 
 cases! {
-    /// The cases of this part.
+    /// Returns the cases of this part.
     for PersistenceFixture:
     touch_prolongs_and_notes_the_use => "Notes that the session under `key` is used at `now`",
     touch_changes_neither_payload_nor_version => "Neither the payload nor the version changes.",
@@ -46,7 +46,7 @@ pub async fn touch_changes_neither_payload_nor_version(fixture: &impl Persistenc
     assert_eq!(found.subject(), row.subject());
     let expected = Some(row.version());
     let updated = db.update(&key, &row, expected, session_core::ExpiryWrite::Extend, NOW).await;
-    updated.expect("a touch is no reason for a conflict");
+    updated.expect("a touch causes no conflict");
 }
 
 pub async fn touch_does_not_shorten(fixture: &impl PersistenceFixture) {
@@ -74,7 +74,7 @@ pub async fn latest_of_several_concurrent_touches_counts(fixture: &impl Persiste
     let row = insert(&*nodes[0], &key, &record("1{}")).await;
     for round in 1..=ROUNDS {
         at_once(&nodes, TOUCHES as usize, |db, n| async move {
-            // In no order.
+            // In no particular order.
             let n = round * TOUCHES + (u32::try_from(n).unwrap() * 5) % TOUCHES;
             db.touch(&key, NOW + HOUR + n * MINUTE, Timestamp::MAX, NOW + n * MICRO)
                 .await
@@ -92,13 +92,13 @@ pub async fn touch_that_is_not_due_changes_nothing(fixture: &impl PersistenceFix
     let row = insert(&here, &key, &record("1{}")).await;
     let (used, end) = (row.last_seen_at(), row.expires_at() + HOUR);
     let touched = here.touch(&key, end, used - MICRO, NOW).await;
-    assert!(!touched.expect("it is there"), "it was used since");
-    assert_eq!(load(&there, &key, NOW).await, Some(row.clone()), "it is as before");
+    assert!(!touched.expect("it is there"), "the session was used since then");
+    assert_eq!(load(&there, &key, NOW).await, Some(row.clone()), "the session has changed");
     let touched = here.touch(&key, end, used, NOW).await;
-    assert!(touched.expect("it is there"), "it was last used just then");
+    assert!(touched.expect("it is there"), "the session was last used at that instant");
     let row = row.with_last_seen_at(NOW).with_expires_at(end);
     assert_eq!(load(&there, &key, NOW).await, Some(row.clone()));
-    // Another node, which has seen the session before.
+    // Another node, with an older view of the session.
     let touched = there.touch(&key, end + HOUR, used, NOW + MICRO).await;
     assert!(!touched.expect("it is there"), "another node has noted the use");
     assert_eq!(load(&here, &key, NOW).await, Some(row));
@@ -116,7 +116,7 @@ pub async fn one_of_several_due_touches_is_written(fixture: &impl PersistenceFix
         })
         .await;
         let count = written.into_iter().filter(|is_written| *is_written).count();
-        assert_eq!(count, 1, "touches of 8 were written in round {round}");
+        assert_eq!(count, 1, "the number of 8 touches that were written in round {round}");
         let touched = row.clone().with_last_seen_at(now).with_expires_at(now + HOUR);
         assert_eq!(load(&*nodes[1], &key, now).await, Some(touched));
     }
@@ -124,12 +124,12 @@ pub async fn one_of_several_due_touches_is_written(fixture: &impl PersistenceFix
 
 pub async fn touch_without_a_condition_is_always_written(fixture: &impl PersistenceFixture) {
     let (db, key) = (fixture.open().await, key());
-    // Used later than any clock shows, and again at the same instant.
+    // The last use is later than any clock shows, and the touch comes again at the same instant.
     let row = insert(&db, &key, &record("1{}").with_last_seen_at(NOW + HOUR)).await;
     for n in [1, 1, 2] {
         let end = row.expires_at() + n * MINUTE;
         let touched = db.touch(&key, end, Timestamp::MAX, NOW).await.expect("it is there");
-        assert!(touched, "it asks for no condition");
+        assert!(touched, "a touch without a condition is always written");
         assert_eq!(load(&db, &key, NOW).await.map(|found| found.expires_at()), Some(end));
     }
 }
@@ -156,6 +156,6 @@ pub async fn touch_brings_no_deleted_session_back(fixture: &impl PersistenceFixt
             }
         })
         .await;
-        assert_eq!(load(&*nodes[0], &key, NOW).await, None, "it was deleted, and is back");
+        assert_eq!(load(&*nodes[0], &key, NOW).await, None, "the deleted session is back");
     }
 }

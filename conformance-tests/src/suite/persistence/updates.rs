@@ -1,4 +1,4 @@
-//! Replacing what a session holds.
+//! Replacing the contents of a session.
 
 use std::collections::HashSet;
 
@@ -12,7 +12,7 @@ use crate::suite::case::cases;
 use crate::suite::concurrent::at_once;
 
 cases! {
-    /// The cases of this part.
+    /// Returns the cases of this part.
     for PersistenceFixture:
     update_replaces_payload_subject_expiry_and_last_use => "Replaces payload, subject, expiry and last use",
     update_of_another_version_is_a_conflict => "With `expected`, only if the session has that version",
@@ -52,7 +52,7 @@ pub async fn update_of_another_version_is_a_conflict(fixture: &impl PersistenceF
         }
     }
     let updated = here.update(&key, &record("3{}"), Some(version), expiry, NOW).await;
-    updated.expect("this is the version it has");
+    updated.expect("the session has this version");
 }
 
 pub async fn update_that_expects_no_version_replaces_any(fixture: &impl PersistenceFixture) {
@@ -76,13 +76,13 @@ pub async fn one_of_several_updates_of_a_version_takes_place(fixture: &impl Pers
             updated.as_ref().ok().map(|version| record.with_version(*version)).filter(|_| took_place(updated))
         });
         let updated = updated.await.into_iter().flatten().collect::<Vec<_>>();
-        assert_eq!(updated.len(), 1, "updates of one version that took place");
+        assert_eq!(updated.len(), 1, "the number of updates that took place");
         row = load(&*nodes[1], &key, NOW).await.expect("it is there");
         assert_eq!(Some(&row), updated.first());
     }
 }
 
-/// A counter that several tasks count up by load and update: what they counted must be its end.
+/// Several tasks increment a counter by load and update. At the end, it must show all their increments.
 pub async fn committed_update_is_never_lost_among_many(fixture: &impl PersistenceFixture) {
     const TASKS: usize = 4;
     const EACH: usize = 10;
@@ -118,7 +118,7 @@ pub async fn every_update_makes_a_new_version(fixture: &impl PersistenceFixture)
     let first = insert(&db, &key, &record).await.version();
     let mut versions = HashSet::from([first]);
     for _ in 0..20 {
-        // Also when nothing else changes.
+        // The version is new even when nothing else changes.
         let version = replace(&db, &key, &record, NOW).await;
         assert!(versions.insert(version), "a version came back");
         assert_eq!(load(&db, &key, NOW).await.map(|found| found.version()), Some(version));
@@ -151,7 +151,7 @@ pub async fn update_brings_no_deleted_session_back(fixture: &impl PersistenceFix
             }
         })
         .await;
-        assert_eq!(load(&*nodes[0], &key, NOW).await, None, "it was deleted, and is back");
+        assert_eq!(load(&*nodes[0], &key, NOW).await, None, "the deleted session is back");
     }
 }
 

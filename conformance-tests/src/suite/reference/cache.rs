@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use session_core::{Cache, CacheError, CacheProperties, Entry, Exchange, Expected, Scope, StoredKey};
 
-/// A cache that loses nothing before its time: a map under a lock. Cloning it gives another handle to the same cache.
+/// A cache that loses nothing before its TTL: a map under a lock. A clone is another handle to the same cache.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryCache {
     entries: Arc<Mutex<HashMap<StoredKey, Kept>>>,
@@ -18,7 +18,7 @@ struct Kept {
 
 impl MemoryCache {
     fn lock(&self) -> MutexGuard<'_, HashMap<StoredKey, Kept>> {
-        self.entries.lock().expect("nobody panics while holding the lock")
+        self.entries.lock().expect("no holder of the lock panics")
     }
 }
 

@@ -12,7 +12,7 @@ use crate::suite::persistence::Damage;
 /// The largest payload, in bytes.
 const MAX_PAYLOAD_BYTES: usize = 1 << 22;
 
-/// A database of one table in memory: a map under a lock. Cloning it gives another handle to the same table.
+/// A database of one table in memory: a map under a lock. A clone is another handle to the same table.
 #[derive(Clone, Debug)]
 pub struct MemoryPersistence {
     database: Arc<Mutex<Database>>,
@@ -21,14 +21,14 @@ pub struct MemoryPersistence {
 #[derive(Debug)]
 struct Database {
     table: Option<HashMap<StoredKey, Record>>,
-    /// Counted over all keys, and never back: no key ever has a version again.
+    /// Counted over all keys, and never back, so no key has the same version again.
     last_version: u64,
-    /// What was done to rows from outside.
+    /// The rows that were damaged, and how.
     damaged: HashMap<StoredKey, Damage>,
 }
 
 impl Default for MemoryPersistence {
-    /// With an empty table.
+    /// Makes a database with an empty table.
     fn default() -> Self {
         let database = Database { table: Some(HashMap::new()), last_version: 0, damaged: HashMap::new() };
         Self { database: Arc::new(Mutex::new(database)) }
@@ -36,7 +36,7 @@ impl Default for MemoryPersistence {
 }
 
 impl MemoryPersistence {
-    /// As it is before [`migrate`](Persistence::migrate).
+    /// Makes a database as it is before [`migrate`](Persistence::migrate).
     #[must_use]
     pub fn without_table() -> Self {
         let database = Database { table: None, last_version: 0, damaged: HashMap::new() };
@@ -55,7 +55,7 @@ impl MemoryPersistence {
     }
 
     fn lock(&self) -> MutexGuard<'_, Database> {
-        self.database.lock().expect("nobody panics while holding the lock")
+        self.database.lock().expect("no holder of the lock panics")
     }
 }
 
@@ -65,7 +65,7 @@ impl Database {
         self.table.as_mut().ok_or_else(|| missing().into())
     }
 
-    /// The row that a write with these conditions is about.
+    /// Returns the row to which a write with these conditions applies.
     fn row_to_write(
         &mut self,
         key: &StoredKey,
@@ -80,15 +80,15 @@ impl Database {
         Ok(row)
     }
 
-    /// The row under `key`, unless a damage is in the way of what `is_needed`.
+    /// Returns `row`, unless the row under `key` has a damage that `matters`.
     fn readable<T>(
         &self,
         key: &StoredKey,
         row: T,
-        is_needed: fn(Damage) -> bool,
+        matters: fn(Damage) -> bool,
     ) -> Result<T, PersistenceError> {
         match self.damaged.get(key) {
-            Some(damage) if is_needed(*damage) => Err(PersistenceError::CorruptRow("it was damaged".into())),
+            Some(damage) if matters(*damage) => Err(PersistenceError::CorruptRow("it was damaged".into())),
             _ => Ok(row),
         }
     }
@@ -108,7 +108,7 @@ fn check_size(record: &Record) -> Result<(), PersistenceError> {
     }
 }
 
-/// `row` after `record` was written to it.
+/// Returns `row` after `record` was written to it.
 fn written(row: &Record, record: &Record, expiry: ExpiryWrite, version: Version) -> Record {
     let expires_at = match expiry {
         ExpiryWrite::Extend => record.expires_at().max(row.expires_at()),
@@ -236,7 +236,7 @@ impl Persistence for MemoryPersistence {
 }
 
 impl MemoryPersistence {
-    /// A page of the rows that `is_meant` says, with what `contents` makes of each.
+    /// Returns a page of the rows for which `is_meant` is true, with the `contents` of each.
     fn page<T>(
         &self,
         after: Option<&StoredKey>,
