@@ -1,4 +1,4 @@
-//! The test of the suite itself: the reference cache passes, and each broken one fails the case that is to notice it.
+//! The test of the suite itself: the reference cache passes, and each broken one fails the case for its fault.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
@@ -82,7 +82,7 @@ fn skipped_case_is_reported_as_ignored() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_broken_cache_fails_the_case_that_is_to_notice_it() {
+async fn every_broken_cache_fails_the_case_for_its_fault() {
     // The messages of the failing cases are of no interest here.
     std::panic::set_hook(Box::new(|_| {}));
     let running = ALL.iter().map(|(fault, name)| (fault, name, tokio::spawn(notices(*fault, name))));

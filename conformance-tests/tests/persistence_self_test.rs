@@ -1,4 +1,4 @@
-//! The test of the suite itself: the reference database passes, and each broken one fails the case that is to notice it.
+//! The test of the suite itself: the reference database passes, and each broken one fails the case for its fault.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a test")]
 
@@ -102,7 +102,7 @@ async fn fixture_without_capabilities_skips_the_cases_that_need_them() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_broken_database_fails_the_case_that_is_to_notice_it() {
+async fn every_broken_database_fails_the_case_for_its_fault() {
     // The messages of the failing cases are of no interest here.
     std::panic::set_hook(Box::new(|_| {}));
     let mut unnoticed = Vec::new();

@@ -1,4 +1,4 @@
-//! Caches that are wrong, each in one way, and the case that is to notice.
+//! Caches that are wrong in one way each, and the case that must notice it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -9,10 +9,10 @@ use session_core::{
     StoredKey, Timestamp,
 };
 
-/// What is wrong.
+/// The fault of a broken backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// To see that the others are noticed for what they are.
+    /// No fault, to show that the others are noticed for what they are.
     Nothing,
     // Time.
     IgnoresTtl,
@@ -21,7 +21,7 @@ pub(crate) enum Fault {
     StoresAtTtlZero,
     KeepsWhatIsReplacedAtTtlZero,
     TakesLongTtlsForDates,
-    // Exchanging.
+    // Exchanges.
     AlwaysStores,
     NeverExpectsVacancy,
     IsNotAtomic,
@@ -32,37 +32,37 @@ pub(crate) enum Fault {
     RemovesOnLoss,
     LosesWithoutTelling,
     TellsOfTheNew,
-    // Acquiring.
+    // Acquisitions.
     AcquireOverwrites,
     AcquireForgets,
     AcquireTouches,
     AcquireIsNotAtomic,
     LeasesNeverEnd,
-    // Whose it is.
+    // The keys of entries.
     FoldsCase,
     CutsKeys,
     AnswersFromAStaleCopy,
     HasAMapPerHandle,
     ReturnsAnybodys,
     TakesAnybodysForNothing,
-    // What cannot be read, and what is too large.
+    // Unreadable and too large entries.
     FailsOverJunk,
     JunkIsInTheWayOfExchanges,
     JunkIsInTheWayOfLeases,
     LeavesTheOldBesideTheTooLarge,
     CutsTheTooLarge,
-    // What comes back.
+    // The contents that are returned.
     DropsTheSubject,
     CutsPayloads,
     CutsInstants,
     CleansFences,
-    // Where it is.
+    // The servers of keys.
     CountsServersFromOne,
     MovesWhatIsStored,
     NumbersServersPerHandle,
 }
 
-/// Each fault, and the case that is to notice it.
+/// Each fault, and the case that must notice it.
 pub(crate) const ALL: &[(Fault, &str)] = &[
     (Fault::IgnoresTtl, "entry_is_gone_after_its_ttl"),
     (Fault::EndsEarly, "entry_is_kept_until_its_ttl_has_passed"),
@@ -111,20 +111,20 @@ pub(crate) const ALL: &[(Fault, &str)] = &[
 
 const MAX_ENTRY_BYTES: usize = 1 << 20;
 
-/// As many as it says that it has.
+/// The number of servers that the cache reports.
 const SERVERS: usize = 3;
 
-/// A map under a lock, but for its fault.
+/// A map under a lock, with a fault.
 #[derive(Clone, Debug)]
 pub(crate) struct BrokenCache {
     fault: Fault,
     slots: Arc<Mutex<HashMap<String, (Slot, Instant)>>>,
     exchanging: Arc<Mutex<()>>,
-    /// What stamps have stood for.
+    /// The entries that stamps have stood for.
     contents: Arc<Mutex<HashMap<Stamp, State>>>,
-    /// What this handle has seen first.
+    /// The entries as this handle saw them first.
     copies: Arc<Mutex<HashMap<String, Entry>>>,
-    /// How many handles there were before this one.
+    /// The number of handles before this one.
     handle: usize,
 }
 
@@ -146,7 +146,7 @@ impl BrokenCache {
         }
     }
 
-    /// Another handle to the same cache.
+    /// Opens another handle to the same cache.
     pub(crate) fn another(&self) -> Self {
         let mut other = self.clone();
         other.copies = Arc::default();
@@ -193,11 +193,11 @@ impl BrokenCache {
         match self.slot(key) {
             None => Ok(None),
             Some(Slot::Junk) if self.has(Fault::FailsOverJunk) => {
-                Err(CacheError::Refused("something else is there".into()))
+                Err(CacheError::Refused("another entry is there".into()))
             }
             Some(Slot::Junk) => Ok(None),
             Some(Slot::Of(owner, entry)) => match self.fault {
-                // They mistake keys for one another to begin with.
+                // These faults mistake one key for another already.
                 Fault::ReturnsAnybodys | Fault::FoldsCase | Fault::CutsKeys => Ok(Some(entry)),
                 _ if owner == *key => Ok(Some(entry)),
                 Fault::TakesAnybodysForNothing => Ok(None),
@@ -273,7 +273,7 @@ impl BrokenCache {
         }
     }
 
-    /// What is found to decide upon. With this fault, others come in between.
+    /// Finds the entry on which a call decides. With some faults, other calls come in between.
     async fn found_before(&self, key: &StoredKey, fault: Fault) -> Option<Result<Option<Entry>, CacheError>> {
         if !self.has(fault) {
             return None;
@@ -319,7 +319,7 @@ impl Cache for BrokenCache {
             match self.fault {
                 Fault::LeavesTheOldBesideTheTooLarge => return Ok(Exchange::Stored),
                 Fault::CutsTheTooLarge => {}
-                _ => return Err(CacheError::Refused("it is too large".into())),
+                _ => return Err(CacheError::Refused("the entry is too large".into())),
             }
         }
         let before = self.found_before(key, Fault::IsNotAtomic).await;
@@ -358,7 +358,7 @@ impl Cache for BrokenCache {
             return Ok(Acquired::Found(found));
         }
         if self.has(Fault::JunkIsInTheWayOfLeases) && matches!(self.slot(key), Some(Slot::Junk)) {
-            return Err(CacheError::Refused("something else is there".into()));
+            return Err(CacheError::Refused("another entry is there".into()));
         }
         match self.fault {
             Fault::AcquireForgets => {}

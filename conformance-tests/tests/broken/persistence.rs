@@ -1,4 +1,4 @@
-//! Databases that are wrong, each in one way, and the case that is to notice.
+//! Databases that are wrong in one way each, and the case that must notice it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,12 +10,12 @@ use session_core::{
     SessionTimes, StoredKey, Subject, SubjectIndex, Timestamp, Version,
 };
 
-/// What is wrong.
+/// The fault of a broken backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// To see that the others are noticed for what they are.
+    /// No fault, to show that the others are noticed for what they are.
     Nothing,
-    // Reading.
+    // Loads.
     HasATablePerHandle,
     ReadsAReplicaThatLags,
     CachesWhatItRead,
@@ -26,7 +26,7 @@ pub(crate) enum Fault {
     ComparesExpiriesAsText,
     ComparesExpiriesIn32Bits,
     AsksItsOwnClock,
-    // What comes back.
+    // The contents that are returned.
     CutsPayloads,
     CutsUpdatedPayloads,
     TakesPayloadsForText,
@@ -40,13 +40,13 @@ pub(crate) enum Fault {
     FoldsKeys,
     CutsKeys,
     HasNoLimit,
-    // Adding.
+    // Inserts.
     InsertOverwrites,
     InsertOverwritesExpired,
     InsertIsNotAtomic,
     InsertKeepsTheRecordsVersion,
     CountsVersionsFromOne,
-    // Updating.
+    // Updates.
     UpdateInserts,
     UpdateRevives,
     UpdateIgnoresTheVersion,
@@ -61,7 +61,7 @@ pub(crate) enum Fault {
     UpdateShortens,
     UpdateNeverShortens,
     UpdateReadsAndWritesBack,
-    // Touching.
+    // Touches.
     TouchInserts,
     TouchRevives,
     TouchShortens,
@@ -79,7 +79,7 @@ pub(crate) enum Fault {
     ClockIsInLocalTime,
     ClockShowsSeconds,
     ClockStandsStill,
-    // Renaming.
+    // Renames.
     RenameCopies,
     RenameOverwrites,
     RenameOverwritesExpired,
@@ -92,7 +92,7 @@ pub(crate) enum Fault {
     RenameInsertsThenDeletes,
     RenameDeletesThenInserts,
     RenameInserts,
-    // Removing.
+    // Deletes.
     DeleteTellsNothing,
     DeleteAlwaysTellsOfOne,
     DeleteSparesExpired,
@@ -135,7 +135,7 @@ pub(crate) enum Fault {
     ScansShortPagesAfterUnreadableKeys,
 }
 
-/// Each fault, and the case that is to notice it.
+/// Each fault, and the case that must notice it.
 pub(crate) const ALL: &[(Fault, &str)] = &[
     (Fault::HasATablePerHandle, "inserted_session_is_found_on_every_node"),
     (Fault::ReadsAReplicaThatLags, "updated_session_is_found_on_every_node"),
@@ -252,7 +252,7 @@ pub(crate) const ALL: &[(Fault, &str)] = &[
     (Fault::ScansNoUnreadableRows, "unreadable_row_is_in_its_place"),
     (Fault::ScansNothingIfOneIsUnreadable, "unreadable_row_is_in_its_place"),
     (Fault::ScansShortPagesAfterUnreadableKeys, "row_without_a_stored_key_is_skipped"),
-    // What a random history notices.
+    // Faults that only random calls notice.
     (Fault::UpdateShortens, "random_calls_are_answered_like_the_reference"),
     (Fault::FindsWhatEndsNow, "random_calls_are_answered_like_the_reference"),
     (Fault::RenameOverwritesExpired, "random_calls_are_answered_like_the_reference"),
@@ -261,14 +261,14 @@ pub(crate) const ALL: &[(Fault, &str)] = &[
 
 const MAX_PAYLOAD_BYTES: usize = 1 << 22;
 
-/// A map under a lock, but for its fault.
+/// A map under a lock, with a fault.
 #[derive(Clone, Debug)]
 pub(crate) struct BrokenPersistence {
     fault: Fault,
     table: Arc<Mutex<Table>>,
-    /// What this handle has read, for faults that read it again.
+    /// The rows that this handle has read, for faults that return them again.
     copies: Arc<Mutex<HashMap<StoredKey, Record>>>,
-    /// Whether this is not the first handle.
+    /// `true` if this is not the first handle.
     is_replica: bool,
 }
 
@@ -288,7 +288,7 @@ struct Table {
     is_being_made: bool,
     rows: HashMap<String, (StoredKey, Record)>,
     versions: u64,
-    /// What was done to rows from outside.
+    /// The rows that were damaged, and how.
     damaged: HashMap<String, Damage>,
 }
 
@@ -298,7 +298,7 @@ impl BrokenPersistence {
         Self { fault, table: Arc::new(Mutex::new(table)), copies: Arc::default(), is_replica: false }
     }
 
-    /// Another handle to the same table.
+    /// Opens another handle to the same table.
     pub(crate) fn another(&self) -> Self {
         let mut other = Self { copies: Arc::default(), is_replica: true, ..self.clone() };
         if self.has(Fault::HasATablePerHandle) {
@@ -307,7 +307,7 @@ impl BrokenPersistence {
         other
     }
 
-    /// A handle to a table that is still to be made.
+    /// Opens a handle to a table that is not made yet.
     pub(crate) fn before_migration(&self) -> Self {
         Self { table: Arc::default(), ..self.another() }
     }
@@ -317,7 +317,7 @@ impl BrokenPersistence {
         self.lock().damaged.insert(self.place(key), damage);
     }
 
-    /// A page of the rows that `is_meant` says, in the order of their keys, with what `contents` makes of each that is
+    /// Returns a page of the rows for which `is_meant` is true, in the order of their keys, with the `contents` of each that is
     /// not damaged.
     fn page<T>(
         &self,
@@ -411,7 +411,7 @@ impl BrokenPersistence {
         Version::from_u64(table.versions)
     }
 
-    /// What is kept of `record`.
+    /// Returns what the database keeps of `record`.
     fn kept(&self, record: &Record, created_at: Timestamp, is_update: bool) -> Record {
         let payload = record.payload();
         let payload = match self.fault {
@@ -467,7 +467,7 @@ impl BrokenPersistence {
         }
     }
 
-    /// Long enough for others to come in between.
+    /// Waits long enough for other calls to come in between.
     async fn pause() {
         tokio::time::sleep(std::time::Duration::from_millis(3)).await;
     }
@@ -589,7 +589,7 @@ impl Persistence for BrokenPersistence {
             return Ok(version);
         }
         let mut table = self.lock();
-        // Others may have been here since.
+        // Other calls may have come in between.
         match table.rows.get_mut(&self.place(key)) {
             None => Err(PersistenceError::NotFound),
             Some((_, there))
@@ -807,7 +807,7 @@ impl Persistence for BrokenPersistence {
 
     async fn migrate(&self) -> Result<(), PersistenceError> {
         if self.has(Fault::CannotMigrateAtOnce) {
-            let refused = || PersistenceError::Refused("somebody makes the table already".into());
+            let refused = || PersistenceError::Refused("another node makes the table already".into());
             if std::mem::replace(&mut self.lock().is_being_made, true) {
                 return Err(refused());
             }
