@@ -27,7 +27,7 @@ fuzz_target!(|input: Input<'_>| {
     let key = StoredKey::parse("the-key").unwrap();
     assert!(
         codec().decode(&key, &Bytes::copy_from_slice(input.row)).is_err(),
-        "a row was read that nobody had signed"
+        "a row was read that had not been signed"
     );
     let _ = (is_signed_text(input.row), signed_at(input.row));
 

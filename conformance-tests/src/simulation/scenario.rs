@@ -57,7 +57,7 @@ const LARGE_CROWDS: &[&str] = &[
 pub struct Scenario {
     /// The operations, and the process (0 or 1) that each of them is begun in.
     pub operations: Vec<(Operation, usize)>,
-    /// What the cache holds.
+    /// The contents of the cache.
     pub beginning: Beginning,
     /// `true` if one cache is shared by all processes, `false` if it belongs to the only process.
     pub is_shared: bool,

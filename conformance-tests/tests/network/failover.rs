@@ -169,7 +169,7 @@ impl Nodes {
 
     /// Checks that each node sees at once, in the cache, what the other writes.
     async fn are_coherent(&self) {
-        // What was lost with the old master is too old to be served now.
+        // Entries that were lost with the old master are too old to be served now.
         sleep(MAX_CACHE_AGE + SLACK).await;
         let [first, second] = &self.stores;
         for cookie in &self.cookies {

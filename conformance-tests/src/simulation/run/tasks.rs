@@ -138,7 +138,7 @@ impl Simulation<'_> {
         let ended: Vec<_> = self.tasks.extract_if(.., |task| ends(task)).collect();
         for task in ended {
             let id = task.id;
-            // What dropping it does counts as its own work.
+            // The work that dropping it does counts as its own.
             self.enter(id);
             drop(task);
             lock(&self.world).end(id);

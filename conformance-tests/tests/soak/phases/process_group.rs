@@ -1,4 +1,4 @@
-//! The processes of a phase, and the servers they use.
+//! The processes of a phase, and the servers that they use.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, Command as Program, Stdio};
@@ -15,8 +15,8 @@ use crate::ledger::Ledger;
 use crate::run::{database_url, path};
 use crate::worker;
 
-/// A process has this long to start, or to carry out a command.
-const PATIENCE: Duration = Duration::from_secs(45);
+/// How long a process may take to start, or to carry out a command.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// The cache and the database of a phase, each with a proxy for each process where one can be.
 pub(crate) struct Servers {
@@ -37,7 +37,7 @@ impl Servers {
         Ok(servers)
     }
 
-    /// How a process reaches the cache.
+    /// Returns the URL by which a process reaches the cache.
     pub(crate) fn cache_url(&self, node: usize) -> String {
         let Some(container) = &self.cache.container else { return "moka://".into() };
         match self.cache.proxies.get(node) {
@@ -46,7 +46,7 @@ impl Servers {
         }
     }
 
-    /// How a process reaches the database; the parent, which is not a node, reaches it without a proxy.
+    /// Returns the URL by which a process reaches the database. The parent, which is no node, reaches it without a proxy.
     pub(crate) fn database_url(&self, node: Option<usize>) -> String {
         let Some(container) = &self.database.container else {
             let file = self.directory.path().join("sessions.db");
@@ -57,7 +57,7 @@ impl Servers {
 }
 
 #[derive(Debug)]
-pub(crate) struct Crew {
+pub(crate) struct ProcessGroup {
     pub(crate) ledger: Arc<Mutex<Ledger>>,
     members: Vec<Member>,
 }
@@ -73,11 +73,11 @@ pub(crate) fn lock(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
     ledger.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Crew {
+impl ProcessGroup {
     /// Starts a process for each of the orders, and waits until all work.
     pub(crate) async fn start(settings: &Settings, orders: Vec<PhaseOrders>) -> Result<Self, Failure> {
         let ledger = Ledger { samples: Some(Default::default()), ..Ledger::default() };
-        let mut crew = Self { ledger: Arc::new(Mutex::new(ledger)), members: Vec::new() };
+        let mut group = Self { ledger: Arc::new(Mutex::new(ledger)), members: Vec::new() };
         for orders in orders {
             let process = orders.process;
             let mut child = Program::new(&settings.program)
@@ -89,10 +89,10 @@ impl Crew {
             let (Some(mut input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
                 return Err("a process has no pipes".into());
             };
-            // One that has ended already is noticed below.
+            // A process that has ended already is noticed below.
             let _ = writeln!(input, "{}", serde_json::to_string(&orders)?);
-            crew.members.push(Member { process, child, input });
-            let ledger = Arc::clone(&crew.ledger);
+            group.members.push(Member { process, child, input });
+            let ledger = Arc::clone(&group.ledger);
             std::thread::spawn(move || {
                 for line in BufReader::new(output).lines().map_while(Result::ok) {
                     // The last line of a process that was killed may be half of one.
@@ -106,11 +106,11 @@ impl Crew {
         let is_ready = |ledger: &mut Ledger, process| {
             ledger.processes.get(&process).is_some_and(|state| state.is_ready).then_some(())
         };
-        crew.wait_for_each(crew.members.len(), "become ready", PATIENCE, is_ready).await?;
-        Ok(crew)
+        group.wait_for_each(group.members.len(), "become ready", COMMAND_TIMEOUT, is_ready).await?;
+        Ok(group)
     }
 
-    /// Has the first so many processes carry out a command, and returns what they reply.
+    /// Makes the first processes carry out a command, and returns their replies.
     pub(crate) async fn command(&mut self, first: usize, command: &Command) -> Result<Vec<Reply>, Failure> {
         let text = serde_json::to_string(command)?;
         for member in self.members.iter_mut().take(first) {
@@ -120,7 +120,7 @@ impl Crew {
         let reply = |ledger: &mut Ledger, process| {
             ledger.replies.get_mut(&process).and_then(|replies| replies.pop_front())
         };
-        self.wait_for_each(first, "carry out a command", PATIENCE, reply).await
+        self.wait_for_each(first, "carry out a command", COMMAND_TIMEOUT, reply).await
     }
 
     pub(crate) async fn command_all(&mut self, command: &Command) -> Result<Vec<Reply>, Failure> {
@@ -131,7 +131,7 @@ impl Crew {
         &self,
         first: usize,
         what: &str,
-        patience: Duration,
+        time_limit: Duration,
         mut look: impl FnMut(&mut Ledger, u32) -> Option<T>,
     ) -> Result<Vec<T>, Failure> {
         let start = Instant::now();
@@ -146,7 +146,7 @@ impl Crew {
                     }
                     let has_ended =
                         ledger.processes.get(&member.process).is_some_and(|state| state.has_ended);
-                    if has_ended || start.elapsed() > patience {
+                    if has_ended || start.elapsed() > time_limit {
                         let fate = if has_ended { "ended by itself" } else { "does nothing" };
                         let process = member.process;
                         return Err(format!("process {process} did not {what}: it {fate}").into());
@@ -159,7 +159,7 @@ impl Crew {
     }
 }
 
-impl Drop for Crew {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         for member in &mut self.members {
             let _ = member.child.kill();

@@ -1,4 +1,4 @@
-//! A process of a phase: does what its parent commands, and reports every operation.
+//! A process of a phase. It carries out its parent's commands, and reports every operation.
 
 use std::collections::VecDeque;
 use std::io::BufRead as _;
@@ -28,29 +28,30 @@ const SAMPLE: Duration = Duration::from_millis(20);
 /// The size of a store's pool; see the parameters of the URLs.
 const CONNECTIONS: u32 = 8;
 
-/// How often it is tried to open all of them.
+/// The number of attempts to open all of them.
 const ROUNDS: u32 = 20;
 
-/// Sessions of a subject that is revoked.
+/// The number of sessions of a subject that is revoked.
 pub(crate) const SUBJECT_SESSIONS: u32 = 50;
 
-/// Sessions of subjects are in slots from here on.
+/// The first slot of the sessions of subjects.
 pub(crate) const SUBJECT_SLOT: u32 = 1 << 20;
 
 /// How long the sessions of a revocation are counted after it began.
 pub(crate) const REVOCATION_BOUND: Duration = Duration::from_secs(5);
 
-/// How many sessions are created at a time, or loaded until the cache answers for them.
+/// The number of sessions that are created at a time, or loaded until the cache answers for them.
 const AT_ONCE: usize = 8;
 
-/// One load puts a session into the cache, and the next is served by it. One of another process may come in between.
+/// The number of loads until the cache serves a session: one fills it, the next is served, and one of another process may come
+/// in between.
 const ENOUGH_LOADS: u32 = 4;
 
-/// How long a load that stalls is kept, and how many of a process at a time: each may keep a connection.
+/// How long a stalled load is kept, and how many of a process at a time. Each may keep a connection.
 const STALL: Duration = Duration::from_secs(6);
 const MAX_STALLED: usize = 2;
 
-/// What is left of an operation that its caller does not wait for.
+/// The rest of an operation for which its caller does not wait.
 type Rest = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 type Uncached = CachedDb<NoCache, Arc<dyn DynDatabase>>;
@@ -73,14 +74,14 @@ pub(crate) fn main() -> Result<(), Failure> {
     runtime.block_on(obey(orders, commands))
 }
 
-struct Hand {
+struct PhaseWorker {
     orders: PhaseOrders,
     store: Store,
-    /// The database alone.
+    /// A store of the database alone.
     uncached: Uncached,
     cache: Arc<Watched<Arc<dyn DynCache>>>,
     is_resting: AtomicBool,
-    /// The numbers that are written: rising in every field.
+    /// The numbers that are written, which rise in every field.
     count: AtomicU64,
 }
 
@@ -97,20 +98,20 @@ async fn obey(orders: PhaseOrders, mut commands: mpsc::UnboundedReceiver<Command
     let uncached =
         CachedDb::builder(NoCache, db).schema(Schema::Trust).reaper(None::<Reaper>).build().await?;
     let (is_resting, count) = (AtomicBool::new(true), AtomicU64::new(0));
-    let hand = Arc::new(Hand { orders, store, uncached, cache, is_resting, count });
-    hand.open_connections().await?;
+    let worker = Arc::new(PhaseWorker { orders, store, uncached, cache, is_resting, count });
+    worker.open_connections().await?;
     tell(&Line::Ready);
-    tokio::spawn(sample(Arc::clone(&hand)));
+    tokio::spawn(sample(Arc::clone(&worker)));
     let mut tasks = JoinSet::new();
     while let Some(command) = commands.recv().await {
         let reply = match command {
             Command::Create { sessions } => {
                 let mut creations = JoinSet::new();
                 for part in sessions.chunks(sessions.len().div_ceil(AT_ONCE).max(1)) {
-                    let (hand, part) = (Arc::clone(&hand), part.to_vec());
+                    let (worker, part) = (Arc::clone(&worker), part.to_vec());
                     creations.spawn(async move {
                         for session in part {
-                            hand.operate(session, Action::Create, None).await;
+                            worker.operate(session, Action::Create, None).await;
                         }
                     });
                 }
@@ -118,31 +119,31 @@ async fn obey(orders: PhaseOrders, mut commands: mpsc::UnboundedReceiver<Command
                 Reply::Created
             }
             Command::Operate(work) => {
-                hand.is_resting.store(false, Ordering::SeqCst);
+                worker.is_resting.store(false, Ordering::SeqCst);
                 let work = Arc::new(work);
                 for number in 0..work.tasks {
                     let random =
-                        Rng::with_seed(hand.orders.seed ^ u64::from(hand.orders.first_writer + number));
-                    let (hand, work) = (Arc::clone(&hand), Arc::clone(&work));
-                    tasks.spawn(Task { hand, work, number, random, stalled: VecDeque::new() }.run());
+                        Rng::with_seed(worker.orders.seed ^ u64::from(worker.orders.first_writer + number));
+                    let (worker, work) = (Arc::clone(&worker), Arc::clone(&work));
+                    tasks.spawn(Task { worker, work, number, random, stalled: VecDeque::new() }.run());
                 }
                 if work.revokes {
-                    tasks.spawn(revoke(Arc::clone(&hand)));
+                    tasks.spawn(revoke(Arc::clone(&worker)));
                 }
                 Reply::Operating
             }
             Command::Rest { within } => {
-                hand.is_resting.store(true, Ordering::SeqCst);
+                worker.is_resting.store(true, Ordering::SeqCst);
                 let all_end = async { while tasks.join_next().await.is_some() {} };
                 let _ = tokio::time::timeout(Duration::from_nanos(within), all_end).await;
                 let stuck = u32::try_from(tasks.len())?;
                 tasks.abort_all();
                 Reply::Resting { stuck }
             }
-            Command::Serve { sessions, within } => hand.serve(sessions, within).await,
+            Command::Serve { sessions, within } => worker.serve(sessions, within).await,
             Command::Homes { homes } => {
                 for (session, home) in homes {
-                    hand.cache.watch(stored_key(&hand.store, &hand.key(session)), home);
+                    worker.cache.watch(stored_key(&worker.store, &worker.key(session)), home);
                 }
                 Reply::Noted
             }
@@ -152,31 +153,31 @@ async fn obey(orders: PhaseOrders, mut commands: mpsc::UnboundedReceiver<Command
     Ok(())
 }
 
-async fn sample(hand: Arc<Hand>) {
+async fn sample(worker: Arc<PhaseWorker>) {
     loop {
-        let figures = Figures { values: hand.cache.values(), ..hand.store.stats().into() };
+        let figures = Figures { values: worker.cache.values(), ..worker.store.stats().into() };
         tell(&Line::Stats { at: now(), figures });
         tokio::time::sleep(SAMPLE).await;
     }
 }
 
-impl Hand {
+impl PhaseWorker {
     fn key(&self, session: SessionId) -> String {
         session_key(self.orders.run, session)
     }
 
-    /// Opens all connections to the database that the store may have: a login takes long where the code is not optimized,
-    /// and many at a time on a busy machine take longer than a statement may wait for one.
+    /// Opens all connections to the database that the store may have. A login takes long in unoptimized code, and many at a time
+    /// on a busy machine take longer than a statement may wait for one.
     async fn open_connections(self: &Arc<Self>) -> Result<(), Failure> {
         let mut open = 0;
         for round in 0..ROUNDS {
             let mut loads = JoinSet::new();
             for n in 0..CONNECTIONS {
-                let hand = Arc::clone(self);
-                let generation = u64::from(hand.orders.process) << 32 | u64::from(round * CONNECTIONS + n);
-                let nobody = SessionId { slot: u32::MAX, generation };
+                let worker = Arc::clone(self);
+                let generation = u64::from(worker.orders.process) << 32 | u64::from(round * CONNECTIONS + n);
+                let unused = SessionId { slot: u32::MAX, generation };
                 loads.spawn(async move {
-                    hand.store.load(&stored_key(&hand.store, &hand.key(nobody))).await.is_ok()
+                    worker.store.load(&stored_key(&worker.store, &worker.key(unused))).await.is_ok()
                 });
             }
             open = loads.join_all().await.into_iter().filter(|is_open| *is_open).count();
@@ -187,23 +188,23 @@ impl Hand {
         Err(format!("{open} of {CONNECTIONS} connections to the database could be opened").into())
     }
 
-    /// Does and reports an operation. One with a patience is left by its caller after it; returns what is left of it then.
+    /// Does and reports an operation. If it has a time limit, its caller leaves after that; then its rest is returned.
     async fn operate(
         self: &Arc<Self>,
         session: SessionId,
         action: Action,
-        patience: Option<Duration>,
+        time_limit: Option<Duration>,
     ) -> Option<Rest> {
         let op = OPS.fetch_add(1, Ordering::Relaxed);
         tell(&Line::Begin { op, session, action, at: now() });
-        let hand = Arc::clone(self);
+        let worker = Arc::clone(self);
         let key = self.key(session);
-        let mut attempt = Box::pin(async move { attempt(&hand.store, &key, action).await });
-        let Some(patience) = patience else {
+        let mut attempt = Box::pin(async move { attempt(&worker.store, &key, action).await });
+        let Some(time_limit) = time_limit else {
             tell(&ended(op, action, attempt.await));
             return None;
         };
-        let outcome = match select(&mut attempt, pin!(tokio::time::sleep(patience))).await {
+        let outcome = match select(&mut attempt, pin!(tokio::time::sleep(time_limit))).await {
             Either::Left((outcome, _)) => Some(outcome),
             Either::Right(_) => None,
         };
@@ -223,20 +224,20 @@ impl Hand {
         let start = now();
         let mut loads = JoinSet::new();
         for part in sessions.chunks(sessions.len().div_ceil(AT_ONCE).max(1)) {
-            let (hand, part) = (Arc::clone(self), part.to_vec());
+            let (worker, part) = (Arc::clone(self), part.to_vec());
             loads.spawn(async move {
                 let mut unserved = Vec::new();
                 for session in part {
-                    let key = stored_key(&hand.store, &hand.key(session));
-                    hand.cache.watch(key, 0);
-                    let before = hand.cache.times(&key);
+                    let key = stored_key(&worker.store, &worker.key(session));
+                    worker.cache.watch(key, 0);
+                    let before = worker.cache.times(&key);
                     let mut loads = 0;
-                    while hand.cache.times(&key) == before {
+                    while worker.cache.times(&key) == before {
                         if loads >= ENOUGH_LOADS && now() - start > within {
                             unserved.push(session);
                             break;
                         }
-                        hand.operate(session, Action::Load, None).await;
+                        worker.operate(session, Action::Load, None).await;
                         loads += 1;
                     }
                 }
@@ -249,11 +250,11 @@ impl Hand {
 }
 
 struct Task {
-    hand: Arc<Hand>,
+    worker: Arc<PhaseWorker>,
     work: Arc<Work>,
     number: u32,
     random: Rng,
-    /// Loads that are not polled any more, with the time when they are dropped.
+    /// Loads that are not polled any more, with the times at which they are dropped.
     stalled: VecDeque<(Nanos, Rest)>,
 }
 
@@ -261,7 +262,7 @@ impl Task {
     async fn run(mut self) {
         loop {
             self.pause().await;
-            if self.hand.is_resting.load(Ordering::SeqCst) {
+            if self.worker.is_resting.load(Ordering::SeqCst) {
                 return;
             }
             let Some(session) = self.random.choice(self.work.sessions.iter().copied()) else { return };
@@ -272,8 +273,8 @@ impl Task {
                 action == Action::Load && (self.number as usize) < MAX_STALLED && self.stalled.is_empty();
             let stalls = may_stall && self.random.u16(..1_000) < mix.stalling;
             let departs = stalls || self.random.u16(..1_000) < mix.departing;
-            let patience = departs.then(|| Duration::from_micros(self.random.u64(200..12_000)));
-            let left = self.hand.operate(session, action, patience).await;
+            let time_limit = departs.then(|| Duration::from_micros(self.random.u64(200..12_000)));
+            let left = self.worker.operate(session, action, time_limit).await;
             if let Some(left) = left
                 && stalls
             {
@@ -303,8 +304,8 @@ impl Task {
             None => true,
         };
         if is(mix.saves) {
-            let count = self.hand.count.fetch_add(1, Ordering::SeqCst) + 1;
-            Action::Save(self.hand.orders.first_writer + self.number, count)
+            let count = self.worker.count.fetch_add(1, Ordering::SeqCst) + 1;
+            Action::Save(self.worker.orders.first_writer + self.number, count)
         } else if is(mix.touches) {
             Action::Touch
         } else if is(mix.deletes) {
@@ -322,15 +323,15 @@ pub(crate) fn subject_sessions(number: u64) -> impl Iterator<Item = SessionId> {
     (0..SUBJECT_SESSIONS).map(move |n| SessionId { slot: SUBJECT_SLOT + n, generation: number })
 }
 
-/// Ends the sessions of one subject after the other, and mostly leaves a few milliseconds after it began.
-async fn revoke(hand: Arc<Hand>) {
-    let mut random = Rng::with_seed(hand.orders.seed ^ !u64::from(hand.orders.process));
-    let first = u64::from(hand.orders.process) << 32;
+/// Revokes one subject after the other, and usually leaves a few milliseconds after the beginning.
+async fn revoke(worker: Arc<PhaseWorker>) {
+    let mut random = Rng::with_seed(worker.orders.seed ^ !u64::from(worker.orders.process));
+    let first = u64::from(worker.orders.process) << 32;
     for number in first.. {
-        if hand.is_resting.load(Ordering::SeqCst) {
+        if worker.is_resting.load(Ordering::SeqCst) {
             return;
         }
-        match revoke_one(&hand, number, &mut random).await {
+        match revoke_one(&worker, number, &mut random).await {
             Ok(revocation) => tell(&Line::Revoked(revocation)),
             Err(error) => {
                 let (departed, sessions, left, after) = (false, SUBJECT_SESSIONS, 0, 0);
@@ -342,35 +343,35 @@ async fn revoke(hand: Arc<Hand>) {
     }
 }
 
-async fn revoke_one(hand: &Arc<Hand>, number: u64, random: &mut Rng) -> Result<Revocation, Failure> {
-    let subject = format!("subject-{}-{number}", hand.orders.run);
+async fn revoke_one(worker: &Arc<PhaseWorker>, number: u64, random: &mut Rng) -> Result<Revocation, Failure> {
+    let subject = format!("subject-{}-{number}", worker.orders.run);
     let keys: Vec<_> =
-        subject_sessions(number).map(|session| stored_key(&hand.store, &hand.key(session))).collect();
+        subject_sessions(number).map(|session| stored_key(&worker.store, &worker.key(session))).collect();
     let mut creations = JoinSet::new();
     for key in &keys {
-        let (key, store, owner) = (*key, hand.store.clone(), Subject::parse(&subject)?);
+        let (key, store, owner) = (*key, worker.store.clone(), Subject::parse(&subject)?);
         creations
             .spawn(async move { store.create(&key, empty().with_subject(Some(owner))).await.map(|_| ()) });
     }
     while let Some(created) = creations.join_next().await {
         created??;
     }
-    let patience = Duration::from_micros(random.u64(1_000..30_000));
+    let time_limit = Duration::from_micros(random.u64(1_000..30_000));
     let begin = now();
-    let outcome = tokio::time::timeout(patience, hand.store.revoke_subject(&subject)).await;
+    let outcome = tokio::time::timeout(time_limit, worker.store.revoke_subject(&subject)).await;
     let departed = outcome.is_err();
     let error = outcome.ok().and_then(Result::err).map(|error: Error| error.to_string());
-    // What is left, by the database; and then by the store, which must not show what the database has not.
+    // The sessions that are left in the database, and then in the store, which must not show what the database lacks.
     let mut left = SUBJECT_SESSIONS;
     let bound = u64::try_from(REVOCATION_BOUND.as_nanos())?;
     while left > 0 && now() - begin < bound {
-        left = u32::try_from(hand.uncached.list_by_subject(&subject).await?.len())?;
+        left = u32::try_from(worker.uncached.list_by_subject(&subject).await?.len())?;
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let after = now() - begin;
     let mut shown = 0;
     for key in &keys {
-        shown += u32::from(hand.store.load(key).await?.is_some());
+        shown += u32::from(worker.store.load(key).await?.is_some());
     }
     Ok(Revocation { number, departed, sessions: SUBJECT_SESSIONS, left: left.max(shown), after, error })
 }
