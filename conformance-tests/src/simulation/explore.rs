@@ -106,6 +106,7 @@ struct Fork {
 /// Explores every run of `scenario`, and returns the violation that was found, if any: the shortest one if `shortest`.
 #[must_use]
 pub fn explore(scenario: &Scenario, shortest: bool) -> (Explored, Option<Violation>) {
+    // In one function, because every part of the loop works on the path and on the states that were visited.
     let mut explored = Explored::default();
     let mut visited = Visited::default();
     let mut path: Vec<Fork> = Vec::new();

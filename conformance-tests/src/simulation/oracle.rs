@@ -302,6 +302,7 @@ fn steps(
     rows: Rows,
     now: Timestamp,
 ) -> Vec<(Rows, Progress<Outcome>)> {
+    // In one function, because it is one choice with an arm for each operation.
     let visible = |key: usize| rows[key].filter(|row| row.expires_at > now);
     let with = |key: usize, row: Option<Row>| {
         let mut rows = rows;

@@ -133,6 +133,7 @@ impl Proxy {
         direction: Direction,
         is_answered: &AtomicBool,
     ) -> bool {
+        // In one function, because it is one loop with an arm for each mode.
         let mut mode = self.shared.mode.subscribe();
         let mut has_swallowed = false;
         let mut chunk = vec![0; 16 << 10];

@@ -14,7 +14,7 @@ use super::row::{self, MAX_KEY_BYTES, MAX_PAYLOAD_BYTES, Row};
 use super::schema;
 use super::statements::{DjangoBackend, Statements};
 use crate::sql::connector::Query;
-use crate::sql::persistence::SqlPersistence;
+use crate::sql::persistence::{SqlPersistence, why_unmatched};
 use crate::sql::table::TableName;
 use crate::sql::value::Value;
 
@@ -167,22 +167,6 @@ impl<B: DjangoBackend> DjangoPersistence<B> {
         Ok(Some(row.data().to_owned()))
     }
 
-    /// Returns the reason why a write matched no row.
-    async fn why_unmatched(
-        &self,
-        key: &StoredKey,
-        expected: Option<Version>,
-        now: Timestamp,
-    ) -> Result<PersistenceError, PersistenceError> {
-        if expected.is_none() {
-            return Ok(PersistenceError::NotFound);
-        }
-        Ok(match self.is_there(key, now).await? {
-            true => PersistenceError::Conflict,
-            false => PersistenceError::NotFound,
-        })
-    }
-
     /// Returns `true` if there is a session under `key` that has not expired.
     async fn is_there(&self, key: &StoredKey, now: Timestamp) -> Result<bool, PersistenceError> {
         let parameters = [Parameter::Key(key), Parameter::Instant(now)];
@@ -224,7 +208,7 @@ impl<B: DjangoBackend> Persistence for DjangoPersistence<B> {
             Parameter::OptionalText(data.as_deref()),
         ];
         match self.db.write(statement::<B>(&self.sql.update, parameters)).await? {
-            0 => Err(self.why_unmatched(key, expected, now).await?),
+            0 => Err(why_unmatched(expected, self.is_there(key, now)).await?),
             _ => Ok(row::version(key.as_str(), record.payload())),
         }
     }
@@ -275,7 +259,7 @@ impl<B: DjangoBackend> Persistence for DjangoPersistence<B> {
             Parameter::OptionalText(data.as_deref()),
         ];
         match self.db.write(statement::<B>(&self.sql.rename, parameters)).await? {
-            0 => Err(self.why_unmatched(old, expected, now).await?),
+            0 => Err(why_unmatched(expected, self.is_there(old, now)).await?),
             _ => Ok(row::version(new.as_str(), record.payload())),
         }
     }

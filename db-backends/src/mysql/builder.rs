@@ -49,6 +49,7 @@ impl SqlPersistence<MySql> {
 }
 
 /// A builder for a [`MySqlPersistence`](super::MySqlPersistence).
+// The setters stand in both servers' builders, because what their documentation says differs.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct MySqlBuilder(ServerSettings);

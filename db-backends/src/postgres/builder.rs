@@ -49,6 +49,7 @@ impl SqlPersistence<Postgres> {
 }
 
 /// A builder for a [`PostgresPersistence`](super::PostgresPersistence).
+// The setters stand in both servers' builders, because what their documentation says differs.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct PostgresBuilder(ServerSettings);

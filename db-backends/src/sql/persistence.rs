@@ -97,22 +97,6 @@ impl<B: Backend> SqlPersistence<B> {
         Ok(self.read(query).await?.and_then(|row| B::integer(&row, RESULT).ok()))
     }
 
-    /// Returns the reason why a write matched no row.
-    async fn why_unmatched(
-        &self,
-        key: &StoredKey,
-        expected: Option<Version>,
-        now: Timestamp,
-    ) -> Result<PersistenceError, PersistenceError> {
-        if expected.is_none() {
-            return Ok(PersistenceError::NotFound);
-        }
-        Ok(match self.is_there(key, now).await? {
-            true => PersistenceError::Conflict,
-            false => PersistenceError::NotFound,
-        })
-    }
-
     /// Returns `true` if there is a session under `key` that has not expired.
     async fn is_there(&self, key: &StoredKey, now: Timestamp) -> Result<bool, PersistenceError> {
         let query = statement::<B>(&self.sql.is_there, [text(key), instant(now)]);
@@ -169,7 +153,7 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
         let query =
             bind(query, [text(key), instant(now), Value::OptionalInteger(expected.map(version_bits))]);
         match self.write(query).await? {
-            0 => Err(Box::pin(self.why_unmatched(key, expected, now)).await?),
+            0 => Err(Box::pin(why_unmatched(expected, self.is_there(key, now))).await?),
             _ => Ok(version),
         }
     }
@@ -209,7 +193,7 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
             [text(new), text(old), instant(now), Value::OptionalInteger(expected.map(version_bits))],
         );
         match self.write(query).await? {
-            0 => Err(Box::pin(self.why_unmatched(old, expected, now)).await?),
+            0 => Err(Box::pin(why_unmatched(expected, self.is_there(old, now))).await?),
             _ => Ok(version),
         }
     }
@@ -321,6 +305,17 @@ impl<B: Backend> fmt::Debug for SqlPersistence<B> {
             .field("database", &B::NAME)
             .field("table", &self.table.as_str())
             .finish_non_exhaustive()
+    }
+}
+
+/// Returns the reason why a write matched no row. `is_there` finds out whether there is a session that has not expired.
+pub(crate) async fn why_unmatched(
+    expected: Option<Version>,
+    is_there: impl Future<Output = Result<bool, PersistenceError>>,
+) -> Result<PersistenceError, PersistenceError> {
+    match expected {
+        Some(_) if is_there.await? => Ok(PersistenceError::Conflict),
+        _ => Ok(PersistenceError::NotFound),
     }
 }
 

@@ -101,6 +101,7 @@ impl World {
     }
 
     fn run_statement(&mut self, task: TaskId, statement: Effect, number: u32) -> Reply {
+        // In one function, because it is one choice with an arm for each statement.
         let operation = Some(task.operation());
         let version = Version::from_u64(task.0 << 16 | u64::from(number));
         match statement {

@@ -40,6 +40,7 @@ pub async fn random_calls_are_answered_like_the_reference(fixture: &impl Persist
 
 impl<P: Persistence> Histories<P> {
     async fn step(&mut self, keys: &[StoredKey], hint: &str) {
+        // In one function, because it is one choice with an arm for each method.
         let random = &mut self.random;
         let key = keys[random.usize(..keys.len())];
         let other = keys[random.usize(..keys.len())];

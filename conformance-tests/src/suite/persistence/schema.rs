@@ -53,7 +53,7 @@ pub async fn several_nodes_can_make_the_table_at_once(fixture: &impl Persistence
         return skip(NO_TABLE_OF_ITS_OWN);
     }
     at_once(&nodes, nodes.len(), |db, _| async move {
-        db.migrate().await.expect("several nodes can migrate at once")
+        db.migrate().await.expect("several nodes can migrate at once");
     })
     .await;
     for node in &nodes {
