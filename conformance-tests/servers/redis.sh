@@ -1,7 +1,7 @@
 #!/bin/sh
 # Entry point of the redis and valkey stand-ins: what the official images promise and the suite relies on.
 #   no arguments, or options only   run the server
-#   redis-server/valkey-server …    run it as its own user, listening for everybody
+#   redis-server/valkey-server …    run it as its own user, listening on all addresses
 #   anything else                   run that
 set -eu
 

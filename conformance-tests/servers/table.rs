@@ -1,12 +1,12 @@
 //! The servers that the conformance matrix runs on: images, how to start them, how to reach them.
 //!
-//! The one table behind the tests, `cargo xtask images`, `cargo xtask services` and CI. It uses nothing but the standard library,
-//! because two crates include it by path: the tests of this crate and `xtask`, which must compile fast.
+//! This is the one table behind the tests, `cargo xtask images`, `cargo xtask services` and CI. It uses only the standard
+//! library, because two crates include it by path: the tests of this crate and `xtask`, which must compile fast.
 
-/// The caches of the matrix. One without a [`Server`] of its name lives in the process.
+/// The caches of the matrix. A cache without a [`Server`] of its name lives in the process.
 pub(crate) const CACHES: &[&str] = &["moka", "redis", "valkey", "redis-cluster", "memcached"];
 
-/// The databases of the matrix. One without a [`Server`] of its name lives in the process.
+/// The databases of the matrix. A database without a [`Server`] of its name lives in the process.
 pub(crate) const DATABASES: &[&str] = &["sqlite", "postgres", "mysql", "mariadb"];
 
 /// Pairs of variants, whose servers differ in how they are reached. Each is tested like a pair of the matrix.
@@ -22,17 +22,17 @@ pub(crate) const VARIANT_PAIRS: &[(&str, &str)] = &[
 /// A container image, and how to make a stand-in for it where no registry can be reached.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Image {
-    /// Short name, as in `cargo xtask images NAME`.
+    /// The short name, as in `cargo xtask images NAME`.
     pub(crate) name: &'static str,
     /// The official image, pinned.
     pub(crate) official: &'static str,
     /// The environment variable that names another image to use instead.
     pub(crate) image_var: &'static str,
-    /// The Debian release that the stand-in is made from.
+    /// The Debian release from which the stand-in is made.
     pub(crate) suite: &'static str,
     /// The Debian packages of the stand-in.
     pub(crate) packages: &'static [&'static str],
-    /// Directories of the packages that would only be in the way: what they initialised at installation.
+    /// Directories that the packages initialize at installation, and that would only be in the way.
     pub(crate) remove: &'static [&'static str],
     /// The stand-in's entry point, which gives the official image's meaning to arguments and environment.
     pub(crate) entrypoint: &'static str,
@@ -103,47 +103,48 @@ pub(crate) const IMAGES: &[&Image] = &[&REDIS, &VALKEY, &MEMCACHED, &POSTGRES, &
 /// How the ports of a server in its container become ports of 127.0.0.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ports {
-    /// The server listens on this port; any free port outside leads to it.
+    /// The server listens on this port, and any free port outside leads to it.
     Mapped(u16),
-    /// So many free ports are chosen outside first, the server listens on the same numbers inside, and their numbers plus 10000
-    /// must not exceed 65535.
+    /// This many free ports are chosen outside first, and the server listens on the same numbers inside. Their numbers plus
+    /// 10000 must not exceed 65535.
     OneToOne(u16),
-    /// Not reached by TCP.
+    /// The server is not reached by TCP.
     None,
 }
 
-/// What must be put into the container before it starts.
+/// The files that must be put into the container before it starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Needs {
     Nothing,
-    /// A directory from outside, writable for everybody, mounted here: the server makes its socket in it.
+    /// A directory from outside that every user can write to is mounted here. The server makes its socket in it.
     SocketDirectory(&'static str),
-    /// `ca.pem`, `cert.pem` and `key.pem`, readable for everybody, in this directory.
+    /// `ca.pem`, `cert.pem` and `key.pem`, readable for every user, are in this directory.
     Certificates(&'static str),
 }
 
-/// A server as the tests and `cargo xtask services` start it. Everything here means the same to the official image and
-/// to its stand-in.
+/// A server as the tests and `cargo xtask services` start it. Everything here means the same to the official image and to its
+/// stand-in.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Server {
     /// The backend's name in the matrix, or that of a variant that has a pair of its own.
     pub(crate) name: &'static str,
     pub(crate) image: &'static Image,
-    /// Environment of the container. `{ports}` stands for the chosen ports, separated by spaces.
+    /// The environment of the container. `{ports}` stands for the chosen ports, separated by spaces.
     pub(crate) env: &'static [(&'static str, &'static str)],
-    /// The command, entry point included where the image has one to offer.
+    /// The command, including the entry point if the image has one.
     pub(crate) command: &'static [&'static str],
     pub(crate) ports: Ports,
     pub(crate) needs: Needs,
-    /// The URL to reach it under. `{addresses}` stands for every `127.0.0.1:port`, separated by commas, `{sentinels}` for
+    /// The URL of the server. `{addresses}` stands for every `127.0.0.1:port`, separated by commas, `{sentinels}` for
     /// the same without the first two, `{socket}` for the socket directory outside, `{certificates}` for that of the
     /// certificates.
     pub(crate) url: &'static str,
     /// The environment variable that names a running server to use instead of a container.
     pub(crate) url_var: &'static str,
-    /// What `cargo xtask services` publishes it on (the first of them, when one to one); not kept running there if `None`.
+    /// The port on which `cargo xtask services` publishes it (the first of them, when one to one). If `None`, it is not kept
+    /// running there.
     pub(crate) service_port: Option<u16>,
-    /// How to find out over plain TCP that it serves.
+    /// The exchange over plain TCP that shows that it is ready.
     pub(crate) probe: Option<Probe>,
 }
 
@@ -158,11 +159,11 @@ const PING: Probe = Probe { send: b"PING\r\n", expect: b"+PONG" };
 
 const VERSION: Probe = Probe { send: b"version\r\n", expect: b"VERSION" };
 
-/// A startup message for user `postgres`, database `sessions`; the answer asks for a password.
+/// A startup message for the user `postgres` and the database `sessions`. The answer asks for a password.
 const PG_STARTUP: Probe =
     Probe { send: b"\0\0\0\x29\0\x03\0\0user\0postgres\0database\0sessions\0\0", expect: b"SCRAM-SHA-256" };
 
-/// The greeting of either server; both open their port only when set up.
+/// The greeting of both servers, which open their port only when they are set up.
 const MYSQL_GREETING: Probe = Probe { send: b"", expect: b"_password" };
 
 pub(crate) const SERVERS: &[Server] = &[
@@ -330,7 +331,7 @@ pub(crate) const SERVERS: &[Server] = &[
         name: "postgres",
         image: &POSTGRES,
         env: &[("POSTGRES_PASSWORD", "conformance"), ("POSTGRES_DB", "sessions")],
-        // The data is thrown away: nothing needs to reach the disk.
+        // The data is thrown away, so nothing needs to reach the disk.
         command: &["postgres", "-c", "max_connections=500", "-c", "fsync=off"],
         ports: Ports::Mapped(5432),
         needs: Needs::Nothing,
@@ -390,7 +391,7 @@ pub(crate) const SERVERS: &[Server] = &[
     },
 ];
 
-/// A cluster that serves what it has when a master is missing, for the soak, which kills one of them.
+/// A cluster that serves its other keys when a master is missing, for the soak, which kills one.
 pub(crate) const CLUSTER_WITH_GAPS: Server = Server {
     name: "redis-cluster-with-gaps",
     image: &REDIS,
@@ -404,26 +405,26 @@ pub(crate) const CLUSTER_WITH_GAPS: Server = Server {
     probe: Some(Probe { send: b"CLUSTER INFO\r\n", expect: b"cluster_state:ok" }),
 };
 
-/// The server of this name; `None` for a backend that lives in the process.
+/// Returns the server of this name, or `None` for a backend that lives in the process.
 pub(crate) fn server(name: &str) -> Option<&'static Server> {
     SERVERS.iter().find(|server| server.name == name)
 }
 
 impl Image {
-    /// The image to run: the one that the environment names, or else the official one.
+    /// Returns the image to run: the one that the environment names, or else the official one.
     pub(crate) fn reference(&self) -> String {
         std::env::var(self.image_var).unwrap_or_else(|_| self.official.to_owned())
     }
 }
 
 impl Server {
-    /// The environment of a container whose server listens on `ports`.
+    /// Returns the environment of a container whose server listens on `ports`.
     pub(crate) fn env_on(&self, ports: &[u16]) -> Vec<(&'static str, String)> {
         let ports = joined(ports, " ", u16::to_string);
         self.env.iter().map(|(name, value)| (*name, value.replace("{ports}", &ports))).collect()
     }
 
-    /// The URL of a server that is reached on these ports of 127.0.0.1.
+    /// Returns the URL of a server that is reached on these ports of 127.0.0.1.
     pub(crate) fn url_on(&self, ports: &[u16]) -> String {
         let addresses = |ports| joined(ports, ",", |port| format!("127.0.0.1:{port}"));
         let sentinels = ports.get(2..).unwrap_or_default();
@@ -436,7 +437,7 @@ fn joined(ports: &[u16], separator: &str, shape: impl Fn(&u16) -> String) -> Str
 }
 
 impl Probe {
-    /// Whether the server on this port of 127.0.0.1 is ready, as far as one exchange tells.
+    /// Returns `true` if the server on this port of 127.0.0.1 is ready, as far as one exchange shows.
     pub(crate) fn answers(&self, port: u16) -> bool {
         self.ask(port).unwrap_or(false)
     }

@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -7,21 +8,12 @@
     reason = "a case fails by a panic"
 )]
 
-pub mod cache;
-mod case;
-mod crowd;
-pub mod linearize;
-pub mod pair;
-pub mod persistence;
-pub mod proxy;
-pub mod reference;
-pub mod scan;
 #[cfg(feature = "simulation")]
-pub mod sim;
-pub mod subject_index;
+pub mod simulation;
 mod suite;
+mod support;
 
-pub use case::Case;
-pub use suite::Suite;
+pub use suite::{Case, Suite, cache, pair, persistence, reference, scan, subject_index};
+pub use support::{linearize, proxy};
 
 pub use libtest_mimic;

@@ -1,17 +1,17 @@
-//! Whether every bullet of the contracts has a case, and every case a bullet.
+//! Every bullet of the contracts has a case, and every case a bullet.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
 use conformance_tests::reference::{MemoryCache, MemoryPersistence};
 use conformance_tests::{cache, persistence, scan, subject_index};
 
-/// Bullets that no call of a backend can show, and where they are shown instead.
+/// Bullets that no call of a backend can show, with the tests that show them instead.
 const SHOWN_ELSEWHERE: &[&str] = &[
-    // By the wire: a proxy that counts what is sent.
+    // A proxy that counts what is sent on the wire.
     "No method repeats a write of its own accord when its outcome is unknown.",
-    // By servers that are killed and paused, and by calls that are made while nothing is connected.
+    // Servers that are killed and paused, and calls that are made while nothing is connected.
     "Keys with the same number are reachable, or not, together. Makes no call.",
-    // By each backend's own tests, which make statements fail, block and outlive their clients, and read query plans.
+    // Each backend's own tests, which make statements fail, block and outlive their clients, and read query plans.
     "An error says whether a write may have happened",
     "A statement whose client has given up goes on for at most",
     "Uses an index, not a scan of the table.",
@@ -44,14 +44,14 @@ fn every_bullet_of_scan_has_a_case() {
     compare(contract, &shown);
 }
 
-/// The lines of a source's documentation.
+/// Returns the lines of a source, with the text of those that are documentation.
 fn documentation(source: &str) -> impl Iterator<Item = Option<&str>> {
     source
         .lines()
         .map(|line| line.trim_start().strip_prefix("///").map(|text| text.strip_prefix(' ').unwrap_or(text)))
 }
 
-/// The items of all `# Behavior` lists in a source.
+/// Returns the items of all `# Behavior` lists in a source.
 fn bullets(source: &str) -> Vec<String> {
     let (mut bullets, mut is_behavior) = (Vec::<String>::new(), false);
     for text in documentation(source) {
@@ -78,7 +78,7 @@ fn compare(source: &str, shown: &[&str]) {
     let bullets = bullets(source);
     let without_case: Vec<_> = bullets.iter().filter(|bullet| !is_shown(bullet)).collect();
     assert!(without_case.is_empty(), "no case shows: {without_case:#?}");
-    // What is no bullet is another sentence of the documentation.
+    // A case may also show another sentence of the documentation.
     let all = documentation(source).flatten().collect::<Vec<_>>().join(" ").replace("   ", " ");
     let made_up: Vec<_> = shown.iter().filter(|case| case.is_empty() || !all.contains(**case)).collect();
     assert!(made_up.is_empty(), "the contract does not say: {made_up:#?}");

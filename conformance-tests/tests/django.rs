@@ -1,11 +1,11 @@
 //! Django's table, held to the contract of `Persistence` as far as it has columns for it.
 //!
-//! In SQLite always; on Postgres, MySQL and MariaDB where `CONFORMANCE_POSTGRES_URL`, `CONFORMANCE_MYSQL_URL` and
-//! `CONFORMANCE_MARIADB_URL` say, in tables that are dropped afterwards. Without a URL, its tests are reported as ignored,
-//! or as failed if `CONFORMANCE_REQUIRE` is `all` or lists the server.
+//! SQLite is always tested; Postgres, MySQL and MariaDB are tested at the URLs in `CONFORMANCE_POSTGRES_URL`,
+//! `CONFORMANCE_MYSQL_URL` and `CONFORMANCE_MARIADB_URL`, in tables that are dropped afterwards. The tests of a server without
+//! a URL are reported as ignored, or as failed if `CONFORMANCE_REQUIRE` is `all` or lists the server.
 //!
-//! The table takes payloads of Django's form only, and keeps neither subjects nor when a session began. So [`InDjango`]
-//! packs whole records into its payloads. What the table can do nothing about is listed in [`LACKING`].
+//! The table takes payloads of Django's form only, and keeps neither subjects nor the beginning of a session. So [`InDjango`]
+//! packs whole records into its payloads. [`LACKING`] lists the cases that the table cannot pass.
 
 #![allow(
     missing_docs,
@@ -32,25 +32,25 @@ use session_core::{
     Version,
 };
 
-/// What Django's table cannot do, and why.
+/// The cases that Django's table cannot pass, and why.
 const LACKING: [(&str, &str); 8] = [
-    ("a_touch_prolongs_and_notes_the_use", "there is no column for the last use"),
-    ("a_late_touch_does_not_turn_the_last_use_back", "there is no column for the last use"),
-    ("of_touches_at_once_the_latest_counts", "there is no column for the last use"),
-    ("a_touch_that_is_not_due_changes_nothing", "there is no column for the last use"),
-    ("of_due_touches_at_once_one_is_written", "there is no column for the last use"),
+    ("touch_prolongs_and_notes_the_use", "there is no column for the last use"),
+    ("late_touch_does_not_turn_the_last_use_back", "there is no column for the last use"),
+    ("latest_of_several_concurrent_touches_counts", "there is no column for the last use"),
+    ("touch_that_is_not_due_changes_nothing", "there is no column for the last use"),
+    ("one_of_several_due_touches_is_written", "there is no column for the last use"),
     (
-        "random_histories_are_those_of_the_reference",
+        "random_calls_are_answered_like_the_reference",
         "touches are among them, and there is no column for the last use",
     ),
     (
-        "instants_come_back_to_the_microsecond",
+        "instants_are_kept_to_the_microsecond",
         "some are in years that Django cannot say, which become the year 9999",
     ),
-    ("subjects_come_back_byte_for_byte", "there is no column for a subject"),
+    ("subject_is_kept_byte_for_byte", "there is no column for a subject"),
 ];
 
-/// What it cannot do in MySQL and MariaDB, besides.
+/// The cases that it cannot pass in MySQL and MariaDB, besides.
 const LACKING_IN_MYSQL: [(&str, &str); 1] = [(
     "keys_that_differ_in_case_are_different",
     "there cannot be two keys that differ in case only; neither is ever found under the other's",
@@ -99,17 +99,21 @@ fn suite<D: Django>(backend: &str, url: &str, lacking: &[(&str, &str)]) -> Suite
     let mut cases = persistence::cases::<Table<D>>();
     let count = cases.len();
     cases.retain(|case| !lacking.iter().any(|(lacking, _)| *lacking == case.name));
-    assert_eq!(cases.len(), count - lacking.len(), "a case that is lacking has another name now");
+    assert_eq!(
+        cases.len(),
+        count - lacking.len(),
+        "a case in the list of those that cannot pass has another name now"
+    );
     cases.push(Case {
-        name: "of_touches_that_are_due_by_the_expiry_one_is_written",
+        name: "one_of_several_touches_due_by_the_expiry_is_written",
         shows: "",
-        run: |fixture| Box::pin(of_touches_that_are_due_by_the_expiry_one_is_written(fixture)),
+        run: |fixture| Box::pin(one_of_several_touches_due_by_the_expiry_is_written(fixture)),
     });
     Suite::new(backend).layer("persistence", fixture, cases)
 }
 
-/// What stands in for the condition on the last use, which has no column.
-async fn of_touches_that_are_due_by_the_expiry_one_is_written<D: Django>(fixture: &Table<D>) {
+/// Replaces the case for the condition on the last use, which has no column: touches are due by the expiry.
+async fn one_of_several_touches_due_by_the_expiry_is_written<D: Django>(fixture: &Table<D>) {
     const NOW: Timestamp = Timestamp::from_micros(1_600_000_000_123_457);
     const HOUR: Duration = Duration::from_secs(3_600);
     // Django's SESSION_COOKIE_AGE, and the default of the database.
@@ -119,7 +123,10 @@ async fn of_touches_that_are_due_by_the_expiry_one_is_written<D: Django>(fixture
     db.insert(&key, &Record::new("1{}".into(), NOW, NOW + AGE)).await.unwrap();
     let end = async || db.load(&key, NOW).await.unwrap().unwrap().expires_at();
     let before = NOW - Duration::from_micros(1);
-    assert!(!db.touch(&key, NOW + HOUR + AGE, before, NOW + HOUR).await.unwrap(), "it was used since");
+    assert!(
+        !db.touch(&key, NOW + HOUR + AGE, before, NOW + HOUR).await.unwrap(),
+        "the session was used since then"
+    );
     assert_eq!(end().await, NOW + AGE);
     let touches = (0..12).map(|_| {
         let db = Arc::clone(&db);
@@ -129,13 +136,13 @@ async fn of_touches_that_are_due_by_the_expiry_one_is_written<D: Django>(fixture
     for touch in touches.collect::<Vec<_>>() {
         written += usize::from(touch.await.unwrap().unwrap());
     }
-    assert_eq!(written, 1, "touches of 12 were written");
+    assert_eq!(written, 1, "the number of 12 touches that were written");
     assert_eq!(end().await, NOW + HOUR + AGE);
     let absent = db.touch(&key, NOW, Timestamp::MAX, NOW + 2 * HOUR + AGE).await;
     assert!(matches!(absent, Err(PersistenceError::NotFound)), "{absent:?}");
 }
 
-/// One for each run.
+/// A suffix for the tables of this run.
 fn table() -> &'static str {
     static NAME: std::sync::LazyLock<String> =
         std::sync::LazyLock::new(|| format!("django_{:016x}", fastrand::u64(..)));
@@ -169,7 +176,7 @@ impl<D: Django> PersistenceFixture for Table<D> {
     type Persistence = InDjango<D>;
 
     async fn open(&self) -> InDjango<D> {
-        assert!(!self.url.is_empty(), "its URL is not set; CONFORMANCE_REQUIRE demands it");
+        assert!(!self.url.is_empty(), "its URL is not set, but CONFORMANCE_REQUIRE demands it");
         let db = D::open(&self.url).await.expect("the database lets us in");
         self.made.get_or_init(async || run_sql(&self.url, db.schema_sql()).await).await;
         InDjango(db)
@@ -200,7 +207,8 @@ fn block_on(future: impl Future<Output = ()>) {
 struct InDjango<D>(D);
 
 impl<D: Django> InDjango<D> {
-    /// Of the form that Django signs; each time another one, as if it were signed in another second.
+    /// Packs a record into a payload of the form that Django signs. Each payload is different, as if it were signed in another
+    /// second.
     fn packed(record: &Record, created_at: Timestamp) -> Record {
         let subject = record.subject().map(Subject::as_str).unwrap_or_default();
         let [created, last_seen] = [created_at, record.last_seen_at()].map(Timestamp::as_micros);
@@ -236,7 +244,7 @@ impl<D: Django> InDjango<D> {
         if actual > limit { Err(PersistenceError::TooLarge { actual, limit }) } else { Ok(()) }
     }
 
-    /// Writes `record` with the `created_at` of the row that is there, and gives it the key `new` if there is one.
+    /// Writes `record` with the `created_at` of the present row, under the key `new` if there is one.
     async fn replace(
         &self,
         key: &StoredKey,

@@ -47,7 +47,7 @@ fn main() {
             .subject_index(erased_index_at(erased_index)),
         Suite::new("moka+sqlite").pair(Pair { cache: moka(), persistence: at(path("pair.db")) }),
         Suite::new("sqlite-in-memory").persistence(move || {
-            // There is one handle to it: a second one would have a database of its own.
+            // There is only one handle: a second one would have a database of its own.
             let in_memory = Arc::clone(&in_memory);
             async move {
                 Arc::clone(
@@ -74,10 +74,10 @@ fn at(
     move || Box::pin(opened(url.clone()))
 }
 
-/// SQLite in a file, and what another program can do to it.
+/// SQLite in a file, and another program that damages it.
 struct File {
     url: String,
-    /// Whether the table was made by hand, so that its columns take values of any type.
+    /// `true` if the table was made by hand, so that its columns take values of any type.
     is_by_hand: bool,
 }
 

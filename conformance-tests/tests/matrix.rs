@@ -35,20 +35,20 @@ use plan::{Fate, Required, Selection};
 use servers::Brought;
 use table::{CACHES, DATABASES, SERVERS, VARIANT_PAIRS, server};
 
-/// Many cases wait most of the time.
+/// The number of test threads. Many cases wait most of the time.
 const THREADS: usize = 8;
 
 fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);
-    // Those in the process are always there.
+    // Backends in the process are always available.
     let known: Vec<_> = SERVERS.iter().map(|server| server.name).chain(["moka", "sqlite"]).collect();
     let required = Required::parse(&std::env::var("CONFORMANCE_REQUIRE").unwrap_or_default(), &known)
         .unwrap_or_else(|error| panic!("CONFORMANCE_REQUIRE: {error}"));
     run(&arguments, &required).exit();
 }
 
-/// Everything that it starts is gone when it returns.
+/// Runs the matrix. Everything that it starts is gone when it returns.
 fn run(arguments: &Arguments, required: &Required) -> Conclusion {
     let directory = tempfile::tempdir().expect("a directory for databases");
     let (made, nowhere) = (Made::default(), BTreeMap::new());
@@ -99,7 +99,7 @@ enum Group {
     Pair(&'static str, &'static str),
 }
 
-/// Those of the backends that `CONFORMANCE_CACHES` and `CONFORMANCE_DATABASES` name, or all.
+/// Returns the tests of the backends that `CONFORMANCE_CACHES` and `CONFORMANCE_DATABASES` name, or all.
 fn groups() -> Vec<Group> {
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
     let selection = Selection::parse(&variable("CONFORMANCE_CACHES"), &variable("CONFORMANCE_DATABASES"));
@@ -117,7 +117,7 @@ fn groups() -> Vec<Group> {
     groups
 }
 
-/// Where servers are.
+/// The URLs of the servers.
 type Urls = BTreeMap<&'static str, String>;
 
 impl Group {
@@ -129,7 +129,7 @@ impl Group {
         names.into_iter().filter(|name| server(name).is_some()).collect()
     }
 
-    /// Its tests. They can be named, but not run, where `urls` lacks a server.
+    /// Returns its tests. Where `urls` lacks a server, they can be named but not run.
     fn suite(self, urls: &Urls, directory: &Path, made: &Made) -> Suite {
         let url = |name: &str| urls.get(name).cloned().unwrap_or_default();
         match self {
@@ -165,7 +165,7 @@ impl Group {
     }
 }
 
-/// The backend of a name, which may be that of a variant.
+/// Returns the backend of a name, which may be that of a variant.
 fn kind(name: &str) -> &str {
     name.split('-').next().unwrap_or(name)
 }

@@ -20,20 +20,20 @@ fn no_redis() -> BTreeMap<&'static str, String> {
 }
 
 #[test]
-fn tests_whose_servers_are_there_run() {
+fn test_whose_servers_are_available_runs() {
     assert_eq!(fate(&["postgres"], &no_redis(), &required("all")), Fate::Run);
     assert_eq!(fate(&[], &no_redis(), &required("all")), Fate::Run);
 }
 
 #[test]
-fn tests_without_their_server_are_ignored_and_name_it() {
+fn test_without_its_server_is_ignored_and_names_it() {
     let ignored = Fate::Ignore("no redis".into());
     assert_eq!(fate(&["redis", "postgres"], &no_redis(), &required("")), ignored);
     assert_eq!(fate(&["redis", "postgres"], &no_redis(), &required("postgres, mysql")), ignored);
 }
 
 #[test]
-fn tests_without_a_required_server_fail_with_the_reason() {
+fn test_without_a_required_server_fails_with_the_reason() {
     for value in ["all", "redis", " postgres,redis ", "mysql,all"] {
         let Fate::Fail(reason) = fate(&["redis", "postgres"], &no_redis(), &required(value)) else {
             panic!("{value}");
@@ -43,7 +43,7 @@ fn tests_without_a_required_server_fail_with_the_reason() {
 }
 
 #[test]
-fn a_required_server_that_nobody_knows_is_an_error() {
+fn unknown_required_server_is_an_error() {
     let error = Required::parse("redis,oracle", KNOWN).unwrap_err();
     assert!(error.contains("oracle") && error.contains("postgres"), "{error}");
 }
@@ -63,20 +63,20 @@ fn only_servers_of_wanted_tests_are_needed() {
 }
 
 #[test]
-fn everything_is_selected_unless_something_is_named() {
+fn everything_is_selected_unless_a_backend_is_named() {
     let all = Selection::parse("", " ");
     assert!(all.has_cache("redis") && all.has_database("mysql") && all.has_pair("redis", "mysql"));
 }
 
 #[test]
-fn a_cache_that_is_named_alone_is_tested_with_every_database() {
+fn cache_named_alone_is_tested_with_every_database() {
     let redis = Selection::parse("redis", "");
     assert!(redis.has_cache("redis") && redis.has_pair("redis", "mysql"));
     assert!(!redis.has_cache("valkey") && !redis.has_database("mysql") && !redis.has_pair("valkey", "mysql"));
 }
 
 #[test]
-fn a_cache_and_a_database_that_are_named_are_tested_alone_and_together() {
+fn named_cache_and_database_are_tested_alone_and_together() {
     let both = Selection::parse("redis", "mysql, sqlite");
     assert!(both.has_cache("redis") && both.has_database("sqlite") && both.has_pair("redis", "mysql"));
     assert!(!both.has_pair("redis", "postgres") && !both.has_pair("moka", "mysql"));

@@ -1,23 +1,24 @@
-//! The simulator, in small, and that it can fail. All of it: `cargo xtask simulate`.
+//! The simulator on a small scale, and that it can fail. `cargo xtask simulate` runs all of it.
 
 #![cfg(feature = "simulation")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
 use std::collections::BTreeSet;
 
-use conformance_tests::sim::{
-    Mutant, Operation, Scenario, SweepError, Vector, explore, hunt, replay, select_mutant, sweep, wander,
+use conformance_tests::simulation::{
+    Mutant, Operation, Scenario, SweepError, Vector, detect, explore, random_run, replay, select_mutant,
+    sweep,
 };
 
 #[test]
-fn every_mix_of_two_keeps_its_promises_in_every_interleaving_without_faults() {
+fn every_mix_of_two_keeps_its_promises_without_faults() {
     let explored = sweep(&Scenario::all(2, 0), |_, _| {}).unwrap_or_else(|error| panic!("{error}"));
     assert!(explored.states > 10_000, "{explored:?}");
 }
 
 #[test]
-fn a_load_and_a_delete_keep_their_promises_whatever_goes_wrong_once() {
-    for name in ["load@0+delete@0/vacant/shared/1", "load@0+delete@1/cached/nervous/1"] {
+fn load_and_delete_keep_their_promises_with_any_one_fault() {
+    for name in ["load@0+delete@0/vacant/shared/1", "load@0+delete@1/cached/sensitive/1"] {
         let (explored, violation) = explore(&name.parse().unwrap(), false);
         assert!(violation.is_none(), "{violation:?}");
         assert!(explored.ends > 0, "{explored:?}");
@@ -25,7 +26,7 @@ fn a_load_and_a_delete_keep_their_promises_whatever_goes_wrong_once() {
 }
 
 #[test]
-fn a_crowd_keeps_its_promises_in_every_interleaving() {
+fn crowd_keeps_its_promises_in_every_interleaving() {
     for name in [
         "load@1+merge@0+merge@0+touch@0+delete@0/vacant/shared/0",
         "load@0+load@0+load@0+delete@1/vacant/shared/0",
@@ -37,21 +38,21 @@ fn a_crowd_keeps_its_promises_in_every_interleaving() {
 }
 
 #[test]
-fn a_writer_that_is_overtaken_eight_times_in_a_row_goes_on() {
+fn writer_that_is_overtaken_eight_times_in_a_row_continues() {
     let (explored, violation) = explore(&"merge@0/vacant/shared/0/rival8".parse().unwrap(), false);
     assert!(violation.is_none(), "{violation:?}");
     assert!(explored.ends > 0, "{explored:?}");
-    assert!(hunt(Mutant::LosingIsOutage).unwrap().violation.reason.contains("did not answer"));
+    assert!(detect(Mutant::LosingIsOutage).unwrap().violation.reason.contains("did not answer"));
 }
 
 #[test]
-fn a_load_that_is_not_polled_any_more_strands_no_other() {
-    let found = hunt(Mutant::LeaderOwnsFlight).unwrap().violation;
+fn load_that_is_not_polled_any_more_strands_no_other() {
+    let found = detect(Mutant::LeaderOwnsFlight).unwrap().violation;
     assert!(found.reason.contains("does not come to its end"), "{}", found.reason);
 }
 
 #[test]
-fn all_crowds_are_scenarios() {
+fn every_crowd_is_a_scenario() {
     let all = Scenario::crowds(true).unwrap();
     assert!(all.len() > Scenario::crowds(false).unwrap().len());
     for scenario in all {
@@ -60,7 +61,7 @@ fn all_crowds_are_scenarios() {
 }
 
 #[test]
-fn a_run_that_is_brought_to_its_end_can_be_replayed() {
+fn completed_run_can_be_replayed() {
     let replayed = replay(&"merge@0+merge@0/vacant/shared/0:0.0.end".parse().unwrap()).unwrap();
     assert_eq!((replayed.steps.len(), replayed.violation), (3, None));
 }
@@ -87,8 +88,8 @@ fn every_mix_of_three_has_one_first_arrangement() {
 }
 
 #[test]
-fn a_mutant_is_found_and_its_vector_shows_it_again() {
-    let found = hunt(Mutant::TouchPublishes).unwrap();
+fn detected_mutant_is_shown_again_by_its_vector() {
+    let found = detect(Mutant::TouchPublishes).unwrap();
     let vector: Vector = found.violation.vector.to_string().parse().unwrap();
     assert_eq!(vector, found.violation.vector);
 
@@ -101,7 +102,7 @@ fn a_mutant_is_found_and_its_vector_shows_it_again() {
 }
 
 #[test]
-fn a_vector_that_does_not_fit_is_refused() {
+fn vector_that_does_not_fit_is_refused() {
     for (vector, reason) in [
         ("load@0/cached/shared/0", "no `:`"),
         ("load@0/cached/shared/0:x", "no number"),
@@ -119,7 +120,7 @@ fn a_vector_that_does_not_fit_is_refused() {
 }
 
 #[test]
-fn a_vector_that_goes_on_after_the_end_is_refused() {
+fn vector_that_continues_after_the_end_is_refused() {
     let (mut vector, mut last) = ("load@0/cached/shared/0:".parse::<Vector>().unwrap(), None);
     while last.is_none() {
         vector.choices.push(0);
@@ -131,17 +132,17 @@ fn a_vector_that_goes_on_after_the_end_is_refused() {
 }
 
 #[test]
-fn a_sweep_over_nothing_fails() {
+fn sweep_over_nothing_fails() {
     assert!(matches!(sweep(&[], |_, _| {}), Err(SweepError::Nothing)));
 }
 
 #[test]
-fn the_same_choices_make_the_same_run() {
-    let scenario: Scenario = "merge@0+rename@1+load-b@0/cached/nervous/3".parse().unwrap();
-    assert_eq!(scenario.to_string(), "merge@0+rename@1+load-b@0/cached/nervous/3");
+fn same_choices_make_the_same_run() {
+    let scenario: Scenario = "merge@0+rename@1+load-b@0/cached/sensitive/3".parse().unwrap();
+    assert_eq!(scenario.to_string(), "merge@0+rename@1+load-b@0/cached/sensitive/3");
     let run = || {
         let mut turn = 0;
-        wander(&scenario, |n| {
+        random_run(&scenario, |n| {
             turn += 7;
             turn % n
         })

@@ -1,11 +1,15 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(docsrs, doc(auto_cfg(hide(feature = "_sqlx", feature = "_server", feature = "_tls"))))]
 
 mod connect;
 mod inspect;
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+#[cfg(feature = "_sqlx")]
 mod sql;
+#[cfg(feature = "_sqlx")]
+mod url;
 
-#[cfg(all(feature = "django", any(feature = "sqlite", feature = "postgres", feature = "mysql")))]
+#[cfg(all(feature = "django", feature = "_sqlx"))]
 pub mod django;
 #[cfg(feature = "mysql")]
 pub mod mysql;
@@ -16,8 +20,8 @@ pub mod sqlite;
 
 pub use self::connect::{ConnectError, connect, connect_to_inspect};
 pub use self::inspect::{Inspect, Inspection};
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-pub use self::sql::SqlPersistence;
-/// The driver, for pools that the application makes itself.
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+#[cfg(feature = "_sqlx")]
+pub use self::sql::persistence::SqlPersistence;
+/// The driver, for pools that the application makes.
+#[cfg(feature = "_sqlx")]
 pub use sqlx;

@@ -1,9 +1,9 @@
-//! Databases by URL. On the servers, in `servers/by_url.rs`.
+//! Databases by URL. The servers have theirs in `servers/by_url.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
 use db_backends::{ConnectError, connect};
 
-/// URLs that lead nowhere, and the feature that each needs.
+/// URLs of databases that do not exist, and the feature that each needs.
 const KNOWN: [(&str, &str, bool); 6] = [
     ("postgres://user:s3cr3t@127.0.0.1:1/db", "postgres", cfg!(feature = "postgres")),
     ("postgresql://user:s3cr3t@127.0.0.1:1/db?table=logins", "postgres", cfg!(feature = "postgres")),
@@ -14,7 +14,7 @@ const KNOWN: [(&str, &str, bool); 6] = [
 ];
 
 #[tokio::test]
-async fn every_url_is_tried_or_names_the_feature_that_it_needs() {
+async fn url_is_tried_or_names_the_feature_that_it_needs() {
     for (url, feature, enabled) in KNOWN {
         let error = connect(url).await.unwrap_err();
         assert!(!format!("{error} {error:?}").contains("s3cr3t"), "{error}");
@@ -32,7 +32,7 @@ async fn every_url_is_tried_or_names_the_feature_that_it_needs() {
 }
 
 #[tokio::test]
-async fn an_unknown_scheme_is_refused_by_its_name_alone() {
+async fn unknown_scheme_is_refused_without_the_rest_of_the_url() {
     let error = connect("mongodb://user:s3cr3t@host/").await.unwrap_err();
     assert!(matches!(&error, ConnectError::UnknownScheme { scheme } if scheme == "mongodb"), "{error:?}");
     let text = format!("{error} {error:?}");
@@ -40,7 +40,7 @@ async fn an_unknown_scheme_is_refused_by_its_name_alone() {
 }
 
 #[tokio::test]
-async fn what_is_no_url_is_not_repeated() {
+async fn text_that_is_no_url_is_not_repeated_in_the_error() {
     for text in ["", "s3cr3t", "s3cr3t:", "postgres:s3cr3t", "user:s3cr3t@//host", "s3cr3t@db://host/db"] {
         let error = connect(text).await.unwrap_err();
         assert!(matches!(error, ConnectError::Config(_)), "{text:?}: {error:?}");
@@ -49,7 +49,7 @@ async fn what_is_no_url_is_not_repeated() {
 }
 
 #[tokio::test]
-async fn wrong_options_are_named_and_not_repeated() {
+async fn wrong_option_is_named_without_its_value() {
     let urls: [(bool, &str); 3] = [
         (cfg!(feature = "postgres"), "postgres://user:s3cr3t@127.0.0.1:1/db?"),
         (cfg!(feature = "mysql"), "mysql://user:s3cr3t@127.0.0.1:1/db?"),
@@ -83,8 +83,8 @@ mod sqlite {
 
     const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 
-    /// Nothing but the traits is known of it here.
-    async fn assert_is_a_database_with_subjects_that_can_be_scanned<P: SubjectIndex + Scan>(db: P) {
+    /// Uses the traits alone.
+    async fn assert_has_subjects_and_can_be_scanned<P: SubjectIndex + Scan>(db: P) {
         let subject = Subject::parse("user-1").unwrap();
         let key = StoredKey::parse("some-key").unwrap();
         let record = Record::new("payload".into(), NOW, NOW + std::time::Duration::from_secs(60));
@@ -97,13 +97,13 @@ mod sqlite {
     }
 
     #[tokio::test]
-    async fn what_comes_back_is_all_that_the_database_is() {
+    async fn database_by_url_has_subjects_and_can_be_scanned() {
         let db: Arc<dyn DynDatabase> = connect("sqlite::memory:").await.unwrap();
-        assert_is_a_database_with_subjects_that_can_be_scanned(db).await;
+        assert_has_subjects_and_can_be_scanned(db).await;
     }
 
     #[tokio::test]
-    async fn the_options_of_a_url_take_effect_beside_the_drivers() {
+    async fn url_options_take_effect_beside_those_of_the_driver() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("sessions.db");
         let url = format!("sqlite://{}?mode=rwc&table=logins&busy_timeout_ms=1500", file.display());
@@ -118,7 +118,7 @@ mod sqlite {
     }
 
     #[tokio::test]
-    async fn an_operator_is_told_the_version_what_has_expired_and_which_indexes_are_missing() {
+    async fn inspection_shows_version_expired_sessions_and_missing_indexes() {
         let dir = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", dir.path().join("sessions.db").display());
         let db = connect_to_inspect(&url).await.unwrap();

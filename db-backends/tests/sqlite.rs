@@ -1,4 +1,4 @@
-//! SQLite: what is kept, and what bad input gets. The contract as a whole is in conformance-tests.
+//! SQLite: what is kept, and which errors bad input gets. conformance-tests holds it to the whole contract.
 #![cfg(feature = "sqlite")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
@@ -33,14 +33,14 @@ fn url(dir: &TempDir) -> String {
     format!("sqlite://{}", dir.path().join("sessions.db").display())
 }
 
-/// A database with its table.
+/// Returns a database with its table.
 async fn database(dir: &TempDir) -> SqlitePersistence {
     let db = SqlitePersistence::connect(&url(dir)).await.unwrap();
     db.migrate().await.unwrap();
     db
 }
 
-/// Another program at the same file.
+/// Opens the same file as another program.
 async fn other_program(dir: &TempDir) -> SqliteConnection {
     SqliteConnection::connect(&url(dir)).await.unwrap()
 }
@@ -53,25 +53,25 @@ async fn payload(db: &SqlitePersistence, name: &str) -> Option<Vec<u8>> {
     db.load(&key(name), NOW).await.unwrap().map(|record| record.payload().to_vec())
 }
 
-/// The rows of a page in which all can be read.
+/// Returns the rows of a page, all of which must be readable.
 fn readable<T>(page: Vec<Row<T>>) -> Vec<(StoredKey, T)> {
     page.into_iter().map(|row| (row.key, row.contents.unwrap())).collect()
 }
 
-/// A row that cannot be read, and whose error does not show what is in it.
+/// Asserts that a row cannot be read, and that the error does not show what is in it.
 fn assert_corrupt<T>(row: &Row<T>, damage: &str) {
     let Err(error) = &row.contents else { panic!("{damage}: it was read") };
     assert!(matches!(error, PersistenceError::CorruptRow(_)), "{damage}: {error:?}");
     assert!(!format!("{error} {error:?}").contains("secret"), "{damage}: {error:?}");
 }
 
-/// An error of a write that has done nothing, and says so.
+/// Asserts that an error says of its write that it had no effect.
 fn assert_definite(error: &PersistenceError) {
     assert_eq!(error.outcome(), Outcome::NotApplied, "{error}");
 }
 
 #[tokio::test]
-async fn a_file_keeps_what_was_written() {
+async fn record_outlives_the_connection_to_its_file() {
     let dir = TempDir::new().unwrap();
     let written = record("payload").with_subject(Some(Subject::parse("üser").unwrap()));
     let db = database(&dir).await;
@@ -90,20 +90,20 @@ async fn a_file_keeps_what_was_written() {
 }
 
 #[tokio::test]
-async fn a_database_that_was_closed_says_so() {
+async fn closed_database_is_unavailable() {
     let dir = TempDir::new().unwrap();
     let db = database(&dir).await;
     db.insert(&key("a"), &record("payload")).await.unwrap();
     db.close().await;
     assert!(matches!(db.load(&key("a"), NOW).await, Err(PersistenceError::Unavailable(_))));
     assert!(matches!(db.delete(&key("a")).await, Err(PersistenceError::Unavailable(_))));
-    // Nobody has the file any more: its log is merged into it.
+    // No connection has the file open any more, so its log is merged into it.
     let files: Vec<_> = dir.path().read_dir().unwrap().map(|file| file.unwrap().file_name()).collect();
     assert_eq!(files, ["sessions.db"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_in_memory_is_one_for_all_tasks() {
+async fn database_in_memory_is_the_same_for_all_tasks() {
     for readers in [0, 4] {
         let builder = SqlitePersistence::builder().readers(readers);
         let db = Arc::new(builder.connect("sqlite::memory:").await.unwrap());
@@ -123,16 +123,16 @@ async fn a_database_in_memory_is_one_for_all_tasks() {
         }
         assert_eq!(db.delete_expired(LATER, 100).await.unwrap(), 32);
     }
-    // And another one is another one.
+    // Another connection makes another database.
     let db = SqlitePersistence::connect("sqlite://:memory:").await.unwrap();
     assert!(matches!(db.check_schema().await, Err(PersistenceError::Schema(_))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn writers_of_one_process_do_not_find_each_other_busy() {
+async fn writers_of_one_process_never_find_the_file_busy() {
     let dir = TempDir::new().unwrap();
     database(&dir).await.close().await;
-    // No patience with SQLite's lock at all, for our own connections and for a pool of the application's.
+    // No waiting for SQLite's lock at all, for our own connections and for an application's pool.
     let own = SqlitePersistence::builder().busy_timeout(Duration::ZERO).connect(&url(&dir)).await.unwrap();
     let options = SqliteConnectOptions::from_str(&url(&dir)).unwrap().busy_timeout(Duration::ZERO);
     let pooled = SqlitePersistence::from_pool(SqlitePoolOptions::new().connect_lazy_with(options));
@@ -159,7 +159,7 @@ async fn writers_of_one_process_do_not_find_each_other_busy() {
 }
 
 #[tokio::test]
-async fn bad_urls_and_names_are_config_errors() {
+async fn bad_url_or_table_name_is_a_config_error() {
     for url in [
         "",
         "sessions.db",
@@ -184,7 +184,7 @@ async fn bad_urls_and_names_are_config_errors() {
 }
 
 #[tokio::test]
-async fn a_table_name_may_be_a_word_of_sql() {
+async fn table_name_may_be_a_word_of_sql() {
     let db = SqlitePersistence::builder().table("Order").connect("sqlite::memory:").await.unwrap();
     db.migrate().await.unwrap();
     db.insert(&key("a"), &record("x")).await.unwrap();
@@ -192,24 +192,24 @@ async fn a_table_name_may_be_a_word_of_sql() {
 }
 
 #[tokio::test]
-async fn a_file_that_cannot_be_opened_is_unavailable() {
+async fn file_that_cannot_be_opened_is_unavailable() {
     let dir = TempDir::new().unwrap();
     let missing_dir = format!("sqlite://{}/none/sessions.db", dir.path().display());
     let a_directory = format!("sqlite://{}", dir.path().display());
     for url in [missing_dir, a_directory, url(&dir) + "?mode=rw", url(&dir) + "?mode=ro"] {
         let found = match SqlitePersistence::connect(&url).await {
             Err(error) => error,
-            // Read-only, it is opened when it is needed.
+            // A read-only file is opened when it is needed.
             Ok(db) => db.load(&key("a"), NOW).await.unwrap_err(),
         };
         assert!(matches!(found, PersistenceError::Unavailable(_)), "{url}: {found:?}");
         assert!(found.to_string().contains("unable to open database file"), "{found}");
     }
-    assert_eq!(dir.path().read_dir().unwrap().count(), 0, "nothing was made");
+    assert_eq!(dir.path().read_dir().unwrap().count(), 0, "no file was created");
 }
 
 #[tokio::test]
-async fn a_file_that_is_no_database_is_refused() {
+async fn file_that_is_no_database_is_refused_and_kept() {
     let dir = TempDir::new().unwrap();
     let text = "Not a database, but long enough to be looked at. ".repeat(20);
     std::fs::write(dir.path().join("sessions.db"), &text).unwrap();
@@ -219,7 +219,7 @@ async fn a_file_that_is_no_database_is_refused() {
 }
 
 #[tokio::test]
-async fn an_unwritable_file_is_read_and_refuses_writes() {
+async fn read_only_file_can_be_read_and_refuses_writes() {
     let dir = TempDir::new().unwrap();
     database(&dir).await.insert(&key("a"), &record("kept")).await.unwrap();
     let db = SqlitePersistence::connect(&(url(&dir) + "?mode=ro")).await.unwrap();
@@ -240,7 +240,7 @@ async fn an_unwritable_file_is_read_and_refuses_writes() {
 }
 
 #[tokio::test]
-async fn a_locked_file_is_busy_and_nothing_is_written() {
+async fn write_to_a_locked_file_is_busy_and_changes_nothing() {
     let dir = TempDir::new().unwrap();
     database(&dir).await.insert(&key("a"), &record("kept")).await.unwrap();
     let builder = SqlitePersistence::builder().busy_timeout(Duration::from_millis(50));
@@ -261,7 +261,7 @@ async fn a_locked_file_is_busy_and_nothing_is_written() {
 }
 
 #[tokio::test]
-async fn a_file_that_another_program_keeps_for_itself_is_busy() {
+async fn file_that_another_program_keeps_locked_is_busy() {
     let dir = TempDir::new().unwrap();
     let mut other = SqliteConnection::connect(&(url(&dir) + "?mode=rwc")).await.unwrap();
     run(&mut other, "PRAGMA locking_mode = EXCLUSIVE; CREATE TABLE mine (x)").await;
@@ -271,10 +271,10 @@ async fn a_file_that_another_program_keeps_for_itself_is_busy() {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_refused_and_nothing_is_half_written() {
+async fn write_to_a_full_disk_is_refused_as_a_whole() {
     let dir = TempDir::new().unwrap();
     drop(database(&dir).await);
-    // Stands in for the disk.
+    // The limit stands in for a full disk.
     let options = SqliteConnectOptions::from_str(&url(&dir)).unwrap().pragma("max_page_count", "64");
     let db = SqlitePersistence::from_pool(SqlitePoolOptions::new().connect_lazy_with(options));
 
@@ -298,13 +298,13 @@ async fn a_full_disk_is_refused_and_nothing_is_half_written() {
         assert_eq!(payload(&db, name).await.unwrap(), vec![b'x'; 9_000]);
     }
     assert_eq!(payload(&db, &format!("key-{}", kept.len())).await, None);
-    // Logging out works on a full disk, and makes room.
+    // A logout works on a full disk, and makes room.
     assert!(db.delete(&key("key-0")).await.unwrap());
     db.insert(&key("again"), &record(vec![b'x'; 9_000])).await.unwrap();
 }
 
 #[tokio::test]
-async fn large_payloads_come_back_whole_and_larger_ones_are_refused() {
+async fn payload_up_to_the_limit_is_kept_and_a_larger_one_is_refused() {
     let dir = TempDir::new().unwrap();
     let db = database(&dir).await;
     let large: Vec<u8> = (0..5 << 20).map(|n: u32| n.to_le_bytes()[1]).collect();
@@ -328,7 +328,8 @@ async fn large_payloads_come_back_whole_and_larger_ones_are_refused() {
     assert!(payload(&db, "a").await.unwrap() == vec![7; limit]);
 }
 
-/// A table as it might have been made by hand, without STRICT, so that columns take any type; and another program.
+/// Returns a database whose table was made by hand, without STRICT, so that columns take any type, and a connection of
+/// another program.
 async fn made_by_hand(dir: &TempDir) -> (SqlitePersistence, SqliteConnection) {
     let mut other = SqliteConnection::connect(&(url(dir) + "?mode=rwc")).await.unwrap();
     let by_hand =
@@ -340,7 +341,7 @@ async fn made_by_hand(dir: &TempDir) -> (SqlitePersistence, SqliteConnection) {
 }
 
 #[tokio::test]
-async fn a_row_that_cannot_be_read_is_corrupt_and_stays() {
+async fn unreadable_row_is_a_corrupt_row_error_and_stays() {
     let dir = TempDir::new().unwrap();
     let (db, mut other) = made_by_hand(&dir).await;
 
@@ -363,7 +364,7 @@ async fn a_row_that_cannot_be_read_is_corrupt_and_stays() {
         let error = db.load(&key("a"), NOW).await.unwrap_err();
         assert!(matches!(error, PersistenceError::CorruptRow(_)), "{damage}: {error:?}");
         assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
-        assert!(db.delete(&key("a")).await.unwrap(), "it was left there");
+        assert!(db.delete(&key("a")).await.unwrap(), "the row is still there");
     }
 }
 
@@ -391,7 +392,7 @@ async fn errors_show_neither_keys_nor_payloads() {
 }
 
 #[tokio::test]
-async fn a_missing_table_is_named_by_every_statement() {
+async fn missing_table_is_named_by_every_statement() {
     let db = SqlitePersistence::connect("sqlite::memory:").await.unwrap();
     let missing = |error: PersistenceError| match error {
         PersistenceError::Schema(SchemaProblem::Missing { table }) => assert_eq!(table, "sessions"),
@@ -403,7 +404,7 @@ async fn a_missing_table_is_named_by_every_statement() {
 }
 
 #[tokio::test]
-async fn what_an_abandoned_write_still_does_is_over_before_the_next_write_is_sent() {
+async fn abandoned_write_ends_before_the_next_write_is_sent() {
     let dir = TempDir::new().unwrap();
     let db = SqlitePersistence::builder()
         .acquire_timeout(Duration::from_millis(50))
@@ -415,7 +416,7 @@ async fn what_an_abandoned_write_still_does_is_over_before_the_next_write_is_sen
     let mut other = other_program(&dir).await;
     run(&mut other, "BEGIN IMMEDIATE").await;
 
-    // Sent by its first poll, then dropped.
+    // The first poll sends the write, which is then dropped.
     {
         let (key, abandoned) = (key("a"), record("abandoned"));
         let write = pin!(db.update(&key, &abandoned, None, ExpiryWrite::Extend, NOW));
@@ -427,11 +428,11 @@ async fn what_an_abandoned_write_still_does_is_over_before_the_next_write_is_sen
 
     run(&mut other, "ROLLBACK").await;
     while db.touch(&key("a"), LATER, Timestamp::MAX, NOW).await.is_err() {}
-    assert_eq!(payload(&db, "a").await.unwrap(), b"abandoned", "it happened, wholly");
+    assert_eq!(payload(&db, "a").await.unwrap(), b"abandoned", "the abandoned write took effect as a whole");
 }
 
 #[tokio::test]
-async fn closing_waits_for_a_write_whose_caller_has_gone() {
+async fn close_waits_for_a_write_whose_caller_has_gone() {
     let dir = TempDir::new().unwrap();
     let db = database(&dir).await;
     db.insert(&key("a"), &record("old")).await.unwrap();
@@ -451,7 +452,7 @@ async fn closing_waits_for_a_write_whose_caller_has_gone() {
 }
 
 #[test]
-fn write_dropped_outside_of_a_runtime_leaves_a_connection_that_works() {
+fn write_dropped_outside_of_a_runtime_leaves_a_usable_connection() {
     let dir = TempDir::new().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (db, mut other) = runtime.block_on(async {
@@ -503,7 +504,7 @@ async fn now_is_the_clock_of_this_machine() {
 }
 
 #[tokio::test]
-async fn table_id_is_that_of_the_file_and_the_table() {
+async fn table_id_depends_on_file_and_table() {
     let dir = TempDir::new().unwrap();
     let id = async |file: &str, table: &str| {
         let url = format!("sqlite://{}", dir.path().join(file).display());
@@ -517,7 +518,7 @@ async fn table_id_is_that_of_the_file_and_the_table() {
 }
 
 #[tokio::test]
-async fn subjects_are_listed_in_pages_in_the_order_of_keys() {
+async fn sessions_of_a_subject_are_listed_in_pages_by_key() {
     let dir = TempDir::new().unwrap();
     let db = database(&dir).await;
     let subject = Subject::parse("u").unwrap();
@@ -536,13 +537,17 @@ async fn subjects_are_listed_in_pages_in_the_order_of_keys() {
     assert_eq!(list(None, 10).await, ["B", "a", "ab", "b", "~"]);
     assert_eq!(list(None, 2).await, ["B", "a"]);
     assert_eq!(list(Some("a"), 2).await, ["ab", "b"]);
-    assert_eq!(list(Some("aa"), 1).await, ["ab"], "also after a key that is not theirs");
+    assert_eq!(
+        list(Some("aa"), 1).await,
+        ["ab"],
+        "a page can begin after a key of no session of the subject"
+    );
     assert_eq!(list(Some("~"), 2).await, [""; 0]);
     assert_eq!(list(None, 0).await, [""; 0]);
 }
 
 #[tokio::test]
-async fn corrupt_rows_are_listed_in_their_places_and_can_be_deleted() {
+async fn corrupt_row_is_listed_in_its_place_and_can_be_deleted() {
     let dir = TempDir::new().unwrap();
     let (db, mut other) = made_by_hand(&dir).await;
     let subject = Subject::parse("u").unwrap();
@@ -579,7 +584,7 @@ async fn corrupt_rows_are_listed_in_their_places_and_can_be_deleted() {
     }
 }
 
-/// Keeps what this thread logs.
+/// Collects the warnings of this thread.
 #[derive(Clone, Default)]
 struct Warnings(Arc<std::sync::Mutex<Vec<String>>>);
 
@@ -608,14 +613,14 @@ impl tracing::Subscriber for Warnings {
 }
 
 #[tokio::test]
-async fn rows_without_a_stored_key_are_passed_over_with_one_warning() {
+async fn rows_without_a_stored_key_are_skipped_with_one_warning() {
     let dir = TempDir::new().unwrap();
     let (db, mut other) = made_by_hand(&dir).await;
     let subject = Subject::parse("u").unwrap();
     for name in ["a", "c", "e"] {
         db.insert(&key(name), &record("x").with_subject(Some(subject.clone()))).await.unwrap();
     }
-    // Empty, with a space, too long, not in ASCII, not in UTF-8, of bytes.
+    // Empty, with a space, too long, not ASCII, not UTF-8, bytes.
     for unreadable in
         ["''", "'a 1'", "'a 2'", "printf('%.*c', 65, 'b')", "'dä'", "CAST(x'64ff' AS TEXT)", "x'65'"]
     {

@@ -1,4 +1,4 @@
-//! SQLite: the table's own life, beside the application's.
+//! SQLite: how the table is made and migrated, beside the application's own tables.
 #![cfg(feature = "sqlite")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
@@ -17,7 +17,7 @@ fn url(dir: &TempDir) -> String {
     format!("sqlite://{}?mode=rwc", dir.path().join("app.db").display())
 }
 
-/// The application's own connection.
+/// Opens a connection of the application.
 async fn application(dir: &TempDir) -> SqliteConnection {
     SqliteConnection::connect(&url(dir)).await.unwrap()
 }
@@ -26,7 +26,7 @@ async fn run(connection: &mut SqliteConnection, sql: &str) {
     raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await.unwrap();
 }
 
-/// All that the database says of itself.
+/// Returns everything that the database stores about its schema.
 async fn dump(connection: &mut SqliteConnection) -> Vec<String> {
     query_scalar("SELECT coalesce(sql, name) FROM sqlite_schema ORDER BY name")
         .fetch_all(connection)
@@ -51,7 +51,7 @@ async fn assert_usable(db: &SqlitePersistence) {
 }
 
 #[tokio::test]
-async fn migrating_again_changes_nothing() {
+async fn second_migration_changes_nothing() {
     let dir = TempDir::new().unwrap();
     let db = SqlitePersistence::connect(&url(&dir)).await.unwrap();
     assert_eq!(problem(&db).await, SchemaProblem::Missing { table: "sessions".into() });
@@ -64,7 +64,7 @@ async fn migrating_again_changes_nothing() {
 }
 
 #[tokio::test]
-async fn the_schema_as_sql_is_what_migrate_makes() {
+async fn schema_sql_makes_the_same_tables_as_migrate() {
     let dir = TempDir::new().unwrap();
     let mut by_hand = application(&dir).await;
     let db = SqlitePersistence::builder().table("logins").connect(&url(&dir)).await.unwrap();
@@ -79,7 +79,7 @@ async fn the_schema_as_sql_is_what_migrate_makes() {
 }
 
 #[tokio::test]
-async fn several_tables_live_side_by_side() {
+async fn several_session_tables_live_in_one_database() {
     let dir = TempDir::new().unwrap();
     for table in ["sessions", "admin_sessions"] {
         let db = SqlitePersistence::builder().table(table).connect(&url(&dir)).await.unwrap();
@@ -89,7 +89,7 @@ async fn several_tables_live_side_by_side() {
 }
 
 #[tokio::test]
-async fn a_table_that_is_not_ours_is_refused_and_left_alone() {
+async fn foreign_table_is_refused_and_left_alone() {
     for (foreign, reason) in [
         ("CREATE TABLE sessions (id INTEGER PRIMARY KEY, data TEXT)", "no table sessions_schema"),
         ("CREATE VIEW sessions AS SELECT 1 AS key", "no table sessions_schema"),
@@ -127,7 +127,7 @@ async fn a_table_that_is_not_ours_is_refused_and_left_alone() {
 }
 
 #[tokio::test]
-async fn a_schema_that_is_newer_is_refused() {
+async fn newer_schema_is_refused() {
     let dir = TempDir::new().unwrap();
     let db = SqlitePersistence::connect(&url(&dir)).await.unwrap();
     db.migrate().await.unwrap();
@@ -140,12 +140,12 @@ async fn a_schema_that_is_newer_is_refused() {
 }
 
 #[tokio::test]
-async fn a_schema_that_is_older_is_brought_up_to_date() {
+async fn older_schema_is_brought_up_to_date() {
     let dir = TempDir::new().unwrap();
     let db = SqlitePersistence::connect(&url(&dir)).await.unwrap();
     db.migrate().await.unwrap();
     let before = dump(&mut application(&dir).await).await;
-    // What a migration leaves that was cut off where there are no transactions.
+    // The tables as a migration leaves them that was cut off where there are no transactions.
     run(&mut application(&dir).await, "DELETE FROM sessions_schema; DROP INDEX sessions_expires_at").await;
     let expected = SchemaProblem::Outdated { table: "sessions".into(), found: 0, needed: 1 };
     assert_eq!(problem(&db).await, expected);
@@ -155,7 +155,7 @@ async fn a_schema_that_is_older_is_brought_up_to_date() {
 }
 
 #[tokio::test]
-async fn a_dropped_table_is_missing_and_made_again() {
+async fn dropped_table_is_missing_and_made_again() {
     let dir = TempDir::new().unwrap();
     let db = SqlitePersistence::connect(&url(&dir)).await.unwrap();
     db.migrate().await.unwrap();
@@ -166,7 +166,7 @@ async fn a_dropped_table_is_missing_and_made_again() {
 }
 
 #[tokio::test]
-async fn the_application_keeps_its_own_tables_migrations_and_user_version() {
+async fn migration_leaves_the_applications_tables_and_versions_alone() {
     let dir = TempDir::new().unwrap();
     let migrations = TempDir::new().unwrap();
     let migration = |name: &str, sql: &str| std::fs::write(migrations.path().join(name), sql).unwrap();
@@ -181,7 +181,7 @@ async fn the_application_keeps_its_own_tables_migrations_and_user_version() {
     };
     assert_eq!(run_all(&mut application).await, 1);
 
-    // Over the application's own pool.
+    // Over the application's pool.
     let options = SqliteConnectOptions::from_str(&url(&dir)).unwrap();
     let db = SqlitePersistence::from_pool(SqlitePoolOptions::new().connect_lazy_with(options));
     db.migrate().await.unwrap();
@@ -197,9 +197,10 @@ async fn the_application_keeps_its_own_tables_migrations_and_user_version() {
     assert_eq!(mode, "delete", "an application's pool is used as it is");
 }
 
-/// SQLite refuses some of those who put a file into write-ahead mode at once, without waiting. So: often.
+/// SQLite refuses, without waiting, some of several connections that put a file into write-ahead mode at once. Hence the
+/// many rounds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn several_programs_may_open_a_new_file_at_once() {
+async fn several_programs_can_open_a_new_file_at_once() {
     for _ in 0..100 {
         let dir = TempDir::new().unwrap();
         let starts: Vec<_> = (0..8)
@@ -215,7 +216,7 @@ async fn several_programs_may_open_a_new_file_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn several_pools_may_migrate_at_once() {
+async fn several_pools_can_migrate_at_once() {
     for _ in 0..10 {
         let dir = TempDir::new().unwrap();
         let starts: Vec<_> = (0..8)
@@ -240,9 +241,9 @@ async fn several_pools_may_migrate_at_once() {
     }
 }
 
-/// Runs itself in several processes, which find the file in the environment.
+/// Starts this test in several processes, which find the file in the environment.
 #[tokio::test]
-async fn several_processes_may_migrate_at_once() {
+async fn several_processes_can_migrate_at_once() {
     const URL: &str = "DB_BACKENDS_TEST_MIGRATE";
     if let Ok(url) = std::env::var(URL) {
         let db = SqlitePersistence::connect(&url).await.unwrap();
@@ -256,7 +257,7 @@ async fn several_processes_may_migrate_at_once() {
         let children: Vec<_> = (0..6)
             .map(|_| {
                 Command::new(std::env::current_exe().unwrap())
-                    .args(["--exact", "several_processes_may_migrate_at_once", "--quiet"])
+                    .args(["--exact", "several_processes_can_migrate_at_once", "--quiet"])
                     .env(URL, url(&dir))
                     .stdout(Stdio::piped())
                     .spawn()
@@ -272,7 +273,7 @@ async fn several_processes_may_migrate_at_once() {
 }
 
 #[tokio::test]
-async fn a_pool_that_waits_longer_for_locks_than_was_said_is_refused() {
+async fn pool_with_a_longer_busy_timeout_than_set_is_refused() {
     let dir = TempDir::new().unwrap();
     let options = SqliteConnectOptions::from_str(&url(&dir)).unwrap().busy_timeout(Duration::from_secs(8));
     let pool = SqlitePoolOptions::new().connect_lazy_with(options);

@@ -13,7 +13,7 @@ use session_core::{
 struct Input<'a> {
     payload: &'a [u8],
     values: Vec<(&'a str, Json)>,
-    /// Which byte of what was sealed is changed, and how.
+    /// The position of the byte of the sealed payload to change, and how to change it.
     position: usize,
     change: u8,
 }
@@ -61,7 +61,7 @@ fuzz_target!(|input: Input<'_>| {
         }
         let _ = codec.is_current(&payload);
     }
-    assert!(sealed().decode(&key, &payload).is_err(), "a payload was opened that nobody had sealed");
+    assert!(sealed().decode(&key, &payload).is_err(), "a payload was opened that had not been sealed");
 
     let mut data = SessionData::new();
     for (name, value) in &input.values {

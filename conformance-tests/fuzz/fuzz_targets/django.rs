@@ -1,4 +1,4 @@
-//! What a table that Django writes to may hold.
+//! Rows that a table of Django may hold.
 
 #![no_main]
 
@@ -27,11 +27,11 @@ fuzz_target!(|input: Input<'_>| {
     let key = StoredKey::parse("the-key").unwrap();
     assert!(
         codec().decode(&key, &Bytes::copy_from_slice(input.row)).is_err(),
-        "a row was read that nobody had signed"
+        "a row was read that had not been signed"
     );
     let _ = (is_signed_text(input.row), signed_at(input.row));
 
-    // Earlier and later ones are written as the nearest that a table can hold.
+    // Earlier and later instants are written as the nearest that a table can hold.
     for instant in
         [instant::parse(input.text), Some(Timestamp::from_micros(input.instant))].into_iter().flatten()
     {
@@ -44,7 +44,7 @@ fuzz_target!(|input: Input<'_>| {
     }
 
     let mut data = SessionData::new();
-    // A session's own expiry is written as Django has it.
+    // A session's own expiry is written in Django's form.
     for (name, value) in input.values.iter().filter(|(name, _)| *name != "_session_expiry") {
         data.insert(name, value.to_string()).unwrap();
     }

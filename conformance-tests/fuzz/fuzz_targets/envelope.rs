@@ -1,4 +1,4 @@
-//! What a cache may hold under a key: refused, or read and written again as the same.
+//! Bytes that a cache may hold under a key: refused, or read and written again unchanged.
 
 #![no_main]
 
@@ -15,7 +15,7 @@ fuzz_target!(|input: &[u8]| {
         state.encode(&key, &mut again);
         assert_eq!(again.len(), state.encoded_len(&key));
         assert_eq!(State::decode(&key, again.freeze()), Ok(state));
-        assert!(State::decode(&other, bytes.clone()).is_err(), "an entry of another key was taken");
+        assert!(State::decode(&other, bytes.clone()).is_err(), "an entry of another key was accepted");
     }
     if let Ok(entry) = Entry::decode(&key, bytes) {
         assert_eq!(Entry::decode(&key, entry.encode(&key)), Ok(entry));

@@ -1,4 +1,4 @@
-//! What a client may present as a key, a database as a stored one, and a configuration as a prefix.
+//! Texts that a client may present as a key, a database as a stored key, and a configuration as a prefix.
 
 #![no_main]
 

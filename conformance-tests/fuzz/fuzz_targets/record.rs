@@ -1,4 +1,4 @@
-//! Records with any instants and contents: what a cache gives back is what was put there.
+//! Records with any instants and contents: a cache returns them unchanged.
 
 #![no_main]
 
@@ -33,7 +33,7 @@ fuzz_target!(|input: Input<'_>| {
         .with_subject(subject);
     let record = Arc::new(record);
     assert_eq!(record.is_expired(now), expires_at <= now);
-    // Read or refused, and the same the second time.
+    // The payload is read or refused, with the same result the second time.
     let (first, second) =
         (record.data(&key, &JsonCodec::default()).ok(), record.data(&key, &JsonCodec::default()).ok());
     assert_eq!(first, second);

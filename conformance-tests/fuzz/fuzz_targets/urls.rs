@@ -18,7 +18,7 @@ fn check<T, E: Debug + Display>(what: Result<T, E>) -> Option<T> {
 }
 
 fuzz_target!(|input: &str| {
-    // Where an input has it, too, it is no secret.
+    // If the input contains the word, it is no secret.
     if input.contains(SECRET) {
         return;
     }
@@ -26,7 +26,7 @@ fuzz_target!(|input: &str| {
     let _inside = runtime.enter();
 
     check(cache_backends::connect(input));
-    // In the place for passwords, and where nobody expects it.
+    // In the place for passwords, and in an unexpected one.
     let with_password = |scheme: &str| format!("{scheme}://user:{SECRET}@{input}");
     let with_parameter =
         |url: &str| format!("{url}{}no-such-parameter={SECRET}", if url.contains('?') { '&' } else { '?' });
@@ -44,7 +44,7 @@ fuzz_target!(|input: &str| {
         let url = with_parameter(&with_password(scheme));
         assert!(check(runtime.block_on(db_backends::connect(&url))).is_none());
     }
-    // A file would be made, if the URL could name one.
+    // In memory only: a URL that names a file would create it.
     let parameters: String = input.chars().filter(|character| !matches!(character, '/' | '#')).collect();
     check(runtime.block_on(db_backends::connect(&format!("sqlite::memory:?{parameters}"))));
 });

@@ -1,4 +1,4 @@
-//! The simulator's command line; `cargo xtask simulate` builds and runs it. See `conformance_tests::sim`.
+//! The simulator's command line; `cargo xtask simulate` builds and runs it. See `conformance_tests::simulation`.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
 
@@ -10,15 +10,15 @@ use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use conformance_tests::sim::{
-    Explored, Mutant, SAMPLED, Scenario, Vector, hunt_all, replay, select_mutant, sweep, wander,
+use conformance_tests::simulation::{
+    Explored, Mutant, SAMPLED, Scenario, Vector, detect_all, random_run, replay, select_mutant, sweep,
 };
 
 const USAGE: &str = "usage: simulate [--seed SEED] standard | exhaustive STATE-FILE | random N | mutants
        simulate scenario NAME
        simulate replay VECTOR [MUTANT]";
 
-/// How many mixes of three, and large mixes of two with two faults, the standard run takes.
+/// The number of mixes of three, and of large mixes of two with two faults, in the standard run.
 const SAMPLES: usize = 8;
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -60,7 +60,7 @@ fn run(mut args: Vec<String>) -> Result {
     }
 }
 
-/// A small generator: what it must be is repeatable.
+/// A small random generator, which only has to be repeatable.
 struct Random(u64);
 
 impl Random {
@@ -95,8 +95,8 @@ fn standard(seed: u64) -> Result {
     let threes = Scenario::all(3, 0).len() + Scenario::all(3, 1).len();
     println!(
         "left out, and part of the exhaustive run: all but {SAMPLES} of {threes} mixes of three, all but {SAMPLES} of the large \
-         mixes of two with two faults, other arrangements with two faults, the large crowds; brought to its end from the \
-         middle: one state in {SAMPLED}"
+         mixes of two with two faults, other arrangements with two faults, the large crowds; completed from the middle: one \
+         state in {SAMPLED}"
     );
     Ok(())
 }
@@ -105,14 +105,15 @@ fn print_sum(scenarios: usize, explored: Explored, begun: Instant) {
     let Explored { states, runs, ends, completions, .. } = explored;
     let seconds = begun.elapsed().as_secs_f64();
     println!(
-        "{scenarios} scenarios, {states} states, {runs} runs, {ends} of them to a new end, {completions} brought to their end \
+        "{scenarios} scenarios, {states} states, {runs} runs, {ends} of them to a new end, {completions} completed \
          from the middle, {seconds:.0} s"
     );
 }
 
-/// All mixes of two with up to two faults, the crowds, and all mixes of three with up to one fault. What is done is noted in `state`, and not done again.
+/// Explores all mixes of two with up to two faults, the crowds, and all mixes of three with up to one fault. Notes finished
+/// scenarios in `state`, and does not repeat them.
 fn exhaustive(state: &Path) -> Result {
-    // Of the mixes of three, one arrangement each comes first: all of them take days.
+    // One arrangement of each mix of three comes first, because all of them take days.
     let (first_threes, other_threes): (Vec<_>, Vec<_>) =
         Scenario::all(3, 1).into_iter().partition(Scenario::is_first_arrangement);
     let stages = [
@@ -126,7 +127,7 @@ fn exhaustive(state: &Path) -> Result {
         std::fs::create_dir_all(parent)?;
     }
     let file = Mutex::new(OpenOptions::new().create(true).append(true).open(state)?);
-    println!("what is done is noted in {}", state.display());
+    println!("finished scenarios are noted in {}", state.display());
     for (name, scenarios) in stages {
         println!("{name}");
         exhaust(&scenarios, &done, &file)?;
@@ -196,7 +197,7 @@ fn random(runs: u64, seed: u64) -> Result {
     for run in 0..runs {
         let (size, faults) = (2 + random.below(4), random.below(5));
         let scenario = Scenario::random(|n| random.below(n), size, u8::try_from(faults)?);
-        match wander(&scenario, |n| random.below(n)) {
+        match random_run(&scenario, |n| random.below(n)) {
             Ok(taken) => steps += taken,
             Err(violation) => {
                 println!("run {run} of seed {seed} broke a promise: {}", violation.reason);
@@ -212,8 +213,8 @@ fn random(runs: u64, seed: u64) -> Result {
 fn mutants() -> Result {
     let begun = Instant::now();
     let missed = Mutex::new(Vec::new());
-    hunt_all(|hunted| {
-        // Held until all of it is printed.
+    detect_all(|hunted| {
+        // Locked until the whole result is printed.
         let mut missed = missed.lock().unwrap_or_else(PoisonError::into_inner);
         match hunted {
             Ok(found) => {

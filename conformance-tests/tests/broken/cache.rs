@@ -1,4 +1,4 @@
-//! Caches that are wrong, each in one way, and the case that is to notice.
+//! Caches that are wrong in one way each, and the case that must notice it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -9,10 +9,10 @@ use session_core::{
     StoredKey, Timestamp,
 };
 
-/// What is wrong.
+/// The fault of a broken backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// To see that the others are noticed for what they are.
+    /// No fault, to show that the others are noticed for what they are.
     Nothing,
     // Time.
     IgnoresTtl,
@@ -21,7 +21,7 @@ pub(crate) enum Fault {
     StoresAtTtlZero,
     KeepsWhatIsReplacedAtTtlZero,
     TakesLongTtlsForDates,
-    // Exchanging.
+    // Exchanges.
     AlwaysStores,
     NeverExpectsVacancy,
     IsNotAtomic,
@@ -32,99 +32,99 @@ pub(crate) enum Fault {
     RemovesOnLoss,
     LosesWithoutTelling,
     TellsOfTheNew,
-    // Acquiring.
+    // Acquisitions.
     AcquireOverwrites,
     AcquireForgets,
     AcquireTouches,
     AcquireIsNotAtomic,
     LeasesNeverEnd,
-    // Whose it is.
+    // The keys of entries.
     FoldsCase,
     CutsKeys,
     AnswersFromAStaleCopy,
     HasAMapPerHandle,
     ReturnsAnybodys,
     TakesAnybodysForNothing,
-    // What cannot be read, and what is too large.
+    // Unreadable and too large entries.
     FailsOverJunk,
     JunkIsInTheWayOfExchanges,
     JunkIsInTheWayOfLeases,
     LeavesTheOldBesideTheTooLarge,
     CutsTheTooLarge,
-    // What comes back.
+    // The contents that are returned.
     DropsTheSubject,
     CutsPayloads,
     CutsInstants,
     CleansFences,
-    // Where it is.
+    // The servers of keys.
     CountsServersFromOne,
     MovesWhatIsStored,
     NumbersServersPerHandle,
 }
 
-/// Each fault, and the case that is to notice it.
+/// Each fault, and the case that must notice it.
 pub(crate) const ALL: &[(Fault, &str)] = &[
-    (Fault::IgnoresTtl, "an_entry_is_gone_after_its_ttl"),
-    (Fault::EndsEarly, "an_entry_is_there_until_its_ttl_has_passed"),
-    (Fault::KeepsTheOldTtl, "a_replaced_entry_has_the_ttl_of_its_replacement"),
-    (Fault::StoresAtTtlZero, "a_ttl_of_zero_stores_nothing"),
-    (Fault::KeepsWhatIsReplacedAtTtlZero, "a_ttl_of_zero_removes_what_was_expected"),
-    (Fault::TakesLongTtlsForDates, "a_ttl_of_two_months_is_kept"),
-    (Fault::AlwaysStores, "a_lost_exchange_changes_nothing"),
-    (Fault::NeverExpectsVacancy, "of_exchanges_that_expect_nothing_one_is_stored"),
-    (Fault::IsNotAtomic, "of_exchanges_that_expect_the_same_stamp_one_is_stored"),
-    (Fault::IsNotAtomic, "of_exchanges_that_expect_nothing_one_is_stored"),
-    (Fault::IsNotAtomic, "of_many_exchanges_none_is_lost"),
-    (Fault::ComparesContents, "a_stamp_that_was_replaced_is_not_expected_again"),
-    (Fault::KeepsTheOldStamp, "the_new_stamp_is_the_one_to_expect"),
-    (Fault::TellsTheWrongStamp, "what_was_stored_is_found_with_its_stamp"),
-    (Fault::RemovesNothing, "an_exchange_for_nothing_removes_what_was_expected"),
-    (Fault::RemovesOnLoss, "a_lost_exchange_changes_nothing"),
-    (Fault::RemovesOnLoss, "random_histories_are_those_of_a_register"),
-    (Fault::LosesWithoutTelling, "a_lost_exchange_tells_what_was_there"),
-    (Fault::TellsOfTheNew, "a_lost_exchange_tells_that_nothing_was_there"),
-    (Fault::AcquireOverwrites, "an_acquisition_finds_every_state_and_changes_nothing"),
-    (Fault::AcquireForgets, "a_lease_is_placed_on_a_vacant_key"),
-    (Fault::AcquireTouches, "an_acquisition_finds_every_state_and_changes_nothing"),
-    (Fault::AcquireIsNotAtomic, "of_acquisitions_one_places_its_lease"),
-    (Fault::LeasesNeverEnd, "a_placed_lease_ends_after_its_ttl"),
+    (Fault::IgnoresTtl, "entry_is_gone_after_its_ttl"),
+    (Fault::EndsEarly, "entry_is_kept_until_its_ttl_has_passed"),
+    (Fault::KeepsTheOldTtl, "replacement_brings_a_ttl_of_its_own"),
+    (Fault::StoresAtTtlZero, "ttl_of_zero_stores_nothing"),
+    (Fault::KeepsWhatIsReplacedAtTtlZero, "ttl_of_zero_removes_the_expected_entry"),
+    (Fault::TakesLongTtlsForDates, "ttl_of_two_months_is_kept"),
+    (Fault::AlwaysStores, "lost_exchange_changes_nothing"),
+    (Fault::NeverExpectsVacancy, "one_of_several_exchanges_of_a_vacant_key_is_stored"),
+    (Fault::IsNotAtomic, "one_of_several_exchanges_of_the_same_stamp_is_stored"),
+    (Fault::IsNotAtomic, "one_of_several_exchanges_of_a_vacant_key_is_stored"),
+    (Fault::IsNotAtomic, "stored_exchange_is_never_lost_among_many"),
+    (Fault::ComparesContents, "replaced_stamp_is_not_the_one_to_expect"),
+    (Fault::KeepsTheOldStamp, "new_stamp_is_the_one_to_expect"),
+    (Fault::TellsTheWrongStamp, "stored_entry_is_found_with_its_stamp"),
+    (Fault::RemovesNothing, "exchange_for_nothing_removes_the_expected_entry"),
+    (Fault::RemovesOnLoss, "lost_exchange_changes_nothing"),
+    (Fault::RemovesOnLoss, "random_calls_are_answered_like_a_register"),
+    (Fault::LosesWithoutTelling, "lost_exchange_returns_the_present_entry"),
+    (Fault::TellsOfTheNew, "lost_exchange_of_a_vacant_key_returns_nothing"),
+    (Fault::AcquireOverwrites, "acquisition_finds_every_state_and_changes_nothing"),
+    (Fault::AcquireForgets, "lease_is_placed_on_a_vacant_key"),
+    (Fault::AcquireTouches, "acquisition_finds_every_state_and_changes_nothing"),
+    (Fault::AcquireIsNotAtomic, "one_of_several_acquisitions_places_its_lease"),
+    (Fault::LeasesNeverEnd, "placed_lease_ends_after_its_ttl"),
     (Fault::FoldsCase, "keys_that_differ_in_case_are_different"),
-    (Fault::CutsKeys, "the_longest_and_the_strangest_keys_are_kept_apart"),
-    (Fault::AnswersFromAStaleCopy, "a_removed_entry_does_not_come_back"),
-    (Fault::AnswersFromAStaleCopy, "a_replaced_entry_does_not_come_back"),
-    (Fault::HasAMapPerHandle, "another_handle_finds_it_as_well"),
-    (Fault::ReturnsAnybodys, "an_entry_of_another_key_is_never_returned"),
-    (Fault::TakesAnybodysForNothing, "an_entry_of_another_key_is_never_returned"),
-    (Fault::FailsOverJunk, "what_cannot_be_read_counts_as_nothing"),
-    (Fault::JunkIsInTheWayOfExchanges, "what_cannot_be_read_is_replaced_by_an_exchange"),
-    (Fault::JunkIsInTheWayOfLeases, "what_cannot_be_read_is_replaced_by_a_lease"),
-    (Fault::LeavesTheOldBesideTheTooLarge, "a_value_that_is_too_large_leaves_nothing_stale"),
-    (Fault::CutsTheTooLarge, "a_value_that_is_too_large_leaves_nothing_stale"),
-    (Fault::DropsTheSubject, "every_state_comes_back_as_it_was"),
-    (Fault::CutsPayloads, "a_large_value_comes_back_whole"),
-    (Fault::CutsInstants, "every_state_comes_back_as_it_was"),
-    (Fault::CleansFences, "every_state_comes_back_as_it_was"),
-    (Fault::CountsServersFromOne, "every_key_has_a_server_below_their_number"),
-    (Fault::MovesWhatIsStored, "a_key_keeps_its_server_whatever_is_stored"),
+    (Fault::CutsKeys, "longest_and_strangest_keys_are_kept_apart"),
+    (Fault::AnswersFromAStaleCopy, "removed_entry_does_not_come_back"),
+    (Fault::AnswersFromAStaleCopy, "replaced_entry_does_not_come_back"),
+    (Fault::HasAMapPerHandle, "stored_entry_is_found_through_another_handle"),
+    (Fault::ReturnsAnybodys, "entry_of_another_key_is_never_returned"),
+    (Fault::TakesAnybodysForNothing, "entry_of_another_key_is_never_returned"),
+    (Fault::FailsOverJunk, "unreadable_entry_counts_as_nothing"),
+    (Fault::JunkIsInTheWayOfExchanges, "unreadable_entry_is_replaced_by_an_exchange"),
+    (Fault::JunkIsInTheWayOfLeases, "unreadable_entry_is_replaced_by_a_lease"),
+    (Fault::LeavesTheOldBesideTheTooLarge, "too_large_value_leaves_nothing_stale"),
+    (Fault::CutsTheTooLarge, "too_large_value_leaves_nothing_stale"),
+    (Fault::DropsTheSubject, "entry_of_every_state_is_read_as_it_was_stored"),
+    (Fault::CutsPayloads, "large_value_is_read_whole"),
+    (Fault::CutsInstants, "entry_of_every_state_is_read_as_it_was_stored"),
+    (Fault::CleansFences, "entry_of_every_state_is_read_as_it_was_stored"),
+    (Fault::CountsServersFromOne, "server_of_every_key_is_below_the_number_of_servers"),
+    (Fault::MovesWhatIsStored, "key_keeps_its_server_when_entries_change"),
     (Fault::NumbersServersPerHandle, "every_handle_names_the_same_server"),
 ];
 
 const MAX_ENTRY_BYTES: usize = 1 << 20;
 
-/// As many as it says that it has.
+/// The number of servers that the cache reports.
 const SERVERS: usize = 3;
 
-/// A map under a lock, but for its fault.
+/// A map under a lock, with a fault.
 #[derive(Clone, Debug)]
 pub(crate) struct BrokenCache {
     fault: Fault,
     slots: Arc<Mutex<HashMap<String, (Slot, Instant)>>>,
     exchanging: Arc<Mutex<()>>,
-    /// What stamps have stood for.
+    /// The entries that stamps have stood for.
     contents: Arc<Mutex<HashMap<Stamp, State>>>,
-    /// What this handle has seen first.
+    /// The entries as this handle saw them first.
     copies: Arc<Mutex<HashMap<String, Entry>>>,
-    /// How many handles there were before this one.
+    /// The number of handles before this one.
     handle: usize,
 }
 
@@ -146,7 +146,7 @@ impl BrokenCache {
         }
     }
 
-    /// Another handle to the same cache.
+    /// Opens another handle to the same cache.
     pub(crate) fn another(&self) -> Self {
         let mut other = self.clone();
         other.copies = Arc::default();
@@ -193,11 +193,11 @@ impl BrokenCache {
         match self.slot(key) {
             None => Ok(None),
             Some(Slot::Junk) if self.has(Fault::FailsOverJunk) => {
-                Err(CacheError::Refused("something else is there".into()))
+                Err(CacheError::Refused("another entry is there".into()))
             }
             Some(Slot::Junk) => Ok(None),
             Some(Slot::Of(owner, entry)) => match self.fault {
-                // They mistake keys for one another to begin with.
+                // These faults mistake one key for another already.
                 Fault::ReturnsAnybodys | Fault::FoldsCase | Fault::CutsKeys => Ok(Some(entry)),
                 _ if owner == *key => Ok(Some(entry)),
                 Fault::TakesAnybodysForNothing => Ok(None),
@@ -273,7 +273,7 @@ impl BrokenCache {
         }
     }
 
-    /// What is found to decide upon. With this fault, others come in between.
+    /// Finds the entry on which a call decides. With some faults, other calls come in between.
     async fn found_before(&self, key: &StoredKey, fault: Fault) -> Option<Result<Option<Entry>, CacheError>> {
         if !self.has(fault) {
             return None;
@@ -319,7 +319,7 @@ impl Cache for BrokenCache {
             match self.fault {
                 Fault::LeavesTheOldBesideTheTooLarge => return Ok(Exchange::Stored),
                 Fault::CutsTheTooLarge => {}
-                _ => return Err(CacheError::Refused("it is too large".into())),
+                _ => return Err(CacheError::Refused("the entry is too large".into())),
             }
         }
         let before = self.found_before(key, Fault::IsNotAtomic).await;
@@ -358,7 +358,7 @@ impl Cache for BrokenCache {
             return Ok(Acquired::Found(found));
         }
         if self.has(Fault::JunkIsInTheWayOfLeases) && matches!(self.slot(key), Some(Slot::Junk)) {
-            return Err(CacheError::Refused("something else is there".into()));
+            return Err(CacheError::Refused("another entry is there".into()));
         }
         match self.fault {
             Fault::AcquireForgets => {}

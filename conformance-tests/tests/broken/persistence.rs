@@ -1,4 +1,4 @@
-//! Databases that are wrong, each in one way, and the case that is to notice.
+//! Databases that are wrong in one way each, and the case that must notice it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,12 +10,12 @@ use session_core::{
     SessionTimes, StoredKey, Subject, SubjectIndex, Timestamp, Version,
 };
 
-/// What is wrong.
+/// The fault of a broken backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// To see that the others are noticed for what they are.
+    /// No fault, to show that the others are noticed for what they are.
     Nothing,
-    // Reading.
+    // Loads.
     HasATablePerHandle,
     ReadsAReplicaThatLags,
     CachesWhatItRead,
@@ -26,7 +26,7 @@ pub(crate) enum Fault {
     ComparesExpiriesAsText,
     ComparesExpiriesIn32Bits,
     AsksItsOwnClock,
-    // What comes back.
+    // The contents that are returned.
     CutsPayloads,
     CutsUpdatedPayloads,
     TakesPayloadsForText,
@@ -40,13 +40,13 @@ pub(crate) enum Fault {
     FoldsKeys,
     CutsKeys,
     HasNoLimit,
-    // Adding.
+    // Inserts.
     InsertOverwrites,
     InsertOverwritesExpired,
     InsertIsNotAtomic,
     InsertKeepsTheRecordsVersion,
     CountsVersionsFromOne,
-    // Updating.
+    // Updates.
     UpdateInserts,
     UpdateRevives,
     UpdateIgnoresTheVersion,
@@ -61,7 +61,7 @@ pub(crate) enum Fault {
     UpdateShortens,
     UpdateNeverShortens,
     UpdateReadsAndWritesBack,
-    // Touching.
+    // Touches.
     TouchInserts,
     TouchRevives,
     TouchShortens,
@@ -79,7 +79,7 @@ pub(crate) enum Fault {
     ClockIsInLocalTime,
     ClockShowsSeconds,
     ClockStandsStill,
-    // Renaming.
+    // Renames.
     RenameCopies,
     RenameOverwrites,
     RenameOverwritesExpired,
@@ -92,7 +92,7 @@ pub(crate) enum Fault {
     RenameInsertsThenDeletes,
     RenameDeletesThenInserts,
     RenameInserts,
-    // Removing.
+    // Deletes.
     DeleteTellsNothing,
     DeleteAlwaysTellsOfOne,
     DeleteSparesExpired,
@@ -135,140 +135,140 @@ pub(crate) enum Fault {
     ScansShortPagesAfterUnreadableKeys,
 }
 
-/// Each fault, and the case that is to notice it.
+/// Each fault, and the case that must notice it.
 pub(crate) const ALL: &[(Fault, &str)] = &[
-    (Fault::HasATablePerHandle, "what_was_inserted_is_found_on_every_node"),
-    (Fault::ReadsAReplicaThatLags, "what_was_updated_is_found_on_every_node"),
-    (Fault::CachesWhatItRead, "a_load_sees_all_that_was_committed_before_it"),
-    (Fault::FindsWhatIsDeleted, "what_was_deleted_is_found_on_no_node"),
-    (Fault::FindsExpired, "an_expired_session_is_not_found"),
-    (Fault::FindsWhatEndsNow, "an_expired_session_is_not_found"),
-    (Fault::RemovesWhatItFindsExpired, "an_expired_session_is_not_found"),
+    (Fault::HasATablePerHandle, "inserted_session_is_found_on_every_node"),
+    (Fault::ReadsAReplicaThatLags, "updated_session_is_found_on_every_node"),
+    (Fault::CachesWhatItRead, "load_sees_everything_committed_before_it"),
+    (Fault::FindsWhatIsDeleted, "deleted_session_is_found_on_no_node"),
+    (Fault::FindsExpired, "expired_session_is_not_found"),
+    (Fault::FindsWhatEndsNow, "expired_session_is_not_found"),
+    (Fault::RemovesWhatItFindsExpired, "expired_session_is_not_found"),
     (Fault::ComparesExpiriesAsText, "expiries_are_compared_as_instants"),
     (Fault::ComparesExpiriesIn32Bits, "expiries_are_compared_as_instants"),
-    (Fault::AsksItsOwnClock, "time_is_what_the_caller_says"),
-    (Fault::CutsPayloads, "a_large_payload_comes_back_whole"),
-    (Fault::CutsUpdatedPayloads, "a_large_payload_comes_back_whole"),
-    (Fault::TakesPayloadsForText, "every_byte_of_a_payload_comes_back"),
-    (Fault::EndsPayloadsAtNul, "every_byte_of_a_payload_comes_back"),
-    (Fault::CutsInstants, "instants_come_back_to_the_microsecond"),
-    (Fault::CutsInstantsToMillis, "instants_come_back_to_the_microsecond"),
-    (Fault::TrimsSubjects, "subjects_come_back_byte_for_byte"),
-    (Fault::FoldsSubjectsThatAreStored, "subjects_come_back_byte_for_byte"),
-    (Fault::LosesTheCreation, "when_a_session_began_stays"),
-    (Fault::LosesTheSubject, "subjects_come_back_byte_for_byte"),
+    (Fault::AsksItsOwnClock, "expiry_is_judged_by_the_callers_clock"),
+    (Fault::CutsPayloads, "large_payload_is_read_whole"),
+    (Fault::CutsUpdatedPayloads, "large_payload_is_read_whole"),
+    (Fault::TakesPayloadsForText, "every_byte_of_a_payload_is_kept"),
+    (Fault::EndsPayloadsAtNul, "every_byte_of_a_payload_is_kept"),
+    (Fault::CutsInstants, "instants_are_kept_to_the_microsecond"),
+    (Fault::CutsInstantsToMillis, "instants_are_kept_to_the_microsecond"),
+    (Fault::TrimsSubjects, "subject_is_kept_byte_for_byte"),
+    (Fault::FoldsSubjectsThatAreStored, "subject_is_kept_byte_for_byte"),
+    (Fault::LosesTheCreation, "created_at_stays"),
+    (Fault::LosesTheSubject, "subject_is_kept_byte_for_byte"),
     (Fault::FoldsKeys, "keys_that_differ_in_case_are_different"),
-    (Fault::CutsKeys, "the_longest_and_the_strangest_keys_are_kept_apart"),
-    (Fault::HasNoLimit, "a_payload_above_the_limit_is_refused"),
-    (Fault::InsertOverwrites, "an_insert_leaves_a_session_that_is_there_as_it_is"),
-    (Fault::InsertOverwritesExpired, "an_insert_leaves_an_expired_row_as_it_is"),
-    (Fault::InsertIsNotAtomic, "of_inserts_of_one_key_one_takes_place"),
-    (Fault::InsertKeepsTheRecordsVersion, "an_insert_tells_the_version_that_is_found"),
-    (Fault::CountsVersionsFromOne, "a_session_that_is_made_again_has_other_versions"),
-    (Fault::UpdateInserts, "an_absent_session_is_not_updated"),
-    (Fault::UpdateRevives, "an_expired_session_is_not_updated"),
-    (Fault::UpdateIgnoresTheVersion, "an_update_of_another_version_is_a_conflict"),
-    (Fault::UpdateExpectsTheRecordsVersion, "an_update_that_expects_nothing_replaces_any_version"),
-    (Fault::UpdateIsNotAtomic, "of_updates_that_expect_the_same_version_one_takes_place"),
-    (Fault::UpdateIsNotAtomic, "of_many_updates_none_is_lost"),
-    (Fault::UpdateOfAbsentIsAConflict, "an_absent_session_is_not_updated"),
-    (Fault::UpdateOfExpiredIsAConflict, "an_expired_session_is_absent_also_to_those_who_expect_a_version"),
-    (Fault::UpdateWritesBeforeItRefuses, "a_refused_update_changes_nothing"),
-    (Fault::UpdateKeepsTheSubject, "an_update_replaces_payload_subject_expiry_and_last_use"),
-    (Fault::UpdateKeepsTheVersion, "every_update_has_another_version"),
-    (Fault::UpdateTakesTwoSteps, "a_load_sees_whole_writes_only"),
-    (Fault::UpdateShortens, "an_extending_update_does_not_shorten"),
-    (Fault::UpdateNeverShortens, "an_update_that_replaces_the_expiry_may_shorten"),
-    (Fault::UpdateReadsAndWritesBack, "an_update_brings_no_deleted_session_back"),
-    (Fault::TouchInserts, "an_absent_session_is_not_touched"),
-    (Fault::TouchRevives, "an_expired_session_is_not_touched"),
-    (Fault::TouchShortens, "a_touch_does_not_shorten"),
-    (Fault::TouchSetsTheExpiryAlone, "a_touch_prolongs_and_notes_the_use"),
-    (Fault::TouchChangesTheVersion, "a_touch_changes_neither_payload_nor_version"),
-    (Fault::TouchTurnsTheLastUseBack, "a_late_touch_does_not_turn_the_last_use_back"),
-    (Fault::TouchIsNotAtomic, "of_touches_at_once_the_latest_counts"),
-    (Fault::TouchIsNotAtomic, "a_touch_brings_no_deleted_session_back"),
-    (Fault::TouchIsAlwaysWritten, "a_touch_that_is_not_due_changes_nothing"),
-    (Fault::TouchIsNotWrittenInTime, "a_touch_that_is_not_due_changes_nothing"),
-    (Fault::TouchOfWhatIsNotDueProlongs, "a_touch_that_is_not_due_changes_nothing"),
-    (Fault::TouchThatIsNotDueIsNotFound, "a_touch_that_is_not_due_changes_nothing"),
-    (Fault::TouchIsAlwaysWritten, "of_due_touches_at_once_one_is_written"),
-    (Fault::TouchLooksBeforeItWrites, "of_due_touches_at_once_one_is_written"),
-    (Fault::TouchNeedsACondition, "a_touch_without_a_condition_is_always_written"),
-    (Fault::ClockIsInLocalTime, "the_databases_clock_shows_the_present"),
-    (Fault::ClockShowsSeconds, "the_databases_clock_goes_on_within_a_second"),
-    (Fault::ClockStandsStill, "the_databases_clock_shows_the_present"),
-    (Fault::RenameCopies, "a_renamed_session_is_under_its_new_key_alone"),
-    (Fault::RenameOverwrites, "a_rename_onto_a_session_changes_nothing"),
-    (Fault::RenameOverwrites, "of_renames_to_one_key_one_takes_place"),
-    (Fault::RenameOverwritesExpired, "a_rename_onto_an_expired_row_changes_nothing"),
-    (Fault::RenameOntoItselfWorks, "a_rename_onto_itself_changes_nothing"),
-    (Fault::RenameRevives, "an_expired_session_is_not_renamed"),
-    (Fault::RenameIgnoresTheVersion, "a_rename_of_another_version_is_a_conflict"),
-    (Fault::RenameIgnoresTheVersion, "a_refused_rename_changes_nothing"),
-    (Fault::RenameMovesOnly, "a_rename_writes_the_record_as_an_update_does"),
-    (Fault::RenameKeepsTheVersion, "every_rename_has_another_version"),
-    (Fault::RenameShortens, "an_extending_rename_does_not_shorten"),
-    (Fault::RenameInsertsThenDeletes, "a_session_is_never_under_two_keys_nor_under_none"),
-    (Fault::RenameDeletesThenInserts, "a_session_is_never_under_two_keys_nor_under_none"),
-    (Fault::RenameInsertsThenDeletes, "of_renames_of_one_session_one_takes_place"),
-    (Fault::RenameInserts, "an_absent_session_is_not_renamed"),
-    (Fault::DeleteTellsNothing, "a_delete_tells_whether_there_was_a_session"),
-    (Fault::DeleteAlwaysTellsOfOne, "a_delete_tells_whether_there_was_a_session"),
-    (Fault::DeleteSparesExpired, "an_expired_row_can_be_deleted"),
-    (Fault::DeleteIsNotAtomic, "of_deletes_of_one_session_one_tells_that_there_was_one"),
-    (Fault::RemovesBeyondTheLimit, "no_more_than_the_limit_is_removed"),
-    (Fault::RemovesWhatEndsLater, "what_expired_at_an_instant_or_before_is_removed"),
-    (Fault::SparesWhatEndsAtTheInstant, "what_expired_at_an_instant_or_before_is_removed"),
-    (Fault::RemovesLessThanItCould, "fewer_than_the_limit_means_that_none_is_left"),
-    (Fault::RemovalsCountTwice, "several_nodes_remove_what_has_expired_at_once"),
-    (Fault::MigratingEmptiesTheTable, "migrating_again_changes_nothing"),
-    (Fault::MigratingEmptiesTheTable, "several_nodes_may_migrate_at_once"),
-    (Fault::MigratesOnce, "migrating_again_changes_nothing"),
-    (Fault::ChecksNothing, "a_missing_table_is_told_and_not_made"),
-    (Fault::CheckMakesTheTable, "a_missing_table_is_told_and_not_made"),
-    (Fault::CannotMigrateAtOnce, "several_nodes_may_make_the_table_at_once"),
-    (Fault::HasNoSchema, "the_schema_as_text_is_always_the_same"),
-    (Fault::ListsEverybodys, "all_sessions_of_a_subject_are_listed"),
-    (Fault::ListsExpired, "an_expired_session_is_not_listed"),
+    (Fault::CutsKeys, "longest_and_strangest_keys_are_kept_apart"),
+    (Fault::HasNoLimit, "payload_above_the_limit_is_refused"),
+    (Fault::InsertOverwrites, "insert_leaves_an_existing_session_as_it_is"),
+    (Fault::InsertOverwritesExpired, "insert_leaves_an_expired_row_as_it_is"),
+    (Fault::InsertIsNotAtomic, "one_of_several_inserts_of_a_key_takes_place"),
+    (Fault::InsertKeepsTheRecordsVersion, "insert_returns_the_version_that_is_found"),
+    (Fault::CountsVersionsFromOne, "session_made_again_has_new_versions"),
+    (Fault::UpdateInserts, "absent_session_is_not_updated"),
+    (Fault::UpdateRevives, "expired_session_is_not_updated"),
+    (Fault::UpdateIgnoresTheVersion, "update_of_another_version_is_a_conflict"),
+    (Fault::UpdateExpectsTheRecordsVersion, "update_that_expects_no_version_replaces_any"),
+    (Fault::UpdateIsNotAtomic, "one_of_several_updates_of_a_version_takes_place"),
+    (Fault::UpdateIsNotAtomic, "committed_update_is_never_lost_among_many"),
+    (Fault::UpdateOfAbsentIsAConflict, "absent_session_is_not_updated"),
+    (Fault::UpdateOfExpiredIsAConflict, "expired_session_is_absent_even_when_a_version_is_expected"),
+    (Fault::UpdateWritesBeforeItRefuses, "refused_update_changes_nothing"),
+    (Fault::UpdateKeepsTheSubject, "update_replaces_payload_subject_expiry_and_last_use"),
+    (Fault::UpdateKeepsTheVersion, "every_update_makes_a_new_version"),
+    (Fault::UpdateTakesTwoSteps, "load_sees_whole_writes_only"),
+    (Fault::UpdateShortens, "extending_update_does_not_shorten"),
+    (Fault::UpdateNeverShortens, "update_that_replaces_the_expiry_may_shorten"),
+    (Fault::UpdateReadsAndWritesBack, "update_brings_no_deleted_session_back"),
+    (Fault::TouchInserts, "absent_session_is_not_touched"),
+    (Fault::TouchRevives, "expired_session_is_not_touched"),
+    (Fault::TouchShortens, "touch_does_not_shorten"),
+    (Fault::TouchSetsTheExpiryAlone, "touch_prolongs_and_notes_the_use"),
+    (Fault::TouchChangesTheVersion, "touch_changes_neither_payload_nor_version"),
+    (Fault::TouchTurnsTheLastUseBack, "late_touch_does_not_turn_the_last_use_back"),
+    (Fault::TouchIsNotAtomic, "latest_of_several_concurrent_touches_counts"),
+    (Fault::TouchIsNotAtomic, "touch_brings_no_deleted_session_back"),
+    (Fault::TouchIsAlwaysWritten, "touch_that_is_not_due_changes_nothing"),
+    (Fault::TouchIsNotWrittenInTime, "touch_that_is_not_due_changes_nothing"),
+    (Fault::TouchOfWhatIsNotDueProlongs, "touch_that_is_not_due_changes_nothing"),
+    (Fault::TouchThatIsNotDueIsNotFound, "touch_that_is_not_due_changes_nothing"),
+    (Fault::TouchIsAlwaysWritten, "one_of_several_due_touches_is_written"),
+    (Fault::TouchLooksBeforeItWrites, "one_of_several_due_touches_is_written"),
+    (Fault::TouchNeedsACondition, "touch_without_a_condition_is_always_written"),
+    (Fault::ClockIsInLocalTime, "clock_of_the_database_shows_the_present"),
+    (Fault::ClockShowsSeconds, "clock_of_the_database_advances_within_a_second"),
+    (Fault::ClockStandsStill, "clock_of_the_database_shows_the_present"),
+    (Fault::RenameCopies, "renamed_session_is_under_its_new_key_alone"),
+    (Fault::RenameOverwrites, "rename_onto_a_session_changes_nothing"),
+    (Fault::RenameOverwrites, "one_of_several_renames_to_a_key_takes_place"),
+    (Fault::RenameOverwritesExpired, "rename_onto_an_expired_row_changes_nothing"),
+    (Fault::RenameOntoItselfWorks, "rename_onto_itself_changes_nothing"),
+    (Fault::RenameRevives, "expired_session_is_not_renamed"),
+    (Fault::RenameIgnoresTheVersion, "rename_of_another_version_is_a_conflict"),
+    (Fault::RenameIgnoresTheVersion, "refused_rename_changes_nothing"),
+    (Fault::RenameMovesOnly, "rename_writes_the_record_as_an_update_does"),
+    (Fault::RenameKeepsTheVersion, "every_rename_makes_a_new_version"),
+    (Fault::RenameShortens, "extending_rename_does_not_shorten"),
+    (Fault::RenameInsertsThenDeletes, "renamed_session_is_never_under_two_keys_or_none"),
+    (Fault::RenameDeletesThenInserts, "renamed_session_is_never_under_two_keys_or_none"),
+    (Fault::RenameInsertsThenDeletes, "one_of_several_renames_of_a_session_takes_place"),
+    (Fault::RenameInserts, "absent_session_is_not_renamed"),
+    (Fault::DeleteTellsNothing, "delete_returns_true_if_there_was_a_session"),
+    (Fault::DeleteAlwaysTellsOfOne, "delete_returns_true_if_there_was_a_session"),
+    (Fault::DeleteSparesExpired, "expired_row_can_be_deleted"),
+    (Fault::DeleteIsNotAtomic, "one_of_several_deletes_of_a_session_returns_true"),
+    (Fault::RemovesBeyondTheLimit, "no_more_sessions_than_the_limit_are_removed"),
+    (Fault::RemovesWhatEndsLater, "sessions_expired_at_an_instant_or_before_are_removed"),
+    (Fault::SparesWhatEndsAtTheInstant, "sessions_expired_at_an_instant_or_before_are_removed"),
+    (Fault::RemovesLessThanItCould, "fewer_removed_than_the_limit_means_that_none_is_left"),
+    (Fault::RemovalsCountTwice, "several_nodes_remove_expired_sessions_at_once"),
+    (Fault::MigratingEmptiesTheTable, "second_migration_changes_nothing"),
+    (Fault::MigratingEmptiesTheTable, "several_nodes_can_migrate_at_once"),
+    (Fault::MigratesOnce, "second_migration_changes_nothing"),
+    (Fault::ChecksNothing, "missing_table_is_reported_and_not_made"),
+    (Fault::CheckMakesTheTable, "missing_table_is_reported_and_not_made"),
+    (Fault::CannotMigrateAtOnce, "several_nodes_can_make_the_table_at_once"),
+    (Fault::HasNoSchema, "schema_sql_is_always_the_same"),
+    (Fault::ListsEverybodys, "every_session_of_a_subject_is_listed"),
+    (Fault::ListsExpired, "expired_session_is_not_listed"),
     (Fault::FoldsSubjects, "subjects_are_compared_byte_for_byte"),
     (Fault::PadsSubjects, "subjects_are_compared_byte_for_byte"),
     (Fault::ListsAHundred, "hundreds_of_sessions_are_listed"),
-    (Fault::ListsWhatWasInserted, "a_session_is_listed_where_its_last_write_put_it"),
-    (Fault::ListsOtherTimes, "what_is_listed_is_what_is_found"),
+    (Fault::ListsWhatWasInserted, "session_is_listed_under_the_subject_of_its_last_write"),
+    (Fault::ListsOtherTimes, "listed_times_are_those_of_the_session"),
     (Fault::ListsInOtherOrders, "sessions_are_listed_in_the_order_of_their_keys"),
-    (Fault::ListsFromTheKeyOn, "pages_go_on_after_any_key"),
+    (Fault::ListsFromTheKeyOn, "page_continues_after_any_key"),
     (Fault::ListsFromTheKeyOn, "sessions_are_listed_in_the_order_of_their_keys"),
-    (Fault::ListsWhatIsLeftOfAPage, "a_short_page_is_the_last_one"),
-    (Fault::ListsNoUnreadableTimes, "unreadable_times_are_listed_in_their_place"),
-    (Fault::ListsNothingIfOneIsUnreadable, "unreadable_times_are_listed_in_their_place"),
-    (Fault::ListsShortPagesAfterUnreadableKeys, "sessions_without_a_stored_key_are_not_listed"),
+    (Fault::ListsWhatIsLeftOfAPage, "short_page_is_the_last_one"),
+    (Fault::ListsNoUnreadableTimes, "row_with_unreadable_times_is_listed_in_its_place"),
+    (Fault::ListsNothingIfOneIsUnreadable, "row_with_unreadable_times_is_listed_in_its_place"),
+    (Fault::ListsShortPagesAfterUnreadableKeys, "session_without_a_stored_key_is_not_listed"),
     (Fault::ScansWhatHasNotExpired, "expired_sessions_are_found"),
-    (Fault::ScansInOtherOrders, "keys_come_in_the_order_of_their_bytes"),
-    (Fault::ScansShortPages, "less_than_asked_for_is_all_there_was"),
-    (Fault::ScansFromTheKeyOn, "going_on_after_the_last_key_finds_each_session_once"),
-    (Fault::ScansWithoutPayload, "what_is_found_is_what_is_loaded"),
-    (Fault::ScansFromTheSecondOn, "the_first_ones_come_without_a_key_to_go_on_from"),
-    (Fault::ScansNoUnreadableRows, "a_row_that_cannot_be_read_is_in_its_place"),
-    (Fault::ScansNothingIfOneIsUnreadable, "a_row_that_cannot_be_read_is_in_its_place"),
-    (Fault::ScansShortPagesAfterUnreadableKeys, "a_row_without_a_stored_key_is_passed_over"),
-    // What a random history notices.
-    (Fault::UpdateShortens, "random_histories_are_those_of_the_reference"),
-    (Fault::FindsWhatEndsNow, "random_histories_are_those_of_the_reference"),
-    (Fault::RenameOverwritesExpired, "random_histories_are_those_of_the_reference"),
-    (Fault::TouchTurnsTheLastUseBack, "random_histories_are_those_of_the_reference"),
+    (Fault::ScansInOtherOrders, "keys_are_in_the_order_of_their_bytes"),
+    (Fault::ScansShortPages, "page_shorter_than_the_limit_is_the_last"),
+    (Fault::ScansFromTheKeyOn, "scan_in_pages_finds_each_session_once"),
+    (Fault::ScansWithoutPayload, "scanned_record_is_the_loaded_one"),
+    (Fault::ScansFromTheSecondOn, "scan_without_a_key_begins_with_the_first"),
+    (Fault::ScansNoUnreadableRows, "unreadable_row_is_in_its_place"),
+    (Fault::ScansNothingIfOneIsUnreadable, "unreadable_row_is_in_its_place"),
+    (Fault::ScansShortPagesAfterUnreadableKeys, "row_without_a_stored_key_is_skipped"),
+    // Faults that only random calls notice.
+    (Fault::UpdateShortens, "random_calls_are_answered_like_the_reference"),
+    (Fault::FindsWhatEndsNow, "random_calls_are_answered_like_the_reference"),
+    (Fault::RenameOverwritesExpired, "random_calls_are_answered_like_the_reference"),
+    (Fault::TouchTurnsTheLastUseBack, "random_calls_are_answered_like_the_reference"),
 ];
 
 const MAX_PAYLOAD_BYTES: usize = 1 << 22;
 
-/// A map under a lock, but for its fault.
+/// A map under a lock, with a fault.
 #[derive(Clone, Debug)]
 pub(crate) struct BrokenPersistence {
     fault: Fault,
     table: Arc<Mutex<Table>>,
-    /// What this handle has read, for faults that read it again.
+    /// The rows that this handle has read, for faults that return them again.
     copies: Arc<Mutex<HashMap<StoredKey, Record>>>,
-    /// Whether this is not the first handle.
+    /// `true` if this is not the first handle.
     is_replica: bool,
 }
 
@@ -288,7 +288,7 @@ struct Table {
     is_being_made: bool,
     rows: HashMap<String, (StoredKey, Record)>,
     versions: u64,
-    /// What was done to rows from outside.
+    /// The rows that were damaged, and how.
     damaged: HashMap<String, Damage>,
 }
 
@@ -298,7 +298,7 @@ impl BrokenPersistence {
         Self { fault, table: Arc::new(Mutex::new(table)), copies: Arc::default(), is_replica: false }
     }
 
-    /// Another handle to the same table.
+    /// Opens another handle to the same table.
     pub(crate) fn another(&self) -> Self {
         let mut other = Self { copies: Arc::default(), is_replica: true, ..self.clone() };
         if self.has(Fault::HasATablePerHandle) {
@@ -307,7 +307,7 @@ impl BrokenPersistence {
         other
     }
 
-    /// A handle to a table that is still to be made.
+    /// Opens a handle to a table that is not made yet.
     pub(crate) fn before_migration(&self) -> Self {
         Self { table: Arc::default(), ..self.another() }
     }
@@ -317,7 +317,7 @@ impl BrokenPersistence {
         self.lock().damaged.insert(self.place(key), damage);
     }
 
-    /// A page of the rows that `is_meant` says, in the order of their keys, with what `contents` makes of each that is
+    /// Returns a page of the rows for which `is_meant` is true, in the order of their keys, with the `contents` of each that is
     /// not damaged.
     fn page<T>(
         &self,
@@ -411,7 +411,7 @@ impl BrokenPersistence {
         Version::from_u64(table.versions)
     }
 
-    /// What is kept of `record`.
+    /// Returns what the database keeps of `record`.
     fn kept(&self, record: &Record, created_at: Timestamp, is_update: bool) -> Record {
         let payload = record.payload();
         let payload = match self.fault {
@@ -467,7 +467,7 @@ impl BrokenPersistence {
         }
     }
 
-    /// Long enough for others to come in between.
+    /// Waits long enough for other calls to come in between.
     async fn pause() {
         tokio::time::sleep(std::time::Duration::from_millis(3)).await;
     }
@@ -589,7 +589,7 @@ impl Persistence for BrokenPersistence {
             return Ok(version);
         }
         let mut table = self.lock();
-        // Others may have been here since.
+        // Other calls may have come in between.
         match table.rows.get_mut(&self.place(key)) {
             None => Err(PersistenceError::NotFound),
             Some((_, there))
@@ -807,7 +807,7 @@ impl Persistence for BrokenPersistence {
 
     async fn migrate(&self) -> Result<(), PersistenceError> {
         if self.has(Fault::CannotMigrateAtOnce) {
-            let refused = || PersistenceError::Refused("somebody makes the table already".into());
+            let refused = || PersistenceError::Refused("another node makes the table already".into());
             if std::mem::replace(&mut self.lock().is_being_made, true) {
                 return Err(refused());
             }

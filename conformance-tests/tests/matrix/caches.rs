@@ -1,4 +1,4 @@
-//! The caches of the matrix. Keys are random, so that a server that others use is safe.
+//! The caches of the matrix. Keys are random, so a server with other users is safe.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,17 +13,17 @@ use conformance_tests::cache::CacheFixture;
 use memcache::exp::{AsyncMetaClient, Get, MetaClient, MutationStatus, Set, Ttl};
 use session_core::{DynCache, StoredKey};
 
-/// What the backends put in front of keys unless told otherwise.
+/// The default prefix that the backends put in front of keys.
 const PREFIX: &str = "session:";
 
-/// Longer than any case takes.
+/// A TTL longer than any case takes.
 const TTL: Duration = Duration::from_secs(120);
 
 fn name(key: &StoredKey) -> String {
     format!("{PREFIX}{}", key.as_str())
 }
 
-/// By URL, erased.
+/// A cache by URL, erased.
 pub(crate) struct Erased(pub(crate) String);
 
 impl CacheFixture for Erased {
@@ -34,10 +34,10 @@ impl CacheFixture for Erased {
     }
 }
 
-/// Redis or Valkey, in a cluster, behind sentinels, or neither.
+/// Redis or Valkey: in a cluster, behind sentinels, or neither.
 pub(crate) struct Redis(pub(crate) String);
 
-/// The URL of the master that a URL with sentinels leads to at present.
+/// Returns the URL of the present master for a URL of sentinels.
 async fn master(url: &str) -> String {
     let (hosts, service) = url
         .split_once("://")
@@ -87,10 +87,10 @@ impl CacheFixture for Redis {
     }
 
     async fn copy(&self, from: &StoredKey, to: &StoredKey) -> bool {
-        // Not by `COPY`: the two are on different nodes of a cluster.
+        // `COPY` does not work: the keys may be on different nodes of a cluster.
         let mut connection = self.connection().await;
         let found = connection.req_packed_command(cmd("GET").arg(name(from))).await;
-        let Ok(Value::BulkString(bytes)) = found else { panic!("it is there") };
+        let Ok(Value::BulkString(bytes)) = found else { panic!("the entry is not there") };
         self.plant(to, bytes.into()).await
     }
 }

@@ -1,4 +1,4 @@
-//! The databases of the matrix. Each suite has a table of its own, because others may use the server, too.
+//! The databases of the matrix. Each suite has a table of its own, because the server may have other users.
 
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use db_backends::sqlx::{AssertSqlSafe, Connection as _, MySqlConnection, PgConne
 use session_core::{PersistenceError, Scan, StoredKey, SubjectIndex};
 use tokio::sync::OnceCell;
 
-/// Few connections for each handle: many cases run at once, with three handles each.
+/// Few connections for each handle, because many cases run at once, with three handles each.
 const MAX_CONNECTIONS: u16 = 4;
 
 /// A database that is reached by URL.
@@ -48,7 +48,7 @@ impl Made {
         name
     }
 
-    /// Drops those that are on servers of `urls`.
+    /// Drops the tables that are on servers of `urls`.
     pub(crate) async fn drop_on(&self, urls: &[String]) {
         let made = std::mem::take(&mut *self.0.lock().expect("no panic"));
         for (url, table) in made.into_iter().filter(|(url, _)| urls.contains(url)) {
@@ -81,7 +81,7 @@ async fn run(url: &str, sql: String) -> Result<(), db_backends::sqlx::Error> {
 pub(crate) struct Table<D> {
     url: String,
     made: Made,
-    /// Its name, once it is migrated.
+    /// The name of the table, once it is migrated.
     name: OnceCell<String>,
     database: PhantomData<fn() -> D>,
 }
@@ -118,7 +118,7 @@ impl<D: Database> PersistenceFixture for Table<D> {
     async fn damage(&self, key: &StoredKey, damage: Damage) -> bool {
         let Some(table) = self.name.get() else { return false };
         let is_postgres = self.url.starts_with("postgres");
-        // The columns for times take nothing that is no time.
+        // The columns for times take only times.
         let change = match damage {
             Damage::Record => "subject = ''",
             Damage::Key if is_postgres => "key = key || ' x'",

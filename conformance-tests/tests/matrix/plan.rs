@@ -1,8 +1,8 @@
-//! What becomes of a test whose servers are there, or are not.
+//! The fate of a test, by whether its servers are available.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The servers that must be there: what `CONFORMANCE_REQUIRE` says.
+/// The servers that must be available, by `CONFORMANCE_REQUIRE`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Required {
     All,
@@ -12,7 +12,7 @@ pub(crate) enum Required {
 impl Required {
     /// # Errors
     ///
-    /// What is wrong with `value`: a name that is no server's would require nothing.
+    /// Returns what is wrong with `value`. A name of no server would require nothing.
     pub(crate) fn parse(value: &str, known: &[&str]) -> Result<Self, String> {
         let names = names(value);
         if names.contains("all") {
@@ -32,7 +32,7 @@ impl Required {
     }
 }
 
-/// The backends that are to be tested; all, if neither caches nor databases are named.
+/// The backends to test: all, if neither caches nor databases are named.
 #[derive(Debug, Default)]
 pub(crate) struct Selection {
     caches: BTreeSet<String>,
@@ -40,7 +40,7 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
-    /// From lists with commas.
+    /// Reads two lists with commas.
     pub(crate) fn parse(caches: &str, databases: &str) -> Self {
         Self { caches: names(caches), databases: names(databases) }
     }
@@ -53,7 +53,8 @@ impl Selection {
         self.databases.contains(database) || self.is_empty()
     }
 
-    /// A cache that is named alone is tested with every database, and the other way round.
+    /// Returns `true` if the pair is to be tested. A cache that is named alone is tested with every database, and the other way
+    /// round.
     pub(crate) fn has_pair(&self, cache: &str, database: &str) -> bool {
         (self.caches.is_empty() || self.caches.contains(cache))
             && (self.databases.is_empty() || self.databases.contains(database))
@@ -68,17 +69,17 @@ fn names(list: &str) -> BTreeSet<String> {
     list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
-/// What becomes of the tests that need some servers.
+/// The fate of the tests that need some servers.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     Run,
-    /// With the servers that are not there, in short: it stands beside each test's name.
+    /// Ignored. Holds the missing servers, in short form, for the line of each test.
     Ignore(String),
-    /// With the reasons.
+    /// Failed. Holds the reasons.
     Fail(String),
 }
 
-/// `missing` are the servers that cannot be had, each with the reason.
+/// Decides the fate of tests. `missing` holds the servers that are not available, each with the reason.
 pub(crate) fn fate(servers: &[&str], missing: &BTreeMap<&str, String>, required: &Required) -> Fate {
     let without: Vec<_> = servers.iter().filter(|server| missing.contains_key(*server)).collect();
     if without.is_empty() {
@@ -92,8 +93,8 @@ pub(crate) fn fate(servers: &[&str], missing: &BTreeMap<&str, String>, required:
     Fate::Fail(format!("{named}: {}; CONFORMANCE_REQUIRE demands it", reasons.join("; ")))
 }
 
-/// The servers of those groups of tests of which at least one test is wanted. A group is the servers it needs, and the
-/// names of its tests.
+/// Returns the servers of those groups of tests of which at least one test is wanted. A group is the servers that it needs,
+/// and the names of its tests.
 pub(crate) fn needed<'a, T>(
     groups: impl IntoIterator<Item = (&'a [&'static str], &'a [T])>,
     is_wanted: impl Fn(&T) -> bool,

@@ -1,4 +1,4 @@
-//! Brings the servers: those that the environment names, and the others in containers, which are gone afterwards.
+//! Starting the servers: the environment names some, and the others run in containers, which are removed afterwards.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -17,17 +17,17 @@ use crate::table::{Needs, Ports, Server, server};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// A server in a new container has this long to be ready.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a server in a new container may take to be ready.
+const EVENT_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What came of bringing the servers.
+/// The servers, and those that are missing.
 #[derive(Default)]
 pub(crate) struct Brought {
-    /// Where they are.
+    /// The URLs of the servers.
     pub(crate) urls: BTreeMap<&'static str, String>,
-    /// Which of them somebody else keeps running.
+    /// The servers that run independently of the tests.
     pub(crate) shared: Vec<String>,
-    /// Which cannot be had, and why.
+    /// The servers that are not available, and why.
     pub(crate) missing: BTreeMap<&'static str, String>,
     started: Vec<Started>,
 }
@@ -40,7 +40,7 @@ struct Started {
 }
 
 impl Brought {
-    /// Those that the environment names, and the others in containers, all at once.
+    /// Takes the servers that the environment names, and starts the others in containers, all at once.
     pub(crate) async fn bring(names: impl IntoIterator<Item = &'static str>) -> Self {
         let mut brought = Self::default();
         let mut starting = Vec::new();
@@ -56,7 +56,7 @@ impl Brought {
         brought
     }
 
-    /// In containers, all at once, whatever the environment names: for who breaks them.
+    /// Starts all servers in containers at once, whatever the environment names, for tests that break them.
     #[allow(dead_code, reason = "the tests beside the matrix use it")]
     pub(crate) async fn own(names: impl IntoIterator<Item = &'static str>) -> Self {
         let mut brought = Self::default();
@@ -105,7 +105,7 @@ async fn start(server: &'static Server) -> Result<Started, Failure> {
     if let Ports::Mapped(port) = server.ports {
         image = image.with_exposed_port(port.tcp());
     }
-    let mut request = image.with_cmd(server.command.iter().copied()).with_startup_timeout(PATIENCE);
+    let mut request = image.with_cmd(server.command.iter().copied()).with_startup_timeout(EVENT_TIMEOUT);
     let mut ports = match server.ports {
         Ports::OneToOne(count) => free_ports(count)?,
         Ports::Mapped(_) | Ports::None => Vec::new(),
@@ -127,9 +127,9 @@ async fn start(server: &'static Server) -> Result<Started, Failure> {
     let start = Instant::now();
     while !started.is_ready() {
         let running = started.container.is_running().await?;
-        if !running || start.elapsed() > PATIENCE {
+        if !running || start.elapsed() > EVENT_TIMEOUT {
             let fate = if running { "does not become ready" } else { "ended" };
-            return Err(format!("it {fate} and said: {}", logs(&started.container).await).into());
+            return Err(format!("it {fate} and logged: {}", logs(&started.container).await).into());
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -160,7 +160,8 @@ impl Started {
     }
 }
 
-/// A directory with what the server needs from outside, for everybody: it runs as a user of its own.
+/// Makes a directory with what the server needs from outside. Every user can use it, because the server runs as a user of its
+/// own.
 fn files(server: &Server) -> Result<TempDir, Failure> {
     let directory = tempfile::tempdir()?;
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o777))?;
@@ -174,7 +175,7 @@ fn files(server: &Server) -> Result<TempDir, Failure> {
     Ok(directory)
 }
 
-/// Ports that nobody listens on, nor on theirs plus 10000, where a cluster's nodes talk to each other.
+/// Returns ports that are free, together with their numbers plus 10000, on which a cluster's nodes talk to each other.
 fn free_ports(count: u16) -> Result<Vec<u16>, Failure> {
     let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
     let mut ports = Vec::new();

@@ -1,5 +1,5 @@
-//! One of several servers of a cache is down: calls to the others succeed, as fast as ever, and it is used again as soon as
-//! it is back.
+//! One of several servers of a cache is down: calls to the others succeed as fast as before, and the server is used again as
+//! soon as it is back.
 
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,13 @@ use session_core::{Acquired, Cache, Entry, Stamp, StoredKey};
 use crate::failover::{ask, until};
 use crate::{Link, Links};
 
-/// So many for each server that all of them are noticed.
+/// The number of keys, enough for every server to have some.
 const KEYS: usize = 120;
 
-/// No call to a server that is well takes longer, on a busy machine.
+/// The longest time of a call to a healthy server, on a busy machine.
 const QUICK: Duration = Duration::from_millis(300);
 
-/// A server that is back is used again within this.
+/// The time within which a server that is back must be used again.
 const BACK_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long a master hangs.
@@ -35,7 +35,7 @@ fn lease() -> Entry {
 }
 
 /// Calls all keys at once. Those whose server is `dead` must fail, and the others succeed fast.
-async fn only_the_dead_fail<C: Cache>(cache: &C, keys: &[(StoredKey, bool)]) {
+async fn assert_only_the_dead_fail<C: Cache>(cache: &C, keys: &[(StoredKey, bool)]) {
     let calls = keys.iter().map(|(key, is_dead)| async move {
         let begun = Instant::now();
         (cache.get(key).await, begun.elapsed(), *is_dead)
@@ -47,30 +47,30 @@ async fn only_the_dead_fail<C: Cache>(cache: &C, keys: &[(StoredKey, bool)]) {
         if is_dead {
             assert!(outcome.is_err(), "a server that is down has answered");
         } else {
-            assert!(outcome.is_ok(), "{outcome:?} by a server that is well");
-            assert!(took < QUICK, "a server that is well took {took:?}");
+            assert!(outcome.is_ok(), "{outcome:?} by a healthy server");
+            assert!(took < QUICK, "a healthy server took {took:?}");
         }
     }
 }
 
 async fn all_succeed<C: Cache>(cache: &C, keys: &[(StoredKey, bool)]) {
     for outcome in join_all(keys.iter().map(|(key, _)| cache.get(key))).await {
-        outcome.expect("all servers are well");
+        outcome.expect("all servers are healthy");
     }
 }
 
-/// Waits until a key of the dead server is found again, as a store does that looks now and then.
+/// Waits until a key of the dead server is found again. It calls now and then, as a store would.
 async fn is_back<C: Cache>(cache: &C, keys: &[(StoredKey, bool)], since: Instant) {
-    let (key, _) = keys.iter().find(|(_, is_dead)| *is_dead).expect("it has keys");
+    let (key, _) = keys.iter().find(|(_, is_dead)| *is_dead).expect("the server has keys");
     while cache.get(key).await.is_err() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let took = Instant::now().saturating_duration_since(since);
-    assert!(took < BACK_WITHIN, "it was back for {took:?} before it was used");
+    assert!(took < BACK_WITHIN, "the server was back for {took:?} before it was used");
     all_succeed(cache, keys).await;
 }
 
-pub async fn one_of_three_memcached_servers_is_down(links: &Links) {
+pub async fn memcached_server_of_three_that_is_down_fails_its_own_keys_only(links: &Links) {
     // The first is reached through the proxy.
     let (first, others) = (links.get("memcached"), links.get("memcached-two"));
     let url =
@@ -82,15 +82,15 @@ pub async fn one_of_three_memcached_servers_is_down(links: &Links) {
     for mode in [Mode::Reset, Mode::Hold, Mode::BlackHole, Mode::Deaf] {
         all_succeed(&cache, &keys).await;
         first.proxy.set(mode);
-        only_the_dead_fail(&cache, &keys).await;
-        // Nor does one that was never connected to.
-        only_the_dead_fail(&open(), &keys).await;
+        assert_only_the_dead_fail(&cache, &keys).await;
+        // The same holds for a cache that was never connected to it.
+        assert_only_the_dead_fail(&open(), &keys).await;
         first.proxy.set(Mode::Pass);
         is_back(&cache, &keys, Instant::now()).await;
     }
 }
 
-/// The masters of a cluster, of which each can do without the others.
+/// The masters of a cluster, each of which serves its keys without the others.
 struct Masters(Vec<u16>);
 
 impl Masters {
@@ -100,7 +100,7 @@ impl Masters {
         let masters = Self(ports.collect());
         for port in &masters.0 {
             for (name, value) in [("cluster-require-full-coverage", "no"), ("cluster-node-timeout", "1000")] {
-                ask::<()>(*port, &["CONFIG", "SET", name, value]).await.expect("it takes it");
+                ask::<()>(*port, &["CONFIG", "SET", name, value]).await.expect("the server accepts it");
             }
         }
         masters
@@ -108,14 +108,14 @@ impl Masters {
 
     async fn slot(&self, key: &StoredKey) -> u16 {
         let name = format!("session:{}", key.as_str());
-        ask(self.0[1], &["CLUSTER", "KEYSLOT", &name]).await.expect("it says it")
+        ask(self.0[1], &["CLUSTER", "KEYSLOT", &name]).await.expect("the server answers")
     }
 
-    /// Keys, and whether the first master has them.
+    /// Returns keys, and whether the first master has each.
     async fn keys(&self, cache: &RedisCache) -> Vec<(StoredKey, bool)> {
-        let nodes: String = ask(self.0[0], &["CLUSTER", "NODES"]).await.expect("it says it");
-        let myself = nodes.lines().find(|line| line.contains("myself")).expect("it knows itself");
-        // One range each: that is how the cluster was made.
+        let nodes: String = ask(self.0[0], &["CLUSTER", "NODES"]).await.expect("the server answers");
+        let myself = nodes.lines().find(|line| line.contains("myself")).expect("a node lists itself");
+        // The cluster was made with one range of slots for each master.
         let (begin, end) = myself.rsplit(' ').next().and_then(|slots| slots.split_once('-')).unwrap();
         let first = begin.parse::<u16>().unwrap()..=end.parse().unwrap();
         let mut keys = Vec::new();
@@ -137,48 +137,48 @@ fn open(link: &Link) -> RedisCache {
     RedisCache::builder().url(&link.direct).build().unwrap()
 }
 
-pub async fn a_master_of_a_cluster_hangs(links: &Links) {
+pub async fn cluster_master_that_hangs_fails_its_own_keys_only(links: &Links) {
     let link = links.only();
     let masters = Masters::of(link).await;
     let cache = open(link);
     let keys = masters.keys(&cache).await;
     all_succeed(&cache, &keys).await;
-    // Anyone can connect to it, and nothing is answered.
+    // The master accepts connections, but answers nothing.
     let begun = Instant::now();
     let millis = PAUSE.as_millis().to_string();
-    ask::<()>(masters.0[0], &["CLIENT", "PAUSE", &millis, "ALL"]).await.expect("it takes it");
-    only_the_dead_fail(&cache, &keys).await;
-    only_the_dead_fail(&open(link), &keys).await;
-    assert!(begun.elapsed() < PAUSE, "the machine is too busy to tell");
+    ask::<()>(masters.0[0], &["CLIENT", "PAUSE", &millis, "ALL"]).await.expect("the server accepts it");
+    assert_only_the_dead_fail(&cache, &keys).await;
+    assert_only_the_dead_fail(&open(link), &keys).await;
+    assert!(begun.elapsed() < PAUSE, "the machine is too busy for this test");
     is_back(&cache, &keys, begun + PAUSE).await;
 }
 
-pub async fn a_master_of_a_cluster_dies(links: &Links) {
+pub async fn cluster_master_that_dies_fails_its_own_keys_only(links: &Links) {
     let link = links.only();
     let masters = Masters::of(link).await;
     let cache = open(link);
     let keys = masters.keys(&cache).await;
     all_succeed(&cache, &keys).await;
     assert!(ask::<()>(masters.0[0], &["SHUTDOWN", "NOSAVE", "NOW", "FORCE"]).await.is_none(), "it answered");
-    only_the_dead_fail(&cache, &keys).await;
-    only_the_dead_fail(&open(link), &keys).await;
+    assert_only_the_dead_fail(&cache, &keys).await;
+    assert_only_the_dead_fail(&open(link), &keys).await;
     until("the others know that it is dead", || async {
         let info: Option<String> = ask(masters.0[1], &["CLUSTER", "INFO"]).await;
         info.is_some_and(|text| !text.contains("cluster_slots_fail:0"))
     })
     .await;
-    only_the_dead_fail(&cache, &keys).await;
-    only_the_dead_fail(&open(link), &keys).await;
+    assert_only_the_dead_fail(&cache, &keys).await;
+    assert_only_the_dead_fail(&open(link), &keys).await;
 }
 
-pub async fn a_slot_of_a_cluster_moves_to_another_master(links: &Links) {
+pub async fn slot_that_moves_to_another_master_is_followed(links: &Links) {
     let link = links.only();
     let masters = Masters::of(link).await;
     let cache = open(link);
     let keys = masters.keys(&cache).await;
-    let (key, _) = keys.iter().find(|(_, is_first)| *is_first).expect("it has keys");
+    let (key, _) = keys.iter().find(|(_, is_first)| *is_first).expect("the server has keys");
     let new = StoredKey::parse(&format!("{{session:{}}}", key.as_str())).unwrap();
-    // Without a prefix, so that both are in one slot.
+    // No prefix, so that both keys are in one slot.
     let beside = RedisCache::builder().url(&link.direct).key_prefix("").build().unwrap();
     assert_eq!(beside.server(&new), cache.server(key));
     let (old, slot) = (lease(), masters.slot(key).await.to_string());
@@ -190,7 +190,7 @@ pub async fn a_slot_of_a_cluster_moves_to_another_master(links: &Links) {
     ];
     ask::<()>(to, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]).await.unwrap();
     ask::<()>(from, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]).await.unwrap();
-    // The one that is there is still there, and a new one comes where the slot goes to.
+    // The present key stays where it is, and a new one goes to the new master.
     assert_eq!(cache.get(key).await.unwrap(), Some(old.clone()));
     let placed = lease();
     assert_eq!(beside.acquire(&new, placed.clone(), TTL).await.unwrap(), Acquired::Placed);

@@ -1,5 +1,5 @@
-//! What a failover by Redis Sentinel costs: reads of the database, and never a request. Two nodes share a database and
-//! the cache that the sentinels name, and work on the same sessions all the time.
+//! The cost of a failover by Redis Sentinel: reads of the database, and never a request. Two nodes share a database and the
+//! cache that the sentinels name, and work on the same sessions all the time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,29 +17,28 @@ use tokio::time::sleep;
 use crate::trouble::{Store, login, read};
 use crate::{Link, Links};
 
-/// What the sentinels call the master.
+/// The name of the master among the sentinels.
 const SERVICE: &str = "sessions";
 
-/// What makes a failover begin by itself, and makes the sentinels quick: they look every second instead of every ten, they
-/// let a former master be one for two seconds instead of eight, and a busy machine does not make them pause for half a
-/// minute.
+/// Settings that make a failover begin by itself, and the sentinels quick: they check every second instead of every ten, they
+/// leave a former master alone for two seconds instead of eight, and a busy machine does not make them pause for half a minute.
 const SETTINGS: [&[&str]; 2] = [
     &["SENTINEL", "SET", SERVICE, "down-after-milliseconds", "1000"],
     &["SENTINEL", "DEBUG", "info-period", "1000", "publish-period", "500", "tilt-period", "1000"],
 ];
 
-/// No cache may show what is older.
+/// The maximum age of what a cache may show.
 const MAX_CACHE_AGE: Duration = Duration::from_secs(2);
 
-/// A process that the machine did not let run in time has not served anything old.
+/// The tolerance for a process that the machine did not run in time.
 const SLACK: Duration = Duration::from_millis(500);
 
-/// How long something that must come is waited for.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// How long the test waits for an event that must come.
+const EVENT_TIMEOUT: Duration = Duration::from_secs(90);
 
 const SESSIONS: usize = 3;
 
-/// What a server answers, on a connection of its own: what there was may be broken by now.
+/// Asks a server over a new connection, because an old one may be broken by now.
 pub(crate) async fn ask<T: FromRedisValue>(port: u16, words: &[&str]) -> Option<T> {
     let client = Client::open(format!("redis://127.0.0.1:{port}/")).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.ok()?;
@@ -53,7 +52,7 @@ pub(crate) async fn ask<T: FromRedisValue>(port: u16, words: &[&str]) -> Option<
 pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
     let begun = Instant::now();
     while !holds().await {
-        assert!(begun.elapsed() < PATIENCE, "in vain it was waited until {what}");
+        assert!(begun.elapsed() < EVENT_TIMEOUT, "timed out waiting until {what}");
         sleep(Duration::from_millis(50)).await;
     }
 }
@@ -64,7 +63,7 @@ struct Group {
 }
 
 impl Group {
-    /// Once a failover is possible, by itself and soon.
+    /// Waits until a failover is possible, by itself and soon.
     async fn ready(link: &Link) -> Self {
         let hosts = link.direct.trim_start_matches("redis+sentinel://").trim_end_matches("/sessions");
         let sentinels = hosts.split(',').map(|host| host.rsplit_once(':').unwrap().1.parse().unwrap());
@@ -86,7 +85,7 @@ impl Group {
         group
     }
 
-    /// The master, if all sentinels agree on it.
+    /// Returns the master, if all sentinels agree on it.
     async fn master(&self) -> Option<u16> {
         let mut named = None;
         for sentinel in &self.sentinels {
@@ -99,7 +98,7 @@ impl Group {
         named
     }
 
-    /// The new master, once all sentinels name one.
+    /// Waits until all sentinels name a new master, and returns it.
     async fn master_after(&self, former: u16) -> u16 {
         until("another master is named", || async {
             self.master().await.is_some_and(|master| master != former)
@@ -116,7 +115,7 @@ impl Group {
     }
 }
 
-/// What the server on this port calls itself.
+/// Returns the role that the server on this port reports.
 async fn role(port: u16) -> Option<String> {
     let Value::Array(answer) = ask::<Value>(port, &["ROLE"]).await? else { return None };
     String::from_redis_value(answer.into_iter().next()?).ok()
@@ -129,7 +128,7 @@ async fn is_replica(port: u16) -> bool {
 /// Two nodes, and the sessions that they share.
 struct Nodes {
     stores: [Store; 2],
-    /// That of each.
+    /// The cache of each node.
     caches: [Arc<dyn Inspect>; 2],
     cookies: Vec<String>,
     _directory: TempDir,
@@ -148,7 +147,7 @@ impl Nodes {
         Self { stores, caches, cookies, _directory: directory }
     }
 
-    /// Requests on all sessions, until told to end.
+    /// Starts requests on all sessions, until they are told to end.
     fn work(&self) -> Work {
         let is_over = Arc::new(AtomicBool::new(false));
         let work = |cookie: &String| work(self.stores.clone(), cookie.clone(), Arc::clone(&is_over));
@@ -156,7 +155,7 @@ impl Nodes {
         Work { tasks, is_over }
     }
 
-    /// Waits until both have moved to the master on this port.
+    /// Waits until both nodes have moved to the master on this port.
     async fn are_on(&self, master: u16) {
         for cache in &self.caches {
             until("both nodes are on the new master", || async {
@@ -168,9 +167,9 @@ impl Nodes {
         }
     }
 
-    /// Each sees at once what the other one writes, in the cache.
+    /// Checks that each node sees at once, in the cache, what the other writes.
     async fn are_coherent(&self) {
-        // What got lost with the old master is too old to be served now.
+        // Entries that were lost with the old master are too old to be served now.
         sleep(MAX_CACHE_AGE + SLACK).await;
         let [first, second] = &self.stores;
         for cookie in &self.cookies {
@@ -194,7 +193,7 @@ async fn store(url: &str, cache: &Arc<dyn Inspect>) -> Store {
     CachedDb::builder(Arc::clone(cache) as _, db)
         .reaper(None)
         .max_cache_age(MAX_CACHE_AGE)
-        // A fence whose removal got lost with the old master keeps its key out of the cache for so long.
+        // A fence whose removal was lost with the old master keeps its key out of the cache for this long.
         .write_timeout(Duration::from_secs(5))
         .fence_ttl(Duration::from_secs(18))
         .cache_timeout(Duration::from_millis(250))
@@ -216,7 +215,7 @@ struct Work {
 }
 
 impl Work {
-    /// Ends it. Panics if a request has failed, or was shown something too old.
+    /// Ends the requests. Panics if one has failed, or was shown something too old.
     async fn end(self) {
         self.is_over.store(true, Ordering::SeqCst);
         for task in self.tasks {
@@ -225,11 +224,11 @@ impl Work {
     }
 }
 
-/// Counts in a session on one node, and reads it on both.
+/// Increments a counter in a session on one node, and reads it on both.
 async fn work(nodes: [Store; 2], cookie: String, is_over: Arc<AtomicBool>) {
     let mut n = read(&nodes[0], &cookie).await.expect("the session is there");
     let first = n;
-    // When each number was acknowledged.
+    // The time at which each number was acknowledged.
     let mut acknowledged = vec![Instant::now()];
     while !is_over.load(Ordering::SeqCst) {
         for node in &nodes {
@@ -239,7 +238,7 @@ async fn work(nodes: [Store; 2], cookie: String, is_over: Arc<AtomicBool>) {
             let oldest = first + u32::try_from(old).unwrap().saturating_sub(1);
             assert!(seen >= oldest, "{seen} was read, long after {oldest} had been written");
         }
-        // Not counted from what was read: that may be old, within bounds.
+        // The next number does not come from a read, which may be old within bounds.
         n += 1;
         write(&nodes[0], &cookie, n).await;
         acknowledged.push(Instant::now());
@@ -247,40 +246,40 @@ async fn work(nodes: [Store; 2], cookie: String, is_over: Arc<AtomicBool>) {
     }
 }
 
-pub async fn a_master_that_dies_is_replaced_and_missed_by_no_request(links: &Links) {
+pub async fn dying_master_is_replaced_and_no_request_fails(links: &Links) {
     let link = links.only();
     let group = Group::ready(link).await;
-    let former = group.master().await.expect("there is one");
-    // The way to the first sentinel goes through the proxy.
+    let former = group.master().await.expect("there is a master");
+    // The proxy is on the way to the first sentinel.
     let nodes = Nodes::on(&link.url).await;
     nodes.are_on(former).await;
     nodes.are_coherent().await;
     let work = nodes.work();
-    // With the master goes the sentinel on its machine.
+    // The sentinel on the master's machine goes with it.
     link.proxy.set(Mode::Hold);
     assert!(ask::<()>(former, &["SHUTDOWN", "NOSAVE", "NOW", "FORCE"]).await.is_none(), "it answered");
     let master = group.master_after(former).await;
     nodes.are_on(master).await;
-    // First as a master without any data, which nobody must fall for.
+    // It comes back first as a master without any data, which no node may use.
     until("the old master is a replica", || is_replica(former)).await;
     nodes.are_on(master).await;
     work.end().await;
     nodes.are_coherent().await;
     let errors = nodes.stores.each_ref().map(|store| store.stats().cache_errors);
-    assert!(errors.iter().all(|errors| *errors > 0), "nothing was broken: {errors:?}");
+    assert!(errors.iter().all(|errors| *errors > 0), "no fault had an effect: {errors:?}");
 }
 
-pub async fn a_master_that_is_replaced_while_it_lives_is_left_and_found_again(links: &Links) {
+pub async fn living_master_that_is_replaced_is_left_and_found_again(links: &Links) {
     let link = links.only();
     let group = Group::ready(link).await;
     let nodes = Nodes::on(&link.direct).await;
-    let former = group.master().await.expect("there is one");
+    let former = group.master().await.expect("there is a master");
     nodes.are_on(former).await;
     let work = nodes.work();
     group.fail_over().await;
     let master = group.master_after(former).await;
     nodes.are_on(master).await;
-    // It goes on as a master for some seconds, and takes the writes of whoever does not leave it.
+    // It remains a master for some seconds, and accepts the writes of nodes that do not leave it.
     until("the old master is a replica", || is_replica(former)).await;
     work.end().await;
     nodes.are_coherent().await;
@@ -292,18 +291,18 @@ pub async fn a_master_that_is_replaced_while_it_lives_is_left_and_found_again(li
     nodes.are_coherent().await;
 }
 
-pub async fn a_master_that_hangs_is_replaced_and_missed_by_no_request(links: &Links) {
+pub async fn hanging_master_is_replaced_and_no_request_fails(links: &Links) {
     let link = links.only();
     let group = Group::ready(link).await;
     let nodes = Nodes::on(&link.direct).await;
-    let former = group.master().await.expect("there is one");
+    let former = group.master().await.expect("there is a master");
     nodes.are_on(former).await;
     let work = nodes.work();
-    // Connections to it stay, and nothing is answered on them.
+    // Connections to it stay open, but nothing is answered on them.
     assert!(ask::<()>(former, &["DEBUG", "SLEEP", "600"]).await.is_none(), "it answered");
     let master = group.master_after(former).await;
     nodes.are_on(master).await;
     work.end().await;
     nodes.are_coherent().await;
-    assert_eq!(role(former).await, None, "it still hangs");
+    assert_eq!(role(former).await, None, "the former master still hangs");
 }

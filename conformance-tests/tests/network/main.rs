@@ -1,5 +1,5 @@
-//! What goes over the wire to real servers, and what becomes of sessions when servers and networks fail. Each test has
-//! servers of its own, in containers, because it breaks them.
+//! The traffic to real servers, and the fate of sessions when servers and networks fail. Each test has servers of its own, in
+//! containers, because it breaks them.
 
 #![allow(
     unreachable_pub,
@@ -41,7 +41,7 @@ use plan::{Fate, Required};
 use servers::Brought;
 use table::SERVERS;
 
-/// Databases take their time to start.
+/// The time that databases may take to start.
 const THREADS: usize = 4;
 
 type Run = for<'a> fn(&'a Links) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
@@ -64,14 +64,14 @@ macro_rules! tests {
 
 const TESTS: &[Test] = tests! {
     dead_servers:
-        one_of_three_memcached_servers_is_down ["memcached", "memcached-two"],
-        a_master_of_a_cluster_hangs ["redis-cluster"],
-        a_master_of_a_cluster_dies ["redis-cluster"],
-        a_slot_of_a_cluster_moves_to_another_master ["redis-cluster"];
+        memcached_server_of_three_that_is_down_fails_its_own_keys_only ["memcached", "memcached-two"],
+        cluster_master_that_hangs_fails_its_own_keys_only ["redis-cluster"],
+        cluster_master_that_dies_fails_its_own_keys_only ["redis-cluster"],
+        slot_that_moves_to_another_master_is_followed ["redis-cluster"];
     failover:
-        a_master_that_dies_is_replaced_and_missed_by_no_request ["redis-sentinel"],
-        a_master_that_is_replaced_while_it_lives_is_left_and_found_again ["redis-sentinel"],
-        a_master_that_hangs_is_replaced_and_missed_by_no_request ["redis-sentinel"];
+        dying_master_is_replaced_and_no_request_fails ["redis-sentinel"],
+        living_master_that_is_replaced_is_left_and_found_again ["redis-sentinel"],
+        hanging_master_is_replaced_and_no_request_fails ["redis-sentinel"];
     round_trips:
         redis ["redis"],
         valkey ["valkey"],
@@ -79,24 +79,24 @@ const TESTS: &[Test] = tests! {
         postgres ["postgres"],
         mysql ["mysql"],
         mariadb ["mariadb"],
-        a_store_on_redis_and_postgres ["redis", "postgres"],
-        a_store_on_memcached_and_mysql ["memcached", "mysql"];
+        round_trips_of_a_store_on_redis_and_postgres ["redis", "postgres"],
+        round_trips_of_a_store_on_memcached_and_mysql ["memcached", "mysql"];
     trouble:
         redis_that_is_down_at_the_start_is_used_when_it_is_up ["redis"],
         memcached_that_is_down_at_the_start_is_used_when_it_is_up ["memcached"],
-        redis_that_goes_down_is_missed_by_no_request ["redis"],
-        memcached_that_goes_down_is_missed_by_no_request ["memcached"],
-        redis_that_never_answers_delays_a_request_by_its_deadline_only ["redis"],
-        memcached_that_never_answers_delays_a_request_by_its_deadline_only ["memcached"],
-        a_reply_of_redis_that_is_torn_is_no_session ["redis"],
-        a_reply_of_memcached_that_is_torn_is_no_session ["memcached"],
-        a_full_redis_still_serves_hits ["redis"],
-        a_replica_of_redis_still_serves_hits ["redis"],
-        a_wrong_password_costs_the_cache_and_no_session ["redis-acl"],
-        a_wrong_database_of_redis_costs_the_cache_and_no_session ["redis"],
-        scripts_that_were_flushed_are_sent_again ["redis"],
-        values_of_others_in_redis_are_no_sessions ["redis"],
-        values_of_others_in_memcached_are_no_sessions ["memcached"];
+        redis_that_goes_down_fails_no_request ["redis"],
+        memcached_that_goes_down_fails_no_request ["memcached"],
+        silent_redis_delays_a_request_by_its_deadline_only ["redis"],
+        silent_memcached_delays_a_request_by_its_deadline_only ["memcached"],
+        torn_reply_of_redis_is_no_session ["redis"],
+        torn_reply_of_memcached_is_no_session ["memcached"],
+        full_redis_still_serves_hits ["redis"],
+        replica_of_redis_still_serves_hits ["redis"],
+        wrong_password_costs_the_cache_and_no_session ["redis-acl"],
+        wrong_database_of_redis_costs_the_cache_and_no_session ["redis"],
+        flushed_scripts_are_sent_again ["redis"],
+        foreign_values_in_redis_are_no_sessions ["redis"],
+        foreign_values_in_memcached_are_no_sessions ["memcached"];
 };
 
 fn main() {
@@ -117,7 +117,7 @@ fn main() {
     libtest_mimic::run(&arguments, trials.collect()).exit();
 }
 
-/// All servers, with the reason, if one cannot be had in a container.
+/// Returns all servers, with the reason, if one of them cannot be started in a container.
 fn missing() -> BTreeMap<&'static str, String> {
     let tried = runtime().block_on(async {
         let mut brought = Brought::own(["memcached"]).await;
@@ -130,7 +130,7 @@ fn missing() -> BTreeMap<&'static str, String> {
     SERVERS.iter().map(|server| (server.name, reason.clone())).collect()
 }
 
-/// Whatever comes of the test, its servers are removed.
+/// Runs a test, and removes its servers however it ends.
 fn run(test: &Test) -> Result<(), Failed> {
     runtime().block_on(async {
         let brought = Brought::own(test.servers.iter().copied()).await;
@@ -157,14 +157,14 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
-/// The ways to the servers of a test, in the order in which it names them.
+/// The connections to the servers of a test, in the order in which it names them.
 pub struct Links(BTreeMap<&'static str, Link>);
 
-/// The way to a server.
+/// A server, and the proxy before it.
 pub struct Link {
-    /// Where the server is.
+    /// The URL of the server.
     pub direct: String,
-    /// With the proxy before it, or before the first of several.
+    /// The URL with the proxy before the server, or before the first of several.
     pub url: String,
     pub proxy: Proxy,
 }
@@ -185,14 +185,14 @@ impl Links {
         &self.0[name]
     }
 
-    /// The only one.
+    /// Returns the only one.
     pub fn only(&self) -> &Link {
         assert_eq!(self.0.len(), 1);
         self.0.values().next().unwrap()
     }
 }
 
-/// The first, if there are several.
+/// Returns the address in a URL: the first, if there are several.
 fn address(url: &str) -> SocketAddr {
     let rest = url.split_once("://").unwrap().1;
     let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);

@@ -1,4 +1,4 @@
-//! How many round trips each method takes, counted on the wire. `docs/backends.md` has the same figures.
+//! The number of round trips of each method, counted on the wire. `docs/backends.md` has the same figures.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -33,14 +33,14 @@ fn record() -> Record {
         .with_subject(Some(Subject::parse("user-42").unwrap()))
 }
 
-/// What `work` takes.
+/// Returns the round trips that `work` takes.
 async fn taken<T>(proxy: &Proxy, work: impl Future<Output = T>) -> (T, u64) {
     let before = proxy.round_trips();
     let done = work.await;
     (done, proxy.round_trips() - before)
 }
 
-/// Method by method: what it takes, and what it should.
+/// The round trips of each method, and the expected number.
 #[derive(Default)]
 struct Figures(Vec<(&'static str, u64, u64)>);
 
@@ -55,7 +55,7 @@ impl Figures {
     }
 }
 
-/// What the cache takes for each of its methods, once it is connected.
+/// Counts the round trips of each method of the cache, once it is connected.
 struct CacheFigures {
     get: u64,
     acquire_a_vacant_key: u64,
@@ -68,7 +68,7 @@ async fn cache(link: &Link, expected: &CacheFigures) {
     let cache = cache_backends::connect(&link.url).unwrap();
     let entry =
         || Entry::value(stamp(), Value { record: Arc::new(record()), made_at: now(), store: StoreId(1) });
-    // The second time, everything is known: connections are made, scripts loaded.
+    // The second time, the connections are made and the scripts are loaded.
     for is_warm in [false, true] {
         let (here, key, mut figures) = (&link.proxy, key(), Figures::default());
         let (found, trips) = taken(here, cache.get(&key)).await;
@@ -111,11 +111,11 @@ pub async fn valkey(links: &Links) {
 }
 
 pub async fn memcached(links: &Links) {
-    // The server says that an exchange is lost, but not to what.
+    // The server reports that an exchange is lost, but not to which entry.
     cache(links.only(), &CacheFigures { exchange_that_is_lost: 2, ..REDIS }).await;
 }
 
-/// What the database takes for each of its methods, once it is connected and its statements are prepared.
+/// Counts the round trips of each method of the database, once it is connected and its statements are prepared.
 struct DatabaseFigures {
     update: u64,
     rename: u64,
@@ -178,14 +178,14 @@ pub async fn mariadb(links: &Links) {
 /// Round trips to the cache, and to the database.
 type Both = (u64, u64);
 
-/// Operation by operation what a store takes, once everything is known. `save_unseen`: when the cache holds something
-/// else than the writer has seen.
+/// Counts the round trips of each operation of a store, once it is warm. `save_unseen` is a save when the cache holds another
+/// entry than the writer has seen.
 async fn store(cache: &Link, database: &Link, save_unseen: Both) {
     let (hit, miss, create, save, rename) = ((1, 0), (2, 1), (2, 1), (2, 1), (4, 1));
     let db = db_backends::connect(&format!("{}?max_connections=1", database.url)).await.unwrap();
     let store = CachedDb::builder(cache_backends::connect(&cache.url).unwrap(), db)
         .reaper(None)
-        // What is late here is no outage.
+        // A late answer is no outage here.
         .cache_timeout(Duration::from_secs(5))
         .touch_interval(Duration::ZERO)
         .build()
@@ -216,7 +216,7 @@ async fn store(cache: &Link, database: &Link, save_unseen: Both) {
         note("touch", save);
         assert_eq!(store.open(&cookie).await.unwrap().get::<i32>("n").unwrap(), Some(2));
         note("load, a miss", miss);
-        // It was last seen by another request.
+        // Another request has replaced the entry since.
         session.insert("n", 3).unwrap();
         session.save().await.unwrap();
         note("save of what was touched elsewhere", save_unseen);
@@ -227,11 +227,11 @@ async fn store(cache: &Link, database: &Link, save_unseen: Both) {
     }
 }
 
-pub async fn a_store_on_redis_and_postgres(links: &Links) {
+pub async fn round_trips_of_a_store_on_redis_and_postgres(links: &Links) {
     store(links.get("redis"), links.get("postgres"), (3, 1)).await;
 }
 
-pub async fn a_store_on_memcached_and_mysql(links: &Links) {
-    // An exchange that is lost takes two.
+pub async fn round_trips_of_a_store_on_memcached_and_mysql(links: &Links) {
+    // A lost exchange takes two round trips.
     store(links.get("memcached"), links.get("mysql"), (4, 1)).await;
 }

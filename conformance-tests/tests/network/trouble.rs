@@ -1,4 +1,4 @@
-//! What a cache's trouble costs: reads of the database, and never a request, nor a wrong session.
+//! The cost of a cache in trouble: reads of the database, and never a failed request or a wrong session.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use crate::{Link, Links};
 
 pub type Store = CachedDb<Arc<dyn DynCache>, SqlitePersistence>;
 
-/// A busy machine is not an outage, and an outage is not waited for long.
+/// The deadline of a cache call: long enough that a busy machine is no outage, and short enough for an outage.
 const DEADLINE: Duration = Duration::from_millis(500);
 
 async fn store(cache_url: &str) -> Store {
@@ -37,7 +37,7 @@ pub async fn login(store: &Store) -> String {
     session.key().unwrap().expose().to_owned()
 }
 
-/// What a request does: it reads a number, and writes a greater one. Nothing may fail, or get lost.
+/// Makes a request, which reads a number and writes a greater one. Nothing may fail or get lost.
 async fn request(store: &Store, cookie: &str) -> u32 {
     let mut session = store.open(cookie).await.expect("no request fails");
     let n = session.get::<u32>("n").unwrap().expect("the session is there") + 1;
@@ -63,12 +63,12 @@ async fn hits_again(store: &Store, cookie: &str, expected: u32) {
         if store.stats().hits > before.hits {
             return;
         }
-        assert!(begun.elapsed() < Duration::from_secs(60), "there are no hits again: {:?}", store.stats());
+        assert!(begun.elapsed() < Duration::from_secs(60), "the cache is not hit again: {:?}", store.stats());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// A logout that took place while the cache was in trouble is one afterwards.
+/// Checks that a logout while the cache is in trouble still holds afterwards.
 async fn logs_out(store: &Store, cookie: &str) {
     let mut session = store.open(cookie).await.expect("no request fails");
     session.flush().await.expect("no request fails");
@@ -103,17 +103,17 @@ async fn goes_down(link: &Link) {
         assert_eq!(request(&store, &cookie).await, n);
     }
     logs_out(&store, &ended).await;
-    assert!(link.proxy.injected() > 0, "nothing was broken");
+    assert!(link.proxy.injected() > 0, "no fault had an effect");
     link.proxy.set(Mode::Pass);
     hits_again(&store, &cookie, 5).await;
     assert_eq!(read(&store, &ended).await, None);
 }
 
-pub async fn redis_that_goes_down_is_missed_by_no_request(links: &Links) {
+pub async fn redis_that_goes_down_fails_no_request(links: &Links) {
     goes_down(links.only()).await;
 }
 
-pub async fn memcached_that_goes_down_is_missed_by_no_request(links: &Links) {
+pub async fn memcached_that_goes_down_fails_no_request(links: &Links) {
     goes_down(links.only()).await;
 }
 
@@ -124,21 +124,21 @@ async fn never_answers(link: &Link) {
     link.proxy.set(Mode::Hold);
     let begun = Instant::now();
     assert_eq!(read(&store, &cookie).await, Some(0));
-    // One call of the cache is waited for; with room for a busy machine.
+    // The request waits for one call of the cache, with room for a busy machine.
     assert!(begun.elapsed() < DEADLINE * 4, "it took {:?}", begun.elapsed());
     assert_eq!(request(&store, &cookie).await, 1);
     logs_out(&store, &ended).await;
-    // What was said meanwhile comes through now, late.
+    // The answers of the meantime arrive now, late.
     link.proxy.set(Mode::Pass);
     hits_again(&store, &cookie, 1).await;
     assert_eq!(read(&store, &ended).await, None);
 }
 
-pub async fn redis_that_never_answers_delays_a_request_by_its_deadline_only(links: &Links) {
+pub async fn silent_redis_delays_a_request_by_its_deadline_only(links: &Links) {
     never_answers(links.only()).await;
 }
 
-pub async fn memcached_that_never_answers_delays_a_request_by_its_deadline_only(links: &Links) {
+pub async fn silent_memcached_delays_a_request_by_its_deadline_only(links: &Links) {
     never_answers(links.only()).await;
 }
 
@@ -152,18 +152,18 @@ async fn torn(link: &Link) {
         link.proxy.set(Mode::Cut(bytes));
         assert_eq!(read(&store, &cookie).await, Some(n));
         n = request(&store, &cookie).await;
-        assert!(link.proxy.injected() > before, "nothing was torn");
+        assert!(link.proxy.injected() > before, "no reply was torn");
         link.proxy.set(Mode::Pass);
         hits_again(&store, &cookie, n).await;
     }
     assert_eq!(n, 6);
 }
 
-pub async fn a_reply_of_redis_that_is_torn_is_no_session(links: &Links) {
+pub async fn torn_reply_of_redis_is_no_session(links: &Links) {
     torn(links.only()).await;
 }
 
-pub async fn a_reply_of_memcached_that_is_torn_is_no_session(links: &Links) {
+pub async fn torn_reply_of_memcached_is_no_session(links: &Links) {
     torn(links.only()).await;
 }
 
@@ -179,7 +179,7 @@ async fn ask<T: FromRedisValue>(redis: &mut MultiplexedConnection, words: &[&str
     command.query_async(redis).await.unwrap()
 }
 
-/// Writes are refused until `restore`: hits are still hits, and writes are of the database alone.
+/// Checks that, while the cache refuses writes until `restore`, hits are still hits, and writes go to the database alone.
 async fn refuses_writes(link: &Link, refuse: &[&str], restore: &[&str]) {
     let (store, mut redis) = (store(&link.url).await, redis(link).await);
     let (kept, changed, ended) = (login(&store).await, login(&store).await, login(&store).await);
@@ -194,7 +194,7 @@ async fn refuses_writes(link: &Link, refuse: &[&str], restore: &[&str]) {
     assert_eq!(reads(store.stats()), reads(before), "a hit read the database");
     assert_eq!(request(&store, &changed).await, 1);
     logs_out(&store, &ended).await;
-    // A session that the cache does not have, and cannot take.
+    // A session that the cache does not have, and cannot store.
     let new = login(&store).await;
     assert_eq!(read(&store, &new).await, Some(0));
     ask::<()>(&mut redis, restore).await;
@@ -204,18 +204,18 @@ async fn refuses_writes(link: &Link, refuse: &[&str], restore: &[&str]) {
     assert_eq!(read(&store, &ended).await, None);
 }
 
-pub async fn a_full_redis_still_serves_hits(links: &Links) {
+pub async fn full_redis_still_serves_hits(links: &Links) {
     let (full, roomy) = (["CONFIG", "SET", "maxmemory", "1"], ["CONFIG", "SET", "maxmemory", "0"]);
     refuses_writes(links.only(), &full, &roomy).await;
 }
 
-pub async fn a_replica_of_redis_still_serves_hits(links: &Links) {
-    // Of a server that is not there: it keeps what it has.
+pub async fn replica_of_redis_still_serves_hits(links: &Links) {
+    // A replica of a server that does not exist, so it keeps its entries.
     let (replica, master) = (["REPLICAOF", "127.0.0.1", "1"], ["REPLICAOF", "NO", "ONE"]);
     refuses_writes(links.only(), &replica, &master).await;
 }
 
-async fn is_never_let_in(url: &str, secret: &str) {
+async fn assert_login_is_refused(url: &str, secret: &str) {
     let store = store(url).await;
     let (cookie, ended) = (login(&store).await, login(&store).await);
     assert_eq!(request(&store, &cookie).await, 1);
@@ -223,20 +223,20 @@ async fn is_never_let_in(url: &str, secret: &str) {
     let health = store.ping().await;
     assert!(!format!("{health:?} {store:?}").contains(secret));
     assert_eq!(store.stats().hits, 0);
-    assert!(store.stats().cache_errors > 0, "it was let in");
+    assert!(store.stats().cache_errors > 0, "the login was accepted");
 }
 
-pub async fn a_wrong_password_costs_the_cache_and_no_session(links: &Links) {
+pub async fn wrong_password_costs_the_cache_and_no_session(links: &Links) {
     let url = links.only().url.replace("sessions:conformance@", "sessions:wr0ng@");
     assert_ne!(url, links.only().url);
-    is_never_let_in(&url, "wr0ng").await;
+    assert_login_is_refused(&url, "wr0ng").await;
 }
 
-pub async fn a_wrong_database_of_redis_costs_the_cache_and_no_session(links: &Links) {
-    is_never_let_in(&format!("{}999", links.only().url), "999").await;
+pub async fn wrong_database_of_redis_costs_the_cache_and_no_session(links: &Links) {
+    assert_login_is_refused(&format!("{}999", links.only().url), "999").await;
 }
 
-pub async fn scripts_that_were_flushed_are_sent_again(links: &Links) {
+pub async fn flushed_scripts_are_sent_again(links: &Links) {
     let (store, mut redis) = (store(&links.only().url).await, redis(links.only()).await);
     let cookie = login(&store).await;
     for n in 1..=3 {
@@ -244,12 +244,12 @@ pub async fn scripts_that_were_flushed_are_sent_again(links: &Links) {
         assert_eq!(request(&store, &cookie).await, n);
         let before = store.stats();
         assert_eq!(read(&store, &cookie).await, Some(n));
-        assert_eq!(store.stats().hits, before.hits + 1, "the save did not leave its entry");
+        assert_eq!(store.stats().hits, before.hits + 1, "the save left no entry");
     }
     assert_eq!(store.stats().cache_errors, 0);
 }
 
-pub async fn values_of_others_in_redis_are_no_sessions(links: &Links) {
+pub async fn foreign_values_in_redis_are_no_sessions(links: &Links) {
     let (store, mut redis) = (store(&links.only().url).await, redis(links.only()).await);
     let (cookie, other) = (login(&store).await, login(&store).await);
     hits_again(&store, &cookie, 0).await;
@@ -265,13 +265,13 @@ pub async fn values_of_others_in_redis_are_no_sessions(links: &Links) {
         assert_eq!(request(&store, &cookie).await, n + 1);
         hits_again(&store, &cookie, n + 1).await;
     }
-    // What belongs to one session is not served to another.
+    // The entry of one session is not served under another key.
     let bytes: Vec<u8> = cmd("GET").arg(key_of(&keys, &cookie)).query_async(&mut redis).await.unwrap();
     let (): () = cmd("SET").arg(key_of(&keys, &other)).arg(bytes).query_async(&mut redis).await.unwrap();
-    assert_eq!(read(&store, &other).await, Some(0), "it was served the session of another");
+    assert_eq!(read(&store, &other).await, Some(0), "the session of another key was served");
 }
 
-/// Which of the keys in the cache is that of `cookie`.
+/// Returns the cache key of `cookie`.
 fn key_of<'a>(keys: &'a [String], cookie: &str) -> &'a str {
     let stored = stored(cookie);
     keys.iter().find(|key| key.ends_with(stored.as_str())).unwrap()
@@ -281,7 +281,7 @@ fn stored(cookie: &str) -> StoredKey {
     StoredKey::derive(&SessionKey::parse(cookie).unwrap(), KeyForm::Hashed, &KeyPrefix::NONE).unwrap()
 }
 
-pub async fn values_of_others_in_memcached_are_no_sessions(links: &Links) {
+pub async fn foreign_values_in_memcached_are_no_sessions(links: &Links) {
     let store = store(&links.only().url).await;
     let cookie = login(&store).await;
     hits_again(&store, &cookie, 0).await;

@@ -1,4 +1,4 @@
-//! A cache that lies, to see whether it is found out.
+//! A cache that lies, to show that lies are detected.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -8,7 +8,7 @@ use session_core::{
     Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, State, StoredKey,
 };
 
-/// Answers, now and then, with the first value that it has seen under a key.
+/// A cache that answers, now and then, with the first value that it has seen under a key.
 #[derive(Debug)]
 pub(crate) struct StaleCache<C> {
     cache: C,

@@ -1,10 +1,10 @@
-//! Judges the history of one session.
+//! The judge of the history of one session.
 //!
-//! Twice. By rules that can say what is wrong, and that know the bound which is promised where linearizability is not: every
-//! task writes rising numbers into a field of its own, and a session that has ended does not come back. So the states that a
-//! session goes through are in an order that can be read off them: nothing, then ever larger contents, then the end.
-//! Operations that are linearizable answer with states of one such chain, each at least as far as whatever answered before
-//! it began. What the rules find nothing wrong with is put before the simulator's [`oracle`], which is exact.
+//! It judges twice. First by rules, which can say what is wrong, and which know the bound that is promised where
+//! linearizability is not. Every task writes rising numbers into a field of its own, and a session that has ended does not come
+//! back. So the order of a session's states can be read off them: nothing, then ever larger contents, then the end.
+//! Linearizable operations answer with states of one such chain, each at least as far as every answer before the operation
+//! began. A history that breaks no rule is then judged by the simulator's [`oracle`], which is exact.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,43 +13,43 @@ use std::time::{Duration, Instant};
 use super::history::{Action, Answer, Fields, Nanos, Op, SECOND};
 use super::oracle::{self, Verdict};
 
-/// How the surroundings were.
+/// The circumstances of a history.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Surroundings {
     pub(crate) max_cache_age: Nanos,
     /// A statement without an answer takes effect by then, or never.
     pub(crate) landing: Nanos,
-    /// When a process may have been unable to reach the cache.
+    /// The times in which a process may have been unable to reach the cache.
     pub(crate) unreachable: Vec<(Nanos, Nanos)>,
-    /// When the cache may have lost what it held.
+    /// The instants at which the cache may have lost its entries.
     pub(crate) losses: Vec<(Nanos, Nanos)>,
-    /// No process sees another's cache: only the bound is promised, ever.
+    /// No process sees the cache of another, so only the bound is ever promised.
     pub(crate) is_private: bool,
-    /// The cache answers all the time: nothing lowers the promise, not even a result that says so.
+    /// The cache answers all the time, so nothing lowers the promise, not even a degraded result.
     pub(crate) is_healthy: bool,
 }
 
-/// A history is made shorter for as long as this.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a history may be shortened.
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Reading clocks takes time.
+/// The tolerance for the time that reading a clock takes.
 const SLACK: Nanos = SECOND / 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// A state that no order of the writes leads to: of two saves, neither has the other's field.
     LostUpdate,
-    /// A value that nobody wrote, or not yet, or that was refused.
+    /// A value that was not written, or not yet, or that was refused.
     Unwritten,
     /// An older state than one that was there before.
     Stale,
-    /// As before, and older than `max_cache_age`, too.
+    /// Such an older state, and older than `max_cache_age`.
     OlderThanPromised,
-    /// There, although its end was acknowledged.
+    /// The session is there, although its end was acknowledged.
     Undead,
-    /// Gone, although nobody ended it.
+    /// The session is gone, although no operation ended it.
     Lost,
-    /// Ended twice.
+    /// The session was ended twice.
     EndedTwice,
     /// No order of the operations explains the answers.
     Unexplained,
@@ -70,7 +70,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Where in the chain a session is.
+/// The position of a session in its chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
     Absent,
@@ -79,7 +79,7 @@ enum State {
 }
 
 impl State {
-    /// Whether it is there, or further.
+    /// Returns `true` if the session is at this position, or further.
     fn has_reached(&self, floor: &Self) -> bool {
         match (self, floor) {
             (_, Self::Absent) | (Self::Gone, _) => true,
@@ -93,7 +93,8 @@ fn contains(larger: &Fields, smaller: &Fields) -> bool {
     smaller.iter().all(|(writer, count)| larger.get(writer).is_some_and(|mine| mine >= count))
 }
 
-/// Judges all that was done to one session. Whether the oracle went through it, too: not if there were too many orders.
+/// Judges all operations on one session. Returns `true` if the oracle judged them, too, which it does not if there are too
+/// many orders.
 pub(crate) fn check(history: &[Op], surroundings: &Surroundings) -> Result<bool, Violation> {
     let (kind, reason) = match judge(history, surroundings) {
         Ok(is_explained) => return Ok(is_explained),
@@ -129,7 +130,7 @@ pub(crate) fn check_rules(history: &[Op], surroundings: &Surroundings) -> Judgem
     check_order(history, surroundings)
 }
 
-/// Whether it is a load that is promised no more than the bound.
+/// Returns `true` if it is a load to which no more than the bound is promised.
 fn is_bound(op: &Op, bounded: &[(Nanos, Nanos)]) -> bool {
     op.is_load() && op.end.is_none_or(|end| is_within(bounded, op.begin, end))
 }
@@ -142,7 +143,7 @@ impl Op {
         }
     }
 
-    /// Whether it was to change the session.
+    /// Returns `true` if the operation changes the session.
     pub(crate) fn is_write(&self) -> bool {
         !matches!(self.action, Action::Load | Action::Create)
     }
@@ -151,21 +152,21 @@ impl Op {
         self.action == Action::Load
     }
 
-    /// May it have ended the session?
+    /// Returns `true` if the operation may have ended the session.
     fn may_end(&self) -> bool {
         let is_end = matches!(self.action, Action::Delete | Action::Rotate);
         is_end && matches!(self.answer, Answer::Removed(true) | Answer::Rotated(_) | Answer::Unknown)
     }
 }
 
-/// Whoever sees something sees what somebody has begun to write.
+/// Checks that every value that was seen had begun to be written.
 fn check_provenance(history: &[Op]) -> Judgement {
     let mut written = BTreeMap::new();
     let mut created = Vec::new();
     for op in history {
         match op.action {
             Action::Save(writer, count) => {
-                // A refused save keeps its place, and may not be seen.
+                // A refused save keeps its place, but must not be seen.
                 written.insert((writer, count), (op.begin, op.answer == Answer::Refused));
             }
             Action::Create if op.answer != Answer::Refused => created.push(op.begin),
@@ -176,11 +177,11 @@ fn check_provenance(history: &[Op]) -> Judgement {
         let Some(end) = op.end else { continue };
         let is_there = op.fields().is_some() || op.answer == Answer::Touched;
         if is_there && !created.iter().any(|begin| *begin < end) {
-            return Err((Kind::Unwritten, "a session that nobody created was there".into()));
+            return Err((Kind::Unwritten, "a session that was never created was there".into()));
         }
         for (writer, count) in op.fields().into_iter().flatten() {
             let problem = match written.get(&(*writer, *count)) {
-                None => "nobody wrote",
+                None => "was never written",
                 Some((_, true)) => "was refused",
                 Some((begin, _)) if *begin >= end => "was not yet written",
                 Some(_) => continue,
@@ -191,8 +192,8 @@ fn check_provenance(history: &[Op]) -> Judgement {
     Ok(())
 }
 
-/// All states that were seen are of one chain, in which every save is a step of its own, or one of several of a process that
-/// were in flight together.
+/// Checks that all states that were seen are of one chain, in which every save is a step of its own, or one of several saves
+/// of a process that were in flight together.
 fn check_chain(history: &[Op]) -> Judgement {
     let size = |fields: &Fields| fields.values().sum::<u64>();
     let mut chain: Vec<&Fields> = history.iter().filter_map(Op::fields).collect();
@@ -211,7 +212,7 @@ fn check_chain(history: &[Op]) -> Judgement {
             size(other).cmp(&size(fields)).then_with(|| (*other).cmp(fields)).is_lt()
         })
     };
-    // By the state they left: the process, and since when and until when all of them were in flight.
+    // For each state that saves left: the process, and the time in which all of them were in flight.
     let mut steps: BTreeMap<usize, (u32, Nanos, Nanos)> = BTreeMap::new();
     for op in history {
         if let (Action::Save(writer, count), Answer::Saved(fields)) = (op.action, &op.answer) {
@@ -250,13 +251,13 @@ fn check_chain(history: &[Op]) -> Judgement {
     Ok(())
 }
 
-/// Every answer is at least as far in the chain as whatever answered before it was asked for.
+/// Checks that every answer is at least as far in the chain as every answer before its operation began.
 fn check_order(history: &[Op], surroundings: &Surroundings) -> Judgement {
     let bounded = bounded(history, surroundings);
     let mut answers: Vec<(Nanos, usize)> =
         history.iter().enumerate().filter_map(|(number, op)| Some((op.end?, number))).collect();
     answers.sort_unstable();
-    // What was reached, since when. Rises.
+    // The state that was reached, with the time since. It rises.
     let mut reached: Vec<(Nanos, State)> = vec![(0, State::Absent)];
     let reached_by = |reached: &[(Nanos, State)], at: Nanos| -> State {
         let after = reached.partition_point(|(since, _)| *since < at);
@@ -271,18 +272,18 @@ fn check_order(history: &[Op], surroundings: &Surroundings) -> Judgement {
                 State::Alive(fields.clone())
             }
             Answer::Created => State::Alive(Fields::new()),
-            // Still there, and who knows with what in it.
+            // The session is still there, with unknown contents.
             Answer::Touched if floor == State::Gone => State::Alive(Fields::new()),
             Answer::Touched => State::Alive(match &floor {
                 State::Alive(fields) => fields.clone(),
                 _ => Fields::new(),
             }),
             Answer::Removed(true) => State::Gone,
-            // "Nothing" comes from the database, always: caches hold no absence.
+            // "Nothing" always comes from the database: caches hold no absence.
             Answer::Nothing | Answer::Removed(false) if floor == State::Absent => State::Absent,
             Answer::Nothing | Answer::Removed(false) => {
                 if !history.iter().any(|other| other.may_end() && other.begin < end) {
-                    return Err((Kind::Lost, "it was gone, although nobody had ended it".into()));
+                    return Err((Kind::Lost, "it was gone, although no operation had ended it".into()));
                 }
                 State::Gone
             }
@@ -303,7 +304,7 @@ fn check_order(history: &[Op], surroundings: &Surroundings) -> Judgement {
             ));
         }
         let mut next = match (&op.answer, state) {
-            // Its last state; then it was gone.
+            // The last state, after which the session was gone.
             (Answer::Rotated(_), _) => State::Gone,
             (_, state) => state,
         };
@@ -316,7 +317,8 @@ fn check_order(history: &[Op], surroundings: &Surroundings) -> Judgement {
     Ok(())
 }
 
-/// When only the bound is promised: from writes on that no cache, or none that is sure to have kept it, was told of.
+/// Returns the times in which only the bound is promised: they begin with writes that reached no cache, or none that is sure
+/// to have kept them.
 fn bounded(history: &[Op], surroundings: &Surroundings) -> Vec<(Nanos, Nanos)> {
     if surroundings.is_private {
         return vec![(0, Nanos::MAX)];
@@ -348,9 +350,10 @@ fn is_within(times: &[(Nanos, Nanos)], begin: Nanos, end: Nanos) -> bool {
     times.iter().any(|(since, until)| *since <= end && begin <= *until)
 }
 
-/// Leaves out whatever can be left out, so that it is still the same violation.
+/// Shortens a history as far as it shows the same violation.
 fn shortened(history: &[Op], kind: Kind, surroundings: &Surroundings) -> Vec<Op> {
-    // Who says that nobody did something must show all who may have, and what lowers a promise stays, too.
+    // A violation that says that no operation did something must show all that may have. Operations that lower a promise stay,
+    // too.
     let must_stay = |op: &Op| {
         (matches!(kind, Kind::Unwritten | Kind::Unexplained) && !op.is_load())
             || (matches!(kind, Kind::Lost) && op.may_end())
@@ -363,7 +366,7 @@ fn shortened(history: &[Op], kind: Kind, surroundings: &Surroundings) -> Vec<Op>
     loop {
         let before = left.len();
         let mut from = 0;
-        while from < left.len() && start.elapsed() <= PATIENCE {
+        while from < left.len() && start.elapsed() <= READY_TIMEOUT {
             let to = (from + size).min(left.len());
             let kept = left.iter().enumerate().filter(|(n, op)| *n < from || *n >= to || must_stay(op));
             let tried: Vec<_> = kept.map(|(_, op)| op.clone()).collect();
@@ -374,8 +377,8 @@ fn shortened(history: &[Op], kind: Kind, surroundings: &Surroundings) -> Vec<Op>
                 from = to;
             }
         }
-        // What could not be left out before may be now.
-        if size == 1 && left.len() == before || start.elapsed() > PATIENCE {
+        // An operation that had to stay before may be superfluous now.
+        if size == 1 && left.len() == before || start.elapsed() > READY_TIMEOUT {
             return left;
         }
         size = if size == 1 { 1 } else { size.div_ceil(2) };

@@ -1,4 +1,4 @@
-//! The servers of a soak: in containers of its own, which it pauses, kills, restarts and cuts off.
+//! The servers of a soak, in containers of its own, which it pauses, kills, restarts and cuts off.
 
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use crate::Failure;
 use crate::table::{Needs, Ports, Server};
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const READY_TIMEOUT: Duration = Duration::from_secs(120);
 
 #[derive(Debug)]
 pub(crate) struct Container {
     name: String,
     server: &'static Server,
-    /// Outside.
+    /// The ports outside.
     pub(crate) ports: Vec<u16>,
 }
 
@@ -39,7 +39,7 @@ impl Container {
         for (variable, value) in server.env_on(&ports) {
             command.arg(format!("--env={variable}={value}"));
         }
-        // What was acknowledged must survive a server that is killed, although not a machine.
+        // An acknowledged write must survive the death of the server, though not of the machine.
         let arguments = server.command.iter().map(|argument| match *argument {
             "--innodb-flush-log-at-trx-commit=0" => "--innodb-flush-log-at-trx-commit=2",
             argument => argument,
@@ -47,7 +47,7 @@ impl Container {
         let container = Self { name, server, ports };
         command.arg(server.image.reference()).args(arguments);
         if matches!(server.command.first(), Some(&("mysqld" | "mariadbd"))) {
-            // By default they shut out, for good, a host that has broken off 100 handshakes.
+            // By default, they lock out for good a host that broke off 100 handshakes.
             command.arg("--max-connect-errors=1000000000");
         }
         run(&mut command)?;
@@ -59,7 +59,7 @@ impl Container {
         run(Command::new("docker").args(words).arg(&self.name))
     }
 
-    /// What a program in it prints.
+    /// Runs a program in the container, and returns what it prints.
     pub(crate) fn exec(&self, words: &[&str]) -> Result<String, Failure> {
         let output = Command::new("docker").arg("exec").arg(&self.name).args(words).output()?;
         if !output.status.success() {
@@ -69,14 +69,14 @@ impl Container {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Until it serves.
+    /// Waits until the server is ready.
     pub(crate) fn wait(&self) -> Result<(), Failure> {
         let start = Instant::now();
         let is_ready = || {
             self.server.probe.as_ref().is_none_or(|probe| self.ports.iter().all(|port| probe.answers(*port)))
         };
         while !is_ready() {
-            if start.elapsed() > PATIENCE {
+            if start.elapsed() > READY_TIMEOUT {
                 let logs = Command::new("docker").args(["logs", "--tail=30", &self.name]).output()?;
                 let said = [logs.stdout, logs.stderr].concat();
                 return Err(
@@ -88,7 +88,7 @@ impl Container {
         Ok(())
     }
 
-    /// The short name of its image.
+    /// Returns the short name of its image.
     pub(crate) fn image(&self) -> &'static str {
         self.server.image.name
     }
@@ -130,7 +130,7 @@ fn run(command: &mut Command) -> Result<(), Failure> {
     Err(format!("docker {action}: {}", String::from_utf8_lossy(&output.stderr).trim()).into())
 }
 
-/// Ports that nobody listens on, nor on theirs plus 10000, where a cluster's nodes talk to each other.
+/// Returns ports that are free, together with their numbers plus 10000, on which a cluster's nodes talk to each other.
 fn free_ports(count: u16) -> Result<Vec<u16>, Failure> {
     let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
     let mut ports = Vec::new();

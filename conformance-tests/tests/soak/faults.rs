@@ -1,4 +1,4 @@
-//! What is broken, in which order, and how.
+//! The faults of a soak, their order, and how each is made.
 
 use std::fmt;
 use std::time::Duration;
@@ -18,9 +18,9 @@ pub(crate) enum Target {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// By the proxies: of all processes, or of one.
+    /// A fault of the proxies: of all processes, or of one.
     Network(Mode, Option<usize>),
-    /// By the container engine.
+    /// A fault that the container engine makes.
     Pause,
     Kill,
     Restart,
@@ -47,7 +47,7 @@ impl fmt::Display for Fault {
 }
 
 impl Fault {
-    /// Whether the cache may have lost what it held.
+    /// Returns `true` if the cache may have lost its entries.
     pub(crate) fn empties_cache(&self) -> bool {
         self.target != Target::Database && matches!(self.kind, Kind::Kill | Kind::Restart)
     }
@@ -57,17 +57,17 @@ impl Fault {
     }
 }
 
-/// What can be broken.
+/// The targets of faults.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Breakable {
     pub(crate) cache: bool,
     pub(crate) database: bool,
-    /// Not a cluster, whose nodes tell clients where they are, so that proxies are passed by, and whose container does not
-    /// start a second time.
+    /// A cache, but no cluster: its nodes announce their addresses to clients, which bypass the proxies, and its container does
+    /// not start a second time.
     pub(crate) is_simple_cache: bool,
 }
 
-/// All that can happen, in a random order, again and again: the cache, then the database, then both.
+/// All faults in a random order, repeatedly: of the cache, then of the database, then of both.
 pub(crate) struct Plan {
     random: Rng,
     breakable: Breakable,
@@ -83,7 +83,7 @@ impl Plan {
         Self { random: Rng::with_seed(seed), breakable, processes, kinds: Vec::new(), step: 0 }
     }
 
-    /// `None` if nothing can be broken.
+    /// Returns `None` if nothing can be broken.
     pub(crate) fn next(&mut self) -> Option<Fault> {
         let Breakable { cache, database, is_simple_cache } = self.breakable;
         let is_possible = |target| match target {
@@ -144,7 +144,7 @@ impl Path {
         chosen.for_each(|(_, proxy)| proxy.set(mode));
     }
 
-    /// Of the engine. Ends when it is done.
+    /// Makes a fault of the engine. Returns when it is done.
     pub(crate) fn break_server(&self, kind: Kind) -> Result<(), Failure> {
         let Some(container) = &self.container else { return Err("there is no server to break".into()) };
         match kind {
@@ -156,7 +156,7 @@ impl Path {
         }
     }
 
-    /// Ends when the server serves again.
+    /// Ends a fault of the engine. Returns when the server is ready again.
     pub(crate) fn mend_server(&self, kind: Kind) -> Result<(), Failure> {
         let Some(container) = &self.container else { return Ok(()) };
         match kind {

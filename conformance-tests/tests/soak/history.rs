@@ -1,4 +1,4 @@
-//! What the operations of a soak were, and what came of them. Processes send it to their parent, a JSON text a line.
+//! The operations of a soak, and their outcomes. Processes send them to their parent, one JSON text per line.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,7 +17,7 @@ pub(crate) fn now() -> Nanos {
     u64::try_from(time.tv_sec).unwrap_or_default() * SECOND + u64::try_from(time.tv_nsec).unwrap_or_default()
 }
 
-/// One of the sessions that are in use at a time, the so-manieth that took this place.
+/// One of the sessions that are in use at a time: a slot, and the number of the session in that slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct SessionId {
     pub(crate) slot: u32,
@@ -27,7 +27,7 @@ pub(crate) struct SessionId {
 /// A task of a process. Each has a field of its own in every session, and writes rising numbers into it.
 pub(crate) type Writer = u32;
 
-/// What the fields of a session are.
+/// The fields of a session.
 pub(crate) type Fields = BTreeMap<Writer, u64>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,7 +38,7 @@ pub(crate) enum Action {
     Save(Writer, u64),
     Touch,
     Delete,
-    /// Gives the session another key, which nobody uses: the end of this one.
+    /// Renames the session to another key, which no task uses: the end of this session.
     Rotate,
 }
 
@@ -48,16 +48,17 @@ pub(crate) enum Answer {
     Seen(Fields),
     /// There is no such session.
     Nothing,
-    /// With what the session held then.
+    /// The session was saved, with these contents.
     Saved(Fields),
     Touched,
-    /// Whether there was something to delete.
+    /// The delete succeeded. Holds `true` if there was a session.
     Removed(bool),
-    /// With what went to the new key.
+    /// The session was renamed, with these contents.
     Rotated(Fields),
-    /// It failed, and nothing happened, nor will.
+    /// The operation failed without effect, and will have none.
     Refused,
-    /// It failed, and may have happened, or may yet. Also: no answer, because the process is dead.
+    /// The operation failed, and may have taken effect, or may do so later. Also stands for no answer, because the process is
+    /// dead.
     Unknown,
 }
 
@@ -67,7 +68,7 @@ pub(crate) struct Op {
     pub(crate) process: u32,
     pub(crate) action: Action,
     pub(crate) begin: Nanos,
-    /// `None`: it never answered.
+    /// `None` if the operation never answered.
     pub(crate) end: Option<Nanos>,
     pub(crate) answer: Answer,
     pub(crate) degraded: bool,
@@ -86,12 +87,12 @@ impl fmt::Display for Op {
     }
 }
 
-/// What a process tells its parent.
+/// A report of a process to its parent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Line {
     /// The store is built.
     Ready,
-    /// Sent before the operation is.
+    /// An operation is about to be sent.
     Begin { op: u64, session: SessionId, action: Action, at: Nanos },
     End {
         op: u64,
@@ -102,25 +103,25 @@ pub(crate) enum Line {
         /// The caller dropped the operation's future.
         departed: bool,
     },
-    /// Now and then.
+    /// The figures of the process, which come now and then.
     Stats { at: Nanos, figures: Figures },
     /// A command was carried out.
     Done(Reply),
-    /// A revocation was begun, and its sessions were counted until none was left or time was up.
+    /// A revocation began, and its sessions were counted until none was left or the time was up.
     Revoked(Revocation),
 }
 
-/// What an error says is to blame.
+/// The part that an error blames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) enum Blame {
     Cache,
-    /// The queue of a session's writes, within the process.
+    /// The queue of a session's writes in the process.
     Queue,
     Database,
     Other,
 }
 
-/// What a store has counted; see `CachedDb::stats`.
+/// The counters of a store; see `CachedDb::stats`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Figures {
     pub(crate) hits: u64,
@@ -153,23 +154,23 @@ impl From<Stats> for Figures {
     }
 }
 
-/// What became of a revocation whose caller may have left.
+/// The result of a revocation whose caller may have left.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Revocation {
-    /// Part of the keys of its sessions.
+    /// A part of the keys of its sessions.
     pub(crate) number: u64,
     /// The caller dropped its future.
     pub(crate) departed: bool,
     /// Sessions that existed when it began.
     pub(crate) sessions: u32,
-    /// How many of them were left when time was up.
+    /// How many of them were left when the time was up.
     pub(crate) left: u32,
-    /// When the last one was gone, or time was up: counted from the beginning.
+    /// The time from the beginning until the last session was gone, or until the time was up.
     pub(crate) after: Nanos,
     pub(crate) error: Option<String>,
 }
 
-/// What the parent wants a process of a phase to do. Each is answered by a [`Reply`].
+/// A command of the parent to a process of a phase. Each is answered by a [`Reply`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Command {
     Create {
@@ -186,7 +187,7 @@ pub(crate) enum Command {
         sessions: Vec<SessionId>,
         within: Nanos,
     },
-    /// Which server of the cache has which session, so that their values are counted apart.
+    /// Says which server of the cache has which session, so that their values are counted separately.
     Homes {
         homes: Vec<(SessionId, usize)>,
     },
@@ -196,11 +197,11 @@ pub(crate) enum Command {
 pub(crate) enum Reply {
     Created,
     Operating,
-    /// So many tasks had an operation that did not end in time.
+    /// The tasks have stopped. Holds the number of tasks with an operation that did not end in time.
     Resting {
         stuck: u32,
     },
-    /// How many sessions the cache did not answer for in time, and how long it took until it had for all others.
+    /// The number of sessions for which the cache did not answer in time, and the time until it had answered for the others.
     Served {
         unserved: Vec<SessionId>,
         after: Nanos,
@@ -208,7 +209,7 @@ pub(crate) enum Reply {
     Noted,
 }
 
-/// What the tasks of a process do.
+/// The work of the tasks of a process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Work {
     pub(crate) tasks: u32,
@@ -222,27 +223,27 @@ pub(crate) struct Work {
     pub(crate) revokes: bool,
 }
 
-/// Of 1,000 operations, how many are what. The rest are loads.
+/// The number of each kind among 1,000 operations. The rest are loads.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Mix {
     pub(crate) saves: u16,
     pub(crate) touches: u16,
     pub(crate) deletes: u16,
     pub(crate) rotations: u16,
-    /// Of 1,000 operations of any kind, how many are dropped by their caller a few milliseconds after they began.
+    /// The number of 1,000 operations that their caller drops a few milliseconds after they began.
     pub(crate) departing: u16,
-    /// Of 1,000 loads, how many are not polled any more after a few milliseconds, and are not dropped either.
+    /// The number of 1,000 loads that, after a few milliseconds, are neither polled any more nor dropped.
     pub(crate) stalling: u16,
 }
 
-/// What a parent tells its process, as the first line.
+/// The orders of a parent to its process, as the first line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Orders {
     pub(crate) cache: String,
     pub(crate) database: String,
-    /// A cache that serves what is old, to see whether it is found.
+    /// The cache serves old values, to show that they are detected.
     pub(crate) stale_cache: bool,
-    /// Part of every session key.
+    /// A part of every session key.
     pub(crate) run: u32,
     pub(crate) seed: u64,
     pub(crate) process: u32,
@@ -250,25 +251,25 @@ pub(crate) struct Orders {
     pub(crate) first_writer: Writer,
     pub(crate) tasks: u32,
     pub(crate) slots: u32,
-    /// When generation 0 of slot 0 began.
+    /// The time at which generation 0 of slot 0 began.
     pub(crate) start: Nanos,
     pub(crate) generation: Nanos,
-    /// It creates no sessions whose turn began before this.
+    /// The process creates no session whose turn began before this time.
     pub(crate) creates_from: Nanos,
     pub(crate) max_cache_age: Nanos,
     pub(crate) pause: Nanos,
 }
 
 impl Orders {
-    /// Whose turn it is in a slot, and since when.
+    /// Returns which session has its turn in a slot, and since when.
     pub(crate) fn turn(&self, slot: u32, at: Nanos) -> (u64, Nanos) {
-        // Not all at once.
+        // The turns do not change all at once.
         let start = self.start + self.generation * u64::from(slot) / u64::from(self.slots.max(1));
         let generation = at.saturating_sub(start) / self.generation + u64::from(at >= start);
         (generation, start + generation.saturating_sub(1) * self.generation)
     }
 
-    /// The process that creates a session: one only, and once, so that one that was deleted does not come back.
+    /// Returns the process that creates a session. Only one does, and once, so that a deleted session does not come back.
     pub(crate) fn creates(&self, session: SessionId) -> bool {
         (u64::from(session.slot) + session.generation) % u64::from(self.processes) == u64::from(self.process)
     }
@@ -282,12 +283,12 @@ pub(crate) fn session_key(run: u32, session: SessionId) -> String {
     format!("{run:08x}{:08x}{:016x}", session.slot, session.generation)
 }
 
-/// What a parent tells a process of a phase, as the first line.
+/// The orders of a parent to a process of a phase, as the first line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct PhaseOrders {
     pub(crate) cache: String,
     pub(crate) database: String,
-    /// Part of every session key.
+    /// A part of every session key.
     pub(crate) run: u32,
     pub(crate) seed: u64,
     pub(crate) process: u32,

@@ -1,4 +1,4 @@
-//! What the processes have told: put together, counted, and judged as soon as a session's time is over.
+//! The reports of all processes, put together, counted, and judged as soon as a session's time is over.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -10,14 +10,14 @@ use super::history::{
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     pub(crate) sessions: BTreeMap<SessionId, Vec<Op>>,
-    /// Which operation of which session, by process and number.
+    /// The session and position of an operation, by process and number.
     pub(crate) pending: HashMap<(u32, u64), (SessionId, usize)>,
     pub(crate) surroundings: Surroundings,
     pub(crate) counts: Counts,
     pub(crate) processes: HashMap<u32, Process>,
     /// The next write of this process is to be its last.
     pub(crate) doomed: Option<u32>,
-    /// What the processes have counted, by process, if it is kept.
+    /// The figures of the processes, by process, if they are kept.
     pub(crate) samples: Option<BTreeMap<u32, Vec<(Nanos, Figures)>>>,
     /// Answers to commands, by process.
     pub(crate) replies: BTreeMap<u32, VecDeque<Reply>>,
@@ -27,19 +27,19 @@ pub(crate) struct Ledger {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) begun: u64,
-    /// Answers that are no errors.
+    /// Answers without an error.
     pub(crate) loads: u64,
     pub(crate) writes: u64,
     pub(crate) unanswered: u64,
     pub(crate) degraded: u64,
     pub(crate) errors: BTreeMap<String, u64>,
     pub(crate) blames: BTreeMap<Blame, u64>,
-    /// Writes that answered, or failed, without saying whether they happened.
+    /// Writes that answered, or failed, with an unknown outcome.
     pub(crate) open: u64,
     pub(crate) departed_loads: u64,
     pub(crate) departed_writes: u64,
     pub(crate) sessions_judged: u64,
-    /// Of these, the ones that the oracle went through.
+    /// The number of these that the oracle judged.
     pub(crate) sessions_explained: u64,
 }
 
@@ -49,7 +49,7 @@ impl Counts {
     }
 }
 
-/// What is known of a process.
+/// The state of a process, as its reports show it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Process {
     pub(crate) is_ready: bool,
@@ -64,7 +64,7 @@ pub(crate) struct Process {
 }
 
 impl Ledger {
-    /// Whether the process must be killed now.
+    /// `true` if the process must be killed now.
     pub(crate) fn take(&mut self, process: u32, line: Line) -> bool {
         let state = self.processes.entry(process).or_default();
         match line {
@@ -118,7 +118,7 @@ impl Ledger {
         false
     }
 
-    /// The process is dead: what it has not answered, it will not.
+    /// Notes that the process is dead, so its open operations will not answer.
     pub(crate) fn bury(&mut self, process: u32) {
         let before = self.pending.len();
         self.pending.retain(|(of, _), _| *of != process);
@@ -126,7 +126,7 @@ impl Ledger {
         self.processes.entry(process).or_default().has_ended = true;
     }
 
-    /// Takes out the sessions that nobody has used for a while, or all.
+    /// Removes and returns the sessions that were not used for a while, or all.
     pub(crate) fn retire(&mut self, all: bool) -> Vec<(SessionId, Vec<Op>)> {
         let quiet = now().saturating_sub(3 * SECOND);
         let busy: Vec<SessionId> = self.pending.values().map(|(session, _)| *session).collect();
@@ -140,7 +140,7 @@ impl Ledger {
     }
 }
 
-/// How many of these sessions the oracle went through, or the first that breaks a promise.
+/// Returns how many of these sessions the oracle judged, or the first that breaks a promise.
 pub(crate) fn judge(
     sessions: &[(SessionId, Vec<Op>)],
     surroundings: &Surroundings,

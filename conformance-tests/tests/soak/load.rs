@@ -1,4 +1,4 @@
-//! Load on servers of its own: a herd on a cold key, and an outage of the cache.
+//! Load on servers of its own: a herd of loads of a cold key, and an outage of the cache.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
@@ -41,7 +41,7 @@ async fn store<C: Cache>(cache: C, database: &str) -> Result<CachedDb<C, Arc<dyn
 
 // The herd.
 
-/// What a process of the herd is told.
+/// The orders of a process of the herd.
 #[derive(Debug, Serialize, Deserialize)]
 struct Herd {
     cache: String,
@@ -53,7 +53,7 @@ struct Herd {
 const PROCESSES: usize = 4;
 const LOADS: usize = 64;
 
-/// A process of the herd: told where, it gets ready, says so, and at the next line it runs.
+/// Runs a process of the herd. It reads its orders, gets ready, reports that, and loads at the next line.
 pub(crate) fn herd_process() -> Result<(), Failure> {
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line)?;
@@ -61,7 +61,7 @@ pub(crate) fn herd_process() -> Result<(), Failure> {
     block_on(async move {
         let cache: Arc<dyn DynCache> = cache_backends::connect(&cache)?;
         let store = store(cache, &database).await?;
-        // Connections are made.
+        // Makes the connections.
         let _ = store.load(&stored_key(&store, &warm)).await?;
         println!("ready");
         tokio::task::spawn_blocking(|| std::io::stdin().lock().read_line(&mut String::new())).await??;
@@ -82,14 +82,14 @@ pub(crate) fn herd_process() -> Result<(), Failure> {
     })
 }
 
-/// What Postgres says how often the table was looked into.
+/// Returns how often the table was read, as Postgres counts it.
 fn scans(postgres: &Container) -> Result<u64, Failure> {
     let query = "select sum(coalesce(seq_scan, 0) + coalesce(idx_scan, 0)) from pg_stat_user_tables";
     let said = postgres.exec(&["psql", "-U", "postgres", "-d", "sessions", "-tAc", query])?;
     Ok(said.trim().parse()?)
 }
 
-/// The server counts late: until it has not counted for a while.
+/// Waits until the count does not change for a while, because the server counts late.
 fn settled_scans(postgres: &Container) -> Result<u64, Failure> {
     let mut last = (scans(postgres)?, Instant::now());
     while last.1.elapsed() < Duration::from_secs(3) {
@@ -112,7 +112,7 @@ pub(crate) fn herd() -> Result<(), Failure> {
         for key in warm.iter().chain([&cold]) {
             let key = stored_key(&store, key);
             store.create(&key, empty()).await?;
-            // Leaves nothing in the cache.
+            // A touch leaves nothing in the cache.
             let later = Timestamp::from(std::time::SystemTime::now()) + Duration::from_secs(3 * 24 * 60 * 60);
             if store.touch(&key, later).await? != Coherence::Coherent {
                 return Err("the cache does not answer".into());
@@ -121,7 +121,8 @@ pub(crate) fn herd() -> Result<(), Failure> {
         store.close().await;
         Ok(())
     })?;
-    // Who has disconnected has told the server's counters everything: before the processes are, and after they were.
+    // A connection that has closed is in the server's counters. So the counts are read before the processes connect, and after
+    // they have ended.
     let before = settled_scans(&postgres)?;
     let mut processes = Vec::new();
     for warm in warm {
@@ -153,7 +154,7 @@ pub(crate) fn herd() -> Result<(), Failure> {
         assert_eq!(found.parse::<usize>()?, LOADS, "every load finds the session");
         counted += reads.parse::<u64>()?;
     }
-    // Each has read a session of its own before.
+    // Each process has read a session of its own before.
     let reads = settled_scans(&postgres)? - before - PROCESSES as u64;
     println!("{} loads of a cold key by {PROCESSES} processes: {reads} database reads", PROCESSES * LOADS);
     assert_eq!(reads, counted, "the stores count what the database counts");
@@ -168,7 +169,7 @@ const SESSIONS: usize = 24;
 /// The default of `cache_timeout`.
 const CACHE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// What was done to each session, and errors that a cache may not be the reason for.
+/// The work on each session, and the errors that a cache must not cause.
 #[derive(Debug, Default)]
 struct Done {
     histories: Vec<Vec<Op>>,
@@ -239,7 +240,7 @@ impl Load {
         Ok(load)
     }
 
-    /// How long 99 of 100 of the operations took at most that began in this time.
+    /// Returns the 99th percentile of the times of the operations that began in this time.
     fn p99(&self, from: u64, to: u64) -> Duration {
         let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
         let within = done.histories.iter().flatten().filter(|op| (from..to).contains(&op.begin));
@@ -260,7 +261,7 @@ async fn wait(seconds: u64) {
     tokio::time::sleep(Duration::from_secs(seconds)).await;
 }
 
-/// Without a cache, how long 99 of 100 operations take at most.
+/// Returns the 99th percentile of the times of operations without a cache.
 async fn without_a_cache(database: &str, prefix: char) -> Result<Duration, Failure> {
     let nodes = [store(NoCache, database).await?, store(NoCache, database).await?];
     let load = Load::on(&nodes, prefix).await?;

@@ -1,7 +1,7 @@
 //! Soaks: the store on real servers that break, and processes that die. `cargo xtask soak` runs it.
 //!
-//! Without `SOAK_PAIR` (and `SOAK_PHASES`, `SOAK_SEED`), what is run are the tests of the soak itself, and, with `SOAK_SHORT`,
-//! short soaks.
+//! Without `SOAK_PAIR` (and `SOAK_PHASES`, `SOAK_SEED`), it runs the tests of the soak itself, and, with `SOAK_SHORT`, short
+//! soaks.
 
 #![allow(
     clippy::unwrap_used,
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     let outcome = if role.as_deref() == Some("herd") {
         load::herd_process()
     } else if role.as_deref() == Some("phase") {
-        phases::hand::main()
+        phases::phase_worker::main()
     } else if role.is_some() {
         worker::main()
     } else if let Ok(pair) = std::env::var("SOAK_PAIR") {
@@ -60,7 +60,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What `SOAK_PHASES` names: phases, or `faults`, each with its seconds, as in `faults:180,crowd:30`.
+/// Reads `SOAK_PHASES`: phases, or `faults`, each with its seconds, as in `faults:180,crowd:30`.
 fn parts(text: &str) -> Result<Vec<(Option<Phase>, Duration)>, Failure> {
     let part = |part: &str| -> Result<_, Failure> {
         let (name, seconds) =

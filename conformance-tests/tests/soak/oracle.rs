@@ -1,11 +1,11 @@
-//! The simulator's oracle on the history of one real session: whether any order of its operations explains all answers.
+//! The simulator's oracle on the history of one real session: a check whether any order of its operations explains all
+//! answers.
 //!
-//! It is exact, where [`checker`](super::checker) looks for what it knows to be wrong. What makes it possible for
-//! thousands of operations is that all answers are known by now: an operation takes effect only where it answers as it
-//! did.
+//! It is exact, whereas [`checker`](super::checker) looks for known violations. It can handle thousands of operations because
+//! all answers are known by now: an operation takes effect only where it answers as it did.
 
-//! Saves of one process that waited for each other may be written by one statement, and then all answer with what it left. They
-//! are one operation here, which took effect while all of them were in flight.
+//! Saves of one process that waited for each other may be written by one statement, and then all answer with the session as it
+//! left it. They are one operation here, which took effect while all of them were in flight.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -14,7 +14,7 @@ use conformance_tests::linearize::{Configurations, Model, Progress, Step};
 
 use super::history::{Action, Answer, Fields, Nanos, Op, Writer};
 
-/// The largest number of configurations that are gone through at a time.
+/// The largest number of configurations that are explored at a time.
 const MAX_CONFIGURATIONS: usize = 5_000;
 
 /// The largest number of steps that are tried for one history: a minute's work or so.
@@ -23,13 +23,13 @@ const MAX_STEPS: u64 = 30_000_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Explained,
-    /// By the answer of the operation with this number.
+    /// Broken by the answer of the operation with this number.
     Unexplained(usize),
-    /// There were too many orders to go through.
+    /// There were too many orders to explore.
     TooMany,
 }
 
-/// Goes through a history. `is_bound` tells which loads are promised no more than the bound: any state explains them.
+/// Judges a history. `is_bound` returns `true` for loads to which no more than the bound is promised: any state explains them.
 pub(crate) fn judge(history: &[Op], is_bound: impl Fn(&Op) -> bool) -> Verdict {
     let mut flight = Flight::new(units(history, is_bound));
     // Saves that were never all in flight cannot have been one statement.
@@ -41,7 +41,7 @@ pub(crate) fn judge(history: &[Op], is_bound: impl Fn(&Op) -> bool) -> Verdict {
         events.push((unit.begin, false, number));
         events.extend(unit.end.map(|end| (end, true, number)));
     }
-    // At the same instant, what begins is before what ends: they may have overlapped.
+    // At the same instant, beginnings come before ends, because the operations may have overlapped.
     events.sort_unstable();
 
     let mut configurations = Configurations::new(ABSENT);
@@ -62,13 +62,13 @@ pub(crate) fn judge(history: &[Op], is_bound: impl Fn(&Op) -> bool) -> Verdict {
     Verdict::Explained
 }
 
-/// What takes effect at one instant: an operation, or several saves.
+/// A unit that takes effect at one instant: an operation, or several saves.
 #[derive(Debug)]
 struct Unit<'a> {
     /// The number of the first operation.
     first: usize,
     op: &'a Op,
-    /// What is saved.
+    /// The fields that are saved.
     own: Vec<(Writer, u64)>,
     begin: Nanos,
     /// `None` if it need not have taken effect.
@@ -80,7 +80,7 @@ struct Unit<'a> {
 fn units(history: &[Op], is_bound: impl Fn(&Op) -> bool) -> Vec<Unit<'_>> {
     let seen = history.iter().filter_map(Op::fields).flatten();
     let seen: BTreeSet<(Writer, u64)> = seen.map(|(writer, count)| (*writer, *count)).collect();
-    // Of a write without an answer that nobody has seen, nothing tells whether it happened.
+    // Nothing shows whether a write without an answer took effect if no operation saw it.
     let may_happen = |op: &Op| match (op.action, &op.answer) {
         (_, Answer::Refused) | (Action::Load | Action::Touch, Answer::Unknown) => false,
         (Action::Save(writer, count), Answer::Unknown) => seen.contains(&(writer, count)),
@@ -113,7 +113,7 @@ fn units(history: &[Op], is_bound: impl Fn(&Op) -> bool) -> Vec<Unit<'_>> {
     units
 }
 
-/// A digest to which the fields contribute one by one.
+/// A digest to which each field contributes separately.
 fn digest(fields: &Fields) -> u64 {
     sum(fields.iter().map(|(writer, count)| (*writer, *count)))
 }
@@ -126,7 +126,7 @@ fn sum(fields: impl Iterator<Item = (Writer, u64)>) -> u64 {
     })
 }
 
-/// The number of a state. Each that was met has one, so that sessions with hundreds of fields are compared once.
+/// The number of a state. Each state that occurred has one, so that sessions with hundreds of fields are compared once.
 type State = usize;
 
 const ABSENT: State = 0;
@@ -160,7 +160,7 @@ struct Flight<'a> {
     units: Vec<Unit<'a>>,
     places: Vec<Option<usize>>,
     states: RefCell<States>,
-    /// What is known already: what becomes of a state by a unit.
+    /// The results that are known already: the state after a unit takes effect in a state.
     known: RefCell<HashMap<(usize, State), Option<State>>>,
     steps: Cell<u64>,
 }
@@ -193,7 +193,7 @@ impl<'a> Flight<'a> {
         self.places.get(place).copied().flatten()
     }
 
-    /// What becomes of a session in this state by a unit, if that can answer there as it did.
+    /// Returns the state of a session after a unit takes effect in this state, if the unit can answer there as it did.
     fn after(&self, number: usize, state: State) -> Option<State> {
         let unit = &self.units[number];
         let op = unit.op;
@@ -237,14 +237,14 @@ impl Model for Flight<'_> {
     }
 }
 
-/// The same for what depends on the fields, or leaves others.
+/// Returns the same for a unit that depends on the fields, or leaves others.
 fn after(unit: &Unit<'_>, state: State, states: &mut States) -> Option<State> {
     let (fields, whole) = states.fields(state)?;
     match (unit.op.action, &unit.op.answer) {
         (Action::Load, Answer::Seen(seen)) => (seen == fields).then_some(state),
         (Action::Rotate, Answer::Rotated(left)) => (left == fields).then_some(GONE),
         (Action::Save(..), answer) => {
-            // What lands after its writer's next save finds another version, and does nothing: numbers rise.
+            // A save that arrives after its writer's next save finds another version, and has no effect: numbers rise.
             let mut replaced = 0_u64;
             for (writer, count) in &unit.own {
                 match fields.get(writer) {

@@ -1,4 +1,4 @@
-//! What a soak has to say.
+//! The report of a soak.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -14,24 +14,24 @@ pub(crate) struct Report {
     begun: Instant,
     shown: Instant,
     pub(crate) counts: Counts,
-    /// Each, with how often proxies broke something for it.
+    /// Each fault, with how often proxies disturbed a connection for it.
     pub(crate) faults: Vec<(Fault, u64)>,
     pub(crate) recoveries: Vec<Recovery>,
     pub(crate) killed: u64,
-    /// How often a session was read when all was over.
+    /// The number of reads of a session at the end.
     pub(crate) looked: u64,
-    /// How often proxies broke something, of the cache and of the database.
+    /// How often proxies disturbed a connection, of the cache and of the database.
     pub(crate) injected: (u64, u64),
     pub(crate) found: Option<Found>,
 }
 
-/// How long after a fault was over.
+/// Times after the end of a fault.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Recovery {
     pub(crate) fault: Fault,
-    /// Until the cache had answered loads of every process.
+    /// The time until the cache had answered loads of every process.
     pub(crate) hits: Duration,
-    /// Until every process had written.
+    /// The time until every process had written.
     pub(crate) writes: Duration,
 }
 
@@ -76,7 +76,7 @@ impl Report {
         );
     }
 
-    /// One in which nothing was done, or nothing broken, proves nothing.
+    /// Fails if the soak proves nothing, because nothing was done, or nothing broken.
     pub(crate) fn check_that_it_was_one(&self) -> Result<(), Failure> {
         let Counts { loads, writes, sessions_judged, sessions_explained, .. } = self.counts;
         if loads == 0 || writes == 0 || sessions_judged == 0 || sessions_explained == 0 {
@@ -88,7 +88,7 @@ impl Report {
             return Err("nothing was broken, which proves nothing: let the soak last longer".into());
         }
         if self.looked == 0 {
-            return Err("no session was looked at in the end, which proves nothing".into());
+            return Err("no session was read at the end, which proves nothing".into());
         }
         for (target, injected) in [(Target::Cache, self.injected.0), (Target::Database, self.injected.1)] {
             let mut by_network = self.faults.iter().filter(|(fault, _)| {
@@ -104,14 +104,14 @@ impl Report {
         Ok(())
     }
 
-    /// All but the verdict.
+    /// Returns everything but the verdict.
     pub(crate) fn figures(&self) -> String {
         let mut text = self.to_string();
         text.truncate(text.rfind("\nviolations ").unwrap_or(text.len()));
         text
     }
 
-    /// Whether all promises were kept.
+    /// Returns `true` if all promises were kept.
     pub(crate) fn is_clean(&self) -> bool {
         self.found.is_none()
     }

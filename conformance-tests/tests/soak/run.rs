@@ -1,4 +1,4 @@
-//! A soak: brings the servers, starts the processes, breaks one thing after the other, and judges.
+//! A soak: it starts the servers and the processes, breaks one thing after the other, and judges.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -28,11 +28,11 @@ pub(crate) struct Settings {
     pub(crate) processes: u32,
     pub(crate) tasks: u32,
     pub(crate) slots: u32,
-    /// The cache is to lie.
+    /// The cache lies.
     pub(crate) stale_cache: bool,
-    /// Proxies that break nothing, to see that this is noticed.
+    /// The proxies break nothing, to show that this is noticed.
     pub(crate) idle_proxies: bool,
-    /// Operations that never begin, to see that this is noticed.
+    /// Operations never begin, to show that this is noticed.
     pub(crate) pause: Nanos,
     /// The program to start as a process.
     pub(crate) program: std::path::PathBuf,
@@ -62,12 +62,12 @@ impl Settings {
     }
 }
 
-/// A process has this long to start, and everything this long to recover.
-const PATIENCE: Duration = Duration::from_secs(45);
+/// How long a process may take to start, and everything to recover.
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(45);
 const MAX_CACHE_AGE: Nanos = 3 * SECOND;
 const GENERATION: Nanos = 5 * SECOND;
 
-/// What a soak found.
+/// The violation that a soak found.
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) session: SessionId,
@@ -92,7 +92,7 @@ struct Soak {
 struct Worker {
     process: u32,
     child: Arc<Mutex<Child>>,
-    /// Closed, it ends.
+    /// The process ends when this is closed.
     _orders: ChildStdin,
 }
 
@@ -100,7 +100,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs it all. Progress goes to the standard error.
+/// Runs a soak. Progress goes to the standard error.
 pub(crate) async fn run(settings: Settings) -> Result<Report, Failure> {
     let mut soak = Soak::prepare(settings).await?;
     let outcome = soak.go().await;
@@ -111,7 +111,7 @@ pub(crate) async fn run(settings: Settings) -> Result<Report, Failure> {
     }
     outcome?;
     if soak.found.is_none() {
-        soak.look_at_the_end().await?;
+        soak.read_at_the_end().await?;
     }
     soak.finish()
 }
@@ -129,7 +129,7 @@ pub(crate) async fn path(name: &str, processes: u32) -> Result<Path, Failure> {
     Ok(Path { container: Some(container), proxies })
 }
 
-/// How a process reaches a database server, directly or by way of a proxy.
+/// Returns the URL by which a process reaches a database server, directly or through a proxy.
 pub(crate) fn database_url(container: &Container, proxy: Option<&Proxy>) -> String {
     let url = match proxy {
         Some(proxy) => container.url(&[proxy.address().port()]),
@@ -223,7 +223,7 @@ impl Soak {
         let (Some(mut input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err("a process has no pipes".into());
         };
-        // One that has ended already is noticed below.
+        // A process that has ended already is noticed below.
         let _ = writeln!(input, "{}", serde_json::to_string(&orders)?);
         let child = Arc::new(Mutex::new(child));
         let (ledger, doomed) = (Arc::clone(&self.ledger), Arc::clone(&child));
@@ -247,7 +247,7 @@ impl Soak {
                 if is_ready(&ledger) {
                     return Ok(());
                 }
-                if has_ended(&ledger) || start.elapsed() > PATIENCE {
+                if has_ended(&ledger) || start.elapsed() > RECOVERY_TIMEOUT {
                     return Err(
                         format!("process {process} could not be started: it does not become ready").into()
                     );
@@ -261,7 +261,7 @@ impl Soak {
         for node in 0..self.settings.processes as usize {
             self.start_worker(node).await?;
         }
-        // In the order of their nodes, from here on.
+        // The processes are in the order of their nodes from here on.
         let end = Instant::now() + self.settings.lasts;
         let breakable = Breakable {
             cache: self.cache.container.is_some(),
@@ -291,10 +291,10 @@ impl Soak {
         lock(&self.ledger).doomed = node.and_then(|node| self.workers.get(node)).map(|worker| worker.process);
     }
 
-    /// Starts another process instead of one that was killed.
+    /// Starts another process in place of one that was killed.
     async fn replace(&mut self, node: Option<usize>) -> Result<(), Failure> {
         let Some(node) = node else { return Ok(()) };
-        // If it had no write to be killed in, it lives on.
+        // A process without a write in which to be killed lives on.
         let is_alive = lock(&self.ledger).doomed.take().is_some();
         if is_alive {
             return Ok(());
@@ -302,8 +302,8 @@ impl Soak {
         let start = Instant::now();
         let process = self.workers[node].process;
         while !lock(&self.ledger).processes.get(&process).is_some_and(|state| state.has_ended) {
-            if start.elapsed() > PATIENCE {
-                return Err(format!("process {process} was killed, and goes on").into());
+            if start.elapsed() > RECOVERY_TIMEOUT {
+                return Err(format!("process {process} was killed, but still runs").into());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -323,7 +323,7 @@ impl Soak {
             Target::Database => vec![Arc::clone(&self.database)],
             Target::Both => vec![Arc::clone(&self.cache), Arc::clone(&self.database)],
         };
-        // Until it is over, it goes on for ever.
+        // Until it is ended, the fault lasts for ever.
         let hits_cache = fault.target != Target::Database;
         {
             let mut ledger = lock(&self.ledger);
@@ -355,7 +355,7 @@ impl Soak {
             let mut ledger = lock(&self.ledger);
             let surroundings = &mut ledger.surroundings;
             if hits_cache && let Some(last) = surroundings.unreachable.last_mut() {
-                // Circuit breakers find out a little later.
+                // Circuit breakers notice it a little later.
                 last.1 = mended + 6 * SECOND;
             }
             if fault.empties_cache()
@@ -391,7 +391,7 @@ impl Soak {
         Ok(())
     }
 
-    /// Waits until every process is served by the cache and writes the database again.
+    /// Waits until every process is served by the cache and writes to the database again.
     async fn recover(&mut self, fault: Fault, mended: Nanos) -> Result<(), Failure> {
         let start = Instant::now();
         let (mut hit, mut wrote) = (None, None);
@@ -409,9 +409,9 @@ impl Soak {
             if wrote.is_none() && states().all(|state| state.wrote_since > mended) {
                 wrote = Some(passed);
             }
-            if start.elapsed() > PATIENCE {
+            if start.elapsed() > RECOVERY_TIMEOUT {
                 let what = if hit.is_none() { "hits by the cache" } else { "writes" };
-                return Err(format!("after {fault}, there are no {what} within {PATIENCE:?}").into());
+                return Err(format!("after {fault}, there are no {what} within {RECOVERY_TIMEOUT:?}").into());
             }
         }
         self.report.recoveries.push(Recovery {
@@ -422,7 +422,7 @@ impl Soak {
         Ok(())
     }
 
-    /// Lets time pass: judges, shows progress, and notices processes that ended by themselves.
+    /// Lets time pass. Meanwhile it judges, shows progress, and notices processes that ended by themselves.
     async fn watch(&mut self, time: Duration, what: &str) -> Result<(), Failure> {
         let until = Instant::now() + time;
         loop {
@@ -499,9 +499,9 @@ impl Soak {
         }
     }
 
-    /// Reads what is left of the sessions when all is well and nobody writes any more: by way of the cache, from the database
-    /// alone, and by way of the cache again. It is judged as everything else is.
-    async fn look_at_the_end(&mut self) -> Result<(), Failure> {
+    /// Reads what is left of the sessions when all is well and no process writes any more: through the cache, from the database
+    /// alone, and through the cache again. The reads are judged like all others.
+    async fn read_at_the_end(&mut self) -> Result<(), Failure> {
         let process = self.next_process;
         let orders = Orders { stale_cache: false, ..self.orders(0, process)? };
         let cached = worker::store(&orders).await?;
@@ -532,7 +532,7 @@ impl Soak {
         self.report.counts = lock(&self.ledger).counts.clone();
     }
 
-    /// Judges what is left, and whether this was a soak at all.
+    /// Judges what is left, and whether the soak proves anything.
     fn finish(mut self) -> Result<Report, Failure> {
         if self.found.is_none() {
             let sessions = lock(&self.ledger).retire(true);

@@ -1,4 +1,4 @@
-//! Tests of the soak itself, and what it shows in short.
+//! Tests of the soak itself, and short soaks.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,41 +16,44 @@ use super::run::{Settings, run};
 use crate::{Failure, block_on, load};
 use conformance_tests::proxy::{Mode, Proxy};
 
-/// Set to run what needs the container engine.
+/// The variable that enables the tests that need the container engine.
 const SHORT: &str = "SOAK_SHORT";
 
 pub(crate) fn all() -> Vec<Trial> {
     let mut trials = vec![
-        trial("checker::a_history_in_order_is_clean", a_history_in_order_is_clean),
-        trial("checker::an_old_state_after_an_acknowledged_write_is_found", an_old_state_is_found),
-        trial("checker::an_old_state_is_allowed_up_to_the_bound_after_a_degraded_write", a_bound_is_checked),
-        trial("checker::a_session_after_its_acknowledged_end_is_found", an_undead_session_is_found),
-        trial("checker::a_merge_that_drops_a_field_is_found", a_lost_update_is_found),
+        trial("checker::history_in_order_is_clean", history_in_order_is_clean),
+        trial("checker::an_old_state_after_an_acknowledged_write_is_found", old_state_is_detected),
+        trial("checker::an_old_state_is_allowed_up_to_the_bound_after_a_degraded_write", bound_is_checked),
+        trial("checker::a_session_after_its_acknowledged_end_is_found", session_after_its_end_is_detected),
+        trial("checker::a_merge_that_drops_a_field_is_found", lost_update_is_detected),
         trial(
             "checker::saves_that_waited_together_may_be_one_statement",
             saves_that_waited_together_may_be_one_statement,
         ),
-        trial("checker::a_value_that_nobody_wrote_is_found", an_unwritten_value_is_found),
-        trial("checker::a_session_that_is_gone_without_an_end_is_found", a_lost_session_is_found),
-        trial("checker::a_write_without_an_answer_may_land_late", an_unanswered_write_may_land_late),
-        trial("checker::the_shortest_history_is_told", the_shortest_history_is_told),
+        trial("checker::a_value_that_nobody_wrote_is_found", unwritten_value_is_detected),
+        trial("checker::a_session_that_is_gone_without_an_end_is_found", lost_session_is_detected),
+        trial("checker::a_write_without_an_answer_may_land_late", unanswered_write_may_take_effect_late),
+        trial("checker::violation_shows_the_shortest_history", violation_shows_the_shortest_history),
         trial("oracle::what_can_be_explained_is_and_what_the_rules_find_cannot", oracle_and_rules_agree),
-        trial("oracle::a_lie_that_no_rule_knows_is_found", a_lie_that_no_rule_knows_is_found),
-        trial("proxy::every_way_to_break_breaks", every_way_to_break_breaks),
-        trial("run::a_pair_that_there_is_not_is_refused", an_unknown_pair_is_refused),
-        trial("phases::an_unknown_phase_is_refused", an_unknown_phase_is_refused),
-        trial("phases::a_process_that_recovers_late_is_found", late_recoveries_are_found),
+        trial("oracle::lie_that_no_rule_knows_is_detected", lie_that_no_rule_knows_is_detected),
+        trial("proxy::every_mode_of_the_proxy_disturbs", every_mode_of_the_proxy_disturbs),
+        trial("run::a_pair_that_there_is_not_is_refused", unknown_pair_is_refused),
+        trial("phases::unknown_phase_is_refused", unknown_phase_is_refused),
+        trial("phases::a_process_that_recovers_late_is_found", late_recovery_is_found),
     ];
     let runs_short = std::env::var_os(SHORT).is_some();
     if !runs_short {
         eprintln!("short soaks: IGNORED, {SHORT} is not set; `cargo xtask test --provision` sets it");
     }
     for trial in [
-        trial("run::a_process_that_does_not_start_fails_the_soak", a_process_that_does_not_start_fails),
-        trial("run::a_soak_without_operations_fails", a_soak_without_operations_fails),
-        trial("run::a_soak_that_breaks_nothing_fails", a_soak_that_breaks_nothing_fails),
-        trial("run::proxies_that_inject_nothing_fail_the_soak", idle_proxies_fail),
-        trial("run::a_cache_that_lies_is_found_out", a_lying_cache_is_found_out),
+        trial(
+            "run::process_that_does_not_start_fails_the_soak_the_soak",
+            process_that_does_not_start_fails_the_soak,
+        ),
+        trial("run::soak_without_operations_fails", soak_without_operations_fails),
+        trial("run::soak_that_breaks_nothing_fails", soak_that_breaks_nothing_fails),
+        trial("run::proxies_that_inject_nothing_fail_the_soak", soak_with_idle_proxies_fails),
+        trial("run::a_cache_that_lies_is_found_out", lying_cache_is_detected),
         trial("herd::four_processes_with_64_loads_each_make_8_database_reads_at_most", load::herd),
         trial("outage::no_operation_fails_for_a_cache_that_is_killed", load::outage),
         trial("soak::redis+postgres", || soak("redis+postgres", 15)),
@@ -107,7 +110,7 @@ fn phase(phase: Phase, pair: &str, seconds: u64) -> Result<(), Failure> {
     }
 }
 
-/// A phase that leaves out what it is about must say that it proves nothing.
+/// Checks that a phase without its essential part reports that it proves nothing.
 fn expect_failure(phase: Phase, omitted: Omitted, what: &str) -> Result<(), Failure> {
     let pair = if phase == Phase::LostServer { "memcached+sqlite" } else { "redis+sqlite" };
     let settings = phases::Settings::new(pair, Duration::from_secs(1), 7)?;
@@ -115,25 +118,25 @@ fn expect_failure(phase: Phase, omitted: Omitted, what: &str) -> Result<(), Fail
     expect_error(block_on(phases::run(phase, &settings)), what)
 }
 
-fn late_recoveries_are_found() -> Result<(), Failure> {
+fn late_recovery_is_found() -> Result<(), Failure> {
     use phases::blips::{Blip, recovery};
     let blip = Blip { since: 0, until: SECOND, next: 6 * SECOND };
     let hits = |from: Nanos| -> Vec<(Nanos, Figures)> {
         let figures = |at: Nanos| Figures { hits: at.saturating_sub(from) / MILLI, ..Figures::default() };
         (0..60).map(|n| n * SECOND / 10).map(|at| (at, figures(at))).collect()
     };
-    // Hits at once, and later.
+    // Hits at once, and hits later.
     assert_eq!(recovery(&hits(0), &[], &blip), Some(SECOND / 10));
     assert_eq!(recovery(&hits(4 * SECOND), &[], &blip), Some(3 * SECOND + SECOND / 10));
     assert_eq!(recovery(&hits(10 * SECOND), &[], &blip), None);
-    // Degraded writes for a while, and until the next blip. What belongs to another blip does not count.
+    // Degraded writes for a while, and until the next blip. Those of another blip do not count.
     assert_eq!(recovery(&hits(0), &[SECOND / 2, 3 * SECOND], &blip), Some(2 * SECOND));
     assert_eq!(recovery(&hits(0), &[2 * SECOND, 6 * SECOND - MILLI], &blip), None);
     assert_eq!(recovery(&hits(0), &[7 * SECOND], &blip), Some(SECOND / 10));
     Ok(())
 }
 
-fn an_unknown_phase_is_refused() -> Result<(), Failure> {
+fn unknown_phase_is_refused() -> Result<(), Failure> {
     let error = "storms".parse::<Phase>().err().ok_or("it was taken")?.to_string();
     assert!(error.contains("storms") && error.contains("crowd"), "{error}");
     let settings = phases::Settings::new("moka+sqlite", Duration::from_secs(1), 0)?;
@@ -144,31 +147,33 @@ fn pair(seconds: u64) -> Settings {
     Settings::new("redis+sqlite", Duration::from_secs(seconds), 7).expect("a pair")
 }
 
-fn a_process_that_does_not_start_fails() -> Result<(), Failure> {
+fn process_that_does_not_start_fails_the_soak() -> Result<(), Failure> {
     let missing = Settings { program: PathBuf::from("/nonexistent/program"), ..pair(1) };
     expect_error(block_on(run(missing)), "could not be started")?;
     let ends = Settings { program: PathBuf::from("/bin/false"), ..pair(1) };
     expect_error(block_on(run(ends)), "could not be started")
 }
 
-fn a_soak_without_operations_fails() -> Result<(), Failure> {
+fn soak_without_operations_fails() -> Result<(), Failure> {
     expect_error(
         block_on(run(Settings { tasks: 0, ..pair(1) })),
         "0 loads and 0 writes, which proves nothing",
     )
 }
 
-fn a_soak_that_breaks_nothing_fails() -> Result<(), Failure> {
+fn soak_that_breaks_nothing_fails() -> Result<(), Failure> {
     expect_error(block_on(run(pair(1))), "nothing was broken, which proves nothing")
 }
 
-fn idle_proxies_fail() -> Result<(), Failure> {
+fn soak_with_idle_proxies_fails() -> Result<(), Failure> {
     expect_error(block_on(run(Settings { idle_proxies: true, ..pair(12) })), "injected nothing")
 }
 
-fn a_lying_cache_is_found_out() -> Result<(), Failure> {
+fn lying_cache_is_detected() -> Result<(), Failure> {
     let report = block_on(run(Settings { stale_cache: true, ..pair(30) }))?;
-    let Some(found) = &report.found else { return Err(format!("it was not found out\n{report}").into()) };
+    let Some(found) = &report.found else {
+        return Err(format!("the lies were not detected\n{report}").into());
+    };
     let said = report.to_string();
     assert!(matches!(found.violation.kind, Kind::Stale | Kind::Undead | Kind::OlderThanPromised), "{said}");
     assert!(said.contains("violations 1") && found.violation.history.len() < 40, "{said}");
@@ -183,7 +188,7 @@ fn expect_error<T>(outcome: Result<T, Failure>, what: &str) -> Result<(), Failur
     }
 }
 
-fn an_unknown_pair_is_refused() -> Result<(), Failure> {
+fn unknown_pair_is_refused() -> Result<(), Failure> {
     for pair in ["redis", "redis+oracle", "ram+postgres"] {
         let error = Settings::new(pair, Duration::from_secs(1), 0).err().ok_or("it was taken")?.to_string();
         assert!(error.contains(pair), "{error}");
@@ -223,12 +228,12 @@ fn kind(history: &[Op], surroundings: &Surroundings) -> Option<Kind> {
     check(history, surroundings).err().map(|violation| violation.kind)
 }
 
-fn a_history_in_order_is_clean() -> Result<(), Failure> {
+fn history_in_order_is_clean() -> Result<(), Failure> {
     let history = [
         op(0, 1, Action::Load, Answer::Nothing),
         create(),
         save(10, 20, (1, 1), [(1, 1)]),
-        // Beside the save, either.
+        // A load beside the save may find either state.
         load(11, 19, []),
         load(12, 14, [(1, 1)]),
         save(15, 30, (2, 1), [(1, 1), (2, 1)]),
@@ -243,13 +248,13 @@ fn a_history_in_order_is_clean() -> Result<(), Failure> {
     Ok(())
 }
 
-fn an_old_state_is_found() -> Result<(), Failure> {
+fn old_state_is_detected() -> Result<(), Failure> {
     let history = [create(), save(10, 20, (1, 1), [(1, 1)]), load(21, 22, [])];
     assert_eq!(kind(&history, &sound()), Some(Kind::Stale));
-    // Nor may a load go back behind another.
+    // A load must not go back behind another.
     let history = [create(), save(10, 50, (1, 1), [(1, 1)]), load(20, 21, [(1, 1)]), load(22, 23, [])];
     assert_eq!(kind(&history, &sound()), Some(Kind::Stale));
-    // Nor may a write be made of what is old.
+    // A write must not be based on an old state.
     let history = [
         create(),
         save(10, 20, (1, 1), [(1, 1)]),
@@ -260,28 +265,28 @@ fn an_old_state_is_found() -> Result<(), Failure> {
     Ok(())
 }
 
-fn a_bound_is_checked() -> Result<(), Failure> {
+fn bound_is_checked() -> Result<(), Failure> {
     let mut degraded = save(10, 20, (1, 1), [(1, 1)]);
     degraded.degraded = true;
     assert_eq!(kind(&[create(), degraded.clone(), load(2_000, 2_001, [])], &sound()), None);
     assert!(kind(&[create(), degraded.clone(), load(4_000, 4_001, [])], &sound()).is_some());
-    // A state that the database never had is none at any time.
+    // A state that the database never had is wrong at any time.
     let never = [create(), degraded, save(30, 40, (2, 1), [(1, 1), (2, 1)]), load(50, 51, [(2, 1)])];
     assert_eq!(kind(&never, &sound()), Some(Kind::LostUpdate));
-    // With caches of their own, nothing but the bound is promised.
+    // Processes with caches of their own are promised only the bound.
     let alone = Surroundings { is_private: true, ..sound() };
     let history = [create(), save(10, 20, (1, 1), [(1, 1)])];
     assert_eq!(kind(&[&history[..], &[load(3_000, 3_001, [])]].concat(), &alone), None);
     let late = [&history[..], &[load(3_400, 3_401, [])]].concat();
     assert_eq!(kind(&late, &alone), Some(Kind::OlderThanPromised));
-    // After the cache has lost a fence of a write that was on its way.
+    // The cache has lost the fence of a write that was on its way.
     let lossy = Surroundings { losses: vec![(15 * MILLI, 16 * MILLI)], ..sound() };
     assert_eq!(kind(&[&history[..], &[load(3_000, 3_001, [])]].concat(), &lossy), None);
     assert!(kind(&[&history[..], &[load(4_000, 4_001, [])]].concat(), &lossy).is_some());
     Ok(())
 }
 
-fn an_undead_session_is_found() -> Result<(), Failure> {
+fn session_after_its_end_is_detected() -> Result<(), Failure> {
     let end = op(10, 20, Action::Delete, Answer::Removed(true));
     assert_eq!(kind(&[create(), end.clone(), load(21, 22, [])], &sound()), Some(Kind::Undead));
     let saved = save(21, 22, (1, 1), [(1, 1)]);
@@ -293,15 +298,15 @@ fn an_undead_session_is_found() -> Result<(), Failure> {
     Ok(())
 }
 
-fn a_lost_update_is_found() -> Result<(), Failure> {
+fn lost_update_is_detected() -> Result<(), Failure> {
     let both = [create(), save(10, 20, (1, 1), [(1, 1)]), save(11, 21, (2, 1), [(2, 1)])];
     assert_eq!(kind(&both, &sound()), Some(Kind::LostUpdate));
-    // Of two processes, each cannot have had the other's.
+    // Saves of two processes cannot each contain the other.
     let mut each_the_other =
         [create(), save(10, 20, (1, 1), [(1, 1), (2, 1)]), save(11, 21, (2, 1), [(1, 1), (2, 1)])];
     each_the_other[2].process = 1;
     assert_eq!(kind(&each_the_other, &sound()), Some(Kind::LostUpdate));
-    // Nor of one, if they were not in flight together.
+    // Neither can saves of one process that were not in flight together.
     let apart = [create(), save(10, 20, (1, 1), [(1, 1), (2, 1)]), save(21, 31, (2, 1), [(1, 1), (2, 1)])];
     assert!(kind(&apart, &sound()).is_some());
     let left_behind =
@@ -314,16 +319,16 @@ fn saves_that_waited_together_may_be_one_statement() -> Result<(), Failure> {
     let both = [(1, 1), (2, 1)];
     let together = [create(), save(10, 40, (1, 1), both), save(15, 30, (2, 1), both), load(31, 32, both)];
     assert_eq!(kind(&together, &sound()), None);
-    // But nobody may have seen one without the other.
+    // But no operation may have seen one without the other.
     let between = [&together[..3], &[load(16, 17, [(2, 1)])]].concat();
     assert_eq!(kind(&between, &sound()), Some(Kind::LostUpdate));
-    // Nor neither of them after one has answered.
+    // And none may have seen neither of them after one has answered.
     let late = [&together[..3], &[load(31, 32, [])]].concat();
     assert_eq!(kind(&late, &sound()), Some(Kind::Stale));
     Ok(())
 }
 
-fn an_unwritten_value_is_found() -> Result<(), Failure> {
+fn unwritten_value_is_detected() -> Result<(), Failure> {
     assert_eq!(kind(&[create(), load(10, 20, [(1, 1)])], &sound()), Some(Kind::Unwritten));
     let early = [create(), load(10, 20, [(1, 1)]), save(30, 40, (1, 1), [(1, 1)])];
     assert_eq!(kind(&early, &sound()), Some(Kind::Unwritten));
@@ -333,7 +338,7 @@ fn an_unwritten_value_is_found() -> Result<(), Failure> {
     Ok(())
 }
 
-fn a_lost_session_is_found() -> Result<(), Failure> {
+fn lost_session_is_detected() -> Result<(), Failure> {
     let gone = op(10, 20, Action::Load, Answer::Nothing);
     assert_eq!(kind(&[create(), gone.clone()], &sound()), Some(Kind::Lost));
     let maybe = op(3, 0, Action::Delete, Answer::Unknown);
@@ -341,17 +346,17 @@ fn a_lost_session_is_found() -> Result<(), Failure> {
     Ok(())
 }
 
-fn an_unanswered_write_may_land_late() -> Result<(), Failure> {
+fn unanswered_write_may_take_effect_late() -> Result<(), Failure> {
     let unknown = op(10, 0, Action::Save(1, 1), Answer::Unknown);
     let history = [create(), unknown.clone(), load(100, 101, []), load(5_000, 5_001, [(1, 1)])];
     assert_eq!(kind(&history, &sound()), None);
-    // But not go again.
+    // But the session must not be lost again.
     let back = [create(), unknown, load(100, 101, [(1, 1)]), load(5_000, 5_001, [])];
     assert_eq!(kind(&back, &sound()), Some(Kind::Stale));
     Ok(())
 }
 
-fn the_shortest_history_is_told() -> Result<(), Failure> {
+fn violation_shows_the_shortest_history() -> Result<(), Failure> {
     let mut history = vec![create()];
     for n in 1..200_u64 {
         history.push(save(n * 100, n * 100 + 10, (1, n), [(1, n)]));
@@ -360,12 +365,12 @@ fn the_shortest_history_is_told() -> Result<(), Failure> {
     history.push(load(20_000, 20_001, [(1, 198)]));
     let violation = check(&history, &sound()).err().ok_or("it was not found")?;
     assert_eq!(violation.kind, Kind::Stale);
-    // Who wrote the two values, who created it, and who read.
+    // The writes of the two values, the creation, and the read.
     assert!(violation.history.len() <= 4, "{violation}");
     Ok(())
 }
 
-/// A history that has happened: operations overlap, and each takes effect at an instant of its own.
+/// Returns a valid history: operations overlap, and each takes effect at an instant of its own.
 fn any_history(random: &mut fastrand::Rng) -> Vec<Op> {
     let mut history = vec![create()];
     // A writer does one thing at a time.
@@ -404,7 +409,7 @@ fn any_history(random: &mut fastrand::Rng) -> Vec<Op> {
     history
 }
 
-/// Changes an answer to something that it could have been.
+/// Changes an answer to another possible one.
 fn lie(history: &mut [Op], random: &mut fastrand::Rng) {
     let states: Vec<Fields> = history.iter().filter_map(|op| op.fields().cloned()).collect();
     let op = random.usize(1..history.len());
@@ -446,8 +451,8 @@ fn oracle_and_rules_agree() -> Result<(), Failure> {
     Ok(())
 }
 
-fn a_lie_that_no_rule_knows_is_found() -> Result<(), Failure> {
-    // A save that found no session, and was seen in it.
+fn lie_that_no_rule_knows_is_detected() -> Result<(), Failure> {
+    // A save that found no session, but was seen in it.
     let history = [
         create(),
         op(10, 50, Action::Save(1, 1), Answer::Nothing),
@@ -456,7 +461,7 @@ fn a_lie_that_no_rule_knows_is_found() -> Result<(), Failure> {
     ];
     assert_eq!(check_rules(&history, &sound()), Ok(()));
     assert_eq!(kind(&history, &sound()), Some(Kind::Unexplained));
-    // One that was gone before, and ended again.
+    // A session that was gone before, and was ended again.
     let history = [
         create(),
         op(10, 0, Action::Delete, Answer::Unknown),
@@ -485,7 +490,7 @@ async fn echo() -> Result<u16, Failure> {
     Ok(port)
 }
 
-fn every_way_to_break_breaks() -> Result<(), Failure> {
+fn every_mode_of_the_proxy_disturbs() -> Result<(), Failure> {
     block_on(async {
         let proxy = Arc::new(Proxy::before(([127, 0, 0, 1], echo().await?).into()).await?);
         let ask = async |client: &mut TcpStream| -> Vec<u8> {

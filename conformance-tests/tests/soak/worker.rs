@@ -1,4 +1,4 @@
-//! One of the processes: this program again, told by a line what to do.
+//! One of the processes: this program again, with orders in its first line.
 
 use std::io::{BufRead as _, Write as _};
 use std::sync::Arc;
@@ -16,21 +16,21 @@ use super::broken::StaleCache;
 use super::history::{Action, Answer, Blame, Fields, Line, MILLI, Nanos, Orders, SECOND, SessionId, now};
 use crate::Failure;
 
-/// Set in the environment of a process that is a worker.
+/// The variable in the environment of a process that is a worker.
 pub(crate) const ROLE: &str = "SOAK_WORKER";
 
 pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
-/// What a database bounds an abandoned statement by; see the parameters of the URLs.
+/// The database's bound on an abandoned statement; see the parameters of the URLs.
 pub(crate) const STATEMENT_BOUND: Duration = Duration::from_secs(3);
-/// Longer than a write and the database's bound together, which its own grace is part of.
+/// Longer than a write and the database's bound together. The bound includes the grace period.
 pub(crate) const FENCE_TTL: Duration = Duration::from_secs(14);
-/// Two cores may serve all of this: what is late here is no outage.
+/// Long enough that a late answer is no outage when two cores run all of this.
 pub(crate) const CACHE_TIMEOUT: Duration = Duration::from_millis(500);
 
 pub(crate) type Store = CachedDb<Arc<dyn DynCache>, Arc<dyn DynDatabase>>;
 
-/// Does as it is told until it is killed, or until its parent closes its input.
+/// Follows its orders until it is killed, or until its parent closes its input.
 pub(crate) fn main() -> Result<(), Failure> {
     let mut first = String::new();
     std::io::stdin().lock().read_line(&mut first)?;
@@ -103,7 +103,7 @@ async fn work(orders: Arc<Orders>) -> Result<(), Failure> {
     loop {
         tokio::select! {
             () = tokio::time::sleep(Duration::from_millis(100)) => {}
-            // None of them ends by itself.
+            // No task ends by itself.
             Some(ended) = tasks.join_next() => ended?,
         }
         tell(&Line::Stats { at: now(), figures: store.stats().into() });
@@ -145,7 +145,7 @@ impl Task {
     fn choose_session(&mut self) -> SessionId {
         let slot = self.random.u32(0..self.orders.slots);
         let (generation, _) = self.orders.turn(slot, now());
-        // Now and then, one whose time is over: it must stay as it is.
+        // Now and then, a session whose time is over, which must stay as it is.
         let back = u64::from(self.random.u8(..) < 24 && generation > 1);
         SessionId { slot, generation: generation - back }
     }
@@ -175,13 +175,13 @@ impl Task {
     }
 }
 
-/// What is told of an operation that has answered or failed just now.
+/// Returns the report on an operation that has just answered or failed.
 pub(crate) fn ended(op: u64, action: Action, outcome: Result<(Answer, Coherence), Error>) -> Line {
     let at = now();
     let (answer, degraded, error) = match outcome {
         Ok((answer, coherence)) => (answer, coherence == Coherence::Degraded, None),
         Err(Error::SessionGone) => (Answer::Nothing, false, None),
-        // Nothing happened. Too many were faster, or it was not its turn.
+        // The operation had no effect: too many others were faster, or its turn did not come.
         Err(Error::Conflict | Error::AlreadyExists) => (Answer::Refused, false, None),
         Err(error) => {
             let is_open = action != Action::Load && error.outcome() == Outcome::Unknown;
@@ -242,7 +242,7 @@ pub(crate) async fn attempt<C: Cache, P: SubjectIndex>(
 
 const LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A new session without anything in it.
+/// Returns a new, empty session.
 pub(crate) fn empty() -> Record {
     let now = Timestamp::from(SystemTime::now());
     Record::new(Bytes::from_static(b"1{}"), now, now + LIFE)
@@ -253,7 +253,7 @@ pub(crate) fn stored_key<C: Cache, P: SubjectIndex>(store: &CachedDb<C, P>, key:
     store.stored_key(&key).expect("no prefix makes it too long")
 }
 
-/// One that is not there is as one that has ended.
+/// A session that is not there counts as ended.
 async fn open<C: Cache, P: SubjectIndex>(store: &CachedDb<C, P>, key: &str) -> Result<Session, Error> {
     let session = store.open(key).await?;
     if session.key().is_some() { Ok(session) } else { Err(Error::SessionGone) }
@@ -264,7 +264,8 @@ fn fields(session: &Session) -> Fields {
     session.iter().filter_map(|(name, value)| number(name, value)).collect()
 }
 
-/// How long after it began a write may still take effect, generously: a server that is paused does not see its bound pass.
+/// Returns how long after its beginning a write may still take effect. The time is generous, because a paused server does not
+/// see its bound pass.
 pub(crate) const LANDING: Nanos = 13 * SECOND;
 
 pub(crate) const PAUSE: Nanos = 8 * MILLI;

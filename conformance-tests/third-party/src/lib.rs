@@ -1,4 +1,4 @@
-//! A cache that somebody else has written: a map that keeps entries encoded, as one outside of the process would.
+//! A cache of a third party: a map that keeps entries encoded, as a cache outside of the process would.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,20 +9,20 @@ use session_core::{
     Cache, CacheError, CacheProperties, Entry, EnvelopeError, Exchange, Expected, Scope, StoredKey,
 };
 
-/// Cloning it gives another handle to the same cache.
+/// A cache in memory. A clone is another handle to the same cache.
 #[derive(Clone, Debug, Default)]
 pub struct MapCache {
     slots: Arc<Mutex<HashMap<StoredKey, (Bytes, Instant)>>>,
 }
 
 impl MapCache {
-    /// The bytes under `key`.
+    /// Returns the bytes under `key`.
     pub fn raw(&self, key: &StoredKey) -> Option<Bytes> {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         slots.get(key).filter(|(_, until)| Instant::now() < *until).map(|(bytes, _)| bytes.clone())
     }
 
-    /// Puts bytes under `key`, or takes them away.
+    /// Puts bytes under `key`, or removes them.
     pub fn set_raw(&self, key: &StoredKey, bytes: Option<Bytes>, ttl: Duration) {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         match bytes.filter(|_| !ttl.is_zero()) {

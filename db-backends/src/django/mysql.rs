@@ -1,34 +1,35 @@
 //! MySQL and MariaDB. Django's keys and data have the database's collation there, which takes `a` for `A`. So keys are
-//! looked for in the index as text, and then compared as bytes, and data are compared as bytes.
+//! looked for in the index as text, and then compared as bytes; data are compared as bytes.
 
 use session_core::PersistenceError;
 use sqlx::mysql::MySqlRow;
 use sqlx::{MySql, Row as _};
 
-use super::row::Corrupt;
-use super::{Column, DjangoBackend, DjangoMySql, DjangoPersistence, Statements};
+use super::errors::Corrupt;
+use super::persistence::DjangoPersistence;
+use super::statements::{DjangoBackend, Statements};
 use crate::mysql::MySqlPersistence;
-use crate::sql::Query;
+use crate::sql::connector::Query;
 
-impl DjangoMySql {
-    /// In the table `django_session` of the database that `url` names, with defaults for everything else. See
+impl DjangoPersistence<MySql> {
+    /// Uses the table `django_session` of the database that `url` names, with defaults for everything else. See
     /// [`MySqlBuilder::connect`](crate::mysql::MySqlBuilder::connect), and [`over`](Self::over) for other settings.
     ///
     /// # Errors
     ///
-    /// As [`MySqlBuilder::connect`](crate::mysql::MySqlBuilder::connect).
+    /// The errors of [`MySqlBuilder::connect`](crate::mysql::MySqlBuilder::connect).
     pub async fn connect(url: &str) -> Result<Self, PersistenceError> {
-        Ok(DjangoPersistence::over(MySqlPersistence::connect(url).await?))
+        Ok(Self::over(MySqlPersistence::connect(url).await?))
     }
 }
 
 impl DjangoBackend for MySql {
     const TEMPLATES: Statements<&'static str> = Statements {
-        load: "SELECT session_key, session_data, DATE_FORMAT(expire_date, '%Y-%m-%d %H:%i:%s.%f')
+        load: "SELECT session_key, session_data, DATE_FORMAT(expire_date, '%Y-%m-%d %H:%i:%s.%f') AS expire_date
                FROM `{table}`
                WHERE session_key = ? AND CAST(session_key AS BINARY) = CAST(? AS BINARY)
                  AND expire_date > CAST(? AS DATETIME(6))",
-        insert: "INSERT INTO `{table}` (session_key, session_data, expire_date)
+        insert: "INSERT INTO `{table}` ({columns})
                  VALUES (?, ?, CAST(? AS DATETIME(6)))",
         update: "UPDATE `{table}`
                  SET session_data = ?,
@@ -53,7 +54,8 @@ impl DjangoBackend for MySql {
                  WHERE session_key = ? AND CAST(session_key AS BINARY) = CAST(? AS BINARY)",
         delete_expired: "DELETE FROM `{table}` WHERE expire_date <= CAST(? AS DATETIME(6))
                          ORDER BY expire_date LIMIT ?",
-        columns: "SELECT CAST(column_name AS CHAR), CAST(data_type AS CHAR), IF(column_key = 'PRI', 'true', 'false')
+        describe: "SELECT CAST(column_name AS CHAR) AS name, CAST(data_type AS CHAR) AS type,
+                          IF(column_key = 'PRI', 'true', 'false') AS is_key
                   FROM information_schema.columns WHERE table_schema = database() AND table_name = ?",
     };
 
@@ -75,7 +77,7 @@ CREATE INDEX `{table}_expire_date_a5c62663` ON `{table}` (`expire_date`);
         Self::bind_text(Self::bind_text(query, Some(key)), Some(key))
     }
 
-    fn text(row: &MySqlRow, column: Column) -> Result<&str, Corrupt> {
-        row.try_get(column.index).map_err(|_| Corrupt::Column(column.name))
+    fn read_text<'r>(row: &'r MySqlRow, column: &'static str) -> Result<&'r str, Corrupt> {
+        row.try_get(column).map_err(|_| Corrupt::Column(column))
     }
 }

@@ -1,4 +1,7 @@
-//! What all databases do alike with Django's table.
+//! The work of every database on Django's table.
+
+use std::fmt;
+use std::time::Duration;
 
 use session_core::django::instant;
 use session_core::{
@@ -8,8 +11,99 @@ use session_core::{
 use sqlx::{SqlStr, query};
 
 use super::row::{self, MAX_KEY_BYTES, MAX_PAYLOAD_BYTES, Row};
-use super::{DjangoBackend, DjangoPersistence};
-use crate::sql::{Query, Value};
+use super::schema;
+use super::statements::{DjangoBackend, Statements};
+use crate::sql::connector::Query;
+use crate::sql::persistence::{SqlPersistence, why_unmatched};
+use crate::sql::table::TableName;
+use crate::sql::value::Value;
+
+/// Django's `SESSION_COOKIE_AGE`, unless the site's settings change it: two weeks.
+const SESSION_COOKIE_AGE: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+
+/// Sessions in the table of a Django site. See [the module](super) for what is different there.
+///
+/// # Cancel safety
+///
+/// The same as the database that it is [over](Self::over).
+#[expect(private_bounds, reason = "implemented in this crate only")]
+pub struct DjangoPersistence<B: DjangoBackend> {
+    /// The connections, and the name of Django's table.
+    db: SqlPersistence<B>,
+    sql: Statements<SqlStr>,
+    session_age: Duration,
+}
+
+#[expect(private_bounds, reason = "implemented in this crate only")]
+impl<B: DjangoBackend> DjangoPersistence<B> {
+    /// Uses the table `django_session` of the database that `db` is connected to, with the connections and the timeouts of
+    /// `db`. The table name that `db` was built with has no effect.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), session_core::PersistenceError> {
+    /// # #[cfg(feature = "sqlite")] {
+    /// use std::time::Duration;
+    ///
+    /// use db_backends::django::DjangoPersistence;
+    /// use db_backends::sqlite::SqlitePersistence;
+    ///
+    /// let db = SqlitePersistence::builder().busy_timeout(Duration::from_secs(2)).connect("sqlite::memory:").await?;
+    /// let db = DjangoPersistence::over(db);
+    /// # }
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn over(db: SqlPersistence<B>) -> Self {
+        Self::in_table(db, TableName::django())
+    }
+
+    /// Uses another table, for a site with a session model of its own. Its further columns must have defaults, or be
+    /// nullable: they are left alone.
+    ///
+    /// # Errors
+    ///
+    /// [`PersistenceError::Config`] unless the name is 1 to 48 characters of `[A-Za-z0-9_]`, not beginning with a digit or
+    /// `sqlite_`.
+    pub fn with_table(self, name: &str) -> Result<Self, PersistenceError> {
+        Ok(Self { session_age: self.session_age, ..Self::in_table(self.db, TableName::parse(name)?) })
+    }
+
+    fn in_table(mut db: SqlPersistence<B>, table: TableName) -> Self {
+        let sql = B::TEMPLATES.fill(&table);
+        db.table = table;
+        Self { db, sql, session_age: SESSION_COOKIE_AGE }
+    }
+
+    /// Sets how long a session lives that has no expiry of its own: the site's `SESSION_COOKIE_AGE`, and the store's
+    /// `idle_timeout`. Defaults to two weeks.
+    ///
+    /// The only trace of a touch is a later expiry. So a session counts as last used this long before it expires, or when
+    /// it was last saved, whichever is later. A touch that is to be written only if the session is idle since some instant
+    /// looks at the expiry alone: it is written if the session expires this long after that instant, or before. With
+    /// another value here than in the store, and for sessions with an expiry of their own, touches are written more often,
+    /// or less often, than the store's `touch_interval` says.
+    #[must_use]
+    pub const fn session_age(mut self, session_age: Duration) -> Self {
+        self.session_age = session_age;
+        self
+    }
+
+    /// Waits for the running statements, including those whose callers have gone, and closes the connections, but not the
+    /// application's pool. Later calls fail with [`PersistenceError::Unavailable`].
+    pub async fn close(&self) {
+        self.db.close().await;
+    }
+}
+
+impl<B: DjangoBackend> fmt::Debug for DjangoPersistence<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DjangoPersistence")
+            .field("database", &B::NAME)
+            .field("table", &self.db.table.as_str())
+            .finish_non_exhaustive()
+    }
+}
 
 /// A parameter.
 enum Parameter<'a> {
@@ -17,7 +111,7 @@ enum Parameter<'a> {
     Key(&'a StoredKey),
     Text(&'a str),
     OptionalText(Option<&'a str>),
-    /// What expiries are compared with, or the cap of one.
+    /// An instant that expiries are compared with, or the cap of one.
     Instant(Timestamp),
     /// An expiry to be stored.
     Expiry(Timestamp),
@@ -36,7 +130,8 @@ fn statement<'a, B: DjangoBackend>(
     })
 }
 
-/// The statements make the expiry the later one of the record's and of what the row has up to here.
+/// Returns up to where the statements look at the expiry that the row has: they write the later one of that and the
+/// record's.
 pub(super) const fn expiry_cap(expiry: ExpiryWrite) -> Timestamp {
     match expiry {
         ExpiryWrite::Extend => Timestamp::MAX,
@@ -44,16 +139,16 @@ pub(super) const fn expiry_cap(expiry: ExpiryWrite) -> Timestamp {
     }
 }
 
-#[expect(private_bounds, reason = "nobody else implements it")]
+#[expect(private_bounds, reason = "implemented in this crate only")]
 impl<B: DjangoBackend> DjangoPersistence<B> {
-    /// The row under `key`, if it has not expired.
+    /// Returns the row under `key`, if it has not expired.
     async fn row(&self, key: &StoredKey, now: Timestamp) -> Result<Option<B::Row>, PersistenceError> {
         let parameters = [Parameter::Key(key), Parameter::Instant(now)];
-        B::read(&self.db, statement::<B>(&self.sql.load, parameters)).await
+        self.db.read(statement::<B>(&self.sql.load, parameters)).await
     }
 
-    /// The data of the session under `key`, which must have the version `expected`, so that a write can demand that they
-    /// are still there.
+    /// Returns the data of the session under `key`, which must have the version `expected`, so that a write can demand that
+    /// they are still there.
     async fn data_of(
         &self,
         key: &StoredKey,
@@ -72,26 +167,10 @@ impl<B: DjangoBackend> DjangoPersistence<B> {
         Ok(Some(row.data().to_owned()))
     }
 
-    /// Why a write matched no row.
-    async fn why_unmatched(
-        &self,
-        key: &StoredKey,
-        expected: Option<Version>,
-        now: Timestamp,
-    ) -> Result<PersistenceError, PersistenceError> {
-        if expected.is_none() {
-            return Ok(PersistenceError::NotFound);
-        }
-        Ok(match self.is_there(key, now).await? {
-            true => PersistenceError::Conflict,
-            false => PersistenceError::NotFound,
-        })
-    }
-
     /// Returns `true` if there is a session under `key` that has not expired.
     async fn is_there(&self, key: &StoredKey, now: Timestamp) -> Result<bool, PersistenceError> {
         let parameters = [Parameter::Key(key), Parameter::Instant(now)];
-        Ok(B::read(&self.db, statement::<B>(&self.sql.is_there, parameters)).await?.is_some())
+        Ok(self.db.read(statement::<B>(&self.sql.is_there, parameters)).await?.is_some())
     }
 }
 
@@ -106,7 +185,7 @@ impl<B: DjangoBackend> Persistence for DjangoPersistence<B> {
         let payload = row::payload(record)?;
         let parameters =
             [Parameter::Text(key.as_str()), Parameter::Text(payload), Parameter::Expiry(record.expires_at())];
-        B::write(&self.db, statement::<B>(&self.sql.insert, parameters)).await?;
+        self.db.write(statement::<B>(&self.sql.insert, parameters)).await?;
         Ok(row::version(key.as_str(), record.payload()))
     }
 
@@ -128,8 +207,8 @@ impl<B: DjangoBackend> Persistence for DjangoPersistence<B> {
             Parameter::Instant(now),
             Parameter::OptionalText(data.as_deref()),
         ];
-        match B::write(&self.db, statement::<B>(&self.sql.update, parameters)).await? {
-            0 => Err(self.why_unmatched(key, expected, now).await?),
+        match self.db.write(statement::<B>(&self.sql.update, parameters)).await? {
+            0 => Err(why_unmatched(expected, self.is_there(key, now)).await?),
             _ => Ok(row::version(key.as_str(), record.payload())),
         }
     }
@@ -141,7 +220,7 @@ impl<B: DjangoBackend> Persistence for DjangoPersistence<B> {
         idle_since: Timestamp,
         now: Timestamp,
     ) -> Result<bool, PersistenceError> {
-        // A touch leaves no other trace than a later expiry: see `session_age`.
+        // The only trace of a touch is a later expiry: see `session_age`.
         let due_until = idle_since + self.session_age;
         let parameters = [
             Parameter::Expiry(expires_at),
@@ -149,7 +228,7 @@ impl<B: DjangoBackend> Persistence for DjangoPersistence<B> {
             Parameter::Instant(now),
             Parameter::Instant(due_until),
         ];
-        match B::write(&self.db, statement::<B>(&self.sql.touch, parameters)).await? {
+        match self.db.write(statement::<B>(&self.sql.touch, parameters)).await? {
             0 if self.is_there(key, now).await? => Ok(false),
             0 => Err(PersistenceError::NotFound),
             _ => Ok(true),
@@ -179,38 +258,38 @@ impl<B: DjangoBackend> Persistence for DjangoPersistence<B> {
             Parameter::Instant(now),
             Parameter::OptionalText(data.as_deref()),
         ];
-        match B::write(&self.db, statement::<B>(&self.sql.rename, parameters)).await? {
-            0 => Err(self.why_unmatched(old, expected, now).await?),
+        match self.db.write(statement::<B>(&self.sql.rename, parameters)).await? {
+            0 => Err(why_unmatched(expected, self.is_there(old, now)).await?),
             _ => Ok(row::version(new.as_str(), record.payload())),
         }
     }
 
     async fn delete(&self, key: &StoredKey) -> Result<bool, PersistenceError> {
-        Ok(B::write(&self.db, statement::<B>(&self.sql.delete, [Parameter::Key(key)])).await? > 0)
+        Ok(self.db.write(statement::<B>(&self.sql.delete, [Parameter::Key(key)])).await? > 0)
     }
 
     async fn delete_expired(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError> {
         let query = statement::<B>(&self.sql.delete_expired, [Parameter::Instant(before)]);
-        B::write(&self.db, B::bind(query, Value::Integer(limit.into()))).await
+        self.db.write(B::bind(query, Value::Integer(limit.into()))).await
     }
 
     async fn now(&self) -> Result<Timestamp, PersistenceError> {
         self.db.now().await
     }
 
-    /// Makes nothing: the table is the site's. The same as [`check_schema`](Self::check_schema), so that a store with
-    /// defaults can be built.
+    /// Makes nothing, because the table is the site's. Does the same as [`check_schema`](Self::check_schema), so that a
+    /// store with defaults can be built.
     async fn migrate(&self) -> Result<(), PersistenceError> {
-        self.check().await
+        self.check_schema().await
     }
 
-    /// What `manage.py migrate sessions` runs, for databases that no site has ever used.
+    /// Returns the statements that `manage.py migrate sessions` runs, for databases that no site has ever used.
     fn schema_sql(&self) -> String {
         self.db.table.fill(B::SCHEMA)
     }
 
     async fn check_schema(&self) -> Result<(), PersistenceError> {
-        self.check().await
+        schema::check(&self.db, &self.sql).await
     }
 
     fn properties(&self) -> PersistenceProperties {

@@ -1,32 +1,33 @@
-//! Instants go to and fro as text in UTC, so that the time zone and the date style of the session do not matter.
+//! Postgres. Instants are sent and read as text in UTC, so that the time zone and the date style of the session do not matter.
 
 use session_core::PersistenceError;
 use sqlx::postgres::PgRow;
 use sqlx::{Postgres, Row as _};
 
-use super::row::Corrupt;
-use super::{Column, DjangoBackend, DjangoPersistence, DjangoPostgres, Statements};
+use super::errors::Corrupt;
+use super::persistence::DjangoPersistence;
+use super::statements::{DjangoBackend, Statements};
 use crate::postgres::PostgresPersistence;
-use crate::sql::Query;
+use crate::sql::connector::Query;
 
-impl DjangoPostgres {
-    /// In the table `django_session` of the database that `url` names, with defaults for everything else. See
-    /// [`PostgresBuilder::connect`](crate::postgres::PostgresBuilder::connect), and [`over`](Self::over) for other
-    /// settings.
+impl DjangoPersistence<Postgres> {
+    /// Uses the table `django_session` of the database that `url` names, with defaults for everything else. See
+    /// [`PostgresBuilder::connect`](crate::postgres::PostgresBuilder::connect), and [`over`](Self::over) for other settings.
     ///
     /// # Errors
     ///
-    /// As [`PostgresBuilder::connect`](crate::postgres::PostgresBuilder::connect).
+    /// The errors of [`PostgresBuilder::connect`](crate::postgres::PostgresBuilder::connect).
     pub async fn connect(url: &str) -> Result<Self, PersistenceError> {
-        Ok(DjangoPersistence::over(PostgresPersistence::connect(url).await?))
+        Ok(Self::over(PostgresPersistence::connect(url).await?))
     }
 }
 
 impl DjangoBackend for Postgres {
     const TEMPLATES: Statements<&'static str> = Statements {
-        load: r#"SELECT session_key, session_data, to_char(expire_date AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')
+        load: r#"SELECT session_key, session_data,
+                        to_char(expire_date AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') AS expire_date
                  FROM "{table}" WHERE session_key = $1 AND expire_date > ($2 || '+00')::timestamptz"#,
-        insert: r#"INSERT INTO "{table}" (session_key, session_data, expire_date)
+        insert: r#"INSERT INTO "{table}" ({columns})
                    VALUES ($1, $2, ($3 || '+00')::timestamptz)"#,
         update: r#"UPDATE "{table}"
                    SET session_data = $1,
@@ -47,14 +48,14 @@ impl DjangoBackend for Postgres {
         is_there: r#"SELECT 1 FROM "{table}"
                      WHERE session_key = $1 AND expire_date > ($2 || '+00')::timestamptz"#,
         delete: r#"DELETE FROM "{table}" WHERE session_key = $1"#,
-        // As in a table of our own: what others have locked, they delete or write.
+        // The same as in a table of ours: rows that others have locked are deleted or written by them.
         delete_expired: r#"DELETE FROM "{table}" WHERE session_key = ANY (ARRAY(
                                SELECT session_key FROM "{table}"
                                WHERE expire_date <= ($1 || '+00')::timestamptz
                                ORDER BY expire_date LIMIT $2 FOR UPDATE SKIP LOCKED))"#,
-        columns: "SELECT attname::text, format_type(atttypid, NULL), EXISTS (
+        describe: "SELECT attname::text AS name, format_type(atttypid, NULL) AS type, EXISTS (
                       SELECT FROM pg_index
-                      WHERE indrelid = attrelid AND indisprimary AND attnum = ANY (indkey))::text
+                      WHERE indrelid = attrelid AND indisprimary AND attnum = ANY (indkey))::text AS is_key
                   FROM pg_attribute
                   WHERE attrelid = to_regclass(quote_ident($1)) AND attnum > 0 AND NOT attisdropped",
     };
@@ -74,7 +75,7 @@ CREATE INDEX "{table}_expire_date_a5c62663" ON "{table}" ("expire_date");
         query.bind(text)
     }
 
-    fn text(row: &PgRow, column: Column) -> Result<&str, Corrupt> {
-        row.try_get(column.index).map_err(|_| Corrupt::Column(column.name))
+    fn read_text<'r>(row: &'r PgRow, column: &'static str) -> Result<&'r str, Corrupt> {
+        row.try_get(column).map_err(|_| Corrupt::Column(column))
     }
 }

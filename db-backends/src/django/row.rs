@@ -1,4 +1,4 @@
-//! What a row holds, and which version of a session that is.
+//! The contents of a row, and the version of a session.
 
 use std::time::Duration;
 
@@ -7,19 +7,16 @@ use session_core::django::{instant, is_signed_text, signed_at};
 use session_core::{PersistenceError, Record, StoredKey, Timestamp, Version};
 use sha2::{Digest as _, Sha256};
 
-use super::{Column, DjangoBackend};
+use super::errors::Corrupt;
+use super::statements::{DATA, DjangoBackend, EXPIRY, KEY};
 
 /// The largest payload, in bytes. An update carries two of them, the old and the new, in one statement.
 pub(super) const MAX_PAYLOAD_BYTES: usize = 7 << 20;
 
-/// Of Django's keys, in characters.
+/// The longest of Django's keys, in characters.
 pub(super) const MAX_KEY_BYTES: usize = 40;
 
-const KEY: Column = Column { index: 0, name: "session_key" };
-const DATA: Column = Column { index: 1, name: "session_data" };
-const EXPIRY: Column = Column { index: 2, name: "expire_date" };
-
-/// A row of Django's.
+/// A row of Django's table.
 pub(super) struct Row<'r> {
     key: &'r str,
     data: &'r str,
@@ -28,15 +25,15 @@ pub(super) struct Row<'r> {
 
 impl<'r> Row<'r> {
     pub(super) fn read<B: DjangoBackend>(row: &'r B::Row) -> Result<Self, PersistenceError> {
-        let data = B::text(row, DATA)?;
+        let data = B::read_text(row, DATA)?;
         if data.len() > MAX_PAYLOAD_BYTES {
             return Err(Corrupt::Size.into());
         }
-        let expires_at = instant::parse(B::text(row, EXPIRY)?).ok_or(Corrupt::Column(EXPIRY.name))?;
-        Ok(Self { key: B::text(row, KEY)?, data, expires_at })
+        let expires_at = instant::parse(B::read_text(row, EXPIRY)?).ok_or(Corrupt::Column(EXPIRY))?;
+        Ok(Self { key: B::read_text(row, KEY)?, data, expires_at })
     }
 
-    /// Whether it is the row of `key`: the database may take keys for equal that are not.
+    /// Returns `true` if it is the row of `key`: the database may take keys for equal that are not.
     pub(super) fn is_of(&self, key: &StoredKey) -> bool {
         self.key == key.as_str()
     }
@@ -49,13 +46,13 @@ impl<'r> Row<'r> {
         self.data
     }
 
-    /// The session in it. One that does not choose otherwise lives for `session_age`.
+    /// Returns the session in it, of a site whose sessions live for `session_age` unless they have an expiry of their own.
     pub(super) fn record(&self, now: Timestamp, session_age: Duration) -> Record {
         let touched_at = self.expires_at - session_age;
         let saved_at = signed_at(self.data.as_bytes()).unwrap_or(touched_at);
         Record::new(
             Bytes::copy_from_slice(self.data.as_bytes()),
-            // The clock of who saved it may be ahead of ours.
+            // The clock of the node that saved it may be ahead of ours.
             saved_at.min(now),
             self.expires_at,
         )
@@ -64,14 +61,14 @@ impl<'r> Row<'r> {
     }
 }
 
-/// The version of a session with this key and these data, and never that of [`Version::UNSAVED`].
+/// Returns the version of a session with this key and these data, which is never that of [`Version::UNSAVED`].
 pub(super) fn version(key: &str, data: &[u8]) -> Version {
     let digest = Sha256::new().chain_update(key).chain_update([0]).chain_update(data).finalize();
     let bits = digest.iter().take(8).fold(0, |bits, byte| bits << 8 | u64::from(*byte));
     Version::from_u64(bits.max(1))
 }
 
-/// Refuses what Django's table cannot keep, and what Django could not read, before any I/O; else the payload as text.
+/// Returns the payload as text. Refuses what Django's table cannot keep, and what Django could not read, before any I/O.
 pub(super) fn payload(record: &Record) -> Result<&str, PersistenceError> {
     let payload = record.payload();
     if payload.len() > MAX_PAYLOAD_BYTES {
@@ -90,21 +87,6 @@ pub(super) fn payload(record: &Record) -> Result<&str, PersistenceError> {
                 .to_owned(),
         )
     })
-}
-
-/// Why a row cannot be read. Says nothing of what is in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Corrupt {
-    #[error("column {0} has a value that Django never writes")]
-    Column(&'static str),
-    #[error("column session_data holds more than this version ever reads")]
-    Size,
-}
-
-impl From<Corrupt> for PersistenceError {
-    fn from(corrupt: Corrupt) -> Self {
-        Self::CorruptRow(Box::new(corrupt))
-    }
 }
 
 #[cfg(test)]
@@ -129,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_was_last_used_when_it_was_saved_or_touched() {
+    fn last_seen_is_the_later_one_of_save_and_touch() {
         let last_seen = |expires_at, now| row(expires_at).record(now, 14 * DAY).last_seen_at();
         let now = SIGNED_AT + 2 * DAY;
         // Saved, and left alone.
@@ -142,13 +124,13 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_does_not_say_when_it_was_saved_has_instants_all_the_same() {
+    fn record_without_a_time_of_signing_still_has_times() {
         let record = Row { data: "?", ..row(SIGNED_AT + 14 * DAY) }.record(SIGNED_AT + DAY, 14 * DAY);
         assert_eq!((record.created_at(), record.last_seen_at()), (SIGNED_AT, SIGNED_AT));
     }
 
     #[test]
-    fn what_django_could_not_read_is_refused() {
+    fn payload_that_django_could_not_read_is_refused() {
         let record =
             |payload: &'static [u8]| Record::new(Bytes::from_static(payload), SIGNED_AT, SIGNED_AT + DAY);
         assert!(payload(&record(b"e30:1r31eq:signature")).is_ok());
@@ -156,7 +138,7 @@ mod tests {
             assert!(matches!(payload(&record(other)), Err(PersistenceError::Config(_))), "{other:?}");
         }
         let subject = session_core::Subject::parse("42").ok();
-        let of_somebody = record(b"e30:1r31eq:signature").with_subject(subject);
-        assert!(matches!(payload(&of_somebody), Err(PersistenceError::Config(_))));
+        let with_subject = record(b"e30:1r31eq:signature").with_subject(subject);
+        assert!(matches!(payload(&with_subject), Err(PersistenceError::Config(_))));
     }
 }

@@ -1,38 +1,39 @@
-//! Django writes instants to SQLite as text, `2026-11-23 10:10:47.459413` in UTC, and leaves the digits behind the point
-//! away if all are zero. What they are compared with here always has six of them: an expiry without digits is then less
-//! than, and never greater than, the same instant with them, which is right, because a session that expires now is over.
+//! SQLite. Django writes instants to it as text, `2026-11-23 10:10:47.459413` in UTC, and omits the digits after the point
+//! if all are zero. The text that they are compared with here always has six of them: an expiry without digits is then
+//! less than, and never greater than, the same instant with them. This is right, because a session that expires now is
+//! over.
 
 use session_core::django::instant;
 use session_core::{PersistenceError, Timestamp};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, Sqlite};
 
-use super::row::Corrupt;
-use super::{Column, DjangoBackend, DjangoPersistence, DjangoSqlite, Statements};
-use crate::SqlPersistence;
-use crate::sql::Query;
+use super::errors::Corrupt;
+use super::persistence::DjangoPersistence;
+use super::statements::{DjangoBackend, Statements};
+use crate::sql::connector::Query;
 use crate::sqlite::SqlitePersistence;
 
-impl DjangoSqlite {
-    /// In the table `django_session` of the file that `url` names, with defaults for everything else. See
+impl DjangoPersistence<Sqlite> {
+    /// Uses the table `django_session` of the file that `url` names, with defaults for everything else. See
     /// [`SqliteBuilder::connect`](crate::sqlite::SqliteBuilder::connect), and [`over`](Self::over) for other settings.
     ///
-    /// The file is put into write-ahead mode, which it then keeps, for Django as well: readers and the writer do not wait
-    /// for each other any more.
+    /// The file is put into write-ahead mode, which it then keeps, for Django as well: readers and the writer no longer
+    /// wait for each other.
     ///
     /// # Errors
     ///
-    /// As [`SqliteBuilder::connect`](crate::sqlite::SqliteBuilder::connect).
+    /// The errors of [`SqliteBuilder::connect`](crate::sqlite::SqliteBuilder::connect).
     pub async fn connect(url: &str) -> Result<Self, PersistenceError> {
-        Ok(DjangoPersistence::over(SqlitePersistence::connect(url).await?))
+        Ok(Self::over(SqlitePersistence::connect(url).await?))
     }
 }
 
 impl DjangoBackend for Sqlite {
     const TEMPLATES: Statements<&'static str> = Statements {
-        load: r#"SELECT session_key, session_data, CAST(expire_date AS TEXT)
+        load: r#"SELECT session_key, session_data, CAST(expire_date AS TEXT) AS expire_date
                  FROM "{table}" WHERE session_key = ? AND expire_date > ?"#,
-        insert: r#"INSERT INTO "{table}" (session_key, session_data, expire_date) VALUES (?, ?, ?)"#,
+        insert: r#"INSERT INTO "{table}" ({columns}) VALUES (?, ?, ?)"#,
         update: r#"UPDATE "{table}"
                    SET session_data = ?, expire_date = max(?, min(?, expire_date))
                    WHERE session_key = ? AND expire_date > ? AND session_data = coalesce(?, session_data)"#,
@@ -45,7 +46,7 @@ impl DjangoBackend for Sqlite {
         delete: r#"DELETE FROM "{table}" WHERE session_key = ?"#,
         delete_expired: r#"DELETE FROM "{table}" WHERE rowid IN
                            (SELECT rowid FROM "{table}" WHERE expire_date <= ? ORDER BY expire_date LIMIT ?)"#,
-        columns: "SELECT name, type, iif(pk > 0, 'true', 'false') FROM pragma_table_info(?)",
+        describe: "SELECT name, type, iif(pk > 0, 'true', 'false') AS is_key FROM pragma_table_info(?)",
     };
 
     const SCHEMA: &'static str = r#"CREATE TABLE "{table}" (
@@ -62,8 +63,8 @@ CREATE INDEX "{table}_expire_date_a5c62663" ON "{table}" ("expire_date");
         query.bind(text)
     }
 
-    fn text(row: &SqliteRow, column: Column) -> Result<&str, Corrupt> {
-        row.try_get(column.index).map_err(|_| Corrupt::Column(column.name))
+    fn read_text<'r>(row: &'r SqliteRow, column: &'static str) -> Result<&'r str, Corrupt> {
+        row.try_get(column).map_err(|_| Corrupt::Column(column))
     }
 
     fn expiry(expiry: Timestamp) -> String {
@@ -72,10 +73,6 @@ CREATE INDEX "{table}_expire_date_a5c62663" ON "{table}" ("expire_date");
             text.truncate(text.len() - ".000000".len());
         }
         text
-    }
-
-    async fn check_connections(db: &SqlPersistence<Self>) -> Result<(), PersistenceError> {
-        db.connections.check().await
     }
 }
 
@@ -86,7 +83,7 @@ mod tests {
     use super::*;
     use crate::sql::table::TableName;
 
-    /// On servers, it is counted what they read.
+    /// On servers, other tests count the rows that they read.
     #[tokio::test]
     async fn no_statement_reads_the_whole_table() {
         let table = TableName::django();

@@ -1,25 +1,14 @@
-//! What an operator asks.
+//! The state of a MySQL or MariaDB server.
 
-use session_core::{PersistenceError, Timestamp};
-use sqlx::{MySqlConnection, Row as _, query, query_scalar};
+use session_core::Timestamp;
+use sqlx::{MySqlConnection, query_as, query_scalar};
 
-use super::{DIALECT, MySqlPersistence};
 use crate::Inspection;
+use crate::sql::columns::Column;
 use crate::sql::table::TableName;
 
-pub(super) async fn inspect(db: &MySqlPersistence) -> Result<Inspection, PersistenceError> {
-    let table = db.table.clone();
-    let inspection = db
-        .connections
-        .lease()
-        .await?
-        .perform(move |connection| Box::pin(async move { look(connection, &table).await }))
-        .await;
-    inspection.map_err(|error| DIALECT.reading(&error, &db.table))
-}
-
-async fn look(connection: &mut MySqlConnection, table: &TableName) -> sqlx::Result<Inspection> {
-    let server = query(
+pub(super) async fn inspect(connection: &mut MySqlConnection, table: &TableName) -> sqlx::Result<Inspection> {
+    let (version, clock, read_only) = query_as::<_, (String, i64, i64)>(
         "SELECT CAST(version() AS CHAR), timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6)),
                 CAST(@@global.read_only AS SIGNED)",
     )
@@ -32,7 +21,10 @@ async fn look(connection: &mut MySqlConnection, table: &TableName) -> sqlx::Resu
     .bind(table.as_str())
     .fetch_all(connection)
     .await?;
-    let clock = Timestamp::from_micros(server.try_get(1)?);
-    let is_read_only = server.try_get::<i64, _>(2)? != 0;
-    Ok(Inspection::new(server.try_get(0)?, Some(clock), is_read_only, &indexed))
+    Ok(Inspection {
+        version,
+        clock: Some(Timestamp::from_micros(clock)),
+        is_read_only: read_only != 0,
+        missing_indexes: Column::missing_indexes(&indexed),
+    })
 }

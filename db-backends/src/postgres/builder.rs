@@ -1,135 +1,173 @@
-use std::str::FromStr as _;
-use std::sync::Arc;
+//! The settings of a Postgres database, and how it is connected to with them.
+
 use std::time::Duration;
 
 use session_core::PersistenceError;
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{AssertSqlSafe, PgPool, SqlSafeStr as _};
+use sqlx::{PgPool, Postgres};
 
-use super::{DIALECT, PostgresLink, PostgresPersistence, statements};
-use crate::sql::attended::GRACE;
-use crate::sql::remote::Remote;
+use super::connect::{PostgresConnector, begin};
+use crate::sql::persistence::SqlPersistence;
+use crate::sql::run_to_end::GRACE;
+use crate::sql::server::{ServerConnections, ServerSettings};
 use crate::sql::table::TableName;
+use crate::url;
 
-/// How a [`PostgresPersistence`] is to be.
-#[derive(Clone, Debug)]
-#[must_use]
-pub struct PostgresBuilder {
-    table: Option<String>,
-    statement_timeout: Duration,
-    lock_timeout: Duration,
-    acquire_timeout: Duration,
-    max_connections: u16,
+impl SqlPersistence<Postgres> {
+    /// Connects to the database of `url` with the defaults. See [`PostgresBuilder::connect`].
+    ///
+    /// ```no_run
+    /// # use db_backends::postgres::PostgresPersistence;
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use session_core::Persistence as _;
+    ///
+    /// let db = PostgresPersistence::connect("postgres://app:password@localhost/app").await?;
+    /// db.migrate().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`PostgresBuilder::connect`].
+    ///
+    /// # Cancel safety
+    ///
+    /// When this future is dropped, a task may still open a connection, which it then closes.
+    pub async fn connect(url: &str) -> Result<Self, PersistenceError> {
+        Self::builder().connect(url).await
+    }
+
+    /// Returns a builder, for another table name, other timeouts, another number of connections, or an existing pool.
+    pub const fn builder() -> PostgresBuilder {
+        PostgresBuilder::new()
+    }
+
+    /// Uses an existing pool, and the table `sessions`. See [`PostgresBuilder::on_pool`], which takes another name.
+    #[must_use]
+    pub fn from_pool(pool: PgPool) -> Self {
+        PostgresBuilder::new().on_pool_with(pool, TableName::default())
+    }
 }
 
+/// A builder for a [`PostgresPersistence`](super::PostgresPersistence).
+// The setters stand in both servers' builders, because what their documentation says differs.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct PostgresBuilder(ServerSettings);
+
 impl PostgresBuilder {
-    pub(super) const fn new() -> Self {
-        Self {
-            table: None,
-            statement_timeout: Duration::from_secs(5),
-            lock_timeout: Duration::from_secs(3),
-            acquire_timeout: Duration::from_secs(5),
-            max_connections: 10,
-        }
+    const fn new() -> Self {
+        Self(ServerSettings::DEFAULT)
     }
 
-    /// The name of the session table: 1 to 48 characters of `[A-Za-z0-9_]`, not beginning with a digit or `sqlite_`.
-    /// Default `sessions`. It is looked for in the schemas of the connection's `search_path`, and made in the first.
+    /// Sets the name of the session table: 1 to 48 characters of `[A-Za-z0-9_]`, not beginning with a digit or `sqlite_`.
+    /// Defaults to `sessions`. It is looked for in the schemas of the connection's `search_path`, and made in the first.
     pub fn table(mut self, name: impl Into<String>) -> Self {
-        self.table = Some(name.into());
+        self.0.table = Some(name.into());
         self
     }
 
-    /// How long a statement may take before the server ends it, and it fails with [`PersistenceError::Busy`].
-    /// Default 5 s. Also for one whose caller has gone.
+    /// Sets how long a statement may take before the server ends it and it fails with [`PersistenceError::Busy`], even
+    /// when its caller has gone. Defaults to 5 s.
     pub const fn statement_timeout(mut self, statement_timeout: Duration) -> Self {
-        self.statement_timeout = statement_timeout;
+        self.0.statement_timeout = statement_timeout;
         self
     }
 
-    /// How long a statement waits for somebody else's lock before it fails with [`PersistenceError::Busy`]. Default 3 s.
+    /// Sets how long a statement waits for another client's lock before it fails with [`PersistenceError::Busy`].
+    /// Defaults to 3 s.
     pub const fn lock_timeout(mut self, lock_timeout: Duration) -> Self {
-        self.lock_timeout = lock_timeout;
+        self.0.lock_timeout = lock_timeout;
         self
     }
 
-    /// How long a call waits for a connection: for its turn, and for the server's answer. Default 5 s each. A pool of the
-    /// application's has its own.
+    /// Sets how long a call waits for a connection: for its turn, and for the server's answer. Defaults to 5 s each. An
+    /// existing pool has a timeout of its own.
     pub const fn acquire_timeout(mut self, acquire_timeout: Duration) -> Self {
-        self.acquire_timeout = acquire_timeout;
+        self.0.acquire_timeout = acquire_timeout;
         self
     }
 
-    /// The most connections. Default 10, at least 1. A pool of the application's has its own number.
+    /// Sets the maximum number of connections, at least 1. Defaults to 10. An existing pool has a number of its own.
     pub const fn max_connections(mut self, max_connections: u16) -> Self {
-        self.max_connections = max_connections;
+        self.0.max_connections = max_connections;
         self
     }
 
     /// Connects to the database of `url`: `postgres://user:password@host:5432/database`. The server must answer; more
     /// connections are made when they are needed.
     ///
-    /// `?sslmode=require`, `verify-ca` or `verify-full` need the feature `postgres-tls`; `?options=-c%20search_path=app`
-    /// chooses a schema.
+    /// `?sslmode=require`, `verify-ca` and `verify-full` need the feature `postgres-tls`;
+    /// `?options=-c%20search_path=app` chooses a schema.
     ///
     /// # Errors
     ///
-    /// [`PersistenceError::Config`] for a bad URL or table name; [`PersistenceError::Unavailable`] when the server does
-    /// not answer, or does not let this user in.
+    /// - [`PersistenceError::Config`] if the URL or the table name is bad.
+    /// - [`PersistenceError::Unavailable`] if the server does not answer, or does not let this user in.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future may leave a connection that is still opened by a task, and then closed.
-    pub async fn connect(self, url: &str) -> Result<PostgresPersistence, PersistenceError> {
-        let table = TableName::parse_or_default(self.table.as_deref())?;
-        if !["postgres:", "postgresql:"].iter().any(|scheme| url.starts_with(scheme)) {
-            return Err(PersistenceError::Config("the URL does not begin with postgres:".to_owned()));
-        }
-        let options = PgConnectOptions::from_str(url).map_err(|error| DIALECT.parsing(&error))?.options([
-            ("statement_timeout", millis(self.statement_timeout)),
-            ("lock_timeout", millis(self.lock_timeout)),
-            // Otherwise one of two writes of a session at the same time would be an error.
-            ("default_transaction_isolation", "read committed".to_owned()),
-        ]);
-        let database = options.get_database().map(str::to_owned);
-        let connections =
-            Remote::own(PostgresLink(Arc::new(options)), self.max_connections.max(1), self.acquire_timeout);
-        connections.lease().await?.release();
+    /// When this future is dropped, a task may still open a connection, which it then closes.
+    pub async fn connect(self, url: &str) -> Result<SqlPersistence<Postgres>, PersistenceError> {
+        let table = self.0.table()?;
+        let connector = PostgresConnector::new(url, &self.0)?;
+        let database = connector.database();
+        let connections = self.0.connect(connector).await?;
         Ok(self.finish(connections, table).in_database(database.as_deref()))
     }
 
-    /// Over a pool that the application has. Its connections are used as they are. Every write is a transaction of its
-    /// own, which takes two more round trips, with the timeouts of this builder.
+    /// Connects to the database of `url`, with the settings that its parameters name.
+    pub(crate) async fn connect_by_url(url: &str) -> Result<SqlPersistence<Postgres>, PersistenceError> {
+        let mut builder = Self::new();
+        let url = url::take_parameters(url, DRIVER_PARAMETERS, |name, value| builder.0.set(name, value))?;
+        builder.connect(&url).await
+    }
+
+    /// Uses an existing pool. Its connections are used as they are. Every write is a transaction of its own, which takes
+    /// two more round trips, with the timeouts of this builder.
     ///
     /// # Errors
     ///
-    /// [`PersistenceError::Config`] for a bad table name.
-    pub fn on_pool(self, pool: PgPool) -> Result<PostgresPersistence, PersistenceError> {
-        let table = TableName::parse_or_default(self.table.as_deref())?;
+    /// [`PersistenceError::Config`] if the table name is bad.
+    pub fn on_pool(self, pool: PgPool) -> Result<SqlPersistence<Postgres>, PersistenceError> {
+        let table = self.0.table()?;
         Ok(self.on_pool_with(pool, table))
     }
 
-    pub(super) fn on_pool_with(&self, pool: PgPool, table: TableName) -> PostgresPersistence {
-        let begin = format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}",
-            millis(self.statement_timeout),
-            millis(self.lock_timeout)
-        );
-        // Safe, because these are numbers.
+    fn on_pool_with(&self, pool: PgPool, table: TableName) -> SqlPersistence<Postgres> {
+        let begin = begin(&self.0);
         let options = pool.connect_options();
-        self.finish(Remote::Pool { pool, begin: AssertSqlSafe(begin).into_sql_str() }, table)
-            .in_database(options.get_database())
+        self.finish(ServerConnections::Application { pool, begin }, table).in_database(options.get_database())
     }
 
-    fn finish(&self, connections: Remote<PostgresLink>, table: TableName) -> PostgresPersistence {
-        let sql = statements(&table);
-        // The statement may be sent when its grace is nearly over. The commit takes some time of its own.
-        let bound = GRACE + self.statement_timeout + Duration::from_secs(5);
-        PostgresPersistence::new(connections, table, sql, bound)
+    fn finish(
+        &self,
+        connections: ServerConnections<PostgresConnector>,
+        table: TableName,
+    ) -> SqlPersistence<Postgres> {
+        // The statement may be sent when its grace period is nearly over. The commit takes some time of its own.
+        let bound = GRACE + self.0.statement_timeout + Duration::from_secs(5);
+        SqlPersistence::new(connections, table, bound)
     }
 }
 
-/// As the server takes it, where zero would mean "for ever".
-fn millis(timeout: Duration) -> String {
-    timeout.as_millis().clamp(1, i32::MAX as u128).to_string()
-}
+/// The parameters of a URL that the driver understands.
+const DRIVER_PARAMETERS: &[&str] = &[
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+];

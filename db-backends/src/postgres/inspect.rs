@@ -1,26 +1,15 @@
-//! What an operator asks.
+//! The state of a Postgres server.
 
-use session_core::{PersistenceError, Timestamp};
-use sqlx::{PgConnection, Row as _, query, query_scalar};
+use session_core::Timestamp;
+use sqlx::{PgConnection, query_as, query_scalar};
 
-use super::{DIALECT, PostgresPersistence};
 use crate::Inspection;
+use crate::sql::columns::Column;
 use crate::sql::table::TableName;
 
-pub(super) async fn inspect(db: &PostgresPersistence) -> Result<Inspection, PersistenceError> {
-    let table = db.table.clone();
-    let inspection = db
-        .connections
-        .lease()
-        .await?
-        .perform(move |connection| Box::pin(async move { look(connection, &table).await }))
-        .await;
-    inspection.map_err(|error| DIALECT.reading(&error, &db.table))
-}
-
-async fn look(connection: &mut PgConnection, table: &TableName) -> sqlx::Result<Inspection> {
+pub(super) async fn inspect(connection: &mut PgConnection, table: &TableName) -> sqlx::Result<Inspection> {
     // A replica's transactions are read-only.
-    let server = query(
+    let (version, clock, is_read_only) = query_as::<_, (String, i64, bool)>(
         "SELECT current_setting('server_version'), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
                 current_setting('transaction_read_only') = 'on'",
     )
@@ -33,6 +22,6 @@ async fn look(connection: &mut PgConnection, table: &TableName) -> sqlx::Result<
     .bind(table.as_str())
     .fetch_all(connection)
     .await?;
-    let clock = Timestamp::from_micros(server.try_get(1)?);
-    Ok(Inspection::new(server.try_get(0)?, Some(clock), server.try_get(2)?, &indexed))
+    let missing_indexes = Column::missing_indexes(&indexed);
+    Ok(Inspection { version, clock: Some(Timestamp::from_micros(clock)), is_read_only, missing_indexes })
 }

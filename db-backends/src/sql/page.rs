@@ -1,23 +1,24 @@
-//! A page of rows in the order of their keys, past those whose keys are no stored keys.
+//! A page of rows in the order of their keys, without those whose keys are no stored keys.
 
 use session_core::{Row, StoredKey};
 
-use crate::sql::row::Corrupt;
+use crate::sql::columns::Corrupt;
 
+/// A page that is being read.
 pub(crate) struct Page<T> {
     rows: Vec<Row<T>>,
     limit: u32,
-    /// The key that what is still to be read begins with, in ASCII; `None` if nothing is.
+    /// The first key that is still to be read, in ASCII. `None` if nothing is left.
     first: Option<String>,
     least_byte: u8,
-    /// How many rows were asked for.
+    /// The number of rows in the last request.
     asked: u32,
     unreadable_keys: u64,
 }
 
 impl<T> Page<T> {
-    /// An empty page of at most `limit` rows that come after `after`, or of the first ones. A key and `least_byte` are
-    /// the least key that comes after it.
+    /// Makes an empty page for at most `limit` rows that come after `after`, or for the first ones. A key with
+    /// `least_byte` appended is the least key that comes after it.
     pub(crate) fn new(after: Option<&StoredKey>, limit: u32, least_byte: u8) -> Self {
         let first = match after {
             Some(after) => following(after.as_bytes(), least_byte),
@@ -26,14 +27,14 @@ impl<T> Page<T> {
         Self { rows: Vec::new(), limit, first, least_byte, asked: 0, unreadable_keys: 0 }
     }
 
-    /// Returns from which key on how many rows are still to be read. `None` if the page is complete.
+    /// Returns the first key that is still to be read, and how many rows. `None` if the page is complete.
     pub(crate) fn next(&mut self) -> Option<(&str, u32)> {
         let found = u32::try_from(self.rows.len()).unwrap_or(u32::MAX);
         self.asked = self.limit.saturating_sub(found);
         self.first.as_deref().filter(|_| self.asked > 0).map(|first| (first, self.asked))
     }
 
-    /// Adds what was read: of each row its key, if it has one that others can come after, and its contents.
+    /// Adds the rows that were read. Each has its contents, and its key if that is one that others can come after.
     pub(crate) fn add<'r, C>(&mut self, rows: impl Iterator<Item = (Option<&'r [u8]>, C)>)
     where
         C: FnOnce() -> Result<T, Corrupt>,
@@ -51,7 +52,7 @@ impl<T> Page<T> {
         self.first = last.and_then(|last| following(last, self.least_byte));
     }
 
-    /// Returns the rows, and says in the log how many were passed over.
+    /// Returns the rows, and logs how many were passed over.
     pub(crate) fn finish(self) -> Vec<Row<T>> {
         if self.unreadable_keys > 0 {
             tracing::warn!(target: "db_backends", event = "row_key_unreadable", count = self.unreadable_keys,
@@ -89,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_a_key_skips_no_stored_key() {
+    fn following_text_skips_no_stored_key() {
         let following = |key: &'static [u8]| following(key, 0);
         assert_eq!(following(b"a").as_deref(), Some("a\0"));
         assert_eq!(following(b"a b").as_deref(), Some("a b\0"));
@@ -101,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn page_goes_on_behind_unreadable_keys_until_it_is_full() {
+    fn page_reads_on_after_unreadable_keys_until_it_is_full() {
         let mut page = Page::new(None, 2, 0);
         assert_eq!(page.next(), Some(("", 2)));
         read(&mut page, &[b"a b", b"b"]);

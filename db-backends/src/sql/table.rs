@@ -1,14 +1,17 @@
+//! The name of the session table.
+
+use std::sync::Arc;
+
 use session_core::PersistenceError;
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
-/// The name of the session table, `sessions` by default: an identifier that every database takes, so that it can stand in the text of a
-/// statement. Statements quote it all the same: it may be a word of SQL.
+/// The name of the session table, `sessions` by default. It is an identifier in every database, so it can stand in the
+/// text of a statement. Statements quote it all the same, because it may be a word of SQL.
 #[derive(Clone, Debug)]
 pub(crate) struct TableName(String);
 
 impl TableName {
-    /// What leaves room for the suffixes of indexes and of the table that holds the schema's version, in the 63 bytes of
-    /// Postgres.
+    /// Leaves room for the suffixes of the indexes and of the schema table in the 63 bytes of a Postgres identifier.
     const MAX_LEN: usize = 48;
 
     pub(crate) fn parse(text: &str) -> Result<Self, PersistenceError> {
@@ -29,7 +32,7 @@ impl TableName {
         text.map_or_else(|| Ok(Self::default()), Self::parse)
     }
 
-    /// The table of Django's sessions.
+    /// Returns the name of Django's session table.
     #[cfg(feature = "django")]
     pub(crate) fn django() -> Self {
         Self("django_session".to_owned())
@@ -39,20 +42,20 @@ impl TableName {
         &self.0
     }
 
-    /// The table that holds the schema's version.
+    /// Returns the name of the table that holds the schema's version.
     pub(crate) fn schema_table(&self) -> String {
         format!("{}_schema", self.0)
     }
 
-    /// `template` with this name for every `{table}`.
+    /// Returns `template` with this name in place of every `{table}`.
     pub(crate) fn fill(&self, template: &str) -> String {
         template.replace("{table}", &self.0)
     }
 
-    /// A statement, its text made once: cloning it copies no text. Safe, because the name is an identifier and the
-    /// template is our own.
-    pub(crate) fn sql(&self, template: &'static str) -> SqlStr {
-        AssertSqlSafe(std::sync::Arc::<str>::from(self.fill(template))).into_sql_str()
+    /// Returns a statement that can be cloned without copying its text. The text is safe: the name is an identifier, and
+    /// every template is text of this crate.
+    pub(crate) fn sql(&self, template: &str) -> SqlStr {
+        AssertSqlSafe(Arc::<str>::from(self.fill(template))).into_sql_str()
     }
 }
 
@@ -67,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_identifiers_are_table_names() {
+    fn table_name_must_be_an_identifier() {
         for name in ["sessions", "_x", "Order", "a1", &"t".repeat(48)] {
             assert_eq!(TableName::parse(name).unwrap().as_str(), name);
         }

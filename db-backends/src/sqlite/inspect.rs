@@ -1,24 +1,15 @@
-//! What an operator asks.
+//! The state of a SQLite database.
 
-use session_core::PersistenceError;
 use sqlx::{SqliteConnection, query_scalar};
 
-use super::{DIALECT, SqlitePersistence};
 use crate::Inspection;
+use crate::sql::columns::Column;
 use crate::sql::table::TableName;
 
-pub(super) async fn inspect(db: &SqlitePersistence) -> Result<Inspection, PersistenceError> {
-    let table = db.table.clone();
-    let inspection = db
-        .connections
-        .reader()
-        .await?
-        .perform(move |connection| Box::pin(async move { look(connection, &table).await }))
-        .await;
-    inspection.map_err(|error| DIALECT.reading(&error, &db.table))
-}
-
-async fn look(connection: &mut SqliteConnection, table: &TableName) -> sqlx::Result<Inspection> {
+pub(super) async fn inspect(
+    connection: &mut SqliteConnection,
+    table: &TableName,
+) -> sqlx::Result<Inspection> {
     let version = query_scalar("SELECT sqlite_version()").fetch_one(&mut *connection).await?;
     let indexed: Vec<String> = query_scalar(
         "SELECT c.name FROM pragma_index_list(?1) i, pragma_index_info(i.name) c
@@ -27,5 +18,6 @@ async fn look(connection: &mut SqliteConnection, table: &TableName) -> sqlx::Res
     .bind(table.as_str())
     .fetch_all(connection)
     .await?;
-    Ok(Inspection::new(version, None, false, &indexed))
+    let missing_indexes = Column::missing_indexes(&indexed);
+    Ok(Inspection { version, clock: None, is_read_only: false, missing_indexes })
 }

@@ -1,10 +1,10 @@
-//! What can only be seen from within: the plans of the statements.
+//! The plans of the statements, which can only be seen from within.
 
 use session_core::Persistence as _;
-use sqlx::{AssertSqlSafe, Sqlite, query, query_as};
+use sqlx::{AssertSqlSafe, query, query_as};
 
 use super::SqlitePersistence;
-use crate::sql::Backend as _;
+use crate::sql::connections::Connections as _;
 
 async fn plan(db: &SqlitePersistence, sql: &str) -> Vec<String> {
     let explain = query_as(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}")));
@@ -23,19 +23,16 @@ async fn plan(db: &SqlitePersistence, sql: &str) -> Vec<String> {
 async fn no_statement_scans_the_table() {
     let db = SqlitePersistence::connect("sqlite::memory:").await.unwrap();
     db.migrate().await.unwrap();
-    Sqlite::write(
-        &db,
-        query(
-            "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 100000)
+    db.write(query(
+        "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 100000)
          INSERT INTO sessions SELECT 'key-' || n, zeroblob(100), n, n, n, n, 'user-' || (n % 1000) FROM n",
-        ),
-    )
+    ))
     .await
     .unwrap();
 
     // With and without statistics.
     for preparation in ["SELECT 1", "ANALYZE"] {
-        Sqlite::write(&db, query(preparation)).await.unwrap();
+        db.write(query(preparation)).await.unwrap();
         let sql = &db.sql;
         for (statement, index) in [
             (&sql.load, "sqlite_autoindex_sessions_1"),

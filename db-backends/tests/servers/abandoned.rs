@@ -9,7 +9,7 @@ use crate::server::{Db, Kind, NOW, Program, Server, Settings, key, payload, reco
 /// How long a statement goes on for a caller that has gone.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// A write that waits for a lock, and whose caller goes.
+/// Starts a write that waits for a lock, and drops it.
 async fn abandon_a_write(server: &Server, db: &Db, observer: &mut Program) {
     let (k, new) = (key("a"), record("new"));
     let mut write = Box::pin(db.update_dyn(&k, &new, None, ExpiryWrite::Extend, NOW));
@@ -20,8 +20,8 @@ async fn abandon_a_write(server: &Server, db: &Db, observer: &mut Program) {
     }
 }
 
-pub async fn an_abandoned_write_is_ended_by_the_server(server: Server) {
-    // Postgres ends it by itself, soon; the others would not, and are told to.
+pub async fn abandoned_write_is_ended_by_the_server(server: Server) {
+    // Postgres ends the statement by its timeout. The others have a long one here, and must be told to end it.
     let statement_timeout = Duration::from_secs(if server.kind == Kind::Postgres { 1 } else { 600 });
     let lock_timeout = Duration::from_secs(600);
     let db = server.database_with(Settings { statement_timeout, lock_timeout, ..Settings::default() }).await;
@@ -30,7 +30,7 @@ pub async fn an_abandoned_write_is_ended_by_the_server(server: Server) {
     other.lock(&server, "a").await;
     abandon_a_write(&server, &db, &mut observer).await;
     let gone_at = Instant::now();
-    // Before the row is free.
+    // The row is still locked.
     server.wait_for_busy_connections(&mut other, 0).await;
     assert!(gone_at.elapsed() < GRACE + Duration::from_secs(4), "it went on for {:?}", gone_at.elapsed());
     other.unlock().await;
@@ -39,25 +39,25 @@ pub async fn an_abandoned_write_is_ended_by_the_server(server: Server) {
     assert_eq!(payload(&db, "a").await.unwrap(), b"later");
 }
 
-pub async fn an_abandoned_write_over_the_applications_pool_is_not_committed(server: Server) {
+pub async fn abandoned_write_over_an_applications_pool_is_not_committed(server: Server) {
     server.database().await.insert_dyn(&key("a"), &record("kept")).await.unwrap();
     let proxy = Proxy::to(server.address()).await;
     let (db, _pool) = server.through(&proxy).pooled(1, "SELECT 1").await;
     let (mut other, mut observer) = (server.program().await, server.program().await);
     other.lock(&server, "a").await;
     abandon_a_write(&server, &db, &mut observer).await;
-    // When the grace is over, the pool's only connection is given up, and this read has another one.
+    // When the grace period is over, the pool gives up its only connection, and this read gets another one.
     assert_eq!(payload(&db, "a").await.unwrap(), b"kept");
     assert_eq!(proxy.accepted(), 2);
-    // The statement now gets its lock, and does its work.
+    // Now the statement gets its lock, and runs.
     other.unlock().await;
     server.wait_for_busy_connections(&mut other, 0).await;
-    // This one waits for its transaction to end.
+    // This touch waits for the transaction of the statement to end.
     db.touch_dyn(&key("a"), NOW, Timestamp::MAX, NOW).await.unwrap();
     assert_eq!(payload(&db, "a").await.unwrap(), b"kept");
 }
 
-pub async fn an_abandoned_write_that_ends_within_the_grace_keeps_its_connection(server: Server) {
+pub async fn abandoned_write_that_ends_within_the_grace_keeps_its_connection(server: Server) {
     server.database().await.insert_dyn(&key("a"), &record("old")).await.unwrap();
     let proxy = Proxy::to(server.address()).await;
     let through = server.through(&proxy);
@@ -71,13 +71,13 @@ pub async fn an_abandoned_write_that_ends_within_the_grace_keeps_its_connection(
         other.lock(&server, "a").await;
         abandon_a_write(&server, &db, &mut observer).await;
         other.unlock().await;
-        // Waits for the only connection, on which the write ends first.
+        // This read waits for the only connection, on which the write ends first.
         assert_eq!(payload(&db, "a").await.unwrap(), b"new");
-        assert_eq!(proxy.accepted(), before, "the connection is kept, and the statement not killed");
+        assert_eq!(proxy.accepted(), before, "the connection is kept, and the statement is not killed");
     }
 }
 
-pub async fn loads_that_are_dropped_open_no_more_connections(server: Server) {
+pub async fn dropped_loads_open_no_more_connections_than_the_maximum(server: Server) {
     const CONNECTIONS: u16 = 4;
     server.database().await.insert_dyn(&key("a"), &record("a")).await.unwrap();
     let proxy = Proxy::to(server.address()).await;
@@ -92,9 +92,9 @@ pub async fn loads_that_are_dropped_open_no_more_connections(server: Server) {
             let loads: Vec<_> = (0..16)
                 .map(|n| {
                     let db = Arc::clone(&db);
-                    let patience = Duration::from_micros((round * 16 + n) * 37 % 2_000);
+                    let wait = Duration::from_micros((round * 16 + n) * 37 % 2_000);
                     tokio::spawn(async move {
-                        tokio::time::timeout(patience, db.load_dyn(&key("a"), NOW)).await.is_err()
+                        tokio::time::timeout(wait, db.load_dyn(&key("a"), NOW)).await.is_err()
                     })
                 })
                 .collect();
@@ -104,13 +104,13 @@ pub async fn loads_that_are_dropped_open_no_more_connections(server: Server) {
         }
         assert!(dropped > 16, "{dropped} of 192 were dropped");
         assert_eq!(payload(&db, "a").await.unwrap(), b"a");
-        // One of them was there before. To kill a statement takes one, too.
+        // One connection was there before. Killing a statement takes one, too.
         let opened = proxy.accepted() - before;
         assert!(opened < CONNECTIONS.into(), "{opened} more connections for {dropped} dropped loads");
     }
 }
 
-pub async fn closing_waits_for_statements_whose_callers_have_gone(server: Server) {
+pub async fn close_waits_for_statements_whose_callers_have_gone(server: Server) {
     let db = server.database().await;
     db.insert_dyn(&key("a"), &record("old")).await.unwrap();
     let (db, close) = server.closable(Settings::default()).await;
@@ -126,8 +126,8 @@ pub async fn closing_waits_for_statements_whose_callers_have_gone(server: Server
     assert_eq!(payload(&server.database().await, "a").await.unwrap(), b"new");
 }
 
-/// Whenever the user goes: while the statement is being prepared, sent, or answered.
-pub async fn a_connection_is_not_used_again_after_its_user_has_gone(server: Server) {
+/// The caller goes at any time: while the statement is prepared, sent, or answered.
+pub async fn connection_of_a_gone_caller_gives_no_answer_to_the_next(server: Server) {
     let own = server.database_with(Settings { max_connections: 2, ..Settings::default() }).await;
     let (pooled, _pool) = server.pooled(2, "SELECT 1").await;
     for db in [own, pooled] {
@@ -138,7 +138,7 @@ pub async fn a_connection_is_not_used_again_after_its_user_has_gone(server: Serv
         for micros in 0..200 {
             let (k, wait) = (key("a"), Duration::from_micros(micros * 20));
             let _ = tokio::time::timeout(wait, db.load_dyn(&k, NOW)).await;
-            // An answer to the question before would be an error, or somebody else's session.
+            // The answer to the previous statement would be an error, or another session.
             assert_eq!(payload(&db, "b").await.unwrap(), b"b");
             let _ = tokio::time::timeout(wait, db.touch_dyn(&k, NOW, Timestamp::MAX, NOW)).await;
             assert!(!db.delete_dyn(&key("none")).await.unwrap());

@@ -5,13 +5,13 @@ use session_core::{PersistenceError, Scan as _, SchemaProblem, Subject, SubjectI
 
 use crate::server::{Kind, NOW, Server, key, record};
 
-/// The server's URL with the test's table, and more parameters.
+/// Returns the server's URL with the test's table, and more parameters.
 fn url(server: &Server, more: &str) -> String {
     let separator = if server.url.contains('?') { '&' } else { '?' };
     format!("{}{separator}table={}{more}", server.url, server.table)
 }
 
-pub async fn a_url_gives_a_database_with_subjects_that_can_be_scanned(server: Server) {
+pub async fn database_by_url_has_subjects_and_can_be_scanned(server: Server) {
     let subject = Subject::parse("user-1").unwrap();
     let db = connect(&url(&server, "&max_connections=2&acquire_timeout_ms=20000")).await.unwrap();
     let missing = db.check_schema_dyn().await.unwrap_err();
@@ -22,19 +22,19 @@ pub async fn a_url_gives_a_database_with_subjects_that_can_be_scanned(server: Se
     assert_eq!(db.list_by_subject(&subject, NOW, None, 10).await.unwrap()[0].key, key("a"));
     assert_eq!(db.scan(None, 10).await.unwrap()[0].key, key("a"));
 
-    // It is the table that the builder makes by that name.
+    // The builder finds the same table by its name.
     let db = server.connect(crate::server::Settings::default()).await.unwrap();
     assert!(db.load_dyn(&key("a"), NOW).await.unwrap().is_some());
 }
 
-pub async fn the_other_name_of_a_scheme_does_as_well(server: Server) {
+pub async fn other_name_of_a_scheme_works_as_well(server: Server) {
     let (_, rest) = server.url.split_once(':').unwrap();
     let other = if server.kind == Kind::Postgres { "postgresql" } else { "mariadb" };
     let server = Server { url: format!("{other}:{rest}"), ..server };
     connect(&url(&server, "")).await.unwrap().migrate_dyn().await.unwrap();
 }
 
-pub async fn a_url_with_a_wrong_password_is_refused_without_showing_it(server: Server) {
+pub async fn wrong_password_in_a_url_is_refused_without_showing_it(server: Server) {
     let wrong = Server {
         url: server.url_with(&server.address(), Some(("nobody", "s3cr3t"))),
         kind: server.kind,
@@ -45,7 +45,7 @@ pub async fn a_url_with_a_wrong_password_is_refused_without_showing_it(server: S
     assert!(!format!("{error} {error:?}").contains("s3cr3t"), "{error:?}");
 }
 
-pub async fn an_operator_is_told_version_clock_and_what_is_missing(server: Server) {
+pub async fn inspection_shows_version_clock_and_missing_indexes(server: Server) {
     let db = connect_to_inspect(&url(&server, "")).await.unwrap();
     assert_eq!(db.inspect().await.unwrap().missing_indexes, ["key", "expires_at", "subject"]);
     db.migrate_dyn().await.unwrap();

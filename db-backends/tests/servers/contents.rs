@@ -6,8 +6,8 @@ use session_core::{ExpiryWrite, PersistenceError, Record, Subject, Timestamp};
 use crate::server::Settings;
 use crate::server::{Kind, LATER, NOW, Server, key, payload, record};
 
-/// In a session whose time zone and character set are not ours.
-pub async fn records_come_back_as_they_were_written(server: Server) {
+/// The connection has another time zone and another character set.
+pub async fn record_is_read_as_it_was_written(server: Server) {
     let odd = server.sql("?options=-c%20TimeZone%3DAsia/Kathmandu", "?timezone=%2B05:45&charset=latin1");
     let separator = if server.url.contains('?') { odd.replacen('?', "&", 1) } else { odd };
     let db = server.connect_to(&(server.url.clone() + &separator), Settings::default()).await.unwrap();
@@ -37,7 +37,7 @@ pub async fn records_come_back_as_they_were_written(server: Server) {
     }
 }
 
-pub async fn large_payloads_come_back_whole_and_larger_ones_are_refused(server: Server) {
+pub async fn payload_up_to_the_limit_is_kept_and_a_larger_one_is_refused(server: Server) {
     let db = server.database().await;
     let large: Vec<u8> = (0..5 << 20).map(|n: u32| n.to_le_bytes()[1]).collect();
     db.insert_dyn(&key("a"), &record(large.clone())).await.unwrap();
@@ -49,7 +49,7 @@ pub async fn large_payloads_come_back_whole_and_larger_ones_are_refused(server: 
     assert!(matches!(error, PersistenceError::TooLarge { .. }), "{error:?}");
 }
 
-/// What the server itself counts, on a table of 100,000 rows, with and without statistics, and after the driver's
+/// Counts the rows that the server reads, on a table of 100,000 rows, with and without statistics, and after the driver's
 /// statements have become generic plans.
 pub async fn no_statement_reads_the_whole_table(server: Server) {
     let (db, pool) = server.pooled(1, "SELECT 1").await;
@@ -94,7 +94,7 @@ pub async fn no_statement_reads_the_whole_table(server: Server) {
             let read = rows_read(&server, &pool).await - before;
             assert!(read < 400, "round {round}: {read} rows were read for 50 and some");
 
-            // A page costs no more than the subject's 100 rows, and one of a scan no more than itself.
+            // A page of a subject reads no more than its 100 rows, and a page of a scan no more than its own.
             let before = rows_read(&server, &pool).await;
             let after = key("key-7049");
             let page = db.list_by_subject_dyn(&subject, now, Some(&after), 10).await.unwrap();
@@ -116,10 +116,10 @@ pub async fn no_statement_reads_the_whole_table(server: Server) {
     }
 }
 
-/// How many rows the server has read: of the pool's one connection, or of the table.
+/// Returns how many rows the server has read: for the pool's one connection, or of the table.
 async fn rows_read(server: &Server, pool: &crate::server::Pool) -> i64 {
     match server.kind {
-        // Counted when the transaction is over, and told when asked for.
+        // Postgres counts when a transaction ends, and publishes the counts when it is asked to.
         Kind::Postgres => {
             let _ = pool.number("SELECT 1::bigint FROM pg_stat_force_next_flush()").await;
             let sql = "SELECT (coalesce(seq_tup_read, 0)
@@ -143,8 +143,8 @@ async fn rows_read(server: &Server, pool: &crate::server::Pool) -> i64 {
     }
 }
 
-/// Whatever isolation the server starts its transactions with.
-pub async fn writes_of_one_session_at_the_same_time_all_have_an_outcome(server: Server) {
+/// The server begins its transactions with another isolation level.
+pub async fn concurrent_writes_of_one_session_all_have_an_outcome(server: Server) {
     let own = server.database().await;
     let strict = server.sql(
         "SET default_transaction_isolation = 'serializable'",
@@ -177,7 +177,7 @@ pub async fn writes_of_one_session_at_the_same_time_all_have_an_outcome(server: 
     }
 }
 
-pub async fn several_nodes_may_delete_what_expired(server: Server) {
+pub async fn several_nodes_can_delete_expired_sessions_at_once(server: Server) {
     let db = server.database().await;
     let mut program = server.program().await;
     for n in 0..500 {
@@ -198,7 +198,7 @@ pub async fn several_nodes_may_delete_what_expired(server: Server) {
                                 return deleted;
                             }
                         }
-                        // A deadlock with another node, or waiting for it took too long.
+                        // A deadlock with another node, or a wait for it that took too long.
                         Err(error) => assert!(matches!(error, PersistenceError::Busy(_)), "{error:?}"),
                     }
                 }

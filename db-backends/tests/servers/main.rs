@@ -1,9 +1,9 @@
-//! Postgres, MySQL and MariaDB: what bad input gets, and what bounds a statement. The contract as a whole is in
-//! conformance-tests.
+//! Postgres, MySQL and MariaDB: which errors bad input gets, and what bounds a statement. conformance-tests holds them to
+//! the whole contract.
 //!
 //! The servers are those that `CONFORMANCE_POSTGRES_URL`, `CONFORMANCE_MYSQL_URL` and `CONFORMANCE_MARIADB_URL` name;
-//! `cargo xtask services up` starts some. Without one, its tests are reported as ignored, or as failed if
-//! `CONFORMANCE_REQUIRE` is `all` or lists it.
+//! `cargo xtask services up` starts some. The tests of a server without a URL are reported as ignored, or as failed if
+//! `CONFORMANCE_REQUIRE` is `all` or lists the server.
 #![allow(
     unreachable_pub,
     clippy::unwrap_used,
@@ -37,44 +37,44 @@ macro_rules! tests {
 
 const TESTS: &[(&str, Test)] = tests! {
     contents:
-        records_come_back_as_they_were_written,
-        large_payloads_come_back_whole_and_larger_ones_are_refused,
+        record_is_read_as_it_was_written,
+        payload_up_to_the_limit_is_kept_and_a_larger_one_is_refused,
         no_statement_reads_the_whole_table,
-        writes_of_one_session_at_the_same_time_all_have_an_outcome,
-        several_nodes_may_delete_what_expired;
+        concurrent_writes_of_one_session_all_have_an_outcome,
+        several_nodes_can_delete_expired_sessions_at_once;
     refused:
-        bad_urls_and_names_are_config_errors,
-        a_read_only_database_refuses_writes,
-        a_locked_row_is_busy_and_nothing_is_written,
-        a_row_that_cannot_be_read_is_corrupt_and_stays,
+        bad_url_or_table_name_is_a_config_error,
+        read_only_database_refuses_writes,
+        write_to_a_locked_row_is_busy_and_changes_nothing,
+        unreadable_row_is_a_corrupt_row_error_and_stays,
         errors_show_neither_keys_nor_payloads;
     unreachable:
-        who_is_not_let_in_is_told_so_without_the_password,
-        nobody_waits_for_a_server_that_is_down_or_silent,
-        nobody_waits_for_a_connection_for_ever,
-        a_connection_that_breaks_leaves_a_write_unknown_and_is_replaced,
-        idle_connections_that_broke_cost_one_call_at_most;
+        refused_login_is_unavailable_without_showing_the_password,
+        connecting_to_a_dead_or_silent_server_fails_in_time,
+        waiting_for_a_connection_ends_with_busy,
+        broken_connection_leaves_a_write_unknown_and_is_replaced,
+        broken_idle_connections_cost_at_most_one_call;
     abandoned:
-        an_abandoned_write_is_ended_by_the_server,
-        an_abandoned_write_over_the_applications_pool_is_not_committed,
-        an_abandoned_write_that_ends_within_the_grace_keeps_its_connection,
-        loads_that_are_dropped_open_no_more_connections,
-        closing_waits_for_statements_whose_callers_have_gone,
-        a_connection_is_not_used_again_after_its_user_has_gone;
+        abandoned_write_is_ended_by_the_server,
+        abandoned_write_over_an_applications_pool_is_not_committed,
+        abandoned_write_that_ends_within_the_grace_keeps_its_connection,
+        dropped_loads_open_no_more_connections_than_the_maximum,
+        close_waits_for_statements_whose_callers_have_gone,
+        connection_of_a_gone_caller_gives_no_answer_to_the_next;
     by_url:
-        a_url_gives_a_database_with_subjects_that_can_be_scanned,
-        the_other_name_of_a_scheme_does_as_well,
-        a_url_with_a_wrong_password_is_refused_without_showing_it,
-        an_operator_is_told_version_clock_and_what_is_missing;
+        database_by_url_has_subjects_and_can_be_scanned,
+        other_name_of_a_scheme_works_as_well,
+        wrong_password_in_a_url_is_refused_without_showing_it,
+        inspection_shows_version_clock_and_missing_indexes;
     schema:
-        migrating_again_changes_nothing,
-        the_schema_as_sql_is_what_migrate_makes,
-        a_table_that_is_not_ours_is_refused_and_left_alone,
-        a_schema_that_is_newer_is_refused,
-        a_migration_that_was_cut_off_is_finished,
-        several_nodes_may_migrate_at_once,
-        missing_privileges_are_named,
-        the_application_keeps_its_own_migrations;
+        second_migration_changes_nothing,
+        schema_sql_makes_the_same_tables_as_migrate,
+        foreign_table_is_refused_and_left_alone,
+        newer_schema_is_refused,
+        migration_that_was_cut_off_is_finished_by_the_next,
+        several_nodes_can_migrate_at_once,
+        missing_privilege_is_named,
+        migration_leaves_the_applications_migrations_alone;
 };
 
 fn main() {

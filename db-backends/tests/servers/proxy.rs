@@ -1,4 +1,4 @@
-//! A network that can break: it stands between a test and its server.
+//! A network that can break, between a test and its server.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -7,12 +7,12 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// What it does with what the server answers.
+/// Which directions pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Both directions pass. With another number, connections of before are cut.
+    /// Both directions pass. A change of the number cuts the connections made before.
     Open(u32),
-    /// What the client says passes, what the server says does not.
+    /// Requests pass, answers do not.
     Deaf,
 }
 
@@ -41,7 +41,7 @@ impl Proxy {
         Self { address, state, accepted }
     }
 
-    /// How many connections there were, up to now.
+    /// Returns the number of connections made up to now.
     pub fn accepted(&self) -> u32 {
         self.accepted.load(Ordering::Relaxed)
     }
@@ -56,7 +56,7 @@ impl Proxy {
         });
     }
 
-    /// From now on, no answer comes through, until [`cut`](Self::cut).
+    /// Holds back all answers until [`cut`](Self::cut).
     pub fn deafen(&self) {
         self.state.send_replace(State::Deaf);
     }
@@ -78,5 +78,5 @@ async fn pass(mut client: TcpStream, mut server: TcpStream, mut state: watch::Re
             _ = state.changed() => {}
         }
     }
-    // Dropping both ends the connections.
+    // Dropping both streams ends the connections.
 }

@@ -4,7 +4,7 @@ use session_core::{ExpiryWrite, Outcome, PersistenceError, Subject, Timestamp};
 
 use crate::server::{LATER, NOW, Server, Settings, key, payload, record};
 
-pub async fn bad_urls_and_names_are_config_errors(server: Server) {
+pub async fn bad_url_or_table_name_is_a_config_error(server: Server) {
     let scheme = server.sql("postgres", "mysql");
     let urls = [
         "".to_owned(),
@@ -15,7 +15,7 @@ pub async fn bad_urls_and_names_are_config_errors(server: Server) {
         format!("{scheme}://user:secret@localhost/db?sslmode=secret"),
     ];
     for url in urls {
-        // Postgres takes what is missing from its defaults.
+        // Postgres has defaults for what is missing.
         if url == "postgres:" {
             continue;
         }
@@ -28,7 +28,7 @@ pub async fn bad_urls_and_names_are_config_errors(server: Server) {
     assert!(matches!(error, PersistenceError::Config(_)), "{error:?}");
 }
 
-pub async fn a_read_only_database_refuses_writes(server: Server) {
+pub async fn read_only_database_refuses_writes(server: Server) {
     server.database().await.insert_dyn(&key("a"), &record("kept")).await.unwrap();
     let read_only = server.sql("SET default_transaction_read_only = on", "SET SESSION TRANSACTION READ ONLY");
     let (db, _pool) = server.pooled(2, read_only.leak()).await;
@@ -49,7 +49,7 @@ pub async fn a_read_only_database_refuses_writes(server: Server) {
     assert_eq!(payload(&db, "a").await.unwrap(), b"kept");
 }
 
-pub async fn a_locked_row_is_busy_and_nothing_is_written(server: Server) {
+pub async fn write_to_a_locked_row_is_busy_and_changes_nothing(server: Server) {
     let settings = Settings { lock_timeout: Duration::from_secs(1), ..Settings::default() };
     let db = server.database_with(settings).await;
     db.insert_dyn(&key("a"), &record("kept")).await.unwrap();
@@ -69,7 +69,7 @@ pub async fn a_locked_row_is_busy_and_nothing_is_written(server: Server) {
     assert_eq!(payload(&db, "a").await.unwrap(), b"new");
 }
 
-pub async fn a_row_that_cannot_be_read_is_corrupt_and_stays(server: Server) {
+pub async fn unreadable_row_is_a_corrupt_row_error_and_stays(server: Server) {
     let db = server.database().await;
     let mut other = server.program().await;
     let too_large = server.sql("repeat('x', 16000000)::bytea", "repeat('x', 16000000)");
@@ -85,7 +85,7 @@ pub async fn a_row_that_cannot_be_read_is_corrupt_and_stays(server: Server) {
         let error = db.load_dyn(&key("a"), NOW).await.unwrap_err();
         assert!(matches!(error, PersistenceError::CorruptRow(_)), "{damage}: {error:?}");
         assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
-        assert!(db.delete_dyn(&key("a")).await.unwrap(), "it was left there");
+        assert!(db.delete_dyn(&key("a")).await.unwrap(), "the row is still there");
     }
 }
 
@@ -103,7 +103,7 @@ pub async fn errors_show_neither_keys_nor_payloads(server: Server) {
         "CREATE TRIGGER `{t}_r` BEFORE INSERT ON `{t}` FOR EACH ROW
            SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = NEW.`key`",
     );
-    // MySQL takes no column there, but a variable.
+    // MySQL takes a variable there, but no column.
     let trigger = trigger.replace(
         "SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = NEW.`key`",
         "BEGIN SET @m = concat('no ', NEW.`key`, NEW.payload);

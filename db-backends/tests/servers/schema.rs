@@ -21,7 +21,7 @@ async fn assert_usable(db: &Db) {
     assert!(db.delete_dyn(&key("key")).await.unwrap());
 }
 
-/// How many columns and indexes the tables of this test have.
+/// Returns how many columns and indexes the tables of this test have.
 async fn shape(server: &Server, program: &mut Program) -> (i64, i64) {
     let columns = server.sql(
         "SELECT count(*) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
@@ -37,7 +37,7 @@ async fn shape(server: &Server, program: &mut Program) -> (i64, i64) {
     (program.number(&columns).await, program.number(&indexes).await)
 }
 
-pub async fn migrating_again_changes_nothing(server: Server) {
+pub async fn second_migration_changes_nothing(server: Server) {
     let db = server.connect(Settings::default()).await.unwrap();
     assert_eq!(problem(&db).await, SchemaProblem::Missing { table: server.table.clone() });
     let error = db.load_dyn(&key("a"), NOW).await.unwrap_err();
@@ -51,7 +51,7 @@ pub async fn migrating_again_changes_nothing(server: Server) {
     assert_usable(&db).await;
 }
 
-pub async fn the_schema_as_sql_is_what_migrate_makes(server: Server) {
+pub async fn schema_sql_makes_the_same_tables_as_migrate(server: Server) {
     let other = Server::new(server.kind, server.url.clone());
     other.database().await;
     let db = server.connect(Settings::default()).await.unwrap();
@@ -62,7 +62,7 @@ pub async fn the_schema_as_sql_is_what_migrate_makes(server: Server) {
     db.migrate_dyn().await.unwrap();
 }
 
-pub async fn a_table_that_is_not_ours_is_refused_and_left_alone(server: Server) {
+pub async fn foreign_table_is_refused_and_left_alone(server: Server) {
     for (foreign, reason) in [
         (r#"CREATE TABLE "{t}" (id INTEGER PRIMARY KEY, data TEXT)"#, "_schema beside it"),
         (r#"CREATE VIEW "{t}" AS SELECT 1 AS "key""#, "_schema beside it"),
@@ -93,7 +93,7 @@ pub async fn a_table_that_is_not_ours_is_refused_and_left_alone(server: Server) 
     }
 }
 
-pub async fn a_schema_that_is_newer_is_refused(server: Server) {
+pub async fn newer_schema_is_refused(server: Server) {
     let db = server.database().await;
     let newer = r#"INSERT INTO "{t}_schema" VALUES (7); ALTER TABLE "{t}" DROP COLUMN last_seen_at"#;
     server.program().await.run(&server.sql(newer, &newer.replace('"', "`"))).await;
@@ -102,7 +102,7 @@ pub async fn a_schema_that_is_newer_is_refused(server: Server) {
     assert!(matches!(db.migrate_dyn().await, Err(PersistenceError::Schema(problem)) if problem == expected));
 }
 
-pub async fn a_migration_that_was_cut_off_is_finished(server: Server) {
+pub async fn migration_that_was_cut_off_is_finished_by_the_next(server: Server) {
     let db = server.database().await;
     let mut program = server.program().await;
     let before = shape(&server, &mut program).await;
@@ -120,7 +120,7 @@ pub async fn a_migration_that_was_cut_off_is_finished(server: Server) {
     assert_usable(&db).await;
 }
 
-pub async fn several_nodes_may_migrate_at_once(server: Server) {
+pub async fn several_nodes_can_migrate_at_once(server: Server) {
     for _ in 0..5 {
         let server = Arc::new(Server::new(server.kind, server.url.clone()));
         let nodes: Vec<_> = (0..8)
@@ -144,7 +144,7 @@ pub async fn several_nodes_may_migrate_at_once(server: Server) {
     }
 }
 
-pub async fn missing_privileges_are_named(server: Server) {
+pub async fn missing_privilege_is_named(server: Server) {
     let mut root = server.program().await;
     let make = server.sql(
         "CREATE ROLE {t} LOGIN PASSWORD 'pw'; CREATE SCHEMA {t}; GRANT USAGE ON SCHEMA {t} TO {t};
@@ -160,7 +160,7 @@ pub async fn missing_privileges_are_named(server: Server) {
     assert!(matches!(error, PersistenceError::Refused(_)), "{error:?}");
     assert!(error.to_string().contains("denied"), "{error}");
 
-    // Somebody who may makes the tables.
+    // A user with the privileges makes the tables.
     let in_schema = server.sql("SET search_path = {t}; ", "");
     root.run(&(in_schema + &db.schema_sql_dyn())).await;
     root.run(&server.sql("GRANT ALL ON ALL TABLES IN SCHEMA {t} TO {t}", "DO 1")).await;
@@ -182,8 +182,8 @@ pub async fn missing_privileges_are_named(server: Server) {
     assert!(refused.to_string().contains("denied"), "{refused}");
 }
 
-pub async fn the_application_keeps_its_own_migrations(server: Server) {
-    // In a database of its own: there is one _sqlx_migrations in each.
+pub async fn migration_leaves_the_applications_migrations_alone(server: Server) {
+    // A database of its own, because each database has one _sqlx_migrations.
     let mut root = server.program().await;
     root.run(&server.sql("CREATE DATABASE {t}", "CREATE DATABASE {t}")).await;
     let (base, _) = server.url.rsplit_once('/').unwrap();

@@ -1,4 +1,4 @@
-//! One server, whatever its kind, and what the tests do to it from outside.
+//! A server of any kind, and what the tests do to it from outside.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -46,7 +46,7 @@ impl Kind {
 
 pub type Db = Arc<dyn DynDatabase>;
 
-/// A server, and a table name on it that nobody else has.
+/// A server, and the name of a table on it that is the test's alone.
 pub struct Server {
     pub kind: Kind,
     pub url: String,
@@ -61,7 +61,7 @@ impl Server {
         Self { kind, url, table }
     }
 
-    /// Over connections of its own.
+    /// Connects over connections of its own.
     pub async fn connect(&self, settings: Settings) -> Result<Db, PersistenceError> {
         self.connect_to(&self.url, settings).await
     }
@@ -73,13 +73,13 @@ impl Server {
         })
     }
 
-    /// The same, by way of `proxy`.
+    /// Returns the same server behind `proxy`.
     pub fn through(&self, proxy: &Proxy) -> Self {
         let url = self.url_with(&proxy.address, None);
         Self { kind: self.kind, url, table: self.table.clone() }
     }
 
-    /// Over connections of its own, and what closes them.
+    /// Connects over connections of its own, and returns also the future that closes them.
     pub async fn closable(&self, settings: Settings) -> (Db, Pin<Box<dyn Future<Output = ()> + Send>>) {
         match self.kind {
             Kind::Postgres => {
@@ -95,7 +95,7 @@ impl Server {
         }
     }
 
-    /// With its table.
+    /// Connects, and makes the table.
     pub async fn database(&self) -> Db {
         self.database_with(Settings::default()).await
     }
@@ -106,7 +106,7 @@ impl Server {
         db
     }
 
-    /// Over a pool of the application's with this many connections, to each of which it says something first.
+    /// Uses an application's pool of this many connections, each of which runs `first` when it is opened.
     pub async fn pooled(&self, size: u32, first: &'static str) -> (Db, Pool) {
         let idle = Duration::from_secs(600);
         match self.kind {
@@ -139,7 +139,7 @@ impl Server {
         }
     }
 
-    /// Another program.
+    /// Connects as another program.
     pub async fn program(&self) -> Program {
         match self.kind {
             Kind::Postgres => Program::Postgres(PgConnection::connect(&self.url).await.unwrap()),
@@ -147,7 +147,7 @@ impl Server {
         }
     }
 
-    /// Where it listens.
+    /// Returns the address where the server listens.
     pub fn address(&self) -> String {
         match self.kind {
             Kind::Postgres => {
@@ -161,7 +161,7 @@ impl Server {
         }
     }
 
-    /// This server's URL with another address, user and password.
+    /// Returns this server's URL with another address, user and password.
     pub fn url_with(&self, address: &str, user: Option<(&str, &str)>) -> String {
         let (scheme, rest) = self.url.split_once("://").unwrap();
         let (authority, path) = rest.split_once('/').unwrap();
@@ -172,7 +172,7 @@ impl Server {
         }
     }
 
-    /// One statement, as this kind of database writes it: `t` is the session table.
+    /// Returns the statement in the form of this kind of database. `{t}` is the session table.
     pub fn sql(&self, postgres: &str, mysql: &str) -> String {
         match self.kind {
             Kind::Postgres => postgres.replace("{t}", &self.table),
@@ -180,11 +180,11 @@ impl Server {
         }
     }
 
-    /// How many connections wait or work on a statement about the session table.
+    /// Returns how many connections wait or work on a statement about the session table.
     pub async fn busy_connections(&self, program: &mut Program) -> i64 {
         let table = &self.table;
         if self.kind == Kind::Postgres {
-            // Within a transaction, it would see again what it saw the first time.
+            // Within a transaction, Postgres would return the same snapshot again.
             program.run("SELECT pg_stat_clear_snapshot()").await;
         }
         let sql = match self.kind {
@@ -200,7 +200,7 @@ impl Server {
         program.number(&sql).await
     }
 
-    /// Waits until there are so many of them.
+    /// Waits until `count` connections are busy.
     pub async fn wait_for_busy_connections(&self, program: &mut Program, count: i64) {
         for _ in 0..1_000 {
             if self.busy_connections(program).await == count {
@@ -256,7 +256,7 @@ pub enum Pool {
 }
 
 impl Pool {
-    /// A number from one of its connections.
+    /// Reads a number over one of the pool's connections.
     pub async fn number(&self, sql: &str) -> i64 {
         let sql = AssertSqlSafe(sql.to_owned());
         match self {
@@ -319,7 +319,7 @@ pub async fn payload(db: &Db, name: &str) -> Option<Vec<u8>> {
     db.load_dyn(&key(name), NOW).await.unwrap().map(|record| record.payload().to_vec())
 }
 
-/// Polls a future once: what it sends is sent.
+/// Polls a future once, so that its statement is sent.
 pub async fn start<F: Future + Unpin>(future: &mut F) {
     let mut has_started = false;
     std::future::poll_fn(|context| {

@@ -14,7 +14,7 @@ async fn refusal(server: &Server, url: &str) -> PersistenceError {
     server.connect_to(url, settings).await.err().unwrap()
 }
 
-pub async fn who_is_not_let_in_is_told_so_without_the_password(server: Server) {
+pub async fn refused_login_is_unavailable_without_showing_the_password(server: Server) {
     let address = server.address();
     let (base, _) = server.url.rsplit_once('/').unwrap();
     let urls =
@@ -28,7 +28,7 @@ pub async fn who_is_not_let_in_is_told_so_without_the_password(server: Server) {
     }
 }
 
-pub async fn nobody_waits_for_a_server_that_is_down_or_silent(server: Server) {
+pub async fn connecting_to_a_dead_or_silent_server_fails_in_time(server: Server) {
     let down = {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         listener.local_addr().unwrap().to_string()
@@ -43,7 +43,7 @@ pub async fn nobody_waits_for_a_server_that_is_down_or_silent(server: Server) {
     }
 }
 
-pub async fn nobody_waits_for_a_connection_for_ever(server: Server) {
+pub async fn waiting_for_a_connection_ends_with_busy(server: Server) {
     let settings = Settings { max_connections: 1, acquire_timeout: SHORT, ..Settings::default() };
     let db = server.database_with(settings).await;
     db.insert_dyn(&key("a"), &record("x")).await.unwrap();
@@ -61,13 +61,13 @@ pub async fn nobody_waits_for_a_connection_for_ever(server: Server) {
     assert_eq!(payload(&db, "a").await, None);
 }
 
-pub async fn a_connection_that_breaks_leaves_a_write_unknown_and_is_replaced(server: Server) {
+pub async fn broken_connection_leaves_a_write_unknown_and_is_replaced(server: Server) {
     let proxy = Proxy::to(server.address()).await;
     let url = server.url_with(&proxy.address, None);
     let db = server.connect_to(&url, Settings::default()).await.unwrap();
     db.migrate_dyn().await.unwrap();
     db.insert_dyn(&key("a"), &record("first")).await.unwrap();
-    // Prepared now, so that it takes no answer to send it again.
+    // Prepares the statement, so that sending it again waits for no answer.
     db.update_dyn(&key("a"), &record("old"), None, ExpiryWrite::Extend, NOW).await.unwrap();
 
     proxy.deafen();
@@ -76,7 +76,7 @@ pub async fn a_connection_that_breaks_leaves_a_write_unknown_and_is_replaced(ser
     k = key("a");
     write = Box::pin(db.update_dyn(&k, &new, None, ExpiryWrite::Extend, NOW));
     start(&mut write).await;
-    // It arrives, but its answer does not.
+    // The statement arrives, but its answer does not.
     let direct = server.database().await;
     let arrives = async {
         while payload(&direct, "a").await.unwrap() != b"new" {
@@ -99,13 +99,13 @@ pub async fn a_connection_that_breaks_leaves_a_write_unknown_and_is_replaced(ser
     assert_eq!(payload(&db, "a").await.unwrap(), b"new");
 }
 
-pub async fn idle_connections_that_broke_cost_one_call_at_most(server: Server) {
+pub async fn broken_idle_connections_cost_at_most_one_call(server: Server) {
     let proxy = Proxy::to(server.address()).await;
     let url = server.url_with(&proxy.address, None);
     let db = server.connect_to(&url, Settings::default()).await.unwrap();
     db.migrate_dyn().await.unwrap();
     db.insert_dyn(&key("a"), &record("x")).await.unwrap();
-    // Several connections, used just now.
+    // Opens several connections, and uses them.
     let mut locker = server.program().await;
     locker.lock(&server, "a").await;
     let touches: Vec<_> = (0..5)
@@ -127,7 +127,7 @@ pub async fn idle_connections_that_broke_cost_one_call_at_most(server: Server) {
     }
     assert!(failed <= 1, "{failed} calls failed");
 
-    // And none, once they have been idle for a while.
+    // Connections that have been idle for a while cost no call.
     proxy.cut();
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     for _ in 0..10 {

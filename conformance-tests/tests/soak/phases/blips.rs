@@ -1,13 +1,13 @@
-//! Blips: the cache is away for 0.3 s, again and again, while all processes write at full rate. Judged is how soon each
-//! process uses the cache again.
+//! Blips: the cache is away for 0.3 s, repeatedly, while all processes write at full rate. The phase judges how soon each process
+//! uses the cache again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use conformance_tests::proxy::Mode;
 
-use super::crew::{Crew, Servers, lock};
 use super::crowd::{rest, what_holds};
+use super::process_group::{ProcessGroup, Servers, lock};
 use super::verdict::{Verdict, nanos, picture, seconds};
 use super::{Omitted, Settings, Truth};
 use crate::Failure;
@@ -20,22 +20,22 @@ use crate::worker::{FENCE_TTL, LANDING};
 const TASKS: u32 = 24;
 const SESSIONS: u32 = 256;
 
-/// The mean pause of a task between two operations: so that a process writes 100 times a second and more.
+/// The mean pause of a task between two operations, so that a process writes at least 100 times a second.
 const PAUSE: Nanos = 55 * MILLI;
 
 /// How long a blip lasts, and how much time is between the beginnings of two.
 const BLIP: Duration = Duration::from_millis(300);
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Within this, every process uses the cache again.
+/// The time within which every process must use the cache again.
 pub(crate) const RECOVERY: Nanos = 2 * SECOND;
 
-/// A process that writes less often proves nothing about full load.
+/// The least rate of writes of a process that proves anything about full load.
 const LEAST_WRITES_PER_SECOND: u64 = 20;
 
 const MAX_CACHE_AGE: Nanos = 60 * SECOND;
 
-/// Shorter than a blip, and long enough for a machine of two cores on which all of this runs.
+/// Shorter than a blip, and long enough for a machine of two cores that runs all of this.
 const CACHE_TIMEOUT: Nanos = 250 * MILLI;
 
 pub(crate) async fn run(settings: &Settings) -> Result<Verdict, Failure> {
@@ -49,7 +49,7 @@ pub(crate) async fn run(settings: &Settings) -> Result<Verdict, Failure> {
         seconds(nanos(BLIP)),
         seconds(nanos(INTERVAL)),
     ));
-    // Each process is another distance from the cache.
+    // The latency to the cache differs between processes.
     for (node, proxy) in servers.cache.proxies.iter().enumerate() {
         proxy.set(Mode::Delay(distance(node)));
     }
@@ -61,9 +61,9 @@ pub(crate) async fn run(settings: &Settings) -> Result<Verdict, Failure> {
         orders.cache_timeout = CACHE_TIMEOUT;
         orders
     });
-    let mut crew = Crew::start(settings, orders.collect()).await?;
+    let mut group = ProcessGroup::start(settings, orders.collect()).await?;
     let sessions: Vec<_> = (0..SESSIONS).map(|slot| SessionId { slot, generation: 1 }).collect();
-    crew.command(1, &Command::Create { sessions: sessions.clone() }).await?;
+    group.command(1, &Command::Create { sessions: sessions.clone() }).await?;
     let work = Work {
         tasks: if settings.omits(Omitted::Operations) { 0 } else { TASKS },
         sessions: sessions.clone(),
@@ -72,7 +72,7 @@ pub(crate) async fn run(settings: &Settings) -> Result<Verdict, Failure> {
         beat: 0,
         revokes: false,
     };
-    crew.command_all(&Command::Operate(work)).await?;
+    group.command_all(&Command::Operate(work)).await?;
     tokio::time::sleep(Duration::from_millis(1_500)).await;
 
     let begun = Instant::now();
@@ -98,15 +98,15 @@ pub(crate) async fn run(settings: &Settings) -> Result<Verdict, Failure> {
         blips.push(blip);
     }
     let until = now();
-    let stuck = rest(&mut crew).await?;
-    let unserved = serve(&mut crew, &sessions).await?;
+    let stuck = rest(&mut group).await?;
+    let unserved = serve(&mut group, &sessions).await?;
 
     if let Some(text) = what_holds(settings, &servers.cache_url(0), &unserved).await? {
         verdict.fact("not served", text);
     }
     let mut truth = Truth::default();
     {
-        let ledger = lock(&crew.ledger);
+        let ledger = lock(&group.ledger);
         check_that_it_was_one(&ledger, settings, until - since)?;
         judge(&mut verdict, &ledger, &blips, settings.processes, since, until);
         let (swept, held): (Vec<SessionId>, Vec<SessionId>) = unserved
@@ -132,20 +132,20 @@ pub(crate) async fn run(settings: &Settings) -> Result<Verdict, Failure> {
         unreachable: unreachable.collect(),
         ..Surroundings::default()
     };
-    super::judge(&crew, &surroundings, &mut truth);
-    verdict.count(&lock(&crew.ledger).counts, &truth.times);
+    super::judge(&group, &surroundings, &mut truth);
+    verdict.count(&lock(&group.ledger).counts, &truth.times);
     truth.report(&mut verdict);
     Ok(verdict)
 }
 
-/// How late a cache's answers are for a process: 1 to 4 ms.
+/// Returns the delay of the cache's answers for a process: 1 to 4 ms.
 fn distance(node: usize) -> Duration {
     Duration::from_millis(1 + node as u64 % 4)
 }
 
 async fn break_cache(servers: &Servers, mode: Mode) -> Result<(), Failure> {
     if servers.cache.proxies.is_empty() {
-        // A cluster's nodes tell clients where they are, so that proxies are passed by.
+        // The nodes of a cluster announce their addresses to clients, which bypass the proxies.
         let pause = |is_over: bool| {
             let cache = Arc::clone(&servers.cache);
             tokio::task::spawn_blocking(move || {
@@ -165,11 +165,14 @@ async fn break_cache(servers: &Servers, mode: Mode) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The sessions that the cache does not answer for in time, once for each process.
-pub(crate) async fn serve(crew: &mut Crew, sessions: &[SessionId]) -> Result<Vec<SessionId>, Failure> {
+/// Returns the sessions for which the cache does not answer in time, once for each process.
+pub(crate) async fn serve(
+    group: &mut ProcessGroup,
+    sessions: &[SessionId],
+) -> Result<Vec<SessionId>, Failure> {
     let serve = Command::Serve { sessions: sessions.to_vec(), within: RECOVERY };
     let mut all = Vec::new();
-    for reply in crew.command_all(&serve).await? {
+    for reply in group.command_all(&serve).await? {
         if let Reply::Served { unserved, .. } = reply {
             all.extend(unserved);
         }
@@ -177,7 +180,7 @@ pub(crate) async fn serve(crew: &mut Crew, sessions: &[SessionId]) -> Result<Vec
     Ok(all)
 }
 
-/// When the cache was away, and when it was next.
+/// A time in which the cache was away, and the beginning of the next one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Blip {
     pub(crate) since: Nanos,
@@ -185,11 +188,11 @@ pub(crate) struct Blip {
     pub(crate) next: Nanos,
 }
 
-/// Whether a call of the cache for a session may have had an effect and no answer, not so long ago that what it left in the
-/// cache is over: a lease or a fence, which ends by itself.
+/// Returns `true` if a cache call for a session may have had an effect without an answer, so recently that the lease or fence
+/// that it left, which ends by itself, is not over.
 pub(crate) fn may_be_held(ops: &[Op], blips: &[Blip], cache_timeout: Nanos, now: Nanos) -> bool {
     let horizon = now.saturating_sub(nanos(FENCE_TTL));
-    // What comes later in a blip reaches no server.
+    // A later call in a blip reaches no server.
     let was_caught = |op: &Op| {
         let is_in =
             |blip: &Blip| op.begin < blip.since + 20 * MILLI && op.end.is_none_or(|end| end > blip.since);
@@ -200,8 +203,8 @@ pub(crate) fn may_be_held(ops: &[Op], blips: &[Blip], cache_timeout: Nanos, now:
     recent.clone().any(|op| was_caught(op) || waited_in_vain(op))
 }
 
-/// How long after a blip a process used the cache again: had hits, and answered the last degraded write. `None` if that was
-/// not before the next.
+/// Returns how long after a blip a process used the cache again: it had hits, and answered the last degraded write. `None` if
+/// that was not before the next blip.
 pub(crate) fn recovery(samples: &[(Nanos, Figures)], degraded: &[Nanos], blip: &Blip) -> Option<Nanos> {
     let hit = samples.windows(2).find_map(|pair| match pair {
         [(at, before), (later, after)] if *at >= blip.until && after.hits > before.hits => Some(*later),
@@ -209,11 +212,11 @@ pub(crate) fn recovery(samples: &[(Nanos, Figures)], degraded: &[Nanos], blip: &
     })?;
     let last = degraded.iter().filter(|end| (blip.until..blip.next).contains(*end)).max();
     let over = last.copied().unwrap_or(blip.until).max(hit);
-    // One that is degraded shortly before the next blip has not recovered.
+    // A process with a degraded write shortly before the next blip has not recovered.
     (over + SECOND / 4 < blip.next).then_some(over - blip.until)
 }
 
-/// When degraded writes of a process answered that began after the last blip before them.
+/// Returns when degraded writes of a process answered that began after the last blip before them.
 fn degraded_writes(ledger: &Ledger, blips: &[Blip], process: u32) -> Vec<Nanos> {
     let ops = ledger.sessions.values().flatten();
     let degraded = ops.filter(|op| op.process == process && op.degraded);
@@ -274,14 +277,14 @@ fn judge(verdict: &mut Verdict, ledger: &Ledger, blips: &[Blip], processes: u32,
     check_blame(verdict, ledger);
 }
 
-/// Whether an operation failed for another reason than the database.
+/// Checks that no operation failed for another reason than the database.
 pub(crate) fn check_blame(verdict: &mut Verdict, ledger: &Ledger) {
     let blames = ledger.counts.blames.iter().filter(|(blame, _)| **blame != Blame::Database);
     let errors: u64 = blames.map(|(_, times)| times).sum();
     verdict.check("no operation fails for a cache", errors == 0, format!("{errors} errors"));
 }
 
-/// The figures of a process at a time, or shortly after it.
+/// Returns the figures of a process at a time, or shortly after it.
 fn figures_at(samples: &[(Nanos, Figures)], at: Nanos) -> Figures {
     let found = samples.iter().find(|(when, _)| *when >= at).or(samples.last());
     found.map(|(_, figures)| figures.clone()).unwrap_or_default()

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use session_cached_db::{CachedDb, NoCache, Schema};
 use session_core::{Cache as _, KeyForm, KeyPrefix, SessionKey, State, StoredKey};
 
-use super::crew::{Crew, Servers, lock};
+use super::process_group::{ProcessGroup, Servers, lock};
 use super::verdict::{Verdict, ms};
 use super::{Omitted, Settings, Truth};
 use crate::Failure;
@@ -20,13 +20,13 @@ const TASKS: u32 = 64;
 /// All tasks begin an operation at each multiple of this.
 const BEAT: Nanos = 150 * MILLI;
 
-/// How long a session is written before it rests.
+/// How long the tasks write a session before they rest.
 const ROUND: Duration = Duration::from_millis(3_500);
 
-/// How long it is written, deleted and rotated after that.
+/// How long they write, delete and rotate it after that.
 const ENDING: Duration = Duration::from_millis(600);
 
-/// The cache must serve the session this long after the crowd has gone: a few round trips, on a busy machine.
+/// The time within which the cache must serve the session after the crowd has gone: a few round trips, on a busy machine.
 const SERVED_WITHIN: Nanos = SECOND / 2;
 
 /// A database that takes this long for one read is too slow for a crowd.
@@ -45,14 +45,14 @@ pub(super) async fn run(settings: &Settings) -> Result<Verdict, Failure> {
         let (cache, database) = (servers.cache_url(node), servers.database_url(Some(node)));
         let mut orders = settings.orders(process, TASKS, cache, database);
         orders.max_cache_age = max_cache_age;
-        // The cache answers: that two cores are busy with 256 writers is not its fault.
+        // The cache answers. If two cores are busy with 256 writers, that is not its fault.
         orders.cache_timeout = 2 * SECOND;
         if orders.cache.starts_with("redis") || orders.cache.starts_with("memcache") {
             orders.cache += "?response_timeout_ms=1900";
         }
         orders
     });
-    let mut crew = Crew::start(settings, orders.collect()).await?;
+    let mut group = ProcessGroup::start(settings, orders.collect()).await?;
     let surroundings = settings.surroundings(max_cache_age);
     let pace = Pace::measure(settings, &servers).await?;
 
@@ -62,7 +62,7 @@ pub(super) async fn run(settings: &Settings) -> Result<Verdict, Failure> {
     while rounds == 0 || Instant::now() + ROUND < end && !settings.omits(Omitted::Operations) {
         rounds += 1;
         let hot = SessionId { slot: 0, generation: rounds };
-        crew.command(1, &Command::Create { sessions: vec![hot] }).await?;
+        group.command(1, &Command::Create { sessions: vec![hot] }).await?;
         let work = Work {
             tasks: if settings.omits(Omitted::Operations) { 0 } else { TASKS },
             sessions: vec![hot],
@@ -71,12 +71,12 @@ pub(super) async fn run(settings: &Settings) -> Result<Verdict, Failure> {
             beat: BEAT,
             revokes: false,
         };
-        crew.command_all(&Command::Operate(work.clone())).await?;
+        group.command_all(&Command::Operate(work.clone())).await?;
         tokio::time::sleep(if settings.omits(Omitted::Operations) { Duration::ZERO } else { ROUND }).await;
-        stuck += rest(&mut crew).await?;
+        stuck += rest(&mut group).await?;
         let mut held = Vec::new();
         let serve = Command::Serve { sessions: vec![hot], within: SERVED_WITHIN };
-        for reply in crew.command_all(&serve).await? {
+        for reply in group.command_all(&serve).await? {
             if let Reply::Served { unserved, after } = reply {
                 served.push(unserved.is_empty().then_some(after));
                 held.extend(unserved);
@@ -86,14 +86,14 @@ pub(super) async fn run(settings: &Settings) -> Result<Verdict, Failure> {
             verdict.fact("not served", text);
         }
         let mix = Mix { deletes: 2, rotations: 2, ..work.mix };
-        crew.command_all(&Command::Operate(Work { mix, ..work })).await?;
+        group.command_all(&Command::Operate(Work { mix, ..work })).await?;
         tokio::time::sleep(ENDING).await;
-        stuck += rest(&mut crew).await?;
-        super::judge(&crew, &surroundings, &mut truth);
+        stuck += rest(&mut group).await?;
+        super::judge(&group, &surroundings, &mut truth);
     }
     let slowest = pace.stop();
 
-    let ledger = lock(&crew.ledger);
+    let ledger = lock(&group.ledger);
     let counts = &ledger.counts;
     let written = truth.times.writes.len();
     if written == 0 || counts.loads == 0 {
@@ -124,7 +124,7 @@ pub(super) async fn run(settings: &Settings) -> Result<Verdict, Failure> {
     let (database, other) = (blamed(Blame::Database), blamed(Blame::Other));
     let is_excused = slowest > SLOW;
     verdict.check(
-        "every write says what became of it, unless the database is slow",
+        "every write has a known outcome, unless the database is slow",
         counts.open == 0 || is_excused,
         format!("{} do not", counts.open),
     );
@@ -152,13 +152,13 @@ pub(super) async fn run(settings: &Settings) -> Result<Verdict, Failure> {
     Ok(verdict)
 }
 
-/// Ends the operations. Returns how many did not end.
-pub(super) async fn rest(crew: &mut Crew) -> Result<u32, Failure> {
-    let replies = crew.command_all(&Command::Rest { within: 15 * SECOND }).await?;
+/// Stops the operations, and returns how many did not end.
+pub(super) async fn rest(group: &mut ProcessGroup) -> Result<u32, Failure> {
+    let replies = group.command_all(&Command::Rest { within: 15 * SECOND }).await?;
     Ok(replies.iter().map(|reply| if let Reply::Resting { stuck } = reply { *stuck } else { 0 }).sum())
 }
 
-/// What is in the cache under keys that it does not serve.
+/// Describes the entries of keys that the cache does not serve.
 pub(super) async fn what_holds(
     settings: &Settings,
     cache: &str,
@@ -193,7 +193,7 @@ pub(super) async fn what_holds(
     Ok(Some(format!("{} keys, of which in the cache {}", sessions.len(), counts.join(", "))))
 }
 
-/// How long the database takes for a read beside the crowd.
+/// Returns how long the database takes for a read beside the crowd.
 struct Pace {
     slowest: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,

@@ -1,13 +1,13 @@
 //! Callers that leave: loads, saves and revocations whose futures are dropped in the middle, and loads that are kept without
-//! being polled. Nobody else may notice.
+//! being polled. No other caller may notice.
 
 use std::time::Duration;
 
 use conformance_tests::proxy::Mode;
 
-use super::crew::{Crew, Servers, lock};
 use super::crowd::rest;
-use super::hand::{REVOCATION_BOUND, subject_sessions};
+use super::phase_worker::{REVOCATION_BOUND, subject_sessions};
+use super::process_group::{ProcessGroup, Servers, lock};
 use super::verdict::{Verdict, ms, nanos, seconds};
 use super::{Omitted, Settings, Truth};
 use crate::Failure;
@@ -21,14 +21,14 @@ const TASKS: u32 = 16;
 const SESSIONS: u32 = 200;
 const PAUSE: Nanos = 20 * MILLI;
 
-/// Keys are read from the database again after this.
+/// The time after which keys are read from the database again.
 const MAX_CACHE_AGE: Nanos = SECOND;
 const CACHE_TIMEOUT: Nanos = SECOND / 2;
 
-/// How late the database's answers are, so that callers leave in the middle of statements.
+/// The delay of the database's answers, so that callers leave in the middle of statements.
 const DISTANCE: Duration = Duration::from_millis(5);
 
-/// What a load may take beyond the timeouts of cache and database, on a busy machine.
+/// The time that a load may take beyond the timeouts of cache and database, on a busy machine.
 const SLACK: Nanos = SECOND;
 
 pub(super) async fn run(settings: &Settings) -> Result<Verdict, Failure> {
@@ -46,17 +46,17 @@ pub(super) async fn run(settings: &Settings) -> Result<Verdict, Failure> {
         orders.cache_timeout = CACHE_TIMEOUT;
         orders
     });
-    let mut crew = Crew::start(settings, orders.collect()).await?;
+    let mut group = ProcessGroup::start(settings, orders.collect()).await?;
     let sessions: Vec<_> = (0..SESSIONS).map(|slot| SessionId { slot, generation: 1 }).collect();
-    crew.command(1, &Command::Create { sessions: sessions.clone() }).await?;
+    group.command(1, &Command::Create { sessions: sessions.clone() }).await?;
 
-    // All connections that a process keeps are made.
+    // Makes all connections that a process keeps.
     let mix = Mix { saves: 250, ..Mix::default() };
     let tasks = if settings.omits(Omitted::Operations) { 0 } else { TASKS };
     let mut work = Work { tasks, sessions, mix, pause: PAUSE / 4, beat: 0, revokes: false };
-    crew.command_all(&Command::Operate(work.clone())).await?;
+    group.command_all(&Command::Operate(work.clone())).await?;
     tokio::time::sleep(Duration::from_millis(1_500)).await;
-    let mut stuck = rest(&mut crew).await?;
+    let mut stuck = rest(&mut group).await?;
     let before = connections(&servers).await?;
 
     if !settings.omits(Omitted::Departures) {
@@ -65,14 +65,14 @@ pub(super) async fn run(settings: &Settings) -> Result<Verdict, Failure> {
     }
     work.pause = PAUSE;
     let since = now();
-    crew.command_all(&Command::Operate(work)).await?;
+    group.command_all(&Command::Operate(work)).await?;
     tokio::time::sleep(settings.lasts).await;
-    stuck += rest(&mut crew).await?;
+    stuck += rest(&mut group).await?;
     let after = connections(&servers).await?;
 
-    let undead = undead(settings, &servers, &crew).await?;
+    let still_open = still_open(settings, &servers, &group).await?;
     {
-        let ledger = lock(&crew.ledger);
+        let ledger = lock(&group.ledger);
         let counts = &ledger.counts;
         if counts.departed_loads < 20 || counts.departed_writes < 10 {
             return Err(format!(
@@ -128,8 +128,8 @@ pub(super) async fn run(settings: &Settings) -> Result<Verdict, Failure> {
         );
         verdict.check(
             "no other node opens a session that was revoked",
-            undead == 0,
-            format!("{undead} were opened"),
+            still_open == 0,
+            format!("{still_open} were opened"),
         );
         let failed: Vec<_> = ledger.revocations.iter().filter_map(|one| one.error.as_ref()).collect();
         verdict
@@ -139,37 +139,37 @@ pub(super) async fn run(settings: &Settings) -> Result<Verdict, Failure> {
         }
     }
     let mut truth = Truth::default();
-    super::judge(&crew, &settings.surroundings(MAX_CACHE_AGE), &mut truth);
-    verdict.count(&lock(&crew.ledger).counts, &truth.times);
+    super::judge(&group, &settings.surroundings(MAX_CACHE_AGE), &mut truth);
+    verdict.count(&lock(&group.ledger).counts, &truth.times);
     truth.report(&mut verdict);
     Ok(verdict)
 }
 
-/// The longest that a load took whose caller waited for it, or still waits.
+/// Returns the longest time of a load whose caller waited for it, or still waits.
 fn slowest_load<'a>(ops: impl Iterator<Item = &'a Op>, since: Nanos) -> Nanos {
     let waited = ops.filter(|op| op.action == Action::Load && op.begin >= since);
-    // Those that were left have an end, and no answer.
+    // Loads that were left have an end, but no answer.
     let waited = waited.filter(|op| op.answer != Answer::Unknown || op.end.is_none());
     waited.map(|op| op.end.unwrap_or(now()) - op.begin).max().unwrap_or_default()
 }
 
-/// How many sessions of revocations that were begun another node still opens.
-async fn undead(settings: &Settings, servers: &Servers, crew: &Crew) -> Result<u32, Failure> {
+/// Returns how many sessions of revocations that have begun another node still opens.
+async fn still_open(settings: &Settings, servers: &Servers, group: &ProcessGroup) -> Result<u32, Failure> {
     let cache = cache_backends::connect(&servers.cache_url(0))?;
     let (max_age, timeout) = (Duration::from_nanos(MAX_CACHE_AGE), Duration::from_nanos(CACHE_TIMEOUT));
     let store = worker::store_over(cache, &servers.database_url(None), max_age, timeout).await?;
-    let revocations = lock(&crew.ledger).revocations.clone();
-    let mut undead = 0;
+    let revocations = lock(&group.ledger).revocations.clone();
+    let mut still_open = 0;
     for revocation in revocations.iter().filter(|one| one.departed || one.error.is_none()) {
         for session in subject_sessions(revocation.number) {
             let key = stored_key(&store, &session_key(settings.run(), session));
-            undead += u32::from(store.load(&key).await?.is_some());
+            still_open += u32::from(store.load(&key).await?.is_some());
         }
     }
-    Ok(undead)
+    Ok(still_open)
 }
 
-/// How many connections the database server says were made since it was started.
+/// Returns how many connections were made since the start of the database server, as it counts them.
 async fn connections(servers: &Servers) -> Result<Option<u64>, Failure> {
     if servers.database.container.is_none() {
         return Ok(None);

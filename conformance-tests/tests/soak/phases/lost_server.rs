@@ -1,5 +1,5 @@
-//! One server of several of a cache dies: of three memcached, and of the masters of a Redis cluster. The keys of the others
-//! must be served by the cache all the time, but for a moment.
+//! One server of several of a cache dies: of three memcached servers, or of the masters of a Redis cluster. The cache must serve
+//! the keys of the others all the time, except for a moment.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use session_core::Cache as _;
 
 use super::blips::{RECOVERY, check_blame, may_be_held, serve};
-use super::crew::{Crew, Servers, lock};
 use super::crowd::{rest, what_holds};
+use super::process_group::{ProcessGroup, Servers, lock};
 use super::verdict::{Verdict, picture, seconds};
 use super::{Omitted, Settings, Truth};
 use crate::Failure;
@@ -27,14 +27,15 @@ const SERVERS: usize = 3;
 
 const MAX_CACHE_AGE: Nanos = 60 * SECOND;
 
-/// Long enough for a machine of two cores on which all of this runs.
+/// Long enough for a machine of two cores that runs all of this.
 const CACHE_TIMEOUT: Nanos = SECOND / 2;
 
 /// How long a server is dead, and how long it is watched after it came back.
 const DEAD: Duration = Duration::from_secs(5);
 const BACK: Duration = Duration::from_secs(4);
 
-/// A server that came back is used again after this: clients look for it now and then, and a cluster's nodes must agree.
+/// The time within which a server that came back must be used again. Clients look for it now and then, and a cluster's nodes
+/// must agree.
 const REUNION: Nanos = 3 * SECOND;
 
 pub(super) async fn run(settings: &Settings) -> Result<Vec<Verdict>, Failure> {
@@ -54,7 +55,7 @@ pub(super) async fn run(settings: &Settings) -> Result<Vec<Verdict>, Failure> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fleet {
-    /// Three servers that know nothing of each other.
+    /// Three servers that are independent of each other.
     Memcached,
     /// The masters of a cluster without replicas, of which some may be missing.
     Cluster,
@@ -65,7 +66,7 @@ enum Fleet {
 enum Death {
     /// Connections are refused.
     Killed,
-    /// Nothing answers, and nothing says so.
+    /// The server does not answer, without any sign.
     Silent,
 }
 
@@ -94,7 +95,7 @@ impl Caches {
         self.containers[0].url(&self.ports)
     }
 
-    /// Each server alone.
+    /// Returns the URL of each server alone.
     fn single_url(&self, server: usize) -> String {
         let port = self.ports[server];
         match self.kind {
@@ -129,14 +130,14 @@ impl Caches {
     }
 }
 
-/// When a server was dead.
+/// A time in which a server was dead.
 #[derive(Clone, Copy, Debug)]
 struct Loss {
     server: usize,
     death: Death,
     since: Nanos,
     until: Nanos,
-    /// When the next one began, or all was over.
+    /// The beginning of the next such time, or the end of the phase.
     next: Nanos,
 }
 
@@ -161,12 +162,12 @@ async fn lose(settings: &Settings, kind: Fleet) -> Result<Verdict, Failure> {
         orders.cache_timeout = CACHE_TIMEOUT;
         orders
     });
-    let mut crew = Crew::start(settings, orders.collect()).await?;
+    let mut group = ProcessGroup::start(settings, orders.collect()).await?;
     let sessions: Vec<_> = (0..SESSIONS).map(|slot| SessionId { slot, generation: 1 }).collect();
-    crew.command(1, &Command::Create { sessions: sessions.clone() }).await?;
+    group.command(1, &Command::Create { sessions: sessions.clone() }).await?;
     let homes = homes(settings, &caches, &servers, &sessions).await?;
     let all: Vec<_> = homes.iter().map(|(session, home)| (*session, home.server)).collect();
-    crew.command_all(&Command::Homes { homes: all }).await?;
+    group.command_all(&Command::Homes { homes: all }).await?;
     let work = Work {
         tasks: if settings.omits(Omitted::Operations) { 0 } else { TASKS },
         sessions: sessions.clone(),
@@ -175,7 +176,7 @@ async fn lose(settings: &Settings, kind: Fleet) -> Result<Verdict, Failure> {
         beat: 0,
         revokes: false,
     };
-    crew.command_all(&Command::Operate(work)).await?;
+    group.command_all(&Command::Operate(work)).await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
 
     let (mut losses, begun) = (Vec::new(), Instant::now());
@@ -197,14 +198,14 @@ async fn lose(settings: &Settings, kind: Fleet) -> Result<Verdict, Failure> {
         losses.push(loss);
     }
     let until = now();
-    let stuck = rest(&mut crew).await?;
-    let unserved = serve(&mut crew, &sessions).await?;
+    let stuck = rest(&mut group).await?;
+    let unserved = serve(&mut group, &sessions).await?;
     if let Some(text) = what_holds(settings, &caches.url(), &unserved).await? {
         verdict.fact("not served", text);
     }
 
     {
-        let ledger = lock(&crew.ledger);
+        let ledger = lock(&group.ledger);
         check_that_it_was_one(&ledger)?;
         judge(&mut verdict, &ledger, &losses, &homes);
         let (may_be_held, held): (Vec<SessionId>, Vec<SessionId>) = unserved
@@ -232,21 +233,21 @@ async fn lose(settings: &Settings, kind: Fleet) -> Result<Verdict, Failure> {
         ..Surroundings::default()
     };
     let mut truth = Truth::default();
-    super::judge(&crew, &surroundings, &mut truth);
-    verdict.count(&lock(&crew.ledger).counts, &truth.times);
+    super::judge(&group, &surroundings, &mut truth);
+    verdict.count(&lock(&group.ledger).counts, &truth.times);
     truth.report(&mut verdict);
     Ok(verdict)
 }
 
-/// Where a session's entry is.
+/// The place of a session's entry.
 #[derive(Clone, Copy, Debug)]
 struct Home {
     server: usize,
-    /// What the store takes for a server: a cluster's slots in groups, of which one may be parted by two masters.
+    /// The server as the store counts it: the slots of a cluster are in groups, one of which may be split between two masters.
     group: usize,
 }
 
-/// Which server has which session: the one that knows it when it is asked alone.
+/// Finds out which server has which session: the one that has it when it is asked alone.
 async fn homes(
     settings: &Settings,
     caches: &Caches,
@@ -262,7 +263,7 @@ async fn homes(
         let alone = cache_backends::connect(&caches.single_url(server))?;
         for session in sessions {
             let key = stored_key(&store, &session_key(settings.run(), *session));
-            // A node of a cluster refuses what is not its own.
+            // A node of a cluster refuses keys that are not its own.
             if matches!(alone.get(&key).await, Ok(Some(_))) {
                 homes.insert(*session, Home { server, group: cache.server(&key) });
             }
@@ -309,7 +310,7 @@ fn judge(verdict: &mut Verdict, ledger: &Ledger, losses: &[Loss], homes: &BTreeM
                 let sessions = ledger.sessions.iter().filter(move |(session, _)| is_one(session));
                 sessions.flat_map(|(_, ops)| ops).filter(|op| op.process == *process && op.is_write())
             };
-            // What began while the server died may be degraded by it.
+            // An operation that began while the server died may be degraded.
             let after_death = |op: &&Op| loss.since <= op.begin && op.begin < loss.until;
             let last =
                 writes_of(true).filter(after_death).filter(|op| op.degraded).filter_map(|op| op.end).max();
@@ -358,7 +359,7 @@ fn judge(verdict: &mut Verdict, ledger: &Ledger, losses: &[Loss], homes: &BTreeM
     check_blame(verdict, ledger);
 }
 
-/// Whether a server answered with values in each second of this time.
+/// Returns `true` if a server answered with values in each second of this time.
 fn has_hits(samples: &[(Nanos, Figures)], server: usize, from: Nanos, to: Nanos) -> bool {
     let values_at = |at: Nanos| {
         let sample = samples.iter().find(|(when, _)| *when >= at).or(samples.last());

@@ -1,11 +1,11 @@
-//! Phases: soaks that each look for one kind of trouble, and judge how fast it is over as well as the truth.
+//! Phases: soaks that each make one kind of trouble, and judge how fast it is over, besides the correctness of all answers.
 
 pub(crate) mod blips;
-mod crew;
 mod crowd;
 mod departing;
-pub(crate) mod hand;
 mod lost_server;
+pub(crate) mod phase_worker;
+mod process_group;
 pub(crate) mod verdict;
 mod watched;
 
@@ -19,16 +19,16 @@ use crate::history::{Nanos, PhaseOrders, SECOND};
 use crate::ledger;
 use crate::run;
 use crate::worker::LANDING;
-use crew::{Crew, lock};
+use process_group::{ProcessGroup, lock};
 use verdict::{Times, Verdict};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// Hundreds of writers of one session, while nothing is broken.
     Crowd,
-    /// The cache is away for a moment, again and again, while all write.
+    /// The cache is away for a moment, repeatedly, while all processes write.
     Blips,
-    /// Callers leave in the middle of what they began.
+    /// Callers leave in the middle of their operations.
     Departing,
     /// One server of several of a cache dies, and comes back.
     LostServer,
@@ -58,7 +58,7 @@ impl FromStr for Phase {
     }
 }
 
-/// What is left out of a phase, to see that it is noticed.
+/// A part that is left out of a phase, to show that this is noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Omitted {
     Operations,
@@ -95,7 +95,7 @@ impl Settings {
         u32::try_from(self.seed & 0xffff_ffff).unwrap_or_default()
     }
 
-    /// The orders for one process, whose tasks write fields of their own.
+    /// Returns the orders for one process, whose tasks write fields of their own.
     fn orders(&self, process: u32, tasks: u32, cache: String, database: String) -> PhaseOrders {
         PhaseOrders {
             cache,
@@ -109,7 +109,7 @@ impl Settings {
         }
     }
 
-    /// In which nothing is broken.
+    /// Returns circumstances in which nothing is broken.
     fn surroundings(&self, max_cache_age: Nanos) -> Surroundings {
         let is_private = self.cache == "moka";
         let is_healthy = !is_private;
@@ -130,7 +130,7 @@ pub(crate) async fn run(phase: Phase, settings: &Settings) -> Result<Vec<Verdict
     }
 }
 
-/// Why a phase cannot be run with this cache, if it cannot.
+/// Returns the reason why a phase cannot run with this cache, if it cannot.
 pub(crate) fn hindrance(phase: Phase, cache: &str) -> Option<&'static str> {
     match phase {
         Phase::Blips if cache == "moka" => Some("moka lives in the process and cannot be cut off"),
@@ -139,9 +139,9 @@ pub(crate) fn hindrance(phase: Phase, cache: &str) -> Option<&'static str> {
     }
 }
 
-/// Judges all that was done to all sessions, and forgets it.
-fn judge(crew: &Crew, surroundings: &Surroundings, truth: &mut Truth) {
-    let sessions = lock(&crew.ledger).retire(true);
+/// Judges the histories of all sessions, and removes them.
+fn judge(group: &ProcessGroup, surroundings: &Surroundings, truth: &mut Truth) {
+    let sessions = lock(&group.ledger).retire(true);
     truth.sessions += sessions.len() as u64;
     sessions.iter().for_each(|(_, ops)| truth.times.add(ops));
     if truth.broken.is_some() {
@@ -155,11 +155,11 @@ fn judge(crew: &Crew, surroundings: &Surroundings, truth: &mut Truth) {
     }
 }
 
-/// What came of judging the histories.
+/// The result of judging the histories.
 #[derive(Debug, Default)]
 struct Truth {
     sessions: u64,
-    /// Of these, the ones that the oracle went through.
+    /// The number of these that the oracle judged.
     explained: u64,
     broken: Option<String>,
     times: Times,

@@ -1,4 +1,4 @@
-//! What a phase found, to be looked at.
+//! The findings of a phase.
 
 use std::fmt;
 use std::time::Duration;
@@ -50,7 +50,7 @@ impl Verdict {
         self.checks.iter().filter(|check| !check.is_kept).count()
     }
 
-    /// What was done, and how long it took.
+    /// Adds the number of operations, and how long they took.
     pub(crate) fn count(&mut self, counts: &Counts, times: &Times) {
         let Counts { loads, writes, unanswered, departed_loads, departed_writes, .. } = counts;
         let mut text = format!("{loads} loads and {writes} writes answered, {unanswered} never");
@@ -88,7 +88,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// How busy the machine is: times mean little on one that does much else.
+/// Returns how busy the machine is. Times mean little on a machine that is busy otherwise.
 fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
@@ -96,7 +96,7 @@ fn machine() -> String {
     format!("{cores} cores, load average {load}")
 }
 
-/// How long operations took that their callers waited for.
+/// The times of operations for which their callers waited.
 #[derive(Debug, Default)]
 pub(crate) struct Times {
     pub(crate) loads: Vec<Nanos>,
@@ -109,7 +109,7 @@ impl Times {
             let Some(end) = op.end else { continue };
             match op.action {
                 Action::Create => {}
-                // One that was left by its caller.
+                // An operation that its caller left.
                 Action::Load if op.answer == Answer::Unknown => {}
                 Action::Load => self.loads.push(end - op.begin),
                 _ => self.writes.push(end - op.begin),
@@ -142,7 +142,7 @@ fn spread(times: &[Nanos]) -> String {
     }
 }
 
-/// A picture of times: how many were up to which.
+/// Draws a histogram of times.
 pub(crate) fn picture(times: &[Option<Nanos>]) -> String {
     const STEPS: [Nanos; 7] =
         [SECOND / 10, SECOND / 4, SECOND / 2, SECOND, 2 * SECOND, 5 * SECOND, Nanos::MAX];

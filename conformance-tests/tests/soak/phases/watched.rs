@@ -19,7 +19,7 @@ pub(crate) struct Watched<C> {
     values: [AtomicU64; MAX_SERVERS],
 }
 
-/// How often the cache answered with the value of a key.
+/// The number of times that the cache answered with the value of a key.
 #[derive(Debug)]
 struct Answered {
     home: usize,
@@ -37,12 +37,12 @@ impl<C> Watched<C> {
         keys.entry(key).or_insert(Answered { home, times: AtomicU64::new(0) });
     }
 
-    /// How often each server answered with a value of a key that is watched.
+    /// Returns how often each server answered with a value of a watched key.
     pub(crate) fn values(&self) -> Vec<u64> {
         self.values.iter().map(|values| values.load(Ordering::Relaxed)).collect()
     }
 
-    /// How often the cache answered with the value of this key.
+    /// Returns how often the cache answered with the value of this key.
     pub(crate) fn times(&self, key: &StoredKey) -> u64 {
         let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         keys.get(key).map_or(0, |answered| answered.times.load(Ordering::SeqCst))

@@ -1,0 +1,300 @@
+//! The world as a store sees it: a cache, a database and a runtime, none of which does anything by itself.
+
+use std::num::NonZeroU64;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use session_core::{
+    Acquired, BoxFuture, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, ExpiryWrite, KeyForm,
+    Persistence, PersistenceError, PersistenceProperties, Record, Row, Runtime, Scope, SessionTimes,
+    StoredKey, Subject, SubjectIndex, Timestamp, Version,
+};
+
+use super::call::{Effect, Reply};
+use super::settings::{KEYS, STATEMENT_BOUND};
+use super::task_id::TaskId;
+use super::world::{Shared, lock};
+
+/// A call on its way.
+struct Calling {
+    world: Shared,
+    effect: Option<Effect>,
+    sent_by: Option<TaskId>,
+}
+
+impl Calling {
+    fn new(world: &Shared, effect: Effect) -> Self {
+        Self { world: Arc::clone(world), effect: Some(effect), sent_by: None }
+    }
+}
+
+impl Future for Calling {
+    type Output = Reply;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Reply> {
+        let world = Arc::clone(&self.world);
+        let mut world = lock(&world);
+        if let Some(effect) = self.effect.take() {
+            self.sent_by = Some(world.send(effect, context.waker()));
+            return Poll::Pending;
+        }
+        let task = self.sent_by.expect("polled after it was answered");
+        match world.take_reply(task, context.waker()) {
+            Some(reply) => {
+                self.sent_by = None;
+                Poll::Ready(reply)
+            }
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Calling {
+    fn drop(&mut self) {
+        if let Some(task) = self.sent_by {
+            lock(&self.world).abandon(task);
+        }
+    }
+}
+
+/// Returns the position of `key` in the world. The probe key has none.
+fn index(key: &StoredKey) -> Option<usize> {
+    KEYS.iter().position(|known| *known == key.as_str())
+}
+
+fn known(key: &StoredKey) -> usize {
+    index(key).expect("one of the keys of the run")
+}
+
+#[derive(Debug)]
+pub(super) struct SimCache {
+    pub(super) world: Shared,
+    pub(super) scope: Scope,
+}
+
+fn cache_error(reply: Reply) -> CacheError {
+    match reply {
+        Reply::Refused => CacheError::Unavailable("simulated".into()),
+        Reply::Unknown => CacheError::Unknown("simulated".into()),
+        other => panic!("not an answer of a cache: {other:?}"),
+    }
+}
+
+impl Cache for SimCache {
+    async fn get(&self, key: &StoredKey) -> Result<Option<Entry>, CacheError> {
+        // The probe asks only whether the cache answers, so any key will do.
+        let key = index(key).unwrap_or(0);
+        match Calling::new(&self.world, Effect::Get(key)).await {
+            Reply::Found(found) => Ok(found),
+            other => Err(cache_error(other)),
+        }
+    }
+
+    async fn compare_exchange(
+        &self,
+        key: &StoredKey,
+        expected: Expected,
+        new: Option<Entry>,
+        ttl: Duration,
+    ) -> Result<Exchange, CacheError> {
+        match Calling::new(&self.world, Effect::Exchange(known(key), expected, new, ttl)).await {
+            Reply::Exchanged(exchange) => Ok(exchange),
+            other => Err(cache_error(other)),
+        }
+    }
+
+    async fn acquire(&self, key: &StoredKey, lease: Entry, ttl: Duration) -> Result<Acquired, CacheError> {
+        match Calling::new(&self.world, Effect::Acquire(known(key), lease, ttl)).await {
+            Reply::Acquired(acquired) => Ok(acquired),
+            other => Err(cache_error(other)),
+        }
+    }
+
+    fn properties(&self) -> CacheProperties {
+        CacheProperties::new(self.scope)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct SimDb {
+    pub(super) world: Shared,
+}
+
+fn db_error(reply: Reply) -> PersistenceError {
+    match reply {
+        Reply::NotFound => PersistenceError::NotFound,
+        Reply::Conflict => PersistenceError::Conflict,
+        Reply::AlreadyExists => PersistenceError::AlreadyExists,
+        Reply::Refused => PersistenceError::Unavailable("simulated".into()),
+        Reply::Unknown => PersistenceError::Unknown("simulated".into()),
+        other => panic!("not an answer of a database: {other:?}"),
+    }
+}
+
+impl SimDb {
+    async fn committed(&self, effect: Effect) -> Result<Version, PersistenceError> {
+        match Calling::new(&self.world, effect).await {
+            Reply::Committed(version) => Ok(version),
+            other => Err(db_error(other)),
+        }
+    }
+}
+
+impl Persistence for SimDb {
+    async fn load(&self, key: &StoredKey, now: Timestamp) -> Result<Option<Record>, PersistenceError> {
+        match Calling::new(&self.world, Effect::Load(known(key), now)).await {
+            Reply::Loaded(found) => Ok(found),
+            other => Err(db_error(other)),
+        }
+    }
+
+    async fn insert(&self, key: &StoredKey, record: &Record) -> Result<Version, PersistenceError> {
+        self.committed(Effect::Insert(known(key), record.clone())).await
+    }
+
+    async fn update(
+        &self,
+        key: &StoredKey,
+        record: &Record,
+        expected: Option<Version>,
+        expiry: ExpiryWrite,
+        now: Timestamp,
+    ) -> Result<Version, PersistenceError> {
+        self.committed(Effect::Update(known(key), record.clone(), expected, expiry, now)).await
+    }
+
+    async fn touch(
+        &self,
+        key: &StoredKey,
+        expires_at: Timestamp,
+        idle_since: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool, PersistenceError> {
+        match Calling::new(&self.world, Effect::Touch(known(key), expires_at, idle_since, now)).await {
+            Reply::Touched(is_due) => Ok(is_due),
+            other => Err(db_error(other)),
+        }
+    }
+
+    async fn rename(
+        &self,
+        old: &StoredKey,
+        new: &StoredKey,
+        record: &Record,
+        expected: Option<Version>,
+        expiry: ExpiryWrite,
+        now: Timestamp,
+    ) -> Result<Version, PersistenceError> {
+        let keys = [known(old), known(new)];
+        self.committed(Effect::Rename(keys, record.clone(), expected, expiry, now)).await
+    }
+
+    async fn delete(&self, key: &StoredKey) -> Result<bool, PersistenceError> {
+        match Calling::new(&self.world, Effect::Delete(known(key))).await {
+            Reply::Deleted(was_there) => Ok(was_there),
+            other => Err(db_error(other)),
+        }
+    }
+
+    async fn delete_expired(&self, before: Timestamp, _: u32) -> Result<u64, PersistenceError> {
+        match Calling::new(&self.world, Effect::DeleteExpired(before)).await {
+            Reply::DeletedExpired(deleted) => Ok(deleted),
+            other => Err(db_error(other)),
+        }
+    }
+
+    /// Answers at once: the call changes nothing, and its answer holds at any time.
+    async fn now(&self) -> Result<Timestamp, PersistenceError> {
+        Ok(lock(&self.world).now)
+    }
+
+    async fn migrate(&self) -> Result<(), PersistenceError> {
+        Ok(())
+    }
+
+    fn schema_sql(&self) -> String {
+        String::new()
+    }
+
+    async fn check_schema(&self) -> Result<(), PersistenceError> {
+        Ok(())
+    }
+
+    fn properties(&self) -> PersistenceProperties {
+        PersistenceProperties::new(1 << 20)
+            .with_keys(KeyForm::Plain, StoredKey::MAX_LEN)
+            .with_statement_bound(STATEMENT_BOUND)
+    }
+}
+
+impl SubjectIndex for SimDb {
+    async fn list_by_subject(
+        &self,
+        _: &Subject,
+        now: Timestamp,
+        _: Option<&StoredKey>,
+        _: u32,
+    ) -> Result<Vec<Row<SessionTimes>>, PersistenceError> {
+        match Calling::new(&self.world, Effect::List(now)).await {
+            Reply::Listed(rows) => {
+                Ok(rows.into_iter().map(|(key, times)| Row::new(key, Ok(times))).collect())
+            }
+            other => Err(db_error(other)),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct SimRuntime {
+    pub(super) world: Shared,
+    /// How far the clock of this process is ahead.
+    pub(super) ahead: Duration,
+}
+
+impl Runtime for SimRuntime {
+    fn now(&self) -> Timestamp {
+        lock(&self.world).now + self.ahead
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<()> {
+        Box::pin(Sleeping { world: Arc::clone(&self.world), duration, timer: None })
+    }
+
+    fn spawn(&self, task: BoxFuture<()>) {
+        lock(&self.world).spawn(task);
+    }
+
+    fn random_u64(&self) -> NonZeroU64 {
+        NonZeroU64::new(lock(&self.world).draw()).expect("tasks are counted from one")
+    }
+}
+
+struct Sleeping {
+    world: Shared,
+    duration: Duration,
+    timer: Option<(TaskId, u32)>,
+}
+
+impl Future for Sleeping {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let world = Arc::clone(&self.world);
+        let mut world = lock(&world);
+        let Some((task, timer)) = self.timer else {
+            self.timer = world.set_timer(self.duration, context.waker());
+            return if self.timer.is_none() { Poll::Ready(()) } else { Poll::Pending };
+        };
+        if world.has_fired(task, timer, context.waker()) { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Drop for Sleeping {
+    fn drop(&mut self) {
+        if let Some((task, timer)) = self.timer {
+            lock(&self.world).clear_timer(task, timer);
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Calls to the cache and the database, and their answers.
+
+use std::task::Waker;
+use std::time::Duration;
+
+use session_core::{
+    Acquired, Entry, Exchange, Expected, ExpiryWrite, Record, SessionTimes, StoredKey, Timestamp, Version,
+};
+
+use super::task_id::TaskId;
+
+/// A session, as the oracle sees it. No two operations leave the fields alike, so the fields distinguish the versions of a
+/// session. The first version has zeros. Where records enter the cache, each is checked to have the version with which its
+/// fields were committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Seen(pub(super) [u8; 2]);
+
+impl Seen {
+    pub(super) const FIRST: Self = Self([0; 2]);
+
+    pub(super) fn of(record: &Record) -> Self {
+        let payload = record.payload();
+        // `1{"a":0,"b":0}`
+        Self([payload[6] - b'0', payload[12] - b'0'])
+    }
+
+    /// Returns `true` if one operation wrote all of it, and did not merge.
+    pub(super) fn is_of_one(self) -> bool {
+        self.0[0] == self.0[1]
+    }
+}
+
+/// A call to the cache or to the database.
+#[derive(Clone, Debug)]
+pub(super) enum Effect {
+    Get(usize),
+    Acquire(usize, Entry, Duration),
+    Exchange(usize, Expected, Option<Entry>, Duration),
+    Load(usize, Timestamp),
+    List(Timestamp),
+    Insert(usize, Record),
+    Update(usize, Record, Option<Version>, ExpiryWrite, Timestamp),
+    /// The key, the expiry, the instant since which the session must be idle, and the present.
+    Touch(usize, Timestamp, Timestamp, Timestamp),
+    Rename([usize; 2], Record, Option<Version>, ExpiryWrite, Timestamp),
+    Delete(usize),
+    DeleteExpired(Timestamp),
+}
+
+impl Effect {
+    /// Returns the key of a statement that writes one.
+    pub(super) fn statement_key(&self) -> Option<usize> {
+        match self {
+            Self::Insert(key, _) | Self::Update(key, ..) | Self::Touch(key, ..) | Self::Delete(key) => {
+                Some(*key)
+            }
+            Self::Rename([old, _], ..) => Some(*old),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_cache(&self) -> bool {
+        matches!(self, Self::Get(_) | Self::Acquire(..) | Self::Exchange(..))
+    }
+
+    pub(super) fn is_write(&self) -> bool {
+        !matches!(self, Self::Get(_) | Self::Load(..) | Self::List(_))
+    }
+
+    pub(super) fn is_statement(&self) -> bool {
+        self.is_write() && !self.is_cache()
+    }
+}
+
+/// The answer to a call.
+#[derive(Clone, Debug)]
+pub(super) enum Reply {
+    Found(Option<Entry>),
+    Acquired(Acquired),
+    Exchanged(Exchange),
+    Loaded(Option<Record>),
+    Listed(Vec<(StoredKey, SessionTimes)>),
+    Committed(Version),
+    Touched(bool),
+    Deleted(bool),
+    DeletedExpired(u64),
+    NotFound,
+    Conflict,
+    AlreadyExists,
+    /// The call had no effect, and will have none.
+    Refused,
+    /// The call may have taken effect, or may do so later.
+    Unknown,
+}
+
+/// A call that was made and whose answer was not taken yet.
+///
+/// It belongs to the task that sent it. That task may end or be dropped while the call lives on: several loads can hold the
+/// attempt that it is part of. The answer wakes the task that polled it last.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) effect: Effect,
+    pub(super) sent_at: Timestamp,
+    /// The number of the call among those of its task.
+    pub(super) number: u32,
+    pub(super) reply: Option<Reply>,
+    /// The answer can be taken.
+    pub(super) has_arrived: bool,
+    pub(super) waker: Waker,
+}
+
+impl Call {
+    /// Returns `true` if something can still happen to the call.
+    pub(super) fn is_open(&self) -> bool {
+        !self.has_arrived
+    }
+}
+
+/// A call that no task waits for any more. It may still take effect.
+#[derive(Clone, Debug)]
+pub(super) struct Late {
+    pub(super) task: TaskId,
+    pub(super) effect: Effect,
+    pub(super) sent_at: Timestamp,
+    pub(super) number: u32,
+}

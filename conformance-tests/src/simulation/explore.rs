@@ -1,0 +1,274 @@
+//! Exploring runs: all of them, random ones, or one again.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::str::FromStr;
+
+use super::run::{Choice, Simulation};
+use super::scenario::Scenario;
+
+/// The maximum number of steps. A run that is longer goes in circles.
+const MAX_STEPS: usize = 400;
+
+/// The end of a choice vector that continues without faults, and without other operations.
+const COMPLETE: usize = usize::MAX;
+
+/// From one in this many states, the run is completed. They are chosen by the state's digest, so they are always the same.
+pub const SAMPLED: u64 = 32;
+
+/// The identity of a run: a scenario, and the choice at each step, as its position among the possible choices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vector {
+    /// The scenario.
+    pub scenario: Scenario,
+    /// The choices.
+    pub choices: Vec<usize>,
+}
+
+impl fmt::Display for Vector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = |choice: &usize| if *choice == COMPLETE { "end".to_owned() } else { choice.to_string() };
+        let choices: Vec<_> = self.choices.iter().map(name).collect();
+        write!(f, "{}:{}", self.scenario, choices.join("."))
+    }
+}
+
+impl FromStr for Vector {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let choice = |text: &str| if text == "end" { Ok(COMPLETE) } else { text.parse() };
+        let (scenario, choices) =
+            text.split_once(':').ok_or_else(|| format!("{text:?} is no choice vector: it has no `:`"))?;
+        let choices: Result<Vec<_>, _> =
+            choices.split('.').filter(|choice| !choice.is_empty()).map(choice).collect();
+        let choices = choices.map_err(|_| format!("{text:?} is no choice vector: a choice is no number"))?;
+        Ok(Self { scenario: scenario.parse()?, choices })
+    }
+}
+
+/// A run that broke a promise.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// The run.
+    pub vector: Vector,
+    /// Why it breaks a promise.
+    pub reason: String,
+}
+
+/// The size of an exploration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Explored {
+    /// Different states.
+    pub states: u64,
+    /// Runs from the beginning.
+    pub runs: u64,
+    /// Runs to the end. The others came to a state that was explored before.
+    pub ends: u64,
+    /// States from which the run was completed.
+    pub completions: u64,
+}
+
+impl std::ops::AddAssign for Explored {
+    fn add_assign(&mut self, other: Self) {
+        self.states += other.states;
+        self.runs += other.runs;
+        self.ends += other.ends;
+        self.completions += other.completions;
+    }
+}
+
+/// A hasher for digests, which are random already.
+#[derive(Default)]
+struct Identity(u64);
+
+impl Hasher for Identity {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only digests are hashed");
+    }
+    fn write_u64(&mut self, digest: u64) {
+        self.0 = digest;
+    }
+}
+
+type Visited = HashMap<u64, u16, BuildHasherDefault<Identity>>;
+
+/// A step of the current run.
+struct Fork {
+    choices: Vec<Choice>,
+    chosen: usize,
+}
+
+/// Explores every run of `scenario`, and returns the violation that was found, if any: the shortest one if `shortest`.
+#[must_use]
+pub fn explore(scenario: &Scenario, shortest: bool) -> (Explored, Option<Violation>) {
+    // In one function, because every part of the loop works on the path and on the states that were visited.
+    let mut explored = Explored::default();
+    let mut visited = Visited::default();
+    let mut path: Vec<Fork> = Vec::new();
+    let mut found: Option<Violation> = None;
+    // Longer runs are not explored, because a shorter one has broken a promise.
+    let mut limit = MAX_STEPS;
+    loop {
+        explored.runs += 1;
+        let mut simulation = Simulation::new(scenario);
+        let mut wrong = None;
+        let mut ends_early = false;
+        for fork in &path {
+            // All steps but the last are known to keep the promises.
+            wrong = simulation.step(fork.choices[fork.chosen]).err();
+        }
+        while wrong.is_none() && path.len() < limit {
+            let depth = u16::try_from(path.len()).unwrap_or(u16::MAX);
+            let digest = simulation.digest();
+            let seen_at = visited.entry(digest).or_insert_with(|| {
+                explored.states += 1;
+                u16::MAX
+            });
+            // Nothing new, unless the shortest run is wanted and this way is shorter.
+            if *seen_at <= depth || *seen_at < u16::MAX && !shortest {
+                break;
+            }
+            if *seen_at == u16::MAX && digest.is_multiple_of(SAMPLED) {
+                explored.completions += 1;
+                if let Err(reason) = complete(scenario, &path) {
+                    wrong = Some(reason);
+                    ends_early = true;
+                    break;
+                }
+            }
+            *seen_at = depth;
+            let choices = simulation.choices();
+            let Some(&choice) = choices.first() else {
+                explored.ends += 1;
+                break;
+            };
+            path.push(Fork { choices, chosen: 0 });
+            wrong = simulation.step(choice).err();
+        }
+        if path.len() >= MAX_STEPS {
+            wrong = Some("it goes in circles".into());
+        }
+        if let Some(reason) = wrong {
+            let mut violation = violation(scenario, &path, reason);
+            violation.vector.choices.extend(ends_early.then_some(COMPLETE));
+            found = Some(violation);
+            if !shortest || path.is_empty() {
+                return (explored, found);
+            }
+            limit = path.len() - 1;
+            path.truncate(limit);
+        }
+        while path.pop_if(|fork| fork.chosen + 1 == fork.choices.len()).is_some() {}
+        match path.last_mut() {
+            Some(fork) => fork.chosen += 1,
+            None => return (explored, found),
+        }
+    }
+}
+
+/// Repeats the run up to here, and completes it.
+fn complete(scenario: &Scenario, path: &[Fork]) -> Result<(), String> {
+    let mut simulation = Simulation::new(scenario);
+    for fork in path {
+        simulation.step(fork.choices[fork.chosen])?;
+    }
+    simulation.complete()
+}
+
+fn violation(scenario: &Scenario, path: &[Fork], reason: String) -> Violation {
+    let choices = path.iter().map(|fork| fork.chosen).collect();
+    Violation { vector: Vector { scenario: scenario.clone(), choices }, reason }
+}
+
+/// Makes one run with random choices, and returns the number of its steps. `random` returns a number below its argument.
+///
+/// # Errors
+///
+/// Returns the violation if the run breaks a promise.
+pub fn random_run(scenario: &Scenario, mut random: impl FnMut(usize) -> usize) -> Result<usize, Violation> {
+    let mut simulation = Simulation::new(scenario);
+    let mut path = Vec::new();
+    // One run in four is completed from somewhere in the middle.
+    let length = if random(4) == 0 { random(60) } else { usize::MAX };
+    loop {
+        let choices = simulation.choices();
+        if choices.is_empty() {
+            return Ok(path.len());
+        }
+        if path.len() == length {
+            return simulation.complete().map(|()| length).map_err(|reason| {
+                let mut violation = violation(scenario, &path, reason);
+                violation.vector.choices.push(COMPLETE);
+                violation
+            });
+        }
+        if path.len() >= MAX_STEPS {
+            return Err(violation(scenario, &path, "it goes in circles".into()));
+        }
+        let chosen = random(choices.len());
+        let choice = choices[chosen];
+        path.push(Fork { choices, chosen });
+        simulation.step(choice).map_err(|reason| violation(scenario, &path, reason))?;
+    }
+}
+
+/// A run that was replayed.
+#[derive(Clone, Debug)]
+pub struct Replayed {
+    /// Descriptions of the steps.
+    pub steps: Vec<String>,
+    /// The promise that the run breaks, if it breaks one.
+    pub violation: Option<String>,
+}
+
+/// Replays the run of `vector`.
+///
+/// # Errors
+///
+/// Returns an error if the vector does not fit: a choice is not among those that are possible, or the run is not over where
+/// the vector ends, or is over before.
+pub fn replay(vector: &Vector) -> Result<Replayed, String> {
+    let mut simulation = Simulation::new(&vector.scenario);
+    let mut steps = Vec::new();
+    let mut chosen = vector.choices.iter();
+    loop {
+        let choices: Vec<Choice> = simulation.choices();
+        let Some(&number) = chosen.next() else {
+            if choices.is_empty() {
+                return Ok(Replayed { steps, violation: None });
+            }
+            return Err(format!(
+                "the choice vector does not fit: it ends after {} steps, but the run goes on",
+                steps.len()
+            ));
+        };
+        if number == COMPLETE && !choices.is_empty() {
+            steps.push(format!(
+                "from here on nothing else begins or goes wrong   [{}]",
+                simulation.describe_state()
+            ));
+            return Ok(Replayed { steps, violation: simulation.complete().err() });
+        }
+        let Some(&choice) = choices.get(number) else {
+            return Err(format!(
+                "the choice vector does not fit: step {} chooses {number}, but only {} things can happen there",
+                steps.len() + 1,
+                choices.len()
+            ));
+        };
+        let described = simulation.describe(choice);
+        let verdict = simulation.step(choice);
+        steps.push(format!("{described}   [{}]", simulation.describe_state()));
+        if let Err(reason) = verdict {
+            if chosen.next().is_some() {
+                return Err("the choice vector does not fit: the run breaks a promise before its end".into());
+            }
+            return Ok(Replayed { steps, violation: Some(reason) });
+        }
+    }
+}

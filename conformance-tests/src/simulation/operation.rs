@@ -1,0 +1,211 @@
+//! The operations of a mix.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use session_cached_db::{CachedDb, Coherence, Error, Session, Written};
+use session_core::{
+    ExpiryWrite, Outcome as Certainty, Record, SessionKey, StoredKey, Subject, Version, bytes,
+};
+
+use super::backends::{SimCache, SimDb};
+use super::call::Seen;
+use super::settings::{FAR, KEYS, START, SUBJECT};
+
+pub(super) type Store = CachedDb<SimCache, SimDb>;
+
+/// The version of the session that a run begins with.
+pub(super) const FIRST_VERSION: Version = Version::from_u64(1);
+
+macro_rules! operations {
+    ($($(#[doc = $doc:literal])* $variant:ident = $name:literal),* $(,)?) => {
+        /// An operation of a client on session A, which is there when a run begins, or on B, which is not.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[non_exhaustive]
+        pub enum Operation {
+            $($(#[doc = $doc])* $variant,)*
+        }
+
+        impl Operation {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// Returns the name that it has in the name of a scenario.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+operations! {
+    /// Loads A.
+    Load = "load",
+    /// Replaces A's data, if A has the version that it had in the beginning.
+    Save = "save",
+    /// Replaces A's data, whatever version it has.
+    Overwrite = "overwrite",
+    /// Changes one field of A, which was opened in the beginning, and merges if others have changed A.
+    Merge = "merge",
+    /// Prolongs A.
+    Touch = "touch",
+    /// Deletes A.
+    Delete = "delete",
+    /// Renames A to the key B, and replaces its data.
+    Rename = "rename",
+    /// Adds B.
+    Create = "create",
+    /// Ends all sessions of the subject to which A and B belong.
+    Revoke = "revoke",
+    /// Deletes expired sessions.
+    Reap = "reap",
+    /// Loads B.
+    LoadB = "load-b",
+    /// Deletes B.
+    DeleteB = "delete-b",
+}
+
+/// The answer of an operation to its caller.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answer {
+    pub(super) number: usize,
+    pub(super) outcome: Outcome,
+    /// The operation reported that the cache did not answer.
+    pub(super) is_degraded: bool,
+}
+
+/// The outcome in an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Outcome {
+    Loaded(Option<Seen>),
+    Wrote(Seen),
+    Done,
+    Removed(bool),
+    Revoked(u8),
+    Reaped(u8),
+    Gone,
+    Conflict,
+    Exists,
+    /// An error that says that the operation has no effect, and will have none.
+    Failed,
+    /// An error that leaves that open.
+    Unknown,
+}
+
+impl Operation {
+    /// Returns the sessions that it may read or write.
+    pub(super) const fn keys(self) -> &'static [usize] {
+        match self {
+            Self::LoadB | Self::DeleteB | Self::Create => &[1],
+            Self::Rename | Self::Revoke | Self::Reap => &[0, 1],
+            _ => &[0],
+        }
+    }
+
+    pub(super) const fn is_load(self) -> bool {
+        matches!(self, Self::Load | Self::LoadB)
+    }
+
+    /// Returns the fields of a session after the operation, if it has this number.
+    pub(super) fn fields(self, number: usize, before: [u8; 2]) -> [u8; 2] {
+        let mine = u8::try_from(number + 1).expect("few operations");
+        match self {
+            Self::Merge => {
+                let mut fields = before;
+                fields[number % 2] = mine;
+                fields
+            }
+            _ => [mine; 2],
+        }
+    }
+
+    /// Returns `true` if it waits in the write queue of a session, where it may be combined with others of its process.
+    pub(super) const fn combines(self) -> bool {
+        matches!(self, Self::Merge)
+    }
+
+    pub(super) async fn run(self, number: usize, store: Store, session: Option<Session>) -> Answer {
+        let mut coherence = Coherence::Coherent;
+        let attempt = self.attempt(number, &store, session, &mut coherence).await;
+        let is_degraded = coherence == Coherence::Degraded || matches!(attempt, Err(Error::CacheUnavailable));
+        let outcome = match attempt {
+            Ok(outcome) => outcome,
+            Err(Error::SessionGone) => Outcome::Gone,
+            // A save of different keys conflicts with nothing. It may run out of time.
+            Err(Error::Conflict) if self == Self::Merge => Outcome::Failed,
+            Err(Error::Conflict) => Outcome::Conflict,
+            Err(Error::AlreadyExists) => Outcome::Exists,
+            // Some of the sessions may have been ended.
+            Err(_) if self == Self::Revoke => Outcome::Unknown,
+            Err(error) if error.outcome() == Certainty::Unknown && !self.is_load() => Outcome::Unknown,
+            Err(_) => Outcome::Failed,
+        };
+        Answer { number, outcome, is_degraded }
+    }
+
+    async fn attempt(
+        self,
+        number: usize,
+        store: &Store,
+        session: Option<Session>,
+        coherence: &mut Coherence,
+    ) -> Result<Outcome, Error> {
+        let [a, b] = stored_keys();
+        let record = || record(self.fields(number, [0; 2]));
+        let mut wrote = |written: Written<Arc<Record>>| {
+            *coherence = written.coherence;
+            Outcome::Wrote(Seen::of(&written.value))
+        };
+        Ok(match self {
+            Self::Load => Outcome::Loaded(store.load(&a).await?.map(|record| Seen::of(&record))),
+            Self::LoadB => Outcome::Loaded(store.load(&b).await?.map(|record| Seen::of(&record))),
+            Self::Save => wrote(store.update(&a, record(), Some(FIRST_VERSION), ExpiryWrite::Extend).await?),
+            Self::Overwrite => wrote(store.update(&a, record(), None, ExpiryWrite::Extend).await?),
+            Self::Merge => {
+                let mut session = session.expect("opened in the beginning");
+                let field = ["a", "b"][number % 2];
+                session.insert(field, number + 1)?;
+                *coherence = session.save().await?;
+                let read = |name| session.get::<u8>(name).map(Option::unwrap_or_default);
+                Outcome::Wrote(Seen([read("a")?, read("b")?]))
+            }
+            Self::Touch => {
+                *coherence = store.touch(&a, START + FAR).await?;
+                Outcome::Done
+            }
+            Self::Delete | Self::DeleteB => {
+                let deleted = store.revoke(if self == Self::Delete { &a } else { &b }).await?;
+                *coherence = deleted.coherence;
+                Outcome::Removed(deleted.value)
+            }
+            Self::Rename => wrote(store.rename(&a, &b, record(), None, ExpiryWrite::Extend).await?),
+            Self::Create => wrote(store.create(&b, record()).await?),
+            Self::Revoke => {
+                let revoked = store.revoke_subject(SUBJECT).await?;
+                *coherence = revoked.coherence;
+                Outcome::Revoked(small(revoked.value))
+            }
+            Self::Reap => Outcome::Reaped(small(store.clear_expired().await?)),
+        })
+    }
+}
+
+fn small(n: u64) -> u8 {
+    u8::try_from(n).expect("few sessions")
+}
+
+pub(super) fn stored_keys() -> [StoredKey; 2] {
+    KEYS.map(|key| StoredKey::parse(key).expect("a valid key"))
+}
+
+/// Returns the session key of A.
+pub(super) fn session_key() -> SessionKey {
+    SessionKey::parse(KEYS[0]).expect("a valid key")
+}
+
+pub(super) fn record(fields: [u8; 2]) -> Record {
+    let payload = Bytes::from(format!("1{{\"a\":{},\"b\":{}}}", fields[0], fields[1]));
+    Record::new(payload, START, START + FAR)
+        .with_subject(Some(Subject::parse(SUBJECT).expect("a valid subject")))
+}

@@ -1,0 +1,370 @@
+//! The oracle, which judges the answers of a run's operations.
+//!
+//! *Linearizability* is checked incrementally, by the [configurations](crate::support::linearize) that explain the answers so
+//! far.
+//!
+//! Saves that wait together in the write queue of a session are written by one statement. They take effect at one moment, one
+//! after the other in the order in which they began, with nothing in between, and each of them answers with the session as it
+//! is after the last of them. Nothing else may differ: the store chooses which of a process's saves it combines, but then the
+//! answers of all of them show the changes of all of them, and no state with the changes of only some is ever seen.
+//!
+//! *Freshness* means that a load answers with a state that the database has had, not older than the state that any operation
+//! acknowledged before the load began has left. Linearizability implies it; in some situations, only freshness is promised.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use session_core::Timestamp;
+
+use super::call::Seen;
+use super::digest;
+use super::operation::{Operation, Outcome};
+use super::settings::{CLOCK_SLACK, FAR, START};
+use super::world::World;
+use crate::support::linearize::{Configurations, JointStep, Model, Progress, Step};
+
+/// The guarantee that holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Promise {
+    /// Per session linearizable.
+    #[default]
+    Linearizable,
+    /// Every finished write is visible to every later load.
+    Fresh,
+    /// A load answers with some state of the last `max_cache_age`.
+    Bounded,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Row {
+    seen: Seen,
+    expires_at: Timestamp,
+}
+
+type Rows = [Option<Row>; 2];
+
+/// A session at one point of its history, and its expiry at that point.
+type Was = Option<(Seen, Timestamp)>;
+
+#[derive(Debug)]
+struct Begun {
+    operation: Operation,
+    process: usize,
+    /// How many operations began before it.
+    place: usize,
+    /// The instants that the clock of its process has shown since it began.
+    clock: Vec<Timestamp>,
+    ahead: Duration,
+    is_running: bool,
+    /// The lengths of the histories when it began.
+    since: [usize; 2],
+    /// The position in the history of its key from which on a load may answer.
+    floor: usize,
+    /// The weakest promise that was made while it ran.
+    promise: Promise,
+}
+
+#[derive(Debug)]
+pub(super) struct Oracle {
+    configurations: Configurations<Rows, Outcome>,
+    /// By their number.
+    begun: Vec<Option<Begun>>,
+    /// The position of the last acknowledged write in the history of each key.
+    acknowledged: [usize; 2],
+}
+
+impl Oracle {
+    pub(super) fn new(world: &World) -> Self {
+        let rows = [0, 1]
+            .map(|key| world.row(key).map(|row| Row { seen: Seen::of(row), expires_at: row.expires_at() }));
+        Self {
+            configurations: Configurations::new(rows),
+            begun: Vec::new(),
+            acknowledged: [0, 1].map(|key| world.history[key].len() - 1),
+        }
+    }
+
+    pub(super) fn begin(
+        &mut self,
+        number: usize,
+        operation: Operation,
+        process: usize,
+        ahead: Duration,
+        world: &World,
+    ) {
+        let now = world.now;
+        while self.begun.len() <= number {
+            self.begun.push(None);
+        }
+        self.configurations.begin(number);
+        let floor = self.acknowledged[operation.keys()[0]];
+        let place = self.begun.iter().flatten().count();
+        self.begun[number] = Some(Begun {
+            operation,
+            process,
+            place,
+            clock: vec![now + ahead],
+            ahead,
+            is_running: true,
+            since: [0, 1].map(|key| world.history[key].len()),
+            floor,
+            promise: Promise::Linearizable,
+        });
+    }
+
+    /// Notes that time has passed.
+    pub(super) fn tick(&mut self, now: Timestamp) {
+        for begun in self.begun.iter_mut().flatten() {
+            begun.clock.push(now + begun.ahead);
+        }
+    }
+
+    /// Notes that no more than this is promised to the load with this number from now on, if it runs.
+    pub(super) fn promise(&mut self, number: usize, promise: Promise) {
+        if let Some(Some(begun)) = self.begun.get_mut(number)
+            && begun.is_running
+        {
+            begun.promise = begun.promise.max(promise);
+        }
+    }
+
+    /// Notes that this operation will not answer. It may take effect at any time, or never.
+    pub(super) fn expect_no_answer(&mut self, number: usize) {
+        if let Some(Some(begun)) = self.begun.get_mut(number) {
+            begun.is_running = false;
+        }
+    }
+
+    /// Checks that an operation whose caller has left, and which has ended, took effect.
+    pub(super) fn require_effect(&mut self, number: usize) -> Result<(), String> {
+        if self.configurations.is_over(number) {
+            return Ok(());
+        }
+        self.configurations.explain(&Begins(&self.begun));
+        self.configurations.retain(number, |progress| matches!(progress, Progress::Took(_)));
+        if self.configurations.is_empty() {
+            let operation = self.begun[number].as_ref().map_or("", |begun| begun.operation.name());
+            return Err(format!("{operation} ended with its caller"));
+        }
+        Ok(())
+    }
+
+    /// Judges an answer.
+    pub(super) fn answer(&mut self, number: usize, outcome: Outcome, world: &World) -> Result<(), String> {
+        let begun = self.begun[number].as_mut().expect("it has begun");
+        begun.is_running = false;
+        let (operation, promise) = (begun.operation, begun.promise);
+        if let Outcome::Loaded(seen) = outcome {
+            self.check_freshness(number, seen, world)?;
+        }
+        if operation.is_load() && promise > Promise::Linearizable {
+            self.configurations.retain(number, |_| true);
+            return Ok(());
+        }
+        match outcome {
+            Outcome::Unknown => return Ok(()),
+            Outcome::Failed => {
+                self.configurations.retain(number, |progress| matches!(progress, Progress::Waiting(_)));
+            }
+            outcome => {
+                self.configurations.explain(&Begins(&self.begun));
+                self.configurations.retain(number, |progress| *progress == Progress::Took(outcome));
+                self.acknowledge(number, outcome, world);
+            }
+        }
+        if self.configurations.is_empty() {
+            return Err(format!(
+                "not linearizable: no order of the operations explains that {} answered {outcome:?}",
+                operation.name()
+            ));
+        }
+        Ok(())
+    }
+
+    /// Notes that no later load may show a state from before this operation. A write that waited in a queue was committed by
+    /// the task of the queue, so its commit is recognized by the state that it left: its first occurrence since the operation
+    /// began.
+    fn acknowledge(&mut self, number: usize, outcome: Outcome, world: &World) {
+        let begun = self.begun[number].as_ref().expect("it has begun");
+        for &key in begun.operation.keys() {
+            let (since, history) = (begun.since[key], &world.history[key]);
+            let left = |is_it: &dyn Fn(&Was) -> bool| {
+                history.iter().skip(since).position(is_it).map(|position| position + since)
+            };
+            let position = match outcome {
+                Outcome::Wrote(seen) => left(&|state| state.is_some_and(|(other, _)| other == seen)),
+                Outcome::Done => left(&|state| state.is_some()),
+                Outcome::Removed(_) => left(&Option::is_none),
+                _ => world.commits.get(&(number, key)).copied(),
+            };
+            if let Some(position) = position {
+                self.acknowledged[key] = self.acknowledged[key].max(position);
+            }
+        }
+    }
+
+    fn check_freshness(&self, number: usize, seen: Option<Seen>, world: &World) -> Result<(), String> {
+        let begun = self.begun[number].as_ref().expect("it has begun");
+        let key = begun.operation.keys()[0];
+        let floor = if begun.promise == Promise::Bounded { 0 } else { begun.floor };
+        let (first, last) = (begun.clock[0], *begun.clock.last().expect("never empty"));
+        let is_explained = world.history[key][floor..].iter().any(|state| match (state, seen) {
+            (None, None) => true,
+            (Some((_, expires_at)), None) => *expires_at <= last,
+            (Some((state, expires_at)), Some(seen)) => *state == seen && *expires_at > first,
+            (None, Some(_)) => false,
+        });
+        if is_explained {
+            return Ok(());
+        }
+        let what = if floor == 0 { "a state that the database never had" } else { "an old state" };
+        Err(format!("{what}: {} answered {seen:?}", begun.operation.name()))
+    }
+
+    /// Returns a digest of everything that decides how later answers will be judged.
+    pub(super) fn digest(&self, world: &World) -> u64 {
+        let pending: Vec<_> = self
+            .begun
+            .iter()
+            .enumerate()
+            .map(|(number, begun)| {
+                let is_open = !self.configurations.is_over(number);
+                begun.as_ref().filter(|_| is_open).map(|begun| {
+                    let from =
+                        begun.is_running.then(|| &world.history[begun.operation.keys()[0]][begun.floor..]);
+                    (begun.is_running, &begun.clock, begun.promise, from.map(distinct))
+                })
+            })
+            .collect();
+        // The order in which those wait that may be combined.
+        let mut queue: Vec<_> = (0..self.begun.len()).filter(|n| !self.configurations.is_over(*n)).collect();
+        queue.retain(|n| self.begun[*n].as_ref().is_some_and(|begun| begun.operation.combines()));
+        queue.sort_by_key(|n| self.begun[*n].as_ref().map(|begun| begun.place));
+        let later = [0, 1].map(|key| distinct(&world.history[key][self.acknowledged[key]..]));
+        digest::of((&self.configurations, pending, queue, later))
+    }
+}
+
+fn distinct(states: &[Option<(Seen, Timestamp)>]) -> BTreeSet<Option<(Seen, Timestamp)>> {
+    states.iter().copied().collect()
+}
+
+/// The operations that have begun, by number.
+struct Begins<'a>(&'a [Option<Begun>]);
+
+impl Model for Begins<'_> {
+    type State = Rows;
+    type Outcome = Outcome;
+
+    /// Returns the combinations of saves of one process that the store can make: they wait in the order in which they began, and
+    /// those between two of them that did not take effect with them can only have failed.
+    fn joint_steps(&self, wait: &[usize], rows: &Rows) -> Vec<JointStep<Self>> {
+        let begun = |number: &usize| self.0[*number].as_ref().expect("it has begun");
+        let mut saves: Vec<_> =
+            wait.iter().copied().filter(|number| begun(number).operation.combines()).collect();
+        if saves.len() < 2 {
+            return Vec::new();
+        }
+        saves.sort_by_key(|number| begun(number).place);
+        let mut joint = Vec::new();
+        for chosen in 1_u32..1 << saves.len() {
+            let chosen = saves.iter().enumerate().filter(|(bit, _)| chosen >> bit & 1 == 1);
+            let chosen: Vec<_> = chosen.map(|(_, number)| *number).collect();
+            let [first, .., last] = chosen[..] else { continue };
+            if chosen.iter().any(|number| begun(number).process != begun(&first).process) {
+                continue;
+            }
+            for now in &begun(&last).clock {
+                let Some(row) = rows[0].filter(|row| row.expires_at > *now) else { continue };
+                let fields = chosen
+                    .iter()
+                    .fold(row.seen.0, |fields, number| begun(number).operation.fields(*number, fields));
+                let row = Row { seen: Seen(fields), expires_at: START + FAR };
+                let took = chosen.iter().map(|number| (*number, Outcome::Wrote(row.seen))).collect();
+                joint.push(([Some(row), rows[1]], took));
+            }
+        }
+        joint
+    }
+
+    fn steps(&self, number: usize, so_far: u8, rows: &Rows) -> Vec<Step<Self>> {
+        let Some(Some(begun)) = self.0.get(number) else { return Vec::new() };
+        let at = |now: &Timestamp| steps(begun.operation, number, so_far, *rows, *now);
+        begun.clock.iter().flat_map(at).collect()
+    }
+}
+
+/// Returns the states to which the sessions may come when `operation` takes effect, or, for a revoke, takes effect in part.
+fn steps(
+    operation: Operation,
+    number: usize,
+    so_far: u8,
+    rows: Rows,
+    now: Timestamp,
+) -> Vec<(Rows, Progress<Outcome>)> {
+    // In one function, because it is one choice with an arm for each operation.
+    let visible = |key: usize| rows[key].filter(|row| row.expires_at > now);
+    let with = |key: usize, row: Option<Row>| {
+        let mut rows = rows;
+        rows[key] = row;
+        rows
+    };
+    let one = |rows, outcome| vec![(rows, Progress::Took(outcome))];
+    let written =
+        |before: Seen| Row { seen: Seen(operation.fields(number, before.0)), expires_at: START + FAR };
+    match operation {
+        Operation::Load => one(rows, Outcome::Loaded(visible(0).map(|row| row.seen))),
+        Operation::LoadB => one(rows, Outcome::Loaded(visible(1).map(|row| row.seen))),
+        Operation::Save | Operation::Overwrite | Operation::Merge => match visible(0) {
+            None => one(rows, Outcome::Gone),
+            Some(row) if operation == Operation::Save && row.seen != Seen::FIRST => {
+                one(rows, Outcome::Conflict)
+            }
+            Some(row) => {
+                let row = written(row.seen);
+                one(with(0, Some(row)), Outcome::Wrote(row.seen))
+            }
+        },
+        Operation::Touch => match visible(0) {
+            None => one(rows, Outcome::Gone),
+            Some(row) => one(with(0, Some(Row { expires_at: START + FAR, ..row })), Outcome::Done),
+        },
+        Operation::Delete => one(with(0, None), Outcome::Removed(rows[0].is_some())),
+        Operation::DeleteB => one(with(1, None), Outcome::Removed(rows[1].is_some())),
+        Operation::Rename => match (visible(0), rows[1]) {
+            (None, _) => one(rows, Outcome::Gone),
+            (Some(_), Some(_)) => one(rows, Outcome::Exists),
+            (Some(row), None) => {
+                let row = written(row.seen);
+                one([None, Some(row)], Outcome::Wrote(row.seen))
+            }
+        },
+        Operation::Create => match rows[1] {
+            Some(_) => one(rows, Outcome::Exists),
+            None => {
+                let row = written(Seen::FIRST);
+                one(with(1, Some(row)), Outcome::Wrote(row.seen))
+            }
+        },
+        Operation::Revoke => {
+            let ended = (0..2).filter(|key| rows[*key].is_some());
+            let mut steps: Vec<_> =
+                ended.map(|key| (with(key, None), Progress::Waiting(so_far + 1))).collect();
+            if visible(0).is_none() && visible(1).is_none() {
+                steps.push((rows, Progress::Took(Outcome::Revoked(so_far))));
+            }
+            steps
+        }
+        Operation::Reap => {
+            let mut left = rows;
+            let mut reaped = 0;
+            for row in &mut left {
+                if row.is_some_and(|row| row.expires_at <= now - CLOCK_SLACK) {
+                    *row = None;
+                    reaped += 1;
+                }
+            }
+            one(left, Outcome::Reaped(reaped))
+        }
+    }
+}

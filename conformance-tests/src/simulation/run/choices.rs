@@ -1,0 +1,189 @@
+//! The choices at each step of a run.
+
+use std::time::Duration;
+
+use session_core::Scope;
+
+use super::{Simulation, Status};
+use crate::simulation::call::Call;
+use crate::simulation::settings::{KEYS, WRITE_TIMEOUT};
+use crate::simulation::task_id::TaskId;
+use crate::simulation::world::{Purpose, World, lock};
+
+/// The times that can pass at once: enough for leases, and enough for fences.
+pub(super) const JUMPS: [Duration; 2] = [Duration::from_secs(11), Duration::from_secs(33)];
+
+/// One of the events that can happen next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::simulation) enum Choice {
+    /// A client begins an operation.
+    Begin(usize),
+    /// The task of a write queue begins. Other writers may have joined the queue by now.
+    Start(TaskId),
+    /// A call takes effect, and may be answered.
+    TakeEffect(TaskId),
+    /// The answer to a call arrives.
+    Arrive(TaskId),
+    /// A timer of a task that only waits for it fires.
+    Fire(TaskId),
+    /// Another process gets ahead of an exchange that is on its way.
+    Rival,
+    /// A call that no task waits for any more takes effect after all.
+    TakeEffectLate(usize),
+    /// Nothing more happens, and the state is judged.
+    Finish,
+    /// A fault: a call has no effect, and an error says so.
+    Refuse(TaskId),
+    /// A fault: a call takes effect, but the answer is lost.
+    LoseAnswer(TaskId),
+    /// A fault: a call is given up. It may take effect later.
+    Delay(TaskId),
+    /// A fault: a writer's call takes effect, but time passes before the writer continues.
+    Stall(TaskId, usize),
+    /// A fault: the caller of an operation is dropped.
+    Drop(usize),
+    /// A fault: a load is not polled any more, but lives on.
+    Suspend(usize),
+    /// A fault: a process dies.
+    Crash(usize),
+    /// A fault: an entry is evicted.
+    Evict(usize),
+    /// A fault: time passes.
+    Pass(usize),
+}
+
+impl Simulation<'_> {
+    /// Returns what can happen next. Never empty before the run is over.
+    pub(in crate::simulation) fn choices(&self) -> Vec<Choice> {
+        if self.is_finished {
+            return Vec::new();
+        }
+        let world = lock(&self.world);
+        let mut choices = Vec::new();
+        let mut faults = Vec::new();
+        // `false` if anything must still happen.
+        let mut is_quiet = true;
+        for (id, state) in &world.tasks {
+            if self.urgent.is_some_and(|urgent| urgent != *id) {
+                continue;
+            }
+            match &state.call {
+                Some(call) if call.is_open() => {
+                    is_quiet = false;
+                    self.add_choices(&world, *id, call, &mut choices, &mut faults);
+                }
+                None if !self.is_suspended(*id) => {
+                    let first = state.timers.iter().min_by_key(|timer| timer.due);
+                    match first.map(|timer| (timer.purpose, timer.due)) {
+                        Some((Purpose::Maintain, _)) => choices.push(Choice::Fire(*id)),
+                        Some((Purpose::Load, due)) if due <= world.now => {
+                            is_quiet = false;
+                            choices.push(Choice::Fire(*id));
+                        }
+                        _ => {}
+                    }
+                }
+                _ => {}
+            }
+        }
+        if self.urgent.is_none() {
+            self.add_unhurried_choices(&world, is_quiet, &mut choices, &mut faults);
+        }
+        if self.faults_left > 0 {
+            choices.extend(faults);
+        }
+        choices
+    }
+
+    /// Adds what can happen when no task that has just begun must make its first call.
+    fn add_unhurried_choices(
+        &self,
+        world: &World,
+        mut is_quiet: bool,
+        choices: &mut Vec<Choice>,
+        faults: &mut Vec<Choice>,
+    ) {
+        for task in self.tasks.iter().filter(|task| task.is_held) {
+            is_quiet = false;
+            choices.push(Choice::Start(task.id));
+        }
+        for (number, status) in self.statuses.iter().enumerate() {
+            let process = self.scenario.operations[number].1;
+            match status {
+                Status::Waiting if self.stores[process].is_some() => {
+                    is_quiet = false;
+                    choices.push(Choice::Begin(number));
+                }
+                Status::Running => {
+                    faults.push(Choice::Drop(number));
+                    if self.shares_single_flight(number) {
+                        faults.push(Choice::Suspend(number));
+                    }
+                }
+                _ => {}
+            }
+        }
+        choices.extend((0..world.late.len()).map(Choice::TakeEffectLate));
+        if is_quiet {
+            choices.push(Choice::Finish);
+        }
+        if self.rivalry_left > 0 && world.has_exchange_under_way() {
+            choices.push(Choice::Rival);
+        }
+        // The cache of a single process dies with it, and a new store begins from nothing.
+        let may_crash = self.scenario.is_shared;
+        for process in (0..self.stores.len()).filter(|_| may_crash) {
+            if self.tasks.iter().any(|task| task.process == process) {
+                faults.push(Choice::Crash(process));
+            }
+        }
+        faults.extend((0..KEYS.len()).filter(|key| world.entry(*key).is_some()).map(Choice::Evict));
+        faults.extend((0..JUMPS.len()).filter(|jump| may_pass(world, &JUMPS[*jump])).map(Choice::Pass));
+    }
+
+    /// Adds what can happen to a call.
+    fn add_choices(
+        &self,
+        world: &World,
+        id: TaskId,
+        call: &Call,
+        choices: &mut Vec<Choice>,
+        faults: &mut Vec<Choice>,
+    ) {
+        if call.reply.is_some() {
+            return choices.push(Choice::Arrive(id));
+        }
+        choices.push(Choice::TakeEffect(id));
+        let is_write = self.operation(id).is_some_and(|operation| !operation.is_load());
+        if is_write && !call.effect.is_statement() {
+            let jumps = (0..JUMPS.len()).filter(|jump| may_pass(world, &JUMPS[*jump]));
+            faults.extend(jumps.map(|jump| Choice::Stall(id, jump)));
+        }
+        if call.effect.is_cache() && self.scenario.scope() == Scope::Process {
+            return;
+        }
+        faults.push(Choice::Refuse(id));
+        if call.effect.is_write() {
+            faults.extend([Choice::LoseAnswer(id), Choice::Delay(id)]);
+        }
+    }
+
+    pub(super) fn is_suspended(&self, id: TaskId) -> bool {
+        self.tasks.iter().any(|task| task.id == id && task.is_suspended)
+    }
+
+    /// Returns `true` if the scenario has another load of the same session in the same process.
+    fn shares_single_flight(&self, number: usize) -> bool {
+        let mine = self.scenario.operations[number];
+        mine.0.is_load() && self.scenario.operations.iter().filter(|other| **other == mine).count() > 1
+    }
+}
+
+/// Returns `true` if this time can pass at once: a store gives a statement up after its timeout.
+fn may_pass(world: &World, time: &Duration) -> bool {
+    world.tasks.values().filter_map(|task| task.call.as_ref()).all(|call| {
+        !call.effect.is_statement()
+            || call.reply.is_some()
+            || world.now + *time <= call.sent_at + WRITE_TIMEOUT
+    })
+}

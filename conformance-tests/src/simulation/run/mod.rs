@@ -1,0 +1,234 @@
+//! One run: real stores over the simulated world, driven step by step.
+
+mod choices;
+mod describe;
+mod ending;
+mod judging;
+mod steps;
+mod tasks;
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use session_cached_db::simulation::enter_task;
+use session_cached_db::{CachedDb, Session};
+use session_core::{Entry, Stamp, Value};
+
+pub(in crate::simulation) use self::choices::Choice;
+use self::judging::Excuses;
+use self::tasks::Task;
+use crate::simulation::backends::{SimCache, SimDb, SimRuntime};
+use crate::simulation::digest;
+use crate::simulation::operation::{
+    Answer, FIRST_VERSION, Operation, Store, record, session_key, stored_keys,
+};
+use crate::simulation::oracle::Oracle;
+use crate::simulation::scenario::{Beginning, Scenario};
+use crate::simulation::settings::{
+    AHEAD, CACHE_TIMEOUT, CLOCK_SLACK, FAR, FENCE_TTL, LEASE_TTL, MAX_CACHE_AGE, PROBE_INTERVAL,
+    READ_TIMEOUT, START, WRITE_TIMEOUT,
+};
+use crate::simulation::task_id::TaskId;
+use crate::simulation::world::{Shared, World, lock};
+
+/// The time after which a session that ends soon expires.
+const END: Duration = Duration::from_secs(25);
+
+/// The first number of the loads that probe the state after the end of a run.
+const FIRST_PROBE: usize = 100;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Status {
+    Waiting,
+    Running,
+    /// Answered, or without a caller that waits for the answer.
+    Over,
+}
+
+/// A run that is under way.
+pub(in crate::simulation) struct Simulation<'a> {
+    scenario: &'a Scenario,
+    world: Shared,
+    stores: Vec<Option<Store>>,
+    sessions: Vec<Option<Session>>,
+    tasks: Vec<Task>,
+    statuses: Vec<Status>,
+    answers: Arc<std::sync::Mutex<Vec<Answer>>>,
+    oracle: Oracle,
+    faults_left: u8,
+    /// How often the rival process may still get ahead.
+    rivalry_left: u8,
+    excuses: Excuses,
+    /// Writes whose caller has left.
+    dropped: BTreeSet<usize>,
+    /// `true` while tasks that are started begin later.
+    holds: bool,
+    /// A task that has just begun: its first call comes next.
+    urgent: Option<TaskId>,
+    /// Operations whose fence was evicted.
+    exposed: BTreeSet<usize>,
+    /// Operations whose settlement was lost, or whose outcome is unknown.
+    lost: BTreeSet<usize>,
+    /// A process died with keys to repair.
+    repairs_lost: bool,
+    is_finished: bool,
+}
+
+/// The verdict on a run so far: an error says which promise was broken.
+pub(in crate::simulation) type Verdict<T = ()> = Result<T, String>;
+
+impl<'a> Simulation<'a> {
+    pub(in crate::simulation) fn new(scenario: &'a Scenario) -> Self {
+        // A cache may keep entries longer than their TTL. The cache of a single process does.
+        let excess = if scenario.processes() > 1 { Duration::ZERO } else { LEASE_TTL };
+        let mut world = World::new(excess);
+        let may_fail =
+            |(operation, _): &(Operation, usize)| matches!(operation, Operation::Save | Operation::Rename);
+        world.remembers = !scenario.operations.iter().any(may_fail);
+        let expires_at = START + if scenario.beginning == Beginning::Ending { END } else { FAR };
+        let first = record([0; 2]).with_version(FIRST_VERSION).with_expires_at(expires_at);
+        world.commit(0, Some(first), None);
+        world.commit(1, None, None);
+        let oracle = Oracle::new(&world);
+        let mut simulation = Self {
+            scenario,
+            world: Arc::new(std::sync::Mutex::new(world)),
+            stores: Vec::new(),
+            sessions: Vec::new(),
+            tasks: Vec::new(),
+            statuses: vec![Status::Waiting; scenario.operations.len()],
+            answers: Arc::default(),
+            oracle,
+            faults_left: scenario.faults,
+            rivalry_left: scenario.rivalry,
+            excuses: Excuses::default(),
+            dropped: BTreeSet::new(),
+            holds: false,
+            urgent: None,
+            exposed: BTreeSet::new(),
+            lost: BTreeSet::new(),
+            repairs_lost: false,
+            is_finished: false,
+        };
+        simulation.enter(TaskId::of_operation(FIRST_PROBE - 1));
+        lock(&simulation.world).begin_rival(usize::MAX);
+        for process in 0..scenario.processes() {
+            lock(&simulation.world).begin(TaskId::of_operation(FIRST_PROBE - 1), process);
+            let store = simulation.store(process);
+            simulation.stores.push(Some(store));
+        }
+        simulation.place_beginning();
+        for &(operation, process) in &scenario.operations {
+            let session = (operation == Operation::Merge).then(|| simulation.opened(process));
+            simulation.sessions.push(session);
+        }
+        simulation.place_beginning();
+        lock(&simulation.world).end(TaskId::of_operation(FIRST_PROBE - 1));
+        simulation
+    }
+
+    /// Switches to this task.
+    fn enter(&self, task: TaskId) {
+        lock(&self.world).polling = task;
+        enter_task(task.0);
+    }
+
+    fn place_beginning(&mut self) {
+        let mut world = lock(&self.world);
+        let record = world.row(0).cloned().expect("A is there in the beginning");
+        let stamp = Stamp(std::num::NonZeroU64::MIN);
+        let store = self.stores[0].as_ref().expect("nothing has crashed yet").__store_id();
+        let value = Value { record: Arc::new(record), made_at: START, store };
+        let is_cached = self.scenario.beginning != Beginning::Vacant;
+        world.place(0, is_cached.then(|| Entry::value(stamp, value)), MAX_CACHE_AGE);
+    }
+
+    fn store(&self, process: usize) -> Store {
+        let world = || Arc::clone(&self.world);
+        let cache = SimCache { world: world(), scope: self.scenario.scope() };
+        let build = CachedDb::builder(cache, SimDb { world: world() })
+            .runtime(SimRuntime { world: world(), ahead: ahead(process) })
+            .reaper(None)
+            .sole_process()
+            .idle_timeout(FAR)
+            .max_cache_age(MAX_CACHE_AGE)
+            .lease_ttl(LEASE_TTL)
+            .fence_ttl(FENCE_TTL)
+            .clock_slack(CLOCK_SLACK)
+            .write_timeout(WRITE_TIMEOUT)
+            .cache_timeout(CACHE_TIMEOUT)
+            .read_timeout(READ_TIMEOUT)
+            .probe_interval(PROBE_INTERVAL)
+            .breaker_threshold(if self.scenario.is_sensitive { 1 } else { 5 })
+            .build();
+        at_once(build).expect("settings that fit together")
+    }
+
+    /// Opens a session before the run begins.
+    fn opened(&mut self, process: usize) -> Session {
+        let store = self.stores[process].clone().expect("nothing has crashed yet");
+        let mut opening = Box::pin(async move { store.open_key(session_key()).await });
+        let task = TaskId::of_operation(FIRST_PROBE - 1);
+        lock(&self.world).begin(task, process);
+        let mut session = None;
+        while session.is_none() {
+            self.enter(task);
+            match opening.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(opened) => session = Some(opened.expect("nothing fails yet")),
+                Poll::Pending => {
+                    self.run_woken().expect("no operation answers yet");
+                    self.serve_all();
+                }
+            }
+        }
+        session.expect("opened")
+    }
+
+    /// Returns a digest of everything that decides what can happen from here on, and how it will be judged.
+    pub(in crate::simulation) fn digest(&self) -> u64 {
+        let world = lock(&self.world);
+        let shared = |store: &Store| store.__shared_state(u32::from(self.faults_left));
+        let stores: Vec<_> = self.stores.iter().map(|store| store.as_ref().map(shared)).collect();
+        let tasks: BTreeSet<_> =
+            self.tasks.iter().map(|task| (task.id, task.is_held, task.is_suspended)).collect();
+        // Losses matter as long as an entry can still be evicted.
+        let losses = (self.faults_left > 0).then_some((&self.exposed, &self.lost));
+        digest::of((
+            world.digest(),
+            self.oracle.digest(&world),
+            stores,
+            tasks,
+            &self.statuses,
+            (self.faults_left, self.rivalry_left, self.excuses, &self.dropped),
+            self.urgent,
+            (losses, self.exposed.is_empty(), self.is_bounded_only(), self.repairs_lost, self.is_finished),
+        ))
+    }
+}
+
+impl Drop for Simulation<'_> {
+    fn drop(&mut self) {
+        // Tasks first: dropping them hands their calls to the world.
+        self.end_tasks(|_| true);
+        self.drop_spawned();
+    }
+}
+
+fn awaits_repair(store: &Store) -> bool {
+    stored_keys().iter().any(|key| store.__awaits_repair(key))
+}
+
+fn ahead(process: usize) -> Duration {
+    if process == 0 { Duration::ZERO } else { AHEAD }
+}
+
+/// Returns the result of a future that does not wait for anything.
+fn at_once<T>(future: impl Future<Output = T>) -> T {
+    match std::pin::pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(result) => result,
+        Poll::Pending => panic!("it waits for something"),
+    }
+}

@@ -1,0 +1,180 @@
+//! One step of a run.
+
+use session_core::{Entry, State};
+
+use super::choices::{Choice, JUMPS};
+use super::{Simulation, Status, Verdict};
+use crate::simulation::call::Reply;
+use crate::simulation::operation::{Operation, stored_keys};
+use crate::simulation::task_id::TaskId;
+use crate::simulation::world::{TaskState, lock};
+
+impl Simulation<'_> {
+    /// Makes one step.
+    pub(in crate::simulation) fn step(&mut self, choice: Choice) -> Verdict {
+        self.urgent = None;
+        match choice {
+            Choice::Begin(number) => self.begin_operation(number)?,
+            Choice::Start(id) => {
+                let held = self.tasks.iter_mut().find(|task| task.id == id);
+                held.expect("a task that is held").is_held = false;
+                self.run_woken()?;
+                self.urgent = lock(&self.world).call_of(|other| other == id);
+            }
+            Choice::TakeEffect(id) => {
+                lock(&self.world).apply(id);
+                self.arrive_unless_order_matters(id)?;
+            }
+            Choice::Arrive(id) => {
+                self.arrive(id);
+                self.run_woken()?;
+            }
+            Choice::Fire(id) => {
+                self.fire(id);
+                self.run_woken()?;
+            }
+            Choice::Rival => {
+                self.rivalry_left -= 1;
+                lock(&self.world).rival();
+            }
+            Choice::TakeEffectLate(position) => lock(&self.world).take_effect_late(position),
+            Choice::Finish => {
+                self.is_finished = true;
+                self.finish()?;
+            }
+            fault => self.apply_fault(fault)?,
+        }
+        self.note_promises();
+        let mut world = lock(&self.world);
+        world.drop_inert_calls();
+        world.wrong.take().map_or(Ok(()), |wrong| Err(wrong.to_owned()))
+    }
+
+    fn begin_operation(&mut self, number: usize) -> Verdict {
+        let (operation, process) = self.scenario.operations[number];
+        let session = self.sessions[number].take();
+        self.statuses[number] = Status::Running;
+        self.begin(number, operation, process, session);
+        // Operations that wait already when the queue's task begins are combined with this one.
+        let others = self.scenario.operations.iter().zip(&self.statuses);
+        let waits = |((other, place), status): (&(Operation, usize), &Status)| {
+            other.combines() && *place == process && *status == Status::Waiting
+        };
+        self.holds = operation.combines() && others.into_iter().any(waits);
+        let run = self.run_woken();
+        self.holds = false;
+        run?;
+        if !self.order_matters(process, TaskId::of_operation(number)) {
+            // Before its first call takes effect, no other task can see whether it has begun.
+            self.urgent = lock(&self.world).call_of(|id| id.operation() == number);
+        }
+        Ok(())
+    }
+
+    /// Lets something go wrong, and notes what that excuses.
+    fn apply_fault(&mut self, fault: Choice) -> Verdict {
+        self.faults_left -= 1;
+        self.excuse(fault);
+        match fault {
+            Choice::Refuse(id) => {
+                self.note_loss(id);
+                self.answer(id, Reply::Refused);
+                self.arrive_unless_order_matters(id)?;
+            }
+            Choice::LoseAnswer(id) => {
+                let mut world = lock(&self.world);
+                world.apply(id);
+                drop(world);
+                self.note_loss(id);
+                self.answer(id, Reply::Unknown);
+                self.arrive_unless_order_matters(id)?;
+            }
+            Choice::Delay(id) => {
+                self.note_loss(id);
+                lock(&self.world).delay(id);
+                self.answer(id, Reply::Unknown);
+                self.arrive_unless_order_matters(id)?;
+            }
+            Choice::Stall(id, jump) => {
+                lock(&self.world).apply(id);
+                self.let_pass(JUMPS[jump]);
+                self.arrive_unless_order_matters(id)?;
+            }
+            Choice::Drop(number) => {
+                self.statuses[number] = Status::Over;
+                self.oracle.expect_no_answer(number);
+                if !self.scenario.operations[number].0.is_load() {
+                    self.dropped.insert(number);
+                }
+                self.end_tasks(|task| task.id == TaskId::of_operation(number));
+                self.run_woken()?;
+            }
+            Choice::Suspend(number) => {
+                self.statuses[number] = Status::Over;
+                self.oracle.expect_no_answer(number);
+                let id = TaskId::of_operation(number);
+                let task = self.tasks.iter_mut().find(|task| task.id == id);
+                task.expect("a load that runs").is_suspended = true;
+            }
+            Choice::Crash(process) => self.crash(process)?,
+            Choice::Evict(key) => {
+                let mut world = lock(&self.world);
+                if let Some(Entry { state: State::Fence(fence), .. }) = world.entry(key) {
+                    let owner = |token: u64| TaskId::that_drew(token).operation();
+                    let owners = fence.holders.iter().map(|holder| owner(holder.token.0.get()));
+                    self.exposed.extend(owners);
+                }
+                world.slots[key] = None;
+            }
+            Choice::Pass(jump) => self.let_pass(JUMPS[jump]),
+            other => panic!("not a fault: {other:?}"),
+        }
+        Ok(())
+    }
+
+    pub(super) fn arrive_unless_order_matters(&mut self, id: TaskId) -> Verdict {
+        let process = lock(&self.world).task(id).process;
+        if !self.order_matters(process, id) {
+            self.arrive(id);
+            self.run_woken()?;
+        }
+        Ok(())
+    }
+
+    /// Returns `true` if it makes a difference that an answer is on its way. It does for loads, which share single flights
+    /// with other loads of their process, and for the repair of the cache, which shares its queue with every operation of the
+    /// process. Any other answer concerns its task alone.
+    pub(super) fn order_matters(&self, process: usize, id: TaskId) -> bool {
+        let number = id.operation();
+        let Some((operation, _)) = self.scenario.operations.get(number) else { return false };
+        let repairs = |state: &TaskState| state.is_maintaining || state.is_repairing;
+        let is_background = lock(&self.world).tasks.get(&id).is_some_and(repairs);
+        self.scenario.operations.iter().zip(&self.statuses).enumerate().any(
+            |(other, ((kind, place), status))| {
+                let shares = is_background || operation.is_load() && kind.is_load();
+                other != number && *place == process && *status != Status::Over && shares
+            },
+        )
+    }
+
+    pub(super) fn crash(&mut self, process: usize) -> Verdict {
+        let store = self.stores[process].take().expect("a process that runs");
+        self.repairs_lost |= stored_keys().iter().any(|key| store.__awaits_repair(key));
+        let dying = lock(&self.world).tasks_of(process);
+        self.lost.extend(dying.iter().map(|id| id.operation()));
+        self.end_tasks(|task| task.process == process);
+        drop(store);
+        for (number, (_, place)) in self.scenario.operations.iter().enumerate() {
+            if *place == process {
+                self.sessions[number] = None;
+                self.oracle.expect_no_answer(number);
+                self.statuses[number] = Status::Over;
+                self.dropped.remove(&number);
+            }
+        }
+        self.drop_spawned();
+        let left = lock(&self.world).tasks_of(process);
+        assert!(left.is_empty(), "a process that is dead makes calls: {left:?}");
+        self.run_woken()
+    }
+}

@@ -1,0 +1,43 @@
+//! The fixed values of every run: times, keys, and the subject.
+
+use std::time::Duration;
+
+use session_core::Timestamp;
+
+/// The instant at which every run begins.
+pub(super) const START: Timestamp = Timestamp::from_secs(1_000_000);
+
+/// The sessions of a run have one of these keys. They are session keys and stored keys alike.
+pub(super) const KEYS: [&str; 2] = ["session-a", "session-b"];
+
+/// A time longer than any run.
+pub(super) const FAR: Duration = Duration::from_secs(1_000_000);
+
+/// The subject of all sessions of a run.
+pub(super) const SUBJECT: &str = "user";
+
+/// Times that are short enough for a run to pass them, and that keep the distances on which the protocol relies.
+pub(super) const LEASE_TTL: Duration = Duration::from_secs(10);
+
+pub(super) const FENCE_TTL: Duration = Duration::from_secs(30);
+
+pub(super) const CLOCK_SLACK: Duration = Duration::from_secs(2);
+
+pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
+
+pub(super) const STATEMENT_BOUND: Duration = Duration::from_secs(10);
+
+pub(super) const MAX_CACHE_AGE: Duration = Duration::from_secs(300);
+
+pub(super) const CACHE_TIMEOUT: Duration = Duration::from_millis(100);
+
+pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Chosen so that no pause between two probes of the cache is as long as another timer.
+pub(super) const PROBE_INTERVAL: Duration = Duration::from_millis(1_200);
+
+/// How far the second process's clock is ahead: less than the clock slack.
+pub(super) const AHEAD: Duration = Duration::from_secs(1);
+
+/// How much longer than its TTL the cache keeps a value, because the cache's clock cannot be trusted.
+pub(super) const VALUE_TTL_EXCESS: Duration = Duration::from_secs(60);

@@ -1,0 +1,299 @@
+//! The simulated outside world: one cache, one database, one clock, and the calls on their way to them.
+//!
+//! A call takes effect when the scheduler says so, not when it is made.
+
+mod effects;
+mod rival;
+mod timers;
+
+use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
+
+use session_core::{BoxFuture, Entry, Record, State, Timestamp, Token, Version};
+
+pub(super) use self::timers::Purpose;
+use self::timers::Timer;
+use super::call::{Call, Effect, Late, Reply, Seen};
+use super::digest;
+use super::settings::{AHEAD, CLOCK_SLACK, KEYS, START, STATEMENT_BOUND, WRITE_TIMEOUT};
+use super::task_id::TaskId;
+
+/// The world's record of a task.
+#[derive(Debug, Default)]
+pub(in crate::simulation) struct TaskState {
+    pub(in crate::simulation) process: usize,
+    depth: u32,
+    children: u32,
+    draws: u32,
+    calls: u32,
+    pub(in crate::simulation) call: Option<Call>,
+    next_timer: u32,
+    pub(in crate::simulation) timers: Vec<Timer>,
+    /// A digest of all replies that the task took. The code is deterministic, so this identifies the state of the task.
+    pub(in crate::simulation) log: u64,
+    /// The task has ended or was dropped. A call that it sent, and that was not given up, is still on its way.
+    is_gone: bool,
+    /// The task maintains the cache.
+    pub(in crate::simulation) is_maintaining: bool,
+    /// The task was started by the one that maintains the cache, to repair a key.
+    pub(in crate::simulation) is_repairing: bool,
+}
+
+impl TaskState {
+    fn is_idle(&self) -> bool {
+        self.call.is_none() && self.timers.is_empty()
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(in crate::simulation) struct Slot {
+    pub(in crate::simulation) entry: Entry,
+    until: Timestamp,
+}
+
+/// A shared handle to the world.
+pub(in crate::simulation) type Shared = Arc<Mutex<World>>;
+
+pub(in crate::simulation) fn lock(world: &Shared) -> MutexGuard<'_, World> {
+    world.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Debug)]
+pub(in crate::simulation) struct World {
+    pub(in crate::simulation) now: Timestamp,
+    /// How much longer than its TTL the cache keeps a lease or a fence.
+    pub(in crate::simulation) excess: Duration,
+    /// The task that is being polled.
+    pub(in crate::simulation) polling: TaskId,
+    pub(in crate::simulation) tasks: BTreeMap<TaskId, TaskState>,
+    pub(in crate::simulation) spawned: Vec<Spawned>,
+    pub(in crate::simulation) slots: [Option<Slot>; 2],
+    pub(in crate::simulation) rows: [Option<Record>; 2],
+    pub(in crate::simulation) late: Vec<Late>,
+    /// Every state that a row has had, with its expiry.
+    pub(in crate::simulation) history: [Vec<Option<(Seen, Timestamp)>>; 2],
+    /// Every version that a row has had.
+    versions: [Vec<(Seen, Version)>; 2],
+    /// The last state that an operation has committed, as a position in the history.
+    pub(in crate::simulation) commits: BTreeMap<(usize, usize), usize>,
+    /// A promise that was broken where no answer shows it.
+    pub(in crate::simulation) wrong: Option<&'static str>,
+    /// The number of reads of the database.
+    pub(in crate::simulation) reads: u32,
+    /// There was a fault.
+    pub(in crate::simulation) is_troubled: bool,
+    /// No write of the run can fail because of what it expects. After such a failure, a write queue would know less than it
+    /// has written.
+    pub(in crate::simulation) remembers: bool,
+    /// The token of the rival process's fence, if it holds one.
+    pub(in crate::simulation) rival: Option<Token>,
+}
+
+pub(in crate::simulation) struct Spawned(
+    pub(in crate::simulation) TaskId,
+    pub(in crate::simulation) BoxFuture<()>,
+);
+
+impl std::fmt::Debug for Spawned {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl World {
+    pub(in crate::simulation) fn new(excess: Duration) -> Self {
+        Self {
+            now: START,
+            excess,
+            polling: TaskId(0),
+            tasks: BTreeMap::new(),
+            spawned: Vec::new(),
+            slots: [None, None],
+            rows: [None, None],
+            late: Vec::new(),
+            history: [Vec::new(), Vec::new()],
+            versions: [Vec::new(), Vec::new()],
+            commits: BTreeMap::new(),
+            wrong: None,
+            reads: 0,
+            is_troubled: false,
+            remembers: false,
+            rival: None,
+        }
+    }
+
+    pub(in crate::simulation) fn task(&mut self, id: TaskId) -> &mut TaskState {
+        self.tasks.get_mut(&id).expect("a task that is there")
+    }
+
+    /// Notes that a task has ended, or was dropped.
+    pub(in crate::simulation) fn end(&mut self, id: TaskId) {
+        self.task(id).is_gone = true;
+        self.forget_if_over(id);
+    }
+
+    fn forget_if_over(&mut self, id: TaskId) {
+        if self.tasks.get(&id).is_some_and(|state| state.is_gone && state.is_idle()) {
+            self.tasks.remove(&id);
+        }
+    }
+
+    pub(in crate::simulation) fn begin(&mut self, id: TaskId, process: usize) {
+        self.tasks.insert(id, TaskState { process, ..TaskState::default() });
+    }
+
+    /// Draws a number that depends only on the task and on how often it drew before. So it is the same in every interleaving
+    /// that looks the same to the task.
+    pub(in crate::simulation) fn draw(&mut self) -> u64 {
+        let id = self.polling;
+        let task = self.task(id);
+        task.draws += 1;
+        id.0 << 16 | u64::from(task.draws)
+    }
+
+    pub(in crate::simulation) fn spawn(&mut self, future: BoxFuture<()>) {
+        let parent = self.polling;
+        let state = self.task(parent);
+        state.children += 1;
+        let id = parent.child(state.depth, state.children);
+        let (process, depth, is_repairing) = (state.process, state.depth + 1, state.is_maintaining);
+        self.tasks.insert(id, TaskState { process, depth, is_repairing, ..TaskState::default() });
+        self.spawned.push(Spawned(id, future));
+    }
+
+    pub(in crate::simulation) fn send(&mut self, effect: Effect, waker: &Waker) -> TaskId {
+        let (id, now) = (self.polling, self.now);
+        if let Effect::Exchange(_, _, Some(Entry { state: State::Fence(fence), .. }), _) = &effect
+            && fence.holders.iter().any(|holder| holder.deadline + CLOCK_SLACK + AHEAD < now)
+        {
+            self.wrong = Some("a writer keeps a holder that is past its deadline on every clock");
+        }
+        let task = self.task(id);
+        assert!(task.call.is_none(), "a task makes one call at a time");
+        task.calls += 1;
+        let (number, waker) = (task.calls, waker.clone());
+        task.call = Some(Call { effect, sent_at: now, number, reply: None, has_arrived: false, waker });
+        id
+    }
+
+    /// Takes the answer to the call of `sender`, if it has arrived. If not, `waker` is woken when it does.
+    pub(in crate::simulation) fn take_reply(&mut self, sender: TaskId, waker: &Waker) -> Option<Reply> {
+        let (polling, now) = (self.polling, self.now);
+        let state = self.task(sender);
+        let call = state.call.as_mut().expect("a call that is not answered");
+        if !call.has_arrived {
+            call.waker.clone_from(waker);
+            return None;
+        }
+        let call = state.call.take()?;
+        // The sender's knowledge went into the call, so the task that continues with the answer has it as well.
+        let before = if sender == polling { 0 } else { state.log };
+        self.forget_if_over(sender);
+        let reply = call.reply?;
+        let task = self.task(polling);
+        task.log = digest::of((task.log, before, digest::effect(&call.effect), digest::reply(&reply), now));
+        Some(reply)
+    }
+
+    /// Notes that no task waits for the call of `task` any more.
+    pub(in crate::simulation) fn abandon(&mut self, task: TaskId) {
+        if let Some(call) = self.tasks.get_mut(&task).and_then(|state| state.call.take())
+            && call.reply.is_none()
+            && call.effect.is_write()
+        {
+            let Call { effect, sent_at, number, .. } = call;
+            self.late.push(Late { task, effect, sent_at, number });
+        }
+        self.forget_if_over(task);
+    }
+
+    /// Gives up the call of `task` for the task that waits for it. The call may take effect later.
+    pub(in crate::simulation) fn delay(&mut self, task: TaskId) {
+        let call = self.task(task).call.as_ref().expect("a call to delay");
+        let late = Late { task, effect: call.effect.clone(), sent_at: call.sent_at, number: call.number };
+        self.late.push(late);
+    }
+
+    /// Returns the tasks with a call to which something may still happen.
+    pub(in crate::simulation) fn open_calls(&self) -> Vec<TaskId> {
+        let is_open = |task: &TaskState| task.call.as_ref().is_some_and(Call::is_open);
+        self.tasks.iter().filter(|(_, task)| is_open(task)).map(|(id, _)| *id).collect()
+    }
+
+    /// Returns the first task with an open call for which `is_meant` is true.
+    pub(in crate::simulation) fn call_of(&self, is_meant: impl Fn(TaskId) -> bool) -> Option<TaskId> {
+        self.open_calls().into_iter().find(|id| is_meant(*id))
+    }
+
+    /// Returns `true` if a writer tries to replace the entry of A.
+    pub(in crate::simulation) fn has_exchange_under_way(&self) -> bool {
+        self.tasks.values().any(|task| {
+            task.call
+                .as_ref()
+                .is_some_and(|call| call.reply.is_none() && matches!(call.effect, Effect::Exchange(0, ..)))
+        })
+    }
+
+    /// Returns the tasks of a process, including those that have ended and still have calls on their way.
+    pub(in crate::simulation) fn tasks_of(&self, process: usize) -> Vec<TaskId> {
+        self.tasks.iter().filter(|(_, task)| task.process == process).map(|(id, _)| *id).collect()
+    }
+
+    /// Makes the answer to the call of a task available, and returns the waker to wake.
+    pub(in crate::simulation) fn deliver(&mut self, task: TaskId) -> Option<Waker> {
+        let call = self.tasks.get_mut(&task)?.call.as_mut().filter(|call| call.reply.is_some())?;
+        call.has_arrived = true;
+        Some(call.waker.clone())
+    }
+
+    pub(in crate::simulation) fn pass(&mut self, time: Duration) {
+        self.now = self.now + time;
+        let now = self.now;
+        for key in 0..KEYS.len() {
+            if self.entry(key).is_none() {
+                self.slots[key] = None;
+            }
+        }
+        self.late.retain(|late| {
+            !late.effect.is_statement() || late.sent_at + (WRITE_TIMEOUT + STATEMENT_BOUND) >= now
+        });
+    }
+
+    /// Returns a digest of everything that decides what can still happen, except the order of events, which is in the
+    /// oracle's.
+    pub(in crate::simulation) fn digest(&self) -> u64 {
+        let mut hasher = digest::Mixer::default();
+        self.now.hash(&mut hasher);
+        for key in 0..KEYS.len() {
+            let slot = self.slots[key].as_ref().map(|slot| (digest::entry(&slot.entry), slot.until));
+            slot.hash(&mut hasher);
+            self.rows[key].as_ref().map(digest::record).hash(&mut hasher);
+        }
+        let late = self
+            .late
+            .iter()
+            .map(|late| (digest::effect(&late.effect), late.effect.is_statement().then_some(late.sent_at)));
+        let mut late: Vec<_> = late.collect();
+        late.sort_unstable();
+        late.hash(&mut hasher);
+        self.rival.hash(&mut hasher);
+        for (id, task) in &self.tasks {
+            (id, task.log, task.children, task.is_gone).hash(&mut hasher);
+            for timer in &task.timers {
+                // The due time matters only for a timer that fires by time.
+                let due = (timer.purpose == Purpose::Load).then_some(timer.due);
+                (timer.purpose, due).hash(&mut hasher);
+            }
+            let call = task.call.as_ref().map(|call| {
+                let sent_at = call.effect.is_statement().then_some(call.sent_at);
+                let reply = call.reply.as_ref().map(digest::reply);
+                (digest::effect(&call.effect), sent_at, reply, call.has_arrived)
+            });
+            call.hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+}

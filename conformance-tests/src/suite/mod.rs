@@ -1,0 +1,14 @@
+//! The suite that any backend can run: the cases of each layer, and the reference that passes them.
+
+pub mod cache;
+mod case;
+mod concurrent;
+pub mod pair;
+pub mod persistence;
+pub mod reference;
+mod runner;
+pub mod scan;
+pub mod subject_index;
+
+pub use case::Case;
+pub use runner::Suite;

@@ -1,0 +1,116 @@
+//! The behavior of any cache with any database, through [`CachedDb`].
+
+#![allow(missing_docs, reason = "a case is named after what it shows")]
+
+use std::time::Duration;
+
+use session_cached_db::{CachedDb, Coherence, ConflictPolicy, Schema, Session};
+use session_core::{Cache, Scope, SubjectIndex};
+
+use crate::suite::cache::CacheFixture;
+use crate::suite::case::Case;
+use crate::suite::persistence::{PersistenceFixture, SubjectIndexFixture};
+
+pub mod endings;
+pub mod visibility;
+pub mod writers;
+
+/// A fixture that makes handles to one cache and to one database.
+pub trait PairFixture: Send + Sync + 'static {
+    /// The fixture of the cache.
+    type Cache: CacheFixture;
+    /// The fixture of the database.
+    type Persistence: SubjectIndexFixture;
+
+    /// Returns the fixture of the cache.
+    fn cache(&self) -> &Self::Cache;
+    /// Returns the fixture of the database.
+    fn persistence(&self) -> &Self::Persistence;
+}
+
+/// The fixtures of a cache and of a database.
+#[derive(Clone, Copy, Debug)]
+pub struct Pair<C, P> {
+    /// The fixture of the cache.
+    pub cache: C,
+    /// The fixture of the database.
+    pub persistence: P,
+}
+
+impl<C: CacheFixture, P: SubjectIndexFixture> PairFixture for Pair<C, P> {
+    type Cache = C;
+    type Persistence = P;
+
+    fn cache(&self) -> &C {
+        &self.cache
+    }
+
+    fn persistence(&self) -> &P {
+        &self.persistence
+    }
+}
+
+/// Returns all cases of this layer.
+#[must_use]
+pub fn cases<F: PairFixture>() -> Vec<Case<F>> {
+    let parts = [visibility::cases(), endings::cases(), writers::cases()];
+    parts.into_iter().flatten().collect()
+}
+
+type CacheOf<F> = <<F as PairFixture>::Cache as CacheFixture>::Cache;
+
+type PersistenceOf<F> = <<F as PairFixture>::Persistence as PersistenceFixture>::Persistence;
+
+type StoreOf<F> = CachedDb<CacheOf<F>, PersistenceOf<F>>;
+
+async fn store<F: PairFixture>(fixture: &F, policy: ConflictPolicy) -> StoreOf<F> {
+    let (cache, db) = (fixture.cache().open().await, fixture.persistence().open().await);
+    CachedDb::builder(cache, db)
+        .sole_process()
+        .schema(Schema::Trust)
+        .reaper(None)
+        // The servers of tests share two cores, so a late answer is no outage.
+        .cache_timeout(Duration::from_secs(5))
+        .conflict_policy(policy)
+        .build()
+        .await
+        .expect("the defaults fit together")
+}
+
+/// Opens two nodes of one application. An in-process cache has one node, which is returned twice.
+async fn nodes<F: PairFixture>(fixture: &F) -> (StoreOf<F>, StoreOf<F>) {
+    nodes_with(fixture, ConflictPolicy::LastWrite).await
+}
+
+async fn nodes_with<F: PairFixture>(fixture: &F, policy: ConflictPolicy) -> (StoreOf<F>, StoreOf<F>) {
+    let here = store(fixture, policy).await;
+    let is_shared = fixture.cache().open().await.properties().scope == Scope::Shared;
+    let there = if is_shared { store(fixture, policy).await } else { here.clone() };
+    (here, there)
+}
+
+/// Logs a session in on `store`, and returns it with its cookie.
+async fn login<C: Cache, P: SubjectIndex>(store: &CachedDb<C, P>) -> (Session, String) {
+    let mut session = store.new_session();
+    session.insert("name", "Ada").unwrap();
+    assert_eq!(session.save().await.expect("it can be saved"), Coherence::Coherent);
+    let cookie = cookie(&session);
+    (session, cookie)
+}
+
+fn cookie(session: &Session) -> String {
+    session.key().expect("a saved session has a key").expose().to_owned()
+}
+
+async fn open<C: Cache, P: SubjectIndex>(store: &CachedDb<C, P>, cookie: &str) -> Session {
+    store.open(cookie).await.expect("the database answers")
+}
+
+async fn assert_gone<C: Cache, P: SubjectIndex>(store: &CachedDb<C, P>, cookie: &str) {
+    let session = open(store, cookie).await;
+    assert!(session.key().is_none() && session.is_empty(), "a session that has ended was opened");
+}
+
+fn subject() -> String {
+    format!("user-{:016x}", fastrand::u64(..))
+}

@@ -1,0 +1,153 @@
+//! Removing sessions, one by one and when they have expired.
+
+use session_core::{Persistence, Record, StoredKey, Timestamp};
+
+use super::{HOUR, MICRO, NOW, PersistenceFixture, alone, insert, key, load, nodes, record};
+use crate::suite::case::cases;
+use crate::suite::concurrent::at_once;
+
+cases! {
+    /// Returns the cases of this part.
+    for PersistenceFixture:
+    delete_returns_true_if_there_was_a_session => "Removes the session under `key`, expired or not. Returns `true` if there was one.",
+    expired_row_can_be_deleted => "Removes the session under `key`, expired or not. Returns `true` if there was one.",
+    one_of_several_deletes_of_a_session_returns_true => "Removes the session under `key`, expired or not. Returns `true` if there was one.",
+    sessions_expired_at_an_instant_or_before_are_removed => "Removes at most `limit` sessions that expired at `before` or earlier, and returns how many it removed.",
+    no_more_sessions_than_the_limit_are_removed => "Removes at most `limit` sessions that expired at `before` or earlier, and returns how many it removed.",
+    fewer_removed_than_the_limit_means_that_none_is_left => "Fewer than `limit` means that, at some moment during the call, no more were left.",
+    several_nodes_remove_expired_sessions_at_once => "May be run by several nodes at once.",
+}
+
+pub async fn delete_returns_true_if_there_was_a_session(fixture: &impl PersistenceFixture) {
+    let (here, there, key) = (fixture.open().await, fixture.open().await, key());
+    assert!(!here.delete(&key).await.expect("the database answers"), "there was no session");
+    insert(&here, &key, &record("1{}")).await;
+    let other = self::key();
+    let kept = insert(&here, &other, &record("2{}")).await;
+    assert!(there.delete(&key).await.expect("the database answers"), "there was a session");
+    assert_eq!(load(&here, &key, NOW).await, None);
+    assert_eq!(load(&here, &other, NOW).await, Some(kept), "another session is gone");
+    assert!(!here.delete(&key).await.expect("the database answers"), "there is no session any more");
+}
+
+pub async fn expired_row_can_be_deleted(fixture: &impl PersistenceFixture) {
+    let (db, key) = (fixture.open().await, key());
+    insert(&db, &key, &record("1{}").with_expires_at(NOW - HOUR)).await;
+    assert!(db.delete(&key).await.expect("the database answers"), "there was a session, though expired");
+    assert!(!db.delete(&key).await.expect("the database answers"));
+    insert(&db, &key, &record("2{}")).await;
+}
+
+pub async fn one_of_several_deletes_of_a_session_returns_true(fixture: &impl PersistenceFixture) {
+    let nodes = nodes(fixture).await;
+    for _ in 0..10 {
+        let key = key();
+        insert(&*nodes[0], &key, &record("1{}")).await;
+        let deleted =
+            at_once(&nodes, 8, |db, _| async move { db.delete(&key).await.expect("the database answers") });
+        let deleted = deleted.await.into_iter().filter(|deleted| *deleted).count();
+        assert_eq!(deleted, 1, "the number of deletes that returned `true`");
+    }
+}
+
+/// An instant before the expiry of every session of other cases.
+const THEN: Timestamp = Timestamp::from_secs(-500_000_000);
+
+/// Adds sessions that expire at these instants.
+async fn expiring(db: &impl Persistence, ends: impl IntoIterator<Item = Timestamp>) -> Vec<StoredKey> {
+    let mut keys = Vec::new();
+    for ends_at in ends {
+        let key = key();
+        insert(db, &key, &Record::new("1{}".into(), ends_at - HOUR, ends_at)).await;
+        keys.push(key);
+    }
+    keys
+}
+
+async fn delete_expired(db: &impl Persistence, before: Timestamp, limit: u32) -> u64 {
+    db.delete_expired(before, limit).await.expect("the database answers")
+}
+
+/// Removes the sessions that an aborted run may have left.
+async fn clear(db: &impl Persistence) {
+    while delete_expired(db, THEN + HOUR, 1_000).await == 1_000 {}
+}
+
+/// Returns `true` if there is a row, expired or not.
+async fn is_there(db: &impl Persistence, key: &StoredKey) -> bool {
+    load(db, key, THEN - HOUR).await.is_some()
+}
+
+pub async fn sessions_expired_at_an_instant_or_before_are_removed(fixture: &impl PersistenceFixture) {
+    let (db, _alone) = (fixture.open().await, alone().await);
+    clear(&db).await;
+    let removed = expiring(&db, [THEN - 10 * MICRO, THEN - MICRO, THEN]).await;
+    let kept = expiring(&db, [THEN + MICRO, THEN + HOUR]).await;
+    let living = expiring(&db, [NOW, Timestamp::MAX]).await;
+    assert_eq!(delete_expired(&db, THEN, 100).await, 3);
+    for key in removed {
+        assert!(!is_there(&db, &key).await, "it had expired");
+    }
+    for key in kept.iter().chain(&living) {
+        assert!(is_there(&db, key).await, "it had not expired");
+    }
+    assert_eq!(delete_expired(&db, THEN + HOUR, 100).await, 2);
+    for key in living {
+        assert!(db.delete(&key).await.expect("the database answers"));
+    }
+}
+
+pub async fn no_more_sessions_than_the_limit_are_removed(fixture: &impl PersistenceFixture) {
+    let (db, _alone) = (fixture.open().await, alone().await);
+    clear(&db).await;
+    let keys = expiring(&db, (0..10).map(|n| THEN - n * MICRO)).await;
+    for (limit, removed, left) in [(1, 1, 9), (4, 4, 5), (4, 4, 1), (4, 1, 0), (4, 0, 0)] {
+        assert_eq!(delete_expired(&db, THEN, limit).await, removed);
+        let mut there = 0;
+        for key in &keys {
+            there += usize::from(is_there(&db, key).await);
+        }
+        assert_eq!(there, left, "the number of sessions that are left");
+    }
+}
+
+pub async fn fewer_removed_than_the_limit_means_that_none_is_left(fixture: &impl PersistenceFixture) {
+    let (db, _alone) = (fixture.open().await, alone().await);
+    clear(&db).await;
+    // Some of them expired at the same moment.
+    let keys = expiring(&db, (0..25).map(|n| THEN - (n / 5) * MICRO)).await;
+    let mut removed = 0;
+    loop {
+        let batch = delete_expired(&db, THEN, 7).await;
+        removed += batch;
+        if batch < 7 {
+            break;
+        }
+    }
+    for key in &keys {
+        assert!(!is_there(&db, key).await, "a session is left, though fewer than the limit were removed");
+    }
+    assert_eq!(removed, 25);
+    assert_eq!(delete_expired(&db, THEN, 7).await, 0);
+}
+
+pub async fn several_nodes_remove_expired_sessions_at_once(fixture: &impl PersistenceFixture) {
+    let (nodes, _alone) = (nodes(fixture).await, alone().await);
+    clear(&*nodes[0]).await;
+    let keys = expiring(&*nodes[0], (0..60).map(|n| THEN - n * MICRO)).await;
+    let removed = at_once(&nodes, 4, |db, _| async move {
+        let mut removed = 0;
+        loop {
+            let batch = delete_expired(&*db, THEN, 7).await;
+            removed += batch;
+            if batch < 7 {
+                return removed;
+            }
+        }
+    })
+    .await;
+    assert_eq!(removed.iter().sum::<u64>(), 60, "each session was removed by one node: {removed:?}");
+    for key in &keys {
+        assert!(!is_there(&*nodes[0], key).await);
+    }
+}

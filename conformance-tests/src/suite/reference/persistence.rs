@@ -1,0 +1,281 @@
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::SystemTime;
+
+use session_core::{
+    ExpiryWrite, Persistence, PersistenceError, PersistenceProperties, Record, Row, Scan, SchemaProblem,
+    SessionTimes, StoreId, StoredKey, Subject, SubjectIndex, Timestamp, Version,
+};
+
+use crate::suite::persistence::Damage;
+
+/// The largest payload, in bytes.
+const MAX_PAYLOAD_BYTES: usize = 1 << 22;
+
+/// A database of one table in memory: a map under a lock. A clone is another handle to the same table.
+#[derive(Clone, Debug)]
+pub struct MemoryPersistence {
+    database: Arc<Mutex<Database>>,
+}
+
+#[derive(Debug)]
+struct Database {
+    table: Option<HashMap<StoredKey, Record>>,
+    /// Counted over all keys, and never back, so no key has the same version again.
+    last_version: u64,
+    /// The rows that were damaged, and how.
+    damaged: HashMap<StoredKey, Damage>,
+}
+
+impl Default for MemoryPersistence {
+    /// Makes a database with an empty table.
+    fn default() -> Self {
+        let database = Database { table: Some(HashMap::new()), last_version: 0, damaged: HashMap::new() };
+        Self { database: Arc::new(Mutex::new(database)) }
+    }
+}
+
+impl MemoryPersistence {
+    /// Makes a database as it is before [`migrate`](Persistence::migrate).
+    #[must_use]
+    pub fn without_table() -> Self {
+        let database = Database { table: None, last_version: 0, damaged: HashMap::new() };
+        Self { database: Arc::new(Mutex::new(database)) }
+    }
+
+    /// Damages the row under `key`, as another program might.
+    pub fn damage(&self, key: &StoredKey, damage: Damage) {
+        let mut database = self.lock();
+        if damage == Damage::Key {
+            // Under a text that is no stored key, no method finds it.
+            database.table.as_mut().and_then(|rows| rows.remove(key));
+        } else {
+            database.damaged.insert(*key, damage);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Database> {
+        self.database.lock().expect("no holder of the lock panics")
+    }
+}
+
+impl Database {
+    fn rows(&mut self) -> Result<&mut HashMap<StoredKey, Record>, PersistenceError> {
+        let missing = || SchemaProblem::Missing { table: "sessions".into() };
+        self.table.as_mut().ok_or_else(|| missing().into())
+    }
+
+    /// Returns the row to which a write with these conditions applies.
+    fn row_to_write(
+        &mut self,
+        key: &StoredKey,
+        expected: Option<Version>,
+        now: Timestamp,
+    ) -> Result<&mut Record, PersistenceError> {
+        let row = self.rows()?.get_mut(key).filter(|row| !row.is_expired(now));
+        let row = row.ok_or(PersistenceError::NotFound)?;
+        if expected.is_some_and(|expected| expected != row.version()) {
+            return Err(PersistenceError::Conflict);
+        }
+        Ok(row)
+    }
+
+    /// Returns `row`, unless the row under `key` has a damage that `matters`.
+    fn readable<T>(
+        &self,
+        key: &StoredKey,
+        row: T,
+        matters: fn(Damage) -> bool,
+    ) -> Result<T, PersistenceError> {
+        match self.damaged.get(key) {
+            Some(damage) if matters(*damage) => Err(PersistenceError::CorruptRow("it was damaged".into())),
+            _ => Ok(row),
+        }
+    }
+
+    fn next_version(&mut self) -> Version {
+        self.last_version += 1;
+        Version::from_u64(self.last_version)
+    }
+}
+
+fn check_size(record: &Record) -> Result<(), PersistenceError> {
+    match record.payload().len() {
+        actual if actual > MAX_PAYLOAD_BYTES => {
+            Err(PersistenceError::TooLarge { actual, limit: MAX_PAYLOAD_BYTES })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Returns `row` after `record` was written to it.
+fn written(row: &Record, record: &Record, expiry: ExpiryWrite, version: Version) -> Record {
+    let expires_at = match expiry {
+        ExpiryWrite::Extend => record.expires_at().max(row.expires_at()),
+        ExpiryWrite::Replace => record.expires_at(),
+    };
+    Record::new(record.payload().clone(), row.created_at(), expires_at)
+        .with_last_seen_at(record.last_seen_at())
+        .with_subject(record.subject().cloned())
+        .with_version(version)
+}
+
+impl Persistence for MemoryPersistence {
+    async fn load(&self, key: &StoredKey, now: Timestamp) -> Result<Option<Record>, PersistenceError> {
+        let mut database = self.lock();
+        let row = database.rows()?.get(key).filter(|row| !row.is_expired(now)).cloned();
+        row.map(|row| database.readable(key, row, |_| true)).transpose()
+    }
+
+    async fn insert(&self, key: &StoredKey, record: &Record) -> Result<Version, PersistenceError> {
+        check_size(record)?;
+        let mut database = self.lock();
+        if database.rows()?.contains_key(key) {
+            return Err(PersistenceError::AlreadyExists);
+        }
+        let version = database.next_version();
+        database.rows()?.insert(*key, record.clone().with_version(version));
+        Ok(version)
+    }
+
+    async fn update(
+        &self,
+        key: &StoredKey,
+        record: &Record,
+        expected: Option<Version>,
+        expiry: ExpiryWrite,
+        now: Timestamp,
+    ) -> Result<Version, PersistenceError> {
+        check_size(record)?;
+        let mut database = self.lock();
+        let version = database.next_version();
+        let row = database.row_to_write(key, expected, now)?;
+        *row = written(row, record, expiry, version);
+        Ok(version)
+    }
+
+    async fn touch(
+        &self,
+        key: &StoredKey,
+        expires_at: Timestamp,
+        idle_since: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool, PersistenceError> {
+        let mut database = self.lock();
+        let row = database.row_to_write(key, None, now)?;
+        if row.last_seen_at() > idle_since {
+            return Ok(false);
+        }
+        *row = row
+            .clone()
+            .with_expires_at(expires_at.max(row.expires_at()))
+            .with_last_seen_at(now.max(row.last_seen_at()));
+        Ok(true)
+    }
+
+    async fn rename(
+        &self,
+        old: &StoredKey,
+        new: &StoredKey,
+        record: &Record,
+        expected: Option<Version>,
+        expiry: ExpiryWrite,
+        now: Timestamp,
+    ) -> Result<Version, PersistenceError> {
+        check_size(record)?;
+        let mut database = self.lock();
+        let version = database.next_version();
+        let row = database.row_to_write(old, expected, now)?;
+        let renamed = written(row, record, expiry, version);
+        let rows = database.rows()?;
+        if rows.contains_key(new) {
+            return Err(PersistenceError::AlreadyExists);
+        }
+        rows.remove(old);
+        rows.insert(*new, renamed);
+        Ok(version)
+    }
+
+    async fn delete(&self, key: &StoredKey) -> Result<bool, PersistenceError> {
+        let mut database = self.lock();
+        database.damaged.remove(key);
+        Ok(database.rows()?.remove(key).is_some())
+    }
+
+    async fn delete_expired(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError> {
+        let mut database = self.lock();
+        let rows = database.rows()?;
+        let expired = rows.iter().filter(|(_, row)| row.is_expired(before)).map(|(key, _)| *key);
+        let expired = expired.take(limit as usize).collect::<Vec<_>>();
+        for key in &expired {
+            rows.remove(key);
+        }
+        Ok(expired.len() as u64)
+    }
+
+    async fn now(&self) -> Result<Timestamp, PersistenceError> {
+        Ok(SystemTime::now().into())
+    }
+
+    async fn migrate(&self) -> Result<(), PersistenceError> {
+        self.lock().table.get_or_insert_default();
+        Ok(())
+    }
+
+    fn schema_sql(&self) -> String {
+        "-- A map in memory needs none.\n".into()
+    }
+
+    async fn check_schema(&self) -> Result<(), PersistenceError> {
+        self.lock().rows().map(|_| ())
+    }
+
+    fn properties(&self) -> PersistenceProperties {
+        PersistenceProperties::new(MAX_PAYLOAD_BYTES).with_table_id(StoreId::of(["sessions"]).0)
+    }
+}
+
+impl MemoryPersistence {
+    /// Returns a page of the rows for which `is_meant` is true, with the `contents` of each.
+    fn page<T>(
+        &self,
+        after: Option<&StoredKey>,
+        limit: u32,
+        is_meant: impl Fn(&Record) -> bool,
+        contents: impl Fn(&Database, &StoredKey, &Record) -> Result<T, PersistenceError>,
+    ) -> Result<Vec<Row<T>>, PersistenceError> {
+        let mut database = self.lock();
+        let after = after.map_or(&b""[..], StoredKey::as_bytes);
+        let rows = database.rows()?.iter().filter(|(key, row)| key.as_bytes() > after && is_meant(row));
+        let mut rows = rows.map(|(key, row)| (*key, row.clone())).collect::<Vec<_>>();
+        rows.sort_by(|(one, _), (other, _)| one.as_bytes().cmp(other.as_bytes()));
+        rows.truncate(limit as usize);
+        let read = |(key, row): &(StoredKey, Record)| Row::new(*key, contents(&database, key, row));
+        Ok(rows.iter().map(read).collect())
+    }
+}
+
+impl SubjectIndex for MemoryPersistence {
+    async fn list_by_subject(
+        &self,
+        subject: &Subject,
+        now: Timestamp,
+        after: Option<&StoredKey>,
+        limit: u32,
+    ) -> Result<Vec<Row<SessionTimes>>, PersistenceError> {
+        let is_meant = |row: &Record| row.subject() == Some(subject) && !row.is_expired(now);
+        self.page(after, limit, is_meant, |database, key, row| {
+            database.readable(key, row.into(), |damage| damage == Damage::Times)
+        })
+    }
+}
+
+impl Scan for MemoryPersistence {
+    async fn scan(
+        &self,
+        after: Option<&StoredKey>,
+        limit: u32,
+    ) -> Result<Vec<Row<Record>>, PersistenceError> {
+        self.page(after, limit, |_| true, |database, key, row| database.readable(key, row.clone(), |_| true))
+    }
+}

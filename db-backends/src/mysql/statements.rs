@@ -1,0 +1,51 @@
+//! How MySQL and MariaDB write their statements, and what is bound and read.
+
+use sqlx::mysql::MySqlRow;
+use sqlx::{MySql, Row as _};
+
+use crate::sql::columns::Column;
+use crate::sql::connector::Query;
+use crate::sql::statements::Syntax;
+use crate::sql::value::{Value, Values, bind};
+
+pub(super) const SYNTAX: Syntax = Syntax {
+    quote: '`',
+    key: "`key`",
+    greatest: "greatest",
+    least: "least",
+    numbers_parameters: false,
+    delete_expired: "DELETE FROM {sessions} WHERE expires_at <= ? ORDER BY expires_at LIMIT ?",
+    // In the order of the primary key, which the index of subjects ends with. Without the hint, the optimizer might go
+    // through the whole table in that order.
+    list_by_subject: "SELECT {times} FROM {sessions} IGNORE INDEX (PRIMARY)
+                      WHERE subject = ? AND expires_at > ? AND {key} >= ? ORDER BY {key} LIMIT ?",
+    // In UTC, so that the session's time zone does not matter.
+    now: "SELECT timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6)) AS {result}",
+};
+
+impl Values for MySql {
+    fn bind(query: Query<Self>, value: Value<'_>) -> Query<Self> {
+        // Text as bytes, so that no collation has a say.
+        match value {
+            Value::Text(text) => bind(query, Value::Bytes(text.as_bytes())),
+            Value::OptionalText(text) => bind(query, Value::OptionalBytes(text.map(str::as_bytes))),
+            value => bind(query, value),
+        }
+    }
+
+    fn text<'r>(row: &'r MySqlRow, column: &str) -> sqlx::Result<Option<&'r [u8]>> {
+        row.try_get(column)
+    }
+
+    fn bytes<'r>(row: &'r MySqlRow, column: &str) -> sqlx::Result<&'r [u8]> {
+        row.try_get(column)
+    }
+
+    fn integer(row: &MySqlRow, column: &str) -> sqlx::Result<i64> {
+        row.try_get(column)
+    }
+
+    fn key(row: &MySqlRow) -> Option<&[u8]> {
+        row.try_get(Column::Key.name()).ok()
+    }
+}

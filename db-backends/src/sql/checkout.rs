@@ -1,0 +1,144 @@
+//! The right to use a connection, and what is done with it.
+
+use std::pin::Pin;
+
+use session_core::PersistenceError;
+use sqlx::pool::PoolConnection;
+use sqlx::{Database, Executor, IntoArguments, Pool};
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::sql::connector::{Arguments, Connection, Connector, Query};
+use crate::sql::own_pool::OwnCheckout;
+use crate::sql::run_to_end::{GRACE, GRACE_TO_CONNECT, run_to_end};
+use crate::sql::table::TableName;
+
+/// The right to use a connection.
+pub(crate) enum Checkout<C: Connector> {
+    /// A connection of our own.
+    Own(OwnCheckout<C>),
+    /// A connection of the application's pool.
+    Application(ApplicationCheckout<C>),
+}
+
+impl<C: Connector> Checkout<C> {
+    /// Takes a connection from the application's pool. The checkout keeps `permit` until the connection is back.
+    pub(crate) async fn from_pool(
+        pool: &Pool<C::Database>,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<Self, PersistenceError> {
+        let pool = pool.clone();
+        run_to_end(GRACE_TO_CONNECT, async move {
+            let connection = pool.acquire().await.map_err(|error| C::ERRORS.connecting(&error))?;
+            Ok(Self::Application(ApplicationCheckout { connection, is_abandoned: false, _permit: permit }))
+        })
+        .await
+    }
+
+    /// Returns the connection for a statement. Call [`give_back`](Self::give_back) when the statement has ended;
+    /// otherwise the connection counts as abandoned.
+    fn connection(&mut self) -> sqlx::Result<&mut Connection<C>> {
+        match self {
+            Self::Own(own) => {
+                own.set_abandoned(true);
+                own.connection()
+            }
+            Self::Application(application) => {
+                application.is_abandoned = true;
+                Ok(&mut application.connection)
+            }
+        }
+    }
+
+    /// Returns the connection to its pool after its statements. `error` is that of the last one, if it had one.
+    fn give_back(mut self, error: Option<&sqlx::Error>) {
+        let is_abandoned = error.is_some_and(|error| !C::ERRORS.leaves_connection_usable(error));
+        match &mut self {
+            Self::Own(own) => own.set_abandoned(is_abandoned),
+            Self::Application(application) => application.is_abandoned = is_abandoned,
+        }
+    }
+}
+
+/// An error that comes from the driver, or carries one that does.
+pub(crate) trait FromDriver: From<sqlx::Error> {
+    fn driver_error(&self) -> &sqlx::Error;
+}
+
+impl FromDriver for sqlx::Error {
+    fn driver_error(&self) -> &sqlx::Error {
+        self
+    }
+}
+
+/// Work on a connection.
+pub(crate) type Work<'c, T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'c>>;
+
+impl<C: Connector> Checkout<C> {
+    /// Does `work` with the connection, to its end, even when the caller goes meanwhile.
+    pub(crate) async fn perform<T, E>(
+        mut self,
+        work: impl for<'c> FnOnce(&'c mut Connection<C>) -> Work<'c, T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: FromDriver + Send + 'static,
+    {
+        run_to_end(GRACE, async move {
+            let done = work(self.connection()?).await;
+            self.give_back(done.as_ref().err().map(FromDriver::driver_error));
+            done
+        })
+        .await
+    }
+}
+
+impl<C: Connector> Checkout<C>
+where
+    for<'c> &'c mut Connection<C>: Executor<'c, Database = C::Database>,
+    Arguments<C>: IntoArguments<C::Database>,
+{
+    /// Runs a statement that writes, and returns how many rows it matched.
+    pub(crate) async fn write(
+        self,
+        query: Query<C::Database>,
+        table: &TableName,
+    ) -> Result<u64, PersistenceError> {
+        let done = self.perform(move |connection| connection.execute(query)).await;
+        done.map(|done| C::rows_affected(&done)).map_err(|error| C::ERRORS.writing(&error, table))
+    }
+
+    /// Runs a statement that finds at most one row.
+    pub(crate) async fn read(
+        self,
+        query: Query<C::Database>,
+        table: &TableName,
+    ) -> Result<Option<<C::Database as Database>::Row>, PersistenceError> {
+        let row = self.perform(move |connection| connection.fetch_optional(query)).await;
+        row.map_err(|error| C::ERRORS.reading(&error, table))
+    }
+
+    /// Runs a statement that finds several rows.
+    pub(crate) async fn read_all(
+        self,
+        query: Query<C::Database>,
+        table: &TableName,
+    ) -> Result<Vec<<C::Database as Database>::Row>, PersistenceError> {
+        let rows = self.perform(move |connection| connection.fetch_all(query)).await;
+        rows.map_err(|error| C::ERRORS.reading(&error, table))
+    }
+}
+
+/// The right to use a connection of the application's pool.
+pub(crate) struct ApplicationCheckout<C: Connector> {
+    connection: PoolConnection<C::Database>,
+    is_abandoned: bool,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl<C: Connector> Drop for ApplicationCheckout<C> {
+    fn drop(&mut self) {
+        if self.is_abandoned && C::IS_REMOTE {
+            self.connection.close_on_drop();
+        }
+    }
+}

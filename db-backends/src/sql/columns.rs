@@ -1,0 +1,214 @@
+//! The columns of the session table. Everything that has to know them is made from the one list here: the statements, the
+//! values that they bind, the records that are read from rows, and what the schema's check looks for.
+//!
+//! To add a column, add it here, and to each database's `STEPS` a step that adds it to the table.
+
+use bytes::Bytes;
+use session_core::{PersistenceError, Record, SessionTimes, StoredKey, Subject, Timestamp, Version};
+
+use crate::sql::value::{Value, Values};
+
+/// The largest payload, in bytes: what fits into one statement at MariaDB's default `max_allowed_packet` of 16 MiB. The
+/// same for every database, so that sessions can move.
+pub(crate) const MAX_PAYLOAD_BYTES: usize = 15 << 20;
+
+/// A column of the session table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Column {
+    Key,
+    Payload,
+    CreatedAt,
+    ExpiresAt,
+    LastSeenAt,
+    Version,
+    Subject,
+}
+
+/// The contents of a column. Each database has a type for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Text,
+    Bytes,
+    Integer,
+}
+
+struct Description {
+    name: &'static str,
+    kind: Kind,
+    is_nullable: bool,
+    /// An update writes the record's value to it. The expiry has a rule of its own, and the other columns stay.
+    is_updated: bool,
+    /// Sessions are looked for by it, so an index must begin with it.
+    is_indexed: bool,
+}
+
+impl Description {
+    const fn new(name: &'static str, kind: Kind) -> Self {
+        Self { name, kind, is_nullable: false, is_updated: false, is_indexed: false }
+    }
+}
+
+impl Column {
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Key,
+        Self::Payload,
+        Self::CreatedAt,
+        Self::ExpiresAt,
+        Self::LastSeenAt,
+        Self::Version,
+        Self::Subject,
+    ];
+
+    const fn describe(self) -> Description {
+        match self {
+            Self::Key => Description { is_indexed: true, ..Description::new("key", Kind::Text) },
+            Self::Payload => Description { is_updated: true, ..Description::new("payload", Kind::Bytes) },
+            Self::CreatedAt => Description::new("created_at", Kind::Integer),
+            Self::ExpiresAt => {
+                Description { is_indexed: true, ..Description::new("expires_at", Kind::Integer) }
+            }
+            Self::LastSeenAt => {
+                Description { is_updated: true, ..Description::new("last_seen_at", Kind::Integer) }
+            }
+            Self::Version => Description { is_updated: true, ..Description::new("version", Kind::Integer) },
+            Self::Subject => Description {
+                is_nullable: true,
+                is_updated: true,
+                is_indexed: true,
+                ..Description::new("subject", Kind::Text)
+            },
+        }
+    }
+
+    pub(crate) const fn name(self) -> &'static str {
+        self.describe().name
+    }
+
+    pub(crate) const fn kind(self) -> Kind {
+        self.describe().kind
+    }
+
+    pub(crate) const fn is_nullable(self) -> bool {
+        self.describe().is_nullable
+    }
+
+    /// Returns the columns to which an update writes the record's value.
+    pub(crate) fn updated() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|column| column.describe().is_updated)
+    }
+
+    /// Returns the value of this column for `record` under `key`.
+    pub(crate) fn value<'a>(self, key: &'a StoredKey, record: &'a Record, version: Version) -> Value<'a> {
+        match self {
+            Self::Key => Value::Text(key.as_str()),
+            Self::Payload => Value::Bytes(record.payload()),
+            Self::CreatedAt => Value::Integer(record.created_at().as_micros()),
+            Self::ExpiresAt => Value::Integer(record.expires_at().as_micros()),
+            Self::LastSeenAt => Value::Integer(record.last_seen_at().as_micros()),
+            Self::Version => Value::Integer(version_bits(version)),
+            Self::Subject => Value::OptionalText(record.subject().map(Subject::as_str)),
+        }
+    }
+
+    /// Returns those of the columns that sessions are looked for by and that are not `indexed`.
+    pub(crate) fn missing_indexes(indexed: &[String]) -> Vec<&'static str> {
+        let needed = Self::ALL.into_iter().filter(|column| column.describe().is_indexed).map(Self::name);
+        needed.filter(|name| !indexed.iter().any(|indexed| indexed == name)).collect()
+    }
+
+    fn text<B: Values>(self, row: &B::Row) -> Result<Option<&[u8]>, Corrupt> {
+        B::text(row, self.name()).map_err(|_| Corrupt::Type(self.name()))
+    }
+
+    fn bytes<B: Values>(self, row: &B::Row) -> Result<&[u8], Corrupt> {
+        B::bytes(row, self.name()).map_err(|_| Corrupt::Type(self.name()))
+    }
+
+    fn instant<B: Values>(self, row: &B::Row) -> Result<Timestamp, Corrupt> {
+        Ok(Timestamp::from_micros(self.integer::<B>(row)?))
+    }
+
+    fn integer<B: Values>(self, row: &B::Row) -> Result<i64, Corrupt> {
+        B::integer(row, self.name()).map_err(|_| Corrupt::Type(self.name()))
+    }
+}
+
+/// Reads the record in a row, if it is the row of `key`.
+pub(crate) fn record_of<B: Values>(row: &B::Row, key: &StoredKey) -> Result<Record, PersistenceError> {
+    if Column::Key.text::<B>(row)? != Some(key.as_bytes()) {
+        return Err(Corrupt::WrongKey.into());
+    }
+    Ok(record::<B>(row)?)
+}
+
+/// Reads the record in a row, whatever its key.
+pub(crate) fn record<B: Values>(row: &B::Row) -> Result<Record, Corrupt> {
+    let payload = Column::Payload.bytes::<B>(row)?;
+    if payload.len() > MAX_PAYLOAD_BYTES {
+        return Err(Corrupt::Payload);
+    }
+    let subject = match Column::Subject.text::<B>(row)? {
+        None => None,
+        Some(bytes) => {
+            let subject = std::str::from_utf8(bytes).ok().and_then(|text| Subject::parse(text).ok());
+            Some(subject.ok_or(Corrupt::Subject)?)
+        }
+    };
+    let SessionTimes { created_at, expires_at, last_seen_at } = times::<B>(row)?;
+    let version = Column::Version.integer::<B>(row)?;
+    Ok(Record::new(Bytes::copy_from_slice(payload), created_at, expires_at)
+        .with_last_seen_at(last_seen_at)
+        .with_version(Version::from_u64(version.cast_unsigned()))
+        .with_subject(subject))
+}
+
+/// Reads the times in a row.
+pub(crate) fn times<B: Values>(row: &B::Row) -> Result<SessionTimes, Corrupt> {
+    Ok(SessionTimes {
+        created_at: Column::CreatedAt.instant::<B>(row)?,
+        expires_at: Column::ExpiresAt.instant::<B>(row)?,
+        last_seen_at: Column::LastSeenAt.instant::<B>(row)?,
+    })
+}
+
+/// Refuses a payload that is too large, before any I/O.
+pub(crate) fn check_size(record: &Record) -> Result<(), PersistenceError> {
+    match record.payload().len() {
+        actual if actual > MAX_PAYLOAD_BYTES => {
+            Err(PersistenceError::TooLarge { actual, limit: MAX_PAYLOAD_BYTES })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Returns a version that the key has never had, and never that of [`Version::UNSAVED`]. It is random, so that it needs no
+/// look at the row. It does not have to be unpredictable.
+pub(crate) fn fresh_version() -> Version {
+    Version::from_u64(fastrand::u64(1..))
+}
+
+/// Returns a version as databases hold it: they have no unsigned integers of this size, or not all of them.
+pub(crate) const fn version_bits(version: Version) -> i64 {
+    version.as_u64().cast_signed()
+}
+
+/// Why a row cannot be read. Shows nothing of its contents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Corrupt {
+    #[error("column {0} has a value of the wrong type")]
+    Type(&'static str),
+    #[error("it is the row of another key")]
+    WrongKey,
+    #[error("column payload holds more than this version ever writes")]
+    Payload,
+    #[error("column subject holds no subject")]
+    Subject,
+    #[error("the database's clock shows no instant")]
+    Clock,
+}
+
+impl From<Corrupt> for PersistenceError {
+    fn from(corrupt: Corrupt) -> Self {
+        Self::CorruptRow(Box::new(corrupt))
+    }
+}

@@ -1,0 +1,136 @@
+//! The meaning of a driver's error: whether the statement took effect, whether a retry makes sense, and how much of the
+//! error's text may be shown. A server's message can quote values, which are keys and payloads, so it is shown only for
+//! codes that are known to quote none.
+
+use session_core::{BoxError, PersistenceError, SchemaProblem};
+use sqlx::error::DatabaseError;
+
+use crate::sql::table::TableName;
+
+/// The meaning of an error that the database answered with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Meaning {
+    /// There is a row with this key.
+    Duplicate,
+    /// There is no such table.
+    NoTable,
+    /// Another client holds a lock, or both hold one that the other needs. The statement was undone.
+    Busy,
+    /// The database is not there, or does not let us in.
+    Unavailable,
+    /// The database will not run the statement.
+    Refused,
+    /// The database may have run the statement.
+    Unknown,
+}
+
+/// How one kind of database reports errors, and what is made of them.
+pub(crate) struct DriverErrors {
+    pub(crate) name: &'static str,
+    pub(crate) meaning: fn(&dyn DatabaseError) -> Meaning,
+    /// Returns `true` if the message quotes no values.
+    pub(crate) may_be_shown: fn(&dyn DatabaseError) -> bool,
+    /// Advice for when the driver cannot do what the URL or the server asks for.
+    pub(crate) advice: &'static str,
+}
+
+impl DriverErrors {
+    /// Returns `true` if the statement that failed with `error` has ended and its connection is as good as before.
+    pub(crate) fn leaves_connection_usable(&self, error: &sqlx::Error) -> bool {
+        match error {
+            sqlx::Error::Database(answer) => {
+                !matches!((self.meaning)(&**answer), Meaning::Unavailable | Meaning::Unknown)
+            }
+            sqlx::Error::Encode(_) | sqlx::Error::InvalidArgument(_) => true,
+            // Includes an answer that could not be decoded: the rest of it may still come.
+            _ => false,
+        }
+    }
+
+    /// Translates an error in reading a URL. The driver's own message may quote a password.
+    #[cfg(feature = "_server")]
+    pub(crate) fn parsing(&self, _: &sqlx::Error) -> PersistenceError {
+        PersistenceError::Config(format!(
+            "the {} URL is not one, or has an option that is not understood; characters in a password may have to be \
+             written as %40 and the like",
+            self.name
+        ))
+    }
+
+    /// Translates an error in reaching the database. No statement was sent.
+    pub(crate) fn connecting(&self, error: &sqlx::Error) -> PersistenceError {
+        match error {
+            sqlx::Error::Configuration(_) => PersistenceError::Config(self.advice.to_owned()),
+            sqlx::Error::Tls(_) if cfg!(not(feature = "_tls")) => {
+                PersistenceError::Config(self.advice.to_owned())
+            }
+            sqlx::Error::Database(answer) => match (self.meaning)(&**answer) {
+                Meaning::Busy => PersistenceError::Busy(self.shown(error)),
+                Meaning::Refused => PersistenceError::Refused(self.shown(error)),
+                _ => PersistenceError::Unavailable(self.shown(error)),
+            },
+            _ => PersistenceError::Unavailable(self.shown(error)),
+        }
+    }
+
+    /// Translates an error of a statement that changes nothing, so that its outcome is never in doubt.
+    pub(crate) fn reading(&self, error: &sqlx::Error, table: &TableName) -> PersistenceError {
+        match self.writing(error, table) {
+            PersistenceError::Unknown(source) => PersistenceError::Unavailable(source),
+            other => other,
+        }
+    }
+
+    /// Translates an error of a statement that changes something.
+    pub(crate) fn writing(&self, error: &sqlx::Error, table: &TableName) -> PersistenceError {
+        let sqlx::Error::Database(answer) = error else {
+            return match error {
+                // Refused in this process.
+                sqlx::Error::Encode(_) | sqlx::Error::InvalidArgument(_) => {
+                    PersistenceError::Refused(self.shown(error))
+                }
+                sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => {
+                    PersistenceError::Unavailable(self.shown(error))
+                }
+                // The connection broke, or its answer was not understood.
+                _ => PersistenceError::Unknown(self.shown(error)),
+            };
+        };
+        match (self.meaning)(&**answer) {
+            Meaning::Duplicate => PersistenceError::AlreadyExists,
+            Meaning::NoTable => SchemaProblem::Missing { table: table.as_str().to_owned() }.into(),
+            Meaning::Busy => PersistenceError::Busy(self.shown(error)),
+            Meaning::Unavailable => PersistenceError::Unavailable(self.shown(error)),
+            Meaning::Refused => PersistenceError::Refused(self.shown(error)),
+            Meaning::Unknown => PersistenceError::Unknown(self.shown(error)),
+        }
+    }
+
+    /// Returns what may be shown of `error`.
+    fn shown(&self, error: &sqlx::Error) -> BoxError {
+        let text = match error {
+            sqlx::Error::Database(answer) => {
+                let code = answer.code().unwrap_or_default();
+                let message =
+                    if (self.may_be_shown)(&**answer) { answer.message() } else { "its message is withheld" };
+                format!("{} error {code}: {message}", self.name)
+            }
+            sqlx::Error::Io(error) => format!("{}: {}", self.name, error.kind()),
+            // About certificates.
+            sqlx::Error::Tls(error) => format!("{}, TLS: {error}", self.name),
+            sqlx::Error::PoolTimedOut => {
+                format!("{}: no connection became free, or could be made, in time", self.name)
+            }
+            sqlx::Error::PoolClosed => format!("{}: the connection pool is closed", self.name),
+            sqlx::Error::WorkerCrashed => format!("{}: the connection's thread has ended", self.name),
+            sqlx::Error::Protocol(_) => format!("{}: an answer was not understood", self.name),
+            _ => format!("{}: the driver failed", self.name),
+        };
+        Box::new(ShownError(text))
+    }
+}
+
+/// The part of a driver's error that may be shown.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct ShownError(String);

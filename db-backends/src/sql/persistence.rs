@@ -1,0 +1,358 @@
+//! The work of every SQL database: which statement runs with which parameters, and what its answer means.
+
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use session_core::{
+    ExpiryWrite, Persistence, PersistenceError, PersistenceProperties, Record, Row as Listed, Scan,
+    SessionTimes, StoreId, StoredKey, Subject, SubjectIndex, Timestamp, Version,
+};
+use sqlx::{SqlStr, query};
+
+use crate::sql::checkout::Checkout;
+use crate::sql::columns::{self, Column, Corrupt, MAX_PAYLOAD_BYTES, version_bits};
+use crate::sql::connections::Connections;
+use crate::sql::connector::{Connector, Query};
+use crate::sql::errors::DriverErrors;
+use crate::sql::page::Page;
+use crate::sql::schema::{self, Schema};
+use crate::sql::statements::{Statements, Syntax};
+use crate::sql::table::TableName;
+use crate::sql::value::{RESULT, Value, Values};
+use crate::{Inspect, Inspection};
+
+/// Sessions in an SQL database. Each database has a name of its own for it.
+#[expect(private_bounds, reason = "implemented in this crate only")]
+pub struct SqlPersistence<B: Backend> {
+    pub(crate) connections: B::Connections,
+    pub(crate) table: TableName,
+    pub(crate) sql: Statements,
+    statement_bound: Duration,
+    /// The database's name, as far as it is known.
+    database: String,
+}
+
+/// One kind of SQL database.
+pub(crate) trait Backend: Values + Schema + Sized {
+    /// How it is reached.
+    type Connections: Connections<Database = Self>;
+
+    /// How it writes its statements.
+    const SYNTAX: Syntax;
+
+    /// The byte that is appended to a key to make the least key that comes after it.
+    const LEAST_BYTE: u8 = 0;
+
+    /// Asks the database how it is.
+    fn inspect(
+        connection: &mut Self::Connection,
+        table: &TableName,
+    ) -> impl Future<Output = sqlx::Result<Inspection>> + Send;
+}
+
+type ConnectorOf<B> = <<B as Backend>::Connections as Connections>::Connector;
+
+#[expect(private_bounds, reason = "implemented in this crate only")]
+impl<B: Backend> SqlPersistence<B> {
+    const ERRORS: DriverErrors = <ConnectorOf<B> as Connector>::ERRORS;
+
+    pub(crate) fn new(connections: B::Connections, table: TableName, statement_bound: Duration) -> Self {
+        let sql = Statements::new(&B::SYNTAX, &table);
+        Self { connections, table, sql, statement_bound, database: String::new() }
+    }
+
+    /// Names the database, to distinguish its table from those of the same name in others.
+    pub(crate) fn in_database(mut self, name: Option<&str>) -> Self {
+        name.unwrap_or_default().clone_into(&mut self.database);
+        self
+    }
+
+    /// Waits for the running statements, including those whose callers have gone, and closes the connections, but not the
+    /// application's pool. Later calls fail with [`PersistenceError::Unavailable`].
+    ///
+    /// Without this call, the connections close when this is dropped, and nothing waits for that.
+    pub async fn close(&self) {
+        self.connections.close().await;
+    }
+
+    /// Runs a statement that writes, and returns how many rows it matched.
+    pub(crate) async fn write(&self, query: Query<B>) -> Result<u64, PersistenceError> {
+        self.connections.write(query, &self.table).await
+    }
+
+    /// Runs a statement that finds at most one row.
+    pub(crate) async fn read(&self, query: Query<B>) -> Result<Option<B::Row>, PersistenceError> {
+        self.connections.read(query, &self.table).await
+    }
+
+    /// Runs a statement that finds several rows.
+    pub(crate) async fn read_all(&self, query: Query<B>) -> Result<Vec<B::Row>, PersistenceError> {
+        self.connections.read_all(query, &self.table).await
+    }
+
+    /// Runs a statement that returns one number, if it returns one.
+    async fn read_number(&self, query: Query<B>) -> Result<Option<i64>, PersistenceError> {
+        Ok(self.read(query).await?.and_then(|row| B::integer(&row, RESULT).ok()))
+    }
+
+    /// Returns `true` if there is a session under `key` that has not expired.
+    async fn is_there(&self, key: &StoredKey, now: Timestamp) -> Result<bool, PersistenceError> {
+        let query = statement::<B>(&self.sql.is_there, [text(key), instant(now)]);
+        Ok(self.read(query).await?.is_some())
+    }
+
+    /// Returns a page of the rows that `query` finds from a key on, at most `limit`, with the `contents` of each.
+    ///
+    /// Reads on after rows whose keys are no stored keys, because a short page means that nothing comes after it.
+    async fn page<T>(
+        &self,
+        after: Option<&StoredKey>,
+        limit: u32,
+        query: impl Fn(&str, u32) -> Query<B>,
+        contents: impl Fn(&B::Row) -> Result<T, Corrupt>,
+    ) -> Result<Vec<Listed<T>>, PersistenceError> {
+        let mut page = Page::new(after, limit, B::LEAST_BYTE);
+        while let Some((first, count)) = page.next() {
+            let rows = self.read_all(query(first, count)).await?;
+            page.add(rows.iter().map(|row| (B::key(row), || contents(row))));
+        }
+        Ok(page.finish())
+    }
+}
+
+impl<B: Backend> Persistence for SqlPersistence<B> {
+    async fn load(&self, key: &StoredKey, now: Timestamp) -> Result<Option<Record>, PersistenceError> {
+        let query = statement::<B>(&self.sql.load, [text(key), instant(now)]);
+        match self.read(query).await? {
+            Some(row) => columns::record_of::<B>(&row, key).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn insert(&self, key: &StoredKey, record: &Record) -> Result<Version, PersistenceError> {
+        columns::check_size(record)?;
+        let version = columns::fresh_version();
+        let values = Column::ALL.map(|column| column.value(key, record, version));
+        self.write(statement::<B>(&self.sql.insert, values)).await?;
+        Ok(version)
+    }
+
+    async fn update(
+        &self,
+        key: &StoredKey,
+        record: &Record,
+        expected: Option<Version>,
+        expiry: ExpiryWrite,
+        now: Timestamp,
+    ) -> Result<Version, PersistenceError> {
+        columns::check_size(record)?;
+        let version = columns::fresh_version();
+        let query = with_record::<B>(&self.sql.update, key, record, version, expiry);
+        let query =
+            bind(query, [text(key), instant(now), Value::OptionalInteger(expected.map(version_bits))]);
+        match self.write(query).await? {
+            0 => Err(Box::pin(why_unmatched(expected, self.is_there(key, now))).await?),
+            _ => Ok(version),
+        }
+    }
+
+    async fn touch(
+        &self,
+        key: &StoredKey,
+        expires_at: Timestamp,
+        idle_since: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool, PersistenceError> {
+        let parameters = [instant(expires_at), instant(now), text(key), instant(now), instant(idle_since)];
+        match self.write(statement::<B>(&self.sql.touch, parameters)).await? {
+            0 if Box::pin(self.is_there(key, now)).await? => Ok(false),
+            0 => Err(PersistenceError::NotFound),
+            _ => Ok(true),
+        }
+    }
+
+    async fn rename(
+        &self,
+        old: &StoredKey,
+        new: &StoredKey,
+        record: &Record,
+        expected: Option<Version>,
+        expiry: ExpiryWrite,
+        now: Timestamp,
+    ) -> Result<Version, PersistenceError> {
+        if old == new {
+            return Err(PersistenceError::AlreadyExists);
+        }
+        columns::check_size(record)?;
+        let version = columns::fresh_version();
+        let query = with_record::<B>(&self.sql.rename, new, record, version, expiry);
+        let query = bind(
+            query,
+            [text(new), text(old), instant(now), Value::OptionalInteger(expected.map(version_bits))],
+        );
+        match self.write(query).await? {
+            0 => Err(Box::pin(why_unmatched(expected, self.is_there(old, now))).await?),
+            _ => Ok(version),
+        }
+    }
+
+    async fn delete(&self, key: &StoredKey) -> Result<bool, PersistenceError> {
+        Ok(self.write(statement::<B>(&self.sql.delete, [text(key)])).await? > 0)
+    }
+
+    async fn delete_expired(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError> {
+        let parameters = [instant(before), Value::Integer(limit.into())];
+        self.write(statement::<B>(&self.sql.delete_expired, parameters)).await
+    }
+
+    async fn now(&self) -> Result<Timestamp, PersistenceError> {
+        let micros = self.read_number(query(self.sql.now.clone())).await?;
+        Ok(Timestamp::from_micros(micros.ok_or(Corrupt::Clock)?))
+    }
+
+    async fn migrate(&self) -> Result<(), PersistenceError> {
+        self.connections.check().await?;
+        let table = self.table.clone();
+        let writer: Checkout<_> = self.connections.writer().await?;
+        let migrated = writer
+            .perform(move |connection| {
+                Box::pin(async move {
+                    // Without a lock at first: most starts find everything done, and some may not write.
+                    if schema::check::<B>(connection, &table).await?.is_ok() {
+                        return Ok(Ok(()));
+                    }
+                    B::migrate(connection, &table).await
+                })
+            })
+            .await;
+        migrated.map_err(|error| Self::ERRORS.writing(&error, &self.table))?
+    }
+
+    fn schema_sql(&self) -> String {
+        schema::sql::<B>(&self.table)
+    }
+
+    async fn check_schema(&self) -> Result<(), PersistenceError> {
+        self.connections.check().await?;
+        let table = self.table.clone();
+        let reader: Checkout<_> = self.connections.reader().await?;
+        let checked = reader
+            .perform(move |connection| Box::pin(async move { schema::check::<B>(connection, &table).await }))
+            .await;
+        Ok(checked.map_err(|error| Self::ERRORS.reading(&error, &self.table))??)
+    }
+
+    fn properties(&self) -> PersistenceProperties {
+        PersistenceProperties::new(MAX_PAYLOAD_BYTES)
+            .with_name(B::NAME)
+            .with_statement_bound(self.statement_bound)
+            .with_table_id(StoreId::of([&*self.database, self.table.as_str()]).0)
+    }
+}
+
+impl<B: Backend> SubjectIndex for SqlPersistence<B> {
+    async fn list_by_subject(
+        &self,
+        subject: &Subject,
+        now: Timestamp,
+        after: Option<&StoredKey>,
+        limit: u32,
+    ) -> Result<Vec<Listed<SessionTimes>>, PersistenceError> {
+        let query = |first: &str, count: u32| {
+            let subject = Value::Text(subject.as_str());
+            let parameters = [subject, instant(now), Value::Text(first), Value::Integer(count.into())];
+            statement::<B>(&self.sql.list_by_subject, parameters)
+        };
+        self.page(after, limit, query, columns::times::<B>).await
+    }
+}
+
+impl<B: Backend> Scan for SqlPersistence<B> {
+    async fn scan(
+        &self,
+        after: Option<&StoredKey>,
+        limit: u32,
+    ) -> Result<Vec<Listed<Record>>, PersistenceError> {
+        let query = |first: &str, count: u32| {
+            statement::<B>(&self.sql.scan, [Value::Text(first), Value::Integer(count.into())])
+        };
+        self.page(after, limit, query, columns::record::<B>).await
+    }
+}
+
+#[async_trait]
+impl<B: Backend> Inspect for SqlPersistence<B> {
+    async fn inspect(&self) -> Result<Inspection, PersistenceError> {
+        let table = self.table.clone();
+        let reader: Checkout<_> = self.connections.reader().await?;
+        let inspection = reader
+            .perform(move |connection| Box::pin(async move { B::inspect(connection, &table).await }))
+            .await;
+        inspection.map_err(|error| Self::ERRORS.reading(&error, &self.table))
+    }
+
+    async fn count_expired(&self, before: Timestamp) -> Result<u64, PersistenceError> {
+        let count = self.read_number(statement::<B>(&self.sql.count_expired, [instant(before)])).await?;
+        Ok(count.and_then(|count| count.try_into().ok()).unwrap_or_default())
+    }
+}
+
+impl<B: Backend> fmt::Debug for SqlPersistence<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqlPersistence")
+            .field("database", &B::NAME)
+            .field("table", &self.table.as_str())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Returns the reason why a write matched no row. `is_there` finds out whether there is a session that has not expired.
+pub(crate) async fn why_unmatched(
+    expected: Option<Version>,
+    is_there: impl Future<Output = Result<bool, PersistenceError>>,
+) -> Result<PersistenceError, PersistenceError> {
+    match expected {
+        Some(_) if is_there.await? => Ok(PersistenceError::Conflict),
+        _ => Ok(PersistenceError::NotFound),
+    }
+}
+
+fn statement<'a, B: Backend>(sql: &SqlStr, parameters: impl IntoIterator<Item = Value<'a>>) -> Query<B> {
+    bind(query(sql.clone()), parameters)
+}
+
+fn bind<'a, B: Backend>(query: Query<B>, parameters: impl IntoIterator<Item = Value<'a>>) -> Query<B> {
+    parameters.into_iter().fold(query, B::bind)
+}
+
+/// Binds the parameters that update and rename begin with.
+fn with_record<B: Backend>(
+    sql: &SqlStr,
+    key: &StoredKey,
+    record: &Record,
+    version: Version,
+    expiry: ExpiryWrite,
+) -> Query<B> {
+    let updated = Column::updated().map(|column| column.value(key, record, version));
+    let expiry = [instant(record.expires_at()), Value::Integer(expiry_cap(expiry))];
+    statement(sql, updated.chain(expiry))
+}
+
+/// Returns up to where the statements look at the expiry that the row has: they write the later one of that and the
+/// record's.
+pub(crate) const fn expiry_cap(expiry: ExpiryWrite) -> i64 {
+    match expiry {
+        ExpiryWrite::Extend => i64::MAX,
+        ExpiryWrite::Replace => i64::MIN,
+    }
+}
+
+fn text(key: &StoredKey) -> Value<'_> {
+    Value::Text(key.as_str())
+}
+
+const fn instant(instant: Timestamp) -> Value<'static> {
+    Value::Integer(instant.as_micros())
+}

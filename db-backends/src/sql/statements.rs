@@ -1,0 +1,149 @@
+//! The statements, made from the list of columns and from how each database writes SQL.
+
+use std::sync::Arc;
+
+use sqlx::{AssertSqlSafe, SqlSafeStr as _, SqlStr};
+
+use crate::sql::columns::Column;
+use crate::sql::table::TableName;
+use crate::sql::value::RESULT;
+
+/// How a database writes what the statements of all databases need, and the statements that are its own.
+///
+/// In a statement, `{sessions}` stands for the quoted name of the session table, `{key}` for the column `key`, `{times}`
+/// for the columns that a list of sessions shows, and `{result}` for the name of the only column of an answer. A question
+/// mark is a parameter.
+pub(crate) struct Syntax {
+    /// The character around the name of a table.
+    pub(crate) quote: char,
+    /// The column `key`, which is a reserved word in some databases.
+    pub(crate) key: &'static str,
+    pub(crate) greatest: &'static str,
+    pub(crate) least: &'static str,
+    /// Parameters are numbered, `$1`, `$2` and so on.
+    pub(crate) numbers_parameters: bool,
+    pub(crate) delete_expired: &'static str,
+    pub(crate) list_by_subject: &'static str,
+    pub(crate) now: &'static str,
+}
+
+/// The statements, each with its parameters in this order.
+pub(crate) struct Statements {
+    /// Returns the row with this key, now, unless it has expired.
+    pub(crate) load: SqlStr,
+    /// Adds a row: the value of every column, in the order of [`Column::ALL`].
+    pub(crate) insert: SqlStr,
+    /// Writes the columns of [`Column::updated`], the expiry and its cap (see
+    /// [`expiry_cap`](crate::sql::persistence::expiry_cap)) to the row with this key, now, unless it has expired, and with
+    /// this version, unless that is null.
+    pub(crate) update: SqlStr,
+    /// Makes expiry and last use later, for the row with this key, now, unless it has expired, and if it was last used at
+    /// an instant or before.
+    pub(crate) touch: SqlStr,
+    /// Does the same as `update`, with the new key before the key.
+    pub(crate) rename: SqlStr,
+    /// Returns one row if there is one with this key, now, that has not expired.
+    pub(crate) is_there: SqlStr,
+    /// Removes the row with this key.
+    pub(crate) delete: SqlStr,
+    /// Removes rows that expired at an instant or before, at most so many.
+    pub(crate) delete_expired: SqlStr,
+    /// Counts the rows that expired at an instant or before.
+    pub(crate) count_expired: SqlStr,
+    /// Returns key and times of the rows of a subject, now, that have not expired, from a key on, at most so many, in the
+    /// order of the bytes of their keys.
+    pub(crate) list_by_subject: SqlStr,
+    /// Returns the rows from a key on, at most so many, in the order of the bytes of their keys.
+    pub(crate) scan: SqlStr,
+    /// Returns the database's clock, in microseconds since 1970. No parameters.
+    pub(crate) now: SqlStr,
+}
+
+impl Statements {
+    pub(crate) fn new(syntax: &Syntax, table: &TableName) -> Self {
+        let sql = |template: &str| syntax.fill(template, table);
+        Self {
+            load: sql("SELECT {columns} FROM {sessions} WHERE {key} = ? AND expires_at > ?"),
+            insert: sql("INSERT INTO {sessions} ({columns}) VALUES ({values})"),
+            update: sql("UPDATE {sessions} SET {updates}
+                         WHERE {key} = ? AND expires_at > ? AND version = coalesce(?, version)"),
+            touch: sql("UPDATE {sessions}
+                        SET expires_at = {greatest}(?, expires_at), last_seen_at = {greatest}(?, last_seen_at)
+                        WHERE {key} = ? AND expires_at > ? AND last_seen_at <= ?"),
+            rename: sql("UPDATE {sessions} SET {updates}, {key} = ?
+                         WHERE {key} = ? AND expires_at > ? AND version = coalesce(?, version)"),
+            is_there: sql("SELECT 1 FROM {sessions} WHERE {key} = ? AND expires_at > ?"),
+            delete: sql("DELETE FROM {sessions} WHERE {key} = ?"),
+            delete_expired: sql(syntax.delete_expired),
+            count_expired: sql("SELECT count(*) AS {result} FROM {sessions} WHERE expires_at <= ?"),
+            list_by_subject: sql(syntax.list_by_subject),
+            scan: sql("SELECT {columns} FROM {sessions} WHERE {key} >= ? ORDER BY {key} LIMIT ?"),
+            now: sql(syntax.now),
+        }
+    }
+}
+
+impl Syntax {
+    fn fill(&self, template: &str, table: &TableName) -> SqlStr {
+        let name = |column: Column| if column == Column::Key { self.key } else { column.name() };
+        let times = [Column::Key, Column::CreatedAt, Column::ExpiresAt, Column::LastSeenAt].map(name);
+        // The later one of the record's expiry, and of what the row has up to the cap.
+        let expiry = format!("expires_at = {}(?, {}(?, expires_at))", self.greatest, self.least);
+        let updates = Column::updated().map(|column| format!("{} = ?", name(column))).chain([expiry]);
+        let text = template
+            .replace("{columns}", &Column::ALL.map(name).join(", "))
+            .replace("{values}", &Column::ALL.map(|_| "?").join(", "))
+            .replace("{updates}", &updates.collect::<Vec<_>>().join(", "))
+            .replace("{times}", &times.join(", "))
+            .replace("{greatest}", self.greatest)
+            .replace("{result}", RESULT)
+            .replace("{key}", self.key)
+            .replace("{sessions}", &format!("{quote}{}{quote}", table.as_str(), quote = self.quote));
+        let text = if self.numbers_parameters { numbered(&text) } else { text };
+        // Safe, because the name is an identifier and the rest is text of this crate.
+        AssertSqlSafe(Arc::<str>::from(text)).into_sql_str()
+    }
+}
+
+/// Returns `text` with `$1`, `$2` and so on for its question marks.
+fn numbered(text: &str) -> String {
+    let mut parts = text.split('?');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.zip(1..).fold(first, |text, (part, number)| format!("{text}${number}{part}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SYNTAX: Syntax = Syntax {
+        quote: '"',
+        key: "key",
+        greatest: "greatest",
+        least: "least",
+        numbers_parameters: true,
+        delete_expired: "",
+        list_by_subject: "SELECT {times}",
+        now: "SELECT 0 AS {result}",
+    };
+
+    #[test]
+    fn statements_name_every_column_once_and_number_their_parameters() {
+        let statements = Statements::new(&SYNTAX, &TableName::default());
+        assert_eq!(
+            statements.insert.as_str(),
+            "INSERT INTO \"sessions\" (key, payload, created_at, expires_at, last_seen_at, version, subject) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7)"
+        );
+        assert!(
+            statements.update.as_str().starts_with(
+                "UPDATE \"sessions\" SET payload = $1, last_seen_at = $2, version = $3, subject = $4, \
+                 expires_at = greatest($5, least($6, expires_at))"
+            ),
+            "{}",
+            statements.update.as_str()
+        );
+        assert_eq!(statements.list_by_subject.as_str(), "SELECT key, created_at, expires_at, last_seen_at");
+        assert_eq!(statements.now.as_str(), "SELECT 0 AS result");
+    }
+}

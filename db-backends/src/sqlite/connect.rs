@@ -1,0 +1,171 @@
+//! How SQLite's file is opened, and which of its connections write.
+//!
+//! SQLite has one writer at a time. Waiting for it here, in order, is faster and fairer than SQLite's own way, which is to
+//! sleep and look again. And a caller that waits here keeps no connection from a reader.
+
+use std::str::FromStr as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use session_core::PersistenceError;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteQueryResult, SqliteRow};
+use sqlx::{ConnectOptions as _, Sqlite, SqlitePool, query_scalar};
+
+use super::errors::ERRORS;
+use crate::sql::checkout::Checkout;
+use crate::sql::connections::Connections;
+use crate::sql::connector::{Connector, OpenConnection, Query};
+use crate::sql::errors::DriverErrors;
+use crate::sql::own_pool::OwnPool;
+use crate::sql::queue::FairQueue;
+use crate::sql::table::TableName;
+
+/// The file that a URL names, or memory.
+pub(super) struct Target {
+    pub(super) options: SqliteConnectOptions,
+    pub(super) is_in_memory: bool,
+    pub(super) is_read_only: bool,
+}
+
+impl Target {
+    pub(super) fn parse(url: &str) -> Result<Self, PersistenceError> {
+        let invalid = |what: &str| {
+            PersistenceError::Config(format!("{what}; write sqlite://sessions.db or sqlite::memory:"))
+        };
+        let Some(rest) = url.strip_prefix("sqlite:") else {
+            return Err(invalid("the URL does not begin with sqlite:"));
+        };
+        let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let path = path.strip_prefix("//").unwrap_or(path);
+        let mode = query.split('&').find_map(|pair| pair.strip_prefix("mode="));
+        let is_in_memory = path == ":memory:" || mode == Some("memory");
+        // SQLite would take these for a temporary file, and for a URI with options that are not checked here.
+        if (path.is_empty() && !is_in_memory) || path.starts_with("file:") {
+            return Err(invalid("the URL names no file"));
+        }
+        let options = SqliteConnectOptions::from_str(url)
+            .map_err(|_| invalid("the URL has an option that is not understood"))?;
+        Ok(Self {
+            options: options.create_if_missing(matches!(mode, None | Some("rwc"))),
+            is_in_memory,
+            is_read_only: mode == Some("ro"),
+        })
+    }
+}
+
+/// Opens the file.
+pub(crate) struct SqliteConnector(Arc<SqliteConnectOptions>);
+
+impl Connector for SqliteConnector {
+    type Database = Sqlite;
+    const ERRORS: DriverErrors = ERRORS;
+    const IS_REMOTE: bool = false;
+
+    async fn open(&self) -> sqlx::Result<OpenConnection<Self>> {
+        Ok(OpenConnection { connection: self.0.connect().await?, server_id: 0 })
+    }
+
+    fn rows_affected(done: &SqliteQueryResult) -> u64 {
+        done.rows_affected()
+    }
+}
+
+/// The connections to a database.
+pub(crate) enum SqliteConnections {
+    Own {
+        writer: OwnPool<SqliteConnector>,
+        /// `None` if the writer's connection is the only one.
+        readers: Option<OwnPool<SqliteConnector>>,
+    },
+    /// The application's pool, the queue of those that want to write with one of its connections, and the longest that
+    /// these wait for locks, as the builder was told.
+    Application { pool: SqlitePool, writers: FairQueue, busy_timeout: Duration },
+}
+
+impl SqliteConnections {
+    /// Makes connections of our own: one to write with, and `readers` to read with.
+    pub(super) fn own(options: SqliteConnectOptions, readers: u16, acquire_timeout: Duration) -> Self {
+        let options = Arc::new(options);
+        let pool = |count| OwnPool::new(SqliteConnector(Arc::clone(&options)), count, acquire_timeout);
+        Self::Own { writer: pool(1), readers: (readers > 0).then(|| pool(readers)) }
+    }
+
+    /// Uses the application's pool.
+    pub(super) fn of_pool(pool: SqlitePool, acquire_timeout: Duration, busy_timeout: Duration) -> Self {
+        Self::Application { pool, writers: FairQueue::new(1, acquire_timeout), busy_timeout }
+    }
+}
+
+impl Connections for SqliteConnections {
+    type Database = Sqlite;
+    type Connector = SqliteConnector;
+
+    async fn reader(&self) -> Result<Checkout<SqliteConnector>, PersistenceError> {
+        match self {
+            Self::Own { writer, readers } => {
+                readers.as_ref().unwrap_or(writer).checkout().await.map(Checkout::Own)
+            }
+            Self::Application { pool, .. } => Checkout::from_pool(pool, None).await,
+        }
+    }
+
+    /// Waits for the right to write, which one caller in this process has at a time.
+    async fn writer(&self) -> Result<Checkout<SqliteConnector>, PersistenceError> {
+        match self {
+            Self::Own { writer, .. } => writer.checkout().await.map(Checkout::Own),
+            Self::Application { pool, writers, .. } => {
+                let permit = writers.admit().await?;
+                Checkout::from_pool(pool, Some(permit)).await
+            }
+        }
+    }
+
+    async fn read(
+        &self,
+        query: Query<Sqlite>,
+        table: &TableName,
+    ) -> Result<Option<SqliteRow>, PersistenceError> {
+        self.reader().await?.read(query, table).await
+    }
+
+    async fn read_all(
+        &self,
+        query: Query<Sqlite>,
+        table: &TableName,
+    ) -> Result<Vec<SqliteRow>, PersistenceError> {
+        self.reader().await?.read_all(query, table).await
+    }
+
+    async fn write(&self, query: Query<Sqlite>, table: &TableName) -> Result<u64, PersistenceError> {
+        self.writer().await?.write(query, table).await
+    }
+
+    /// Refuses an application's pool that waits longer for locks than the builder was told: an abandoned statement would
+    /// outlive its bound.
+    async fn check(&self) -> Result<(), PersistenceError> {
+        let Self::Application { busy_timeout, .. } = self else { return Ok(()) };
+        let millis = query_scalar::<_, i64>("PRAGMA busy_timeout");
+        let millis = self
+            .reader()
+            .await?
+            .perform(move |connection| Box::pin(async move { millis.fetch_one(connection).await }))
+            .await;
+        let found = Duration::from_millis(millis.map_err(|error| ERRORS.connecting(&error))?.unsigned_abs());
+        if found <= *busy_timeout {
+            return Ok(());
+        }
+        Err(PersistenceError::Config(format!(
+            "the pool's connections have a busy_timeout of {found:?}, longer than the {busy_timeout:?} that this was \
+             told; pass it to SqliteBuilder::busy_timeout"
+        )))
+    }
+
+    async fn close(&self) {
+        if let Self::Own { writer, readers } = self {
+            // The writer last: closing the last connection merges the log into the file.
+            for pool in readers.iter().chain([writer]) {
+                pool.close().await;
+            }
+        }
+    }
+}
