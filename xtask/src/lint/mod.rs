@@ -30,7 +30,7 @@ pub(crate) const HELP: Help = Help {
         ("native", "docs/native-code.md lists the features that bring code in C."),
         ("readme", "Each README lists its crate's features."),
         ("glossary", "Each name in the glossary of CONTRIBUTING.md is declared."),
-        ("prose", "Plain English in comments, documents and the names of tests. Only when it is named."),
+        ("prose", "Plain English in comments, documents and the names of tests."),
         ("package", "Each published crate can be packaged."),
         ("msrv", "The oldest Rust that Cargo.toml promises compiles everything."),
         ("semver", "The interface keeps what the last release promised."),
@@ -38,9 +38,6 @@ pub(crate) const HELP: Help = Help {
     ],
     examples: &[("lint", "every stage"), ("lint fmt clippy", "two stages")],
 };
-
-/// Stages that run only when they are named.
-const ON_REQUEST: &[&str] = &["prose"];
 
 pub(crate) fn run(mut args: Parser) -> Result {
     let mut chosen = Vec::new();
@@ -64,10 +61,7 @@ pub(crate) fn all() -> Result {
 
 /// Runs the stages that are chosen, or every one if none is.
 fn stages(chosen: &[String]) -> Result {
-    let is_chosen = |name: &str| match chosen {
-        [] => !ON_REQUEST.contains(&name),
-        _ => chosen.iter().any(|one| one == name),
-    };
+    let is_chosen = |name: &str| chosen.is_empty() || chosen.iter().any(|one| one == name);
     let members = metadata::members()?;
     let features = || features::each_alone(&members);
     let closure = || closure::check(&members);
