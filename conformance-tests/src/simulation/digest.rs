@@ -2,7 +2,7 @@
 
 use std::hash::{Hash, Hasher};
 
-use session_core::{Acquired, Entry, Exchange, Expected, Fence, Holder, Record, State, Value};
+use session_core::{Acquired, Entry, Exchange, Expected, Fence, Holder, Record, RecordParts, State, Value};
 
 use super::call::{Effect, Reply};
 
@@ -51,8 +51,9 @@ pub(super) fn of(value: impl Hash) -> u64 {
 // Entries are destructured without `..`, so that a new field is a compile error here.
 
 pub(super) fn record(record: &Record) -> u64 {
-    let subject = record.subject().is_some();
-    of((&record.payload()[..], record.expires_at(), record.last_seen_at(), record.version(), subject))
+    let RecordParts { payload, created_at, expires_at, last_seen_at, version, subject } = record.parts();
+    let subject = subject.is_some();
+    of((&payload[..], created_at, expires_at, last_seen_at, version, subject))
 }
 
 pub(super) fn entry(entry: &Entry) -> u64 {

@@ -11,6 +11,7 @@ cases! {
     two_requests_that_change_different_keys_both_win,
     sixty_four_concurrent_saves_all_survive,
     many_writers_on_one_node_cause_no_outage_and_no_conflict,
+    modifications_of_one_value_all_count_under_either_policy,
     counter_under_reject_counts_every_acknowledged_save,
     counter_under_last_write_refuses_no_save_and_keeps_the_last,
     last_write_stays_under_last_write,
@@ -76,6 +77,31 @@ pub async fn many_writers_on_one_node_cause_no_outage_and_no_conflict(fixture: &
     }
 }
 
+pub async fn modifications_of_one_value_all_count_under_either_policy(fixture: &impl PairFixture) {
+    for policy in [ConflictPolicy::LastWrite, ConflictPolicy::Reject] {
+        let (here, there) = nodes_with(fixture, policy).await;
+        let (_, key) = login(&here).await;
+        let mut shoppers = Vec::new();
+        for n in 0..10 {
+            let node = if n % 2 == 0 { &here } else { &there };
+            let mut session = open(node, &key).await;
+            session.modify("cart", move |cart: &mut Vec<u32>| cart.push(n)).unwrap();
+            session.modify("count", |count: &mut u32| *count += 1).unwrap();
+            shoppers.push(tokio::spawn(async move { session.save().await }));
+        }
+        for shopper in shoppers {
+            shopper.await.unwrap().expect("a modification is applied to what another one has left");
+        }
+        for node in [&here, &there] {
+            let found = open(node, &key).await;
+            let mut cart: Vec<u32> = found.get("cart").unwrap().unwrap_or_default();
+            cart.sort_unstable();
+            assert_eq!(cart, (0..10).collect::<Vec<_>>(), "an acknowledged modification is lost");
+            assert_eq!(found.get("count").unwrap(), Some(10), "an acknowledged modification is lost");
+        }
+    }
+}
+
 pub async fn counter_under_reject_counts_every_acknowledged_save(fixture: &impl PairFixture) {
     let (here, there) = nodes_with(fixture, ConflictPolicy::Reject).await;
     let (_, key) = login(&here).await;
@@ -86,7 +112,8 @@ pub async fn counter_under_reject_counts_every_acknowledged_save(fixture: &impl 
             let mut counted = 0;
             while counted < 5 {
                 let mut session = open(&node, &key).await;
-                session.modify("count", |count: &mut u32| *count += 1).unwrap();
+                let count: u32 = session.get("count").unwrap().unwrap_or(0);
+                session.insert("count", count + 1).unwrap();
                 match session.save().await {
                     Ok(_) => counted += 1,
                     Err(Error::Conflict) => {}
@@ -111,7 +138,8 @@ pub async fn counter_under_last_write_refuses_no_save_and_keeps_the_last(fixture
             let mut last = 0;
             for _ in 0..5 {
                 let mut session = open(&node, &key).await;
-                session.modify("count", |count: &mut u32| *count += 1).unwrap();
+                let count: u32 = session.get("count").unwrap().unwrap_or(0);
+                session.insert("count", count + 1).unwrap();
                 session.save().await.expect("nothing is refused");
                 last = session.get("count").unwrap().unwrap();
             }
