@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use session_core::{Cache, Codec, JsonCodec, Persistence, Runtime, Scope, StoreId, SubjectIndex};
 
-use super::inner::Parts;
+use super::inner::{Inner, Parts};
 use super::limits::SubjectLimit;
 use super::settings::Options;
 use super::{CachedDb, ConflictPolicy, Reaper, Schema};
@@ -39,7 +39,7 @@ pub struct Builder<C, P> {
     codec: Arc<dyn Codec>,
     runtime: Option<Arc<dyn Runtime>>,
     hooks: Option<Arc<dyn Hooks>>,
-    subject_limit: Option<SubjectLimit<C, P>>,
+    subject_limit: Option<SubjectLimit<Inner<C, P>>>,
     log_key: LogKey,
 }
 
@@ -335,7 +335,10 @@ impl<C: Cache, P: SubjectIndex> Builder<C, P> {
     ///   an event; the next login of the subject makes up for it.
     pub fn max_sessions_per_subject(mut self, limit: usize) -> Self {
         self.options.max_sessions_per_subject = Some(limit);
-        self.subject_limit = Some(SubjectLimit::new(limit));
+        self.subject_limit =
+            Some(SubjectLimit::new(limit, |store: Arc<Inner<C, P>>, subject, newest, limit| {
+                Box::pin(store.end_surplus(subject, newest, limit))
+            }));
         self
     }
 }

@@ -25,7 +25,7 @@ pub(crate) struct Inner<C, P> {
     pub(crate) queues: Queues,
     pub(crate) tasks: Arc<Tasks>,
     pub(crate) telemetry: Arc<Telemetry>,
-    pub(crate) subject_limit: Option<SubjectLimit<C, P>>,
+    pub(super) subject_limit: Option<SubjectLimit<Self>>,
 }
 
 /// The parts that a builder has collected.
@@ -36,7 +36,7 @@ pub(crate) struct Parts<C, P> {
     pub(crate) codec: Arc<dyn Codec>,
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) hooks: Option<Arc<dyn Hooks>>,
-    pub(crate) subject_limit: Option<SubjectLimit<C, P>>,
+    pub(super) subject_limit: Option<SubjectLimit<Inner<C, P>>>,
     pub(crate) log_key: LogKey,
 }
 

@@ -1,4 +1,4 @@
-//! The sessions of one subject: listing and ending them.
+//! The sessions of one subject: listing, ending and limiting them.
 
 use std::sync::Arc;
 
@@ -6,7 +6,8 @@ use futures_util::stream::{self, StreamExt as _};
 use session_core::{Cache, Persistence, Row, SessionTimes, StoredKey, Subject, SubjectIndex, Timestamp};
 
 use super::inner::Inner;
-use super::writes::Written;
+use super::queue::Reply;
+use super::writes::{Saved, Written};
 use crate::runtime::Admission;
 use crate::telemetry::{Ending, Revocation};
 use crate::{Coherence, Error};
@@ -110,4 +111,72 @@ struct Page {
     rows: Vec<Row<SessionTimes>>,
     /// The key after which the next page begins. `None` after the last page.
     next: Option<StoredKey>,
+}
+
+/// The limit on a subject's sessions.
+impl<C: Cache, P: Persistence> Inner<C, P> {
+    /// Ends the surplus sessions of `subject`, which has just got the session `newest`.
+    pub(super) async fn limit_sessions(self: &Arc<Self>, subject: &Subject, newest: &StoredKey) {
+        let Some(limit) = &self.subject_limit else { return };
+        let (now, slack) = (|| self.runtime.now(), self.settings.clock_slack);
+        if let Err(error) = limit.enforce(Arc::clone(self), subject, newest, now, slack).await {
+            tracing::warn!(target: "session_cached_db", event = "subject_limit_failed", %error,
+                "sessions of a subject could not be limited; trying again with its next one");
+        }
+    }
+
+    /// Answers a save that has given its session to `subject`, after the subject's limit is enforced. A task does it: the
+    /// sessions that are ended have queues of their own, which may wait for this one's.
+    pub(super) fn limit_then_answer(self: &Arc<Self>, subject: &Subject, saved: Saved, reply: Reply<Saved>) {
+        if self.subject_limit.is_none() {
+            // A caller that has left needs no answer.
+            return drop(reply.send(Ok(saved)));
+        }
+        let (store, subject) = (Arc::clone(self), subject.clone());
+        let task = async move {
+            store.limit_sessions(&subject, &saved.key).await;
+            let _ = reply.send(Ok(saved));
+        };
+        // Part of a save that is under way, so it is not refused.
+        let _ = self.tasks.start(Admission::Continuation, Box::pin(task));
+    }
+}
+
+impl<C: Cache, P: SubjectIndex> Inner<C, P> {
+    /// Ends the sessions that were not used for the longest time, but never the `newest`, whose client has just logged in: by
+    /// another node's clock, others may look newer. A login on another node at the same time is left to end this one, if it
+    /// looks newer: otherwise the two would end each other.
+    pub(super) async fn end_surplus(
+        self: Arc<Self>,
+        subject: Subject,
+        newest: StoredKey,
+        limit: usize,
+    ) -> Result<(), Error> {
+        let sessions = self.list_by_subject(&subject, self.runtime.now()).await?;
+        let excess = sessions.len().saturating_sub(limit);
+        if excess == 0 {
+            return Ok(());
+        }
+        // A session whose times cannot be read goes first: no client can use it.
+        let last_use = |row: &Row<SessionTimes>| row.contents.as_ref().ok().map(|times| times.last_seen_at);
+        let is_newest = |row: &&Row<SessionTimes>| row.key == newest;
+        let mine = sessions.iter().find(is_newest).and_then(|row| row.contents.as_ref().ok().copied());
+        // Another login of this subject has ended it.
+        let Some(mine) = mine else { return Ok(()) };
+        let has_logged_in =
+            |key: &StoredKey| self.subject_limit.as_ref().is_some_and(|limit| limit.has_logged_in(key));
+        let is_rival = |row: &&Row<SessionTimes>| {
+            let Ok(theirs) = &row.contents else { return false };
+            let is_newer = (theirs.last_seen_at, row.key.as_bytes()) > (mine.last_seen_at, newest.as_bytes());
+            let is_fresh = theirs.created_at + self.settings.clock_slack > mine.last_seen_at;
+            is_newer && is_fresh && !has_logged_in(&row.key)
+        };
+        let others = sessions.iter().filter(|row| !is_newest(row) && !is_rival(row));
+        let mut oldest_first: Vec<_> = others.map(|row| (last_use(row), row.key)).collect();
+        oldest_first.sort_by(|(used_at, key), (other_used_at, other)| {
+            used_at.cmp(other_used_at).then_with(|| key.as_bytes().cmp(other.as_bytes()))
+        });
+        let surplus = oldest_first.into_iter().take(excess).map(|(_, key)| key);
+        self.end_all(surplus, Revocation::TooMany).await.map(drop)
+    }
 }
