@@ -51,9 +51,9 @@ pub(super) fn of(value: impl Hash) -> u64 {
 // Entries are destructured without `..`, so that a new field is a compile error here.
 
 pub(super) fn record(record: &Record) -> u64 {
-    let RecordParts { payload, created_at, expires_at, last_seen_at, version, subject } = record.parts();
-    let subject = subject.is_some();
-    of((&payload[..], created_at, expires_at, last_seen_at, version, subject))
+    // No operation looks at `created_at`.
+    let RecordParts { payload, created_at: _, expires_at, last_seen_at, version, subject } = record.parts();
+    of((&payload[..], expires_at, last_seen_at, version, subject.is_some()))
 }
 
 pub(super) fn entry(entry: &Entry) -> u64 {

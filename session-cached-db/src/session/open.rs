@@ -13,12 +13,15 @@ use crate::store::CachedDb;
 )]
 impl<C: Cache, P: Persistence> CachedDb<C, P> {
     /// Opens the session of a client that presented `cookie`. If the cookie is unknown, malformed or expired,
-    /// or its session is unreadable, returns a new, empty, unsaved session without a key: a key that a client
-    /// presents is never adopted.
+    /// returns a new, empty, unsaved session without a key: a key that a client presents is never adopted.
     ///
     /// # Errors
     ///
-    /// [`Error::Database`] when the database does not answer. A cache that does not answer is not an error.
+    /// - [`Error::Database`] when the database does not answer. A cache that does not answer is not an error.
+    /// - [`Error::Unreadable`], or [`Error::Database`] with a corrupt row, when the session is there and this node
+    ///   cannot read it: it is damaged, or was written with a newer version or with another sealing key. Answer that
+    ///   the service is unavailable and leave the client's cookie alone. [`revoke`](CachedDb::revoke) ends such a
+    ///   session.
     pub fn open(&self, cookie: &str) -> impl Future<Output = Result<Session, Error>> + Send {
         async move {
             match SessionKey::parse(cookie) {
@@ -61,7 +64,6 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
                     self.inner.note_unknown_key(Some(&key));
                     Ok(self.new_session())
                 }
-                Err(error) if error.is_row_error() => Ok(self.new_session()),
                 Err(error) => Err(error),
             }
         }

@@ -232,7 +232,7 @@ async fn run(pool: &SqlitePool, sql: &'static str) {
 }
 
 #[tokio::test]
-async fn corrupt_row_opens_a_new_session_and_is_logged_and_kept() {
+async fn corrupt_row_is_an_error_and_is_logged_and_kept() {
     let (world, pool) = with_sql().await;
     let session = world.saved([("x", 1)]).await;
     let key = session.stored_key().unwrap();
@@ -240,8 +240,8 @@ async fn corrupt_row_opens_a_new_session_and_is_logged_and_kept() {
     run(&pool, "UPDATE sessions SET subject = ''").await;
     world.cache.plant(key, None).await;
     let log = Log::listen();
-    let mut opened = world.reopen(&session).await;
-    assert!(opened.key().is_none());
+    let error = world.unreadable(&session).await;
+    assert!(matches!(&error, Error::Database(source) if matches!(**source, PersistenceError::CorruptRow(_))));
     assert_eq!(log.events("row_unreadable").len(), 1);
     let error = world.store.load(key).await.unwrap_err();
     let Error::Database(source) = &error else { panic!("{error}") };
@@ -249,7 +249,6 @@ async fn corrupt_row_opens_a_new_session_and_is_logged_and_kept() {
     assert!(error.to_string().contains("left alone"), "{error}");
     assert!(!error.is_retryable());
     assert_eq!(world.cache.peek(key).await, None);
-    opened.save().await.unwrap();
     run(&pool, "UPDATE sessions SET subject = NULL WHERE subject = ''").await;
     assert_eq!(values_of(&world.reopen(&session).await), map([("x", 1)]));
 }

@@ -183,7 +183,7 @@ async fn unreadable_payload_hook_is_called() {
         world.db.sqlite.update(key, &record, None, ExpiryWrite::Extend, now).await.unwrap();
         world.cache.plant(key, None).await;
         diary.take();
-        world.reopen(&session).await;
+        world.unreadable(&session).await;
         assert_eq!(diary.take(), [format!("unreadable {}", key.as_str())]);
         assert_eq!(world.store.stats().unreadable, 1);
     })

@@ -45,7 +45,7 @@ async fn log_shows_no_key_payload_or_subject_and_sessions_can_be_followed() {
     );
     world.db.sqlite.update(&stored, &broken, None, ExpiryWrite::Extend, world.runtime.now()).await.unwrap();
     world.cache.plant(&stored, None).await;
-    world.reopen(&session).await;
+    world.unreadable(&session).await;
     world.cache.calls.fail_all(Fault::NoAnswer);
     let mut other = world.saved([("number", 471_147)]).await;
     other.flush().await.unwrap();

@@ -51,15 +51,17 @@ enum Seal {
     Private(Vec<Key>),
 }
 
-/// The session cookie of a request.
-#[derive(Clone, PartialEq, Eq)]
-pub(super) enum Presented {
-    Nothing,
-    /// A cookie with the right name whose value is not a key, or was not signed or encrypted by this
-    /// application.
-    Rejected,
-    Key(SessionKey),
+/// The session cookies of a request, in the order in which the client sent them.
+///
+/// A client may send several: one was set for another path or domain, or is left over. Then the first one that opens a session
+/// counts.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(super) struct Presented {
+    pub(super) keys: Vec<SessionKey>,
 }
+
+/// The number of cookies that are tried. A browser sends one for each path and domain that it was set for.
+const MAX_COOKIES: usize = 4;
 
 impl Default for SessionCookie {
     fn default() -> Self {
@@ -175,21 +177,30 @@ impl SessionCookie {
         Err(InvalidCookie(wrong))
     }
 
-    /// Returns the session cookie in the headers of a request. Does no I/O.
+    /// Returns the session cookies in the headers of a request. Does no I/O.
+    ///
+    /// The header also holds the cookies of other programs: text in any encoding, pairs that are malformed, values in quotes.
+    /// None of that hides the session cookie.
     pub(super) fn read(&self, headers: &HeaderMap) -> Presented {
-        let cookies = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
-        let mut cookies = cookies.flat_map(Cookie::split_parse).filter_map(Result::ok);
-        let Some(cookie) = cookies.find(|cookie| cookie.name() == self.name()) else {
-            return Presented::Nothing;
-        };
-        match self.open(&cookie).and_then(|value| SessionKey::parse(&value).ok()) {
-            Some(key) => Presented::Key(key),
-            None => {
-                tracing::warn!(target: "session_cached_db", event = "cookie_rejected",
-                    "a session cookie is malformed or was not made here; it opens no session");
-                Presented::Rejected
+        let mut presented = Presented::default();
+        for line in headers.get_all(header::COOKIE) {
+            let line = String::from_utf8_lossy(line.as_bytes());
+            let cookies = Cookie::split_parse(&*line).filter_map(Result::ok);
+            for cookie in cookies.filter(|cookie| cookie.name() == self.name()) {
+                let key = self.open(&cookie).and_then(|value| SessionKey::parse(&value).ok());
+                match key {
+                    Some(key) if presented.keys.contains(&key) => {}
+                    Some(key) => presented.keys.push(key),
+                    // Not a warning: any client can send as many as it likes.
+                    None => tracing::debug!(target: "session_cached_db", event = "cookie_rejected",
+                        "a session cookie is malformed or was not made here; it opens no session"),
+                }
+                if presented.keys.len() == MAX_COOKIES {
+                    return presented;
+                }
             }
         }
+        presented
     }
 
     /// Returns the header that makes a client keep `key`, for `max_age` or until the browser closes.
@@ -241,7 +252,7 @@ impl SessionCookie {
     /// Returns the value of a cookie, or `None` if none of the keys has signed or encrypted it.
     fn open(&self, cookie: &Cookie<'_>) -> Option<String> {
         match &self.seal {
-            Seal::None => Some(cookie.value().to_owned()),
+            Seal::None => Some(cookie.value_trimmed().to_owned()),
             #[cfg(feature = "signed-cookies")]
             Seal::Signed(keys) => keys.iter().find_map(|key| {
                 let jar = CookieJar::new();

@@ -66,13 +66,28 @@ impl SessionHandle {
     }
 
     async fn open(&self) -> Result<Mutex<Opened>, Error> {
-        let key = match &self.shared.presented {
-            Presented::Key(key) => Some(key.clone()),
-            Presented::Nothing | Presented::Rejected => None,
-        };
-        let session = Arc::clone(&self.shared.settings.store).open(key).await?;
+        let session = self.open_first().await?;
         let mark = mark(&session);
         Ok(Mutex::new(Opened { session, mark }))
+    }
+
+    /// Opens the session of the first cookie that has one, or a new session.
+    async fn open_first(&self) -> Result<Session, Error> {
+        let Shared { settings, presented, .. } = &*self.shared;
+        let mut unreadable = None;
+        for key in &presented.keys {
+            match Arc::clone(&settings.store).open(Some(key.clone())).await {
+                Ok(session) if session.key().is_some() => return Ok(session),
+                Ok(_) => {}
+                Err(error) if error.is_row_error() => unreadable = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        match unreadable {
+            // Not a new session: the row is there, and another node may be able to read it.
+            Some(error) => Err(error),
+            None => Arc::clone(&settings.store).open(None).await,
+        }
     }
 
     /// Returns `true` if the response depends on the session.
@@ -82,7 +97,7 @@ impl SessionHandle {
 
     /// Stores the changes, if the session `is_to_be_stored`, and returns the cookie to send.
     pub(super) async fn finish(&self, is_to_be_stored: bool) -> Finished {
-        let Shared { settings, presented, opened, .. } = &*self.shared;
+        let Shared { settings, opened, .. } = &*self.shared;
         let Some(opened) = opened.get() else { return Finished::default() };
         let mut opened = opened.lock().await;
         let Opened { session, mark: mark_before } = &mut *opened;
@@ -96,9 +111,9 @@ impl SessionHandle {
             }
         }
         let cookie = match session.key() {
-            None if session.is_unsaved_and_empty() && *presented != Presented::Nothing => {
-                settings.cookie.removal()
-            }
+            // Only if this request has ended the session. A cookie that opened none is left alone: the client may have got
+            // another one since, and another node may know its session.
+            None if session.is_unsaved_and_empty() && mark_before.0.is_some() => settings.cookie.removal(),
             Some(key) if mark(session) != *mark_before => {
                 let max_age = (!session.expires_at_browser_close()).then(|| session.expiry_age());
                 settings.cookie.issue(key, max_age)

@@ -30,7 +30,11 @@ use crate::CachedDb;
 /// - An empty session gets no row and no cookie.
 /// - The cookie is sent when the session was written. Its `Max-Age` is the session's
 ///   [`expiry_age`](crate::Session::expiry_age); a session that ends with the browser has none. The cookie is
-///   removed when its session is gone.
+///   removed only if this request has ended its session: a cookie that opens no session is left alone, because
+///   the client may have got another one since, or another node may know the session.
+/// - Of several cookies with the name, the first one that opens a session counts. At most four are tried.
+/// - A session that is there and cannot be read is an error of [`SessionHandle::lock`], which is answered with
+///   503; the cookie stays.
 /// - `Vary: Cookie` is added whenever the session was used, even if that failed.
 /// - A session that was used and not modified is [touched](crate::Session::touch), at most once per
 ///   [`touch_interval`](crate::Builder::touch_interval); see [`touch`](Self::touch).

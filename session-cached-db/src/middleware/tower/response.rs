@@ -30,7 +30,13 @@ fn explanation(error: &Error) -> (StatusCode, &'static str) {
             StatusCode::CONFLICT,
             "The session was changed by another request at the same time. Please try again.",
         ),
-        Error::Database(_) | Error::CacheUnavailable | Error::Busy | Error::Interrupted | Error::Closed => (
+        // Another node, with a newer version or another key, may be able to read it.
+        Error::Unreadable(_)
+        | Error::Database(_)
+        | Error::CacheUnavailable
+        | Error::Busy
+        | Error::Interrupted
+        | Error::Closed => (
             StatusCode::SERVICE_UNAVAILABLE,
             "Sessions are not available at the moment. Please try again later.",
         ),

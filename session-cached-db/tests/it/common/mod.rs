@@ -147,6 +147,11 @@ impl World {
         self.store.open(&key_of(session)).await.unwrap()
     }
 
+    /// Opens the session again, and returns the error of that.
+    pub async fn unreadable(&self, session: &Session) -> session_cached_db::Error {
+        self.store.open(&key_of(session)).await.expect_err("the session cannot be read")
+    }
+
     /// Returns the session's values as the database has them.
     pub async fn in_database(&self, key: &StoredKey) -> Option<BTreeMap<String, i32>> {
         use session_core::{JsonCodec, Persistence as _, Runtime as _};
