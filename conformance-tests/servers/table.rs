@@ -1,7 +1,8 @@
 //! The servers that the conformance matrix runs on: images, how to start them, how to reach them.
 //!
-//! This is the one table behind the tests, `cargo xtask images`, `cargo xtask services` and CI. It uses only the standard
-//! library, because two crates include it by path: the tests of this crate and `xtask`, which must compile fast.
+//! This is the one table behind the tests, `cargo xtask images`, `cargo xtask services` and CI. It uses only
+//! the standard library, because two crates include it by path: the tests of this crate and `xtask`, which
+//! must compile fast.
 
 /// The caches of the matrix. A cache without a [`Server`] of its name lives in the process.
 pub(crate) const CACHES: &[&str] = &["moka", "redis", "valkey", "redis-cluster", "memcached"];
@@ -105,8 +106,8 @@ pub(crate) const IMAGES: &[&Image] = &[&REDIS, &VALKEY, &MEMCACHED, &POSTGRES, &
 pub(crate) enum Ports {
     /// The server listens on this port, and any free port outside leads to it.
     Mapped(u16),
-    /// This many free ports are chosen outside first, and the server listens on the same numbers inside. Their numbers plus
-    /// 10000 must not exceed 65535.
+    /// This many free ports are chosen outside first, and the server listens on the same numbers inside.
+    /// Their numbers plus 10000 must not exceed 65535.
     OneToOne(u16),
     /// The server is not reached by TCP.
     None,
@@ -116,14 +117,15 @@ pub(crate) enum Ports {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Needs {
     Nothing,
-    /// A directory from outside that every user can write to is mounted here. The server makes its socket in it.
+    /// A directory from outside that every user can write to is mounted here. The server makes its socket in
+    /// it.
     SocketDirectory(&'static str),
     /// `ca.pem`, `cert.pem` and `key.pem`, readable for every user, are in this directory.
     Certificates(&'static str),
 }
 
-/// A server as the tests and `cargo xtask services` start it. Everything here means the same to the official image and to its
-/// stand-in.
+/// A server as the tests and `cargo xtask services` start it. Everything here means the same to the official
+/// image and to its stand-in.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Server {
     /// The backend's name in the matrix, or that of a variant that has a pair of its own.
@@ -135,14 +137,14 @@ pub(crate) struct Server {
     pub(crate) command: &'static [&'static str],
     pub(crate) ports: Ports,
     pub(crate) needs: Needs,
-    /// The URL of the server. `{addresses}` stands for every `127.0.0.1:port`, separated by commas, `{sentinels}` for
-    /// the same without the first two, `{socket}` for the socket directory outside, `{certificates}` for that of the
-    /// certificates.
+    /// The URL of the server. `{addresses}` stands for every `127.0.0.1:port`, separated by commas,
+    /// `{sentinels}` for the same without the first two, `{socket}` for the socket directory outside,
+    /// `{certificates}` for that of the certificates.
     pub(crate) url: &'static str,
     /// The environment variable that names a running server to use instead of a container.
     pub(crate) url_var: &'static str,
-    /// The port on which `cargo xtask services` publishes it (the first of them, when one to one). If `None`, it is not kept
-    /// running there.
+    /// The port on which `cargo xtask services` publishes it (the first of them, when one to one). If `None`,
+    /// it is not kept running there.
     pub(crate) service_port: Option<u16>,
     /// The exchange over plain TCP that shows that it is ready.
     pub(crate) probe: Option<Probe>,

@@ -11,7 +11,8 @@ const SHOWN_ELSEWHERE: &[&str] = &[
     "No method repeats a write of its own accord when its outcome is unknown.",
     // Servers that are killed and paused, and calls that are made while nothing is connected.
     "Keys with the same number are reachable, or not, together. Makes no call.",
-    // Each backend's own tests, which make statements fail, block and outlive their clients, and read query plans.
+    // Each backend's own tests, which make statements fail, block and outlive their clients, and read query
+    // plans.
     "An error says whether a write may have happened",
     "A statement whose client has given up goes on for at most",
     "Uses an index, not a scan of the table.",

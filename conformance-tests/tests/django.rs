@@ -1,11 +1,13 @@
 //! Django's table, held to the contract of `Persistence` as far as it has columns for it.
 //!
 //! SQLite is always tested; Postgres, MySQL and MariaDB are tested at the URLs in `CONFORMANCE_POSTGRES_URL`,
-//! `CONFORMANCE_MYSQL_URL` and `CONFORMANCE_MARIADB_URL`, in tables that are dropped afterwards. The tests of a server without
-//! a URL are reported as ignored, or as failed if `CONFORMANCE_REQUIRE` is `all` or lists the server.
+//! `CONFORMANCE_MYSQL_URL` and `CONFORMANCE_MARIADB_URL`, in tables that are dropped afterwards. The tests of
+//! a server without a URL are reported as ignored, or as failed if `CONFORMANCE_REQUIRE` is `all` or lists
+//! the server.
 //!
-//! The table takes payloads of Django's form only, and keeps neither subjects nor the beginning of a session. So [`InDjango`]
-//! packs whole records into its payloads. [`LACKING`] lists the cases that the table cannot pass.
+//! The table takes payloads of Django's form only, and keeps neither subjects nor the beginning of a session.
+//! So [`InDjango`] packs whole records into its payloads. [`LACKING`] lists the cases that the table cannot
+//! pass.
 
 #![allow(
     missing_docs,
@@ -207,8 +209,8 @@ fn block_on(future: impl Future<Output = ()>) {
 struct InDjango<D>(D);
 
 impl<D: Django> InDjango<D> {
-    /// Packs a record into a payload of the form that Django signs. Each payload is different, as if it were signed in another
-    /// second.
+    /// Packs a record into a payload of the form that Django signs. Each payload is different, as if it were
+    /// signed in another second.
     fn packed(record: &Record, created_at: Timestamp) -> Record {
         let subject = record.subject().map(Subject::as_str).unwrap_or_default();
         let [created, last_seen] = [created_at, record.last_seen_at()].map(Timestamp::as_micros);

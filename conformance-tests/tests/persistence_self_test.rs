@@ -1,4 +1,5 @@
-//! The test of the suite itself: the reference database passes, and each broken one fails the case for its fault.
+//! The test of the suite itself: the reference database passes, and each broken one fails the case for its
+//! fault.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a test")]
 

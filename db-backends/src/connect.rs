@@ -59,12 +59,13 @@ impl From<PersistenceError> for ConnectError {
 /// | `mysql://…`, or `mariadb://…` | `mysql`; `mysql-tls` for `?ssl-mode=required` | the same |
 /// | `sqlite://sessions.db`, `sqlite::memory:` | `sqlite` | `table`, `readers`, `busy_timeout_ms`, `acquire_timeout_ms` |
 ///
-/// The options are those of the builders, `PostgresBuilder`, `MySqlBuilder` and `SqliteBuilder`, where the defaults are.
-/// Passwords are percent-encoded.
+/// The options are those of the builders, `PostgresBuilder`, `MySqlBuilder` and `SqliteBuilder`, where the
+/// defaults are. Passwords are percent-encoded.
 ///
-/// A database has a URL if it is also a [`SubjectIndex`](session_core::SubjectIndex) and a [`Scan`](session_core::Scan),
-/// because programs that take a URL, such as `sessionctl`, may use either. One without ordered keys, or without subjects,
-/// such as Django's table, is for the store alone: construct it, and pass it to the builder.
+/// A database has a URL if it is also a [`SubjectIndex`](session_core::SubjectIndex) and a
+/// [`Scan`](session_core::Scan), because programs that take a URL, such as `sessionctl`, may use either. One
+/// without ordered keys, or without subjects, such as Django's table, is for the store alone: construct it,
+/// and pass it to the builder.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -84,7 +85,8 @@ impl From<PersistenceError> for ConnectError {
 ///
 /// # Cancel safety
 ///
-/// When this future is dropped, the file of a SQLite database may have been created. It is safe to call again.
+/// When this future is dropped, the file of a SQLite database may have been created. It is safe to call
+/// again.
 pub async fn connect(url: &str) -> Result<Arc<dyn DynDatabase>, ConnectError> {
     let db = connect_to_inspect(url).await?;
     Ok(db)

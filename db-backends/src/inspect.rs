@@ -13,8 +13,8 @@ pub trait Inspect: DynDatabase {
     /// The errors of [`load`](session_core::Persistence::load).
     async fn inspect(&self) -> Result<Inspection, PersistenceError>;
 
-    /// Counts the sessions that expired at `before` or earlier. Uses the index on the expiry, but passes over all of
-    /// them.
+    /// Counts the sessions that expired at `before` or earlier. Uses the index on the expiry, but passes over
+    /// all of them.
     ///
     /// # Errors
     ///
@@ -30,7 +30,8 @@ pub struct Inspection {
     pub version: String,
     /// The database's clock. `None` when that is the clock of this machine.
     pub clock: Option<Timestamp>,
-    /// `true` if the database takes no writes, for instance because it is a replica. Only servers report this.
+    /// `true` if the database takes no writes, for instance because it is a replica. Only servers report
+    /// this.
     pub is_read_only: bool,
     /// The columns of the session table that sessions are looked for by, and that no index begins with.
     pub missing_indexes: Vec<&'static str>,

@@ -1,16 +1,17 @@
 //! The options in a database's URL.
 //!
-//! Not shared with `cache-backends`, which reads a URL in full. Here the driver does, and only the options are taken out.
-//! The lines in common, those that split `name=value&name=value`, would have to be public in `session-core`.
+//! Not shared with `cache-backends`, which reads a URL in full. Here the driver does, and only the options
+//! are taken out. The lines in common, those that split `name=value&name=value`, would have to be public in
+//! `session-core`.
 
 use std::str::FromStr;
 use std::time::Duration;
 
 use session_core::PersistenceError;
 
-/// Passes each parameter of `url` to `set`, and returns the URL with those that it did not take. Each of these must be one
-/// of `driver_parameters`: the drivers ignore any other in silence, or only log it, and a table whose name was misspelled
-/// would be another table.
+/// Passes each parameter of `url` to `set`, and returns the URL with those that it did not take. Each of
+/// these must be one of `driver_parameters`: the drivers ignore any other in silence, or only log it, and a
+/// table whose name was misspelled would be another table.
 pub(crate) fn take_parameters(
     url: &str,
     driver_parameters: &[&str],

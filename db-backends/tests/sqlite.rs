@@ -328,8 +328,8 @@ async fn payload_up_to_the_limit_is_kept_and_a_larger_one_is_refused() {
     assert!(payload(&db, "a").await.unwrap() == vec![7; limit]);
 }
 
-/// Returns a database whose table was made by hand, without STRICT, so that columns take any type, and a connection of
-/// another program.
+/// Returns a database whose table was made by hand, without STRICT, so that columns take any type, and a
+/// connection of another program.
 async fn made_by_hand(dir: &TempDir) -> (SqlitePersistence, SqliteConnection) {
     let mut other = SqliteConnection::connect(&(url(dir) + "?mode=rwc")).await.unwrap();
     let by_hand =

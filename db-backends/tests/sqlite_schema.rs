@@ -197,8 +197,8 @@ async fn migration_leaves_the_applications_tables_and_versions_alone() {
     assert_eq!(mode, "delete", "an application's pool is used as it is");
 }
 
-/// SQLite refuses, without waiting, some of several connections that put a file into write-ahead mode at once. Hence the
-/// many rounds.
+/// SQLite refuses, without waiting, some of several connections that put a file into write-ahead mode at
+/// once. Hence the many rounds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn several_programs_can_open_a_new_file_at_once() {
     for _ in 0..100 {

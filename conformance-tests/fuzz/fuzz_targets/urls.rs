@@ -1,5 +1,5 @@
-//! URLs of caches and databases. Nothing is connected: caches connect when they are used, SQLite is in memory, and the
-//! other databases' URLs end with a parameter that is refused.
+//! URLs of caches and databases. Nothing is connected: caches connect when they are used, SQLite is in
+//! memory, and the other databases' URLs end with a parameter that is refused.
 
 #![no_main]
 

@@ -1,4 +1,5 @@
-//! The simulator's command line; `cargo xtask simulate` builds and runs it. See `conformance_tests::simulation`.
+//! The simulator's command line; `cargo xtask simulate` builds and runs it. See
+//! `conformance_tests::simulation`.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
 
@@ -110,8 +111,8 @@ fn print_sum(scenarios: usize, explored: Explored, begun: Instant) {
     );
 }
 
-/// Explores all mixes of two with up to two faults, the crowds, and all mixes of three with up to one fault. Notes finished
-/// scenarios in `state`, and does not repeat them.
+/// Explores all mixes of two with up to two faults, the crowds, and all mixes of three with up to one fault.
+/// Notes finished scenarios in `state`, and does not repeat them.
 fn exhaustive(state: &Path) -> Result {
     // One arrangement of each mix of three comes first, because all of them take days.
     let (first_threes, other_threes): (Vec<_>, Vec<_>) =

@@ -9,9 +9,9 @@ use session_core::{
 
 use super::task_id::TaskId;
 
-/// A session, as the oracle sees it. No two operations leave the fields alike, so the fields distinguish the versions of a
-/// session. The first version has zeros. Where records enter the cache, each is checked to have the version with which its
-/// fields were committed.
+/// A session, as the oracle sees it. No two operations leave the fields alike, so the fields distinguish the
+/// versions of a session. The first version has zeros. Where records enter the cache, each is checked to have
+/// the version with which its fields were committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Seen(pub(super) [u8; 2]);
 
@@ -95,8 +95,8 @@ pub(super) enum Reply {
 
 /// A call that was made and whose answer was not taken yet.
 ///
-/// It belongs to the task that sent it. That task may end or be dropped while the call lives on: several loads can hold the
-/// attempt that it is part of. The answer wakes the task that polled it last.
+/// It belongs to the task that sent it. That task may end or be dropped while the call lives on: several
+/// loads can hold the attempt that it is part of. The answer wakes the task that polled it last.
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) effect: Effect,

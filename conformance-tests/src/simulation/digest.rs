@@ -6,7 +6,8 @@ use session_core::{Acquired, Entry, Exchange, Expected, Fence, Holder, Record, R
 
 use super::call::{Effect, Reply};
 
-/// A hasher that is fast and mixes well. It needs nothing else, because no adversary chooses what is hashed here.
+/// A hasher that is fast and mixes well. It needs nothing else, because no adversary chooses what is hashed
+/// here.
 #[derive(Default)]
 pub(super) struct Mixer(u64);
 

@@ -14,10 +14,12 @@ const MAX_STEPS: usize = 400;
 /// The end of a choice vector that continues without faults, and without other operations.
 const COMPLETE: usize = usize::MAX;
 
-/// From one in this many states, the run is completed. They are chosen by the state's digest, so they are always the same.
+/// From one in this many states, the run is completed. They are chosen by the state's digest, so they are
+/// always the same.
 pub const SAMPLED: u64 = 32;
 
-/// The identity of a run: a scenario, and the choice at each step, as its position among the possible choices.
+/// The identity of a run: a scenario, and the choice at each step, as its position among the possible
+/// choices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vector {
     /// The scenario.
@@ -103,7 +105,8 @@ struct Fork {
     chosen: usize,
 }
 
-/// Explores every run of `scenario`, and returns the violation that was found, if any: the shortest one if `shortest`.
+/// Explores every run of `scenario`, and returns the violation that was found, if any: the shortest one if
+/// `shortest`.
 #[must_use]
 pub fn explore(scenario: &Scenario, shortest: bool) -> (Explored, Option<Violation>) {
     // In one function, because every part of the loop works on the path and on the states that were visited.
@@ -185,7 +188,8 @@ fn violation(scenario: &Scenario, path: &[Fork], reason: String) -> Violation {
     Violation { vector: Vector { scenario: scenario.clone(), choices }, reason }
 }
 
-/// Makes one run with random choices, and returns the number of its steps. `random` returns a number below its argument.
+/// Makes one run with random choices, and returns the number of its steps. `random` returns a number below
+/// its argument.
 ///
 /// # Errors
 ///
@@ -230,8 +234,8 @@ pub struct Replayed {
 ///
 /// # Errors
 ///
-/// Returns an error if the vector does not fit: a choice is not among those that are possible, or the run is not over where
-/// the vector ends, or is over before.
+/// Returns an error if the vector does not fit: a choice is not among those that are possible, or the run is
+/// not over where the vector ends, or is over before.
 pub fn replay(vector: &Vector) -> Result<Replayed, String> {
     let mut simulation = Simulation::new(&vector.scenario);
     let mut steps = Vec::new();

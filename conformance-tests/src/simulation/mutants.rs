@@ -9,7 +9,8 @@ use super::scenario::Scenario;
 use super::sweep::on_all_cores;
 use super::{Mutant, select_mutant};
 
-/// For each fault, a scenario in which a store with it breaks a promise, with as few faults of the world as that takes.
+/// For each fault, a scenario in which a store with it breaks a promise, with as few faults of the world as
+/// that takes.
 const SHOWN_IN: &[(Mutant, &str)] = &[
     (Mutant::NoLeaseCheck, "load@0+save@0/vacant/shared/0"),
     (Mutant::NoFence, "load@0+save@0/vacant/shared/1"),

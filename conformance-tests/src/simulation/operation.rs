@@ -120,7 +120,8 @@ impl Operation {
         }
     }
 
-    /// Returns `true` if it waits in the write queue of a session, where it may be combined with others of its process.
+    /// Returns `true` if it waits in the write queue of a session, where it may be combined with others of
+    /// its process.
     pub(super) const fn combines(self) -> bool {
         matches!(self, Self::Merge)
     }

@@ -1,15 +1,17 @@
 //! The oracle, which judges the answers of a run's operations.
 //!
-//! *Linearizability* is checked incrementally, by the [configurations](crate::support::linearize) that explain the answers so
-//! far.
+//! *Linearizability* is checked incrementally, by the [configurations](crate::support::linearize) that
+//! explain the answers so far.
 //!
-//! Saves that wait together in the write queue of a session are written by one statement. They take effect at one moment, one
-//! after the other in the order in which they began, with nothing in between, and each of them answers with the session as it
-//! is after the last of them. Nothing else may differ: the store chooses which of a process's saves it combines, but then the
-//! answers of all of them show the changes of all of them, and no state with the changes of only some is ever seen.
+//! Saves that wait together in the write queue of a session are written by one statement. They take effect at
+//! one moment, one after the other in the order in which they began, with nothing in between, and each of
+//! them answers with the session as it is after the last of them. Nothing else may differ: the store chooses
+//! which of a process's saves it combines, but then the answers of all of them show the changes of all of
+//! them, and no state with the changes of only some is ever seen.
 //!
-//! *Freshness* means that a load answers with a state that the database has had, not older than the state that any operation
-//! acknowledged before the load began has left. Linearizability implies it; in some situations, only freshness is promised.
+//! *Freshness* means that a load answers with a state that the database has had, not older than the state
+//! that any operation acknowledged before the load began has left. Linearizability implies it; in some
+//! situations, only freshness is promised.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -181,9 +183,9 @@ impl Oracle {
         Ok(())
     }
 
-    /// Notes that no later load may show a state from before this operation. A write that waited in a queue was committed by
-    /// the task of the queue, so its commit is recognized by the state that it left: its first occurrence since the operation
-    /// began.
+    /// Notes that no later load may show a state from before this operation. A write that waited in a queue
+    /// was committed by the task of the queue, so its commit is recognized by the state that it left: its
+    /// first occurrence since the operation began.
     fn acknowledge(&mut self, number: usize, outcome: Outcome, world: &World) {
         let begun = self.begun[number].as_ref().expect("it has begun");
         for &key in begun.operation.keys() {
@@ -256,8 +258,9 @@ impl Model for Begins<'_> {
     type State = Rows;
     type Outcome = Outcome;
 
-    /// Returns the combinations of saves of one process that the store can make: they wait in the order in which they began, and
-    /// those between two of them that did not take effect with them can only have failed.
+    /// Returns the combinations of saves of one process that the store can make: they wait in the order in
+    /// which they began, and those between two of them that did not take effect with them can only have
+    /// failed.
     fn joint_steps(&self, wait: &[usize], rows: &Rows) -> Vec<JointStep<Self>> {
         let begun = |number: &usize| self.0[*number].as_ref().expect("it has begun");
         let mut saves: Vec<_> =
@@ -294,7 +297,8 @@ impl Model for Begins<'_> {
     }
 }
 
-/// Returns the states to which the sessions may come when `operation` takes effect, or, for a revoke, takes effect in part.
+/// Returns the states to which the sessions may come when `operation` takes effect, or, for a revoke, takes
+/// effect in part.
 fn steps(
     operation: Operation,
     number: usize,

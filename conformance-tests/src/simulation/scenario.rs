@@ -18,7 +18,8 @@ pub enum Beginning {
     Ending,
 }
 
-/// Several writers of one session in one process, several loads of it, and exchanges that are lost repeatedly.
+/// Several writers of one session in one process, several loads of it, and exchanges that are lost
+/// repeatedly.
 const CROWDS: &[&str] = &[
     "merge@0+merge@0+merge@0+touch@0+delete@0/vacant/shared/0",
     "merge@0+merge@0+merge@0+merge@0+merge@0/vacant/shared/0",
@@ -52,7 +53,8 @@ const LARGE_CROWDS: &[&str] = &[
     "merge@0+merge@0+merge@0/vacant/shared/2",
 ];
 
-/// A mix of operations, and everything else that decides which runs are possible. Its name contains all of it.
+/// A mix of operations, and everything else that decides which runs are possible. Its name contains all of
+/// it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Scenario {
     /// The operations, and the process (0 or 1) that each of them is begun in.
@@ -78,8 +80,9 @@ impl Scenario {
         self.operations.iter().map(|(_, process)| process + 1).max().unwrap_or(1)
     }
 
-    /// Returns the crowds: several operations of one process that share a write queue or a single flight, and writers that a
-    /// rival process overtakes more often than an exchange is retried without a pause. Includes the large ones if `all`.
+    /// Returns the crowds: several operations of one process that share a write queue or a single flight, and
+    /// writers that a rival process overtakes more often than an exchange is retried without a pause.
+    /// Includes the large ones if `all`.
     ///
     /// # Errors
     ///
@@ -92,11 +95,11 @@ impl Scenario {
     /// Returns the scenarios with which every change is checked, besides the crowds:
     ///
     /// - every mix of two in all arrangements with one fault;
-    /// - every mix of two in one arrangement with two faults (nothing cached, and each operation in a process of its own,
-    ///   unless both are loads), except the largest;
+    /// - every mix of two in one arrangement with two faults (nothing cached, and each operation in a process
+    ///   of its own, unless both are loads), except the largest;
     /// - `samples` of these largest, chosen by `random`;
-    /// - as many mixes of three, half of them with one fault, and half of them, which include the largest mixes and those with
-    ///   more than one merge, without a fault.
+    /// - as many mixes of three, half of them with one fault, and half of them, which include the largest
+    ///   mixes and those with more than one merge, without a fault.
     #[must_use]
     pub fn standard(mut random: impl FnMut(usize) -> usize, samples: usize) -> Vec<Self> {
         let matters_most = |scenario: &Self| {
@@ -173,8 +176,8 @@ impl Scenario {
         }
     }
 
-    /// Returns `true` if this is the arrangement of its mix that shows the most: one cache for two processes, of which one has
-    /// the last operation and the other one the rest, and nothing cached.
+    /// Returns `true` if this is the arrangement of its mix that shows the most: one cache for two processes,
+    /// of which one has the last operation and the other one the rest, and nothing cached.
     #[must_use]
     pub fn is_first_arrangement(&self) -> bool {
         let last = self.operations.len() - 1;
@@ -202,8 +205,8 @@ impl Scenario {
             for beginning in beginnings(operations) {
                 for placed in placements(operations) {
                     let is_split = placed.iter().any(|(_, process)| *process > 0);
-                    // (shared, sensitive): with one process, a cache of its own is another arrangement; with two, a
-                    // breaker that opens while the other process continues.
+                    // (shared, sensitive): with one process, a cache of its own is another arrangement; with
+                    // two, a breaker that opens while the other process continues.
                     let variants: &[_] = match (is_split, faults) {
                         (false, _) => &[(true, false), (false, false)],
                         (true, 0) => &[(true, false)],
@@ -267,7 +270,8 @@ fn beginnings(operations: &[Operation]) -> Vec<Beginning> {
     beginnings
 }
 
-/// Returns every way to spread the operations over one or two processes. The processes differ in their clocks alone.
+/// Returns every way to spread the operations over one or two processes. The processes differ in their clocks
+/// alone.
 fn placements(operations: &[Operation]) -> Vec<Vec<(Operation, usize)>> {
     let mut placements = Vec::new();
     for bits in 0..1_usize << (operations.len() - 1) {

@@ -16,7 +16,8 @@ pub(super) const FAR: Duration = Duration::from_secs(1_000_000);
 /// The subject of all sessions of a run.
 pub(super) const SUBJECT: &str = "user";
 
-/// Times that are short enough for a run to pass them, and that keep the distances on which the protocol relies.
+/// Times that are short enough for a run to pass them, and that keep the distances on which the protocol
+/// relies.
 pub(super) const LEASE_TTL: Duration = Duration::from_secs(10);
 
 pub(super) const FENCE_TTL: Duration = Duration::from_secs(30);

@@ -2,8 +2,8 @@
 
 use session_core::Version;
 
-/// The number of a task. The upper half is the operation for which it was begun, counted from 1; every further five bits
-/// are the number of a child.
+/// The number of a task. The upper half is the operation for which it was begun, counted from 1; every
+/// further five bits are the number of a child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct TaskId(pub(super) u64);
 

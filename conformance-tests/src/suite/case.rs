@@ -10,8 +10,8 @@ use std::pin::Pin;
 pub struct Case<F> {
     /// The behavior, as a sentence in snake case.
     pub name: &'static str,
-    /// The bullet of the trait's `# Behavior` list that the case shows, word for word from its beginning. Empty in the layer
-    /// of pairs, whose contract is that of `session-cached-db` as a whole.
+    /// The bullet of the trait's `# Behavior` list that the case shows, word for word from its beginning.
+    /// Empty in the layer of pairs, whose contract is that of `session-cached-db` as a whole.
     pub shows: &'static str,
     #[doc(hidden)]
     pub run: for<'a> fn(&'a F) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>,
@@ -37,7 +37,8 @@ tokio::task_local! {
     static SKIPPED: Cell<Option<&'static str>>;
 }
 
-/// Skips the running case, because its fixture lacks a capability that it needs. The suite reports it as ignored.
+/// Skips the running case, because its fixture lacks a capability that it needs. The suite reports it as
+/// ignored.
 pub(crate) fn skip(reason: &'static str) {
     // A case's function that is called on its own has no report.
     let _ = SKIPPED.try_with(|skipped| skipped.set(Some(reason)));

@@ -94,8 +94,8 @@ impl fmt::Debug for Suite {
     }
 }
 
-/// Runs a case on a runtime of its own, so that connections are made where they are used. A case whose fixture lacks a
-/// capability that it needs is reported as ignored.
+/// Runs a case on a runtime of its own, so that connections are made where they are used. A case whose
+/// fixture lacks a capability that it needs is reported as ignored.
 fn run<F>(case: &Case<F>, fixture: &F) -> Result<Completion, Failed> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {

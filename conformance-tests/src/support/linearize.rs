@@ -1,8 +1,9 @@
 //! Linearizability: a check whether any order in which operations took effect explains their answers.
 //!
-//! The checker keeps all *configurations* that explain the answers so far. A configuration is a state, and which of the
-//! operations in flight have taken effect in it. An operation that begins may take effect in each from then on; an answer
-//! removes those that cannot explain it. If none is left, nothing explains the answers.
+//! The checker keeps all *configurations* that explain the answers so far. A configuration is a state, and
+//! which of the operations in flight have taken effect in it. An operation that begins may take effect in
+//! each from then on; an answer removes those that cannot explain it. If none is left, nothing explains the
+//! answers.
 
 use std::collections::BTreeSet;
 
@@ -24,19 +25,20 @@ pub trait Model {
     /// The answer of an operation.
     type Outcome: Clone + Ord;
 
-    /// Returns the states that `state` may become when an operation takes effect of which `so_far` parts have taken effect
-    /// already.
+    /// Returns the states that `state` may become when an operation takes effect of which `so_far` parts have
+    /// taken effect already.
     fn steps(&self, number: usize, so_far: u8, state: &Self::State) -> Vec<Step<Self>>;
 
-    /// Returns the states that `state` may become when several of the operations that `wait` take effect together, at the same
-    /// moment, each with the answers of those operations. By default, operations never take effect together.
+    /// Returns the states that `state` may become when several of the operations that `wait` take effect
+    /// together, at the same moment, each with the answers of those operations. By default, operations never
+    /// take effect together.
     fn joint_steps(&self, wait: &[usize], state: &Self::State) -> Vec<JointStep<Self>> {
         let _ = (wait, state);
         Vec::new()
     }
 
-    /// Returns `true` if the operation changes nothing and its answer is known. Then it takes effect as soon as it can, because
-    /// no later moment is better. Defaults to `false`.
+    /// Returns `true` if the operation changes nothing and its answer is known. Then it takes effect as soon
+    /// as it can, because no later moment is better. Defaults to `false`.
     fn is_eager(&self, number: usize) -> bool {
         let _ = number;
         false
@@ -111,7 +113,8 @@ impl<S: Clone + Ord, O: Clone + Ord> Configurations<S, O> {
         }
     }
 
-    /// Ends the operation with this number, and keeps only the configurations in which its progress satisfies `keep`.
+    /// Ends the operation with this number, and keeps only the configurations in which its progress satisfies
+    /// `keep`.
     pub fn retain(&mut self, number: usize, keep: impl Fn(&Progress<O>) -> bool) {
         self.0.retain(|configuration| keep(&configuration.operations[number]));
         self.change(|configuration| configuration.operations[number] = Progress::Over);

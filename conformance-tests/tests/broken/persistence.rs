@@ -317,8 +317,8 @@ impl BrokenPersistence {
         self.lock().damaged.insert(self.place(key), damage);
     }
 
-    /// Returns a page of the rows for which `is_meant` is true, in the order of their keys, with the `contents` of each that is
-    /// not damaged.
+    /// Returns a page of the rows for which `is_meant` is true, in the order of their keys, with the
+    /// `contents` of each that is not damaged.
     fn page<T>(
         &self,
         (after, limit): (Option<&StoredKey>, u32),

@@ -53,8 +53,8 @@ impl Selection {
         self.databases.contains(database) || self.is_empty()
     }
 
-    /// Returns `true` if the pair is to be tested. A cache that is named alone is tested with every database, and the other way
-    /// round.
+    /// Returns `true` if the pair is to be tested. A cache that is named alone is tested with every database,
+    /// and the other way round.
     pub(crate) fn has_pair(&self, cache: &str, database: &str) -> bool {
         (self.caches.is_empty() || self.caches.contains(cache))
             && (self.databases.is_empty() || self.databases.contains(database))
@@ -93,8 +93,8 @@ pub(crate) fn fate(servers: &[&str], missing: &BTreeMap<&str, String>, required:
     Fate::Fail(format!("{named}: {}; CONFORMANCE_REQUIRE demands it", reasons.join("; ")))
 }
 
-/// Returns the servers of those groups of tests of which at least one test is wanted. A group is the servers that it needs,
-/// and the names of its tests.
+/// Returns the servers of those groups of tests of which at least one test is wanted. A group is the servers
+/// that it needs, and the names of its tests.
 pub(crate) fn needed<'a, T>(
     groups: impl IntoIterator<Item = (&'a [&'static str], &'a [T])>,
     is_wanted: impl Fn(&T) -> bool,

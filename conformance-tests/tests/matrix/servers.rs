@@ -1,4 +1,5 @@
-//! Starting the servers: the environment names some, and the others run in containers, which are removed afterwards.
+//! Starting the servers: the environment names some, and the others run in containers, which are removed
+//! afterwards.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -160,8 +161,8 @@ impl Started {
     }
 }
 
-/// Makes a directory with what the server needs from outside. Every user can use it, because the server runs as a user of its
-/// own.
+/// Makes a directory with what the server needs from outside. Every user can use it, because the server runs
+/// as a user of its own.
 fn files(server: &Server) -> Result<TempDir, Failure> {
     let directory = tempfile::tempdir()?;
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o777))?;
@@ -175,7 +176,8 @@ fn files(server: &Server) -> Result<TempDir, Failure> {
     Ok(directory)
 }
 
-/// Returns ports that are free, together with their numbers plus 10000, on which a cluster's nodes talk to each other.
+/// Returns ports that are free, together with their numbers plus 10000, on which a cluster's nodes talk to
+/// each other.
 fn free_ports(count: u16) -> Result<Vec<u16>, Failure> {
     let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
     let mut ports = Vec::new();

@@ -1,5 +1,5 @@
-//! One of several servers of a cache is down: calls to the others succeed as fast as before, and the server is used again as
-//! soon as it is back.
+//! One of several servers of a cache is down: calls to the others succeed as fast as before, and the server
+//! is used again as soon as it is back.
 
 use std::time::{Duration, Instant};
 

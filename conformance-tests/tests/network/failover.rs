@@ -1,5 +1,5 @@
-//! The cost of a failover by Redis Sentinel: reads of the database, and never a request. Two nodes share a database and the
-//! cache that the sentinels name, and work on the same sessions all the time.
+//! The cost of a failover by Redis Sentinel: reads of the database, and never a request. Two nodes share a
+//! database and the cache that the sentinels name, and work on the same sessions all the time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,8 +20,9 @@ use crate::{Link, Links};
 /// The name of the master among the sentinels.
 const SERVICE: &str = "sessions";
 
-/// Settings that make a failover begin by itself, and the sentinels quick: they check every second instead of every ten, they
-/// leave a former master alone for two seconds instead of eight, and a busy machine does not make them pause for half a minute.
+/// Settings that make a failover begin by itself, and the sentinels quick: they check every second instead of
+/// every ten, they leave a former master alone for two seconds instead of eight, and a busy machine does not
+/// make them pause for half a minute.
 const SETTINGS: [&[&str]; 2] = [
     &["SENTINEL", "SET", SERVICE, "down-after-milliseconds", "1000"],
     &["SENTINEL", "DEBUG", "info-period", "1000", "publish-period", "500", "tilt-period", "1000"],

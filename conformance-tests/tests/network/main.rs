@@ -1,5 +1,5 @@
-//! The traffic to real servers, and the fate of sessions when servers and networks fail. Each test has servers of its own, in
-//! containers, because it breaks them.
+//! The traffic to real servers, and the fate of sessions when servers and networks fail. Each test has
+//! servers of its own, in containers, because it breaks them.
 
 #![allow(
     unreachable_pub,

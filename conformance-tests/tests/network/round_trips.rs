@@ -115,7 +115,8 @@ pub async fn memcached(links: &Links) {
     cache(links.only(), &CacheFigures { exchange_that_is_lost: 2, ..REDIS }).await;
 }
 
-/// Counts the round trips of each method of the database, once it is connected and its statements are prepared.
+/// Counts the round trips of each method of the database, once it is connected and its statements are
+/// prepared.
 struct DatabaseFigures {
     update: u64,
     rename: u64,
@@ -178,8 +179,8 @@ pub async fn mariadb(links: &Links) {
 /// Round trips to the cache, and to the database.
 type Both = (u64, u64);
 
-/// Counts the round trips of each operation of a store, once it is warm. `save_unseen` is a save when the cache holds another
-/// entry than the writer has seen.
+/// Counts the round trips of each operation of a store, once it is warm. `save_unseen` is a save when the
+/// cache holds another entry than the writer has seen.
 async fn store(cache: &Link, database: &Link, save_unseen: Both) {
     let (hit, miss, create, save, rename) = ((1, 0), (2, 1), (2, 1), (2, 1), (4, 1));
     let db = db_backends::connect(&format!("{}?max_connections=1", database.url)).await.unwrap();

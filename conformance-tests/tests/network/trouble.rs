@@ -15,7 +15,8 @@ use crate::{Link, Links};
 
 pub type Store = CachedDb<Arc<dyn DynCache>, SqlitePersistence>;
 
-/// The deadline of a cache call: long enough that a busy machine is no outage, and short enough for an outage.
+/// The deadline of a cache call: long enough that a busy machine is no outage, and short enough for an
+/// outage.
 const DEADLINE: Duration = Duration::from_millis(500);
 
 async fn store(cache_url: &str) -> Store {
@@ -179,7 +180,8 @@ async fn ask<T: FromRedisValue>(redis: &mut MultiplexedConnection, words: &[&str
     command.query_async(redis).await.unwrap()
 }
 
-/// Checks that, while the cache refuses writes until `restore`, hits are still hits, and writes go to the database alone.
+/// Checks that, while the cache refuses writes until `restore`, hits are still hits, and writes go to the
+/// database alone.
 async fn refuses_writes(link: &Link, refuse: &[&str], restore: &[&str]) {
     let (store, mut redis) = (store(&link.url).await, redis(link).await);
     let (kept, changed, ended) = (login(&store).await, login(&store).await, login(&store).await);

@@ -1,10 +1,11 @@
 //! The judge of the history of one session.
 //!
-//! It judges twice. First by rules, which can say what is wrong, and which know the bound that is promised where
-//! linearizability is not. Every task writes rising numbers into a field of its own, and a session that has ended does not come
-//! back. So the order of a session's states can be read off them: nothing, then ever larger contents, then the end.
-//! Linearizable operations answer with states of one such chain, each at least as far as every answer before the operation
-//! began. A history that breaks no rule is then judged by the simulator's [`oracle`], which is exact.
+//! It judges twice. First by rules, which can say what is wrong, and which know the bound that is promised
+//! where linearizability is not. Every task writes rising numbers into a field of its own, and a session that
+//! has ended does not come back. So the order of a session's states can be read off them: nothing, then ever
+//! larger contents, then the end. Linearizable operations answer with states of one such chain, each at least
+//! as far as every answer before the operation began. A history that breaks no rule is then judged by the
+//! simulator's [`oracle`], which is exact.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -93,8 +94,8 @@ fn contains(larger: &Fields, smaller: &Fields) -> bool {
     smaller.iter().all(|(writer, count)| larger.get(writer).is_some_and(|mine| mine >= count))
 }
 
-/// Judges all operations on one session. Returns `true` if the oracle judged them, too, which it does not if there are too
-/// many orders.
+/// Judges all operations on one session. Returns `true` if the oracle judged them, too, which it does not if
+/// there are too many orders.
 pub(crate) fn check(history: &[Op], surroundings: &Surroundings) -> Result<bool, Violation> {
     let (kind, reason) = match judge(history, surroundings) {
         Ok(is_explained) => return Ok(is_explained),
@@ -192,8 +193,8 @@ fn check_provenance(history: &[Op]) -> Judgement {
     Ok(())
 }
 
-/// Checks that all states that were seen are of one chain, in which every save is a step of its own, or one of several saves
-/// of a process that were in flight together.
+/// Checks that all states that were seen are of one chain, in which every save is a step of its own, or one
+/// of several saves of a process that were in flight together.
 fn check_chain(history: &[Op]) -> Judgement {
     let size = |fields: &Fields| fields.values().sum::<u64>();
     let mut chain: Vec<&Fields> = history.iter().filter_map(Op::fields).collect();
@@ -317,8 +318,8 @@ fn check_order(history: &[Op], surroundings: &Surroundings) -> Judgement {
     Ok(())
 }
 
-/// Returns the times in which only the bound is promised: they begin with writes that reached no cache, or none that is sure
-/// to have kept them.
+/// Returns the times in which only the bound is promised: they begin with writes that reached no cache, or
+/// none that is sure to have kept them.
 fn bounded(history: &[Op], surroundings: &Surroundings) -> Vec<(Nanos, Nanos)> {
     if surroundings.is_private {
         return vec![(0, Nanos::MAX)];
@@ -352,8 +353,8 @@ fn is_within(times: &[(Nanos, Nanos)], begin: Nanos, end: Nanos) -> bool {
 
 /// Shortens a history as far as it shows the same violation.
 fn shortened(history: &[Op], kind: Kind, surroundings: &Surroundings) -> Vec<Op> {
-    // A violation that says that no operation did something must show all that may have. Operations that lower a promise stay,
-    // too.
+    // A violation that says that no operation did something must show all that may have. Operations that
+    // lower a promise stay, too.
     let must_stay = |op: &Op| {
         (matches!(kind, Kind::Unwritten | Kind::Unexplained) && !op.is_load())
             || (matches!(kind, Kind::Lost) && op.may_end())

@@ -130,7 +130,8 @@ fn run(command: &mut Command) -> Result<(), Failure> {
     Err(format!("docker {action}: {}", String::from_utf8_lossy(&output.stderr).trim()).into())
 }
 
-/// Returns ports that are free, together with their numbers plus 10000, on which a cluster's nodes talk to each other.
+/// Returns ports that are free, together with their numbers plus 10000, on which a cluster's nodes talk to
+/// each other.
 fn free_ports(count: u16) -> Result<Vec<u16>, Failure> {
     let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
     let mut ports = Vec::new();

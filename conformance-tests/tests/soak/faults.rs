@@ -62,8 +62,8 @@ impl Fault {
 pub(crate) struct Breakable {
     pub(crate) cache: bool,
     pub(crate) database: bool,
-    /// A cache, but no cluster: its nodes announce their addresses to clients, which bypass the proxies, and its container does
-    /// not start a second time.
+    /// A cache, but no cluster: its nodes announce their addresses to clients, which bypass the proxies, and
+    /// its container does not start a second time.
     pub(crate) is_simple_cache: bool,
 }
 

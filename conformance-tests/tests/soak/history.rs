@@ -57,8 +57,8 @@ pub(crate) enum Answer {
     Rotated(Fields),
     /// The operation failed without effect, and will have none.
     Refused,
-    /// The operation failed, and may have taken effect, or may do so later. Also stands for no answer, because the process is
-    /// dead.
+    /// The operation failed, and may have taken effect, or may do so later. Also stands for no answer,
+    /// because the process is dead.
     Unknown,
 }
 
@@ -201,7 +201,8 @@ pub(crate) enum Reply {
     Resting {
         stuck: u32,
     },
-    /// The number of sessions for which the cache did not answer in time, and the time until it had answered for the others.
+    /// The number of sessions for which the cache did not answer in time, and the time until it had answered
+    /// for the others.
     Served {
         unserved: Vec<SessionId>,
         after: Nanos,
@@ -269,7 +270,8 @@ impl Orders {
         (generation, start + generation.saturating_sub(1) * self.generation)
     }
 
-    /// Returns the process that creates a session. Only one does, and once, so that a deleted session does not come back.
+    /// Returns the process that creates a session. Only one does, and once, so that a deleted session does
+    /// not come back.
     pub(crate) fn creates(&self, session: SessionId) -> bool {
         (u64::from(session.slot) + session.generation) % u64::from(self.processes) == u64::from(self.process)
     }

@@ -121,8 +121,8 @@ pub(crate) fn herd() -> Result<(), Failure> {
         store.close().await;
         Ok(())
     })?;
-    // A connection that has closed is in the server's counters. So the counts are read before the processes connect, and after
-    // they have ended.
+    // A connection that has closed is in the server's counters. So the counts are read before the processes
+    // connect, and after they have ended.
     let before = settled_scans(&postgres)?;
     let mut processes = Vec::new();
     for warm in warm {

@@ -1,7 +1,7 @@
 //! Soaks: the store on real servers that break, and processes that die. `cargo xtask soak` runs it.
 //!
-//! Without `SOAK_PAIR` (and `SOAK_PHASES`, `SOAK_SEED`), it runs the tests of the soak itself, and, with `SOAK_SHORT`, short
-//! soaks.
+//! Without `SOAK_PAIR` (and `SOAK_PHASES`, `SOAK_SEED`), it runs the tests of the soak itself, and, with
+//! `SOAK_SHORT`, short soaks.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,11 +1,13 @@
-//! The simulator's oracle on the history of one real session: a check whether any order of its operations explains all
-//! answers.
+//! The simulator's oracle on the history of one real session: a check whether any order of its operations
+//! explains all answers.
 //!
-//! It is exact, whereas [`checker`](super::checker) looks for known violations. It can handle thousands of operations because
-//! all answers are known by now: an operation takes effect only where it answers as it did.
+//! It is exact, whereas [`checker`](super::checker) looks for known violations. It can handle thousands of
+//! operations because all answers are known by now: an operation takes effect only where it answers as it
+//! did.
 
-//! Saves of one process that waited for each other may be written by one statement, and then all answer with the session as it
-//! left it. They are one operation here, which took effect while all of them were in flight.
+//! Saves of one process that waited for each other may be written by one statement, and then all answer with
+//! the session as it left it. They are one operation here, which took effect while all of them were in
+//! flight.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -29,7 +31,8 @@ pub(crate) enum Verdict {
     TooMany,
 }
 
-/// Judges a history. `is_bound` returns `true` for loads to which no more than the bound is promised: any state explains them.
+/// Judges a history. `is_bound` returns `true` for loads to which no more than the bound is promised: any
+/// state explains them.
 pub(crate) fn judge(history: &[Op], is_bound: impl Fn(&Op) -> bool) -> Verdict {
     let mut flight = Flight::new(units(history, is_bound));
     // Saves that were never all in flight cannot have been one statement.
@@ -126,7 +129,8 @@ fn sum(fields: impl Iterator<Item = (Writer, u64)>) -> u64 {
     })
 }
 
-/// The number of a state. Each state that occurred has one, so that sessions with hundreds of fields are compared once.
+/// The number of a state. Each state that occurred has one, so that sessions with hundreds of fields are
+/// compared once.
 type State = usize;
 
 const ABSENT: State = 0;
@@ -193,7 +197,8 @@ impl<'a> Flight<'a> {
         self.places.get(place).copied().flatten()
     }
 
-    /// Returns the state of a session after a unit takes effect in this state, if the unit can answer there as it did.
+    /// Returns the state of a session after a unit takes effect in this state, if the unit can answer there
+    /// as it did.
     fn after(&self, number: usize, state: State) -> Option<State> {
         let unit = &self.units[number];
         let op = unit.op;
@@ -244,7 +249,8 @@ fn after(unit: &Unit<'_>, state: State, states: &mut States) -> Option<State> {
         (Action::Load, Answer::Seen(seen)) => (seen == fields).then_some(state),
         (Action::Rotate, Answer::Rotated(left)) => (left == fields).then_some(GONE),
         (Action::Save(..), answer) => {
-            // A save that arrives after its writer's next save finds another version, and has no effect: numbers rise.
+            // A save that arrives after its writer's next save finds another version, and has no effect:
+            // numbers rise.
             let mut replaced = 0_u64;
             for (writer, count) in &unit.own {
                 match fields.get(writer) {

@@ -499,8 +499,8 @@ impl Soak {
         }
     }
 
-    /// Reads what is left of the sessions when all is well and no process writes any more: through the cache, from the database
-    /// alone, and through the cache again. The reads are judged like all others.
+    /// Reads what is left of the sessions when all is well and no process writes any more: through the cache,
+    /// from the database alone, and through the cache again. The reads are judged like all others.
     async fn read_at_the_end(&mut self) -> Result<(), Failure> {
         let process = self.next_process;
         let orders = Orders { stale_cache: false, ..self.orders(0, process)? };

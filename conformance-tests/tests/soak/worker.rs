@@ -264,8 +264,8 @@ fn fields(session: &Session) -> Fields {
     session.iter().filter_map(|(name, value)| number(name, value)).collect()
 }
 
-/// Returns how long after its beginning a write may still take effect. The time is generous, because a paused server does not
-/// see its bound pass.
+/// Returns how long after its beginning a write may still take effect. The time is generous, because a paused
+/// server does not see its bound pass.
 pub(crate) const LANDING: Nanos = 13 * SECOND;
 
 pub(crate) const PAUSE: Nanos = 8 * MILLI;

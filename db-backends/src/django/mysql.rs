@@ -1,5 +1,5 @@
-//! MySQL and MariaDB. Django's keys and data have the database's collation there, which takes `a` for `A`. So keys are
-//! looked for in the index as text, and then compared as bytes; data are compared as bytes.
+//! MySQL and MariaDB. Django's keys and data have the database's collation there, which takes `a` for `A`. So
+//! keys are looked for in the index as text, and then compared as bytes; data are compared as bytes.
 
 use session_core::PersistenceError;
 use sqlx::mysql::MySqlRow;
@@ -12,8 +12,9 @@ use crate::mysql::MySqlPersistence;
 use crate::sql::connector::Query;
 
 impl DjangoPersistence<MySql> {
-    /// Uses the table `django_session` of the database that `url` names, with defaults for everything else. See
-    /// [`MySqlBuilder::connect`](crate::mysql::MySqlBuilder::connect), and [`over`](Self::over) for other settings.
+    /// Uses the table `django_session` of the database that `url` names, with defaults for everything else.
+    /// See [`MySqlBuilder::connect`](crate::mysql::MySqlBuilder::connect), and [`over`](Self::over) for other
+    /// settings.
     ///
     /// # Errors
     ///

@@ -36,8 +36,8 @@ pub struct DjangoPersistence<B: DjangoBackend> {
 
 #[expect(private_bounds, reason = "implemented in this crate only")]
 impl<B: DjangoBackend> DjangoPersistence<B> {
-    /// Uses the table `django_session` of the database that `db` is connected to, with the connections and the timeouts of
-    /// `db`. The table name that `db` was built with has no effect.
+    /// Uses the table `django_session` of the database that `db` is connected to, with the connections and
+    /// the timeouts of `db`. The table name that `db` was built with has no effect.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -58,13 +58,13 @@ impl<B: DjangoBackend> DjangoPersistence<B> {
         Self::in_table(db, TableName::django())
     }
 
-    /// Uses another table, for a site with a session model of its own. Its further columns must have defaults, or be
-    /// nullable: they are left alone.
+    /// Uses another table, for a site with a session model of its own. Its further columns must have
+    /// defaults, or be nullable: they are left alone.
     ///
     /// # Errors
     ///
-    /// [`PersistenceError::Config`] unless the name is 1 to 48 characters of `[A-Za-z0-9_]`, not beginning with a digit or
-    /// `sqlite_`.
+    /// [`PersistenceError::Config`] unless the name is 1 to 48 characters of `[A-Za-z0-9_]`, not beginning
+    /// with a digit or `sqlite_`.
     pub fn with_table(self, name: &str) -> Result<Self, PersistenceError> {
         Ok(Self { session_age: self.session_age, ..Self::in_table(self.db, TableName::parse(name)?) })
     }
@@ -75,22 +75,23 @@ impl<B: DjangoBackend> DjangoPersistence<B> {
         Self { db, sql, session_age: SESSION_COOKIE_AGE }
     }
 
-    /// Sets how long a session lives that has no expiry of its own: the site's `SESSION_COOKIE_AGE`, and the store's
-    /// `idle_timeout`. Defaults to two weeks.
+    /// Sets how long a session lives that has no expiry of its own: the site's `SESSION_COOKIE_AGE`, and the
+    /// store's `idle_timeout`. Defaults to two weeks.
     ///
-    /// The only trace of a touch is a later expiry. So a session counts as last used this long before it expires, or when
-    /// it was last saved, whichever is later. A touch that is to be written only if the session is idle since some instant
-    /// looks at the expiry alone: it is written if the session expires this long after that instant, or before. With
-    /// another value here than in the store, and for sessions with an expiry of their own, touches are written more often,
-    /// or less often, than the store's `touch_interval` says.
+    /// The only trace of a touch is a later expiry. So a session counts as last used this long before it
+    /// expires, or when it was last saved, whichever is later. A touch that is to be written only if the
+    /// session is idle since some instant looks at the expiry alone: it is written if the session expires
+    /// this long after that instant, or before. With another value here than in the store, and for sessions
+    /// with an expiry of their own, touches are written more often, or less often, than the store's
+    /// `touch_interval` says.
     #[must_use]
     pub const fn session_age(mut self, session_age: Duration) -> Self {
         self.session_age = session_age;
         self
     }
 
-    /// Waits for the running statements, including those whose callers have gone, and closes the connections, but not the
-    /// application's pool. Later calls fail with [`PersistenceError::Unavailable`].
+    /// Waits for the running statements, including those whose callers have gone, and closes the connections,
+    /// but not the application's pool. Later calls fail with [`PersistenceError::Unavailable`].
     pub async fn close(&self) {
         self.db.close().await;
     }
@@ -130,8 +131,8 @@ fn statement<'a, B: DjangoBackend>(
     })
 }
 
-/// Returns up to where the statements look at the expiry that the row has: they write the later one of that and the
-/// record's.
+/// Returns up to where the statements look at the expiry that the row has: they write the later one of that
+/// and the record's.
 pub(super) const fn expiry_cap(expiry: ExpiryWrite) -> Timestamp {
     match expiry {
         ExpiryWrite::Extend => Timestamp::MAX,
@@ -147,8 +148,8 @@ impl<B: DjangoBackend> DjangoPersistence<B> {
         self.db.read(statement::<B>(&self.sql.load, parameters)).await
     }
 
-    /// Returns the data of the session under `key`, which must have the version `expected`, so that a write can demand that
-    /// they are still there.
+    /// Returns the data of the session under `key`, which must have the version `expected`, so that a write
+    /// can demand that they are still there.
     async fn data_of(
         &self,
         key: &StoredKey,
@@ -277,13 +278,14 @@ impl<B: DjangoBackend> Persistence for DjangoPersistence<B> {
         self.db.now().await
     }
 
-    /// Makes nothing, because the table is the site's. Does the same as [`check_schema`](Self::check_schema), so that a
-    /// store with defaults can be built.
+    /// Makes nothing, because the table is the site's. Does the same as [`check_schema`](Self::check_schema),
+    /// so that a store with defaults can be built.
     async fn migrate(&self) -> Result<(), PersistenceError> {
         self.check_schema().await
     }
 
-    /// Returns the statements that `manage.py migrate sessions` runs, for databases that no site has ever used.
+    /// Returns the statements that `manage.py migrate sessions` runs, for databases that no site has ever
+    /// used.
     fn schema_sql(&self) -> String {
         self.db.table.fill(B::SCHEMA)
     }

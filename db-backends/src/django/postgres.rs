@@ -1,4 +1,5 @@
-//! Postgres. Instants are sent and read as text in UTC, so that the time zone and the date style of the session do not matter.
+//! Postgres. Instants are sent and read as text in UTC, so that the time zone and the date style of the
+//! session do not matter.
 
 use session_core::PersistenceError;
 use sqlx::postgres::PgRow;
@@ -11,8 +12,9 @@ use crate::postgres::PostgresPersistence;
 use crate::sql::connector::Query;
 
 impl DjangoPersistence<Postgres> {
-    /// Uses the table `django_session` of the database that `url` names, with defaults for everything else. See
-    /// [`PostgresBuilder::connect`](crate::postgres::PostgresBuilder::connect), and [`over`](Self::over) for other settings.
+    /// Uses the table `django_session` of the database that `url` names, with defaults for everything else.
+    /// See [`PostgresBuilder::connect`](crate::postgres::PostgresBuilder::connect), and [`over`](Self::over)
+    /// for other settings.
     ///
     /// # Errors
     ///

@@ -46,7 +46,8 @@ impl<'r> Row<'r> {
         self.data
     }
 
-    /// Returns the session in it, of a site whose sessions live for `session_age` unless they have an expiry of their own.
+    /// Returns the session in it, of a site whose sessions live for `session_age` unless they have an expiry
+    /// of their own.
     pub(super) fn record(&self, now: Timestamp, session_age: Duration) -> Record {
         let touched_at = self.expires_at - session_age;
         let saved_at = signed_at(self.data.as_bytes()).unwrap_or(touched_at);
@@ -61,14 +62,16 @@ impl<'r> Row<'r> {
     }
 }
 
-/// Returns the version of a session with this key and these data, which is never that of [`Version::UNSAVED`].
+/// Returns the version of a session with this key and these data, which is never that of
+/// [`Version::UNSAVED`].
 pub(super) fn version(key: &str, data: &[u8]) -> Version {
     let digest = Sha256::new().chain_update(key).chain_update([0]).chain_update(data).finalize();
     let bits = digest.iter().take(8).fold(0, |bits, byte| bits << 8 | u64::from(*byte));
     Version::from_u64(bits.max(1))
 }
 
-/// Returns the payload as text. Refuses what Django's table cannot keep, and what Django could not read, before any I/O.
+/// Returns the payload as text. Refuses what Django's table cannot keep, and what Django could not read,
+/// before any I/O.
 pub(super) fn payload(record: &Record) -> Result<&str, PersistenceError> {
     let payload = record.payload();
     if payload.len() > MAX_PAYLOAD_BYTES {

@@ -1,7 +1,7 @@
-//! SQLite. Django writes instants to it as text, `2026-11-23 10:10:47.459413` in UTC, and omits the digits after the point
-//! if all are zero. The text that they are compared with here always has six of them: an expiry without digits is then
-//! less than, and never greater than, the same instant with them. This is right, because a session that expires now is
-//! over.
+//! SQLite. Django writes instants to it as text, `2026-11-23 10:10:47.459413` in UTC, and omits the digits
+//! after the point if all are zero. The text that they are compared with here always has six of them: an
+//! expiry without digits is then less than, and never greater than, the same instant with them. This is
+//! right, because a session that expires now is over.
 
 use session_core::django::instant;
 use session_core::{PersistenceError, Timestamp};
@@ -16,10 +16,11 @@ use crate::sqlite::SqlitePersistence;
 
 impl DjangoPersistence<Sqlite> {
     /// Uses the table `django_session` of the file that `url` names, with defaults for everything else. See
-    /// [`SqliteBuilder::connect`](crate::sqlite::SqliteBuilder::connect), and [`over`](Self::over) for other settings.
+    /// [`SqliteBuilder::connect`](crate::sqlite::SqliteBuilder::connect), and [`over`](Self::over) for other
+    /// settings.
     ///
-    /// The file is put into write-ahead mode, which it then keeps, for Django as well: readers and the writer no longer
-    /// wait for each other.
+    /// The file is put into write-ahead mode, which it then keeps, for Django as well: readers and the writer
+    /// no longer wait for each other.
     ///
     /// # Errors
     ///

@@ -9,25 +9,26 @@ use crate::sql::connector::Query;
 use crate::sql::persistence::Backend;
 use crate::sql::table::TableName;
 
-/// The columns of Django's table, in the order of [`DjangoBackend::TYPES`]. In a statement, `{columns}` stands for them.
+/// The columns of Django's table, in the order of [`DjangoBackend::TYPES`]. In a statement, `{columns}`
+/// stands for them.
 pub(super) const COLUMNS: [&str; 3] = [KEY, DATA, EXPIRY];
 
 pub(super) const KEY: &str = "session_key";
 pub(super) const DATA: &str = "session_data";
 pub(super) const EXPIRY: &str = "expire_date";
 
-/// The statements, each with its parameters in this order. A key is bound by [`DjangoBackend::bind_key`]. An instant is
-/// text, in the form of [`instant::format`].
+/// The statements, each with its parameters in this order. A key is bound by [`DjangoBackend::bind_key`]. An
+/// instant is text, in the form of [`instant::format`].
 pub(crate) struct Statements<S> {
     /// Returns the columns of the row with this key, now, unless it has expired. The expiry is text, in UTC.
     pub(crate) load: S,
     /// Adds a row: key (once), data, expiry.
     pub(crate) insert: S,
-    /// Writes data, expiry and cap (see [`expiry_cap`](super::persistence::expiry_cap)) to the row with this key, now,
-    /// unless it has expired, and with this data, unless that is null.
+    /// Writes data, expiry and cap (see [`expiry_cap`](super::persistence::expiry_cap)) to the row with this
+    /// key, now, unless it has expired, and with this data, unless that is null.
     pub(crate) update: S,
-    /// Makes the expiry later, for the row with this key, now, unless it has expired, and if it expires at an instant or
-    /// before.
+    /// Makes the expiry later, for the row with this key, now, unless it has expired, and if it expires at an
+    /// instant or before.
     pub(crate) touch: S,
     /// Does the same as `update`, with the new key (once) before the key.
     pub(crate) rename: S,
@@ -37,8 +38,8 @@ pub(crate) struct Statements<S> {
     pub(crate) delete: S,
     /// Removes rows that expired at an instant or before, at most so many.
     pub(crate) delete_expired: S,
-    /// Returns of each column of the table with this name: its `name`, its `type`, and in `is_key` the text `true` if it
-    /// is in the primary key.
+    /// Returns of each column of the table with this name: its `name`, its `type`, and in `is_key` the text
+    /// `true` if it is in the primary key.
     pub(crate) describe: S,
 }
 

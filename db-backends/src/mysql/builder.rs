@@ -36,12 +36,14 @@ impl SqlPersistence<MySql> {
         Self::builder().connect(url).await
     }
 
-    /// Returns a builder, for another table name, other timeouts, another number of connections, or an existing pool.
+    /// Returns a builder, for another table name, other timeouts, another number of connections, or an
+    /// existing pool.
     pub const fn builder() -> MySqlBuilder {
         MySqlBuilder::new()
     }
 
-    /// Uses an existing pool, and the table `sessions`. See [`MySqlBuilder::on_pool`], which takes another name.
+    /// Uses an existing pool, and the table `sessions`. See [`MySqlBuilder::on_pool`], which takes another
+    /// name.
     #[must_use]
     pub fn from_pool(pool: MySqlPool) -> Self {
         MySqlBuilder::new().on_pool_with(pool, TableName::default())
@@ -59,45 +61,48 @@ impl MySqlBuilder {
         Self(ServerSettings::DEFAULT)
     }
 
-    /// Sets the name of the session table: 1 to 48 characters of `[A-Za-z0-9_]`, not beginning with a digit or `sqlite_`.
-    /// Defaults to `sessions`.
+    /// Sets the name of the session table: 1 to 48 characters of `[A-Za-z0-9_]`, not beginning with a digit
+    /// or `sqlite_`. Defaults to `sessions`.
     pub fn table(mut self, name: impl Into<String>) -> Self {
         self.0.table = Some(name.into());
         self
     }
 
-    /// Sets how long a statement may take before MariaDB ends it and it fails with [`PersistenceError::Busy`], even when
-    /// its caller has gone. Defaults to 5 s. MySQL has no such timeout.
+    /// Sets how long a statement may take before MariaDB ends it and it fails with
+    /// [`PersistenceError::Busy`], even when its caller has gone. Defaults to 5 s. MySQL has no such timeout.
     pub const fn statement_timeout(mut self, statement_timeout: Duration) -> Self {
         self.0.statement_timeout = statement_timeout;
         self
     }
 
-    /// Sets how long a statement waits for another client's lock before it fails with [`PersistenceError::Busy`], in whole
-    /// seconds. Defaults to 3 s. An existing pool has a timeout of its own.
+    /// Sets how long a statement waits for another client's lock before it fails with
+    /// [`PersistenceError::Busy`], in whole seconds. Defaults to 3 s. An existing pool has a timeout of its
+    /// own.
     pub const fn lock_timeout(mut self, lock_timeout: Duration) -> Self {
         self.0.lock_timeout = lock_timeout;
         self
     }
 
-    /// Sets how long a call waits for a connection: for its turn, and for the server's answer. Defaults to 5 s each. An
-    /// existing pool has a timeout of its own.
+    /// Sets how long a call waits for a connection: for its turn, and for the server's answer. Defaults to 5
+    /// s each. An existing pool has a timeout of its own.
     pub const fn acquire_timeout(mut self, acquire_timeout: Duration) -> Self {
         self.0.acquire_timeout = acquire_timeout;
         self
     }
 
-    /// Sets the maximum number of connections, at least 1. Defaults to 10. An existing pool has a number of its own.
+    /// Sets the maximum number of connections, at least 1. Defaults to 10. An existing pool has a number of
+    /// its own.
     pub const fn max_connections(mut self, max_connections: u16) -> Self {
         self.0.max_connections = max_connections;
         self
     }
 
-    /// Connects to the database of `url`: `mysql://user:password@host:3306/database`. The server must answer; more
-    /// connections are made when they are needed.
+    /// Connects to the database of `url`: `mysql://user:password@host:3306/database`. The server must answer;
+    /// more connections are made when they are needed.
     ///
-    /// `?ssl-mode=required`, `verify_ca` and `verify_identity` need the feature `mysql-tls`, and so does a password that
-    /// MySQL's default `caching_sha2_password` checks. On a network that is trusted, `mysql-rsa` is enough for that.
+    /// `?ssl-mode=required`, `verify_ca` and `verify_identity` need the feature `mysql-tls`, and so does a
+    /// password that MySQL's default `caching_sha2_password` checks. On a network that is trusted,
+    /// `mysql-rsa` is enough for that.
     ///
     /// # Errors
     ///
@@ -122,8 +127,8 @@ impl MySqlBuilder {
         builder.connect(&url).await
     }
 
-    /// Uses an existing pool. Its connections are used as they are. Every write is a transaction of its own, which takes
-    /// two more round trips.
+    /// Uses an existing pool. Its connections are used as they are. Every write is a transaction of its own,
+    /// which takes two more round trips.
     ///
     /// # Errors
     ///
@@ -144,8 +149,8 @@ impl MySqlBuilder {
         connections: ServerConnections<MySqlConnector>,
         table: TableName,
     ) -> SqlPersistence<MySql> {
-        // The statement may be sent when its grace period is nearly over. Killing takes a connection, and the commit some
-        // time of its own.
+        // The statement may be sent when its grace period is nearly over. Killing takes a connection, and the
+        // commit some time of its own.
         let bound = GRACE + self.0.statement_timeout.max(self.0.lock_timeout) + Duration::from_secs(5);
         SqlPersistence::new(connections, table, bound)
     }

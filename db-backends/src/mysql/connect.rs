@@ -40,8 +40,8 @@ impl MySqlConnector {
         }
         // Whole seconds, at least one.
         let lock_timeout = settings.lock_timeout.as_secs_f64().ceil().clamp(1.0, 3600.0);
-        // MariaDB alone reads what is in /*M! */. Without READ COMMITTED, one of two writes of a session at the same time
-        // could be an error, and the reaper would lock the gap behind the expired rows.
+        // MariaDB alone reads what is in /*M! */. Without READ COMMITTED, one of two writes of a session at
+        // the same time could be an error, and the reaper would lock the gap behind the expired rows.
         let setup = format!(
             "SET SESSION autocommit = 1, innodb_lock_wait_timeout = {lock_timeout}, lock_wait_timeout = {lock_timeout} \
              /*M! , max_statement_time = {} */; \

@@ -22,9 +22,11 @@ fn meaning(error: &dyn DatabaseError) -> Meaning {
     match number(error) {
         // No such table.
         1146 => Meaning::NoTable,
-        // Changed since the transaction's snapshot; lock wait timeout, deadlock; killed; MariaDB's max_statement_time.
+        // Changed since the transaction's snapshot; lock wait timeout, deadlock; killed; MariaDB's
+        // max_statement_time.
         1020 | 1205 | 1213 | 1317 | 1969 => Meaning::Busy,
-        // Too many connections, host not allowed or blocked, access denied, no such database, too many of this user's.
+        // Too many connections, host not allowed or blocked, access denied, no such database, too many of
+        // this user's.
         1040 | 1044 | 1045 | 1049 | 1129 | 1130 | 1203 | 1226 | 1698 => Meaning::Unavailable,
         // Error during the commit; shutdown; killed; connection lost; disconnected because idle.
         1053 | 1152 | 1158..=1161 | 1180 | 1184 | 1927 | 3169 | 4031 => Meaning::Unknown,
@@ -32,8 +34,8 @@ fn meaning(error: &dyn DatabaseError) -> Meaning {
     }
 }
 
-/// Messages about connections, users, databases, privileges, names, locks, limits and read-only servers quote no values.
-/// Many others do.
+/// Messages about connections, users, databases, privileges, names, locks, limits and read-only servers quote
+/// no values. Many others do.
 fn may_be_shown(error: &dyn DatabaseError) -> bool {
     matches!(
         number(error),

@@ -1,7 +1,8 @@
 //! MySQL and MariaDB.
 //!
-//! When a caller goes in the middle of a statement, a task waits for the statement's end, so that its connection can be
-//! used again. The task has one second. Then the connection is closed, and what the server still does is bounded:
+//! When a caller goes in the middle of a statement, a task waits for the statement's end, so that its
+//! connection can be used again. The task has one second. Then the connection is closed, and what the server
+//! still does is bounded:
 //!
 //! | a statement whose caller has gone | is bounded by |
 //! |---|---|
@@ -32,9 +33,10 @@ use crate::sql::table::TableName;
 ///
 /// # Cancel safety
 ///
-/// Dropping a future does not stop a statement that was sent: a task waits for its end, for one second, and returns the
-/// connection. A statement that takes longer loses its connection, and is killed; where that fails, it ends within the
-/// bounds of [this module](self). Outside of a tokio runtime there is no such task, and the connection is closed at once.
+/// Dropping a future does not stop a statement that was sent: a task waits for its end, for one second, and
+/// returns the connection. A statement that takes longer loses its connection, and is killed; where that
+/// fails, it ends within the bounds of [this module](self). Outside of a tokio runtime there is no such task,
+/// and the connection is closed at once.
 pub type MySqlPersistence = SqlPersistence<MySql>;
 
 impl Backend for MySql {

@@ -7,7 +7,8 @@ use crate::sql::columns::Kind;
 use crate::sql::schema::{FoundColumn, Migrated, Schema, Step, run_steps};
 use crate::sql::table::TableName;
 
-/// How often to ask for the lock that another node has, each time for a second: less than `max_statement_time`.
+/// How often to ask for the lock that another node has, each time for a second: less than
+/// `max_statement_time`.
 const ATTEMPTS: u32 = 60;
 
 /// Another node did not finish its migration in time.
@@ -16,11 +17,11 @@ const ATTEMPTS: u32 = 60;
 struct MigratesElsewhere;
 
 impl Schema for MySql {
-    /// Binary columns, so that no collation has a say. The version of a row is the bit pattern of 64 random bits; instants
-    /// are microseconds since 1970 in UTC.
+    /// Binary columns, so that no collation has a say. The version of a row is the bit pattern of 64 random
+    /// bits; instants are microseconds since 1970 in UTC.
     ///
-    /// There are no transactions for this: the schema table comes first and its row last, so that a session table is never
-    /// seen without the former, and one whose migration was cut off has no version.
+    /// There are no transactions for this: the schema table comes first and its row last, so that a session
+    /// table is never seen without the former, and one whose migration was cut off has no version.
     const STEPS: &'static [Step] = &[&[
         "CREATE TABLE IF NOT EXISTS `{table}_schema` (version INT NOT NULL PRIMARY KEY) ENGINE = InnoDB",
         "CREATE TABLE IF NOT EXISTS `{table}` (

@@ -15,8 +15,8 @@ pub(super) const SYNTAX: Syntax = Syntax {
     least: "least",
     numbers_parameters: false,
     delete_expired: "DELETE FROM {sessions} WHERE expires_at <= ? ORDER BY expires_at LIMIT ?",
-    // In the order of the primary key, which the index of subjects ends with. Without the hint, the optimizer might go
-    // through the whole table in that order.
+    // In the order of the primary key, which the index of subjects ends with. Without the hint, the optimizer
+    // might go through the whole table in that order.
     list_by_subject: "SELECT {times} FROM {sessions} IGNORE INDEX (PRIMARY)
                       WHERE subject = ? AND expires_at > ? AND {key} >= ? ORDER BY {key} LIMIT ?",
     // In UTC, so that the session's time zone does not matter.

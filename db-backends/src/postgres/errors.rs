@@ -27,16 +27,17 @@ fn meaning(error: &dyn DatabaseError) -> Meaning {
         _ => match code.get(..2) {
             // Not authorized; no such database.
             Some("28" | "3D") => Meaning::Unavailable,
-            // Connections, transactions, operators, system, internal. A server that is shut down may report it between
-            // a commit and its answer.
+            // Connections, transactions, operators, system, internal. A server that is shut down may report
+            // it between a commit and its answer.
             Some("08" | "40" | "57" | "58" | "XX") => Meaning::Unknown,
             _ => Meaning::Refused,
         },
     }
 }
 
-/// Messages about connections, transactions, authorization, databases, privileges and names, resources, limits, states
-/// and operators quote no values. Those about data and constraints may, and so may the messages of triggers.
+/// Messages about connections, transactions, authorization, databases, privileges and names, resources,
+/// limits, states and operators quote no values. Those about data and constraints may, and so may the
+/// messages of triggers.
 fn may_be_shown(error: &dyn DatabaseError) -> bool {
     let code = error.code().unwrap_or_default();
     matches!(code.get(..2), Some("08" | "25" | "28" | "3D" | "3F" | "40" | "42" | "53" | "54" | "55" | "57"))

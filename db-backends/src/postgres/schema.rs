@@ -7,8 +7,8 @@ use crate::sql::schema::{FoundColumn, Migrated, Schema, Step, run_steps};
 use crate::sql::table::TableName;
 
 impl Schema for Postgres {
-    /// Text in the collation `C` is compared byte by byte. The version of a row is the bit pattern of 64 random bits;
-    /// instants are microseconds since 1970 in UTC.
+    /// Text in the collation `C` is compared byte by byte. The version of a row is the bit pattern of 64
+    /// random bits; instants are microseconds since 1970 in UTC.
     const STEPS: &'static [Step] = &[&[
         r#"CREATE TABLE IF NOT EXISTS "{table}_schema" (version INTEGER NOT NULL PRIMARY KEY)"#,
         r#"CREATE TABLE IF NOT EXISTS "{table}" (

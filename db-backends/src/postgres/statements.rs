@@ -14,8 +14,8 @@ pub(super) const SYNTAX: Syntax = Syntax {
     greatest: "greatest",
     least: "least",
     numbers_parameters: true,
-    // Rows that others have locked are deleted or written by them. An array, because the planner might join a subquery
-    // with the whole table.
+    // Rows that others have locked are deleted or written by them. An array, because the planner might join a
+    // subquery with the whole table.
     delete_expired: "DELETE FROM {sessions} WHERE {key} = ANY (ARRAY(
                          SELECT {key} FROM {sessions} WHERE expires_at <= ?
                          ORDER BY expires_at LIMIT ? FOR UPDATE SKIP LOCKED))",

@@ -21,7 +21,8 @@ pub(crate) enum Checkout<C: Connector> {
 }
 
 impl<C: Connector> Checkout<C> {
-    /// Takes a connection from the application's pool. The checkout keeps `permit` until the connection is back.
+    /// Takes a connection from the application's pool. The checkout keeps `permit` until the connection is
+    /// back.
     pub(crate) async fn from_pool(
         pool: &Pool<C::Database>,
         permit: Option<OwnedSemaphorePermit>,
@@ -34,8 +35,8 @@ impl<C: Connector> Checkout<C> {
         .await
     }
 
-    /// Returns the connection for a statement. Call [`give_back`](Self::give_back) when the statement has ended;
-    /// otherwise the connection counts as abandoned.
+    /// Returns the connection for a statement. Call [`give_back`](Self::give_back) when the statement has
+    /// ended; otherwise the connection counts as abandoned.
     fn connection(&mut self) -> sqlx::Result<&mut Connection<C>> {
         match self {
             Self::Own(own) => {
@@ -49,7 +50,8 @@ impl<C: Connector> Checkout<C> {
         }
     }
 
-    /// Returns the connection to its pool after its statements. `error` is that of the last one, if it had one.
+    /// Returns the connection to its pool after its statements. `error` is that of the last one, if it had
+    /// one.
     fn give_back(mut self, error: Option<&sqlx::Error>) {
         let is_abandoned = error.is_some_and(|error| !C::ERRORS.leaves_connection_usable(error));
         match &mut self {

@@ -1,5 +1,6 @@
-//! The columns of the session table. Everything that has to know them is made from the one list here: the statements, the
-//! values that they bind, the records that are read from rows, and what the schema's check looks for.
+//! The columns of the session table. Everything that has to know them is made from the one list here: the
+//! statements, the values that they bind, the records that are read from rows, and what the schema's check
+//! looks for.
 //!
 //! To add a column, add it here, and to each database's `STEPS` a step that adds it to the table.
 
@@ -8,8 +9,8 @@ use session_core::{PersistenceError, Record, SessionTimes, StoredKey, Subject, T
 
 use crate::sql::value::{Value, Values};
 
-/// The largest payload, in bytes: what fits into one statement at MariaDB's default `max_allowed_packet` of 16 MiB. The
-/// same for every database, so that sessions can move.
+/// The largest payload, in bytes: what fits into one statement at MariaDB's default `max_allowed_packet` of
+/// 16 MiB. The same for every database, so that sessions can move.
 pub(crate) const MAX_PAYLOAD_BYTES: usize = 15 << 20;
 
 /// A column of the session table.
@@ -36,7 +37,8 @@ struct Description {
     name: &'static str,
     kind: Kind,
     is_nullable: bool,
-    /// An update writes the record's value to it. The expiry has a rule of its own, and the other columns stay.
+    /// An update writes the record's value to it. The expiry has a rule of its own, and the other columns
+    /// stay.
     is_updated: bool,
     /// Sessions are looked for by it, so an index must begin with it.
     is_indexed: bool,
@@ -181,8 +183,8 @@ pub(crate) fn check_size(record: &Record) -> Result<(), PersistenceError> {
     }
 }
 
-/// Returns a version that the key has never had, and never that of [`Version::UNSAVED`]. It is random, so that it needs no
-/// look at the row. It does not have to be unpredictable.
+/// Returns a version that the key has never had, and never that of [`Version::UNSAVED`]. It is random, so
+/// that it needs no look at the row. It does not have to be unpredictable.
 pub(crate) fn fresh_version() -> Version {
     Version::from_u64(fastrand::u64(1..))
 }

@@ -39,7 +39,7 @@ pub(crate) trait Connections: Send + Sync + 'static {
         table: &TableName,
     ) -> impl Future<Output = Result<u64, PersistenceError>> + Send;
 
-    /// Refuses connections whose settings are not those that the builder was told.
+    /// Refuses connections whose settings differ from those of the builder.
     fn check(&self) -> impl Future<Output = Result<(), PersistenceError>> + Send {
         std::future::ready(Ok(()))
     }

@@ -1,6 +1,6 @@
-//! The meaning of a driver's error: whether the statement took effect, whether a retry makes sense, and how much of the
-//! error's text may be shown. A server's message can quote values, which are keys and payloads, so it is shown only for
-//! codes that are known to quote none.
+//! The meaning of a driver's error: whether the statement took effect, whether a retry makes sense, and how
+//! much of the error's text may be shown. A server's message can quote values, which are keys and payloads,
+//! so it is shown only for codes that are known to quote none.
 
 use session_core::{BoxError, PersistenceError, SchemaProblem};
 use sqlx::error::DatabaseError;
@@ -35,7 +35,8 @@ pub(crate) struct DriverErrors {
 }
 
 impl DriverErrors {
-    /// Returns `true` if the statement that failed with `error` has ended and its connection is as good as before.
+    /// Returns `true` if the statement that failed with `error` has ended and its connection is as good as
+    /// before.
     pub(crate) fn leaves_connection_usable(&self, error: &sqlx::Error) -> bool {
         match error {
             sqlx::Error::Database(answer) => {

@@ -1,5 +1,8 @@
-//! The parts that the SQL databases share. Each file uses only those before it in this list, and each database builds on them in
-//! rooms of its own: builder, connect, errors, statements, schema, inspect.
+//! The parts that the SQL databases share. Each file uses only those before it in this order: `table`,
+//! `errors`, `run_to_end`, `queue`, `connector`, `own_pool`, `checkout`, `connections`, `server`; `value`,
+//! `columns`, `statements`, `page`, `schema`; and `persistence`, which puts them together.
+//!
+//! Each database builds on them in rooms of its own: builder, connect, errors, statements, schema, inspect.
 
 pub(crate) mod checkout;
 pub(crate) mod columns;

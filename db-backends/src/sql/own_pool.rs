@@ -1,11 +1,12 @@
 //! The pool of our own: which caller uses which connection, and when.
 //!
-//! It is not a pool of sqlx's, for three reasons. Such a pool makes a round trip on every connection that it takes back.
-//! It takes back connections whose user has gone in the middle of a statement, and cannot tell which statement the next
-//! answer belongs to. And it does not know the number by which a server can be told to end a statement.
+//! It is not a pool of sqlx's, for three reasons. Such a pool makes a round trip on every connection that it
+//! takes back. It takes back connections whose user has gone in the middle of a statement, and cannot tell
+//! which statement the next answer belongs to. And it does not know the number by which a server can be told
+//! to end a statement.
 //!
-//! Work on a connection goes on when its caller goes: see [`run_to_end`](super::run_to_end). So a checkout owns all that
-//! it needs.
+//! Work on a connection goes on when its caller goes: see [`run_to_end`](super::run_to_end). So a checkout
+//! owns all that it needs.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -66,8 +67,8 @@ impl<C: Connector> OwnPool<C> {
         run_to_end(GRACE_TO_CONNECT, checkout.made_ready()).await
     }
 
-    /// Waits for the running statements, including those whose callers have gone, and closes all connections. Later calls
-    /// get none.
+    /// Waits for the running statements, including those whose callers have gone, and closes all connections.
+    /// Later calls get none.
     pub(crate) async fn close(&self) {
         self.0.queue.close().await;
         let slots = std::mem::take(&mut self.0.idle().slots);
@@ -108,12 +109,13 @@ impl<C: Connector> Slot<C> {
         self.open.is_some() && is_sound && (!C::IS_REMOTE || is_fresh())
     }
 
-    /// Makes sure that there is a connection, that it is alive, and that an abandoned statement on it has ended.
-    /// Otherwise statements would queue up in it, and the last one would run long after its user has given up.
+    /// Makes sure that there is a connection, that it is alive, and that an abandoned statement on it has
+    /// ended. Otherwise statements would queue up in it, and the last one would run long after its user has
+    /// given up.
     async fn make_ready(&mut self, connector: &C) -> Result<(), PersistenceError> {
         if C::IS_REMOTE {
-            // Taken out during the ping: a connection whose ping was not waited for must not be used again, because the
-            // next statement would take the ping's answer for its own.
+            // Taken out during the ping: a connection whose ping was not waited for must not be used again,
+            // because the next statement would take the ping's answer for its own.
             let is_old = self.opened_at.elapsed() >= LIFETIME;
             if let Some(mut open) = self.open.take().filter(|_| !is_old)
                 && open.connection.ping().await.is_ok()

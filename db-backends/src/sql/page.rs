@@ -17,8 +17,8 @@ pub(crate) struct Page<T> {
 }
 
 impl<T> Page<T> {
-    /// Makes an empty page for at most `limit` rows that come after `after`, or for the first ones. A key with
-    /// `least_byte` appended is the least key that comes after it.
+    /// Makes an empty page for at most `limit` rows that come after `after`, or for the first ones. A key
+    /// with `least_byte` appended is the least key that comes after it.
     pub(crate) fn new(after: Option<&StoredKey>, limit: u32, least_byte: u8) -> Self {
         let first = match after {
             Some(after) => following(after.as_bytes(), least_byte),
@@ -34,7 +34,8 @@ impl<T> Page<T> {
         self.first.as_deref().filter(|_| self.asked > 0).map(|first| (first, self.asked))
     }
 
-    /// Adds the rows that were read. Each has its contents, and its key if that is one that others can come after.
+    /// Adds the rows that were read. Each has its contents, and its key if that is one that others can come
+    /// after.
     pub(crate) fn add<'r, C>(&mut self, rows: impl Iterator<Item = (Option<&'r [u8]>, C)>)
     where
         C: FnOnce() -> Result<T, Corrupt>,
@@ -62,7 +63,8 @@ impl<T> Page<T> {
     }
 }
 
-/// Returns an ASCII text that comes after `key`, with no stored key between them. `None` if none comes after `key`.
+/// Returns an ASCII text that comes after `key`, with no stored key between them. `None` if none comes after
+/// `key`.
 fn following(key: &[u8], least_byte: u8) -> Option<String> {
     let ascii = key.iter().take_while(|byte| byte.is_ascii());
     let mut text: String = ascii.map(|byte| char::from(*byte)).collect();

@@ -69,8 +69,8 @@ impl<B: Backend> SqlPersistence<B> {
         self
     }
 
-    /// Waits for the running statements, including those whose callers have gone, and closes the connections, but not the
-    /// application's pool. Later calls fail with [`PersistenceError::Unavailable`].
+    /// Waits for the running statements, including those whose callers have gone, and closes the connections,
+    /// but not the application's pool. Later calls fail with [`PersistenceError::Unavailable`].
     ///
     /// Without this call, the connections close when this is dropped, and nothing waits for that.
     pub async fn close(&self) {
@@ -103,9 +103,11 @@ impl<B: Backend> SqlPersistence<B> {
         Ok(self.read(query).await?.is_some())
     }
 
-    /// Returns a page of the rows that `query` finds from a key on, at most `limit`, with the `contents` of each.
+    /// Returns a page of the rows that `query` finds from a key on, at most `limit`, with the `contents` of
+    /// each.
     ///
-    /// Reads on after rows whose keys are no stored keys, because a short page means that nothing comes after it.
+    /// Reads on after rows whose keys are no stored keys, because a short page means that nothing comes after
+    /// it.
     async fn page<T>(
         &self,
         after: Option<&StoredKey>,
@@ -308,7 +310,8 @@ impl<B: Backend> fmt::Debug for SqlPersistence<B> {
     }
 }
 
-/// Returns the reason why a write matched no row. `is_there` finds out whether there is a session that has not expired.
+/// Returns the reason why a write matched no row. `is_there` finds out whether there is a session that has
+/// not expired.
 pub(crate) async fn why_unmatched(
     expected: Option<Version>,
     is_there: impl Future<Output = Result<bool, PersistenceError>>,
@@ -340,8 +343,8 @@ fn with_record<B: Backend>(
     statement(sql, updated.chain(expiry))
 }
 
-/// Returns up to where the statements look at the expiry that the row has: they write the later one of that and the
-/// record's.
+/// Returns up to where the statements look at the expiry that the row has: they write the later one of that
+/// and the record's.
 pub(crate) const fn expiry_cap(expiry: ExpiryWrite) -> i64 {
     match expiry {
         ExpiryWrite::Extend => i64::MAX,

@@ -1,8 +1,8 @@
 //! Work that runs to its end even when its caller goes.
 //!
-//! A connection in the middle of a statement cannot be used: its next answer belongs to that statement. Closing it for
-//! every client that goes would cost a login each time, just when the server is slow. So a task takes over the rest of
-//! the statement. It has a grace period to finish it and return the connection.
+//! A connection in the middle of a statement cannot be used: its next answer belongs to that statement.
+//! Closing it for every client that goes would cost a login each time, just when the server is slow. So a
+//! task takes over the rest of the statement. It has a grace period to finish it and return the connection.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,12 +11,12 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-/// How long a statement goes on for a caller that has gone, before its connection is given up. Part of every backend's
-/// bound on such statements.
+/// How long a statement goes on for a caller that has gone, before its connection is given up. Part of every
+/// backend's bound on such statements.
 pub(crate) const GRACE: Duration = Duration::from_secs(1);
 
-/// How long a connection is opened, or waited for, on behalf of a caller that has gone. Longer than [`GRACE`], because
-/// no statement runs on it, and because the next caller needs one as well.
+/// How long a connection is opened, or waited for, on behalf of a caller that has gone. Longer than
+/// [`GRACE`], because no statement runs on it, and because the next caller needs one as well.
 pub(crate) const GRACE_TO_CONNECT: Duration = Duration::from_secs(5);
 
 /// Runs `work`. If the caller goes, a task runs the rest of it, for at most `grace`.
@@ -54,7 +54,8 @@ impl<F: Future<Output: Send> + Send + 'static> Drop for RunToEnd<F> {
         {
             let grace = self.grace;
             runtime.spawn(async move {
-                // No one waits for the result. When the time is up, dropping the rest gives up the connection.
+                // No one waits for the result. When the time is up, dropping the rest gives up the
+                // connection.
                 let _ = timeout(grace, rest).await;
             });
         }

@@ -1,8 +1,8 @@
-//! The schema's version: which one a table has, and what is to be done about it. How a database describes its tables, and
-//! how several nodes take turns to migrate them, is its own.
+//! The schema's version: which one a table has, and what is to be done about it. How a database describes its
+//! tables, and how several nodes take turns to migrate them, is its own.
 //!
-//! The version is kept in a table of ours beside the session table, with one row for every step that was made. So neither
-//! the application's `_sqlx_migrations` nor its `PRAGMA user_version` is touched.
+//! The version is kept in a table of ours beside the session table, with one row for every step that was
+//! made. So neither the application's `_sqlx_migrations` nor its `PRAGMA user_version` is touched.
 
 use session_core::{PersistenceError, SchemaProblem};
 use sqlx::{Database, SqlStr};
@@ -87,8 +87,8 @@ pub(crate) async fn check<B: Schema>(
     connection: &mut B::Connection,
     table: &TableName,
 ) -> sqlx::Result<SchemaCheck> {
-    // In this order: a node that makes both makes them visible at once, or the schema table first. So a session table
-    // that is seen has its versions.
+    // In this order: a node that makes both makes them visible at once, or the schema table first. So a
+    // session table that is seen has its versions.
     let sessions = B::columns(connection, table.as_str()).await?;
     let versions = B::columns(connection, &table.schema_table()).await?;
     let mut found = Found { sessions, versions, version: None };

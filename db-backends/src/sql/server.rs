@@ -61,12 +61,12 @@ impl ServerSettings {
 
 /// The connections to a server.
 pub(crate) enum ServerConnections<C: Connector> {
-    /// Connections of our own, for which the server was told how long a statement may take.
+    /// Connections of our own, on which the server limits how long a statement may take.
     Own(OwnPool<C>),
     /// The application's pool, and the statement that begins a transaction there.
     ///
-    /// How long a statement may take is for the application to set, so a write is a transaction: nothing commits it when
-    /// its caller has gone and the grace period is over.
+    /// How long a statement may take is for the application to set, so a write is a transaction: nothing
+    /// commits it when its caller has gone and the grace period is over.
     Application { pool: Pool<C::Database>, begin: SqlStr },
 }
 

@@ -10,9 +10,9 @@ use crate::sql::value::RESULT;
 
 /// How a database writes what the statements of all databases need, and the statements that are its own.
 ///
-/// In a statement, `{sessions}` stands for the quoted name of the session table, `{key}` for the column `key`, `{times}`
-/// for the columns that a list of sessions shows, and `{result}` for the name of the only column of an answer. A question
-/// mark is a parameter.
+/// In a statement, `{sessions}` stands for the quoted name of the session table, `{key}` for the column
+/// `key`, `{times}` for the columns that a list of sessions shows, and `{result}` for the name of the only
+/// column of an answer. A question mark is a parameter.
 pub(crate) struct Syntax {
     /// The character around the name of a table.
     pub(crate) quote: char,
@@ -34,11 +34,11 @@ pub(crate) struct Statements {
     /// Adds a row: the value of every column, in the order of [`Column::ALL`].
     pub(crate) insert: SqlStr,
     /// Writes the columns of [`Column::updated`], the expiry and its cap (see
-    /// [`expiry_cap`](crate::sql::persistence::expiry_cap)) to the row with this key, now, unless it has expired, and with
-    /// this version, unless that is null.
+    /// [`expiry_cap`](crate::sql::persistence::expiry_cap)) to the row with this key, now, unless it has
+    /// expired, and with this version, unless that is null.
     pub(crate) update: SqlStr,
-    /// Makes expiry and last use later, for the row with this key, now, unless it has expired, and if it was last used at
-    /// an instant or before.
+    /// Makes expiry and last use later, for the row with this key, now, unless it has expired, and if it was
+    /// last used at an instant or before.
     pub(crate) touch: SqlStr,
     /// Does the same as `update`, with the new key before the key.
     pub(crate) rename: SqlStr,
@@ -50,8 +50,8 @@ pub(crate) struct Statements {
     pub(crate) delete_expired: SqlStr,
     /// Counts the rows that expired at an instant or before.
     pub(crate) count_expired: SqlStr,
-    /// Returns key and times of the rows of a subject, now, that have not expired, from a key on, at most so many, in the
-    /// order of the bytes of their keys.
+    /// Returns key and times of the rows of a subject, now, that have not expired, from a key on, at most so
+    /// many, in the order of the bytes of their keys.
     pub(crate) list_by_subject: SqlStr,
     /// Returns the rows from a key on, at most so many, in the order of the bytes of their keys.
     pub(crate) scan: SqlStr,

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use session_core::PersistenceError;
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
-/// The name of the session table, `sessions` by default. It is an identifier in every database, so it can stand in the
-/// text of a statement. Statements quote it all the same, because it may be a word of SQL.
+/// The name of the session table, `sessions` by default. It is an identifier in every database, so it can
+/// stand in the text of a statement. Statements quote it all the same, because it may be a word of SQL.
 #[derive(Clone, Debug)]
 pub(crate) struct TableName(String);
 
 impl TableName {
-    /// Leaves room for the suffixes of the indexes and of the schema table in the 63 bytes of a Postgres identifier.
+    /// Leaves room for the suffixes of the indexes and of the schema table in the 63 bytes of a Postgres
+    /// identifier.
     const MAX_LEN: usize = 48;
 
     pub(crate) fn parse(text: &str) -> Result<Self, PersistenceError> {
@@ -52,8 +53,8 @@ impl TableName {
         template.replace("{table}", &self.0)
     }
 
-    /// Returns a statement that can be cloned without copying its text. The text is safe: the name is an identifier, and
-    /// every template is text of this crate.
+    /// Returns a statement that can be cloned without copying its text. The text is safe: the name is an
+    /// identifier, and every template is text of this crate.
     pub(crate) fn sql(&self, template: &str) -> SqlStr {
         AssertSqlSafe(Arc::<str>::from(self.fill(template))).into_sql_str()
     }

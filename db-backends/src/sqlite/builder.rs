@@ -39,12 +39,14 @@ impl SqlPersistence<Sqlite> {
         Self::builder().connect(url).await
     }
 
-    /// Returns a builder, for another table name, other timeouts, another number of connections, or an existing pool.
+    /// Returns a builder, for another table name, other timeouts, another number of connections, or an
+    /// existing pool.
     pub const fn builder() -> SqliteBuilder {
         SqliteBuilder::new()
     }
 
-    /// Uses an existing pool, and the table `sessions`. See [`SqliteBuilder::on_pool`], which takes another name.
+    /// Uses an existing pool, and the table `sessions`. See [`SqliteBuilder::on_pool`], which takes another
+    /// name.
     #[must_use]
     pub fn from_pool(pool: SqlitePool) -> Self {
         SqliteBuilder::new().on_pool_with(pool, TableName::default())
@@ -71,8 +73,9 @@ impl SqliteBuilder {
         }
     }
 
-    /// Sets the name of the session table: 1 to 48 characters of `[A-Za-z0-9_]`, not beginning with a digit or `sqlite_`.
-    /// Defaults to `sessions`. The names of its indexes and of its schema table begin with this name.
+    /// Sets the name of the session table: 1 to 48 characters of `[A-Za-z0-9_]`, not beginning with a digit
+    /// or `sqlite_`. Defaults to `sessions`. The names of its indexes and of its schema table begin with this
+    /// name.
     pub fn table(mut self, name: impl Into<String>) -> Self {
         self.table = Some(name.into());
         self
@@ -81,33 +84,36 @@ impl SqliteBuilder {
     /// Sets how long a statement waits for the lock of another connection or process, before it fails with
     /// [`PersistenceError::Busy`]. Defaults to 5 s.
     ///
-    /// It also bounds how long an abandoned statement may take to commit, so the connections of an existing pool must
-    /// not wait longer. If that pool's timeout is not 5 s, which is sqlx's default, set the same one here.
+    /// It also bounds how long an abandoned statement may take to commit, so the connections of an existing
+    /// pool must not wait longer. If that pool's timeout is not 5 s, which is sqlx's default, set the same
+    /// one here.
     pub const fn busy_timeout(mut self, busy_timeout: Duration) -> Self {
         self.busy_timeout = busy_timeout;
         self
     }
 
-    /// Sets how long a call waits for its turn before it fails with [`PersistenceError::Busy`]. Defaults to 5 s. An
-    /// existing pool has a timeout of its own for connections.
+    /// Sets how long a call waits for its turn before it fails with [`PersistenceError::Busy`]. Defaults to 5
+    /// s. An existing pool has a timeout of its own for connections.
     pub const fn acquire_timeout(mut self, acquire_timeout: Duration) -> Self {
         self.acquire_timeout = acquire_timeout;
         self
     }
 
-    /// Sets the maximum number of connections to read with, beside the one that writes. Each has a thread of its own.
-    /// Defaults to 4. With 0, and in memory, one connection does both. An existing pool has a number of its own.
+    /// Sets the maximum number of connections to read with, beside the one that writes. Each has a thread of
+    /// its own. Defaults to 4. With 0, and in memory, one connection does both. An existing pool has a number
+    /// of its own.
     pub const fn readers(mut self, readers: u16) -> Self {
         self.readers = readers;
         self
     }
 
     /// Opens the database of `url`, and creates the file if there is none: `sqlite://sessions.db`,
-    /// `sqlite:///var/lib/app/sessions.db`, or `sqlite::memory:`. With `?mode=rw` the file must exist; with `?mode=ro`
-    /// nothing is ever written.
+    /// `sqlite:///var/lib/app/sessions.db`, or `sqlite::memory:`. With `?mode=rw` the file must exist; with
+    /// `?mode=ro` nothing is ever written.
     ///
-    /// The file is put into write-ahead mode. `synchronous` is `NORMAL`: an acknowledged write outlives the process, but
-    /// the last writes before a power failure may be lost, with the file whole. To have `FULL`, make the pool.
+    /// The file is put into write-ahead mode. `synchronous` is `NORMAL`: an acknowledged write outlives the
+    /// process, but the last writes before a power failure may be lost, with the file whole. To have `FULL`,
+    /// make the pool.
     ///
     /// # Errors
     ///
@@ -176,8 +182,9 @@ impl SqliteBuilder {
         SqlPersistence::new(connections, table, self.busy_timeout + Duration::from_secs(5))
     }
 
-    /// Puts the file into write-ahead mode, which it then keeps: readers and the writer do not wait for each other.
-    /// SQLite does not wait for the lock that this change takes, so processes that start at once have to try again.
+    /// Puts the file into write-ahead mode, which it then keeps: readers and the writer do not wait for each
+    /// other. SQLite does not wait for the lock that this change takes, so processes that start at once have
+    /// to try again.
     async fn enter_wal_mode(&self, connections: &SqliteConnections) -> Result<(), PersistenceError> {
         let deadline = Instant::now() + self.busy_timeout;
         loop {

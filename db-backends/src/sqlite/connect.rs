@@ -1,7 +1,7 @@
 //! How SQLite's file is opened, and which of its connections write.
 //!
-//! SQLite has one writer at a time. Waiting for it here, in order, is faster and fairer than SQLite's own way, which is to
-//! sleep and look again. And a caller that waits here keeps no connection from a reader.
+//! SQLite has one writer at a time. Waiting for it here, in order, is faster and fairer than SQLite's own
+//! way, which is to sleep and look again. And a caller that waits here keeps no connection from a reader.
 
 use std::str::FromStr as _;
 use std::sync::Arc;
@@ -77,8 +77,8 @@ pub(crate) enum SqliteConnections {
         /// `None` if the writer's connection is the only one.
         readers: Option<OwnPool<SqliteConnector>>,
     },
-    /// The application's pool, the queue of those that want to write with one of its connections, and the longest that
-    /// these wait for locks, as the builder was told.
+    /// The application's pool, the queue of those that want to write with one of its connections, and the
+    /// longest that these wait for locks, as set in the builder.
     Application { pool: SqlitePool, writers: FairQueue, busy_timeout: Duration },
 }
 
@@ -140,8 +140,8 @@ impl Connections for SqliteConnections {
         self.writer().await?.write(query, table).await
     }
 
-    /// Refuses an application's pool that waits longer for locks than the builder was told: an abandoned statement would
-    /// outlive its bound.
+    /// Refuses an application's pool that waits longer for locks than is set in the builder: an abandoned
+    /// statement would outlive its bound.
     async fn check(&self) -> Result<(), PersistenceError> {
         let Self::Application { busy_timeout, .. } = self else { return Ok(()) };
         let millis = query_scalar::<_, i64>("PRAGMA busy_timeout");

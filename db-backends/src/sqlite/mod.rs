@@ -5,8 +5,8 @@
 //! | waits for another writer | `busy_timeout`, 5 s |
 //! | runs | the process: nothing goes on after it has ended |
 //!
-//! A task waits for the end of such a statement, for one second, before it returns the connection. If the statement takes
-//! longer, the next call on that connection waits for it.
+//! A task waits for the end of such a statement, for one second, before it returns the connection. If the
+//! statement takes longer, the next call on that connection waits for it.
 
 mod builder;
 mod connect;
@@ -31,8 +31,8 @@ use crate::sql::table::TableName;
 ///
 /// # Cancel safety
 ///
-/// A statement runs in the connection's own thread. Dropping the future does not stop a statement that was sent there: it
-/// takes effect, or fails, within `busy_timeout` and the time that it takes.
+/// A statement runs in the connection's own thread. Dropping the future does not stop a statement that was
+/// sent there: it takes effect, or fails, within `busy_timeout` and the time that it takes.
 pub type SqlitePersistence = SqlPersistence<Sqlite>;
 
 impl Backend for Sqlite {

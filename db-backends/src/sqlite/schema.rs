@@ -7,9 +7,9 @@ use crate::sql::schema::{FoundColumn, Migrated, Schema, Step, run_steps};
 use crate::sql::table::TableName;
 
 impl Schema for Sqlite {
-    /// A table with a rowid, because a row of 1 KB would not fit into a page of a `WITHOUT ROWID` table's B-tree, and each
-    /// would take another page. The version of a row is the bit pattern of 64 random bits; instants are microseconds since
-    /// 1970 in UTC.
+    /// A table with a rowid, because a row of 1 KB would not fit into a page of a `WITHOUT ROWID` table's
+    /// B-tree, and each would take another page. The version of a row is the bit pattern of 64 random bits;
+    /// instants are microseconds since 1970 in UTC.
     const STEPS: &'static [Step] = &[&[
         r#"CREATE TABLE IF NOT EXISTS "{table}_schema" (version INTEGER NOT NULL PRIMARY KEY) STRICT"#,
         r#"CREATE TABLE IF NOT EXISTS "{table}" (

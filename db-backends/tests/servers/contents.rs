@@ -49,8 +49,8 @@ pub async fn payload_up_to_the_limit_is_kept_and_a_larger_one_is_refused(server:
     assert!(matches!(error, PersistenceError::TooLarge { .. }), "{error:?}");
 }
 
-/// Counts the rows that the server reads, on a table of 100,000 rows, with and without statistics, and after the driver's
-/// statements have become generic plans.
+/// Counts the rows that the server reads, on a table of 100,000 rows, with and without statistics, and after
+/// the driver's statements have become generic plans.
 pub async fn no_statement_reads_the_whole_table(server: Server) {
     let (db, pool) = server.pooled(1, "SELECT 1").await;
     db.migrate_dyn().await.unwrap();
@@ -110,7 +110,8 @@ pub async fn no_statement_reads_the_whole_table(server: Server) {
             let before = rows_read(&server, &pool).await;
             assert_eq!(db.delete_expired_dyn(now, 100).await.unwrap(), 100);
             let read = rows_read(&server, &pool).await - before;
-            // Entries of rows that are gone stay in Postgres's index as long as another transaction may see them.
+            // Entries of rows that are gone stay in Postgres's index as long as another transaction may see
+            // them.
             assert!(read < 5_000, "round {round}: {read} rows were read to delete 100");
         }
     }

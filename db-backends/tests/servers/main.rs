@@ -1,9 +1,9 @@
-//! Postgres, MySQL and MariaDB: which errors bad input gets, and what bounds a statement. conformance-tests holds them to
-//! the whole contract.
+//! Postgres, MySQL and MariaDB: which errors bad input gets, and what bounds a statement. conformance-tests
+//! holds them to the whole contract.
 //!
-//! The servers are those that `CONFORMANCE_POSTGRES_URL`, `CONFORMANCE_MYSQL_URL` and `CONFORMANCE_MARIADB_URL` name;
-//! `cargo xtask services up` starts some. The tests of a server without a URL are reported as ignored, or as failed if
-//! `CONFORMANCE_REQUIRE` is `all` or lists the server.
+//! The servers are those that `CONFORMANCE_POSTGRES_URL`, `CONFORMANCE_MYSQL_URL` and
+//! `CONFORMANCE_MARIADB_URL` name; `cargo xtask services up` starts some. The tests of a server without a URL
+//! are reported as ignored, or as failed if `CONFORMANCE_REQUIRE` is `all` or lists the server.
 #![allow(
     unreachable_pub,
     clippy::unwrap_used,

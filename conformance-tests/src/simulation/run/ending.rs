@@ -25,8 +25,8 @@ const MAX_ROUNDS: usize = 200;
 const PUNCTUAL_ROUNDS: usize = 40;
 
 impl Simulation<'_> {
-    /// Completes the run. From here on there are no faults, and nothing else begins: every operation that has begun must come
-    /// to its end, and the cache must be of use again.
+    /// Completes the run. From here on there are no faults, and nothing else begins: every operation that has
+    /// begun must come to its end, and the cache must be of use again.
     pub(in crate::simulation) fn complete(mut self) -> Verdict {
         for status in &mut self.statuses {
             if *status == Status::Waiting {
@@ -151,7 +151,8 @@ impl Simulation<'_> {
         Ok(())
     }
 
-    /// Lets the store's own tasks come to their end. The cache answers from now on, so it must be used again soon.
+    /// Lets the store's own tasks come to their end. The cache answers from now on, so it must be used again
+    /// soon.
     fn drain(&mut self) -> Verdict {
         let begun = lock(&self.world).now;
         for round in 0..MAX_ROUNDS {
@@ -170,8 +171,8 @@ impl Simulation<'_> {
         Err("a task is left behind that does not come to its end".into())
     }
 
-    /// Lets time pass, at least `at_least`, until the first timer for which `is_meant` is true is due, and fires all that are
-    /// due then.
+    /// Lets time pass, at least `at_least`, until the first timer for which `is_meant` is true is due, and
+    /// fires all that are due then.
     fn pass_to_timer(&mut self, is_meant: &dyn Fn(Purpose) -> bool, at_least: Duration) -> Verdict {
         let due: Vec<_> = {
             let world = lock(&self.world);
@@ -193,8 +194,8 @@ impl Simulation<'_> {
         self.run_woken()
     }
 
-    /// Checks that, `after` this time of answers from the cache, it is used again, and no key waits for its repair, unless a
-    /// statement may still commit.
+    /// Checks that, `after` this time of answers from the cache, it is used again, and no key waits for its
+    /// repair, unless a statement may still commit.
     fn check_recovery(&self, after: Duration) -> Verdict {
         for store in self.stores.iter().flatten() {
             if after > RECOVERY && store.__breaker_is_open() {
@@ -214,8 +215,8 @@ impl Simulation<'_> {
         Ok(())
     }
 
-    /// Returns `true` if the second load of a session must be a hit now: neither a lease nor a fence is there, nor a value that
-    /// is too old to be served.
+    /// Returns `true` if the second load of a session must be a hit now: neither a lease nor a fence is
+    /// there, nor a value that is too old to be served.
     fn is_free(&self, key: usize) -> bool {
         let world = lock(&self.world);
         match world.entry(key).map(|entry| &entry.state) {
@@ -227,8 +228,8 @@ impl Simulation<'_> {
         }
     }
 
-    /// Loads everything twice in every process. `is_calm` means that leases and fences have run out. Then, or where there is
-    /// none, the second load of a session must be a hit.
+    /// Loads everything twice in every process. `is_calm` means that leases and fences have run out. Then, or
+    /// where there is none, the second load of a session must be a hit.
     fn probe_all(&mut self, probe: &mut usize, is_calm: bool) -> Verdict {
         for process in 0..self.stores.len() {
             if self.stores[process].is_none() {

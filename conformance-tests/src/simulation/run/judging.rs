@@ -33,8 +33,8 @@ impl Simulation<'_> {
                 self.lost.insert(number);
             }
             let is_failure = matches!(outcome, Outcome::Failed | Outcome::Unknown);
-            // A failure of an attempt is the answer for every load that joins it. That includes a load that comes long
-            // after, if the load that drove the attempt so far is not polled any more.
+            // A failure of an attempt is the answer for every load that joins it. That includes a load that
+            // comes long after, if the load that drove the attempt so far is not polled any more.
             let is_late = number >= FIRST_PROBE && !self.tasks.iter().any(|task| task.is_suspended);
             let is_untroubled = !lock(&self.world).is_troubled || is_late;
             let name = || self.scenario.operations.get(number).map_or("a load", |(other, _)| other.name());
@@ -71,8 +71,8 @@ impl Simulation<'_> {
             Choice::Stall(..) | Choice::Pass(_) => {
                 excuses.failures = true;
                 excuses.degraded |= matches!(fault, Choice::Stall(..));
-                // A writer that renews its fence, because the fence is nearly over, leaves the old one if another writer has
-                // joined it.
+                // A writer that renews its fence, because the fence is nearly over, leaves the old one if
+                // another writer has joined it.
                 excuses.leftovers = true;
             }
             Choice::Suspend(_) => excuses.leftovers = true,
@@ -84,8 +84,8 @@ impl Simulation<'_> {
         }
     }
 
-    /// Notes that a cache call or a statement of a writer is about to fail. After the commit, that is a lost settlement; for a
-    /// statement, it is an unknown outcome.
+    /// Notes that a cache call or a statement of a writer is about to fail. After the commit, that is a lost
+    /// settlement; for a statement, it is an unknown outcome.
     pub(super) fn note_loss(&mut self, id: TaskId) {
         let world = lock(&self.world);
         let number = id.operation();
@@ -128,7 +128,8 @@ impl Simulation<'_> {
         }
     }
 
-    /// Returns `true` if a fence was evicted, and its writer died or its settlement was lost, or if a queue of repairs died.
+    /// Returns `true` if a fence was evicted, and its writer died or its settlement was lost, or if a queue
+    /// of repairs died.
     pub(super) fn is_bounded_only(&self) -> bool {
         self.repairs_lost || self.exposed.intersection(&self.lost).next().is_some()
     }

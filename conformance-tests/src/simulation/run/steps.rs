@@ -141,9 +141,9 @@ impl Simulation<'_> {
         Ok(())
     }
 
-    /// Returns `true` if it makes a difference that an answer is on its way. It does for loads, which share single flights
-    /// with other loads of their process, and for the repair of the cache, which shares its queue with every operation of the
-    /// process. Any other answer concerns its task alone.
+    /// Returns `true` if it makes a difference that an answer is on its way. It does for loads, which share
+    /// single flights with other loads of their process, and for the repair of the cache, which shares its
+    /// queue with every operation of the process. Any other answer concerns its task alone.
     pub(super) fn order_matters(&self, process: usize, id: TaskId) -> bool {
         let number = id.operation();
         let Some((operation, _)) = self.scenario.operations.get(number) else { return false };

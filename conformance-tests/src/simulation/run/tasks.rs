@@ -61,7 +61,8 @@ impl Simulation<'_> {
                 let finished = self.tasks.remove(position);
                 drop(finished);
                 lock(&self.world).end(id);
-                // While the breaker is open, no settlement is sent, whether or not a caller waits for an answer.
+                // While the breaker is open, no settlement is sent, whether or not a caller waits for an
+                // answer.
                 if self.stores[process].as_ref().is_some_and(CachedDb::__breaker_is_open) {
                     self.lost.insert(id.operation());
                 }

@@ -168,8 +168,8 @@ impl World {
         }
     }
 
-    /// Returns `true` if `task`, that of a write queue, was the last to write the session under `key`, and must know what it
-    /// wrote.
+    /// Returns `true` if `task`, that of a write queue, was the last to write the session under `key`, and
+    /// must know what it wrote.
     fn is_of(&self, task: TaskId, key: usize) -> bool {
         !self.is_troubled
             && self.remembers
@@ -185,8 +185,8 @@ impl World {
         }
     }
 
-    /// Checks that, in a run without faults, no process loses the exchange for a fence to a writer of its own: these come one
-    /// after the other.
+    /// Checks that, in a run without faults, no process loses the exchange for a fence to a writer of its
+    /// own: these come one after the other.
     fn check_loss(&mut self, loser: TaskId, key: usize, new: Option<&Entry>) {
         let places_fence = matches!(new, Some(Entry { state: State::Fence(_), .. }));
         let Some(Entry { state: State::Fence(fence), .. }) = self.entry(key) else { return };
@@ -236,8 +236,8 @@ impl World {
         Reply::Committed(version)
     }
 
-    /// Drops calls that no task waits for and that can have no effect any more: the stamp that they expect is not there, and
-    /// nothing on its way puts it there. No stamp comes twice.
+    /// Drops calls that no task waits for and that can have no effect any more: the stamp that they expect is
+    /// not there, and nothing on its way puts it there. No stamp comes twice.
     pub(in crate::simulation) fn drop_inert_calls(&mut self) {
         if self.late.is_empty() {
             return;

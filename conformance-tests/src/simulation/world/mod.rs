@@ -32,9 +32,11 @@ pub(in crate::simulation) struct TaskState {
     pub(in crate::simulation) call: Option<Call>,
     next_timer: u32,
     pub(in crate::simulation) timers: Vec<Timer>,
-    /// A digest of all replies that the task took. The code is deterministic, so this identifies the state of the task.
+    /// A digest of all replies that the task took. The code is deterministic, so this identifies the state of
+    /// the task.
     pub(in crate::simulation) log: u64,
-    /// The task has ended or was dropped. A call that it sent, and that was not given up, is still on its way.
+    /// The task has ended or was dropped. A call that it sent, and that was not given up, is still on its
+    /// way.
     is_gone: bool,
     /// The task maintains the cache.
     pub(in crate::simulation) is_maintaining: bool,
@@ -85,8 +87,8 @@ pub(in crate::simulation) struct World {
     pub(in crate::simulation) reads: u32,
     /// There was a fault.
     pub(in crate::simulation) is_troubled: bool,
-    /// No write of the run can fail because of what it expects. After such a failure, a write queue would know less than it
-    /// has written.
+    /// No write of the run can fail because of what it expects. After such a failure, a write queue would
+    /// know less than it has written.
     pub(in crate::simulation) remembers: bool,
     /// The token of the rival process's fence, if it holds one.
     pub(in crate::simulation) rival: Option<Token>,
@@ -145,8 +147,8 @@ impl World {
         self.tasks.insert(id, TaskState { process, ..TaskState::default() });
     }
 
-    /// Draws a number that depends only on the task and on how often it drew before. So it is the same in every interleaving
-    /// that looks the same to the task.
+    /// Draws a number that depends only on the task and on how often it drew before. So it is the same in
+    /// every interleaving that looks the same to the task.
     pub(in crate::simulation) fn draw(&mut self) -> u64 {
         let id = self.polling;
         let task = self.task(id);
@@ -189,7 +191,8 @@ impl World {
             return None;
         }
         let call = state.call.take()?;
-        // The sender's knowledge went into the call, so the task that continues with the answer has it as well.
+        // The sender's knowledge went into the call, so the task that continues with the answer has it as
+        // well.
         let before = if sender == polling { 0 } else { state.log };
         self.forget_if_over(sender);
         let reply = call.reply?;
@@ -262,8 +265,8 @@ impl World {
         });
     }
 
-    /// Returns a digest of everything that decides what can still happen, except the order of events, which is in the
-    /// oracle's.
+    /// Returns a digest of everything that decides what can still happen, except the order of events, which
+    /// is in the oracle's.
     pub(in crate::simulation) fn digest(&self) -> u64 {
         let mut hasher = digest::Mixer::default();
         self.now.hash(&mut hasher);

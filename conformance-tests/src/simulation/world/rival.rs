@@ -12,7 +12,8 @@ use crate::simulation::task_id::TaskId;
 const RIVAL: usize = 97;
 
 impl World {
-    /// Lets the rival process, which writes nothing, fence A, or settle its fence if it has one there. Both replace the stamp.
+    /// Lets the rival process, which writes nothing, fence A, or settle its fence if it has one there. Both
+    /// replace the stamp.
     pub(in crate::simulation) fn rival(&mut self) {
         self.polling = TaskId::of_operation(RIVAL);
         let now = self.now;

@@ -32,15 +32,16 @@ pub trait CacheFixture: Send + Sync + 'static {
     /// Opens another handle to the same cache, as another node would.
     fn open(&self) -> impl Future<Output = Self::Cache> + Send;
 
-    /// Puts `bytes`, bypassing the cache, where it keeps the entry of `key`. Returns `false` if there is no such place, because
-    /// entries are never encoded, or if the fixture cannot reach it. Cases that need it are then skipped. Defaults to `false`.
+    /// Puts `bytes`, bypassing the cache, where it keeps the entry of `key`. Returns `false` if there is no
+    /// such place, because entries are never encoded, or if the fixture cannot reach it. Cases that need it
+    /// are then skipped. Defaults to `false`.
     fn plant(&self, key: &StoredKey, bytes: Bytes) -> impl Future<Output = bool> + Send {
         let _ = (key, bytes);
         std::future::ready(false)
     }
 
-    /// Copies, bypassing the cache, the encoded entry of `from` to where the cache keeps that of `to`. Returns `false` as
-    /// [`plant`](Self::plant) does.
+    /// Copies, bypassing the cache, the encoded entry of `from` to where the cache keeps that of `to`.
+    /// Returns `false` as [`plant`](Self::plant) does.
     fn copy(&self, from: &StoredKey, to: &StoredKey) -> impl Future<Output = bool> + Send {
         let _ = (from, to);
         std::future::ready(false)

@@ -18,8 +18,8 @@ cases! {
 /// Why cases that need encoded entries are skipped.
 const NOT_ENCODED: &str = "the fixture has no access to encoded entries";
 
-/// Returns bytes that are no entry in any version of the envelope: none, text, and the beginning of an entry with a version
-/// to come.
+/// Returns bytes that are no entry in any version of the envelope: none, text, and the beginning of an entry
+/// with a version to come.
 fn unreadable() -> [Bytes; 4] {
     let mut newer = lease().encode(&key()).to_vec();
     newer[Stamp::LEN] = 255;

@@ -152,7 +152,8 @@ pub async fn concurrent_logins_and_logouts_leave_no_session_open(fixture: &impl 
             let found = open(&here, key).await;
             let _ = open(&there, key).await;
             if found.key().is_some() {
-                // A request that rotated the key before the logout kept the session under a new one. It ends now.
+                // A request that rotated the key before the logout kept the session under a new one. It ends
+                // now.
                 assert!(
                     open(&there, key).await.key().is_some(),
                     "one node knows the session, and the other does not"

@@ -39,7 +39,8 @@ pub async fn expired_session_is_not_found(fixture: &impl PersistenceFixture) {
     assert_eq!(load(&db, &key, end - MICRO).await, Some(row), "a load that finds it expired removes nothing");
 }
 
-/// The instants are in another order as numbers without their fraction, as text of several kinds, or in 32 bits.
+/// The instants are in another order as numbers without their fraction, as text of several kinds, or in 32
+/// bits.
 pub async fn expiries_are_compared_as_instants(fixture: &impl PersistenceFixture) {
     let (db, _alone) = (fixture.open().await, alone().await);
     let instants = [

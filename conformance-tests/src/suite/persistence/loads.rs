@@ -98,7 +98,8 @@ fn number(record: &Record) -> u64 {
     std::str::from_utf8(record.payload()).unwrap().parse().unwrap()
 }
 
-/// Payload, subject and last use of each write belong together, so they must belong together in every loaded record.
+/// Payload, subject and last use of each write belong together, so they must belong together in every loaded
+/// record.
 pub async fn load_sees_whole_writes_only(fixture: &impl PersistenceFixture) {
     let (nodes, key) = (nodes(fixture).await, key());
     let of_number = |n: u64| {

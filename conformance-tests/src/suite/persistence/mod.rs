@@ -1,7 +1,7 @@
 //! The contract of [`Persistence`], case by case.
 //!
-//! Every case passes the present to the database, and in nearly all of them it is the year 2020: a database that asks its own
-//! clock finds everything expired.
+//! Every case passes the present to the database, and in nearly all of them it is the year 2020: a database
+//! that asks its own clock finds everything expired.
 
 #![allow(missing_docs, reason = "a case is named after what it shows")]
 
@@ -38,14 +38,14 @@ pub trait PersistenceFixture: Send + Sync + 'static {
     /// Opens another handle to the same table, as another node would.
     fn open(&self) -> impl Future<Output = Self::Persistence> + Send;
 
-    /// Opens several handles to a table of their own, another one at each call, which is not made yet. Returns none if the
-    /// fixture cannot do that. Cases that need it are then skipped. Defaults to none.
+    /// Opens several handles to a table of their own, another one at each call, which is not made yet.
+    /// Returns none if the fixture cannot do that. Cases that need it are then skipped. Defaults to none.
     fn open_before_migration(&self) -> impl Future<Output = Vec<Self::Persistence>> + Send {
         std::future::ready(Vec::new())
     }
 
-    /// Damages the row under `key`, as another program might. Returns `false` if the fixture cannot do that. Cases that need
-    /// it are then skipped. Defaults to `false`.
+    /// Damages the row under `key`, as another program might. Returns `false` if the fixture cannot do that.
+    /// Cases that need it are then skipped. Defaults to `false`.
     fn damage(&self, key: &StoredKey, damage: Damage) -> impl Future<Output = bool> + Send {
         let _ = (key, damage);
         std::future::ready(false)
@@ -58,9 +58,11 @@ pub trait PersistenceFixture: Send + Sync + 'static {
 pub enum Damage {
     /// The payload or the subject can no longer be read. The row may no longer be listed under its subject.
     Record,
-    /// The times can no longer be read, but the row is still found under its subject as one that has not expired.
+    /// The times can no longer be read, but the row is still found under its subject as one that has not
+    /// expired.
     Times,
-    /// The key becomes a text that is no stored key and takes its place in the order of keys: the key, a space, and more text.
+    /// The key becomes a text that is no stored key and takes its place in the order of keys: the key, a
+    /// space, and more text.
     Key,
 }
 
@@ -186,8 +188,8 @@ pub(crate) async fn nodes<F: PersistenceFixture>(fixture: &F) -> Vec<Arc<F::Pers
     nodes
 }
 
-/// Returns `true` if a write took place, and `false` for `Conflict`, `NotFound` and `AlreadyExists`. Any other error fails the
-/// case.
+/// Returns `true` if a write took place, and `false` for `Conflict`, `NotFound` and `AlreadyExists`. Any
+/// other error fails the case.
 pub(crate) fn took_place<T>(result: Result<T, PersistenceError>) -> bool {
     use PersistenceError::{AlreadyExists, Conflict, NotFound};
     match result {
@@ -197,8 +199,8 @@ pub(crate) fn took_place<T>(result: Result<T, PersistenceError>) -> bool {
     }
 }
 
-/// Locks out other cases that remove sessions that expired before the year 2000, or that keep sessions from that time: they
-/// share a table, so they run one after the other.
+/// Locks out other cases that remove sessions that expired before the year 2000, or that keep sessions from
+/// that time: they share a table, so they run one after the other.
 pub(crate) async fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::const_new(());
     ALONE.lock().await

@@ -113,7 +113,8 @@ pub async fn subject_is_kept_byte_for_byte(fixture: &impl PersistenceFixture) {
 
 pub async fn instants_are_kept_to_the_microsecond(fixture: &impl PersistenceFixture) {
     let (db, _alone) = (fixture.open().await, alone().await);
-    // Around the epoch, where seconds get another digit, where 31 and 32 bits of them end, and where years get a fifth digit.
+    // Around the epoch, where seconds get another digit, where 31 and 32 bits of them end, and where years
+    // get a fifth digit.
     let seconds = [0, 1_000_000_000, 1 << 31, 1 << 32, 253_402_300_800];
     let around = seconds.into_iter().map(Timestamp::from_secs).flat_map(|at| [at - MICRO, at, at + MICRO]);
     // The nights in which clocks were changed, in time zones that a server may have.

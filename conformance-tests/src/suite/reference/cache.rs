@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use session_core::{Cache, CacheError, CacheProperties, Entry, Exchange, Expected, Scope, StoredKey};
 
-/// A cache that loses nothing before its TTL: a map under a lock. A clone is another handle to the same cache.
+/// A cache that loses nothing before its TTL: a map under a lock. A clone is another handle to the same
+/// cache.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryCache {
     entries: Arc<Mutex<HashMap<StoredKey, Kept>>>,

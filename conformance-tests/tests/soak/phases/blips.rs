@@ -1,5 +1,5 @@
-//! Blips: the cache is away for 0.3 s, repeatedly, while all processes write at full rate. The phase judges how soon each process
-//! uses the cache again.
+//! Blips: the cache is away for 0.3 s, repeatedly, while all processes write at full rate. The phase judges
+//! how soon each process uses the cache again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -188,8 +188,8 @@ pub(crate) struct Blip {
     pub(crate) next: Nanos,
 }
 
-/// Returns `true` if a cache call for a session may have had an effect without an answer, so recently that the lease or fence
-/// that it left, which ends by itself, is not over.
+/// Returns `true` if a cache call for a session may have had an effect without an answer, so recently that
+/// the lease or fence that it left, which ends by itself, is not over.
 pub(crate) fn may_be_held(ops: &[Op], blips: &[Blip], cache_timeout: Nanos, now: Nanos) -> bool {
     let horizon = now.saturating_sub(nanos(FENCE_TTL));
     // A later call in a blip reaches no server.
@@ -203,8 +203,8 @@ pub(crate) fn may_be_held(ops: &[Op], blips: &[Blip], cache_timeout: Nanos, now:
     recent.clone().any(|op| was_caught(op) || waited_in_vain(op))
 }
 
-/// Returns how long after a blip a process used the cache again: it had hits, and answered the last degraded write. `None` if
-/// that was not before the next blip.
+/// Returns how long after a blip a process used the cache again: it had hits, and answered the last degraded
+/// write. `None` if that was not before the next blip.
 pub(crate) fn recovery(samples: &[(Nanos, Figures)], degraded: &[Nanos], blip: &Blip) -> Option<Nanos> {
     let hit = samples.windows(2).find_map(|pair| match pair {
         [(at, before), (later, after)] if *at >= blip.until && after.hits > before.hits => Some(*later),

@@ -1,4 +1,5 @@
-//! A crowd: 64 tasks in each of 4 processes write one session at the same instants, and the cache answers all the time.
+//! A crowd: 64 tasks in each of 4 processes write one session at the same instants, and the cache answers all
+//! the time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -26,7 +27,8 @@ const ROUND: Duration = Duration::from_millis(3_500);
 /// How long they write, delete and rotate it after that.
 const ENDING: Duration = Duration::from_millis(600);
 
-/// The time within which the cache must serve the session after the crowd has gone: a few round trips, on a busy machine.
+/// The time within which the cache must serve the session after the crowd has gone: a few round trips, on a
+/// busy machine.
 const SERVED_WITHIN: Nanos = SECOND / 2;
 
 /// A database that takes this long for one read is too slow for a crowd.

@@ -1,5 +1,5 @@
-//! Callers that leave: loads, saves and revocations whose futures are dropped in the middle, and loads that are kept without
-//! being polled. No other caller may notice.
+//! Callers that leave: loads, saves and revocations whose futures are dropped in the middle, and loads that
+//! are kept without being polled. No other caller may notice.
 
 use std::time::Duration;
 

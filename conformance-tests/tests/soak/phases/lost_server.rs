@@ -1,5 +1,5 @@
-//! One server of several of a cache dies: of three memcached servers, or of the masters of a Redis cluster. The cache must serve
-//! the keys of the others all the time, except for a moment.
+//! One server of several of a cache dies: of three memcached servers, or of the masters of a Redis cluster.
+//! The cache must serve the keys of the others all the time, except for a moment.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -34,8 +34,8 @@ const CACHE_TIMEOUT: Nanos = SECOND / 2;
 const DEAD: Duration = Duration::from_secs(5);
 const BACK: Duration = Duration::from_secs(4);
 
-/// The time within which a server that came back must be used again. Clients look for it now and then, and a cluster's nodes
-/// must agree.
+/// The time within which a server that came back must be used again. Clients look for it now and then, and a
+/// cluster's nodes must agree.
 const REUNION: Nanos = 3 * SECOND;
 
 pub(super) async fn run(settings: &Settings) -> Result<Vec<Verdict>, Failure> {
@@ -243,7 +243,8 @@ async fn lose(settings: &Settings, kind: Fleet) -> Result<Verdict, Failure> {
 #[derive(Clone, Copy, Debug)]
 struct Home {
     server: usize,
-    /// The server as the store counts it: the slots of a cluster are in groups, one of which may be split between two masters.
+    /// The server as the store counts it: the slots of a cluster are in groups, one of which may be split
+    /// between two masters.
     group: usize,
 }
 

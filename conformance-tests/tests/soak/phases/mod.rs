@@ -1,4 +1,5 @@
-//! Phases: soaks that each make one kind of trouble, and judge how fast it is over, besides the correctness of all answers.
+//! Phases: soaks that each make one kind of trouble, and judge how fast it is over, besides the correctness
+//! of all answers.
 
 pub(crate) mod blips;
 mod crowd;

@@ -43,8 +43,8 @@ pub(crate) const REVOCATION_BOUND: Duration = Duration::from_secs(5);
 /// The number of sessions that are created at a time, or loaded until the cache answers for them.
 const AT_ONCE: usize = 8;
 
-/// The number of loads until the cache serves a session: one fills it, the next is served, and one of another process may come
-/// in between.
+/// The number of loads until the cache serves a session: one fills it, the next is served, and one of another
+/// process may come in between.
 const ENOUGH_LOADS: u32 = 4;
 
 /// How long a stalled load is kept, and how many of a process at a time. Each may keep a connection.
@@ -166,8 +166,8 @@ impl PhaseWorker {
         session_key(self.orders.run, session)
     }
 
-    /// Opens all connections to the database that the store may have. A login takes long in unoptimized code, and many at a time
-    /// on a busy machine take longer than a statement may wait for one.
+    /// Opens all connections to the database that the store may have. A login takes long in unoptimized code,
+    /// and many at a time on a busy machine take longer than a statement may wait for one.
     async fn open_connections(self: &Arc<Self>) -> Result<(), Failure> {
         let mut open = 0;
         for round in 0..ROUNDS {
@@ -188,7 +188,8 @@ impl PhaseWorker {
         Err(format!("{open} of {CONNECTIONS} connections to the database could be opened").into())
     }
 
-    /// Does and reports an operation. If it has a time limit, its caller leaves after that; then its rest is returned.
+    /// Does and reports an operation. If it has a time limit, its caller leaves after that; then its rest is
+    /// returned.
     async fn operate(
         self: &Arc<Self>,
         session: SessionId,
@@ -361,7 +362,8 @@ async fn revoke_one(worker: &Arc<PhaseWorker>, number: u64, random: &mut Rng) ->
     let outcome = tokio::time::timeout(time_limit, worker.store.revoke_subject(&subject)).await;
     let departed = outcome.is_err();
     let error = outcome.ok().and_then(Result::err).map(|error: Error| error.to_string());
-    // The sessions that are left in the database, and then in the store, which must not show what the database lacks.
+    // The sessions that are left in the database, and then in the store, which must not show what the
+    // database lacks.
     let mut left = SUBJECT_SESSIONS;
     let bound = u64::try_from(REVOCATION_BOUND.as_nanos())?;
     while left > 0 && now() - begin < bound {

@@ -46,7 +46,8 @@ impl Servers {
         }
     }
 
-    /// Returns the URL by which a process reaches the database. The parent, which is no node, reaches it without a proxy.
+    /// Returns the URL by which a process reaches the database. The parent, which is no node, reaches it
+    /// without a proxy.
     pub(crate) fn database_url(&self, node: Option<usize>) -> String {
         let Some(container) = &self.database.container else {
             let file = self.directory.path().join("sessions.db");
