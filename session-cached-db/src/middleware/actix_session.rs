@@ -136,8 +136,7 @@ impl<C: Cache, P: Persistence> SessionStore for CachedDb<C, P> {
 
 impl<C: Cache, P: Persistence> CachedDb<C, P> {
     async fn find(&self, key: &ActixKey) -> Result<Option<Session>, Error> {
-        let session = self.open(key.as_ref()).await?;
-        Ok(Some(session).filter(|session| session.key().is_some()))
+        adapter::readable(self.open(key.as_ref())).await
     }
 
     async fn add(&self, state: State, ttl: time::Duration) -> Result<ActixKey, Error> {

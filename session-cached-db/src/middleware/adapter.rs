@@ -26,3 +26,15 @@ pub(crate) fn replace<V: Serialize>(
     }
     Ok(())
 }
+
+/// Returns the session that `open` opens, if there is one. A session that cannot be read is none: these middlewares answer
+/// every other error of a load with 500, and go on to do so until the client drops its cookie.
+pub(super) async fn readable(
+    open: impl Future<Output = Result<Session, Error>>,
+) -> Result<Option<Session>, Error> {
+    match open.await {
+        Ok(session) => Ok(session.key().is_some().then_some(session)),
+        Err(error) if error.is_row_error() => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -96,10 +96,9 @@ impl<C: Cache, P: Persistence> SessionStore for CachedDb<C, P> {
     /// Replaces the values of a session. Fails if it was deleted or has expired.
     async fn save(&self, record: &Record) -> Result<()> {
         let (key, _) = self.keys(&record.id)?;
-        let mut session = self.open_key(key).await?;
-        if session.key().is_none() {
+        let Some(mut session) = adapter::readable(self.open_key(key)).await? else {
             return Err(Error::SessionGone.into());
-        }
+        };
         let is_same = |json: &str, value: &serde_json::Value| {
             serde_json::from_str::<serde_json::Value>(json).is_ok_and(|stored| stored == *value)
         };
@@ -111,10 +110,7 @@ impl<C: Cache, P: Persistence> SessionStore for CachedDb<C, P> {
 
     async fn load(&self, id: &Id) -> Result<Option<Record>> {
         let (key, _) = self.keys(id)?;
-        let session = self.open_key(key).await?;
-        if session.key().is_none() {
-            return Ok(None);
-        }
+        let Some(session) = adapter::readable(self.open_key(key)).await? else { return Ok(None) };
         let value = |(key, json): (&str, &str)| Ok((key.to_owned(), serde_json::from_str(json)?));
         let data = session.iter().map(value).collect::<serde_json::Result<_>>();
         Ok(Some(Record {
