@@ -24,3 +24,13 @@ pub enum ConnectError {
     #[error("the cache's configuration is invalid: {0}")]
     Config(String),
 }
+
+/// An error with the address of its server.
+#[cfg(feature = "_server")]
+#[derive(Debug, thiserror::Error)]
+#[error("{address}: {error}")]
+pub(crate) struct At {
+    pub(crate) address: String,
+    #[source]
+    pub(crate) error: session_core::BoxError,
+}

@@ -39,6 +39,8 @@ pub use coherence::{Coherence, OutagePolicy, WriteOperation};
 pub use error::{BuildError, Error};
 pub use runtime::TokioRuntime;
 pub use session::Session;
+#[doc(hidden)]
+pub use store::DEFAULT_CLOCK_SLACK;
 pub use store::{
     Builder, CacheHealth, CachedDb, ConflictPolicy, Health, ListedSession, NoCache, Reaper, Schema,
     SweepPage, Written,

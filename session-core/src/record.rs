@@ -105,6 +105,14 @@ impl Record {
         self
     }
 
+    /// Sets the instant at which the session began: for a record that is written over the row of an older
+    /// one, which keeps its own.
+    #[must_use]
+    pub const fn with_created_at(mut self, created_at: Timestamp) -> Self {
+        self.created_at = created_at;
+        self
+    }
+
     /// Sets the instant of last use.
     #[must_use]
     pub const fn with_last_seen_at(mut self, last_seen_at: Timestamp) -> Self {

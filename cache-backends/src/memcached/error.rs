@@ -7,6 +7,8 @@ use std::sync::Arc;
 use memcache::exp::Error;
 use session_core::{BoxError, CacheError};
 
+use crate::error::At;
+
 /// The error of a server that could not be connected to: nothing was sent.
 pub(super) fn not_connected(address: &str, error: Arc<io::Error>) -> CacheError {
     CacheError::Unavailable(at(address, error.into()))
@@ -41,13 +43,4 @@ fn text(error: Error) -> BoxError {
 
 fn at(address: &str, error: BoxError) -> BoxError {
     Box::new(At { address: address.to_owned(), error })
-}
-
-/// An error with the address of its server.
-#[derive(Debug, thiserror::Error)]
-#[error("{address}: {error}")]
-struct At {
-    address: String,
-    #[source]
-    error: BoxError,
 }

@@ -6,6 +6,8 @@ use std::io;
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 use session_core::{BoxError, CacheError};
 
+use crate::error::At;
+
 /// Why there is no connection to the master that Redis Sentinel names. It is a source of
 /// [`CacheError::Unavailable`], or of [`CacheError::Refused`] if waiting does not help.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -202,15 +204,6 @@ fn is_temporary(error: &RedisError) -> bool {
         ),
         _ => error.code() == Some("BUSY"),
     }
-}
-
-/// An error with the address of its server.
-#[derive(Debug, thiserror::Error)]
-#[error("{address}: {error}")]
-struct At {
-    address: String,
-    #[source]
-    error: BoxError,
 }
 
 /// Returns the error as a source, without the parts that must not be shown.

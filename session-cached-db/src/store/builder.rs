@@ -289,25 +289,25 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
         async move {
             let Self { cache, db, options, schema, codec, runtime, hooks, subject_limit, log_key } = self;
             let reaper = options.reaper;
-            let mut settings = options.resolve(&cache.properties(), &db.properties())?;
             let runtime = match runtime {
                 Some(runtime) => runtime,
                 None => Arc::new(TokioRuntime::current().ok_or(BuildError::NoRuntime)?),
             };
+            let store_id = match cache.properties().scope {
+                // No other store may believe what this one keeps in a cache of this process.
+                Scope::Process => StoreId(runtime.random_u64().get()),
+                // The same on all nodes.
+                _ => {
+                    let table = db.properties().table_id.to_string();
+                    StoreId::of([&*options.name, &*table, &*options.key_prefix])
+                }
+            };
+            let settings = options.resolve(&cache.properties(), &db.properties(), store_id)?;
             match schema {
                 Schema::Migrate => db.migrate().await?,
                 Schema::Check => db.check_schema().await?,
                 Schema::Trust => {}
             }
-            settings.coherence.store_id = match cache.properties().scope {
-                // No other store may use the values that this one keeps in a cache of this process.
-                Scope::Process => StoreId(runtime.random_u64().get()),
-                // The identity is the same on all nodes.
-                _ => {
-                    let table = db.properties().table_id.to_string();
-                    StoreId::of([&*settings.name, &*table, settings.key_prefix.as_str()])
-                }
-            };
             let parts = Parts { cache, db, settings, codec, runtime, hooks, subject_limit, log_key };
             let store = CachedDb::start(parts, reaper);
             store.warn_of_clock_skew().await;

@@ -48,7 +48,7 @@ pub(crate) use self::queue::{Touch, Update};
 pub use self::reaper::Reaper;
 pub(crate) use self::save::Save;
 pub(crate) use self::settings::Settings;
-pub use self::settings::{ConflictPolicy, Schema};
+pub use self::settings::{ConflictPolicy, DEFAULT_CLOCK_SLACK, Schema};
 pub(crate) use self::writes::Saved;
 pub use self::writes::Written;
 
@@ -200,8 +200,8 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
         self.inner.delete(*key, None, Ending::Revoked(Revocation::One), Admission::New).await
     }
 
-    /// Deletes every session that has expired, in batches of the [reaper's](Reaper::batch) size, and returns how many. The
-    /// reaper does the same in the background.
+    /// Deletes every session that has expired, in batches of the [reaper's](Reaper::batch) size (of its default size without
+    /// a reaper) and without a pause between them, and returns how many. The reaper does the same in the background.
     ///
     /// # Cancel safety
     ///

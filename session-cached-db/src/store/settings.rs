@@ -9,6 +9,9 @@ use super::Reaper;
 use crate::BuildError;
 use crate::coherence::{CoherenceSettings, WriteOperation};
 
+/// The default of [`Builder::clock_slack`](super::Builder::clock_slack), which `sessionctl` compares clocks with.
+pub const DEFAULT_CLOCK_SLACK: Duration = Duration::from_secs(2);
+
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -60,7 +63,7 @@ impl Default for Options {
             is_sole_process: false,
             lease_ttl: 10 * SECOND,
             fence_ttl: 30 * SECOND,
-            clock_slack: 2 * SECOND,
+            clock_slack: DEFAULT_CLOCK_SLACK,
             cache_timeout: Duration::from_millis(100),
             read_timeout: 5 * SECOND,
             write_timeout: 10 * SECOND,
@@ -104,6 +107,7 @@ impl Options {
         self,
         cache: &CacheProperties,
         db: &PersistenceProperties,
+        store_id: StoreId,
     ) -> Result<Settings, BuildError> {
         self.check_times()?;
         self.check_limits(db)?;
@@ -111,7 +115,7 @@ impl Options {
         let key_prefix = self.check_keys(db)?;
         let touch_interval = self.touch_interval();
         let coherence = CoherenceSettings {
-            store_id: StoreId(0),
+            store_id,
             max_cache_age: self.max_cache_age(cache, db),
             lease_ttl: self.lease_ttl,
             fence_ttl: self.fence_ttl,
@@ -352,4 +356,71 @@ pub enum Schema {
     Check,
     /// Leaves the table to the application, unchecked.
     Trust,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cache(scope: Scope) -> CacheProperties {
+        CacheProperties::new(scope)
+    }
+
+    fn database() -> PersistenceProperties {
+        PersistenceProperties::new(1 << 30)
+    }
+
+    fn resolve(options: Options, scope: Scope) -> Result<Settings, BuildError> {
+        options.resolve(&cache(scope), &database(), StoreId(1))
+    }
+
+    #[test]
+    fn cache_age_is_short_where_other_processes_write_unseen() {
+        let age = |scope, is_sole_process| {
+            let options = Options { is_sole_process, ..Options::default() };
+            resolve(options, scope).unwrap().coherence.max_cache_age
+        };
+        assert_eq!(age(Scope::Shared, false), 300 * SECOND);
+        assert_eq!(age(Scope::Process, false), 5 * SECOND);
+        assert_eq!(age(Scope::Process, true), 300 * SECOND);
+        let chosen = Options { max_cache_age: Some(7 * SECOND), ..Options::default() };
+        assert_eq!(resolve(chosen, Scope::Process).unwrap().coherence.max_cache_age, 7 * SECOND);
+    }
+
+    #[test]
+    fn touch_interval_is_a_quarter_of_a_short_idle_timeout() {
+        let interval = |idle_timeout, touch_interval| {
+            let options = Options { idle_timeout, touch_interval, ..Options::default() };
+            resolve(options, Scope::Shared).map(|settings| settings.touch_interval)
+        };
+        assert_eq!(interval(14 * DAY, None).unwrap(), 300 * SECOND);
+        assert_eq!(interval(60 * SECOND, None).unwrap(), 15 * SECOND);
+        assert_eq!(interval(60 * SECOND, Some(59 * SECOND)).unwrap(), 59 * SECOND);
+        assert!(interval(60 * SECOND, Some(60 * SECOND)).is_err());
+    }
+
+    #[test]
+    fn payloads_are_limited_by_the_smaller_of_default_and_database() {
+        let limit = |chosen, of_database| {
+            let options = Options { max_payload_bytes: chosen, ..Options::default() };
+            let database = PersistenceProperties::new(of_database);
+            options
+                .resolve(&cache(Scope::Shared), &database, StoreId(1))
+                .map(|settings| settings.max_payload_bytes)
+        };
+        assert_eq!(limit(None, 1 << 30).unwrap(), 1 << 20);
+        assert_eq!(limit(None, 100).unwrap(), 100);
+        assert_eq!(limit(Some(50), 100).unwrap(), 50);
+        assert!(limit(Some(101), 100).is_err());
+    }
+
+    #[test]
+    fn fence_covers_every_statement_and_a_call_of_the_cache() {
+        let options = |fence_ttl| Options { fence_ttl, ..Options::default() };
+        let database = PersistenceProperties::new(1 << 30).with_statement_bound(19_900 * SECOND / 1_000);
+        let resolve = |fence_ttl| options(fence_ttl).resolve(&cache(Scope::Shared), &database, StoreId(1));
+        assert_eq!(resolve(30 * SECOND).unwrap().coherence.longest_statement, 29_900 * SECOND / 1_000);
+        let error = resolve(30 * SECOND - Duration::from_nanos(1)).unwrap_err().to_string();
+        assert!(error.contains("fence_ttl must be at least 30s"), "{error}");
+    }
 }

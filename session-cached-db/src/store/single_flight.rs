@@ -302,6 +302,7 @@ impl Drop for Waiter {
             has_joined: self.has_joined,
             is_task: true,
         };
+        // Not one of the store's counted tasks: it only reads, and is over after one attempt, so `close` need not wait for it.
         self.runtime.spawn(Box::pin(async move {
             task.wait().await;
         }));

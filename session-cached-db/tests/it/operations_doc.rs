@@ -64,6 +64,26 @@ fn every_log_event_is_documented() {
 }
 
 #[test]
+fn every_log_line_has_a_target_and_an_event() {
+    let mut text = String::new();
+    for library in ["cache-backends", "db-backends", "session-cached-db", "session-core"] {
+        sources(&root().join(library).join("src"), &mut text);
+    }
+    let mut count = 0;
+    for level in ["trace", "debug", "info", "warn", "error"] {
+        for call in text.split(&format!("tracing::{level}!(")).skip(1) {
+            let arguments = call.split(");").next().unwrap();
+            count += 1;
+            assert!(
+                arguments.contains("target: \"") && arguments.contains("event = \""),
+                "{level}!({arguments}"
+            );
+        }
+    }
+    assert!(count > 15, "{count}");
+}
+
+#[test]
 fn every_hook_is_documented() {
     let hooks = std::fs::read_to_string(root().join("session-cached-db/src/telemetry/hooks.rs")).unwrap();
     let of_trait = hooks.split("pub trait Hooks").nth(1).unwrap().split("\n}\n").next().unwrap().to_owned();

@@ -224,9 +224,9 @@ impl World {
             ExpiryWrite::Extend => row.expires_at().max(record.expires_at()),
             ExpiryWrite::Replace => record.expires_at(),
         };
-        let written = Record::new(record.payload().clone(), row.created_at(), expires_at)
-            .with_last_seen_at(record.last_seen_at())
-            .with_subject(record.subject().cloned())
+        let written = Record::clone(record)
+            .with_created_at(row.created_at())
+            .with_expires_at(expires_at)
             .with_version(version);
         let operation = Some(TaskId::that_committed(version).operation());
         if old != new {

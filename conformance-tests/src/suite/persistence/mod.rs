@@ -136,10 +136,7 @@ pub(crate) fn another_record() -> Record {
 
 /// Returns `row` after all of `record` was written to it, under `version`.
 pub(crate) fn written(row: &Record, record: &Record, version: Version) -> Record {
-    Record::new(record.payload().clone(), row.created_at(), record.expires_at())
-        .with_last_seen_at(record.last_seen_at())
-        .with_subject(record.subject().cloned())
-        .with_version(version)
+    record.clone().with_created_at(row.created_at()).with_version(version)
 }
 
 /// Inserts `record`, and returns it as it must be found from now on.

@@ -114,10 +114,7 @@ fn written(row: &Record, record: &Record, expiry: ExpiryWrite, version: Version)
         ExpiryWrite::Extend => record.expires_at().max(row.expires_at()),
         ExpiryWrite::Replace => record.expires_at(),
     };
-    Record::new(record.payload().clone(), row.created_at(), expires_at)
-        .with_last_seen_at(record.last_seen_at())
-        .with_subject(record.subject().cloned())
-        .with_version(version)
+    record.clone().with_created_at(row.created_at()).with_expires_at(expires_at).with_version(version)
 }
 
 impl Persistence for MemoryPersistence {

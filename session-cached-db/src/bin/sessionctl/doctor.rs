@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use session_cached_db::session_core::{StoredKey, Timestamp};
-use session_cached_db::{cache_backends, db_backends};
+use session_cached_db::{DEFAULT_CLOCK_SLACK, cache_backends, db_backends};
 
 use crate::args::Connection;
 use crate::clock::{Skew, TOO_FAR};
@@ -12,8 +12,6 @@ use crate::connect::{Access, Database, any_database, cache, now};
 use crate::exit::{Exit, Failure};
 use crate::output::{Output, Style, Table, bytes, count, left, sessions, span};
 
-/// The default of a store's `clock_slack`.
-const SLACK: Duration = Duration::from_secs(2);
 /// The age of an expired session that shows that no reaper runs. A reaper makes a round every ten minutes.
 const REAPER_IS_LATE: Duration = Duration::from_secs(60 * 60);
 
@@ -199,7 +197,7 @@ fn examine_clock(
     // store is affected yet.
     let severity = match skew.by {
         by if by >= TOO_FAR => Problem,
-        by if by > SLACK => Warning,
+        by if by > DEFAULT_CLOCK_SLACK => Warning,
         _ => return,
     };
     report.say(
@@ -208,7 +206,7 @@ fn examine_clock(
         format!(
             "its clock is {}; the nodes' clocks must not differ by more than the stores' clock_slack ({} by default)",
             skew.text(),
-            span(SLACK)
+            span(DEFAULT_CLOCK_SLACK)
         ),
     );
 }
