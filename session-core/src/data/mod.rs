@@ -52,7 +52,9 @@ enum Change {
 
 /// A function that computes the JSON text of a value from the one before. Returns `None` if that is not possible.
 #[derive(Clone)]
-struct Modification(Arc<dyn Fn(Option<&str>) -> Option<String> + Send + Sync>);
+struct Modification(Arc<Modify>);
+
+type Modify = dyn Fn(Option<&str>) -> Option<String> + Send + Sync;
 
 /// A panic in the function leaves the map as it was.
 impl RefUnwindSafe for Modification {}
