@@ -6,7 +6,7 @@ use std::io;
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 use session_core::{BoxError, CacheError};
 
-/// Why there is no connection to the master that Redis Sentinel names. It is a source of
+/// An error in connecting to the master that Redis Sentinel names. It is a source of
 /// [`CacheError::Unavailable`], or of [`CacheError::Refused`] if waiting does not help.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -49,7 +49,7 @@ impl SentinelError {
     }
 }
 
-/// Why there is no connection.
+/// An error in connecting.
 #[derive(Clone, Debug)]
 pub(super) enum NotConnected {
     /// The driver could not connect to this address.
@@ -73,7 +73,7 @@ impl From<SentinelError> for NotConnected {
     }
 }
 
-/// Why a command has no usable reply.
+/// The failure of a command: it has no usable reply.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// The command was not sent, because there is no connection.

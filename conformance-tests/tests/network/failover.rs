@@ -34,7 +34,7 @@ const MAX_CACHE_AGE: Duration = Duration::from_secs(2);
 /// The tolerance for a process that the machine did not run in time.
 const SLACK: Duration = Duration::from_millis(500);
 
-/// How long the test waits for an event that must come.
+/// The maximum time that the test waits for an event that must come.
 const EVENT_TIMEOUT: Duration = Duration::from_secs(90);
 
 const SESSIONS: usize = 3;

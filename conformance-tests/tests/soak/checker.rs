@@ -30,7 +30,7 @@ pub(crate) struct Surroundings {
     pub(crate) is_healthy: bool,
 }
 
-/// How long a history may be shortened.
+/// The maximum time to spend on shortening a history.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The tolerance for the time that reading a clock takes.

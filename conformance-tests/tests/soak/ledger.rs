@@ -64,7 +64,7 @@ pub(crate) struct Process {
 }
 
 impl Ledger {
-    /// `true` if the process must be killed now.
+    /// Takes in a line of a process. Returns `true` if the process must be killed now.
     pub(crate) fn take(&mut self, process: u32, line: Line) -> bool {
         let state = self.processes.entry(process).or_default();
         match line {

@@ -62,7 +62,7 @@ impl Settings {
     }
 }
 
-/// How long a process may take to start, and everything to recover.
+/// The maximum time for a process to start, and for everything to recover.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(45);
 const MAX_CACHE_AGE: Nanos = 3 * SECOND;
 const GENERATION: Nanos = 5 * SECOND;

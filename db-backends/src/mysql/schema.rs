@@ -7,13 +7,13 @@ use crate::sql::columns::Kind;
 use crate::sql::schema::{FoundColumn, Migrated, Schema, Step, run_steps};
 use crate::sql::table::TableName;
 
-/// How often to ask for the lock that another node has, each time for a second: less than
+/// The number of times to ask for the lock that another node has, each time for a second: less than
 /// `max_statement_time`.
 const ATTEMPTS: u32 = 60;
 
 /// Another node did not finish its migration in time.
 #[derive(Debug, thiserror::Error)]
-#[error("another node migrates, and does not finish")]
+#[error("another node has been migrating the tables for a minute; try again when it has finished")]
 struct MigratesElsewhere;
 
 impl Schema for MySql {

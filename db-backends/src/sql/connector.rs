@@ -1,4 +1,4 @@
-//! How one kind of database is reached.
+//! Connections to one kind of database.
 
 use sqlx::{Database, query};
 

@@ -24,7 +24,7 @@ pub(crate) enum Meaning {
     Unknown,
 }
 
-/// How one kind of database reports errors, and what is made of them.
+/// The errors of one kind of database, and their translation.
 pub(crate) struct DriverErrors {
     pub(crate) name: &'static str,
     pub(crate) meaning: fn(&dyn DatabaseError) -> Meaning,
@@ -52,8 +52,8 @@ impl DriverErrors {
     #[cfg(feature = "_server")]
     pub(crate) fn parsing(&self, _: &sqlx::Error) -> PersistenceError {
         PersistenceError::Config(format!(
-            "the {} URL is not one, or has an option that is not understood; characters in a password may have to be \
-             written as %40 and the like",
+            "the {} URL cannot be parsed, or has an unknown option or value; check it, and write special characters \
+             in a password as %40 and the like",
             self.name
         ))
     }

@@ -23,7 +23,7 @@ const SESSIONS: u32 = 256;
 /// The mean pause of a task between two operations, so that a process writes at least 100 times a second.
 const PAUSE: Nanos = 55 * MILLI;
 
-/// How long a blip lasts, and how much time is between the beginnings of two.
+/// The length of a blip, and the time between the beginnings of two.
 const BLIP: Duration = Duration::from_millis(300);
 const INTERVAL: Duration = Duration::from_secs(5);
 

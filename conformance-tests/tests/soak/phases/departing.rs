@@ -99,7 +99,7 @@ pub(super) async fn run(settings: &Settings) -> Result<Verdict, Failure> {
         let slowest = slowest_load(ledger.sessions.values().flatten(), since);
         let bound = CACHE_TIMEOUT + nanos(READ_TIMEOUT) + SLACK;
         verdict.check(
-            "no load waits for one whose caller has gone",
+            "no load waits for one whose future was dropped",
             slowest <= bound && stuck == 0,
             format!("slowest {}, allowed {}; {stuck} operations did not end", ms(slowest), ms(bound)),
         );

@@ -30,7 +30,7 @@ const MAX_CACHE_AGE: Nanos = 60 * SECOND;
 /// Long enough for a machine of two cores that runs all of this.
 const CACHE_TIMEOUT: Nanos = SECOND / 2;
 
-/// How long a server is dead, and how long it is watched after it came back.
+/// The time for which a server is dead, and the time for which it is watched after it came back.
 const DEAD: Duration = Duration::from_secs(5);
 const BACK: Duration = Duration::from_secs(4);
 
@@ -61,7 +61,7 @@ enum Fleet {
     Cluster,
 }
 
-/// How a server dies.
+/// The manner of a server's death.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Death {
     /// Connections are refused.

@@ -22,7 +22,7 @@ use crate::history::{
 };
 use crate::worker::{OPS, Store, attempt, empty, ended, store_over, stored_key, tell};
 
-/// How often a process reports its figures.
+/// The time between two reports of a process's figures.
 const SAMPLE: Duration = Duration::from_millis(20);
 
 /// The size of a store's pool; see the parameters of the URLs.
@@ -37,7 +37,7 @@ pub(crate) const SUBJECT_SESSIONS: u32 = 50;
 /// The first slot of the sessions of subjects.
 pub(crate) const SUBJECT_SLOT: u32 = 1 << 20;
 
-/// How long the sessions of a revocation are counted after it began.
+/// The time for which the sessions of a revocation are counted after it began.
 pub(crate) const REVOCATION_BOUND: Duration = Duration::from_secs(5);
 
 /// The number of sessions that are created at a time, or loaded until the cache answers for them.
@@ -47,7 +47,8 @@ const AT_ONCE: usize = 8;
 /// process may come in between.
 const ENOUGH_LOADS: u32 = 4;
 
-/// How long a stalled load is kept, and how many of a process at a time. Each may keep a connection.
+/// The time for which a stalled load is kept, and the number of them in a process at a time. Each may keep a
+/// connection.
 const STALL: Duration = Duration::from_secs(6);
 const MAX_STALLED: usize = 2;
 
