@@ -148,7 +148,7 @@ impl Nodes {
         Self { stores, caches, cookies, _directory: directory }
     }
 
-    /// Starts requests on all sessions, until they are told to end.
+    /// Starts requests on all sessions, until they are stopped.
     fn work(&self) -> Work {
         let is_over = Arc::new(AtomicBool::new(false));
         let work = |cookie: &String| work(self.stores.clone(), cookie.clone(), Arc::clone(&is_over));

@@ -30,7 +30,7 @@ pub(crate) trait Connector: Send + Sync + 'static {
 /// An open connection.
 pub(crate) struct OpenConnection<C: Connector + ?Sized> {
     pub(crate) connection: Connection<C>,
-    /// The number by which the server can be told to end what this connection does, if
+    /// The number by which the server can be asked to end this connection's statement, if
     /// [`abandon`](Connector::abandon) needs it; otherwise 0.
     #[cfg_attr(not(feature = "mysql"), expect(dead_code, reason = "only MySQL needs it"))]
     pub(crate) server_id: u64,

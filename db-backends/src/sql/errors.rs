@@ -35,8 +35,8 @@ pub(crate) struct DriverErrors {
 }
 
 impl DriverErrors {
-    /// Returns `true` if the statement that failed with `error` has ended and its connection is as good as
-    /// before.
+    /// Returns `true` if the statement that failed with `error` has ended and its connection can be used
+    /// again.
     pub(crate) fn leaves_connection_usable(&self, error: &sqlx::Error) -> bool {
         match error {
             sqlx::Error::Database(answer) => {
@@ -93,7 +93,7 @@ impl DriverErrors {
                 sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => {
                     PersistenceError::Unavailable(self.shown(error))
                 }
-                // The connection broke, or its answer was not understood.
+                // The connection broke, or its answer could not be parsed.
                 _ => PersistenceError::Unknown(self.shown(error)),
             };
         };

@@ -51,8 +51,8 @@ pub(crate) struct Statements {
     pub(crate) delete_expired: SqlStr,
     /// Counts the rows that expired at an instant or before.
     pub(crate) count_expired: SqlStr,
-    /// Returns key and times of the rows of a subject, now, that have not expired, from a key on, at most so
-    /// many, in the order of the bytes of their keys.
+    /// Returns key and times of the rows of a subject, now, that have not expired, from a key on, up to a
+    /// limit, in the order of the bytes of their keys.
     pub(crate) list_by_subject: SqlStr,
     /// Returns the rows from a key on, up to a limit, in the order of the bytes of their keys.
     pub(crate) scan: SqlStr,

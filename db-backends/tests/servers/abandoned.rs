@@ -21,7 +21,7 @@ async fn abandon_a_write(server: &Server, db: &Db, observer: &mut Program) {
 }
 
 pub async fn abandoned_write_is_ended_by_the_server(server: Server) {
-    // Postgres ends the statement by its timeout. The others have a long one here, and must be told to end
+    // Postgres ends the statement by its timeout. The others have a long one here, and must be asked to end
     // it.
     let statement_timeout = Duration::from_secs(if server.kind == Kind::Postgres { 1 } else { 600 });
     let lock_timeout = Duration::from_secs(600);

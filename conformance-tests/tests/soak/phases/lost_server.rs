@@ -18,7 +18,7 @@ use crate::engine::Container;
 use crate::history::{Command, Figures, MILLI, Mix, Nanos, Op, SECOND, SessionId, Work, now, session_key};
 use crate::ledger::Ledger;
 use crate::table::{CLUSTER_WITH_GAPS, server};
-use crate::worker::{self, LANDING, stored_key};
+use crate::worker::{self, WRITE_BOUND, stored_key};
 
 const TASKS: u32 = 8;
 const SESSIONS: u32 = 96;
@@ -227,7 +227,7 @@ async fn lose(settings: &Settings, kind: Fleet) -> Result<Verdict, Failure> {
     let span = |loss: &Loss| (loss.since.saturating_sub(SECOND), loss.until + REUNION);
     let surroundings = Surroundings {
         max_cache_age: MAX_CACHE_AGE,
-        landing: LANDING,
+        write_bound: WRITE_BOUND,
         unreachable: losses.iter().map(span).collect(),
         losses: losses.iter().filter(|loss| loss.death == Death::Killed).map(span).collect(),
         ..Surroundings::default()

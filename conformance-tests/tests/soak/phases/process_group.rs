@@ -101,7 +101,7 @@ impl ProcessGroup {
                         lock(&ledger).take(process, line);
                     }
                 }
-                lock(&ledger).bury(process);
+                lock(&ledger).mark_ended(process);
             });
         }
         let is_ready = |ledger: &mut Ledger, process| {
