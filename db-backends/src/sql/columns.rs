@@ -205,7 +205,7 @@ pub(crate) enum Corrupt {
     Payload,
     #[error("column subject holds no subject")]
     Subject,
-    #[error("the database's clock shows no instant")]
+    #[error("the database's clock is outside the range of timestamps; set it right")]
     Clock,
 }
 

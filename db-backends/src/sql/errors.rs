@@ -124,7 +124,7 @@ impl DriverErrors {
             }
             sqlx::Error::PoolClosed => format!("{}: the connection pool is closed", self.name),
             sqlx::Error::WorkerCrashed => format!("{}: the connection's thread has ended", self.name),
-            sqlx::Error::Protocol(_) => format!("{}: an answer was not understood", self.name),
+            sqlx::Error::Protocol(_) => format!("{}: an answer broke the protocol", self.name),
             _ => format!("{}: the driver failed", self.name),
         };
         Box::new(ShownError(text))

@@ -54,6 +54,6 @@ pub(crate) enum NoConnection {
     Busy,
     #[error("the server did not answer in time")]
     Silent,
-    #[error("it was closed")]
+    #[error("the database handle was closed")]
     Closed,
 }

@@ -255,8 +255,10 @@ pub enum InvalidSealingKey {
     /// There is no key.
     #[error("there is no sealing key; make one with: openssl rand -base64 32")]
     Missing,
-    /// The environment variable is missing or no Unicode.
-    #[error("the environment variable {variable} is missing or no Unicode; set it to the sealing keys")]
+    /// The environment variable is not set, or not valid Unicode.
+    #[error(
+        "the environment variable {variable} is not set, or not valid Unicode; set it to the sealing keys"
+    )]
     Unset {
         /// The variable's name.
         variable: String,
@@ -277,6 +279,6 @@ pub enum InvalidSealingKey {
     #[error("a sealing key is not random; make one with: openssl rand -base64 32")]
     Weak,
     /// The key is in the ring twice.
-    #[error("the sealing key {0} is there twice; take one away")]
+    #[error("the sealing key {0} is listed twice; remove one of the two")]
     Duplicate(SealingKeyId),
 }
