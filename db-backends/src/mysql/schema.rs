@@ -21,7 +21,7 @@ impl Schema for MySql {
     /// bits; instants are microseconds since 1970 in UTC.
     ///
     /// There are no transactions for this: the schema table comes first and its row last, so that a session
-    /// table is never seen without the former, and one whose migration was cut off has no version.
+    /// table is never seen without it, and one whose migration was cut off has no version.
     const STEPS: &'static [Step] = &[&[
         "CREATE TABLE IF NOT EXISTS `{table}_schema` (version INT NOT NULL PRIMARY KEY) ENGINE = InnoDB",
         "CREATE TABLE IF NOT EXISTS `{table}` (

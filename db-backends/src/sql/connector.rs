@@ -10,9 +10,9 @@ pub(crate) trait Connector: Send + Sync + 'static {
 
     const ERRORS: DriverErrors;
 
-    /// `true` if there is a network in between. Then a connection may be dead without showing it, and one
-    /// whose statement did not end in time is not used again. Otherwise the next caller waits for that
-    /// statement.
+    /// `true` if the database is reached over a network. Then a connection may be dead without showing it,
+    /// and one whose statement did not end in time is not used again. Otherwise the next caller waits for
+    /// that statement.
     const IS_REMOTE: bool;
 
     /// Opens a connection.

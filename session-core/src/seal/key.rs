@@ -200,9 +200,8 @@ impl SealingKeys {
     ///
     /// # Errors
     ///
-    /// Returns [`InvalidSealingKey::Unset`] if the variable does not exist or is no Unicode, and the errors
-    /// of
-    /// [`parse`](Self::parse).
+    /// Returns [`InvalidSealingKey::Unset`] if the variable does not exist or is not valid Unicode, and the
+    /// errors of [`parse`](Self::parse).
     pub fn from_env(variable: &str) -> Result<Self, InvalidSealingKey> {
         let text = std::env::var(variable)
             .map_err(|_| InvalidSealingKey::Unset { variable: variable.to_owned() })?;
