@@ -1,4 +1,4 @@
-/// Why no cache could be created from a URL or from a builder. Shows no URL, because it may contain a
+/// An error while creating a cache from a URL or from a builder. Shows no URL, because it may contain a
 /// password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

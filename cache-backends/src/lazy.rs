@@ -30,7 +30,8 @@ where
     /// Returns the current attempt. Begins one if there is none, or if the last one has failed.
     pub(crate) fn attempt(&self) -> Attempt<T, E> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        // An attempt may fail after its caller has left. Do not return such an old error to a later caller.
+        // An attempt may fail after its caller has dropped the future. Do not return such an old error to a
+        // later caller.
         let current = match &mut *current {
             Some(attempt) if !attempt.peek().is_some_and(Result::is_err) => attempt,
             current => current.insert(self.begin()),

@@ -101,7 +101,7 @@ pub(crate) const MARIADB: Image = Image {
 
 pub(crate) const IMAGES: &[&Image] = &[&REDIS, &VALKEY, &MEMCACHED, &POSTGRES, &MYSQL, &MARIADB];
 
-/// How the ports of a server in its container become ports of 127.0.0.1.
+/// The mapping of the ports of a server in its container to ports of 127.0.0.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ports {
     /// The server listens on this port, and any free port outside leads to it.

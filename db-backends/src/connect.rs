@@ -15,7 +15,7 @@ const SCHEMES: [(&str, &str); 5] = [
     ("sqlite", "sqlite"),
 ];
 
-/// Why no database could be had by a URL. Shows no URL, because passwords are in them.
+/// An error while connecting by URL. Shows no URL, because passwords are in them.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {

@@ -6,7 +6,7 @@ use session_core::{
     SchemaProblem,
 };
 
-/// Why a session operation failed. A cache that is slow or down is not one of the reasons, except under
+/// An error of a session operation. A cache that is slow or down is no error, except under
 /// [`OutagePolicy::FailClosed`](crate::OutagePolicy::FailClosed).
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -64,7 +64,7 @@ pub enum Error {
         key: String,
         /// The type that was asked for.
         wanted: &'static str,
-        /// Why the value cannot be read, and at which place in it.
+        /// The error in reading the value, and its place in it.
         source: MalformedJson,
     },
     /// The key is one that sessions use themselves.
@@ -163,7 +163,7 @@ impl From<PersistenceError> for Error {
     }
 }
 
-/// Why a store could not be built.
+/// An error while building a store.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {

@@ -96,7 +96,7 @@ mutants! {
     NeverPruned,
     /// A fence is settled although the outcome of the write is unknown.
     SettledOnUnknown,
-    /// Ungated flight: every follower takes the next result.
+    /// Ungated single flight: every follower takes the next result.
     UngatedFlight,
     /// An upserting save: a session that is missing is inserted.
     UpsertingSave,

@@ -14,7 +14,7 @@ pub enum Outcome {
     Unknown,
 }
 
-/// Why a cache call failed. No session operation fails for it, because the database is asked instead.
+/// An error of a cache call. No session operation fails for it, because the database is asked instead.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CacheError {
@@ -50,7 +50,7 @@ impl CacheError {
     }
 }
 
-/// Why a database call failed.
+/// An error of a database call.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PersistenceError {

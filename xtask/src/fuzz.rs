@@ -1,7 +1,7 @@
 //! `cargo xtask fuzz`: feeds the parsers with hostile input that libFuzzer makes up, guided by the code that
 //! it reaches.
 //!
-//! The package in [`PACKAGE`] is laid out for cargo-fuzz, which goes as well: `cargo fuzz run --sanitizer
+//! The package in [`PACKAGE`] is laid out for cargo-fuzz, which can run it too: `cargo fuzz run --sanitizer
 //! none TARGET` on a stable toolchain, any sanitizer on a nightly one. Here it is built without that program,
 //! so that nothing has to be installed but a C++ compiler.
 

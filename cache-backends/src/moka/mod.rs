@@ -51,7 +51,7 @@ const NAME: &str = "moka";
 /// - All readers of a value share one [`Record`](session_core::Record), which is decoded once.
 /// - All values together take about [`max_bytes`](MokaCacheBuilder::max_bytes) of memory at most, apart from
 ///   what that does not count. The least recently used values make room for new ones.
-/// - Leases and fences are never evicted. There is one per operation in flight. If its owner has gone, it is
+/// - Leases and fences are never evicted. There is one per operation in flight. If its owner was dropped, it is
 ///   dropped after its TTL, at the latest when many others have come.
 #[derive(Clone)]
 pub struct MokaCache {

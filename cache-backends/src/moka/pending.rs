@@ -41,7 +41,7 @@ impl Pending {
 /// The leases and fences that share a lock.
 pub(super) struct Shard {
     entries: HashMap<StoredKey, Placed, RandomState>,
-    /// The number of entries at which the next insertion removes those whose owners have gone.
+    /// The number of entries at which the next insertion removes those whose owners were dropped.
     sweep_at: usize,
 }
 

@@ -8,7 +8,7 @@ use session_core::{BoxError, CacheError};
 
 use crate::error::At;
 
-/// Why there is no connection to the master that Redis Sentinel names. It is a source of
+/// An error in connecting to the master that Redis Sentinel names. It is a source of
 /// [`CacheError::Unavailable`], or of [`CacheError::Refused`] if waiting does not help.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -51,7 +51,7 @@ impl SentinelError {
     }
 }
 
-/// Why there is no connection.
+/// An error in connecting.
 #[derive(Clone, Debug)]
 pub(super) enum NotConnected {
     /// The driver could not connect to this address.
@@ -75,7 +75,7 @@ impl From<SentinelError> for NotConnected {
     }
 }
 
-/// Why a command has no usable reply.
+/// The failure of a command: it has no usable reply.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// The command was not sent, because there is no connection.

@@ -401,7 +401,7 @@ async fn failed_attempt_to_connect_is_not_shown_to_a_later_caller() {
     let cache = RedisCache::builder().url(url).connect_timeout(limit).build().unwrap();
     assert!(tokio::time::timeout(limit / 10, cache.get(&key())).await.is_err());
     let (mut first, _) = listener.accept().await.unwrap();
-    // The attempt fails after its caller has gone.
+    // The attempt fails after its caller has dropped the future.
     first.read_to_end(&mut Vec::new()).await.unwrap();
     let _server = Server::start_on(listener, |_| nil());
     assert_eq!(cache.get(&key()).await.unwrap(), None);

@@ -214,10 +214,10 @@ fn random(runs: u64, seed: u64) -> Result {
 fn mutants() -> Result {
     let begun = Instant::now();
     let missed = Mutex::new(Vec::new());
-    detect_all(|hunted| {
+    detect_all(|result| {
         // Locked until the whole result is printed.
         let mut missed = missed.lock().unwrap_or_else(PoisonError::into_inner);
-        match hunted {
+        match result {
             Ok(found) => {
                 println!("{:?}: {}", found.mutant, found.mutant.description());
                 println!("    {}", found.violation.reason);

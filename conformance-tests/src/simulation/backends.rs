@@ -249,7 +249,7 @@ impl SubjectIndex for SimDb {
 #[derive(Debug)]
 pub(super) struct SimRuntime {
     pub(super) world: Shared,
-    /// How far the clock of this process is ahead.
+    /// The time by which the clock of this process is ahead.
     pub(super) ahead: Duration,
 }
 

@@ -55,7 +55,7 @@ impl FromStr for Vector {
 pub struct Violation {
     /// The run.
     pub vector: Vector,
-    /// Why it breaks a promise.
+    /// The promise that it breaks, and the evidence.
     pub reason: String,
 }
 

@@ -52,7 +52,7 @@ type Was = Option<(Seen, Timestamp)>;
 struct Begun {
     operation: Operation,
     process: usize,
-    /// How many operations began before it.
+    /// The number of operations that began before it.
     place: usize,
     /// The instants that the clock of its process has shown since it began.
     clock: Vec<Timestamp>,
@@ -137,7 +137,7 @@ impl Oracle {
         }
     }
 
-    /// Checks that an operation whose caller has left, and which has ended, took effect.
+    /// Checks that an operation whose future was dropped, and which has ended, took effect.
     pub(super) fn require_effect(&mut self, number: usize) -> Result<(), String> {
         if self.configurations.is_over(number) {
             return Ok(());

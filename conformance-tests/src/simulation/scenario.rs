@@ -67,7 +67,8 @@ pub struct Scenario {
     pub is_sensitive: bool,
     /// The maximum number of faults in one run.
     pub faults: u8,
-    /// How often a rival process may get ahead of an exchange in one run. That process writes nothing.
+    /// The number of times that a rival process may get ahead of an exchange in one run. That process writes
+    /// nothing.
     pub rivalry: u8,
 }
 

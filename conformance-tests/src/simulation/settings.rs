@@ -37,8 +37,8 @@ pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Chosen so that no pause between two probes of the cache is as long as another timer.
 pub(super) const PROBE_INTERVAL: Duration = Duration::from_millis(1_200);
 
-/// How far the second process's clock is ahead: less than the clock slack.
+/// The time by which the second process's clock is ahead: less than the clock slack.
 pub(super) const AHEAD: Duration = Duration::from_secs(1);
 
-/// How much longer than its TTL the cache keeps a value, because the cache's clock cannot be trusted.
+/// The time for which the cache keeps a value beyond its TTL, because the cache's clock cannot be trusted.
 pub(super) const VALUE_TTL_EXCESS: Duration = Duration::from_secs(60);

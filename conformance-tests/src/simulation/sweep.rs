@@ -57,7 +57,7 @@ pub(super) fn on_all_cores<T: Sync>(items: &[T], work: impl Fn(&T) -> ControlFlo
     });
 }
 
-/// Why a sweep proves nothing, or disproves a promise.
+/// An error of a sweep: it proves nothing, or disproves a promise.
 #[derive(Clone, Debug)]
 pub enum SweepError {
     /// A run broke a promise.

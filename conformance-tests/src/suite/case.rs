@@ -33,7 +33,7 @@ impl<F> fmt::Debug for Case<F> {
 }
 
 tokio::task_local! {
-    /// Why the running case was skipped.
+    /// The reason for which the running case was skipped.
     static SKIPPED: Cell<Option<&'static str>>;
 }
 

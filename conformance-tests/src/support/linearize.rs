@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 /// The progress of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Progress<O> {
-    /// The operation has not taken effect yet, except for so many parts of it.
+    /// The operation has not taken effect yet, except for this number of its parts.
     Waiting(u8),
     /// The operation has taken effect, and must answer with this outcome.
     Took(O),

@@ -12,7 +12,7 @@ use session_core::{
 /// The fault of a broken backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// No fault, to show that the others are noticed for what they are.
+    /// No fault. The suite must pass, which shows that the other backends fail because of their faults.
     Nothing,
     // Time.
     IgnoresTtl,

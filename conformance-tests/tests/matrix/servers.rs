@@ -18,7 +18,7 @@ use crate::table::{Needs, Ports, Server, server};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// How long a server in a new container may take to be ready.
+/// The maximum time for a server in a new container to be ready.
 const EVENT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The servers, and those that are missing.

@@ -21,7 +21,7 @@ const QUICK: Duration = Duration::from_millis(300);
 /// The time within which a server that is back must be used again.
 const BACK_WITHIN: Duration = Duration::from_secs(1);
 
-/// How long a master hangs.
+/// The time for which a master hangs.
 const PAUSE: Duration = Duration::from_secs(4);
 
 const TTL: Duration = Duration::from_secs(60);

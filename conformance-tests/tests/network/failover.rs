@@ -34,7 +34,7 @@ const MAX_CACHE_AGE: Duration = Duration::from_secs(2);
 /// The tolerance for a process that the machine did not run in time.
 const SLACK: Duration = Duration::from_millis(500);
 
-/// How long the test waits for an event that must come.
+/// The maximum time that the test waits for an event that must come.
 const EVENT_TIMEOUT: Duration = Duration::from_secs(90);
 
 const SESSIONS: usize = 3;
@@ -148,7 +148,7 @@ impl Nodes {
         Self { stores, caches, cookies, _directory: directory }
     }
 
-    /// Starts requests on all sessions, until they are told to end.
+    /// Starts requests on all sessions, until they are stopped.
     fn work(&self) -> Work {
         let is_over = Arc::new(AtomicBool::new(false));
         let work = |cookie: &String| work(self.stores.clone(), cookie.clone(), Arc::clone(&is_over));

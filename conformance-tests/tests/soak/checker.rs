@@ -19,7 +19,7 @@ use super::oracle::{self, Verdict};
 pub(crate) struct Surroundings {
     pub(crate) max_cache_age: Nanos,
     /// A statement without an answer takes effect by then, or never.
-    pub(crate) landing: Nanos,
+    pub(crate) write_bound: Nanos,
     /// The times in which a process may have been unable to reach the cache.
     pub(crate) unreachable: Vec<(Nanos, Nanos)>,
     /// The instants at which the cache may have lost its entries.
@@ -30,7 +30,7 @@ pub(crate) struct Surroundings {
     pub(crate) is_healthy: bool,
 }
 
-/// How long a history may be shortened.
+/// The maximum time to spend on shortening a history.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The tolerance for the time that reading a clock takes.
@@ -333,15 +333,15 @@ fn bounded(history: &[Op], surroundings: &Surroundings) -> Vec<(Nanos, Nanos)> {
     let mut bounded = Vec::new();
     for op in history.iter().filter(|op| !op.is_load() && op.answer != Answer::Refused) {
         let is_open = op.answer == Answer::Unknown;
-        let landed = match op.end {
+        let settled_at = match op.end {
             Some(end) if !is_open => end,
-            end => end.unwrap_or(op.begin).max(op.begin + surroundings.landing),
+            end => end.unwrap_or(op.begin).max(op.begin + surroundings.write_bound),
         };
-        let is_untold = op.degraded
-            || overlaps(op.begin, landed, &surroundings.losses)
-            || is_open && overlaps(op.begin, landed, &surroundings.unreachable);
-        if is_untold {
-            bounded.push((op.begin, landed + surroundings.max_cache_age + SLACK));
+        let may_be_unseen = op.degraded
+            || overlaps(op.begin, settled_at, &surroundings.losses)
+            || is_open && overlaps(op.begin, settled_at, &surroundings.unreachable);
+        if may_be_unseen {
+            bounded.push((op.begin, settled_at + surroundings.max_cache_age + SLACK));
         }
     }
     bounded

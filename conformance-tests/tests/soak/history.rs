@@ -133,7 +133,7 @@ pub(crate) struct Figures {
     pub(crate) repairs: u64,
     pub(crate) cache_errors: u64,
     pub(crate) breaker_openings: u64,
-    /// How often each server of the cache answered with a value.
+    /// The number of times that each server of the cache answered with a value.
     pub(crate) values: Vec<u64>,
 }
 
@@ -154,7 +154,7 @@ impl From<Stats> for Figures {
     }
 }
 
-/// The result of a revocation whose caller may have left.
+/// The result of a revocation whose future may have been dropped.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Revocation {
     /// A part of the keys of its sessions.
@@ -163,7 +163,7 @@ pub(crate) struct Revocation {
     pub(crate) departed: bool,
     /// Sessions that existed when it began.
     pub(crate) sessions: u32,
-    /// How many of them were left when the time was up.
+    /// The number of them that were left when the time was up.
     pub(crate) left: u32,
     /// The time from the beginning until the last session was gone, or until the time was up.
     pub(crate) after: Nanos,

@@ -16,7 +16,7 @@ pub(crate) struct Ledger {
     pub(crate) counts: Counts,
     pub(crate) processes: HashMap<u32, Process>,
     /// The next write of this process is to be its last.
-    pub(crate) doomed: Option<u32>,
+    pub(crate) to_kill: Option<u32>,
     /// The figures of the processes, by process, if they are kept.
     pub(crate) samples: Option<BTreeMap<u32, Vec<(Nanos, Figures)>>>,
     /// Answers to commands, by process.
@@ -59,21 +59,22 @@ pub(crate) struct Process {
     /// The beginning of the latest write that was acknowledged.
     pub(crate) wrote_since: Nanos,
     hits: u64,
-    told_at: Nanos,
+    reported_at: Nanos,
     pub(crate) cache_errors: u64,
 }
 
 impl Ledger {
-    /// `true` if the process must be killed now.
+    /// Takes in a line of a process. Returns `true` if the process must be killed now.
     pub(crate) fn take(&mut self, process: u32, line: Line) -> bool {
         let state = self.processes.entry(process).or_default();
         match line {
             Line::Ready => state.is_ready = true,
             Line::Stats { at, figures } => {
                 if figures.hits > state.hits {
-                    state.hit_since = state.told_at;
+                    state.hit_since = state.reported_at;
                 }
-                (state.hits, state.told_at, state.cache_errors) = (figures.hits, at, figures.cache_errors);
+                (state.hits, state.reported_at, state.cache_errors) =
+                    (figures.hits, at, figures.cache_errors);
                 if let Some(samples) = &mut self.samples {
                     samples.entry(process).or_default().push((at, figures));
                 }
@@ -87,8 +88,8 @@ impl Ledger {
                 let answer = Answer::Unknown;
                 ops.push(Op { process, action, begin: at, end: None, answer, degraded: false });
                 let is_write = !matches!(action, Action::Load | Action::Create);
-                if is_write && self.doomed == Some(process) {
-                    self.doomed = None;
+                if is_write && self.to_kill == Some(process) {
+                    self.to_kill = None;
                     return true;
                 }
             }
@@ -119,7 +120,7 @@ impl Ledger {
     }
 
     /// Notes that the process is dead, so its open operations will not answer.
-    pub(crate) fn bury(&mut self, process: u32) {
+    pub(crate) fn mark_ended(&mut self, process: u32) {
         let before = self.pending.len();
         self.pending.retain(|(of, _), _| *of != process);
         self.counts.unanswered += (before - self.pending.len()) as u64;
@@ -127,7 +128,7 @@ impl Ledger {
     }
 
     /// Removes and returns the sessions that were not used for a while, or all.
-    pub(crate) fn retire(&mut self, all: bool) -> Vec<(SessionId, Vec<Op>)> {
+    pub(crate) fn take_finished(&mut self, all: bool) -> Vec<(SessionId, Vec<Op>)> {
         let quiet = now().saturating_sub(3 * SECOND);
         let busy: Vec<SessionId> = self.pending.values().map(|(session, _)| *session).collect();
         let newest = self.sessions.keys().map(|session| session.generation).max().unwrap_or_default();

@@ -315,7 +315,7 @@ pub(crate) fn outage() -> Result<(), Failure> {
         assert_eq!(done.errors, Vec::<String>::new(), "no operation fails for a cache");
         let surroundings = Surroundings {
             max_cache_age: 3 * SECOND,
-            landing: 10 * SECOND,
+            write_bound: 10 * SECOND,
             unreachable: vec![(killed, recovered.1)],
             losses: vec![(killed, recovered.1)],
             is_private: false,

@@ -50,11 +50,11 @@ pub(crate) fn judge(history: &[Op], is_bound: impl Fn(&Op) -> bool) -> Verdict {
     let mut configurations = Configurations::new(ABSENT);
     for (_, is_answer, number) in events {
         if !is_answer {
-            configurations.begin(flight.take_off(number));
+            configurations.begin(flight.occupy_place(number));
             continue;
         }
         configurations.explain(&flight);
-        configurations.retain(flight.land(number), |progress| *progress == Progress::Took(()));
+        configurations.retain(flight.release_place(number), |progress| *progress == Progress::Took(()));
         if configurations.is_empty() {
             return Verdict::Unexplained(flight.units[number].first);
         }
@@ -180,14 +180,14 @@ impl<'a> Flight<'a> {
         }
     }
 
-    fn take_off(&mut self, number: usize) -> usize {
+    fn occupy_place(&mut self, number: usize) -> usize {
         let free = self.places.iter().position(Option::is_none).unwrap_or(self.places.len());
         self.places.resize(self.places.len().max(free + 1), None);
         self.places[free] = Some(number);
         free
     }
 
-    fn land(&mut self, number: usize) -> usize {
+    fn release_place(&mut self, number: usize) -> usize {
         let place = self.places.iter().position(|place| *place == Some(number)).expect("it has begun");
         self.places[place] = None;
         place

@@ -20,7 +20,7 @@ pub(crate) struct Report {
     pub(crate) killed: u64,
     /// The number of reads of a session at the end.
     pub(crate) looked: u64,
-    /// How often proxies disturbed a connection, of the cache and of the database.
+    /// The number of times that proxies disturbed a connection, of the cache and of the database.
     pub(crate) injected: (u64, u64),
     pub(crate) found: Option<Found>,
 }

@@ -15,7 +15,7 @@ use super::faults::{Breakable, Fault, Kind, Path, Plan, Target};
 use super::history::{Action, Nanos, Op, Orders, SECOND, SessionId, now};
 use super::ledger::{self, Ledger};
 use super::report::{Recovery, Report};
-use super::worker::{self, LANDING, PAUSE};
+use super::worker::{self, PAUSE, WRITE_BOUND};
 use crate::Failure;
 use crate::table::{self, Ports};
 
@@ -62,7 +62,7 @@ impl Settings {
     }
 }
 
-/// How long a process may take to start, and everything to recover.
+/// The maximum time for a process to start, and for everything to recover.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(45);
 const MAX_CACHE_AGE: Nanos = 3 * SECOND;
 const GENERATION: Nanos = 5 * SECOND;
@@ -149,7 +149,7 @@ impl Soak {
         );
         let surroundings = Surroundings {
             max_cache_age: MAX_CACHE_AGE,
-            landing: LANDING,
+            write_bound: WRITE_BOUND,
             is_private: settings.cache == "moka",
             ..Surroundings::default()
         };
@@ -226,16 +226,16 @@ impl Soak {
         // A process that has ended already is noticed below.
         let _ = writeln!(input, "{}", serde_json::to_string(&orders)?);
         let child = Arc::new(Mutex::new(child));
-        let (ledger, doomed) = (Arc::clone(&self.ledger), Arc::clone(&child));
+        let (ledger, victim) = (Arc::clone(&self.ledger), Arc::clone(&child));
         std::thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
                 // The last line of a process that was killed may be half of one.
                 let Ok(line) = serde_json::from_str(&line) else { continue };
                 if lock(&ledger).take(process, line) {
-                    let _ = lock(&doomed).kill();
+                    let _ = lock(&victim).kill();
                 }
             }
-            lock(&ledger).bury(process);
+            lock(&ledger).mark_ended(process);
         });
         self.workers.push(Worker { process, child, _orders: input });
         let is_ready = |ledger: &Ledger| ledger.processes.get(&process).is_some_and(|state| state.is_ready);
@@ -273,13 +273,13 @@ impl Soak {
         self.watch(Duration::from_secs(2), "nothing broken yet").await?;
         while Instant::now() < end && self.found.is_none() {
             step += 1;
-            let doomed = step.is_multiple_of(2).then(|| self.random.usize(0..self.workers.len()));
+            let victim = step.is_multiple_of(2).then(|| self.random.usize(0..self.workers.len()));
             match plan.next() {
-                Some(fault) => self.break_and_mend(fault, doomed).await?,
+                Some(fault) => self.break_and_mend(fault, victim).await?,
                 None => {
-                    self.doom(doomed);
+                    self.mark_to_kill(victim);
                     self.watch(Duration::from_secs(2), "processes are killed").await?;
-                    self.replace(doomed).await?;
+                    self.replace(victim).await?;
                 }
             }
             self.watch(Duration::from_millis(700), "all well").await?;
@@ -287,15 +287,16 @@ impl Soak {
         Ok(())
     }
 
-    fn doom(&self, node: Option<usize>) {
-        lock(&self.ledger).doomed = node.and_then(|node| self.workers.get(node)).map(|worker| worker.process);
+    fn mark_to_kill(&self, node: Option<usize>) {
+        lock(&self.ledger).to_kill =
+            node.and_then(|node| self.workers.get(node)).map(|worker| worker.process);
     }
 
     /// Starts another process in place of one that was killed.
     async fn replace(&mut self, node: Option<usize>) -> Result<(), Failure> {
         let Some(node) = node else { return Ok(()) };
         // A process without a write in which to be killed lives on.
-        let is_alive = lock(&self.ledger).doomed.take().is_some();
+        let is_alive = lock(&self.ledger).to_kill.take().is_some();
         if is_alive {
             return Ok(());
         }
@@ -315,7 +316,7 @@ impl Soak {
         Ok(())
     }
 
-    async fn break_and_mend(&mut self, fault: Fault, doomed: Option<usize>) -> Result<(), Failure> {
+    async fn break_and_mend(&mut self, fault: Fault, victim: Option<usize>) -> Result<(), Failure> {
         let what = fault.to_string();
         let since = now();
         let paths: Vec<_> = match fault.target {
@@ -344,7 +345,7 @@ impl Soak {
             self.on_servers(&paths, move |path| path.break_server(fault.kind)).await?;
         }
         self.watch(fault.lasts / 3, &what).await?;
-        self.doom(doomed);
+        self.mark_to_kill(victim);
         self.watch(fault.lasts * 2 / 3, &what).await?;
         paths.iter().for_each(|path| path.set(Mode::Pass, None));
         if fault.is_of_engine() {
@@ -365,7 +366,7 @@ impl Soak {
             }
         }
         self.report.faults.push((fault, self.injected() - injected_before));
-        self.replace(doomed).await?;
+        self.replace(victim).await?;
         self.recover(fault, mended).await
     }
 
@@ -426,7 +427,7 @@ impl Soak {
     async fn watch(&mut self, time: Duration, what: &str) -> Result<(), Failure> {
         let until = Instant::now() + time;
         loop {
-            let sessions = lock(&self.ledger).retire(false);
+            let sessions = lock(&self.ledger).take_finished(false);
             self.judge(&sessions)?;
             if self.found.is_some() {
                 return Ok(());
@@ -434,7 +435,7 @@ impl Soak {
             {
                 let ledger = lock(&self.ledger);
                 let ended = self.workers.iter().find(|worker| {
-                    ledger.doomed.is_none()
+                    ledger.to_kill.is_none()
                         && ledger.processes.get(&worker.process).is_some_and(|state| state.has_ended)
                 });
                 if let Some(worker) = ended
@@ -535,7 +536,7 @@ impl Soak {
     /// Judges what is left, and whether the soak proves anything.
     fn finish(mut self) -> Result<Report, Failure> {
         if self.found.is_none() {
-            let sessions = lock(&self.ledger).retire(true);
+            let sessions = lock(&self.ledger).take_finished(true);
             self.judge(&sessions)?;
         }
         self.count();

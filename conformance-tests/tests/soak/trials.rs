@@ -221,7 +221,7 @@ fn load<const N: usize>(begin: u64, end: u64, seen: [(u32, u64); N]) -> Op {
 const AGE: Nanos = 3 * SECOND;
 
 fn sound() -> Surroundings {
-    Surroundings { max_cache_age: AGE, landing: 10 * SECOND, ..Surroundings::default() }
+    Surroundings { max_cache_age: AGE, write_bound: 10 * SECOND, ..Surroundings::default() }
 }
 
 fn kind(history: &[Op], surroundings: &Surroundings) -> Option<Kind> {

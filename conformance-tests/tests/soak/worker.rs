@@ -74,10 +74,10 @@ pub(crate) async fn store_over(
     Ok(store)
 }
 
-pub(crate) fn tell(line: &Line) {
-    let told =
+pub(crate) fn send_line(line: &Line) {
+    let is_sent =
         serde_json::to_string(line).is_ok_and(|text| writeln!(std::io::stdout().lock(), "{text}").is_ok());
-    if !told {
+    if !is_sent {
         // The parent is gone.
         std::process::exit(1);
     }
@@ -88,7 +88,7 @@ pub(crate) static OPS: AtomicU64 = AtomicU64::new(0);
 
 async fn work(orders: Arc<Orders>) -> Result<(), Failure> {
     let store = store(&orders).await?;
-    tell(&Line::Ready);
+    send_line(&Line::Ready);
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..orders.tasks {
         let task = Task {
@@ -106,7 +106,7 @@ async fn work(orders: Arc<Orders>) -> Result<(), Failure> {
             // No task ends by itself.
             Some(ended) = tasks.join_next() => ended?,
         }
-        tell(&Line::Stats { at: now(), figures: store.stats().into() });
+        send_line(&Line::Stats { at: now(), figures: store.stats().into() });
     }
 }
 
@@ -169,9 +169,9 @@ impl Task {
 
     async fn operate(&self, session: SessionId, action: Action) {
         let op = OPS.fetch_add(1, Ordering::Relaxed);
-        tell(&Line::Begin { op, session, action, at: now() });
+        send_line(&Line::Begin { op, session, action, at: now() });
         let outcome = attempt(&self.store, &self.orders.session_key(session), action).await;
-        tell(&ended(op, action, outcome));
+        send_line(&ended(op, action, outcome));
     }
 }
 
@@ -264,8 +264,8 @@ fn fields(session: &Session) -> Fields {
     session.iter().filter_map(|(name, value)| number(name, value)).collect()
 }
 
-/// Returns how long after its beginning a write may still take effect. The time is generous, because a paused
+/// The time after its beginning in which a write may still take effect. It is generous, because a paused
 /// server does not see its bound pass.
-pub(crate) const LANDING: Nanos = 13 * SECOND;
+pub(crate) const WRITE_BOUND: Nanos = 13 * SECOND;
 
 pub(crate) const PAUSE: Nanos = 8 * MILLI;

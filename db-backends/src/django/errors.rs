@@ -2,7 +2,7 @@
 
 use session_core::PersistenceError;
 
-/// Why a row cannot be read. Shows nothing of its contents.
+/// An error in reading a row. Shows nothing of its contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Corrupt {
     #[error("column {0} has a value that Django never writes")]

@@ -90,8 +90,8 @@ impl<B: DjangoBackend> DjangoPersistence<B> {
         self
     }
 
-    /// Waits for the running statements, including those whose callers have gone, and closes the connections,
-    /// but not the application's pool. Later calls fail with [`PersistenceError::Unavailable`].
+    /// Waits for the running statements, including abandoned ones, and closes the connections, but not the
+    /// application's pool. Later calls fail with [`PersistenceError::Unavailable`].
     pub async fn close(&self) {
         self.db.close().await;
     }

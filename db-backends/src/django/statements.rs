@@ -36,7 +36,7 @@ pub(crate) struct Statements<S> {
     pub(crate) is_there: S,
     /// Removes the row with this key.
     pub(crate) delete: S,
-    /// Removes rows that expired at an instant or before, at most so many.
+    /// Removes rows that expired at an instant or before, up to a limit.
     pub(crate) delete_expired: S,
     /// Returns of each column of the table with this name: its `name`, its `type`, and in `is_key` the text
     /// `true` if it is in the primary key.

@@ -69,7 +69,8 @@ impl MySqlBuilder {
     }
 
     /// Sets how long a statement may take before MariaDB ends it and it fails with
-    /// [`PersistenceError::Busy`], even when its caller has gone. Defaults to 5 s. MySQL has no such timeout.
+    /// [`PersistenceError::Busy`], even when its future was dropped. Defaults to 5 s. MySQL has no such
+    /// timeout.
     pub const fn statement_timeout(mut self, statement_timeout: Duration) -> Self {
         self.0.statement_timeout = statement_timeout;
         self

@@ -1,4 +1,4 @@
-//! How a MySQL or MariaDB server is reached, and how it is told to end a statement.
+//! Connections to a MySQL or MariaDB server, and the end of a statement that is abandoned there.
 
 use std::str::FromStr as _;
 use std::sync::Arc;

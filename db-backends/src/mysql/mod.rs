@@ -1,10 +1,10 @@
 //! MySQL and MariaDB.
 //!
-//! When a caller goes in the middle of a statement, a task waits for the statement's end, so that its
-//! connection can be used again. The task has one second. Then the connection is closed, and what the server
-//! still does is bounded:
+//! When a caller drops the future in the middle of a statement, a task waits for the statement's end, so that
+//! its connection can be used again. The task has one second. Then the connection is closed, and what the
+//! server still does is bounded:
 //!
-//! | a statement whose caller has gone | is bounded by |
+//! | an abandoned statement | is bounded by |
 //! |---|---|
 //! | any | that second, and a `KILL` that is then sent over a new connection |
 //! | waits for a row's or a table's lock, should the `KILL` fail | that second, and `innodb_lock_wait_timeout` or `lock_wait_timeout`, 3 s |

@@ -7,13 +7,13 @@ use crate::sql::columns::Kind;
 use crate::sql::schema::{FoundColumn, Migrated, Schema, Step, run_steps};
 use crate::sql::table::TableName;
 
-/// How often to ask for the lock that another node has, each time for a second: less than
+/// The number of times to ask for the lock that another node has, each time for a second: less than
 /// `max_statement_time`.
 const ATTEMPTS: u32 = 60;
 
 /// Another node did not finish its migration in time.
 #[derive(Debug, thiserror::Error)]
-#[error("another node migrates, and does not finish")]
+#[error("another node has been migrating the tables for a minute; try again when it has finished")]
 struct MigratesElsewhere;
 
 impl Schema for MySql {
@@ -21,7 +21,7 @@ impl Schema for MySql {
     /// bits; instants are microseconds since 1970 in UTC.
     ///
     /// There are no transactions for this: the schema table comes first and its row last, so that a session
-    /// table is never seen without the former, and one whose migration was cut off has no version.
+    /// table is never seen without it, and one whose migration was cut off has no version.
     const STEPS: &'static [Step] = &[&[
         "CREATE TABLE IF NOT EXISTS `{table}_schema` (version INT NOT NULL PRIMARY KEY) ENGINE = InnoDB",
         "CREATE TABLE IF NOT EXISTS `{table}` (

@@ -1,4 +1,4 @@
-//! How MySQL and MariaDB write their statements, and what is bound and read.
+//! The SQL dialect of MySQL and MariaDB, and the values that they bind and read.
 
 use sqlx::mysql::MySqlRow;
 use sqlx::{MySql, Row as _};

@@ -70,7 +70,7 @@ impl PostgresBuilder {
     }
 
     /// Sets how long a statement may take before the server ends it and it fails with
-    /// [`PersistenceError::Busy`], even when its caller has gone. Defaults to 5 s.
+    /// [`PersistenceError::Busy`], even when its future was dropped. Defaults to 5 s.
     pub const fn statement_timeout(mut self, statement_timeout: Duration) -> Self {
         self.0.statement_timeout = statement_timeout;
         self

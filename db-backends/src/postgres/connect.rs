@@ -1,4 +1,4 @@
-//! How a Postgres server is reached.
+//! Connections to a Postgres server.
 
 use std::str::FromStr as _;
 use std::sync::Arc;

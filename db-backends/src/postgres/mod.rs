@@ -1,10 +1,10 @@
 //! Postgres.
 //!
-//! When a caller goes in the middle of a statement, a task waits for the statement's end, so that its
-//! connection can be used again. The task has one second. Then the connection is closed, and what the server
-//! still does is bounded:
+//! When a caller drops the future in the middle of a statement, a task waits for the statement's end, so that
+//! its connection can be used again. The task has one second. Then the connection is closed, and what the
+//! server still does is bounded:
 //!
-//! | a statement whose caller has gone | is bounded by |
+//! | an abandoned statement | is bounded by |
 //! |---|---|
 //! | waits for a lock | that second, and `lock_timeout`, 3 s |
 //! | waits or runs | that second, `statement_timeout`, 5 s, and the time of its commit |

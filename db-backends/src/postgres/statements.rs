@@ -1,4 +1,4 @@
-//! How Postgres writes its statements, and what it binds and reads.
+//! The SQL dialect of Postgres, and the values that it binds and reads.
 
 use sqlx::postgres::PgRow;
 use sqlx::{Postgres, Row as _};

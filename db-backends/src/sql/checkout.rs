@@ -76,7 +76,7 @@ impl FromDriver for sqlx::Error {
 pub(crate) type Work<'c, T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'c>>;
 
 impl<C: Connector> Checkout<C> {
-    /// Does `work` with the connection, to its end, even when the caller goes meanwhile.
+    /// Does `work` with the connection, to its end, even when the returned future is dropped meanwhile.
     pub(crate) async fn perform<T, E>(
         mut self,
         work: impl for<'c> FnOnce(&'c mut Connection<C>) -> Work<'c, T, E> + Send + 'static,

@@ -194,7 +194,7 @@ pub(crate) const fn version_bits(version: Version) -> i64 {
     version.as_u64().cast_signed()
 }
 
-/// Why a row cannot be read. Shows nothing of its contents.
+/// An error in reading a row. Shows nothing of its contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Corrupt {
     #[error("column {0} has a value of the wrong type")]
@@ -205,7 +205,7 @@ pub(crate) enum Corrupt {
     Payload,
     #[error("column subject holds no subject")]
     Subject,
-    #[error("the database's clock shows no instant")]
+    #[error("the database's clock is outside the range of timestamps; set it right")]
     Clock,
 }
 

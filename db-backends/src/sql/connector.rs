@@ -1,4 +1,4 @@
-//! How one kind of database is reached.
+//! Connections to one kind of database.
 
 use sqlx::{Database, query};
 
@@ -10,9 +10,9 @@ pub(crate) trait Connector: Send + Sync + 'static {
 
     const ERRORS: DriverErrors;
 
-    /// `true` if there is a network in between. Then a connection may be dead without showing it, and one
-    /// whose statement did not end in time is not used again. Otherwise the next caller waits for that
-    /// statement.
+    /// `true` if the database is reached over a network. Then a connection may be dead without showing it,
+    /// and one whose statement did not end in time is not used again. Otherwise the next caller waits for
+    /// that statement.
     const IS_REMOTE: bool;
 
     /// Opens a connection.
@@ -30,7 +30,7 @@ pub(crate) trait Connector: Send + Sync + 'static {
 /// An open connection.
 pub(crate) struct OpenConnection<C: Connector + ?Sized> {
     pub(crate) connection: Connection<C>,
-    /// The number by which the server can be told to end what this connection does, if
+    /// The number by which the server can be asked to end this connection's statement, if
     /// [`abandon`](Connector::abandon) needs it; otherwise 0.
     #[cfg_attr(not(feature = "mysql"), expect(dead_code, reason = "only MySQL needs it"))]
     pub(crate) server_id: u64,

@@ -24,7 +24,7 @@ pub(crate) enum Meaning {
     Unknown,
 }
 
-/// How one kind of database reports errors, and what is made of them.
+/// The errors of one kind of database, and their translation.
 pub(crate) struct DriverErrors {
     pub(crate) name: &'static str,
     pub(crate) meaning: fn(&dyn DatabaseError) -> Meaning,
@@ -35,8 +35,8 @@ pub(crate) struct DriverErrors {
 }
 
 impl DriverErrors {
-    /// Returns `true` if the statement that failed with `error` has ended and its connection is as good as
-    /// before.
+    /// Returns `true` if the statement that failed with `error` has ended and its connection can be used
+    /// again.
     pub(crate) fn leaves_connection_usable(&self, error: &sqlx::Error) -> bool {
         match error {
             sqlx::Error::Database(answer) => {
@@ -52,8 +52,8 @@ impl DriverErrors {
     #[cfg(feature = "_server")]
     pub(crate) fn parsing(&self, _: &sqlx::Error) -> PersistenceError {
         PersistenceError::Config(format!(
-            "the {} URL is not one, or has an option that is not understood; characters in a password may have to be \
-             written as %40 and the like",
+            "the {} URL cannot be parsed, or has an unknown option or value; check it, and write special characters \
+             in a password as %40 and the like",
             self.name
         ))
     }
@@ -93,7 +93,7 @@ impl DriverErrors {
                 sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => {
                     PersistenceError::Unavailable(self.shown(error))
                 }
-                // The connection broke, or its answer was not understood.
+                // The connection broke, or its answer could not be parsed.
                 _ => PersistenceError::Unknown(self.shown(error)),
             };
         };
@@ -124,7 +124,7 @@ impl DriverErrors {
             }
             sqlx::Error::PoolClosed => format!("{}: the connection pool is closed", self.name),
             sqlx::Error::WorkerCrashed => format!("{}: the connection's thread has ended", self.name),
-            sqlx::Error::Protocol(_) => format!("{}: an answer was not understood", self.name),
+            sqlx::Error::Protocol(_) => format!("{}: an answer broke the protocol", self.name),
             _ => format!("{}: the driver failed", self.name),
         };
         Box::new(ShownError(text))

@@ -1,12 +1,12 @@
 //! The pool of our own: which caller uses which connection, and when.
 //!
 //! It is not a pool of sqlx's, for three reasons. Such a pool makes a round trip on every connection that it
-//! takes back. It takes back connections whose user has gone in the middle of a statement, and cannot tell
-//! which statement the next answer belongs to. And it does not know the number by which a server can be told
-//! to end a statement.
+//! takes back. It takes back connections that were dropped in the middle of a statement, and cannot know
+//! which statement the next answer belongs to. And it does not know the number by which a server is asked to
+//! end a statement.
 //!
-//! Work on a connection goes on when its caller goes: see [`run_to_end`](super::run_to_end). So a checkout
-//! owns all that it needs.
+//! Work on a connection goes on when its future is dropped: see [`run_to_end`](super::run_to_end). So a
+//! checkout owns all that it needs.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -36,7 +36,7 @@ struct Shared<C: Connector> {
 
 struct Idle<C: Connector> {
     slots: Vec<Slot<C>>,
-    /// When a connection was last abandoned. Those that were idle at that time are suspects.
+    /// The instant at which a connection was last abandoned. Those that were idle then are suspects.
     broken_at: Option<Instant>,
 }
 
@@ -67,8 +67,8 @@ impl<C: Connector> OwnPool<C> {
         run_to_end(GRACE_TO_CONNECT, checkout.made_ready()).await
     }
 
-    /// Waits for the running statements, including those whose callers have gone, and closes all connections.
-    /// Later calls get none.
+    /// Waits for the running statements, including abandoned ones, and closes all connections. Later calls
+    /// get none.
     pub(crate) async fn close(&self) {
         self.0.queue.close().await;
         let slots = std::mem::take(&mut self.0.idle().slots);

@@ -36,10 +36,10 @@ pub struct SqlPersistence<B: Backend> {
 
 /// One kind of SQL database.
 pub(crate) trait Backend: Values + Schema + Sized {
-    /// How it is reached.
+    /// The connections to it.
     type Connections: Connections<Database = Self>;
 
-    /// How it writes its statements.
+    /// Its dialect of SQL.
     const SYNTAX: Syntax;
 
     /// The byte that is appended to a key to make the least key that comes after it.
@@ -69,8 +69,8 @@ impl<B: Backend> SqlPersistence<B> {
         self
     }
 
-    /// Waits for the running statements, including those whose callers have gone, and closes the connections,
-    /// but not the application's pool. Later calls fail with [`PersistenceError::Unavailable`].
+    /// Waits for the running statements, including abandoned ones, and closes the connections, but not the
+    /// application's pool. Later calls fail with [`PersistenceError::Unavailable`].
     ///
     /// Without this call, the connections close when this is dropped, and nothing waits for that.
     pub async fn close(&self) {

@@ -10,9 +10,9 @@ use tokio::time::timeout;
 /// A queue that admits callers in order of arrival.
 pub(crate) struct FairQueue {
     semaphore: Arc<Semaphore>,
-    /// How many callers are admitted at a time.
+    /// The number of callers that are admitted at a time.
     count: u16,
-    /// How long a caller waits to be admitted.
+    /// The maximum time that a caller waits to be admitted.
     timeout: Duration,
 }
 
@@ -47,13 +47,13 @@ impl FairQueue {
     }
 }
 
-/// Why there is no connection. Nothing was sent.
+/// An error in getting a connection. Nothing was sent.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NoConnection {
     #[error("the statements before this one did not end in time")]
     Busy,
     #[error("the server did not answer in time")]
     Silent,
-    #[error("it was closed")]
+    #[error("the database handle was closed")]
     Closed,
 }

@@ -1,8 +1,8 @@
-//! Work that runs to its end even when its caller goes.
+//! Work that runs to its end even when the caller drops its future.
 //!
 //! A connection in the middle of a statement cannot be used: its next answer belongs to that statement.
-//! Closing it for every client that goes would cost a login each time, just when the server is slow. So a
-//! task takes over the rest of the statement. It has a grace period to finish it and return the connection.
+//! Closing it for every dropped future would cost a login each time, just when the server is slow. So a task
+//! takes over the rest of the statement. It has a grace period to finish it and return the connection.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,17 +11,17 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-/// How long a statement goes on for a caller that has gone, before its connection is given up. Part of every
-/// backend's bound on such statements.
+/// The time that a statement gets to finish after its future was dropped, before its connection is given up.
+/// Part of every backend's bound on abandoned statements.
 pub(crate) const GRACE: Duration = Duration::from_secs(1);
 
-/// How long a connection is opened, or waited for, on behalf of a caller that has gone. Longer than
-/// [`GRACE`], because no statement runs on it, and because the next caller needs one as well.
+/// The time that opening a connection, or waiting for one, gets to finish after its future was dropped.
+/// Longer than [`GRACE`], because no statement runs on it, and because the next caller needs one as well.
 pub(crate) const GRACE_TO_CONNECT: Duration = Duration::from_secs(5);
 
-/// Runs `work`. If the caller goes, a task runs the rest of it, for at most `grace`.
+/// Runs `work`. If the returned future is dropped, a task runs the rest of it, for at most `grace`.
 ///
-/// Without a runtime to spawn that task on, `work` is dropped with the caller.
+/// Without a runtime to spawn that task on, `work` is dropped as well.
 pub(crate) fn run_to_end<F>(grace: Duration, work: F) -> RunToEnd<F>
 where
     F: Future<Output: Send> + Send + 'static,

@@ -19,7 +19,7 @@ pub(crate) type Step = &'static [&'static str];
 /// The result of a migration: of the statements, and, if these succeeded, of the migration itself.
 pub(crate) type Migrated = sqlx::Result<Result<(), PersistenceError>>;
 
-/// How one kind of database makes and describes the tables.
+/// The making and describing of tables in one kind of database.
 pub(crate) trait Schema: Database {
     const STEPS: &'static [Step];
 

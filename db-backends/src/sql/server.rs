@@ -65,8 +65,8 @@ pub(crate) enum ServerConnections<C: Connector> {
     Own(OwnPool<C>),
     /// The application's pool, and the statement that begins a transaction there.
     ///
-    /// How long a statement may take is for the application to set, so a write is a transaction: nothing
-    /// commits it when its caller has gone and the grace period is over.
+    /// The application sets how long a statement may take, so a write is a transaction: nothing commits it
+    /// when its future was dropped and the grace period is over.
     Application { pool: Pool<C::Database>, begin: SqlStr },
 }
 
@@ -153,7 +153,7 @@ where
     }
 }
 
-/// Where a transaction failed.
+/// The error of a transaction, and the part of it that failed.
 enum Failure {
     /// Before the commit was sent: nothing took effect.
     BeforeCommit(sqlx::Error),

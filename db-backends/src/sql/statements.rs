@@ -8,7 +8,8 @@ use crate::sql::columns::Column;
 use crate::sql::table::TableName;
 use crate::sql::value::RESULT;
 
-/// How a database writes what the statements of all databases need, and the statements that are its own.
+/// The SQL dialect of a database: what the statements of all databases need, and the statements that are its
+/// own.
 ///
 /// In a statement, `{sessions}` stands for the quoted name of the session table, `{key}` for the column
 /// `key`, `{times}` for the columns that a list of sessions shows, and `{result}` for the name of the only
@@ -46,14 +47,14 @@ pub(crate) struct Statements {
     pub(crate) is_there: SqlStr,
     /// Removes the row with this key.
     pub(crate) delete: SqlStr,
-    /// Removes rows that expired at an instant or before, at most so many.
+    /// Removes rows that expired at an instant or before, up to a limit.
     pub(crate) delete_expired: SqlStr,
     /// Counts the rows that expired at an instant or before.
     pub(crate) count_expired: SqlStr,
-    /// Returns key and times of the rows of a subject, now, that have not expired, from a key on, at most so
-    /// many, in the order of the bytes of their keys.
+    /// Returns key and times of the rows of a subject, now, that have not expired, from a key on, up to a
+    /// limit, in the order of the bytes of their keys.
     pub(crate) list_by_subject: SqlStr,
-    /// Returns the rows from a key on, at most so many, in the order of the bytes of their keys.
+    /// Returns the rows from a key on, up to a limit, in the order of the bytes of their keys.
     pub(crate) scan: SqlStr,
     /// Returns the database's clock, in microseconds since 1970. No parameters.
     pub(crate) now: SqlStr,

@@ -1,4 +1,4 @@
-//! How values are bound to statements, and read from rows.
+//! The binding of values to statements, and their reading from rows.
 
 use sqlx::{Database, Encode, Type};
 
@@ -20,7 +20,7 @@ pub(crate) enum Value<'a> {
 /// The name of the only column of a statement that returns one number.
 pub(crate) const RESULT: &str = "result";
 
-/// How one kind of database binds and reads values. Columns are read by name.
+/// The binding and reading of values in one kind of database. Columns are read by name.
 pub(crate) trait Values: Database {
     /// Binds `value` as the next parameter.
     fn bind(query: Query<Self>, value: Value<'_>) -> Query<Self>;

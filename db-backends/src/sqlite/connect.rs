@@ -1,4 +1,4 @@
-//! How SQLite's file is opened, and which of its connections write.
+//! Connections to SQLite's file: one that writes, and those that read.
 //!
 //! SQLite has one writer at a time. Waiting for it here, in order, is faster and fairer than SQLite's own
 //! way, which is to sleep and look again. And a caller that waits here keeps no connection from a reader.
@@ -44,7 +44,7 @@ impl Target {
             return Err(invalid("the URL names no file"));
         }
         let options = SqliteConnectOptions::from_str(url)
-            .map_err(|_| invalid("the URL has an option that is not understood"))?;
+            .map_err(|_| invalid("the URL has an unknown option, or an option with an invalid value"))?;
         Ok(Self {
             options: options.create_if_missing(matches!(mode, None | Some("rwc"))),
             is_in_memory,
@@ -155,8 +155,8 @@ impl Connections for SqliteConnections {
             return Ok(());
         }
         Err(PersistenceError::Config(format!(
-            "the pool's connections have a busy_timeout of {found:?}, longer than the {busy_timeout:?} that this was \
-             told; pass it to SqliteBuilder::busy_timeout"
+            "the pool's connections have a busy_timeout of {found:?}, longer than the {busy_timeout:?} that \
+             the builder allows for; pass the pool's busy_timeout to SqliteBuilder::busy_timeout"
         )))
     }
 

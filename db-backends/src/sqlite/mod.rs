@@ -1,12 +1,13 @@
 //! SQLite: a file, or in memory.
 //!
-//! | a statement whose caller has gone | is bounded by |
+//! | an abandoned statement | is bounded by |
 //! |---|---|
 //! | waits for another writer | `busy_timeout`, 5 s |
 //! | runs | the process: nothing goes on after it has ended |
 //!
-//! A task waits for the end of such a statement, for one second, before it returns the connection. If the
-//! statement takes longer, the next call on that connection waits for it.
+//! A statement is abandoned when its caller drops the future. A task waits for its end, for one second,
+//! before it returns the connection. If the statement takes longer, the next call on that connection waits
+//! for it.
 
 mod builder;
 mod connect;

@@ -1,4 +1,4 @@
-//! How SQLite writes its statements, and what it binds and reads.
+//! The SQL dialect of SQLite, and the values that it binds and reads.
 
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, Sqlite, TypeInfo as _, ValueRef as _};

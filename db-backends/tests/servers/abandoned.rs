@@ -6,7 +6,7 @@ use session_core::{ExpiryWrite, Timestamp};
 use crate::proxy::Proxy;
 use crate::server::{Db, Kind, NOW, Program, Server, Settings, key, payload, record, start};
 
-/// How long a statement goes on for a caller that has gone.
+/// The time that a statement gets to finish after its future was dropped.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Starts a write that waits for a lock, and drops it.
@@ -21,7 +21,7 @@ async fn abandon_a_write(server: &Server, db: &Db, observer: &mut Program) {
 }
 
 pub async fn abandoned_write_is_ended_by_the_server(server: Server) {
-    // Postgres ends the statement by its timeout. The others have a long one here, and must be told to end
+    // Postgres ends the statement by its timeout. The others have a long one here, and must be asked to end
     // it.
     let statement_timeout = Duration::from_secs(if server.kind == Kind::Postgres { 1 } else { 600 });
     let lock_timeout = Duration::from_secs(600);
@@ -127,7 +127,7 @@ pub async fn close_waits_for_statements_whose_callers_have_gone(server: Server) 
     assert_eq!(payload(&server.database().await, "a").await.unwrap(), b"new");
 }
 
-/// The caller goes at any time: while the statement is prepared, sent, or answered.
+/// The future is dropped at any time: while the statement is prepared, sent, or answered.
 pub async fn connection_of_a_gone_caller_gives_no_answer_to_the_next(server: Server) {
     let own = server.database_with(Settings { max_connections: 2, ..Settings::default() }).await;
     let (pooled, _pool) = server.pooled(2, "SELECT 1").await;

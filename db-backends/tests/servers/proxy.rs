@@ -7,7 +7,7 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// Which directions pass.
+/// The directions that pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// Both directions pass. A change of the number cuts the connections made before.

@@ -6,7 +6,7 @@ use session_core::{Acquired, Cache, Entry, Record, Stamp, State, StoredKey, prot
 use super::CoherentCache;
 use super::guard::Gate;
 
-/// How far [`Runtime::coarse_now`](session_core::Runtime::coarse_now) may be behind.
+/// The maximum time by which [`Runtime::coarse_now`](session_core::Runtime::coarse_now) is behind.
 const COARSE: Duration = Duration::from_millis(20);
 
 /// A record, from the cache or from the database.

@@ -51,7 +51,8 @@ struct Item {
     in_flight: Vec<Token>,
     /// A statement with an unknown outcome may commit until then, so a settlement before that would be too early.
     not_before: Option<Timestamp>,
-    /// When no value from before the last write can be shown any more, whatever the cache holds. `None` while it is under way.
+    /// The instant from which no value from before the last write can be shown any more, whatever the cache holds. `None`
+    /// while it is under way.
     obsolete_at: Option<Timestamp>,
     /// The number of repairs that have failed since the last write.
     failures: u32,
@@ -330,9 +331,9 @@ pub(crate) struct Repair {
     pub(super) token: Token,
     /// The number of repairs that have failed before this one since the last write.
     pub(super) failures: u32,
-    /// When to try again if this one fails.
+    /// The instant at which to try again if this one fails.
     again_at: Timestamp,
-    /// When the repair was done, if it was.
+    /// The instant at which the repair was done, if it was.
     pub(super) done_at: Option<Timestamp>,
 }
 

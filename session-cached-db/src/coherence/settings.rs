@@ -10,13 +10,13 @@ pub(crate) struct CoherenceSettings {
     pub(crate) max_cache_age: Duration,
     pub(crate) lease_ttl: Duration,
     pub(crate) fence_ttl: Duration,
-    /// How far the clocks of nodes may differ.
+    /// The maximum difference between the clocks of nodes.
     pub(crate) clock_slack: Duration,
     /// The time that a cache call may take.
     pub(crate) cache_timeout: Duration,
-    /// For how long a write tries to get ahead of writers in other processes.
+    /// The maximum time for which a write tries to get ahead of writers in other processes.
     pub(crate) write_timeout: Duration,
-    /// How long after its sending a statement may still commit.
+    /// The maximum time after its sending at which a statement may still commit.
     pub(crate) longest_statement: Duration,
     pub(crate) breaker_threshold: u32,
     pub(crate) probe_interval: Duration,
@@ -66,7 +66,7 @@ pub enum WriteOperation {
     Delete,
 }
 
-/// How far caches can be trusted after a write.
+/// The trust that caches deserve after a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coherence {
     /// No cache shows what the write replaced.

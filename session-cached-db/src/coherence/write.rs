@@ -18,7 +18,7 @@ pub(crate) struct FencedWrite<'a, C: Cache> {
     operation: WriteOperation,
     key: StoredKey,
     protection: Protection,
-    /// When the write gives up getting ahead of writers in other processes.
+    /// The instant at which the write gives up getting ahead of writers in other processes.
     deadline: Timestamp,
     /// A statement may still commit after its client has given up.
     is_unknown: bool,
@@ -49,8 +49,8 @@ impl<'a, C: Cache> FencedWrite<'a, C> {
         Ok(Self { cache, operation, key, protection, deadline, is_unknown: false })
     }
 
-    /// Returns `true` if a statement may be tried again after so many conflicts with other processes. Waits a while before
-    /// it returns.
+    /// Returns `true` if a statement may be tried again after this number of conflicts with other processes. Waits a while
+    /// before it returns.
     pub(crate) async fn may_try_again(&self, conflicts: u32) -> bool {
         self.cache.may_try(conflicts, self.deadline).await && self.cache.runtime.now() < self.deadline
     }

@@ -52,7 +52,7 @@ impl Tasks {
                 let result = super::mutants::unless_left(task, &mut reply).await;
                 return drop(reply.send(result));
             });
-            // The caller may have left.
+            // The caller may have dropped its future.
             let _ = reply.send(task.await);
         };
         let started = self.start(Admission::New, task.boxed());

@@ -328,7 +328,7 @@ impl<C: Cache, P: SubjectIndex> CachedDb<C, P> {
 pub struct ListedSession {
     /// The key under which the session is stored, by which it can be [ended](CachedDb::revoke).
     pub key: StoredKey,
-    /// When the session began, was last used, and ends. `None` if its row cannot be read.
+    /// The instants at which the session began, was last used, and ends. `None` if its row cannot be read.
     pub times: Option<SessionTimes>,
 }
 

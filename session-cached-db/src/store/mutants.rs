@@ -14,7 +14,7 @@ use crate::runtime::Admission;
 use crate::{CachedDb, Coherence, Error, WriteOperation};
 
 impl<C: Cache, P> CachedDb<C, P> {
-    /// Returns a digest of flights, write queues, repairs and breakers: all that tasks of this store have in common, besides
+    /// Returns a digest of attempts, write queues, repairs and breakers: all that tasks of this store have in common, besides
     /// cache and database. No more than `failures_left` cache calls are going to fail.
     #[must_use]
     pub fn __shared_state(&self, failures_left: u32) -> u64 {

@@ -32,7 +32,7 @@ pub(crate) struct Queues {
     /// The number of writes that can wait for one key.
     capacity: usize,
     by_key: Mutex<HashMap<StoredKey, VecDeque<Queued>>>,
-    /// When sessions were last touched by this process.
+    /// The instants at which this process last touched sessions.
     touches: Mutex<HashMap<StoredKey, Timestamp>>,
     /// Digests of the turns that the tasks of the queues are carrying out.
     #[cfg(feature = "__simulation")]
@@ -41,7 +41,7 @@ pub(crate) struct Queues {
 
 #[derive(Debug)]
 struct Queued {
-    /// When the job may no longer begin.
+    /// The instant from which the job may no longer begin.
     deadline: Timestamp,
     job: Job,
     span: Span,
@@ -116,7 +116,7 @@ impl Latest {
 impl Job {
     /// Answers the caller that nothing was written, and why.
     fn refuse(self, error: Error) {
-        // A caller that has left needs no answer.
+        // A caller that has dropped its future needs no answer.
         match self {
             Self::Save(_, reply) | Self::Update(_, reply) => drop(reply.send(Err(error))),
             Self::Touch(_, reply) => drop(reply.send(Err(error))),

@@ -176,7 +176,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         for (save, reply) in saves {
             match (result, save.new_subject()) {
                 (Ok(saved), Some(subject)) => self.limit_then_answer(subject, saved.clone(), reply),
-                // A caller that has left needs no answer.
+                // A caller that has dropped its future needs no answer.
                 _ => drop(reply.send(result.clone())),
             }
         }

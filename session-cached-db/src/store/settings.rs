@@ -205,7 +205,7 @@ impl Options {
 
     fn check_keys(&self, db: &PersistenceProperties) -> Result<KeyPrefix, BuildError> {
         if self.accepts_plain_keys && db.key_form != KeyForm::Hashed {
-            return invalid("this database holds plain keys, so there is nothing to accept_plain_keys for");
+            return invalid("this database holds plain keys only; leave accept_plain_keys out");
         }
         let Ok(key_prefix) = KeyPrefix::parse(&self.key_prefix) else {
             return invalid("key_prefix has at most 21 characters of [A-Za-z0-9_.:-]");

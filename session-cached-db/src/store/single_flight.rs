@@ -252,7 +252,7 @@ pub(crate) struct Waiter {
     /// In the attempt after that, for a load that may come too late for the result of this one.
     next: Option<Ticket>,
     has_joined: bool,
-    /// It is the task that goes on with the attempt for loads that have left.
+    /// `true` for the task that goes on with the attempt after its loads were dropped.
     is_task: bool,
 }
 

@@ -129,7 +129,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     /// sessions that are ended have queues of their own, which may wait for this one's.
     pub(super) fn limit_then_answer(self: &Arc<Self>, subject: &Subject, saved: Saved, reply: Reply<Saved>) {
         if self.subject_limit.is_none() {
-            // A caller that has left needs no answer.
+            // A caller that has dropped its future needs no answer.
             return drop(reply.send(Ok(saved)));
         }
         let (store, subject) = (Arc::clone(self), subject.clone());
@@ -144,8 +144,8 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
 
 impl<C: Cache, P: SubjectIndex> Inner<C, P> {
     /// Ends the sessions that were not used for the longest time, but never the `newest`, whose client has just logged in: by
-    /// another node's clock, others may look newer. A login on another node at the same time is left to end this one, if it
-    /// looks newer: otherwise the two would end each other.
+    /// another node's clock, others may look newer. Spares a session that looks newer and comes from a login on another node
+    /// at the same time: that node ends this one instead. Otherwise the two would end each other.
     pub(super) async fn end_surplus(
         self: Arc<Self>,
         subject: Subject,

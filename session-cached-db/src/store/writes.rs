@@ -18,7 +18,7 @@ use crate::{Coherence, Error, WriteOperation};
 pub struct Written<T> {
     /// The value that the write has written or found.
     pub value: T,
-    /// How far caches can be trusted with it.
+    /// The trust that caches deserve after it.
     pub coherence: Coherence,
 }
 
@@ -28,7 +28,7 @@ impl From<Saved> for Written<Arc<Record>> {
     }
 }
 
-/// A session as a write has left it.
+/// A session in the state after a write.
 #[derive(Clone, Debug)]
 pub(crate) struct Saved {
     pub(crate) key: StoredKey,

@@ -1,6 +1,6 @@
 use crate::MalformedJson;
 
-/// Why Django's payload cannot be read. Shows nothing of it.
+/// An error in reading Django's payload. Shows nothing of it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnreadablePayload {

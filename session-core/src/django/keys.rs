@@ -39,7 +39,8 @@ impl SecretKeys {
     ///
     /// # Errors
     ///
-    /// Returns [`InvalidSecretKeys::Unset`] if the variable does not exist, is empty, or is no Unicode.
+    /// Returns [`InvalidSecretKeys::Unset`] if the variable does not exist, is empty, or is not valid
+    /// Unicode.
     pub fn from_env(variable: &str) -> Result<Self, InvalidSecretKeys> {
         let unset = || InvalidSecretKeys::Unset { variable: variable.to_owned() };
         let secret_key = std::env::var(variable).map_err(|_| unset())?;

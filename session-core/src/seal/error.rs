@@ -1,6 +1,6 @@
 use super::key::SealingKeyId;
 
-/// Why a payload is not opened. Shows nothing of it. Leave the row alone.
+/// An error in opening a sealed payload. Shows nothing of it. Leave the row alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SealError {

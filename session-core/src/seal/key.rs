@@ -200,9 +200,8 @@ impl SealingKeys {
     ///
     /// # Errors
     ///
-    /// Returns [`InvalidSealingKey::Unset`] if the variable does not exist or is no Unicode, and the errors
-    /// of
-    /// [`parse`](Self::parse).
+    /// Returns [`InvalidSealingKey::Unset`] if the variable does not exist or is not valid Unicode, and the
+    /// errors of [`parse`](Self::parse).
     pub fn from_env(variable: &str) -> Result<Self, InvalidSealingKey> {
         let text = std::env::var(variable)
             .map_err(|_| InvalidSealingKey::Unset { variable: variable.to_owned() })?;
@@ -255,8 +254,10 @@ pub enum InvalidSealingKey {
     /// There is no key.
     #[error("there is no sealing key; make one with: openssl rand -base64 32")]
     Missing,
-    /// The environment variable is missing or no Unicode.
-    #[error("the environment variable {variable} is missing or no Unicode; set it to the sealing keys")]
+    /// The environment variable is not set, or not valid Unicode.
+    #[error(
+        "the environment variable {variable} is not set, or not valid Unicode; set it to the sealing keys"
+    )]
     Unset {
         /// The variable's name.
         variable: String,
@@ -277,6 +278,6 @@ pub enum InvalidSealingKey {
     #[error("a sealing key is not random; make one with: openssl rand -base64 32")]
     Weak,
     /// The key is in the ring twice.
-    #[error("the sealing key {0} is there twice; take one away")]
+    #[error("the sealing key {0} is listed twice; remove one of the two")]
     Duplicate(SealingKeyId),
 }

@@ -168,12 +168,12 @@ fn build(image: &Image, mirror: &str, scratch: &Path) -> Result {
         .stdin(tar)
         .output()?;
     if !bootstrapping.wait()?.success() {
-        let told = fs::read_to_string(&log).unwrap_or_default();
-        return Err(format!("{}: mmdebstrap failed:\n{}", image.name, told.trim_end()).into());
+        let log = fs::read_to_string(&log).unwrap_or_default();
+        return Err(format!("{}: mmdebstrap failed:\n{}", image.name, log.trim_end()).into());
     }
     if !imported.status.success() {
-        let told = String::from_utf8_lossy(&imported.stderr);
-        return Err(format!("{}: docker import failed: {}", image.name, told.trim_end()).into());
+        let stderr = String::from_utf8_lossy(&imported.stderr);
+        return Err(format!("{}: docker import failed: {}", image.name, stderr.trim_end()).into());
     }
     output(Command::new("docker").args(["tag", &unproven, &stand_in(image)]))?;
     output(Command::new("docker").args(["image", "rm", &unproven]))?;

@@ -15,7 +15,7 @@ use crate::simulation::settings::{
 use crate::simulation::task_id::TaskId;
 use crate::simulation::world::{Purpose, World, lock};
 
-/// How soon the cache must be used after it answers again.
+/// The time within which the cache must be used after it answers again.
 const RECOVERY: Duration = Duration::from_secs(2);
 
 /// The number of rounds after which a run is stuck.
@@ -104,7 +104,7 @@ impl Simulation<'_> {
         self.run_woken()?;
         self.drain()?;
         if self.stores.iter().flatten().any(|store| store.__flights() + store.__queues() > 0) {
-            return Err("a flight or a write queue is left behind".into());
+            return Err("an attempt or a write queue is left behind".into());
         }
         Ok(())
     }

@@ -59,10 +59,10 @@ pub(in crate::simulation) struct Simulation<'a> {
     answers: Arc<std::sync::Mutex<Vec<Answer>>>,
     oracle: Oracle,
     faults_left: u8,
-    /// How often the rival process may still get ahead.
+    /// The number of times that the rival process may still get ahead.
     rivalry_left: u8,
     excuses: Excuses,
-    /// Writes whose caller has left.
+    /// Writes whose future was dropped.
     dropped: BTreeSet<usize>,
     /// `true` while tasks that are started begin later.
     holds: bool,

@@ -1,4 +1,4 @@
-//! How calls take effect, in the cache and in the database.
+//! The effects of calls, in the cache and in the database.
 
 use std::time::Duration;
 

@@ -66,7 +66,7 @@ pub(in crate::simulation) fn lock(world: &Shared) -> MutexGuard<'_, World> {
 #[derive(Debug)]
 pub(in crate::simulation) struct World {
     pub(in crate::simulation) now: Timestamp,
-    /// How much longer than its TTL the cache keeps a lease or a fence.
+    /// The time for which the cache keeps a lease or a fence beyond its TTL.
     pub(in crate::simulation) excess: Duration,
     /// The task that is being polled.
     pub(in crate::simulation) polling: TaskId,

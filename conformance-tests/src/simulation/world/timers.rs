@@ -9,7 +9,7 @@ use super::World;
 use crate::simulation::settings::{CACHE_TIMEOUT, PROBE_INTERVAL};
 use crate::simulation::task_id::TaskId;
 
-/// How long a load waits for one more attempt.
+/// The maximum time that a load waits for one more attempt.
 const LONGEST_LOAD: Duration = Duration::from_millis(5_200);
 
 /// The longest pause before an exchange is tried again.

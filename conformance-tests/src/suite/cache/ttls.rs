@@ -1,4 +1,4 @@
-//! How long an entry is kept.
+//! The lifetime of entries.
 
 use std::time::Duration;
 

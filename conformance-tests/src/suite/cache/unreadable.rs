@@ -15,7 +15,7 @@ cases! {
     entry_of_another_key_is_never_returned => "An entry of another key is never returned",
 }
 
-/// Why cases that need encoded entries are skipped.
+/// The reason for which cases that need encoded entries are skipped.
 const NOT_ENCODED: &str = "the fixture has no access to encoded entries";
 
 /// Returns bytes that are no entry in any version of the envelope: none, text, and the beginning of an entry

@@ -8,7 +8,7 @@ use super::{NOW, PersistenceFixture, insert, key, load, nodes, record};
 use crate::suite::case::{cases, skip};
 use crate::suite::concurrent::at_once;
 
-/// Why cases that begin without a table are skipped.
+/// The reason for which cases that begin without a table are skipped.
 const NO_TABLE_OF_ITS_OWN: &str = "the fixture cannot open a table that is not made yet";
 
 cases! {

@@ -15,7 +15,7 @@ use crate::checker::Surroundings;
 use crate::faults::Kind;
 use crate::history::{Blame, Command, Figures, MILLI, Mix, Nanos, Op, Reply, SECOND, SessionId, Work, now};
 use crate::ledger::Ledger;
-use crate::worker::{FENCE_TTL, LANDING};
+use crate::worker::{FENCE_TTL, WRITE_BOUND};
 
 const TASKS: u32 = 24;
 const SESSIONS: u32 = 256;
@@ -23,7 +23,7 @@ const SESSIONS: u32 = 256;
 /// The mean pause of a task between two operations, so that a process writes at least 100 times a second.
 const PAUSE: Nanos = 55 * MILLI;
 
-/// How long a blip lasts, and how much time is between the beginnings of two.
+/// The length of a blip, and the time between the beginnings of two.
 const BLIP: Duration = Duration::from_millis(300);
 const INTERVAL: Duration = Duration::from_secs(5);
 
@@ -128,7 +128,7 @@ pub(crate) async fn run(settings: &Settings) -> Result<Verdict, Failure> {
     let unreachable = blips.iter().map(|blip| (blip.since.saturating_sub(SECOND), blip.until + RECOVERY));
     let surroundings = Surroundings {
         max_cache_age: MAX_CACHE_AGE,
-        landing: LANDING,
+        write_bound: WRITE_BOUND,
         unreachable: unreachable.collect(),
         ..Surroundings::default()
     };

@@ -21,10 +21,10 @@ const TASKS: u32 = 64;
 /// All tasks begin an operation at each multiple of this.
 const BEAT: Nanos = 150 * MILLI;
 
-/// How long the tasks write a session before they rest.
+/// The time for which the tasks write a session before they rest.
 const ROUND: Duration = Duration::from_millis(3_500);
 
-/// How long they write, delete and rotate it after that.
+/// The time for which they write, delete and rotate it after that.
 const ENDING: Duration = Duration::from_millis(600);
 
 /// The time within which the cache must serve the session after the crowd has gone: a few round trips, on a

@@ -25,7 +25,7 @@ const PAUSE: Nanos = 20 * MILLI;
 const MAX_CACHE_AGE: Nanos = SECOND;
 const CACHE_TIMEOUT: Nanos = SECOND / 2;
 
-/// The delay of the database's answers, so that callers leave in the middle of statements.
+/// The delay of the database's answers, so that futures are dropped in the middle of statements.
 const DISTANCE: Duration = Duration::from_millis(5);
 
 /// The time that a load may take beyond the timeouts of cache and database, on a busy machine.
@@ -34,7 +34,7 @@ const SLACK: Nanos = SECOND;
 pub(super) async fn run(settings: &Settings) -> Result<Verdict, Failure> {
     let servers = Servers::start(settings, true).await?;
     let mut verdict = Verdict::new(format!(
-        "departing {}+{}, seed {}: {} processes of {TASKS} tasks, {SESSIONS} sessions; callers leave 0.2 to 12 ms after they began",
+        "departing {}+{}, seed {}: {} processes of {TASKS} tasks, {SESSIONS} sessions; operations are dropped 0.2 to 12 ms after they began",
         settings.cache, settings.database, settings.seed, settings.processes
     ));
     servers.database.set(Mode::Delay(DISTANCE), None);
@@ -99,15 +99,13 @@ pub(super) async fn run(settings: &Settings) -> Result<Verdict, Failure> {
         let slowest = slowest_load(ledger.sessions.values().flatten(), since);
         let bound = CACHE_TIMEOUT + nanos(READ_TIMEOUT) + SLACK;
         verdict.check(
-            "no load waits for one whose caller has gone",
+            "no load waits for one whose future was dropped",
             slowest <= bound && stuck == 0,
             format!("slowest {}, allowed {}; {stuck} operations did not end", ms(slowest), ms(bound)),
         );
         let departed: Vec<_> = ledger.revocations.iter().filter(|one| one.departed).collect();
         if departed.is_empty() {
-            return Err(
-                "no revocation was left by its caller, which proves nothing: let it last longer".into()
-            );
+            return Err("no revocation was dropped, which proves nothing: let it last longer".into());
         }
         let half_done: Vec<_> = departed.iter().filter(|one| one.left > 0).collect();
         let left: u32 = half_done.iter().map(|one| one.left).sum();

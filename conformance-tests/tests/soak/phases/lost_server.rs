@@ -18,7 +18,7 @@ use crate::engine::Container;
 use crate::history::{Command, Figures, MILLI, Mix, Nanos, Op, SECOND, SessionId, Work, now, session_key};
 use crate::ledger::Ledger;
 use crate::table::{CLUSTER_WITH_GAPS, server};
-use crate::worker::{self, LANDING, stored_key};
+use crate::worker::{self, WRITE_BOUND, stored_key};
 
 const TASKS: u32 = 8;
 const SESSIONS: u32 = 96;
@@ -30,7 +30,7 @@ const MAX_CACHE_AGE: Nanos = 60 * SECOND;
 /// Long enough for a machine of two cores that runs all of this.
 const CACHE_TIMEOUT: Nanos = SECOND / 2;
 
-/// How long a server is dead, and how long it is watched after it came back.
+/// The time for which a server is dead, and the time for which it is watched after it came back.
 const DEAD: Duration = Duration::from_secs(5);
 const BACK: Duration = Duration::from_secs(4);
 
@@ -61,7 +61,7 @@ enum Fleet {
     Cluster,
 }
 
-/// How a server dies.
+/// The manner of a server's death.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Death {
     /// Connections are refused.
@@ -227,7 +227,7 @@ async fn lose(settings: &Settings, kind: Fleet) -> Result<Verdict, Failure> {
     let span = |loss: &Loss| (loss.since.saturating_sub(SECOND), loss.until + REUNION);
     let surroundings = Surroundings {
         max_cache_age: MAX_CACHE_AGE,
-        landing: LANDING,
+        write_bound: WRITE_BOUND,
         unreachable: losses.iter().map(span).collect(),
         losses: losses.iter().filter(|loss| loss.death == Death::Killed).map(span).collect(),
         ..Surroundings::default()

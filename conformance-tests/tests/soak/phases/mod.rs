@@ -19,7 +19,7 @@ use crate::checker::Surroundings;
 use crate::history::{Nanos, PhaseOrders, SECOND};
 use crate::ledger;
 use crate::run;
-use crate::worker::LANDING;
+use crate::worker::WRITE_BOUND;
 use process_group::{ProcessGroup, lock};
 use verdict::{Times, Verdict};
 
@@ -114,7 +114,13 @@ impl Settings {
     fn surroundings(&self, max_cache_age: Nanos) -> Surroundings {
         let is_private = self.cache == "moka";
         let is_healthy = !is_private;
-        Surroundings { max_cache_age, landing: LANDING, is_private, is_healthy, ..Surroundings::default() }
+        Surroundings {
+            max_cache_age,
+            write_bound: WRITE_BOUND,
+            is_private,
+            is_healthy,
+            ..Surroundings::default()
+        }
     }
 }
 
@@ -142,7 +148,7 @@ pub(crate) fn hindrance(phase: Phase, cache: &str) -> Option<&'static str> {
 
 /// Judges the histories of all sessions, and removes them.
 fn judge(group: &ProcessGroup, surroundings: &Surroundings, truth: &mut Truth) {
-    let sessions = lock(&group.ledger).retire(true);
+    let sessions = lock(&group.ledger).take_finished(true);
     truth.sessions += sessions.len() as u64;
     sessions.iter().for_each(|(_, ops)| truth.times.add(ops));
     if truth.broken.is_some() {

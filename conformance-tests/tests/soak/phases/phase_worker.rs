@@ -20,9 +20,9 @@ use crate::history::{
     Action, Answer, Command, Figures, Line, Nanos, PhaseOrders, Reply, Revocation, SECOND, SessionId, Work,
     now, session_key,
 };
-use crate::worker::{OPS, Store, attempt, empty, ended, store_over, stored_key, tell};
+use crate::worker::{OPS, Store, attempt, empty, ended, send_line, store_over, stored_key};
 
-/// How often a process reports its figures.
+/// The time between two reports of a process's figures.
 const SAMPLE: Duration = Duration::from_millis(20);
 
 /// The size of a store's pool; see the parameters of the URLs.
@@ -37,7 +37,7 @@ pub(crate) const SUBJECT_SESSIONS: u32 = 50;
 /// The first slot of the sessions of subjects.
 pub(crate) const SUBJECT_SLOT: u32 = 1 << 20;
 
-/// How long the sessions of a revocation are counted after it began.
+/// The time for which the sessions of a revocation are counted after it began.
 pub(crate) const REVOCATION_BOUND: Duration = Duration::from_secs(5);
 
 /// The number of sessions that are created at a time, or loaded until the cache answers for them.
@@ -47,7 +47,8 @@ const AT_ONCE: usize = 8;
 /// process may come in between.
 const ENOUGH_LOADS: u32 = 4;
 
-/// How long a stalled load is kept, and how many of a process at a time. Each may keep a connection.
+/// The time for which a stalled load is kept, and the number of them in a process at a time. Each may keep a
+/// connection.
 const STALL: Duration = Duration::from_secs(6);
 const MAX_STALLED: usize = 2;
 
@@ -100,7 +101,7 @@ async fn obey(orders: PhaseOrders, mut commands: mpsc::UnboundedReceiver<Command
     let (is_resting, count) = (AtomicBool::new(true), AtomicU64::new(0));
     let worker = Arc::new(PhaseWorker { orders, store, uncached, cache, is_resting, count });
     worker.open_connections().await?;
-    tell(&Line::Ready);
+    send_line(&Line::Ready);
     tokio::spawn(sample(Arc::clone(&worker)));
     let mut tasks = JoinSet::new();
     while let Some(command) = commands.recv().await {
@@ -148,7 +149,7 @@ async fn obey(orders: PhaseOrders, mut commands: mpsc::UnboundedReceiver<Command
                 Reply::Noted
             }
         };
-        tell(&Line::Done(reply));
+        send_line(&Line::Done(reply));
     }
     Ok(())
 }
@@ -156,7 +157,7 @@ async fn obey(orders: PhaseOrders, mut commands: mpsc::UnboundedReceiver<Command
 async fn sample(worker: Arc<PhaseWorker>) {
     loop {
         let figures = Figures { values: worker.cache.values(), ..worker.store.stats().into() };
-        tell(&Line::Stats { at: now(), figures });
+        send_line(&Line::Stats { at: now(), figures });
         tokio::time::sleep(SAMPLE).await;
     }
 }
@@ -188,8 +189,8 @@ impl PhaseWorker {
         Err(format!("{open} of {CONNECTIONS} connections to the database could be opened").into())
     }
 
-    /// Does and reports an operation. If it has a time limit, its caller leaves after that; then its rest is
-    /// returned.
+    /// Does and reports an operation. If it has a time limit, its caller stops waiting after that, and the
+    /// rest of it is returned.
     async fn operate(
         self: &Arc<Self>,
         session: SessionId,
@@ -197,12 +198,12 @@ impl PhaseWorker {
         time_limit: Option<Duration>,
     ) -> Option<Rest> {
         let op = OPS.fetch_add(1, Ordering::Relaxed);
-        tell(&Line::Begin { op, session, action, at: now() });
+        send_line(&Line::Begin { op, session, action, at: now() });
         let worker = Arc::clone(self);
         let key = self.key(session);
         let mut attempt = Box::pin(async move { attempt(&worker.store, &key, action).await });
         let Some(time_limit) = time_limit else {
-            tell(&ended(op, action, attempt.await));
+            send_line(&ended(op, action, attempt.await));
             return None;
         };
         let outcome = match select(&mut attempt, pin!(tokio::time::sleep(time_limit))).await {
@@ -210,11 +211,11 @@ impl PhaseWorker {
             Either::Right(_) => None,
         };
         if let Some(outcome) = outcome {
-            tell(&ended(op, action, outcome));
+            send_line(&ended(op, action, outcome));
             return None;
         }
         let answer = Answer::Unknown;
-        tell(&Line::End { op, answer, degraded: false, at: now(), error: None, departed: true });
+        send_line(&Line::End { op, answer, degraded: false, at: now(), error: None, departed: true });
         Some(Box::pin(async move {
             let _ = attempt.await;
         }))
@@ -333,11 +334,11 @@ async fn revoke(worker: Arc<PhaseWorker>) {
             return;
         }
         match revoke_one(&worker, number, &mut random).await {
-            Ok(revocation) => tell(&Line::Revoked(revocation)),
+            Ok(revocation) => send_line(&Line::Revoked(revocation)),
             Err(error) => {
                 let (departed, sessions, left, after) = (false, SUBJECT_SESSIONS, 0, 0);
                 let error = Some(error.to_string());
-                tell(&Line::Revoked(Revocation { number, departed, sessions, left, after, error }));
+                send_line(&Line::Revoked(Revocation { number, departed, sessions, left, after, error }));
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }

@@ -15,7 +15,7 @@ use crate::ledger::Ledger;
 use crate::run::{database_url, path};
 use crate::worker;
 
-/// How long a process may take to start, or to carry out a command.
+/// The maximum time that a process may take to start, or to carry out a command.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// The cache and the database of a phase, each with a proxy for each process where one can be.
@@ -101,7 +101,7 @@ impl ProcessGroup {
                         lock(&ledger).take(process, line);
                     }
                 }
-                lock(&ledger).bury(process);
+                lock(&ledger).mark_ended(process);
             });
         }
         let is_ready = |ledger: &mut Ledger, process| {

@@ -109,7 +109,7 @@ impl Times {
             let Some(end) = op.end else { continue };
             match op.action {
                 Action::Create => {}
-                // An operation that its caller left.
+                // An operation that its caller dropped.
                 Action::Load if op.answer == Answer::Unknown => {}
                 Action::Load => self.loads.push(end - op.begin),
                 _ => self.writes.push(end - op.begin),

@@ -38,7 +38,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command was not carried out, or not to its end.
+/// The failure of a command that was not carried out, or not to its end.
 #[derive(Debug)]
 pub(crate) enum Failure {
     Usage(String),

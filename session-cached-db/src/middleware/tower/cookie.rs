@@ -297,7 +297,7 @@ fn header_value(cookie: &Cookie<'_>) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// Why a [`SessionCookie`] cannot be used: browsers would refuse it.
+/// An error in the settings of a [`SessionCookie`]: browsers would refuse it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the session cookie is invalid: {0}")]
 pub struct InvalidCookie(&'static str);

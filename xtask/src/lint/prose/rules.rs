@@ -32,7 +32,7 @@ pub(super) const TEST_OPENER: Rule = Rule {
 #[cfg(test)]
 pub(super) const ALL: [&Rule; 6] = [&OPENER, &PRONOUN, &AS_EVERY, &DEFAULT, &TEST_LENGTH, &TEST_OPENER];
 
-const OPENERS: &[&str] = &["What", "Whoever", "Whether"];
+const OPENERS: &[&str] = &["What", "Whoever", "Whether", "How", "Why", "Where", "When"];
 const PRONOUNS: &[&str] = &[
     "whoever", "whomever", "somebody", "nobody", "anybody", "he", "him", "his", "himself", "she", "her",
     "herself",
@@ -168,6 +168,10 @@ mod tests {
         assert_eq!(broken("/// What a row holds."), [(1, "opener")]);
         assert_eq!(broken("//! Whether it is there."), [(1, "opener")]);
         assert_eq!(broken("/// Whoever waits."), [(1, "opener")]);
+        for question in ["How far it is.", "Why it failed.", "Where it is.", "When it ends."] {
+            assert_eq!(broken(&format!("/// {question}")), [(1, "opener")], "{question}");
+        }
+        assert!(broken("/// Opens it.\n///\n/// When the future is dropped, it may be open.").is_empty());
         assert!(broken("/// Returns what a row holds. What is left stays.").is_empty());
         assert!(broken("// What a row holds.").is_empty());
     }
