@@ -621,6 +621,22 @@ async fn unreadable_session_is_503_and_its_cookie_and_row_stay() {
 }
 
 #[tokio::test]
+async fn response_that_used_the_session_is_kept_out_of_shared_caches() {
+    let world = World::new().await;
+    let answer = ask(&site(layer(&world), visit), None).await;
+    assert_eq!(answer.headers[header::CACHE_CONTROL], "private");
+    assert_eq!(ask(&site(layer(&world), read), None).await.headers[header::CACHE_CONTROL], "private");
+    let unused = ask(&site(layer(&world), async || "static"), None).await;
+    assert!(!unused.headers.contains_key(header::CACHE_CONTROL));
+    let chosen = async |session: SessionHandle| -> Result<_, Error> {
+        session.lock().await?;
+        Ok(([(header::CACHE_CONTROL, "no-store")], "secret"))
+    };
+    let answer = ask(&site(layer(&world), chosen), None).await;
+    assert_eq!(answer.headers.get_all(header::CACHE_CONTROL).iter().collect::<Vec<_>>(), ["no-store"]);
+}
+
+#[tokio::test]
 async fn vary_header_of_a_handler_is_kept() {
     let world = World::new().await;
     for (said, expected) in [

@@ -35,7 +35,8 @@ use crate::CachedDb;
 /// - Of several cookies with the name, the first one that opens a session counts. At most four are tried.
 /// - A session that is there and cannot be read is an error of [`SessionHandle::lock`], which is answered with
 ///   503; the cookie stays.
-/// - `Vary: Cookie` is added whenever the session was used, even if that failed.
+/// - `Vary: Cookie` is added whenever the session was used, even if that failed, and `Cache-Control: private` unless the
+///   handler has set `Cache-Control`: shared caches must not give one client's page, or cookie, to another.
 /// - A session that was used and not modified is [touched](crate::Session::touch), at most once per
 ///   [`touch_interval`](crate::Builder::touch_interval); see [`touch`](Self::touch).
 /// - If the session cannot be saved, the response is replaced by one that says so, with the
@@ -128,6 +129,7 @@ where
                 response.headers_mut().append(header::SET_COOKIE, cookie);
             }
             vary_by_cookie(response.headers_mut());
+            keep_out_of_shared_caches(response.headers_mut());
             Ok(response)
         })
     }
@@ -139,6 +141,14 @@ fn vary_by_cookie(headers: &mut HeaderMap) {
     let mut names = lines.flat_map(|line| line.split(',')).map(str::trim);
     if !names.any(|name| name == "*" || name.eq_ignore_ascii_case("cookie")) {
         headers.append(header::VARY, HeaderValue::from_static("Cookie"));
+    }
+}
+
+/// Marks the response as meant for one client, unless the handler has decided that. `Vary: Cookie` does not do it alone: all
+/// clients that come without a cookie send the same one, and would share the first one's cookie.
+fn keep_out_of_shared_caches(headers: &mut HeaderMap) {
+    if !headers.contains_key(header::CACHE_CONTROL) {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
     }
 }
 
