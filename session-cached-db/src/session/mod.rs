@@ -115,6 +115,13 @@ impl Session {
         self.stored.as_ref().map(|stored| stored.loaded.record.created_at())
     }
 
+    /// Returns when the session ends if it is not used any more, as it is stored now. `None` until it is first
+    /// saved. Unlike [`expires_at`](Self::expires_at), this does not count the present request as use.
+    #[must_use]
+    pub fn stored_expires_at(&self) -> Option<Timestamp> {
+        self.stored.as_ref().map(|stored| stored.loaded.record.expires_at())
+    }
+
     /// Returns when the session was last used, as precisely as
     /// [`touch_interval`](crate::Builder::touch_interval) allows. `None` until it is first saved.
     #[must_use]

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::any;
 use session_cached_db::tower::{SessionCookie, SessionFailure, SessionHandle, SessionLayer};
 use session_cached_db::{ConflictPolicy, Error, Session};
-use session_core::Expiry;
+use session_core::{Expiry, Runtime as _};
 use tokio::sync::Barrier;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
@@ -524,6 +524,27 @@ async fn reading_does_not_renew_a_session_without_touch() {
     assert_eq!(answer.body, "1");
     assert!(answer.set_cookie().is_none());
     assert_eq!(world.db.calls.count(Call::Touch), 0);
+}
+
+#[tokio::test]
+async fn poll_for_the_time_left_does_not_prolong_the_session() {
+    let world = World::with(|builder| builder.idle_timeout(DAY)).await;
+    let session = world.saved([("visits", 1)]).await;
+    world.runtime.advance(DAY - MINUTE);
+    let now = world.runtime.now();
+    let poll = async move |session: SessionHandle| -> Result<String, Error> {
+        session.touch(false);
+        let session = session.lock().await?;
+        let left = session.stored_expires_at().map(|end| end.since(now));
+        Ok(format!("{left:?}"))
+    };
+    let answer = ask(&site(layer(&world), poll), Some(&cookie_of(&session))).await;
+    assert_eq!(answer.body, "Some(60s)");
+    assert!(answer.sets_no_cookie());
+    assert_eq!(world.db.calls.count(Call::Touch), 0);
+    // Other requests prolong it.
+    ask(&site(layer(&world), read), Some(&cookie_of(&session))).await;
+    assert_eq!(world.db.calls.count(Call::Touch), 1);
 }
 
 #[tokio::test]

@@ -25,6 +25,7 @@ struct Shared {
     settings: Arc<Settings>,
     presented: Presented,
     is_used: AtomicBool,
+    is_touching: AtomicBool,
     opened: OnceCell<Mutex<Opened>>,
 }
 
@@ -43,8 +44,10 @@ pub struct SessionGuard<'a>(MappedMutexGuard<'a, Session>);
 
 impl SessionHandle {
     pub(super) fn new(settings: Arc<Settings>, presented: Presented) -> Self {
-        let is_used = AtomicBool::new(false);
-        Self { shared: Arc::new(Shared { settings, presented, is_used, opened: OnceCell::new() }) }
+        let (is_used, is_touching) = (AtomicBool::new(false), AtomicBool::new(settings.is_touching));
+        Self {
+            shared: Arc::new(Shared { settings, presented, is_used, is_touching, opened: OnceCell::new() }),
+        }
     }
 
     /// Locks the session, loading it on the first call in this request. Without a cookie that could be a key,
@@ -63,6 +66,15 @@ impl SessionHandle {
         self.shared.is_used.store(true, Ordering::Relaxed);
         let opened = self.shared.opened.get_or_try_init(|| self.open()).await?;
         Ok(SessionGuard(MutexGuard::map(opened.lock().await, |opened| &mut opened.session)))
+    }
+
+    /// Sets whether this request prolongs the session's life if it does not change the session. Defaults to the
+    /// layer's [`touch`](super::SessionLayer::touch).
+    ///
+    /// Turn it off in a handler that a page calls by itself, such as a poll that asks how long the session still
+    /// lives ([`Session::stored_expires_at`]): otherwise an open page keeps its session alive for ever.
+    pub fn touch(&self, is_touching: bool) {
+        self.shared.is_touching.store(is_touching, Ordering::Relaxed);
     }
 
     async fn open(&self) -> Result<Mutex<Opened>, Error> {
@@ -97,7 +109,7 @@ impl SessionHandle {
 
     /// Stores the changes, if the session `is_to_be_stored`, and returns the cookie to send.
     pub(super) async fn finish(&self, is_to_be_stored: bool) -> Finished {
-        let Shared { settings, opened, .. } = &*self.shared;
+        let Shared { settings, is_touching, opened, .. } = &*self.shared;
         let Some(opened) = opened.get() else { return Finished::default() };
         let mut opened = opened.lock().await;
         let Opened { session, mark: mark_before } = &mut *opened;
@@ -106,7 +118,7 @@ impl SessionHandle {
         if is_to_be_stored && !session.is_unsaved_and_empty() {
             if session.modified() {
                 failure = session.save().await.err();
-            } else if settings.is_touching {
+            } else if is_touching.load(Ordering::Relaxed) {
                 note_use(session).await;
             }
         }
