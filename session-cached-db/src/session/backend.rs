@@ -14,6 +14,10 @@ use crate::{Coherence, Error};
 
 /// A store without its type parameters, so that handlers need not name the backends.
 pub(crate) trait SessionBackend: Send + Sync + fmt::Debug {
+    #[cfg_attr(
+        not(feature = "tower"),
+        allow(dead_code, reason = "only the layer opens sessions in this way")
+    )]
     fn open(self: Arc<Self>, key: Option<SessionKey>) -> BoxFuture<Result<Session, Error>>;
     fn create(self: Arc<Self>, key: StoredKey, record: Record) -> BoxFuture<Result<Saved, Error>>;
     fn save(self: Arc<Self>, key: StoredKey, save: Save) -> BoxFuture<Result<Saved, Error>>;
