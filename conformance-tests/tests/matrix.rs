@@ -134,16 +134,22 @@ impl Group {
         let url = |name: &str| urls.get(name).cloned().unwrap_or_default();
         match self {
             Self::Cache(name) if kind(name) == "memcached" => Suite::new(name).cache(Memcached(url(name))),
-            Self::Cache(name) => Suite::new(name).cache(Redis(url(name))),
+            Self::Cache(name) if is_redis(name) => Suite::new(name).cache(Redis(url(name))),
+            Self::Cache(name) => panic!("no fixture of the cache {name}: add it here"),
             Self::ErasedCache(name) => Suite::new(format!("erased-{name}")).cache(Erased(url(name))),
             Self::Database(name) => {
                 let suite = Suite::new(name);
-                if kind(name) == "postgres" {
-                    let table = || Table::<db_backends::postgres::PostgresPersistence>::new(url(name), made);
-                    suite.persistence(table()).subject_index(table()).scan(table())
-                } else {
-                    let table = || Table::<db_backends::mysql::MySqlPersistence>::new(url(name), made);
-                    suite.persistence(table()).subject_index(table()).scan(table())
+                match kind(name) {
+                    "postgres" => {
+                        let table =
+                            || Table::<db_backends::postgres::PostgresPersistence>::new(url(name), made);
+                        suite.persistence(table()).subject_index(table()).scan(table())
+                    }
+                    "mysql" | "mariadb" => {
+                        let table = || Table::<db_backends::mysql::MySqlPersistence>::new(url(name), made);
+                        suite.persistence(table()).subject_index(table()).scan(table())
+                    }
+                    _ => panic!("no table of the database {name}: add it here"),
                 }
             }
             Self::Pair(cache, database) => {
@@ -158,7 +164,8 @@ impl Group {
                         pair(suite, move || std::future::ready(moka.clone()), database, made, self)
                     }
                     "memcached" => pair(suite, Memcached(url(cache)), database, made, self),
-                    _ => pair(suite, Redis(url(cache)), database, made, self),
+                    _ if is_redis(cache) => pair(suite, Redis(url(cache)), database, made, self),
+                    _ => panic!("no fixture of the cache {cache}: add it here"),
                 }
             }
         }
@@ -181,7 +188,12 @@ fn pair<C: CacheFixture>(suite: Suite, cache: C, url: String, made: &Made, group
             cache,
             persistence: Table::<db_backends::postgres::PostgresPersistence>::new(url, made),
         }),
-        _ => suite
+        "mysql" | "mariadb" => suite
             .pair(Pair { cache, persistence: Table::<db_backends::mysql::MySqlPersistence>::new(url, made) }),
+        _ => panic!("no table of the database {database}: add it here"),
     }
+}
+
+fn is_redis(cache: &str) -> bool {
+    matches!(kind(cache), "redis" | "valkey")
 }

@@ -7,7 +7,7 @@
 use std::cell::Cell;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use session_core::{Record, Timestamp};
+use session_core::Record;
 
 thread_local! {
     static CURRENT: Cell<u64> = const { Cell::new(0) };
@@ -42,8 +42,7 @@ pub(crate) fn digest_of(value: impl Hash) -> u64 {
 }
 
 pub(crate) fn digest_record(record: &Record) -> u64 {
-    let times = [record.expires_at(), record.last_seen_at()].map(Timestamp::as_micros);
-    digest_of((&record.payload()[..], times, record.version().as_u64(), record.subject().is_some()))
+    digest_of(record.parts())
 }
 
 thread_local! {

@@ -62,7 +62,7 @@ enum Decoded {
 // destructures this without `..`, so that a new field is a compile error in each such place until it is
 // handled there.
 #[doc(hidden)]
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RecordParts<'a> {
     pub payload: &'a Bytes,
     pub created_at: Timestamp,

@@ -2,7 +2,7 @@
 
 use std::hash::{Hash, Hasher};
 
-use session_core::{Acquired, Entry, Exchange, Expected, Fence, Holder, Record, RecordParts, State, Value};
+use session_core::{Acquired, Entry, Exchange, Expected, Fence, Holder, Record, State, Value};
 
 use super::call::{Effect, Reply};
 
@@ -52,9 +52,7 @@ pub(super) fn of(value: impl Hash) -> u64 {
 // Entries are destructured without `..`, so that a new field is a compile error here.
 
 pub(super) fn record(record: &Record) -> u64 {
-    // No operation looks at `created_at`.
-    let RecordParts { payload, created_at: _, expires_at, last_seen_at, version, subject } = record.parts();
-    of((&payload[..], expires_at, last_seen_at, version, subject.is_some()))
+    of(record.parts())
 }
 
 pub(super) fn entry(entry: &Entry) -> u64 {
