@@ -3,6 +3,7 @@
 //! The `Shared` of the crate `futures-util` could do the same. But when it ends it also wakes the waiter that has just driven
 //! it to its end, whose task is then polled once more for nothing: a tenth of the work of a hit in a remote cache.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -39,7 +40,7 @@ struct Progress {
 struct Wakers {
     /// The waker of the first load, which is mostly the only one.
     first: Option<Waker>,
-    others: Vec<(usize, Waker)>,
+    others: BTreeMap<usize, Waker>,
     /// The future was woken since a load began to drive it.
     is_woken: bool,
 }
@@ -54,12 +55,12 @@ impl Progress {
         let mut wakers = self.wakers();
         let known = match number {
             0 => wakers.first.as_mut(),
-            _ => wakers.others.iter_mut().find(|(other, _)| *other == number).map(|(_, waker)| waker),
+            _ => wakers.others.get_mut(&number),
         };
         match known {
             Some(known) => known.clone_from(waker),
             None if number == 0 => wakers.first = Some(waker.clone()),
-            None => wakers.others.push((number, waker.clone())),
+            None => drop(wakers.others.insert(number, waker.clone())),
         }
     }
 
@@ -69,7 +70,7 @@ impl Progress {
         let (first, others) = (wakers.first.take(), std::mem::take(&mut wakers.others));
         drop(wakers);
         first.into_iter().for_each(Waker::wake);
-        others.into_iter().for_each(|(_, waker)| waker.wake());
+        others.into_values().for_each(Waker::wake);
     }
 
     fn wake_all_but(&self, number: usize) {
@@ -81,7 +82,7 @@ impl Progress {
         let mut wakers = self.wakers();
         match number {
             0 => wakers.first = None,
-            _ => wakers.others.retain(|(other, _)| *other != number),
+            _ => drop(wakers.others.remove(&number)),
         }
     }
 }
@@ -274,6 +275,19 @@ mod tests {
         assert!(poll(&mut results[2], &counts[2]));
         assert!(poll(&mut results[0], &counts[0]));
         assert!(poll(&mut results[1], &counts[1]));
+    }
+
+    #[test]
+    fn many_loads_wait_and_are_all_woken() {
+        let (attempt, sender) = attempt();
+        let mut results: Vec<_> = (0..20_000).map(|number| attempt.result(number)).collect();
+        let count = Arc::new(Count::default());
+        for result in &mut results {
+            assert!(!poll(result, &count));
+        }
+        sender.send(()).unwrap();
+        assert_eq!(count.get(), results.len());
+        assert!(results.iter_mut().all(|result| poll(result, &count)));
     }
 
     #[test]
