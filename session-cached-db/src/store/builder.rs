@@ -5,10 +5,47 @@ use session_core::{Cache, Codec, JsonCodec, Persistence, Runtime, Scope, StoreId
 
 use super::inner::{Inner, Parts};
 use super::limits::SubjectLimit;
-use super::settings::Options;
+use super::settings::{DAY, Options, SECOND};
 use super::{CachedDb, ConflictPolicy, Reaper, Schema};
 use crate::telemetry::{Hooks, LogKey};
 use crate::{BuildError, OutagePolicy, TokioRuntime, WriteOperation};
+
+/// The default of [`Builder::clock_slack`], which `sessionctl` compares clocks with.
+pub const DEFAULT_CLOCK_SLACK: Duration = Duration::from_secs(2);
+
+/// Every default that depends on no other setting.
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            name: "sessions".to_owned(),
+            key_prefix: String::new(),
+            accepts_plain_keys: false,
+            max_payload_bytes: None,
+            max_keys: None,
+            idle_timeout: 14 * DAY,
+            absolute_timeout: None,
+            touch_interval: None,
+            expire_at_browser_close: false,
+            max_cache_age: None,
+            is_sole_process: false,
+            lease_ttl: 10 * SECOND,
+            fence_ttl: 30 * SECOND,
+            clock_slack: DEFAULT_CLOCK_SLACK,
+            cache_timeout: Duration::from_millis(100),
+            read_timeout: 5 * SECOND,
+            write_timeout: 10 * SECOND,
+            breaker_threshold: 5,
+            probe_interval: SECOND,
+            repair_capacity: 100_000,
+            single_flight_capacity: 100_000,
+            max_waiting_writes: 1_024,
+            max_sessions_per_subject: None,
+            conflict_policy: ConflictPolicy::default(),
+            fail_closed: Vec::new(),
+            reaper: Some(Reaper::default()),
+        }
+    }
+}
 
 /// A builder of a [`CachedDb`]. Every setting has a default that suits a web application.
 ///

@@ -40,7 +40,7 @@ use crate::runtime::Admission;
 use crate::telemetry::{Ending, Revocation, Stats};
 use crate::{Coherence, Error};
 
-pub use self::builder::Builder;
+pub use self::builder::{Builder, DEFAULT_CLOCK_SLACK};
 pub(crate) use self::inner::Inner;
 pub use self::maintenance::SweepPage;
 pub use self::no_cache::NoCache;
@@ -48,7 +48,7 @@ pub(crate) use self::queue::{Touch, Update};
 pub use self::reaper::Reaper;
 pub(crate) use self::save::Save;
 pub(crate) use self::settings::Settings;
-pub use self::settings::{ConflictPolicy, DEFAULT_CLOCK_SLACK, Schema};
+pub use self::settings::{ConflictPolicy, Schema};
 pub(crate) use self::writes::Saved;
 pub use self::writes::Written;
 

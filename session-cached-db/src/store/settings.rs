@@ -9,13 +9,11 @@ use super::Reaper;
 use crate::BuildError;
 use crate::coherence::{CoherenceSettings, WriteOperation};
 
-/// The default of [`Builder::clock_slack`](super::Builder::clock_slack), which `sessionctl` compares clocks with.
-pub const DEFAULT_CLOCK_SLACK: Duration = Duration::from_secs(2);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-const SECOND: Duration = Duration::from_secs(1);
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// The settings as a [`Builder`](super::Builder) collects them. `None` leaves the choice to [`resolve`](Self::resolve).
+/// The settings as a [`Builder`](super::Builder) collects them, which has their defaults. `None` leaves the choice to
+/// [`resolve`](Self::resolve).
 #[derive(Clone, Debug)]
 pub(super) struct Options {
     pub(super) name: String,
@@ -44,40 +42,6 @@ pub(super) struct Options {
     pub(super) conflict_policy: ConflictPolicy,
     pub(super) fail_closed: Vec<WriteOperation>,
     pub(super) reaper: Option<Reaper>,
-}
-
-/// Every default that depends on no other setting.
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            name: "sessions".to_owned(),
-            key_prefix: String::new(),
-            accepts_plain_keys: false,
-            max_payload_bytes: None,
-            max_keys: None,
-            idle_timeout: 14 * DAY,
-            absolute_timeout: None,
-            touch_interval: None,
-            expire_at_browser_close: false,
-            max_cache_age: None,
-            is_sole_process: false,
-            lease_ttl: 10 * SECOND,
-            fence_ttl: 30 * SECOND,
-            clock_slack: DEFAULT_CLOCK_SLACK,
-            cache_timeout: Duration::from_millis(100),
-            read_timeout: 5 * SECOND,
-            write_timeout: 10 * SECOND,
-            breaker_threshold: 5,
-            probe_interval: SECOND,
-            repair_capacity: 100_000,
-            single_flight_capacity: 100_000,
-            max_waiting_writes: 1_024,
-            max_sessions_per_subject: None,
-            conflict_policy: ConflictPolicy::default(),
-            fail_closed: Vec::new(),
-            reaper: Some(Reaper::default()),
-        }
-    }
 }
 
 /// The defaults that depend on other settings.
