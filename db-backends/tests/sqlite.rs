@@ -663,3 +663,12 @@ async fn rows_without_a_stored_key_are_skipped_with_one_warning() {
     assert!(warned[0].contains("event=\"row_key_unreadable\" count=7"), "{warned:?}");
     assert!(!warned[0].contains("bbbb"), "{warned:?}");
 }
+
+#[tokio::test]
+async fn longest_busy_timeout_does_not_panic() {
+    let dir = TempDir::new().unwrap();
+    let db = SqlitePersistence::builder().busy_timeout(Duration::MAX).connect(&url(&dir)).await.unwrap();
+    db.migrate().await.unwrap();
+    db.insert(&key("a"), &record("x")).await.unwrap();
+    assert_eq!(db.properties().statement_bound, Duration::MAX);
+}

@@ -152,7 +152,8 @@ impl MySqlBuilder {
     ) -> SqlPersistence<MySql> {
         // The statement may be sent when its grace period is nearly over. Killing takes a connection, and the
         // commit some time of its own.
-        let bound = GRACE + self.0.statement_timeout.max(self.0.lock_timeout) + Duration::from_secs(5);
+        let timeout = self.0.statement_timeout.max(self.0.lock_timeout);
+        let bound = timeout.saturating_add(GRACE + Duration::from_secs(5));
         SqlPersistence::new(connections, table, bound)
     }
 }

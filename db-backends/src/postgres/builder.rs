@@ -150,7 +150,7 @@ impl PostgresBuilder {
     ) -> SqlPersistence<Postgres> {
         // The statement may be sent when its grace period is nearly over. The commit takes some time of its
         // own.
-        let bound = GRACE + self.0.statement_timeout + Duration::from_secs(5);
+        let bound = self.0.statement_timeout.saturating_add(GRACE + Duration::from_secs(5));
         SqlPersistence::new(connections, table, bound)
     }
 }

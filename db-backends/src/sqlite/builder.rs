@@ -129,7 +129,8 @@ impl SqliteBuilder {
         let table = TableName::parse_or_default(self.table.as_deref())?;
         let Target { options, is_in_memory, is_read_only } = Target::parse(url)?;
         let options = options
-            .busy_timeout(self.busy_timeout)
+            // The driver panics over a longer one: SQLite takes the number of milliseconds in 31 bits.
+            .busy_timeout(self.busy_timeout.min(Duration::from_millis(i32::MAX.unsigned_abs().into())))
             .synchronous(SqliteSynchronous::Normal)
             .thread_name(|n| format!("sessions-sqlite-{n}"));
         let options = if is_in_memory { options.shared_cache(false) } else { options };
@@ -179,14 +180,14 @@ impl SqliteBuilder {
 
     fn finish(&self, connections: SqliteConnections, table: TableName) -> SqlPersistence<Sqlite> {
         // Beside the waiting, a statement takes some time of its own.
-        SqlPersistence::new(connections, table, self.busy_timeout + Duration::from_secs(5))
+        SqlPersistence::new(connections, table, self.busy_timeout.saturating_add(Duration::from_secs(5)))
     }
 
     /// Puts the file into write-ahead mode, which it then keeps: readers and the writer do not wait for each
     /// other. SQLite does not wait for the lock that this change takes, so processes that start at once have
     /// to try again.
     async fn enter_wal_mode(&self, connections: &SqliteConnections) -> Result<(), PersistenceError> {
-        let deadline = Instant::now() + self.busy_timeout;
+        let began = Instant::now();
         loop {
             let enter = query_scalar::<_, String>("PRAGMA journal_mode = WAL");
             let entered = connections
@@ -196,7 +197,7 @@ impl SqliteBuilder {
                 .await;
             match entered.map_err(|error| ERRORS.connecting(&error)) {
                 Ok(mode) => return check_mode(&mode),
-                Err(PersistenceError::Busy(_)) if Instant::now() < deadline => {
+                Err(PersistenceError::Busy(_)) if began.elapsed() < self.busy_timeout => {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
                 Err(error) => return Err(error),
