@@ -1,4 +1,6 @@
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cookie::{Cookie, SameSite, time};
@@ -38,6 +40,8 @@ pub struct SessionCookie {
     is_http_only: bool,
     is_plain_http: bool,
     seal: Seal,
+    /// The number of cookies that were rejected.
+    rejected: Arc<AtomicU64>,
 }
 
 /// The protection of the cookie's value, beyond the fact that the value is a random key, which cannot be
@@ -81,6 +85,7 @@ impl SessionCookie {
             is_http_only: true,
             is_plain_http: false,
             seal: Seal::None,
+            rejected: Arc::default(),
         }
     }
 
@@ -191,9 +196,7 @@ impl SessionCookie {
                 match key {
                     Some(key) if presented.keys.contains(&key) => {}
                     Some(key) => presented.keys.push(key),
-                    // Not a warning: any client can send as many as it likes.
-                    None => tracing::debug!(target: "session_cached_db", event = "cookie_rejected",
-                        "a session cookie is malformed or was not made here; it opens no session"),
+                    None => self.note_rejected(),
                 }
                 if presented.keys.len() == MAX_COOKIES {
                     return presented;
@@ -201,6 +204,16 @@ impl SessionCookie {
             }
         }
         presented
+    }
+
+    /// Warns of a rejected cookie at the first one, the second, the fourth and so on: a node without the right key shows, and
+    /// a client that sends as many as it likes does not fill the log.
+    fn note_rejected(&self) {
+        let count = self.rejected.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        if count.is_power_of_two() {
+            tracing::warn!(target: "session_cached_db", event = "cookie_rejected", count,
+                "session cookies are malformed or were not made with the keys of this node; they open no session");
+        }
     }
 
     /// Returns the header that makes a client keep `key`, for `max_age` or until the browser closes.
