@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use session_core::PersistenceError;
-use sqlx::mysql::{MySqlConnectOptions, MySqlQueryResult};
+use sqlx::mysql::{MySqlConnectOptions, MySqlQueryResult, MySqlRow};
 use sqlx::{
-    AssertSqlSafe, ConnectOptions as _, Connection as _, MySql, SqlSafeStr as _, SqlStr, query_scalar,
-    raw_sql,
+    AssertSqlSafe, Column as _, ConnectOptions as _, Connection as _, Executor as _, MySql, MySqlConnection,
+    Row as _, SqlSafeStr as _, SqlStr, raw_sql,
 };
 use tokio::runtime::Handle;
 use tokio::time::timeout;
@@ -17,6 +17,7 @@ use super::errors::ERRORS;
 use crate::sql::connector::{Connector, OpenConnection};
 use crate::sql::errors::DriverErrors;
 use crate::sql::server::ServerSettings;
+use crate::sql::session_check::{Report, ServerId, Session, Unfit};
 
 /// Opens connections to the server.
 #[derive(Clone)]
@@ -45,7 +46,7 @@ impl MySqlConnector {
         let setup = format!(
             "SET SESSION autocommit = 1, innodb_lock_wait_timeout = {lock_timeout}, lock_wait_timeout = {lock_timeout} \
              /*M! , max_statement_time = {} */; \
-             SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+             SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; {REPORT}",
             settings.statement_timeout.as_secs_f64().max(0.001)
         );
         Ok(Self {
@@ -60,11 +61,18 @@ impl MySqlConnector {
         self.options.get_database().map(str::to_owned)
     }
 
-    /// Tells the server to end the connection with this number, and the statement on it.
-    async fn kill(&self, server_id: u64) -> sqlx::Result<()> {
+    /// Tells the server to end the connection of this session, and the statement on it.
+    ///
+    /// The address may lead to another server by now, or to one that started again, and numbers of
+    /// connections recur: there, the number would be that of someone else.
+    async fn kill(&self, session: &Session) -> Result<(), Unfit> {
         let mut connection = self.options.connect().await?;
-        raw_sql(AssertSqlSafe(format!("KILL {server_id}"))).execute(&mut connection).await?;
-        connection.close().await
+        let report = reported(&mut connection, SqlStr::from_static(REPORT)).await?;
+        if server_of(&report).is_same(&session.server) {
+            let kill = format!("KILL {}", session.connection_id);
+            raw_sql(AssertSqlSafe(kill)).execute(&mut connection).await?;
+        }
+        Ok(connection.close().await?)
     }
 }
 
@@ -73,11 +81,17 @@ impl Connector for MySqlConnector {
     const ERRORS: DriverErrors = ERRORS;
     const IS_REMOTE: bool = true;
 
-    async fn open(&self) -> sqlx::Result<OpenConnection<Self>> {
+    async fn open(&self) -> Result<OpenConnection<Self>, Unfit> {
         let mut connection = self.options.connect().await?;
-        raw_sql(self.setup.clone()).execute(&mut connection).await?;
-        let server_id = query_scalar("SELECT connection_id()").fetch_one(&mut connection).await?;
-        Ok(OpenConnection { connection, server_id })
+        let report = reported(&mut connection, self.setup.clone()).await?;
+        must_be_primary(&report)?;
+        let connection_id = report.get("connection_id").parse().unwrap_or_default();
+        let session = Session { server: server_of(&report), group: group_of(&report), connection_id };
+        Ok(OpenConnection { connection, session })
+    }
+
+    async fn check(connection: &mut MySqlConnection) -> Result<(), Unfit> {
+        must_be_primary(&reported(connection, SqlStr::from_static(ROLE)).await?)
     }
 
     fn rows_affected(done: &MySqlQueryResult) -> u64 {
@@ -90,11 +104,82 @@ impl Connector for MySqlConnector {
         if let Ok(runtime) = Handle::try_current() {
             let connector = self.clone();
             runtime.spawn(async move {
-                let _ = timeout(connector.acquire_timeout, connector.kill(abandoned.server_id)).await;
+                let _ = timeout(connector.acquire_timeout, connector.kill(&abandoned.session)).await;
                 drop(abandoned);
             });
         }
     }
+}
+
+macro_rules! role {
+    () => {
+        "@@global.read_only AS read_only, @@global.innodb_read_only AS innodb_read_only \
+         /*!50708 , @@global.super_read_only AS super_read_only */ \
+         /*!50720 , @@session.transaction_read_only AS transaction_read_only */ \
+         /*M! , @@session.tx_read_only AS transaction_read_only */"
+    };
+}
+
+/// The settings by which a server takes no writes. MariaDB ignores what is for MySQL 5.7 and later, and MySQL
+/// what is in `/*M! */`.
+const ROLE: &str = concat!("SELECT ", role!());
+
+/// What the server is asked about itself and the session: in columns, and in rows of a name and a value.
+const REPORT: &str = concat!(
+    "SELECT connection_id() AS connection_id, unix_timestamp() AS now, concat_ws('/', @@hostname, @@port, \
+     @@server_id /*!50708 , @@server_uuid */) AS server, ",
+    role!(),
+    "; SHOW GLOBAL STATUS WHERE Variable_name IN ('Uptime', 'wsrep_ready', 'wsrep_cluster_state_uuid'); \
+     SHOW GLOBAL VARIABLES WHERE Variable_name = 'wsrep_on'"
+);
+
+/// Asks the server with these statements.
+async fn reported(connection: &mut MySqlConnection, sql: SqlStr) -> Result<Report, Unfit> {
+    let mut report = Report::default();
+    // Every value becomes text, whatever type it has.
+    let text = |row: &MySqlRow, column: usize| -> sqlx::Result<Option<String>> {
+        row.try_get_unchecked::<Option<String>, _>(column)
+    };
+    for row in connection.fetch_all(raw_sql(sql)).await? {
+        if row.try_column("Variable_name").is_ok() {
+            report.add(&text(&row, 0)?.unwrap_or_default(), text(&row, 1)?.as_deref());
+            continue;
+        }
+        for column in row.columns() {
+            report.add(column.name(), text(&row, column.ordinal())?.as_deref());
+        }
+    }
+    Ok(report)
+}
+
+fn must_be_primary(report: &Report) -> Result<(), Unfit> {
+    for (setting, reason) in [
+        ("super_read_only", "is read-only (super_read_only)"),
+        ("read_only", "is read-only (read_only)"),
+        ("innodb_read_only", "is read-only (innodb_read_only)"),
+        ("transaction_read_only", "has read-only transactions (transaction_read_only)"),
+    ] {
+        if report.is_on(setting) {
+            return Err(Unfit::NotPrimary(reason));
+        }
+    }
+    // Every MariaDB reports that it is not ready for a cluster that it is no node of.
+    if report.is_on("wsrep_on") && !report.is_on("wsrep_ready") {
+        return Err(Unfit::NotPrimary("is a node that its Galera cluster does not let answer (wsrep_ready)"));
+    }
+    Ok(())
+}
+
+/// Returns the server's identity.
+fn server_of(report: &Report) -> ServerId {
+    let number = |name| report.get(name).parse::<i64>().unwrap_or_default();
+    ServerId { name: report.get("server").to_owned(), started_at: number("now") - number("uptime") }
+}
+
+/// Returns the identity of the Galera cluster that the server is a node of, if it is one: all nodes take writes.
+fn group_of(report: &Report) -> Option<ServerId> {
+    let name = || report.get("wsrep_cluster_state_uuid").to_owned();
+    report.is_on("wsrep_on").then(|| ServerId { name: name(), started_at: 0 })
 }
 
 /// Begins a transaction. The isolation level holds for the next transaction only.

@@ -28,6 +28,8 @@ fn meaning(error: &dyn DatabaseError) -> Meaning {
         // Too many connections, host not allowed or blocked, access denied, no such database, too many of
         // this user's.
         1040 | 1044 | 1045 | 1049 | 1129 | 1130 | 1203 | 1226 | 1698 => Meaning::Unavailable,
+        // A read-only server or transaction; Galera's node has no quorum, or is not ready.
+        1047 | 1290 | 1792 | 1836 | 1874 => Meaning::NotPrimary,
         // Error during the commit; shutdown; killed; connection lost; disconnected because idle.
         1053 | 1152 | 1158..=1161 | 1180 | 1184 | 1927 | 3169 | 4031 => Meaning::Unknown,
         _ => Meaning::Refused,
@@ -44,7 +46,7 @@ fn may_be_shown(error: &dyn DatabaseError) -> bool {
             | 1036
             | 1037
             | 1040
-            | 1044..=1046
+            | 1044..=1047
             | 1049
             | 1053
             | 1054
@@ -69,6 +71,7 @@ fn may_be_shown(error: &dyn DatabaseError) -> bool {
             | 1698
             | 1792
             | 1836
+            | 1874
             | 1927
             | 1969
             | 3169

@@ -22,6 +22,8 @@ fn meaning(error: &dyn DatabaseError) -> Meaning {
         "42P01" => Meaning::NoTable,
         // Serialization failure, deadlock, lock timeout, statement timeout.
         "40001" | "40P01" | "55P03" | "57014" => Meaning::Busy,
+        // Read-only transaction, as all of them are on a replica.
+        "25006" => Meaning::NotPrimary,
         // Too many connections; cannot connect now.
         "53300" | "57P03" => Meaning::Unavailable,
         _ => match code.get(..2) {

@@ -8,7 +8,7 @@ use sqlx::{Database, Executor, IntoArguments, Pool};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::sql::connector::{Arguments, Connection, Connector, Query};
-use crate::sql::own_pool::OwnCheckout;
+use crate::sql::own_pool::{OwnCheckout, Witness};
 use crate::sql::run_to_end::{GRACE, GRACE_TO_CONNECT, run_to_end};
 use crate::sql::table::TableName;
 
@@ -23,14 +23,36 @@ pub(crate) enum Checkout<C: Connector> {
 impl<C: Connector> Checkout<C> {
     /// Takes a connection from the application's pool. The checkout keeps `permit` until the connection is
     /// back.
+    ///
+    /// A connection to a server is checked each time, because nothing tells whether it was checked before.
+    /// Those that are broken, or lead to a server that takes no writes, are closed, until one is left that
+    /// does not, or a new one is of no use either.
     pub(crate) async fn from_pool(
         pool: &Pool<C::Database>,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Self, PersistenceError> {
         let pool = pool.clone();
         run_to_end(GRACE_TO_CONNECT, async move {
-            let connection = pool.acquire().await.map_err(|error| C::ERRORS.connecting(&error))?;
-            Ok(Self::Application(ApplicationCheckout { connection, is_abandoned: false, _permit: permit }))
+            // All that may be there now, and a new one.
+            let mut chances = if C::IS_REMOTE { pool.size() } else { 0 };
+            let mut permit = permit;
+            loop {
+                let connection = pool.acquire().await.map_err(|error| C::ERRORS.connecting(&error))?;
+                let mut checkout =
+                    ApplicationCheckout { connection, is_abandoned: C::IS_REMOTE, permit: permit.take() };
+                if C::IS_REMOTE
+                    && let Err(unfit) = C::check(&mut checkout.connection).await
+                {
+                    if chances == 0 {
+                        return Err(unfit.into_error(|error| C::ERRORS.connecting(error)));
+                    }
+                    chances -= 1;
+                    permit = checkout.permit.take();
+                    continue;
+                }
+                checkout.is_abandoned = false;
+                return Ok(Self::Application(checkout));
+            }
         })
         .await
     }
@@ -50,15 +72,40 @@ impl<C: Connector> Checkout<C> {
         }
     }
 
+    /// Returns a witness to what becomes of the connection's server, if it is a connection of our own.
+    fn witness(&self) -> Option<Witness<C>> {
+        match self {
+            Self::Own(own) => Some(own.witness()),
+            Self::Application(_) => None,
+        }
+    }
+
     /// Returns the connection to its pool after its statements. `error` is that of the last one, if it had
     /// one.
     fn give_back(mut self, error: Option<&sqlx::Error>) {
         let is_abandoned = error.is_some_and(|error| !C::ERRORS.leaves_connection_usable(error));
         match &mut self {
-            Self::Own(own) => own.set_abandoned(is_abandoned),
+            Self::Own(own) => {
+                own.set_abandoned(is_abandoned);
+                if error.is_some_and(|error| C::ERRORS.is_not_primary(error)) {
+                    own.leave_server();
+                }
+            }
             Self::Application(application) => application.is_abandoned = is_abandoned,
         }
     }
+}
+
+async fn server_is_replaced<C: Connector>(witness: Option<Witness<C>>) {
+    match witness {
+        Some(witness) => witness.server_is_replaced().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Returns the error of a statement that was not answered before its server was replaced.
+fn server_was_replaced() -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the server was replaced"))
 }
 
 /// An error that comes from the driver, or carries one that does.
@@ -86,7 +133,15 @@ impl<C: Connector> Checkout<C> {
         E: FromDriver + Send + 'static,
     {
         run_to_end(GRACE, async move {
-            let done = work(self.connection()?).await;
+            let witness = self.witness();
+            let done = {
+                let working = work(self.connection()?);
+                tokio::select! {
+                    biased;
+                    done = working => done,
+                    () = server_is_replaced(witness) => Err(E::from(server_was_replaced())),
+                }
+            };
             self.give_back(done.as_ref().err().map(FromDriver::driver_error));
             done
         })
@@ -134,7 +189,7 @@ where
 pub(crate) struct ApplicationCheckout<C: Connector> {
     connection: PoolConnection<C::Database>,
     is_abandoned: bool,
-    _permit: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl<C: Connector> Drop for ApplicationCheckout<C> {

@@ -3,6 +3,7 @@
 use sqlx::{Database, query};
 
 use crate::sql::errors::DriverErrors;
+use crate::sql::session_check::{Session, Unfit};
 
 /// Opens the connections to one database, and closes those that cannot be used again.
 pub(crate) trait Connector: Send + Sync + 'static {
@@ -15,8 +16,11 @@ pub(crate) trait Connector: Send + Sync + 'static {
     /// that statement.
     const IS_REMOTE: bool;
 
-    /// Opens a connection.
-    fn open(&self) -> impl Future<Output = sqlx::Result<OpenConnection<Self>>> + Send;
+    /// Opens a connection, sets it up, and checks it as [`check`](Self::check) does.
+    fn open(&self) -> impl Future<Output = Result<OpenConnection<Self>, Unfit>> + Send;
+
+    /// Checks an open connection in one round trip: that it is alive, and that its server still takes writes.
+    fn check(connection: &mut Connection<Self>) -> impl Future<Output = Result<(), Unfit>> + Send;
 
     /// Returns how many rows a statement matched.
     fn rows_affected(done: &<Self::Database as Database>::QueryResult) -> u64;
@@ -30,10 +34,7 @@ pub(crate) trait Connector: Send + Sync + 'static {
 /// An open connection.
 pub(crate) struct OpenConnection<C: Connector + ?Sized> {
     pub(crate) connection: Connection<C>,
-    /// The number by which the server can be asked to end this connection's statement, if
-    /// [`abandon`](Connector::abandon) needs it; otherwise 0.
-    #[cfg_attr(not(feature = "mysql"), expect(dead_code, reason = "only MySQL needs it"))]
-    pub(crate) server_id: u64,
+    pub(crate) session: Session,
 }
 
 pub(crate) type Arguments<C> = <<C as Connector>::Database as Database>::Arguments;

@@ -18,6 +18,8 @@ pub(crate) enum Meaning {
     Busy,
     /// The database is not there, or does not let us in.
     Unavailable,
+    /// The server takes no writes: it is a replica, or is the primary no more. The statement was refused.
+    NotPrimary,
     /// The database will not run the statement.
     Refused,
     /// The database may have run the statement.
@@ -39,13 +41,30 @@ impl DriverErrors {
     /// again.
     pub(crate) fn leaves_connection_usable(&self, error: &sqlx::Error) -> bool {
         match error {
-            sqlx::Error::Database(answer) => {
-                !matches!((self.meaning)(&**answer), Meaning::Unavailable | Meaning::Unknown)
-            }
+            sqlx::Error::Database(answer) => !matches!(
+                (self.meaning)(&**answer),
+                Meaning::Unavailable | Meaning::NotPrimary | Meaning::Unknown
+            ),
             sqlx::Error::Encode(_) | sqlx::Error::InvalidArgument(_) => true,
             // Includes an answer that could not be decoded: the rest of it may still come.
             _ => false,
         }
+    }
+
+    /// Returns `true` if the server answered that it takes no writes.
+    pub(crate) fn is_not_primary(&self, error: &sqlx::Error) -> bool {
+        matches!(error, sqlx::Error::Database(answer) if (self.meaning)(&**answer) == Meaning::NotPrimary)
+    }
+
+    /// Returns `true` if the connection was lost, or is of no more use, so that the statement may succeed on a
+    /// new one. It may have been run.
+    #[cfg(feature = "_server")]
+    pub(crate) fn is_lost(&self, error: &sqlx::Error) -> bool {
+        let is_of_the_connection = matches!(
+            error,
+            sqlx::Error::Database(_) | sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_)
+        );
+        is_of_the_connection && !self.leaves_connection_usable(error)
     }
 
     /// Translates an error in reading a URL. The driver's own message may quote a password.
@@ -101,7 +120,7 @@ impl DriverErrors {
             Meaning::Duplicate => PersistenceError::AlreadyExists,
             Meaning::NoTable => SchemaProblem::Missing { table: table.as_str().to_owned() }.into(),
             Meaning::Busy => PersistenceError::Busy(self.shown(error)),
-            Meaning::Unavailable => PersistenceError::Unavailable(self.shown(error)),
+            Meaning::Unavailable | Meaning::NotPrimary => PersistenceError::Unavailable(self.shown(error)),
             Meaning::Refused => PersistenceError::Refused(self.shown(error)),
             Meaning::Unknown => PersistenceError::Unknown(self.shown(error)),
         }

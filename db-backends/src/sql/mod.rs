@@ -1,6 +1,6 @@
 //! The parts that the SQL databases share. Each file uses only those before it in this order: `table`,
-//! `errors`, `run_to_end`, `queue`, `connector`, `own_pool`, `checkout`, `connections`, `server`; `value`,
-//! `columns`, `statements`, `page`, `schema`; and `persistence`, which puts them together.
+//! `errors`, `run_to_end`, `queue`, `session_check`, `primary`, `connector`, `own_pool`, `checkout`,
+//! `connections`, `server`; `value`, `columns`, `statements`, `page`, `schema`; and `persistence`, which puts them together.
 //!
 //! Each database builds on them in rooms of its own: builder, connect, errors, statements, schema, inspect.
 
@@ -12,11 +12,13 @@ pub(crate) mod errors;
 pub(crate) mod own_pool;
 mod page;
 pub(crate) mod persistence;
+mod primary;
 pub(crate) mod queue;
 pub(crate) mod run_to_end;
 pub(crate) mod schema;
 #[cfg(feature = "_server")]
 pub(crate) mod server;
+pub(crate) mod session_check;
 pub(crate) mod statements;
 pub(crate) mod table;
 pub(crate) mod value;

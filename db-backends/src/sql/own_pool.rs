@@ -17,20 +17,33 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use crate::sql::connector::{Connection, Connector, OpenConnection};
+use crate::sql::primary::Primary;
 use crate::sql::queue::{FairQueue, NoConnection};
-use crate::sql::run_to_end::{GRACE_TO_CONNECT, run_to_end};
+use crate::sql::run_to_end::{GRACE, GRACE_TO_CONNECT, run_to_end};
+use crate::sql::session_check::Unfit;
 
-/// A remote connection that was used within this time is taken to be alive.
+/// A remote connection that was used within this time is taken to be alive, and one that was checked within
+/// it to lead to the primary.
 const FRESH: Duration = Duration::from_secs(1);
 /// A remote connection is replaced after this time, so that a changed address or password is noticed.
 const LIFETIME: Duration = Duration::from_secs(30 * 60);
+/// The maximum time that the check of an idle connection waits for its answer. A new connection costs less
+/// than waiting for one that a firewall forgot.
+const CHECK_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The time after which a statement without an answer makes its caller see where the address leads, and the
+/// pause before the next look.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Connections that have one user at a time each, opened when they are needed.
 pub(crate) struct OwnPool<C: Connector>(Arc<Shared<C>>);
 
-struct Shared<C: Connector> {
-    connector: C,
-    queue: FairQueue,
+pub(crate) struct Shared<C: Connector> {
+    pub(crate) connector: C,
+    pub(crate) queue: FairQueue,
+    pub(crate) primary: Primary,
+    /// Held by the caller that opens a connection to see where the address leads.
+    looking: tokio::sync::Mutex<()>,
     idle: Mutex<Idle<C>>,
 }
 
@@ -44,6 +57,7 @@ struct Idle<C: Connector> {
 struct Slot<C: Connector> {
     open: Option<OpenConnection<C>>,
     opened_at: Instant,
+    checked_at: Instant,
     used_at: Instant,
     /// The end of the last statement was not seen.
     is_abandoned: bool,
@@ -53,11 +67,14 @@ struct Slot<C: Connector> {
 impl<C: Connector> OwnPool<C> {
     /// Makes a pool of at most `count` connections. A caller that gets none within `timeout` gets an error.
     pub(crate) fn new(connector: C, count: u16, timeout: Duration) -> Self {
-        let idle = Idle { slots: Vec::new(), broken_at: None };
-        Self(Arc::new(Shared { connector, queue: FairQueue::new(count, timeout), idle: Mutex::new(idle) }))
+        let idle = Mutex::new(Idle { slots: Vec::new(), broken_at: None });
+        let queue = FairQueue::new(count, timeout);
+        let (primary, looking) = (Primary::default(), tokio::sync::Mutex::new(()));
+        Self(Arc::new(Shared { connector, queue, primary, looking, idle }))
     }
 
-    /// Waits for a connection that is alive and has finished what was sent on it before.
+    /// Waits for a connection that is alive, leads to the primary, and has finished what was sent on it
+    /// before.
     pub(crate) async fn checkout(&self) -> Result<OwnCheckout<C>, PersistenceError> {
         let permit = self.0.queue.admit().await?;
         let checkout = OwnCheckout { slot: self.0.take(), pool: Arc::clone(&self.0), _permit: permit };
@@ -82,57 +99,98 @@ impl<C: Connector> OwnPool<C> {
 impl<C: Connector> Shared<C> {
     fn take(&self) -> Slot<C> {
         let mut idle = self.idle();
-        match idle.slots.pop() {
-            Some(mut slot) => {
+        while let Some(mut slot) = idle.slots.pop() {
+            if self.primary.may_use(slot.opened_at) {
                 slot.is_suspect = idle.broken_at.is_some_and(|broken_at| slot.used_at <= broken_at);
-                slot
+                return slot;
             }
-            None => Slot::new(None),
         }
+        Slot::new(None)
+    }
+
+    /// Closes all idle connections.
+    fn close_idle(&self) {
+        let slots = std::mem::take(&mut self.idle().slots);
+        drop(slots);
     }
 
     fn idle(&self) -> MutexGuard<'_, Idle<C>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens a connection. If it leads to another server than the others, they are used no more.
+    pub(crate) async fn open(&self) -> Result<OpenConnection<C>, Unfit> {
+        let began = Instant::now();
+        let open = self.connector.open().await?;
+        self.primary.found(open.session.primary(), began);
+        Ok(open)
     }
 }
 
 impl<C: Connector> Slot<C> {
     fn new(open: Option<OpenConnection<C>>) -> Self {
         let now = Instant::now();
-        Self { open, opened_at: now, used_at: now, is_abandoned: false, is_suspect: false }
+        Self { open, opened_at: now, checked_at: now, used_at: now, is_abandoned: false, is_suspect: false }
     }
 
     /// Returns `true` if the connection can be used as it is.
     fn is_ready(&self) -> bool {
         let is_sound = !self.is_abandoned && !self.is_suspect;
-        let is_fresh = || self.used_at.elapsed() < FRESH && self.opened_at.elapsed() < LIFETIME;
+        let is_fresh = || {
+            let has_answered = self.used_at.elapsed() < FRESH && self.checked_at.elapsed() < FRESH;
+            has_answered && self.opened_at.elapsed() < LIFETIME
+        };
         self.open.is_some() && is_sound && (!C::IS_REMOTE || is_fresh())
     }
 
-    /// Makes sure that there is a connection, that it is alive, and that an abandoned statement on it has
-    /// ended. Otherwise statements would queue up in it, and the last one would run long after its user has
-    /// given up.
-    async fn make_ready(&mut self, connector: &C) -> Result<(), PersistenceError> {
+    /// Makes sure that there is a connection, that it is alive and leads to the primary, and that an
+    /// abandoned statement on it has ended. Otherwise statements would queue up in it, and the last one would
+    /// run long after its user has given up.
+    async fn make_ready(&mut self, pool: &Shared<C>) -> Result<(), PersistenceError> {
         if C::IS_REMOTE {
-            // Taken out during the ping: a connection whose ping was not waited for must not be used again,
-            // because the next statement would take the ping's answer for its own.
             let is_old = self.opened_at.elapsed() >= LIFETIME;
-            if let Some(mut open) = self.open.take().filter(|_| !is_old)
-                && open.connection.ping().await.is_ok()
-            {
-                self.open = Some(open);
+            // Taken out during the check: a connection whose check was not waited for must not be used again,
+            // because the next statement would take the check's answer for its own.
+            if let Some(open) = self.open.take().filter(|_| !is_old) {
+                self.open = checked(open, pool).await;
+                self.checked_at = Instant::now();
             }
         } else if let Some(open) = &mut self.open
-            && open.connection.ping().await.is_err()
+            && C::check(&mut open.connection).await.is_err()
         {
             self.open = None;
         }
         if self.open.is_none() {
-            let open = connector.open().await.map_err(|error| C::ERRORS.connecting(&error))?;
-            *self = Self::new(Some(open));
+            let began = Instant::now();
+            let open = pool.open().await;
+            let open = open.map_err(|unfit| unfit.into_error(|error| C::ERRORS.connecting(error)))?;
+            // From the beginning, because the connection leads to where the address led then.
+            *self = Self { opened_at: began, ..Self::new(Some(open)) };
         }
         Ok(())
     }
+}
+
+/// Returns a remote connection that was idle, if it can be used.
+async fn checked<C: Connector>(mut open: OpenConnection<C>, pool: &Shared<C>) -> Option<OpenConnection<C>> {
+    let patience = CHECK_TIMEOUT.min(pool.queue.timeout() / 2);
+    match timeout(patience, C::check(&mut open.connection)).await {
+        Ok(Ok(())) => return Some(open),
+        Ok(Err(Unfit::NotPrimary(reason))) => {
+            tracing::warn!(
+                event = "database_deposed",
+                database = C::ERRORS.name,
+                reason,
+                "the server takes no writes any more; connections are opened anew"
+            );
+            pool.primary.leave();
+            pool.close_idle();
+        }
+        Ok(Err(_)) => {}
+        // What silenced this one has silenced the others, and each of them would cost a timeout.
+        Err(_) => pool.close_idle(),
+    }
+    None
 }
 
 /// The right to use one of the pool's connections, which goes back when this is dropped.
@@ -145,7 +203,7 @@ pub(crate) struct OwnCheckout<C: Connector> {
 
 impl<C: Connector> OwnCheckout<C> {
     async fn made_ready(mut self) -> Result<Self, PersistenceError> {
-        match timeout(self.pool.queue.timeout(), self.slot.make_ready(&self.pool.connector)).await {
+        match timeout(self.pool.queue.timeout(), self.slot.make_ready(&self.pool)).await {
             Ok(ready) => ready.map(|()| self),
             Err(_) if C::IS_REMOTE => Err(PersistenceError::Unavailable(Box::new(NoConnection::Silent))),
             Err(_) => Err(PersistenceError::Busy(Box::new(NoConnection::Busy))),
@@ -162,6 +220,53 @@ impl<C: Connector> OwnCheckout<C> {
     pub(crate) const fn set_abandoned(&mut self, is_abandoned: bool) {
         self.slot.is_abandoned = is_abandoned;
     }
+
+    /// Notes that the server takes no writes any more. None of the connections up to now is used again.
+    pub(crate) fn leave_server(&self) {
+        self.pool.primary.leave();
+        self.pool.close_idle();
+    }
+
+    /// Returns a witness to what becomes of the connection's server.
+    pub(crate) fn witness(&self) -> Witness<C> {
+        Witness { pool: Arc::clone(&self.pool), opened_at: self.slot.opened_at }
+    }
+}
+
+/// A witness to what becomes of the server that a connection leads to, while a statement waits for an answer.
+pub(crate) struct Witness<C: Connector> {
+    pool: Arc<Shared<C>>,
+    opened_at: Instant,
+}
+
+impl<C: Connector> Witness<C> {
+    /// Waits until the answer need not be waited for any longer, because another server has taken the place
+    /// of this one. The former one has a grace period to answer.
+    ///
+    /// A statement that takes long opens a connection to see where the address leads: a server that was cut
+    /// off says nothing itself, and other callers may all be waiting on connections to it.
+    pub(crate) async fn server_is_replaced(self) {
+        if !C::IS_REMOTE {
+            return std::future::pending().await;
+        }
+        let left = self.pool.primary.is_left(self.opened_at);
+        tokio::select! {
+            () = left => {}
+            () = self.look_elsewhere() => {}
+        }
+        tokio::time::sleep(GRACE).await;
+    }
+
+    /// Opens connections now and then, which notes the server that each leads to.
+    async fn look_elsewhere(&self) {
+        loop {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            // One caller is enough.
+            if let Ok(_looking) = self.pool.looking.try_lock() {
+                let _ = timeout(self.pool.queue.timeout(), self.pool.open()).await;
+            }
+        }
+    }
 }
 
 impl<C: Connector> Drop for OwnCheckout<C> {
@@ -172,10 +277,11 @@ impl<C: Connector> Drop for OwnCheckout<C> {
             idle.broken_at = Some(Instant::now());
             drop(idle);
             self.pool.connector.abandon(open);
-        } else {
+        } else if self.pool.primary.may_use(self.slot.opened_at) {
             idle.slots.push(Slot {
                 open: Some(open),
                 opened_at: self.slot.opened_at,
+                checked_at: self.slot.checked_at,
                 used_at: Instant::now(),
                 is_abandoned: self.slot.is_abandoned,
                 is_suspect: false,

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use session_core::PersistenceError;
-use sqlx::{Connection as _, Database, Executor, IntoArguments, Pool, SqlStr};
+use sqlx::{Connection as _, Database, Execute as _, Executor, IntoArguments, Pool, SqlStr, query_with};
 
 use crate::sql::checkout::{Checkout, FromDriver};
 use crate::sql::connections::Connections;
 use crate::sql::connector::{Arguments, Connection, Connector, Query};
+use crate::sql::errors::DriverErrors;
 use crate::sql::own_pool::OwnPool;
 use crate::sql::table::TableName;
 use crate::url;
@@ -79,10 +80,39 @@ impl<C: Connector> ServerConnections<C> {
     }
 }
 
+impl<C: Connector> ServerConnections<C>
+where
+    Arguments<C>: IntoArguments<C::Database> + Clone,
+{
+    /// Attempts `work`, and once more on another connection if the first one was lost and nothing took
+    /// effect.
+    async fn repeated<T, E, F>(
+        &self,
+        mut query: Query<C::Database>,
+        work: impl Fn(Checkout<C>, Query<C::Database>) -> F + Send + Sync,
+    ) -> Result<Result<T, E>, PersistenceError>
+    where
+        E: Attempted,
+        F: Future<Output = Result<T, E>> + Send,
+    {
+        let arguments = query.take_arguments().map_err(sqlx::Error::Encode);
+        let arguments = match arguments {
+            Ok(arguments) => arguments.unwrap_or_default(),
+            Err(error) => return Ok(Err(E::from(error))),
+        };
+        let sql = query.sql();
+        let again = query_with(sql.clone(), arguments.clone());
+        match work(self.checkout().await?, query_with(sql, arguments)).await {
+            Err(error) if error.may_be_repeated(&C::ERRORS) => Ok(work(self.checkout().await?, again).await),
+            done => Ok(done),
+        }
+    }
+}
+
 impl<C: Connector> Connections for ServerConnections<C>
 where
     for<'c> &'c mut Connection<C>: Executor<'c, Database = C::Database>,
-    Arguments<C>: IntoArguments<C::Database>,
+    Arguments<C>: IntoArguments<C::Database> + Clone,
 {
     type Database = C::Database;
     type Connector = C;
@@ -100,7 +130,10 @@ where
         query: Query<C::Database>,
         table: &TableName,
     ) -> Result<Option<<C::Database as Database>::Row>, PersistenceError> {
-        self.checkout().await?.read(query, table).await
+        let read = self.repeated(query, |checkout, query| {
+            checkout.perform(move |connection| connection.fetch_optional(query))
+        });
+        read.await?.map_err(|error| C::ERRORS.reading(&error, table))
     }
 
     async fn read_all(
@@ -108,18 +141,33 @@ where
         query: Query<C::Database>,
         table: &TableName,
     ) -> Result<Vec<<C::Database as Database>::Row>, PersistenceError> {
-        self.checkout().await?.read_all(query, table).await
+        let read = self.repeated(query, |checkout, query| {
+            checkout.perform(move |connection| connection.fetch_all(query))
+        });
+        read.await?.map_err(|error| C::ERRORS.reading(&error, table))
     }
 
     async fn write(&self, query: Query<C::Database>, table: &TableName) -> Result<u64, PersistenceError> {
-        let checkout = self.checkout().await?;
-        let Self::Application { begin, .. } = self else { return checkout.write(query, table).await };
-        let begin = begin.clone();
-        let written =
-            checkout.perform(move |connection| Box::pin(in_transaction::<C>(connection, begin, query))).await;
+        let written = match self {
+            Self::Own(_) => {
+                let write = self.repeated(query, |checkout, query| async move {
+                    let done = checkout.perform(move |connection| connection.execute(query)).await;
+                    done.map_err(Failure::Statement)
+                });
+                write.await?
+            }
+            Self::Application { begin, .. } => {
+                let write = self.repeated(query, |checkout, query| {
+                    let begin = begin.clone();
+                    checkout
+                        .perform(move |connection| Box::pin(in_transaction::<C>(connection, begin, query)))
+                });
+                write.await?
+            }
+        };
         written.map(|done| C::rows_affected(&done)).map_err(|failure| match failure {
             Failure::BeforeCommit(error) => C::ERRORS.reading(&error, table),
-            Failure::Commit(error) => C::ERRORS.writing(&error, table),
+            Failure::Statement(error) => C::ERRORS.writing(&error, table),
         })
     }
 
@@ -142,7 +190,7 @@ where
     let mut transaction = connection.begin_with(begin).await.map_err(Failure::BeforeCommit)?;
     match query.execute(&mut *transaction).await {
         Ok(done) => {
-            transaction.commit().await.map_err(Failure::Commit)?;
+            transaction.commit().await.map_err(Failure::Statement)?;
             Ok(done)
         }
         Err(error) => {
@@ -153,12 +201,12 @@ where
     }
 }
 
-/// The error of a transaction, and the part of it that failed.
+/// The error of a write, and the part of it that failed.
 enum Failure {
     /// Before the commit was sent: nothing took effect.
     BeforeCommit(sqlx::Error),
-    /// In the commit. The error says whether it took effect.
-    Commit(sqlx::Error),
+    /// In the commit, or in a statement that commits itself. The error says whether it took effect.
+    Statement(sqlx::Error),
 }
 
 impl From<sqlx::Error> for Failure {
@@ -170,7 +218,29 @@ impl From<sqlx::Error> for Failure {
 impl FromDriver for Failure {
     fn driver_error(&self) -> &sqlx::Error {
         match self {
-            Self::BeforeCommit(error) | Self::Commit(error) => error,
+            Self::BeforeCommit(error) | Self::Statement(error) => error,
+        }
+    }
+}
+
+/// A failed attempt, which may make sense on another connection.
+trait Attempted: FromDriver {
+    /// Returns `true` if the connection was the reason, and nothing took effect.
+    fn may_be_repeated(&self, errors: &DriverErrors) -> bool;
+}
+
+/// The error of a statement that changes nothing.
+impl Attempted for sqlx::Error {
+    fn may_be_repeated(&self, errors: &DriverErrors) -> bool {
+        errors.is_lost(self)
+    }
+}
+
+impl Attempted for Failure {
+    fn may_be_repeated(&self, errors: &DriverErrors) -> bool {
+        match self {
+            Self::BeforeCommit(error) => errors.is_lost(error),
+            Self::Statement(error) => errors.is_not_primary(error),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use session_core::PersistenceError;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteQueryResult, SqliteRow};
-use sqlx::{ConnectOptions as _, Sqlite, SqlitePool, query_scalar};
+use sqlx::{ConnectOptions as _, Connection as _, Sqlite, SqliteConnection, SqlitePool, query_scalar};
 
 use super::errors::ERRORS;
 use crate::sql::checkout::Checkout;
@@ -18,6 +18,7 @@ use crate::sql::connector::{Connector, OpenConnection, Query};
 use crate::sql::errors::DriverErrors;
 use crate::sql::own_pool::OwnPool;
 use crate::sql::queue::FairQueue;
+use crate::sql::session_check::{Session, Unfit};
 use crate::sql::table::TableName;
 
 /// The file that a URL names, or memory.
@@ -61,8 +62,14 @@ impl Connector for SqliteConnector {
     const ERRORS: DriverErrors = ERRORS;
     const IS_REMOTE: bool = false;
 
-    async fn open(&self) -> sqlx::Result<OpenConnection<Self>> {
-        Ok(OpenConnection { connection: self.0.connect().await?, server_id: 0 })
+    async fn open(&self) -> Result<OpenConnection<Self>, Unfit> {
+        Ok(OpenConnection { connection: self.0.connect().await?, session: Session::default() })
+    }
+
+    /// Waits for the statements that were sent before. A file is read or written by its options, and an
+    /// application may want to read only.
+    async fn check(connection: &mut SqliteConnection) -> Result<(), Unfit> {
+        Ok(connection.ping().await?)
     }
 
     fn rows_affected(done: &SqliteQueryResult) -> u64 {

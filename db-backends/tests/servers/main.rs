@@ -44,7 +44,8 @@ const TESTS: &[(&str, Test)] = tests! {
         several_nodes_can_delete_expired_sessions_at_once;
     refused:
         bad_url_or_table_name_is_a_config_error,
-        read_only_database_refuses_writes,
+        server_that_takes_no_writes_is_not_even_read,
+        connection_that_takes_no_writes_any_more_is_replaced,
         write_to_a_locked_row_is_busy_and_changes_nothing,
         unreadable_row_is_a_corrupt_row_error_and_stays,
         errors_show_neither_keys_nor_payloads;
@@ -53,7 +54,8 @@ const TESTS: &[(&str, Test)] = tests! {
         connecting_to_a_dead_or_silent_server_fails_in_time,
         waiting_for_a_connection_ends_with_busy,
         broken_connection_leaves_a_write_unknown_and_is_replaced,
-        broken_idle_connections_cost_at_most_one_call;
+        broken_idle_connections_cost_at_most_one_call,
+        idle_connections_that_a_firewall_forgot_cost_no_call;
     abandoned:
         abandoned_write_is_ended_by_the_server,
         abandoned_write_over_an_applications_pool_is_not_committed,

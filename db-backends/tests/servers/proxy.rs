@@ -14,6 +14,8 @@ enum State {
     Open(u32),
     /// Requests pass, answers do not.
     Deaf,
+    /// Nothing passes on the connections that were made before, without any sign. On new ones all does.
+    Forgetful,
 }
 
 pub struct Proxy {
@@ -51,9 +53,14 @@ impl Proxy {
         self.state.send_modify(|state| {
             *state = match *state {
                 State::Open(n) => State::Open(n + 1),
-                State::Deaf => State::Open(1_000),
+                State::Deaf | State::Forgetful => State::Open(1_000),
             }
         });
+    }
+
+    /// Forgets the connections made up to now, until [`cut`](Self::cut).
+    pub fn forget(&self) {
+        self.state.send_replace(State::Forgetful);
     }
 
     /// Holds back all answers until [`cut`](Self::cut).
@@ -70,7 +77,11 @@ async fn pass(mut client: TcpStream, mut server: TcpStream, mut state: watch::Re
             _ = state.changed() => {}
         }
     }
-    if *state.borrow_and_update() == State::Deaf {
+    let now = *state.borrow_and_update();
+    if now == State::Forgetful {
+        let _ = state.changed().await;
+    }
+    if now == State::Deaf {
         let (mut from_client, _to_client) = client.split();
         let (_from_server, mut to_server) = server.split();
         tokio::select! {

@@ -28,7 +28,8 @@ pub async fn bad_url_or_table_name_is_a_config_error(server: Server) {
     assert!(matches!(error, PersistenceError::Config(_)), "{error:?}");
 }
 
-pub async fn read_only_database_refuses_writes(server: Server) {
+/// A server that takes no writes is a replica, or a primary that was deposed: what it shows may be old.
+pub async fn server_that_takes_no_writes_is_not_even_read(server: Server) {
     server.database().await.insert_dyn(&key("a"), &record("kept")).await.unwrap();
     let read_only = server.sql("SET default_transaction_read_only = on", "SET SESSION TRANSACTION READ ONLY");
     let (db, _pool) = server.pooled(2, read_only.leak()).await;
@@ -38,15 +39,26 @@ pub async fn read_only_database_refuses_writes(server: Server) {
         db.touch_dyn(&key("a"), LATER, Timestamp::MAX, NOW).await.unwrap_err(),
         db.delete_dyn(&key("a")).await.unwrap_err(),
         db.delete_expired_dyn(LATER, 1).await.unwrap_err(),
+        db.load_dyn(&key("a"), NOW).await.unwrap_err(),
+        db.check_schema_dyn().await.unwrap_err(),
+        db.migrate_dyn().await.unwrap_err(),
     ] {
-        assert!(matches!(error, PersistenceError::Refused(_)), "{error:?}");
-        assert!(error.to_string().to_lowercase().contains("read"), "{error}");
+        assert!(matches!(error, PersistenceError::Unavailable(_)), "{error:?}");
+        assert!(error.to_string().contains("read-only"), "{error}");
         assert_eq!(error.outcome(), Outcome::NotApplied);
-        assert!(!error.is_retryable());
+        assert!(error.is_retryable());
     }
-    db.check_schema_dyn().await.unwrap();
-    db.migrate_dyn().await.unwrap();
-    assert_eq!(payload(&db, "a").await.unwrap(), b"kept");
+}
+
+/// The refusal of a statement: here a role loses the right to write while its connections are open.
+pub async fn connection_that_takes_no_writes_any_more_is_replaced(server: Server) {
+    server.database().await.insert_dyn(&key("a"), &record("old")).await.unwrap();
+    let (db, pool) = server.pooled(1, "SELECT 1").await;
+    db.update_dyn(&key("a"), &record("new"), None, ExpiryWrite::Extend, NOW).await.unwrap();
+    let statement = server.sql("SET default_transaction_read_only = on", "SET SESSION TRANSACTION READ ONLY");
+    pool.run(&statement).await;
+    db.update_dyn(&key("a"), &record("newer"), None, ExpiryWrite::Extend, NOW).await.unwrap();
+    assert_eq!(payload(&db, "a").await.unwrap(), b"newer");
 }
 
 pub async fn write_to_a_locked_row_is_busy_and_changes_nothing(server: Server) {

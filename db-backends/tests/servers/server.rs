@@ -256,6 +256,15 @@ pub enum Pool {
 }
 
 impl Pool {
+    /// Runs a statement on one of the pool's connections.
+    pub async fn run(&self, sql: &str) {
+        let sql = raw_sql(AssertSqlSafe(sql.to_owned()));
+        match self {
+            Self::Postgres(pool) => sql.execute(pool).await.map(|_| ()).unwrap(),
+            Self::MySql(pool) => sql.execute(pool).await.map(|_| ()).unwrap(),
+        }
+    }
+
     /// Reads a number over one of the pool's connections.
     pub async fn number(&self, sql: &str) -> i64 {
         let sql = AssertSqlSafe(sql.to_owned());
