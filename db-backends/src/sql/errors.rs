@@ -19,6 +19,7 @@ pub(crate) enum Meaning {
     /// The database is not there, or does not let us in.
     Unavailable,
     /// The server takes no writes: it is a replica, or is the primary no more. The statement was refused.
+    #[cfg_attr(not(feature = "_server"), expect(dead_code, reason = "a file is no server"))]
     NotPrimary,
     /// The database will not run the statement.
     Refused,

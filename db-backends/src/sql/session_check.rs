@@ -5,6 +5,7 @@
 //! of the application's pool. So a replica, or a primary that was deposed while its connections stayed open,
 //! is never taken for the database.
 
+#[cfg(feature = "_server")]
 use std::collections::BTreeMap;
 
 use session_core::{BoxError, PersistenceError};
@@ -74,6 +75,7 @@ pub(crate) enum Unfit {
     /// It cannot be opened, or is broken.
     Driver(sqlx::Error),
     /// The server takes no writes, for this reason.
+    #[cfg_attr(not(feature = "_server"), expect(dead_code, reason = "a file is no server"))]
     NotPrimary(&'static str),
 }
 
