@@ -124,7 +124,7 @@ macro_rules! role {
 /// what is in `/*M! */`.
 const ROLE: &str = concat!("SELECT ", role!());
 
-/// What the server is asked about itself and the session: in columns, and in rows of a name and a value.
+/// The questions about the server and the session: their answers are columns, and rows of a name and a value.
 const REPORT: &str = concat!(
     "SELECT connection_id() AS connection_id, unix_timestamp() AS now, concat_ws('/', @@hostname, @@port, \
      @@server_id /*!50708 , @@server_uuid */) AS server, ",

@@ -60,7 +60,7 @@ impl Connector for PostgresConnector {
     }
 }
 
-/// What the server is asked about itself and the session, whose values are text. A replica's transactions are
+/// The question about the server and the session, whose answers are text. A replica's transactions are
 /// read-only; those of a primary are where an operator has made them so.
 const REPORT: &str = "SELECT pg_is_in_recovery()::text AS is_in_recovery,
                              current_setting('transaction_read_only') AS transaction_read_only,
