@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use session_core::{Cache, Persistence, Record, SessionData, Stamp, StoredKey, Subject};
+use session_core::{Cache, Outcome, Persistence, Record, SessionData, Stamp, StoredKey, Subject};
 
 use super::inner::Inner;
 use super::merge::{Base, Draft, Merged};
@@ -216,6 +216,12 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 Ok(anew) => draft = anew,
                 Err(error) => break (Err(error), made_at),
             }
+        };
+        let result = match result {
+            Err(error) if error.outcome() == Outcome::Unknown => {
+                Box::pin(self.look_for(&new, error)).await.map(|found| Record::clone(&found))
+            }
+            result => result,
         };
         self.end_write(write, Some((new, lease)), result, made_at).await
     }
