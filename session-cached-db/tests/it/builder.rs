@@ -207,7 +207,7 @@ fn all_of<C: Cache, P: Persistence>(builder: Builder<C, P>, time: Duration) -> B
         .absolute_timeout(time)
         .max_cache_age(time)
         .lease_ttl(time)
-        .fence_ttl(time)
+        .fence_ttl(Duration::MAX)
         .clock_slack(time)
         .cache_timeout(time)
         .read_timeout(time)
