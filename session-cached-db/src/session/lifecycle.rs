@@ -67,7 +67,8 @@ impl Session {
     ///
     /// The same as [`save`](Self::save).
     pub async fn create(&mut self) -> Result<Coherence, Error> {
-        if self.settle().await? && !self.modified {
+        let may_be_created = self.may_be_created();
+        if self.settle().await? && may_be_created && !self.modified {
             return Ok(Coherence::Coherent);
         }
         self.create_new().await
@@ -117,6 +118,12 @@ impl Session {
             self.note_unsettled(key.clone(), stored_key, Some(old));
             match Arc::clone(&self.store).save(old, changes).await {
                 Err(Error::SessionGone) if may_have_moved && self.settle().await? => {}
+                // The first try may still take place.
+                Err(error)
+                    if may_have_moved && !matches!(error, Error::SessionGone | Error::AlreadyExists) =>
+                {
+                    return Err(error);
+                }
                 renamed => {
                     if let Some(coherence) = self.adopt_if_new(key, stored_key, renamed)? {
                         return Ok(coherence);

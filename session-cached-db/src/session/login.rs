@@ -21,7 +21,7 @@ impl Session {
     /// - [`Error::InvalidSubject`] unless the subject has 1 to 255 bytes and no NUL character.
     /// - The errors of [`save`](Self::save), except [`Error::SessionGone`].
     ///
-    /// After an error, the session has the subject that it had before.
+    /// After an error, the session has the subject that it had before, unless the [outcome](Error::outcome) is unknown.
     ///
     /// # Cancel safety
     ///

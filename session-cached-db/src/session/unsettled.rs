@@ -13,7 +13,7 @@ pub(super) struct Unsettled {
     stored_key: StoredKey,
     /// The key from which the session was to move. `None` if it was to be stored beside any other.
     old: Option<StoredKey>,
-    /// The data and the subject that the write has stored, if it took place.
+    /// The data and the subject that the write has stored at least, if it took place.
     data: SessionData,
     subject: Option<Option<Subject>>,
 }
@@ -22,9 +22,11 @@ impl Session {
     /// Notes that the session is about to be written under a new key. Until the write is known to have taken place or not,
     /// the key is not forgotten: otherwise the client could be out, and its session stay without a client.
     pub(super) fn note_unsettled(&mut self, key: SessionKey, stored_key: StoredKey, old: Option<StoredKey>) {
-        if self.unsettled_key() != Some(stored_key) {
-            self.abandon_unsettled();
+        // If the same write is tried again, either of the two may take place: what the first one stores is certain to be there.
+        if self.unsettled_key() == Some(stored_key) {
+            return;
         }
+        self.abandon_unsettled();
         let (data, subject) = (self.data().clone(), self.subject.clone());
         self.unsettled = Some(Box::new(Unsettled { key, stored_key, old, data, subject }));
     }
@@ -73,6 +75,11 @@ impl Session {
         for (key, _) in before.iter().filter(|(key, _)| !after.contains(key)) {
             data.remove(key);
         }
+    }
+
+    /// Returns `true` if a write is unsettled that was to store a new session.
+    pub(super) fn may_be_created(&self) -> bool {
+        self.unsettled.as_ref().is_some_and(|unsettled| unsettled.old.is_none())
     }
 
     /// Forgets the key of a write that can no longer take place.

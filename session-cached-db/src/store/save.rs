@@ -209,6 +209,13 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 write.statement(pin!(rename)).await
             };
             if !matches!(result, Err(Error::Conflict)) || !write.may_try_again(conflicts).await {
+                let result = match result {
+                    Err(error) if error.outcome() == Outcome::Unknown => {
+                        let look = Box::pin(self.look_for(&new, &draft.record, error));
+                        look.await.map(|found| found.version())
+                    }
+                    result => result,
+                };
                 break (result.map(|version| draft.record.with_version(version)), made_at);
             }
             conflicts += 1;
@@ -216,12 +223,6 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 Ok(anew) => draft = anew,
                 Err(error) => break (Err(error), made_at),
             }
-        };
-        let result = match result {
-            Err(error) if error.outcome() == Outcome::Unknown => {
-                Box::pin(self.look_for(&new, error)).await.map(|found| Record::clone(&found))
-            }
-            result => result,
         };
         self.end_write(write, Some((new, lease)), result, made_at).await
     }

@@ -71,7 +71,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let inserted = match self.db.insert(&key, &record).await {
             Err(error) if origin == KeyOrigin::Random && error.outcome() == Outcome::Unknown => {
                 // Boxed because it is rare.
-                Box::pin(self.look_for(&key, error)).await.map(|found| found.version())
+                Box::pin(self.look_for(&key, &record, error)).await.map(|found| found.version())
             }
             inserted => inserted,
         };
@@ -95,12 +95,18 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         }
     }
 
-    /// Looks whether a write with an unknown outcome has stored a session under `key`, which no other writer knows. Reads the
-    /// database once. Returns `unknown` if there is none yet, or the database does not answer.
-    pub(super) async fn look_for(&self, key: &StoredKey, unknown: Error) -> Result<Arc<Record>, Error> {
+    /// Looks whether a write with an unknown outcome has stored `record` under `key`, which no other writer knows. Reads the
+    /// database once. Returns `unknown` if the record is not there yet, or the database does not answer.
+    pub(super) async fn look_for(
+        &self,
+        key: &StoredKey,
+        record: &Record,
+        unknown: Error,
+    ) -> Result<Arc<Record>, Error> {
         match self.read(key).await {
-            Ok(Some(found)) => Ok(found.record),
-            Ok(None) | Err(_) => Err(unknown),
+            // An earlier try of the same write may have stored something else.
+            Ok(Some(found)) if found.record.payload() == record.payload() => Ok(found.record),
+            Ok(_) | Err(_) => Err(unknown),
         }
     }
 

@@ -96,6 +96,36 @@ async fn modification_stored_without_an_answer_is_not_made_twice() {
 }
 
 #[tokio::test]
+async fn change_made_between_two_tries_is_kept_if_the_first_one_takes_place_late() {
+    each_database(async |world| {
+        let mut session = world.saved([("x", 1)]).await;
+        let mut held = world.db.calls.hold(Call::Rename, Moment::Before);
+        {
+            let mut cycling = std::pin::pin!(session.cycle_key());
+            assert!(futures_util::poll!(cycling.as_mut()).is_pending());
+            held.reached().await;
+        }
+        // The first try waits. The second one waits behind it, and finds the session moved.
+        session.insert("x", 2).unwrap();
+        session.modify("visits", |visits: &mut i32| *visits += 1).unwrap();
+        held.release();
+        session.cycle_key().await.unwrap();
+        assert_eq!(values_of(&world.reopen(&session).await), map([("x", 2), ("visits", 1)]));
+        // A second try that has certainly failed says nothing about the first one.
+        session.insert("x", 3).unwrap();
+        world.db.calls.fail(Call::Rename, Moment::After, Fault::NoAnswer);
+        world.db.calls.fail(Call::Load, Moment::Before, Fault::Unreachable);
+        assert!(session.cycle_key().await.is_err());
+        session.insert("x", 4).unwrap();
+        world.db.calls.fail(Call::Load, Moment::Before, Fault::Unreachable);
+        assert!(session.cycle_key().await.is_err(), "the look fails");
+        session.save().await.unwrap();
+        assert_eq!(values_of(&world.reopen(&session).await), map([("x", 4), ("visits", 1)]));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn save_after_a_dropped_change_of_the_key_follows_it() {
     each_database(async |world| {
         let mut session = world.saved([("x", 1)]).await;
