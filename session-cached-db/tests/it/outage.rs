@@ -386,7 +386,7 @@ async fn cache_that_refuses_every_call_is_left_at_once_and_says_why_once() {
 
     world.cache.calls.heal();
     looked_after(&world, || !log.events("cache_breaker_closed").is_empty()).await;
-    until(|| world.store.stats().repairs == 1).await;
+    looked_after(&world, || world.store.stats().repairs == 1).await;
     assert_eq!(world.store.ping().await.unwrap().cache, CacheHealth::Up);
     assert_eq!(values_of(&world.reopen(&session).await), map([("x", 49)]));
     session.insert("x", 50).unwrap();
