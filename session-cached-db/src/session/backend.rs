@@ -27,6 +27,11 @@ pub(crate) trait SessionBackend: Send + Sync + fmt::Debug {
         key: StoredKey,
         seen: Option<Stamp>,
     ) -> BoxFuture<Result<Written<bool>, Error>>;
+    #[cfg_attr(
+        not(feature = "tower"),
+        allow(dead_code, reason = "only the layer knows no store by its type")
+    )]
+    fn end(self: Arc<Self>, key: SessionKey) -> BoxFuture<Result<Written<bool>, Error>>;
     fn exists(self: Arc<Self>, key: StoredKey) -> BoxFuture<Result<bool, Error>>;
     fn new_record(
         &self,
@@ -64,6 +69,10 @@ impl<C: Cache, P: Persistence> SessionBackend for Inner<C, P> {
         seen: Option<Stamp>,
     ) -> BoxFuture<Result<Written<bool>, Error>> {
         Box::pin(Self::delete(&self, key, seen, Ending::Destroyed, Admission::New))
+    }
+    fn end(self: Arc<Self>, key: SessionKey) -> BoxFuture<Result<Written<bool>, Error>> {
+        let store = CachedDb { inner: self };
+        Box::pin(async move { store.end(&key).await })
     }
     fn exists(self: Arc<Self>, key: StoredKey) -> BoxFuture<Result<bool, Error>> {
         Box::pin(async move { Ok(self.load(&key).await?.is_some()) })

@@ -79,6 +79,10 @@ impl Answer {
         parts[0].to_owned()
     }
 
+    pub fn removes_cookie(&self) -> bool {
+        self.set_cookie().is_some_and(|parts| parts[0] == format!("{NAME}="))
+    }
+
     pub fn sets_no_cookie(&self) -> bool {
         self.set_cookie().is_none()
     }
@@ -642,6 +646,40 @@ async fn unreadable_session_is_503_and_its_cookie_and_row_stay() {
     // Another cookie of the name that opens a session counts.
     let both = format!("{}; {}", cookie_of(&session), cookie_of(&other));
     assert_eq!(ask(&site(layer(&world), read), Some(&both)).await.body, "7");
+}
+
+/// Makes the payload of the session unreadable.
+async fn break_payload(world: &World, session: &Session) {
+    let key = *session.stored_key().unwrap();
+    let record = world.store.load(&key).await.unwrap().unwrap();
+    let broken = session_core::Record::clone(&record).with_payload(Bytes::from_static(b"\x01{"));
+    world.store.update(&key, broken, None, session_core::ExpiryWrite::Extend).await.unwrap();
+}
+
+#[tokio::test]
+async fn logout_ends_a_session_that_cannot_be_read_and_removes_its_cookie() {
+    let world = World::new().await;
+    let session = world.saved([("visits", 1)]).await;
+    break_payload(&world, &session).await;
+    async fn log_out(handle: SessionHandle) {
+        handle.end().await.unwrap();
+        // A request may go on with a new session.
+        assert!(handle.lock().await.unwrap().key().is_none());
+    }
+    async fn log_out_only(handle: SessionHandle) {
+        handle.end().await.unwrap();
+    }
+    let answer = ask(&site(layer(&world), log_out), Some(&cookie_of(&session))).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert!(answer.removes_cookie());
+    assert!(world.store.load(session.stored_key().unwrap()).await.unwrap().is_none());
+
+    let readable = world.saved([("visits", 1)]).await;
+    let answer = ask(&site(layer(&world), log_out_only), Some(&cookie_of(&readable))).await;
+    assert!(answer.removes_cookie());
+    assert!(!readable.exists().await.unwrap());
+    // Without a session there is nothing to end, and no cookie to remove.
+    assert!(ask(&site(layer(&world), log_out_only), None).await.sets_no_cookie());
 }
 
 #[tokio::test]

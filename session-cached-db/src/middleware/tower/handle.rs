@@ -9,7 +9,7 @@ use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard, OnceCell};
 
 use super::cookie::Presented;
 use super::settings::Settings;
-use crate::{Error, Session};
+use crate::{Coherence, Error, Session};
 
 /// The session of one request. Cheap to clone; its clones, and all handles that are extracted from one
 /// request, share one session.
@@ -26,6 +26,7 @@ struct Shared {
     presented: Presented,
     is_used: AtomicBool,
     is_touching: AtomicBool,
+    is_ended: AtomicBool,
     opened: OnceCell<Mutex<Opened>>,
 }
 
@@ -46,7 +47,14 @@ impl SessionHandle {
     pub(super) fn new(settings: Arc<Settings>, presented: Presented) -> Self {
         let (is_used, is_touching) = (AtomicBool::new(false), AtomicBool::new(settings.is_touching));
         Self {
-            shared: Arc::new(Shared { settings, presented, is_used, is_touching, opened: OnceCell::new() }),
+            shared: Arc::new(Shared {
+                settings,
+                presented,
+                is_used,
+                is_touching,
+                is_ended: AtomicBool::new(false),
+                opened: OnceCell::new(),
+            }),
         }
     }
 
@@ -57,7 +65,8 @@ impl SessionHandle {
     ///
     /// # Errors
     ///
-    /// [`Error::Database`] when the database does not answer. The next call tries again.
+    /// [`Error::Database`] when the database does not answer, and [`Error::Unreadable`] when the session is there and
+    /// this node cannot read it. The next call tries again.
     ///
     /// # Cancel safety
     ///
@@ -75,6 +84,30 @@ impl SessionHandle {
     /// lives ([`Session::stored_expires_at`]): otherwise an open page keeps its session alive for ever.
     pub fn touch(&self, is_touching: bool) {
         self.shared.is_touching.store(is_touching, Ordering::Relaxed);
+    }
+
+    /// Ends the client's session everywhere, for good, without reading it, and has its cookie removed: a logout that also
+    /// works when this node cannot read the session, so that [`lock`](Self::lock) fails with [`Error::Unreadable`]. If
+    /// several cookies of the request name sessions, all of them end.
+    ///
+    /// Calling `end` while a guard is held deadlocks. With a guard, call [`Session::flush`].
+    ///
+    /// # Errors
+    ///
+    /// An [error of every write](crate::CachedDb#errors-of-every-write). Some of several sessions may have ended.
+    pub async fn end(&self) -> Result<Coherence, Error> {
+        let Shared { settings, presented, is_used, is_ended, opened, .. } = &*self.shared;
+        is_used.store(true, Ordering::Relaxed);
+        let mut coherence = match opened.get() {
+            Some(opened) => opened.lock().await.session.flush().await?,
+            None => Coherence::Coherent,
+        };
+        for key in &presented.keys {
+            let ended = Arc::clone(&settings.store).end(key.clone()).await?;
+            coherence = coherence.and(ended.coherence);
+        }
+        is_ended.store(!presented.keys.is_empty(), Ordering::Relaxed);
+        Ok(coherence)
     }
 
     async fn open(&self) -> Result<Mutex<Opened>, Error> {
@@ -109,8 +142,12 @@ impl SessionHandle {
 
     /// Stores the changes, if the session `is_to_be_stored`, and returns the cookie to send.
     pub(super) async fn finish(&self, is_to_be_stored: bool) -> Finished {
-        let Shared { settings, is_touching, opened, .. } = &*self.shared;
-        let Some(opened) = opened.get() else { return Finished::default() };
+        let Shared { settings, is_touching, is_ended, opened, .. } = &*self.shared;
+        let is_ended = is_ended.load(Ordering::Relaxed);
+        let Some(opened) = opened.get() else {
+            let cookie = if is_ended { settings.cookie.removal() } else { None };
+            return Finished { cookie, failure: None };
+        };
         let mut opened = opened.lock().await;
         let Opened { session, mark: mark_before } = &mut *opened;
 
@@ -125,7 +162,9 @@ impl SessionHandle {
         let cookie = match session.key() {
             // Only if this request has ended the session. A cookie that opened none is left alone: the client may have got
             // another one since, and another node may know its session.
-            None if session.is_unsaved_and_empty() && mark_before.0.is_some() => settings.cookie.removal(),
+            None if session.is_unsaved_and_empty() && (mark_before.0.is_some() || is_ended) => {
+                settings.cookie.removal()
+            }
             Some(key) if mark(session) != *mark_before => {
                 let max_age = (!session.expires_at_browser_close()).then(|| session.expiry_age());
                 settings.cookie.issue(key, max_age)
