@@ -7,8 +7,9 @@ use session_core::{
 };
 
 use super::Session;
+use crate::coherence::Loaded;
 use crate::runtime::Admission;
-use crate::store::{CachedDb, Inner, Save, Saved, Settings, Touch, Written};
+use crate::store::{CachedDb, Inner, KeyOrigin, Save, Saved, Settings, Touch, Written};
 use crate::telemetry::Ending;
 use crate::{Coherence, Error};
 
@@ -33,6 +34,10 @@ pub(crate) trait SessionBackend: Send + Sync + fmt::Debug {
     )]
     fn end(self: Arc<Self>, key: SessionKey) -> BoxFuture<Result<Written<bool>, Error>>;
     fn exists(self: Arc<Self>, key: StoredKey) -> BoxFuture<Result<bool, Error>>;
+    /// Reads the database.
+    fn read(self: Arc<Self>, key: StoredKey) -> BoxFuture<Result<Option<Loaded>, Error>>;
+    /// Ends what a write with an unknown outcome may store under `key`.
+    fn abandon(self: Arc<Self>, key: StoredKey);
     fn new_record(
         &self,
         key: &StoredKey,
@@ -55,7 +60,7 @@ impl<C: Cache, P: Persistence> SessionBackend for Inner<C, P> {
         })
     }
     fn create(self: Arc<Self>, key: StoredKey, record: Record) -> BoxFuture<Result<Saved, Error>> {
-        Box::pin(async move { Self::create(&self, key, record).await })
+        Box::pin(async move { Self::create(&self, key, record, KeyOrigin::Random).await })
     }
     fn save(self: Arc<Self>, key: StoredKey, save: Save) -> BoxFuture<Result<Saved, Error>> {
         Box::pin(Self::save(&self, key, save))
@@ -76,6 +81,12 @@ impl<C: Cache, P: Persistence> SessionBackend for Inner<C, P> {
     }
     fn exists(self: Arc<Self>, key: StoredKey) -> BoxFuture<Result<bool, Error>> {
         Box::pin(async move { Ok(self.load(&key).await?.is_some()) })
+    }
+    fn read(self: Arc<Self>, key: StoredKey) -> BoxFuture<Result<Option<Loaded>, Error>> {
+        Box::pin(async move { Self::read(&self, &key).await })
+    }
+    fn abandon(self: Arc<Self>, key: StoredKey) {
+        Self::abandon(&self, key);
     }
     fn new_record(
         &self,

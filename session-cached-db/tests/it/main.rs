@@ -29,6 +29,7 @@ mod hooks;
 mod identity;
 mod keys;
 mod limits;
+mod login;
 mod map;
 mod merge;
 #[cfg(feature = "metrics")]
@@ -48,3 +49,5 @@ mod tower;
 #[cfg(feature = "tower")]
 mod tower_cookie;
 mod traces;
+mod typed;
+mod unknown_outcomes;

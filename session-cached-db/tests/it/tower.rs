@@ -786,3 +786,31 @@ async fn too_many_writes_of_one_session_are_answered_with_503() {
         assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     }
 }
+
+#[tokio::test]
+async fn session_stored_without_an_answer_gets_its_cookie() {
+    each_database(async |world| {
+        let site = site(layer(&world), visit);
+        // The layer's own save.
+        world.db.calls.fail(Call::Insert, Moment::After, Fault::NoAnswer);
+        let first = ask(&site, None).await;
+        assert_eq!((first.status, first.body.as_str()), (StatusCode::OK, "1"));
+        assert_eq!(ask(&site, Some(&first.cookie())).await.body, "2");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn key_changed_by_a_handler_without_an_answer_gets_its_cookie() {
+    each_database(async |world| {
+        let session = world.saved([("visits", 1)]).await;
+        let log_in = async |session: SessionHandle| session.lock().await?.log_in("user-1").await.map(drop);
+        world.db.calls.fail(Call::Rename, Moment::After, Fault::NoAnswer);
+        world.db.calls.fail(Call::Load, Moment::Before, Fault::Unreachable);
+        let answer = ask(&site(layer(&world), log_in), Some(&cookie_of(&session))).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        let reopened = ask(&site(layer(&world), read), Some(&answer.cookie())).await;
+        assert_eq!(reopened.body, "1");
+    })
+    .await;
+}

@@ -152,6 +152,8 @@ impl SessionHandle {
         let Opened { session, mark: mark_before } = &mut *opened;
 
         let mut failure = None;
+        // The handler may have left a write under a new key whose outcome is unknown. If it took place, the client needs the key.
+        let _ = session.settle().await;
         if is_to_be_stored && !session.is_unsaved_and_empty() {
             if session.modified() {
                 failure = session.save().await.err();
