@@ -47,4 +47,12 @@ mod subjects;
 mod tower;
 #[cfg(feature = "tower")]
 mod tower_cookie;
+#[cfg(feature = "tower")]
+mod tower_guard;
+#[cfg(feature = "tower")]
+mod tower_header;
+#[cfg(feature = "tower")]
+mod tower_jar;
+#[cfg(feature = "tower")]
+mod tower_stack;
 mod traces;
