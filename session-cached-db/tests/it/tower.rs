@@ -665,6 +665,41 @@ async fn response_that_used_the_session_is_kept_out_of_shared_caches() {
 }
 
 #[tokio::test]
+async fn removal_of_the_cookie_is_kept_out_of_shared_caches_in_any_case() {
+    let world = World::new().await;
+    let session = world.saved([("visits", 1)]).await;
+    let page = async |session: SessionHandle| -> Result<_, Error> {
+        session.lock().await?.flush().await?;
+        Ok([(header::CACHE_CONTROL, "public, max-age=60")])
+    };
+    let answer = ask(&site(layer(&world), page), Some(&cookie_of(&session))).await;
+    assert!(answer.removes_the_cookie());
+    assert_eq!(answer.headers[header::CACHE_CONTROL], "private, max-age=60");
+}
+
+#[tokio::test]
+async fn unused_session_costs_the_layer_no_more_allocations_than_its_handle() {
+    use futures_util::FutureExt as _;
+    let world = World::new().await;
+    let inner =
+        service_fn(async |_: Request| Ok::<_, std::convert::Infallible>(Response::new(Body::empty())));
+    let session = world.saved([("visits", 1)]).await;
+    let request =
+        || Request::builder().header(header::COOKIE, cookie_of(&session)).body(Body::empty()).unwrap();
+    let mut service = layer(&world).layer(inner);
+    let (plain, layered) = (request(), request());
+    let bare = allocation_counter::measure(|| {
+        let mut inner = inner;
+        tower::Service::call(&mut inner, plain).now_or_never().unwrap().unwrap();
+    });
+    let measured = allocation_counter::measure(|| {
+        tower::Service::call(&mut service, layered).now_or_never().unwrap().unwrap();
+    });
+    // The presented key, the handle and the future; and the request's map of extensions, its table and its entry.
+    assert_eq!(measured.count_total - bare.count_total, 6);
+}
+
+#[tokio::test]
 async fn vary_header_of_a_handler_is_kept() {
     let world = World::new().await;
     for (said, expected) in [

@@ -21,12 +21,12 @@ fn vary_value(name: &HeaderName) -> HeaderValue {
 /// Marks the response as meant for one client, unless the handler has decided about that. `Vary` does not do it alone: all
 /// clients that come without a key look the same, and would share the first one's.
 ///
-/// A response that `has_key` must not be stored by shared caches whatever the handler says: of its `Cache-Control`, only what
-/// permits that is taken away.
-pub(super) fn keep_out_of_shared_caches(headers: &mut HeaderMap, has_key: bool) {
+/// A response that `changes_key` of its client must not be stored by shared caches whatever the handler says: of its
+/// `Cache-Control`, only what permits that is taken away.
+pub(super) fn keep_out_of_shared_caches(headers: &mut HeaderMap, changes_key: bool) {
     if !headers.contains_key(header::CACHE_CONTROL) {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
-    } else if has_key && !is_kept_from_sharing(headers) {
+    } else if changes_key && !is_kept_from_sharing(headers) {
         let private = private(headers);
         headers.insert(header::CACHE_CONTROL, private);
     }

@@ -49,7 +49,7 @@ impl<M> SessionHandle<M> {
         let _ = self.shared.worker.set(Worker::current());
     }
 
-    /// Locks the session, loading it on the first call in this request. Without a key that could be one,
+    /// Locks the session, loading it on the first call in this request. If the client presents nothing that could be a key,
     /// loading it does no I/O.
     ///
     /// # Behavior

@@ -42,8 +42,8 @@ use crate::CachedDb;
 /// - A session that is there and cannot be read is an error of [`SessionHandle::lock`], which is answered with
 ///   503; the cookie stays.
 /// - `Vary: Cookie` is added whenever the session was used, even if that failed, and `Cache-Control: private` unless the
-///   handler has set `Cache-Control`: shared caches must not give one client's page to another. A response that sends a key is
-///   `private` in any case: what else the handler has said of shared caches is taken away from its `Cache-Control`.
+///   handler has set `Cache-Control`: shared caches must not give one client's page to another. A response that sends or removes
+///   a key is `private` in any case: what else the handler has said of shared caches is taken away from its `Cache-Control`.
 /// - A session that was used and not modified is [touched](crate::Session::touch), at most once per
 ///   [`touch_interval`](crate::Builder::touch_interval); see [`touch`](Self::touch).
 /// - If the session cannot be saved, the response is replaced by one that says so, with the
@@ -219,14 +219,14 @@ async fn finish<M, B: ErrorBody<ResponseBody>, ResponseBody>(
         }
     };
     let headers = response.headers_mut();
-    let sends_key = matches!(finished.key_change, Some(KeyChange::Written { .. }));
+    let changes_key = finished.key_change.is_some();
     match finished.key_change {
         Some(KeyChange::Written { key, max_age }) => settings.transport.write(headers, &key, max_age),
         Some(KeyChange::Ended) => settings.transport.remove(headers),
         None => {}
     }
     vary_by(headers, settings.transport.request_headers());
-    keep_out_of_shared_caches(headers, sends_key);
+    keep_out_of_shared_caches(headers, changes_key);
     response
 }
 
