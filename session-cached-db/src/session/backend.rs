@@ -11,6 +11,8 @@ use crate::coherence::Loaded;
 use crate::runtime::Admission;
 use crate::store::{CachedDb, Inner, KeyOrigin, Save, Saved, Settings, Touch, Written};
 use crate::telemetry::Ending;
+#[cfg(feature = "tower")]
+use crate::telemetry::Telemetry;
 use crate::{Coherence, Error};
 
 /// A store without its type parameters, so that handlers need not name the backends.
@@ -47,6 +49,8 @@ pub(crate) trait SessionBackend: Send + Sync + fmt::Debug {
     fn now(&self) -> Timestamp;
     fn settings(&self) -> &Settings;
     fn codec(&self) -> &dyn Codec;
+    #[cfg(feature = "tower")]
+    fn telemetry(&self) -> &Telemetry;
 }
 
 impl<C: Cache, P: Persistence> SessionBackend for Inner<C, P> {
@@ -104,5 +108,9 @@ impl<C: Cache, P: Persistence> SessionBackend for Inner<C, P> {
     }
     fn codec(&self) -> &dyn Codec {
         &*self.codec
+    }
+    #[cfg(feature = "tower")]
+    fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
     }
 }
