@@ -8,8 +8,8 @@ use db_backends::mysql::MySqlPersistence;
 use db_backends::sqlx::mysql::{MySqlPool, MySqlPoolOptions};
 use db_backends::sqlx::{AssertSqlSafe, Connection as _, MySqlConnection, query_scalar, raw_sql};
 use session_core::{
-    DynDatabase, ExpiryWrite, KeyForm, KeyPrefix, Persistence as _, PersistenceError, Record, SessionKey, StoredKey,
-    Timestamp,
+    DynDatabase, ExpiryWrite, KeyForm, KeyPrefix, Persistence as _, PersistenceError, Record, SessionKey,
+    StoredKey, Timestamp,
 };
 
 use crate::failover::until;
@@ -79,7 +79,11 @@ pub async fn galera_node_sees_what_another_has_committed(links: &Links) {
     let mut other = program(&nodes(link)[1]).await;
     let began = Instant::now();
     run(&mut other, "SET SESSION wsrep_sync_wait = 1; SELECT 1").await;
-    assert!(began.elapsed() > Duration::from_millis(200), "the other node was not behind: {:?}", began.elapsed());
+    assert!(
+        began.elapsed() > Duration::from_millis(200),
+        "the other node was not behind: {:?}",
+        began.elapsed()
+    );
 
     let (saved, renamed, ended) = (key(), key(), key());
     let version = first.insert_dyn(&saved, &record("old")).await.unwrap();
@@ -91,7 +95,8 @@ pub async fn galera_node_sees_what_another_has_committed(links: &Links) {
 
     lag(&mut busy).await;
     let changed = record("new");
-    let version = first.update_dyn(&saved, &changed, Some(version), ExpiryWrite::Extend, now()).await.unwrap();
+    let version =
+        first.update_dyn(&saved, &changed, Some(version), ExpiryWrite::Extend, now()).await.unwrap();
     let seen = second.load_dyn(&saved, now()).await.unwrap().unwrap();
     assert_eq!((seen.payload(), seen.version()), (changed.payload(), version), "an old session was seen");
 
@@ -126,7 +131,9 @@ pub async fn galera_conflicts_at_commit_are_repeated_and_fail_no_write(links: &L
             tokio::spawn(async move {
                 for round in 0..40 {
                     let written = record(&format!("{n}-{round}"));
-                    db.update_dyn(&hot, &written, None, ExpiryWrite::Extend, now()).await.expect("no write fails");
+                    db.update_dyn(&hot, &written, None, ExpiryWrite::Extend, now())
+                        .await
+                        .expect("no write fails");
                 }
             })
         })
@@ -170,10 +177,9 @@ pub async fn galera_node_without_quorum_is_unavailable_and_says_why(links: &Link
         databases[2].load_dyn(&k, now()).await.is_err()
     })
     .await;
-    for error in [
-        databases[2].load_dyn(&k, now()).await.unwrap_err(),
-        databases[2].delete_dyn(&k).await.unwrap_err(),
-    ] {
+    for error in
+        [databases[2].load_dyn(&k, now()).await.unwrap_err(), databases[2].delete_dyn(&k).await.unwrap_err()]
+    {
         assert!(matches!(error, PersistenceError::Unavailable(_)), "{error:?}");
         let text = error.to_string().to_lowercase();
         assert!(text.contains("wsrep") || text.contains("galera"), "{text}");

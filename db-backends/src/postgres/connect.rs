@@ -14,8 +14,8 @@ use session_core::PersistenceError;
 use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnectOptions, PgQueryResult};
 use sqlx::{
-    AssertSqlSafe, Column as _, ConnectOptions as _, Connection as _, Executor as _, PgConnection, PgPool, Postgres,
-    Row as _, SqlSafeStr as _, SqlStr, raw_sql,
+    AssertSqlSafe, Column as _, ConnectOptions as _, Connection as _, Executor as _, PgConnection, PgPool,
+    Postgres, Row as _, SqlSafeStr as _, SqlStr, raw_sql,
 };
 
 use super::errors::ERRORS;
@@ -55,7 +55,8 @@ impl PostgresConnector {
             return Err(PersistenceError::Config("the URL does not begin with postgres:".to_owned()));
         }
         // Poolers refuse extra_float_digits, which the driver would set, and no float is read here.
-        let options = PgConnectOptions::from_str(url).map_err(|error| ERRORS.parsing(&error))?.extra_float_digits(None);
+        let options =
+            PgConnectOptions::from_str(url).map_err(|error| ERRORS.parsing(&error))?.extra_float_digits(None);
         if settings.behind_pooler == Some(true) && options.get_options().is_some() {
             return Err(PersistenceError::Config(DROPPED_OPTIONS.to_owned()));
         }

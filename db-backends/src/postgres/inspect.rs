@@ -28,5 +28,11 @@ pub(super) async fn inspect(connection: &mut PgConnection, table: &TableName) ->
     .await?;
     transaction.rollback().await?;
     let missing_indexes = Column::missing_indexes(&indexed);
-    Ok(Inspection { version, clock: Some(Timestamp::from_micros(clock)), is_read_only, findings: Vec::new(), missing_indexes })
+    Ok(Inspection {
+        version,
+        clock: Some(Timestamp::from_micros(clock)),
+        is_read_only,
+        findings: Vec::new(),
+        missing_indexes,
+    })
 }

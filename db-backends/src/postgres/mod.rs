@@ -24,11 +24,11 @@ pub use self::builder::PostgresBuilder;
 
 use self::connect::PostgresConnector;
 use crate::sql::connections::Usage;
-use crate::{Finding, Inspection};
 use crate::sql::persistence::{Backend, SqlPersistence};
 use crate::sql::server::ServerConnections;
 use crate::sql::statements::Syntax;
 use crate::sql::table::TableName;
+use crate::{Finding, Inspection};
 
 /// Sessions in a Postgres database.
 ///

@@ -86,7 +86,10 @@ mod tests {
         assert_eq!(severities(&[("limit of the role", "10")]), []);
         assert_eq!(severities(&[("limit of the role", "9")]), [Warning]);
         assert_eq!(severities(&[("limit of the database", "0")]), [Warning]);
-        assert_eq!(severities(&[("max_connections", "12"), ("superuser_reserved_connections", "3")]), [Warning]);
+        assert_eq!(
+            severities(&[("max_connections", "12"), ("superuser_reserved_connections", "3")]),
+            [Warning]
+        );
         assert_eq!(severities(&[("synchronous_commit", "off")]), [Warning]);
         assert_eq!(severities(&[("role: default_transaction_isolation", "serializable")]), [Note]);
     }

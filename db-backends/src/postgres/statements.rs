@@ -58,6 +58,7 @@ pub(crate) fn value<'r, T>(
     row: &'r PgRow,
     read: impl FnOnce(&'r PgRow) -> sqlx::Result<T>,
 ) -> sqlx::Result<T> {
-    let other_shape = |_| Err(sqlx::Error::Protocol("the row is not of the statement that was prepared".to_owned()));
+    let other_shape =
+        |_| Err(sqlx::Error::Protocol("the row is not of the statement that was prepared".to_owned()));
     std::panic::catch_unwind(AssertUnwindSafe(|| read(row))).unwrap_or_else(other_shape)
 }

@@ -55,7 +55,9 @@ pub(crate) enum NoConnection {
     #[error("the server did not answer in time")]
     Silent,
     #[cfg(feature = "_server")]
-    #[error("none of the pooler's connections to the server became free in time; give the pooler more, or this store fewer")]
+    #[error(
+        "none of the pooler's connections to the server became free in time; give the pooler more, or this store fewer"
+    )]
     PoolerIsBusy,
     #[error("the database handle was closed")]
     Closed,

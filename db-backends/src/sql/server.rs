@@ -74,7 +74,11 @@ impl ServerSettings {
     }
 
     /// Uses an application's pool. `begin` begins a transaction with these settings.
-    pub(crate) fn use_pool<C: Connector>(&self, pool: Pool<C::Database>, begin: SqlStr) -> ServerConnections<C> {
+    pub(crate) fn use_pool<C: Connector>(
+        &self,
+        pool: Pool<C::Database>,
+        begin: SqlStr,
+    ) -> ServerConnections<C> {
         let is_pooled = Arc::new(OnceCell::new_with(self.behind_pooler));
         let max_connections = pool.options().get_max_connections();
         ServerConnections {
@@ -141,10 +145,8 @@ impl<C: Connector> ServerConnections<C> {
 }
 
 /// The way to run a query on a connection.
-type Run<C, T> = for<'c> fn(
-    &'c mut Connection<C>,
-    Query<<C as Connector>::Database>,
-) -> Work<'c, T, sqlx::Error>;
+type Run<C, T> =
+    for<'c> fn(&'c mut Connection<C>, Query<<C as Connector>::Database>) -> Work<'c, T, sqlx::Error>;
 
 /// The maximum number of times that a statement is run again because the server undid it for another one.
 const MAX_REPEATS: u32 = 8;
@@ -261,7 +263,8 @@ async fn attempt<C: Connector, T>(
 ) -> Result<T, Failure> {
     let Some(begin) = begin else { return run(connection, query).await.map_err(Failure::Unknown) };
     // The driver's error for a pool: no connection became free in time.
-    let begun = timeout(patience, connection.begin_with(begin)).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
+    let begun =
+        timeout(patience, connection.begin_with(begin)).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
     let mut transaction = begun?;
     match run(&mut *transaction, query).await {
         Ok(done) => {

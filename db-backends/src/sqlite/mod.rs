@@ -25,10 +25,10 @@ pub use self::builder::SqliteBuilder;
 
 use self::connect::SqliteConnections;
 use crate::sql::connections::Usage;
-use crate::{Finding, Inspection};
 use crate::sql::persistence::{Backend, SqlPersistence};
 use crate::sql::statements::Syntax;
 use crate::sql::table::TableName;
+use crate::{Finding, Inspection};
 
 /// Sessions in a SQLite database.
 ///

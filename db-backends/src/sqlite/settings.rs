@@ -46,9 +46,22 @@ fn mounted<'m>(mounts: &'m str, file: &Path) -> Option<&'m str> {
 
 /// Returns `true` for file systems that several machines may have mounted.
 fn is_network(kind: &str) -> bool {
-    const KINDS: &[&str] =
-        &["9p", "afs", "beegfs", "ceph", "cifs", "gfs2", "glusterfs", "lustre", "ncpfs", "ocfs2", "smb3", "smbfs"];
-    let remote_fuse = ["fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.ceph", "fuse.rclone", "fuse.gcsfuse"];
+    const KINDS: &[&str] = &[
+        "9p",
+        "afs",
+        "beegfs",
+        "ceph",
+        "cifs",
+        "gfs2",
+        "glusterfs",
+        "lustre",
+        "ncpfs",
+        "ocfs2",
+        "smb3",
+        "smbfs",
+    ];
+    let remote_fuse =
+        ["fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.ceph", "fuse.rclone", "fuse.gcsfuse"];
     kind.starts_with("nfs") || KINDS.contains(&kind) || remote_fuse.contains(&kind)
 }
 

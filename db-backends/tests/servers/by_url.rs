@@ -73,7 +73,9 @@ pub async fn wrong_settings_are_found_and_the_worst_are_refused(server: Server) 
     }
     // Our own session is strict, whatever the server's default.
     assert!(!found.iter().any(|finding| finding.severity == FindingSeverity::Problem), "{found:?}");
-    for (first, word) in [("SET SESSION autocommit = 0", "autocommit"), ("SET SESSION sql_mode = ''", "STRICT")] {
+    for (first, word) in
+        [("SET SESSION autocommit = 0", "autocommit"), ("SET SESSION sql_mode = ''", "STRICT")]
+    {
         let (db, _pool) = server.pooled(1, first).await;
         let error = db.check_schema_dyn().await.unwrap_err();
         assert!(matches!(error, PersistenceError::Config(_)), "{first}: {error:?}");

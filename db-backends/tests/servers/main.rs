@@ -105,7 +105,8 @@ fn main() {
         let url = url.ok_or_else(|| format!("{} is not set", kind.url_var()));
         add(&mut trials, kind.name(), TESTS, kind, &url, is_required);
         if kind == Kind::Postgres {
-            let missing = || "there is no program pgbouncer; on Debian: `apt-get install pgbouncer`".to_owned();
+            let missing =
+                || "there is no program pgbouncer; on Debian: `apt-get install pgbouncer`".to_owned();
             let url = url.and_then(|url| pgbouncer::version().map(|_| url).ok_or_else(missing));
             add(&mut trials, "pgbouncer", POOLER_TESTS, kind, &url, is_required);
         }

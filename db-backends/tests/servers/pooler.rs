@@ -66,7 +66,9 @@ pub async fn every_call_works_behind_a_pooler_in_either_mode(server: Server) {
                         for round in 0..8 {
                             let name = format!("{app}-{n}-{round}");
                             let called = call_everything(&db, &name).await;
-                            called.unwrap_or_else(|error| panic!("{mode:?}, {parameters:?}, {name}: {error:?}"));
+                            called.unwrap_or_else(|error| {
+                                panic!("{mode:?}, {parameters:?}, {name}: {error:?}")
+                            });
                         }
                     }));
                 }
@@ -83,7 +85,8 @@ pub async fn tables_are_made_and_inspected_behind_a_pooler(server: Server) {
     let through = bouncer.through(&server);
     let nodes: Vec<_> = (0..6)
         .map(|_| {
-            let server = Server { kind: through.kind, url: through.url.clone(), table: through.table.clone() };
+            let server =
+                Server { kind: through.kind, url: through.url.clone(), table: through.table.clone() };
             tokio::spawn(async move {
                 let url = format!("{}?table={}", server.url, server.table);
                 let db = db_backends::connect_to_inspect(&url).await.unwrap();
@@ -106,7 +109,8 @@ pub async fn late_write_behind_a_pooler_ends_within_its_bound(server: Server) {
         let bouncer = PgBouncer::before(&server, mode, 12, &[DROPS]).await;
         let through = bouncer.through(&server);
         let seconds = Duration::from_secs;
-        let short = Settings { lock_timeout: seconds(1), statement_timeout: seconds(2), ..Settings::default() };
+        let short =
+            Settings { lock_timeout: seconds(1), statement_timeout: seconds(2), ..Settings::default() };
         let own = through.database_with(short).await;
         let builder = PostgresPersistence::builder().table(&server.table);
         let builder = builder.lock_timeout(seconds(1)).statement_timeout(seconds(2));

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use session_cached_db::session_core::{PersistenceError, StoredKey, Timestamp};
 use session_cached_db::db_backends::FindingSeverity;
+use session_cached_db::session_core::{PersistenceError, StoredKey, Timestamp};
 use session_cached_db::{DEFAULT_CLOCK_SLACK, cache_backends, db_backends};
 
 use crate::args::Connection;
