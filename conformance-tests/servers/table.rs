@@ -393,6 +393,22 @@ pub(crate) const SERVERS: &[Server] = &[
         service_port: Some(13307),
         probe: Some(MYSQL_GREETING),
     },
+    Server {
+        name: "galera",
+        image: &MARIADB,
+        env: &[
+            ("GALERA_PORTS", "{ports}"),
+            ("MARIADB_ROOT_PASSWORD", "conformance"),
+            ("MARIADB_DATABASE", "sessions"),
+        ],
+        command: &["sh", "-c", include_str!("mariadb-galera.sh")],
+        ports: Ports::OneToOne(3),
+        needs: Needs::Nothing,
+        url: "mysql://root:conformance@{addresses}/sessions",
+        url_var: "CONFORMANCE_GALERA_URL",
+        service_port: None,
+        probe: Some(MYSQL_GREETING),
+    },
 ];
 
 /// A cluster that serves its other keys when a master is missing, for the soak, which kills one.

@@ -16,6 +16,7 @@
 
 mod dead_servers;
 mod failover;
+mod galera;
 #[path = "../matrix/plan.rs"]
 #[allow(dead_code, reason = "the matrix uses the rest")]
 mod plan;
@@ -72,6 +73,10 @@ const TESTS: &[Test] = tests! {
         dying_master_is_replaced_and_no_request_fails ["redis-sentinel"],
         living_master_that_is_replaced_is_left_and_found_again ["redis-sentinel"],
         hanging_master_is_replaced_and_no_request_fails ["redis-sentinel"];
+    galera:
+        galera_node_sees_what_another_has_committed ["galera"],
+        galera_conflicts_at_commit_are_repeated_and_fail_no_write ["galera"],
+        galera_node_without_quorum_is_unavailable_and_says_why ["galera"];
     round_trips:
         redis ["redis"],
         valkey ["valkey"],

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use session_cached_db::session_core::Timestamp;
+use session_cached_db::db_backends::FindingSeverity;
+use session_cached_db::session_core::{PersistenceError, StoredKey, Timestamp};
 use session_cached_db::{DEFAULT_CLOCK_SLACK, cache_backends, db_backends};
 
 use crate::args::Connection;
@@ -37,6 +38,16 @@ enum Severity {
 }
 
 use Severity::{Note, Ok as Fine, Problem, Warning};
+
+impl From<FindingSeverity> for Severity {
+    fn from(severity: FindingSeverity) -> Self {
+        match severity {
+            FindingSeverity::Note => Self::Note,
+            FindingSeverity::Warning => Self::Warning,
+            _ => Self::Problem,
+        }
+    }
+}
 
 impl Report {
     fn say(&mut self, severity: Severity, about: &'static str, text: impl Into<String>) {
@@ -93,12 +104,19 @@ async fn examine_database(database: &Database, report: &mut Report) {
         );
     }
     examine_clock(inspection.clock, asked_at, answered_at, ABOUT, report);
+    for finding in &inspection.findings {
+        report.say(finding.severity.into(), "settings", finding.text.as_str());
+    }
     examine_table(database, &inspection, report).await;
 }
 
 async fn examine_table(database: &Database, inspection: &db_backends::Inspection, report: &mut Report) {
     const ABOUT: &str = "table";
     if let Err(error) = database.check_schema_dyn().await {
+        // A setting with which no store is built was reported already.
+        if matches!(&error, PersistenceError::Config(text) if is_among(text, inspection)) {
+            return;
+        }
         return report.say(Problem, ABOUT, Failure::from(error).to_string());
     }
     report.say(Fine, ABOUT, "it is as this version needs it");
@@ -125,6 +143,10 @@ async fn examine_table(database: &Database, inspection: &db_backends::Inspection
         ),
         Err(error) => report.say(Warning, ABOUT, format!("expired sessions could not be counted: {error}")),
     }
+}
+
+fn is_among(text: &str, inspection: &db_backends::Inspection) -> bool {
+    inspection.findings.iter().any(|finding| finding.text == text)
 }
 
 async fn examine_cache(cache: &dyn cache_backends::Inspect, report: &mut Report) {
