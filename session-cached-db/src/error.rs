@@ -100,6 +100,13 @@ pub enum Error {
          max_waiting_writes and write_timeout)"
     )]
     Busy,
+    /// This task holds the request's session already, so waiting for it would take for ever. Pass the guard on, or drop it
+    /// before the next [`lock`](crate::tower::SessionHandle::lock).
+    #[cfg(feature = "tower")]
+    #[error(
+        "this task holds the request's session already; pass the guard on, or drop it before the next lock"
+    )]
+    AlreadyLocked,
     /// This machine's clock and the database's differ by more than `clock_slack`. Nothing was deleted: by a
     /// wrong clock, sessions that have not expired would be.
     #[error(

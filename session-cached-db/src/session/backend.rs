@@ -11,6 +11,8 @@ use crate::coherence::Loaded;
 use crate::runtime::Admission;
 use crate::store::{CachedDb, Inner, KeyOrigin, Save, Saved, Settings, Touch, Written};
 use crate::telemetry::Ending;
+#[cfg(feature = "tower")]
+use crate::telemetry::Telemetry;
 use crate::{Coherence, Error};
 
 /// A store without its type parameters, so that handlers need not name the backends.
@@ -28,6 +30,11 @@ pub(crate) trait SessionBackend: Send + Sync + fmt::Debug {
         key: StoredKey,
         seen: Option<Stamp>,
     ) -> BoxFuture<Result<Written<bool>, Error>>;
+    #[cfg_attr(
+        not(feature = "tower"),
+        allow(dead_code, reason = "only the layer knows no store by its type")
+    )]
+    fn end(self: Arc<Self>, key: SessionKey) -> BoxFuture<Result<Written<bool>, Error>>;
     fn exists(self: Arc<Self>, key: StoredKey) -> BoxFuture<Result<bool, Error>>;
     /// Reads the database.
     fn read(self: Arc<Self>, key: StoredKey) -> BoxFuture<Result<Option<Loaded>, Error>>;
@@ -42,6 +49,8 @@ pub(crate) trait SessionBackend: Send + Sync + fmt::Debug {
     fn now(&self) -> Timestamp;
     fn settings(&self) -> &Settings;
     fn codec(&self) -> &dyn Codec;
+    #[cfg(feature = "tower")]
+    fn telemetry(&self) -> &Telemetry;
 }
 
 impl<C: Cache, P: Persistence> SessionBackend for Inner<C, P> {
@@ -70,6 +79,10 @@ impl<C: Cache, P: Persistence> SessionBackend for Inner<C, P> {
     ) -> BoxFuture<Result<Written<bool>, Error>> {
         Box::pin(Self::delete(&self, key, seen, Ending::Destroyed, Admission::New))
     }
+    fn end(self: Arc<Self>, key: SessionKey) -> BoxFuture<Result<Written<bool>, Error>> {
+        let store = CachedDb { inner: self };
+        Box::pin(async move { store.end(&key).await })
+    }
     fn exists(self: Arc<Self>, key: StoredKey) -> BoxFuture<Result<bool, Error>> {
         Box::pin(async move { Ok(self.load(&key).await?.is_some()) })
     }
@@ -95,5 +108,9 @@ impl<C: Cache, P: Persistence> SessionBackend for Inner<C, P> {
     }
     fn codec(&self) -> &dyn Codec {
         &*self.codec
+    }
+    #[cfg(feature = "tower")]
+    fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
     }
 }

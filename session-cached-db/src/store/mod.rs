@@ -237,6 +237,7 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
                 Reachable::All => CacheHealth::Up,
                 Reachable::Some => CacheHealth::Partial,
                 Reachable::None => CacheHealth::Down,
+                Reachable::Refused => CacheHealth::Unusable,
             };
             let clock_skew = Some(skew).filter(|skew| *skew > self.inner.settings.clock_slack);
             Ok(Health { cache, clock_skew })
@@ -369,4 +370,7 @@ pub enum CacheHealth {
     Partial,
     /// The cache does not answer; sessions come from the database.
     Down,
+    /// The cache answers, and refuses every call until an operator mends it: a wrong password, a missing right, a server
+    /// that is too old. The log event `cache_unusable` says what to do. Sessions come from the database.
+    Unusable,
 }

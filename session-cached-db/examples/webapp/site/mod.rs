@@ -16,7 +16,9 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
 use session_cached_db::session_core::{DynCache, DynDatabase, Expiry, Runtime as _, Timestamp};
-use session_cached_db::tower::{InvalidCookie, SessionCookie, SessionFailure, SessionHandle, SessionLayer};
+use session_cached_db::tower::{
+    InvalidTransport, SessionCookie, SessionFailure, SessionHandle, SessionLayer,
+};
 use session_cached_db::{CachedDb, Error, Session, TokioRuntime};
 
 pub(crate) use self::accounts::Accounts;
@@ -53,7 +55,7 @@ pub(crate) fn router(
     store: Store,
     accounts: Accounts,
     cookie: SessionCookie,
-) -> Result<Router, InvalidCookie> {
+) -> Result<Router, InvalidTransport> {
     complete(pages_with_sessions(), store, accounts, cookie)
 }
 
@@ -76,7 +78,7 @@ pub(crate) fn complete(
     store: Store,
     accounts: Accounts,
     cookie: SessionCookie,
-) -> Result<Router, InvalidCookie> {
+) -> Result<Router, InvalidTransport> {
     Ok(pages
         .layer(SessionLayer::new(store.clone()).with_cookie(cookie)?)
         // These use no session, so they stay outside of the session layer.

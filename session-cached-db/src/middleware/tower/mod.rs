@@ -35,18 +35,28 @@
 
 #[cfg(feature = "axum")]
 mod axum;
+mod body;
+mod caching;
 mod cookie;
 mod handle;
+mod header;
 mod layer;
+mod lock;
+mod opened;
 mod response;
+mod seal;
 mod settings;
+mod transport;
 
 #[cfg(feature = "axum")]
 pub use self::axum::MissingSessionLayer;
-pub use self::cookie::{InvalidCookie, SessionCookie};
+pub use self::body::{AnyBody, ErrorBody, SameBody, SessionBody};
+pub use self::cookie::SessionCookie;
 pub use self::handle::{SessionGuard, SessionHandle};
+pub use self::header::SessionHeader;
 pub use self::layer::{SessionLayer, SessionService};
 pub use self::response::SessionFailure;
+pub use self::transport::{InvalidTransport, PresentedKeys, Transport};
 #[cfg(any(feature = "private-cookies", feature = "signed-cookies"))]
 pub use ::cookie::Key;
 pub use ::cookie::SameSite;
