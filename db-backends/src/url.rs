@@ -49,3 +49,9 @@ pub(crate) fn number<N: FromStr>(name: &str, value: &str) -> Result<N, Persisten
 pub(crate) fn millis(name: &str, value: &str) -> Result<Duration, PersistenceError> {
     number(name, value).map(Duration::from_millis)
 }
+
+/// Reads the value of a parameter that is `true` or `false`.
+#[cfg(feature = "postgres")]
+pub(crate) fn flag(name: &str, value: &str) -> Result<bool, PersistenceError> {
+    value.parse().map_err(|_| PersistenceError::Config(format!("{name} is neither true nor false")))
+}

@@ -57,6 +57,16 @@ pub enum Error {
         /// The error of the value's `Serialize`.
         source: Arc<serde_json::Error>,
     },
+    /// The value has arrays and objects that are nested too deep to be read again. The session is unchanged.
+    #[error(
+        "the value for {key:?} is nested more than {limit} deep, which could not be read again; nest less, or store it as text"
+    )]
+    TooDeep {
+        /// The key of the value.
+        key: String,
+        /// The deepest nesting that is accepted.
+        limit: usize,
+    },
     /// The stored value is not of the type that was asked for.
     #[error("the value under {key:?} cannot be read as {wanted}: {source}")]
     Deserialize {

@@ -1,14 +1,21 @@
-//! Connections to a Postgres server.
+//! Connections to a Postgres server, or to a pooler before it.
+//!
+//! On a connection of our own, the startup message names the settings that bound a statement. A pooler refuses
+//! such a message, or drops what is in it: in transaction mode, a client has no connection whose settings
+//! could be its own. So the message also names a random number, which the server must report, together with the
+//! settings. Where it does not, each statement is a transaction that brings its settings, and none is prepared
+//! under a name. That holds in every mode of a pooler in which transactions work at all.
 
 use std::str::FromStr as _;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use session_core::PersistenceError;
+use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnectOptions, PgQueryResult};
 use sqlx::{
-    AssertSqlSafe, Column as _, ConnectOptions as _, PgConnection, Postgres, Row as _, SqlSafeStr as _,
-    SqlStr, raw_sql,
+    AssertSqlSafe, Column as _, ConnectOptions as _, Connection as _, Executor as _, PgConnection, PgPool,
+    Postgres, Row as _, SqlSafeStr as _, SqlStr, raw_sql,
 };
 
 use super::errors::ERRORS;
@@ -18,7 +25,28 @@ use crate::sql::server::ServerSettings;
 use crate::sql::session_check::{Report, ServerId, Session, Unfit};
 
 /// Opens connections to the server.
-pub(crate) struct PostgresConnector(Arc<PgConnectOptions>);
+pub(crate) struct PostgresConnector {
+    /// The options in the URL.
+    options: PgConnectOptions,
+    settings: [(&'static str, String); 3],
+    begin: SqlStr,
+    /// The builder says that there is no pooler.
+    must_be_direct: bool,
+    is_pooled: AtomicBool,
+}
+
+/// The name of the setting that holds a connection's random number.
+const MARKER: &str = "sessions.connection";
+
+const DROPPED_OPTIONS: &str = "a connection pooler stands before the server, and drops the `options` of the URL, of \
+    the pool, or of PGOPTIONS; leave them out, and set them for the role instead, as in ALTER ROLE app SET \
+    search_path = app";
+
+const NO_TRANSACTIONS: &str = "the connection pooler before the server does not let a client have a transaction; set \
+    pool_mode = transaction or pool_mode = session in PgBouncer";
+
+const DROPPED_SETTINGS: &str = "the connection does not have the timeouts that it was opened with, although the builder \
+    says that no pooler stands before the server; leave behind_pooler(false) out, or let the URL lead to the server";
 
 impl PostgresConnector {
     /// Reads `url`. Connections are opened with the timeouts of `settings` as their own.
@@ -26,17 +54,79 @@ impl PostgresConnector {
         if !["postgres:", "postgresql:"].iter().any(|scheme| url.starts_with(scheme)) {
             return Err(PersistenceError::Config("the URL does not begin with postgres:".to_owned()));
         }
-        let options = PgConnectOptions::from_str(url).map_err(|error| ERRORS.parsing(&error))?.options([
-            ("statement_timeout", millis(settings.statement_timeout)),
-            ("lock_timeout", millis(settings.lock_timeout)),
-            // Otherwise one of two writes of a session at the same time would be an error.
-            ("default_transaction_isolation", "read committed".to_owned()),
-        ]);
-        Ok(Self(Arc::new(options)))
+        // Poolers refuse extra_float_digits, which the driver would set, and no float is read here.
+        let options =
+            PgConnectOptions::from_str(url).map_err(|error| ERRORS.parsing(&error))?.extra_float_digits(None);
+        if settings.behind_pooler == Some(true) && options.get_options().is_some() {
+            return Err(PersistenceError::Config(DROPPED_OPTIONS.to_owned()));
+        }
+        Ok(Self {
+            options,
+            settings: [
+                ("statement_timeout", millis(settings.statement_timeout)),
+                ("lock_timeout", millis(settings.lock_timeout)),
+                // Otherwise one of two writes of a session at the same time would be an error.
+                ("default_transaction_isolation", "read committed".to_owned()),
+            ],
+            begin: begin(settings),
+            must_be_direct: settings.behind_pooler == Some(false),
+            is_pooled: AtomicBool::new(settings.behind_pooler == Some(true)),
+        })
     }
 
     pub(super) fn database(&self) -> Option<String> {
-        self.0.get_database().map(str::to_owned)
+        self.options.get_database().map(str::to_owned)
+    }
+
+    pub(super) fn begin(&self) -> SqlStr {
+        self.begin.clone()
+    }
+
+    /// Opens a connection that has the settings. Returns `None` if a pooler keeps them from the server.
+    async fn open_direct(&self) -> Result<Option<OpenConnection<Self>>, Unfit> {
+        let marker = fastrand::u64(..).to_string();
+        let options = self.options.clone().options(self.settings.clone()).options([(MARKER, &marker)]);
+        let mut connection = match options.connect().await {
+            Ok(connection) => connection,
+            Err(error) if refuses_parameters(&error) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let report = reported(&mut connection, SqlStr::from_static(REPORT)).await?;
+        must_be_primary(&report)?;
+        let has_settings = report.get("marker") == marker && self.are_in(&report);
+        Ok(has_settings.then(|| OpenConnection { connection, session: session_of(&report) }))
+    }
+
+    /// Opens a connection to a pooler, and checks that a transaction has the settings there.
+    async fn open_pooled(&self) -> Result<OpenConnection<Self>, Unfit> {
+        if self.must_be_direct {
+            return Err(Unfit::Config(DROPPED_SETTINGS.to_owned()));
+        }
+        if self.options.get_options().is_some() {
+            return Err(Unfit::Config(DROPPED_OPTIONS.to_owned()));
+        }
+        let mut connection = self.options.connect().await?;
+        // In several messages: a pooler without transactions takes one of several statements.
+        let mut transaction = match connection.begin_with(self.begin.clone()).await {
+            Ok(transaction) => transaction,
+            Err(sqlx::Error::Database(answer)) if is_refusal(&*answer) => {
+                return Err(Unfit::Config(NO_TRANSACTIONS.to_owned()));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let report = reported(&mut transaction, SqlStr::from_static(REPORT)).await;
+        transaction.rollback().await?;
+        let report = report?;
+        must_be_primary(&report)?;
+        if !self.are_in(&report) {
+            return Err(Unfit::Config(NO_TRANSACTIONS.to_owned()));
+        }
+        Ok(OpenConnection { connection, session: session_of(&report) })
+    }
+
+    /// Returns `true` if the settings have their values in `report`.
+    fn are_in(&self, report: &Report) -> bool {
+        self.settings.iter().all(|(name, value)| report.get(name) == value)
     }
 }
 
@@ -46,13 +136,36 @@ impl Connector for PostgresConnector {
     const IS_REMOTE: bool = true;
 
     async fn open(&self) -> Result<OpenConnection<Self>, Unfit> {
-        let mut connection = self.0.connect().await?;
-        let session = check(&mut connection).await?;
-        Ok(OpenConnection { connection, session })
+        if !self.is_pooled()
+            && let Some(open) = self.open_direct().await?
+        {
+            return Ok(open);
+        }
+        let open = self.open_pooled().await?;
+        if !self.is_pooled.swap(true, Ordering::Relaxed) {
+            tracing::info!(
+                event = "database_pooler",
+                "a connection pooler stands before Postgres; every statement is a transaction with its own settings"
+            );
+        }
+        Ok(open)
     }
 
     async fn check(connection: &mut PgConnection) -> Result<(), Unfit> {
-        check(connection).await.map(|_| ())
+        must_be_primary(&reported(connection, SqlStr::from_static(REPORT)).await?)
+    }
+
+    fn is_pooled(&self) -> bool {
+        self.is_pooled.load(Ordering::Relaxed)
+    }
+
+    async fn pools_over_pooler(pool: &PgPool) -> Result<bool, PersistenceError> {
+        let options = pool.connect_options();
+        let is_pooled = leads_to_pooler(&options).await?;
+        if is_pooled && options.get_options().is_some() {
+            return Err(PersistenceError::Config(DROPPED_OPTIONS.to_owned()));
+        }
+        Ok(is_pooled)
     }
 
     fn rows_affected(done: &PgQueryResult) -> u64 {
@@ -60,36 +173,85 @@ impl Connector for PostgresConnector {
     }
 }
 
+/// Opens one more connection like those of an application's pool, to see whether its startup message reaches
+/// the server.
+async fn leads_to_pooler(options: &PgConnectOptions) -> Result<bool, PersistenceError> {
+    let marker = fastrand::u64(..).to_string();
+    let options = options.clone().extra_float_digits(None).options([(MARKER, &marker)]);
+    let mut connection = match options.connect().await {
+        Ok(connection) => connection,
+        Err(error) if refuses_parameters(&error) => return Ok(true),
+        Err(error) => return Err(ERRORS.connecting(&error)),
+    };
+    let report = reported(&mut connection, SqlStr::from_static(REPORT)).await;
+    let report = report.map_err(|unfit| unfit.into_error(|error| ERRORS.connecting(error)))?;
+    // The connection is gone, however it closes.
+    let _ = connection.close().await;
+    Ok(report.get("marker") != marker)
+}
+
+/// Returns `true` if a pooler answered that it does not take a startup message.
+fn refuses_parameters(error: &sqlx::Error) -> bool {
+    // PgBouncer answers with the same code when it has too many clients.
+    matches!(error, sqlx::Error::Database(answer) if is_refusal(&**answer) && !answer.message().contains("connections"))
+}
+
+/// Returns `true` for what a pooler does not do: a protocol violation for PgBouncer, a missing feature for
+/// others.
+fn is_refusal(answer: &dyn DatabaseError) -> bool {
+    matches!(answer.code().as_deref(), Some("08P01" | "0A000"))
+}
+
 /// The question about the server and the session, whose answers are text. A replica's transactions are
-/// read-only; those of a primary are where an operator has made them so.
+/// read-only; those of a primary are where an operator has made them so. Timeouts are in milliseconds.
 const REPORT: &str = "SELECT pg_is_in_recovery()::text AS is_in_recovery,
                              current_setting('transaction_read_only') AS transaction_read_only,
-                             extract(epoch FROM pg_postmaster_start_time())::text AS started_at";
+                             extract(epoch FROM pg_postmaster_start_time())::text AS started_at,
+                             (extract(epoch FROM current_setting('statement_timeout')::interval) * 1000)::bigint::text
+                                 AS statement_timeout,
+                             (extract(epoch FROM current_setting('lock_timeout')::interval) * 1000)::bigint::text
+                                 AS lock_timeout,
+                             current_setting('transaction_isolation') AS default_transaction_isolation,
+                             current_setting('sessions.connection', true) AS marker";
+
+/// Asks the server with these statements. No statement is prepared, so that a pooler may stand between.
+async fn reported(connection: &mut PgConnection, sql: SqlStr) -> Result<Report, Unfit> {
+    let mut report = Report::default();
+    for row in connection.fetch_all(raw_sql(sql)).await? {
+        for column in row.columns() {
+            report.add(column.name(), row.try_get(column.ordinal())?);
+        }
+    }
+    Ok(report)
+}
 
 /// Checks that the server takes writes.
-async fn check(connection: &mut PgConnection) -> Result<Session, Unfit> {
-    let row = raw_sql(REPORT).fetch_one(connection).await?;
-    let mut report = Report::default();
-    for column in row.columns() {
-        report.add(column.name(), row.try_get(column.ordinal())?);
-    }
+fn must_be_primary(report: &Report) -> Result<(), Unfit> {
     if report.is_on("is_in_recovery") {
         return Err(Unfit::NotPrimary("is a standby (pg_is_in_recovery)"));
     }
     if report.is_on("transaction_read_only") {
         return Err(Unfit::NotPrimary("has read-only transactions (default_transaction_read_only)"));
     }
-    // To the microsecond: no two servers have the same.
-    let server = ServerId { name: report.get("started_at").to_owned(), started_at: 0 };
-    Ok(Session { server, group: None, connection_id: 0 })
+    Ok(())
 }
 
-/// Returns the statement that begins a transaction with the timeouts of `settings`.
+fn session_of(report: &Report) -> Session {
+    // To the microsecond: no two servers have the same.
+    let server = ServerId { name: report.get("started_at").to_owned(), started_at: 0 };
+    Session { server, group: None, connection_id: 0 }
+}
+
+/// Returns the statement that begins a transaction with the timeouts of `settings`. A transaction whose client
+/// has gone without a word ends, too, so that its locks do not stay.
 pub(super) fn begin(settings: &ServerSettings) -> SqlStr {
+    let idle = settings.statement_timeout.saturating_add(Duration::from_secs(5));
     let begin = format!(
-        "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}",
+        "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; \
+         SET LOCAL idle_in_transaction_session_timeout = {}",
         millis(settings.statement_timeout),
-        millis(settings.lock_timeout)
+        millis(settings.lock_timeout),
+        millis(idle)
     );
     // Safe, because these are numbers.
     AssertSqlSafe(begin).into_sql_str()

@@ -77,6 +77,9 @@ pub(crate) enum Unfit {
     /// The server takes no writes, for this reason.
     #[cfg_attr(not(feature = "_server"), expect(dead_code, reason = "a file is no server"))]
     NotPrimary(&'static str),
+    /// A setting that is needed cannot be kept. The text says what to set.
+    #[cfg(feature = "_server")]
+    Config(String),
 }
 
 impl From<sqlx::Error> for Unfit {
@@ -102,6 +105,8 @@ impl Unfit {
         let source: BoxError = match self {
             Self::Driver(error) => return connecting(&error),
             Self::NotPrimary(reason) => Box::new(NotPrimary(reason)),
+            #[cfg(feature = "_server")]
+            Self::Config(text) => return PersistenceError::Config(text),
         };
         PersistenceError::Unavailable(source)
     }

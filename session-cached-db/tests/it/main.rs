@@ -29,6 +29,7 @@ mod hooks;
 mod identity;
 mod keys;
 mod limits;
+mod login;
 mod map;
 mod merge;
 #[cfg(feature = "metrics")]
@@ -56,3 +57,5 @@ mod tower_jar;
 #[cfg(feature = "tower")]
 mod tower_stack;
 mod traces;
+mod typed;
+mod unknown_outcomes;

@@ -78,6 +78,10 @@ impl Answer {
         parts[0].to_owned()
     }
 
+    pub fn removes_cookie(&self) -> bool {
+        self.set_cookie().is_some_and(|parts| parts[0] == format!("{NAME}="))
+    }
+
     pub fn sets_no_cookie(&self) -> bool {
         self.set_cookie().is_none()
     }
@@ -648,6 +652,40 @@ async fn unreadable_session_is_503_and_its_cookie_and_row_stay() {
     assert_eq!(ask(&site(layer(&world), read), Some(&both)).await.body, "7");
 }
 
+/// Makes the payload of the session unreadable.
+async fn break_payload(world: &World, session: &Session) {
+    let key = *session.stored_key().unwrap();
+    let record = world.store.load(&key).await.unwrap().unwrap();
+    let broken = session_core::Record::clone(&record).with_payload(Bytes::from_static(b"\x01{"));
+    world.store.update(&key, broken, None, session_core::ExpiryWrite::Extend).await.unwrap();
+}
+
+#[tokio::test]
+async fn logout_ends_a_session_that_cannot_be_read_and_removes_its_cookie() {
+    let world = World::new().await;
+    let session = world.saved([("visits", 1)]).await;
+    break_payload(&world, &session).await;
+    async fn log_out(handle: SessionHandle) {
+        handle.end().await.unwrap();
+        // A request may go on with a new session.
+        assert!(handle.lock().await.unwrap().key().is_none());
+    }
+    async fn log_out_only(handle: SessionHandle) {
+        handle.end().await.unwrap();
+    }
+    let answer = ask(&site(layer(&world), log_out), Some(&cookie_of(&session))).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert!(answer.removes_cookie());
+    assert!(world.store.load(session.stored_key().unwrap()).await.unwrap().is_none());
+
+    let readable = world.saved([("visits", 1)]).await;
+    let answer = ask(&site(layer(&world), log_out_only), Some(&cookie_of(&readable))).await;
+    assert!(answer.removes_cookie());
+    assert!(!readable.exists().await.unwrap());
+    // Without a session there is nothing to end, and no cookie to remove.
+    assert!(ask(&site(layer(&world), log_out_only), None).await.sets_no_cookie());
+}
+
 #[tokio::test]
 async fn response_that_used_the_session_is_kept_out_of_shared_caches() {
     let world = World::new().await;
@@ -765,4 +803,32 @@ async fn too_many_writes_of_one_session_are_answered_with_503() {
     for answer in refused {
         assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     }
+}
+
+#[tokio::test]
+async fn session_stored_without_an_answer_gets_its_cookie() {
+    each_database(async |world| {
+        let site = site(layer(&world), visit);
+        // The layer's own save.
+        world.db.calls.fail(Call::Insert, Moment::After, Fault::NoAnswer);
+        let first = ask(&site, None).await;
+        assert_eq!((first.status, first.body.as_str()), (StatusCode::OK, "1"));
+        assert_eq!(ask(&site, Some(&first.cookie())).await.body, "2");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn key_changed_by_a_handler_without_an_answer_gets_its_cookie() {
+    each_database(async |world| {
+        let session = world.saved([("visits", 1)]).await;
+        let log_in = async |session: SessionHandle| session.lock().await?.log_in("user-1").await.map(drop);
+        world.db.calls.fail(Call::Rename, Moment::After, Fault::NoAnswer);
+        world.db.calls.fail(Call::Load, Moment::Before, Fault::Unreachable);
+        let answer = ask(&site(layer(&world), log_in), Some(&cookie_of(&session))).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        let reopened = ask(&site(layer(&world), read), Some(&answer.cookie())).await;
+        assert_eq!(reopened.body, "1");
+    })
+    .await;
 }

@@ -234,19 +234,18 @@ async fn log_in(
 /// Logs the user `name` in to a session. The session keeps the cart of the visitor before the login.
 async fn begin(session: &mut Session, name: &str, headers: &HeaderMap, remember: bool) -> Result<(), Error> {
     if session.subject().is_some_and(|subject| subject != name) {
-        session.flush().await?; // no value of one user is handed to another
+        session.log_out().await?; // no value of one user is handed to another
     }
-    session.set_subject(name)?;
     session.insert(keys::DEVICE, device::of(headers))?;
     session.insert(keys::LABEL, random_name()?)?;
     session.set_expiry(if remember { Expiry::After(REMEMBERED) } else { Expiry::BrowserSession });
-    // A key that an attacker has planted or seen before the login is worth nothing afterwards.
-    session.cycle_key().await?;
+    // Under a new key: one that an attacker has planted or seen before the login is worth nothing afterwards.
+    session.log_in(name).await?;
     Ok(())
 }
 
 async fn log_out(session: SessionHandle) -> Answer {
-    session.lock().await?.flush().await?;
+    session.lock().await?.log_out().await?;
     Ok(go_to("/"))
 }
 

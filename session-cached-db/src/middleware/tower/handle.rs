@@ -10,7 +10,7 @@ use super::lock::{Last, Locked, Room, Worker};
 use super::opened::KeyChange;
 use super::settings::Settings;
 use super::transport::PresentedKeys;
-use crate::{Error, Session};
+use crate::{Coherence, Error, Session};
 
 /// The session of one request. Cheap to clone; its clones, and all handles that are extracted from one
 /// request, share one session.
@@ -27,6 +27,7 @@ struct Shared {
     presented: PresentedKeys,
     is_used: AtomicBool,
     is_touching: AtomicBool,
+    is_ended: AtomicBool,
     /// The worker that handles the request.
     worker: OnceLock<Worker>,
     room: OnceCell<Room>,
@@ -38,8 +39,10 @@ pub struct SessionGuard<'a>(Locked<'a>);
 impl<M> SessionHandle<M> {
     pub(super) fn new(settings: Arc<Settings>, presented: PresentedKeys) -> Self {
         let (is_used, is_touching) = (AtomicBool::new(false), AtomicBool::new(settings.is_touching));
+        let is_ended = AtomicBool::new(false);
         let (worker, room) = (OnceLock::new(), OnceCell::new());
-        let shared = Arc::new(Shared { settings, presented, is_used, is_touching, worker, room });
+        let shared =
+            Arc::new(Shared { settings, presented, is_used, is_touching, is_ended, worker, room });
         Self { shared, marker: PhantomData }
     }
 
@@ -64,7 +67,8 @@ impl<M> SessionHandle<M> {
     ///
     /// # Errors
     ///
-    /// - [`Error::Database`] when the database does not answer. The next call tries again.
+    /// - [`Error::Database`] when the database does not answer, and [`Error::Unreadable`] when the session is there and
+    ///   this node cannot read it. The next call tries again.
     /// - [`Error::AlreadyLocked`] when this task holds a guard.
     /// - In a task other than the one that handles the request, an error of [`Session::save`]: what was changed before could
     ///   not be saved. It is tried again at the end of the request.
@@ -85,6 +89,31 @@ impl<M> SessionHandle<M> {
     /// lives ([`Session::stored_expires_at`]): otherwise an open page keeps its session alive for ever.
     pub fn touch(&self, is_touching: bool) {
         self.shared.is_touching.store(is_touching, Ordering::Relaxed);
+    }
+
+    /// Ends the client's session everywhere, for good, without reading it, and has its key removed: a logout that also
+    /// works when this node cannot read the session, so that [`lock`](Self::lock) fails with [`Error::Unreadable`]. If
+    /// the request presents several keys, the sessions of all end.
+    ///
+    /// With a guard, call [`Session::flush`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AlreadyLocked`] when this task holds a guard, or an
+    /// [error of every write](crate::CachedDb#errors-of-every-write). Some of several sessions may have ended.
+    pub async fn end(&self) -> Result<Coherence, Error> {
+        let Shared { settings, presented, is_used, is_ended, worker, room, .. } = &*self.shared;
+        is_used.store(true, Ordering::Relaxed);
+        let mut coherence = match room.get() {
+            Some(room) => SessionGuard(room.lock(worker.get().copied()).await?).flush().await?,
+            None => Coherence::Coherent,
+        };
+        for key in presented.iter() {
+            let ended = Arc::clone(&settings.store).end(key.clone()).await?;
+            coherence = coherence.and(ended.coherence);
+            is_ended.store(true, Ordering::Relaxed);
+        }
+        Ok(coherence)
     }
 
     async fn open(&self) -> Result<Room, Error> {
@@ -121,15 +150,22 @@ impl<M> SessionHandle<M> {
 
     /// Stores the changes, if the session `is_to_be_stored`, and returns what the response has to tell the client.
     pub(super) async fn finish(&self, is_to_be_stored: bool) -> Finished {
-        let Some(room) = self.shared.room.get() else { return Finished::default() };
+        let ended = self.shared.is_ended.load(Ordering::Relaxed).then_some(KeyChange::Ended);
+        let Some(room) = self.shared.room.get() else {
+            return Finished { key_change: ended, failure: None };
+        };
         if !is_to_be_stored {
             room.finish();
         }
         let finished = match room.lock_last().await {
             Last::Free(mut opened) => {
+                // The handler may have left a write under a new key whose outcome is unknown. If it took place, the client
+                // needs the key.
+                let _ = opened.session.settle().await;
                 let failure =
                     if is_to_be_stored { self.store(&mut opened.session).await.err() } else { None };
-                Finished { key_change: opened.key_change(), failure }
+                let ended = ended.filter(|_| opened.session.is_unsaved_and_empty());
+                Finished { key_change: opened.key_change().or(ended), failure }
             }
             Last::Kept(key_change) => {
                 self.shared.settings.note_kept();

@@ -27,8 +27,8 @@
 //! ```
 //!
 //! A handler locks the [`SessionHandle`] and gets the [`Session`](crate::Session) with everything that it can
-//! do: merge the changes of two requests that run at the same time, [`cycle_key`](crate::Session::cycle_key)
-//! for a login, [`flush`](crate::Session::flush) for a logout. [`SessionLayer`] documents what happens around
+//! do: merge the changes of two requests that run at the same time, [`log_in`](crate::Session::log_in),
+//! [`log_out`](crate::Session::log_out). [`SessionLayer`] documents what happens around
 //! the handler.
 //!
 //! [tower]: https://docs.rs/tower
