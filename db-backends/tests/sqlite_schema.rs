@@ -297,5 +297,5 @@ async fn pool_of_several_databases_in_memory_is_refused() {
     let error = SqlitePersistence::from_pool(pool(false)).migrate().await.unwrap_err();
     assert!(matches!(error, PersistenceError::Config(_)), "{error:?}");
     assert!(error.to_string().contains("shared_cache"), "{error}");
-    SqlitePersistence::from_pool(pool(true)).migrate().await.unwrap();
+    SqlitePersistence::from_pool(pool(shared)).migrate().await.unwrap();
 }
