@@ -242,8 +242,9 @@ pub(crate) const SERVERS: &[Server] = &[
             "0",
             "--tls-port",
             "6379",
+            // Clients must show a certificate.
             "--tls-auth-clients",
-            "no",
+            "yes",
             "--tls-ca-cert-file",
             "/tls/ca.pem",
             "--tls-cert-file",
@@ -253,7 +254,8 @@ pub(crate) const SERVERS: &[Server] = &[
         ],
         ports: Ports::Mapped(6379),
         needs: Needs::Certificates("/tls"),
-        url: "rediss://{addresses}/?root_certificates={certificates}/ca.pem",
+        url: "rediss://{addresses}/?root_certificates={certificates}/ca.pem&client_certificate={certificates}/cert.pem&\
+              client_key={certificates}/key.pem",
         url_var: "CONFORMANCE_REDIS_TLS_URL",
         service_port: None,
         probe: None,

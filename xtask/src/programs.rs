@@ -1,4 +1,4 @@
-//! The programs that the tests use, beside servers: a browser, Python for Django, PgBouncer, and what builds
+//! The programs that the tests use, beside servers: a browser, a shared cache, PgBouncer, Python for Django, and what builds
 //! libFuzzer.
 
 use std::process::Command;
@@ -16,6 +16,9 @@ pub(crate) fn provision() -> Result {
     }
     if which("chromedriver").is_none() {
         packages.push("chromium-driver");
+    }
+    if which("nginx").is_none() {
+        packages.push("nginx");
     }
     // Debian's Python alone cannot make an environment.
     if !succeeds(Command::new("python3").args(["-c", "import ensurepip, venv"])) {

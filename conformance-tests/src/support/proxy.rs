@@ -1,8 +1,8 @@
 //! A network that can break: a proxy on 127.0.0.1 between a store and one of its servers.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt as _;
@@ -38,6 +38,8 @@ pub struct Proxy {
 
 #[derive(Debug)]
 struct Shared {
+    server: Mutex<SocketAddr>,
+    connections: AtomicU64,
     mode: watch::Sender<Mode>,
     injected: AtomicU64,
     round_trips: AtomicU64,
@@ -53,12 +55,14 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let shared = Shared {
+            server: Mutex::new(server),
+            connections: AtomicU64::new(0),
             mode: watch::Sender::new(Mode::Pass),
             injected: AtomicU64::new(0),
             round_trips: AtomicU64::new(0),
         };
         let proxy = Self { address, shared: Arc::new(shared) };
-        tokio::spawn(proxy.clone().accept(listener, server));
+        tokio::spawn(proxy.clone().accept(listener));
         Ok(proxy)
     }
 
@@ -71,6 +75,17 @@ impl Proxy {
     /// Sets the mode, for present and new connections.
     pub fn set(&self, mode: Mode) {
         self.shared.mode.send_replace(mode);
+    }
+
+    /// Leads new connections to another server, as a name does that has got another address. Present ones stay.
+    pub fn lead_to(&self, server: SocketAddr) {
+        *self.shared.server.lock().unwrap_or_else(PoisonError::into_inner) = server;
+    }
+
+    /// Returns the number of connections that clients have made.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.shared.connections.load(Ordering::SeqCst)
     }
 
     /// Returns how often the proxy has disturbed a connection.
@@ -89,13 +104,15 @@ impl Proxy {
         self.shared.injected.fetch_add(1, Ordering::SeqCst);
     }
 
-    async fn accept(self, listener: TcpListener, server: SocketAddr) {
+    async fn accept(self, listener: TcpListener) {
         loop {
             // There may be no descriptors left, for example, so try again.
             let Ok((client, _)) = listener.accept().await else {
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 continue;
             };
+            self.shared.connections.fetch_add(1, Ordering::SeqCst);
+            let server = *self.shared.server.lock().unwrap_or_else(PoisonError::into_inner);
             let proxy = self.clone();
             tokio::spawn(async move {
                 if *proxy.shared.mode.borrow() == Mode::Reset {
