@@ -94,7 +94,7 @@ fn sealed_payload_of_version_1_is_opened() {
     let compressed = CompressCodec::new(JsonCodec::default()).with_threshold(16);
     for (name, codec) in [
         ("payload-sealed-1.bin", &SealCodec::new(JsonCodec::default(), keys.clone()) as &dyn Codec),
-        ("payload-sealed-1-compressed-z.bin", &SealCodec::new(compressed, keys.clone())),
+        ("payload-sealed-1-compressed-z.bin", &SealCodec::new(compressed, keys)),
     ] {
         let payload = golden(name, || codec.encode(&key(), &data()).unwrap());
         assert!(payload.starts_with(b"S1"));

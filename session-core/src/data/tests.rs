@@ -83,7 +83,7 @@ fn deep_value_of_another_program_is_passed_through() {
 #[test]
 fn overlap_looks_only_at_the_keys_that_count() {
     let base = read(r#"{"a":1,"b":1}"#);
-    let mut mine = base.clone();
+    let mut mine = base;
     mine.insert("a", "2".into()).unwrap();
     let fresh = read(r#"{"a":3,"b":1}"#);
     assert!(!mine.overlaps(&fresh, |key| key != "a"));
@@ -103,7 +103,7 @@ fn error_names_the_place_where_the_text_is_not_unicode() {
 #[test]
 fn overlap_is_a_changed_key_that_another_writer_changed_too() {
     let base = read(r#"{"a":1,"b":1}"#);
-    let mut mine = base.clone();
+    let mut mine = base;
     mine.insert("a", "2".into()).unwrap();
     mine.remove("absent");
     assert!(!mine.overlaps(&base, |_| true));
