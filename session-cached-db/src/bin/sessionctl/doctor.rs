@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use session_cached_db::db_backends::FindingSeverity;
-use session_cached_db::session_core::{PersistenceError, StoredKey, Timestamp};
+use session_cached_db::session_core::{PersistenceError, Timestamp};
 use session_cached_db::{DEFAULT_CLOCK_SLACK, cache_backends, db_backends};
 
 use crate::args::Connection;
