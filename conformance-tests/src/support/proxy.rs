@@ -1,8 +1,8 @@
 //! A network that can break: a proxy on 127.0.0.1 between a store and one of its servers.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt as _;
@@ -38,6 +38,7 @@ pub struct Proxy {
 
 #[derive(Debug)]
 struct Shared {
+    server: Mutex<SocketAddr>,
     mode: watch::Sender<Mode>,
     injected: AtomicU64,
     round_trips: AtomicU64,
@@ -53,12 +54,13 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let shared = Shared {
+            server: Mutex::new(server),
             mode: watch::Sender::new(Mode::Pass),
             injected: AtomicU64::new(0),
             round_trips: AtomicU64::new(0),
         };
         let proxy = Self { address, shared: Arc::new(shared) };
-        tokio::spawn(proxy.clone().accept(listener, server));
+        tokio::spawn(proxy.clone().accept(listener));
         Ok(proxy)
     }
 
@@ -66,6 +68,11 @@ impl Proxy {
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Makes new connections lead to `server`. Present ones stay where they are.
+    pub fn lead_to(&self, server: SocketAddr) {
+        *self.shared.server.lock().unwrap_or_else(PoisonError::into_inner) = server;
     }
 
     /// Sets the mode, for present and new connections.
@@ -89,7 +96,7 @@ impl Proxy {
         self.shared.injected.fetch_add(1, Ordering::SeqCst);
     }
 
-    async fn accept(self, listener: TcpListener, server: SocketAddr) {
+    async fn accept(self, listener: TcpListener) {
         loop {
             // There may be no descriptors left, for example, so try again.
             let Ok((client, _)) = listener.accept().await else {
@@ -104,6 +111,7 @@ impl Proxy {
                     return;
                 }
                 // If the server is down, the client sees it by the end of its connection.
+                let server = *proxy.shared.server.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Ok(server) = TcpStream::connect(server).await {
                     proxy.pass(client, server).await;
                 }

@@ -1,11 +1,11 @@
 //! Connections to a Postgres server.
 
+use std::net::IpAddr;
 use std::str::FromStr as _;
-use std::sync::Arc;
 use std::time::Duration;
 
 use session_core::PersistenceError;
-use sqlx::postgres::{PgConnectOptions, PgQueryResult};
+use sqlx::postgres::{PgConnectOptions, PgQueryResult, PgSslMode};
 use sqlx::{
     AssertSqlSafe, Column as _, ConnectOptions as _, PgConnection, Postgres, Row as _, SqlSafeStr as _,
     SqlStr, raw_sql,
@@ -13,12 +13,17 @@ use sqlx::{
 
 use super::errors::ERRORS;
 use crate::sql::connector::{Connector, OpenConnection};
+use crate::sql::credentials::{Credentials, Provider};
 use crate::sql::errors::DriverErrors;
+use crate::sql::hosts::{self, HostOptions, Hosts};
 use crate::sql::server::ServerSettings;
 use crate::sql::session_check::{Report, ServerId, Session, Unfit};
 
 /// Opens connections to the server.
-pub(crate) struct PostgresConnector(Arc<PgConnectOptions>);
+pub(crate) struct PostgresConnector {
+    hosts: Hosts<PgConnectOptions>,
+    credentials: Option<Provider>,
+}
 
 impl PostgresConnector {
     /// Reads `url`. Connections are opened with the timeouts of `settings` as their own.
@@ -26,17 +31,24 @@ impl PostgresConnector {
         if !["postgres:", "postgresql:"].iter().any(|scheme| url.starts_with(scheme)) {
             return Err(PersistenceError::Config("the URL does not begin with postgres:".to_owned()));
         }
-        let options = PgConnectOptions::from_str(url).map_err(|error| ERRORS.parsing(&error))?.options([
-            ("statement_timeout", millis(settings.statement_timeout)),
-            ("lock_timeout", millis(settings.lock_timeout)),
-            // Otherwise one of two writes of a session at the same time would be an error.
-            ("default_transaction_isolation", "read committed".to_owned()),
-        ]);
-        Ok(Self(Arc::new(options)))
+        let mut all = Vec::new();
+        for url in hosts::split(url)? {
+            let mut options = PgConnectOptions::from_str(&url).map_err(|error| ERRORS.parsing(&error))?;
+            if let Some(address) = hosts::without_brackets(options.get_host()).map(str::to_owned) {
+                options = options.host(&address);
+            }
+            all.push(options.options([
+                ("statement_timeout", millis(settings.statement_timeout)),
+                ("lock_timeout", millis(settings.lock_timeout)),
+                // Otherwise one of two writes of a session at the same time would be an error.
+                ("default_transaction_isolation", "read committed".to_owned()),
+            ]));
+        }
+        Ok(Self { hosts: Hosts::new(all), credentials: settings.credentials.clone() })
     }
 
     pub(super) fn database(&self) -> Option<String> {
-        self.0.get_database().map(str::to_owned)
+        self.hosts.all().first()?.get_database().map(str::to_owned)
     }
 }
 
@@ -46,9 +58,21 @@ impl Connector for PostgresConnector {
     const IS_REMOTE: bool = true;
 
     async fn open(&self) -> Result<OpenConnection<Self>, Unfit> {
-        let mut connection = self.0.connect().await?;
-        let session = check(&mut connection).await?;
-        Ok(OpenConnection { connection, session })
+        let login = ServerSettings::login(self.credentials.as_ref()).await?;
+        let open = |mut options: PgConnectOptions| {
+            if let Some(Credentials { username, password }) = &login {
+                options = options.password(password);
+                if let Some(username) = username {
+                    options = options.username(username);
+                }
+            }
+            async move {
+                let mut connection = options.connect().await?;
+                let session = check(&mut connection).await?;
+                Ok::<_, Unfit>(OpenConnection::<Self> { connection, session })
+            }
+        };
+        self.hosts.connect(open).await
     }
 
     async fn check(connection: &mut PgConnection) -> Result<(), Unfit> {
@@ -57,6 +81,18 @@ impl Connector for PostgresConnector {
 
     fn rows_affected(done: &PgQueryResult) -> u64 {
         done.rows_affected()
+    }
+}
+
+impl HostOptions for PgConnectOptions {
+    fn name(&self) -> Option<(String, u16)> {
+        let is_verified = matches!(self.get_ssl_mode(), PgSslMode::VerifyFull);
+        let is_socket = self.get_socket().is_some() || self.get_host().starts_with('/');
+        (!is_verified && !is_socket).then(|| (self.get_host().to_owned(), self.get_port()))
+    }
+
+    fn at(self, address: IpAddr) -> Self {
+        self.host(&address.to_string())
     }
 }
 

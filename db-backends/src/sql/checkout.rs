@@ -6,9 +6,11 @@ use session_core::PersistenceError;
 use sqlx::pool::PoolConnection;
 use sqlx::{Database, Executor, IntoArguments, Pool};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 
 use crate::sql::connector::{Arguments, Connection, Connector, Query};
-use crate::sql::own_pool::{OwnCheckout, Witness};
+use crate::sql::own_pool::{CHECK_TIMEOUT, OwnCheckout, Witness};
+use crate::sql::queue::NoConnection;
 use crate::sql::run_to_end::{GRACE, GRACE_TO_CONNECT, run_to_end};
 use crate::sql::table::TableName;
 
@@ -40,17 +42,14 @@ impl<C: Connector> Checkout<C> {
                 let connection = pool.acquire().await.map_err(|error| C::ERRORS.connecting(&error))?;
                 let mut checkout =
                     ApplicationCheckout { connection, is_abandoned: C::IS_REMOTE, permit: permit.take() };
-                if C::IS_REMOTE
-                    && let Err(unfit) = C::check(&mut checkout.connection).await
-                {
+                if let Err(error) = checkout.check().await {
                     if chances == 0 {
-                        return Err(unfit.into_error(|error| C::ERRORS.connecting(error)));
+                        return Err(error);
                     }
                     chances -= 1;
                     permit = checkout.permit.take();
                     continue;
                 }
-                checkout.is_abandoned = false;
                 return Ok(Self::Application(checkout));
             }
         })
@@ -190,6 +189,22 @@ pub(crate) struct ApplicationCheckout<C: Connector> {
     connection: PoolConnection<C::Database>,
     is_abandoned: bool,
     permit: Option<OwnedSemaphorePermit>,
+}
+
+impl<C: Connector> ApplicationCheckout<C> {
+    /// Checks a connection to a server, which counts as abandoned until it has answered.
+    async fn check(&mut self) -> Result<(), PersistenceError> {
+        if C::IS_REMOTE {
+            match timeout(CHECK_TIMEOUT, C::check(&mut self.connection)).await {
+                Ok(checked) => {
+                    checked.map_err(|unfit| unfit.into_error(|error| C::ERRORS.connecting(error)))?;
+                }
+                Err(_) => return Err(PersistenceError::Unavailable(Box::new(NoConnection::Silent))),
+            }
+        }
+        self.is_abandoned = false;
+        Ok(())
+    }
 }
 
 impl<C: Connector> Drop for ApplicationCheckout<C> {

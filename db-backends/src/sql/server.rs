@@ -8,8 +8,10 @@ use sqlx::{Connection as _, Database, Execute as _, Executor, IntoArguments, Poo
 use crate::sql::checkout::{Checkout, FromDriver};
 use crate::sql::connections::Connections;
 use crate::sql::connector::{Arguments, Connection, Connector, Query};
+use crate::sql::credentials::{Credentials, Provider};
 use crate::sql::errors::DriverErrors;
 use crate::sql::own_pool::OwnPool;
+use crate::sql::session_check::Unfit;
 use crate::sql::table::TableName;
 use crate::url;
 
@@ -21,6 +23,9 @@ pub(crate) struct ServerSettings {
     pub(crate) lock_timeout: Duration,
     pub(crate) acquire_timeout: Duration,
     pub(crate) max_connections: u16,
+    pub(crate) credentials: Option<Provider>,
+    /// The server may ask for the password as it is. MySQL only.
+    pub(crate) cleartext_password: bool,
 }
 
 impl ServerSettings {
@@ -30,6 +35,8 @@ impl ServerSettings {
         lock_timeout: Duration::from_secs(3),
         acquire_timeout: Duration::from_secs(5),
         max_connections: 10,
+        credentials: None,
+        cleartext_password: false,
     };
 
     /// Sets what a parameter of a URL says. Returns `false` if there is no setting of this name.
@@ -40,6 +47,12 @@ impl ServerSettings {
             "statement_timeout_ms" => self.statement_timeout = url::millis(name, value)?,
             "lock_timeout_ms" => self.lock_timeout = url::millis(name, value)?,
             "acquire_timeout_ms" => self.acquire_timeout = url::millis(name, value)?,
+            "password_file" => {
+                let path = url::decoded(value).ok_or_else(|| {
+                    PersistenceError::Config("password_file is no percent-encoded path".to_owned())
+                })?;
+                self.credentials = Some(Provider::file(path.into()));
+            }
             _ => return Ok(false),
         }
         Ok(true)
@@ -47,6 +60,14 @@ impl ServerSettings {
 
     pub(crate) fn table(&self) -> Result<TableName, PersistenceError> {
         TableName::parse_or_default(self.table.as_deref())
+    }
+
+    /// Asks for the credentials of a new connection, if they are not those of the URL.
+    pub(crate) async fn login(provider: Option<&Provider>) -> Result<Option<Credentials>, Unfit> {
+        match provider {
+            Some(provider) => provider.ask().await.map(Some).map_err(Unfit::NoPassword),
+            None => Ok(None),
+        }
     }
 
     /// Connects over connections of our own. Waits for the server to answer on one.
