@@ -20,6 +20,8 @@ pub struct Inspection {
     pub address: Option<String>,
     /// The name of the server's program, and its version.
     pub version: Option<String>,
+    /// The oldest version that this cache can use, if the server's is older.
+    pub needed_version: Option<&'static str>,
     /// The time of the server's clock.
     pub clock: Option<Timestamp>,
     /// The eviction policy, by the server's own name for it.

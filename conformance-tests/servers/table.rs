@@ -242,8 +242,9 @@ pub(crate) const SERVERS: &[Server] = &[
             "0",
             "--tls-port",
             "6379",
+            // Clients must show a certificate.
             "--tls-auth-clients",
-            "no",
+            "yes",
             "--tls-ca-cert-file",
             "/tls/ca.pem",
             "--tls-cert-file",
@@ -253,7 +254,8 @@ pub(crate) const SERVERS: &[Server] = &[
         ],
         ports: Ports::Mapped(6379),
         needs: Needs::Certificates("/tls"),
-        url: "rediss://{addresses}/?root_certificates={certificates}/ca.pem",
+        url: "rediss://{addresses}/?root_certificates={certificates}/ca.pem&client_certificate={certificates}/cert.pem&\
+              client_key={certificates}/key.pem",
         url_var: "CONFORMANCE_REDIS_TLS_URL",
         service_port: None,
         probe: None,
@@ -389,6 +391,22 @@ pub(crate) const SERVERS: &[Server] = &[
         url: "mysql://root:conformance@{addresses}/sessions",
         url_var: "CONFORMANCE_MARIADB_URL",
         service_port: Some(13307),
+        probe: Some(MYSQL_GREETING),
+    },
+    Server {
+        name: "galera",
+        image: &MARIADB,
+        env: &[
+            ("GALERA_PORTS", "{ports}"),
+            ("MARIADB_ROOT_PASSWORD", "conformance"),
+            ("MARIADB_DATABASE", "sessions"),
+        ],
+        command: &["sh", "-c", include_str!("mariadb-galera.sh")],
+        ports: Ports::OneToOne(3),
+        needs: Needs::Nothing,
+        url: "mysql://root:conformance@{addresses}/sessions",
+        url_var: "CONFORMANCE_GALERA_URL",
+        service_port: None,
         probe: Some(MYSQL_GREETING),
     },
 ];

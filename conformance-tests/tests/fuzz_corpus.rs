@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use session_core::{Entry, State, StoredKey};
 
-/// Entries of an older version would lead the fuzzer nowhere.
+/// Entries that are refused at once would lead the fuzzer nowhere.
 #[test]
-fn seeds_of_envelopes_are_of_this_version() {
+fn seeds_of_envelopes_are_read() {
     let key = StoredKey::parse("the-key").unwrap();
     let mut count = 0;
     for seed in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/envelope")).unwrap() {
@@ -16,7 +16,8 @@ fn seeds_of_envelopes_are_of_this_version() {
             Some(_) => Entry::decode(&key, bytes).is_ok(),
             None => State::decode(&key, bytes).is_ok(),
         };
-        assert_eq!(is_read, name != "newer-version", "{name}");
+        // One of a newer version is read as a lease or a fence.
+        assert!(is_read, "{name}");
         count += 1;
     }
     assert!(count >= 7, "{count}");

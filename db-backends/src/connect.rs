@@ -55,8 +55,8 @@ impl From<PersistenceError> for ConnectError {
 ///
 /// | URL | feature | options as parameters, beside those of the driver |
 /// |---|---|---|
-/// | `postgres://user:password@host/database` | `postgres`; `postgres-tls` for `?sslmode=require` | `table`, `max_connections`, `statement_timeout_ms`, `lock_timeout_ms`, `acquire_timeout_ms`, `password_file` |
-/// | `mysql://…`, or `mariadb://…` | `mysql`; `mysql-tls` for `?ssl-mode=required` | the same, and `cleartext_password` |
+/// | `postgres://user:password@host/database` | `postgres`; `postgres-tls` for `?sslmode=require` | `table`, `max_connections`, `statement_timeout_ms`, `lock_timeout_ms`, `acquire_timeout_ms`, `password_file`, `behind_pooler` |
+/// | `mysql://…`, or `mariadb://…` | `mysql`; `mysql-tls` for `?ssl-mode=required` | the same but the last, and `cleartext_password` |
 /// | `sqlite://sessions.db`, `sqlite::memory:` | `sqlite` | `table`, `readers`, `busy_timeout_ms`, `acquire_timeout_ms` |
 ///
 /// The options are those of the builders, `PostgresBuilder`, `MySqlBuilder` and `SqliteBuilder`, where the

@@ -33,6 +33,45 @@ pub struct Inspection {
     /// `true` if the database takes no writes, for instance because it is a replica. Only servers report
     /// this.
     pub is_read_only: bool,
+    /// The settings that are wrong, or may be.
+    pub findings: Vec<Finding>,
     /// The columns of the session table that sessions are looked for by, and that no index begins with.
     pub missing_indexes: Vec<&'static str>,
+}
+
+/// A setting of a database, of a session or of an existing pool that is wrong, or may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Finding {
+    /// The weight of it.
+    pub severity: FindingSeverity,
+    /// The setting, its effect, and the remedy.
+    pub text: String,
+}
+
+/// The weight of a [`Finding`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum FindingSeverity {
+    /// Harmless as long as nothing else goes wrong.
+    Note,
+    /// Less is promised than with another value. A store logs it when it is built.
+    Warning,
+    /// The contract cannot be kept. A store is not built.
+    Problem,
+}
+
+#[cfg(feature = "_sqlx")]
+impl Finding {
+    pub(crate) fn note(text: impl Into<String>) -> Self {
+        Self { severity: FindingSeverity::Note, text: text.into() }
+    }
+
+    pub(crate) fn warning(text: impl Into<String>) -> Self {
+        Self { severity: FindingSeverity::Warning, text: text.into() }
+    }
+
+    pub(crate) fn problem(text: impl Into<String>) -> Self {
+        Self { severity: FindingSeverity::Problem, text: text.into() }
+    }
 }

@@ -19,7 +19,7 @@ pub mod postgres;
 pub mod sqlite;
 
 pub use self::connect::{ConnectError, connect, connect_to_inspect};
-pub use self::inspect::{Inspect, Inspection};
+pub use self::inspect::{Finding, FindingSeverity, Inspect, Inspection};
 #[cfg(feature = "_server")]
 pub use self::sql::credentials::Credentials;
 #[cfg(feature = "_sqlx")]

@@ -65,3 +65,9 @@ pub(crate) fn decoded(text: &str) -> Option<String> {
     }
     String::from_utf8(bytes).ok()
 }
+
+/// Reads the value of a parameter that is `true` or `false`.
+#[cfg(feature = "postgres")]
+pub(crate) fn flag(name: &str, value: &str) -> Result<bool, PersistenceError> {
+    value.parse().map_err(|_| PersistenceError::Config(format!("{name} is neither true nor false")))
+}

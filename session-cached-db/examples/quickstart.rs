@@ -64,8 +64,7 @@ async fn log_in(store: &Store) -> Result<(), Box<dyn Error>> {
     let before = cookie();
     let mut session = store.open(&before).await?;
     session.insert("name", "Ada")?;
-    session.set_subject("user-42")?;
-    session.cycle_key().await?;
+    session.log_in("user-42").await?;
     keep_cookie(&session)?;
 
     let old = store.open(&before).await?;
@@ -96,13 +95,12 @@ async fn log_out(store: &Store) -> Result<(), Box<dyn Error>> {
     let mut phone = store.new_session();
     phone.insert("name", "Ada")?;
     phone.insert("visits", 1)?;
-    phone.set_subject("user-42")?;
-    phone.save().await?;
+    phone.log_in("user-42").await?;
     let phones_cookie = phone.key().ok_or("a saved session has a key")?.expose().to_owned();
     println!("4. Ada logs in on her phone as well: {} sessions.", sessions(store).await?.len());
 
     let mut slow_request = store.open(&phones_cookie).await?;
-    phone.flush().await?;
+    phone.log_out().await?;
     println!("   She logs out there: {} session left.", sessions(store).await?.len());
     println!("   The phone's key opens {}.", what_it_opens(&store.open(&phones_cookie).await?)?);
 

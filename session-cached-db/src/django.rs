@@ -102,11 +102,12 @@ impl DjangoLogin {
 
     /// Logs the user in to `session`, as Django's `login()` does: the session gets a new key and loses its
     /// token against forged requests. If it belonged to another user, or to this one before the password was
-    /// changed, it is ended first and none of its values are kept. Does not set the user's `last_login`.
+    /// changed, it is ended first and none of its values are kept. If the session has ended in the meantime, a new one is
+    /// stored, as by [`Session::log_in`]. Does not set the user's `last_login`.
     ///
     /// # Errors
     ///
-    /// The errors of [`Session::cycle_key`]. When the old session was ended and the new one could not be
+    /// The errors of [`Session::log_in`]. When the old session was ended and the new one could not be
     /// stored, no user is logged in.
     pub async fn log_in(&self, session: &mut Session) -> Result<Coherence, Error> {
         let mut coherence = Coherence::Coherent;
@@ -115,7 +116,7 @@ impl DjangoLogin {
         }
         session.remove(CSRF);
         session.update([(USER_ID, &self.user_id), (BACKEND, &self.backend), (HASH, &self.hash)])?;
-        Ok(coherence.and(session.cycle_key().await?))
+        Ok(coherence.and(session.cycle_key_or_begin_anew().await?))
     }
 
     fn is_another(&self, login: &Self) -> bool {

@@ -57,6 +57,16 @@ pub enum Error {
         /// The error of the value's `Serialize`.
         source: Arc<serde_json::Error>,
     },
+    /// The value has arrays and objects that are nested too deep to be read again. The session is unchanged.
+    #[error(
+        "the value for {key:?} is nested more than {limit} deep, which could not be read again; nest less, or store it as text"
+    )]
+    TooDeep {
+        /// The key of the value.
+        key: String,
+        /// The deepest nesting that is accepted.
+        limit: usize,
+    },
     /// The stored value is not of the type that was asked for.
     #[error("the value under {key:?} cannot be read as {wanted}: {source}")]
     Deserialize {
@@ -90,6 +100,13 @@ pub enum Error {
          max_waiting_writes and write_timeout)"
     )]
     Busy,
+    /// This task holds the request's session already, so waiting for it would take for ever. Pass the guard on, or drop it
+    /// before the next [`lock`](crate::tower::SessionHandle::lock).
+    #[cfg(feature = "tower")]
+    #[error(
+        "this task holds the request's session already; pass the guard on, or drop it before the next lock"
+    )]
+    AlreadyLocked,
     /// This machine's clock and the database's differ by more than `clock_slack`. Nothing was deleted: by a
     /// wrong clock, sessions that have not expired would be.
     #[error(

@@ -14,8 +14,10 @@ use crate::{CacheError, Entry, Stamp, StoredKey};
 /// - What was stored is found under the same key, with the same stamp, until its TTL has passed.
 /// - A TTL of zero stores nothing: the exchange is made as if `new` were `None`.
 /// - Keys are compared byte for byte.
-/// - An entry that cannot be read (another program's, a newer version's) counts as nothing there, in every
-///   method.
+/// - An entry that cannot be read, because another program has written it or because it is damaged, counts as
+///   nothing there, in every method.
+/// - An entry of another version of the format is there, in every method: [`Entry::decode`] returns it as a
+///   lease, or as a fence.
 /// - An entry of another key is never returned: [`CacheError::WrongKey`].
 /// - An entry may disappear before its TTL. An older one never comes back in its place.
 /// - A value that is too large to be stored leaves nothing behind under its key that was there before, or

@@ -41,6 +41,7 @@ pub struct CompressCodec<C = JsonCodec> {
     inner: C,
     threshold: usize,
     max_inflated_bytes: usize,
+    writes_uncompressed: bool,
 }
 
 /// The first byte of a compressed payload. JSON payloads, sealed ones and Django's begin with other bytes.
@@ -60,7 +61,19 @@ impl<C: Codec> CompressCodec<C> {
             inner,
             threshold: Self::DEFAULT_THRESHOLD,
             max_inflated_bytes: Self::DEFAULT_MAX_INFLATED_BYTES,
+            writes_uncompressed: false,
         }
+    }
+
+    /// Reads compressed payloads, and still writes uncompressed ones, as all nodes did before: the first step of a
+    /// rollout.
+    ///
+    /// A node without this codec cannot read a compressed payload. So deploy this to all nodes first, and leave it away
+    /// in the second step.
+    #[must_use]
+    pub const fn writing_uncompressed(mut self) -> Self {
+        self.writes_uncompressed = true;
+        self
     }
 
     /// Sets the size, in bytes, from which on payloads are compressed. Defaults to
@@ -117,7 +130,7 @@ impl<C: Codec> Codec for CompressCodec<C> {
         // A payload that begins like a compressed one has to be compressed, or `decode` would take it for
         // one.
         let must = plain.first() == Some(&MARK);
-        if !must && plain.len() < self.threshold {
+        if !must && (self.writes_uncompressed || plain.len() < self.threshold) {
             return Ok(plain);
         }
         let compressed = self.compress(&plain)?;
@@ -204,6 +217,17 @@ mod tests {
         assert!(at(90).starts_with(b"1"));
         assert!(at(91).starts_with(b"z"));
         assert!(at(91).len() < 40);
+    }
+
+    #[test]
+    fn first_step_of_a_rollout_reads_both_forms_and_writes_the_old_one() {
+        let (before, after) = (JsonCodec, CompressCodec::new(JsonCodec));
+        let between = after.writing_uncompressed();
+        let payload = between.encode(&key(), &long(5_000)).unwrap();
+        assert_eq!(before.decode(&key(), &payload).unwrap(), long(5_000));
+        let compressed = after.encode(&key(), &long(5_000)).unwrap();
+        assert!(before.decode(&key(), &compressed).is_err());
+        assert_eq!(between.decode(&key(), &compressed).unwrap(), long(5_000));
     }
 
     #[test]

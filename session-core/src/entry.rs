@@ -127,3 +127,9 @@ pub struct Holder {
     /// The instant from which on others may give the writer up, because its statement can no longer commit.
     pub deadline: Timestamp,
 }
+
+impl Holder {
+    /// The deadline of a writer in a fence of another version, which cannot be read. The
+    /// [protocol](crate::protocol) gives such a writer a deadline of its own when it writes the fence anew.
+    pub const UNKNOWN_DEADLINE: Timestamp = Timestamp::MAX;
+}

@@ -9,6 +9,9 @@
 //! ```
 //!
 //! The stamp is not part of it: the backend chooses where to keep that.
+//!
+//! Every version to come begins with the same four fields, and kinds 1 and 2 remain a value and a lease. So a node that
+//! does not know a version still sees whose entry it is, and that it must neither show it nor count it as nothing.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -24,6 +27,9 @@ const VERSION: u8 = 2;
 const VALUE: u8 = 1;
 const LEASE: u8 = 2;
 const FENCE: u8 = 3;
+
+/// The writer in a fence of another version.
+const STRANGER: Holder = Holder { token: Token(NonZeroU64::MAX), deadline: Holder::UNKNOWN_DEADLINE };
 
 impl State {
     /// Appends the binary form to `out`. It contains `key`, which is checked when it is read.
@@ -62,22 +68,30 @@ impl State {
 
     /// Reads the binary form. The payload of a value shares `bytes` instead of copying from it.
     ///
+    /// A value or a lease of another version is returned as a lease, which is neither shown nor filled. Anything else
+    /// of another version is returned as a dirty fence of one writer, whose deadline is
+    /// [not known](Holder::UNKNOWN_DEADLINE).
+    ///
     /// # Errors
     ///
-    /// - Returns [`EnvelopeError::Unreadable`] if a newer version or another program has written `bytes`, or
-    ///   if they are damaged. A cache treats the key as vacant then.
+    /// - Returns [`EnvelopeError::Unreadable`] if another program has written `bytes`, or if they are damaged. A cache
+    ///   treats the key as vacant then.
     /// - Returns [`EnvelopeError::WrongKey`] if the entry is another key's. A cache returns
     ///   [`CacheError::WrongKey`](crate::CacheError::WrongKey) then, because a client was about to get
     ///   another client's session.
     pub fn decode(key: &StoredKey, bytes: Bytes) -> Result<Self, EnvelopeError> {
         let mut reader = Reader(bytes);
-        if reader.u8()? != VERSION {
-            return Err(EnvelopeError::Unreadable);
-        }
+        let is_known = reader.u8()? == VERSION;
         let kind = reader.u8()?;
         let key_len = reader.u8()?;
-        if reader.take(key_len.into(), |stored| stored != key.as_bytes())? {
-            return Err(EnvelopeError::WrongKey);
+        let is_of_key = reader.take(key_len.into(), |stored| stored == key.as_bytes())?;
+        match (kind, is_known, is_of_key) {
+            (_, true, true) => {}
+            (_, true, false) => return Err(EnvelopeError::WrongKey),
+            // It may be no entry at all.
+            (_, false, false) => return Err(EnvelopeError::Unreadable),
+            (VALUE | LEASE, false, true) => return Ok(Self::Lease),
+            (_, false, true) => return Ok(Self::Fence(Fence { holders: vec![STRANGER], dirty: true })),
         }
         match kind {
             VALUE => decode_value(reader).map(Self::Value),
@@ -215,7 +229,7 @@ impl Reader {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EnvelopeError {
-    /// The bytes are no entry, or one of a newer version. The key counts as vacant.
+    /// The bytes are no entry. The key counts as vacant.
     #[error("not a readable cache entry")]
     Unreadable,
     /// The entry is another key's.
@@ -286,10 +300,29 @@ mod tests {
     }
 
     #[test]
-    fn entry_of_a_newer_version_is_unreadable() {
-        let mut bytes = BytesMut::from(&*Entry::lease(Stamp(NonZeroU64::MIN)).encode(&key()));
-        bytes[Stamp::LEN] = VERSION + 1;
-        assert_eq!(Entry::decode(&key(), bytes.freeze()), Err(EnvelopeError::Unreadable));
+    fn entry_of_another_version_is_a_lease_or_a_fence_of_its_key() {
+        let of_version = |version, kind| {
+            let mut bytes = BytesMut::from(&*Entry::lease(Stamp(NonZeroU64::MIN)).encode(&key()));
+            bytes[Stamp::LEN] = version;
+            bytes[Stamp::LEN + 1] = kind;
+            bytes.extend_from_slice(b"whatever this version has here");
+            bytes.freeze()
+        };
+        let other = StoredKey::parse("the-stored-kez").unwrap();
+        for version in [0, 1, VERSION + 1, 255] {
+            for kind in [VALUE, LEASE] {
+                let entry = Entry::decode(&key(), of_version(version, kind)).unwrap();
+                assert_eq!(entry, Entry::lease(Stamp(NonZeroU64::MIN)));
+            }
+            for kind in [FENCE, 4, 255] {
+                let entry = Entry::decode(&key(), of_version(version, kind)).unwrap();
+                let State::Fence(fence) = entry.state else { panic!("{:?}", entry.state) };
+                assert_eq!(fence, Fence { holders: vec![STRANGER], dirty: true });
+            }
+            // Without the key, there is no telling that it is an entry.
+            let unreadable = Entry::decode(&other, of_version(version, FENCE));
+            assert_eq!(unreadable, Err(EnvelopeError::Unreadable));
+        }
     }
 
     #[test]

@@ -24,10 +24,13 @@ pub enum CacheError {
     /// The call was sent, and no answer came: it may have been applied, or may be applied later.
     #[error("the cache did not answer ({0}); whether the call was applied is unknown")]
     Unknown(#[source] BoxError),
-    /// The cache answered that it refuses the call: value too large, memory full, read-only replica, wrong
-    /// password.
+    /// The cache answered that it refuses this call: value too large, memory full. Others may succeed.
     #[error("the cache refused the call ({0})")]
     Refused(#[source] BoxError),
+    /// The cache refuses every caller until an operator mends it: wrong password, missing right, forbidden or
+    /// unknown command, a server that is too old. The text says what to do.
+    #[error("the cache cannot be used ({0})")]
+    Unusable(#[source] BoxError),
     /// The entry under this key is another key's. It was not used.
     #[error("the cache answered with an entry of another key; check what else writes to this cache")]
     WrongKey,
@@ -39,14 +42,23 @@ impl CacheError {
     pub const fn outcome(&self) -> Outcome {
         match self {
             Self::Unknown(_) => Outcome::Unknown,
-            Self::Unavailable(_) | Self::Refused(_) | Self::WrongKey => Outcome::NotApplied,
+            Self::Unavailable(_) | Self::Refused(_) | Self::Unusable(_) | Self::WrongKey => {
+                Outcome::NotApplied
+            }
         }
     }
 
-    /// Returns `true` if the same call may succeed later.
+    /// Returns `true` if the same call may succeed later, without an operator's help.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::Unknown(_))
+    }
+
+    /// Returns `true` if the error is the server's state and not the call's: other calls fail as well, so the
+    /// server is not to be called for a while.
+    #[must_use]
+    pub const fn is_outage(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Unknown(_) | Self::Unusable(_))
     }
 }
 

@@ -30,7 +30,7 @@ pub use cache::{Acquired, Cache, CacheProperties, Exchange, Expected, Scope};
 pub use codec::{Codec, CodecError, JsonCodec};
 #[cfg(feature = "compress")]
 pub use compress::{CompressCodec, TooLargeInflated};
-pub use data::{MalformedJson, SessionData};
+pub use data::{InvalidValue, MalformedJson, SessionData};
 pub use entry::{Entry, Fence, Holder, Stamp, State, StoreId, Token, Value};
 pub use envelope::EnvelopeError;
 pub use erased::{DynCache, DynDatabase, DynPersistence};

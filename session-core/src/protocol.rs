@@ -9,6 +9,9 @@
 //! Each transition first gives up *other* holders whose deadline passed more than the clock slack ago, and
 //! makes the fence dirty if there were any. A fence without holders counts as vacant: the next writer
 //! replaces it, and a settlement removes it.
+//!
+//! A fence of another version, which a newer node has placed in the middle of a rolling deployment, is kept, too. Its
+//! writers are one holder with a deadline that is not known, and get a minute from the first transition on.
 
 use std::time::Duration;
 
@@ -73,10 +76,17 @@ pub fn settle(
     Settlement::Fence(Fence { dirty: true, ..fence })
 }
 
+/// The time for which the writers of a fence of another version are waited for: longer than a write takes.
+const STRANGERS_TIME: Duration = Duration::from_secs(60);
+
 /// Returns the fence without the holders, other than `me`, that are given up, or `None` if no holder is left.
 fn prune(fence: &Fence, me: Token, now: Timestamp, slack: Duration) -> Option<Fence> {
     let alive = |holder: &&Holder| holder.token == me || holder.deadline + slack >= now;
-    let holders: Vec<_> = fence.holders.iter().filter(alive).copied().collect();
+    let bounded = |holder: &Holder| match holder.deadline {
+        Holder::UNKNOWN_DEADLINE => Holder { deadline: now + STRANGERS_TIME, ..*holder },
+        _ => *holder,
+    };
+    let holders: Vec<_> = fence.holders.iter().filter(alive).map(bounded).collect();
     let dirty = fence.dirty || holders.len() < fence.holders.len();
     (!holders.is_empty()).then_some(Fence { holders, dirty })
 }
@@ -178,6 +188,22 @@ mod tests {
         let entry = fenced(&[holder(1, 30)], true);
         let me = holder(2, 90);
         assert_eq!(fence(Some(&entry), me, at(60), SLACK), clean(&[me]));
+    }
+
+    #[test]
+    fn fence_of_another_version_is_kept_for_a_minute_and_no_longer() {
+        let stranger = Holder { token: token(7), deadline: Holder::UNKNOWN_DEADLINE };
+        let entry = fenced(&[stranger], true);
+        let (bounded, me) = (holder(7, 65), holder(1, 35));
+        assert_eq!(fence(Some(&entry), me, at(5), SLACK), dirty(&[bounded, me]));
+        assert_eq!(dirty(&[bounded, me]).ttl(at(5)), Duration::from_secs(60));
+        // A newer node has joined the fence of this writer, so it must not publish, nor remove what it cannot read.
+        let settled = settle(Some(&entry), token(1), Some(stamp(99)), at(5), SLACK);
+        assert_eq!(settled, Settlement::Fence(dirty(&[bounded])));
+        // The deadline is an ordinary one from then on.
+        let joined = fenced(&[bounded, me], true);
+        assert_eq!(fence(Some(&joined), holder(2, 50), at(20), SLACK), dirty(&[bounded, me, holder(2, 50)]));
+        assert_eq!(fence(Some(&joined), holder(2, 98), at(68), SLACK), clean(&[holder(2, 98)]));
     }
 
     #[test]

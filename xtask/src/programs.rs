@@ -1,4 +1,5 @@
-//! The programs that the tests use, beside servers: a browser, Python for Django, and what builds libFuzzer.
+//! The programs that the tests use, beside servers: a browser, a shared cache, PgBouncer, Python for Django, and what builds
+//! libFuzzer.
 
 use std::process::Command;
 
@@ -16,9 +17,15 @@ pub(crate) fn provision() -> Result {
     if which("chromedriver").is_none() {
         packages.push("chromium-driver");
     }
+    if which("nginx").is_none() {
+        packages.push("nginx");
+    }
     // Debian's Python alone cannot make an environment.
     if !succeeds(Command::new("python3").args(["-c", "import ensurepip, venv"])) {
         packages.extend(["python3", "python3-venv"]);
+    }
+    if which("pgbouncer").is_none() {
+        packages.push("pgbouncer");
     }
     if !fuzz::has_compiler() {
         packages.push("g++");

@@ -19,7 +19,7 @@ pub(crate) const HELP: Help = Help {
     options: &[
         (
             "--provision",
-            "Sets up what a Debian machine lacks (a Docker engine, stand-ins for the server images, a browser, Python, a C++ compiler), and counts a test that finds no server as failed.",
+            "Sets up what a Debian machine lacks (a Docker engine, stand-ins for the server images, a browser, Python, PgBouncer, a C++ compiler), and counts a test that finds no server as failed.",
         ),
         (
             "FILTER",

@@ -142,6 +142,8 @@ impl Server {
                     return Ok((found, added.status));
                 }
                 Ok((Some(Ok(_)), Some(Err(error)))) | Err(error) => error,
+                // A server that does not know the commands of the one does not know those of the other.
+                Ok((Some(Err(error)), _)) if is_rejection(&error) => error,
                 // The error answers the `get`, so the outcome of the `add` is unknown.
                 Ok((_, Some(Err(Error::Ambiguous { key, .. })))) => {
                     Error::Ambiguous { key, source: Box::new(Error::Protocol(String::new())) }
@@ -175,6 +177,14 @@ impl Server {
             self.client.forget(attempt);
         }
         error::of(&self.address, error)
+    }
+}
+
+fn is_rejection(error: &Error) -> bool {
+    match error {
+        Error::Rejected(_) => true,
+        Error::Ambiguous { source, .. } => is_rejection(source),
+        _ => false,
     }
 }
 

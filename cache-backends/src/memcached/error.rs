@@ -25,6 +25,8 @@ pub(super) fn of(address: &str, error: Error) -> CacheError {
         },
         Error::Io(_) | Error::Timeout { .. } => CacheError::Unavailable(at(address, text(error))),
         Error::Protocol(_) => CacheError::Unknown(at(address, text(error))),
+        // The commands are the same for all keys, so the server will refuse the others, too.
+        Error::Rejected(_) => CacheError::Unusable(at(address, text(error))),
         _ => CacheError::Refused(at(address, text(error))),
     }
 }
@@ -34,6 +36,9 @@ fn text(error: Error) -> BoxError {
         Error::Io(error) => error.into(),
         Error::Timeout { .. } => "no answer in time".into(),
         Error::Server(answer) => answer.into(),
+        Error::Rejected(answer) if answer.contains("unauthenticated") => {
+            format!("{answer}; run memcached without -Y and -S: this cache has no login").into()
+        }
         Error::Rejected(answer) => format!("{answer}; memcached must be 1.6.27 or newer").into(),
         Error::Usage(problem) => problem.into(),
         // The other errors quote the received bytes, which may be a payload.

@@ -53,7 +53,10 @@ async fn inspect_server(address: &str) -> Result<Inspection, CacheError> {
 /// each.
 fn read_stat(inspection: &mut Inspection, answer: u32, name: &str, value: &str) {
     match (answer, name) {
-        (0, "version") => inspection.version = Some(format!("memcached {value}")),
+        (0, "version") => {
+            inspection.version = Some(format!("memcached {value}"));
+            inspection.needed_version = is_too_old(value).then_some("memcached 1.6.27");
+        }
         (0, "time") => inspection.clock = value.parse().ok().map(Timestamp::from_secs),
         (0, "bytes") => inspection.used_bytes = value.parse().ok(),
         (0, "limit_maxbytes") => inspection.max_bytes = value.parse().ok(),
@@ -62,5 +65,15 @@ fn read_stat(inspection: &mut Inspection, answer: u32, name: &str, value: &str) 
             inspection.eviction = Some(if value == "off" { "none" } else { "lru" }.to_owned());
         }
         _ => {}
+    }
+}
+
+/// Returns `true` if this version cannot set CAS values.
+fn is_too_old(version: &str) -> bool {
+    let mut numbers = version.split('.').map(str::parse::<u32>);
+    match (numbers.next(), numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor)), Some(Ok(patch))) => (major, minor, patch) < (1, 6, 27),
+        // Another program's version shows nothing.
+        _ => false,
     }
 }

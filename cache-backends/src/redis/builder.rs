@@ -1,4 +1,5 @@
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use redis::aio::ConnectionLike;
 use redis::io::tcp::TcpSettings;
 use redis::io::tcp::socket2::TcpKeepalive;
 use redis::{ConnectionInfo, IntoConnectionInfo, RedisError};
+use session_core::BoxError;
 
 use super::RedisCache;
 #[cfg(feature = "redis-tls")]
@@ -18,8 +20,9 @@ use super::connect::Certificates;
 #[cfg(feature = "redis-cluster")]
 use super::connect::Cluster;
 use super::connect::{
-    ApplicationConnection, Connection, Connector, MakeConnection, Sentinels, Server, Servers,
+    ApplicationConnection, Connection, Connector, MakeConnection, Part, Sentinels, Server, Servers,
 };
+use super::credentials::{self, Provider, RedisCredentials};
 use crate::url::{self, Url};
 use crate::{ConnectError, scheme};
 
@@ -33,6 +36,7 @@ pub struct RedisCacheBuilder {
     response_timeout: Duration,
     sentinel_username: Option<String>,
     sentinel_password: Option<String>,
+    credentials: Option<Provider>,
     #[cfg(feature = "redis-tls")]
     certificates: Certificates,
 }
@@ -63,6 +67,7 @@ impl RedisCacheBuilder {
             response_timeout: Duration::from_millis(500),
             sentinel_username: None,
             sentinel_password: None,
+            credentials: None,
             #[cfg(feature = "redis-tls")]
             certificates: Certificates::default(),
         }
@@ -85,8 +90,8 @@ impl RedisCacheBuilder {
     ///
     /// `valkey` may be written for `redis`. Percent-encode passwords. The other options can be parameters of
     /// the URL: `key_prefix`, `connect_timeout_ms`, `response_timeout_ms`, `sentinel_username`,
-    /// `sentinel_password`, and, as paths of files, `root_certificates`, `client_certificate` and
-    /// `client_key`. Parameters override the builder's methods.
+    /// `sentinel_password`, and, as paths of files, `password_file`, `root_certificates`, `client_certificate`
+    /// and `client_key`. Parameters override the builder's methods.
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.source = Source::Url(url.into());
         self
@@ -136,6 +141,46 @@ impl RedisCacheBuilder {
         self
     }
 
+    /// Asks `provider` for the user and the password of each new connection, to masters and nodes of a cluster: for
+    /// tokens and passwords that expire or are rotated. Defaults to those of the URL. `provider` has
+    /// [`connect_timeout`](Self::connect_timeout) to answer.
+    ///
+    /// A connection that is open is not logged in again. The cache replaces it when the server demands a login, and
+    /// before the credentials expire ([`RedisCredentials::with_valid_for`]).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use cache_backends::redis::{RedisCache, RedisCredentials};
+    ///
+    /// # async fn new_token() -> Result<String, std::io::Error> { Ok("token".into()) }
+    /// let cache = RedisCache::builder()
+    ///     .url("redis://10.0.0.1/")
+    ///     .credentials(|| async {
+    ///         let token = new_token().await?;
+    ///         let credentials = RedisCredentials::new(token).with_username("sessions");
+    ///         Ok::<_, std::io::Error>(credentials.with_valid_for(Duration::from_secs(12 * 60 * 60)))
+    ///     })
+    ///     .build()?;
+    /// # Ok::<(), cache_backends::ConnectError>(())
+    /// ```
+    pub fn credentials<F, Fut, E>(mut self, provider: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<RedisCredentials, E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        self.credentials = Some(credentials::provider(provider));
+        self
+    }
+
+    /// Reads the password from this file for each new connection, so that a rotated one is used without a restart. A
+    /// line break at its end is left out. Defaults to the password of the URL.
+    pub fn password_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.credentials = Some(credentials::file(path.into()));
+        self
+    }
+
     /// Sets the certification authorities to trust, PEM-encoded. Defaults to the system's.
     #[cfg(feature = "redis-tls")]
     pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
@@ -160,6 +205,11 @@ impl RedisCacheBuilder {
             Source::Url(url) => self.by_url(Url::parse(&url)?)?,
             Source::Connection(connection) => {
                 self.check_options_for(Hosts::Server)?;
+                if self.credentials.is_some() {
+                    return Err(ConnectError::Config(
+                        "credentials and password_file are for a URL; a connection has its own login".into(),
+                    ));
+                }
                 self.one(Box::new(move || ready(Ok(Connection::Application(connection.clone()))).boxed()))
             }
         };
@@ -192,14 +242,16 @@ impl RedisCacheBuilder {
         if hosts == Hosts::Sentinels {
             return Ok(self.one(self.sentinels(url, driver_scheme, &query)?));
         }
-        let credentials = credentials(url);
+        let credentials = credentials_of(url);
         let servers = url
             .hosts
             .split(',')
             .map(|host| info(&format!("{driver_scheme}://{credentials}{host}{}{query}", url.path)));
         let mut servers = servers.collect::<Result<Vec<_>, ConnectError>>()?;
         match (hosts, servers.pop()) {
-            (Hosts::Server, Some(server)) if servers.is_empty() => Ok(self.one(self.connects_to(server)?)),
+            (Hosts::Server, Some(server)) if servers.is_empty() => {
+                Ok(self.one(self.connects_to(server, Part::Master)?))
+            }
             (Hosts::Cluster, Some(last)) => self.cluster(&servers, last),
             _ => Err(ConnectError::Config(
                 "several hosts are a cluster, or sentinels: write redis+cluster:// or redis+sentinel://"
@@ -244,6 +296,7 @@ impl RedisCacheBuilder {
                 }
                 #[cfg(feature = "redis-tls")]
                 "client_key" => self.certificates.client.get_or_insert_default().1 = file(name, &decoded())?,
+                "password_file" => self.credentials = Some(credentials::file(decoded().into())),
                 "sentinel_username" => self.sentinel_username = Some(decoded()),
                 "sentinel_password" => self.sentinel_password = Some(decoded()),
                 "db" | "user" | "pass" if !url.scheme.ends_with("+unix") => {
@@ -261,8 +314,8 @@ impl RedisCacheBuilder {
                 }
                 _ => {
                     return Err(url.unknown_parameter(
-                        "key_prefix, connect_timeout_ms, response_timeout_ms, sentinel_username, sentinel_password, \
-                         root_certificates, client_certificate, client_key, db, user, pass and protocol",
+                        "key_prefix, connect_timeout_ms, response_timeout_ms, password_file, sentinel_username, \
+                         sentinel_password, root_certificates, client_certificate, client_key, db, user, pass and protocol",
                     ));
                 }
             }
@@ -273,18 +326,20 @@ impl RedisCacheBuilder {
     fn connector(&self) -> Result<Connector, ConnectError> {
         Ok(Connector {
             connect_timeout: self.connect_timeout,
+            credentials: self.credentials.clone(),
             #[cfg(feature = "redis-tls")]
             certificates: self.certificates.for_driver()?,
         })
     }
 
     /// Returns the function that connects to one server.
-    fn connects_to(&self, server: ConnectionInfo) -> Result<MakeConnection, ConnectError> {
+    fn connects_to(&self, server: ConnectionInfo, part: Part) -> Result<MakeConnection, ConnectError> {
         let connector = self.connector()?;
-        let client = connector.client(server).map_err(invalid)?;
+        // Refuse wrong options now, and not at the first call.
+        connector.client(server.clone()).map_err(invalid)?;
         Ok(Box::new(move || {
-            let (connector, client) = (connector.clone(), client.clone());
-            async move { connector.connect(&client).await.map(Connection::Server) }.boxed()
+            let (connector, server) = (connector.clone(), server.clone());
+            async move { connector.connect_to(server, part).await.map(Connection::Server) }.boxed()
         }))
     }
 
@@ -316,11 +371,14 @@ impl RedisCacheBuilder {
             }
             sentinel = sentinel.set_redis_settings(login);
             let address = sentinel.addr().to_string();
-            sentinels.push((address, Server::new(self.connects_to(sentinel)?, self.response_timeout)));
+            sentinels.push((
+                address,
+                Server::new(self.connects_to(sentinel, Part::Sentinel)?, self.response_timeout),
+            ));
         }
         // The sentinels name the address. This one is a placeholder, so that the driver checks the other
         // parts.
-        let credentials = credentials(url);
+        let credentials = credentials_of(url);
         let info = info(&format!("{driver_scheme}://{credentials}127.0.0.1/{database}{query}"))?;
         let service = percent_decode_str(service).decode_utf8_lossy().into_owned();
         Ok(Sentinels { service, sentinels, connector: self.connector()?, info }.into_make_connection())
@@ -350,7 +408,7 @@ fn info(url: &str) -> Result<ConnectionInfo, ConnectError> {
 }
 
 /// Returns the credentials as they stand before the host.
-fn credentials(url: Url<'_>) -> String {
+fn credentials_of(url: Url<'_>) -> String {
     url.credentials.map(|credentials| format!("{credentials}@")).unwrap_or_default()
 }
 

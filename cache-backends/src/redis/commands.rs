@@ -47,10 +47,9 @@ pub(super) enum Found {
 }
 
 impl Found {
-    /// Returns the beginning of every readable entry with this stamp: the stamp itself, then the version of
-    /// the binary form.
-    pub(super) fn stamped(stamp: Stamp, key: &StoredKey) -> Self {
-        Self::Stamped(Entry::lease(stamp).encode(key).slice(..=Stamp::LEN))
+    /// Returns the beginning of every entry with this stamp, of whatever version: the stamp itself.
+    pub(super) fn stamped(stamp: Stamp) -> Self {
+        Self::Stamped(Bytes::copy_from_slice(&stamp.0.get().to_be_bytes()))
     }
 }
 

@@ -1,7 +1,9 @@
 //! The errors of Redis and of the driver as [`CacheError`].
 
+use std::error::Error;
 #[cfg(feature = "redis-cluster")]
 use std::io;
+use std::sync::Arc;
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 use session_core::{BoxError, CacheError};
@@ -9,7 +11,7 @@ use session_core::{BoxError, CacheError};
 use crate::error::At;
 
 /// An error in connecting to the master that Redis Sentinel names. It is a source of
-/// [`CacheError::Unavailable`], or of [`CacheError::Refused`] if waiting does not help.
+/// [`CacheError::Unavailable`], or of [`CacheError::Unusable`] if waiting does not help.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SentinelError {
@@ -58,6 +60,12 @@ pub(super) enum NotConnected {
     Driver { address: String, error: RedisError },
     /// The sentinels have named no master, or none that calls itself one.
     Sentinel(SentinelError),
+    /// The server calls itself a replica.
+    Replica { address: String },
+    /// The server's version is too old.
+    TooOld { address: String, version: String },
+    /// The application's credentials provider has failed.
+    Credentials(Arc<dyn Error + Send + Sync>),
     /// No node of the cluster has the slot, or no node that answers knows the slots.
     #[cfg(feature = "redis-cluster")]
     NoNode,
@@ -111,9 +119,10 @@ impl Failure {
         self.code() == Some("WRONGTYPE")
     }
 
-    /// Returns `true` if the server accepts no writes. It may answer reads.
+    /// Returns `true` if the server accepts no writes, and what it holds is still the cache's. A replica is another
+    /// matter: what it holds may be old.
     pub(super) fn refuses_writes(&self) -> bool {
-        matches!(self.code(), Some("OOM" | "READONLY" | "MISCONF" | "NOREPLICAS"))
+        matches!(self.code(), Some("OOM" | "MISCONF" | "NOREPLICAS"))
     }
 
     /// Returns the node to which a cluster's node redirects the command.
@@ -168,20 +177,9 @@ impl From<Failure> for CacheError {
         match failure {
             Failure::Timeout => Self::Unknown("no answer in time".into()),
             Failure::Unexpected(command) => Self::Unknown(format!("unexpected reply to {command}").into()),
-            Failure::NotConnected(NotConnected::Driver { address, error }) => {
-                let unreachable = error.is_io_error() || is_temporary(&error);
-                let error = Box::new(At { address, error: boxed(error) });
-                if unreachable { Self::Unavailable(error) } else { Self::Refused(error) }
-            }
-            Failure::NotConnected(NotConnected::Sentinel(error)) if error.is_temporary() => {
-                Self::Unavailable(error.into())
-            }
-            Failure::NotConnected(NotConnected::Sentinel(error)) => Self::Refused(error.into()),
-            #[cfg(feature = "redis-cluster")]
-            Failure::NotConnected(NotConnected::NoNode) => {
-                Self::Unavailable("no node of the cluster that answers has the key's slot".into())
-            }
+            Failure::NotConnected(error) => not_connected(error),
             Failure::Answer(error) if is_temporary(&error) => Self::Unavailable(boxed(error)),
+            Failure::Answer(error) if advice(&error).is_some() => Self::Unusable(advised(error)),
             // An error without a code is no server's, so whether the command was applied is unknown.
             Failure::Answer(error) if error.code().is_some() => Self::Refused(boxed(error)),
             Failure::Answer(error) => Self::Unknown(boxed(error)),
@@ -189,10 +187,40 @@ impl From<Failure> for CacheError {
     }
 }
 
-/// Returns `true` if the server is just not ready: it starts, runs another client's script, or a failover is
-/// under way.
+fn not_connected(error: NotConnected) -> CacheError {
+    match error {
+        NotConnected::Driver { address, error } => {
+            let unreachable = error.is_io_error() || is_temporary(&error);
+            // Without a connection, every call fails.
+            let error = Box::new(At { address, error: advised(error) });
+            if unreachable { CacheError::Unavailable(error) } else { CacheError::Unusable(error) }
+        }
+        NotConnected::Sentinel(error) if error.is_temporary() => CacheError::Unavailable(error.into()),
+        NotConnected::Sentinel(error) => CacheError::Unusable(error.into()),
+        NotConnected::Replica { address } => CacheError::Unavailable(
+            format!(
+                "{address} is a replica, whose entries may be old; if this is no failover, name the master instead"
+            )
+            .into(),
+        ),
+        NotConnected::TooOld { address, version } => CacheError::Unusable(
+            format!("{address} runs Redis {version}; upgrade it to Redis 7.0 or newer, or to Valkey").into(),
+        ),
+        NotConnected::Credentials(error) => {
+            CacheError::Unavailable(format!("the credentials provider failed: {error}").into())
+        }
+        #[cfg(feature = "redis-cluster")]
+        NotConnected::NoNode => {
+            CacheError::Unavailable("no node of the cluster that answers has the key's slot".into())
+        }
+    }
+}
+
+/// Returns `true` if the server is just not ready: it starts, runs another client's script, has too many clients, or a
+/// failover is under way.
 fn is_temporary(error: &RedisError) -> bool {
     match error.kind() {
+        ErrorKind::Server(ServerErrorKind::ResponseError) => has_detail(error, "max number of clients"),
         ErrorKind::Server(kind) => matches!(
             kind,
             ServerErrorKind::BusyLoading
@@ -201,8 +229,48 @@ fn is_temporary(error: &RedisError) -> bool {
                 | ServerErrorKind::TryAgain
                 | ServerErrorKind::ClusterDown
                 | ServerErrorKind::MasterDown
+                // The connection is replaced, and the next one may lead to the new master.
+                | ServerErrorKind::ReadOnly
         ),
         _ => error.code() == Some("BUSY"),
+    }
+}
+
+/// Returns the remedy for an error that every other call would get, too, or `None` if it is this call's alone.
+fn advice(error: &RedisError) -> Option<&'static str> {
+    const LOGIN: &str = "check the user and the password, and that the server takes further clients";
+    const RIGHTS: &str = "allow the user +get +set +del +eval +evalsha, on the keys with the cache's prefix";
+    const COMMANDS: &str = "the server must be Redis 7.0 or newer, or Valkey, and must neither rename nor forbid GET, SET, \
+         DEL, EVAL and EVALSHA";
+    match (error.kind(), error.code()) {
+        (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS")) => Some(LOGIN),
+        (_, Some("NOAUTH")) => Some("set a password: the server demands one"),
+        (_, Some("NOPERM")) => Some(RIGHTS),
+        (_, Some("DENIED")) => Some("set a password on the server and here, or turn its protected mode off"),
+        (ErrorKind::RESP3NotSupported, _) => Some(COMMANDS),
+        // Rights of commands within the script, in the words of Redis 7.2 and of 7.0.
+        _ if has_detail(error, "ACL failure in script") => Some(RIGHTS),
+        _ if has_detail(error, "The user executing the script can't") => Some(RIGHTS),
+        // A server that is no sentinel is another mistake.
+        _ if has_detail(error, "'SENTINEL'") => None,
+        _ if has_detail(error, "nknown command") || has_detail(error, "nknown Redis command") => {
+            Some(COMMANDS)
+        }
+        _ if has_detail(error, "syntax error") => Some(COMMANDS),
+        _ if has_detail(error, "DB index") => Some("check the number of the database in the URL"),
+        _ => None,
+    }
+}
+
+fn has_detail(error: &RedisError, text: &str) -> bool {
+    error.detail().is_some_and(|detail| detail.contains(text))
+}
+
+/// Returns the error as a source, with the remedy if there is one.
+fn advised(error: RedisError) -> BoxError {
+    match advice(&error) {
+        Some(advice) => format!("{}; {advice}", boxed(error)).into(),
+        None => boxed(error),
     }
 }
 

@@ -5,7 +5,7 @@ use redis::{Cmd, Value};
 use session_core::{CacheError, Timestamp};
 
 use super::RedisCache;
-use super::connect::Servers;
+use super::connect::{Servers, is_too_old};
 use super::error::Failure;
 use crate::{Inspect, Inspection};
 
@@ -40,13 +40,16 @@ fn read(reply: &Value) -> Result<Inspection, CacheError> {
     };
     let number = |name| field(name).and_then(|value| value.parse::<u64>().ok());
     // Valkey reports the version of Redis that it is compatible with, too.
-    let version = field("valkey_version").map(|version| format!("Valkey {version}"));
-    let version = version.or_else(|| field("redis_version").map(|version| format!("Redis {version}")));
+    let (redis, valkey) = (field("redis_version"), field("valkey_version"));
+    let is_old = valkey.is_none() && redis.as_deref().is_some_and(is_too_old);
+    let version = valkey.map(|version| format!("Valkey {version}"));
+    let version = version.or_else(|| redis.map(|version| format!("Redis {version}")));
     let clock = number("server_time_usec").and_then(|micros| i64::try_from(micros).ok());
     let eviction = field("maxmemory_policy");
     Ok(Inspection {
         address: None,
         version,
+        needed_version: is_old.then_some("Redis 7.0, or Valkey"),
         clock: clock.map(Timestamp::from_micros),
         evicts_fences_first: eviction.as_deref() == Some("volatile-ttl"),
         eviction,

@@ -3,9 +3,12 @@
 //! # What the server must be
 //!
 //! - Redis 7.0 or newer, or Valkey. The cache uses `EVALSHA`, `EVAL`, `GET`, `SET` and `DEL`, on one key
-//!   each.
+//!   each, and an ACL must allow them. It asks each new connection for version and role by `HELLO`, or else by
+//!   `ROLE`; a server that refuses both is used all the same.
 //! - A master. Replicas lag behind, and an asynchronous failover may lose a fence: values that are read then
-//!   may be as old as the store's `max_cache_age`. For Sentinel, see [below](#sentinel).
+//!   may be as old as the store's `max_cache_age`. A server that has become a replica is not read: the
+//!   connection is replaced when it answers `READONLY`, and its name is looked up again. For Sentinel, see
+//!   [below](#sentinel).
 //! - A `maxmemory-policy` other than `volatile-ttl`, which evicts the shortest TTLs first, and these are the
 //!   fences'. `allkeys-lru` is a good one. A warning event is emitted if it is `volatile-ttl`.
 //! - In a cluster, configured with `cluster-require-full-coverage no`, so that masters go on when another one
@@ -46,6 +49,7 @@
 mod builder;
 mod commands;
 mod connect;
+mod credentials;
 mod error;
 mod inspect;
 
@@ -62,6 +66,7 @@ use session_core::{
 pub use self::builder::RedisCacheBuilder;
 use self::commands::{CompareExchange, Found};
 use self::connect::Servers;
+pub use self::credentials::RedisCredentials;
 use self::error::Failure;
 pub use self::error::SentinelError;
 pub use ::redis as driver;
@@ -94,8 +99,10 @@ const ATTEMPTS: usize = 4;
 /// - [`Cache::server`] numbers 64 groups of neighbouring slots in a cluster, and otherwise one server.
 /// - `get`, `acquire` and `compare_exchange` take one round trip each. They take one more if the server
 ///   forgot the script, or if it refuses writes and `acquire` falls back to reading.
-/// - While the server refuses writes (memory full, read-only, cannot save, replicas missing), `acquire` still
-///   finds the entry that is there.
+/// - While the server refuses writes (memory full, cannot save, replicas missing), `acquire` still finds the
+///   entry that is there.
+/// - What every call would be refused for (a login, a missing right, a forbidden command, an old version) is
+///   [`CacheError::Unusable`], and says what to do.
 /// - A key whose value is no entry, of whatever type, counts as vacant, and the value is replaced.
 #[derive(Clone)]
 pub struct RedisCache(Arc<Inner>);
@@ -176,7 +183,7 @@ impl Cache for RedisCache {
     ) -> Result<Exchange, CacheError> {
         let present = match expected {
             Expected::Vacant => Found::Nothing,
-            Expected::Stamp(stamp) => Found::stamped(stamp, key),
+            Expected::Stamp(stamp) => Found::stamped(stamp),
         };
         self.exchange(key, expected, present, new, ttl).await
     }

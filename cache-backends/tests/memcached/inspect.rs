@@ -56,3 +56,19 @@ async fn inspect_fails_for_a_server_that_refuses_is_silent_or_is_down() {
     let error = cache.inspect().await.unwrap_err();
     assert!(matches!(error, CacheError::Unavailable(_)), "{error:?}");
 }
+
+#[tokio::test]
+async fn inspect_judges_the_version_of_each_server() {
+    for (stats, is_too_old) in [
+        ("STAT version 1.6.18\r\nEND\r\n", true),
+        ("STAT version 1.5.99\r\nEND\r\n", true),
+        ("STAT version 1.6.27\r\nEND\r\n", false),
+        ("STAT version 1.10.0\r\nEND\r\n", false),
+        ("STAT version 1.6.27_3_gabc\r\nEND\r\n", false),
+        ("STAT version 2\r\nEND\r\n", false),
+    ] {
+        let address = answering(stats, "END\r\n").await;
+        let servers = connect_to_inspect(&format!("memcache://{address}")).unwrap().inspect().await.unwrap();
+        assert_eq!(servers[0].needed_version.is_some(), is_too_old, "{stats}");
+    }
+}

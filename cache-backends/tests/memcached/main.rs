@@ -285,11 +285,12 @@ async fn too_large_entry_is_not_sent_and_the_entry_before_is_removed() {
 }
 
 #[tokio::test]
-async fn error_of_the_server_is_a_refusal() {
-    for (answer, says) in [
-        ("SERVER_ERROR out of memory storing object", "out of memory"),
-        ("CLIENT_ERROR invalid flag", "1.6.27"),
-        ("ERROR", "1.6.27"),
+async fn error_of_the_server_is_a_refusal_of_this_call_or_of_all() {
+    for (answer, says, is_of_all) in [
+        ("SERVER_ERROR out of memory storing object", "out of memory", false),
+        ("CLIENT_ERROR invalid flag", "1.6.27", true),
+        ("CLIENT_ERROR unauthenticated", "without -Y", true),
+        ("ERROR", "1.6.27", true),
     ] {
         let server = Server::start(move |command| match command.name() {
             "mg" => line("EN"),
@@ -299,10 +300,23 @@ async fn error_of_the_server_is_a_refusal() {
         let cache = to(&server).build().unwrap();
         let exchange = cache.compare_exchange(&key(), Expected::Vacant, Some(lease(1)), TTL).await;
         for refused in [exchange.unwrap_err(), cache.acquire(&key(), lease(1), TTL).await.unwrap_err()] {
-            assert!(matches!(refused, CacheError::Refused(_)), "{refused}");
+            let is_expected = match refused {
+                CacheError::Refused(_) => !is_of_all,
+                CacheError::Unusable(_) => is_of_all,
+                _ => false,
+            };
+            assert!(is_expected, "{refused:?}");
             assert!(refused.to_string().contains(says), "{refused}");
         }
     }
+}
+
+#[tokio::test]
+async fn server_that_knows_no_command_is_unusable_for_loads_too() {
+    let server = Server::start_for_batches_of(2, |_| Reply::Close(b"ERROR\r\n".to_vec())).await;
+    let refused = to(&server).build().unwrap().acquire(&key(), lease(1), TTL).await.unwrap_err();
+    assert!(matches!(refused, CacheError::Unusable(_)), "{refused:?}");
+    assert!(refused.to_string().contains("1.6.27"), "{refused}");
 }
 
 #[tokio::test]

@@ -231,3 +231,32 @@ async fn slots_that_no_node_has_are_unavailable() {
     let unavailable = on([server.port]).build().unwrap().get(&key()).await.unwrap_err();
     assert!(matches!(unavailable, CacheError::Unavailable(_)), "{unavailable}");
 }
+
+#[tokio::test]
+async fn cluster_whose_nodes_have_all_changed_addresses_is_found_by_its_name() {
+    let (before, after) =
+        (cluster(|_| [0, 1, 2], |_, _| nil()).await, cluster(|_| [0, 1, 2], |_, _| nil()).await);
+    // The name stands for another node each time, and for none of the masters.
+    let (old, new) = ([0, 1, 2].map(|node| before[node].port), [0, 1, 2].map(|node| after[node].port));
+    let has_moved = Arc::new(AtomicBool::new(false));
+    let moved = Arc::clone(&has_moved);
+    let seed = Server::start(move |command| match name(command).as_str() {
+        "CLUSTER" if moved.load(Ordering::SeqCst) => slots(&new, [0, 1, 2]),
+        "CLUSTER" => slots(&old, [0, 1, 2]),
+        _ => unreachable!(),
+    })
+    .await;
+    let url = format!("redis+cluster://localhost:{}/", seed.port);
+    let cache = RedisCache::builder().url(url).response_timeout(PATIENCE).connect_timeout(PATIENCE);
+    let cache = cache.build().unwrap();
+    assert_eq!(cache.get(&key()).await.unwrap(), None);
+    has_moved.store(true, Ordering::SeqCst);
+    for node in &before {
+        node.stop();
+    }
+    let begun = Instant::now();
+    while cache.get(&key()).await.is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "the name is not asked again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

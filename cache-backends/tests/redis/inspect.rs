@@ -48,6 +48,18 @@ async fn inspect_fails_with_the_error_of_a_server_that_refuses() {
     let server =
         Server::start_with_info("-NOPERM this user has no permissions to run the 'info' command\r\n").await;
     let error = connect_to_inspect(&server.url()).unwrap().inspect().await.unwrap_err();
-    assert!(matches!(error, CacheError::Refused(_)), "{error:?}");
+    assert!(matches!(error, CacheError::Unusable(_)), "{error:?}");
     assert!(error.to_string().contains("NOPERM"), "{error}");
+}
+
+#[tokio::test]
+async fn inspect_judges_the_version() {
+    for (info, is_too_old) in [
+        ("redis_version:6.2.14", true),
+        ("redis_version:7.0.0", false),
+        ("redis_version:6.2.0\r\nvalkey_version:7.2.5", false),
+    ] {
+        let (_server, cache) = answering(info).await;
+        assert_eq!(cache.inspect().await.unwrap()[0].needed_version.is_some(), is_too_old, "{info}");
+    }
 }

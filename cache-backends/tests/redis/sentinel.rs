@@ -200,7 +200,7 @@ async fn master_that_became_a_replica_is_left_for_the_named_one() {
     demoted.store(true, Ordering::SeqCst);
     // The sentinels still name the former master, so calls neither write nor read.
     let refused = cache.acquire(&key(), lease(1), TTL).await.unwrap_err();
-    assert!(matches!(refused, CacheError::Refused(_)), "{refused}");
+    assert!(matches!(refused, CacheError::Unavailable(_)), "{refused}");
     assert!(matches!(cache.get(&key()).await, Err(CacheError::Unavailable(_))));
     named.store(master.port, Ordering::SeqCst);
     assert_eq!(cache.acquire(&key(), lease(1), TTL).await.unwrap(), Acquired::Found(fence(2)));
@@ -259,7 +259,7 @@ async fn error_names_the_service_that_no_sentinel_knows() {
     let sentinels = [sentinel(&unknown).await, sentinel(&unknown).await];
     let cache = by(&[sentinels[0].port, sentinels[1].port]).build().unwrap();
     let refused = cache.get(&key()).await.unwrap_err();
-    assert!(matches!(refused, CacheError::Refused(_)), "{refused}");
+    assert!(matches!(refused, CacheError::Unusable(_)), "{refused}");
     assert_eq!(*sentinel_error(&refused), SentinelError::UnknownService { service: "sessions".into() });
     assert!(refused.to_string().contains("\"sessions\""), "{refused}");
 }
@@ -284,7 +284,7 @@ async fn server_that_is_no_sentinel_is_a_refusal() {
     let server =
         Server::start(|_| error("ERR unknown command 'SENTINEL', with args beginning with: 'x' ")).await;
     let refused = by(&[server.port]).build().unwrap().get(&key()).await.unwrap_err();
-    assert!(matches!(refused, CacheError::Refused(_)), "{refused}");
+    assert!(matches!(refused, CacheError::Unusable(_)), "{refused}");
     assert!(matches!(sentinel_error(&refused), SentinelError::Refused { .. }), "{refused}");
     assert!(refused.to_string().contains("unknown command"), "{refused}");
 }
@@ -333,7 +333,7 @@ async fn wrong_password_for_the_sentinels_is_refused_and_not_shown() {
     for builder in [by(&[server.port]), by(&[server.port]).sentinel_password("s3cr3t")] {
         let refused = builder.build().unwrap().get(&key()).await.unwrap_err();
         assert!(matches!(sentinel_error(&refused), SentinelError::Refused { .. }), "{refused}");
-        assert!(matches!(refused, CacheError::Refused(_)), "{refused}");
+        assert!(matches!(refused, CacheError::Unusable(_)), "{refused}");
         let shown = format!("{refused} {refused:?}");
         assert!(shown.contains(&server.port.to_string()) && !shown.contains("s3cr3t"), "{shown}");
     }

@@ -7,6 +7,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 
 /// The reply to a command.
 pub(crate) enum Reply {
@@ -27,6 +28,7 @@ pub(crate) struct Server {
     pub(crate) port: u16,
     connections: Arc<AtomicUsize>,
     commands: Arc<Mutex<Vec<Command>>>,
+    tasks: Arc<Mutex<Vec<AbortHandle>>>,
     /// Notified when a connection asks for `INFO`.
     pub(crate) asked_for_info: Arc<Notify>,
 }
@@ -40,38 +42,60 @@ impl Server {
     /// Starts a server that answers `INFO` with this text, and everything else with nil.
     pub(crate) async fn start_with_info(info: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        Self::begin(listener, info.into(), |_| nil())
+        Self::begin(listener, info.into(), || hello("redis", "8.0.2", "master"), |_| nil())
+    }
+
+    /// Starts a server that answers each `HELLO` by `hello`.
+    pub(crate) async fn start_with_hello(
+        hello: impl Fn() -> Reply + Send + Sync + 'static,
+        handler: impl Fn(&Command) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::begin(TcpListener::bind("127.0.0.1:0").await.unwrap(), "$-1\r\n".into(), hello, handler)
     }
 
     pub(crate) fn start_on(
         listener: TcpListener,
         handler: impl Fn(&Command) -> Reply + Send + Sync + 'static,
     ) -> Self {
-        Self::begin(listener, "$-1\r\n".into(), handler)
+        Self::begin(listener, "$-1\r\n".into(), || hello("redis", "8.0.2", "master"), handler)
     }
 
     fn begin(
         listener: TcpListener,
         info: String,
+        hello: impl Fn() -> Reply + Send + Sync + 'static,
         handler: impl Fn(&Command) -> Reply + Send + Sync + 'static,
     ) -> Self {
         let port = listener.local_addr().unwrap().port();
         let (commands, asked_for_info) = (Arc::default(), Arc::default());
-        let server = Self { port, connections: Arc::default(), commands, asked_for_info };
+        let tasks = Arc::<Mutex<Vec<AbortHandle>>>::default();
+        let server = Self { port, connections: Arc::default(), commands, tasks, asked_for_info };
         let connections = Arc::clone(&server.connections);
         let conversation = Conversation {
             handler: Arc::new(handler),
+            hello: Arc::new(hello),
             info,
             commands: Arc::clone(&server.commands),
             asked_for_info: Arc::clone(&server.asked_for_info),
         };
-        tokio::spawn(async move {
+        let tasks = Arc::clone(&server.tasks);
+        let accepting = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 connections.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(conversation.clone().serve(stream));
+                let serving = tokio::spawn(conversation.clone().serve(stream));
+                tasks.lock().unwrap().push(serving.abort_handle());
             }
         });
+        server.tasks.lock().unwrap().push(accepting.abort_handle());
         server
+    }
+
+    /// Ends all connections, and accepts no others.
+    #[cfg(feature = "redis-cluster")]
+    pub(crate) fn stop(&self) {
+        for task in self.tasks.lock().unwrap().drain(..) {
+            task.abort();
+        }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -92,6 +116,7 @@ impl Server {
 #[derive(Clone)]
 struct Conversation {
     handler: Arc<Handler>,
+    hello: Arc<dyn Fn() -> Reply + Send + Sync>,
     info: String,
     commands: Arc<Mutex<Vec<Command>>>,
     asked_for_info: Arc<Notify>,
@@ -116,6 +141,7 @@ impl Conversation {
     fn reply(&self, command: Command) -> Reply {
         match text(&command[0]).as_str() {
             "CLIENT" => ok(),
+            "HELLO" => (self.hello)(),
             "INFO" => {
                 self.asked_for_info.notify_one();
                 Reply::Bytes(self.info.clone().into_bytes())
@@ -170,4 +196,11 @@ pub(crate) fn error(text: &str) -> Reply {
 
 pub(crate) fn bulk(bytes: &[u8]) -> Reply {
     Reply::Bytes([format!("${}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat())
+}
+
+/// Returns the reply to `HELLO` of a server of this version.
+pub(crate) fn hello(server: &str, version: &str, role: &str) -> Reply {
+    let fields = ["server", server, "version", version, "mode", "standalone", "role", role];
+    let parts = fields.map(|field| format!("${}\r\n{field}\r\n", field.len()));
+    Reply::Bytes(format!("*{}\r\n{}", fields.len(), parts.concat()).into_bytes())
 }

@@ -39,6 +39,7 @@ pub struct Proxy {
 #[derive(Debug)]
 struct Shared {
     server: Mutex<SocketAddr>,
+    connections: AtomicU64,
     mode: watch::Sender<Mode>,
     injected: AtomicU64,
     round_trips: AtomicU64,
@@ -55,6 +56,7 @@ impl Proxy {
         let address = listener.local_addr()?;
         let shared = Shared {
             server: Mutex::new(server),
+            connections: AtomicU64::new(0),
             mode: watch::Sender::new(Mode::Pass),
             injected: AtomicU64::new(0),
             round_trips: AtomicU64::new(0),
@@ -70,14 +72,20 @@ impl Proxy {
         self.address
     }
 
-    /// Makes new connections lead to `server`. Present ones stay where they are.
+    /// Sets the mode, for present and new connections.
+    pub fn set(&self, mode: Mode) {
+        self.shared.mode.send_replace(mode);
+    }
+
+    /// Leads new connections to another server, as a name does that has got another address. Present ones stay.
     pub fn lead_to(&self, server: SocketAddr) {
         *self.shared.server.lock().unwrap_or_else(PoisonError::into_inner) = server;
     }
 
-    /// Sets the mode, for present and new connections.
-    pub fn set(&self, mode: Mode) {
-        self.shared.mode.send_replace(mode);
+    /// Returns the number of connections that clients have made.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.shared.connections.load(Ordering::SeqCst)
     }
 
     /// Returns how often the proxy has disturbed a connection.
@@ -103,6 +111,8 @@ impl Proxy {
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 continue;
             };
+            self.shared.connections.fetch_add(1, Ordering::SeqCst);
+            let server = *self.shared.server.lock().unwrap_or_else(PoisonError::into_inner);
             let proxy = self.clone();
             tokio::spawn(async move {
                 if *proxy.shared.mode.borrow() == Mode::Reset {
@@ -111,7 +121,6 @@ impl Proxy {
                     return;
                 }
                 // If the server is down, the client sees it by the end of its connection.
-                let server = *proxy.shared.server.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Ok(server) = TcpStream::connect(server).await {
                     proxy.pass(client, server).await;
                 }

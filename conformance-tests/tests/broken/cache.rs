@@ -1,9 +1,10 @@
 //! Caches that are wrong in one way each, and the case that must notice it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use session_core::bytes::Bytes;
 use session_core::{
     Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, Record, Scope, Stamp, State,
     StoredKey, Timestamp,
@@ -49,6 +50,8 @@ pub(crate) enum Fault {
     FailsOverJunk,
     JunkIsInTheWayOfExchanges,
     JunkIsInTheWayOfLeases,
+    TakesOtherVersionsForNothing,
+    KeepsOtherVersions,
     LeavesTheOldBesideTheTooLarge,
     CutsTheTooLarge,
     // The contents that are returned.
@@ -98,6 +101,8 @@ pub(crate) const ALL: &[(Fault, &str)] = &[
     (Fault::FailsOverJunk, "unreadable_entry_counts_as_nothing"),
     (Fault::JunkIsInTheWayOfExchanges, "unreadable_entry_is_replaced_by_an_exchange"),
     (Fault::JunkIsInTheWayOfLeases, "unreadable_entry_is_replaced_by_a_lease"),
+    (Fault::TakesOtherVersionsForNothing, "entry_of_another_version_is_no_value_and_not_vacant"),
+    (Fault::KeepsOtherVersions, "entry_of_another_version_is_exchanged_by_its_stamp"),
     (Fault::LeavesTheOldBesideTheTooLarge, "too_large_value_leaves_nothing_stale"),
     (Fault::CutsTheTooLarge, "too_large_value_leaves_nothing_stale"),
     (Fault::DropsTheSubject, "entry_of_every_state_is_read_as_it_was_stored"),
@@ -122,6 +127,8 @@ pub(crate) struct BrokenCache {
     exchanging: Arc<Mutex<()>>,
     /// The entries that stamps have stood for.
     contents: Arc<Mutex<HashMap<Stamp, State>>>,
+    /// The stamps of entries of another version.
+    others: Arc<Mutex<HashSet<Stamp>>>,
     /// The entries as this handle saw them first.
     copies: Arc<Mutex<HashMap<String, Entry>>>,
     /// The number of handles before this one.
@@ -141,6 +148,7 @@ impl BrokenCache {
             slots: Arc::default(),
             exchanging: Arc::default(),
             contents: Arc::default(),
+            others: Arc::default(),
             copies: Arc::default(),
             handle: 0,
         }
@@ -159,6 +167,19 @@ impl BrokenCache {
 
     pub(crate) fn plant_junk(&self, key: &StoredKey) {
         self.lock().insert(self.place(key), (Slot::Junk, Instant::now() + Duration::from_secs(60)));
+    }
+
+    pub(crate) fn plant_state(&self, key: &StoredKey, stamp: Stamp, state: Bytes) {
+        let until = Instant::now() + Duration::from_secs(60);
+        let slot = match State::decode(key, state) {
+            Ok(state) if !self.has(Fault::TakesOtherVersionsForNothing) => {
+                self.contents.lock().unwrap().insert(stamp, state.clone());
+                self.others.lock().unwrap().insert(stamp);
+                Slot::Of(*key, Entry { stamp, state })
+            }
+            _ => Slot::Junk,
+        };
+        self.lock().insert(self.place(key), (slot, until));
     }
 
     pub(crate) fn copy(&self, from: &StoredKey, to: &StoredKey) {
@@ -265,6 +286,11 @@ impl BrokenCache {
     fn is_as(&self, expected: Expected, found: Option<&Entry>) -> bool {
         match expected {
             Expected::Vacant => found.is_none() || self.has(Fault::NeverExpectsVacancy),
+            Expected::Stamp(stamp)
+                if self.has(Fault::KeepsOtherVersions) && self.others.lock().unwrap().contains(&stamp) =>
+            {
+                false
+            }
             Expected::Stamp(stamp) => found.is_some_and(|found| {
                 let contents = self.contents.lock().unwrap();
                 let is_alike = || contents.get(&stamp) == Some(&found.state);

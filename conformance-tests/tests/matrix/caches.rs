@@ -11,7 +11,7 @@ use cache_backends::redis::driver::cluster::ClusterClient;
 use cache_backends::redis::driver::{Client, Value, cmd};
 use conformance_tests::cache::CacheFixture;
 use memcache::exp::{AsyncMetaClient, Get, MetaClient, MutationStatus, Set, Ttl};
-use session_core::{DynCache, StoredKey};
+use session_core::{DynCache, Stamp, StoredKey};
 
 /// The default prefix that the backends put in front of keys.
 const PREFIX: &str = "session:";
@@ -86,6 +86,10 @@ impl CacheFixture for Redis {
         true
     }
 
+    async fn plant_state(&self, key: &StoredKey, stamp: Stamp, state: Bytes) -> bool {
+        self.plant(key, [&stamp.0.get().to_be_bytes(), &*state].concat().into()).await
+    }
+
     async fn copy(&self, from: &StoredKey, to: &StoredKey) -> bool {
         // `COPY` does not work: the keys may be on different nodes of a cluster.
         let mut connection = self.connection().await;
@@ -114,6 +118,13 @@ impl CacheFixture for Memcached {
 
     async fn plant(&self, key: &StoredKey, bytes: Bytes) -> bool {
         let set = Set::new(name(key), &bytes).ttl(Ttl::from(TTL));
+        let done = self.client().await.run(set).await.expect("memcached answers");
+        assert_eq!(done.status, MutationStatus::Applied);
+        true
+    }
+
+    async fn plant_state(&self, key: &StoredKey, stamp: Stamp, state: Bytes) -> bool {
+        let set = Set::new(name(key), &state).ttl(Ttl::from(TTL)).force_cas(stamp.0.get());
         let done = self.client().await.run(set).await.expect("memcached answers");
         assert_eq!(done.status, MutationStatus::Applied);
         true

@@ -270,19 +270,15 @@ impl Load {
     /// Waits until requests succeed and none fails, and checks that this takes no longer than is promised.
     async fn recovers(&self, name: &str, reachable_at: Instant) {
         const QUIET: Duration = Duration::from_millis(500);
+        let count = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
         let mut quiet_since = Instant::now();
-        let mut failed = self.findings.failed.load(Ordering::SeqCst);
-        let mut done = self.findings.done.load(Ordering::SeqCst);
-        loop {
+        let (mut failed, mut done) = (count(&self.findings.failed), count(&self.findings.done));
+        // Long enough without a failure, and each session was worked on meanwhile.
+        while quiet_since.elapsed() < QUIET || count(&self.findings.done) < done + 2 * SESSIONS {
             sleep(Duration::from_millis(20)).await;
-            let (now_failed, now_done) =
-                (self.findings.failed.load(Ordering::SeqCst), self.findings.done.load(Ordering::SeqCst));
-            if now_failed > failed || now_done == done {
-                (quiet_since, failed) = (Instant::now(), now_failed);
-            }
-            done = now_done;
-            if quiet_since.elapsed() > QUIET {
-                break;
+            if count(&self.findings.failed) > failed {
+                quiet_since = Instant::now();
+                (failed, done) = (count(&self.findings.failed), count(&self.findings.done));
             }
             assert!(reachable_at.elapsed() < Duration::from_secs(30), "requests still fail");
         }

@@ -18,6 +18,7 @@ mod certificates;
 mod database_failover;
 mod dead_servers;
 mod failover;
+mod galera;
 #[path = "../matrix/plan.rs"]
 #[allow(dead_code, reason = "the matrix uses the rest")]
 mod plan;
@@ -88,6 +89,10 @@ const TESTS: &[Test] = tests! {
         dying_master_is_replaced_and_no_request_fails ["redis-sentinel"],
         living_master_that_is_replaced_is_left_and_found_again ["redis-sentinel"],
         hanging_master_is_replaced_and_no_request_fails ["redis-sentinel"];
+    galera:
+        galera_node_sees_what_another_has_committed ["galera"],
+        galera_conflicts_at_commit_are_repeated_and_fail_no_write ["galera"],
+        galera_node_without_quorum_is_unavailable_and_says_why ["galera"];
     round_trips:
         redis ["redis"],
         valkey ["valkey"],
@@ -107,8 +112,10 @@ const TESTS: &[Test] = tests! {
         torn_reply_of_redis_is_no_session ["redis"],
         torn_reply_of_memcached_is_no_session ["memcached"],
         full_redis_still_serves_hits ["redis"],
-        replica_of_redis_still_serves_hits ["redis"],
+        replica_of_redis_is_not_read ["redis"],
+        redis_that_became_a_replica_is_left_for_the_new_master ["redis", "valkey"],
         wrong_password_costs_the_cache_and_no_session ["redis-acl"],
+        forbidden_commands_of_redis_cost_the_cache_and_no_session ["redis-acl"],
         wrong_database_of_redis_costs_the_cache_and_no_session ["redis"],
         flushed_scripts_are_sent_again ["redis"],
         foreign_values_in_redis_are_no_sessions ["redis"],

@@ -8,7 +8,7 @@ use cache_backends::redis::driver::{Client, FromRedisValue, cmd};
 use conformance_tests::proxy::Mode;
 use db_backends::sqlite::SqlitePersistence;
 use memcache::exp::{Get, MetaClient, MutationStatus, Set, Ttl};
-use session_cached_db::{CachedDb, Stats};
+use session_cached_db::{CacheHealth, CachedDb, Stats};
 use session_core::{DynCache, KeyForm, KeyPrefix, SessionKey, StoredKey};
 
 use crate::{Link, Links};
@@ -19,13 +19,19 @@ pub type Store = CachedDb<Arc<dyn DynCache>, SqlitePersistence>;
 /// outage.
 const DEADLINE: Duration = Duration::from_millis(500);
 
+const PROBE_INTERVAL: Duration = Duration::from_millis(50);
+
 async fn store(cache_url: &str) -> Store {
+    store_over(cache_url, "sqlite::memory:").await
+}
+
+async fn store_over(cache_url: &str, database_url: &str) -> Store {
     let cache = cache_backends::connect(cache_url).unwrap();
-    let db = SqlitePersistence::connect("sqlite::memory:").await.unwrap();
+    let db = SqlitePersistence::connect(database_url).await.unwrap();
     CachedDb::builder(cache, db)
         .reaper(None)
         .cache_timeout(DEADLINE)
-        .probe_interval(Duration::from_millis(50))
+        .probe_interval(PROBE_INTERVAL)
         .build()
         .await
         .unwrap()
@@ -211,31 +217,125 @@ pub async fn full_redis_still_serves_hits(links: &Links) {
     refuses_writes(links.only(), &full, &roomy).await;
 }
 
-pub async fn replica_of_redis_still_serves_hits(links: &Links) {
-    // A replica of a server that does not exist, so it keeps its entries.
-    let (replica, master) = (["REPLICAOF", "127.0.0.1", "1"], ["REPLICAOF", "NO", "ONE"]);
-    refuses_writes(links.only(), &replica, &master).await;
+/// Checks that the store has left the cache, without a call for each request.
+async fn is_left(link: &Link, store: &Store, health: CacheHealth) {
+    let cookie = login(store).await;
+    let (connections, errors) = (link.proxy.connections(), store.stats().cache_errors);
+    let begun = Instant::now();
+    for n in 1..=100 {
+        assert_eq!(request(store, &cookie).await, n);
+    }
+    // A request that uses the cache makes four calls.
+    let probes = 10 + u64::try_from(begun.elapsed().as_millis() / PROBE_INTERVAL.as_millis()).unwrap();
+    assert!(link.proxy.connections() - connections <= probes, "it connects for each request");
+    assert!(store.stats().cache_errors - errors <= probes, "it calls the cache for each request");
+    assert!(store.stats().breaker_openings >= 1);
+    assert_eq!(store.ping().await.unwrap().cache, health);
 }
 
-async fn assert_login_is_refused(url: &str, secret: &str) {
+/// Checks that a store leaves a cache that refuses every call, and comes back when `mend` has mended that.
+async fn refused_cache_is_left(
+    link: &Link,
+    url: &str,
+    secret: &str,
+    mend: Option<&[&str]>,
+    redis: &mut MultiplexedConnection,
+) {
     let store = store(url).await;
     let (cookie, ended) = (login(&store).await, login(&store).await);
     assert_eq!(request(&store, &cookie).await, 1);
     logs_out(&store, &ended).await;
-    let health = store.ping().await;
-    assert!(!format!("{health:?} {store:?}").contains(secret));
+    is_left(link, &store, CacheHealth::Unusable).await;
     assert_eq!(store.stats().hits, 0);
-    assert!(store.stats().cache_errors > 0, "the login was accepted");
+    assert!(!format!("{store:?}").contains(secret));
+    if let Some(mend) = mend {
+        ask::<()>(redis, mend).await;
+        hits_again(&store, &cookie, 1).await;
+        assert_eq!(read(&store, &ended).await, None);
+        assert_eq!(store.ping().await.unwrap().cache, CacheHealth::Up);
+    }
 }
 
 pub async fn wrong_password_costs_the_cache_and_no_session(links: &Links) {
-    let url = links.only().url.replace("sessions:conformance@", "sessions:wr0ng@");
-    assert_ne!(url, links.only().url);
-    assert_login_is_refused(&url, "wr0ng").await;
+    let link = links.only();
+    let url = link.url.replace("sessions:conformance@", "sessions:wr0ng@");
+    assert_ne!(url, link.url);
+    let mend = ["ACL", "SETUSER", "sessions", ">wr0ng"];
+    refused_cache_is_left(link, &url, "wr0ng", Some(&mend), &mut redis(link).await).await;
+}
+
+pub async fn forbidden_commands_of_redis_cost_the_cache_and_no_session(links: &Links) {
+    let (link, mut redis) = (links.only(), redis(links.only()).await);
+    for (rights, mended) in [
+        (vec!["-eval", "-evalsha"], vec!["+eval", "+evalsha"]),
+        (vec!["-set"], vec!["+set"]),
+        (vec!["-get"], vec!["+get"]),
+        (vec!["resetkeys", "~another:*"], vec!["~session:*"]),
+        // Without these, version and role are not known.
+        (vec!["-@all", "+get", "+set", "+evalsha"], vec!["+eval", "+del"]),
+    ] {
+        ask::<()>(
+            &mut redis,
+            &[&["ACL", "SETUSER", "app", "reset", "on", ">pw", "~session:*", "+@all"], &*rights].concat(),
+        )
+        .await;
+        ask::<()>(&mut redis, &["SCRIPT", "FLUSH"]).await;
+        let url = link.url.replace("sessions:conformance@", "app:pw@");
+        let mend = [&["ACL", "SETUSER", "app"], &*mended].concat();
+        refused_cache_is_left(link, &url, "pw@", Some(&mend), &mut redis).await;
+    }
 }
 
 pub async fn wrong_database_of_redis_costs_the_cache_and_no_session(links: &Links) {
-    assert_login_is_refused(&format!("{}999", links.only().url), "999").await;
+    let link = links.only();
+    refused_cache_is_left(link, &format!("{}999", link.url), "999", None, &mut redis(link).await).await;
+}
+
+/// Fails over behind one name: the old master lives on as a replica, and new connections reach the new one.
+pub async fn redis_that_became_a_replica_is_left_for_the_new_master(links: &Links) {
+    let (old, new) = (links.get("redis"), links.get("valkey"));
+    let directory = tempfile::tempdir().unwrap();
+    let database = format!("sqlite://{}?mode=rwc", directory.path().join("sessions.db").display());
+    let (here, elsewhere) = (store_over(&old.url, &database).await, store_over(&old.url, &database).await);
+    let (kept, ended) = (login(&here).await, login(&here).await);
+    for store in [&here, &elsewhere] {
+        hits_again(store, &kept, 0).await;
+    }
+    // A replica of a server that does not exist, so it keeps its entries.
+    ask::<()>(&mut redis(old).await, &["REPLICAOF", "127.0.0.1", "1"]).await;
+    old.proxy.lead_to(crate::address(&new.direct));
+    let begun = Instant::now();
+    assert_eq!(request(&here, &kept).await, 1);
+    logs_out(&here, &ended).await;
+    let of_requests = begun.elapsed();
+    assert!(of_requests < Duration::from_secs(2), "it took {of_requests:?}");
+    hits_again(&here, &kept, 1).await;
+    eprintln!("two requests in {of_requests:?}, hits again after {:?}", begun.elapsed());
+    hits_again(&elsewhere, &kept, 1).await;
+    assert_eq!(read(&elsewhere, &ended).await, None);
+    let degraded = here.stats().degraded_writes;
+    assert_eq!(request(&here, &kept).await, 2);
+    assert_eq!(read(&elsewhere, &kept).await, Some(2), "the replica was read");
+    assert_eq!(here.stats().degraded_writes, degraded);
+}
+
+/// There is no new master, so the replica is all that the name leads to.
+pub async fn replica_of_redis_is_not_read(links: &Links) {
+    let (link, mut redis) = (links.only(), redis(links.only()).await);
+    let store = store(&link.url).await;
+    let (kept, ended) = (login(&store).await, login(&store).await);
+    hits_again(&store, &kept, 0).await;
+    ask::<()>(&mut redis, &["REPLICAOF", "127.0.0.1", "1"]).await;
+    let before = store.stats();
+    for n in 1..=5 {
+        assert_eq!(request(&store, &kept).await, n);
+    }
+    logs_out(&store, &ended).await;
+    assert_eq!(store.stats().hits, before.hits, "the replica was read");
+    is_left(link, &store, CacheHealth::Down).await;
+    ask::<()>(&mut redis, &["REPLICAOF", "NO", "ONE"]).await;
+    hits_again(&store, &kept, 5).await;
+    assert_eq!(read(&store, &ended).await, None);
 }
 
 pub async fn flushed_scripts_are_sent_again(links: &Links) {

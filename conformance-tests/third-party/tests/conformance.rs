@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use conformance_tests::cache::CacheFixture;
 use conformance_tests::{Suite, libtest_mimic};
-use session_core::StoredKey;
 use session_core::bytes::Bytes;
+use session_core::{Stamp, StoredKey};
 use third_party_cache::MapCache;
 
 struct Fixture(MapCache);
@@ -20,6 +20,10 @@ impl CacheFixture for Fixture {
     async fn plant(&self, key: &StoredKey, bytes: Bytes) -> bool {
         self.0.set_raw(key, Some(bytes), Duration::from_secs(60));
         true
+    }
+
+    async fn plant_state(&self, key: &StoredKey, stamp: Stamp, state: Bytes) -> bool {
+        self.plant(key, [&stamp.0.get().to_be_bytes(), &*state].concat().into()).await
     }
 
     async fn copy(&self, from: &StoredKey, to: &StoredKey) -> bool {

@@ -56,7 +56,9 @@ impl DjangoBackend for MySql {
         delete_expired: "DELETE FROM `{table}` WHERE expire_date <= CAST(? AS DATETIME(6))
                          ORDER BY expire_date LIMIT ?",
         describe: "SELECT CAST(column_name AS CHAR) AS name, CAST(data_type AS CHAR) AS type,
-                          IF(column_key = 'PRI', 'true', 'false') AS is_key
+                          IF(column_key = 'PRI', 'true', 'false') AS is_key,
+                          IF(is_nullable = 'NO' AND column_default IS NULL AND extra NOT LIKE '%auto_increment%'
+                             AND extra NOT LIKE '%GENERATED%', 'true', 'false') AS is_mandatory
                   FROM information_schema.columns WHERE table_schema = database() AND table_name = ?",
     };
 

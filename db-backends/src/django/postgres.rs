@@ -9,6 +9,7 @@ use super::errors::Corrupt;
 use super::persistence::DjangoPersistence;
 use super::statements::{DjangoBackend, Statements};
 use crate::postgres::PostgresPersistence;
+use crate::postgres::statements::value;
 use crate::sql::connector::Query;
 
 impl DjangoPersistence<Postgres> {
@@ -57,7 +58,8 @@ impl DjangoBackend for Postgres {
                                ORDER BY expire_date LIMIT $2 FOR UPDATE SKIP LOCKED))"#,
         describe: "SELECT attname::text AS name, format_type(atttypid, NULL) AS type, EXISTS (
                       SELECT FROM pg_index
-                      WHERE indrelid = attrelid AND indisprimary AND attnum = ANY (indkey))::text AS is_key
+                      WHERE indrelid = attrelid AND indisprimary AND attnum = ANY (indkey))::text AS is_key,
+                      (attnotnull AND NOT atthasdef AND attidentity = '')::text AS is_mandatory
                   FROM pg_attribute
                   WHERE attrelid = to_regclass(quote_ident($1)) AND attnum > 0 AND NOT attisdropped",
     };
@@ -78,6 +80,6 @@ CREATE INDEX "{table}_expire_date_a5c62663" ON "{table}" ("expire_date");
     }
 
     fn read_text<'r>(row: &'r PgRow, column: &'static str) -> Result<&'r str, Corrupt> {
-        row.try_get(column).map_err(|_| Corrupt::Column(column))
+        value(row, |row| row.try_get(column)).map_err(|_| Corrupt::Column(column))
     }
 }

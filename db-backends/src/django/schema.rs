@@ -4,14 +4,13 @@ use session_core::{PersistenceError, SchemaProblem};
 use sqlx::{SqlStr, query};
 
 use super::statements::{COLUMNS, DjangoBackend, KEY, Statements};
-use crate::sql::connections::Connections as _;
 use crate::sql::persistence::SqlPersistence;
 
 pub(super) async fn check<B: DjangoBackend>(
     db: &SqlPersistence<B>,
     sql: &Statements<SqlStr>,
 ) -> Result<(), PersistenceError> {
-    db.connections.check().await?;
+    db.check_settings().await?;
     let table = db.table.as_str();
     let found = db.read_all(B::bind_text(query(sql.describe.clone()), Some(table))).await?;
     if found.is_empty() {
@@ -35,6 +34,15 @@ pub(super) async fn check<B: DjangoBackend>(
         }
         if (is_key == "true") != (column == KEY) {
             return Err(foreign("its primary key is not the column session_key".to_owned()).into());
+        }
+    }
+    for row in &found {
+        let name = B::read_text(row, "name")?;
+        if !COLUMNS.contains(&name) && B::read_text(row, "is_mandatory")? == "true" {
+            return Err(foreign(format!(
+                "its column {name} is mandatory, so that no session can be added; give it a default, or let it be null"
+            ))
+            .into());
         }
     }
     Ok(())

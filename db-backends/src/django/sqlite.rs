@@ -47,7 +47,9 @@ impl DjangoBackend for Sqlite {
         delete: r#"DELETE FROM "{table}" WHERE session_key = ?"#,
         delete_expired: r#"DELETE FROM "{table}" WHERE rowid IN
                            (SELECT rowid FROM "{table}" WHERE expire_date <= ? ORDER BY expire_date LIMIT ?)"#,
-        describe: "SELECT name, type, iif(pk > 0, 'true', 'false') AS is_key FROM pragma_table_info(?)",
+        describe: r#"SELECT name, type, iif(pk > 0, 'true', 'false') AS is_key,
+                            iif("notnull" AND dflt_value IS NULL, 'true', 'false') AS is_mandatory
+                     FROM pragma_table_info(?)"#,
     };
 
     const SCHEMA: &'static str = r#"CREATE TABLE "{table}" (

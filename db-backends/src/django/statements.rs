@@ -39,7 +39,7 @@ pub(crate) struct Statements<S> {
     /// Removes rows that expired at an instant or before, up to a limit.
     pub(crate) delete_expired: S,
     /// Returns of each column of the table with this name: its `name`, its `type`, and in `is_key` the text
-    /// `true` if it is in the primary key.
+    /// `true` if it is in the primary key, and in `is_mandatory` if a row cannot be added without a value for it.
     pub(crate) describe: S,
 }
 

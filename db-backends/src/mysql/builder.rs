@@ -167,7 +167,7 @@ impl MySqlBuilder {
         let table = self.0.table()?;
         let connector = MySqlConnector::new(url, &self.0)?;
         let database = connector.database();
-        let connections = self.0.connect(connector).await?;
+        let connections = self.0.connect(connector, SqlStr::from_static(BEGIN)).await?;
         Ok(self.finish(connections, table).in_database(database.as_deref()))
     }
 
@@ -197,7 +197,7 @@ impl MySqlBuilder {
 
     fn on_pool_with(&self, pool: MySqlPool, table: TableName) -> SqlPersistence<MySql> {
         let options = pool.connect_options();
-        let connections = ServerConnections::Application { pool, begin: SqlStr::from_static(BEGIN) };
+        let connections = self.0.use_pool(pool, SqlStr::from_static(BEGIN));
         self.finish(connections, table).in_database(options.get_database())
     }
 

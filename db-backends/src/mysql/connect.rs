@@ -44,11 +44,11 @@ impl MySqlConnector {
         }
         // Whole seconds, at least one.
         let lock_timeout = settings.lock_timeout.as_secs_f64().ceil().clamp(1.0, 3600.0);
-        // MariaDB alone reads what is in /*M! */. Without READ COMMITTED, one of two writes of a session at
+        // MariaDB alone reads what is in /*M! */. Strict, so that no value is cut off in silence. Without READ COMMITTED, one of two writes of a session at
         // the same time could be an error, and the reaper would lock the gap behind the expired rows.
         let setup = format!(
-            "SET SESSION autocommit = 1, innodb_lock_wait_timeout = {lock_timeout}, lock_wait_timeout = {lock_timeout} \
-             /*M! , max_statement_time = {} */; \
+            "SET SESSION autocommit = 1, innodb_lock_wait_timeout = {lock_timeout}, lock_wait_timeout = {lock_timeout}, \
+             sql_mode = concat(@@sql_mode, ',STRICT_TRANS_TABLES') /*M! , max_statement_time = {} */; \
              SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; {REPORT}",
             settings.statement_timeout.as_secs_f64().max(0.001)
         );
@@ -103,6 +103,9 @@ impl Connector for MySqlConnector {
                 let mut connection = options.connect().await?;
                 let report = reported(&mut connection, setup).await?;
                 must_be_primary(&report)?;
+                if report.is_on("wsrep_on") {
+                    connection.execute(raw_sql(SYNC_WAIT)).await?;
+                }
                 let connection_id = report.get("connection_id").parse().unwrap_or_default();
                 let session = Session { server: server_of(&report), group: group_of(&report), connection_id };
                 Ok::<_, Unfit>(OpenConnection::<Self> { connection, session })
@@ -131,6 +134,10 @@ impl Connector for MySqlConnector {
         }
     }
 }
+
+/// Makes a node of a Galera cluster read and change rows only when it has applied what the other nodes have
+/// committed. Without 1, a load sees an old row; without 2, an update or a delete finds no row that it matches.
+const SYNC_WAIT: &str = "SET SESSION wsrep_sync_wait = @@session.wsrep_sync_wait | 3";
 
 /// Reads the URL of one host.
 fn options(url: &str, settings: &ServerSettings) -> Result<MySqlConnectOptions, PersistenceError> {
@@ -201,7 +208,7 @@ const REPORT: &str = concat!(
 );
 
 /// Asks the server with these statements.
-async fn reported(connection: &mut MySqlConnection, sql: SqlStr) -> Result<Report, Unfit> {
+pub(super) async fn reported(connection: &mut MySqlConnection, sql: SqlStr) -> Result<Report, Unfit> {
     let mut report = Report::default();
     // Every value becomes text, whatever type it has.
     let text = |row: &MySqlRow, column: usize| -> sqlx::Result<Option<String>> {

@@ -25,6 +25,7 @@ pub(super) async fn inspect(connection: &mut MySqlConnection, table: &TableName)
         version,
         clock: Some(Timestamp::from_micros(clock)),
         is_read_only: read_only != 0,
+        findings: Vec::new(),
         missing_indexes: Column::missing_indexes(&indexed),
     })
 }

@@ -16,6 +16,7 @@ mod connect;
 mod errors;
 mod inspect;
 mod schema;
+mod settings;
 mod statements;
 
 use sqlx::{MySql, MySqlConnection};
@@ -23,11 +24,12 @@ use sqlx::{MySql, MySqlConnection};
 pub use self::builder::MySqlBuilder;
 
 use self::connect::MySqlConnector;
-use crate::Inspection;
+use crate::sql::connections::Usage;
 use crate::sql::persistence::{Backend, SqlPersistence};
 use crate::sql::server::ServerConnections;
 use crate::sql::statements::Syntax;
 use crate::sql::table::TableName;
+use crate::{Finding, Inspection};
 
 /// Sessions in a MySQL or MariaDB database.
 ///
@@ -46,5 +48,9 @@ impl Backend for MySql {
 
     async fn inspect(connection: &mut MySqlConnection, table: &TableName) -> sqlx::Result<Inspection> {
         inspect::inspect(connection, table).await
+    }
+
+    async fn examine(connection: &mut MySqlConnection, usage: Usage) -> sqlx::Result<Vec<Finding>> {
+        settings::examine(connection, usage).await
     }
 }

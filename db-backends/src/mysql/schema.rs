@@ -1,8 +1,9 @@
 //! The tables in MySQL and MariaDB: made, described and migrated.
 
 use session_core::PersistenceError;
-use sqlx::{MySql, MySqlConnection, SqlStr, query, query_as, query_scalar};
+use sqlx::{MySql, MySqlConnection, Row as _, SqlStr, query, query_as, query_scalar, raw_sql};
 
+use super::errors::ERRORS;
 use crate::sql::columns::Kind;
 use crate::sql::schema::{FoundColumn, Migrated, Schema, Step, run_steps};
 use crate::sql::table::TableName;
@@ -15,6 +16,29 @@ const ATTEMPTS: u32 = 60;
 #[derive(Debug, thiserror::Error)]
 #[error("another node has been migrating the tables for a minute; try again when it has finished")]
 struct MigratesElsewhere;
+
+/// Returns `true` if the server is a node of a Galera cluster.
+async fn is_galera(connection: &mut MySqlConnection) -> sqlx::Result<bool> {
+    let wsrep = "SHOW GLOBAL VARIABLES WHERE Variable_name = 'wsrep_on'";
+    let wsrep = raw_sql(wsrep).fetch_optional(connection).await?;
+    Ok(match wsrep {
+        Some(row) => row.try_get_unchecked::<String, _>(1)?.eq_ignore_ascii_case("on"),
+        None => false,
+    })
+}
+
+/// Migrates without a lock: those of `get_lock` are on one node only, and some clusters refuse it. The steps can
+/// be repeated, and the cluster makes tables on all nodes in one order.
+async fn migrate_on_galera(connection: &mut MySqlConnection, table: &TableName) -> Migrated {
+    let mut attempts = 0;
+    loop {
+        match run_steps::<MySql>(connection, table).await {
+            // Another node made the same step.
+            Err(error) if ERRORS.is_undone(&error) && attempts < ATTEMPTS => attempts += 1,
+            migrated => return Ok(migrated?.map_err(Into::into)),
+        }
+    }
+}
 
 impl Schema for MySql {
     /// Binary columns, so that no collation has a say. The version of a row is the bit pattern of 64 random
@@ -66,6 +90,9 @@ impl Schema for MySql {
     }
 
     async fn migrate(connection: &mut MySqlConnection, table: &TableName) -> Migrated {
+        if is_galera(connection).await? {
+            return migrate_on_galera(connection, table).await;
+        }
         // Several nodes may be here. The lock goes with the connection, if not before.
         let lock = format!("sessions/{}", table.as_str());
         for _ in 0..ATTEMPTS {

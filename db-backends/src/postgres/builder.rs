@@ -136,6 +136,20 @@ impl PostgresBuilder {
         self
     }
 
+    /// Says whether a connection pooler, such as PgBouncer, stands between this store and the server. Defaults
+    /// to finding out, which works for those that refuse or drop the settings of a connection, as PgBouncer
+    /// does, and costs an existing pool one more connection for a moment.
+    ///
+    /// Behind a pooler, in session or transaction mode, every statement is a transaction of its own, which
+    /// sets its own timeouts and prepares nothing under a name. That takes four round trips instead of one. A call
+    /// that waits for one of the pooler's connections to the server, for as long as
+    /// [`acquire_timeout`](Self::acquire_timeout) says, has sent nothing yet, and fails with an error that says so.
+    /// With `false`, a connection without the settings that it was opened with is an error.
+    pub const fn behind_pooler(mut self, behind_pooler: bool) -> Self {
+        self.0.behind_pooler = Some(behind_pooler);
+        self
+    }
+
     /// Connects to the database of `url`: `postgres://user:password@host:5432/database`. The server must
     /// answer; more connections are made when they are needed.
     ///
@@ -148,7 +162,8 @@ impl PostgresBuilder {
     ///
     /// # Errors
     ///
-    /// - [`PersistenceError::Config`] if the URL or the table name is bad.
+    /// - [`PersistenceError::Config`] if the URL or the table name is bad, or a connection pooler does not keep
+    ///   what is needed.
     /// - [`PersistenceError::Unavailable`] if the server does not answer, or does not let this user in.
     ///
     /// # Cancel safety
@@ -158,14 +173,21 @@ impl PostgresBuilder {
         let table = self.0.table()?;
         let connector = PostgresConnector::new(url, &self.0)?;
         let database = connector.database();
-        let connections = self.0.connect(connector).await?;
+        let begin = connector.begin();
+        let connections = self.0.connect(connector, begin).await?;
         Ok(self.finish(connections, table).in_database(database.as_deref()))
     }
 
     /// Connects to the database of `url`, with the settings that its parameters name.
     pub(crate) async fn connect_by_url(url: &str) -> Result<SqlPersistence<Postgres>, PersistenceError> {
         let mut builder = Self::new();
-        let url = url::take_parameters(url, DRIVER_PARAMETERS, |name, value| builder.0.set(name, value))?;
+        let url = url::take_parameters(url, DRIVER_PARAMETERS, |name, value| match name {
+            "behind_pooler" => {
+                builder.0.behind_pooler = Some(url::flag(name, value)?);
+                Ok(true)
+            }
+            _ => builder.0.set(name, value),
+        })?;
         builder.connect(&url).await
     }
 
@@ -183,7 +205,7 @@ impl PostgresBuilder {
     fn on_pool_with(&self, pool: PgPool, table: TableName) -> SqlPersistence<Postgres> {
         let begin = begin(&self.0);
         let options = pool.connect_options();
-        self.finish(ServerConnections::Application { pool, begin }, table).in_database(options.get_database())
+        self.finish(self.0.use_pool(pool, begin), table).in_database(options.get_database())
     }
 
     fn finish(

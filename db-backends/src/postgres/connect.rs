@@ -1,14 +1,23 @@
-//! Connections to a Postgres server.
+//! Connections to a Postgres server, or to a pooler before it.
+//!
+//! On a connection of our own, the startup message names the settings that bound a statement. A pooler refuses
+//! such a message, or drops what is in it: in transaction mode, a client has no connection whose settings
+//! could be its own. So the message also names a random number, which the server must report, together with the
+//! settings. Where it does not, each statement is a transaction that brings its settings, and none is prepared
+//! under a name. That holds in every mode of a pooler in which transactions work at all.
 
 use std::net::IpAddr;
 use std::str::FromStr as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use session_core::PersistenceError;
+use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnectOptions, PgQueryResult, PgSslMode};
 use sqlx::{
-    AssertSqlSafe, Column as _, ConnectOptions as _, PgConnection, Postgres, Row as _, SqlSafeStr as _,
-    SqlStr, raw_sql,
+    AssertSqlSafe, Column as _, ConnectOptions as _, Connection as _, Executor as _, PgConnection, PgPool,
+    Postgres, Row as _, SqlSafeStr as _, SqlStr, raw_sql,
 };
 
 use super::errors::ERRORS;
@@ -21,9 +30,33 @@ use crate::sql::session_check::{Report, ServerId, Session, Unfit};
 
 /// Opens connections to the server.
 pub(crate) struct PostgresConnector {
+    /// The options in the URL.
     hosts: Hosts<PgConnectOptions>,
     credentials: Option<Provider>,
+    opening: Arc<Opening>,
 }
+
+/// The way to open a connection to one host.
+struct Opening {
+    settings: [(&'static str, String); 3],
+    begin: SqlStr,
+    /// The builder says that there is no pooler.
+    must_be_direct: bool,
+    is_pooled: AtomicBool,
+}
+
+/// The name of the setting that holds a connection's random number.
+const MARKER: &str = "sessions.connection";
+
+const DROPPED_OPTIONS: &str = "a connection pooler stands before the server, and drops the `options` of the URL, of \
+    the pool, or of PGOPTIONS; leave them out, and set them for the role instead, as in ALTER ROLE app SET \
+    search_path = app";
+
+const NO_TRANSACTIONS: &str = "the connection pooler before the server does not let a client have a transaction; set \
+    pool_mode = transaction or pool_mode = session in PgBouncer";
+
+const DROPPED_SETTINGS: &str = "the connection does not have the timeouts that it was opened with, although the builder \
+    says that no pooler stands before the server; leave behind_pooler(false) out, or let the URL lead to the server";
 
 impl PostgresConnector {
     /// Reads `url`. Connections are opened with the timeouts of `settings` as their own.
@@ -33,22 +66,110 @@ impl PostgresConnector {
         }
         let mut all = Vec::new();
         for url in hosts::split(url)? {
-            let mut options = PgConnectOptions::from_str(&url).map_err(|error| ERRORS.parsing(&error))?;
+            let options = PgConnectOptions::from_str(&url).map_err(|error| ERRORS.parsing(&error))?;
+            // Poolers refuse extra_float_digits, which the driver would set, and no float is read here.
+            let mut options = options.extra_float_digits(None);
             if let Some(address) = hosts::without_brackets(options.get_host()).map(str::to_owned) {
                 options = options.host(&address);
             }
-            all.push(options.options([
+            if settings.behind_pooler == Some(true) && options.get_options().is_some() {
+                return Err(PersistenceError::Config(DROPPED_OPTIONS.to_owned()));
+            }
+            all.push(options);
+        }
+        let opening = Opening {
+            settings: [
                 ("statement_timeout", millis(settings.statement_timeout)),
                 ("lock_timeout", millis(settings.lock_timeout)),
                 // Otherwise one of two writes of a session at the same time would be an error.
                 ("default_transaction_isolation", "read committed".to_owned()),
-            ]));
-        }
-        Ok(Self { hosts: Hosts::new(all), credentials: settings.credentials.clone() })
+            ],
+            begin: begin(settings),
+            must_be_direct: settings.behind_pooler == Some(false),
+            is_pooled: AtomicBool::new(settings.behind_pooler == Some(true)),
+        };
+        let credentials = settings.credentials.clone();
+        Ok(Self { hosts: Hosts::new(all), credentials, opening: Arc::new(opening) })
     }
 
     pub(super) fn database(&self) -> Option<String> {
         self.hosts.all().first()?.get_database().map(str::to_owned)
+    }
+
+    pub(super) fn begin(&self) -> SqlStr {
+        self.opening.begin.clone()
+    }
+}
+
+impl Opening {
+    /// Opens a connection with these options.
+    async fn open(&self, options: PgConnectOptions) -> Result<OpenConnection<PostgresConnector>, Unfit> {
+        if !self.is_pooled.load(Ordering::Relaxed)
+            && let Some(open) = self.open_direct(&options).await?
+        {
+            return Ok(open);
+        }
+        let open = self.open_pooled(&options).await?;
+        if !self.is_pooled.swap(true, Ordering::Relaxed) {
+            tracing::info!(
+                event = "database_pooler",
+                "a connection pooler stands before Postgres; every statement is a transaction with its own settings"
+            );
+        }
+        Ok(open)
+    }
+
+    /// Opens a connection that has the settings. Returns `None` if a pooler keeps them from the server.
+    async fn open_direct(
+        &self,
+        options: &PgConnectOptions,
+    ) -> Result<Option<OpenConnection<PostgresConnector>>, Unfit> {
+        let marker = fastrand::u64(..).to_string();
+        let options = options.clone().options(self.settings.clone()).options([(MARKER, &marker)]);
+        let mut connection = match options.connect().await {
+            Ok(connection) => connection,
+            Err(error) if refuses_parameters(&error) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let report = reported(&mut connection, SqlStr::from_static(REPORT)).await?;
+        must_be_primary(&report)?;
+        let has_settings = report.get("marker") == marker && self.are_in(&report);
+        Ok(has_settings.then(|| OpenConnection { connection, session: session_of(&report) }))
+    }
+
+    /// Opens a connection to a pooler, and checks that a transaction has the settings there.
+    async fn open_pooled(
+        &self,
+        options: &PgConnectOptions,
+    ) -> Result<OpenConnection<PostgresConnector>, Unfit> {
+        if self.must_be_direct {
+            return Err(Unfit::Config(DROPPED_SETTINGS.to_owned()));
+        }
+        if options.get_options().is_some() {
+            return Err(Unfit::Config(DROPPED_OPTIONS.to_owned()));
+        }
+        let mut connection = options.connect().await?;
+        // In several messages: a pooler without transactions takes one of several statements.
+        let mut transaction = match connection.begin_with(self.begin.clone()).await {
+            Ok(transaction) => transaction,
+            Err(sqlx::Error::Database(answer)) if is_refusal(&*answer) => {
+                return Err(Unfit::Config(NO_TRANSACTIONS.to_owned()));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let report = reported(&mut transaction, SqlStr::from_static(REPORT)).await;
+        transaction.rollback().await?;
+        let report = report?;
+        must_be_primary(&report)?;
+        if !self.are_in(&report) {
+            return Err(Unfit::Config(NO_TRANSACTIONS.to_owned()));
+        }
+        Ok(OpenConnection { connection, session: session_of(&report) })
+    }
+
+    /// Returns `true` if the settings have their values in `report`.
+    fn are_in(&self, report: &Report) -> bool {
+        self.settings.iter().all(|(name, value)| report.get(name) == value)
     }
 }
 
@@ -59,28 +180,41 @@ impl Connector for PostgresConnector {
 
     async fn open(&self) -> Result<OpenConnection<Self>, Unfit> {
         let login = ServerSettings::login(self.credentials.as_ref()).await?;
-        let open = |mut options: PgConnectOptions| {
-            if let Some(Credentials { username, password }) = &login {
-                options = options.password(password);
-                if let Some(username) = username {
-                    options = options.username(username);
-                }
-            }
-            async move {
-                let mut connection = options.connect().await?;
-                let session = check(&mut connection).await?;
-                Ok::<_, Unfit>(OpenConnection::<Self> { connection, session })
-            }
+        let open = |options: PgConnectOptions| {
+            let (options, opening) = (with_login(options, login.as_ref()), Arc::clone(&self.opening));
+            async move { opening.open(options).await }
         };
         self.hosts.connect(open).await
     }
 
     async fn check(connection: &mut PgConnection) -> Result<(), Unfit> {
-        check(connection).await.map(|_| ())
+        must_be_primary(&reported(connection, SqlStr::from_static(REPORT)).await?)
+    }
+
+    fn is_pooled(&self) -> bool {
+        self.opening.is_pooled.load(Ordering::Relaxed)
+    }
+
+    async fn pools_over_pooler(pool: &PgPool) -> Result<bool, PersistenceError> {
+        let options = pool.connect_options();
+        let is_pooled = leads_to_pooler(&options).await?;
+        if is_pooled && options.get_options().is_some() {
+            return Err(PersistenceError::Config(DROPPED_OPTIONS.to_owned()));
+        }
+        Ok(is_pooled)
     }
 
     fn rows_affected(done: &PgQueryResult) -> u64 {
         done.rows_affected()
+    }
+}
+
+fn with_login(options: PgConnectOptions, login: Option<&Credentials>) -> PgConnectOptions {
+    let Some(Credentials { username, password }) = login else { return options };
+    let options = options.password(password);
+    match username {
+        Some(username) => options.username(username),
+        None => options,
     }
 }
 
@@ -96,36 +230,85 @@ impl HostOptions for PgConnectOptions {
     }
 }
 
+/// Opens one more connection like those of an application's pool, to see whether its startup message reaches
+/// the server.
+async fn leads_to_pooler(options: &PgConnectOptions) -> Result<bool, PersistenceError> {
+    let marker = fastrand::u64(..).to_string();
+    let options = options.clone().extra_float_digits(None).options([(MARKER, &marker)]);
+    let mut connection = match options.connect().await {
+        Ok(connection) => connection,
+        Err(error) if refuses_parameters(&error) => return Ok(true),
+        Err(error) => return Err(ERRORS.connecting(&error)),
+    };
+    let report = reported(&mut connection, SqlStr::from_static(REPORT)).await;
+    let report = report.map_err(|unfit| unfit.into_error(|error| ERRORS.connecting(error)))?;
+    // The connection is gone, however it closes.
+    let _ = connection.close().await;
+    Ok(report.get("marker") != marker)
+}
+
+/// Returns `true` if a pooler answered that it does not take a startup message.
+fn refuses_parameters(error: &sqlx::Error) -> bool {
+    // PgBouncer answers with the same code when it has too many clients.
+    matches!(error, sqlx::Error::Database(answer) if is_refusal(&**answer) && !answer.message().contains("connections"))
+}
+
+/// Returns `true` for what a pooler does not do: a protocol violation for PgBouncer, a missing feature for
+/// others.
+fn is_refusal(answer: &dyn DatabaseError) -> bool {
+    matches!(answer.code().as_deref(), Some("08P01" | "0A000"))
+}
+
 /// The question about the server and the session, whose answers are text. A replica's transactions are
-/// read-only; those of a primary are where an operator has made them so.
+/// read-only; those of a primary are where an operator has made them so. Timeouts are in milliseconds.
 const REPORT: &str = "SELECT pg_is_in_recovery()::text AS is_in_recovery,
                              current_setting('transaction_read_only') AS transaction_read_only,
-                             extract(epoch FROM pg_postmaster_start_time())::text AS started_at";
+                             extract(epoch FROM pg_postmaster_start_time())::text AS started_at,
+                             (extract(epoch FROM current_setting('statement_timeout')::interval) * 1000)::bigint::text
+                                 AS statement_timeout,
+                             (extract(epoch FROM current_setting('lock_timeout')::interval) * 1000)::bigint::text
+                                 AS lock_timeout,
+                             current_setting('transaction_isolation') AS default_transaction_isolation,
+                             current_setting('sessions.connection', true) AS marker";
+
+/// Asks the server with these statements. No statement is prepared, so that a pooler may stand between.
+async fn reported(connection: &mut PgConnection, sql: SqlStr) -> Result<Report, Unfit> {
+    let mut report = Report::default();
+    for row in connection.fetch_all(raw_sql(sql)).await? {
+        for column in row.columns() {
+            report.add(column.name(), row.try_get(column.ordinal())?);
+        }
+    }
+    Ok(report)
+}
 
 /// Checks that the server takes writes.
-async fn check(connection: &mut PgConnection) -> Result<Session, Unfit> {
-    let row = raw_sql(REPORT).fetch_one(connection).await?;
-    let mut report = Report::default();
-    for column in row.columns() {
-        report.add(column.name(), row.try_get(column.ordinal())?);
-    }
+fn must_be_primary(report: &Report) -> Result<(), Unfit> {
     if report.is_on("is_in_recovery") {
         return Err(Unfit::NotPrimary("is a standby (pg_is_in_recovery)"));
     }
     if report.is_on("transaction_read_only") {
         return Err(Unfit::NotPrimary("has read-only transactions (default_transaction_read_only)"));
     }
-    // To the microsecond: no two servers have the same.
-    let server = ServerId { name: report.get("started_at").to_owned(), started_at: 0 };
-    Ok(Session { server, group: None, connection_id: 0 })
+    Ok(())
 }
 
-/// Returns the statement that begins a transaction with the timeouts of `settings`.
+fn session_of(report: &Report) -> Session {
+    // To the microsecond: no two servers have the same.
+    let server = ServerId { name: report.get("started_at").to_owned(), started_at: 0 };
+    Session { server, group: None, connection_id: 0 }
+}
+
+/// Returns the statement that begins a transaction with the timeouts of `settings`. A transaction whose client
+/// has gone without a word ends, too, so that its locks do not stay.
 pub(super) fn begin(settings: &ServerSettings) -> SqlStr {
+    let idle = settings.statement_timeout.saturating_add(Duration::from_secs(5));
     let begin = format!(
-        "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}",
+        "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; \
+         SET LOCAL idle_in_transaction_session_timeout = {}",
         millis(settings.statement_timeout),
-        millis(settings.lock_timeout)
+        millis(settings.lock_timeout),
+        millis(idle)
     );
     // Safe, because these are numbers.
     AssertSqlSafe(begin).into_sql_str()

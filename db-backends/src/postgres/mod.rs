@@ -15,18 +15,20 @@ mod connect;
 mod errors;
 mod inspect;
 mod schema;
-mod statements;
+mod settings;
+pub(crate) mod statements;
 
 use sqlx::{PgConnection, Postgres};
 
 pub use self::builder::PostgresBuilder;
 
 use self::connect::PostgresConnector;
-use crate::Inspection;
+use crate::sql::connections::Usage;
 use crate::sql::persistence::{Backend, SqlPersistence};
 use crate::sql::server::ServerConnections;
 use crate::sql::statements::Syntax;
 use crate::sql::table::TableName;
+use crate::{Finding, Inspection};
 
 /// Sessions in a Postgres database.
 ///
@@ -48,5 +50,9 @@ impl Backend for Postgres {
 
     async fn inspect(connection: &mut PgConnection, table: &TableName) -> sqlx::Result<Inspection> {
         inspect::inspect(connection, table).await
+    }
+
+    async fn examine(connection: &mut PgConnection, usage: Usage) -> sqlx::Result<Vec<Finding>> {
+        settings::examine(connection, usage).await
     }
 }

@@ -3,7 +3,7 @@
 use sqlx::{Connection as _, PgConnection, Postgres, SqlStr, query, query_as, query_scalar};
 
 use crate::sql::columns::Kind;
-use crate::sql::schema::{FoundColumn, Migrated, Schema, Step, run_steps};
+use crate::sql::schema::{self, FoundColumn, Migrated, Schema, SchemaCheck, Step};
 use crate::sql::table::TableName;
 
 impl Schema for Postgres {
@@ -41,32 +41,48 @@ impl Schema for Postgres {
              FROM pg_attribute
              WHERE attrelid = to_regclass(quote_ident($1)) AND attnum > 0 AND NOT attisdropped",
         );
-        let columns = columns.bind(table).fetch_all(connection).await?;
+        let columns = columns.bind(table).persistent(false).fetch_all(connection).await?;
         Ok(columns.into_iter().map(FoundColumn::from).collect())
     }
 
     async fn last_step(connection: &mut PgConnection, table: &TableName) -> sqlx::Result<Option<i64>> {
         let last = table.sql(r#"SELECT max(version)::bigint FROM "{table}_schema""#);
-        query_scalar(last).fetch_one(connection).await
+        query_scalar(last).persistent(false).fetch_one(connection).await
+    }
+
+    /// In a transaction, because a pooler may run each statement outside of one on another connection.
+    async fn check(connection: &mut PgConnection, table: &TableName) -> sqlx::Result<SchemaCheck> {
+        let mut transaction = connection.begin().await?;
+        let checked = schema::check::<Self>(&mut transaction, table).await;
+        transaction.rollback().await?;
+        checked
     }
 
     async fn run(connection: &mut PgConnection, sql: SqlStr) -> sqlx::Result<()> {
-        query(sql).execute(connection).await.map(|_| ())
+        query(sql).persistent(false).execute(connection).await.map(|_| ())
     }
 
     async fn migrate(connection: &mut PgConnection, table: &TableName) -> Migrated {
         // Making an index can take longer than a session's statement may.
         let begin = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 60000";
         let mut transaction = connection.begin_with(begin).await?;
-        // Several nodes may be here. The lock goes with the transaction.
-        query("SELECT pg_advisory_xact_lock(hashtext($1))")
-            .bind(table.schema_table())
-            .execute(&mut *transaction)
-            .await?;
-        let migrated = run_steps::<Self>(&mut transaction, table).await?;
-        if migrated.is_ok() {
-            transaction.commit().await?;
+        let migrated = run_steps(&mut transaction, table).await;
+        // At once, also after an error: a dropped transaction would keep a pooler's connection until the next use.
+        match migrated {
+            Ok(Ok(())) => transaction.commit().await?,
+            _ => transaction.rollback().await?,
         }
-        Ok(migrated.map_err(Into::into))
+        Ok(migrated?.map_err(Into::into))
     }
+}
+
+/// Makes the steps that are left to make, within a transaction.
+async fn run_steps(connection: &mut PgConnection, table: &TableName) -> sqlx::Result<SchemaCheck> {
+    // Several nodes may be here. The lock goes with the transaction.
+    query("SELECT pg_advisory_xact_lock(hashtext($1))")
+        .bind(table.schema_table())
+        .persistent(false)
+        .execute(&mut *connection)
+        .await?;
+    schema::run_steps::<Postgres>(connection, table).await
 }

@@ -1,5 +1,7 @@
 //! The SQL dialect of Postgres, and the values that it binds and reads.
 
+use std::panic::AssertUnwindSafe;
+
 use sqlx::postgres::PgRow;
 use sqlx::{Postgres, Row as _};
 
@@ -32,18 +34,31 @@ impl Values for Postgres {
     }
 
     fn text<'r>(row: &'r PgRow, column: &str) -> sqlx::Result<Option<&'r [u8]>> {
-        Ok(row.try_get::<Option<&str>, _>(column)?.map(str::as_bytes))
+        Ok(value(row, |row| row.try_get::<Option<&str>, _>(column))?.map(str::as_bytes))
     }
 
     fn bytes<'r>(row: &'r PgRow, column: &str) -> sqlx::Result<&'r [u8]> {
-        row.try_get(column)
+        value(row, |row| row.try_get(column))
     }
 
     fn integer(row: &PgRow, column: &str) -> sqlx::Result<i64> {
-        row.try_get(column)
+        value(row, |row| row.try_get(column))
     }
 
     fn key(row: &PgRow) -> Option<&[u8]> {
-        row.try_get_raw(Column::Key.name()).ok()?.as_bytes().ok()
+        value(row, |row| row.try_get_raw(Column::Key.name())).ok()?.as_bytes().ok()
     }
+}
+
+/// Reads a column of a row.
+///
+/// The driver takes the columns from when the statement was prepared, and panics over a row that has fewer: a
+/// pooler that the application said was not there has answered with another client's statement.
+pub(crate) fn value<'r, T>(
+    row: &'r PgRow,
+    read: impl FnOnce(&'r PgRow) -> sqlx::Result<T>,
+) -> sqlx::Result<T> {
+    let other_shape =
+        |_| Err(sqlx::Error::Protocol("the row is not of the statement that was prepared".to_owned()));
+    std::panic::catch_unwind(AssertUnwindSafe(|| read(row))).unwrap_or_else(other_shape)
 }

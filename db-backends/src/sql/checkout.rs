@@ -1,6 +1,7 @@
 //! The right to use a connection, and what is done with it.
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use session_core::PersistenceError;
 use sqlx::pool::PoolConnection;
@@ -9,8 +10,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use crate::sql::connector::{Arguments, Connection, Connector, Query};
-use crate::sql::own_pool::{CHECK_TIMEOUT, OwnCheckout, Witness};
-use crate::sql::queue::NoConnection;
+use crate::sql::own_pool::{OwnCheckout, Witness};
 use crate::sql::run_to_end::{GRACE, GRACE_TO_CONNECT, run_to_end};
 use crate::sql::table::TableName;
 
@@ -23,8 +23,8 @@ pub(crate) enum Checkout<C: Connector> {
 }
 
 impl<C: Connector> Checkout<C> {
-    /// Takes a connection from the application's pool. The checkout keeps `permit` until the connection is
-    /// back.
+    /// Takes a connection from the application's pool, within `patience`. The checkout keeps `permit` until the
+    /// connection is back.
     ///
     /// A connection to a server is checked each time, because nothing tells whether it was checked before.
     /// Those that are broken, or lead to a server that takes no writes, are closed, until one is left that
@@ -32,28 +32,39 @@ impl<C: Connector> Checkout<C> {
     pub(crate) async fn from_pool(
         pool: &Pool<C::Database>,
         permit: Option<OwnedSemaphorePermit>,
+        patience: Duration,
     ) -> Result<Self, PersistenceError> {
         let pool = pool.clone();
         run_to_end(GRACE_TO_CONNECT, async move {
-            // All that may be there now, and a new one.
-            let mut chances = if C::IS_REMOTE { pool.size() } else { 0 };
-            let mut permit = permit;
-            loop {
-                let connection = pool.acquire().await.map_err(|error| C::ERRORS.connecting(&error))?;
-                let mut checkout =
-                    ApplicationCheckout { connection, is_abandoned: C::IS_REMOTE, permit: permit.take() };
-                if let Err(error) = checkout.check().await {
-                    if chances == 0 {
-                        return Err(error);
-                    }
-                    chances -= 1;
-                    permit = checkout.permit.take();
-                    continue;
-                }
-                return Ok(Self::Application(checkout));
-            }
+            let found = timeout(patience, Self::find_fit(&pool, permit)).await;
+            found.unwrap_or_else(|_| Err(C::ERRORS.connecting(&sqlx::Error::PoolTimedOut)))
         })
         .await
+    }
+
+    async fn find_fit(
+        pool: &Pool<C::Database>,
+        mut permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<Self, PersistenceError> {
+        // All that may be there now, and a new one.
+        let mut chances = if C::IS_REMOTE { pool.size() } else { 0 };
+        loop {
+            let connection = pool.acquire().await.map_err(|error| C::ERRORS.connecting(&error))?;
+            let mut checkout =
+                ApplicationCheckout { connection, is_abandoned: C::IS_REMOTE, permit: permit.take() };
+            if C::IS_REMOTE
+                && let Err(unfit) = C::check(&mut checkout.connection).await
+            {
+                if chances == 0 {
+                    return Err(unfit.into_error(|error| C::ERRORS.connecting(error)));
+                }
+                chances -= 1;
+                permit = checkout.permit.take();
+                continue;
+            }
+            checkout.is_abandoned = false;
+            return Ok(Self::Application(checkout));
+        }
     }
 
     /// Returns the connection for a statement. Call [`give_back`](Self::give_back) when the statement has
@@ -189,22 +200,6 @@ pub(crate) struct ApplicationCheckout<C: Connector> {
     connection: PoolConnection<C::Database>,
     is_abandoned: bool,
     permit: Option<OwnedSemaphorePermit>,
-}
-
-impl<C: Connector> ApplicationCheckout<C> {
-    /// Checks a connection to a server, which counts as abandoned until it has answered.
-    async fn check(&mut self) -> Result<(), PersistenceError> {
-        if C::IS_REMOTE {
-            match timeout(CHECK_TIMEOUT, C::check(&mut self.connection)).await {
-                Ok(checked) => {
-                    checked.map_err(|unfit| unfit.into_error(|error| C::ERRORS.connecting(error)))?;
-                }
-                Err(_) => return Err(PersistenceError::Unavailable(Box::new(NoConnection::Silent))),
-            }
-        }
-        self.is_abandoned = false;
-        Ok(())
-    }
 }
 
 impl<C: Connector> Drop for ApplicationCheckout<C> {

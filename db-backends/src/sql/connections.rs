@@ -7,6 +7,15 @@ use crate::sql::checkout::Checkout;
 use crate::sql::connector::{Connector, Query};
 use crate::sql::table::TableName;
 
+/// The use that a store makes of connections.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Usage {
+    /// The connections are the application's, with settings of its own.
+    pub(crate) is_application: bool,
+    /// The number of connections that this store may open.
+    pub(crate) max_connections: u32,
+}
+
 /// The connections to one database: our own, or those of the application's pool.
 pub(crate) trait Connections: Send + Sync + 'static {
     type Database: Database;
@@ -38,6 +47,9 @@ pub(crate) trait Connections: Send + Sync + 'static {
         query: Query<Self::Database>,
         table: &TableName,
     ) -> impl Future<Output = Result<u64, PersistenceError>> + Send;
+
+    /// Returns how this store uses its connections.
+    fn usage(&self) -> Usage;
 
     /// Refuses connections whose settings differ from those of the builder.
     fn check(&self) -> impl Future<Output = Result<(), PersistenceError>> + Send {

@@ -1,13 +1,15 @@
 //! Connections to one kind of database.
 
-use sqlx::{Database, query};
+use session_core::PersistenceError;
+use sqlx::database::HasStatementCache;
+use sqlx::{Database, Pool, query};
 
 use crate::sql::errors::DriverErrors;
 use crate::sql::session_check::{Session, Unfit};
 
 /// Opens the connections to one database, and closes those that cannot be used again.
 pub(crate) trait Connector: Send + Sync + 'static {
-    type Database: Database;
+    type Database: Database + HasStatementCache;
 
     const ERRORS: DriverErrors;
 
@@ -21,6 +23,19 @@ pub(crate) trait Connector: Send + Sync + 'static {
 
     /// Checks an open connection in one round trip: that it is alive, and that its server still takes writes.
     fn check(connection: &mut Connection<Self>) -> impl Future<Output = Result<(), Unfit>> + Send;
+
+    /// Returns `true` if a pooler stands before the server, which may run each transaction on another connection
+    /// of its own. Then every statement is a transaction that brings its settings.
+    fn is_pooled(&self) -> bool {
+        false
+    }
+
+    /// Finds out whether a pooler stands between an application's pool and the server.
+    fn pools_over_pooler(
+        _pool: &Pool<Self::Database>,
+    ) -> impl Future<Output = Result<bool, PersistenceError>> + Send {
+        std::future::ready(Ok(false))
+    }
 
     /// Returns how many rows a statement matched.
     fn rows_affected(done: &<Self::Database as Database>::QueryResult) -> u64;

@@ -14,8 +14,11 @@ pub(crate) enum Meaning {
     Duplicate,
     /// There is no such table.
     NoTable,
-    /// Another client holds a lock, or both hold one that the other needs. The statement was undone.
+    /// Another client holds a lock. The statement was undone.
     Busy,
+    /// Another client's statement came first, or both held what the other needs. The statement was undone, and
+    /// can be run again at once.
+    Undone,
     /// The database is not there, or does not let us in.
     Unavailable,
     /// The server takes no writes: it is a replica, or is the primary no more. The statement was refused.
@@ -52,6 +55,12 @@ impl DriverErrors {
         }
     }
 
+    /// Returns `true` if the server undid the statement for another client's.
+    #[cfg(feature = "_server")]
+    pub(crate) fn is_undone(&self, error: &sqlx::Error) -> bool {
+        matches!(error, sqlx::Error::Database(answer) if (self.meaning)(&**answer) == Meaning::Undone)
+    }
+
     /// Returns `true` if the server answered that it takes no writes.
     pub(crate) fn is_not_primary(&self, error: &sqlx::Error) -> bool {
         matches!(error, sqlx::Error::Database(answer) if (self.meaning)(&**answer) == Meaning::NotPrimary)
@@ -86,7 +95,7 @@ impl DriverErrors {
                 PersistenceError::Config(self.advice.to_owned())
             }
             sqlx::Error::Database(answer) => match (self.meaning)(&**answer) {
-                Meaning::Busy => PersistenceError::Busy(self.shown(error)),
+                Meaning::Busy | Meaning::Undone => PersistenceError::Busy(self.shown(error)),
                 Meaning::Refused => PersistenceError::Refused(self.shown(error)),
                 _ => PersistenceError::Unavailable(self.shown(error)),
             },
@@ -120,7 +129,7 @@ impl DriverErrors {
         match (self.meaning)(&**answer) {
             Meaning::Duplicate => PersistenceError::AlreadyExists,
             Meaning::NoTable => SchemaProblem::Missing { table: table.as_str().to_owned() }.into(),
-            Meaning::Busy => PersistenceError::Busy(self.shown(error)),
+            Meaning::Busy | Meaning::Undone => PersistenceError::Busy(self.shown(error)),
             Meaning::Unavailable | Meaning::NotPrimary => PersistenceError::Unavailable(self.shown(error)),
             Meaning::Refused => PersistenceError::Refused(self.shown(error)),
             Meaning::Unknown => PersistenceError::Unknown(self.shown(error)),

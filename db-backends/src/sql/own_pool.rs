@@ -29,7 +29,7 @@ const FRESH: Duration = Duration::from_secs(1);
 const LIFETIME: Duration = Duration::from_secs(30 * 60);
 /// The maximum time that the check of an idle connection waits for its answer. A new connection costs less
 /// than waiting for one that a firewall forgot.
-pub(crate) const CHECK_TIMEOUT: Duration = Duration::from_millis(500);
+const CHECK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The time after which a statement without an answer makes its caller see where the address leads, and the
 /// pause before the next look.
@@ -82,6 +82,11 @@ impl<C: Connector> OwnPool<C> {
             return Ok(checkout);
         }
         run_to_end(GRACE_TO_CONNECT, checkout.made_ready()).await
+    }
+
+    /// Returns `true` if a pooler stands before the server.
+    pub(crate) fn is_pooled(&self) -> bool {
+        self.0.connector.is_pooled()
     }
 
     /// Waits for the running statements, including abandoned ones, and closes all connections. Later calls
@@ -173,7 +178,9 @@ impl<C: Connector> Slot<C> {
 
 /// Returns a remote connection that was idle, if it can be used.
 async fn checked<C: Connector>(mut open: OpenConnection<C>, pool: &Shared<C>) -> Option<OpenConnection<C>> {
-    let patience = CHECK_TIMEOUT.min(pool.queue.timeout() / 2);
+    // Behind a pooler, it may only be waiting for its turn.
+    let is_pooled = pool.connector.is_pooled();
+    let patience = if is_pooled { pool.queue.timeout() } else { CHECK_TIMEOUT.min(pool.queue.timeout() / 2) };
     match timeout(patience, C::check(&mut open.connection)).await {
         Ok(Ok(())) => return Some(open),
         Ok(Err(Unfit::NotPrimary(reason))) => {
@@ -187,6 +194,7 @@ async fn checked<C: Connector>(mut open: OpenConnection<C>, pool: &Shared<C>) ->
             pool.close_idle();
         }
         Ok(Err(_)) => {}
+        Err(_) if is_pooled => {}
         // What silenced this one has silenced the others, and each of them would cost a timeout.
         Err(_) => pool.close_idle(),
     }
@@ -205,6 +213,9 @@ impl<C: Connector> OwnCheckout<C> {
     async fn made_ready(mut self) -> Result<Self, PersistenceError> {
         match timeout(self.pool.queue.timeout(), self.slot.make_ready(&self.pool)).await {
             Ok(ready) => ready.map(|()| self),
+            Err(_) if self.pool.connector.is_pooled() => {
+                Err(PersistenceError::Busy(Box::new(NoConnection::PoolerIsBusy)))
+            }
             Err(_) if C::IS_REMOTE => Err(PersistenceError::Unavailable(Box::new(NoConnection::Silent))),
             Err(_) => Err(PersistenceError::Busy(Box::new(NoConnection::Busy))),
         }

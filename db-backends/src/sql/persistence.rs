@@ -13,7 +13,7 @@ use sqlx::{SqlStr, query};
 
 use crate::sql::checkout::Checkout;
 use crate::sql::columns::{self, Column, Corrupt, MAX_PAYLOAD_BYTES, version_bits};
-use crate::sql::connections::Connections;
+use crate::sql::connections::{Connections, Usage};
 use crate::sql::connector::{Connector, Query};
 use crate::sql::errors::DriverErrors;
 use crate::sql::page::Page;
@@ -21,7 +21,7 @@ use crate::sql::schema::{self, Schema};
 use crate::sql::statements::{Statements, Syntax};
 use crate::sql::table::TableName;
 use crate::sql::value::{RESULT, Value, Values};
-use crate::{Inspect, Inspection};
+use crate::{Finding, FindingSeverity, Inspect, Inspection};
 
 /// Sessions in an SQL database. Each database has a name of its own for it.
 #[expect(private_bounds, reason = "implemented in this crate only")]
@@ -45,11 +45,17 @@ pub(crate) trait Backend: Values + Schema + Sized {
     /// The byte that is appended to a key to make the least key that comes after it.
     const LEAST_BYTE: u8 = 0;
 
-    /// Asks the database how it is.
+    /// Asks the database how it is, without its findings.
     fn inspect(
         connection: &mut Self::Connection,
         table: &TableName,
     ) -> impl Future<Output = sqlx::Result<Inspection>> + Send;
+
+    /// Looks for settings that are wrong.
+    fn examine(
+        connection: &mut Self::Connection,
+        usage: Usage,
+    ) -> impl Future<Output = sqlx::Result<Vec<Finding>>> + Send;
 }
 
 type ConnectorOf<B> = <<B as Backend>::Connections as Connections>::Connector;
@@ -90,6 +96,30 @@ impl<B: Backend> SqlPersistence<B> {
     /// Runs a statement that finds several rows.
     pub(crate) async fn read_all(&self, query: Query<B>) -> Result<Vec<B::Row>, PersistenceError> {
         self.connections.read_all(query, &self.table).await
+    }
+
+    /// Refuses settings with which the contract cannot be kept, and logs those that weaken it.
+    pub(crate) async fn check_settings(&self) -> Result<(), PersistenceError> {
+        self.connections.check().await?;
+        for Finding { severity, text } in self.examine().await? {
+            match severity {
+                FindingSeverity::Problem => return Err(PersistenceError::Config(text)),
+                FindingSeverity::Warning => {
+                    tracing::warn!(event = "database_setting", database = B::NAME, "{text}");
+                }
+                FindingSeverity::Note => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>, PersistenceError> {
+        let usage = self.connections.usage();
+        let reader: Checkout<_> = self.connections.reader().await?;
+        let findings = reader
+            .perform(move |connection| Box::pin(async move { B::examine(connection, usage).await }))
+            .await;
+        findings.map_err(|error| Self::ERRORS.reading(&error, &self.table))
     }
 
     /// Runs a statement that returns one number, if it returns one.
@@ -215,14 +245,14 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
     }
 
     async fn migrate(&self) -> Result<(), PersistenceError> {
-        self.connections.check().await?;
+        self.check_settings().await?;
         let table = self.table.clone();
         let writer: Checkout<_> = self.connections.writer().await?;
         let migrated = writer
             .perform(move |connection| {
                 Box::pin(async move {
                     // Without a lock at first: most starts find everything done, and some may not write.
-                    if schema::check::<B>(connection, &table).await?.is_ok() {
+                    if B::check(connection, &table).await?.is_ok() {
                         return Ok(Ok(()));
                     }
                     B::migrate(connection, &table).await
@@ -237,11 +267,11 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
     }
 
     async fn check_schema(&self) -> Result<(), PersistenceError> {
-        self.connections.check().await?;
+        self.check_settings().await?;
         let table = self.table.clone();
         let reader: Checkout<_> = self.connections.reader().await?;
         let checked = reader
-            .perform(move |connection| Box::pin(async move { schema::check::<B>(connection, &table).await }))
+            .perform(move |connection| Box::pin(async move { B::check(connection, &table).await }))
             .await;
         Ok(checked.map_err(|error| Self::ERRORS.reading(&error, &self.table))??)
     }
@@ -292,7 +322,9 @@ impl<B: Backend> Inspect for SqlPersistence<B> {
         let inspection = reader
             .perform(move |connection| Box::pin(async move { B::inspect(connection, &table).await }))
             .await;
-        inspection.map_err(|error| Self::ERRORS.reading(&error, &self.table))
+        let mut inspection = inspection.map_err(|error| Self::ERRORS.reading(&error, &self.table))?;
+        inspection.findings = self.examine().await?;
+        Ok(inspection)
     }
 
     async fn count_expired(&self, before: Timestamp) -> Result<u64, PersistenceError> {

@@ -20,7 +20,7 @@ pub(crate) type Step = &'static [&'static str];
 pub(crate) type Migrated = sqlx::Result<Result<(), PersistenceError>>;
 
 /// The making and describing of tables in one kind of database.
-pub(crate) trait Schema: Database {
+pub(crate) trait Schema: Database + Sized {
     const STEPS: &'static [Step];
 
     /// Returns the type of columns of this kind, as the database describes it.
@@ -37,6 +37,14 @@ pub(crate) trait Schema: Database {
         connection: &mut Self::Connection,
         table: &TableName,
     ) -> impl Future<Output = sqlx::Result<Option<i64>>> + Send;
+
+    /// Checks whether the tables are as this version needs them.
+    fn check(
+        connection: &mut Self::Connection,
+        table: &TableName,
+    ) -> impl Future<Output = sqlx::Result<SchemaCheck>> + Send {
+        check::<Self>(connection, table)
+    }
 
     /// Runs a statement.
     fn run(connection: &mut Self::Connection, sql: SqlStr) -> impl Future<Output = sqlx::Result<()>> + Send;

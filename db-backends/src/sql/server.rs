@@ -1,16 +1,20 @@
 //! The parts that the servers share: their settings, their connections, and what bounds a write.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use session_core::PersistenceError;
 use sqlx::{Connection as _, Database, Execute as _, Executor, IntoArguments, Pool, SqlStr, query_with};
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
 
-use crate::sql::checkout::{Checkout, FromDriver};
-use crate::sql::connections::Connections;
+use crate::sql::checkout::{Checkout, FromDriver, Work};
+use crate::sql::connections::{Connections, Usage};
 use crate::sql::connector::{Arguments, Connection, Connector, Query};
 use crate::sql::credentials::{Credentials, Provider};
 use crate::sql::errors::DriverErrors;
 use crate::sql::own_pool::OwnPool;
+use crate::sql::run_to_end::{GRACE_TO_CONNECT, run_to_end};
 use crate::sql::session_check::Unfit;
 use crate::sql::table::TableName;
 use crate::url;
@@ -26,6 +30,8 @@ pub(crate) struct ServerSettings {
     pub(crate) credentials: Option<Provider>,
     /// The server may ask for the password as it is. MySQL only.
     pub(crate) cleartext_password: bool,
+    /// The answer to whether a pooler stands before the server. `None` if it is to be found out.
+    pub(crate) behind_pooler: Option<bool>,
 }
 
 impl ServerSettings {
@@ -37,6 +43,7 @@ impl ServerSettings {
         max_connections: 10,
         credentials: None,
         cleartext_password: false,
+        behind_pooler: None,
     };
 
     /// Sets what a parameter of a URL says. Returns `false` if there is no setting of this name.
@@ -70,62 +77,146 @@ impl ServerSettings {
         }
     }
 
-    /// Connects over connections of our own. Waits for the server to answer on one.
+    /// Connects over connections of our own. Waits for the server to answer on one. `begin` begins a
+    /// transaction with these settings.
     pub(crate) async fn connect<C: Connector>(
         &self,
         connector: C,
+        begin: SqlStr,
     ) -> Result<ServerConnections<C>, PersistenceError> {
         let pool = OwnPool::new(connector, self.max_connections.max(1), self.acquire_timeout);
         drop(pool.checkout().await?);
-        Ok(ServerConnections::Own(pool))
+        Ok(ServerConnections {
+            pool: Pooled::Own(pool),
+            begin,
+            patience: self.acquire_timeout,
+            max_connections: self.max_connections.max(1).into(),
+        })
     }
-}
 
-/// The connections to a server.
-pub(crate) enum ServerConnections<C: Connector> {
-    /// Connections of our own, on which the server limits how long a statement may take.
-    Own(OwnPool<C>),
-    /// The application's pool, and the statement that begins a transaction there.
-    ///
-    /// The application sets how long a statement may take, so a write is a transaction: nothing commits it
-    /// when its future was dropped and the grace period is over.
-    Application { pool: Pool<C::Database>, begin: SqlStr },
-}
-
-impl<C: Connector> ServerConnections<C> {
-    async fn checkout(&self) -> Result<Checkout<C>, PersistenceError> {
-        match self {
-            Self::Own(pool) => pool.checkout().await.map(Checkout::Own),
-            Self::Application { pool, .. } => Checkout::from_pool(pool, None).await,
+    /// Uses an application's pool. `begin` begins a transaction with these settings.
+    pub(crate) fn use_pool<C: Connector>(
+        &self,
+        pool: Pool<C::Database>,
+        begin: SqlStr,
+    ) -> ServerConnections<C> {
+        let is_pooled = Arc::new(OnceCell::new_with(self.behind_pooler));
+        let max_connections = pool.options().get_max_connections();
+        ServerConnections {
+            pool: Pooled::Application { pool, is_pooled },
+            begin,
+            patience: self.acquire_timeout,
+            max_connections,
         }
     }
 }
 
+/// The connections to a server.
+pub(crate) struct ServerConnections<C: Connector> {
+    pool: Pooled<C>,
+    /// The statement that begins a transaction with the settings of the builder.
+    begin: SqlStr,
+    /// The time that a transaction has to begin. Behind a pooler, it may wait for a connection to the server.
+    patience: Duration,
+    max_connections: u32,
+}
+
+enum Pooled<C: Connector> {
+    /// Connections of our own, on which the server limits how long a statement may take.
+    Own(OwnPool<C>),
+    /// The application's pool. The application sets how long a statement may take there, so a write is a
+    /// transaction: nothing commits it when its future was dropped and the grace period is over.
+    Application {
+        pool: Pool<C::Database>,
+        /// A pooler stands between this pool and the server. Found out by the first call.
+        is_pooled: Arc<OnceCell<bool>>,
+    },
+}
+
+impl<C: Connector> ServerConnections<C> {
+    async fn checkout(&self) -> Result<Checkout<C>, PersistenceError> {
+        match &self.pool {
+            Pooled::Own(pool) => pool.checkout().await.map(Checkout::Own),
+            Pooled::Application { pool, is_pooled } => {
+                // Behind a pooler, the pool's own checks wait for a connection to the server as well.
+                let is_pooled = is_pooled.get().is_some_and(|is_pooled| *is_pooled);
+                let patience = if is_pooled { self.patience } else { Duration::MAX };
+                Checkout::from_pool(pool, None, patience).await
+            }
+        }
+    }
+
+    /// Returns `true` if a pooler stands before the server.
+    async fn is_pooled(&self) -> Result<bool, PersistenceError> {
+        match &self.pool {
+            Pooled::Own(pool) => Ok(pool.is_pooled()),
+            Pooled::Application { pool, is_pooled } => {
+                if let Some(is_pooled) = is_pooled.get() {
+                    return Ok(*is_pooled);
+                }
+                // A caller that goes must not make the next one connect again.
+                let (pool, is_pooled) = (pool.clone(), Arc::clone(is_pooled));
+                run_to_end(GRACE_TO_CONNECT, async move {
+                    is_pooled.get_or_try_init(|| C::pools_over_pooler(&pool)).await.copied()
+                })
+                .await
+            }
+        }
+    }
+}
+
+/// The way to run a query on a connection.
+type Run<C, T> =
+    for<'c> fn(&'c mut Connection<C>, Query<<C as Connector>::Database>) -> Work<'c, T, sqlx::Error>;
+
+/// The maximum number of times that a statement is run again because the server undid it for another one.
+const MAX_REPEATS: u32 = 8;
+
 impl<C: Connector> ServerConnections<C>
 where
+    for<'c> &'c mut Connection<C>: Executor<'c, Database = C::Database>,
     Arguments<C>: IntoArguments<C::Database> + Clone,
 {
-    /// Attempts `work`, and once more on another connection if the first one was lost and nothing took
-    /// effect.
-    async fn repeated<T, E, F>(
+    /// Runs a query, in a transaction where it needs one. Runs it again where nothing took effect: on another
+    /// connection if the first one was lost, and a few times if the server undid it for another client's.
+    async fn run<T: Send + 'static>(
         &self,
         mut query: Query<C::Database>,
-        work: impl Fn(Checkout<C>, Query<C::Database>) -> F + Send + Sync,
-    ) -> Result<Result<T, E>, PersistenceError>
-    where
-        E: Attempted,
-        F: Future<Output = Result<T, E>> + Send,
-    {
-        let arguments = query.take_arguments().map_err(sqlx::Error::Encode);
-        let arguments = match arguments {
+        is_write: bool,
+        run: Run<C, T>,
+    ) -> Result<Result<T, Failure>, PersistenceError> {
+        let arguments = match query.take_arguments() {
             Ok(arguments) => arguments.unwrap_or_default(),
-            Err(error) => return Ok(Err(E::from(error))),
+            Err(error) => return Ok(Err(Failure::NotApplied(sqlx::Error::Encode(error)))),
         };
         let sql = query.sql();
-        let again = query_with(sql.clone(), arguments.clone());
-        match work(self.checkout().await?, query_with(sql, arguments)).await {
-            Err(error) if error.may_be_repeated(&C::ERRORS) => Ok(work(self.checkout().await?, again).await),
-            done => Ok(done),
+        let began = Instant::now();
+        let (mut undone, mut lost) = (0, 0);
+        loop {
+            let is_pooled = self.is_pooled().await?;
+            let checkout = self.checkout().await?;
+            // It may have been noticed at this moment. In a pooler, a prepared statement may be another client's.
+            let is_pooled = is_pooled || self.is_pooled().await?;
+            let query = query_with(sql.clone(), arguments.clone()).persistent(!is_pooled);
+            let needs_transaction = is_pooled || is_write && matches!(self.pool, Pooled::Application { .. });
+            let begin = needs_transaction.then(|| self.begin.clone());
+            // In all, a call waits no longer for a connection than it may, or not by much.
+            let patience = self.patience.saturating_sub(began.elapsed()).max(self.patience / 5);
+            let done = checkout
+                .perform(move |connection| Box::pin(attempt::<C, T>(connection, begin, patience, query, run)))
+                .await;
+            // What changes nothing has no effect.
+            let done = done.map_err(|failure| if is_write { failure } else { failure.of_a_read() });
+            match &done {
+                Err(failure) if failure.is_undone(&C::ERRORS) && undone < MAX_REPEATS => {
+                    // The others are in the same place, so the pauses differ.
+                    let pause = fastrand::u64(0..1 << undone);
+                    undone += 1;
+                    tokio::time::sleep(Duration::from_millis(pause)).await;
+                }
+                Err(failure) if failure.is_of_the_connection(&C::ERRORS) && lost == 0 => lost += 1,
+                _ => return Ok(done),
+            }
         }
     }
 }
@@ -139,11 +230,12 @@ where
     type Connector = C;
 
     async fn reader(&self) -> Result<Checkout<C>, PersistenceError> {
+        self.is_pooled().await?;
         self.checkout().await
     }
 
     async fn writer(&self) -> Result<Checkout<C>, PersistenceError> {
-        self.checkout().await
+        self.reader().await
     }
 
     async fn read(
@@ -151,10 +243,8 @@ where
         query: Query<C::Database>,
         table: &TableName,
     ) -> Result<Option<<C::Database as Database>::Row>, PersistenceError> {
-        let read = self.repeated(query, |checkout, query| {
-            checkout.perform(move |connection| connection.fetch_optional(query))
-        });
-        read.await?.map_err(|error| C::ERRORS.reading(&error, table))
+        let read = self.run(query, false, |connection, query| connection.fetch_optional(query));
+        read.await?.map_err(|failure| failure.translate(&C::ERRORS, table))
     }
 
     async fn read_all(
@@ -162,106 +252,99 @@ where
         query: Query<C::Database>,
         table: &TableName,
     ) -> Result<Vec<<C::Database as Database>::Row>, PersistenceError> {
-        let read = self.repeated(query, |checkout, query| {
-            checkout.perform(move |connection| connection.fetch_all(query))
-        });
-        read.await?.map_err(|error| C::ERRORS.reading(&error, table))
+        let read = self.run(query, false, |connection, query| connection.fetch_all(query));
+        read.await?.map_err(|failure| failure.translate(&C::ERRORS, table))
     }
 
     async fn write(&self, query: Query<C::Database>, table: &TableName) -> Result<u64, PersistenceError> {
-        let written = match self {
-            Self::Own(_) => {
-                let write = self.repeated(query, |checkout, query| async move {
-                    let done = checkout.perform(move |connection| connection.execute(query)).await;
-                    done.map_err(Failure::Statement)
-                });
-                write.await?
-            }
-            Self::Application { begin, .. } => {
-                let write = self.repeated(query, |checkout, query| {
-                    let begin = begin.clone();
-                    checkout
-                        .perform(move |connection| Box::pin(in_transaction::<C>(connection, begin, query)))
-                });
-                write.await?
-            }
-        };
-        written.map(|done| C::rows_affected(&done)).map_err(|failure| match failure {
-            Failure::BeforeCommit(error) => C::ERRORS.reading(&error, table),
-            Failure::Statement(error) => C::ERRORS.writing(&error, table),
-        })
+        let write = self.run(query, true, |connection, query| connection.execute(query));
+        let done = write.await?.map_err(|failure| failure.translate(&C::ERRORS, table))?;
+        Ok(C::rows_affected(&done))
+    }
+
+    fn usage(&self) -> Usage {
+        let is_application = matches!(self.pool, Pooled::Application { .. });
+        Usage { is_application, max_connections: self.max_connections }
     }
 
     async fn close(&self) {
-        if let Self::Own(pool) = self {
+        if let Pooled::Own(pool) = &self.pool {
             pool.close().await;
         }
     }
 }
 
-async fn in_transaction<C: Connector>(
+/// Runs a query once, in a transaction if there is a statement to begin one.
+async fn attempt<C: Connector, T>(
     connection: &mut Connection<C>,
-    begin: SqlStr,
+    begin: Option<SqlStr>,
+    patience: Duration,
     query: Query<C::Database>,
-) -> Result<<C::Database as Database>::QueryResult, Failure>
-where
-    for<'c> &'c mut Connection<C>: Executor<'c, Database = C::Database>,
-    Arguments<C>: IntoArguments<C::Database>,
-{
-    let mut transaction = connection.begin_with(begin).await.map_err(Failure::BeforeCommit)?;
-    match query.execute(&mut *transaction).await {
+    run: Run<C, T>,
+) -> Result<T, Failure> {
+    let Some(begin) = begin else { return run(connection, query).await.map_err(Failure::Unknown) };
+    // The driver's error for a pool: no connection became free in time.
+    let begun =
+        timeout(patience, connection.begin_with(begin)).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
+    let mut transaction = begun?;
+    match run(&mut *transaction, query).await {
         Ok(done) => {
-            transaction.commit().await.map_err(Failure::Statement)?;
+            transaction.commit().await.map_err(Failure::Unknown)?;
             Ok(done)
         }
         Err(error) => {
             // If this fails too, the connection goes, and the transaction with it.
             let _ = transaction.rollback().await;
-            Err(Failure::BeforeCommit(error))
+            Err(Failure::NotApplied(error))
         }
     }
 }
 
-/// The error of a write, and the part of it that failed.
+/// The error of a query, and the part of it that failed.
 enum Failure {
-    /// Before the commit was sent: nothing took effect.
-    BeforeCommit(sqlx::Error),
+    /// Before anything took effect.
+    NotApplied(sqlx::Error),
     /// In the commit, or in a statement that commits itself. The error says whether it took effect.
-    Statement(sqlx::Error),
+    Unknown(sqlx::Error),
+}
+
+impl Failure {
+    fn of_a_read(self) -> Self {
+        let (Self::NotApplied(error) | Self::Unknown(error)) = self;
+        Self::NotApplied(error)
+    }
+
+    /// Returns `true` if the server undid the statement for another client's.
+    fn is_undone(&self, errors: &DriverErrors) -> bool {
+        errors.is_undone(self.driver_error())
+    }
+
+    /// Returns `true` if the connection was the reason, and nothing took effect.
+    fn is_of_the_connection(&self, errors: &DriverErrors) -> bool {
+        match self {
+            Self::NotApplied(error) => errors.is_lost(error),
+            Self::Unknown(error) => errors.is_not_primary(error),
+        }
+    }
+
+    fn translate(&self, errors: &DriverErrors, table: &TableName) -> PersistenceError {
+        match self {
+            Self::NotApplied(error) => errors.reading(error, table),
+            Self::Unknown(error) => errors.writing(error, table),
+        }
+    }
 }
 
 impl From<sqlx::Error> for Failure {
     fn from(error: sqlx::Error) -> Self {
-        Self::BeforeCommit(error)
+        Self::NotApplied(error)
     }
 }
 
 impl FromDriver for Failure {
     fn driver_error(&self) -> &sqlx::Error {
         match self {
-            Self::BeforeCommit(error) | Self::Statement(error) => error,
-        }
-    }
-}
-
-/// A failed attempt, which may make sense on another connection.
-trait Attempted: FromDriver {
-    /// Returns `true` if the connection was the reason, and nothing took effect.
-    fn may_be_repeated(&self, errors: &DriverErrors) -> bool;
-}
-
-/// The error of a statement that changes nothing.
-impl Attempted for sqlx::Error {
-    fn may_be_repeated(&self, errors: &DriverErrors) -> bool {
-        errors.is_lost(self)
-    }
-}
-
-impl Attempted for Failure {
-    fn may_be_repeated(&self, errors: &DriverErrors) -> bool {
-        match self {
-            Self::BeforeCommit(error) => errors.is_lost(error),
-            Self::Statement(error) => errors.is_not_primary(error),
+            Self::NotApplied(error) | Self::Unknown(error) => error,
         }
     }
 }

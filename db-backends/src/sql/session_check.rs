@@ -80,6 +80,9 @@ pub(crate) enum Unfit {
     /// The application returned no password to connect with.
     #[cfg(feature = "_server")]
     NoPassword(BoxError),
+    /// A setting that is needed cannot be kept. The text says what to set.
+    #[cfg(feature = "_server")]
+    Config(String),
 }
 
 impl From<sqlx::Error> for Unfit {
@@ -109,7 +112,7 @@ impl Unfit {
             Self::Driver(sqlx::Error::Io(_)) => 0,
             Self::Driver(_) => 1,
             Self::NotPrimary(_) => 2,
-            Self::NoPassword(_) => 3,
+            Self::NoPassword(_) | Self::Config(_) => 3,
         };
         other.into_iter().fold(self, |worse, unfit| if rank(&unfit) > rank(&worse) { unfit } else { worse })
     }
@@ -125,6 +128,8 @@ impl Unfit {
             Self::NotPrimary(reason) => Box::new(NotPrimary(reason)),
             #[cfg(feature = "_server")]
             Self::NoPassword(error) => Box::new(NoPassword(error)),
+            #[cfg(feature = "_server")]
+            Self::Config(text) => return PersistenceError::Config(text),
         };
         PersistenceError::Unavailable(source)
     }

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use session_core::PersistenceError;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteQueryResult, SqliteRow};
-use sqlx::{ConnectOptions as _, Connection as _, Sqlite, SqliteConnection, SqlitePool, query_scalar};
+use sqlx::{ConnectOptions as _, Connection as _, Sqlite, SqliteConnection, SqlitePool, query, query_scalar};
 
 use super::errors::ERRORS;
 use crate::sql::checkout::Checkout;
-use crate::sql::connections::Connections;
+use crate::sql::connections::{Connections, Usage};
 use crate::sql::connector::{Connector, OpenConnection, Query};
 use crate::sql::errors::DriverErrors;
 use crate::sql::own_pool::OwnPool;
@@ -112,7 +112,7 @@ impl Connections for SqliteConnections {
             Self::Own { writer, readers } => {
                 readers.as_ref().unwrap_or(writer).checkout().await.map(Checkout::Own)
             }
-            Self::Application { pool, .. } => Checkout::from_pool(pool, None).await,
+            Self::Application { pool, .. } => Checkout::from_pool(pool, None, Duration::MAX).await,
         }
     }
 
@@ -122,7 +122,7 @@ impl Connections for SqliteConnections {
             Self::Own { writer, .. } => writer.checkout().await.map(Checkout::Own),
             Self::Application { pool, writers, .. } => {
                 let permit = writers.admit().await?;
-                Checkout::from_pool(pool, Some(permit)).await
+                Checkout::from_pool(pool, Some(permit), Duration::MAX).await
             }
         }
     }
@@ -147,10 +147,11 @@ impl Connections for SqliteConnections {
         self.writer().await?.write(query, table).await
     }
 
-    /// Refuses an application's pool that waits longer for locks than is set in the builder: an abandoned
+    /// Refuses an application's pool whose connections have a database of their own each, and one that waits longer for locks than is set in the builder: an abandoned
     /// statement would outlive its bound.
     async fn check(&self) -> Result<(), PersistenceError> {
-        let Self::Application { busy_timeout, .. } = self else { return Ok(()) };
+        let Self::Application { pool, busy_timeout, .. } = self else { return Ok(()) };
+        check_memory(pool).await?;
         let millis = query_scalar::<_, i64>("PRAGMA busy_timeout");
         let millis = self
             .reader()
@@ -167,6 +168,15 @@ impl Connections for SqliteConnections {
         )))
     }
 
+    fn usage(&self) -> Usage {
+        match self {
+            Self::Own { .. } => Usage { is_application: false, max_connections: 1 },
+            Self::Application { pool, .. } => {
+                Usage { is_application: true, max_connections: pool.options().get_max_connections() }
+            }
+        }
+    }
+
     async fn close(&self) {
         if let Self::Own { writer, readers } = self {
             // The writer last: closing the last connection merges the log into the file.
@@ -175,4 +185,29 @@ impl Connections for SqliteConnections {
             }
         }
     }
+}
+
+/// Refuses a pool of several connections to memory, each of which has a database of its own.
+async fn check_memory(pool: &SqlitePool) -> Result<(), PersistenceError> {
+    let count = pool.options().get_max_connections();
+    let failed = |error: sqlx::Error| ERRORS.connecting(&error);
+    let mut first = pool.acquire().await.map_err(failed)?;
+    let file = "SELECT coalesce(file, '') FROM pragma_database_list WHERE name = 'main'";
+    let file: String = query_scalar(file).fetch_one(&mut *first).await.map_err(failed)?;
+    if !file.is_empty() || count == 1 {
+        return Ok(());
+    }
+    // A table that one makes, the other must see.
+    let mut second = pool.acquire().await.map_err(failed)?;
+    query("CREATE TABLE IF NOT EXISTS sessions_pool_probe (x)").execute(&mut *first).await.map_err(failed)?;
+    let seen = "SELECT count(*) FROM sqlite_master WHERE name = 'sessions_pool_probe'";
+    let seen = query_scalar::<_, i64>(seen).fetch_one(&mut *second).await;
+    query("DROP TABLE sessions_pool_probe").execute(&mut *first).await.map_err(failed)?;
+    if seen.map_err(failed)? > 0 {
+        return Ok(());
+    }
+    Err(PersistenceError::Config(format!(
+        "the pool has {count} connections to memory, and each has a database of its own; make it a pool of one \
+         connection that never closes, or turn on shared_cache"
+    )))
 }

@@ -19,5 +19,5 @@ pub(super) async fn inspect(
     .fetch_all(connection)
     .await?;
     let missing_indexes = Column::missing_indexes(&indexed);
-    Ok(Inspection { version, clock: None, is_read_only: false, missing_indexes })
+    Ok(Inspection { version, clock: None, is_read_only: false, findings: Vec::new(), missing_indexes })
 }

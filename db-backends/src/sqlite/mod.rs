@@ -14,6 +14,7 @@ mod connect;
 mod errors;
 mod inspect;
 mod schema;
+mod settings;
 mod statements;
 #[cfg(test)]
 mod tests;
@@ -23,10 +24,11 @@ use sqlx::{Sqlite, SqliteConnection};
 pub use self::builder::SqliteBuilder;
 
 use self::connect::SqliteConnections;
-use crate::Inspection;
+use crate::sql::connections::Usage;
 use crate::sql::persistence::{Backend, SqlPersistence};
 use crate::sql::statements::Syntax;
 use crate::sql::table::TableName;
+use crate::{Finding, Inspection};
 
 /// Sessions in a SQLite database.
 ///
@@ -43,5 +45,9 @@ impl Backend for Sqlite {
 
     async fn inspect(connection: &mut SqliteConnection, table: &TableName) -> sqlx::Result<Inspection> {
         inspect::inspect(connection, table).await
+    }
+
+    async fn examine(connection: &mut SqliteConnection, usage: Usage) -> sqlx::Result<Vec<Finding>> {
+        settings::examine(connection, usage).await
     }
 }

@@ -1,6 +1,6 @@
 use std::time::{Duration, SystemTime};
 
-use db_backends::{ConnectError, connect, connect_to_inspect};
+use db_backends::{ConnectError, FindingSeverity, connect, connect_to_inspect};
 use session_core::{PersistenceError, Scan as _, SchemaProblem, Subject, SubjectIndex as _, Timestamp};
 
 use crate::server::{Kind, NOW, Server, key, record};
@@ -43,6 +43,44 @@ pub async fn wrong_password_in_a_url_is_refused_without_showing_it(server: Serve
     let error = connect(&url(&wrong, "")).await.unwrap_err();
     assert!(matches!(error, ConnectError::Database(PersistenceError::Unavailable(_))), "{error:?}");
     assert!(!format!("{error} {error:?}").contains("s3cr3t"), "{error:?}");
+}
+
+/// The role, or the session of a pool, has settings that weaken or break the contract.
+pub async fn wrong_settings_are_found_and_the_worst_are_refused(server: Server) {
+    let mut root = server.program().await;
+    let user = server.sql("{t}", &server.table[server.table.len().saturating_sub(30)..]);
+    let make = server.sql(
+        "CREATE ROLE {u} SUPERUSER LOGIN PASSWORD 'pw' CONNECTION LIMIT 4; ALTER ROLE {u} SET synchronous_commit = off;
+         ALTER ROLE {u} SET default_transaction_isolation = 'serializable'",
+        "CREATE USER '{u}'@'%' IDENTIFIED BY 'pw' WITH MAX_USER_CONNECTIONS 4; GRANT ALL ON *.* TO '{u}'@'%'",
+    );
+    root.run(&make.replace("{u}", &user)).await;
+    let login = server.url_with(&server.address(), Some((&user, "pw")));
+    let own = Server { url: login, kind: server.kind, table: server.table.clone() };
+    let db = connect_to_inspect(&url(&own, "&max_connections=5")).await.unwrap();
+    // None of this keeps a store from being built.
+    db.migrate_dyn().await.unwrap();
+    let found = db.inspect().await.unwrap().findings;
+    let has = |severity, word: &str| {
+        found.iter().any(|finding| finding.severity == severity && finding.text.contains(word))
+    };
+    let limit = own.sql("CONNECTION LIMIT is 4", "max_user_connections is 4");
+    assert!(has(FindingSeverity::Warning, &limit), "{found:?}");
+    if own.kind == Kind::Postgres {
+        assert!(has(FindingSeverity::Warning, "synchronous_commit"), "{found:?}");
+        assert!(has(FindingSeverity::Note, "serializable"), "{found:?}");
+        return;
+    }
+    // Our own session is strict, whatever the server's default.
+    assert!(!found.iter().any(|finding| finding.severity == FindingSeverity::Problem), "{found:?}");
+    for (first, word) in
+        [("SET SESSION autocommit = 0", "autocommit"), ("SET SESSION sql_mode = ''", "STRICT")]
+    {
+        let (db, _pool) = server.pooled(1, first).await;
+        let error = db.check_schema_dyn().await.unwrap_err();
+        assert!(matches!(error, PersistenceError::Config(_)), "{first}: {error:?}");
+        assert!(error.to_string().contains(word), "{error}");
+    }
 }
 
 pub async fn inspection_shows_version_clock_and_missing_indexes(server: Server) {

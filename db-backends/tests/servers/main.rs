@@ -18,6 +18,8 @@ mod abandoned;
 mod by_url;
 mod contents;
 mod logins;
+mod pgbouncer;
+mod pooler;
 mod proxy;
 mod refused;
 mod schema;
@@ -49,6 +51,7 @@ const TESTS: &[(&str, Test)] = tests! {
         connection_that_takes_no_writes_any_more_is_replaced,
         write_to_a_locked_row_is_busy_and_changes_nothing,
         unreadable_row_is_a_corrupt_row_error_and_stays,
+        message_that_quotes_no_value_is_shown,
         errors_show_neither_keys_nor_payloads;
     unreachable:
         refused_login_is_unavailable_without_showing_the_password,
@@ -67,6 +70,7 @@ const TESTS: &[(&str, Test)] = tests! {
     by_url:
         database_by_url_has_subjects_and_can_be_scanned,
         other_name_of_a_scheme_works_as_well,
+        wrong_settings_are_found_and_the_worst_are_refused,
         wrong_password_in_a_url_is_refused_without_showing_it,
         inspection_shows_version_clock_and_missing_indexes;
     logins:
@@ -84,32 +88,63 @@ const TESTS: &[(&str, Test)] = tests! {
         migration_that_was_cut_off_is_finished_by_the_next,
         several_nodes_can_migrate_at_once,
         missing_privilege_is_named,
+        django_table_with_another_mandatory_column_is_refused,
         migration_leaves_the_applications_migrations_alone;
+};
+
+/// The tests of Postgres behind PgBouncer.
+const POOLER_TESTS: &[(&str, Test)] = tests! {
+    pooler:
+        every_call_works_behind_a_pooler_in_either_mode,
+        tables_are_made_and_inspected_behind_a_pooler,
+        late_write_behind_a_pooler_ends_within_its_bound,
+        write_that_waits_for_a_slot_is_not_applied,
+        settings_that_a_pooler_drops_are_refused_with_the_remedy,
+        pooler_is_noticed_when_the_role_has_the_right_settings,
+        row_of_another_shape_is_an_error_and_no_panic;
 };
 
 fn main() {
     let required = std::env::var("CONFORMANCE_REQUIRE").unwrap_or_default();
     let mut trials = Vec::new();
     for kind in [Kind::Postgres, Kind::MySql, Kind::MariaDb] {
-        let url = std::env::var(kind.url_var()).ok().filter(|url| !url.is_empty());
         let is_required = required.split(',').any(|name| name == "all" || name == kind.name());
-        for (name, test) in TESTS {
-            let (name, test, url) = (format!("{}::{name}", kind.name()), *test, url.clone());
-            let is_missing = url.is_none();
-            let trial = Trial::test(name, move || match url {
-                Some(url) => {
-                    let runtime =
-                        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-                    runtime.unwrap().block_on(test(Server::new(kind, url)));
-                    Ok(())
-                }
-                None => Err(Failed::from(format!("{} is not set", kind.url_var()))),
-            });
-            trials.push(trial.with_ignored_flag(is_missing && !is_required));
-        }
-        if url.is_none() && !is_required {
-            eprintln!("{}: NOT TESTED, because {} is not set", kind.name(), kind.url_var());
+        let url = std::env::var(kind.url_var()).ok().filter(|url| !url.is_empty());
+        let url = url.ok_or_else(|| format!("{} is not set", kind.url_var()));
+        add(&mut trials, kind.name(), TESTS, kind, &url, is_required);
+        if kind == Kind::Postgres {
+            let missing =
+                || "there is no program pgbouncer; on Debian: `apt-get install pgbouncer`".to_owned();
+            let url = url.and_then(|url| pgbouncer::version().map(|_| url).ok_or_else(missing));
+            add(&mut trials, "pgbouncer", POOLER_TESTS, kind, &url, is_required);
         }
     }
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
+
+/// Adds the tests of a server. Without a URL they are ignored, or fail if they are required.
+fn add(
+    trials: &mut Vec<Trial>,
+    group: &'static str,
+    tests: &'static [(&'static str, Test)],
+    kind: Kind,
+    url: &Result<String, String>,
+    is_required: bool,
+) {
+    for (name, test) in tests {
+        let url = url.clone();
+        let is_missing = url.is_err();
+        let trial = Trial::test(format!("{group}::{name}"), move || {
+            let server = Server::new(kind, url.map_err(Failed::from)?);
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+            runtime.unwrap().block_on(test(server));
+            Ok(())
+        });
+        trials.push(trial.with_ignored_flag(is_missing && !is_required));
+    }
+    if let Err(reason) = url
+        && !is_required
+    {
+        eprintln!("{group}: NOT TESTED, because {reason}");
+    }
 }

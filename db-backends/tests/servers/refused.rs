@@ -101,6 +101,27 @@ pub async fn unreadable_row_is_a_corrupt_row_error_and_stays(server: Server) {
     }
 }
 
+pub async fn message_that_quotes_no_value_is_shown(server: Server) {
+    let db = server.database().await;
+    let mandatory = r#"ALTER TABLE "{t}" ADD COLUMN kind varchar(9) NOT NULL"#;
+    server.program().await.run(&server.sql(mandatory, &mandatory.replace('"', "`"))).await;
+    let refused = db.insert_dyn(&key("secret-key"), &record("secret-payload")).await.unwrap_err();
+    assert!(matches!(refused, PersistenceError::Refused(_)), "{refused:?}");
+    assert!(refused.to_string().contains("kind"), "{refused}");
+    assert!(!format!("{refused} {refused:?}").contains("secret"), "{refused:?}");
+
+    // A trigger may quote values under any code.
+    let trigger = server.sql(
+        r#"CREATE FUNCTION "{t}_f"() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN RAISE EXCEPTION 'no %', NEW.key USING ERRCODE = 'check_violation'; END $$;
+           CREATE TRIGGER "{t}_r" BEFORE INSERT ON "{t}" FOR EACH ROW EXECUTE FUNCTION "{t}_f"()"#,
+        "DO 1",
+    );
+    server.program().await.run(&trigger).await;
+    let refused = db.insert_dyn(&key("secret-key"), &record("secret-payload")).await.unwrap_err();
+    assert!(!format!("{refused} {refused:?}").contains("secret"), "{refused:?}");
+}
+
 pub async fn errors_show_neither_keys_nor_payloads(server: Server) {
     let db = server.database().await;
     db.insert_dyn(&key("secret-key"), &record("secret-payload")).await.unwrap();

@@ -182,6 +182,23 @@ pub async fn missing_privilege_is_named(server: Server) {
     assert!(refused.to_string().contains("denied"), "{refused}");
 }
 
+pub async fn django_table_with_another_mandatory_column_is_refused(server: Server) {
+    let mut program = server.program().await;
+    let table = server.sql(
+        r#"CREATE TABLE "{t}" (session_key varchar(40) PRIMARY KEY, session_data text NOT NULL,
+           expire_date timestamp with time zone NOT NULL, note text, kind text NOT NULL DEFAULT 'x')"#,
+        "CREATE TABLE `{t}` (session_key varchar(40) PRIMARY KEY, session_data longtext NOT NULL,
+         expire_date datetime(6) NOT NULL, note text, kind varchar(9) NOT NULL DEFAULT 'x')",
+    );
+    program.run(&table).await;
+    server.check_django().await.unwrap();
+    let mandatory = r#"ALTER TABLE "{t}" ADD COLUMN ip_address varchar(9) NOT NULL"#;
+    program.run(&server.sql(mandatory, &mandatory.replace('"', "`"))).await;
+    let error = server.check_django().await.unwrap_err();
+    assert!(matches!(error, PersistenceError::Schema(SchemaProblem::Foreign { .. })), "{error:?}");
+    assert!(error.to_string().contains("ip_address is mandatory"), "{error}");
+}
+
 pub async fn migration_leaves_the_applications_migrations_alone(server: Server) {
     // A database of its own, because each database has one _sqlx_migrations.
     let mut root = server.program().await;

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use db_backends::django::DjangoPersistence;
 use db_backends::mysql::{MySqlBuilder, MySqlPersistence};
 use db_backends::postgres::{PostgresBuilder, PostgresPersistence};
 use db_backends::sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlPool, MySqlPoolOptions};
 use db_backends::sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use db_backends::sqlx::{AssertSqlSafe, Connection as _, Row as _, query, raw_sql};
-use session_core::{DynDatabase, PersistenceError, Record, StoredKey, Timestamp};
+use session_core::{DynDatabase, Persistence as _, PersistenceError, Record, StoredKey, Timestamp};
 
 use crate::proxy::Proxy;
 
@@ -95,6 +96,20 @@ impl Server {
         }
     }
 
+    /// Checks that the table is one of Django's.
+    pub async fn check_django(&self) -> Result<(), PersistenceError> {
+        match self.kind {
+            Kind::Postgres => {
+                let db = PostgresPersistence::connect(&self.url).await?;
+                DjangoPersistence::over(db).with_table(&self.table)?.check_schema().await
+            }
+            _ => {
+                let db = MySqlPersistence::connect(&self.url).await?;
+                DjangoPersistence::over(db).with_table(&self.table)?.check_schema().await
+            }
+        }
+    }
+
     /// Connects, and makes the table.
     pub async fn database(&self) -> Db {
         self.database_with(Settings::default()).await
@@ -120,7 +135,9 @@ impl Server {
                     .connect(&self.url)
                     .await
                     .unwrap();
-                let db = PostgresPersistence::builder().table(&self.table).on_pool(pool.clone()).unwrap();
+                // Otherwise it makes one more connection to find out, and some tests count them.
+                let builder = PostgresPersistence::builder().table(&self.table).behind_pooler(false);
+                let db = builder.on_pool(pool.clone()).unwrap();
                 (Arc::new(db), Pool::Postgres(pool))
             }
             _ => {
@@ -142,9 +159,15 @@ impl Server {
     /// Connects as another program.
     pub async fn program(&self) -> Program {
         match self.kind {
-            Kind::Postgres => Program::Postgres(PgConnection::connect(&self.url).await.unwrap()),
+            Kind::Postgres => Program::Postgres(self.postgres().await),
             _ => Program::MySql(MySqlConnection::connect(&self.url).await.unwrap()),
         }
+    }
+
+    async fn postgres(&self) -> PgConnection {
+        // Without what a pooler refuses.
+        let options = PgConnectOptions::from_str(&self.url).unwrap().extra_float_digits(None);
+        PgConnection::connect_with(&options).await.unwrap()
     }
 
     /// Returns the address where the server listens.
@@ -299,6 +322,14 @@ impl Program {
             Self::Postgres(connection) => query(sql).fetch_one(connection).await.unwrap().get(0),
             Self::MySql(connection) => query(sql).fetch_one(connection).await.unwrap().get(0),
         }
+    }
+
+    /// Prepares a statement with the parameters of a load and a single column, under the name that the driver
+    /// gives to the first statement of a connection.
+    pub async fn prepare_another_shape(&mut self) {
+        let Self::Postgres(connection) = self else { panic!("only Postgres has such names") };
+        let found = query("SELECT $1::text WHERE $2::bigint > 0").bind("a").bind(1_i64);
+        found.fetch_one(connection).await.unwrap();
     }
 
     /// Locks the row of a session until [`unlock`](Self::unlock).

@@ -1,19 +1,28 @@
 //! The cache behind a deadline for every call, and behind a circuit breaker for each of its servers.
 
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use session_core::{
-    Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, Runtime, Scope, StoredKey,
+    Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, Runtime, Scope, Stamp,
+    StoredKey, Timestamp,
 };
 
+use super::CoherenceSettings;
 use super::breaker::Breaker;
 use crate::runtime::within;
 use crate::telemetry::Telemetry;
 use crate::telemetry::metrics::{CacheLatencies, Gauge, Histogram, Labels};
+
+/// The time for which a refusal is not logged again, although a probe was answered in between: the servers of a cluster
+/// refuse for one reason, and a server may accept what the probe tries and refuse what a load needs.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// The time for which the lease of a probe is kept, should its removal fail.
+const PROBE_TTL: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct CacheGuard<C> {
@@ -21,10 +30,13 @@ pub(super) struct CacheGuard<C> {
     properties: CacheProperties,
     /// `None` for a cache in this process: it always answers at once, and a timer would cost more than the call.
     deadline: Option<Duration>,
+    probe_interval: Duration,
     /// One for each server of the cache.
     breakers: Box<[Breaker]>,
     /// The number of open breakers.
     open: AtomicUsize,
+    /// The last refusal that was logged, and when.
+    logged: Mutex<Option<(String, Timestamp)>>,
     gauge: Gauge,
     runtime: Arc<dyn Runtime>,
     telemetry: Arc<Telemetry>,
@@ -43,14 +55,14 @@ pub(super) enum Gate {
 impl<C: Cache> CacheGuard<C> {
     pub(super) fn new(
         cache: C,
-        deadline: Duration,
-        threshold: u32,
+        settings: &CoherenceSettings,
         runtime: Arc<dyn Runtime>,
         telemetry: Arc<Telemetry>,
         labels: &Labels,
     ) -> Self {
         let properties = cache.properties();
-        let deadline = (properties.scope == Scope::Shared).then_some(deadline);
+        let deadline = (properties.scope == Scope::Shared).then_some(settings.cache_timeout);
+        let threshold = settings.breaker_threshold;
         let breakers = (0..properties.servers.max(1)).map(|_| Breaker::new(threshold)).collect();
         let gauge = Gauge::new(
             "session_cache_breaker_open",
@@ -62,8 +74,10 @@ impl<C: Cache> CacheGuard<C> {
             cache,
             properties,
             deadline,
+            probe_interval: settings.probe_interval,
             breakers,
             open: AtomicUsize::new(0),
+            logged: Mutex::new(None),
             gauge,
             runtime,
             telemetry,
@@ -100,6 +114,11 @@ impl<C: Cache> CacheGuard<C> {
         self.is_any_open() && self.breaker(key).is_some_and(Breaker::is_open)
     }
 
+    /// Returns `true` while the server of `key` is not called because it refuses every call.
+    pub(super) fn is_refused_for(&self, key: &StoredKey) -> bool {
+        self.is_any_open() && self.breaker(key).is_some_and(Breaker::is_refusing)
+    }
+
     #[cfg(feature = "__simulation")]
     pub(super) fn digest(&self, failures_left: u32) -> Vec<(bool, Option<u32>)> {
         self.breakers.iter().map(|breaker| breaker.digest(failures_left)).collect()
@@ -112,17 +131,40 @@ impl<C: Cache> CacheGuard<C> {
         }
     }
 
-    /// Asks each server whose breaker is open whether it answers, side by side, and closes the breakers of those that do.
+    /// Asks each server whose breaker is open whether it can be used, side by side, and closes the breakers of those that
+    /// can.
     pub(super) async fn probe(&self) {
-        let open = self.breakers.iter().filter(|breaker| breaker.is_open());
-        join_all(open.map(async |breaker| {
-            let key = breaker.last_failed();
-            if answers(&self.get(&key, Gate::Probe).await) && breaker.close() {
+        let now = self.runtime.now();
+        let due = self.breakers.iter().filter(|breaker| breaker.is_due(now));
+        join_all(due.map(async |breaker| {
+            if self.is_usable(breaker).await && breaker.close() {
                 self.gauge.set(self.open.fetch_sub(1, Ordering::AcqRel).saturating_sub(1));
                 tracing::info!(target: "session_cached_db", event = "cache_breaker_closed", "the cache answers again");
             }
         }))
         .await;
+    }
+
+    async fn is_usable(&self, breaker: &Breaker) -> bool {
+        let key = breaker.last_failed();
+        let can_read = !is_outage(&self.get(&key, Gate::Probe).await);
+        // A server that is silent answers either all commands or none.
+        can_read && (!breaker.is_refusing() || self.can_write(&key).await)
+    }
+
+    /// Tries every command on the server of `key`, because a user may have the right to some of them only. Places a lease,
+    /// if nothing is there, and removes it.
+    async fn can_write(&self, key: &StoredKey) -> bool {
+        let lease = Stamp(self.runtime.random_u64());
+        let acquire = pin!(self.cache.acquire(key, Entry::lease(lease), PROBE_TTL));
+        let expected = match self.call(&self.latencies.acquire, key, Gate::Probe, acquire).await {
+            Ok(Acquired::Placed) => Expected::Stamp(lease),
+            // Removes nothing: an entry is there.
+            Ok(Acquired::Found(_)) => Expected::Vacant,
+            Err(error) => return !error.is_outage(),
+        };
+        let exchange = pin!(self.cache.compare_exchange(key, expected, None, PROBE_TTL));
+        !is_outage(&self.call(&self.latencies.compare_exchange, key, Gate::Probe, exchange).await)
     }
 
     pub(super) async fn get(&self, key: &StoredKey, gate: Gate) -> Result<Option<Entry>, CacheError> {
@@ -174,8 +216,8 @@ impl<C: Cache> CacheGuard<C> {
         result
     }
 
-    /// Counts the answer or the silence of a server. A cache that refuses a call, or sends nonsense, does answer: only
-    /// silence opens the breaker.
+    /// Counts the answer of a server, its silence, or its refusal of every call. A cache that refuses this call only, or
+    /// sends nonsense, does answer.
     fn note(&self, key: &StoredKey, error: Option<&CacheError>) {
         let Some(error) = error else {
             // A cache in this process is never out of reach.
@@ -188,19 +230,41 @@ impl<C: Cache> CacheGuard<C> {
         };
         self.telemetry.counters.cache_errors.bump();
         tracing::debug!(target: "session_cached_db", event = "cache_error", %error);
-        if error.is_retryable()
-            && let Some(breaker) = self.breaker(key)
-            && breaker.note_silence(key)
-        {
-            self.gauge.set(self.open.fetch_add(1, Ordering::AcqRel) + 1);
-            self.telemetry.counters.breaker_openings.bump();
+        let Some(breaker) = self.breaker(key) else { return };
+        if let CacheError::Unusable(_) = error {
+            let now = self.runtime.now();
+            if breaker.note_refusal(key, now, self.probe_interval) {
+                self.note_opening();
+                self.log_refusal(error, now);
+            }
+        } else if error.is_outage() && breaker.note_silence(key) {
+            self.note_opening();
             tracing::warn!(target: "session_cached_db", event = "cache_breaker_opened", %error,
                 "the cache does not answer; sessions are served from the database");
         }
     }
+
+    fn note_opening(&self) {
+        self.gauge.set(self.open.fetch_add(1, Ordering::AcqRel) + 1);
+        self.telemetry.counters.breaker_openings.bump();
+    }
+
+    /// Logs why the cache cannot be used, once for each reason.
+    fn log_refusal(&self, error: &CacheError, now: Timestamp) {
+        let reason = error.to_string();
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.as_ref().is_some_and(|(text, at)| *text == reason && now < *at + QUIET) {
+            return;
+        }
+        *logged = Some((reason, now));
+        drop(logged);
+        tracing::warn!(target: "session_cached_db", event = "cache_unusable", %error,
+            "the cache refuses every call until that is mended; sessions are served from the database");
+    }
 }
 
-/// Returns `true` unless there was no answer: a cache that refuses a call, or holds an entry of another key, answers.
-fn answers<T>(result: &Result<T, CacheError>) -> bool {
-    result.as_ref().err().is_none_or(|error| !error.is_retryable())
+/// Returns `true` if the server did not answer, or refuses every call. A cache that refuses this call, or holds an entry of
+/// another key, answers.
+fn is_outage<T>(result: &Result<T, CacheError>) -> bool {
+    result.as_ref().is_err_and(CacheError::is_outage)
 }

@@ -27,7 +27,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use session_core::{
-    Cache, Entry, Record, Runtime, Stamp, State, StoredKey, Timestamp, Token, Value, protocol,
+    Cache, CacheError, Entry, Record, Runtime, Stamp, State, StoredKey, Timestamp, Token, Value, protocol,
 };
 
 use self::guard::{CacheGuard, Gate};
@@ -66,6 +66,8 @@ pub(crate) enum Reachable {
     All,
     Some,
     None,
+    /// It answers, and refuses every call.
+    Refused,
 }
 
 impl<C: Cache> CoherentCache<C> {
@@ -79,14 +81,7 @@ impl<C: Cache> CoherentCache<C> {
         labels: &Labels,
     ) -> Self {
         Self {
-            cache: CacheGuard::new(
-                cache,
-                settings.cache_timeout,
-                settings.breaker_threshold,
-                Arc::clone(&runtime),
-                Arc::clone(&telemetry),
-                labels,
-            ),
+            cache: CacheGuard::new(cache, &settings, Arc::clone(&runtime), Arc::clone(&telemetry), labels),
             repairs: Arc::new(Repairs::new(settings.repair_capacity, labels)),
             settings,
             repair_turns,
@@ -98,10 +93,14 @@ impl<C: Cache> CoherentCache<C> {
 
     /// Asks the cache whether it answers, even if its breaker is open.
     pub(crate) async fn ping(&self) -> Reachable {
-        let answers = self.cache.get(&StoredKey::PROBE, Gate::Probe).await.is_ok();
-        match (answers, self.cache.is_any_open()) {
+        let answer = self.cache.get(&StoredKey::PROBE, Gate::Probe).await;
+        let is_refused = matches!(answer, Err(CacheError::Unusable(_)));
+        match (answer.is_ok(), self.cache.is_any_open()) {
             (true, false) => Reachable::All,
-            _ if self.cache.is_all_open() || !answers && !self.cache.has_others() => Reachable::None,
+            _ if self.cache.is_all_open() || answer.is_err() && !self.cache.has_others() => {
+                let is_refused = is_refused || self.cache.is_refused_for(&StoredKey::PROBE);
+                if is_refused { Reachable::Refused } else { Reachable::None }
+            }
             _ => Reachable::Some,
         }
     }

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | two requests change different keys of a session at the same time | both win | the later save wins, with all its values |
 //! | the key changes at a login | one statement | `renew` deletes the old session and then adds a new one: a failure in between loses the session, and a logout in another request does not stop it |
-//! | "log out everywhere", a list of one's sessions | [`set_subject`](crate::Session::set_subject) | sessions have no subject |
+//! | "log out everywhere", a list of one's sessions | [`log_in`](crate::Session::log_in) | sessions have no subject |
 //! | a response of 500 or more | does not save, with the layer of [`tower`](crate::tower) | saves, unless the handler returned an error |
 //! | a request that does not use its session | costs nothing | loads it |
 //!
@@ -25,6 +25,8 @@
 //! - Cookies are not adopted: a key that this store did not make opens no session, and costs no I/O if it is
 //!   malformed.
 //! - A payload that cannot be read opens no session and is logged as an event. Its row is left alone.
+//! - A change of the subject with this crate's [`Session`](crate::Session) gives the session another key, which the
+//!   middleware does not learn: its client is logged out. Use one of the two for a session, not both.
 //! - Under [`ConflictPolicy::Reject`](crate::ConflictPolicy::Reject), an update fails if it changes a key
 //!   that another update has changed while it was running.
 //!
@@ -175,5 +177,8 @@ fn expiry_of(ttl: time::Duration) -> Expiry {
 
 /// Returns `true` if the application's values are to blame: they cannot be stored.
 fn is_state_error(error: &Error) -> bool {
-    matches!(error, Error::Serialize { .. } | Error::Unencodable(_) | Error::ReservedKey { .. })
+    matches!(
+        error,
+        Error::Serialize { .. } | Error::TooDeep { .. } | Error::Unencodable(_) | Error::ReservedKey { .. }
+    )
 }

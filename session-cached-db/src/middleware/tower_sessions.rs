@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | two requests change different keys of a session at the same time | both win | the later save wins, with all its values |
 //! | the key changes at a login | one statement | the old session is deleted when `cycle_id` is called, and the new one is written when it is saved: a failure in between loses the session, and a logout in between does not stop it |
-//! | "log out everywhere", a list of one's sessions | [`set_subject`](crate::Session::set_subject) | sessions have no subject |
+//! | "log out everywhere", a list of one's sessions | [`log_in`](crate::Session::log_in) | sessions have no subject |
 //! | unchanged values that another program wrote, in its own formatting | stay byte for byte | stay byte for byte |
 //!
 //! The other guarantees hold: a cache never shows data that a save or a logout has replaced; many readers of
@@ -24,6 +24,8 @@
 //!   [always
 //!   save](https://docs.rs/tower-sessions/latest/tower_sessions/service/struct.SessionManagerLayer.html#method.with_always_save).
 //! - A payload that cannot be read opens no session and is logged as an event. Its row is left alone.
+//! - A change of the subject with this crate's [`Session`](crate::Session) gives the session another key, which the
+//!   middleware does not learn: its client is logged out. Use one of the two for a session, not both.
 //! - Under [`ConflictPolicy::Reject`](crate::ConflictPolicy::Reject), a save fails if it changes a key that
 //!   another save has changed while it was running.
 //! - Ids have 128 random bits. The database holds a hash of the id, as of every key.
@@ -73,7 +75,8 @@ use tower_sessions_core::session_store::{Error as StoreError, Result};
 use tower_sessions_core::{ExpiredDeletion, SessionStore};
 
 use super::adapter;
-use crate::session::MAX_KEYS;
+use crate::session::{MAX_KEYS, invalid_value};
+use crate::store::KeyOrigin;
 use crate::store::expiry::EXPIRY_KEY;
 use crate::{CachedDb, Error};
 
@@ -84,7 +87,7 @@ impl<C: Cache, P: Persistence> SessionStore for CachedDb<C, P> {
         for _ in 0..MAX_KEYS {
             let (_, key) = self.keys(&record.id)?;
             let fresh = self.inner.new_record(&key, &data_of(record)?, None)?;
-            match self.inner.create(key, fresh).await {
+            match self.inner.create(key, fresh, KeyOrigin::Random).await {
                 Err(Error::AlreadyExists) => record.id = Id::default(),
                 Err(error) => return Err(error.into()),
                 Ok(_) => return Ok(()),
@@ -149,15 +152,14 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
 
 fn data_of(record: &Record) -> std::result::Result<SessionData, Error> {
     let mut data = SessionData::new();
-    let malformed = |key: &str, source| Error::Deserialize { key: key.to_owned(), wanted: "JSON", source };
     for (key, value) in &record.data {
         if key == EXPIRY_KEY {
             return Err(Error::ReservedKey { key: key.clone() });
         }
-        data.insert(key, value.to_string()).map_err(|source| malformed(key, source))?;
+        data.insert(key, value.to_string()).map_err(|error| invalid_value(key, error))?;
     }
     let expiry = expiry_of(record).to_json();
-    data.insert(EXPIRY_KEY, expiry).map_err(|source| malformed(EXPIRY_KEY, source))?;
+    data.insert(EXPIRY_KEY, expiry).map_err(|error| invalid_value(EXPIRY_KEY, error))?;
     Ok(data)
 }
 
@@ -177,7 +179,10 @@ impl From<Error> for StoreError {
     fn from(error: Error) -> Self {
         let text = error.to_string();
         match error {
-            Error::Serialize { .. } | Error::Unencodable(_) | Error::ReservedKey { .. } => Self::Encode(text),
+            Error::Serialize { .. }
+            | Error::TooDeep { .. }
+            | Error::Unencodable(_)
+            | Error::ReservedKey { .. } => Self::Encode(text),
             Error::Deserialize { .. } | Error::Unreadable(_) => Self::Decode(text),
             _ => Self::Backend(text),
         }

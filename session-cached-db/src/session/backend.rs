@@ -7,9 +7,12 @@ use session_core::{
 };
 
 use super::Session;
+use crate::coherence::Loaded;
 use crate::runtime::Admission;
-use crate::store::{CachedDb, Inner, Save, Saved, Settings, Touch, Written};
+use crate::store::{CachedDb, Inner, KeyOrigin, Save, Saved, Settings, Touch, Written};
 use crate::telemetry::Ending;
+#[cfg(feature = "tower")]
+use crate::telemetry::Telemetry;
 use crate::{Coherence, Error};
 
 /// A store without its type parameters, so that handlers need not name the backends.
@@ -27,7 +30,16 @@ pub(crate) trait SessionBackend: Send + Sync + fmt::Debug {
         key: StoredKey,
         seen: Option<Stamp>,
     ) -> BoxFuture<Result<Written<bool>, Error>>;
+    #[cfg_attr(
+        not(feature = "tower"),
+        allow(dead_code, reason = "only the layer knows no store by its type")
+    )]
+    fn end(self: Arc<Self>, key: SessionKey) -> BoxFuture<Result<Written<bool>, Error>>;
     fn exists(self: Arc<Self>, key: StoredKey) -> BoxFuture<Result<bool, Error>>;
+    /// Reads the database.
+    fn read(self: Arc<Self>, key: StoredKey) -> BoxFuture<Result<Option<Loaded>, Error>>;
+    /// Ends what a write with an unknown outcome may store under `key`.
+    fn abandon(self: Arc<Self>, key: StoredKey);
     fn new_record(
         &self,
         key: &StoredKey,
@@ -37,6 +49,8 @@ pub(crate) trait SessionBackend: Send + Sync + fmt::Debug {
     fn now(&self) -> Timestamp;
     fn settings(&self) -> &Settings;
     fn codec(&self) -> &dyn Codec;
+    #[cfg(feature = "tower")]
+    fn telemetry(&self) -> &Telemetry;
 }
 
 impl<C: Cache, P: Persistence> SessionBackend for Inner<C, P> {
@@ -50,7 +64,7 @@ impl<C: Cache, P: Persistence> SessionBackend for Inner<C, P> {
         })
     }
     fn create(self: Arc<Self>, key: StoredKey, record: Record) -> BoxFuture<Result<Saved, Error>> {
-        Box::pin(async move { Self::create(&self, key, record).await })
+        Box::pin(async move { Self::create(&self, key, record, KeyOrigin::Random).await })
     }
     fn save(self: Arc<Self>, key: StoredKey, save: Save) -> BoxFuture<Result<Saved, Error>> {
         Box::pin(Self::save(&self, key, save))
@@ -65,8 +79,18 @@ impl<C: Cache, P: Persistence> SessionBackend for Inner<C, P> {
     ) -> BoxFuture<Result<Written<bool>, Error>> {
         Box::pin(Self::delete(&self, key, seen, Ending::Destroyed, Admission::New))
     }
+    fn end(self: Arc<Self>, key: SessionKey) -> BoxFuture<Result<Written<bool>, Error>> {
+        let store = CachedDb { inner: self };
+        Box::pin(async move { store.end(&key).await })
+    }
     fn exists(self: Arc<Self>, key: StoredKey) -> BoxFuture<Result<bool, Error>> {
         Box::pin(async move { Ok(self.load(&key).await?.is_some()) })
+    }
+    fn read(self: Arc<Self>, key: StoredKey) -> BoxFuture<Result<Option<Loaded>, Error>> {
+        Box::pin(async move { Self::read(&self, &key).await })
+    }
+    fn abandon(self: Arc<Self>, key: StoredKey) {
+        Self::abandon(&self, key);
     }
     fn new_record(
         &self,
@@ -84,5 +108,9 @@ impl<C: Cache, P: Persistence> SessionBackend for Inner<C, P> {
     }
     fn codec(&self) -> &dyn Codec {
         &*self.codec
+    }
+    #[cfg(feature = "tower")]
+    fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
     }
 }

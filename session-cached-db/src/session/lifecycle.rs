@@ -1,6 +1,6 @@
 use std::sync::{Arc, OnceLock};
 
-use session_core::{Record, SessionKey, StoredKey, Subject};
+use session_core::{Outcome, Record, SessionKey, StoredKey, Subject};
 
 use super::{Session, Stored};
 use crate::coherence::Loaded;
@@ -17,6 +17,9 @@ impl Session {
     /// Stores the session. A session without a key gets one; otherwise the changes are applied to whatever
     /// the stored session has become. Saving counts as use, so a sliding expiry starts anew.
     ///
+    /// A session whose subject has changed gets another key in the same statement, as by [`cycle_key`](Self::cycle_key): a key
+    /// that an attacker has planted before a login is worth nothing after it.
+    ///
     /// # Errors
     ///
     /// - [`Error::SessionGone`] when the session was ended in the meantime.
@@ -26,15 +29,28 @@ impl Session {
     ///   session.
     /// - An [error of every write](crate::CachedDb#errors-of-every-write).
     ///
-    /// After an error, the session is as it was before the call and can be saved again.
+    /// After an error, the session is as it was before the call and can be saved again. If it is unknown whether it was stored
+    /// under a new key, the next call finds out, and goes on with that key.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not stop the write. The next call finds out about a new key. If the session is dropped as well,
+    /// what was stored under a key that no client knows is ended.
     pub async fn save(&mut self) -> Result<Coherence, Error> {
+        let is_settled = self.settle().await?;
         match &self.stored {
-            None => self.create().await,
+            Some(_) if is_settled && !self.modified => Ok(Coherence::Coherent),
+            None => self.create_new().await,
+            Some(stored) if self.changes_subject(stored) => self.change_key().await,
             Some(stored) => {
-                let saved =
-                    Arc::clone(&self.store).save(stored.stored_key, self.changes(stored, None)).await?;
                 let (key, stored_key) = (stored.key.clone(), stored.stored_key);
-                Ok(self.adopt(key, stored_key, saved))
+                let changes = self.changes(stored, None);
+                match Arc::clone(&self.store).save(stored_key, changes).await {
+                    Ok(saved) => Ok(self.adopt(key, stored_key, saved)),
+                    // It has moved to the key of a write that was on the way.
+                    Err(Error::SessionGone) if self.settle().await? => Box::pin(self.save()).await,
+                    Err(error) => Err(error),
+                }
             }
         }
     }
@@ -46,11 +62,24 @@ impl Session {
     ///
     /// [`Error::TooLarge`] or [`Error::TooManyKeys`] when the session exceeds a limit of the store, or an
     /// [error of every write](crate::CachedDb#errors-of-every-write).
+    ///
+    /// # Cancel safety
+    ///
+    /// The same as [`save`](Self::save).
     pub async fn create(&mut self) -> Result<Coherence, Error> {
+        let may_be_created = self.may_be_created();
+        if self.settle().await? && may_be_created && !self.modified {
+            return Ok(Coherence::Coherent);
+        }
+        self.create_new().await
+    }
+
+    pub(super) async fn create_new(&mut self) -> Result<Coherence, Error> {
         let subject = self.subject().map(Subject::parse).transpose()?;
         for _ in 0..MAX_KEYS {
             let (key, stored_key) = self.new_key()?;
             let record = self.store.new_record(&stored_key, self.data(), subject.clone())?;
+            self.note_unsettled(key.clone(), stored_key, None);
             let created = Arc::clone(&self.store).create(stored_key, record).await;
             if let Some(coherence) = self.adopt_if_new(key, stored_key, created)? {
                 return Ok(coherence);
@@ -61,20 +90,45 @@ impl Session {
 
     /// Moves the session to a new key and stores it, in one statement. The old key is dead.
     ///
-    /// Call it whenever a user logs in or gains rights, so that a key that an attacker planted before is
-    /// worth nothing (session fixation; ASVS 5.0 7.2.4). A session without a key is created.
+    /// Call it whenever a user gains rights, so that a key that an attacker planted before is worth nothing (session fixation;
+    /// ASVS 5.0 7.2.4). A [login](Self::log_in) does it by itself. A session without a key is created.
     ///
     /// # Errors
     ///
     /// The errors of [`save`](Self::save).
+    ///
+    /// # Cancel safety
+    ///
+    /// The same as [`save`](Self::save).
     pub async fn cycle_key(&mut self) -> Result<Coherence, Error> {
+        if self.settle().await? && !self.modified {
+            return Ok(Coherence::Coherent);
+        }
+        self.change_key().await
+    }
+
+    async fn change_key(&mut self) -> Result<Coherence, Error> {
         for _ in 0..MAX_KEYS {
-            let Some(stored) = &self.stored else { return self.create().await };
-            let (key, stored_key) = self.new_key()?;
+            let Some(stored) = &self.stored else { return self.create_new().await };
+            let old = stored.stored_key;
+            let tried = self.unsettled_move(old);
+            let may_have_moved = tried.is_some();
+            let (key, stored_key) = tried.map_or_else(|| self.new_key(), Ok)?;
             let changes = self.changes(stored, Some(stored_key));
-            let renamed = Arc::clone(&self.store).save(stored.stored_key, changes).await;
-            if let Some(coherence) = self.adopt_if_new(key, stored_key, renamed)? {
-                return Ok(coherence);
+            self.note_unsettled(key.clone(), stored_key, Some(old));
+            match Arc::clone(&self.store).save(old, changes).await {
+                Err(Error::SessionGone) if may_have_moved && self.settle().await? => {}
+                // The first try may still take place.
+                Err(error)
+                    if may_have_moved && !matches!(error, Error::SessionGone | Error::AlreadyExists) =>
+                {
+                    return Err(error);
+                }
+                renamed => {
+                    if let Some(coherence) = self.adopt_if_new(key, stored_key, renamed)? {
+                        return Ok(coherence);
+                    }
+                }
             }
         }
         Err(Error::AlreadyExists)
@@ -89,6 +143,7 @@ impl Session {
     /// [`Error::SessionGone`] when the session was ended in the meantime, or an [error of every
     /// write](crate::CachedDb#errors-of-every-write).
     pub async fn touch(&mut self) -> Result<Coherence, Error> {
+        self.settle().await?;
         let now = self.store.now();
         let settings = self.store.settings();
         let Some(stored) = self.stored.as_ref() else { return Ok(Coherence::Coherent) };
@@ -117,6 +172,11 @@ impl Session {
     ///
     /// [`Error::Database`] when the database does not answer.
     pub async fn exists(&self) -> Result<bool, Error> {
+        if let Some(key) = self.unsettled_key()
+            && Arc::clone(&self.store).read(key).await?.is_some()
+        {
+            return Ok(true);
+        }
         match self.stored_key() {
             Some(key) => Arc::clone(&self.store).exists(*key).await,
             None => Ok(false),
@@ -124,19 +184,26 @@ impl Session {
     }
 
     /// Ends the session in the database and in the cache. Its values stay in memory, but can never be saved
-    /// again. To log a user out, call [`flush`](Self::flush). Does nothing for a session without a key.
+    /// again. To log a user out, call [`log_out`](Self::log_out). Does nothing for a session without a key.
     ///
     /// # Errors
     ///
     /// An [error of every write](crate::CachedDb#errors-of-every-write).
     pub async fn delete(&self) -> Result<Coherence, Error> {
-        let Some(stored) = &self.stored else { return Ok(Coherence::Coherent) };
-        let deleted = Arc::clone(&self.store).delete(stored.stored_key, stored.loaded.stamp).await?;
-        Ok(deleted.coherence)
+        let mut coherence = Coherence::Coherent;
+        if let Some(stored) = &self.stored {
+            let deleted = Arc::clone(&self.store).delete(stored.stored_key, stored.loaded.stamp).await?;
+            coherence = deleted.coherence;
+        }
+        // In this order: from the key before, it can no longer move to the new one.
+        if let Some(key) = self.unsettled_key() {
+            coherence = coherence.and(Arc::clone(&self.store).delete(key, None).await?.coherence);
+        }
+        Ok(coherence)
     }
 
     /// Ends the session everywhere, for good, and empties this value, which is then a new session without a
-    /// key. Call it when a user logs out.
+    /// key. The same as [`log_out`](Self::log_out), under the name that it has in Django.
     ///
     /// # Errors
     ///
@@ -144,6 +211,7 @@ impl Session {
     /// the call.
     pub async fn flush(&mut self) -> Result<Coherence, Error> {
         let coherence = self.delete().await?;
+        self.abandon_unsettled();
         self.stored = None;
         self.changed = None;
         self.subject = None;
@@ -176,6 +244,9 @@ impl Session {
         stored_key: StoredKey,
         written: Result<Saved, Error>,
     ) -> Result<Option<Coherence>, Error> {
+        if written.as_ref().is_err_and(|error| error.outcome() == Outcome::NotApplied) {
+            self.forget_unsettled();
+        }
         match written {
             Ok(saved) => Ok(Some(self.adopt(key, stored_key, saved))),
             Err(Error::AlreadyExists) => Ok(None),
@@ -183,8 +254,14 @@ impl Session {
         }
     }
 
+    /// Returns `true` if saving the session gives it to another subject, or to none, than it has in `stored`.
+    fn changes_subject(&self, stored: &Stored) -> bool {
+        self.subject.as_ref().is_some_and(|subject| subject.as_ref() != stored.loaded.record.subject())
+    }
+
     /// Takes over the result of a write.
     fn adopt(&mut self, key: SessionKey, stored_key: StoredKey, saved: Saved) -> Coherence {
+        self.forget_unsettled();
         self.changed = None;
         self.stored = Some(Stored { key, stored_key, loaded: saved.loaded, data: OnceLock::new() });
         self.subject = None;

@@ -1,10 +1,10 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use session_core::{MalformedJson, SessionData};
+use session_core::{InvalidValue, SessionData};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Session, Stored};
+use super::{Session, Stored, fields};
 use crate::Error;
 use crate::store::expiry::{EXPIRY_KEY, set_expiry};
 
@@ -39,8 +39,9 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`Error::Serialize`] when the value cannot be written as JSON, or [`Error::ReservedKey`] when sessions
-    /// use the key themselves. The session is unchanged then.
+    /// [`Error::Serialize`] when the value cannot be written as JSON, [`Error::TooDeep`] when it is nested deeper
+    /// than [`SessionData::MAX_DEPTH`], or [`Error::ReservedKey`] when sessions use the key themselves. The session
+    /// is unchanged then.
     pub fn insert(&mut self, key: &str, value: impl Serialize) -> Result<(), Error> {
         let json = write(key, &value)?;
         self.put(key, json)
@@ -95,6 +96,8 @@ impl Session {
     ///   items in it, on any number of nodes and under either [`ConflictPolicy`](crate::ConflictPolicy).
     /// - So `change` may run several times, until the session is saved. Give it values, not things to use up, and do nothing
     ///   in it but change the value. The result is the one of the first run.
+    /// - Fields that `T` does not have are kept: a node with an older version of a struct does not remove what a newer one
+    ///   has added. In a list, the elements that `change` left alone keep theirs.
     /// - If the other request has put something there that is no `T`, the value stays as this request has computed it, as
     ///   after an [`insert`](Self::insert); under [`ConflictPolicy::Reject`](crate::ConflictPolicy::Reject) the save fails.
     ///
@@ -116,16 +119,13 @@ impl Session {
         key: &str,
         change: impl Fn(&mut T) -> R + Send + Sync + 'static,
     ) -> Result<R, Error> {
-        let mut value = self.get(key)?.unwrap_or_default();
-        let result = change(&mut value);
-        let json = write(key, &value)?;
+        let (json, result) = changed(key, self.get_raw(key), &change)?;
         check_key(key)?;
-        let again = move |json: Option<&str>| {
-            let mut value: T = json.map(serde_json::from_str).transpose().ok()?.unwrap_or_default();
-            change(&mut value);
-            serde_json::to_string(&value).ok()
+        let again = {
+            let key = key.to_owned();
+            move |json: Option<&str>| Some(changed(&key, json, &change).ok()?.0)
         };
-        self.change().modify(key, json, again).map_err(|source| unreadable_json(key, source))?;
+        self.change().modify(key, json, again).map_err(|error| invalid_value(key, error))?;
         self.note_change();
         Ok(result)
     }
@@ -253,7 +253,27 @@ impl Session {
     }
 }
 
-fn read<T: DeserializeOwned>(key: &str, json: &str) -> Result<T, Error> {
+/// Returns the JSON text that `change` makes of the one before, and the result of `change`.
+fn changed<T: DeserializeOwned + Serialize + Default, R>(
+    key: &str,
+    stored: Option<&str>,
+    change: &impl Fn(&mut T) -> R,
+) -> Result<(String, R), Error> {
+    let mut value: T = stored.map(|json| read(key, json)).transpose()?.unwrap_or_default();
+    let known = match stored {
+        Some(stored) if fields::may_have_fields(stored) => Some((stored, write(key, &value)?)),
+        _ => None,
+    };
+    let result = change(&mut value);
+    let json = write(key, &value)?;
+    let json = match known {
+        Some((stored, before)) => fields::keep_unknown::<T>(stored, &before, json),
+        None => json,
+    };
+    Ok((json, result))
+}
+
+pub(super) fn read<T: DeserializeOwned>(key: &str, json: &str) -> Result<T, Error> {
     serde_json::from_str(json).map_err(|error| Error::Deserialize {
         key: key.to_owned(),
         wanted: std::any::type_name::<T>(),
@@ -261,7 +281,7 @@ fn read<T: DeserializeOwned>(key: &str, json: &str) -> Result<T, Error> {
     })
 }
 
-fn write(key: &str, value: &impl Serialize) -> Result<String, Error> {
+pub(super) fn write(key: &str, value: &impl Serialize) -> Result<String, Error> {
     serde_json::to_string(value)
         .map_err(|error| Error::Serialize { key: key.to_owned(), source: Arc::new(error) })
 }
@@ -270,12 +290,16 @@ fn check_key(key: &str) -> Result<(), Error> {
     if key == EXPIRY_KEY { Err(Error::ReservedKey { key: key.to_owned() }) } else { Ok(()) }
 }
 
-fn put(data: &mut SessionData, key: &str, json: String) -> Result<(), Error> {
+pub(super) fn put(data: &mut SessionData, key: &str, json: String) -> Result<(), Error> {
     check_key(key)?;
-    data.insert(key, json).map_err(|source| unreadable_json(key, source))
+    data.insert(key, json).map_err(|error| invalid_value(key, error))
 }
 
-/// Returns the error for JSON that serde_json has written and does not read.
-fn unreadable_json(key: &str, source: MalformedJson) -> Error {
-    Error::Deserialize { key: key.to_owned(), wanted: "JSON", source }
+/// Returns the error for JSON that session data does not take under `key`.
+pub(crate) fn invalid_value(key: &str, error: InvalidValue) -> Error {
+    let key = key.to_owned();
+    match error {
+        InvalidValue::TooDeep { limit } => Error::TooDeep { key, limit },
+        InvalidValue::Malformed(source) => Error::Deserialize { key, wanted: "JSON", source },
+    }
 }

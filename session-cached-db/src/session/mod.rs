@@ -2,9 +2,13 @@
 
 mod backend;
 mod expiry;
+mod fields;
 mod lifecycle;
+mod login;
 mod map;
 mod open;
+mod typed;
+mod unsettled;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +19,9 @@ use session_core::{SessionData, SessionKey, StoredKey, Subject, Timestamp};
 pub(crate) use self::backend::SessionBackend;
 #[cfg(feature = "tower-sessions")]
 pub(crate) use self::lifecycle::MAX_KEYS;
+#[cfg(feature = "tower-sessions")]
+pub(crate) use self::map::invalid_value;
+use self::unsettled::Unsettled;
 use crate::Error;
 use crate::coherence::Loaded;
 
@@ -36,6 +43,8 @@ pub struct Session {
     changed: Option<SessionData>,
     /// The new subject, if it was changed. `Some(None)` removes it.
     subject: Option<Option<Subject>>,
+    /// The key of a write under a new key whose outcome is unknown. On the heap, because it is rare.
+    unsettled: Option<Box<Unsettled>>,
     accessed: AtomicBool,
     modified: bool,
 }
@@ -71,6 +80,7 @@ impl Session {
             stored,
             changed: None,
             subject: None,
+            unsettled: None,
             accessed: AtomicBool::new(false),
             modified: false,
         }
@@ -139,8 +149,8 @@ impl Session {
         subject.map(Subject::as_str)
     }
 
-    /// Sets the session's subject. Takes effect with the next [`save`](Self::save) or
-    /// [`cycle_key`](Self::cycle_key).
+    /// Sets the session's subject. Takes effect with the next [`save`](Self::save), which gives a stored session another key
+    /// as well. To log a user in, call [`log_in`](Self::log_in).
     ///
     /// # Errors
     ///
@@ -151,8 +161,8 @@ impl Session {
         Ok(())
     }
 
-    /// Removes the session's subject. Takes effect with the next [`save`](Self::save) or
-    /// [`cycle_key`](Self::cycle_key).
+    /// Removes the session's subject. Takes effect with the next [`save`](Self::save), which gives the session another key as
+    /// well. To log a user out, call [`log_out`](Self::log_out).
     pub fn clear_subject(&mut self) {
         self.subject = Some(None);
         self.note_change();

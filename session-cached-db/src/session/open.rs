@@ -3,9 +3,11 @@ use std::sync::Arc;
 use session_core::{Cache, InvalidKey, Persistence, SessionKey, StoredKey};
 
 use super::Session;
-use crate::Error;
 use crate::coherence::Loaded;
-use crate::store::CachedDb;
+use crate::runtime::Admission;
+use crate::store::{CachedDb, Written};
+use crate::telemetry::Ending;
+use crate::{Coherence, Error};
 
 #[allow(
     clippy::manual_async_fn,
@@ -20,8 +22,8 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
     /// - [`Error::Database`] when the database does not answer. A cache that does not answer is not an error.
     /// - [`Error::Unreadable`], or [`Error::Database`] with a corrupt row, when the session is there and this node
     ///   cannot read it: it is damaged, or was written with a newer version or with another sealing key. Answer that
-    ///   the service is unavailable and leave the client's cookie alone. [`revoke`](CachedDb::revoke) ends such a
-    ///   session.
+    ///   the service is unavailable and leave the client's cookie alone. [`end`](CachedDb::end) and
+    ///   [`revoke`](CachedDb::revoke) end such a session.
     pub fn open(&self, cookie: &str) -> impl Future<Output = Result<Session, Error>> + Send {
         async move {
             match SessionKey::parse(cookie) {
@@ -66,6 +68,37 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
                 }
                 Err(error) => Err(error),
             }
+        }
+    }
+
+    /// Ends the session of a client by the key that it presents, without reading it: a logout of a session that this node
+    /// [cannot read](Error::Unreadable). Returns `true` if there was one.
+    ///
+    /// A session that can be read is ended by [`Session::flush`].
+    ///
+    /// # Errors
+    ///
+    /// An [error of every write](Self#errors-of-every-write).
+    ///
+    /// # Cancel safety
+    ///
+    /// Goes on to its end if the future is dropped; [`close`](Self::close) waits for it.
+    pub fn end(&self, key: &SessionKey) -> impl Future<Output = Result<Written<bool>, Error>> + Send {
+        let settings = &self.inner.settings;
+        let hashed = settings.stored_key(key).ok();
+        // A session from before the migration to hashed keys may still be under its plain one.
+        let plain = (settings.accepts_plain_keys && settings.may_be_plain(key))
+            .then(|| StoredKey::parse(key.expose()).ok())
+            .flatten();
+        let delete = |key| self.inner.delete(key, None, Ending::Destroyed, Admission::New);
+        let (hashed, plain) = (hashed.map(delete), plain.map(delete));
+        async move {
+            let mut ended = Written { value: false, coherence: Coherence::Coherent };
+            for deleting in [hashed, plain].into_iter().flatten() {
+                let Written { value, coherence } = deleting.await?;
+                ended = Written { value: ended.value || value, coherence: ended.coherence.and(coherence) };
+            }
+            Ok(ended)
         }
     }
 

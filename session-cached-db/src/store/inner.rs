@@ -93,8 +93,12 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 return Err(self.unreadable(key, error));
             }
             // The cache is not the truth, and another program may have written to it.
-            tracing::warn!(target: "session_cached_db", event = "cached_payload_unreadable", session = %self.telemetry.log_id(key),
-                reason = error.reason(), %error, "a cached session cannot be read; the database is asked");
+            if let Some(suppressed) =
+                self.telemetry.log_limits.cached_payload_unreadable.admit(self.runtime.now())
+            {
+                tracing::warn!(target: "session_cached_db", event = "cached_payload_unreadable", session = %self.telemetry.log_id(key),
+                    reason = error.reason(), %error, suppressed, "a cached session cannot be read; the database is asked");
+            }
             loaded = Box::pin(self.read(key)).await?;
             if let Some(found) = &loaded {
                 found.record.decode(key, &*self.codec).map_err(|error| self.unreadable(key, error))?;
@@ -114,8 +118,10 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
 
     /// Notes that the payload under `key` cannot be decoded, and returns the error that says so.
     pub(crate) fn unreadable(&self, key: &StoredKey, error: CodecError) -> Error {
-        tracing::warn!(target: "session_cached_db", event = "payload_unreadable", session = %self.telemetry.log_id(key),
-            reason = error.reason(), %error, "a stored session cannot be read; its row is left alone");
+        if let Some(suppressed) = self.telemetry.log_limits.payload_unreadable.admit(self.runtime.now()) {
+            tracing::warn!(target: "session_cached_db", event = "payload_unreadable", session = %self.telemetry.log_id(key),
+                reason = error.reason(), %error, suppressed, "a stored session cannot be read; its row is left alone");
+        }
         let error = Error::Unreadable(Arc::new(error));
         self.note_unreadable(key, &error);
         error
@@ -123,8 +129,10 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
 
     /// Notes that the row under `key` cannot be read.
     pub(crate) fn note_unreadable_row(&self, key: &StoredKey, error: &Error) {
-        tracing::warn!(target: "session_cached_db", event = "row_unreadable", session = %self.telemetry.log_id(key), %error,
-            "a stored session cannot be read; its row is left alone");
+        if let Some(suppressed) = self.telemetry.log_limits.row_unreadable.admit(self.runtime.now()) {
+            tracing::warn!(target: "session_cached_db", event = "row_unreadable", session = %self.telemetry.log_id(key), %error,
+                suppressed, "a stored session cannot be read; its row is left alone");
+        }
         self.note_unreadable(key, error);
     }
 
@@ -141,8 +149,12 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             Some(_) => PresentedKey::Unknown,
         };
         if presented == PresentedKey::LooksLikeStoredKey {
-            tracing::warn!(target: "session_cached_db", event = "stored_key_presented",
-                "a client presented what looks like a stored key; find out who has seen the database or the cache");
+            self.telemetry.counters.stored_keys_presented.bump();
+            if let Some(suppressed) = self.telemetry.log_limits.stored_key_presented.admit(self.runtime.now())
+            {
+                tracing::warn!(target: "session_cached_db", event = "stored_key_presented", suppressed,
+                    "a client presented what looks like a stored key; find out who has seen the database or the cache");
+            }
         } else {
             tracing::debug!(target: "session_cached_db", event = "unknown_key", ?presented);
         }

@@ -123,7 +123,9 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 Some(data) => data,
                 None => &sum.base.data(key, &*self.codec).map_err(|error| self.unreadable(key, error))?,
             };
-            let overlaps = save.data.overlaps(theirs) || save.overlaps_subject(sum.subject());
+            // The expiry is not one of the application's values: the later choice counts.
+            let overlaps =
+                save.data.overlaps(theirs, |key| key != EXPIRY_KEY) || save.overlaps_subject(sum.subject());
             if self.settings.conflict_policy == ConflictPolicy::Reject && overlaps {
                 return Ok(Applied::Rejected);
             }

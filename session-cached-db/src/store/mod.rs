@@ -5,6 +5,7 @@
 //! wait in `queue`; `save` merges and writes changed data, `writes` does the rest. Operations on many sessions: `subjects`,
 //! `limits`, `maintenance`, `reaper`.
 
+mod abandoned;
 mod attempt;
 mod builder;
 mod database;
@@ -49,8 +50,8 @@ pub use self::reaper::Reaper;
 pub(crate) use self::save::Save;
 pub(crate) use self::settings::Settings;
 pub use self::settings::{ConflictPolicy, Schema};
-pub(crate) use self::writes::Saved;
 pub use self::writes::Written;
+pub(crate) use self::writes::{KeyOrigin, Saved};
 
 /// A session store: a database, which is the truth, and a cache in front of it, which never lies.
 ///
@@ -141,7 +142,7 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
     /// [`Error::AlreadyExists`] when there is a session under the key, expired or not; [`Error::TooLarge`]; or an
     /// [error of every write](Self#errors-of-every-write).
     pub async fn create(&self, key: &StoredKey, record: Record) -> Result<Written<Arc<Record>>, Error> {
-        self.inner.create(*key, record).await.map(Into::into)
+        self.inner.create(*key, record, KeyOrigin::Chosen).await.map(Into::into)
     }
 
     /// Replaces the session under `key` by `record`, if it still has the version `expected`. `None` replaces any version.
@@ -236,6 +237,7 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
                 Reachable::All => CacheHealth::Up,
                 Reachable::Some => CacheHealth::Partial,
                 Reachable::None => CacheHealth::Down,
+                Reachable::Refused => CacheHealth::Unusable,
             };
             let clock_skew = Some(skew).filter(|skew| *skew > self.inner.settings.clock_slack);
             Ok(Health { cache, clock_skew })
@@ -368,4 +370,7 @@ pub enum CacheHealth {
     Partial,
     /// The cache does not answer; sessions come from the database.
     Down,
+    /// The cache answers, and refuses every call until an operator mends it: a wrong password, a missing right, a server
+    /// that is too old. The log event `cache_unusable` says what to do. Sessions come from the database.
+    Unusable,
 }

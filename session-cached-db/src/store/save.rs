@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use session_core::{Cache, Persistence, Record, SessionData, Stamp, StoredKey, Subject};
+use session_core::{Cache, Outcome, Persistence, Record, SessionData, Stamp, StoredKey, Subject};
 
 use super::inner::Inner;
 use super::merge::{Base, Draft, Merged};
@@ -209,6 +209,13 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 write.statement(pin!(rename)).await
             };
             if !matches!(result, Err(Error::Conflict)) || !write.may_try_again(conflicts).await {
+                let result = match result {
+                    Err(error) if error.outcome() == Outcome::Unknown => {
+                        let look = Box::pin(self.look_for(&new, &draft.record, error));
+                        look.await.map(|found| found.version())
+                    }
+                    result => result,
+                };
                 break (result.map(|version| draft.record.with_version(version)), made_at);
             }
             conflicts += 1;

@@ -78,6 +78,7 @@ impl Options {
         self.check_protocol(cache, db)?;
         let key_prefix = self.check_keys(db)?;
         let touch_interval = self.touch_interval();
+        let longest_statement = self.longest_statement(db);
         let coherence = CoherenceSettings {
             store_id,
             max_cache_age: self.max_cache_age(cache, db),
@@ -86,7 +87,7 @@ impl Options {
             clock_slack: self.clock_slack,
             cache_timeout: self.cache_timeout,
             write_timeout: self.write_timeout,
-            longest_statement: self.longest_statement(db),
+            longest_statement,
             breaker_threshold: self.breaker_threshold,
             probe_interval: self.probe_interval,
             repair_capacity: self.repair_capacity,
@@ -107,6 +108,8 @@ impl Options {
             clock_slack: self.clock_slack,
             read_timeout: self.read_timeout,
             write_timeout: self.write_timeout,
+            // The wait for its turn, the tries to get ahead of other processes, and the last statement.
+            longest_write: self.write_timeout.saturating_mul(2).saturating_add(longest_statement),
             longest_load: self.read_timeout.saturating_add(self.cache_timeout.saturating_mul(2)),
             single_flight_capacity: self.single_flight_capacity,
             max_waiting_writes: self.max_waiting_writes,
@@ -234,6 +237,8 @@ pub(crate) struct Settings {
     pub(crate) clock_slack: Duration,
     pub(crate) read_timeout: Duration,
     pub(crate) write_timeout: Duration,
+    /// The time after which a write that was begun can no longer be applied.
+    pub(crate) longest_write: Duration,
     /// The time that a load may take: the cache's answer, the database's, and the cache's once more.
     pub(crate) longest_load: Duration,
     pub(crate) single_flight_capacity: usize,

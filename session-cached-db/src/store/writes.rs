@@ -36,20 +36,45 @@ pub(crate) struct Saved {
     pub(crate) coherence: Coherence,
 }
 
+/// The origin of the key of a new session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeyOrigin {
+    /// This process has made it at random, so no other writer knows it.
+    Random,
+    /// The caller has chosen it.
+    Chosen,
+}
+
 impl<C: Cache, P: Persistence> Inner<C, P> {
     /// Adds a session under `key`.
-    pub(crate) async fn create(self: &Arc<Self>, key: StoredKey, record: Record) -> Result<Saved, Error> {
+    pub(crate) async fn create(
+        self: &Arc<Self>,
+        key: StoredKey,
+        record: Record,
+        origin: KeyOrigin,
+    ) -> Result<Saved, Error> {
         self.check_size(&record)?;
         let store = Arc::clone(self);
         let span = self.span("create", &key);
-        self.tasks.run(async move { store.create_now(key, record).await }.instrument(span)).await
+        self.tasks.run(async move { store.create_now(key, record, origin).await }.instrument(span)).await
     }
 
-    async fn create_now(self: &Arc<Self>, key: StoredKey, record: Record) -> Result<Saved, Error> {
+    async fn create_now(
+        self: &Arc<Self>,
+        key: StoredKey,
+        record: Record,
+        origin: KeyOrigin,
+    ) -> Result<Saved, Error> {
         mutant!(PublishOverVacancy => return self.create_over_vacancy(key, record).await);
         let lease = self.cache.lease_new(&key).await;
         let made_at = self.runtime.now();
-        let inserted = self.db.insert(&key, &record).await;
+        let inserted = match self.db.insert(&key, &record).await {
+            Err(error) if origin == KeyOrigin::Random && error.outcome() == Outcome::Unknown => {
+                // Boxed because it is rare.
+                Box::pin(self.look_for(&key, &record, error)).await.map(|found| found.version())
+            }
+            inserted => inserted,
+        };
         match inserted {
             Ok(version) => {
                 let record = Arc::new(record.with_version(version));
@@ -67,6 +92,21 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// Looks whether a write with an unknown outcome has stored `record` under `key`, which no other writer knows. Reads the
+    /// database once. Returns `unknown` if the record is not there yet, or the database does not answer.
+    pub(super) async fn look_for(
+        &self,
+        key: &StoredKey,
+        record: &Record,
+        unknown: Error,
+    ) -> Result<Arc<Record>, Error> {
+        match self.read(key).await {
+            // An earlier try of the same write may have stored something else.
+            Ok(Some(found)) if found.record.payload() == record.payload() => Ok(found.record),
+            Ok(_) | Err(_) => Err(unknown),
         }
     }
 

@@ -55,6 +55,10 @@ counters! {
     unreadable = "session_unreadable_total",
     /// Keys that clients presented and that opened no session.
     unknown_keys = "session_unknown_keys_total",
+    /// Keys among those that look like stored keys: the client has seen the database or a cache.
+    stored_keys_presented = "session_stored_keys_presented_total",
+    /// Keys in requests that the tower layer rejected before asking anything: malformed, or not sealed with a key of this node.
+    rejected_keys = "session_rejected_keys_total",
     /// Cache calls that failed or did not answer in time.
     cache_errors = "session_cache_errors_total",
     /// Times that the circuit breaker opened.

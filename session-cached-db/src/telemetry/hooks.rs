@@ -93,6 +93,8 @@ pub enum Revocation {
     /// Its subject has more sessions than
     /// [`max_sessions_per_subject`](crate::Builder::max_sessions_per_subject) allows.
     TooMany,
+    /// No client knows its key: the answer of the write that stored the session was lost, and so was the key.
+    Abandoned,
 }
 
 /// A key that opens no session.

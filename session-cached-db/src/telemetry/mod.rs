@@ -3,6 +3,7 @@
 mod counters;
 mod hooks;
 mod log_key;
+mod log_limit;
 pub(crate) mod metrics;
 
 use std::sync::Arc;
@@ -14,18 +15,20 @@ pub use self::counters::Stats;
 pub(crate) use self::hooks::Ending;
 pub use self::hooks::{Hooks, PresentedKey, Revocation};
 pub(crate) use self::log_key::{LogId, LogKey};
+use self::log_limit::LogLimits;
 
 /// The means by which a store reports.
 #[derive(Debug)]
 pub(crate) struct Telemetry {
     pub(crate) counters: Counters,
+    pub(crate) log_limits: LogLimits,
     hooks: Option<Arc<dyn Hooks>>,
     log_key: LogKey,
 }
 
 impl Telemetry {
-    pub(crate) const fn new(counters: Counters, hooks: Option<Arc<dyn Hooks>>, log_key: LogKey) -> Self {
-        Self { counters, hooks, log_key }
+    pub(crate) fn new(counters: Counters, hooks: Option<Arc<dyn Hooks>>, log_key: LogKey) -> Self {
+        Self { counters, log_limits: LogLimits::default(), hooks, log_key }
     }
 
     /// Calls the application's hooks, if there are any.

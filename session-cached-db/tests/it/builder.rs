@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use session_cached_db::{BuildError, CachedDb, Reaper};
-use session_core::{CacheProperties, Expiry, KeyForm, Persistence as _, PersistenceProperties, Scope};
+use session_cached_db::{BuildError, Builder, CachedDb, MokaCache, Reaper, SqlitePersistence};
+use session_core::{
+    Cache, CacheProperties, Expiry, KeyForm, Persistence, PersistenceProperties, Scope, Timestamp,
+};
 
 use crate::common::{
-    Call, DAY, HOUR, MINUTE, ManualRuntime, SECOND, StoreBuilder, TestCache, TestDb, World, in_memory,
+    Call, DAY, Fault, HOUR, MINUTE, ManualRuntime, SECOND, StoreBuilder, TestCache, TestDb, World, in_memory,
     key_of, map, values_of,
 };
 
@@ -196,4 +198,67 @@ async fn store_and_its_builder_can_be_shown() {
     let world = World::new().await;
     assert!(format!("{:?}", world.builder()).contains("idle_timeout"));
     assert!(format!("{:?}", world.store).contains("CachedDb"));
+}
+
+/// Sets every duration to `time`.
+fn all_of<C: Cache, P: Persistence>(builder: Builder<C, P>, time: Duration) -> Builder<C, P> {
+    builder
+        .idle_timeout(time)
+        .absolute_timeout(time)
+        .max_cache_age(time)
+        .lease_ttl(time)
+        .fence_ttl(Duration::MAX)
+        .clock_slack(time)
+        .cache_timeout(time)
+        .read_timeout(time)
+        .write_timeout(time)
+        .probe_interval(time)
+        .reaper(Reaper::default().with_interval(time).with_pause(time))
+}
+
+#[tokio::test]
+async fn longest_durations_and_instants_work_everywhere() {
+    for time in [Duration::MAX, Duration::from_secs(u64::MAX), Duration::from_micros(i64::MAX as u64)] {
+        let db = SqlitePersistence::connect("sqlite::memory:").await.unwrap();
+        let builder = CachedDb::builder(MokaCache::builder().build(), db).sole_process();
+        let store = all_of(builder, time).build().await.unwrap();
+        use_with_every_expiry(&store).await;
+        store.close().await;
+        let world = World::shared_with(|builder| all_of(builder, time)).await;
+        use_with_every_expiry(&world.store).await;
+        world.cache.calls.fail_all(Fault::NoAnswer);
+        use_with_every_expiry(&world.store).await;
+    }
+}
+
+async fn use_with_every_expiry<C: Cache, P: Persistence>(store: &CachedDb<C, P>) {
+    for expiry in [
+        Expiry::After(Duration::MAX),
+        Expiry::After(Duration::from_nanos(1)),
+        Expiry::After(Duration::ZERO),
+        Expiry::At(Timestamp::MIN),
+        Expiry::At(Timestamp::MAX),
+        Expiry::fixed(Duration::MAX, Timestamp::MAX),
+        Expiry::fixed(Duration::MAX, Timestamp::MIN),
+        Expiry::BrowserSession,
+    ] {
+        let mut session = store.new_session();
+        session.insert("x", 1).unwrap();
+        session.set_expiry(expiry);
+        let _ = (
+            session.expiry_age(),
+            session.expiry_age_from(Timestamp::MIN),
+            session.expires_at_from(Timestamp::MAX),
+        );
+        session.save().await.unwrap();
+        for time in [Timestamp::MIN, Timestamp::MAX] {
+            let _ = store.touch(session.stored_key().unwrap(), time).await;
+        }
+        let _ = session.touch().await;
+        let _ = session.save().await;
+        let _ = store.open(session.key().unwrap().expose()).await.unwrap();
+        session.log_out().await.unwrap();
+    }
+    let _ = store.clear_expired().await;
+    let _ = store.ping().await;
 }

@@ -169,3 +169,17 @@ async fn unencodable_data_is_not_saved() {
     )
     .await;
 }
+
+#[tokio::test]
+async fn session_that_cannot_be_read_is_ended_by_the_key_of_its_client() {
+    each_database(async |world| {
+        let session = world.saved([("x", 1)]).await;
+        spoil(&world, &session, b"\x01{").await;
+        assert!(matches!(world.unreadable(&session).await, Error::Unreadable(_)));
+        let client_key = session.key().unwrap();
+        assert!(world.store.end(client_key).await.unwrap().value);
+        assert!(world.reopen(&session).await.key().is_none());
+        assert!(!world.store.end(client_key).await.unwrap().value);
+    })
+    .await;
+}

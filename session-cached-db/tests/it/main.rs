@@ -29,6 +29,7 @@ mod hooks;
 mod identity;
 mod keys;
 mod limits;
+mod login;
 mod map;
 mod merge;
 #[cfg(feature = "metrics")]
@@ -47,4 +48,14 @@ mod subjects;
 mod tower;
 #[cfg(feature = "tower")]
 mod tower_cookie;
+#[cfg(feature = "tower")]
+mod tower_guard;
+#[cfg(feature = "tower")]
+mod tower_header;
+#[cfg(feature = "tower")]
+mod tower_jar;
+#[cfg(feature = "tower")]
+mod tower_stack;
 mod traces;
+mod typed;
+mod unknown_outcomes;

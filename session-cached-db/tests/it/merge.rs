@@ -322,14 +322,13 @@ async fn new_expiry_and_a_change_of_data_both_win() {
 }
 
 #[tokio::test]
-async fn new_subject_and_a_change_of_data_both_win() {
+async fn new_subject_and_a_change_of_data_before_it_both_win() {
     each_database_with(reject, async |world| {
         let (mut one, mut two) = two(&world, [("x", 0)]).await;
         one.set_subject("user-42").unwrap();
         two.insert("x", 1).unwrap();
-        one.save().await.unwrap();
         two.save().await.unwrap();
-        assert_eq!(two.subject(), Some("user-42"));
+        one.save().await.unwrap();
         let reopened = world.reopen(&one).await;
         assert_eq!((values_of(&reopened), reopened.subject()), (map([("x", 1)]), Some("user-42")));
     })
@@ -337,35 +336,53 @@ async fn new_subject_and_a_change_of_data_both_win() {
 }
 
 #[tokio::test]
-async fn later_of_two_subjects_wins() {
-    each_database(async |world| {
-        let (mut one, mut two) = two(&world, []).await;
-        one.set_subject("user-1").unwrap();
-        two.set_subject("user-2").unwrap();
-        one.save().await.unwrap();
-        two.save().await.unwrap();
-        assert_eq!(world.reopen(&one).await.subject(), Some("user-2"));
-        assert!(world.store.list_by_subject("user-1").await.unwrap().is_empty());
-    })
-    .await;
+async fn save_after_another_request_has_changed_the_subject_finds_no_session() {
+    for policy in [ConflictPolicy::LastWrite, ConflictPolicy::Reject] {
+        each_database_with(
+            |builder| builder.conflict_policy(policy),
+            async |world| {
+                let (mut one, mut two) = two(&world, [("x", 0)]).await;
+                one.set_subject("user-1").unwrap();
+                two.set_subject("user-2").unwrap();
+                one.save().await.unwrap();
+                assert!(matches!(two.save().await, Err(Error::SessionGone)));
+                assert_eq!(world.reopen(&one).await.subject(), Some("user-1"));
+                assert!(world.store.list_by_subject("user-2").await.unwrap().is_empty());
+            },
+        )
+        .await;
+    }
 }
 
 #[tokio::test]
-async fn later_of_two_subjects_is_rejected_under_reject() {
+async fn expiry_set_by_two_requests_is_never_a_conflict() {
     each_database_with(reject, async |world| {
-        let (mut one, mut two) = two(&world, []).await;
-        one.set_subject("user-1").unwrap();
-        two.set_subject("user-2").unwrap();
+        let (mut one, mut two) = two(&world, [("x", 0)]).await;
+        one.set_expiry(Expiry::After(HOUR));
+        two.set_expiry(Expiry::After(MINUTE));
+        two.insert("y", 1).unwrap();
         one.save().await.unwrap();
-        assert!(matches!(two.save().await, Err(Error::Conflict)));
-        assert_eq!(world.reopen(&one).await.subject(), Some("user-1"));
-        // The same subject from both is not a conflict.
-        let mut three = world.reopen(&one).await;
-        let mut four = world.reopen(&one).await;
-        three.set_subject("user-3").unwrap();
-        four.set_subject("user-3").unwrap();
+        two.save().await.unwrap();
+        assert_eq!(world.reopen(&one).await.expiry(), Some(Expiry::After(MINUTE)));
+        // Nor is the same expiry, set again as other middlewares do at every save, after another request has changed it.
+        let (mut three, mut four) = (world.reopen(&one).await, world.reopen(&one).await);
+        three.set_expiry(Expiry::After(HOUR));
         three.save().await.unwrap();
+        four.set_expiry(Expiry::After(MINUTE));
+        four.insert("z", 1).unwrap();
         four.save().await.unwrap();
+        four.insert("z", 2).unwrap();
+        four.save().await.unwrap();
+        let reopened = world.reopen(&one).await;
+        assert_eq!((reopened.get("z").unwrap(), reopened.expiry()), (Some(2), Some(Expiry::After(HOUR))));
+        // Nor is a clear.
+        let (mut five, mut six) = (world.reopen(&one).await, world.reopen(&one).await);
+        five.set_expiry(Expiry::After(MINUTE));
+        five.save().await.unwrap();
+        six.clear();
+        six.save().await.unwrap();
+        let reopened = world.reopen(&one).await;
+        assert_eq!((reopened.len(), reopened.expiry()), (0, Some(Expiry::After(MINUTE))));
     })
     .await;
 }

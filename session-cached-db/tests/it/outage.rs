@@ -1,14 +1,18 @@
 //! Outages of the cache: their effect on callers, on the cache afterwards, and on the log.
 
-use session_cached_db::{Coherence, Error, OutagePolicy, Session, WriteOperation};
-use session_core::{Cache as _, Outcome, Runtime as _};
+use session_cached_db::{CacheHealth, Coherence, Error, OutagePolicy, Session, WriteOperation};
+use session_core::{Cache as _, Outcome, Runtime as _, StoredKey};
 
 use crate::common::{Call, Fault, Log, MINUTE, Moment, SECOND, World, key_of, map, soon, until, values_of};
 
 /// Lets the repair task run again and again, until `condition` holds.
 async fn looked_after(world: &World, condition: impl Fn() -> bool) {
     while !condition() {
-        let pause = world.probe_pause().await;
+        // The task may end without another pause.
+        let pause = tokio::select! {
+            pause = world.probe_pause() => pause,
+            () = until(&condition) => return,
+        };
         world.runtime.advance(pause);
         tokio::task::yield_now().await;
     }
@@ -359,4 +363,84 @@ async fn store_closed_during_a_short_outage_waits_for_its_end() {
     world.runtime.advance(SECOND / 8);
     soon(closing).await.unwrap();
     assert!(elsewhere.open(&client_key).await.unwrap().key().is_none());
+}
+
+#[tokio::test]
+async fn cache_that_refuses_every_call_is_left_at_once_and_says_why_once() {
+    let world = World::shared_with(|builder| builder.breaker_threshold(1_000)).await;
+    let log = Log::listen();
+    let mut session = world.saved([("x", 1)]).await;
+    world.cache.calls.fail_all(Fault::Unusable);
+    world.forget_calls();
+    for x in 2..50 {
+        assert_eq!(values_of(&world.reopen(&session).await), map([("x", x - 1)]));
+        session.insert("x", x).unwrap();
+        assert_eq!(session.save().await.unwrap(), Coherence::Degraded);
+    }
+    assert_eq!(world.cache.calls.total(), 1, "a cache that refuses every call was called again");
+    let told = log.events("cache_unusable");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].starts_with("WARN") && told[0].contains("say yes"), "{told:?}");
+    assert!(log.events("cache_breaker_opened").is_empty());
+    assert_eq!(world.store.ping().await.unwrap().cache, CacheHealth::Unusable);
+
+    world.cache.calls.heal();
+    looked_after(&world, || !log.events("cache_breaker_closed").is_empty()).await;
+    looked_after(&world, || world.store.stats().repairs == 1).await;
+    assert_eq!(world.store.ping().await.unwrap().cache, CacheHealth::Up);
+    assert_eq!(values_of(&world.reopen(&session).await), map([("x", 49)]));
+    session.insert("x", 50).unwrap();
+    assert_eq!(session.save().await.unwrap(), Coherence::Coherent);
+}
+
+#[tokio::test]
+async fn probes_of_a_cache_that_refuses_every_call_become_rare() {
+    let world = World::shared().await;
+    let session = world.saved([("x", 1)]).await;
+    world.cache.calls.fail_all(Fault::Unusable);
+    world.forget_calls();
+    world.reopen(&session).await;
+    let begun = world.runtime.now();
+    looked_after(&world, || world.runtime.now().since(begun) >= 120 * SECOND).await;
+    let calls = world.cache.calls.total();
+    // A cache that is silent is probed 120 times.
+    assert!((10..20).contains(&calls), "{calls} calls in two minutes");
+}
+
+#[tokio::test]
+async fn breaker_stays_open_while_only_reads_are_allowed() {
+    let world = World::shared().await;
+    let log = Log::listen();
+    let session = world.saved([("x", 1)]).await;
+    world.cache.calls.fail_all(Fault::Unusable);
+    world.reopen(&session).await;
+    world.cache.calls.heal();
+    // The user may use `GET`, and not what places a lease.
+    for _ in 0..3 {
+        world.cache.calls.fail(Call::Acquire, Moment::Before, Fault::Unusable);
+    }
+    let refused = || world.cache.calls.count(Call::Acquire);
+    world.forget_calls();
+    looked_after(&world, || refused() == 3).await;
+    assert!(log.events("cache_breaker_closed").is_empty());
+    looked_after(&world, || !log.events("cache_breaker_closed").is_empty()).await;
+    assert_eq!(log.events("cache_unusable").len(), 1);
+    assert_eq!(world.cache.peek(&StoredKey::PROBE).await, None, "the probe left its lease");
+}
+
+#[tokio::test]
+async fn refusal_is_logged_again_when_the_reason_or_the_time_is_another() {
+    let world = World::shared().await;
+    let log = Log::listen();
+    let session = world.saved([("x", 1)]).await;
+    let told = || log.events("cache_unusable").len();
+    for (pause, expected) in [(0 * SECOND, 1), (SECOND, 1), (2 * MINUTE, 2)] {
+        world.runtime.advance(pause);
+        let closed = log.events("cache_breaker_closed").len();
+        world.cache.calls.fail_all(Fault::Unusable);
+        world.reopen(&session).await;
+        assert_eq!(told(), expected, "after {pause:?}");
+        world.cache.calls.heal();
+        looked_after(&world, || log.events("cache_breaker_closed").len() > closed).await;
+    }
 }

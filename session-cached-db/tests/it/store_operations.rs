@@ -210,7 +210,7 @@ async fn failed_save_leaves_the_session_as_it_was() {
         let mut session = world.saved([("x", 1)]).await;
         session.insert("x", 2).unwrap();
         session.set_subject("user-42").unwrap();
-        world.db.calls.fail(Call::Update, crate::common::Moment::Before, crate::common::Fault::Unreachable);
+        world.db.calls.fail(Call::Rename, crate::common::Moment::Before, crate::common::Fault::Unreachable);
         let failed = session.save().await.unwrap_err();
         assert!(matches!(failed, Error::Database(_)) && failed.is_retryable());
         assert!(session.modified());

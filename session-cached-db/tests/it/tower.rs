@@ -1,7 +1,6 @@
 //! The layer's work around a handler.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
@@ -46,7 +45,7 @@ pub async fn ask(site: &Router, cookies: Option<&str>) -> Answer {
 }
 
 /// Sends a request with these bytes as its `Cookie` header.
-async fn ask_with(site: &Router, cookies: Option<&[u8]>) -> Answer {
+pub async fn ask_with(site: &Router, cookies: Option<&[u8]>) -> Answer {
     let mut request = Request::builder().uri("/");
     if let Some(cookies) = cookies {
         request = request.header(header::COOKIE, cookies);
@@ -79,6 +78,10 @@ impl Answer {
         parts[0].to_owned()
     }
 
+    pub fn removes_cookie(&self) -> bool {
+        self.set_cookie().is_some_and(|parts| parts[0] == format!("{NAME}="))
+    }
+
     pub fn sets_no_cookie(&self) -> bool {
         self.set_cookie().is_none()
     }
@@ -103,11 +106,11 @@ pub async fn visit(session: SessionHandle) -> Result<String, Error> {
 }
 
 /// Handles a page that shows the visits.
-async fn read(session: SessionHandle) -> Result<String, Error> {
+pub async fn read(session: SessionHandle) -> Result<String, Error> {
     Ok(session.lock().await?.get::<i32>("visits")?.unwrap_or(0).to_string())
 }
 
-async fn log_out(session: SessionHandle) -> Result<(), Error> {
+pub async fn log_out(session: SessionHandle) -> Result<(), Error> {
     session.lock().await?.flush().await?;
     Ok(())
 }
@@ -162,9 +165,14 @@ async fn malformed_cookie_costs_no_io_and_opens_no_session() {
     for _ in 0..1_000 {
         ask(&site, Some(&format!("{NAME}=short"))).await;
     }
-    let events = log.events("cookie_rejected");
-    assert_eq!(events.len(), 10, "the first, the second, the fourth and so on: {events:?}");
+    assert_eq!(world.store.stats().rejected_keys, 1_004, "an empty cookie is none");
+    let events = log.events("key_rejected");
+    assert_eq!(events.len(), 10, "{events:?}");
     assert!(events.iter().all(|event| event.starts_with("WARN") && !event.contains("passwd")), "{events:?}");
+    world.runtime.advance(10 * SECOND);
+    ask(&site, Some(&format!("{NAME}=short"))).await;
+    let events = log.events("key_rejected");
+    assert!(events.len() == 11 && events[10].contains("suppressed=994"), "{events:?}");
 }
 
 #[tokio::test]
@@ -644,6 +652,40 @@ async fn unreadable_session_is_503_and_its_cookie_and_row_stay() {
     assert_eq!(ask(&site(layer(&world), read), Some(&both)).await.body, "7");
 }
 
+/// Makes the payload of the session unreadable.
+async fn break_payload(world: &World, session: &Session) {
+    let key = *session.stored_key().unwrap();
+    let record = world.store.load(&key).await.unwrap().unwrap();
+    let broken = session_core::Record::clone(&record).with_payload(Bytes::from_static(b"\x01{"));
+    world.store.update(&key, broken, None, session_core::ExpiryWrite::Extend).await.unwrap();
+}
+
+#[tokio::test]
+async fn logout_ends_a_session_that_cannot_be_read_and_removes_its_cookie() {
+    let world = World::new().await;
+    let session = world.saved([("visits", 1)]).await;
+    break_payload(&world, &session).await;
+    async fn log_out(handle: SessionHandle) {
+        handle.end().await.unwrap();
+        // A request may go on with a new session.
+        assert!(handle.lock().await.unwrap().key().is_none());
+    }
+    async fn log_out_only(handle: SessionHandle) {
+        handle.end().await.unwrap();
+    }
+    let answer = ask(&site(layer(&world), log_out), Some(&cookie_of(&session))).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert!(answer.removes_cookie());
+    assert!(world.store.load(session.stored_key().unwrap()).await.unwrap().is_none());
+
+    let readable = world.saved([("visits", 1)]).await;
+    let answer = ask(&site(layer(&world), log_out_only), Some(&cookie_of(&readable))).await;
+    assert!(answer.removes_cookie());
+    assert!(!readable.exists().await.unwrap());
+    // Without a session there is nothing to end, and no cookie to remove.
+    assert!(ask(&site(layer(&world), log_out_only), None).await.sets_no_cookie());
+}
+
 #[tokio::test]
 async fn response_that_used_the_session_is_kept_out_of_shared_caches() {
     let world = World::new().await;
@@ -658,6 +700,41 @@ async fn response_that_used_the_session_is_kept_out_of_shared_caches() {
     };
     let answer = ask(&site(layer(&world), chosen), None).await;
     assert_eq!(answer.headers.get_all(header::CACHE_CONTROL).iter().collect::<Vec<_>>(), ["no-store"]);
+}
+
+#[tokio::test]
+async fn removal_of_the_cookie_is_kept_out_of_shared_caches_in_any_case() {
+    let world = World::new().await;
+    let session = world.saved([("visits", 1)]).await;
+    let page = async |session: SessionHandle| -> Result<_, Error> {
+        session.lock().await?.flush().await?;
+        Ok([(header::CACHE_CONTROL, "public, max-age=60")])
+    };
+    let answer = ask(&site(layer(&world), page), Some(&cookie_of(&session))).await;
+    assert!(answer.removes_the_cookie());
+    assert_eq!(answer.headers[header::CACHE_CONTROL], "private, max-age=60");
+}
+
+#[tokio::test]
+async fn unused_session_costs_the_layer_no_more_allocations_than_its_handle() {
+    use futures_util::FutureExt as _;
+    let world = World::new().await;
+    let inner =
+        service_fn(async |_: Request| Ok::<_, std::convert::Infallible>(Response::new(Body::empty())));
+    let session = world.saved([("visits", 1)]).await;
+    let request =
+        || Request::builder().header(header::COOKIE, cookie_of(&session)).body(Body::empty()).unwrap();
+    let mut service = layer(&world).layer(inner);
+    let (plain, layered) = (request(), request());
+    let bare = allocation_counter::measure(|| {
+        let mut inner = inner;
+        tower::Service::call(&mut inner, plain).now_or_never().unwrap().unwrap();
+    });
+    let measured = allocation_counter::measure(|| {
+        tower::Service::call(&mut service, layered).now_or_never().unwrap().unwrap();
+    });
+    // The presented key, the handle and the future; and the request's map of extensions, its table and its entry.
+    assert_eq!(measured.count_total - bare.count_total, 6);
 }
 
 #[tokio::test]
@@ -697,29 +774,8 @@ async fn missing_layer_is_an_error_that_says_so() {
     let answer = ask(&site, None).await;
     assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR);
     let (mut parts, ()) = Request::new(()).into_parts();
-    let error = SessionHandle::from_request_parts(&mut parts, &()).await.unwrap_err();
+    let error = SessionHandle::<()>::from_request_parts(&mut parts, &()).await.unwrap_err();
     assert_eq!(error.to_string(), "there is no SessionLayer around this route; add one with Router::layer");
-}
-
-#[tokio::test]
-async fn response_waits_for_a_task_that_holds_the_session() {
-    let world = World::new().await;
-    let done = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&done);
-    let page = async move |session: SessionHandle| {
-        let (locked, is_locked) = tokio::sync::oneshot::channel();
-        tokio::spawn(async move {
-            let mut session = session.lock().await.unwrap();
-            locked.send(()).unwrap();
-            tokio::task::yield_now().await;
-            session.insert("visits", 1).unwrap();
-            count.fetch_add(1, Ordering::SeqCst);
-        });
-        is_locked.await.unwrap();
-    };
-    let answer = ask(&site(layer(&world), page), None).await;
-    assert_eq!(done.load(Ordering::SeqCst), 1);
-    assert!(!answer.cookie().is_empty());
 }
 
 #[tokio::test]
@@ -747,4 +803,32 @@ async fn too_many_writes_of_one_session_are_answered_with_503() {
     for answer in refused {
         assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     }
+}
+
+#[tokio::test]
+async fn session_stored_without_an_answer_gets_its_cookie() {
+    each_database(async |world| {
+        let site = site(layer(&world), visit);
+        // The layer's own save.
+        world.db.calls.fail(Call::Insert, Moment::After, Fault::NoAnswer);
+        let first = ask(&site, None).await;
+        assert_eq!((first.status, first.body.as_str()), (StatusCode::OK, "1"));
+        assert_eq!(ask(&site, Some(&first.cookie())).await.body, "2");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn key_changed_by_a_handler_without_an_answer_gets_its_cookie() {
+    each_database(async |world| {
+        let session = world.saved([("visits", 1)]).await;
+        let log_in = async |session: SessionHandle| session.lock().await?.log_in("user-1").await.map(drop);
+        world.db.calls.fail(Call::Rename, Moment::After, Fault::NoAnswer);
+        world.db.calls.fail(Call::Load, Moment::Before, Fault::Unreachable);
+        let answer = ask(&site(layer(&world), log_in), Some(&cookie_of(&session))).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        let reopened = ask(&site(layer(&world), read), Some(&answer.cookie())).await;
+        assert_eq!(reopened.body, "1");
+    })
+    .await;
 }

@@ -4,7 +4,7 @@ use session_cached_db::tower::{SameSite, SessionCookie, SessionHandle};
 use session_core::Expiry;
 
 use crate::common::{DAY, HOUR, World};
-use crate::tower::{Answer, ask, layer, site, visit};
+use crate::tower::{Answer, ask, cookie_of, layer, log_out, site, visit};
 
 async fn first_answer(cookie: SessionCookie) -> Answer {
     let world = World::with(|builder| builder.idle_timeout(DAY)).await;
@@ -37,7 +37,14 @@ async fn cookie_is_secure_unless_set_otherwise() {
 
 #[tokio::test]
 async fn plain_http_cookie_loses_attributes_that_demand_tls() {
-    for (name, expected) in [("__Host-session", "session"), ("__Secure-id", "id"), ("id", "id")] {
+    for (name, expected) in [
+        ("__Host-session", "session"),
+        ("__host-session", "session"),
+        ("__Secure-id", "id"),
+        ("__Http-id", "id"),
+        ("__Host-Http-id", "id"),
+        ("id", "id"),
+    ] {
         let cookie = SessionCookie::new(name).plain_http(true);
         assert_eq!(cookie.name(), expected);
         assert_eq!(
@@ -71,6 +78,36 @@ async fn same_site_attribute_is_the_one_that_was_set() {
 }
 
 #[tokio::test]
+async fn partitioned_cookie_says_so_when_it_is_set_and_removed() {
+    let cookie = SessionCookie::default().same_site(SameSite::None).partitioned(true);
+    let said = attributes(cookie.clone()).await;
+    assert_eq!(
+        said,
+        ["__Host-session", "HttpOnly", "SameSite=None", "Partitioned", "Secure", "Path=/", "Max-Age=86400"]
+    );
+    let world = World::new().await;
+    let session = world.saved([("visits", 1)]).await;
+    let site = site(layer(&world).with_cookie(cookie).unwrap(), log_out);
+    let answer = ask(&site, Some(&cookie_of(&session))).await;
+    assert!(answer.removes_the_cookie());
+    // Otherwise, a browser would look for it among the cookies that are not partitioned.
+    assert!(answer.set_cookie().unwrap().contains(&"Partitioned"));
+}
+
+#[tokio::test]
+async fn cookie_lives_at_most_as_long_as_browsers_allow() {
+    for (days, expected) in [(399, "Max-Age=34473600"), (400, "Max-Age=34560000"), (401, "Max-Age=34560000")]
+    {
+        let world = World::with(|builder| builder.idle_timeout(days * DAY)).await;
+        let answer = ask(&site(layer(&world), visit), None).await;
+        assert!(answer.set_cookie().unwrap().contains(&expected), "{days}: {:?}", answer.set_cookie());
+    }
+    let world = World::with(|builder| builder.idle_timeout(std::time::Duration::MAX)).await;
+    let answer = ask(&site(layer(&world), visit), None).await;
+    assert!(answer.set_cookie().unwrap().contains(&"Max-Age=34560000"));
+}
+
+#[tokio::test]
 async fn cookie_lives_as_long_as_its_session() {
     let world = World::with(|builder| builder.idle_timeout(DAY)).await;
     for (expiry, expected) in [
@@ -96,17 +133,17 @@ async fn cookie_lives_as_long_as_its_session() {
 async fn cookie_that_browsers_would_refuse_is_refused() {
     let world = World::new().await;
     for (cookie, why) in [
-        (SessionCookie::new(""), "its name"),
-        (SessionCookie::new("a b"), "its name"),
-        (SessionCookie::new("a=b"), "its name"),
-        (SessionCookie::new("a;b"), "its name"),
-        (SessionCookie::new("séance"), "its name"),
-        (SessionCookie::new("__Host-").plain_http(true), "its name"),
-        (SessionCookie::new("id").path("app"), "its path"),
-        (SessionCookie::new("id").path("/a; Domain=evil.example"), "its path"),
-        (SessionCookie::new("id").path("/a\r\nSet-Cookie: x"), "its path"),
-        (SessionCookie::new("id").domain(""), "its domain"),
-        (SessionCookie::new("id").domain("a;b"), "its domain"),
+        (SessionCookie::new(""), "the cookie's name"),
+        (SessionCookie::new("a b"), "the cookie's name"),
+        (SessionCookie::new("a=b"), "the cookie's name"),
+        (SessionCookie::new("a;b"), "the cookie's name"),
+        (SessionCookie::new("séance"), "the cookie's name"),
+        (SessionCookie::new("__Host-").plain_http(true), "the cookie's name"),
+        (SessionCookie::new("id").path("app"), "the cookie's path"),
+        (SessionCookie::new("id").path("/a; Domain=evil.example"), "the cookie's path"),
+        (SessionCookie::new("id").path("/a\r\nSet-Cookie: x"), "the cookie's path"),
+        (SessionCookie::new("id").domain(""), "the cookie's domain"),
+        (SessionCookie::new("id").domain("a;b"), "the cookie's domain"),
         (SessionCookie::new("__Secure-id").secure(false), "__Secure-"),
         (SessionCookie::new("__Host-id").secure(false), "__Host-"),
         (SessionCookie::new("__host-id").secure(false), "__Host-"),
@@ -114,6 +151,20 @@ async fn cookie_that_browsers_would_refuse_is_refused() {
         (SessionCookie::new("__Host-id").path("/app"), "__Host-"),
         (SessionCookie::new("id").same_site(SameSite::None).secure(false), "same_site"),
         (SessionCookie::new("id").same_site(SameSite::None).plain_http(true), "same_site"),
+        (SessionCookie::new("id").partitioned(true).secure(false), "partitioned"),
+        (SessionCookie::new("__Http-id").secure(false), "__Http-"),
+        (SessionCookie::new("__http-id").http_only(false), "__Http-"),
+        (SessionCookie::new("__Host-Http-id").http_only(false), "__Host-Http-"),
+        (SessionCookie::new("__HOST-http-id").path("/app"), "__Host-"),
+        (SessionCookie::new("__Host-Http-id").domain("example.org"), "__Host-"),
+        (SessionCookie::new("__Host-__Secure-id").plain_http(true), "__Secure-"),
+        (SessionCookie::new("id").domain("example.org:443"), "the cookie's domain"),
+        (SessionCookie::new("id").domain("."), "the cookie's domain"),
+        (SessionCookie::new("id").domain("münchen.example"), "the cookie's domain"),
+        (SessionCookie::new("id").domain("d".repeat(1025)), "the cookie's domain"),
+        (SessionCookie::new("id").path(format!("/{}", "p".repeat(1024))), "the cookie's path"),
+        // With a key of 64 characters, the longest one.
+        (SessionCookie::new("n".repeat(4096 - 64 + 1)), "4096 bytes"),
     ] {
         let debug = format!("{cookie:?}");
         let error = layer(&world).with_cookie(cookie).unwrap_err().to_string();
@@ -123,6 +174,11 @@ async fn cookie_that_browsers_would_refuse_is_refused() {
         SessionCookie::new("__Secure-id").domain("example.org").path("/app"),
         SessionCookie::new("__Host-id").domain("localhost").plain_http(true),
         SessionCookie::new("sessionid"),
+        SessionCookie::new("__Http-id").domain("example.org").path("/app"),
+        SessionCookie::new("__Host-Http-id"),
+        SessionCookie::new("__host-http-id").plain_http(true).http_only(false).path("/app"),
+        SessionCookie::new("n".repeat(4096 - 64)).path(format!("/{}", "p".repeat(1023))),
+        SessionCookie::new("id").domain(".example.org").partitioned(true).same_site(SameSite::None),
     ] {
         layer(&world).with_cookie(cookie).unwrap();
     }
@@ -194,7 +250,7 @@ mod sealed {
             assert_eq!((answer.status, answer.body.as_str()), (StatusCode::OK, "1"));
             assert_eq!(world.db.calls.count(Call::Load), 0);
         }
-        assert_eq!(log.events("cookie_rejected").len(), 3);
+        assert_eq!(log.events("key_rejected").len(), 3);
     }
 
     #[tokio::test]

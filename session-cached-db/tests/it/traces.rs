@@ -32,7 +32,8 @@ async fn log_shows_no_key_payload_or_subject_and_sessions_can_be_followed() {
     let world = World::shared_with(|builder| builder.log_key(*b"the log's key")).await;
     let log = Log::listen();
     let mut session = world.saved([("number", 471_147)]).await;
-    session.set_subject("ada@example.org").unwrap();
+    session.log_in("ada@example.org").await.unwrap();
+    session.insert("number", 471_147).unwrap();
     session.save().await.unwrap();
     world.store.open("0123456789012345678901234567890123456789012").await.unwrap();
     // Provoke the events with the most detail: an unreadable payload, and a cache that cannot be reached.

@@ -176,8 +176,8 @@ pub async fn unchanged_values_stay_byte_for_byte(world: &World) {
     let first = ask(&site(&world.nodes[0]), "/visit", None).await;
     let mut session = world.open(&first.key()).await;
     session.insert("odd", RawValue::from_string(ODD_JSON.to_owned()).unwrap()).unwrap();
-    session.set_subject("user-42").unwrap();
     session.save().await.unwrap();
+    world.give_to(&session, "user-42").await;
     assert_eq!(ask(&site(&world.nodes[0]), "/visit", Some(&first.cookie())).await.body, "2");
     let session = world.open(&first.key()).await;
     assert_eq!(session.get_raw("odd"), Some(ODD_JSON));

@@ -9,7 +9,7 @@ use futures_util::FutureExt as _;
 use libtest_mimic::Failed;
 use session_cached_db::db_backends::sqlx::{AssertSqlSafe, Connection as _, PgConnection, raw_sql};
 use session_cached_db::{CachedDb, MokaCache, PostgresPersistence, RedisCache, Session, SqlitePersistence};
-use session_core::{DynCache, DynDatabase, ExpiryWrite, Record};
+use session_core::{DynCache, DynDatabase, ExpiryWrite, Record, Subject};
 
 pub type Store = CachedDb<Arc<dyn DynCache>, Arc<dyn DynDatabase>>;
 
@@ -98,6 +98,14 @@ impl World {
         let record = self.nodes[0].load(&stored_key).await.unwrap().unwrap();
         let broken = Record::new(Bytes::from_static(b"no payload"), record.created_at(), record.expires_at());
         self.nodes[0].update(&stored_key, broken, None, ExpiryWrite::Extend).await.unwrap();
+    }
+
+    /// Gives a session to a subject, behind the back of the middleware, under its key.
+    pub async fn give_to(&self, session: &Session, subject: &str) {
+        let key = session.stored_key().unwrap();
+        let record = Record::clone(&*self.nodes[0].load(key).await.unwrap().unwrap());
+        let record = record.with_subject(Some(Subject::parse(subject).unwrap()));
+        self.nodes[0].update(key, record, None, ExpiryWrite::Extend).await.unwrap();
     }
 
     /// Returns `true` if there is a row under this key, readable or not.

@@ -98,7 +98,7 @@ impl<'a> Browsers<'a> {
             "--disable-component-update".to_owned(),
             "--no-first-run".to_owned(),
             // The browser can reach only the test's own server.
-            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1".to_owned(),
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost".to_owned(),
             format!("--blink-settings=preferredColorScheme={}", u8::from(!setup.is_dark)),
         ];
         if Path::new("/proc/self").metadata().is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0) {

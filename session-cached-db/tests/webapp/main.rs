@@ -1,7 +1,7 @@
 //! The example application, through direct requests and in a real browser.
 //!
-//! The browser is Chromium, driven by `chromedriver`; `cargo xtask test --provision` installs both on Debian.
-//! Without them, the tests that need them are reported as ignored, or as failed if `CONFORMANCE_REQUIRE` is
+//! The browser is Chromium, driven by `chromedriver`; the shared cache is nginx. `cargo xtask test --provision` installs them on
+//! Debian. Without them, the tests that need them are reported as ignored, or as failed if `CONFORMANCE_REQUIRE` is
 //! `all`.
 #![allow(
     unreachable_pub,
@@ -17,8 +17,10 @@
 )]
 
 mod browser;
+mod cookies;
 mod direct;
 mod looks;
+mod proxy;
 mod server;
 #[allow(dead_code, reason = "the example uses the rest")]
 #[path = "../../examples/webapp/site/mod.rs"]
@@ -26,6 +28,7 @@ mod site;
 mod visits;
 
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -38,6 +41,7 @@ use browser::{Browsers, Driver};
 const THREADS: usize = 2;
 
 type Direct = fn() -> Pin<Box<dyn Future<Output = ()>>>;
+type BehindAProxy = for<'a> fn(&'a Path) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 type InBrowser = for<'a> fn(&'a Browsers) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
 macro_rules! direct {
@@ -49,6 +53,12 @@ macro_rules! direct {
 macro_rules! in_browser {
     ($($module:ident: $($name:ident),* $(,)?;)*) => {
         &[$($((concat!(stringify!($module), "::", stringify!($name)), |browsers| Box::pin($module::$name(browsers)))),*),*]
+    };
+}
+
+macro_rules! behind_a_proxy {
+    ($($name:ident),* $(,)?) => {
+        &[$((concat!("proxy::", stringify!($name)), |nginx| Box::pin(proxy::$name(nginx)))),*]
     };
 }
 
@@ -75,12 +85,26 @@ const IN_BROWSER: &[(&str, InBrowser)] = in_browser! {
         log_out_everywhere_ends_the_other_browsers_session,
         one_other_session_can_be_ended,
         counters_update_without_a_click;
+    cookies:
+        cookies_of_the_layer_are_kept_sent_and_dropped,
+        browser_refuses_the_cookies_that_the_layer_refuses,
+        partitioned_cookie_is_kept_in_a_frame_of_another_site,
+        login_by_a_form_of_another_site_finds_its_session;
     looks:
         page_does_not_scroll_sideways_on_a_phone,
         page_does_not_scroll_sideways_on_a_desktop,
         every_field_and_button_has_a_name,
         text_can_be_read_in_light_and_in_dark;
 };
+
+const BEHIND_A_PROXY: &[(&str, BehindAProxy)] = behind_a_proxy![
+    page_without_a_session_is_cached,
+    first_visitors_get_keys_of_their_own,
+    page_that_read_the_session_is_given_to_no_other_client,
+    cache_control_of_the_handler_is_respected,
+    key_is_shared_with_no_one_although_the_handler_says_public,
+    error_of_the_session_is_not_cached,
+];
 
 fn main() {
     let mut arguments = Arguments::from_args();
@@ -106,6 +130,19 @@ fn main() {
     }
     if let (Err(reason), false, false) = (&driver, is_required, arguments.list) {
         eprintln!("in a browser: NOT TESTED, because {reason}");
+    }
+    let nginx = if arguments.list { Err("listing".to_owned()) } else { proxy::find() };
+    for (name, test) in BEHIND_A_PROXY {
+        let nginx = nginx.clone();
+        let is_ignored = nginx.is_err() && !is_required;
+        let run = move || {
+            runtime().block_on(test(&nginx?));
+            Ok(())
+        };
+        trials.push(Trial::test(*name, run).with_ignored_flag(is_ignored));
+    }
+    if let (Err(reason), false, false) = (&nginx, is_required, arguments.list) {
+        eprintln!("behind a shared cache: NOT TESTED, because {reason}");
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
     drop(driver);

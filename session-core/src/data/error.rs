@@ -21,3 +21,24 @@ impl From<serde_json::Error> for MalformedJson {
         Self { line: error.line(), column: error.column() }
     }
 }
+
+/// The error for a text that a [`SessionData`](crate::SessionData) does not take as a value. It shows nothing of the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidValue {
+    /// The text is not one JSON value.
+    #[error(transparent)]
+    Malformed(#[from] MalformedJson),
+    /// Arrays and objects are nested deeper than [`SessionData::MAX_DEPTH`](crate::SessionData::MAX_DEPTH): no reader would
+    /// take the value again.
+    #[error("arrays and objects are nested more than {limit} deep, which could not be read again; nest less")]
+    TooDeep {
+        /// The deepest nesting that is accepted.
+        limit: usize,
+    },
+}
+
+impl From<serde_json::Error> for InvalidValue {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Malformed(error.into())
+    }
+}

@@ -1,3 +1,4 @@
+mod depth;
 mod error;
 mod object;
 mod parse;
@@ -13,7 +14,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-pub use self::error::MalformedJson;
+use self::depth::is_deeper_than;
+pub use self::error::{InvalidValue, MalformedJson};
 use self::object::Parsed;
 pub(crate) use self::object::{Dense, Object, Source};
 
@@ -86,9 +88,11 @@ fn modified(value: Option<&str>, steps: &[Modification]) -> Option<Box<str>> {
     others.iter().try_fold(first, |value, step| json(step.0(Some(&value))?).ok())
 }
 
-/// Returns `text`, without the white space around it, if it is one JSON value.
-fn json(text: String) -> Result<Box<str>, MalformedJson> {
-    Ok(RawValue::from_string(text)?.into())
+/// Returns `text`, without the white space around it, if it is one JSON value that can be read again.
+fn json(text: String) -> Result<Box<str>, InvalidValue> {
+    let json: Box<str> = RawValue::from_string(text)?.into();
+    let limit = SessionData::MAX_DEPTH;
+    if is_deeper_than(limit, json.as_bytes()) { Err(InvalidValue::TooDeep { limit }) } else { Ok(json) }
 }
 
 /// Returns a part of a text that the parser has found to be UTF-8.
@@ -106,6 +110,12 @@ impl Changes {
 }
 
 impl SessionData {
+    /// The deepest nesting of arrays and objects in a value that is inserted. `serde_json` reads 127 levels, of which the map
+    /// itself is one.
+    ///
+    /// A deeper value that another program has stored stays as it is, and can be read as text only.
+    pub const MAX_DEPTH: usize = 126;
+
     /// Creates an empty map.
     #[must_use]
     pub const fn new() -> Self {
@@ -165,8 +175,8 @@ impl SessionData {
     ///
     /// # Errors
     ///
-    /// Returns [`MalformedJson`] if `value` is not one JSON value.
-    pub fn insert(&mut self, key: &str, value: String) -> Result<(), MalformedJson> {
+    /// Returns [`InvalidValue`] if `value` is not one JSON value, or is nested deeper than [`MAX_DEPTH`](Self::MAX_DEPTH).
+    pub fn insert(&mut self, key: &str, value: String) -> Result<(), InvalidValue> {
         let value = json(value)?;
         self.change().keys.insert(key.into(), Change::Set(value));
         Ok(())
@@ -186,13 +196,13 @@ impl SessionData {
     ///
     /// # Errors
     ///
-    /// Returns [`MalformedJson`] if `value` is not one JSON value.
+    /// Returns [`InvalidValue`] if `value` is not one JSON value, or is nested deeper than [`MAX_DEPTH`](Self::MAX_DEPTH).
     pub fn modify(
         &mut self,
         key: &str,
         value: String,
         modification: impl Fn(Option<&str>) -> Option<String> + Send + Sync + 'static,
-    ) -> Result<(), MalformedJson> {
+    ) -> Result<(), InvalidValue> {
         let value = json(value)?;
         let is_cleared = self.is_cleared();
         let changes = &mut self.change().keys;
@@ -279,17 +289,18 @@ impl SessionData {
     }
 
     /// Returns `true` if a key that was changed here has another value in `fresh` than in the base of this
-    /// map, which means that another writer changed it, too.
+    /// map, which means that another writer changed it, too. Looks only at keys for which `counts` returns `true`.
     ///
     /// A change to the same value counts as well. A [modification](Self::modify) that can be repeated on the
     /// other value does not.
     #[must_use]
-    pub fn overlaps(&self, fresh: &Self) -> bool {
+    pub fn overlaps(&self, fresh: &Self, counts: impl Fn(&str) -> bool) -> bool {
         let Some(mine) = &self.changes else { return false };
         if mine.cleared {
-            return !self.object().iter().eq(fresh.merged());
+            let counts = |(key, _): &(&[u8], &[u8])| counts(utf8(key));
+            return !self.object().iter().filter(counts).eq(fresh.merged().filter(counts));
         }
-        mine.keys.iter().any(|(key, change)| {
+        mine.keys.iter().filter(|(key, _)| counts(key)).any(|(key, change)| {
             let theirs = fresh.get(key);
             let is_repeatable =
                 || matches!(change, Change::Modified { steps, .. } if modified(theirs, steps).is_some());

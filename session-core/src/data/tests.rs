@@ -52,6 +52,47 @@ fn text_that_is_not_one_json_object_is_refused() {
 }
 
 #[test]
+fn value_that_could_not_be_read_again_is_refused() {
+    let nested = |depth: usize| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+    let object = |depth: usize| format!("{}1{}", "{\"a\":".repeat(depth), "}".repeat(depth));
+    let limit = SessionData::MAX_DEPTH;
+    for value in [nested as fn(usize) -> String, object] {
+        let mut data = SessionData::new();
+        data.insert("kept", "1".into()).unwrap();
+        data.insert("deep", value(limit)).unwrap();
+        // What was accepted is read again: the value alone, and the whole map.
+        serde_json::from_str::<serde_json::Value>(data.get("deep").unwrap()).unwrap();
+        serde_json::from_str::<serde_json::Value>(&written(&data)).unwrap();
+        for depth in [limit + 1, 200, 100_000] {
+            let before = data.clone();
+            assert_eq!(data.insert("deep", value(depth)), Err(InvalidValue::TooDeep { limit }));
+            assert_eq!(data.modify("deep", value(depth), |_| None), Err(InvalidValue::TooDeep { limit }));
+            assert_eq!(data, before);
+        }
+    }
+}
+
+#[test]
+fn deep_value_of_another_program_is_passed_through() {
+    let text = format!("{{\"deep\":{}1{},\"x\":1}}", "[".repeat(500), "]".repeat(500));
+    let mut data = read(&text);
+    data.insert("x", "2".into()).unwrap();
+    assert_eq!(written(&data), text.replace("\"x\":1", "\"x\":2"));
+}
+
+#[test]
+fn overlap_looks_only_at_the_keys_that_count() {
+    let base = read(r#"{"a":1,"b":1}"#);
+    let mut mine = base.clone();
+    mine.insert("a", "2".into()).unwrap();
+    let fresh = read(r#"{"a":3,"b":1}"#);
+    assert!(!mine.overlaps(&fresh, |key| key != "a"));
+    mine.clear();
+    assert!(!mine.overlaps(&fresh, |key| key != "a"));
+    assert!(mine.overlaps(&fresh, |key| key == "a"));
+}
+
+#[test]
 fn error_names_the_place_where_the_text_is_not_unicode() {
     for (text, line, column) in [(&b"\xff"[..], 1, 1), (b"{\n\"a\":\n \"\xff\"}", 3, 3)] {
         let error = SessionData::from_json(Bytes::from_static(text)).unwrap_err();
@@ -65,14 +106,14 @@ fn overlap_is_a_changed_key_that_another_writer_changed_too() {
     let mut mine = base.clone();
     mine.insert("a", "2".into()).unwrap();
     mine.remove("absent");
-    assert!(!mine.overlaps(&base));
-    assert!(!mine.overlaps(&read(r#"{"a":1,"b":2,"c":3}"#)));
-    assert!(mine.overlaps(&read(r#"{"a":2}"#)));
-    assert!(mine.overlaps(&read(r#"{"a":3}"#)));
-    assert!(mine.overlaps(&read("{}")));
+    assert!(!mine.overlaps(&base, |_| true));
+    assert!(!mine.overlaps(&read(r#"{"a":1,"b":2,"c":3}"#), |_| true));
+    assert!(mine.overlaps(&read(r#"{"a":2}"#), |_| true));
+    assert!(mine.overlaps(&read(r#"{"a":3}"#), |_| true));
+    assert!(mine.overlaps(&read("{}"), |_| true));
     mine.clear();
-    assert!(!mine.overlaps(&base));
-    assert!(mine.overlaps(&read(r#"{"a":1}"#)));
+    assert!(!mine.overlaps(&base, |_| true));
+    assert!(mine.overlaps(&read(r#"{"a":1}"#), |_| true));
 }
 
 /// Adds one to the number under `key`.
@@ -90,7 +131,7 @@ fn modification_is_repeated_on_a_fresher_base() {
     count(&mut mine, "new");
     assert_eq!((mine.get("a"), mine.get("new")), (Some("3"), Some("1")));
     let fresh = read(r#"{"a":10,"b":2,"new":5}"#);
-    assert!(!mine.overlaps(&fresh));
+    assert!(!mine.overlaps(&fresh, |_| true));
     let rebased = mine.rebase(&fresh);
     assert_eq!(rebased, read(r#"{"a":12,"b":2,"new":6}"#));
     // The result can be rebased again.
@@ -112,7 +153,7 @@ fn modification_of_an_own_value_is_not_repeated() {
         prepare(&mut mine);
         count(&mut mine, "a");
         let value = mine.get("a").unwrap().to_owned();
-        assert!(mine.overlaps(&read(r#"{"a":10}"#)));
+        assert!(mine.overlaps(&read(r#"{"a":10}"#), |_| true));
         assert_eq!(mine.rebase(&read(r#"{"a":10}"#)).get("a"), Some(&*value));
     }
     let mut mine = read(r#"{"a":1}"#);
@@ -126,7 +167,7 @@ fn modification_that_cannot_be_repeated_keeps_its_value() {
     let mut mine = read(r#"{"a":1}"#);
     count(&mut mine, "a");
     let fresh = read(r#"{"a":"a text"}"#);
-    assert!(mine.overlaps(&fresh));
+    assert!(mine.overlaps(&fresh, |_| true));
     assert_eq!(mine.rebase(&fresh).get("a"), Some("2"));
 }
 

@@ -60,6 +60,7 @@ pub struct SealCodec<C = JsonCodec> {
     inner: C,
     keys: SealingKeys,
     accepts_unsealed: bool,
+    writes_unsealed: bool,
 }
 
 /// The first byte of a sealed payload, before the version. Payloads of this crate's other codecs begin with
@@ -77,7 +78,7 @@ impl<C: Codec> SealCodec<C> {
     /// Creates a codec that seals the payloads of `inner` with the first of `keys`.
     #[must_use]
     pub const fn new(inner: C, keys: SealingKeys) -> Self {
-        Self { inner, keys, accepts_unsealed: false }
+        Self { inner, keys, accepts_unsealed: false, writes_unsealed: false }
     }
 
     /// Also reads unsealed payloads, for a table from before. Such a session is sealed when it is saved.
@@ -87,6 +88,18 @@ impl<C: Codec> SealCodec<C> {
     #[must_use]
     pub const fn accepting_unsealed(mut self) -> Self {
         self.accepts_unsealed = true;
+        self
+    }
+
+    /// Reads sealed payloads, and still writes unsealed ones, as all nodes did before: the first step of a rollout.
+    ///
+    /// A node without this codec cannot read a sealed payload. So deploy this to all nodes first, and leave it away in the
+    /// second step, in which [`accepting_unsealed`](Self::accepting_unsealed) takes its place. Unsealed payloads are
+    /// accepted, too, and a sealed one is not [current](Codec::is_current).
+    #[must_use]
+    pub const fn writing_unsealed(mut self) -> Self {
+        self.accepts_unsealed = true;
+        self.writes_unsealed = true;
         self
     }
 
@@ -136,7 +149,8 @@ impl<C: Codec> SealCodec<C> {
 
 impl<C: Codec> Codec for SealCodec<C> {
     fn encode(&self, key: &StoredKey, data: &SessionData) -> Result<Bytes, CodecError> {
-        self.seal(key, &self.inner.encode(key, data)?)
+        let plain = self.inner.encode(key, data)?;
+        if self.writes_unsealed { Ok(plain) } else { self.seal(key, &plain) }
     }
 
     fn decode(&self, key: &StoredKey, payload: &Bytes) -> Result<SessionData, CodecError> {
@@ -147,8 +161,11 @@ impl<C: Codec> Codec for SealCodec<C> {
         }
     }
 
-    /// Returns `true` if `payload` is sealed with the first key.
+    /// Returns `true` if `payload` is sealed with the first key, or is not sealed where none is to be.
     fn is_current(&self, payload: &Bytes) -> bool {
+        if self.writes_unsealed {
+            return payload.first() != Some(&MARK) && self.inner.is_current(payload);
+        }
         payload.starts_with(&header(self.keys.first().id()))
     }
 }
@@ -159,6 +176,7 @@ impl<C: Codec> fmt::Debug for SealCodec<C> {
             .field("inner", &self.inner)
             .field("keys", &self.keys)
             .field("accepts_unsealed", &self.accepts_unsealed)
+            .field("writes_unsealed", &self.writes_unsealed)
             .finish()
     }
 }

@@ -262,3 +262,19 @@ proptest! {
         prop_assert!(codec(&[1]).decode(&here(), &payload.into()).is_err());
     }
 }
+
+#[test]
+fn first_step_of_a_rollout_opens_sealed_payloads_and_writes_unsealed_ones() {
+    let (before, after) = (JsonCodec, codec(&[1]).accepting_unsealed());
+    let between = codec(&[1]).writing_unsealed();
+    let unsealed = between.encode(&here(), &data()).unwrap();
+    assert_eq!(before.decode(&here(), &unsealed).unwrap(), data());
+    assert_eq!(after.decode(&here(), &unsealed).unwrap(), data());
+    assert_eq!(between.decode(&here(), &unsealed).unwrap(), data());
+    // Nodes of the second step are beside those of the first.
+    assert_eq!(between.decode(&here(), &sealed()).unwrap(), data());
+    assert!(before.decode(&here(), &sealed()).is_err());
+    // So a sweep goes back to the old form, and not to and fro.
+    assert!(between.is_current(&unsealed) && !between.is_current(&sealed()));
+    assert!(after.is_current(&sealed()) && !after.is_current(&unsealed));
+}

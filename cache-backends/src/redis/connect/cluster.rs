@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 use super::connection::Connection;
 use super::connector::{Connector, with_address};
 use super::eviction;
+use super::greeting::Part;
 use super::server::Server;
 use crate::lazy::Lazy;
 use crate::redis::error::{Failure, NotConnected, Redirection};
@@ -236,7 +237,7 @@ impl Nodes {
             let (connector, info) = (self.connector.clone(), with_address(&self.info, host.clone(), *port));
             let make = move || {
                 let (connector, info) = (connector.clone(), info.clone());
-                async move { connector.connect_to(info).await.map(Connection::Server) }.boxed()
+                async move { connector.connect_to(info, Part::Node).await.map(Connection::Server) }.boxed()
             };
             let server = Server::new(eviction::checked(Box::new(make)), self.response_timeout);
             Arc::new(Node { address: (host.clone(), *port), server })

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 #[cfg(feature = "redis-cluster")]
 use redis::Pipeline;
-use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::aio::ConnectionLike;
 use redis::{Cmd, RedisError, RedisResult, Value};
 
+use super::connector::Login;
 use crate::lazy::Make;
 use crate::redis::error::NotConnected;
 
@@ -19,7 +20,7 @@ pub(in crate::redis) type MakeConnection = Make<Connection, NotConnected>;
 #[derive(Clone)]
 pub(in crate::redis) enum Connection {
     /// A connection to a server at a fixed address.
-    Server(MultiplexedConnection),
+    Server(Login),
     /// A connection to the master that Redis Sentinel has named.
     Master(Master),
     /// A connection that the application has made.
@@ -29,8 +30,8 @@ pub(in crate::redis) enum Connection {
 impl Connection {
     pub(super) async fn send(&mut self, cmd: &Cmd) -> RedisResult<Value> {
         match self {
-            Self::Server(connection) | Self::Master(Master { connection, .. }) => {
-                connection.send_packed_command(cmd).await?.extract_error()
+            Self::Server(login) | Self::Master(Master { login, .. }) => {
+                login.connection.send_packed_command(cmd).await?.extract_error()
             }
             Self::Application(connection) => {
                 connection.handle().req_packed_command(cmd).await?.extract_error()
@@ -43,8 +44,8 @@ impl Connection {
     pub(super) async fn send_all(&mut self, pipeline: &Pipeline) -> RedisResult<Value> {
         let count = pipeline.len();
         let replies = match self {
-            Self::Server(connection) | Self::Master(Master { connection, .. }) => {
-                connection.send_packed_commands(pipeline, 0, count).await?
+            Self::Server(login) | Self::Master(Master { login, .. }) => {
+                login.connection.send_packed_commands(pipeline, 0, count).await?
             }
             Self::Application(connection) => {
                 connection.handle().req_packed_commands(pipeline, 0, count).await?
@@ -53,26 +54,32 @@ impl Connection {
         replies.into_iter().next_back().unwrap_or_default().extract_error()
     }
 
-    /// Returns `true` if the sentinels name another server by now.
+    /// Returns `true` if another connection is to be made: the sentinels name another server by now, or the credentials
+    /// will soon expire.
     pub(super) fn is_outdated(&self) -> bool {
-        matches!(self, Self::Master(master) if master.is_replaced.load(Ordering::Relaxed))
+        match self {
+            Self::Server(login) => login.is_to_be_renewed(),
+            Self::Master(master) => {
+                master.is_replaced.load(Ordering::Relaxed) || master.login.is_to_be_renewed()
+            }
+            Self::Application(_) => false,
+        }
     }
 
     /// Returns `true` if a connection with this error has to be replaced.
     pub(super) fn is_broken_by(&self, error: &RedisError) -> bool {
-        match self {
-            Self::Server(_) => error.is_unrecoverable_error(),
-            // `READONLY` says that the server is no master any more.
-            Self::Master(_) => error.is_unrecoverable_error() || error.code() == Some("READONLY"),
-            Self::Application(_) => false,
-        }
+        // `READONLY` says that the server is no master any more, and the others that the login is not valid any more: by
+        // now, the same name may lead to the new master, and there may be a new password.
+        let is_broken = error.is_unrecoverable_error()
+            || matches!(error.code(), Some("READONLY" | "NOAUTH" | "WRONGPASS"));
+        is_broken && !matches!(self, Self::Application(_))
     }
 }
 
 /// A connection to the master.
 #[derive(Clone)]
 pub(in crate::redis) struct Master {
-    pub(super) connection: MultiplexedConnection,
+    pub(super) login: Login,
     /// The host and the port of the server.
     pub(super) address: Arc<str>,
     /// Set once the sentinels name another master.

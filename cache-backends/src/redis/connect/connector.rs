@@ -1,13 +1,17 @@
 //! Connecting to a server.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 #[cfg(feature = "redis-tls")]
 use redis::TlsCertificates;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, RedisError, RedisResult};
+use session_core::BoxError;
 use tokio::time::timeout;
 
+use super::greeting::{self, Part};
+use crate::redis::credentials::{Provider, RedisCredentials};
 use crate::redis::error::NotConnected;
 
 /// The number of commands that may wait to be written. Further callers wait.
@@ -17,6 +21,8 @@ const QUEUE: usize = 1024;
 #[derive(Clone)]
 pub(in crate::redis) struct Connector {
     pub(in crate::redis) connect_timeout: Duration,
+    /// Asked for the credentials of each new connection, if they are not those of the connection info.
+    pub(in crate::redis) credentials: Option<Provider>,
     #[cfg(feature = "redis-tls")]
     pub(in crate::redis) certificates: TlsCertificates,
 }
@@ -31,31 +37,69 @@ impl Connector {
         Client::open(info)
     }
 
-    pub(super) async fn connect_to(
+    /// Connects to the server of `info`, if it can play this `part`.
+    pub(in crate::redis) async fn connect_to(
         &self,
         info: ConnectionInfo,
-    ) -> Result<MultiplexedConnection, NotConnected> {
-        let address = info.addr().to_string();
-        let client = self.client(info).map_err(|error| NotConnected::driver(&address, error))?;
-        self.connect(&client).await
-    }
-
-    pub(in crate::redis) async fn connect(
-        &self,
-        client: &Client,
-    ) -> Result<MultiplexedConnection, NotConnected> {
+        part: Part,
+    ) -> Result<Login, NotConnected> {
         #[cfg(feature = "redis-tls")]
-        if matches!(client.get_connection_info().addr(), ConnectionAddr::TcpTls { .. }) {
+        if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
             super::tls::install_crypto_provider();
         }
+        let (info, renew_at) = match &self.credentials {
+            Some(provider) if part != Part::Sentinel => self.with_credentials(info, provider).await?,
+            _ => (info, None),
+        };
+        let address = info.addr().to_string();
+        let client = self.client(info).map_err(|error| NotConnected::driver(&address, error))?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
             // `Server` limits the wait for a reply, for connections of the application, too.
             .set_response_timeout(None)
             .set_pipeline_buffer_size(QUEUE);
-        let address = client.get_connection_info().addr().to_string();
-        within(self.connect_timeout, address, client.get_multiplexed_async_connection_with_config(&config))
-            .await
+        let connecting = async {
+            let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+            let greeting = greeting::ask(&mut connection, part).await?;
+            Ok((connection, greeting))
+        };
+        let (connection, greeting) = within(self.connect_timeout, address.clone(), connecting).await?;
+        greeting.check(part, &address)?;
+        Ok(Login { connection, renew_at })
+    }
+
+    /// Returns `info` with the provider's credentials, and when the connection is to be replaced.
+    async fn with_credentials(
+        &self,
+        info: ConnectionInfo,
+        provider: &Provider,
+    ) -> Result<(ConnectionInfo, Option<Instant>), NotConnected> {
+        let asked = timeout(self.connect_timeout, provider()).await;
+        let credentials =
+            asked.unwrap_or_else(|_| Err(Arc::from(BoxError::from("it did not answer in time"))));
+        let RedisCredentials { username, password, valid_for } =
+            credentials.map_err(NotConnected::Credentials)?;
+        let mut settings = info.redis_settings().clone().set_password(password);
+        if let Some(username) = username {
+            settings = settings.set_username(username);
+        }
+        let renew_at = valid_for.and_then(|valid_for| Instant::now().checked_add(valid_for / 5 * 4));
+        Ok((info.set_redis_settings(settings), renew_at))
+    }
+}
+
+/// A connection to a server, after the login.
+#[derive(Clone)]
+pub(in crate::redis) struct Login {
+    pub(in crate::redis) connection: MultiplexedConnection,
+    /// The instant from which on another connection is to be made, with new credentials.
+    renew_at: Option<Instant>,
+}
+
+impl Login {
+    /// Returns `true` if the credentials will soon expire.
+    pub(super) fn is_to_be_renewed(&self) -> bool {
+        self.renew_at.is_some_and(|renew_at| Instant::now() >= renew_at)
     }
 }
 

@@ -1,11 +1,12 @@
-//! The connections. Each of these files uses only the ones before it: `tls`, `connector`, `connection`,
-//! `eviction`, `liveness`, `server`, `sentinel`, `cluster`.
+//! The connections. Each of these files uses only the ones before it: `tls`, `greeting`, `connector`,
+//! `connection`, `eviction`, `liveness`, `server`, `sentinel`, `cluster`.
 
 #[cfg(feature = "redis-cluster")]
 mod cluster;
 mod connection;
 mod connector;
 mod eviction;
+mod greeting;
 mod liveness;
 mod sentinel;
 mod server;
@@ -18,6 +19,7 @@ use redis::{Cmd, Value};
 pub(super) use self::cluster::Cluster;
 pub(super) use self::connection::{ApplicationConnection, Connection, MakeConnection};
 pub(super) use self::connector::Connector;
+pub(super) use self::greeting::{Part, is_too_old};
 pub(super) use self::sentinel::Sentinels;
 pub(super) use self::server::Server;
 #[cfg(feature = "redis-tls")]

@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ConnectionInfo, Value};
 use session_core::CacheError;
 use tokio::time::{sleep, timeout};
 
 use super::connection::{Connection, MakeConnection, Master};
-use super::connector::{Connector, with_address, within};
+use super::connector::{Connector, Login, with_address, within};
+use super::greeting::Part;
 use super::server::Server;
 use crate::redis::error::{Failure, NotConnected, SentinelError};
 
@@ -49,10 +49,10 @@ impl Sentinels {
         let mut outcome = Err(SentinelError::UnknownService { service: self.service.clone() }.into());
         for (address, _) in self.named().await? {
             outcome = self.connect_to(&address).await;
-            if let Ok(connection) = &outcome {
+            if let Ok(login) = &outcome {
                 let is_replaced = Arc::default();
                 let master = Master {
-                    connection: connection.clone(),
+                    login: login.clone(),
                     address: format!("{}:{}", address.0, address.1).into(),
                     is_replaced: Arc::clone(&is_replaced),
                 };
@@ -104,16 +104,17 @@ impl Sentinels {
     }
 
     /// Connects to the server at `address`, if it calls itself a master.
-    async fn connect_to(&self, address: &Address) -> Result<MultiplexedConnection, NotConnected> {
+    async fn connect_to(&self, address: &Address) -> Result<Login, NotConnected> {
         let (host, port) = address.clone();
         let info = with_address(&self.info, host, port);
         let name = info.addr().to_string();
-        let mut connection = self.connector.connect_to(info).await?;
+        // The sentinels may name a replica in the middle of a failover, and `ROLE` is asked for that below.
+        let mut login = self.connector.connect_to(info, Part::Node).await?;
         let mut cmd = Cmd::new();
         cmd.arg("ROLE");
-        let role = async { connection.send_packed_command(&cmd).await?.extract_error() };
+        let role = async { login.connection.send_packed_command(&cmd).await?.extract_error() };
         match within(self.connector.connect_timeout, name.clone(), role).await? {
-            Value::Array(role) if role.first().and_then(text) == Some("master") => Ok(connection),
+            Value::Array(role) if role.first().and_then(text) == Some("master") => Ok(login),
             _ => Err(SentinelError::NotMaster { address: name }.into()),
         }
     }
@@ -153,7 +154,7 @@ fn read(answer: Result<Value, Failure>, address: &str) -> Result<Option<Address>
     let reason = error.source().map(ToString::to_string).unwrap_or_default();
     let reason = if is_named { reason } else { format!("{address}: {reason}") };
     Err(match error {
-        CacheError::Refused(_) => SentinelError::Refused { reason },
+        CacheError::Refused(_) | CacheError::Unusable(_) => SentinelError::Refused { reason },
         _ => SentinelError::Unreachable { reason },
     })
 }

@@ -40,6 +40,13 @@ pub trait CacheFixture: Send + Sync + 'static {
         std::future::ready(false)
     }
 
+    /// Puts `state`, bypassing the cache, where it keeps the encoded [`State`](session_core::State) of `key`, as the
+    /// entry with this stamp. Returns `false` as [`plant`](Self::plant) does.
+    fn plant_state(&self, key: &StoredKey, stamp: Stamp, state: Bytes) -> impl Future<Output = bool> + Send {
+        let _ = (key, stamp, state);
+        std::future::ready(false)
+    }
+
     /// Copies, bypassing the cache, the encoded entry of `from` to where the cache keeps that of `to`.
     /// Returns `false` as [`plant`](Self::plant) does.
     fn copy(&self, from: &StoredKey, to: &StoredKey) -> impl Future<Output = bool> + Send {

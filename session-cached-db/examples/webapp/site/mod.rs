@@ -16,7 +16,9 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
 use session_cached_db::session_core::{DynCache, DynDatabase, Expiry, Runtime as _, Timestamp};
-use session_cached_db::tower::{InvalidCookie, SessionCookie, SessionFailure, SessionHandle, SessionLayer};
+use session_cached_db::tower::{
+    InvalidTransport, SessionCookie, SessionFailure, SessionHandle, SessionLayer,
+};
 use session_cached_db::{CachedDb, Error, Session, TokioRuntime};
 
 pub(crate) use self::accounts::Accounts;
@@ -53,7 +55,7 @@ pub(crate) fn router(
     store: Store,
     accounts: Accounts,
     cookie: SessionCookie,
-) -> Result<Router, InvalidCookie> {
+) -> Result<Router, InvalidTransport> {
     complete(pages_with_sessions(), store, accounts, cookie)
 }
 
@@ -76,7 +78,7 @@ pub(crate) fn complete(
     store: Store,
     accounts: Accounts,
     cookie: SessionCookie,
-) -> Result<Router, InvalidCookie> {
+) -> Result<Router, InvalidTransport> {
     Ok(pages
         .layer(SessionLayer::new(store.clone()).with_cookie(cookie)?)
         // These use no session, so they stay outside of the session layer.
@@ -232,19 +234,18 @@ async fn log_in(
 /// Logs the user `name` in to a session. The session keeps the cart of the visitor before the login.
 async fn begin(session: &mut Session, name: &str, headers: &HeaderMap, remember: bool) -> Result<(), Error> {
     if session.subject().is_some_and(|subject| subject != name) {
-        session.flush().await?; // no value of one user is handed to another
+        session.log_out().await?; // no value of one user is handed to another
     }
-    session.set_subject(name)?;
     session.insert(keys::DEVICE, device::of(headers))?;
     session.insert(keys::LABEL, random_name()?)?;
     session.set_expiry(if remember { Expiry::After(REMEMBERED) } else { Expiry::BrowserSession });
-    // A key that an attacker has planted or seen before the login is worth nothing afterwards.
-    session.cycle_key().await?;
+    // Under a new key: one that an attacker has planted or seen before the login is worth nothing afterwards.
+    session.log_in(name).await?;
     Ok(())
 }
 
 async fn log_out(session: SessionHandle) -> Answer {
-    session.lock().await?.flush().await?;
+    session.lock().await?.log_out().await?;
     Ok(go_to("/"))
 }
 

@@ -4,7 +4,7 @@ use serde::Serialize;
 use session_cached_db::session_core::{CacheError, Record, Row, State, StoredKey};
 
 use crate::args::{Check, Connection};
-use crate::connect::{Access, Cache, Database, cache, database, now};
+use crate::connect::{Access, Cache, Database, cache, database, now, try_reading};
 use crate::exit::{Exit, Failure};
 use crate::output::{Output, Style, Table, complain, count, left, right};
 use crate::progress::Progress;
@@ -44,6 +44,8 @@ pub(crate) async fn run(at: &Connection, command: &Check, output: &Output) -> Re
     let cache = cache(at)?.ok_or_else(|| {
         Failure::Usage("no cache to check; set SESSIONCTL_CACHE_URL, or pass --cache-url".into())
     })?;
+    // An application cannot use a cache that it cannot write to, whatever is in it.
+    try_reading(&*cache).await?;
     let database = database(at, Access::Read).await?;
     let mut report = Report::default();
     let mut progress = Progress::new("comparing", None, command.pace);

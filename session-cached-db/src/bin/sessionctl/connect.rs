@@ -1,11 +1,12 @@
 //! Connects to the database and the cache that URLs name, and builds a store from them.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use session_cached_db::session_core::{
-    Codec, CompressCodec, DynCache, DynDatabase, JsonCodec, KeyPrefix, Persistence as _, SealCodec,
-    SealingKeys, Timestamp,
+    Acquired, CacheError, Codec, CompressCodec, DynCache, DynDatabase, Entry, Expected, JsonCodec, KeyPrefix,
+    Persistence as _, SealCodec, SealingKeys, Stamp, StoredKey, Timestamp,
 };
 use session_cached_db::{
     CachedDb, NoCache, OutagePolicy, Reaper, Schema, WriteOperation, cache_backends, db_backends,
@@ -17,6 +18,9 @@ use crate::exit::Failure;
 
 /// Maximum time to wait for a cache's answer. An operator has more patience than a web page.
 const CACHE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// The time for which a trial may leave something in a cache.
+const PROBE_TTL: Duration = Duration::from_secs(1);
 
 const SEALING_KEYS: &str = "SESSIONCTL_SEALING_KEYS";
 
@@ -85,6 +89,25 @@ pub(crate) fn cache(at: &Connection) -> Result<Option<Cache>, Failure> {
         ));
     }
     Ok(Some(cache_backends::connect_to_inspect(url)?))
+}
+
+/// Tries the commands of a store on `cache`, under a key that no session has: those that read, and those that remove
+/// what is not there.
+pub(crate) async fn try_reading(cache: &dyn cache_backends::Inspect) -> Result<(), CacheError> {
+    cache.get_dyn(&StoredKey::PROBE).await?;
+    cache.compare_exchange_dyn(&StoredKey::PROBE, Expected::Vacant, None, PROBE_TTL).await.map(drop)
+}
+
+/// Tries all commands of a store on `cache`, under a key that no session has. Leaves nothing there.
+pub(crate) async fn try_all(cache: &dyn cache_backends::Inspect) -> Result<(), CacheError> {
+    try_reading(cache).await?;
+    let micros = u64::try_from(now().as_micros()).unwrap_or_default();
+    let stamp = Stamp(NonZeroU64::MIN.saturating_add(micros));
+    if let Acquired::Placed = cache.acquire_dyn(&StoredKey::PROBE, Entry::lease(stamp), PROBE_TTL).await? {
+        let expected = Expected::Stamp(stamp);
+        cache.compare_exchange_dyn(&StoredKey::PROBE, expected, None, PROBE_TTL).await?;
+    }
+    Ok(())
 }
 
 /// Returns the prefix of the stored keys of the application's sessions.

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use session_cached_db::session_core::{StoredKey, Timestamp};
+use session_cached_db::db_backends::FindingSeverity;
+use session_cached_db::session_core::{PersistenceError, StoredKey, Timestamp};
 use session_cached_db::{DEFAULT_CLOCK_SLACK, cache_backends, db_backends};
 
 use crate::args::Connection;
 use crate::clock::{Skew, TOO_FAR};
-use crate::connect::{Access, Database, any_database, cache, now};
+use crate::connect::{Access, Database, any_database, cache, now, try_all};
 use crate::exit::{Exit, Failure};
 use crate::output::{Output, Style, Table, bytes, count, left, sessions, span};
 
@@ -37,6 +38,16 @@ enum Severity {
 }
 
 use Severity::{Note, Ok as Fine, Problem, Warning};
+
+impl From<FindingSeverity> for Severity {
+    fn from(severity: FindingSeverity) -> Self {
+        match severity {
+            FindingSeverity::Note => Self::Note,
+            FindingSeverity::Warning => Self::Warning,
+            _ => Self::Problem,
+        }
+    }
+}
 
 impl Report {
     fn say(&mut self, severity: Severity, about: &'static str, text: impl Into<String>) {
@@ -93,12 +104,19 @@ async fn examine_database(database: &Database, report: &mut Report) {
         );
     }
     examine_clock(inspection.clock, asked_at, answered_at, ABOUT, report);
+    for finding in &inspection.findings {
+        report.say(finding.severity.into(), "settings", finding.text.as_str());
+    }
     examine_table(database, &inspection, report).await;
 }
 
 async fn examine_table(database: &Database, inspection: &db_backends::Inspection, report: &mut Report) {
     const ABOUT: &str = "table";
     if let Err(error) = database.check_schema_dyn().await {
+        // A setting with which no store is built was reported already.
+        if matches!(&error, PersistenceError::Config(text) if is_among(text, inspection)) {
+            return;
+        }
         return report.say(Problem, ABOUT, Failure::from(error).to_string());
     }
     report.say(Fine, ABOUT, "it is as this version needs it");
@@ -127,32 +145,54 @@ async fn examine_table(database: &Database, inspection: &db_backends::Inspection
     }
 }
 
+fn is_among(text: &str, inspection: &db_backends::Inspection) -> bool {
+    inspection.findings.iter().any(|finding| finding.text == text)
+}
+
 async fn examine_cache(cache: &dyn cache_backends::Inspect, report: &mut Report) {
     const ABOUT: &str = "cache";
     let asked_at = now();
-    let servers = match cache.inspect().await {
-        Ok(servers) => servers,
-        Err(error) => return report.say(Problem, ABOUT, error.to_string()),
-    };
+    let (inspected, tried) = (cache.inspect().await, try_all(cache).await);
     let answered_at = now();
-    for server in &servers {
-        let place = server.address.as_ref().map(|address| format!(" at {address}")).unwrap_or_default();
-        let version = server.version.as_deref().unwrap_or("a server of unknown version");
-        report.say(Fine, ABOUT, format!("{version}{place} answers in {}", span(answered_at.since(asked_at))));
-        if server.is_replica {
-            report.say(
-                Warning,
-                ABOUT,
-                format!("the server{place} is a replica; the application must use the master"),
-            );
+    match &inspected {
+        Ok(servers) => {
+            for server in servers {
+                examine_server(server, asked_at, answered_at, report);
+            }
         }
-        examine_clock(server.clock, asked_at, answered_at, ABOUT, report);
-        examine_eviction(server, &place, report);
+        // The same error as below, or only the report is forbidden.
+        Err(_) if tried.is_err() => {}
+        Err(error) => {
+            report.say(Note, ABOUT, format!("it can be used, but does not report on itself: {error}"));
+        }
     }
-    // No session has this key.
-    if let Err(error) = cache.get_dyn(&StoredKey::PROBE).await {
-        report.say(Problem, ABOUT, format!("it answers, but entries cannot be read: {error}"));
+    if let Err(error) = tried {
+        report.say(Problem, ABOUT, error.to_string());
     }
+}
+
+fn examine_server(
+    server: &cache_backends::Inspection,
+    asked_at: Timestamp,
+    answered_at: Timestamp,
+    report: &mut Report,
+) {
+    const ABOUT: &str = "cache";
+    let place = server.address.as_ref().map(|address| format!(" at {address}")).unwrap_or_default();
+    let version = server.version.as_deref().unwrap_or("a server of unknown version");
+    report.say(Fine, ABOUT, format!("{version}{place} answers in {}", span(answered_at.since(asked_at))));
+    if let Some(needed) = server.needed_version {
+        report.say(Problem, ABOUT, format!("{version}{place} is too old; the cache needs {needed}"));
+    }
+    if server.is_replica {
+        report.say(
+            Warning,
+            ABOUT,
+            format!("the server{place} is a replica; the application must use the master"),
+        );
+    }
+    examine_clock(server.clock, asked_at, answered_at, ABOUT, report);
+    examine_eviction(server, &place, report);
 }
 
 fn examine_eviction(server: &cache_backends::Inspection, place: &str, report: &mut Report) {

@@ -1,27 +1,51 @@
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cookie::{Cookie, SameSite, time};
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use session_core::SessionKey;
 
 #[cfg(any(feature = "private-cookies", feature = "signed-cookies"))]
-use cookie::{CookieJar, Key};
+use cookie::Key;
 
-const HOST_PREFIX: &str = "__Host-";
-const SECURE_PREFIX: &str = "__Secure-";
+use super::seal::Seal;
+use super::transport::{InvalidTransport, PresentedKeys, Transport};
+
+/// The beginnings of names that browsers treat in their own way, in any case, with what each demands beside `Secure`.
+const PREFIXES: [Prefix; 4] = [
+    Prefix { text: "__Host-Http-", is_bound_to_host: true, is_http_only: true },
+    Prefix { text: "__Host-", is_bound_to_host: true, is_http_only: false },
+    Prefix { text: "__Http-", is_bound_to_host: false, is_http_only: true },
+    Prefix { text: "__Secure-", is_bound_to_host: false, is_http_only: false },
+];
+
+struct Prefix {
+    text: &'static str,
+    /// Demands the path `/` and no domain.
+    is_bound_to_host: bool,
+    is_http_only: bool,
+}
+
+/// The longest name and value together, in bytes.
+const MAX_NAME_AND_VALUE: usize = 4096;
+/// The longest value of an attribute, in bytes. Browsers ignore an attribute with a longer one.
+const MAX_ATTRIBUTE: usize = 1024;
+/// Browsers keep no cookie longer than that.
+const MAX_AGE: Duration = Duration::from_secs(400 * 24 * 60 * 60);
+
+static COOKIE: [HeaderName; 1] = [header::COOKIE];
 
 /// The name and the attributes of the session cookie.
 ///
 /// The default is `__Host-session`: `Secure`, `HttpOnly`, `SameSite=Lax`, `Path=/`, and no `Domain`. Browsers
 /// refuse a cookie whose name begins with `__Host-` unless it is `Secure` and has `Path=/` and no `Domain`,
 /// so neither another subdomain nor an unencrypted connection can plant one (as OWASP and NIST 800-63B
-/// advise).
+/// advise). Browsers that know the prefix `__Host-Http-` also refuse a cookie that a script has set; others treat such a name as
+/// one with `__Host-`.
 ///
 /// The session itself decides how long the client keeps the cookie: see
-/// [`Session::set_expiry`](crate::Session::set_expiry).
+/// [`Session::set_expiry`](crate::Session::set_expiry). Browsers keep no cookie longer than 400 days, so the cookie says no more
+/// than that; it is sent again when the use of the session is recorded.
 ///
 /// ```
 /// use session_cached_db::tower::SessionCookie;
@@ -38,34 +62,10 @@ pub struct SessionCookie {
     same_site: SameSite,
     is_secure: bool,
     is_http_only: bool,
+    is_partitioned: bool,
     is_plain_http: bool,
     seal: Seal,
-    /// The number of cookies that were rejected.
-    rejected: Arc<AtomicU64>,
 }
-
-/// The protection of the cookie's value, beyond the fact that the value is a random key, which cannot be
-/// guessed.
-#[derive(Clone)]
-enum Seal {
-    None,
-    #[cfg(feature = "signed-cookies")]
-    Signed(Vec<Key>),
-    #[cfg(feature = "private-cookies")]
-    Private(Vec<Key>),
-}
-
-/// The session cookies of a request, in the order in which the client sent them.
-///
-/// A client may send several: one was set for another path or domain, or is left over. Then the first one that opens a session
-/// counts.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub(super) struct Presented {
-    pub(super) keys: Vec<SessionKey>,
-}
-
-/// The number of cookies that are tried. A browser sends one for each path and domain that it was set for.
-const MAX_COOKIES: usize = 4;
 
 impl Default for SessionCookie {
     fn default() -> Self {
@@ -83,9 +83,9 @@ impl SessionCookie {
             same_site: SameSite::Lax,
             is_secure: true,
             is_http_only: true,
+            is_partitioned: false,
             is_plain_http: false,
             seal: Seal::None,
-            rejected: Arc::default(),
         }
     }
 
@@ -104,6 +104,30 @@ impl SessionCookie {
 
     /// Sets whether requests from other sites carry the cookie. Defaults to [`SameSite::Lax`]: only when the
     /// user follows a link.
+    ///
+    /// A form that another site posts here carries no `Lax` cookie: the answer of a login at Apple, or of one by SAML, comes
+    /// without the session in which the login began. Do not set the session cookie to [`SameSite::None`] for it, which would
+    /// give every forged form a session. Keep the state of the login in a short session of its own, with a second layer:
+    ///
+    /// ```
+    /// # #[cfg(all(feature = "moka", feature = "sqlite"))]
+    /// # mod example {
+    /// use session_cached_db::tower::{InvalidTransport, SameSite, SessionCookie, SessionLayer};
+    /// use session_cached_db::{CachedDb, MokaCache, SqlitePersistence};
+    ///
+    /// /// Marks the session of a login that is going on: `SessionHandle<Login>`.
+    /// pub enum Login {}
+    ///
+    /// # pub
+    /// fn layers(
+    ///     store: CachedDb<MokaCache, SqlitePersistence>,
+    /// ) -> Result<(SessionLayer, SessionLayer<Login>), InvalidTransport> {
+    ///     let cookie = SessionCookie::new("__Host-Http-login").same_site(SameSite::None);
+    ///     let login = SessionLayer::new(store.clone()).marker::<Login>().with_cookie(cookie)?;
+    ///     Ok((SessionLayer::new(store), login))
+    /// }
+    /// # }
+    /// ```
     pub fn same_site(mut self, same_site: SameSite) -> Self {
         self.same_site = same_site;
         self
@@ -118,6 +142,14 @@ impl SessionCookie {
     /// Sets whether the cookie is hidden from scripts. Defaults to `true`.
     pub fn http_only(mut self, is_http_only: bool) -> Self {
         self.is_http_only = is_http_only;
+        self
+    }
+
+    /// Sets whether browsers keep the cookie apart for each site that embeds this one (`Partitioned`, also called CHIPS).
+    /// Defaults to `false`. For a page in a frame of other sites, together with [`SameSite::None`]: there, browsers that block
+    /// cookies of third parties keep no other.
+    pub fn partitioned(mut self, is_partitioned: bool) -> Self {
+        self.is_partitioned = is_partitioned;
         self
     }
 
@@ -150,81 +182,72 @@ impl SessionCookie {
     /// Returns the cookie's name in headers.
     #[must_use]
     pub fn name(&self) -> &str {
-        let name = self.name.as_str();
-        if !self.is_plain_http {
-            return name;
+        match prefix_of(&self.name) {
+            Some(prefix) if self.is_plain_http => self.name.get(prefix.text.len()..).unwrap_or_default(),
+            _ => &self.name,
         }
-        [HOST_PREFIX, SECURE_PREFIX].iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name)
     }
 
-    /// Refuses a cookie that browsers would refuse.
-    pub(super) fn check(&self) -> Result<(), InvalidCookie> {
+    /// Returns what browsers would not take, or not take as it is.
+    fn fault(&self) -> Option<&'static str> {
         let is_token = |c: char| c.is_ascii_graphic() && !"()<>@,;:\\\"/[]?={}".contains(c);
         let is_value = |text: &str| text.chars().all(|c| matches!(c, ' '..='~') && c != ';');
-        let is_secure = self.is_secure();
-        let wrong = if self.name().is_empty() || !self.name().chars().all(is_token) {
-            "its name must be a token: letters, digits and some punctuation, at least one of them"
-        } else if !self.path.starts_with('/') || !is_value(&self.path) {
-            "its path must begin with a slash and hold no semicolon"
-        } else if self.domain.as_deref().is_some_and(|domain| domain.is_empty() || !is_value(domain)) {
-            "its domain must not be empty or hold a semicolon"
-        } else if self.has_prefix(SECURE_PREFIX) && !is_secure {
-            "a name that begins with __Secure- demands secure(true)"
-        } else if self.has_prefix(HOST_PREFIX) && !(is_secure && self.path == "/" && self.domain.is_none()) {
-            "a name that begins with __Host- demands secure(true), the path / and no domain"
-        } else if self.same_site == SameSite::None && !is_secure {
-            "same_site(None) demands secure(true)"
-        } else if self.lacks_keys() {
-            "a signed or private cookie needs at least one key"
+        let is_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+        let domain = self.domain.as_deref();
+        if self.name().is_empty() || !self.name().chars().all(is_token) {
+            Some(
+                "the cookie's name must be a token: letters, digits and some punctuation, at least one of them",
+            )
+        } else if !self.path.starts_with('/') || !is_value(&self.path) || self.path.len() > MAX_ATTRIBUTE {
+            Some("the cookie's path must begin with a slash, hold no semicolon and have at most 1024 bytes")
+        } else if domain.is_some_and(|domain| {
+            domain.trim_matches('.').is_empty()
+                || !domain.chars().all(is_host)
+                || domain.len() > MAX_ATTRIBUTE
+        }) {
+            Some("the cookie's domain must be the name of a host, without a port")
+        } else if self.same_site == SameSite::None && !self.is_secure() {
+            Some("same_site(None) demands secure(true)")
+        } else if self.is_partitioned && !self.is_secure() {
+            Some("partitioned(true) demands secure(true)")
+        } else if self.seal.lacks_keys() {
+            Some("a signed or private cookie needs at least one key")
+        } else if self.longest() > MAX_NAME_AND_VALUE {
+            Some("the cookie's name and value together must have at most 4096 bytes")
         } else {
-            return Ok(());
-        };
-        Err(InvalidCookie(wrong))
+            self.fault_of_prefix()
+        }
     }
 
-    /// Returns the session cookies in the headers of a request. Does no I/O.
-    ///
-    /// The header also holds the cookies of other programs: text in any encoding, pairs that are malformed, values in quotes.
-    /// None of that hides the session cookie.
-    pub(super) fn read(&self, headers: &HeaderMap) -> Presented {
-        let mut presented = Presented::default();
-        for line in headers.get_all(header::COOKIE) {
-            let line = String::from_utf8_lossy(line.as_bytes());
-            let cookies = Cookie::split_parse(&*line).filter_map(Result::ok);
-            for cookie in cookies.filter(|cookie| cookie.name() == self.name()) {
-                let key = self.open(&cookie).and_then(|value| SessionKey::parse(&value).ok());
-                match key {
-                    Some(key) if presented.keys.contains(&key) => {}
-                    Some(key) => presented.keys.push(key),
-                    None => self.note_rejected(),
-                }
-                if presented.keys.len() == MAX_COOKIES {
-                    return presented;
-                }
-            }
+    fn fault_of_prefix(&self) -> Option<&'static str> {
+        let prefix = prefix_of(self.name())?;
+        if !self.is_secure() {
+            Some("a name that begins with __Secure-, __Host- or __Http- demands secure(true)")
+        } else if prefix.is_bound_to_host && !(self.path == "/" && self.domain.is_none()) {
+            Some("a name that begins with __Host- demands the path / and no domain")
+        } else if prefix.is_http_only && !self.is_http_only {
+            Some("a name that begins with __Http- or __Host-Http- demands http_only(true)")
+        } else {
+            None
         }
-        presented
     }
 
-    /// Warns of a rejected cookie at the first one, the second, the fourth and so on: a node without the right key shows, and
-    /// a client that sends as many as it likes does not fill the log.
-    fn note_rejected(&self) {
-        let count = self.rejected.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        if count.is_power_of_two() {
-            tracing::warn!(target: "session_cached_db", event = "cookie_rejected", count,
-                "session cookies are malformed or were not made with the keys of this node; they open no session");
-        }
+    /// Returns the length of the name with the longest value that the cookie can get.
+    fn longest(&self) -> usize {
+        let longest_key = "k".repeat(64);
+        let sealed = self.seal.seal(self.with_value(longest_key));
+        sealed.map_or(0, |cookie| self.name().len().saturating_add(cookie.value().len()))
     }
 
     /// Returns the header that makes a client keep `key`, for `max_age` or until the browser closes.
-    pub(super) fn issue(&self, key: &SessionKey, max_age: Option<Duration>) -> Option<HeaderValue> {
-        let mut cookie = self.sealed(self.with_value(key.expose().to_owned()))?;
-        cookie.set_max_age(max_age.map(|age| time::Duration::seconds(seconds(age))));
+    fn issue(&self, key: &SessionKey, max_age: Option<Duration>) -> Option<HeaderValue> {
+        let mut cookie = self.seal.seal(self.with_value(key.expose().to_owned()))?;
+        cookie.set_max_age(max_age.map(|age| time::Duration::seconds(seconds(age.min(MAX_AGE)))));
         header_value(&cookie)
     }
 
     /// Returns the header that makes a client drop the cookie.
-    pub(super) fn removal(&self) -> Option<HeaderValue> {
+    fn removal(&self) -> Option<HeaderValue> {
         let mut cookie = self.with_value(String::new());
         cookie.make_removal();
         header_value(&cookie)
@@ -239,6 +262,7 @@ impl SessionCookie {
         // An attribute that is off is left out.
         cookie.set_secure(self.is_secure().then_some(true));
         cookie.set_http_only(self.is_http_only.then_some(true));
+        cookie.set_partitioned(self.is_partitioned.then_some(true));
         cookie.set_same_site(self.same_site);
         cookie
     }
@@ -246,56 +270,65 @@ impl SessionCookie {
     fn is_secure(&self) -> bool {
         self.is_secure && !self.is_plain_http
     }
+}
 
-    /// Returns `true` if the name begins with `prefix`. Like browsers, ignores case.
-    fn has_prefix(&self, prefix: &str) -> bool {
-        self.name().get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+impl Transport for SessionCookie {
+    fn request_headers(&self) -> &[HeaderName] {
+        &COOKIE
     }
 
-    fn lacks_keys(&self) -> bool {
-        match &self.seal {
-            Seal::None => false,
-            #[cfg(feature = "signed-cookies")]
-            Seal::Signed(keys) => keys.is_empty(),
-            #[cfg(feature = "private-cookies")]
-            Seal::Private(keys) => keys.is_empty(),
-        }
-    }
-
-    /// Returns the value of a cookie, or `None` if none of the keys has signed or encrypted it.
-    fn open(&self, cookie: &Cookie<'_>) -> Option<String> {
-        match &self.seal {
-            Seal::None => Some(cookie.value_trimmed().to_owned()),
-            #[cfg(feature = "signed-cookies")]
-            Seal::Signed(keys) => keys.iter().find_map(|key| {
-                let jar = CookieJar::new();
-                Some(jar.signed(key).verify(cookie.clone().into_owned())?.value().to_owned())
-            }),
-            #[cfg(feature = "private-cookies")]
-            Seal::Private(keys) => keys.iter().find_map(|key| {
-                let jar = CookieJar::new();
-                Some(jar.private(key).decrypt(cookie.clone().into_owned())?.value().to_owned())
-            }),
-        }
-    }
-
-    fn sealed(&self, cookie: Cookie<'static>) -> Option<Cookie<'static>> {
-        match &self.seal {
-            Seal::None => Some(cookie),
-            #[cfg(feature = "signed-cookies")]
-            Seal::Signed(keys) => {
-                let mut jar = CookieJar::new();
-                jar.signed_mut(keys.first()?).add(cookie);
-                jar.get(self.name()).cloned()
-            }
-            #[cfg(feature = "private-cookies")]
-            Seal::Private(keys) => {
-                let mut jar = CookieJar::new();
-                jar.private_mut(keys.first()?).add(cookie);
-                jar.get(self.name()).cloned()
+    /// The header also holds the cookies of other programs: text in any encoding, pairs that are malformed, values in quotes.
+    /// None of that hides the session cookie.
+    fn read(&self, request: &HeaderMap, keys: &mut PresentedKeys) {
+        let name = self.name();
+        for line in request.get_all(header::COOKIE) {
+            for pair in line.as_bytes().split(|byte| *byte == b';') {
+                if keys.is_full() {
+                    return;
+                }
+                if let Some(value) = value_of(pair, name) {
+                    keys.offer_with(value, |value| self.seal.open(name, value));
+                }
             }
         }
     }
+
+    fn write(&self, response: &mut HeaderMap, key: &SessionKey, max_age: Option<Duration>) {
+        if let Some(value) = self.issue(key, max_age) {
+            response.append(header::SET_COOKIE, value);
+        }
+    }
+
+    fn remove(&self, response: &mut HeaderMap) {
+        if let Some(value) = self.removal() {
+            response.append(header::SET_COOKIE, value);
+        }
+    }
+
+    /// Refuses a cookie that browsers would not keep.
+    fn check(&self) -> Result<(), InvalidTransport> {
+        self.fault().map_or(Ok(()), |fault| Err(InvalidTransport::new(fault)))
+    }
+}
+
+/// Returns the prefix of a name. Like browsers, ignores case.
+fn prefix_of(name: &str) -> Option<&'static Prefix> {
+    let has = |prefix: &&Prefix| {
+        name.get(..prefix.text.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.text))
+    };
+    PREFIXES.iter().find(has)
+}
+
+/// Returns the value of a pair of the header `Cookie`, without its quotes, if the pair has this name.
+fn value_of<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let value = pair
+        .trim_ascii_start()
+        .strip_prefix(name.as_bytes())?
+        .trim_ascii_start()
+        .strip_prefix(b"=")?
+        .trim_ascii();
+    let unquoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
+    Some(unquoted.unwrap_or(value))
 }
 
 fn seconds(age: Duration) -> i64 {
@@ -310,11 +343,6 @@ fn header_value(cookie: &Cookie<'_>) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// An error in the settings of a [`SessionCookie`]: browsers would refuse it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the session cookie is invalid: {0}")]
-pub struct InvalidCookie(&'static str);
-
 /// Shows no signing or encryption key.
 impl fmt::Debug for SessionCookie {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -325,19 +353,8 @@ impl fmt::Debug for SessionCookie {
             .field("same_site", &self.same_site)
             .field("secure", &self.is_secure())
             .field("http_only", &self.is_http_only)
+            .field("partitioned", &self.is_partitioned)
             .field("seal", &self.seal)
             .finish()
-    }
-}
-
-impl fmt::Debug for Seal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::None => "None",
-            #[cfg(feature = "signed-cookies")]
-            Self::Signed(_) => "Signed",
-            #[cfg(feature = "private-cookies")]
-            Self::Private(_) => "Private",
-        })
     }
 }

@@ -1,71 +1,85 @@
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use http::HeaderValue;
-use session_core::{SessionKey, Timestamp};
-use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard, OnceCell};
+use tokio::sync::OnceCell;
 
-use super::cookie::Presented;
+use super::lock::{Last, Locked, Room, Worker};
+use super::opened::KeyChange;
 use super::settings::Settings;
-use crate::{Error, Session};
+use super::transport::PresentedKeys;
+use crate::{Coherence, Error, Session};
 
 /// The session of one request. Cheap to clone; its clones, and all handles that are extracted from one
 /// request, share one session.
 ///
 /// [`SessionLayer`](super::SessionLayer) puts it into the request's extensions. With the feature `axum` it is an
-/// extractor as well.
-#[derive(Clone)]
-pub struct SessionHandle {
+/// extractor as well. `M` is the layer's [marker](super::SessionLayer::marker), for an application with several layers.
+pub struct SessionHandle<M = ()> {
     shared: Arc<Shared>,
+    marker: PhantomData<fn() -> M>,
 }
 
 struct Shared {
     settings: Arc<Settings>,
-    presented: Presented,
+    presented: PresentedKeys,
     is_used: AtomicBool,
     is_touching: AtomicBool,
-    opened: OnceCell<Mutex<Opened>>,
+    is_ended: AtomicBool,
+    /// The worker that handles the request.
+    worker: OnceLock<Worker>,
+    room: OnceCell<Room>,
 }
-
-struct Opened {
-    session: Session,
-    /// The [`mark`] of the session when it was opened.
-    mark: Mark,
-}
-
-/// A session's key and when it was last used: a session whose mark has changed was written.
-type Mark = (Option<SessionKey>, Option<Timestamp>);
 
 /// Exclusive access to the request's [`Session`], until this guard is dropped.
-#[derive(Debug)]
-pub struct SessionGuard<'a>(MappedMutexGuard<'a, Session>);
+pub struct SessionGuard<'a>(Locked<'a>);
 
-impl SessionHandle {
-    pub(super) fn new(settings: Arc<Settings>, presented: Presented) -> Self {
+impl<M> SessionHandle<M> {
+    pub(super) fn new(settings: Arc<Settings>, presented: PresentedKeys) -> Self {
         let (is_used, is_touching) = (AtomicBool::new(false), AtomicBool::new(settings.is_touching));
-        Self {
-            shared: Arc::new(Shared { settings, presented, is_used, is_touching, opened: OnceCell::new() }),
-        }
+        let is_ended = AtomicBool::new(false);
+        let (worker, room) = (OnceLock::new(), OnceCell::new());
+        let shared =
+            Arc::new(Shared { settings, presented, is_used, is_touching, is_ended, worker, room });
+        Self { shared, marker: PhantomData }
     }
 
-    /// Locks the session, loading it on the first call in this request. Without a cookie that could be a key,
+    /// Notes that the present worker handles the request.
+    pub(super) fn begin(&self) {
+        // The first one stays.
+        let _ = self.shared.worker.set(Worker::current());
+    }
+
+    /// Locks the session, loading it on the first call in this request. If the client presents nothing that could be a key,
     /// loading it does no I/O.
     ///
-    /// Calling `lock` again while a guard is held deadlocks. Pass the guard on, or drop it.
+    /// # Behavior
+    ///
+    /// - While a guard is held, `lock` waits in other tasks, in the order of the calls. In the same task it fails at once,
+    ///   because it would wait for itself. The branches of a `join!` are one task: lock once and share the guard, or let each
+    ///   branch drop its guard before it awaits something else.
+    /// - A task that holds a guard and awaits another task which calls `lock` waits for ever. Drop the guard first.
+    /// - The response does not wait for a task that was spawned and keeps a guard. What was changed before that task locked the
+    ///   session is saved when it does, and the client gets its key. What the task changes after that is its own to save, with
+    ///   [`Session::save`]; the event `task_keeps_session` tells of such a task.
     ///
     /// # Errors
     ///
-    /// [`Error::Database`] when the database does not answer. The next call tries again.
+    /// - [`Error::Database`] when the database does not answer, and [`Error::Unreadable`] when the session is there and
+    ///   this node cannot read it. The next call tries again.
+    /// - [`Error::AlreadyLocked`] when this task holds a guard.
+    /// - In a task other than the one that handles the request, an error of [`Session::save`]: what was changed before could
+    ///   not be saved. It is tried again at the end of the request.
     ///
     /// # Cancel safety
     ///
     /// The future can be dropped at any time.
     pub async fn lock(&self) -> Result<SessionGuard<'_>, Error> {
         self.shared.is_used.store(true, Ordering::Relaxed);
-        let opened = self.shared.opened.get_or_try_init(|| self.open()).await?;
-        Ok(SessionGuard(MutexGuard::map(opened.lock().await, |opened| &mut opened.session)))
+        let room = self.shared.room.get_or_try_init(|| self.open()).await?;
+        Ok(SessionGuard(room.lock(self.shared.worker.get().copied()).await?))
     }
 
     /// Sets whether this request prolongs the session's life if it does not change the session. Defaults to the
@@ -77,17 +91,40 @@ impl SessionHandle {
         self.shared.is_touching.store(is_touching, Ordering::Relaxed);
     }
 
-    async fn open(&self) -> Result<Mutex<Opened>, Error> {
-        let session = self.open_first().await?;
-        let mark = mark(&session);
-        Ok(Mutex::new(Opened { session, mark }))
+    /// Ends the client's session everywhere, for good, without reading it, and has its key removed: a logout that also
+    /// works when this node cannot read the session, so that [`lock`](Self::lock) fails with [`Error::Unreadable`]. If
+    /// the request presents several keys, the sessions of all end.
+    ///
+    /// With a guard, call [`Session::flush`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AlreadyLocked`] when this task holds a guard, or an
+    /// [error of every write](crate::CachedDb#errors-of-every-write). Some of several sessions may have ended.
+    pub async fn end(&self) -> Result<Coherence, Error> {
+        let Shared { settings, presented, is_used, is_ended, worker, room, .. } = &*self.shared;
+        is_used.store(true, Ordering::Relaxed);
+        let mut coherence = match room.get() {
+            Some(room) => SessionGuard(room.lock(worker.get().copied()).await?).flush().await?,
+            None => Coherence::Coherent,
+        };
+        for key in presented.iter() {
+            let ended = Arc::clone(&settings.store).end(key.clone()).await?;
+            coherence = coherence.and(ended.coherence);
+            is_ended.store(true, Ordering::Relaxed);
+        }
+        Ok(coherence)
     }
 
-    /// Opens the session of the first cookie that has one, or a new session.
+    async fn open(&self) -> Result<Room, Error> {
+        Ok(Room::new(self.open_first().await?))
+    }
+
+    /// Opens the session of the first key that has one, or a new session.
     async fn open_first(&self) -> Result<Session, Error> {
         let Shared { settings, presented, .. } = &*self.shared;
         let mut unreadable = None;
-        for key in &presented.keys {
+        for key in presented.iter() {
             match Arc::clone(&settings.store).open(Some(key.clone())).await {
                 Ok(session) if session.key().is_some() => return Ok(session),
                 Ok(_) => {}
@@ -102,39 +139,53 @@ impl SessionHandle {
         }
     }
 
+    pub(super) fn settings(&self) -> &Settings {
+        &self.shared.settings
+    }
+
     /// Returns `true` if the response depends on the session.
     pub(super) fn is_used(&self) -> bool {
         self.shared.is_used.load(Ordering::Relaxed)
     }
 
-    /// Stores the changes, if the session `is_to_be_stored`, and returns the cookie to send.
+    /// Stores the changes, if the session `is_to_be_stored`, and returns what the response has to tell the client.
     pub(super) async fn finish(&self, is_to_be_stored: bool) -> Finished {
-        let Shared { settings, is_touching, opened, .. } = &*self.shared;
-        let Some(opened) = opened.get() else { return Finished::default() };
-        let mut opened = opened.lock().await;
-        let Opened { session, mark: mark_before } = &mut *opened;
-
-        let mut failure = None;
-        if is_to_be_stored && !session.is_unsaved_and_empty() {
-            if session.modified() {
-                failure = session.save().await.err();
-            } else if is_touching.load(Ordering::Relaxed) {
-                note_use(session).await;
-            }
-        }
-        let cookie = match session.key() {
-            // Only if this request has ended the session. A cookie that opened none is left alone: the client may have got
-            // another one since, and another node may know its session.
-            None if session.is_unsaved_and_empty() && mark_before.0.is_some() => settings.cookie.removal(),
-            Some(key) if mark(session) != *mark_before => {
-                let max_age = (!session.expires_at_browser_close()).then(|| session.expiry_age());
-                settings.cookie.issue(key, max_age)
-            }
-            // No cookie, not even a removal when the session was found to be gone: the client may have got
-            // another cookie since, by a new login.
-            _ => None,
+        let ended = self.shared.is_ended.load(Ordering::Relaxed).then_some(KeyChange::Ended);
+        let Some(room) = self.shared.room.get() else {
+            return Finished { key_change: ended, failure: None };
         };
-        Finished { cookie, failure }
+        if !is_to_be_stored {
+            room.finish();
+        }
+        let finished = match room.lock_last().await {
+            Last::Free(mut opened) => {
+                // The handler may have left a write under a new key whose outcome is unknown. If it took place, the client
+                // needs the key.
+                let _ = opened.session.settle().await;
+                let failure =
+                    if is_to_be_stored { self.store(&mut opened.session).await.err() } else { None };
+                let ended = ended.filter(|_| opened.session.is_unsaved_and_empty());
+                Finished { key_change: opened.key_change().or(ended), failure }
+            }
+            Last::Kept(key_change) => {
+                self.shared.settings.note_kept();
+                Finished { key_change, failure: None }
+            }
+        };
+        room.finish();
+        finished
+    }
+
+    async fn store(&self, session: &mut Session) -> Result<(), Error> {
+        if session.is_unsaved_and_empty() {
+            return Ok(());
+        }
+        if session.modified() {
+            session.save().await?;
+        } else if self.shared.is_touching.load(Ordering::Relaxed) {
+            self.shared.settings.note_use(session).await;
+        }
+        Ok(())
     }
 }
 
@@ -142,40 +193,38 @@ impl Deref for SessionGuard<'_> {
     type Target = Session;
 
     fn deref(&self) -> &Session {
-        &self.0
+        &self.0.opened.session
     }
 }
 
 impl DerefMut for SessionGuard<'_> {
     fn deref_mut(&mut self) -> &mut Session {
-        &mut self.0
+        &mut self.0.opened.session
     }
 }
 
 /// The parts of a response that the session decides at the end of a request.
 #[derive(Default)]
 pub(super) struct Finished {
-    pub(super) cookie: Option<HeaderValue>,
+    pub(super) key_change: Option<KeyChange>,
     pub(super) failure: Option<Error>,
 }
 
-fn mark(session: &Session) -> Mark {
-    (session.key().cloned(), session.last_seen_at())
-}
-
-/// Records that the session is in use. An error is logged and fails no request, because nothing that the
-/// client asked for depends on this.
-async fn note_use(session: &mut Session) {
-    match session.touch().await {
-        Ok(_) | Err(Error::SessionGone) => {}
-        Err(error) => tracing::warn!(target: "session_cached_db", event = "touch_failed", %error,
-            "the use of a session could not be recorded; it may end earlier than it should"),
+impl<M> Clone for SessionHandle<M> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), marker: PhantomData }
     }
 }
 
 /// Shows neither the key nor the contents.
-impl fmt::Debug for SessionHandle {
+impl<M> fmt::Debug for SessionHandle<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionHandle").field("is_used", &self.is_used()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for SessionGuard<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SessionGuard").field(&**self).finish()
     }
 }

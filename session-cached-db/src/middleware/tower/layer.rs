@@ -1,74 +1,100 @@
 use std::fmt;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http::{Request, Response};
 use session_core::{Cache, Persistence};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::cookie::{InvalidCookie, SessionCookie};
+use super::body::{AnyBody, ErrorBody, SameBody};
+use super::caching::{keep_out_of_shared_caches, vary_by};
+use super::cookie::SessionCookie;
 use super::handle::SessionHandle;
+use super::opened::KeyChange;
 use super::response::{self, SessionFailure};
 use super::settings::Settings;
+use super::transport::{InvalidTransport, PresentedKeys, Transport};
 use crate::CachedDb;
 
-/// A layer that adds a [`SessionHandle`] to every request, and stores the session and sets the cookie after
+/// A layer that adds a [`SessionHandle`] to every request, and stores the session and sends the client its key after
 /// the response is made.
 ///
 /// # Behavior
 ///
 /// - Nothing is loaded before the session is used, that is, before [`SessionHandle::lock`]. A request that
 ///   does not use it costs no I/O, and its response is not changed.
-/// - A cookie that is not a key opens a new session and costs no I/O. A key that a client presents is never
+/// - The key travels in a [cookie](SessionCookie), unless another [`Transport`] is [set](Self::with_transport).
+/// - Text that is not a key opens a new session and costs no I/O. A key that a client presents is never
 ///   adopted.
 /// - A modified session is saved after the response is made and before it is sent. It is not saved after a
 ///   response of 500 or more, nor after one that was made of an [`Error`](crate::Error). Changes that a
 ///   handler has saved itself stay.
-/// - An empty session gets no row and no cookie.
-/// - The cookie is sent when the session was written. Its `Max-Age` is the session's
-///   [`expiry_age`](crate::Session::expiry_age); a session that ends with the browser has none. The cookie is
+/// - An empty session gets no row and no key.
+/// - The key is sent when the session was written. The cookie's `Max-Age` is the session's
+///   [`expiry_age`](crate::Session::expiry_age); that of a session that ends with the browser has none. The cookie is
 ///   removed only if this request has ended its session: a cookie that opens no session is left alone, because
 ///   the client may have got another one since, or another node may know the session.
-/// - Of several cookies with the name, the first one that opens a session counts. At most four are tried.
+/// - Of several cookies with the name, the first one that opens a session counts. At most four are tried, and at most sixteen
+///   looked at.
 /// - A session that is there and cannot be read is an error of [`SessionHandle::lock`], which is answered with
 ///   503; the cookie stays.
 /// - `Vary: Cookie` is added whenever the session was used, even if that failed, and `Cache-Control: private` unless the
-///   handler has set `Cache-Control`: shared caches must not give one client's page, or cookie, to another.
+///   handler has set `Cache-Control`: shared caches must not give one client's page to another. A response that sends or removes
+///   a key is `private` in any case: what else the handler has said of shared caches is taken away from its `Cache-Control`.
 /// - A session that was used and not modified is [touched](crate::Session::touch), at most once per
 ///   [`touch_interval`](crate::Builder::touch_interval); see [`touch`](Self::touch).
 /// - If the session cannot be saved, the response is replaced by one that says so, with the
-///   [`Error`](crate::Error) in a [`SessionFailure`](super::SessionFailure) among its extensions: 400 if the
+///   [`Error`](crate::Error) in a [`SessionFailure`] among its extensions: 400 if the
 ///   session was ended while the request was handled, 409 for a conflict, 503 when the store is not
 ///   available, otherwise 500.
+/// - The response does not wait for a task that [keeps the session](SessionHandle::lock). Changes that are made after the
+///   response, by such a task or by a streamed body, are not saved unless that code saves them itself.
 ///
-/// Changes that are made later, by a task that outlives the handler or by a streamed body, are not saved
-/// unless that code saves them itself.
+/// # Around other services
 ///
-/// The body of responses must be `From<Bytes>`, as axum's and `http_body_util::Full<Bytes>` are.
-#[derive(Clone, Debug)]
-pub struct SessionLayer {
+/// The layer fits around any service of `http` requests. It makes responses of its own only for errors, with a body `From<Bytes>`,
+/// as axum's and `http_body_util::Full` are. Around a service with another body, such as one that is compressed, boxed, or
+/// tonic's, call [`any_body`](Self::any_body).
+///
+/// `M` marks the layer's sessions, see [`marker`](Self::marker).
+pub struct SessionLayer<M = (), B = SameBody> {
     settings: Arc<Settings>,
+    marker: Marker<M, B>,
 }
+
+type Marker<M, B> = PhantomData<fn() -> (M, B)>;
 
 impl SessionLayer {
     /// Returns a layer over `store`, with the [default cookie](SessionCookie).
     #[must_use]
     pub fn new<C: Cache, P: Persistence>(store: CachedDb<C, P>) -> Self {
-        let store = store.inner;
-        Self { settings: Arc::new(Settings { store, cookie: SessionCookie::default(), is_touching: true }) }
+        let transport = Arc::new(SessionCookie::default());
+        let settings = Settings { store: store.inner, transport, is_touching: true };
+        Self { settings: Arc::new(settings), marker: PhantomData }
     }
+}
 
+impl<M, B> SessionLayer<M, B> {
     /// Sets the cookie. Defaults to [`SessionCookie::default`].
     ///
     /// # Errors
     ///
-    /// [`InvalidCookie`] when browsers would refuse the cookie.
-    pub fn with_cookie(mut self, cookie: SessionCookie) -> Result<Self, InvalidCookie> {
-        cookie.check()?;
-        Arc::make_mut(&mut self.settings).cookie = cookie;
+    /// [`InvalidTransport`] when browsers would refuse the cookie.
+    pub fn with_cookie(self, cookie: SessionCookie) -> Result<Self, InvalidTransport> {
+        self.with_transport(cookie)
+    }
+
+    /// Sets the way in which the key travels. Defaults to a cookie.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidTransport`] when clients would not take what the transport sends.
+    pub fn with_transport(mut self, transport: impl Transport) -> Result<Self, InvalidTransport> {
+        transport.check()?;
+        Arc::make_mut(&mut self.settings).transport = Arc::new(transport);
         Ok(self)
     }
 
@@ -79,30 +105,73 @@ impl SessionLayer {
         Arc::make_mut(&mut self.settings).is_touching = is_touching;
         self
     }
+
+    /// Marks the layer's sessions with a type, for an application with several layers: a handler gets the session of each by
+    /// [`SessionHandle<N>`]. Defaults to `()`. Give each layer a cookie of its own. They may share a store.
+    ///
+    /// ```
+    /// # #[cfg(all(feature = "axum", feature = "moka", feature = "sqlite"))]
+    /// # mod example {
+    /// use axum::{Router, routing::get};
+    /// use session_cached_db::tower::{InvalidTransport, SessionCookie, SessionHandle, SessionLayer};
+    /// use session_cached_db::{CachedDb, Error, MokaCache, SqlitePersistence};
+    ///
+    /// enum Admin {}
+    ///
+    /// type Store = CachedDb<MokaCache, SqlitePersistence>;
+    ///
+    /// # pub
+    /// fn app(store: Store, admin_store: Store) -> Result<Router, InvalidTransport> {
+    ///     let admin_cookie = SessionCookie::new("__Secure-admin").path("/admin");
+    ///     Ok(Router::new()
+    ///         .route("/admin/audit", get(audit))
+    ///         .layer(SessionLayer::new(admin_store).marker::<Admin>().with_cookie(admin_cookie)?)
+    ///         .layer(SessionLayer::new(store)))
+    /// }
+    ///
+    /// async fn audit(visitor: SessionHandle, admin: SessionHandle<Admin>) -> Result<String, Error> {
+    ///     let (visitor, admin) = (visitor.lock().await?, admin.lock().await?);
+    ///     Ok(format!("{:?} works as {:?}", visitor.subject(), admin.subject()))
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn marker<N>(self) -> SessionLayer<N, B> {
+        SessionLayer { settings: self.settings, marker: PhantomData }
+    }
+
+    /// Wraps the bodies of responses into a [`SessionBody`](super::SessionBody), so that the layer fits around services with
+    /// any body. Without this, the body stays what it is, and must be `From<Bytes>`.
+    #[must_use]
+    pub fn any_body(self) -> SessionLayer<M, AnyBody> {
+        SessionLayer { settings: self.settings, marker: PhantomData }
+    }
 }
 
-impl<S> Layer<S> for SessionLayer {
-    type Service = SessionService<S>;
+impl<S, M, B> Layer<S> for SessionLayer<M, B> {
+    type Service = SessionService<S, M, B>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        SessionService { inner, settings: Arc::clone(&self.settings) }
+        SessionService { inner, settings: Arc::clone(&self.settings), marker: PhantomData }
     }
 }
 
 /// The service that [`SessionLayer`] wraps around another one.
-#[derive(Clone)]
-pub struct SessionService<S> {
+pub struct SessionService<S, M = (), B = SameBody> {
     inner: S,
     settings: Arc<Settings>,
+    marker: Marker<M, B>,
 }
 
-impl<S, RequestBody, ResponseBody> Service<Request<RequestBody>> for SessionService<S>
+impl<S, M, B, RequestBody, ResponseBody> Service<Request<RequestBody>> for SessionService<S, M, B>
 where
     S: Service<Request<RequestBody>, Response = Response<ResponseBody>>,
     S::Future: Send + 'static,
-    ResponseBody: From<Bytes> + Send + 'static,
+    M: 'static,
+    B: ErrorBody<ResponseBody>,
+    ResponseBody: Send + 'static,
 {
-    type Response = Response<ResponseBody>;
+    type Response = Response<B::Body>;
     type Error = S::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
@@ -111,48 +180,75 @@ where
     }
 
     fn call(&mut self, mut request: Request<RequestBody>) -> Self::Future {
-        let presented = self.settings.cookie.read(request.headers());
-        let handle = SessionHandle::new(Arc::clone(&self.settings), presented);
+        let settings = Arc::clone(&self.settings);
+        let mut presented = PresentedKeys::default();
+        settings.transport.read(request.headers(), &mut presented);
+        settings.note_rejected(&presented);
+        let handle = SessionHandle::<M>::new(settings, presented);
         request.extensions_mut().insert(handle.clone());
         let response = self.inner.call(request);
         Box::pin(async move {
-            let mut response = response.await?;
-            if !handle.is_used() {
-                return Ok(response);
-            }
-            let has_failed = response.extensions().get::<SessionFailure>().is_some();
-            let finished = handle.finish(!has_failed && !response.status().is_server_error()).await;
-            if let Some(error) = finished.failure {
-                response = response::of(error);
-            }
-            if let Some(cookie) = finished.cookie {
-                response.headers_mut().append(header::SET_COOKIE, cookie);
-            }
-            vary_by_cookie(response.headers_mut());
-            keep_out_of_shared_caches(response.headers_mut());
-            Ok(response)
+            handle.begin();
+            let response = response.await?;
+            Ok(finish::<M, B, _>(&handle, response).await)
         })
     }
 }
 
-/// Adds `Vary: Cookie`, so that no HTTP cache serves one client's page, or cookie, to another client.
-fn vary_by_cookie(headers: &mut HeaderMap) {
-    let lines = headers.get_all(header::VARY).iter().filter_map(|line| line.to_str().ok());
-    let mut names = lines.flat_map(|line| line.split(',')).map(str::trim);
-    if !names.any(|name| name == "*" || name.eq_ignore_ascii_case("cookie")) {
-        headers.append(header::VARY, HeaderValue::from_static("Cookie"));
+/// Stores the session, and completes the response.
+async fn finish<M, B: ErrorBody<ResponseBody>, ResponseBody>(
+    handle: &SessionHandle<M>,
+    response: Response<ResponseBody>,
+) -> Response<B::Body> {
+    let settings = handle.settings();
+    let failure = response.extensions().get::<SessionFailure>();
+    let is_to_be_stored = failure.is_none() && !response.status().is_server_error();
+    if let Some(failure) = failure {
+        settings.note_failure(failure);
+    }
+    if !handle.is_used() {
+        return response.map(B::keep);
+    }
+    let finished = handle.finish(is_to_be_stored).await;
+    let mut response = match finished.failure {
+        None => response.map(B::keep),
+        Some(error) => {
+            let failure = SessionFailure(error);
+            settings.note_failure(&failure);
+            response::of(failure, B::explain)
+        }
+    };
+    let headers = response.headers_mut();
+    let changes_key = finished.key_change.is_some();
+    match finished.key_change {
+        Some(KeyChange::Written { key, max_age }) => settings.transport.write(headers, &key, max_age),
+        Some(KeyChange::Ended) => settings.transport.remove(headers),
+        None => {}
+    }
+    vary_by(headers, settings.transport.request_headers());
+    keep_out_of_shared_caches(headers, changes_key);
+    response
+}
+
+impl<M, B> Clone for SessionLayer<M, B> {
+    fn clone(&self) -> Self {
+        Self { settings: Arc::clone(&self.settings), marker: PhantomData }
     }
 }
 
-/// Marks the response as meant for one client, unless the handler has decided that. `Vary: Cookie` does not do it alone: all
-/// clients that come without a cookie send the same one, and would share the first one's cookie.
-fn keep_out_of_shared_caches(headers: &mut HeaderMap) {
-    if !headers.contains_key(header::CACHE_CONTROL) {
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
+impl<M, B> fmt::Debug for SessionLayer<M, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionLayer").field("settings", &self.settings).finish()
     }
 }
 
-impl<S: fmt::Debug> fmt::Debug for SessionService<S> {
+impl<S: Clone, M, B> Clone for SessionService<S, M, B> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), settings: Arc::clone(&self.settings), marker: PhantomData }
+    }
+}
+
+impl<S: fmt::Debug, M, B> fmt::Debug for SessionService<S, M, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionService")
             .field("inner", &self.inner)

@@ -27,26 +27,36 @@
 //! ```
 //!
 //! A handler locks the [`SessionHandle`] and gets the [`Session`](crate::Session) with everything that it can
-//! do: merge the changes of two requests that run at the same time, [`cycle_key`](crate::Session::cycle_key)
-//! for a login, [`flush`](crate::Session::flush) for a logout. [`SessionLayer`] documents what happens around
+//! do: merge the changes of two requests that run at the same time, [`log_in`](crate::Session::log_in),
+//! [`log_out`](crate::Session::log_out). [`SessionLayer`] documents what happens around
 //! the handler.
 //!
 //! [tower]: https://docs.rs/tower
 
 #[cfg(feature = "axum")]
 mod axum;
+mod body;
+mod caching;
 mod cookie;
 mod handle;
+mod header;
 mod layer;
+mod lock;
+mod opened;
 mod response;
+mod seal;
 mod settings;
+mod transport;
 
 #[cfg(feature = "axum")]
 pub use self::axum::MissingSessionLayer;
-pub use self::cookie::{InvalidCookie, SessionCookie};
+pub use self::body::{AnyBody, ErrorBody, SameBody, SessionBody};
+pub use self::cookie::SessionCookie;
 pub use self::handle::{SessionGuard, SessionHandle};
+pub use self::header::SessionHeader;
 pub use self::layer::{SessionLayer, SessionService};
 pub use self::response::SessionFailure;
+pub use self::transport::{InvalidTransport, PresentedKeys, Transport};
 #[cfg(any(feature = "private-cookies", feature = "signed-cookies"))]
 pub use ::cookie::Key;
 pub use ::cookie::SameSite;

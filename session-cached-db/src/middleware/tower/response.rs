@@ -1,4 +1,3 @@
-use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::Error;
@@ -44,18 +43,25 @@ fn explanation(error: &Error) -> (StatusCode, &'static str) {
     }
 }
 
-/// Returns the response to a request that failed with `error`.
-pub(super) fn of<Body: From<Bytes>>(error: Error) -> Response<Body> {
-    let (status, text) = explanation(&error);
-    if status.is_server_error() {
-        tracing::error!(target: "session_cached_db", event = "request_failed", %error,
-            "a request failed because of its session");
+impl SessionFailure {
+    /// Returns the status of the response that is made of the error.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        explanation(&self.0).0
     }
-    let mut response = Response::new(Body::from(Bytes::from_static(text.as_bytes())));
+}
+
+/// Returns the response to a request that failed, with a body that `explain` makes of a text.
+pub(super) fn of<Body>(
+    failure: SessionFailure,
+    explain: impl FnOnce(&'static str) -> Body,
+) -> Response<Body> {
+    let (status, text) = explanation(&failure.0);
+    let mut response = Response::new(explain(text));
     *response.status_mut() = status;
     let text_plain = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, text_plain);
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response.extensions_mut().insert(SessionFailure(error));
+    response.extensions_mut().insert(failure);
     response
 }

@@ -20,6 +20,7 @@ impl From<Fault> for CacheError {
             Fault::Unreachable => Self::Unavailable("the test cut it off".into()),
             Fault::NoAnswer | Fault::Hangs => Self::Unknown("the test lost the answer".into()),
             Fault::Refused => Self::Refused("the test said no".into()),
+            Fault::Unusable => Self::Unusable("the test said no to all; say yes".into()),
         }
     }
 }
@@ -29,7 +30,7 @@ impl From<Fault> for PersistenceError {
         match fault {
             Fault::Unreachable => Self::Unavailable("the test cut it off".into()),
             Fault::NoAnswer | Fault::Hangs => Self::Unknown("the test lost the answer".into()),
-            Fault::Refused => Self::Refused("the test said no".into()),
+            Fault::Refused | Fault::Unusable => Self::Refused("the test said no".into()),
         }
     }
 }

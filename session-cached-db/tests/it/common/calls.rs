@@ -47,6 +47,8 @@ pub enum Fault {
     NoAnswer,
     /// The server refuses the call.
     Refused,
+    /// The server refuses every call.
+    Unusable,
     /// The call never returns.
     Hangs,
 }

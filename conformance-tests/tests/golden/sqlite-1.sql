@@ -1,0 +1,15 @@
+CREATE TABLE "{table}_schema" (version INTEGER NOT NULL PRIMARY KEY) STRICT;
+CREATE TABLE "{table}" (
+    key TEXT NOT NULL COLLATE BINARY PRIMARY KEY,
+    payload BLOB NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    last_seen_at INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    subject TEXT COLLATE BINARY
+) STRICT;
+CREATE INDEX "{table}_expires_at" ON "{table}" (expires_at);
+CREATE INDEX "{table}_subject" ON "{table}" (subject) WHERE subject IS NOT NULL;
+INSERT INTO "{table}_schema" (version) VALUES (1);
+INSERT INTO "{table}" VALUES ('shop:4fQm1yBv9K7cTz0pLrXw2sNhJd8uEaGi6oVkYbC3MtR', x'317b2263617274223a5b312c325d7d', 1700000000123456, 4000000000123456, 1700000100123456, -81985529216486896, 'üser-42');
+INSERT INTO "{table}" VALUES ('without-subject', x'317b7d', 1700000000123456, 4000000000123456, 1700000100123456, 7, NULL);

@@ -1,0 +1,128 @@
+//! The lock of a request's session. No task waits for itself, and no response for a task that keeps the session.
+
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex as SyncMutex, MutexGuard as SyncMutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
+
+use futures_util::future::{Either, select};
+use tokio::sync::{Mutex, MutexGuard, Notify};
+use tokio::task;
+
+use super::opened::{KeyChange, Opened};
+use crate::{Error, Session};
+
+/// The session of a request, with the worker that has it locked.
+pub(super) struct Room {
+    opened: Mutex<Opened>,
+    held: SyncMutex<Held>,
+    was_locked: Notify,
+    /// Changes that are still there were not to be saved, or are those of the worker that keeps the session.
+    is_finished: AtomicBool,
+}
+
+#[derive(Default)]
+struct Held {
+    by: Option<Worker>,
+    /// The change of the key, as of the last lock.
+    key_change: Option<KeyChange>,
+}
+
+impl Held {
+    /// Returns the change of the key, if a worker has the session.
+    fn kept(&mut self) -> Option<Option<KeyChange>> {
+        self.by.is_some().then(|| self.key_change.take())
+    }
+}
+
+/// A task, or, outside of tokio's tasks, a thread.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Worker {
+    Task(task::Id),
+    Thread(ThreadId),
+}
+
+impl Worker {
+    pub(super) fn current() -> Self {
+        task::try_id().map_or_else(|| Self::Thread(thread::current().id()), Self::Task)
+    }
+}
+
+/// The session for one worker. Releases it when dropped.
+pub(super) struct Locked<'a> {
+    room: &'a Room,
+    pub(super) opened: MutexGuard<'a, Opened>,
+}
+
+/// The session at the end of a request.
+pub(super) enum Last<'a> {
+    Free(MutexGuard<'a, Opened>),
+    /// A worker keeps it. The change is the one from before.
+    Kept(Option<KeyChange>),
+}
+
+impl Room {
+    pub(super) fn new(session: Session) -> Self {
+        Self {
+            opened: Mutex::new(Opened::new(session)),
+            held: SyncMutex::default(),
+            was_locked: Notify::new(),
+            is_finished: AtomicBool::new(false),
+        }
+    }
+
+    /// Locks the session for the present worker. `request` is the one that handles the request: the response waits for no other,
+    /// so what was changed before another locks the session is saved first.
+    pub(super) async fn lock(&self, request: Option<Worker>) -> Result<Locked<'_>, Error> {
+        let worker = Worker::current();
+        if self.held().by == Some(worker) {
+            return Err(Error::AlreadyLocked);
+        }
+        let mut opened = self.opened.lock().await;
+        let is_handed_over = request != Some(worker) && !self.is_finished.load(Ordering::Relaxed);
+        if is_handed_over && opened.session.modified() && !opened.session.is_unsaved_and_empty() {
+            opened.session.save().await?;
+        }
+        *self.held() = Held { by: Some(worker), key_change: opened.key_change() };
+        self.was_locked.notify_waiters();
+        Ok(Locked { room: self, opened })
+    }
+
+    /// Locks the session at the end of the request, as soon as it is free, or a worker turns out to keep it.
+    pub(super) async fn lock_last(&self) -> Last<'_> {
+        if let Ok(opened) = self.opened.try_lock() {
+            return Last::Free(opened);
+        }
+        match select(pin!(self.opened.lock()), pin!(self.kept())).await {
+            Either::Left((opened, _)) => Last::Free(opened),
+            Either::Right((key_change, _)) => Last::Kept(key_change),
+        }
+    }
+
+    /// Notes that changes from now on are not those of the request.
+    pub(super) fn finish(&self) {
+        self.is_finished.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until a worker has the session.
+    async fn kept(&self) -> Option<KeyChange> {
+        loop {
+            // Before the look, so that no lock in between is missed.
+            let was_locked = self.was_locked.notified();
+            if let Some(key_change) = self.held().kept() {
+                return key_change;
+            }
+            was_locked.await;
+        }
+    }
+
+    fn held(&self) -> SyncMutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.room.held().by = None;
+    }
+}

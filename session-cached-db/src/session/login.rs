@@ -1,0 +1,65 @@
+use session_core::{SessionData, Subject};
+
+use super::Session;
+use crate::{Coherence, Error};
+
+/// Logging in and out.
+impl Session {
+    /// Logs in the user whom the application knows as `subject`: gives the session to that subject under a new key, and stores
+    /// it, in one statement. The old key opens nothing any more. Call it once the user has been authenticated.
+    ///
+    /// # Behavior
+    ///
+    /// - What the visitor has stored before the login stays: a cart, for instance. If a session must not pass from one user to
+    ///   another, call [`log_out`](Self::log_out) first.
+    /// - If the session has ended in the meantime, or another request of the same client has logged in first (a form that was
+    ///   submitted twice), a new session is stored for `subject`. It holds the changes of this request and nothing else: what
+    ///   the ended session held does not come back.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::InvalidSubject`] unless the subject has 1 to 255 bytes and no NUL character.
+    /// - The errors of [`save`](Self::save), except [`Error::SessionGone`].
+    ///
+    /// After an error, the session has the subject that it had before, unless the [outcome](Error::outcome) is unknown.
+    ///
+    /// # Cancel safety
+    ///
+    /// The same as [`save`](Self::save).
+    pub async fn log_in(&mut self, subject: &str) -> Result<Coherence, Error> {
+        let before = (self.subject.clone(), self.modified);
+        self.subject = Some(Some(Subject::parse(subject)?));
+        self.note_change();
+        let logged_in = self.cycle_key_or_begin_anew().await;
+        logged_in.inspect_err(|_| (self.subject, self.modified) = before)
+    }
+
+    /// Logs out: ends the session everywhere, for good, and empties this value, which is then a new session without a key.
+    ///
+    /// # Errors
+    ///
+    /// An [error of every write](crate::CachedDb#errors-of-every-write). The session is then as it was before the call.
+    pub async fn log_out(&mut self) -> Result<Coherence, Error> {
+        self.flush().await
+    }
+
+    /// Gives the session a new key for a login. If it has gone, stores a new one.
+    pub(crate) async fn cycle_key_or_begin_anew(&mut self) -> Result<Coherence, Error> {
+        match self.cycle_key().await {
+            Err(Error::SessionGone) => self.begin_anew().await,
+            result => result,
+        }
+    }
+
+    /// Stores a new session with the subject and the changes of this one, whose session has gone.
+    async fn begin_anew(&mut self) -> Result<Coherence, Error> {
+        let gone = self.stored.take();
+        let changed = self.changed.take();
+        self.changed = changed.as_ref().map(|changed| changed.rebase(&SessionData::new()));
+        let created = self.create_new().await;
+        if created.is_err() {
+            (self.stored, self.changed) = (gone, changed);
+        }
+        created
+    }
+}
