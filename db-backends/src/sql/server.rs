@@ -29,6 +29,7 @@ pub(crate) struct ServerSettings {
     pub(crate) max_connections: u16,
     pub(crate) credentials: Option<Provider>,
     /// The server may ask for the password as it is. MySQL only.
+    #[cfg_attr(not(feature = "mysql"), expect(dead_code, reason = "only MySQL asks so"))]
     pub(crate) cleartext_password: bool,
     /// The answer to whether a pooler stands before the server. `None` if it is to be found out.
     pub(crate) behind_pooler: Option<bool>,
