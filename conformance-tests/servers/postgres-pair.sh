@@ -1,6 +1,7 @@
 # A primary and a standby that follows it, in one container, run by `sh -c` in the official image and in its stand-in alike.
 # PAIR_PORTS: the primary's and the standby's, each published under the same number.
-# Replication is asynchronous, until a test sets synchronous_standby_names.
+# Replication is asynchronous, until a test sets synchronous_standby_names. Logins are not checked: in an unoptimized build, the
+# driver computes a SCRAM proof for so long that a test would measure that.
 set -eu
 # shellcheck disable=SC2086 # one argument per port
 set -- $PAIR_PORTS
@@ -21,8 +22,8 @@ install -o postgres -m 0600 /dev/null /tmp/secret
 echo conformance > /tmp/secret
 cd /tmp
 as_postgres initdb --pgdata /tmp/first --username postgres --pwfile /tmp/secret --encoding UTF8 --locale C.UTF-8 \
-    --auth-local trust --auth-host scram-sha-256 --no-sync
-echo 'host all all all scram-sha-256' >> /tmp/first/pg_hba.conf
+    --auth-local trust --auth-host trust --no-sync
+echo 'host all all all trust' >> /tmp/first/pg_hba.conf
 echo 'CREATE DATABASE sessions' | as_postgres postgres --single -D /tmp/first postgres
 serve /tmp/first "$first"
 as_postgres pg_basebackup -h /tmp -p "$first" -U postgres -D /tmp/second -R --no-sync -c fast

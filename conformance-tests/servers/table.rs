@@ -470,7 +470,7 @@ pub(crate) const BESIDE_THE_MATRIX: &[Server] = &[
         url: "postgres://postgres:conformance@{addresses}/sessions",
         url_var: "CONFORMANCE_POSTGRES_PAIR_URL",
         service_port: None,
-        probe: Some(PG_STARTUP),
+        probe: Some(Probe { send: PG_STARTUP.send, expect: b"server_version" }),
     },
     Server {
         name: "mysql-pair",
