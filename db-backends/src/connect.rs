@@ -55,12 +55,13 @@ impl From<PersistenceError> for ConnectError {
 ///
 /// | URL | feature | options as parameters, beside those of the driver |
 /// |---|---|---|
-/// | `postgres://user:password@host/database` | `postgres`; `postgres-tls` for `?sslmode=require` | `table`, `max_connections`, `statement_timeout_ms`, `lock_timeout_ms`, `acquire_timeout_ms`, `behind_pooler` |
-/// | `mysql://…`, or `mariadb://…` | `mysql`; `mysql-tls` for `?ssl-mode=required` | the same but the last |
+/// | `postgres://user:password@host/database` | `postgres`; `postgres-tls` for `?sslmode=require` | `table`, `max_connections`, `statement_timeout_ms`, `lock_timeout_ms`, `acquire_timeout_ms`, `password_file`, `behind_pooler` |
+/// | `mysql://…`, or `mariadb://…` | `mysql`; `mysql-tls` for `?ssl-mode=required` | the same but the last, and `cleartext_password` |
 /// | `sqlite://sessions.db`, `sqlite::memory:` | `sqlite` | `table`, `readers`, `busy_timeout_ms`, `acquire_timeout_ms` |
 ///
 /// The options are those of the builders, `PostgresBuilder`, `MySqlBuilder` and `SqliteBuilder`, where the
-/// defaults are. Passwords are percent-encoded.
+/// defaults are. Passwords are percent-encoded. A server's URL may name several hosts, separated by commas: the
+/// first that takes writes is used.
 ///
 /// A database has a URL if it is also a [`SubjectIndex`](session_core::SubjectIndex) and a
 /// [`Scan`](session_core::Scan), because programs that take a URL, such as `sessionctl`, may use either. One

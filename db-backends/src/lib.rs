@@ -20,6 +20,8 @@ pub mod sqlite;
 
 pub use self::connect::{ConnectError, connect, connect_to_inspect};
 pub use self::inspect::{Finding, FindingSeverity, Inspect, Inspection};
+#[cfg(feature = "_server")]
+pub use self::sql::credentials::Credentials;
 #[cfg(feature = "_sqlx")]
 pub use self::sql::persistence::SqlPersistence;
 /// The driver, for pools that the application makes.

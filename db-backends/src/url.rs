@@ -50,6 +50,22 @@ pub(crate) fn millis(name: &str, value: &str) -> Result<Duration, PersistenceErr
     number(name, value).map(Duration::from_millis)
 }
 
+/// Returns percent-encoded text as it is meant. `None` if it is not that of text.
+#[cfg(feature = "_server")]
+pub(crate) fn decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let digits = [rest.next()?, rest.next()?];
+            bytes.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
 /// Reads the value of a parameter that is `true` or `false`.
 #[cfg(feature = "postgres")]
 pub(crate) fn flag(name: &str, value: &str) -> Result<bool, PersistenceError> {

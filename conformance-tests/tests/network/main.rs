@@ -14,6 +14,9 @@
     reason = "tests"
 )]
 
+mod certificates;
+#[allow(dead_code, reason = "only those tests are listed that have been seen to pass")]
+mod database_failover;
 mod dead_servers;
 mod failover;
 mod galera;
@@ -40,7 +43,7 @@ use futures_util::FutureExt as _;
 
 use plan::{Fate, Required};
 use servers::Brought;
-use table::SERVERS;
+use table::{BESIDE_THE_MATRIX, SERVERS};
 
 /// The time that databases may take to start.
 const THREADS: usize = 4;
@@ -64,6 +67,13 @@ macro_rules! tests {
 }
 
 const TESTS: &[Test] = tests! {
+    certificates:
+        postgres_is_verified_and_shown_a_certificate ["postgres-certificates"],
+        mariadb_is_verified_and_shown_a_certificate ["mariadb-certificates"];
+    database_failover:
+        deposed_mariadb_is_left_at_once_and_shows_nothing_old ["mariadb-pair"],
+        deposed_mysql_is_left_at_once_and_shows_nothing_old ["mysql-pair"],
+        kill_is_not_sent_to_the_server_that_took_over ["mariadb-pair"];
     dead_servers:
         memcached_server_of_three_that_is_down_fails_its_own_keys_only ["memcached", "memcached-two"],
         cluster_master_that_hangs_fails_its_own_keys_only ["redis-cluster"],
@@ -109,7 +119,7 @@ const TESTS: &[Test] = tests! {
 fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);
-    let known: Vec<_> = SERVERS.iter().map(|server| server.name).chain(["moka", "sqlite"]).collect();
+    let known: Vec<_> = all_servers().map(|server| server.name).chain(["moka", "sqlite"]).collect();
     let required = Required::parse(&std::env::var("CONFORMANCE_REQUIRE").unwrap_or_default(), &known)
         .unwrap_or_else(|error| panic!("CONFORMANCE_REQUIRE: {error}"));
     let missing = if arguments.list { BTreeMap::new() } else { missing() };
@@ -124,6 +134,10 @@ fn main() {
     libtest_mimic::run(&arguments, trials.collect()).exit();
 }
 
+fn all_servers() -> impl Iterator<Item = &'static table::Server> {
+    SERVERS.iter().chain(BESIDE_THE_MATRIX)
+}
+
 /// Returns all servers, with the reason, if one of them cannot be started in a container.
 fn missing() -> BTreeMap<&'static str, String> {
     let tried = runtime().block_on(async {
@@ -134,7 +148,7 @@ fn missing() -> BTreeMap<&'static str, String> {
     });
     let Some(reason) = tried else { return BTreeMap::new() };
     eprintln!("NOT TESTED: {reason}");
-    SERVERS.iter().map(|server| (server.name, reason.clone())).collect()
+    all_servers().map(|server| (server.name, reason.clone())).collect()
 }
 
 /// Runs a test, and removes its servers however it ends.

@@ -1,11 +1,13 @@
 //! The settings of a MySQL or MariaDB database, and how it is connected to with them.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use session_core::PersistenceError;
+use session_core::{BoxError, PersistenceError};
 use sqlx::{MySql, MySqlPool, SqlStr};
 
 use super::connect::{BEGIN, MySqlConnector};
+use crate::sql::credentials::{Credentials, Provider};
 use crate::sql::persistence::SqlPersistence;
 use crate::sql::run_to_end::GRACE;
 use crate::sql::server::{ServerConnections, ServerSettings};
@@ -98,6 +100,54 @@ impl MySqlBuilder {
         self
     }
 
+    /// Asks `provider` for the password of each new connection, and for the user if that changes as well: for
+    /// tokens and passwords that expire or are rotated. Defaults to those of the URL. A connection that is
+    /// open stays so: the server checks a password only when it opens.
+    ///
+    /// The provider has [`acquire_timeout`](Self::acquire_timeout) to answer, and should keep its answer for
+    /// as long as it is valid, because a hundred connections may be opened at once. The text of its error is
+    /// shown, so it must not contain the password. `docs/deployments.md` has the usual clouds.
+    ///
+    /// ```no_run
+    /// # use db_backends::mysql::MySqlPersistence;
+    /// # async fn new_token() -> Result<String, std::io::Error> { Ok("token".into()) }
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use db_backends::Credentials;
+    ///
+    /// let db = MySqlPersistence::builder()
+    ///     .credentials(|| async { Ok::<_, std::io::Error>(Credentials::new(new_token().await?)) })
+    ///     .connect("mysql://app@db.internal/app?ssl-mode=verify_identity")
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn credentials<F, Fut, E>(mut self, provider: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Credentials, E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        self.0.credentials = Some(Provider::new(provider));
+        self
+    }
+
+    /// Reads the password from this file for each new connection, so that a rotated one is used without a
+    /// restart. A line break at its end is left out. Defaults to the password of the URL.
+    pub fn password_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.0.credentials = Some(Provider::file(path.into()));
+        self
+    }
+
+    /// Lets the server ask for the password as it is, which it does for tokens (AWS IAM, PAM, LDAP). Needs
+    /// Several hosts, `mysql://user:password@a,b:3307/database`, are tried in this order, beginning with the
+    /// last one that took writes; one that takes none is not used. `?socket=/run/mysqld/mysqld.sock` connects
+    /// by a socket, and `[::1]` is a literal address.
+    ///
+    /// `?ssl-mode=required`, `verify_ca` or `verify_identity`. Defaults to `false`.
+    pub const fn cleartext_password(mut self, cleartext_password: bool) -> Self {
+        self.0.cleartext_password = cleartext_password;
+        self
+    }
+
     /// Connects to the database of `url`: `mysql://user:password@host:3306/database`. The server must answer;
     /// more connections are made when they are needed.
     ///
@@ -124,7 +174,13 @@ impl MySqlBuilder {
     /// Connects to the database of `url`, with the settings that its parameters name.
     pub(crate) async fn connect_by_url(url: &str) -> Result<SqlPersistence<MySql>, PersistenceError> {
         let mut builder = Self::new();
-        let url = url::take_parameters(url, DRIVER_PARAMETERS, |name, value| builder.0.set(name, value))?;
+        let url = url::take_parameters(url, DRIVER_PARAMETERS, |name, value| match (name, value) {
+            ("cleartext_password", "true" | "false") => {
+                builder.0.cleartext_password = value == "true";
+                Ok(true)
+            }
+            _ => builder.0.set(name, value),
+        })?;
         builder.connect(&url).await
     }
 
@@ -160,6 +216,7 @@ impl MySqlBuilder {
 
 /// The parameters of a URL that the driver understands.
 const DRIVER_PARAMETERS: &[&str] = &[
+    "target_session_attrs",
     "sslmode",
     "ssl-mode",
     "sslca",

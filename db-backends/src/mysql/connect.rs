@@ -1,11 +1,12 @@
 //! Connections to a MySQL or MariaDB server, and the end of a statement that is abandoned there.
 
+use std::net::IpAddr;
 use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use session_core::PersistenceError;
-use sqlx::mysql::{MySqlConnectOptions, MySqlQueryResult, MySqlRow};
+use sqlx::mysql::{MySqlConnectOptions, MySqlQueryResult, MySqlRow, MySqlSslMode};
 use sqlx::{
     AssertSqlSafe, Column as _, ConnectOptions as _, Connection as _, Executor as _, MySql, MySqlConnection,
     Row as _, SqlSafeStr as _, SqlStr, raw_sql,
@@ -15,14 +16,17 @@ use tokio::time::timeout;
 
 use super::errors::ERRORS;
 use crate::sql::connector::{Connector, OpenConnection};
+use crate::sql::credentials::{Credentials, Provider};
 use crate::sql::errors::DriverErrors;
+use crate::sql::hosts::{self, HostOptions, Hosts};
 use crate::sql::server::ServerSettings;
 use crate::sql::session_check::{Report, ServerId, Session, Unfit};
 
 /// Opens connections to the server.
 #[derive(Clone)]
 pub(crate) struct MySqlConnector {
-    options: Arc<MySqlConnectOptions>,
+    hosts: Arc<Hosts<MySqlConnectOptions>>,
+    credentials: Option<Provider>,
     /// The statement that is run on every new connection.
     setup: SqlStr,
     acquire_timeout: Duration,
@@ -34,10 +38,9 @@ impl MySqlConnector {
         let Some(rest) = ["mysql:", "mariadb:"].iter().find_map(|scheme| url.strip_prefix(scheme)) else {
             return Err(PersistenceError::Config("the URL does not begin with mysql:".to_owned()));
         };
-        let options = MySqlConnectOptions::from_str(&format!("mysql:{rest}"));
-        let options = options.map_err(|error| ERRORS.parsing(&error))?;
-        if options.get_database().is_none() {
-            return Err(PersistenceError::Config("the URL names no database".to_owned()));
+        let mut all = Vec::new();
+        for url in hosts::split(&format!("mysql:{rest}"))? {
+            all.push(options(&url, settings)?);
         }
         // Whole seconds, at least one.
         let lock_timeout = settings.lock_timeout.as_secs_f64().ceil().clamp(1.0, 3600.0);
@@ -50,7 +53,8 @@ impl MySqlConnector {
             settings.statement_timeout.as_secs_f64().max(0.001)
         );
         Ok(Self {
-            options: Arc::new(options),
+            hosts: Arc::new(Hosts::new(all)),
+            credentials: settings.credentials.clone(),
             // Safe, because these are numbers.
             setup: AssertSqlSafe(setup).into_sql_str(),
             acquire_timeout: settings.acquire_timeout,
@@ -58,7 +62,7 @@ impl MySqlConnector {
     }
 
     pub(super) fn database(&self) -> Option<String> {
-        self.options.get_database().map(str::to_owned)
+        self.hosts.all().first()?.get_database().map(str::to_owned)
     }
 
     /// Tells the server to end the connection of this session, and the statement on it.
@@ -66,13 +70,23 @@ impl MySqlConnector {
     /// The address may lead to another server by now, or to one that started again, and numbers of
     /// connections recur: there, the number would be that of someone else.
     async fn kill(&self, session: &Session) -> Result<(), Unfit> {
-        let mut connection = self.options.connect().await?;
-        let report = reported(&mut connection, SqlStr::from_static(REPORT)).await?;
-        if server_of(&report).is_same(&session.server) {
-            let kill = format!("KILL {}", session.connection_id);
-            raw_sql(AssertSqlSafe(kill)).execute(&mut connection).await?;
+        let login = ServerSettings::login(self.credentials.as_ref()).await?;
+        for options in self.hosts.all() {
+            let Ok(mut connection) = with_login(options.clone(), login.as_ref()).connect().await else {
+                continue;
+            };
+            let report = reported(&mut connection, SqlStr::from_static(REPORT)).await?;
+            let is_there = server_of(&report).is_same(&session.server);
+            if is_there {
+                let kill = format!("KILL {}", session.connection_id);
+                raw_sql(AssertSqlSafe(kill)).execute(&mut connection).await?;
+            }
+            connection.close().await?;
+            if is_there {
+                break;
+            }
         }
-        Ok(connection.close().await?)
+        Ok(())
     }
 }
 
@@ -82,15 +96,22 @@ impl Connector for MySqlConnector {
     const IS_REMOTE: bool = true;
 
     async fn open(&self) -> Result<OpenConnection<Self>, Unfit> {
-        let mut connection = self.options.connect().await?;
-        let report = reported(&mut connection, self.setup.clone()).await?;
-        must_be_primary(&report)?;
-        if report.is_on("wsrep_on") {
-            connection.execute(raw_sql(SYNC_WAIT)).await?;
-        }
-        let connection_id = report.get("connection_id").parse().unwrap_or_default();
-        let session = Session { server: server_of(&report), group: group_of(&report), connection_id };
-        Ok(OpenConnection { connection, session })
+        let login = ServerSettings::login(self.credentials.as_ref()).await?;
+        let open = |options: MySqlConnectOptions| {
+            let (options, setup) = (with_login(options, login.as_ref()), self.setup.clone());
+            async move {
+                let mut connection = options.connect().await?;
+                let report = reported(&mut connection, setup).await?;
+                must_be_primary(&report)?;
+                if report.is_on("wsrep_on") {
+                    connection.execute(raw_sql(SYNC_WAIT)).await?;
+                }
+                let connection_id = report.get("connection_id").parse().unwrap_or_default();
+                let session = Session { server: server_of(&report), group: group_of(&report), connection_id };
+                Ok::<_, Unfit>(OpenConnection::<Self> { connection, session })
+            }
+        };
+        self.hosts.connect(open).await
     }
 
     async fn check(connection: &mut MySqlConnection) -> Result<(), Unfit> {
@@ -117,6 +138,52 @@ impl Connector for MySqlConnector {
 /// Makes a node of a Galera cluster read and change rows only when it has applied what the other nodes have
 /// committed. Without 1, a load sees an old row; without 2, an update or a delete finds no row that it matches.
 const SYNC_WAIT: &str = "SET SESSION wsrep_sync_wait = @@session.wsrep_sync_wait | 3";
+
+/// Reads the URL of one host.
+fn options(url: &str, settings: &ServerSettings) -> Result<MySqlConnectOptions, PersistenceError> {
+    let mut options = MySqlConnectOptions::from_str(url).map_err(|error| ERRORS.parsing(&error))?;
+    if options.get_database().is_none() {
+        return Err(PersistenceError::Config("the URL names no database".to_owned()));
+    }
+    if let Some(address) = hosts::without_brackets(options.get_host()).map(str::to_owned) {
+        options = options.host(&address);
+    }
+    if settings.cleartext_password {
+        let is_encrypted = matches!(
+            options.get_ssl_mode(),
+            MySqlSslMode::Required | MySqlSslMode::VerifyCa | MySqlSslMode::VerifyIdentity
+        );
+        if !is_encrypted {
+            return Err(PersistenceError::Config(
+                "cleartext_password needs TLS: set ssl-mode to required, verify_ca or verify_identity"
+                    .to_owned(),
+            ));
+        }
+        options = options.enable_cleartext_plugin(true);
+    }
+    Ok(options)
+}
+
+fn with_login(options: MySqlConnectOptions, login: Option<&Credentials>) -> MySqlConnectOptions {
+    let Some(Credentials { username, password }) = login else { return options };
+    let options = options.password(password);
+    match username {
+        Some(username) => options.username(username),
+        None => options,
+    }
+}
+
+impl HostOptions for MySqlConnectOptions {
+    fn name(&self) -> Option<(String, u16)> {
+        let is_verified = matches!(self.get_ssl_mode(), MySqlSslMode::VerifyIdentity);
+        let is_socket = self.get_socket().is_some();
+        (!is_verified && !is_socket).then(|| (self.get_host().to_owned(), self.get_port()))
+    }
+
+    fn at(self, address: IpAddr) -> Self {
+        self.host(&address.to_string())
+    }
+}
 
 macro_rules! role {
     () => {

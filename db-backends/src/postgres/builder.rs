@@ -1,11 +1,13 @@
 //! The settings of a Postgres database, and how it is connected to with them.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use session_core::PersistenceError;
+use session_core::{BoxError, PersistenceError};
 use sqlx::{PgPool, Postgres};
 
 use super::connect::{PostgresConnector, begin};
+use crate::sql::credentials::{Credentials, Provider};
 use crate::sql::persistence::SqlPersistence;
 use crate::sql::run_to_end::GRACE;
 use crate::sql::server::{ServerConnections, ServerSettings};
@@ -97,6 +99,43 @@ impl PostgresBuilder {
         self
     }
 
+    /// Asks `provider` for the password of each new connection, and for the user if that changes as well: for
+    /// tokens and passwords that expire or are rotated. Defaults to those of the URL. A connection that is
+    /// open stays so: the server checks a password only when it opens.
+    ///
+    /// The provider has [`acquire_timeout`](Self::acquire_timeout) to answer, and should keep its answer for
+    /// as long as it is valid, because a hundred connections may be opened at once. The text of its error is
+    /// shown, so it must not contain the password. `docs/deployments.md` has the usual clouds.
+    ///
+    /// ```no_run
+    /// # use db_backends::postgres::PostgresPersistence;
+    /// # async fn new_token() -> Result<String, std::io::Error> { Ok("token".into()) }
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use db_backends::Credentials;
+    ///
+    /// let db = PostgresPersistence::builder()
+    ///     .credentials(|| async { Ok::<_, std::io::Error>(Credentials::new(new_token().await?)) })
+    ///     .connect("postgres://app@db.internal/app?sslmode=verify-full")
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn credentials<F, Fut, E>(mut self, provider: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Credentials, E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        self.0.credentials = Some(Provider::new(provider));
+        self
+    }
+
+    /// Reads the password from this file for each new connection, so that a rotated one is used without a
+    /// restart. A line break at its end is left out. Defaults to the password of the URL.
+    pub fn password_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.0.credentials = Some(Provider::file(path.into()));
+        self
+    }
+
     /// Says whether a connection pooler, such as PgBouncer, stands between this store and the server. Defaults
     /// to finding out, which works for those that refuse or drop the settings of a connection, as PgBouncer
     /// does, and costs an existing pool one more connection for a moment.
@@ -113,6 +152,10 @@ impl PostgresBuilder {
 
     /// Connects to the database of `url`: `postgres://user:password@host:5432/database`. The server must
     /// answer; more connections are made when they are needed.
+    ///
+    /// Several hosts, `postgres://user:password@a,b:5433/database`, are tried in this order, beginning with the
+    /// last one that took writes; one that takes none is not used. `?host=/run/postgresql` connects by a
+    /// socket, and `[::1]` is a literal address.
     ///
     /// `?sslmode=require`, `verify-ca` and `verify-full` need the feature `postgres-tls`;
     /// `?options=-c%20search_path=app` chooses a schema.
@@ -179,6 +222,7 @@ impl PostgresBuilder {
 
 /// The parameters of a URL that the driver understands.
 const DRIVER_PARAMETERS: &[&str] = &[
+    "target_session_attrs",
     "sslmode",
     "ssl-mode",
     "sslrootcert",

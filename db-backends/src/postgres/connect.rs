@@ -6,13 +6,15 @@
 //! settings. Where it does not, each statement is a transaction that brings its settings, and none is prepared
 //! under a name. That holds in every mode of a pooler in which transactions work at all.
 
+use std::net::IpAddr;
 use std::str::FromStr as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use session_core::PersistenceError;
 use sqlx::error::DatabaseError;
-use sqlx::postgres::{PgConnectOptions, PgQueryResult};
+use sqlx::postgres::{PgConnectOptions, PgQueryResult, PgSslMode};
 use sqlx::{
     AssertSqlSafe, Column as _, ConnectOptions as _, Connection as _, Executor as _, PgConnection, PgPool,
     Postgres, Row as _, SqlSafeStr as _, SqlStr, raw_sql,
@@ -20,14 +22,22 @@ use sqlx::{
 
 use super::errors::ERRORS;
 use crate::sql::connector::{Connector, OpenConnection};
+use crate::sql::credentials::{Credentials, Provider};
 use crate::sql::errors::DriverErrors;
+use crate::sql::hosts::{self, HostOptions, Hosts};
 use crate::sql::server::ServerSettings;
 use crate::sql::session_check::{Report, ServerId, Session, Unfit};
 
 /// Opens connections to the server.
 pub(crate) struct PostgresConnector {
     /// The options in the URL.
-    options: PgConnectOptions,
+    hosts: Hosts<PgConnectOptions>,
+    credentials: Option<Provider>,
+    opening: Arc<Opening>,
+}
+
+/// The way to open a connection to one host.
+struct Opening {
     settings: [(&'static str, String); 3],
     begin: SqlStr,
     /// The builder says that there is no pooler.
@@ -54,14 +64,20 @@ impl PostgresConnector {
         if !["postgres:", "postgresql:"].iter().any(|scheme| url.starts_with(scheme)) {
             return Err(PersistenceError::Config("the URL does not begin with postgres:".to_owned()));
         }
-        // Poolers refuse extra_float_digits, which the driver would set, and no float is read here.
-        let options =
-            PgConnectOptions::from_str(url).map_err(|error| ERRORS.parsing(&error))?.extra_float_digits(None);
-        if settings.behind_pooler == Some(true) && options.get_options().is_some() {
-            return Err(PersistenceError::Config(DROPPED_OPTIONS.to_owned()));
+        let mut all = Vec::new();
+        for url in hosts::split(url)? {
+            let options = PgConnectOptions::from_str(&url).map_err(|error| ERRORS.parsing(&error))?;
+            // Poolers refuse extra_float_digits, which the driver would set, and no float is read here.
+            let mut options = options.extra_float_digits(None);
+            if let Some(address) = hosts::without_brackets(options.get_host()).map(str::to_owned) {
+                options = options.host(&address);
+            }
+            if settings.behind_pooler == Some(true) && options.get_options().is_some() {
+                return Err(PersistenceError::Config(DROPPED_OPTIONS.to_owned()));
+            }
+            all.push(options);
         }
-        Ok(Self {
-            options,
+        let opening = Opening {
             settings: [
                 ("statement_timeout", millis(settings.statement_timeout)),
                 ("lock_timeout", millis(settings.lock_timeout)),
@@ -71,21 +87,45 @@ impl PostgresConnector {
             begin: begin(settings),
             must_be_direct: settings.behind_pooler == Some(false),
             is_pooled: AtomicBool::new(settings.behind_pooler == Some(true)),
-        })
+        };
+        let credentials = settings.credentials.clone();
+        Ok(Self { hosts: Hosts::new(all), credentials, opening: Arc::new(opening) })
     }
 
     pub(super) fn database(&self) -> Option<String> {
-        self.options.get_database().map(str::to_owned)
+        self.hosts.all().first()?.get_database().map(str::to_owned)
     }
 
     pub(super) fn begin(&self) -> SqlStr {
-        self.begin.clone()
+        self.opening.begin.clone()
+    }
+}
+
+impl Opening {
+    /// Opens a connection with these options.
+    async fn open(&self, options: PgConnectOptions) -> Result<OpenConnection<PostgresConnector>, Unfit> {
+        if !self.is_pooled.load(Ordering::Relaxed)
+            && let Some(open) = self.open_direct(&options).await?
+        {
+            return Ok(open);
+        }
+        let open = self.open_pooled(&options).await?;
+        if !self.is_pooled.swap(true, Ordering::Relaxed) {
+            tracing::info!(
+                event = "database_pooler",
+                "a connection pooler stands before Postgres; every statement is a transaction with its own settings"
+            );
+        }
+        Ok(open)
     }
 
     /// Opens a connection that has the settings. Returns `None` if a pooler keeps them from the server.
-    async fn open_direct(&self) -> Result<Option<OpenConnection<Self>>, Unfit> {
+    async fn open_direct(
+        &self,
+        options: &PgConnectOptions,
+    ) -> Result<Option<OpenConnection<PostgresConnector>>, Unfit> {
         let marker = fastrand::u64(..).to_string();
-        let options = self.options.clone().options(self.settings.clone()).options([(MARKER, &marker)]);
+        let options = options.clone().options(self.settings.clone()).options([(MARKER, &marker)]);
         let mut connection = match options.connect().await {
             Ok(connection) => connection,
             Err(error) if refuses_parameters(&error) => return Ok(None),
@@ -98,14 +138,17 @@ impl PostgresConnector {
     }
 
     /// Opens a connection to a pooler, and checks that a transaction has the settings there.
-    async fn open_pooled(&self) -> Result<OpenConnection<Self>, Unfit> {
+    async fn open_pooled(
+        &self,
+        options: &PgConnectOptions,
+    ) -> Result<OpenConnection<PostgresConnector>, Unfit> {
         if self.must_be_direct {
             return Err(Unfit::Config(DROPPED_SETTINGS.to_owned()));
         }
-        if self.options.get_options().is_some() {
+        if options.get_options().is_some() {
             return Err(Unfit::Config(DROPPED_OPTIONS.to_owned()));
         }
-        let mut connection = self.options.connect().await?;
+        let mut connection = options.connect().await?;
         // In several messages: a pooler without transactions takes one of several statements.
         let mut transaction = match connection.begin_with(self.begin.clone()).await {
             Ok(transaction) => transaction,
@@ -136,19 +179,12 @@ impl Connector for PostgresConnector {
     const IS_REMOTE: bool = true;
 
     async fn open(&self) -> Result<OpenConnection<Self>, Unfit> {
-        if !self.is_pooled()
-            && let Some(open) = self.open_direct().await?
-        {
-            return Ok(open);
-        }
-        let open = self.open_pooled().await?;
-        if !self.is_pooled.swap(true, Ordering::Relaxed) {
-            tracing::info!(
-                event = "database_pooler",
-                "a connection pooler stands before Postgres; every statement is a transaction with its own settings"
-            );
-        }
-        Ok(open)
+        let login = ServerSettings::login(self.credentials.as_ref()).await?;
+        let open = |options: PgConnectOptions| {
+            let (options, opening) = (with_login(options, login.as_ref()), Arc::clone(&self.opening));
+            async move { opening.open(options).await }
+        };
+        self.hosts.connect(open).await
     }
 
     async fn check(connection: &mut PgConnection) -> Result<(), Unfit> {
@@ -156,7 +192,7 @@ impl Connector for PostgresConnector {
     }
 
     fn is_pooled(&self) -> bool {
-        self.is_pooled.load(Ordering::Relaxed)
+        self.opening.is_pooled.load(Ordering::Relaxed)
     }
 
     async fn pools_over_pooler(pool: &PgPool) -> Result<bool, PersistenceError> {
@@ -170,6 +206,27 @@ impl Connector for PostgresConnector {
 
     fn rows_affected(done: &PgQueryResult) -> u64 {
         done.rows_affected()
+    }
+}
+
+fn with_login(options: PgConnectOptions, login: Option<&Credentials>) -> PgConnectOptions {
+    let Some(Credentials { username, password }) = login else { return options };
+    let options = options.password(password);
+    match username {
+        Some(username) => options.username(username),
+        None => options,
+    }
+}
+
+impl HostOptions for PgConnectOptions {
+    fn name(&self) -> Option<(String, u16)> {
+        let is_verified = matches!(self.get_ssl_mode(), PgSslMode::VerifyFull);
+        let is_socket = self.get_socket().is_some() || self.get_host().starts_with('/');
+        (!is_verified && !is_socket).then(|| (self.get_host().to_owned(), self.get_port()))
+    }
+
+    fn at(self, address: IpAddr) -> Self {
+        self.host(&address.to_string())
     }
 }
 

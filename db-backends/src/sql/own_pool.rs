@@ -27,9 +27,9 @@ use crate::sql::session_check::Unfit;
 const FRESH: Duration = Duration::from_secs(1);
 /// A remote connection is replaced after this time, so that a changed address or password is noticed.
 const LIFETIME: Duration = Duration::from_secs(30 * 60);
-/// The maximum time that the check of an idle connection waits for its answer. A new connection costs less
-/// than waiting for one that a firewall forgot.
-const CHECK_TIMEOUT: Duration = Duration::from_millis(500);
+/// The maximum time that the check of an idle connection waits for its answer. Shorter would make a busy server
+/// busier, with new connections; longer would make more of a connection that a firewall forgot.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The time after which a statement without an answer makes its caller see where the address leads, and the
 /// pause before the next look.
@@ -268,13 +268,16 @@ impl<C: Connector> Witness<C> {
         tokio::time::sleep(GRACE).await;
     }
 
-    /// Opens connections now and then, which notes the server that each leads to.
+    /// Opens connections now and then, which notes the server that each leads to. A server that answers is
+    /// only slow, and is asked ever more rarely.
     async fn look_elsewhere(&self) {
+        let mut pause = LOOK_INTERVAL;
         loop {
-            tokio::time::sleep(LOOK_INTERVAL).await;
+            tokio::time::sleep(pause).await;
             // One caller is enough.
             if let Ok(_looking) = self.pool.looking.try_lock() {
-                let _ = timeout(self.pool.queue.timeout(), self.pool.open()).await;
+                let look = timeout(self.pool.queue.timeout(), self.pool.open()).await;
+                pause = if matches!(look, Ok(Ok(_))) { pause.saturating_mul(2) } else { LOOK_INTERVAL };
             }
         }
     }

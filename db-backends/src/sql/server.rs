@@ -11,9 +11,11 @@ use tokio::time::timeout;
 use crate::sql::checkout::{Checkout, FromDriver, Work};
 use crate::sql::connections::{Connections, Usage};
 use crate::sql::connector::{Arguments, Connection, Connector, Query};
+use crate::sql::credentials::{Credentials, Provider};
 use crate::sql::errors::DriverErrors;
 use crate::sql::own_pool::OwnPool;
 use crate::sql::run_to_end::{GRACE_TO_CONNECT, run_to_end};
+use crate::sql::session_check::Unfit;
 use crate::sql::table::TableName;
 use crate::url;
 
@@ -25,6 +27,10 @@ pub(crate) struct ServerSettings {
     pub(crate) lock_timeout: Duration,
     pub(crate) acquire_timeout: Duration,
     pub(crate) max_connections: u16,
+    pub(crate) credentials: Option<Provider>,
+    /// The server may ask for the password as it is. MySQL only.
+    #[cfg_attr(not(feature = "mysql"), expect(dead_code, reason = "only MySQL asks so"))]
+    pub(crate) cleartext_password: bool,
     /// The answer to whether a pooler stands before the server. `None` if it is to be found out.
     pub(crate) behind_pooler: Option<bool>,
 }
@@ -36,6 +42,8 @@ impl ServerSettings {
         lock_timeout: Duration::from_secs(3),
         acquire_timeout: Duration::from_secs(5),
         max_connections: 10,
+        credentials: None,
+        cleartext_password: false,
         behind_pooler: None,
     };
 
@@ -47,6 +55,12 @@ impl ServerSettings {
             "statement_timeout_ms" => self.statement_timeout = url::millis(name, value)?,
             "lock_timeout_ms" => self.lock_timeout = url::millis(name, value)?,
             "acquire_timeout_ms" => self.acquire_timeout = url::millis(name, value)?,
+            "password_file" => {
+                let path = url::decoded(value).ok_or_else(|| {
+                    PersistenceError::Config("password_file is no percent-encoded path".to_owned())
+                })?;
+                self.credentials = Some(Provider::file(path.into()));
+            }
             _ => return Ok(false),
         }
         Ok(true)
@@ -54,6 +68,14 @@ impl ServerSettings {
 
     pub(crate) fn table(&self) -> Result<TableName, PersistenceError> {
         TableName::parse_or_default(self.table.as_deref())
+    }
+
+    /// Asks for the credentials of a new connection, if they are not those of the URL.
+    pub(crate) async fn login(provider: Option<&Provider>) -> Result<Option<Credentials>, Unfit> {
+        match provider {
+            Some(provider) => provider.ask().await.map(Some).map_err(Unfit::NoPassword),
+            None => Ok(None),
+        }
     }
 
     /// Connects over connections of our own. Waits for the server to answer on one. `begin` begins a

@@ -77,6 +77,9 @@ pub(crate) enum Unfit {
     /// The server takes no writes, for this reason.
     #[cfg_attr(not(feature = "_server"), expect(dead_code, reason = "a file is no server"))]
     NotPrimary(&'static str),
+    /// The application returned no password to connect with.
+    #[cfg(feature = "_server")]
+    NoPassword(BoxError),
     /// A setting that is needed cannot be kept. The text says what to set.
     #[cfg(feature = "_server")]
     Config(String),
@@ -95,7 +98,25 @@ impl From<sqlx::Error> for Unfit {
 )]
 struct NotPrimary(&'static str);
 
+/// The error for a password that could not be had.
+#[cfg(feature = "_server")]
+#[derive(Debug, thiserror::Error)]
+#[error("there is no password to connect with: {0}")]
+struct NoPassword(BoxError);
+
 impl Unfit {
+    /// Returns the reason of the two that says more: a server that answered rather than one that did not.
+    #[cfg(feature = "_server")]
+    pub(crate) fn or_worse(self, other: Option<Self>) -> Self {
+        let rank = |unfit: &Self| match unfit {
+            Self::Driver(sqlx::Error::Io(_)) => 0,
+            Self::Driver(_) => 1,
+            Self::NotPrimary(_) => 2,
+            Self::NoPassword(_) | Self::Config(_) => 3,
+        };
+        other.into_iter().fold(self, |worse, unfit| if rank(&unfit) > rank(&worse) { unfit } else { worse })
+    }
+
     /// Translates into the error of an operation for which no statement was sent. `connecting` translates a
     /// driver's error.
     pub(crate) fn into_error(
@@ -105,6 +126,8 @@ impl Unfit {
         let source: BoxError = match self {
             Self::Driver(error) => return connecting(&error),
             Self::NotPrimary(reason) => Box::new(NotPrimary(reason)),
+            #[cfg(feature = "_server")]
+            Self::NoPassword(error) => Box::new(NoPassword(error)),
             #[cfg(feature = "_server")]
             Self::Config(text) => return PersistenceError::Config(text),
         };

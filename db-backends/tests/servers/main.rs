@@ -17,6 +17,7 @@
 mod abandoned;
 mod by_url;
 mod contents;
+mod logins;
 mod pgbouncer;
 mod pooler;
 mod proxy;
@@ -72,6 +73,13 @@ const TESTS: &[(&str, Test)] = tests! {
         wrong_settings_are_found_and_the_worst_are_refused,
         wrong_password_in_a_url_is_refused_without_showing_it,
         inspection_shows_version_clock_and_missing_indexes;
+    logins:
+        dead_or_silent_first_host_of_several_is_passed_over,
+        literal_ipv6_address_is_connected_to,
+        password_with_reserved_characters_is_percent_encoded,
+        provider_is_asked_for_the_password_of_each_new_connection,
+        password_file_is_read_again_for_a_new_connection,
+        failing_provider_makes_the_database_unavailable;
     schema:
         second_migration_changes_nothing,
         schema_sql_makes_the_same_tables_as_migrate,

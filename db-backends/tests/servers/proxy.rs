@@ -26,7 +26,12 @@ pub struct Proxy {
 
 impl Proxy {
     pub async fn to(server: String) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on("127.0.0.1:0", server).await
+    }
+
+    /// Listens on this address.
+    pub async fn on(address: &str, server: String) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let state = Arc::new(watch::Sender::new(State::Open(0)));
         let states = Arc::clone(&state);

@@ -130,7 +130,7 @@ pub async fn idle_connections_that_a_firewall_forgot_cost_no_call(server: Server
         db.touch_dyn(&key("a"), NOW, Timestamp::MAX, NOW).await.unwrap();
     }
     // The first call waits for one of the five, and the others do not.
-    assert!(began.elapsed() < Duration::from_secs(2), "it took {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(3), "it took {:?}", began.elapsed());
 }
 
 pub async fn broken_idle_connections_cost_at_most_one_call(server: Server) {
