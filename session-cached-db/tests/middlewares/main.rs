@@ -17,6 +17,7 @@
 )]
 
 mod actix;
+mod actix_workers;
 mod axum_layer;
 mod axum_login;
 mod tower_sessions;
@@ -78,6 +79,9 @@ const SCENARIOS: &[(&str, Scenario)] = scenarios! {
         malformed_cookie_opens_no_session,
         unchanged_values_stay_byte_for_byte,
         unreadable_payload_opens_no_session_and_stays;
+    actix_workers:
+        connections_outlive_the_worker_that_opened_them,
+        worker_that_blocks_its_thread_holds_up_no_other;
 };
 
 fn main() {
