@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | two requests change different keys of a session at the same time | both win | the later save wins, with all its values |
 //! | the key changes at a login | one statement | the old session is deleted when `cycle_id` is called, and the new one is written when it is saved: a failure in between loses the session, and a logout in between does not stop it |
-//! | "log out everywhere", a list of one's sessions | [`set_subject`](crate::Session::set_subject) | sessions have no subject |
+//! | "log out everywhere", a list of one's sessions | [`log_in`](crate::Session::log_in) | sessions have no subject |
 //! | unchanged values that another program wrote, in its own formatting | stay byte for byte | stay byte for byte |
 //!
 //! The other guarantees hold: a cache never shows data that a save or a logout has replaced; many readers of
@@ -26,6 +26,8 @@
 //!   [always
 //!   save](https://docs.rs/tower-sessions/latest/tower_sessions/service/struct.SessionManagerLayer.html#method.with_always_save).
 //! - A payload that cannot be read opens no session and is logged as an event. Its row is left alone.
+//! - A change of the subject with this crate's [`Session`](crate::Session) gives the session another key, which the
+//!   middleware does not learn: its client is logged out. Use one of the two for a session, not both.
 //! - Under [`ConflictPolicy::Reject`](crate::ConflictPolicy::Reject), a save fails if it changes a key that
 //!   another save has changed while it was running.
 //! - Ids have 128 random bits. The database holds a hash of the id, as of every key.
