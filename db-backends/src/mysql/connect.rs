@@ -13,9 +13,9 @@ use sqlx::{
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use super::errors::ERRORS;
+use super::error::ERRORS;
 use crate::sql::connector::{Connector, OpenConnection};
-use crate::sql::errors::DriverErrors;
+use crate::sql::error::DriverErrors;
 use crate::sql::server::ServerSettings;
 use crate::sql::session_check::{Report, ServerId, Session, Unfit};
 
@@ -26,6 +26,8 @@ pub(crate) struct MySqlConnector {
     /// The statement that is run on every new connection.
     setup: SqlStr,
     acquire_timeout: Duration,
+    /// The runtime in which the connector was made. Connections may be abandoned on another one, or outside of any.
+    runtime: Option<Handle>,
 }
 
 impl MySqlConnector {
@@ -54,6 +56,7 @@ impl MySqlConnector {
             // Safe, because these are numbers.
             setup: AssertSqlSafe(setup).into_sql_str(),
             acquire_timeout: settings.acquire_timeout,
+            runtime: Handle::try_current().ok(),
         })
     }
 
@@ -104,7 +107,7 @@ impl Connector for MySqlConnector {
 
     fn abandon(&self, abandoned: OpenConnection<Self>) {
         // Without a runtime, and where the KILL fails, the server's timeouts remain.
-        if let Ok(runtime) = Handle::try_current() {
+        if let Some(runtime) = &self.runtime {
             let connector = self.clone();
             runtime.spawn(async move {
                 let _ = timeout(connector.acquire_timeout, connector.kill(&abandoned.session)).await;

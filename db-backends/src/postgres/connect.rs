@@ -18,9 +18,9 @@ use sqlx::{
     Postgres, Row as _, SqlSafeStr as _, SqlStr, raw_sql,
 };
 
-use super::errors::ERRORS;
+use super::error::ERRORS;
 use crate::sql::connector::{Connector, OpenConnection};
-use crate::sql::errors::DriverErrors;
+use crate::sql::error::DriverErrors;
 use crate::sql::server::ServerSettings;
 use crate::sql::session_check::{Report, ServerId, Session, Unfit};
 

@@ -1,14 +1,14 @@
 //! The parts that the SQL databases share. Each file uses only those before it in this order: `table`,
-//! `errors`, `run_to_end`, `queue`, `session_check`, `primary`, `connector`, `own_pool`, `checkout`,
+//! `error`, `run_to_end`, `queue`, `session_check`, `primary`, `connector`, `own_pool`, `checkout`,
 //! `connections`, `server`; `value`, `columns`, `statements`, `page`, `schema`; and `persistence`, which puts them together.
 //!
-//! Each database builds on them in rooms of its own: builder, connect, errors, statements, schema, inspect.
+//! Each database builds on them in rooms of its own: builder, connect, error, statements, schema, inspect.
 
 pub(crate) mod checkout;
 pub(crate) mod columns;
 pub(crate) mod connections;
 pub(crate) mod connector;
-pub(crate) mod errors;
+pub(crate) mod error;
 pub(crate) mod own_pool;
 mod page;
 pub(crate) mod persistence;

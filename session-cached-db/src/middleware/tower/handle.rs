@@ -41,8 +41,7 @@ impl<M> SessionHandle<M> {
         let (is_used, is_touching) = (AtomicBool::new(false), AtomicBool::new(settings.is_touching));
         let is_ended = AtomicBool::new(false);
         let (worker, room) = (OnceLock::new(), OnceCell::new());
-        let shared =
-            Arc::new(Shared { settings, presented, is_used, is_touching, is_ended, worker, room });
+        let shared = Arc::new(Shared { settings, presented, is_used, is_touching, is_ended, worker, room });
         Self { shared, marker: PhantomData }
     }
 
