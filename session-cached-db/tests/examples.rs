@@ -1,7 +1,7 @@
 //! The programs in `examples`, which the READMEs name, run and do what they say. (The test `webapp` drives the example of that
 //! name, with a browser.)
 //!
-//! `cargo test` builds the examples, but with `--test examples` it does so only if `--examples` is there, too.
+//! `cargo test` builds the examples. With `--test examples` it does not: then `cargo build --examples` has to come first.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 fn program(name: &str) -> PathBuf {
     let here = std::env::current_exe().unwrap();
     let program = here.parent().and_then(Path::parent).unwrap().join("examples").join(name);
-    assert!(program.exists(), "{} is not there; build it with --examples", program.display());
+    assert!(program.exists(), "{} is not there; run cargo build --examples with the same features", program.display());
     program
 }
 
