@@ -22,7 +22,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 fn program(name: &str) -> PathBuf {
     let here = std::env::current_exe().unwrap();
     let program = here.parent().and_then(Path::parent).unwrap().join("examples").join(name);
-    assert!(program.exists(), "{} is not there; run cargo build --examples with the same features", program.display());
+    assert!(
+        program.exists(),
+        "{} is not there; run cargo build --examples with the same features",
+        program.display()
+    );
     program
 }
 
