@@ -120,7 +120,7 @@ pub async fn memcached(links: &Links) {
 struct DatabaseFigures {
     update: u64,
     rename: u64,
-    /// When nothing has expired.
+    /// The round trips when nothing has expired.
     delete_expired: u64,
 }
 
