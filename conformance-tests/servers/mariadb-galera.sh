@@ -34,10 +34,11 @@ node() {
     chown -R mysql "$data"
     # The ports of the group, and of what a node is sent when it joins.
     group=$((port + 10000))
+    # A program that waits for the cluster connects and leaves, for which a server would block its host.
     cluster="gcomm://$members"
     if [ "$2" = new ]; then cluster=gcomm://; fi
     exec mariadbd --no-defaults --user=mysql --datadir="$data" --socket="$data/mysqld.sock" --pid-file="$data/pid" \
-        --port="$port" --bind-address=0.0.0.0 --max-connections=300 --innodb-flush-log-at-trx-commit=0 \
+        --port="$port" --bind-address=0.0.0.0 --max-connections=300 --max-connect-errors=1000000 --innodb-flush-log-at-trx-commit=0 \
         --innodb-buffer-pool-size=32M --innodb-log-file-size=8M --innodb-autoinc-lock-mode=2 --binlog-format=ROW \
         --wsrep-on=ON --wsrep-provider="$provider" --wsrep-cluster-address="$cluster" --wsrep-sst-method=rsync \
         --wsrep-node-address="127.0.0.1:$group" --wsrep-node-name="node-$port" \

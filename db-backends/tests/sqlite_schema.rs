@@ -289,13 +289,12 @@ async fn pool_with_a_longer_busy_timeout_than_set_is_refused() {
 
 #[tokio::test]
 async fn pool_of_several_databases_in_memory_is_refused() {
-    let pool = |shared: bool| {
-        let options =
-            SqliteConnectOptions::new().filename("pool-in-memory").in_memory(true).shared_cache(shared);
-        SqlitePoolOptions::new().max_connections(3).connect_lazy_with(options)
-    };
-    let error = SqlitePersistence::from_pool(pool(false)).migrate().await.unwrap_err();
+    // The driver's URL for memory has a shared cache.
+    let shared = SqliteConnectOptions::from_str("sqlite::memory:").unwrap();
+    let pool = |options| SqlitePoolOptions::new().max_connections(3).connect_lazy_with(options);
+    let apart = pool(SqliteConnectOptions::new().filename(":memory:"));
+    let error = SqlitePersistence::from_pool(apart).migrate().await.unwrap_err();
     assert!(matches!(error, PersistenceError::Config(_)), "{error:?}");
     assert!(error.to_string().contains("shared_cache"), "{error}");
-    SqlitePersistence::from_pool(pool(true)).migrate().await.unwrap();
+    SqlitePersistence::from_pool(pool(shared)).migrate().await.unwrap();
 }

@@ -102,16 +102,15 @@ fn sealed_payload_of_version_1_is_opened() {
     }
 }
 
+/// The time of the signature is in them, so they are written in another way each time.
 #[test]
-fn django_payloads_are_read_and_written_as_they_were() {
+fn django_payloads_are_read() {
     let codec = DjangoCodec::new(&SecretKeys::new("a golden SECRET_KEY").unwrap());
     let (mut short, mut long) = (SessionData::new(), SessionData::new());
     short.insert("visits", "3".into()).unwrap();
     long.insert("text", format!("\"{}\"", "long enough to be compressed ".repeat(4))).unwrap();
     for (name, data) in [("payload-django.txt", short), ("payload-django-compressed.txt", long)] {
         let payload = golden(name, || codec.encode(&key(), &data).unwrap());
-        let read = codec.decode(&key(), &payload).unwrap();
-        assert_eq!(read, data, "{name}");
-        assert_eq!(codec.encode(&key(), &read).unwrap(), payload, "{name}");
+        assert_eq!(codec.decode(&key(), &payload).unwrap(), data, "{name}");
     }
 }

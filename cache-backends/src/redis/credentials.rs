@@ -21,6 +21,7 @@ pub struct RedisCredentials {
 
 impl RedisCredentials {
     /// Creates credentials of the default user, which do not expire.
+    #[must_use]
     pub fn new(password: impl Into<String>) -> Self {
         Self { username: None, password: password.into(), valid_for: None }
     }

@@ -76,7 +76,7 @@ const TESTS: &[Test] = tests! {
     galera:
         galera_node_sees_what_another_has_committed ["galera"],
         galera_conflicts_at_commit_are_repeated_and_fail_no_write ["galera"],
-        galera_node_without_quorum_is_unavailable_and_says_why ["galera"];
+        galera_node_that_is_not_ready_is_unavailable_and_says_why ["galera"];
     round_trips:
         redis ["redis"],
         valkey ["valkey"],

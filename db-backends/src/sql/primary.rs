@@ -53,6 +53,7 @@ impl Primary {
         if self.is_replaced_by(server) {
             self.leave_all_before(began);
             tracing::info!(
+                target: "db_backends",
                 event = "database_replaced",
                 "the database's address leads to another server than before; connections are opened anew"
             );

@@ -26,7 +26,7 @@ pub fn version() -> Option<(u32, u32)> {
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-/// Where clients' connections are bound to those of the server.
+/// The binding of clients' connections to those of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     Session,

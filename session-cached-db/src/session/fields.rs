@@ -32,7 +32,7 @@ pub(super) fn keep_unknown<T: DeserializeOwned + Serialize>(
     if kept == after {
         return after;
     }
-    let as_read = serde_json::from_str::<T>(&kept).and_then(|value| serde_json::to_value(value));
+    let as_read = serde_json::from_str::<T>(&kept).and_then(serde_json::to_value);
     let wanted = serde_json::from_str::<Value>(&after);
     match (as_read, wanted) {
         (Ok(as_read), Ok(wanted)) if as_read == wanted => kept,

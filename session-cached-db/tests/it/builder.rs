@@ -218,7 +218,9 @@ fn all_of<C: Cache, P: Persistence>(builder: Builder<C, P>, time: Duration) -> B
 
 #[tokio::test]
 async fn longest_durations_and_instants_work_everywhere() {
-    for time in [Duration::MAX, Duration::from_secs(u64::MAX), Duration::from_micros(i64::MAX as u64)] {
+    for time in
+        [Duration::MAX, Duration::from_secs(u64::MAX), Duration::from_micros(i64::MAX.cast_unsigned())]
+    {
         let db = SqlitePersistence::connect("sqlite::memory:").await.unwrap();
         let builder = CachedDb::builder(MokaCache::builder().build(), db).sole_process();
         let store = all_of(builder, time).build().await.unwrap();

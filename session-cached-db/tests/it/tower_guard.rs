@@ -13,7 +13,12 @@ use crate::tower::{Answer, ask, cookie_of, layer, site, visit};
 
 /// A task that locks the session and keeps it until the test says so.
 #[derive(Clone, Default)]
-struct Keeper(Arc<Mutex<Option<(oneshot::Sender<()>, JoinHandle<Result<(), Error>>)>>>);
+struct Keeper(Arc<Mutex<Option<Kept>>>);
+
+struct Kept {
+    let_go: oneshot::Sender<()>,
+    task: JoinHandle<Result<(), Error>>,
+}
 
 impl Keeper {
     /// Spawns the task, and waits until it has the session. With `saves`, it saves a change of its own at last.
@@ -31,11 +36,11 @@ impl Keeper {
             Ok(())
         });
         is_locked.await.unwrap();
-        *self.0.lock().await = Some((let_go, task));
+        *self.0.lock().await = Some(Kept { let_go, task });
     }
 
     async fn let_go(&self) -> Result<(), Error> {
-        let (let_go, task) = self.0.lock().await.take().unwrap();
+        let Kept { let_go, task } = self.0.lock().await.take().unwrap();
         let_go.send(()).unwrap();
         soon(task).await.unwrap()
     }

@@ -110,28 +110,27 @@ pub async fn browser_refuses_the_cookies_that_the_layer_refuses(browsers: &Brows
         ("__Http-a=1; Secure; HttpOnly".to_owned(), true),
         ("__Http-a=1; Secure".to_owned(), false),
         ("__HTTP-a=1; HttpOnly".to_owned(), false),
-        ("__Host-a=1; Secure; Path=/; Domain=127.0.0.1".to_owned(), false),
+        ("__Host-a=1; Secure; Path=/; Domain=localhost".to_owned(), false),
         ("__HOST-a=1; Path=/".to_owned(), false),
         ("__secure-a=1".to_owned(), false),
         ("a=1; SameSite=None".to_owned(), false),
         ("a=1; Partitioned".to_owned(), false),
-        ("a=1; Partitioned; Secure; SameSite=None".to_owned(), true),
-        ("a=1; Domain=127.0.0.1:443".to_owned(), false),
+        ("p=1; Partitioned; Secure; SameSite=None".to_owned(), true),
+        ("a=1; Domain=localhost:443".to_owned(), false),
         (format!("{long}={value}"), false),
         (format!("{}={value}", &long[1..]), true),
     ];
     let served = lines.clone();
     let set =
         async move |Path(number): Path<usize>| ([(header::SET_COOKIE, served[number].0.clone())], "set");
-    let at = format!("http://127.0.0.1:{}", serve(Router::new().route("/{number}", get(set))).await);
+    let at = format!("http://localhost:{}", serve(Router::new().route("/{number}", get(set))).await);
     let browser = browsers.open(Setup::default(), "about:blank").await;
     for (number, (line, is_kept)) in lines.iter().enumerate() {
         let name = line.split('=').next().unwrap();
         browser.client.delete_all_cookies().await.unwrap();
         browser.go(&format!("{at}/{number}")).await;
         browser.see("set").await;
-        let expected: &[&str] = if *is_kept { &[name] } else { &[] };
-        assert_eq!(names(&browser).await, expected, "{line:.60}");
+        assert_eq!(names(&browser).await.iter().any(|kept| kept == name), *is_kept, "{line:.60}");
     }
 }
 

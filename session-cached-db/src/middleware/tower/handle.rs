@@ -168,7 +168,7 @@ impl<M> SessionHandle<M> {
             }
             Last::Kept(key_change) => {
                 self.shared.settings.note_kept();
-                Finished { key_change, failure: None }
+                Finished { key_change: key_change.or(ended), failure: None }
             }
         };
         room.finish();

@@ -78,6 +78,7 @@ pub struct InvalidTransport(Cow<'static, str>);
 
 impl InvalidTransport {
     /// Returns an error with this reason.
+    #[must_use]
     pub fn new(reason: impl Into<Cow<'static, str>>) -> Self {
         Self(reason.into())
     }
