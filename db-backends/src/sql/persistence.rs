@@ -112,7 +112,7 @@ impl<B: Backend> SqlPersistence<B> {
             match severity {
                 FindingSeverity::Problem => return Err(PersistenceError::Config(text)),
                 FindingSeverity::Warning => {
-                    tracing::warn!(event = "database_setting", database = B::NAME, "{text}");
+                    tracing::warn!(target: "db_backends", event = "database_setting", database = B::NAME, "{text}");
                 }
                 FindingSeverity::Note => {}
             }
