@@ -30,12 +30,12 @@ use db_backends::sqlx::{
     AssertSqlSafe, Connection as _, Executor as _, MySqlConnection, PgConnection, SqliteConnection,
 };
 use session_core::{
-    ExpiryWrite, Persistence, PersistenceError, PersistenceProperties, Record, StoredKey, Subject, Timestamp,
-    Version,
+    ExpiredSessions, ExpiryWrite, Persistence, PersistenceError, PersistenceProperties, Record, StoredKey,
+    Subject, Timestamp, Version,
 };
 
 /// The cases that Django's table cannot pass, and why.
-const LACKING: [(&str, &str); 8] = [
+const LACKING: [(&str, &str); 9] = [
     ("touch_prolongs_and_notes_the_use", "there is no column for the last use"),
     ("late_touch_does_not_turn_the_last_use_back", "there is no column for the last use"),
     ("latest_of_several_concurrent_touches_counts", "there is no column for the last use"),
@@ -50,6 +50,7 @@ const LACKING: [(&str, &str); 8] = [
         "some are in years that Django cannot say, which become the year 9999",
     ),
     ("subject_is_kept_byte_for_byte", "there is no column for a subject"),
+    ("removed_sessions_are_returned_with_their_subjects", "there is no column for a subject"),
 ];
 
 /// The cases that it cannot pass in MySQL and MariaDB, besides.
@@ -320,7 +321,11 @@ impl<D: Django> Persistence for InDjango<D> {
         self.0.delete(key).await
     }
 
-    async fn delete_expired(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError> {
+    async fn delete_expired(
+        &self,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<ExpiredSessions, PersistenceError> {
         self.0.delete_expired(before, limit).await
     }
 

@@ -92,6 +92,8 @@ async fn fixture_without_capabilities_skips_the_cases_that_need_them() {
     assert_eq!(
         skipped,
         [
+            "expired_row_without_a_stored_key_is_removed_and_counted",
+            "expired_row_that_cannot_be_read_is_removed_and_returned",
             "several_nodes_can_make_the_table_at_once",
             "missing_table_is_reported_and_not_made",
             "row_with_unreadable_times_is_listed_in_its_place",

@@ -121,7 +121,7 @@ async fn database_in_memory_is_the_same_for_all_tasks() {
         for task in tasks {
             task.await.unwrap();
         }
-        assert_eq!(db.delete_expired(LATER, 100).await.unwrap(), 32);
+        assert_eq!(db.delete_expired(LATER, 100).await.unwrap().count, 32);
     }
     // Another connection makes another database.
     let db = SqlitePersistence::connect("sqlite://:memory:").await.unwrap();

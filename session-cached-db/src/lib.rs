@@ -51,7 +51,7 @@ pub use telemetry::{Hooks, PresentedKey, Revocation, Stats};
 pub use middleware::actix_session;
 #[cfg(feature = "tower")]
 pub use middleware::tower;
-#[cfg(feature = "tower-sessions")]
+#[cfg(any(feature = "tower-sessions", feature = "tower-sessions-0_14"))]
 pub use middleware::tower_sessions;
 
 pub use session_core;

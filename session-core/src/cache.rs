@@ -228,6 +228,7 @@ impl CacheProperties {
         self
     }
 
+    // Stands in `PersistenceProperties`, too: two structs with a name have a setter each.
     /// Sets the name in metrics. Defaults to `cache`.
     #[must_use]
     pub const fn with_name(mut self, name: &'static str) -> Self {

@@ -10,9 +10,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::{
-    Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, ExpiryWrite, Persistence,
-    PersistenceError, PersistenceProperties, Record, Row, Scan, SessionTimes, StoredKey, Subject,
-    SubjectIndex, Timestamp, Version,
+    Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, ExpiredSessions, ExpiryWrite,
+    Persistence, PersistenceError, PersistenceProperties, Record, Row, Scan, SessionTimes, StoredKey,
+    Subject, SubjectIndex, Timestamp, Version,
 };
 
 /// The object-safe twin of [`Cache`]: the same methods with boxed futures. Implemented for every [`Cache`].
@@ -166,7 +166,11 @@ pub trait DynPersistence: Send + Sync + std::fmt::Debug + 'static {
     /// See [`Persistence::delete`].
     async fn delete_dyn(&self, key: &StoredKey) -> Result<bool, PersistenceError>;
     /// See [`Persistence::delete_expired`].
-    async fn delete_expired_dyn(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError>;
+    async fn delete_expired_dyn(
+        &self,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<ExpiredSessions, PersistenceError>;
     /// See [`Persistence::now`].
     async fn now_dyn(&self) -> Result<Timestamp, PersistenceError>;
     /// See [`Persistence::migrate`].
@@ -220,7 +224,11 @@ impl<T: Persistence> DynPersistence for T {
     async fn delete_dyn(&self, key: &StoredKey) -> Result<bool, PersistenceError> {
         self.delete(key).await
     }
-    async fn delete_expired_dyn(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError> {
+    async fn delete_expired_dyn(
+        &self,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<ExpiredSessions, PersistenceError> {
         self.delete_expired(before, limit).await
     }
     async fn now_dyn(&self) -> Result<Timestamp, PersistenceError> {
@@ -344,7 +352,7 @@ macro_rules! forward_persistence {
                 &self,
                 before: Timestamp,
                 limit: u32,
-            ) -> Result<u64, PersistenceError> {
+            ) -> Result<ExpiredSessions, PersistenceError> {
                 let $this = self;
                 $target.$delete_expired(before, limit).await
             }

@@ -37,7 +37,10 @@ pub use erased::{DynCache, DynDatabase, DynPersistence};
 pub use error::{BoxError, CacheError, Outcome, PersistenceError, SchemaProblem};
 pub use expiry::Expiry;
 pub use key::{InvalidKey, KeyForm, KeyPrefix, RandomnessUnavailable, SessionKey, StoredKey};
-pub use persistence::{ExpiryWrite, Persistence, PersistenceProperties, Row, SessionTimes, SubjectIndex};
+pub use persistence::{
+    ExpiredSession, ExpiredSessions, ExpiryWrite, Persistence, PersistenceProperties, Row, SessionTimes,
+    SubjectIndex,
+};
 pub use record::{Record, RecordParts, Version};
 pub use runtime::{BoxFuture, Runtime};
 pub use scan::Scan;

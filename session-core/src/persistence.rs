@@ -37,6 +37,35 @@ use crate::{KeyForm, PersistenceError, Record, StoredKey, Subject, Timestamp, Ve
 ///
 /// # Example
 ///
+/// A store calls a database as here, and knows what each error means:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use session_core::{ExpiryWrite, Persistence, PersistenceError, Record, StoredKey, Timestamp};
+///
+/// const HOUR: Duration = Duration::from_secs(3_600);
+///
+/// /// Adds a session, changes it if no other writer has, and ends it.
+/// async fn add_change_and_end(
+///     db: &impl Persistence,
+///     key: &StoredKey,
+///     now: Timestamp,
+/// ) -> Result<(), PersistenceError> {
+///     let version = db.insert(key, &Record::new("{}".into(), now, now + HOUR)).await?;
+///     let changed = Record::new(r#"{"cart":[1]}"#.into(), now, now + HOUR);
+///     match db.update(key, &changed, Some(version), ExpiryWrite::Extend, now).await {
+///         Ok(_) => {}
+///         Err(PersistenceError::Conflict) => println!("another writer was faster"),
+///         Err(PersistenceError::NotFound) => println!("the session has ended"),
+///         Err(error) => return Err(error),
+///     }
+///     assert!(db.delete(key).await?);
+///     assert_eq!(db.load(key, now).await?, None);
+///     Ok(())
+/// }
+/// ```
+///
 /// [`MemoryPersistence`] in the crate `conformance-tests` is a whole implementation in memory, and
 /// [`conformance-tests`] runs this contract against any other.
 ///
@@ -152,10 +181,12 @@ pub trait Persistence: Send + Sync + fmt::Debug + 'static {
     /// Returns a [`PersistenceError`] that every method can return: see [`Persistence`](Persistence#errors).
     fn delete(&self, key: &StoredKey) -> impl Future<Output = Result<bool, PersistenceError>> + Send;
 
-    /// Removes at most `limit` sessions that expired at `before` or earlier, and returns how many it removed.
+    /// Removes at most `limit` sessions that expired at `before` or earlier, and returns which ones it removed.
     ///
     /// # Behavior
     ///
+    /// - Each removed session is returned by one call, with its key and its subject.
+    /// - A row whose key is no stored key is removed and counted. A subject that cannot be read is left out.
     /// - Fewer than `limit` means that, at some moment during the call, no more were left.
     /// - Uses an index, not a scan of the table.
     /// - May be run by several nodes at once.
@@ -167,7 +198,7 @@ pub trait Persistence: Send + Sync + fmt::Debug + 'static {
         &self,
         before: Timestamp,
         limit: u32,
-    ) -> impl Future<Output = Result<u64, PersistenceError>> + Send;
+    ) -> impl Future<Output = Result<ExpiredSessions, PersistenceError>> + Send;
 
     /// Returns what the database's own clock shows, to the millisecond or better, so that a node whose clock
     /// is wrong can notice it before it deletes anything.
@@ -230,6 +261,42 @@ pub trait SubjectIndex: Persistence {
         after: Option<&StoredKey>,
         limit: u32,
     ) -> impl Future<Output = Result<Vec<Row<SessionTimes>>, PersistenceError>> + Send;
+}
+
+/// The expired sessions that [`Persistence::delete_expired`] has removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ExpiredSessions {
+    /// The number of rows that were removed.
+    pub count: u64,
+    /// The sessions in these rows, in no particular order, without the rows whose keys are no stored keys.
+    pub sessions: Vec<ExpiredSession>,
+}
+
+impl ExpiredSessions {
+    /// Returns the sessions that were in `count` rows.
+    #[must_use]
+    pub const fn new(count: u64, sessions: Vec<ExpiredSession>) -> Self {
+        Self { count, sessions }
+    }
+}
+
+/// A session that has expired and was removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ExpiredSession {
+    /// The key that the session was stored under.
+    pub key: StoredKey,
+    /// The subject of the session, if it had one that could be read.
+    pub subject: Option<Subject>,
+}
+
+impl ExpiredSession {
+    /// Creates the description of a removed session.
+    #[must_use]
+    pub const fn new(key: StoredKey, subject: Option<Subject>) -> Self {
+        Self { key, subject }
+    }
 }
 
 /// One row of a page: its key, and the requested contents, if they can be read.
@@ -331,6 +398,7 @@ impl PersistenceProperties {
         self
     }
 
+    // Stands in `CacheProperties`, too: two structs with a name have a setter each.
     /// Sets the name in metrics. Defaults to `database`.
     #[must_use]
     pub const fn with_name(mut self, name: &'static str) -> Self {

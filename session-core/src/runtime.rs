@@ -22,6 +22,8 @@ pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// - `sleep` ends after at least `duration` of monotonic time. Dropping its future cancels it.
 /// - `spawn` runs `task` to its end without a caller that waits for it. The task is dropped when the runtime
 ///   shuts down.
+/// - `enter` calls `poll` once, at once. The connections, timers and tasks that a backend makes meanwhile
+///   belong to this runtime, also when the caller runs on another one, which may end before.
 /// - `random_u64` returns a number that differs from every other one drawn on any node, with overwhelming
 ///   probability, also after a restart. It need not be secret.
 pub trait Runtime: Send + Sync + fmt::Debug + 'static {
@@ -36,6 +38,11 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     fn sleep(&self, duration: Duration) -> BoxFuture<()>;
     /// Starts a detached task.
     fn spawn(&self, task: BoxFuture<()>);
+    /// Calls `poll`, which polls a future of a backend, in the context of this runtime. Defaults to calling it
+    /// in that of the caller.
+    fn enter(&self, poll: &mut dyn FnMut()) {
+        poll();
+    }
     /// Returns a random number.
     fn random_u64(&self) -> NonZeroU64;
 }

@@ -27,6 +27,7 @@ use crate::url::{self, Url};
 use crate::{ConnectError, scheme};
 
 /// A builder of a [`RedisCache`].
+// The setters of key prefix and timeouts stand in both caches' builders, because what their documentation says differs.
 #[derive(Clone)]
 #[must_use]
 pub struct RedisCacheBuilder {

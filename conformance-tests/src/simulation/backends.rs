@@ -7,9 +7,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use session_core::{
-    Acquired, BoxFuture, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, ExpiryWrite, KeyForm,
-    Persistence, PersistenceError, PersistenceProperties, Record, Row, Runtime, Scope, SessionTimes,
-    StoredKey, Subject, SubjectIndex, Timestamp, Version,
+    Acquired, BoxFuture, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, ExpiredSession,
+    ExpiredSessions, ExpiryWrite, KeyForm, Persistence, PersistenceError, PersistenceProperties, Record, Row,
+    Runtime, Scope, SessionTimes, StoredKey, Subject, SubjectIndex, Timestamp, Version,
 };
 
 use super::call::{Effect, Reply};
@@ -198,9 +198,12 @@ impl Persistence for SimDb {
         }
     }
 
-    async fn delete_expired(&self, before: Timestamp, _: u32) -> Result<u64, PersistenceError> {
+    async fn delete_expired(&self, before: Timestamp, _: u32) -> Result<ExpiredSessions, PersistenceError> {
         match Calling::new(&self.world, Effect::DeleteExpired(before)).await {
-            Reply::DeletedExpired(deleted) => Ok(deleted),
+            Reply::DeletedExpired(keys) => {
+                let sessions = keys.into_iter().map(|key| ExpiredSession::new(key, None)).collect::<Vec<_>>();
+                Ok(ExpiredSessions::new(sessions.len() as u64, sessions))
+            }
             other => Err(db_error(other)),
         }
     }

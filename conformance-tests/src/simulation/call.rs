@@ -83,7 +83,7 @@ pub(super) enum Reply {
     Committed(Version),
     Touched(bool),
     Deleted(bool),
-    DeletedExpired(u64),
+    DeletedExpired(Vec<StoredKey>),
     NotFound,
     Conflict,
     AlreadyExists,

@@ -114,7 +114,7 @@ pub(super) fn reply(reply: &Reply) -> u64 {
         Reply::Committed(version) => of((7, version)),
         Reply::Touched(is_due) => of((8, is_due)),
         Reply::Deleted(was_there) => of((9, was_there)),
-        Reply::DeletedExpired(n) => of((10, n)),
+        Reply::DeletedExpired(keys) => of((10, keys.len() as u64)),
         Reply::NotFound => of(11),
         Reply::Conflict => of(12),
         Reply::AlreadyExists => of(13),

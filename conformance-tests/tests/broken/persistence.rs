@@ -6,8 +6,8 @@ use std::time::SystemTime;
 
 use conformance_tests::persistence::Damage;
 use session_core::{
-    ExpiryWrite, Persistence, PersistenceError, PersistenceProperties, Record, Row, Scan, SchemaProblem,
-    SessionTimes, StoredKey, Subject, SubjectIndex, Timestamp, Version,
+    ExpiredSession, ExpiredSessions, ExpiryWrite, Persistence, PersistenceError, PersistenceProperties,
+    Record, Row, Scan, SchemaProblem, SessionTimes, StoredKey, Subject, SubjectIndex, Timestamp, Version,
 };
 
 /// The fault of a broken backend.
@@ -98,6 +98,10 @@ pub(crate) enum Fault {
     DeleteSparesExpired,
     DeleteIsNotAtomic,
     RemovesBeyondTheLimit,
+    RemovalsAreOnlyCounted,
+    RemovalsLoseTheSubject,
+    RemovalsCountStoredKeysOnly,
+    RemovalFailsAtUnreadableRows,
     RemovesWhatEndsLater,
     SparesWhatEndsAtTheInstant,
     RemovesLessThanItCould,
@@ -218,6 +222,10 @@ pub(crate) const ALL: &[(Fault, &str)] = &[
     (Fault::DeleteSparesExpired, "expired_row_can_be_deleted"),
     (Fault::DeleteIsNotAtomic, "one_of_several_deletes_of_a_session_returns_true"),
     (Fault::RemovesBeyondTheLimit, "no_more_sessions_than_the_limit_are_removed"),
+    (Fault::RemovalsAreOnlyCounted, "removed_sessions_are_returned_with_their_keys"),
+    (Fault::RemovalsLoseTheSubject, "removed_sessions_are_returned_with_their_subjects"),
+    (Fault::RemovalsCountStoredKeysOnly, "expired_row_without_a_stored_key_is_removed_and_counted"),
+    (Fault::RemovalFailsAtUnreadableRows, "expired_row_that_cannot_be_read_is_removed_and_returned"),
     (Fault::RemovesWhatEndsLater, "sessions_expired_at_an_instant_or_before_are_removed"),
     (Fault::SparesWhatEndsAtTheInstant, "sessions_expired_at_an_instant_or_before_are_removed"),
     (Fault::RemovesLessThanItCould, "fewer_removed_than_the_limit_means_that_none_is_left"),
@@ -763,7 +771,11 @@ impl Persistence for BrokenPersistence {
         })
     }
 
-    async fn delete_expired(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError> {
+    async fn delete_expired(
+        &self,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<ExpiredSessions, PersistenceError> {
         let limit = limit as usize;
         let is_over = |row: &Record| match self.fault {
             Fault::SparesWhatEndsAtTheInstant => row.expires_at() < before,
@@ -787,10 +799,28 @@ impl Persistence for BrokenPersistence {
             for place in &places {
                 table.rows.remove(place);
             }
-            return Ok(places.len() as u64);
+            return Ok(ExpiredSessions::new(places.len() as u64, Vec::new()));
         }
         let mut table = self.lock();
-        Ok(places.iter().filter(|place| table.rows.remove(*place).is_some()).count() as u64)
+        let mut removed = ExpiredSessions::default();
+        for place in places {
+            let Some((key, row)) = table.rows.remove(&place) else { continue };
+            let damage = table.damaged.remove(&place);
+            let subject = row.subject().filter(|_| !self.has(Fault::RemovalsLoseTheSubject)).cloned();
+            let session = match damage {
+                Some(Damage::Record) if self.has(Fault::RemovalFailsAtUnreadableRows) => {
+                    return Err(Self::corrupt());
+                }
+                Some(Damage::Record) => Some(ExpiredSession::new(key, None)),
+                Some(Damage::Key) => None,
+                _ => Some(ExpiredSession::new(key, subject)),
+            };
+            if session.is_some() || !self.has(Fault::RemovalsCountStoredKeysOnly) {
+                removed.count += 1;
+            }
+            removed.sessions.extend(session.filter(|_| !self.has(Fault::RemovalsAreOnlyCounted)));
+        }
+        Ok(removed)
     }
 
     async fn now(&self) -> Result<Timestamp, PersistenceError> {

@@ -21,7 +21,7 @@
 //! Instants are in UTC. At the site, `USE_TZ` must be true, which is the default, and no database may have a
 //! `TIME_ZONE` other than UTC.
 
-mod errors;
+mod error;
 mod persistence;
 mod row;
 mod schema;

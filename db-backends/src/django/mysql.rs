@@ -5,11 +5,12 @@ use session_core::PersistenceError;
 use sqlx::mysql::MySqlRow;
 use sqlx::{MySql, Row as _};
 
-use super::errors::Corrupt;
+use super::error::Corrupt;
 use super::persistence::DjangoPersistence;
 use super::statements::{DjangoBackend, Statements};
 use crate::mysql::MySqlPersistence;
 use crate::sql::connector::Query;
+use crate::sql::statements::DeleteExpired;
 
 impl DjangoPersistence<MySql> {
     /// Uses the table `django_session` of the database that `url` names, with defaults for everything else.
@@ -53,8 +54,11 @@ impl DjangoBackend for MySql {
                      AND expire_date > CAST(? AS DATETIME(6))",
         delete: "DELETE FROM `{table}`
                  WHERE session_key = ? AND CAST(session_key AS BINARY) = CAST(? AS BINARY)",
-        delete_expired: "DELETE FROM `{table}` WHERE expire_date <= CAST(? AS DATETIME(6))
-                         ORDER BY expire_date LIMIT ?",
+        delete_expired: DeleteExpired {
+            rows: "SELECT CAST(session_key AS BINARY) AS `key`, NULL AS subject FROM `{table}`
+                   WHERE expire_date <= CAST(? AS DATETIME(6)) ORDER BY expire_date LIMIT ? FOR UPDATE",
+            by_keys: Some("DELETE FROM `{table}` WHERE session_key IN"),
+        },
         describe: "SELECT CAST(column_name AS CHAR) AS name, CAST(data_type AS CHAR) AS type,
                           IF(column_key = 'PRI', 'true', 'false') AS is_key,
                           IF(is_nullable = 'NO' AND column_default IS NULL AND extra NOT LIKE '%auto_increment%'

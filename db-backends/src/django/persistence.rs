@@ -5,16 +5,18 @@ use std::time::Duration;
 
 use session_core::django::instant;
 use session_core::{
-    ExpiryWrite, KeyForm, Persistence, PersistenceError, PersistenceProperties, Record, StoreId, StoredKey,
-    Timestamp, Version,
+    ExpiredSessions, ExpiryWrite, KeyForm, Persistence, PersistenceError, PersistenceProperties, Record,
+    StoreId, StoredKey, Timestamp, Version,
 };
 use sqlx::{SqlStr, query};
 
 use super::row::{self, MAX_KEY_BYTES, MAX_PAYLOAD_BYTES, Row};
 use super::schema;
 use super::statements::{DjangoBackend, Statements};
+use crate::sql::columns;
 use crate::sql::connector::Query;
 use crate::sql::persistence::{SqlPersistence, why_unmatched};
+use crate::sql::statements::DeleteExpired;
 use crate::sql::table::TableName;
 use crate::sql::value::Value;
 
@@ -269,9 +271,15 @@ impl<B: DjangoBackend> Persistence for DjangoPersistence<B> {
         Ok(self.db.write(statement::<B>(&self.sql.delete, [Parameter::Key(key)])).await? > 0)
     }
 
-    async fn delete_expired(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError> {
-        let query = statement::<B>(&self.sql.delete_expired, [Parameter::Instant(before)]);
-        self.db.write(B::bind(query, Value::Integer(limit.into()))).await
+    async fn delete_expired(
+        &self,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<ExpiredSessions, PersistenceError> {
+        let DeleteExpired { rows, by_keys } = &self.sql.delete_expired;
+        let rows = statement::<B>(rows, [Parameter::Instant(before)]);
+        let rows = B::bind(rows, Value::Integer(limit.into()));
+        Ok(columns::expired::<B>(&self.db.remove(rows, by_keys.clone()).await?))
     }
 
     async fn now(&self) -> Result<Timestamp, PersistenceError> {

@@ -5,12 +5,13 @@ use session_core::PersistenceError;
 use sqlx::postgres::PgRow;
 use sqlx::{Postgres, Row as _};
 
-use super::errors::Corrupt;
+use super::error::Corrupt;
 use super::persistence::DjangoPersistence;
 use super::statements::{DjangoBackend, Statements};
 use crate::postgres::PostgresPersistence;
 use crate::postgres::statements::value;
 use crate::sql::connector::Query;
+use crate::sql::statements::DeleteExpired;
 
 impl DjangoPersistence<Postgres> {
     /// Uses the table `django_session` of the database that `url` names, with defaults for everything else.
@@ -52,10 +53,13 @@ impl DjangoBackend for Postgres {
                      WHERE session_key = $1 AND expire_date > ($2 || '+00')::timestamptz"#,
         delete: r#"DELETE FROM "{table}" WHERE session_key = $1"#,
         // The same as in a table of ours: rows that others have locked are deleted or written by them.
-        delete_expired: r#"DELETE FROM "{table}" WHERE session_key = ANY (ARRAY(
-                               SELECT session_key FROM "{table}"
-                               WHERE expire_date <= ($1 || '+00')::timestamptz
-                               ORDER BY expire_date LIMIT $2 FOR UPDATE SKIP LOCKED))"#,
+        delete_expired: DeleteExpired::returning(
+            r#"DELETE FROM "{table}" WHERE session_key = ANY (ARRAY(
+                   SELECT session_key FROM "{table}"
+                   WHERE expire_date <= ($1 || '+00')::timestamptz
+                   ORDER BY expire_date LIMIT $2 FOR UPDATE SKIP LOCKED))
+               RETURNING session_key AS key, NULL::text AS subject"#,
+        ),
         describe: "SELECT attname::text AS name, format_type(atttypid, NULL) AS type, EXISTS (
                       SELECT FROM pg_index
                       WHERE indrelid = attrelid AND indisprimary AND attnum = ANY (indkey))::text AS is_key,

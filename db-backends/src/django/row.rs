@@ -7,7 +7,7 @@ use session_core::django::{instant, is_signed_text, signed_at};
 use session_core::{PersistenceError, Record, StoredKey, Timestamp, Version};
 use sha2::{Digest as _, Sha256};
 
-use super::errors::Corrupt;
+use super::error::Corrupt;
 use super::statements::{DATA, DjangoBackend, EXPIRY, KEY};
 
 /// The largest payload, in bytes. An update carries two of them, the old and the new, in one statement.

@@ -8,10 +8,11 @@ use session_core::{PersistenceError, Timestamp};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, Sqlite};
 
-use super::errors::Corrupt;
+use super::error::Corrupt;
 use super::persistence::DjangoPersistence;
 use super::statements::{DjangoBackend, Statements};
 use crate::sql::connector::Query;
+use crate::sql::statements::DeleteExpired;
 use crate::sqlite::SqlitePersistence;
 
 impl DjangoPersistence<Sqlite> {
@@ -45,8 +46,11 @@ impl DjangoBackend for Sqlite {
                    WHERE session_key = ? AND expire_date > ? AND session_data = coalesce(?, session_data)"#,
         is_there: r#"SELECT 1 FROM "{table}" WHERE session_key = ? AND expire_date > ?"#,
         delete: r#"DELETE FROM "{table}" WHERE session_key = ?"#,
-        delete_expired: r#"DELETE FROM "{table}" WHERE rowid IN
-                           (SELECT rowid FROM "{table}" WHERE expire_date <= ? ORDER BY expire_date LIMIT ?)"#,
+        delete_expired: DeleteExpired::returning(
+            r#"DELETE FROM "{table}" WHERE rowid IN
+                   (SELECT rowid FROM "{table}" WHERE expire_date <= ? ORDER BY expire_date LIMIT ?)
+               RETURNING session_key AS key, NULL AS subject"#,
+        ),
         describe: r#"SELECT name, type, iif(pk > 0, 'true', 'false') AS is_key,
                             iif("notnull" AND dflt_value IS NULL, 'true', 'false') AS is_mandatory
                      FROM pragma_table_info(?)"#,
@@ -95,7 +99,7 @@ mod tests {
         raw_sql(schema).execute(&mut connection).await.unwrap();
         let Statements { load, update, touch, rename, is_there, delete, delete_expired, .. } =
             Sqlite::TEMPLATES;
-        for statement in [load, update, touch, rename, is_there, delete, delete_expired] {
+        for statement in [load, update, touch, rename, is_there, delete, delete_expired.rows] {
             let explained = format!("EXPLAIN QUERY PLAN {}", table.fill(statement));
             let plan = query(AssertSqlSafe(explained)).fetch_all(&mut connection).await.unwrap();
             for step in plan.iter().map(|row| row.get::<String, _>(3)) {

@@ -4,9 +4,10 @@ use session_core::Timestamp;
 use session_core::django::instant;
 use sqlx::{Database, SqlStr};
 
-use super::errors::Corrupt;
+use super::error::Corrupt;
 use crate::sql::connector::Query;
 use crate::sql::persistence::Backend;
+use crate::sql::statements::DeleteExpired;
 use crate::sql::table::TableName;
 
 /// The columns of Django's table, in the order of [`DjangoBackend::TYPES`]. In a statement, `{columns}`
@@ -36,8 +37,8 @@ pub(crate) struct Statements<S> {
     pub(crate) is_there: S,
     /// Removes the row with this key.
     pub(crate) delete: S,
-    /// Removes rows that expired at an instant or before, up to a limit.
-    pub(crate) delete_expired: S,
+    /// Removes rows that expired at an instant or before, up to a limit, and returns the key of each as `key`.
+    pub(crate) delete_expired: DeleteExpired<S>,
     /// Returns of each column of the table with this name: its `name`, its `type`, and in `is_key` the text
     /// `true` if it is in the primary key, and in `is_mandatory` if a row cannot be added without a value for it.
     pub(crate) describe: S,
@@ -57,7 +58,7 @@ impl Statements<&'static str> {
             rename: fill(rename),
             is_there: fill(is_there),
             delete: fill(delete),
-            delete_expired: fill(delete_expired),
+            delete_expired: delete_expired.map(|template| fill(template)),
             describe: fill(describe),
         }
     }

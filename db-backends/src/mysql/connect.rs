@@ -14,10 +14,10 @@ use sqlx::{
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use super::errors::ERRORS;
+use super::error::ERRORS;
 use crate::sql::connector::{Connector, OpenConnection};
 use crate::sql::credentials::{Credentials, Provider};
-use crate::sql::errors::DriverErrors;
+use crate::sql::error::DriverErrors;
 use crate::sql::hosts::{self, HostOptions, Hosts};
 use crate::sql::server::ServerSettings;
 use crate::sql::session_check::{Report, ServerId, Session, Unfit};
@@ -30,6 +30,8 @@ pub(crate) struct MySqlConnector {
     /// The statement that is run on every new connection.
     setup: SqlStr,
     acquire_timeout: Duration,
+    /// The runtime in which the connector was made. Connections may be abandoned on another one, or outside of any.
+    runtime: Option<Handle>,
 }
 
 impl MySqlConnector {
@@ -58,6 +60,7 @@ impl MySqlConnector {
             // Safe, because these are numbers.
             setup: AssertSqlSafe(setup).into_sql_str(),
             acquire_timeout: settings.acquire_timeout,
+            runtime: Handle::try_current().ok(),
         })
     }
 
@@ -125,7 +128,7 @@ impl Connector for MySqlConnector {
 
     fn abandon(&self, abandoned: OpenConnection<Self>) {
         // Without a runtime, and where the KILL fails, the server's timeouts remain.
-        if let Ok(runtime) = Handle::try_current() {
+        if let Some(runtime) = &self.runtime {
             let connector = self.clone();
             runtime.spawn(async move {
                 let _ = timeout(connector.acquire_timeout, connector.kill(&abandoned.session)).await;

@@ -13,18 +13,21 @@
 
 mod builder;
 mod connect;
-mod errors;
+mod error;
 mod inspect;
 mod schema;
 mod settings;
 mod statements;
 
-use sqlx::{MySql, MySqlConnection};
+use sqlx::mysql::MySqlRow;
+use sqlx::{MySql, MySqlConnection, SqlStr};
 
 pub use self::builder::MySqlBuilder;
 
 use self::connect::MySqlConnector;
+use crate::sql::checkout::Work;
 use crate::sql::connections::Usage;
+use crate::sql::connector::Query;
 use crate::sql::persistence::{Backend, SqlPersistence};
 use crate::sql::server::ServerConnections;
 use crate::sql::statements::Syntax;
@@ -41,10 +44,29 @@ use crate::{Finding, Inspection};
 /// and the connection is closed at once.
 pub type MySqlPersistence = SqlPersistence<MySql>;
 
+/// The number of keys in one statement that removes rows.
+const KEYS_AT_ONCE: usize = 1_000;
+
 impl Backend for MySql {
     type Connections = ServerConnections<MySqlConnector>;
 
     const SYNTAX: Syntax = statements::SYNTAX;
+
+    fn remove(
+        connection: &mut MySqlConnection,
+        rows: Query<Self>,
+        by_keys: Option<SqlStr>,
+    ) -> Work<'_, Vec<MySqlRow>, sqlx::Error> {
+        Box::pin(async move {
+            let rows = rows.fetch_all(&mut *connection).await?;
+            if let Some(by_keys) = by_keys {
+                for some in rows.chunks(KEYS_AT_ONCE) {
+                    statements::delete(&by_keys, some)?.execute(&mut *connection).await?;
+                }
+            }
+            Ok(rows)
+        })
+    }
 
     async fn inspect(connection: &mut MySqlConnection, table: &TableName) -> sqlx::Result<Inspection> {
         inspect::inspect(connection, table).await

@@ -3,7 +3,7 @@
 use session_core::PersistenceError;
 use sqlx::{MySql, MySqlConnection, Row as _, SqlStr, query, query_as, query_scalar, raw_sql};
 
-use super::errors::ERRORS;
+use super::error::ERRORS;
 use crate::sql::columns::Kind;
 use crate::sql::schema::{FoundColumn, Migrated, Schema, Step, run_steps};
 use crate::sql::table::TableName;

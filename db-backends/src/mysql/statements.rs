@@ -1,11 +1,11 @@
 //! The SQL dialect of MySQL and MariaDB, and the values that they bind and read.
 
 use sqlx::mysql::MySqlRow;
-use sqlx::{MySql, Row as _};
+use sqlx::{AssertSqlSafe, MySql, Row as _, SqlStr, query};
 
 use crate::sql::columns::Column;
 use crate::sql::connector::Query;
-use crate::sql::statements::Syntax;
+use crate::sql::statements::{DeleteExpired, Syntax};
 use crate::sql::value::{Value, Values, bind};
 
 pub(super) const SYNTAX: Syntax = Syntax {
@@ -14,7 +14,12 @@ pub(super) const SYNTAX: Syntax = Syntax {
     greatest: "greatest",
     least: "least",
     numbers_parameters: false,
-    delete_expired: "DELETE FROM {sessions} WHERE expires_at <= ? ORDER BY expires_at LIMIT ?",
+    // MySQL cannot return what it deletes.
+    delete_expired: DeleteExpired {
+        rows: "SELECT {key}, subject FROM {sessions} WHERE expires_at <= ?
+               ORDER BY expires_at LIMIT ? FOR UPDATE",
+        by_keys: Some("DELETE FROM {sessions} WHERE {key} IN"),
+    },
     // In the order of the primary key, which the index of subjects ends with. Without the hint, the optimizer
     // might go through the whole table in that order.
     list_by_subject: "SELECT {times} FROM {sessions} IGNORE INDEX (PRIMARY)
@@ -22,6 +27,22 @@ pub(super) const SYNTAX: Syntax = Syntax {
     // In UTC, so that the session's time zone does not matter.
     now: "SELECT timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6)) AS {result}",
 };
+
+/// Returns the statement that begins with `by_keys` and ends with the keys of `rows`.
+pub(super) fn delete(by_keys: &SqlStr, rows: &[MySqlRow]) -> sqlx::Result<Query<MySql>> {
+    let text = format!("{} ({})", by_keys.as_str(), vec!["?"; rows.len()].join(", "));
+    // Safe, because only question marks were added. Not kept by the server, because the last batch has its own length.
+    let mut delete = query(AssertSqlSafe(text)).persistent(false);
+    for row in rows {
+        let key: &[u8] = row.try_get(Column::Key.name())?;
+        // As text, where it is text: an index of text is of no use for bytes.
+        delete = match std::str::from_utf8(key) {
+            Ok(text) => delete.bind(text.to_owned()),
+            Err(_) => delete.bind(key.to_owned()),
+        };
+    }
+    Ok(delete)
+}
 
 impl Values for MySql {
     fn bind(query: Query<Self>, value: Value<'_>) -> Query<Self> {

@@ -20,10 +20,10 @@ use sqlx::{
     Postgres, Row as _, SqlSafeStr as _, SqlStr, raw_sql,
 };
 
-use super::errors::ERRORS;
+use super::error::ERRORS;
 use crate::sql::connector::{Connector, OpenConnection};
 use crate::sql::credentials::{Credentials, Provider};
-use crate::sql::errors::DriverErrors;
+use crate::sql::error::DriverErrors;
 use crate::sql::hosts::{self, HostOptions, Hosts};
 use crate::sql::server::ServerSettings;
 use crate::sql::session_check::{Report, ServerId, Session, Unfit};

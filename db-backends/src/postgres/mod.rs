@@ -12,18 +12,20 @@
 
 mod builder;
 mod connect;
-mod errors;
+mod error;
 mod inspect;
 mod schema;
 mod settings;
 pub(crate) mod statements;
 
-use sqlx::{PgConnection, Postgres};
+use sqlx::{PgConnection, Postgres, SqlStr};
 
 pub use self::builder::PostgresBuilder;
 
 use self::connect::PostgresConnector;
+use crate::sql::checkout::Work;
 use crate::sql::connections::Usage;
+use crate::sql::connector::Query;
 use crate::sql::persistence::{Backend, SqlPersistence};
 use crate::sql::server::ServerConnections;
 use crate::sql::statements::Syntax;
@@ -47,6 +49,14 @@ impl Backend for Postgres {
 
     /// Text cannot have a byte of zero.
     const LEAST_BYTE: u8 = 1;
+
+    fn remove(
+        connection: &mut PgConnection,
+        rows: Query<Self>,
+        _: Option<SqlStr>,
+    ) -> Work<'_, Vec<Self::Row>, sqlx::Error> {
+        Box::pin(rows.fetch_all(connection))
+    }
 
     async fn inspect(connection: &mut PgConnection, table: &TableName) -> sqlx::Result<Inspection> {
         inspect::inspect(connection, table).await

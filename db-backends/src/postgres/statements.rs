@@ -7,7 +7,7 @@ use sqlx::{Postgres, Row as _};
 
 use crate::sql::columns::Column;
 use crate::sql::connector::Query;
-use crate::sql::statements::Syntax;
+use crate::sql::statements::{DeleteExpired, Syntax};
 use crate::sql::value::{Value, Values, bind};
 
 pub(super) const SYNTAX: Syntax = Syntax {
@@ -18,9 +18,12 @@ pub(super) const SYNTAX: Syntax = Syntax {
     numbers_parameters: true,
     // Rows that others have locked are deleted or written by them. An array, because the planner might join a
     // subquery with the whole table.
-    delete_expired: "DELETE FROM {sessions} WHERE {key} = ANY (ARRAY(
-                         SELECT {key} FROM {sessions} WHERE expires_at <= ?
-                         ORDER BY expires_at LIMIT ? FOR UPDATE SKIP LOCKED))",
+    delete_expired: DeleteExpired::returning(
+        "DELETE FROM {sessions} WHERE {key} = ANY (ARRAY(
+             SELECT {key} FROM {sessions} WHERE expires_at <= ?
+             ORDER BY expires_at LIMIT ? FOR UPDATE SKIP LOCKED))
+         RETURNING {key}, subject",
+    ),
     // Materialized, because the planner might go through the whole table in the order of its keys.
     list_by_subject: "WITH mine AS MATERIALIZED (
                           SELECT {times} FROM {sessions} WHERE subject = ? AND expires_at > ?)

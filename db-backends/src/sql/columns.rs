@@ -5,7 +5,10 @@
 //! To add a column, add it here, and to each database's `STEPS` a step that adds it to the table.
 
 use bytes::Bytes;
-use session_core::{PersistenceError, Record, SessionTimes, StoredKey, Subject, Timestamp, Version};
+use session_core::{
+    ExpiredSession, ExpiredSessions, PersistenceError, Record, SessionTimes, StoredKey, Subject, Timestamp,
+    Version,
+};
 
 use crate::sql::value::{Value, Values};
 
@@ -149,19 +152,30 @@ pub(crate) fn record<B: Values>(row: &B::Row) -> Result<Record, Corrupt> {
     if payload.len() > MAX_PAYLOAD_BYTES {
         return Err(Corrupt::Payload);
     }
-    let subject = match Column::Subject.text::<B>(row)? {
-        None => None,
-        Some(bytes) => {
-            let subject = std::str::from_utf8(bytes).ok().and_then(|text| Subject::parse(text).ok());
-            Some(subject.ok_or(Corrupt::Subject)?)
-        }
-    };
+    let subject = subject::<B>(row)?;
     let SessionTimes { created_at, expires_at, last_seen_at } = times::<B>(row)?;
     let version = Column::Version.integer::<B>(row)?;
     Ok(Record::new(Bytes::copy_from_slice(payload), created_at, expires_at)
         .with_last_seen_at(last_seen_at)
         .with_version(Version::from_u64(version.cast_unsigned()))
         .with_subject(subject))
+}
+
+/// Reads the subject in a row.
+fn subject<B: Values>(row: &B::Row) -> Result<Option<Subject>, Corrupt> {
+    let Some(bytes) = Column::Subject.text::<B>(row)? else { return Ok(None) };
+    let subject = std::str::from_utf8(bytes).ok().and_then(|text| Subject::parse(text).ok());
+    subject.map(Some).ok_or(Corrupt::Subject)
+}
+
+/// Reads the rows of expired sessions that were removed, with the columns `key` and `subject`.
+pub(crate) fn expired<B: Values>(rows: &[B::Row]) -> ExpiredSessions {
+    let session = |row| {
+        let key = std::str::from_utf8(B::key(row)?).ok()?;
+        // The row is gone, so an error would only hide the others.
+        Some(ExpiredSession::new(StoredKey::parse(key).ok()?, subject::<B>(row).unwrap_or_default()))
+    };
+    ExpiredSessions::new(rows.len() as u64, rows.iter().filter_map(session).collect())
 }
 
 /// Reads the times in a row.

@@ -3,8 +3,8 @@
 use session_core::PersistenceError;
 use sqlx::Database;
 
-use crate::sql::checkout::Checkout;
-use crate::sql::connector::{Connector, Query};
+use crate::sql::checkout::{Checkout, Work};
+use crate::sql::connector::{Connection, Connector, Query};
 use crate::sql::table::TableName;
 
 /// The use that a store makes of connections.
@@ -47,6 +47,23 @@ pub(crate) trait Connections: Send + Sync + 'static {
         query: Query<Self::Database>,
         table: &TableName,
     ) -> impl Future<Output = Result<u64, PersistenceError>> + Send;
+
+    /// Runs a statement that writes and returns rows, as one transaction if `is_transaction`. `run` sends it, and what else
+    /// belongs to it.
+    fn write_all(
+        &self,
+        query: Query<Self::Database>,
+        is_transaction: bool,
+        run: impl for<'c> Fn(
+            &'c mut Connection<Self::Connector>,
+            Query<Self::Database>,
+        ) -> Work<'c, Vec<<Self::Database as Database>::Row>, sqlx::Error>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+        table: &TableName,
+    ) -> impl Future<Output = Result<Vec<<Self::Database as Database>::Row>, PersistenceError>> + Send;
 
     /// Returns how this store uses its connections.
     fn usage(&self) -> Usage;

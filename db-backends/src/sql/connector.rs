@@ -4,7 +4,7 @@ use session_core::PersistenceError;
 use sqlx::database::HasStatementCache;
 use sqlx::{Database, Pool, query};
 
-use crate::sql::errors::DriverErrors;
+use crate::sql::error::DriverErrors;
 use crate::sql::session_check::{Session, Unfit};
 
 /// Opens the connections to one database, and closes those that cannot be used again.

@@ -1,8 +1,8 @@
 //! The parts that the SQL databases share. Each file uses only those before it in this order: `table`,
-//! `errors`, `run_to_end`, `queue`, `session_check`, `credentials`, `hosts`, `primary`, `connector`, `own_pool`, `checkout`,
+//! `error`, `run_to_end`, `queue`, `session_check`, `credentials`, `hosts`, `primary`, `connector`, `own_pool`, `checkout`,
 //! `connections`, `server`; `value`, `columns`, `statements`, `page`, `schema`; and `persistence`, which puts them together.
 //!
-//! Each database builds on them in rooms of its own: builder, connect, errors, statements, schema, inspect.
+//! Each database builds on them in rooms of its own: builder, connect, error, statements, schema, inspect.
 
 pub(crate) mod checkout;
 pub(crate) mod columns;
@@ -10,7 +10,7 @@ pub(crate) mod connections;
 pub(crate) mod connector;
 #[cfg(feature = "_server")]
 pub(crate) mod credentials;
-pub(crate) mod errors;
+pub(crate) mod error;
 #[cfg(feature = "_server")]
 pub(crate) mod hosts;
 pub(crate) mod own_pool;

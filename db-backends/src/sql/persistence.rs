@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use session_core::{
-    ExpiryWrite, Persistence, PersistenceError, PersistenceProperties, Record, Row as Listed, Scan,
-    SessionTimes, StoreId, StoredKey, Subject, SubjectIndex, Timestamp, Version,
+    ExpiredSessions, ExpiryWrite, Persistence, PersistenceError, PersistenceProperties, Record,
+    Row as Listed, Scan, SessionTimes, StoreId, StoredKey, Subject, SubjectIndex, Timestamp, Version,
 };
 use sqlx::{SqlStr, query};
 
-use crate::sql::checkout::Checkout;
+use crate::sql::checkout::{Checkout, Work};
 use crate::sql::columns::{self, Column, Corrupt, MAX_PAYLOAD_BYTES, version_bits};
 use crate::sql::connections::{Connections, Usage};
 use crate::sql::connector::{Connector, Query};
-use crate::sql::errors::DriverErrors;
+use crate::sql::error::DriverErrors;
 use crate::sql::page::Page;
 use crate::sql::schema::{self, Schema};
-use crate::sql::statements::{Statements, Syntax};
+use crate::sql::statements::{DeleteExpired, Statements, Syntax};
 use crate::sql::table::TableName;
 use crate::sql::value::{RESULT, Value, Values};
 use crate::{Finding, FindingSeverity, Inspect, Inspection};
@@ -44,6 +44,13 @@ pub(crate) trait Backend: Values + Schema + Sized {
 
     /// The byte that is appended to a key to make the least key that comes after it.
     const LEAST_BYTE: u8 = 0;
+
+    /// Runs the statements of [`DeleteExpired`], and returns the rows.
+    fn remove(
+        connection: &mut Self::Connection,
+        rows: Query<Self>,
+        by_keys: Option<SqlStr>,
+    ) -> Work<'_, Vec<Self::Row>, sqlx::Error>;
 
     /// Asks the database how it is, without its findings.
     fn inspect(
@@ -105,7 +112,7 @@ impl<B: Backend> SqlPersistence<B> {
             match severity {
                 FindingSeverity::Problem => return Err(PersistenceError::Config(text)),
                 FindingSeverity::Warning => {
-                    tracing::warn!(event = "database_setting", database = B::NAME, "{text}");
+                    tracing::warn!(target: "db_backends", event = "database_setting", database = B::NAME, "{text}");
                 }
                 FindingSeverity::Note => {}
             }
@@ -120,6 +127,23 @@ impl<B: Backend> SqlPersistence<B> {
             .perform(move |connection| Box::pin(async move { B::examine(connection, usage).await }))
             .await;
         findings.map_err(|error| Self::ERRORS.reading(&error, &self.table))
+    }
+
+    /// Removes expired rows by the statements of [`DeleteExpired`], and returns the columns `key` and `subject` of each.
+    ///
+    /// Boxed, because the compiler cannot see from outside of this crate that the future is `Send`.
+    pub(crate) fn remove(
+        &self,
+        rows: Query<B>,
+        by_keys: Option<SqlStr>,
+    ) -> Work<'_, Vec<B::Row>, PersistenceError> {
+        let is_transaction = by_keys.is_some();
+        Box::pin(self.connections.write_all(
+            rows,
+            is_transaction,
+            move |connection, rows| B::remove(connection, rows, by_keys.clone()),
+            &self.table,
+        ))
     }
 
     /// Runs a statement that returns one number, if it returns one.
@@ -234,9 +258,15 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
         Ok(self.write(statement::<B>(&self.sql.delete, [text(key)])).await? > 0)
     }
 
-    async fn delete_expired(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError> {
+    async fn delete_expired(
+        &self,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<ExpiredSessions, PersistenceError> {
         let parameters = [instant(before), Value::Integer(limit.into())];
-        self.write(statement::<B>(&self.sql.delete_expired, parameters)).await
+        let DeleteExpired { rows, by_keys } = &self.sql.delete_expired;
+        let rows = self.remove(statement(rows, parameters), by_keys.clone()).await?;
+        Ok(columns::expired::<B>(&rows))
     }
 
     async fn now(&self) -> Result<Timestamp, PersistenceError> {

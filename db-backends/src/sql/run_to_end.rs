@@ -19,19 +19,22 @@ pub(crate) const GRACE: Duration = Duration::from_secs(1);
 /// Longer than [`GRACE`], because no statement runs on it, and because the next caller needs one as well.
 pub(crate) const GRACE_TO_CONNECT: Duration = Duration::from_secs(5);
 
-/// Runs `work`. If the returned future is dropped, a task runs the rest of it, for at most `grace`.
+/// Runs `work`. If the returned future is dropped, a task runs the rest of it, for at most `grace`. The task runs on the
+/// runtime on which `work` was begun, which is that of a store: the caller's runtime may end.
 ///
 /// Without a runtime to spawn that task on, `work` is dropped as well.
 pub(crate) fn run_to_end<F>(grace: Duration, work: F) -> RunToEnd<F>
 where
     F: Future<Output: Send> + Send + 'static,
 {
-    RunToEnd { work: Some(Box::pin(work)), grace }
+    RunToEnd { work: Some(Box::pin(work)), grace, runtime: None }
 }
 
 pub(crate) struct RunToEnd<F: Future<Output: Send> + Send + 'static> {
     work: Option<Pin<Box<F>>>,
     grace: Duration,
+    /// The runtime of the first poll that did not finish the work.
+    runtime: Option<Handle>,
 }
 
 impl<F: Future<Output: Send> + Send + 'static> Future for RunToEnd<F> {
@@ -42,6 +45,8 @@ impl<F: Future<Output: Send> + Send + 'static> Future for RunToEnd<F> {
         let polled = work.as_mut().poll(context);
         if polled.is_ready() {
             self.work = None;
+        } else if self.runtime.is_none() {
+            self.runtime = Handle::try_current().ok();
         }
         polled
     }
@@ -50,7 +55,7 @@ impl<F: Future<Output: Send> + Send + 'static> Future for RunToEnd<F> {
 impl<F: Future<Output: Send> + Send + 'static> Drop for RunToEnd<F> {
     fn drop(&mut self) {
         if let Some(rest) = self.work.take()
-            && let Ok(runtime) = Handle::try_current()
+            && let Some(runtime) = self.runtime.take()
         {
             let grace = self.grace;
             runtime.spawn(async move {

@@ -12,7 +12,7 @@ use crate::sql::checkout::{Checkout, FromDriver, Work};
 use crate::sql::connections::{Connections, Usage};
 use crate::sql::connector::{Arguments, Connection, Connector, Query};
 use crate::sql::credentials::{Credentials, Provider};
-use crate::sql::errors::DriverErrors;
+use crate::sql::error::DriverErrors;
 use crate::sql::own_pool::OwnPool;
 use crate::sql::run_to_end::{GRACE_TO_CONNECT, run_to_end};
 use crate::sql::session_check::Unfit;
@@ -170,6 +170,17 @@ impl<C: Connector> ServerConnections<C> {
 type Run<C, T> =
     for<'c> fn(&'c mut Connection<C>, Query<<C as Connector>::Database>) -> Work<'c, T, sqlx::Error>;
 
+/// The effect of a query, which decides if it needs a transaction.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    /// It changes nothing.
+    None,
+    /// It is one statement that writes.
+    Write,
+    /// It is the first of several statements that write.
+    Writes,
+}
+
 /// The maximum number of times that a statement is run again because the server undid it for another one.
 const MAX_REPEATS: u32 = 8;
 
@@ -183,9 +194,14 @@ where
     async fn run<T: Send + 'static>(
         &self,
         mut query: Query<C::Database>,
-        is_write: bool,
-        run: Run<C, T>,
+        effect: Effect,
+        run: impl for<'c> Fn(&'c mut Connection<C>, Query<C::Database>) -> Work<'c, T, sqlx::Error>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
     ) -> Result<Result<T, Failure>, PersistenceError> {
+        let is_write = effect != Effect::None;
         let arguments = match query.take_arguments() {
             Ok(arguments) => arguments.unwrap_or_default(),
             Err(error) => return Ok(Err(Failure::NotApplied(sqlx::Error::Encode(error)))),
@@ -199,10 +215,12 @@ where
             // It may have been noticed at this moment. In a pooler, a prepared statement may be another client's.
             let is_pooled = is_pooled || self.is_pooled().await?;
             let query = query_with(sql.clone(), arguments.clone()).persistent(!is_pooled);
-            let needs_transaction = is_pooled || is_write && matches!(self.pool, Pooled::Application { .. });
+            let is_application = matches!(self.pool, Pooled::Application { .. });
+            let needs_transaction = is_pooled || effect == Effect::Writes || is_write && is_application;
             let begin = needs_transaction.then(|| self.begin.clone());
             // In all, a call waits no longer for a connection than it may, or not by much.
             let patience = self.patience.saturating_sub(began.elapsed()).max(self.patience / 5);
+            let run = run.clone();
             let done = checkout
                 .perform(move |connection| Box::pin(attempt::<C, T>(connection, begin, patience, query, run)))
                 .await;
@@ -244,7 +262,8 @@ where
         query: Query<C::Database>,
         table: &TableName,
     ) -> Result<Option<<C::Database as Database>::Row>, PersistenceError> {
-        let read = self.run(query, false, |connection, query| connection.fetch_optional(query));
+        let fetch: Run<C, _> = |connection, query| connection.fetch_optional(query);
+        let read = self.run(query, Effect::None, fetch);
         read.await?.map_err(|failure| failure.translate(&C::ERRORS, table))
     }
 
@@ -253,14 +272,34 @@ where
         query: Query<C::Database>,
         table: &TableName,
     ) -> Result<Vec<<C::Database as Database>::Row>, PersistenceError> {
-        let read = self.run(query, false, |connection, query| connection.fetch_all(query));
+        let fetch: Run<C, _> = |connection, query| connection.fetch_all(query);
+        let read = self.run(query, Effect::None, fetch);
         read.await?.map_err(|failure| failure.translate(&C::ERRORS, table))
     }
 
     async fn write(&self, query: Query<C::Database>, table: &TableName) -> Result<u64, PersistenceError> {
-        let write = self.run(query, true, |connection, query| connection.execute(query));
+        let execute: Run<C, _> = |connection, query| connection.execute(query);
+        let write = self.run(query, Effect::Write, execute);
         let done = write.await?.map_err(|failure| failure.translate(&C::ERRORS, table))?;
         Ok(C::rows_affected(&done))
+    }
+
+    async fn write_all(
+        &self,
+        query: Query<C::Database>,
+        is_transaction: bool,
+        run: impl for<'c> Fn(
+            &'c mut Connection<C>,
+            Query<C::Database>,
+        ) -> Work<'c, Vec<<C::Database as Database>::Row>, sqlx::Error>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+        table: &TableName,
+    ) -> Result<Vec<<C::Database as Database>::Row>, PersistenceError> {
+        let effect = if is_transaction { Effect::Writes } else { Effect::Write };
+        self.run(query, effect, run).await?.map_err(|failure| failure.translate(&C::ERRORS, table))
     }
 
     fn usage(&self) -> Usage {
@@ -281,7 +320,7 @@ async fn attempt<C: Connector, T>(
     begin: Option<SqlStr>,
     patience: Duration,
     query: Query<C::Database>,
-    run: Run<C, T>,
+    run: impl for<'c> Fn(&'c mut Connection<C>, Query<C::Database>) -> Work<'c, T, sqlx::Error> + Send,
 ) -> Result<T, Failure> {
     let Some(begin) = begin else { return run(connection, query).await.map_err(Failure::Unknown) };
     // The driver's error for a pool: no connection became free in time.

@@ -23,7 +23,7 @@ pub(crate) struct Syntax {
     pub(crate) least: &'static str,
     /// Parameters are numbered, `$1`, `$2` and so on.
     pub(crate) numbers_parameters: bool,
-    pub(crate) delete_expired: &'static str,
+    pub(crate) delete_expired: DeleteExpired<&'static str>,
     pub(crate) list_by_subject: &'static str,
     pub(crate) now: &'static str,
 }
@@ -47,8 +47,7 @@ pub(crate) struct Statements {
     pub(crate) is_there: SqlStr,
     /// Removes the row with this key.
     pub(crate) delete: SqlStr,
-    /// Removes rows that expired at an instant or before, up to a limit.
-    pub(crate) delete_expired: SqlStr,
+    pub(crate) delete_expired: DeleteExpired<SqlStr>,
     /// Counts the rows that expired at an instant or before.
     pub(crate) count_expired: SqlStr,
     /// Returns key and times of the rows of a subject, now, that have not expired, from a key on, up to a
@@ -75,12 +74,32 @@ impl Statements {
                          WHERE {key} = ? AND expires_at > ? AND version = coalesce(?, version)"),
             is_there: sql("SELECT 1 FROM {sessions} WHERE {key} = ? AND expires_at > ?"),
             delete: sql("DELETE FROM {sessions} WHERE {key} = ?"),
-            delete_expired: sql(syntax.delete_expired),
+            delete_expired: syntax.delete_expired.map(|template| sql(template)),
             count_expired: sql("SELECT count(*) AS {result} FROM {sessions} WHERE expires_at <= ?"),
             list_by_subject: sql(syntax.list_by_subject),
             scan: sql("SELECT {columns} FROM {sessions} WHERE {key} >= ? ORDER BY {key} LIMIT ?"),
             now: sql(syntax.now),
         }
+    }
+}
+
+/// The statements that remove rows that expired at an instant or before, up to a limit, and return the columns `key` and
+/// `subject` of each.
+pub(crate) struct DeleteExpired<S> {
+    /// Returns the rows, and removes them unless there is another statement for that.
+    pub(crate) rows: S,
+    /// The statement that removes the returned rows, in the same transaction: it ends with their keys in parentheses.
+    pub(crate) by_keys: Option<S>,
+}
+
+impl<S> DeleteExpired<S> {
+    /// Returns the statements of a database that can return what it removes.
+    pub(crate) const fn returning(rows: S) -> Self {
+        Self { rows, by_keys: None }
+    }
+
+    pub(crate) fn map<T>(&self, fill: impl Fn(&S) -> T) -> DeleteExpired<T> {
+        DeleteExpired { rows: fill(&self.rows), by_keys: self.by_keys.as_ref().map(fill) }
     }
 }
 
@@ -123,7 +142,7 @@ mod tests {
         greatest: "greatest",
         least: "least",
         numbers_parameters: true,
-        delete_expired: "",
+        delete_expired: DeleteExpired::returning(""),
         list_by_subject: "SELECT {times}",
         now: "SELECT 0 AS {result}",
     };

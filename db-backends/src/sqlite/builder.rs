@@ -7,7 +7,7 @@ use sqlx::sqlite::SqliteSynchronous;
 use sqlx::{Sqlite, SqlitePool, query_scalar};
 
 use super::connect::{SqliteConnections, Target};
-use super::errors::ERRORS;
+use super::error::ERRORS;
 use crate::sql::connections::Connections as _;
 use crate::sql::persistence::SqlPersistence;
 use crate::sql::table::TableName;

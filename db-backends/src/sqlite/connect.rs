@@ -11,11 +11,11 @@ use session_core::PersistenceError;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteQueryResult, SqliteRow};
 use sqlx::{ConnectOptions as _, Connection as _, Sqlite, SqliteConnection, SqlitePool, query, query_scalar};
 
-use super::errors::ERRORS;
-use crate::sql::checkout::Checkout;
+use super::error::ERRORS;
+use crate::sql::checkout::{Checkout, Work};
 use crate::sql::connections::{Connections, Usage};
 use crate::sql::connector::{Connector, OpenConnection, Query};
-use crate::sql::errors::DriverErrors;
+use crate::sql::error::DriverErrors;
 use crate::sql::own_pool::OwnPool;
 use crate::sql::queue::FairQueue;
 use crate::sql::session_check::{Session, Unfit};
@@ -145,6 +145,21 @@ impl Connections for SqliteConnections {
 
     async fn write(&self, query: Query<Sqlite>, table: &TableName) -> Result<u64, PersistenceError> {
         self.writer().await?.write(query, table).await
+    }
+
+    async fn write_all(
+        &self,
+        query: Query<Sqlite>,
+        _: bool,
+        run: impl for<'c> Fn(&'c mut SqliteConnection, Query<Sqlite>) -> Work<'c, Vec<SqliteRow>, sqlx::Error>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+        table: &TableName,
+    ) -> Result<Vec<SqliteRow>, PersistenceError> {
+        let done = self.writer().await?.perform(move |connection| run(connection, query)).await;
+        done.map_err(|error| ERRORS.writing(&error, table))
     }
 
     /// Refuses an application's pool whose connections have a database of their own each, and one that waits longer for locks than is set in the builder: an abandoned

@@ -11,7 +11,7 @@
 
 mod builder;
 mod connect;
-mod errors;
+mod error;
 mod inspect;
 mod schema;
 mod settings;
@@ -19,12 +19,14 @@ mod statements;
 #[cfg(test)]
 mod tests;
 
-use sqlx::{Sqlite, SqliteConnection};
+use sqlx::{SqlStr, Sqlite, SqliteConnection};
 
 pub use self::builder::SqliteBuilder;
 
 use self::connect::SqliteConnections;
+use crate::sql::checkout::Work;
 use crate::sql::connections::Usage;
+use crate::sql::connector::Query;
 use crate::sql::persistence::{Backend, SqlPersistence};
 use crate::sql::statements::Syntax;
 use crate::sql::table::TableName;
@@ -42,6 +44,14 @@ impl Backend for Sqlite {
     type Connections = SqliteConnections;
 
     const SYNTAX: Syntax = statements::SYNTAX;
+
+    fn remove(
+        connection: &mut SqliteConnection,
+        rows: Query<Self>,
+        _: Option<SqlStr>,
+    ) -> Work<'_, Vec<Self::Row>, sqlx::Error> {
+        Box::pin(rows.fetch_all(connection))
+    }
 
     async fn inspect(connection: &mut SqliteConnection, table: &TableName) -> sqlx::Result<Inspection> {
         inspect::inspect(connection, table).await

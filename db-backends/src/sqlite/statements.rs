@@ -5,7 +5,7 @@ use sqlx::{Row as _, Sqlite, TypeInfo as _, ValueRef as _};
 
 use crate::sql::columns::Column;
 use crate::sql::connector::Query;
-use crate::sql::statements::Syntax;
+use crate::sql::statements::{DeleteExpired, Syntax};
 use crate::sql::value::{Value, Values, bind};
 
 pub(super) const SYNTAX: Syntax = Syntax {
@@ -14,8 +14,11 @@ pub(super) const SYNTAX: Syntax = Syntax {
     greatest: "max",
     least: "min",
     numbers_parameters: false,
-    delete_expired: "DELETE FROM {sessions} WHERE rowid IN
-                     (SELECT rowid FROM {sessions} WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
+    delete_expired: DeleteExpired::returning(
+        "DELETE FROM {sessions} WHERE rowid IN
+             (SELECT rowid FROM {sessions} WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)
+         RETURNING {key}, subject",
+    ),
     // The signs keep SQLite from using another index than that of subjects.
     list_by_subject: "SELECT {times} FROM {sessions}
                       WHERE subject = ? AND +expires_at > ? AND +{key} >= ? ORDER BY +{key} LIMIT ?",

@@ -41,7 +41,7 @@ async fn no_statement_scans_the_table() {
             (&sql.rename, "sqlite_autoindex_sessions_1"),
             (&sql.is_there, "sqlite_autoindex_sessions_1"),
             (&sql.delete, "sqlite_autoindex_sessions_1"),
-            (&sql.delete_expired, "sessions_expires_at"),
+            (&sql.delete_expired.rows, "sessions_expires_at"),
             (&sql.count_expired, "sessions_expires_at"),
             (&sql.list_by_subject, "sessions_subject"),
             (&sql.scan, "sqlite_autoindex_sessions_1"),

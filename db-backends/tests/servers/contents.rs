@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use session_core::{ExpiryWrite, PersistenceError, Record, Subject, Timestamp};
+use session_core::{ExpiredSessions, ExpiryWrite, PersistenceError, Record, Subject, Timestamp};
 
 use crate::server::Settings;
 use crate::server::{Kind, LATER, NOW, Server, key, payload, record};
@@ -108,7 +108,7 @@ pub async fn no_statement_reads_the_whole_table(server: Server) {
             assert!(read < 50, "round {round}: {read} rows were read for a page of 10");
 
             let before = rows_read(&server, &pool).await;
-            assert_eq!(db.delete_expired_dyn(now, 100).await.unwrap(), 100);
+            assert_eq!(db.delete_expired_dyn(now, 100).await.unwrap().count, 100);
             let read = rows_read(&server, &pool).await - before;
             // Entries of rows that are gone stay in Postgres's index as long as another transaction may see
             // them.
@@ -193,9 +193,9 @@ pub async fn several_nodes_can_delete_expired_sessions_at_once(server: Server) {
                 let mut deleted = 0;
                 loop {
                     match db.delete_expired_dyn(NOW, 20).await {
-                        Ok(n) => {
-                            deleted += n;
-                            if n < 20 {
+                        Ok(ExpiredSessions { count, .. }) => {
+                            deleted += count;
+                            if count < 20 {
                                 return deleted;
                             }
                         }

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use session_cached_db::session_core::{
-    Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, ExpiryWrite, Persistence,
-    PersistenceError, PersistenceProperties, Record, StoredKey, Timestamp, Version,
+    Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, ExpiredSessions, ExpiryWrite,
+    Persistence, PersistenceError, PersistenceProperties, Record, StoredKey, Timestamp, Version,
 };
 
 /// A counter that can be read while it grows.
@@ -129,7 +129,11 @@ impl<P: Persistence> Persistence for Counted<P> {
         self.counted().delete(key).await
     }
 
-    async fn delete_expired(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError> {
+    async fn delete_expired(
+        &self,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<ExpiredSessions, PersistenceError> {
         self.counted().delete_expired(before, limit).await
     }
 

@@ -63,7 +63,7 @@ impl Table {
     }
 
     async fn reap(&self) {
-        let deleted = self.db.delete_expired(SystemTime::now().into(), BATCH).await.unwrap();
+        let deleted = self.db.delete_expired(SystemTime::now().into(), BATCH).await.unwrap().count;
         assert_eq!(deleted, u64::from(BATCH));
     }
 }

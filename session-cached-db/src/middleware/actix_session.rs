@@ -22,6 +22,9 @@
 //!   [`absolute_timeout`](crate::Builder::absolute_timeout) ends it earlier.
 //! - Under `TtlExtensionPolicy::OnEveryRequest`, reading prolongs the session, but the database is written to
 //!   only once per [`touch_interval`](crate::Builder::touch_interval).
+//! - Build the store where the server is started, as below, and not in a worker: its connections and tasks
+//!   belong to the runtime on which it was built. Then they outlive every worker, and a worker that blocks
+//!   its thread holds up no other.
 //! - Cookies are not adopted: a key that this store did not make opens no session, and costs no I/O if it is
 //!   malformed.
 //! - A payload that cannot be read opens no session and is logged as an event. Its row is left alone.

@@ -1,7 +1,9 @@
 //! A store for the middleware of [tower-sessions].
 //!
-//! With the feature `tower-sessions`, a [`CachedDb`] is a [`SessionStore`] of tower-sessions. For a new
-//! program, [`tower`](crate::tower) is the better choice, because tower-sessions knows no versions:
+//! With the feature `tower-sessions`, a [`CachedDb`] is a [`SessionStore`] of tower-sessions 0.15, and with the
+//! feature `tower-sessions-0_14`, one of tower-sessions 0.14, which [axum-login] 0.18 stands on. Both can be
+//! on. For a new program, [`tower`](crate::tower) is the better choice, because tower-sessions knows no
+//! versions of a session:
 //!
 //! | | with this crate's own layer | with tower-sessions |
 //! |---|---|---|
@@ -65,106 +67,168 @@
 //! # }
 //! ```
 //!
+//! [axum-login]: https://docs.rs/axum-login
 //! [tower-sessions]: https://docs.rs/tower-sessions
+//! [`SessionStore`]: https://docs.rs/tower-sessions-core/latest/tower_sessions_core/session_store/trait.SessionStore.html
 
-use async_trait::async_trait;
-use session_core::{Cache, Expiry, Persistence, SessionData, SessionKey, StoredKey, Timestamp};
+use std::collections::HashMap;
+
+use session_core::{Cache, Expiry, InvalidKey, Persistence, SessionData, SessionKey, StoredKey, Timestamp};
 use time::OffsetDateTime;
-use tower_sessions_core::session::{Id, Record};
-use tower_sessions_core::session_store::{Error as StoreError, Result};
-use tower_sessions_core::{ExpiredDeletion, SessionStore};
 
 use super::adapter;
-use crate::session::{MAX_KEYS, invalid_value};
+use crate::session::invalid_value;
 use crate::store::KeyOrigin;
 use crate::store::expiry::EXPIRY_KEY;
 use crate::{CachedDb, Error};
 
-#[async_trait]
-impl<C: Cache, P: Persistence> SessionStore for CachedDb<C, P> {
-    /// Adds a session. If its id is taken already, it gets another one.
-    async fn create(&self, record: &mut Record) -> Result<()> {
-        for _ in 0..MAX_KEYS {
-            let (_, key) = self.keys(&record.id)?;
-            let fresh = self.inner.new_record(&key, &data_of(record)?, None)?;
-            match self.inner.create(key, fresh, KeyOrigin::Random).await {
-                Err(Error::AlreadyExists) => record.id = Id::default(),
-                Err(error) => return Err(error.into()),
-                Ok(_) => return Ok(()),
+/// Implements the store for one version of tower-sessions. The traits of the versions have the same methods,
+/// but to the compiler they are different traits.
+macro_rules! session_store {
+    ($version:ident, $core:ident) => {
+        mod $version {
+            use async_trait::async_trait;
+            use session_core::{Cache, Persistence};
+            use $core::session::{Id, Record};
+            use $core::session_store::{Error as StoreError, Result};
+            use $core::{ExpiredDeletion, SessionStore};
+
+            use super::Sessions;
+            use crate::session::MAX_KEYS;
+            use crate::{CachedDb, Error};
+
+            #[async_trait]
+            impl<C: Cache, P: Persistence> SessionStore for CachedDb<C, P> {
+                /// Adds a session. If its id is taken already, it gets another one.
+                async fn create(&self, record: &mut Record) -> Result<()> {
+                    for _ in 0..MAX_KEYS {
+                        let (_, key) = keys(self, &record.id)?;
+                        match Sessions(self).add(key, &record.data, record.expiry_date).await {
+                            Err(Error::AlreadyExists) => record.id = Id::default(),
+                            added => return Ok(added?),
+                        }
+                    }
+                    Err(Error::AlreadyExists.into())
+                }
+
+                /// Replaces the values of a session. Fails if it was deleted or has expired.
+                async fn save(&self, record: &Record) -> Result<()> {
+                    let (key, _) = keys(self, &record.id)?;
+                    Ok(Sessions(self).replace(key, &record.data, record.expiry_date).await?)
+                }
+
+                async fn load(&self, id: &Id) -> Result<Option<Record>> {
+                    let (key, _) = keys(self, id)?;
+                    let found = Sessions(self).find(key).await?;
+                    Ok(found.map(|(data, expiry_date)| Record { id: *id, data, expiry_date }))
+                }
+
+                /// Ends a session everywhere, for good.
+                async fn delete(&self, id: &Id) -> Result<()> {
+                    let (_, key) = keys(self, id)?;
+                    self.revoke(&key).await?;
+                    Ok(())
+                }
+            }
+
+            /// Deletes expired sessions. Programs need not call this: the store's own
+            /// [reaper](crate::Builder::reaper) does it.
+            #[async_trait]
+            impl<C: Cache, P: Persistence> ExpiredDeletion for CachedDb<C, P> {
+                async fn delete_expired(&self) -> Result<()> {
+                    self.clear_expired().await?;
+                    Ok(())
+                }
+            }
+
+            fn keys<C: Cache, P: Persistence>(
+                store: &CachedDb<C, P>,
+                id: &Id,
+            ) -> Result<(session_core::SessionKey, session_core::StoredKey)> {
+                Sessions(store).keys(&id.to_string()).map_err(|error| StoreError::Backend(error.to_string()))
+            }
+
+            impl From<Error> for StoreError {
+                fn from(error: Error) -> Self {
+                    let text = error.to_string();
+                    match error {
+                        Error::Serialize { .. }
+                        | Error::TooDeep { .. }
+                        | Error::Unencodable(_)
+                        | Error::ReservedKey { .. } => Self::Encode(text),
+                        Error::Deserialize { .. } | Error::Unreadable(_) => Self::Decode(text),
+                        _ => Self::Backend(text),
+                    }
+                }
             }
         }
-        Err(Error::AlreadyExists.into())
+    };
+}
+
+#[cfg(feature = "tower-sessions-0_14")]
+session_store!(v0_14, tower_sessions_core_0_14);
+#[cfg(feature = "tower-sessions")]
+session_store!(v0_15, tower_sessions_core);
+
+/// The values of a session, by their keys.
+type Values = HashMap<String, serde_json::Value>;
+
+/// The sessions of a store, as every version of tower-sessions sees them.
+struct Sessions<'a, C, P>(&'a CachedDb<C, P>);
+
+impl<C: Cache, P: Persistence> Sessions<'_, C, P> {
+    /// Returns the keys of the session with this id. The id is a session key of 22 characters.
+    fn keys(&self, id: &str) -> Result<(SessionKey, StoredKey), InvalidKey> {
+        let key = SessionKey::parse(id)?;
+        let stored_key = self.0.stored_key(&key)?;
+        Ok((key, stored_key))
     }
 
-    /// Replaces the values of a session. Fails if it was deleted or has expired.
-    async fn save(&self, record: &Record) -> Result<()> {
-        let (key, _) = self.keys(&record.id)?;
-        let Some(mut session) = adapter::readable(self.open_key(key)).await? else {
-            return Err(Error::SessionGone.into());
-        };
+    async fn add(&self, key: StoredKey, values: &Values, expires_at: OffsetDateTime) -> Result<(), Error> {
+        let store = &self.0.inner;
+        let record = store.new_record(&key, &data_of(values, expires_at)?, None)?;
+        store.create(key, record, KeyOrigin::Random).await.map(drop)
+    }
+
+    async fn replace(
+        &self,
+        key: SessionKey,
+        values: &Values,
+        expires_at: OffsetDateTime,
+    ) -> Result<(), Error> {
+        let session = adapter::readable(self.0.open_key(key)).await?;
+        let mut session = session.ok_or(Error::SessionGone)?;
         let is_same = |json: &str, value: &serde_json::Value| {
             serde_json::from_str::<serde_json::Value>(json).is_ok_and(|stored| stored == *value)
         };
-        adapter::replace(&mut session, &record.data, is_same)?;
-        session.set_expiry(expiry_of(record));
-        session.save().await?;
-        Ok(())
+        adapter::replace(&mut session, values, is_same)?;
+        session.set_expiry(expiry_of(expires_at));
+        session.save().await.map(drop)
     }
 
-    async fn load(&self, id: &Id) -> Result<Option<Record>> {
-        let (key, _) = self.keys(id)?;
-        let Some(session) = adapter::readable(self.open_key(key)).await? else { return Ok(None) };
-        let value = |(key, json): (&str, &str)| Ok((key.to_owned(), serde_json::from_str(json)?));
-        let data = session.iter().map(value).collect::<serde_json::Result<_>>();
-        Ok(Some(Record {
-            id: *id,
-            data: data.map_err(|error| StoreError::Decode(error.to_string()))?,
-            expiry_date: date(session.expires_at()),
-        }))
-    }
-
-    /// Ends a session everywhere, for good.
-    async fn delete(&self, id: &Id) -> Result<()> {
-        let (_, key) = self.keys(id)?;
-        self.revoke(&key).await?;
-        Ok(())
+    async fn find(&self, key: SessionKey) -> Result<Option<(Values, OffsetDateTime)>, Error> {
+        let Some(session) = adapter::readable(self.0.open_key(key)).await? else { return Ok(None) };
+        let value = |(key, _): (&str, &str)| Ok((key.to_owned(), session.get(key)?.unwrap_or_default()));
+        let values = session.iter().map(value).collect::<Result<_, Error>>()?;
+        Ok(Some((values, date(session.expires_at()))))
     }
 }
 
-/// Deletes expired sessions. Programs need not call this: the store's own [reaper](crate::Builder::reaper)
-/// does it.
-#[async_trait]
-impl<C: Cache, P: Persistence> ExpiredDeletion for CachedDb<C, P> {
-    async fn delete_expired(&self) -> Result<()> {
-        self.clear_expired().await?;
-        Ok(())
-    }
-}
-
-impl<C: Cache, P: Persistence> CachedDb<C, P> {
-    /// Returns the keys of the session with this id. The id is a session key of 22 characters.
-    fn keys(&self, id: &Id) -> Result<(SessionKey, StoredKey)> {
-        let key = SessionKey::parse(&id.to_string());
-        key.and_then(|key| self.stored_key(&key).map(|stored_key| (key, stored_key)))
-            .map_err(|error| StoreError::Backend(error.to_string()))
-    }
-}
-
-fn data_of(record: &Record) -> std::result::Result<SessionData, Error> {
+fn data_of(values: &Values, expires_at: OffsetDateTime) -> Result<SessionData, Error> {
     let mut data = SessionData::new();
-    for (key, value) in &record.data {
+    for (key, value) in values {
         if key == EXPIRY_KEY {
             return Err(Error::ReservedKey { key: key.clone() });
         }
         data.insert(key, value.to_string()).map_err(|error| invalid_value(key, error))?;
     }
-    let expiry = expiry_of(record).to_json();
+    let expiry = expiry_of(expires_at).to_json();
     data.insert(EXPIRY_KEY, expiry).map_err(|error| invalid_value(EXPIRY_KEY, error))?;
     Ok(data)
 }
 
-fn expiry_of(record: &Record) -> Expiry {
-    let micros = record.expiry_date.unix_timestamp_nanos() / 1_000;
+fn expiry_of(expires_at: OffsetDateTime) -> Expiry {
+    let micros = expires_at.unix_timestamp_nanos() / 1_000;
     Expiry::At(Timestamp::from_micros(micros.try_into().unwrap_or(i64::MAX)))
 }
 
@@ -173,18 +237,4 @@ fn expiry_of(record: &Record) -> Expiry {
 fn date(timestamp: Timestamp) -> OffsetDateTime {
     let nanos = i128::from(timestamp.as_micros()) * 1_000;
     OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(time::PrimitiveDateTime::MAX.assume_utc())
-}
-
-impl From<Error> for StoreError {
-    fn from(error: Error) -> Self {
-        let text = error.to_string();
-        match error {
-            Error::Serialize { .. }
-            | Error::TooDeep { .. }
-            | Error::Unencodable(_)
-            | Error::ReservedKey { .. } => Self::Encode(text),
-            Error::Deserialize { .. } | Error::Unreadable(_) => Self::Decode(text),
-            _ => Self::Backend(text),
-        }
-    }
 }

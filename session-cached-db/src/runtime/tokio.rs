@@ -44,6 +44,11 @@ impl Runtime for TokioRuntime {
         self.handle.spawn(task);
     }
 
+    fn enter(&self, poll: &mut dyn FnMut()) {
+        let _inside = self.handle.enter();
+        poll();
+    }
+
     fn random_u64(&self) -> NonZeroU64 {
         thread_local! {
             static RANDOM: RefCell<fastrand::Rng> = RefCell::new(fastrand::Rng::with_seed(seed()));

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use session_core::{
-    ExpiryWrite, Persistence, PersistenceError, Record, Row, Runtime, Scan, SessionTimes, StoredKey, Subject,
-    SubjectIndex, Timestamp, Version,
+    ExpiredSessions, ExpiryWrite, Persistence, PersistenceError, Record, Row, Runtime, Scan, SessionTimes,
+    StoredKey, Subject, SubjectIndex, Timestamp, Version,
 };
 
 use crate::Error;
@@ -111,7 +111,11 @@ impl<P: Persistence> Database<P> {
         write!(self.delete(key))
     }
 
-    pub(crate) async fn delete_expired(&self, before: Timestamp, limit: u32) -> Result<u64, Error> {
+    pub(crate) async fn delete_expired(
+        &self,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<ExpiredSessions, Error> {
         write!(self.delete_expired(before, limit))
     }
 }

@@ -46,10 +46,9 @@ pub(crate) use self::inner::Inner;
 pub use self::maintenance::SweepPage;
 pub use self::no_cache::NoCache;
 pub(crate) use self::queue::{Touch, Update};
-pub use self::reaper::Reaper;
 pub(crate) use self::save::Save;
 pub(crate) use self::settings::Settings;
-pub use self::settings::{ConflictPolicy, Schema};
+pub use self::settings::{ConflictPolicy, Reaper, Schema};
 pub use self::writes::Written;
 pub(crate) use self::writes::{KeyOrigin, Saved};
 

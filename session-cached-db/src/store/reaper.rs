@@ -6,50 +6,9 @@ use std::time::Duration;
 use session_core::{Cache, Persistence};
 
 use super::inner::Inner;
+use super::settings::Reaper;
 use crate::Error;
 use crate::runtime::run_until;
-
-/// The schedule by which expired sessions are deleted in the background: in bounded batches, so that no statement locks the
-/// table for long, and at random moments, so that the nodes do not all start at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Reaper {
-    /// The time between two rounds, give or take a quarter. Defaults to 10 minutes.
-    pub interval: Duration,
-    /// The number of sessions that one statement deletes at most. Defaults to 1,000.
-    pub batch: u32,
-    /// The time between two batches of one round. Defaults to 100 ms.
-    pub pause: Duration,
-}
-
-impl Default for Reaper {
-    fn default() -> Self {
-        Self { interval: Duration::from_secs(600), batch: 1_000, pause: Duration::from_millis(100) }
-    }
-}
-
-impl Reaper {
-    /// Sets the time between two rounds.
-    #[must_use]
-    pub const fn with_interval(mut self, interval: Duration) -> Self {
-        self.interval = interval;
-        self
-    }
-
-    /// Sets the number of sessions that one statement deletes at most.
-    #[must_use]
-    pub const fn with_batch(mut self, batch: u32) -> Self {
-        self.batch = batch;
-        self
-    }
-
-    /// Sets the time between two batches.
-    #[must_use]
-    pub const fn with_pause(mut self, pause: Duration) -> Self {
-        self.pause = pause;
-        self
-    }
-}
 
 impl<C: Cache, P: Persistence> Inner<C, P> {
     pub(crate) fn start_reaper(self: &Arc<Self>, reaper: Reaper) {
@@ -84,13 +43,15 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let before = self.runtime.now() - self.settings.clock_slack;
         let mut reaped = 0;
         loop {
-            let deleted = self.db.delete_expired(before, batch).await?;
-            self.telemetry.counters.reaped.add(deleted);
-            reaped += deleted;
-            if deleted > 0 {
-                self.telemetry.call_hooks(|hooks| hooks.expired(deleted));
+            let mut deleted = self.db.delete_expired(before, batch).await?;
+            self.telemetry.counters.reaped.add(deleted.count);
+            reaped += deleted.count;
+            if deleted.count > 0 {
+                // The subjects of another application on this table are other people.
+                deleted.sessions.retain(|session| self.settings.owns(&session.key));
+                self.telemetry.call_hooks(|hooks| hooks.expired(deleted.count, &deleted.sessions));
             }
-            if deleted < u64::from(batch) {
+            if deleted.count < u64::from(batch) {
                 return Ok(reaped);
             }
             self.runtime.sleep(pause).await;

@@ -5,12 +5,53 @@ use session_core::{
     StoreId, StoredKey, Timestamp,
 };
 
-use super::Reaper;
 use crate::BuildError;
 use crate::coherence::{CoherenceSettings, WriteOperation};
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The schedule by which expired sessions are deleted in the background: in bounded batches, so that no statement locks the
+/// table for long, and at random moments, so that the nodes do not all start at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Reaper {
+    /// The time between two rounds, give or take a quarter. Defaults to 10 minutes.
+    pub interval: Duration,
+    /// The number of sessions that one statement deletes at most. Defaults to 1,000.
+    pub batch: u32,
+    /// The time between two batches of one round. Defaults to 100 ms.
+    pub pause: Duration,
+}
+
+impl Default for Reaper {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(600), batch: 1_000, pause: Duration::from_millis(100) }
+    }
+}
+
+impl Reaper {
+    /// Sets the time between two rounds.
+    #[must_use]
+    pub const fn with_interval(mut self, interval: Duration) -> Self {
+        self.interval = interval;
+        self
+    }
+
+    /// Sets the number of sessions that one statement deletes at most.
+    #[must_use]
+    pub const fn with_batch(mut self, batch: u32) -> Self {
+        self.batch = batch;
+        self
+    }
+
+    /// Sets the time between two batches.
+    #[must_use]
+    pub const fn with_pause(mut self, pause: Duration) -> Self {
+        self.pause = pause;
+        self
+    }
+}
 
 /// The settings as a [`Builder`](super::Builder) collects them, which has their defaults. `None` leaves the choice to
 /// [`resolve`](Self::resolve).

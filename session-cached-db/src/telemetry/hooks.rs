@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use session_core::{Record, StoredKey};
+use session_core::{ExpiredSession, Record, StoredKey};
 
 use crate::Error;
 
@@ -64,10 +64,18 @@ pub trait Hooks: Send + Sync + fmt::Debug + 'static {
         let _ = (key, cause);
     }
 
-    /// Called after `count` expired sessions are deleted. Expiries are not reported one by one; a client that presents the
-    /// key of an expired session is reported as an [unknown key](Self::unknown_key).
-    fn expired(&self, count: u64) {
-        let _ = count;
+    /// Called after `count` expired sessions are deleted, which were `sessions`: by the [reaper](crate::Builder::reaper) and
+    /// by [`clear_expired`](crate::CachedDb::clear_expired), some time after they expired. They are at most as many as the
+    /// reaper's [batch](crate::Reaper::batch).
+    ///
+    /// Each session is in one call, on the node that deleted it. Not among `sessions` are the rows whose keys are no stored
+    /// keys, and the sessions of other applications on the same table, which have another
+    /// [`key_prefix`](crate::Builder::key_prefix). Subjects are missing where the table has none, as in Django's. What other
+    /// programs delete, `sessionctl clear-expired` included, is not reported.
+    ///
+    /// A client that presents the key of an expired session is reported as an [unknown key](Self::unknown_key).
+    fn expired(&self, count: u64, sessions: &[ExpiredSession]) {
+        let _ = (count, sessions);
     }
 
     /// Called after a client presents a key that opens no session.

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use session_cached_db::{Error, Hooks, PresentedKey, Revocation};
-use session_core::{ExpiryWrite, Persistence as _, Record, Runtime as _, StoredKey, Subject};
+use session_core::{ExpiredSession, ExpiryWrite, Persistence as _, Record, Runtime as _, StoredKey, Subject};
 
 use crate::common::{Call, DAY, Fault, HOUR, Moment, START, World, each_database_with, key_of};
 
@@ -43,8 +43,13 @@ impl Hooks for Diary {
     fn revoked(&self, key: &StoredKey, cause: Revocation) {
         self.note(format!("revoked {} {cause:?}", key.as_str()));
     }
-    fn expired(&self, count: u64) {
-        self.note(format!("expired {count}"));
+    fn expired(&self, count: u64, sessions: &[ExpiredSession]) {
+        let subject =
+            |session: &ExpiredSession| session.subject.as_ref().map_or("none", Subject::as_str).to_owned();
+        let names = |session: &ExpiredSession| format!(", {} of {}", session.key.as_str(), subject(session));
+        let mut names: Vec<_> = sessions.iter().map(names).collect();
+        names.sort();
+        self.note(format!("expired {count}{}", names.concat()));
     }
     fn unknown_key(&self, presented: PresentedKey) {
         self.note(format!("unknown {presented:?}"));
@@ -142,7 +147,9 @@ async fn hooks_are_not_called_for_a_failed_write() {
 async fn expired_hook_is_called_when_sessions_are_deleted() {
     each_with_diary(async |world, diary| {
         let session = world.saved([("x", 1)]).await;
-        world.saved([("x", 1)]).await;
+        let mut other = world.store.new_session();
+        other.set_subject("user-42").unwrap();
+        other.save().await.unwrap();
         diary.take();
         world.store.clear_expired().await.unwrap();
         assert_eq!(diary.take(), [""; 0]);
@@ -150,9 +157,31 @@ async fn expired_hook_is_called_when_sessions_are_deleted() {
         world.reopen(&session).await;
         assert_eq!(diary.take(), ["unknown Unknown"]);
         world.store.clear_expired().await.unwrap();
-        assert_eq!(diary.take(), ["expired 2"]);
+        let mut names = [(&session, "none"), (&other, "user-42")]
+            .map(|(session, subject)| format!(", {} of {subject}", session.stored_key().unwrap().as_str()));
+        names.sort();
+        assert_eq!(diary.take(), [format!("expired 2{}", names.concat())]);
     })
     .await;
+}
+
+#[tokio::test]
+async fn expired_hook_names_no_session_of_another_application() {
+    let (world, diary) = (World::shared().await, Diary::default());
+    let builder = || world.builder().hooks(diary.clone());
+    let shop = builder().key_prefix("shop:").build().await.unwrap();
+    let blog = builder().key_prefix("blog:").build().await.unwrap();
+    let mut keys = Vec::new();
+    for store in [&shop, &blog] {
+        let mut session = store.new_session();
+        session.set_subject("user-42").unwrap();
+        session.save().await.unwrap();
+        keys.push(session.stored_key().unwrap().as_str().to_owned());
+    }
+    diary.take();
+    world.runtime.advance(15 * DAY);
+    shop.clear_expired().await.unwrap();
+    assert_eq!(diary.take(), [format!("expired 2, {} of user-42", keys[0])]);
 }
 
 #[tokio::test]

@@ -39,6 +39,7 @@ mod outage;
 mod parity;
 mod plain_keys;
 mod reaper;
+mod runtimes;
 #[cfg(all(feature = "compress", feature = "seal"))]
 mod seal;
 mod shutdown;
@@ -59,3 +60,4 @@ mod tower_stack;
 mod traces;
 mod typed;
 mod unknown_outcomes;
+mod versions;

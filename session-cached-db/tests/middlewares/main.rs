@@ -17,7 +17,9 @@
 )]
 
 mod actix;
+mod actix_workers;
 mod axum_layer;
+mod axum_login;
 mod tower_sessions;
 mod world;
 
@@ -56,6 +58,14 @@ const SCENARIOS: &[(&str, Scenario)] = scenarios! {
         unchanged_values_stay_byte_for_byte,
         unreadable_payload_opens_no_session_and_stays,
         reserved_key_is_an_encoding_error;
+    axum_login:
+        visitor_is_sent_to_the_login_page,
+        wrong_password_leaves_a_message_and_no_login,
+        login_changes_the_id_and_ends_the_old_one,
+        logout_on_one_node_is_final_on_the_other,
+        two_users_have_sessions_of_their_own,
+        changed_password_ends_the_session,
+        dead_database_logs_no_one_in_or_out;
     actix:
         client_comes_back_with_its_cookie,
         visitor_who_stores_nothing_gets_no_session,
@@ -69,6 +79,9 @@ const SCENARIOS: &[(&str, Scenario)] = scenarios! {
         malformed_cookie_opens_no_session,
         unchanged_values_stay_byte_for_byte,
         unreadable_payload_opens_no_session_and_stays;
+    actix_workers:
+        connections_outlive_the_worker_that_opened_them,
+        worker_that_blocks_its_thread_holds_up_no_other;
 };
 
 fn main() {

@@ -29,9 +29,16 @@ impl Servers {
     }
 }
 
+/// The database of a node.
+enum Database {
+    Sqlite(Arc<SqlitePersistence>),
+    Postgres(Arc<PostgresPersistence>),
+}
+
 pub struct World {
     /// Two nodes. In one process, they are the same store.
     pub nodes: [Store; 2],
+    databases: Vec<Database>,
     /// The table to remove afterwards: a URL of Postgres, and its name.
     table: Option<(String, String)>,
 }
@@ -39,11 +46,12 @@ pub struct World {
 impl World {
     pub async fn new(servers: Option<Servers>) -> Self {
         let Some(Servers { redis, postgres }) = servers else {
-            let db = SqlitePersistence::connect("sqlite::memory:").await.unwrap();
-            let store =
-                CachedDb::builder(Arc::new(MokaCache::builder().build()) as Arc<dyn DynCache>, erase(db));
+            let db = Arc::new(SqlitePersistence::connect("sqlite::memory:").await.unwrap());
+            let cache = Arc::new(MokaCache::builder().build()) as Arc<dyn DynCache>;
+            let store = CachedDb::builder(cache, Arc::clone(&db) as Arc<dyn DynDatabase>);
             let store = store.sole_process().build().await.unwrap();
-            return Self { nodes: [store.clone(), store], table: None };
+            let databases = vec![Database::Sqlite(db)];
+            return Self { nodes: [store.clone(), store], databases, table: None };
         };
         let name = format!("web_{:016x}", fastrand::u64(..));
         let node = async || {
@@ -55,16 +63,30 @@ impl World {
                 .connect(&postgres)
                 .await
                 .unwrap();
-            let store = CachedDb::builder(Arc::new(cache) as Arc<dyn DynCache>, erase(db));
+            let db = Arc::new(db);
+            let cache = Arc::new(cache) as Arc<dyn DynCache>;
+            let store = CachedDb::builder(cache, Arc::clone(&db) as Arc<dyn DynDatabase>);
             // A busy machine must not count as an outage.
-            store
+            let store = store
                 .cache_timeout(Duration::from_secs(10))
                 .fence_ttl(Duration::from_secs(60))
                 .build()
                 .await
-                .unwrap()
+                .unwrap();
+            (store, Database::Postgres(db))
         };
-        Self { nodes: [node().await, node().await], table: Some((postgres, name)) }
+        let [(one, first), (two, second)] = [node().await, node().await];
+        Self { nodes: [one, two], databases: vec![first, second], table: Some((postgres, name)) }
+    }
+
+    /// Closes the databases under the stores: from then on, no statement is answered.
+    pub async fn close_databases(&self) {
+        for database in &self.databases {
+            match database {
+                Database::Sqlite(db) => db.close().await,
+                Database::Postgres(db) => db.close().await,
+            }
+        }
     }
 
     /// Runs a scenario, and returns a panic as an error.

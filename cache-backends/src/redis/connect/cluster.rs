@@ -104,7 +104,8 @@ impl Cluster {
             self.nodes.refresh_in_background();
             return Err(Failure::NotConnected(NotConnected::NoNode));
         };
-        let guard = RefreshIfUnanswered { nodes: &self.nodes, is_answered: false };
+        let runtime = Handle::try_current().ok();
+        let guard = RefreshIfUnanswered { nodes: &self.nodes, runtime, is_answered: false };
         let reply = self.follow(node, cmd).await;
         guard.end(reply)
     }
@@ -156,6 +157,8 @@ impl Cluster {
 /// over.
 struct RefreshIfUnanswered<'a> {
     nodes: &'a Arc<Nodes>,
+    /// The runtime in which the call was begun. The one in which it is dropped may end.
+    runtime: Option<Handle>,
     is_answered: bool,
 }
 
@@ -169,6 +172,7 @@ impl RefreshIfUnanswered<'_> {
 impl Drop for RefreshIfUnanswered<'_> {
     fn drop(&mut self) {
         if !self.is_answered {
+            let _inside = self.runtime.as_ref().map(Handle::enter);
             self.nodes.refresh_in_background();
         }
     }

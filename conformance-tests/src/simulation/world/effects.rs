@@ -9,6 +9,7 @@ use session_core::{
 
 use super::{Slot, World};
 use crate::simulation::call::{Effect, Late, Reply, Seen};
+use crate::simulation::operation::stored_keys;
 use crate::simulation::settings::{KEYS, VALUE_TTL_EXCESS};
 use crate::simulation::task_id::TaskId;
 
@@ -155,11 +156,11 @@ impl World {
                 Reply::Deleted(was_there)
             }
             Effect::DeleteExpired(before) => {
-                let mut deleted = 0;
+                let mut deleted = Vec::new();
                 for key in 0..KEYS.len() {
                     if self.rows[key].as_ref().is_some_and(|row| row.is_expired(before)) {
                         self.commit(key, None, operation);
-                        deleted += 1;
+                        deleted.push(stored_keys()[key]);
                     }
                 }
                 Reply::DeletedExpired(deleted)

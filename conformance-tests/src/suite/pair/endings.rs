@@ -5,7 +5,7 @@ use std::time::Duration;
 use session_cached_db::Error;
 use session_core::{Expiry, Timestamp};
 
-use super::{PairFixture, assert_gone, cookie, login, nodes, open, subject};
+use super::{PairFixture, assert_gone, cookie, every_node, login, nodes, open, subject};
 use crate::suite::case::cases;
 
 cases! {
@@ -69,7 +69,7 @@ pub async fn ended_session_cannot_be_rotated(fixture: &impl PairFixture) {
 }
 
 pub async fn logout_everywhere_reaches_every_node(fixture: &impl PairFixture) {
-    let (here, there) = nodes(fixture).await;
+    let (here, there) = every_node(fixture).await;
     let subject = subject();
     let mut keys = Vec::new();
     for n in 0..6 {
@@ -96,7 +96,7 @@ pub async fn logout_everywhere_spares_other_subjects(fixture: &impl PairFixture)
 }
 
 pub async fn expired_session_is_served_by_no_node(fixture: &impl PairFixture) {
-    let (here, there) = nodes(fixture).await;
+    let (here, there) = every_node(fixture).await;
     let (mut session, key) = login(&here).await;
     session.set_expiry(Expiry::After(Duration::from_millis(1_500)));
     session.save().await.unwrap();
@@ -110,7 +110,7 @@ pub async fn expired_session_is_served_by_no_node(fixture: &impl PairFixture) {
 }
 
 pub async fn shortened_session_ends_on_every_node(fixture: &impl PairFixture) {
-    let (here, there) = nodes(fixture).await;
+    let (here, there) = every_node(fixture).await;
     let (mut session, key) = login(&here).await;
     assert!(open(&there, &key).await.key().is_some());
     session.set_expiry(Expiry::At(Timestamp::from_secs(1)));

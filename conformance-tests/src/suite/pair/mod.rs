@@ -8,7 +8,7 @@ use session_cached_db::{CachedDb, Coherence, ConflictPolicy, Schema, Session};
 use session_core::{Cache, Scope, SubjectIndex};
 
 use crate::suite::cache::CacheFixture;
-use crate::suite::case::Case;
+use crate::suite::case::{Case, skip};
 use crate::suite::persistence::{PersistenceFixture, SubjectIndexFixture};
 
 pub mod endings;
@@ -84,9 +84,21 @@ async fn nodes<F: PairFixture>(fixture: &F) -> (StoreOf<F>, StoreOf<F>) {
 
 async fn nodes_with<F: PairFixture>(fixture: &F, policy: ConflictPolicy) -> (StoreOf<F>, StoreOf<F>) {
     let here = store(fixture, policy).await;
-    let is_shared = fixture.cache().open().await.properties().scope == Scope::Shared;
-    let there = if is_shared { store(fixture, policy).await } else { here.clone() };
+    let there = if is_shared(fixture).await { store(fixture, policy).await } else { here.clone() };
     (here, there)
+}
+
+/// Opens two nodes, for a case about what the one sees of the other's work. With an in-process cache the case runs, too, but is
+/// reported as ignored, because no other node was asked.
+async fn every_node<F: PairFixture>(fixture: &F) -> (StoreOf<F>, StoreOf<F>) {
+    if !is_shared(fixture).await {
+        skip("the cache is in one process, so there is no other node to ask");
+    }
+    nodes(fixture).await
+}
+
+async fn is_shared<F: PairFixture>(fixture: &F) -> bool {
+    fixture.cache().open().await.properties().scope == Scope::Shared
 }
 
 /// Logs a session in on `store`, and returns it with its cookie.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use session_cached_db::{CachedDb, Schema};
 use session_core::{Cache as _, Persistence as _};
 
-use super::{PairFixture, assert_gone, cookie, login, nodes, open, subject};
+use super::{PairFixture, assert_gone, cookie, every_node, login, nodes, open, subject};
 use crate::suite::cache::CacheFixture as _;
 use crate::suite::case::{cases, skip};
 use crate::suite::persistence::PersistenceFixture as _;
@@ -25,7 +25,7 @@ cases! {
 }
 
 pub async fn saved_session_is_found_on_every_node(fixture: &impl PairFixture) {
-    let (here, there) = nodes(fixture).await;
+    let (here, there) = every_node(fixture).await;
     let (mut session, key) = login(&here).await;
     session.insert("cart", vec![1, 2, 3]).unwrap();
     session.save().await.unwrap();
@@ -49,7 +49,7 @@ pub async fn hit_reads_no_database(fixture: &impl PairFixture) {
 }
 
 pub async fn save_is_seen_on_every_node(fixture: &impl PairFixture) {
-    let (here, there) = nodes(fixture).await;
+    let (here, there) = every_node(fixture).await;
     let (_, key) = login(&here).await;
     for n in 0..10 {
         let (writer, reader) = if n % 2 == 0 { (&here, &there) } else { (&there, &here) };
@@ -71,7 +71,7 @@ pub async fn save_leaves_a_fresh_entry(fixture: &impl PairFixture) {
 }
 
 pub async fn touch_prolongs_the_session_on_every_node(fixture: &impl PairFixture) {
-    let (here, there) = nodes(fixture).await;
+    let (here, there) = every_node(fixture).await;
     let (session, key) = login(&here).await;
     let stored = *session.stored_key().unwrap();
     let before = there.load(&stored).await.unwrap().unwrap();

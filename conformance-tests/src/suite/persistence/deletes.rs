@@ -1,9 +1,9 @@
 //! Removing sessions, one by one and when they have expired.
 
-use session_core::{Persistence, Record, StoredKey, Timestamp};
+use session_core::{ExpiredSession, ExpiredSessions, Persistence, Record, StoredKey, Timestamp};
 
-use super::{HOUR, MICRO, NOW, PersistenceFixture, alone, insert, key, load, nodes, record};
-use crate::suite::case::cases;
+use super::{Damage, HOUR, MICRO, NOW, PersistenceFixture, alone, insert, key, load, nodes, record, subject};
+use crate::suite::case::{cases, skip};
 use crate::suite::concurrent::at_once;
 
 cases! {
@@ -12,8 +12,12 @@ cases! {
     delete_returns_true_if_there_was_a_session => "Removes the session under `key`, expired or not. Returns `true` if there was one.",
     expired_row_can_be_deleted => "Removes the session under `key`, expired or not. Returns `true` if there was one.",
     one_of_several_deletes_of_a_session_returns_true => "Removes the session under `key`, expired or not. Returns `true` if there was one.",
-    sessions_expired_at_an_instant_or_before_are_removed => "Removes at most `limit` sessions that expired at `before` or earlier, and returns how many it removed.",
-    no_more_sessions_than_the_limit_are_removed => "Removes at most `limit` sessions that expired at `before` or earlier, and returns how many it removed.",
+    sessions_expired_at_an_instant_or_before_are_removed => "Removes at most `limit` sessions that expired at `before` or earlier, and returns which ones it removed.",
+    no_more_sessions_than_the_limit_are_removed => "Removes at most `limit` sessions that expired at `before` or earlier, and returns which ones it removed.",
+    removed_sessions_are_returned_with_their_keys => "Each removed session is returned by one call, with its key and its subject.",
+    removed_sessions_are_returned_with_their_subjects => "Each removed session is returned by one call, with its key and its subject.",
+    expired_row_without_a_stored_key_is_removed_and_counted => "A row whose key is no stored key is removed and counted. A subject that cannot be read is left out.",
+    expired_row_that_cannot_be_read_is_removed_and_returned => "A row whose key is no stored key is removed and counted. A subject that cannot be read is left out.",
     fewer_removed_than_the_limit_means_that_none_is_left => "Fewer than `limit` means that, at some moment during the call, no more were left.",
     several_nodes_remove_expired_sessions_at_once => "May be run by several nodes at once.",
 }
@@ -65,6 +69,10 @@ async fn expiring(db: &impl Persistence, ends: impl IntoIterator<Item = Timestam
 }
 
 async fn delete_expired(db: &impl Persistence, before: Timestamp, limit: u32) -> u64 {
+    remove(db, before, limit).await.count
+}
+
+async fn remove(db: &impl Persistence, before: Timestamp, limit: u32) -> ExpiredSessions {
     db.delete_expired(before, limit).await.expect("the database answers")
 }
 
@@ -109,6 +117,69 @@ pub async fn no_more_sessions_than_the_limit_are_removed(fixture: &impl Persiste
         }
         assert_eq!(there, left, "the number of sessions that are left");
     }
+}
+
+pub async fn removed_sessions_are_returned_with_their_keys(fixture: &impl PersistenceFixture) {
+    let (db, _alone) = (fixture.open().await, alone().await);
+    clear(&db).await;
+    let mut keys = expiring(&db, (0..5).map(|n| THEN - n * MICRO)).await;
+    expiring(&db, [THEN + MICRO]).await;
+    let mut returned = Vec::new();
+    for count in [3, 2, 0] {
+        let removed = remove(&db, THEN, 3).await;
+        assert_eq!(removed.count, count);
+        assert_eq!(removed.sessions.len() as u64, count, "the number of sessions that are returned");
+        returned.extend(removed.sessions.into_iter().map(|session| session.key));
+    }
+    keys.sort_by_key(|key| key.as_str().to_owned());
+    returned.sort_by_key(|key| key.as_str().to_owned());
+    assert!(returned == keys, "the removed sessions are returned, each once");
+    clear(&db).await;
+}
+
+pub async fn removed_sessions_are_returned_with_their_subjects(fixture: &impl PersistenceFixture) {
+    let (db, _alone) = (fixture.open().await, alone().await);
+    clear(&db).await;
+    let subjects = [None, subject("user-42"), subject("\u{1f980} \u{e9}")];
+    let mut expected = Vec::new();
+    for subject in subjects {
+        let (key, record) = (key(), Record::new("1{}".into(), THEN - HOUR, THEN));
+        insert(&db, &key, &record.with_subject(subject.clone())).await;
+        expected.push(ExpiredSession::new(key, subject));
+    }
+    let mut removed = remove(&db, THEN, 10).await.sessions;
+    for sessions in [&mut expected, &mut removed] {
+        sessions.sort_by_key(|session| session.key.as_str().to_owned());
+    }
+    assert!(removed == expected, "each removed session is returned with its subject");
+}
+
+pub async fn expired_row_without_a_stored_key_is_removed_and_counted(fixture: &impl PersistenceFixture) {
+    let (db, _alone) = (fixture.open().await, alone().await);
+    clear(&db).await;
+    let keys = expiring(&db, [THEN - MICRO, THEN]).await;
+    if !fixture.damage(&keys[0], Damage::Key).await {
+        clear(&db).await;
+        return skip("the fixture cannot make keys unreadable");
+    }
+    let removed = remove(&db, THEN, 2).await;
+    assert_eq!(removed.count, 2, "the number of rows that are removed");
+    let returned = removed.sessions.iter().map(|session| session.key);
+    assert!(returned.eq([keys[1]]), "the row with a stored key is returned, and no other");
+    assert_eq!(delete_expired(&db, THEN, 2).await, 0);
+}
+
+pub async fn expired_row_that_cannot_be_read_is_removed_and_returned(fixture: &impl PersistenceFixture) {
+    let (db, _alone) = (fixture.open().await, alone().await);
+    clear(&db).await;
+    let keys = expiring(&db, [THEN]).await;
+    if !fixture.damage(&keys[0], Damage::Record).await {
+        clear(&db).await;
+        return skip("the fixture cannot make a row unreadable");
+    }
+    let removed = remove(&db, THEN, 2).await;
+    assert!(removed == ExpiredSessions::new(1, vec![ExpiredSession::new(keys[0], None)]));
+    assert_eq!(delete_expired(&db, THEN, 2).await, 0);
 }
 
 pub async fn fewer_removed_than_the_limit_means_that_none_is_left(fixture: &impl PersistenceFixture) {

@@ -3,8 +3,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use session_core::{
-    ExpiryWrite, Persistence, PersistenceError, PersistenceProperties, Record, Row, Scan, SchemaProblem,
-    SessionTimes, StoreId, StoredKey, Subject, SubjectIndex, Timestamp, Version,
+    ExpiredSession, ExpiredSessions, ExpiryWrite, Persistence, PersistenceError, PersistenceProperties,
+    Record, Row, Scan, SchemaProblem, SessionTimes, StoreId, StoredKey, Subject, SubjectIndex, Timestamp,
+    Version,
 };
 
 use crate::suite::persistence::Damage;
@@ -25,12 +26,19 @@ struct Database {
     last_version: u64,
     /// The rows that were damaged, and how.
     damaged: HashMap<StoredKey, Damage>,
+    /// The rows under texts that are no stored keys.
+    without_key: Vec<Record>,
 }
 
 impl Default for MemoryPersistence {
     /// Makes a database with an empty table.
     fn default() -> Self {
-        let database = Database { table: Some(HashMap::new()), last_version: 0, damaged: HashMap::new() };
+        let database = Database {
+            table: Some(HashMap::new()),
+            last_version: 0,
+            damaged: HashMap::new(),
+            without_key: Vec::new(),
+        };
         Self { database: Arc::new(Mutex::new(database)) }
     }
 }
@@ -39,7 +47,8 @@ impl MemoryPersistence {
     /// Makes a database as it is before [`migrate`](Persistence::migrate).
     #[must_use]
     pub fn without_table() -> Self {
-        let database = Database { table: None, last_version: 0, damaged: HashMap::new() };
+        let database =
+            Database { table: None, last_version: 0, damaged: HashMap::new(), without_key: Vec::new() };
         Self { database: Arc::new(Mutex::new(database)) }
     }
 
@@ -47,8 +56,9 @@ impl MemoryPersistence {
     pub fn damage(&self, key: &StoredKey, damage: Damage) {
         let mut database = self.lock();
         if damage == Damage::Key {
-            // Under a text that is no stored key, no method finds it.
-            database.table.as_mut().and_then(|rows| rows.remove(key));
+            // Under a text that is no stored key, no method finds it, and it still expires.
+            let row = database.table.as_mut().and_then(|rows| rows.remove(key));
+            database.without_key.extend(row);
         } else {
             database.damaged.insert(*key, damage);
         }
@@ -199,15 +209,28 @@ impl Persistence for MemoryPersistence {
         Ok(database.rows()?.remove(key).is_some())
     }
 
-    async fn delete_expired(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError> {
+    async fn delete_expired(
+        &self,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<ExpiredSessions, PersistenceError> {
         let mut database = self.lock();
         let rows = database.rows()?;
         let expired = rows.iter().filter(|(_, row)| row.is_expired(before)).map(|(key, _)| *key);
-        let expired = expired.take(limit as usize).collect::<Vec<_>>();
-        for key in &expired {
-            rows.remove(key);
+        let mut sessions = Vec::new();
+        for key in expired.take(limit as usize).collect::<Vec<_>>() {
+            let subject = rows.remove(&key).and_then(|row| row.subject().cloned());
+            sessions.push((key, subject));
         }
-        Ok(expired.len() as u64)
+        let sessions = sessions.into_iter().map(|(key, subject)| {
+            let is_readable = database.damaged.remove(&key) != Some(Damage::Record);
+            ExpiredSession::new(key, subject.filter(|_| is_readable))
+        });
+        let sessions = sessions.collect::<Vec<_>>();
+        let left = (limit as usize).saturating_sub(sessions.len());
+        let without_key =
+            database.without_key.extract_if(.., |row| row.is_expired(before)).take(left).count();
+        Ok(ExpiredSessions::new((sessions.len() + without_key) as u64, sessions))
     }
 
     async fn now(&self) -> Result<Timestamp, PersistenceError> {

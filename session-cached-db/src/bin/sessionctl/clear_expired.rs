@@ -45,7 +45,7 @@ pub(crate) async fn run(
     let mut progress = Progress::new("deleting", report.expired, command.pace);
     while !report.interrupted {
         let deleted = database.delete_expired_dyn(before, command.pace.batch).await;
-        let deleted = deleted.map_err(|error| {
+        let deleted = deleted.map(|deleted| deleted.count).map_err(|error| {
             Failure::from(error).after(&format!("{} had been deleted", sessions(report.deleted)))
         })?;
         report.deleted += deleted;

@@ -13,14 +13,13 @@ mod completions;
 mod connect;
 mod doctor;
 mod exit;
-mod hash_keys;
 mod interrupt;
 mod list;
 mod migrate;
 mod output;
 mod progress;
-mod reseal;
 mod revoke;
+mod rewrite;
 mod show;
 mod stats;
 mod sweep;
@@ -31,6 +30,7 @@ use args::{Arguments, Command};
 use exit::{Exit, Failure};
 use interrupt::Interrupt;
 use output::Output;
+use rewrite::Rewriting;
 
 fn main() -> ExitCode {
     let arguments = match args::parse(std::env::args_os()) {
@@ -69,8 +69,12 @@ fn run(arguments: Arguments) -> Result<Exit, Failure> {
             // These write in batches, and end between two batches.
             Command::ClearExpired(command) => clear_expired::run(at, &command, &output, &interrupt).await,
             Command::Revoke(command) => revoke::run(at, &command, &output, &interrupt).await,
-            Command::HashKeys(command) => hash_keys::run(at, &command, &output, &interrupt).await,
-            Command::Reseal(command) => reseal::run(at, &command, &output, &interrupt).await,
+            Command::HashKeys(command) => {
+                rewrite::run(Rewriting::HashKeys, at, &command, &output, &interrupt).await
+            }
+            Command::Reseal(command) => {
+                rewrite::run(Rewriting::Reseal, at, &command, &output, &interrupt).await
+            }
         }
     })
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use session_cached_db::{MokaCache, SqlitePersistence};
 use session_core::{
-    Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, ExpiryWrite, Persistence,
-    PersistenceError, PersistenceProperties, Record, Row, Runtime, Scan, SessionTimes, State, StoreId,
-    StoredKey, Subject, SubjectIndex, Timestamp, Version,
+    Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, ExpiredSessions, ExpiryWrite,
+    Persistence, PersistenceError, PersistenceProperties, Record, Row, Runtime, Scan, SessionTimes, State,
+    StoreId, StoredKey, Subject, SubjectIndex, Timestamp, Version,
 };
 
 use super::calls::{Call, Calls, Fault};
@@ -235,7 +235,11 @@ impl Persistence for TestDb {
         self.calls.make(Call::Delete, self.sqlite.delete(key)).await
     }
 
-    async fn delete_expired(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError> {
+    async fn delete_expired(
+        &self,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<ExpiredSessions, PersistenceError> {
         self.calls.make(Call::DeleteExpired, self.sqlite.delete_expired(before, limit)).await
     }
 

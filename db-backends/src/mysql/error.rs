@@ -3,7 +3,7 @@
 use sqlx::error::DatabaseError;
 use sqlx::mysql::MySqlDatabaseError;
 
-use crate::sql::errors::{DriverErrors, Meaning};
+use crate::sql::error::{DriverErrors, Meaning};
 
 pub(super) const ERRORS: DriverErrors = DriverErrors {
     name: "MySQL",

@@ -2,7 +2,7 @@
 
 use sqlx::error::DatabaseError;
 
-use crate::sql::errors::{DriverErrors, Meaning};
+use crate::sql::error::{DriverErrors, Meaning};
 
 pub(super) const ERRORS: DriverErrors =
     DriverErrors { name: "SQLite", meaning, may_be_shown, advice: "check the options of the SQLite URL" };
