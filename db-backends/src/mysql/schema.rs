@@ -5,7 +5,7 @@ use sqlx::{MySql, MySqlConnection, Row as _, SqlStr, query, query_as, query_scal
 
 use super::error::ERRORS;
 use crate::sql::columns::Kind;
-use crate::sql::schema::{FoundColumn, Migrated, Schema, Step, run_steps};
+use crate::sql::schema::{self, FoundColumn, Migrated, Schema, SchemaCheck, Step, run_steps};
 use crate::sql::table::TableName;
 
 /// The number of times to ask for the lock that another node has, each time for a second: less than
@@ -83,6 +83,17 @@ impl Schema for MySql {
         let last = table.sql("SELECT max(version) FROM `{table}_schema`");
         let last: Option<i32> = query_scalar(last).fetch_one(connection).await?;
         Ok(last.map(i64::from))
+    }
+
+    /// Looks again if another node of a Galera cluster makes the tables at this moment, which undoes what reads them.
+    async fn check(connection: &mut MySqlConnection, table: &TableName) -> sqlx::Result<SchemaCheck> {
+        let mut attempts = 0;
+        loop {
+            match schema::check::<Self>(connection, table).await {
+                Err(error) if ERRORS.is_undone(&error) && attempts < ATTEMPTS => attempts += 1,
+                checked => return checked,
+            }
+        }
     }
 
     async fn run(connection: &mut MySqlConnection, sql: SqlStr) -> sqlx::Result<()> {
