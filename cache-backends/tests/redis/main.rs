@@ -1,7 +1,14 @@
 //! The Redis cache on servers that answer as a test wants, or not at all. No Redis is needed. The conformance
 //! suite tests it on real servers.
 #![cfg(feature = "redis")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    missing_docs
+)]
 
 #[cfg(feature = "redis-cluster")]
 mod cluster;

@@ -53,7 +53,8 @@ pub(crate) async fn store(orders: &Orders) -> Result<Store, Failure> {
     }
     let max_cache_age = Duration::from_nanos(orders.max_cache_age);
     // What is counted holds under either policy, also beside each other.
-    let policy = if orders.process % 2 == 0 { ConflictPolicy::LastWrite } else { ConflictPolicy::Reject };
+    let policy =
+        if orders.process.is_multiple_of(2) { ConflictPolicy::LastWrite } else { ConflictPolicy::Reject };
     let configure = |builder: StoreBuilder| builder.conflict_policy(policy);
     configured(cache, &orders.database, max_cache_age, CACHE_TIMEOUT, configure).await
 }

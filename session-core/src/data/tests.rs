@@ -103,7 +103,7 @@ fn error_names_the_place_where_the_text_is_not_unicode() {
 #[test]
 fn overlap_is_a_changed_key_that_another_writer_changed_too() {
     let base = read(r#"{"a":1,"b":1}"#);
-    let mut mine = base;
+    let mut mine = base.clone();
     mine.insert("a", "2".into()).unwrap();
     mine.remove("absent");
     assert!(!mine.overlaps(&base, |_| true));
