@@ -112,6 +112,7 @@ impl Opening {
         let open = self.open_pooled(&options).await?;
         if !self.is_pooled.swap(true, Ordering::Relaxed) {
             tracing::info!(
+                target: "db_backends",
                 event = "database_pooler",
                 "a connection pooler stands before Postgres; every statement is a transaction with its own settings"
             );

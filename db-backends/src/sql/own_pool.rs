@@ -185,6 +185,7 @@ async fn checked<C: Connector>(mut open: OpenConnection<C>, pool: &Shared<C>) ->
         Ok(Ok(())) => return Some(open),
         Ok(Err(Unfit::NotPrimary(reason))) => {
             tracing::warn!(
+                target: "db_backends",
                 event = "database_deposed",
                 database = C::ERRORS.name,
                 reason,
