@@ -395,7 +395,7 @@ pub async fn stopped_mariadb_with_a_synchronous_replica_loses_nothing(links: &Li
     killed(&pair).await.shows_nothing_old().await;
 }
 
-/// What was acknowledged in the last moment may be lost, once for each session, and nothing else.
+/// The writes that were acknowledged in the last moment may be lost, one for each session, and nothing else.
 pub async fn killed_postgres_with_an_asynchronous_standby_loses_the_last_moment(links: &Links) {
     let pair = Pair::new(Kind::Postgres, links.only()).await;
     let findings = killed(&pair).await.end().await;

@@ -91,7 +91,7 @@ pub(crate) struct Op {
     pub(crate) end: Option<Nanos>,
     pub(crate) answer: Answer,
     pub(crate) degraded: bool,
-    /// What was counted in the state of the answer. `None` if that is not known.
+    /// The count in the state of the answer. `None` if that is not known.
     pub(crate) counted: Option<Counted>,
 }
 

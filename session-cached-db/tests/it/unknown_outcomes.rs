@@ -96,7 +96,7 @@ async fn modification_stored_without_an_answer_is_not_made_twice() {
 }
 
 #[tokio::test]
-async fn change_made_between_two_tries_is_kept_if_the_first_one_takes_place_late() {
+async fn change_between_two_tries_is_kept_if_the_first_takes_place_late() {
     each_database(async |world| {
         let mut session = world.saved([("x", 1)]).await;
         let mut held = world.db.calls.hold(Call::Rename, Moment::Before);
