@@ -63,14 +63,20 @@ pub enum FindingSeverity {
 
 #[cfg(feature = "_sqlx")]
 impl Finding {
+    #[cfg_attr(not(feature = "_server"), expect(dead_code, reason = "SQLite has none"))]
     pub(crate) fn note(text: impl Into<String>) -> Self {
         Self { severity: FindingSeverity::Note, text: text.into() }
     }
 
+    #[cfg_attr(not(feature = "_server"), expect(dead_code, reason = "SQLite has none"))]
     pub(crate) fn warning(text: impl Into<String>) -> Self {
         Self { severity: FindingSeverity::Warning, text: text.into() }
     }
 
+    #[cfg_attr(
+        not(any(feature = "mysql", feature = "sqlite")),
+        expect(dead_code, reason = "Postgres has none")
+    )]
     pub(crate) fn problem(text: impl Into<String>) -> Self {
         Self { severity: FindingSeverity::Problem, text: text.into() }
     }

@@ -159,6 +159,10 @@ impl<C: Connector> Checkout<C> {
     }
 }
 
+#[cfg_attr(
+    not(feature = "sqlite"),
+    expect(dead_code, reason = "servers run statements by a way of their own")
+)]
 impl<C: Connector> Checkout<C>
 where
     for<'c> &'c mut Connection<C>: Executor<'c, Database = C::Database>,

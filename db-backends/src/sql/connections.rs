@@ -11,8 +11,10 @@ use crate::sql::table::TableName;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Usage {
     /// The connections are the application's, with settings of its own.
+    #[cfg_attr(not(feature = "mysql"), expect(dead_code, reason = "only MySQL asks for it"))]
     pub(crate) is_application: bool,
     /// The number of connections that this store may open.
+    #[cfg_attr(not(feature = "_server"), expect(dead_code, reason = "a file is no server"))]
     pub(crate) max_connections: u32,
 }
 

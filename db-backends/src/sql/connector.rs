@@ -31,6 +31,7 @@ pub(crate) trait Connector: Send + Sync + 'static {
     }
 
     /// Finds out whether a pooler stands between an application's pool and the server.
+    #[cfg_attr(not(feature = "_server"), expect(dead_code, reason = "a file is no server"))]
     fn pools_over_pooler(
         _pool: &Pool<Self::Database>,
     ) -> impl Future<Output = Result<bool, PersistenceError>> + Send {

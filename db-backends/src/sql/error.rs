@@ -18,11 +18,11 @@ pub(crate) enum Meaning {
     Busy,
     /// Another client's statement came first, or both held what the other needs. The statement was undone, and
     /// can be run again at once.
+    #[cfg_attr(not(feature = "_server"), expect(dead_code, reason = "a file is no server"))]
     Undone,
     /// The database is not there, or does not let us in.
     Unavailable,
     /// The server takes no writes: it is a replica, or is the primary no more. The statement was refused.
-    #[cfg_attr(not(feature = "_server"), expect(dead_code, reason = "a file is no server"))]
     NotPrimary,
     /// The database will not run the statement.
     Refused,

@@ -85,6 +85,7 @@ impl<C: Connector> OwnPool<C> {
     }
 
     /// Returns `true` if a pooler stands before the server.
+    #[cfg_attr(not(feature = "_server"), expect(dead_code, reason = "a file is no server"))]
     pub(crate) fn is_pooled(&self) -> bool {
         self.0.connector.is_pooled()
     }

@@ -54,7 +54,6 @@ pub(crate) enum NoConnection {
     Busy,
     #[error("the server did not answer in time")]
     Silent,
-    #[cfg(feature = "_server")]
     #[error(
         "none of the pooler's connections to the server became free in time; give the pooler more, or this store fewer"
     )]

@@ -82,6 +82,7 @@ pub(crate) enum Unfit {
     NoPassword(BoxError),
     /// A setting that is needed cannot be kept. The text says what to set.
     #[cfg(feature = "_server")]
+    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "only Postgres has such poolers"))]
     Config(String),
 }
 
