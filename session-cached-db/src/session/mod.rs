@@ -17,9 +17,9 @@ use std::sync::{Arc, OnceLock};
 use session_core::{SessionData, SessionKey, StoredKey, Subject, Timestamp};
 
 pub(crate) use self::backend::SessionBackend;
-#[cfg(feature = "tower-sessions")]
+#[cfg(any(feature = "tower-sessions", feature = "tower-sessions-0_14"))]
 pub(crate) use self::lifecycle::MAX_KEYS;
-#[cfg(feature = "tower-sessions")]
+#[cfg(any(feature = "tower-sessions", feature = "tower-sessions-0_14"))]
 pub(crate) use self::map::invalid_value;
 use self::unsettled::Unsettled;
 use crate::Error;
