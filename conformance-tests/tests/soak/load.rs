@@ -190,9 +190,15 @@ impl Load {
         for n in 0..SESSIONS {
             let begin = now();
             let _ = nodes[0].create(&stored_key(&nodes[0], &key(n)), empty()).await?;
-            let mut op = Op::begun(0, Action::Create, begin);
-            op.answered(now(), Answer::Created, false);
-            done.histories.push(vec![op]);
+            let (action, answer) = (Action::Create, Answer::Created);
+            done.histories.push(vec![Op {
+                process: 0,
+                action,
+                begin,
+                end: Some(now()),
+                answer,
+                degraded: false,
+            }]);
         }
         let mut load = Self {
             stop: Arc::default(),
@@ -215,14 +221,13 @@ impl Load {
                     };
                     let begin = now();
                     let outcome = attempt(&node, &key(session), action).await;
-                    let end = now();
+                    let end = Some(now());
                     let (answer, degraded, error) = match outcome {
                         Ok((answer, coherence)) => (answer, coherence == Coherence::Degraded, None),
                         Err(Error::Conflict) => (Answer::Refused, false, None),
                         Err(error) => (Answer::Unknown, false, Some(format!("{action:?}: {error}"))),
                     };
-                    let mut op = Op::begun(process, action, begin);
-                    op.answered(end, answer, degraded);
+                    let op = Op { process, action, begin, end, answer, degraded };
                     {
                         let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
                         done.histories[session].push(op);

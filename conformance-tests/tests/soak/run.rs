@@ -519,8 +519,8 @@ impl Soak {
                     worker::attempt(&uncached, &key, Action::Load).await
                 };
                 let (answer, _) = loaded.map_err(|error| format!("at the end, all is well, but {error}"))?;
-                let mut op = Op::begun(process, Action::Load, begin);
-                op.answered(now(), answer, false);
+                let (action, end) = (Action::Load, Some(now()));
+                let op = Op { process, action, begin, end, answer, degraded: false };
                 lock(&self.ledger).sessions.entry(session).or_default().push(op);
                 self.report.looked += 1;
             }

@@ -6,16 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use fastrand::Rng;
-use session_cached_db::{Builder, CachedDb, Coherence, ConflictPolicy, Error, Reaper, Schema, Session};
+use session_cached_db::{CachedDb, Coherence, Error, Reaper, Schema, Session};
 use session_core::{
     Cache, DynCache, DynDatabase, Outcome, Record, SessionKey, StoredKey, SubjectIndex, Timestamp,
     bytes::Bytes,
 };
 
 use super::broken::StaleCache;
-use super::history::{
-    Action, Answer, Blame, COUNTED, Counted, Fields, Line, MILLI, Nanos, Orders, SECOND, SessionId, now,
-};
+use super::history::{Action, Answer, Blame, Fields, Line, MILLI, Nanos, Orders, SECOND, SessionId, now};
 use crate::Failure;
 
 /// The variable in the environment of a process that is a worker.
@@ -52,11 +50,7 @@ pub(crate) async fn store(orders: &Orders) -> Result<Store, Failure> {
         cache = Arc::new(StaleCache::new(cache));
     }
     let max_cache_age = Duration::from_nanos(orders.max_cache_age);
-    // What is counted holds under either policy, also beside each other.
-    let policy =
-        if orders.process.is_multiple_of(2) { ConflictPolicy::LastWrite } else { ConflictPolicy::Reject };
-    let configure = |builder: StoreBuilder| builder.conflict_policy(policy);
-    configured(cache, &orders.database, max_cache_age, CACHE_TIMEOUT, configure).await
+    store_over(cache, &orders.database, max_cache_age, CACHE_TIMEOUT).await
 }
 
 pub(crate) async fn store_over(
@@ -65,20 +59,8 @@ pub(crate) async fn store_over(
     max_cache_age: Duration,
     cache_timeout: Duration,
 ) -> Result<Store, Failure> {
-    configured(cache, database, max_cache_age, cache_timeout, |builder| builder).await
-}
-
-type StoreBuilder = Builder<Arc<dyn DynCache>, Arc<dyn DynDatabase>>;
-
-async fn configured(
-    cache: Arc<dyn DynCache>,
-    database: &str,
-    max_cache_age: Duration,
-    cache_timeout: Duration,
-    configure: impl FnOnce(StoreBuilder) -> StoreBuilder,
-) -> Result<Store, Failure> {
     let db = db_backends::connect(database).await?;
-    let store = configure(CachedDb::builder(cache, db))
+    let store = CachedDb::builder(cache, db)
         .schema(Schema::Trust)
         .reaper(None::<Reaper>)
         .max_cache_age(max_cache_age)
@@ -238,9 +220,6 @@ pub(crate) async fn attempt<C: Cache, P: SubjectIndex>(
         Action::Save(writer, count) => {
             let mut session = open(store, key).await?;
             session.insert(&format!("{writer}"), count)?;
-            session.modify(COUNTED_VALUE, move |counted: &mut Counted| {
-                *counted.entry(writer).or_default() += 1;
-            })?;
             let coherence = session.save().await?;
             Ok((Answer::Saved(fields(&session)), coherence))
         }
@@ -280,15 +259,9 @@ async fn open<C: Cache, P: SubjectIndex>(store: &CachedDb<C, P>, key: &str) -> R
     if session.key().is_some() { Ok(session) } else { Err(Error::SessionGone) }
 }
 
-/// The name of the value that all writers modify.
-const COUNTED_VALUE: &str = "counted";
-
-/// Returns the fields, and among them what is counted.
 fn fields(session: &Session) -> Fields {
     let number = |name: &str, value: &str| Some((name.parse().ok()?, value.parse().ok()?));
-    let fields = session.iter().filter_map(|(name, value)| number(name, value));
-    let counted: Counted = session.typed(COUNTED_VALUE).unwrap_or_default();
-    fields.chain(counted.into_iter().map(|(writer, count)| (writer + COUNTED, count))).collect()
+    session.iter().filter_map(|(name, value)| number(name, value)).collect()
 }
 
 /// The time after its beginning in which a write may still take effect. It is generous, because a paused
