@@ -15,6 +15,7 @@ use crate::{ConnectError, Inspect, scheme};
 /// | `rediss://…`, `rediss+sentinel://…` | `redis-tls` | the same |
 /// | `redis+cluster://…` | `redis-cluster` | the same |
 /// | `memcache://…` | `memcached` | see `MemcachedCacheBuilder::url` |
+/// | `near+redis://…`, and `near+` before every other URL of one Redis server or of Redis Sentinel | `near`, and that of the other URL | `max_bytes` of memory, `freshness_bound_ms`, and those of the other URL |
 ///
 /// ```
 /// # #[cfg(feature = "moka")] {
@@ -38,6 +39,9 @@ pub fn connect(url: &str) -> Result<Arc<dyn DynCache>, ConnectError> {
 ///
 /// Returns the errors of [`connect`].
 pub fn connect_to_inspect(url: &str) -> Result<Arc<dyn Inspect>, ConnectError> {
+    if let Some(shared) = url.strip_prefix("near+") {
+        return connect_near(shared);
+    }
     let parsed = Url::parse(url)?;
     match scheme::feature_of(parsed.scheme) {
         #[cfg(feature = "moka")]
@@ -51,5 +55,62 @@ pub fn connect_to_inspect(url: &str) -> Result<Arc<dyn Inspect>, ConnectError> {
         }
         Some(feature) => Err(ConnectError::FeatureDisabled { scheme: parsed.scheme.into(), feature }),
         None => Err(ConnectError::UnknownScheme { scheme: parsed.scheme.into() }),
+    }
+}
+
+/// Creates a near cache in front of the cache that `url` names, which has the options of both.
+#[cfg(all(feature = "near", feature = "redis"))]
+fn connect_near(url: &str) -> Result<Arc<dyn Inspect>, ConnectError> {
+    use crate::url;
+    use session_core::NoticeSource as _;
+
+    let parsed = Url::parse(url)?;
+    check_near(parsed)?;
+    let mut memory = crate::moka::MokaCache::builder();
+    let mut bound = None;
+    let mut rest = url.split('?').next().unwrap_or_default().to_owned();
+    for (name, value) in parsed.parameters() {
+        match name {
+            "max_bytes" => memory = memory.max_bytes(url::number(name, value)?),
+            "freshness_bound_ms" => bound = Some(url::millis(name, value)?),
+            _ => {
+                rest.push(if rest.contains('?') { '&' } else { '?' });
+                rest.push_str(name);
+                rest.push('=');
+                rest.push_str(value);
+            }
+        }
+    }
+    let shared = crate::redis::RedisCache::builder().url(rest).build()?;
+    if let Some(refusal) = shared.refusal() {
+        return Err(ConnectError::Config(refusal.into()));
+    }
+    let near = crate::near::near(memory.build(), shared);
+    Ok(Arc::new(match bound {
+        Some(bound) => near.with_freshness_bound(bound),
+        None => near,
+    }))
+}
+
+#[cfg(not(all(feature = "near", feature = "redis")))]
+fn connect_near(url: &str) -> Result<Arc<dyn Inspect>, ConnectError> {
+    let parsed = Url::parse(url)?;
+    check_near(parsed)?;
+    let feature = if cfg!(feature = "near") { "redis" } else { "near" };
+    Err(ConnectError::FeatureDisabled { scheme: format!("near+{}", parsed.scheme), feature })
+}
+
+/// Refuses what cannot report changes.
+fn check_near(url: Url<'_>) -> Result<(), ConnectError> {
+    match scheme::feature_of(url.scheme) {
+        Some("redis" | "redis-tls" | "redis-cluster") => Ok(()),
+        Some("moka") => {
+            Err(ConnectError::Config("near+ is for a cache that processes share; moka is in this one".into()))
+        }
+        Some(_) => Err(ConnectError::Config(format!(
+            "{}:// cannot have near+ before it: its server reports no changes; Redis and Valkey do",
+            url.scheme
+        ))),
+        None => Err(ConnectError::UnknownScheme { scheme: format!("near+{}", url.scheme) }),
     }
 }

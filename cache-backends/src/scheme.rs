@@ -28,5 +28,6 @@ pub(crate) fn feature_of(scheme: &str) -> Option<&'static str> {
 
 /// Returns every scheme, for an error message.
 pub(crate) fn known() -> String {
-    SCHEMES.map(|(scheme, _)| scheme).join(", ")
+    let known = SCHEMES.map(|(scheme, _)| scheme).join(", ");
+    format!("{known}, near+ before one of redis")
 }

@@ -67,6 +67,47 @@ fn error_of_an_unknown_scheme_lists_every_known_one() {
     assert!(error.contains("valkey"), "{error}");
 }
 
+#[cfg(all(feature = "near", feature = "redis"))]
+#[test]
+fn near_url_has_the_options_of_both_caches() {
+    for url in [
+        "near+redis://:s3cr3t@host/?max_bytes=1000000&key_prefix=a:&freshness_bound_ms=50",
+        "near+valkey://host/",
+        "near+redis+sentinel://:s3cr3t@a,b/mymaster",
+    ] {
+        let cache = connect(url).unwrap_or_else(|error| panic!("{url}: {error}"));
+        let bound = cache.near_dyn().expect("a near cache").freshness_bound().as_millis();
+        assert_eq!(bound, if url.contains("bound") { 50 } else { 100 });
+        assert_eq!(cache.properties_dyn().name, "redis");
+        assert!(!format!("{cache:?}").contains("s3cr3t"));
+    }
+    for (url, reason) in [
+        ("near+redis://host/?freshness_bound_ms=soon", "whole number"),
+        ("near+redis://host/?max_byte=1", "unknown parameter"),
+        ("near+memcache://host/", "reports no changes"),
+        ("near+moka://", "in this one"),
+    ] {
+        let error = connect(url).unwrap_err();
+        assert!(matches!(&error, ConnectError::Config(text) if text.contains(reason)), "{url}: {error}");
+    }
+    let error = connect("near+mongodb://host/").unwrap_err();
+    assert_eq!(error, ConnectError::UnknownScheme { scheme: "near+mongodb".into() });
+}
+
+#[cfg(all(feature = "near", feature = "redis-cluster"))]
+#[test]
+fn near_url_of_a_cluster_is_refused_with_the_reason() {
+    let error = connect("near+redis+cluster://a,b/").unwrap_err();
+    assert!(error.to_string().contains("cluster"), "{error}");
+}
+
+#[cfg(not(feature = "near"))]
+#[test]
+fn near_url_names_the_missing_feature() {
+    let error = connect("near+redis://host/").unwrap_err();
+    assert_eq!(error, ConnectError::FeatureDisabled { scheme: "near+redis".into(), feature: "near" });
+}
+
 #[cfg(feature = "moka")]
 #[test]
 fn moka_url_has_parameters_only() {

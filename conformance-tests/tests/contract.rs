@@ -3,7 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
 use conformance_tests::reference::{MemoryCache, MemoryPersistence};
-use conformance_tests::{cache, persistence, scan, subject_index};
+use conformance_tests::{cache, notices, persistence, scan, subject_index};
 
 /// Bullets that no call of a backend can show, with the tests that show them instead.
 const SHOWN_ELSEWHERE: &[&str] = &[
@@ -24,6 +24,14 @@ const SHOWN_ELSEWHERE: &[&str] = &[
 fn every_bullet_of_cache_has_a_case() {
     let contract = include_str!("../../session-core/src/cache.rs");
     let fixture = cache::cases::<fn() -> std::future::Ready<MemoryCache>>();
+    let shown = fixture.iter().map(|case| case.shows).collect::<Vec<_>>();
+    compare(contract, &shown);
+}
+
+#[test]
+fn every_bullet_of_notice_source_has_a_case() {
+    let contract = include_str!("../../session-core/src/notices.rs");
+    let fixture = notices::cases::<fn() -> std::future::Ready<MemoryCache>>();
     let shown = fixture.iter().map(|case| case.shows).collect::<Vec<_>>();
     compare(contract, &shown);
 }

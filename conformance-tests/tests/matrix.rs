@@ -134,7 +134,11 @@ impl Group {
         let url = |name: &str| urls.get(name).cloned().unwrap_or_default();
         match self {
             Self::Cache(name) if kind(name) == "memcached" => Suite::new(name).cache(Memcached(url(name))),
-            Self::Cache(name) if is_redis(name) => Suite::new(name).cache(Redis(url(name))),
+            Self::Cache(name) if is_redis(name) => {
+                let suite = Suite::new(name).cache(Redis(url(name)));
+                // In a cluster, changes are not reported.
+                if name.contains("cluster") { suite } else { suite.notices(Redis(url(name))) }
+            }
             Self::Cache(name) => panic!("no fixture of the cache {name}: add it here"),
             Self::ErasedCache(name) => Suite::new(format!("erased-{name}")).cache(Erased(url(name))),
             Self::Database(name) => {

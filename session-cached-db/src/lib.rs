@@ -64,6 +64,8 @@ pub use cache_backends;
 pub use cache_backends::memcached::MemcachedCache;
 #[cfg(feature = "moka")]
 pub use cache_backends::moka::MokaCache;
+#[cfg(feature = "near")]
+pub use cache_backends::near::{NearCache, near};
 #[cfg(feature = "redis")]
 pub use cache_backends::redis::RedisCache;
 

@@ -2,7 +2,7 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
-use crate::{CacheError, Entry, Stamp, StoredKey};
+use crate::{CacheError, Entry, Near, Stamp, StoredKey};
 
 /// A register per key with compare-and-exchange. That is all a cache has to be.
 ///
@@ -161,6 +161,11 @@ pub trait Cache: Send + Sync + fmt::Debug + 'static {
 
     /// Returns the properties of this cache. They are the same at every call.
     fn properties(&self) -> CacheProperties;
+
+    /// Returns the memory of this process in front of the cache, if it is a near cache. Defaults to `None`.
+    fn near(&self) -> Option<&dyn Near> {
+        None
+    }
 }
 
 /// The state of a key that an exchange requires.

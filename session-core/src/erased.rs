@@ -11,7 +11,7 @@ use async_trait::async_trait;
 
 use crate::{
     Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, ExpiredSessions, ExpiryWrite,
-    Persistence, PersistenceError, PersistenceProperties, Record, Row, Scan, SessionTimes, StoredKey,
+    Near, Persistence, PersistenceError, PersistenceProperties, Record, Row, Scan, SessionTimes, StoredKey,
     Subject, SubjectIndex, Timestamp, Version,
 };
 
@@ -35,6 +35,8 @@ pub trait DynCache: Send + Sync + std::fmt::Debug + 'static {
     fn server_dyn(&self, key: &StoredKey) -> usize;
     /// See [`Cache::properties`].
     fn properties_dyn(&self) -> CacheProperties;
+    /// See [`Cache::near`].
+    fn near_dyn(&self) -> Option<&dyn Near>;
 }
 
 #[async_trait]
@@ -65,6 +67,9 @@ impl<T: Cache> DynCache for T {
     fn properties_dyn(&self) -> CacheProperties {
         self.properties()
     }
+    fn near_dyn(&self) -> Option<&dyn Near> {
+        self.near()
+    }
 }
 
 #[deny(clippy::missing_trait_methods)]
@@ -89,6 +94,9 @@ impl Cache for dyn DynCache {
     }
     fn properties(&self) -> CacheProperties {
         self.properties_dyn()
+    }
+    fn near(&self) -> Option<&dyn Near> {
+        self.near_dyn()
     }
 }
 
@@ -121,6 +129,9 @@ macro_rules! cache_for_pointer {
             }
             fn properties(&self) -> CacheProperties {
                 (**self).properties()
+            }
+            fn near(&self) -> Option<&dyn Near> {
+                (**self).near()
             }
         }
     )*};

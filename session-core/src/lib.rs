@@ -16,6 +16,8 @@ mod erased;
 mod error;
 mod expiry;
 mod key;
+mod near;
+mod notices;
 mod persistence;
 pub mod protocol;
 mod record;
@@ -23,6 +25,9 @@ mod runtime;
 mod scan;
 #[cfg(feature = "seal")]
 mod seal;
+#[cfg(feature = "__simulation")]
+#[doc(hidden)]
+pub mod simulation;
 mod subject;
 mod time;
 
@@ -37,6 +42,8 @@ pub use erased::{DynCache, DynDatabase, DynPersistence};
 pub use error::{BoxError, CacheError, Outcome, PersistenceError, SchemaProblem};
 pub use expiry::Expiry;
 pub use key::{InvalidKey, KeyForm, KeyPrefix, RandomnessUnavailable, SessionKey, StoredKey};
+pub use near::{Near, NearEvent, NearObserver};
+pub use notices::{NoticeChannel, NoticeListener, NoticeSource};
 pub use persistence::{
     ExpiredSession, ExpiredSessions, ExpiryWrite, Persistence, PersistenceProperties, Row, SessionTimes,
     SubjectIndex,

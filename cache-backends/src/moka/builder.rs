@@ -52,6 +52,14 @@ impl MokaCacheBuilder {
         self.build_on(Clock::System)
     }
 
+    /// Creates the cache on a clock that the simulator advances, in nanoseconds.
+    #[cfg(feature = "__simulation")]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn __build_on(self, nanos: Arc<std::sync::atomic::AtomicU64>) -> MokaCache {
+        self.build_on(Clock::Manual(nanos))
+    }
+
     pub(super) fn build_on(self, clock: Clock) -> MokaCache {
         // The fast hasher is safe here, although it is no protection against chosen keys: every cache has its
         // own seed, which answers over a network do not reveal, and a value's key is the hash of a session
@@ -69,6 +77,12 @@ impl MokaCacheBuilder {
             .weigher(|_, held: &Held| held.weight())
             .eviction_policy(EvictionPolicy::lru())
             .build_with_hasher(hasher.clone());
-        MokaCache { values, pending: Arc::new(Pending::new(hasher)), clock, max_bytes: self.max_bytes }
+        MokaCache {
+            values,
+            pending: Arc::new(Pending::new(hasher)),
+            generation: Arc::default(),
+            clock,
+            max_bytes: self.max_bytes,
+        }
     }
 }

@@ -1,19 +1,19 @@
 use std::time::Duration;
 
 /// The time beyond its TTL that an entry may be kept: twice the [`LAG`].
-pub(super) const GRANULARITY: Duration = Duration::from_millis(20);
+pub(crate) const GRANULARITY: Duration = Duration::from_millis(20);
 
 /// The time that [`Clock::now`] may be behind, in nanoseconds: the tick of a kernel that ticks a hundred
 /// times a second.
-const LAG: u64 = 10_000_000;
+pub(crate) const LAG: u64 = 10_000_000;
 
 /// An instant, in nanoseconds since an arbitrary start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Tick(u64);
+pub(crate) struct Tick(pub(crate) u64);
 
 impl Tick {
     /// Returns an instant at which `ttl` has certainly passed, if this is [`Clock::now`].
-    pub(super) fn after(self, ttl: Duration) -> Self {
+    pub(crate) fn after(self, ttl: Duration) -> Self {
         let ttl = u64::try_from(ttl.as_nanos()).unwrap_or(u64::MAX);
         Self(self.0.saturating_add(LAG).saturating_add(ttl))
     }
@@ -21,18 +21,18 @@ impl Tick {
 
 /// The source of the time.
 #[derive(Clone, Debug)]
-pub(super) enum Clock {
+pub(crate) enum Clock {
     System,
-    /// Advanced by a test, in nanoseconds.
-    #[cfg(test)]
+    /// Advanced by a test or by the simulator, in nanoseconds.
+    #[cfg(any(test, feature = "__simulation"))]
     Manual(std::sync::Arc<std::sync::atomic::AtomicU64>),
 }
 
 impl Clock {
-    pub(super) fn now(&self) -> Tick {
+    pub(crate) fn now(&self) -> Tick {
         match self {
             Self::System => system_now(),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "__simulation"))]
             Self::Manual(nanos) => Tick(nanos.load(std::sync::atomic::Ordering::SeqCst)),
         }
     }

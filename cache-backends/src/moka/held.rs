@@ -8,12 +8,14 @@ pub(super) struct Held {
     pub(super) stamp: Stamp,
     pub(super) value: Value,
     pub(super) deadline: Tick,
+    /// The generation of the cache's contents to which it belongs.
+    pub(super) generation: u64,
 }
 
 /// The memory of an entry besides what [`Held::weight`] counts: key, stamp, store, moka's own bookkeeping,
 /// the decoded form's own allocations, and the allocator's losses. Chosen so that `tests/moka_memory.rs`
 /// measures the allowed memory.
-const OVERHEAD: usize = 548;
+const OVERHEAD: usize = 556;
 
 /// The memory of a record's decoded form per key of the session, in a payload that is short enough for places
 /// of two bytes, and in a longer one.

@@ -11,7 +11,7 @@
 // again under the lock, because the key may just have been on its way from one to the other.
 
 mod builder;
-mod clock;
+pub(crate) mod clock;
 mod held;
 mod inspect;
 mod key;
@@ -20,6 +20,7 @@ mod pending;
 mod tests;
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
@@ -57,6 +58,8 @@ const NAME: &str = "moka";
 pub struct MokaCache {
     values: moka::sync::Cache<Key, Held, RandomState>,
     pending: Arc<Pending>,
+    /// What belongs to an older generation is not there any more. So everything can be removed at one moment.
+    generation: Arc<AtomicU64>,
     clock: Clock,
     max_bytes: u64,
 }
@@ -72,13 +75,71 @@ impl MokaCache {
     /// This and its callers are inlined into the caller's crate, because passing the entry from function to
     /// function would cost a sixth of a hit.
     #[inline]
-    fn hit(&self, key: &StoredKey) -> Option<Entry> {
+    pub(crate) fn hit(&self, key: &StoredKey, now: Tick) -> Option<Entry> {
         let held = self.values.get(key)?;
-        (self.clock.now() < held.deadline).then(|| Entry::value(held.stamp, held.value))
+        let is_present = held.generation == self.generation() || mutant!(NearValuesKept);
+        (is_present && now < held.deadline).then(|| Entry::value(held.stamp, held.value))
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     fn lock(&self, key: &StoredKey) -> Locked<'_> {
-        Locked { cache: self, key: *key, shard: self.pending.lock(key), now: self.clock.now() }
+        let shard = self.pending.lock(key);
+        Locked { cache: self, key: *key, shard, now: self.clock.now(), generation: self.generation() }
+    }
+
+    fn exchange(&self, key: &StoredKey, expected: Expected, new: Option<Entry>, ttl: Duration) -> Exchange {
+        let mut locked = self.lock(key);
+        let found = locked.get();
+        let as_expected = match expected {
+            Expected::Vacant => found.is_none(),
+            Expected::Stamp(stamp) => found.as_ref().is_some_and(|entry| entry.stamp == stamp),
+        };
+        if !as_expected {
+            return Exchange::Lost(found);
+        }
+        locked.put(new, ttl);
+        Exchange::Stored
+    }
+}
+
+/// What a near cache does with its memory besides what every cache can.
+#[cfg(feature = "near")]
+impl MokaCache {
+    pub(crate) const fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Places `entry` under `key`, whatever is there.
+    pub(crate) fn place(&self, key: &StoredKey, entry: Entry, ttl: Duration) {
+        self.lock(key).put(Some(entry), ttl);
+    }
+
+    /// Replaces the lease with this stamp by `value`, if it is still there.
+    pub(crate) fn fill(&self, key: &StoredKey, lease: session_core::Stamp, value: Entry, ttl: Duration) {
+        self.exchange(key, Expected::Stamp(lease), Some(value), ttl);
+    }
+
+    /// Removes the value or the lease under `key`.
+    pub(crate) fn remove(&self, key: &StoredKey) {
+        self.lock(key).put(None, Duration::ZERO);
+    }
+
+    #[cfg(feature = "__simulation")]
+    pub(crate) fn remove_value(&self, key: &StoredKey) {
+        self.values.invalidate(key);
+    }
+
+    #[cfg(feature = "__simulation")]
+    pub(crate) fn present(&self, key: &StoredKey) -> Option<Entry> {
+        self.lock(key).get()
+    }
+
+    /// Removes all values and leases, at one moment.
+    pub(crate) fn remove_all(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
     }
 }
 
@@ -88,15 +149,16 @@ struct Locked<'a> {
     key: StoredKey,
     shard: MutexGuard<'a, Shard>,
     now: Tick,
+    generation: u64,
 }
 
 impl Locked<'_> {
     fn get(&mut self) -> Option<Entry> {
-        if let Some(entry) = self.shard.get(&self.key, self.now) {
+        if let Some(entry) = self.shard.get(&self.key, self.now, self.generation) {
             return Some(entry);
         }
         let held = self.cache.values.get(&self.key)?;
-        if self.now < held.deadline {
+        if held.generation == self.generation && self.now < held.deadline {
             return Some(Entry::value(held.stamp, held.value));
         }
         self.cache.values.invalidate(&self.key);
@@ -112,11 +174,12 @@ impl Locked<'_> {
             }
             Some(Entry { stamp, state: State::Value(value) }) => {
                 self.shard.remove(&self.key);
-                self.cache.values.insert(Key::from(&self.key), Held { stamp, value, deadline });
+                let generation = self.generation;
+                self.cache.values.insert(Key::from(&self.key), Held { stamp, value, deadline, generation });
             }
             Some(pending) => {
                 self.cache.values.invalidate(&self.key);
-                self.shard.insert(self.key, pending, deadline, self.now);
+                self.shard.insert(self.key, pending, deadline, self.generation, self.now);
             }
         }
     }
@@ -125,7 +188,7 @@ impl Locked<'_> {
 impl Cache for MokaCache {
     #[inline]
     async fn get(&self, key: &StoredKey) -> Result<Option<Entry>, CacheError> {
-        if let Some(found) = self.hit(key) {
+        if let Some(found) = self.hit(key, self.clock.now()) {
             return Ok(Some(found));
         }
         Ok(self.lock(key).get())
@@ -138,22 +201,12 @@ impl Cache for MokaCache {
         new: Option<Entry>,
         ttl: Duration,
     ) -> Result<Exchange, CacheError> {
-        let mut locked = self.lock(key);
-        let found = locked.get();
-        let as_expected = match expected {
-            Expected::Vacant => found.is_none(),
-            Expected::Stamp(stamp) => found.as_ref().is_some_and(|entry| entry.stamp == stamp),
-        };
-        if !as_expected {
-            return Ok(Exchange::Lost(found));
-        }
-        locked.put(new, ttl);
-        Ok(Exchange::Stored)
+        Ok(self.exchange(key, expected, new, ttl))
     }
 
     #[inline]
     async fn acquire(&self, key: &StoredKey, lease: Entry, ttl: Duration) -> Result<Acquired, CacheError> {
-        if let Some(found) = self.hit(key) {
+        if let Some(found) = self.hit(key, self.clock.now()) {
             return Ok(Acquired::Found(found));
         }
         let mut locked = self.lock(key);

@@ -48,27 +48,36 @@ pub(super) struct Shard {
 struct Placed {
     entry: Entry,
     deadline: Tick,
+    generation: u64,
 }
 
 impl Shard {
     /// A number of entries that is not worth a sweep.
     const SMALL: usize = 64;
 
-    /// Returns the entry under `key`. Removes it instead if its TTL has passed.
-    pub(super) fn get(&mut self, key: &StoredKey, now: Tick) -> Option<Entry> {
+    /// Returns the entry under `key`. Removes it instead if its TTL has passed, or if it is of another generation.
+    pub(super) fn get(&mut self, key: &StoredKey, now: Tick, generation: u64) -> Option<Entry> {
         let placed = self.entries.get(key)?;
-        if now < placed.deadline {
+        let is_present = placed.generation == generation || mutant!(NearLeasesKept);
+        if is_present && now < placed.deadline {
             return Some(placed.entry.clone());
         }
         self.entries.remove(key);
         None
     }
 
-    pub(super) fn insert(&mut self, key: StoredKey, entry: Entry, deadline: Tick, now: Tick) {
+    pub(super) fn insert(
+        &mut self,
+        key: StoredKey,
+        entry: Entry,
+        deadline: Tick,
+        generation: u64,
+        now: Tick,
+    ) {
         if self.entries.len() >= self.sweep_at {
             self.sweep(now);
         }
-        self.entries.insert(key, Placed { entry, deadline });
+        self.entries.insert(key, Placed { entry, deadline, generation });
     }
 
     pub(super) fn remove(&mut self, key: &StoredKey) {

@@ -23,6 +23,7 @@ use super::connect::{
     ApplicationConnection, Connection, Connector, MakeConnection, Part, Sentinels, Server, Servers,
 };
 use super::credentials::{self, Provider, RedisCredentials};
+use super::notices::Channels;
 use crate::url::{self, Url};
 use crate::{ConnectError, scheme};
 
@@ -58,6 +59,12 @@ enum Hosts {
 
 /// The time after which TCP notices that a server has vanished.
 const TCP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The reasons why changes cannot be reported.
+const NOT_BY_CONNECTION: &str = "a connection of the application's cannot report changes to a near cache; name the \
+     server by a URL";
+const NOT_IN_A_CLUSTER: &str = "changes in a Redis cluster are not reported to near caches; use one server, or the \
+     cluster without a near cache";
 
 impl RedisCacheBuilder {
     pub(super) fn new() -> Self {
@@ -202,7 +209,7 @@ impl RedisCacheBuilder {
     ///
     /// Returns [`ConnectError`] if the URL or an option is wrong, or needs a cargo feature that is disabled.
     pub fn build(mut self) -> Result<RedisCache, ConnectError> {
-        let servers = match self.source.clone() {
+        let (servers, channels) = match self.source.clone() {
             Source::Url(url) => self.by_url(Url::parse(&url)?)?,
             Source::Connection(connection) => {
                 self.check_options_for(Hosts::Server)?;
@@ -211,17 +218,18 @@ impl RedisCacheBuilder {
                         "credentials and password_file are for a URL; a connection has its own login".into(),
                     ));
                 }
-                self.one(Box::new(move || ready(Ok(Connection::Application(connection.clone()))).boxed()))
+                let make = move || ready(Ok(Connection::Application(connection.clone()))).boxed();
+                (self.one(Box::new(make)), Channels::Refused(NOT_BY_CONNECTION))
             }
         };
-        Ok(RedisCache::new(servers, self.key_prefix))
+        Ok(RedisCache::new(servers, channels, self.key_prefix))
     }
 
     fn one(&self, make: MakeConnection) -> Servers {
         Servers::one(make, self.response_timeout)
     }
 
-    fn by_url(&mut self, url: Url<'_>) -> Result<Servers, ConnectError> {
+    fn by_url(&mut self, url: Url<'_>) -> Result<(Servers, Channels), ConnectError> {
         let scheme = scheme::without_valkey(url.scheme);
         let (driver_scheme, hosts) = match scheme.as_str() {
             "redis+cluster" => ("redis", Hosts::Cluster),
@@ -241,7 +249,10 @@ impl RedisCacheBuilder {
         let query = self.take_parameters(url)?;
         self.check_options_for(hosts)?;
         if hosts == Hosts::Sentinels {
-            return Ok(self.one(self.sentinels(url, driver_scheme, &query)?));
+            let sentinels = Arc::new(self.sentinels(url, driver_scheme, &query)?);
+            let servers = self.one(sentinels.make_connection());
+            let make = move |take_push| Arc::clone(&sentinels).connect(Some(take_push)).boxed();
+            return Ok((servers, Channels::By(Box::new(make))));
         }
         let credentials = credentials_of(url);
         let servers = url
@@ -251,9 +262,18 @@ impl RedisCacheBuilder {
         let mut servers = servers.collect::<Result<Vec<_>, ConnectError>>()?;
         match (hosts, servers.pop()) {
             (Hosts::Server, Some(server)) if servers.is_empty() => {
-                Ok(self.one(self.connects_to(server, Part::Master)?))
+                let (connector, info) = (self.connector()?, server.clone());
+                let make = move |take_push| {
+                    let (connector, info) = (connector.clone(), info.clone());
+                    let connecting =
+                        async move { connector.connect_to(info, Part::Master, Some(take_push)).await };
+                    connecting.map(|login| login.map(Connection::Server)).boxed()
+                };
+                Ok((self.one(self.connects_to(server, Part::Master)?), Channels::By(Box::new(make))))
             }
-            (Hosts::Cluster, Some(last)) => self.cluster(&servers, last),
+            (Hosts::Cluster, Some(last)) => {
+                Ok((self.cluster(&servers, last)?, Channels::Refused(NOT_IN_A_CLUSTER)))
+            }
             _ => Err(ConnectError::Config(
                 "several hosts are a cluster, or sentinels: write redis+cluster:// or redis+sentinel://"
                     .into(),
@@ -340,16 +360,11 @@ impl RedisCacheBuilder {
         connector.client(server.clone()).map_err(invalid)?;
         Ok(Box::new(move || {
             let (connector, server) = (connector.clone(), server.clone());
-            async move { connector.connect_to(server, part).await.map(Connection::Server) }.boxed()
+            async move { connector.connect_to(server, part, None).await.map(Connection::Server) }.boxed()
         }))
     }
 
-    fn sentinels(
-        &self,
-        url: Url<'_>,
-        driver_scheme: &str,
-        query: &str,
-    ) -> Result<MakeConnection, ConnectError> {
+    fn sentinels(&self, url: Url<'_>, driver_scheme: &str, query: &str) -> Result<Sentinels, ConnectError> {
         let path = url.path.trim_start_matches('/');
         let (service, database) = path.split_once('/').unwrap_or((path, ""));
         if service.is_empty() || service.contains('#') {
@@ -382,7 +397,7 @@ impl RedisCacheBuilder {
         let credentials = credentials_of(url);
         let info = info(&format!("{driver_scheme}://{credentials}127.0.0.1/{database}{query}"))?;
         let service = percent_decode_str(service).decode_utf8_lossy().into_owned();
-        Ok(Sentinels { service, sentinels, connector: self.connector()?, info }.into_make_connection())
+        Ok(Sentinels { service, sentinels, connector: self.connector()?, info })
     }
 
     #[cfg(feature = "redis-cluster")]

@@ -110,6 +110,17 @@ pub(super) fn decode(key: &StoredKey, bytes: Bytes) -> Result<Option<Entry>, Cac
     }
 }
 
+/// Reads the reply to [`get`].
+pub(super) fn read(key: &StoredKey, reply: Result<Value, Failure>) -> Result<Option<Entry>, CacheError> {
+    match reply {
+        Ok(Value::Nil) => Ok(None),
+        Ok(Value::BulkString(bytes)) => decode(key, bytes.into()),
+        Ok(_) => Err(Failure::unexpected("GET").into()),
+        Err(failure) if failure.is_wrong_type() => Ok(None),
+        Err(failure) => Err(failure.into()),
+    }
+}
+
 /// Returns a TTL in milliseconds, rounded up.
 fn millis(ttl: Duration) -> u64 {
     let ttl = ttl.min(MAX_TTL);

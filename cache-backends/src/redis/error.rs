@@ -187,6 +187,20 @@ impl From<Failure> for CacheError {
     }
 }
 
+/// Returns the error of a server that does not report changes.
+pub(super) fn no_tracking(failure: Failure) -> CacheError {
+    match failure {
+        Failure::Answer(error) if error.code().is_some() && !is_temporary(&error) => CacheError::Unusable(
+            format!(
+                "{}; allow the user +client|tracking and +ping, or use this cache without a near one",
+                boxed(error)
+            )
+            .into(),
+        ),
+        failure => failure.into(),
+    }
+}
+
 fn not_connected(error: NotConnected) -> CacheError {
     match error {
         NotConnected::Driver { address, error } => {

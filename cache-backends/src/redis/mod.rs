@@ -16,6 +16,10 @@
 //! - Not shared by two applications with the same [key prefix](RedisCacheBuilder::key_prefix): a session of
 //!   the one would be accepted by the other.
 //!
+//! - For a [near cache](crate::near): a server that speaks RESP3 and allows `CLIENT TRACKING` and `PING`. Each node has
+//!   one more connection for that, and the server remembers which keys were read on it
+//!   (`tracking-table-max-keys`).
+//!
 //! # Sentinel
 //!
 //! With a `redis+sentinel://` [URL](RedisCacheBuilder::url), the cache asks all sentinels at once for the
@@ -52,6 +56,7 @@ mod connect;
 mod credentials;
 mod error;
 mod inspect;
+mod notices;
 
 use std::fmt;
 use std::sync::Arc;
@@ -69,6 +74,8 @@ use self::connect::Servers;
 pub use self::credentials::RedisCredentials;
 use self::error::Failure;
 pub use self::error::SentinelError;
+use self::notices::Channels;
+pub use self::notices::RedisChannel;
 pub use ::redis as driver;
 
 /// The name in metrics.
@@ -109,6 +116,7 @@ pub struct RedisCache(Arc<Inner>);
 
 struct Inner {
     servers: Servers,
+    channels: Channels,
     compare_exchange: CompareExchange,
     key_prefix: String,
 }
@@ -119,8 +127,8 @@ impl RedisCache {
         RedisCacheBuilder::new()
     }
 
-    fn new(servers: Servers, key_prefix: String) -> Self {
-        Self(Arc::new(Inner { servers, compare_exchange: CompareExchange::new(), key_prefix }))
+    fn new(servers: Servers, channels: Channels, key_prefix: String) -> Self {
+        Self(Arc::new(Inner { servers, channels, compare_exchange: CompareExchange::new(), key_prefix }))
     }
 
     /// Returns the key in Redis.
@@ -165,13 +173,7 @@ impl RedisCache {
 impl Cache for RedisCache {
     async fn get(&self, key: &StoredKey) -> Result<Option<Entry>, CacheError> {
         let cache_key = self.cache_key(key);
-        match self.0.servers.call(&cache_key, &commands::get(&cache_key)).await {
-            Ok(Value::Nil) => Ok(None),
-            Ok(Value::BulkString(bytes)) => commands::decode(key, bytes.into()),
-            Ok(_) => Err(Failure::unexpected("GET").into()),
-            Err(failure) if failure.is_wrong_type() => Ok(None),
-            Err(failure) => Err(failure.into()),
-        }
+        commands::read(key, self.0.servers.call(&cache_key, &commands::get(&cache_key)).await)
     }
 
     async fn compare_exchange(

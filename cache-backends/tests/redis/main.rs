@@ -15,6 +15,7 @@ mod cluster;
 mod credentials;
 mod eviction;
 mod inspect;
+mod notices;
 mod refusals;
 mod sentinel;
 mod server;

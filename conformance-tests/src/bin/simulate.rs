@@ -80,6 +80,7 @@ fn standard(seed: u64) -> Result {
     let mut random = Random(seed);
     let mut scenarios = Scenario::standard(|n| random.below(n), SAMPLES);
     scenarios.extend(Scenario::crowds(false)?);
+    scenarios.extend(Scenario::near()?);
     Scenario::sort(&mut scenarios);
     let begun = Instant::now();
     let done = Mutex::new((0_usize, Instant::now()));

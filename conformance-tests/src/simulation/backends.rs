@@ -3,17 +3,19 @@
 use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use cache_backends::near::NearCache;
 use session_core::{
     Acquired, BoxFuture, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, ExpiredSession,
-    ExpiredSessions, ExpiryWrite, KeyForm, Persistence, PersistenceError, PersistenceProperties, Record, Row,
-    Runtime, Scope, SessionTimes, StoredKey, Subject, SubjectIndex, Timestamp, Version,
+    ExpiredSessions, ExpiryWrite, KeyForm, Near, NoticeChannel, NoticeListener, NoticeSource, Persistence,
+    PersistenceError, PersistenceProperties, Record, Row, Runtime, Scope, SessionTimes, StoredKey, Subject,
+    SubjectIndex, Timestamp, Version,
 };
 
 use super::call::{Effect, Reply};
-use super::settings::{KEYS, STATEMENT_BOUND};
+use super::settings::{KEYS, NEAR_WAIT, STATEMENT_BOUND};
 use super::task_id::TaskId;
 use super::world::{Shared, lock};
 
@@ -72,6 +74,7 @@ fn known(key: &StoredKey) -> usize {
 pub(super) struct SimCache {
     pub(super) world: Shared,
     pub(super) scope: Scope,
+    pub(super) process: usize,
 }
 
 fn cache_error(reply: Reply) -> CacheError {
@@ -114,6 +117,95 @@ impl Cache for SimCache {
 
     fn properties(&self) -> CacheProperties {
         CacheProperties::new(self.scope)
+    }
+}
+
+impl NoticeSource for SimCache {
+    type Channel = SimChannel;
+
+    /// Opens the channel at once: until it is used, it changes nothing.
+    async fn open_channel(&self, listener: Arc<dyn NoticeListener>) -> Result<SimChannel, CacheError> {
+        let number = lock(&self.world).open_channel(self.process, listener);
+        Ok(SimChannel { world: Arc::clone(&self.world), number })
+    }
+}
+
+/// A connection to the simulated cache on which reports and answers come in order.
+#[derive(Debug)]
+pub(super) struct SimChannel {
+    world: Shared,
+    number: usize,
+}
+
+impl NoticeChannel for SimChannel {
+    async fn get(&self, key: &StoredKey) -> Result<Option<Entry>, CacheError> {
+        match Calling::new(&self.world, Effect::Watch(self.number, known(key))).await {
+            Reply::Found(found) => Ok(found),
+            other => Err(cache_error(other)),
+        }
+    }
+
+    async fn ping(&self) -> Result<(), CacheError> {
+        match Calling::new(&self.world, Effect::Ping(self.number)).await {
+            Reply::Ponged => Ok(()),
+            other => Err(cache_error(other)),
+        }
+    }
+}
+
+impl Drop for SimChannel {
+    fn drop(&mut self) {
+        lock(&self.world).close_channel(self.number);
+    }
+}
+
+/// The cache of a process: the simulated one, or memory in front of it.
+#[derive(Clone, Debug)]
+pub(super) enum NodeCache {
+    Plain(Arc<SimCache>),
+    Near(NearCache<SimCache>),
+}
+
+impl Cache for NodeCache {
+    async fn get(&self, key: &StoredKey) -> Result<Option<Entry>, CacheError> {
+        match self {
+            Self::Plain(cache) => cache.get(key).await,
+            Self::Near(cache) => cache.get(key).await,
+        }
+    }
+
+    async fn compare_exchange(
+        &self,
+        key: &StoredKey,
+        expected: Expected,
+        new: Option<Entry>,
+        ttl: Duration,
+    ) -> Result<Exchange, CacheError> {
+        match self {
+            Self::Plain(cache) => cache.compare_exchange(key, expected, new, ttl).await,
+            Self::Near(cache) => cache.compare_exchange(key, expected, new, ttl).await,
+        }
+    }
+
+    async fn acquire(&self, key: &StoredKey, lease: Entry, ttl: Duration) -> Result<Acquired, CacheError> {
+        match self {
+            Self::Plain(cache) => cache.acquire(key, lease, ttl).await,
+            Self::Near(cache) => cache.acquire(key, lease, ttl).await,
+        }
+    }
+
+    fn properties(&self) -> CacheProperties {
+        match self {
+            Self::Plain(cache) => cache.properties(),
+            Self::Near(cache) => cache.properties(),
+        }
+    }
+
+    fn near(&self) -> Option<&dyn Near> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Near(cache) => cache.near(),
+        }
     }
 }
 
@@ -262,7 +354,12 @@ impl Runtime for SimRuntime {
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<()> {
-        Box::pin(Sleeping { world: Arc::clone(&self.world), duration, timer: None })
+        let mut sleeping = Sleeping { world: Arc::clone(&self.world), duration, timer: None };
+        if duration == NEAR_WAIT {
+            // This wait is polled long after it has begun.
+            sleeping.timer = lock(&self.world).set_timer(duration, Waker::noop());
+        }
+        Box::pin(sleeping)
     }
 
     fn spawn(&self, task: BoxFuture<()>) {

@@ -34,6 +34,10 @@ impl Seen {
 #[derive(Clone, Debug)]
 pub(super) enum Effect {
     Get(usize),
+    /// A read of a key by the channel with this number, which watches the key from then on.
+    Watch(usize, usize),
+    /// A ping on the channel with this number.
+    Ping(usize),
     Acquire(usize, Entry, Duration),
     Exchange(usize, Expected, Option<Entry>, Duration),
     Load(usize, Timestamp),
@@ -64,7 +68,15 @@ impl Effect {
     }
 
     pub(super) fn is_write(&self) -> bool {
-        !matches!(self, Self::Get(_) | Self::Load(..) | Self::List(_))
+        !matches!(self, Self::Get(_) | Self::Watch(..) | Self::Ping(_) | Self::Load(..) | Self::List(_))
+    }
+
+    /// Returns the number of the channel that the call goes by.
+    pub(super) fn channel(&self) -> Option<usize> {
+        match self {
+            Self::Watch(channel, _) | Self::Ping(channel) => Some(*channel),
+            _ => None,
+        }
     }
 
     pub(super) fn is_statement(&self) -> bool {
@@ -76,6 +88,7 @@ impl Effect {
 #[derive(Clone, Debug)]
 pub(super) enum Reply {
     Found(Option<Entry>),
+    Ponged,
     Acquired(Acquired),
     Exchanged(Exchange),
     Loaded(Option<Record>),

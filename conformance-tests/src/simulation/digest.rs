@@ -72,7 +72,7 @@ pub(super) fn entry(entry: &Entry) -> u64 {
     }
 }
 
-fn option(found: Option<&Entry>) -> u64 {
+pub(super) fn option(found: Option<&Entry>) -> u64 {
     found.map_or(0, entry)
 }
 
@@ -99,6 +99,8 @@ pub(super) fn effect(effect: &Effect) -> u64 {
         }
         Effect::Delete(key) => of((9, key)),
         Effect::DeleteExpired(before) => of((10, before)),
+        Effect::Watch(channel, key) => of((11, channel, key)),
+        Effect::Ping(channel) => of((12, channel)),
     }
 }
 
@@ -120,5 +122,6 @@ pub(super) fn reply(reply: &Reply) -> u64 {
         Reply::AlreadyExists => of(13),
         Reply::Refused => of(14),
         Reply::Unknown => of(15),
+        Reply::Ponged => of(16),
     }
 }

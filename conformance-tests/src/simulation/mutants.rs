@@ -40,6 +40,20 @@ const SHOWN_IN: &[(Mutant, &str)] = &[
     (Mutant::LeaderOwnsFlight, "load@0+load@0/vacant/shared/1"),
     (Mutant::CallerOwnsStatement, "load@0/vacant/shared/1"),
     (Mutant::CallerOwnsRevocation, "create@0+revoke@0/vacant/shared/1"),
+    (Mutant::NearWithoutLease, "load@0+load@0+overwrite@0/vacant/near/0"),
+    (Mutant::NearBasisAtAnswer, "load@1+delete@0/cached/near/0"),
+    (Mutant::NearOlderAnswer, "load@1+load@1+delete@0/cached/near/1"),
+    (Mutant::NearValuesKept, "load@1+delete@0/cached/near/1"),
+    (Mutant::NearLeasesKept, "load@1+load@1+delete@0/cached/near/1"),
+    (Mutant::NearOwnKept, "load@0+delete@0/cached/near/0"),
+    (Mutant::NearOwnRemovedEarly, "load@0+load@0+delete@0/cached/near/0"),
+    (Mutant::NearNoWait, "load@1+delete@0/cached/near/0"),
+    (Mutant::NearWaitFromBeginning, "load@1+delete@0/cached/near/0"),
+    (Mutant::NearNoticeKeepsLease, "load@1+load@1+delete@0/vacant/near/0"),
+    (Mutant::NearNoticesLate, "load@1+load@1+overwrite@0/cached/near/0"),
+    (Mutant::NearAlwaysFresh, "load@1+delete@0/cached/near/0"),
+    (Mutant::NearFreshnessLast, "load@1+delete@0/cached/near/0"),
+    (Mutant::NearKeptOnBypass, "load@1+load@1+overwrite@0/cached/near/0"),
 ];
 
 /// A mutant that was detected.

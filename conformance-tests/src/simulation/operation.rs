@@ -8,11 +8,11 @@ use session_core::{
     ExpiryWrite, Outcome as Certainty, Record, SessionKey, StoredKey, Subject, Version, bytes,
 };
 
-use super::backends::{SimCache, SimDb};
+use super::backends::{NodeCache, SimDb};
 use super::call::Seen;
 use super::settings::{FAR, KEYS, START, SUBJECT};
 
-pub(super) type Store = CachedDb<SimCache, SimDb>;
+pub(super) type Store = CachedDb<NodeCache, SimDb>;
 
 /// The version of the session that a run begins with.
 pub(super) const FIRST_VERSION: Version = Version::from_u64(1);
@@ -101,6 +101,11 @@ impl Operation {
             Self::Rename | Self::Revoke | Self::Reap => &[0, 1],
             _ => &[0],
         }
+    }
+
+    /// Returns `true` if, with a near cache, no node shows what it has replaced once it is acknowledged.
+    pub(super) const fn is_final(self) -> bool {
+        matches!(self, Self::Delete | Self::DeleteB | Self::Revoke | Self::Rename)
     }
 
     pub(super) const fn is_load(self) -> bool {

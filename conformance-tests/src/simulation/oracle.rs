@@ -21,7 +21,7 @@ use session_core::Timestamp;
 use super::call::Seen;
 use super::digest;
 use super::operation::{Operation, Outcome};
-use super::settings::{CLOCK_SLACK, FAR, START};
+use super::settings::{CLOCK_SLACK, FAR, NEAR_BOUND, START};
 use super::world::World;
 use crate::support::linearize::{Configurations, JointStep, Model, Progress, Step};
 
@@ -31,6 +31,9 @@ pub(super) enum Promise {
     /// Per session linearizable.
     #[default]
     Linearizable,
+    /// With a near cache: a load answers with nothing older than what its process has shown or written, than what a final
+    /// operation has left, or than what any operation has left that was acknowledged the freshness bound ago.
+    Near,
     /// Every finished write is visible to every later load.
     Fresh,
     /// A load answers with some state of the last `max_cache_age`.
@@ -62,8 +65,40 @@ struct Begun {
     since: [usize; 2],
     /// The position in the history of its key from which on a load may answer.
     floor: usize,
+    /// The position from which on a load with a near cache may answer, because its process has shown the state there.
+    shown: usize,
     /// The weakest promise that was made while it ran.
     promise: Promise,
+}
+
+/// What near caches promise about a write that was acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Acknowledged {
+    key: usize,
+    /// The position in the history of the key of what it has left.
+    position: usize,
+    process: usize,
+    at: Timestamp,
+    is_final: bool,
+}
+
+/// The judge of loads with near caches.
+#[derive(Debug, Default)]
+struct NearJudge {
+    acknowledged: Vec<Acknowledged>,
+    /// By process and key, the position of the newest state that a load has shown.
+    shown: [[usize; 2]; 2],
+}
+
+impl NearJudge {
+    /// Returns the position from which on a load in `process` that begins at `now` may answer.
+    fn floor(&self, process: usize, key: usize, now: Timestamp) -> usize {
+        let binds = |write: &&Acknowledged| {
+            let is_known = write.process == process || write.is_final || now >= write.at + NEAR_BOUND;
+            write.key == key && is_known
+        };
+        self.acknowledged.iter().filter(binds).map(|write| write.position).max().unwrap_or_default()
+    }
 }
 
 #[derive(Debug)]
@@ -73,16 +108,18 @@ pub(super) struct Oracle {
     begun: Vec<Option<Begun>>,
     /// The position of the last acknowledged write in the history of each key.
     acknowledged: [usize; 2],
+    near: Option<NearJudge>,
 }
 
 impl Oracle {
-    pub(super) fn new(world: &World) -> Self {
+    pub(super) fn new(world: &World, is_near: bool) -> Self {
         let rows = [0, 1]
             .map(|key| world.row(key).map(|row| Row { seen: Seen::of(row), expires_at: row.expires_at() }));
         Self {
             configurations: Configurations::new(rows),
             begun: Vec::new(),
             acknowledged: [0, 1].map(|key| world.history[key].len() - 1),
+            near: is_near.then(NearJudge::default),
         }
     }
 
@@ -99,7 +136,13 @@ impl Oracle {
             self.begun.push(None);
         }
         self.configurations.begin(number);
-        let floor = self.acknowledged[operation.keys()[0]];
+        let key = operation.keys()[0];
+        let (floor, shown, promise) = match &self.near {
+            Some(near) if operation.is_load() => {
+                (near.floor(process, key, now), near.shown[process][key], Promise::Near)
+            }
+            _ => (self.acknowledged[key], 0, Promise::Linearizable),
+        };
         let place = self.begun.iter().flatten().count();
         self.begun[number] = Some(Begun {
             operation,
@@ -110,7 +153,8 @@ impl Oracle {
             is_running: true,
             since: [0, 1].map(|key| world.history[key].len()),
             floor,
-            promise: Promise::Linearizable,
+            shown,
+            promise,
         });
     }
 
@@ -157,7 +201,8 @@ impl Oracle {
         begun.is_running = false;
         let (operation, promise) = (begun.operation, begun.promise);
         if let Outcome::Loaded(seen) = outcome {
-            self.check_freshness(number, seen, world)?;
+            let position = self.check_freshness(number, seen, world)?;
+            self.note_shown(number, position);
         }
         if operation.is_load() && promise > Promise::Linearizable {
             self.configurations.retain(number, |_| true);
@@ -201,26 +246,61 @@ impl Oracle {
             };
             if let Some(position) = position {
                 self.acknowledged[key] = self.acknowledged[key].max(position);
+                if let Some(near) = &mut self.near {
+                    let (process, is_final) = (begun.process, begun.operation.is_final());
+                    near.acknowledged.push(Acknowledged { key, position, process, at: world.now, is_final });
+                }
             }
         }
     }
 
-    fn check_freshness(&self, number: usize, seen: Option<Seen>, world: &World) -> Result<(), String> {
+    /// Notes that the process of this load has shown the state at `position`.
+    fn note_shown(&mut self, number: usize, position: usize) {
+        let begun = self.begun[number].as_ref().expect("it has begun");
+        if let (Some(near), Promise::Near) = (&mut self.near, begun.promise) {
+            let shown = &mut near.shown[begun.process][begun.operation.keys()[0]];
+            *shown = position.max(*shown);
+        }
+    }
+
+    /// Returns the first position in the history whose state explains what a load answered.
+    fn check_freshness(&self, number: usize, seen: Option<Seen>, world: &World) -> Result<usize, String> {
         let begun = self.begun[number].as_ref().expect("it has begun");
         let key = begun.operation.keys()[0];
-        let floor = if begun.promise == Promise::Bounded { 0 } else { begun.floor };
+        let floor = match begun.promise {
+            Promise::Bounded => 0,
+            Promise::Near => begun.floor.max(begun.shown),
+            _ => begun.floor,
+        };
         let (first, last) = (begun.clock[0], *begun.clock.last().expect("never empty"));
-        let is_explained = world.history[key][floor..].iter().any(|state| match (state, seen) {
+        let explains = |state: &Was| match (state, seen) {
             (None, None) => true,
             (Some((_, expires_at)), None) => *expires_at <= last,
             (Some((state, expires_at)), Some(seen)) => *state == seen && *expires_at > first,
             (None, Some(_)) => false,
-        });
-        if is_explained {
-            return Ok(());
+        };
+        if let Some(position) = world.history[key][floor..].iter().position(explains) {
+            return Ok(floor + position);
         }
         let what = if floor == 0 { "a state that the database never had" } else { "an old state" };
         Err(format!("{what}: {} answered {seen:?}", begun.operation.name()))
+    }
+
+    /// Returns a digest of the states with which a load of each process that begins now, or later, may answer.
+    fn near_digest(&self, world: &World) -> u64 {
+        let Some(near) = &self.near else { return 0 };
+        let from = |process: usize, key: usize, at: Timestamp| {
+            let floor = near.floor(process, key, at).max(near.shown[process][key]);
+            distinct(&world.history[key][floor..])
+        };
+        let pairs = [(0, 0), (0, 1), (1, 0), (1, 1)];
+        let mut times: Vec<_> = near.acknowledged.iter().map(|write| write.at + NEAR_BOUND).collect();
+        times.retain(|at| *at > world.now);
+        times.push(world.now);
+        times.sort_unstable();
+        times.dedup();
+        let states = times.iter().map(|at| (*at, pairs.map(|(process, key)| from(process, key, *at))));
+        digest::of(states.collect::<Vec<_>>())
     }
 
     /// Returns a digest of everything that decides how later answers will be judged.
@@ -232,8 +312,8 @@ impl Oracle {
             .map(|(number, begun)| {
                 let is_open = !self.configurations.is_over(number);
                 begun.as_ref().filter(|_| is_open).map(|begun| {
-                    let from =
-                        begun.is_running.then(|| &world.history[begun.operation.keys()[0]][begun.floor..]);
+                    let floor = begun.floor.max(begun.shown);
+                    let from = begun.is_running.then(|| &world.history[begun.operation.keys()[0]][floor..]);
                     (begun.is_running, &begun.clock, begun.promise, from.map(distinct))
                 })
             })
@@ -243,7 +323,7 @@ impl Oracle {
         queue.retain(|n| self.begun[*n].as_ref().is_some_and(|begun| begun.operation.combines()));
         queue.sort_by_key(|n| self.begun[*n].as_ref().map(|begun| begun.place));
         let later = [0, 1].map(|key| distinct(&world.history[key][self.acknowledged[key]..]));
-        digest::of((&self.configurations, pending, queue, later))
+        digest::of((&self.configurations, pending, queue, later, self.near_digest(world)))
     }
 }
 

@@ -53,6 +53,28 @@ const LARGE_CROWDS: &[&str] = &[
     "merge@0+merge@0+merge@0/vacant/shared/2",
 ];
 
+/// Processes that each have memory in front of the shared cache, with loads to show what is in it. Time passes in all of
+/// them.
+const NEAR: &[&str] = &[
+    "load@0/vacant/near/1",
+    "load@0+load@0/vacant/near/1",
+    "load@0+load@0/cached/near/1",
+    "load@1+overwrite@0/cached/near/1",
+    "load@1+delete@0/cached/near/1",
+    "load@0+delete@0/cached/near/1",
+    "load@1+touch@0/cached/near/0",
+    "load@1+merge@0/cached/near/0",
+    "load@1+rename@0/cached/near/0",
+    "load@1+load@1+overwrite@0/cached/near/0",
+    "load@1+load@1+overwrite@0/vacant/near/0",
+    "load@0+load@0+overwrite@0/cached/near/0",
+    "load@0+load@0+overwrite@0/vacant/near/0",
+    "load@0+load@1+delete@0/cached/near/0",
+    "load@1+load-b@1+create@0/vacant/near/0",
+    "load@1+revoke@0/cached/near/0",
+    "load@1+reap@0/ending/near/0",
+];
+
 /// A mix of operations, and everything else that decides which runs are possible. Its name contains all of
 /// it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,6 +87,9 @@ pub struct Scenario {
     pub is_shared: bool,
     /// `true` if a single failed call opens the circuit breaker.
     pub is_sensitive: bool,
+    /// `true` if each process has memory in front of the shared cache. What is cached in the beginning is in all memories,
+    /// too.
+    pub is_near: bool,
     /// The maximum number of faults in one run.
     pub faults: u8,
     /// The number of times that a rival process may get ahead of an exchange in one run. That process writes
@@ -91,6 +116,15 @@ impl Scenario {
     pub fn crowds(all: bool) -> Result<Vec<Self>, String> {
         let large = LARGE_CROWDS.iter().filter(|_| all);
         CROWDS.iter().chain(large).map(|name| name.parse()).collect()
+    }
+
+    /// Returns the scenarios with near caches: memory of each process in front of a shared cache.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a name in the list names no scenario.
+    pub fn near() -> Result<Vec<Self>, String> {
+        NEAR.iter().map(|name| name.parse()).collect()
     }
 
     /// Returns the scenarios with which every change is checked, besides the crowds:
@@ -171,6 +205,7 @@ impl Scenario {
                 beginning: beginnings.swap_remove(random(beginnings.len())),
                 is_shared: is_split || random(4) > 0,
                 is_sensitive: is_split && random(2) > 0,
+                is_near: false,
                 faults,
                 rivalry: if random(4) == 0 { 8 } else { 0 },
             };
@@ -221,6 +256,7 @@ impl Scenario {
                             beginning,
                             is_shared,
                             is_sensitive,
+                            is_near: false,
                             faults,
                             rivalry,
                         });
@@ -302,6 +338,7 @@ impl fmt::Display for Scenario {
             Beginning::Ending => "ending",
         };
         let cache = match (self.is_shared, self.is_sensitive) {
+            _ if self.is_near => "near",
             (false, _) => "process",
             (true, false) => "shared",
             (true, true) => "sensitive",
@@ -337,9 +374,10 @@ impl FromStr for Scenario {
         let operations: Option<Vec<_>> = operations.split('+').map(operation).collect();
         let (is_shared, is_sensitive) = match cache {
             "shared" => (true, false),
+            "near" => (true, false),
             "sensitive" => (true, true),
             "process" => (false, false),
-            _ => return Err(wrong("the cache is neither shared nor sensitive nor process")),
+            _ => return Err(wrong("the cache is neither shared nor sensitive nor near nor process")),
         };
         let scenario = Self {
             operations: operations.ok_or_else(|| wrong("its operations are unknown"))?,
@@ -351,6 +389,7 @@ impl FromStr for Scenario {
             },
             is_shared,
             is_sensitive,
+            is_near: cache == "near",
             faults: faults.parse().map_err(|_| wrong("the number of faults is no number"))?,
             rivalry,
         };

@@ -37,6 +37,25 @@ pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Chosen so that no pause between two probes of the cache is as long as another timer.
 pub(super) const PROBE_INTERVAL: Duration = Duration::from_millis(1_200);
 
+/// The freshness bound of near caches. Its parts are timers, which differ from all others.
+pub(super) const NEAR_BOUND: Duration = Duration::from_millis(1_280);
+
+/// The time between two pings of a near cache.
+pub(super) const NEAR_PING: Duration = Duration::from_millis(320);
+
+/// The time for which a near cache waits for its channel before it asks the shared cache.
+pub(super) const NEAR_PATIENCE: Duration = Duration::from_millis(640);
+
+/// The wait of a final operation with a near cache: the bound, a 128th of it, and a millisecond.
+pub(super) const NEAR_WAIT: Duration = Duration::from_millis(1_291);
+
+/// The time that passes in a run with near caches without being a fault: longer than a final operation waits, and short
+/// enough that no fence has to be renewed for it.
+pub(super) const TICK: Duration = Duration::from_millis(1_300);
+
+/// The number of times that it passes, unless an operation waits for it.
+pub(super) const TICKS: u8 = 2;
+
 /// The time by which the second process's clock is ahead: less than the clock slack.
 pub(super) const AHEAD: Duration = Duration::from_secs(1);
 

@@ -3,6 +3,7 @@
 pub mod cache;
 mod case;
 mod concurrent;
+pub mod notices;
 pub mod pair;
 pub mod persistence;
 pub mod reference;

@@ -8,10 +8,11 @@ use libtest_mimic::{Completion, Failed, Trial};
 
 use crate::suite::cache::CacheFixture;
 use crate::suite::case::Case;
+use crate::suite::notices::NoticeFixture;
 use crate::suite::pair::PairFixture;
 use crate::suite::persistence::{PersistenceFixture, SubjectIndexFixture};
 use crate::suite::scan::ScanFixture;
-use crate::suite::{cache, pair, persistence, scan, subject_index};
+use crate::suite::{cache, notices, pair, persistence, scan, subject_index};
 
 /// The longest time of a case. A backend that takes longer hangs.
 const CASE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -42,6 +43,11 @@ impl Suite {
     /// Adds the cases of [`Cache`](session_core::Cache).
     pub fn cache<F: CacheFixture>(self, fixture: F) -> Self {
         self.layer("cache", fixture, cache::cases())
+    }
+
+    /// Adds the cases of [`NoticeSource`](session_core::NoticeSource), beyond those of `Cache`.
+    pub fn notices<F: NoticeFixture>(self, fixture: F) -> Self {
+        self.layer("notices", fixture, notices::cases())
     }
 
     /// Adds the cases of [`Persistence`](session_core::Persistence).

@@ -10,6 +10,7 @@ use cache_backends::redis::driver::aio::ConnectionLike;
 use cache_backends::redis::driver::cluster::ClusterClient;
 use cache_backends::redis::driver::{Client, Value, cmd};
 use conformance_tests::cache::CacheFixture;
+use conformance_tests::notices::NoticeFixture;
 use memcache::exp::{AsyncMetaClient, Get, MetaClient, MutationStatus, Set, Ttl};
 use session_core::{DynCache, Stamp, StoredKey};
 
@@ -68,6 +69,14 @@ impl Redis {
                 Box::new(client.get_multiplexed_async_connection().await.expect("the server answers"))
             }
         }
+    }
+}
+
+impl NoticeFixture for Redis {
+    type Source = RedisCache;
+
+    async fn open(&self) -> RedisCache {
+        CacheFixture::open(self).await
     }
 }
 

@@ -20,6 +20,7 @@ mod database_failover;
 mod dead_servers;
 mod failover;
 mod galera;
+mod near;
 #[path = "../matrix/plan.rs"]
 #[allow(dead_code, reason = "the matrix uses the rest")]
 mod plan;
@@ -87,6 +88,18 @@ const TESTS: &[Test] = tests! {
         galera_node_sees_what_another_has_committed ["galera"],
         galera_conflicts_at_commit_are_repeated_and_fail_no_write ["galera"],
         galera_node_that_is_not_ready_is_unavailable_and_says_why ["galera"];
+    near:
+        memory_over_redis_answers_without_a_round_trip ["redis"],
+        memory_over_valkey_answers_without_a_round_trip ["valkey"],
+        writes_are_seen_at_once_here_and_within_the_bound_elsewhere_on_redis ["redis"],
+        writes_are_seen_at_once_here_and_within_the_bound_elsewhere_on_valkey ["valkey"],
+        logout_is_final_on_redis_whatever_the_channel_does ["redis"],
+        logout_is_final_on_valkey_whatever_the_channel_does ["valkey"],
+        memory_is_forgotten_with_its_channel ["redis"],
+        flushed_server_leaves_nothing_in_memory ["redis"],
+        server_that_is_replaced_is_told_apart ["redis", "valkey"],
+        forbidden_tracking_costs_memory_and_no_session ["redis-acl"],
+        near_cache_that_cannot_be_told_is_refused_at_build ["redis"];
     round_trips:
         redis ["redis"],
         valkey ["valkey"],

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use session_core::{
-    Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, Runtime, Scope, Stamp,
+    Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, Near, Runtime, Scope, Stamp,
     StoredKey, Timestamp,
 };
 
@@ -88,6 +88,12 @@ impl<C: Cache> CacheGuard<C> {
     /// Returns `true` if calls are plain memory accesses.
     pub(super) fn is_local(&self) -> bool {
         self.properties.scope == Scope::Process
+    }
+
+    /// Returns the memory of this process in front of the cache, if it is a near cache.
+    #[inline]
+    pub(super) fn near(&self) -> Option<&dyn Near> {
+        self.cache.near()
     }
 
     pub(super) fn properties(&self) -> &CacheProperties {

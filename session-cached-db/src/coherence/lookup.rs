@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use session_core::{Acquired, Cache, Entry, Record, Stamp, State, StoredKey, protocol};
+use session_core::{Acquired, Cache, Entry, Near, Record, Stamp, State, StoredKey, protocol};
 
 use super::CoherentCache;
 use super::guard::Gate;
@@ -28,10 +28,14 @@ pub(crate) enum Lookup {
 }
 
 impl<C: Cache> CoherentCache<C> {
-    /// Returns the record under `key`, if the cache is one in this process and has it. Cheaper than a
-    /// [lookup](Self::lookup).
+    /// Returns the record under `key`, if the cache is one in this process, or a near one, and has it in memory. Cheaper
+    /// than a [lookup](Self::lookup).
     #[inline]
     pub(crate) async fn local_hit(&self, key: &StoredKey) -> Option<Loaded> {
+        if let Some(near) = self.cache.near() {
+            mutant!(NearFreshnessLast => return self.near_hit_freshness_last(near, key).await);
+            return self.near_hit(near, key);
+        }
         if self.cache.is_local()
             && !self.repairs.holds(key)
             && let Ok(Some(entry)) = self.cache.get(key, Gate::Respect).await
@@ -39,6 +43,25 @@ impl<C: Cache> CoherentCache<C> {
             return self.hit(entry);
         }
         None
+    }
+
+    #[inline]
+    fn near_hit(&self, near: &dyn Near, key: &StoredKey) -> Option<Loaded> {
+        let entry = near.peek(key)?;
+        if self.repairs.holds(key) {
+            return None;
+        }
+        let hit = self.hit(entry)?;
+        self.telemetry.counters.near_hits.bump();
+        Some(hit)
+    }
+
+    /// Removes the session from the memory of a near cache. A load that has read the database calls this before it shows
+    /// what it has read.
+    pub(crate) fn forget_near(&self, key: &StoredKey) {
+        if let Some(near) = self.cache.near() {
+            near.forget(key);
+        }
     }
 
     /// Asks the cache for the record, or for the right to fill it.

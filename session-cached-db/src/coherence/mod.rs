@@ -18,6 +18,7 @@ mod lease;
 mod lookup;
 #[cfg(feature = "__simulation")]
 mod mutants;
+mod near;
 mod repair;
 mod repair_task;
 mod settings;

@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use session_core::{
-    Acquired, Cache, Entry, Exchange, Expected, Fence, Holder, Stamp, State, StoredKey, Timestamp, Token,
-    Value,
+    Acquired, Cache, Entry, Exchange, Expected, Fence, Holder, Near, Stamp, State, StoredKey, Timestamp,
+    Token, Value,
 };
 
 use super::fence::ConfirmedFence;
 use super::guard::Gate;
-use super::{Coherence, CoherentCache, Lookup};
+use super::{Coherence, CoherentCache, Loaded, Lookup};
+
+/// The time for which a thread is interrupted. A timer that may end at any moment of a run.
+const INTERRUPTION: Duration = Duration::from_millis(70);
 
 impl<C: Cache> CoherentCache<C> {
     pub(super) async fn look_up_again(self: &Arc<Self>, key: &StoredKey, lease: Stamp) -> Lookup {
@@ -71,6 +74,16 @@ impl<C: Cache> CoherentCache<C> {
             Ok(Exchange::Lost(Some(other))) if other.stamp == placed.stamp => Ok(placed),
             _ => Err(placed.token),
         }
+    }
+
+    /// Takes the entry from memory, is interrupted, and looks at the basis afterwards.
+    pub(super) async fn near_hit_freshness_last(&self, near: &dyn Near, key: &StoredKey) -> Option<Loaded> {
+        let entry = near.__peek_anyway(key)?;
+        self.runtime.sleep(INTERRUPTION).await;
+        if self.repairs.holds(key) || !near.__is_fresh() {
+            return None;
+        }
+        self.hit(entry)
     }
 
     /// Replaces whatever is there by the value of a write that was not fenced.

@@ -23,11 +23,19 @@ pub(crate) struct CoherenceSettings {
     pub(crate) repair_capacity: usize,
     /// The operations that fail when the cache does not answer.
     pub(crate) fail_closed: Vec<WriteOperation>,
+    /// The operations that are final with a near cache, besides those that always are.
+    pub(crate) strict: Vec<WriteOperation>,
 }
 
 impl CoherenceSettings {
     pub(super) fn outage_policy(&self, operation: WriteOperation) -> OutagePolicy {
         if self.fail_closed.contains(&operation) { OutagePolicy::FailClosed } else { OutagePolicy::Degrade }
+    }
+
+    /// Returns `true` if `operation` is acknowledged only when no node shows what it has replaced.
+    pub(super) fn is_final(&self, operation: WriteOperation) -> bool {
+        matches!(operation, WriteOperation::Delete | WriteOperation::Rename)
+            || self.strict.contains(&operation)
     }
 
     /// Returns when no cached value from before `last_commit` can be shown any more.

@@ -1,7 +1,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use session_core::{Cache, Entry, Outcome, Stamp, StoredKey, Timestamp, Token, Value};
+use session_core::{BoxFuture, Cache, Entry, Outcome, Stamp, StoredKey, Timestamp, Token, Value};
 
 use super::fence::{ConfirmedFence, NotFenced};
 use super::{Coherence, CoherentCache, OutagePolicy, WriteOperation};
@@ -22,6 +22,10 @@ pub(crate) struct FencedWrite<'a, C: Cache> {
     deadline: Timestamp,
     /// A statement may still commit after its client has given up.
     is_unknown: bool,
+    /// A statement was carried out.
+    is_written: bool,
+    /// The wait after which no node shows what a final operation replaces, if there is a near cache.
+    final_wait: Option<BoxFuture<()>>,
 }
 
 /// The reason why no reader elsewhere is shown the replaced value.
@@ -45,13 +49,27 @@ impl<'a, C: Cache> FencedWrite<'a, C> {
         // The entry seen was a value. A fence replaces a value as it does a lease.
         let known = seen.map(Entry::lease);
         let deadline = cache.runtime.now() + cache.settings.write_timeout;
+        #[cfg(feature = "__simulation")]
+        let early = if mutant!(NearWaitFromBeginning) { cache.final_wait(operation) } else { None };
         let protection = cache.protect(operation, &key, known, deadline).await?;
-        Ok(Self { cache, operation, key, protection, deadline, is_unknown: false })
+        let final_wait = cache.final_wait(operation);
+        #[cfg(feature = "__simulation")]
+        let final_wait = early.or(final_wait);
+        Ok(Self {
+            cache,
+            operation,
+            key,
+            protection,
+            deadline,
+            is_unknown: false,
+            is_written: false,
+            final_wait,
+        })
     }
 
     /// Returns `true` if a statement may be tried again after this number of conflicts with other processes. Waits a while
     /// before it returns.
-    pub(crate) async fn may_try_again(&self, conflicts: u32) -> bool {
+    pub(crate) async fn may_try_again(&mut self, conflicts: u32) -> bool {
         self.cache.may_try(conflicts, self.deadline).await && self.cache.runtime.now() < self.deadline
     }
 
@@ -72,6 +90,7 @@ impl<'a, C: Cache> FencedWrite<'a, C> {
             Box::pin(self.renew_fence()).await?;
         }
         let result = statement.await;
+        self.is_written |= result.is_ok();
         self.is_unknown |= result.as_ref().is_err_and(|error| error.outcome() == Outcome::Unknown);
         result
     }
@@ -92,6 +111,8 @@ impl<'a, C: Cache> FencedWrite<'a, C> {
             known.holders.retain(|holder| holder.token != placed.token);
             let known = Some(Entry::fence(placed.stamp, known));
             self.protection = cache.protect(self.operation, &self.key, known, self.deadline).await?;
+            // The fence before may have ended, and the key may have been read since.
+            self.final_wait = cache.final_wait(self.operation);
             // This answer, too, may have come so late that the new fence has nearly expired.
             if self.is_fenced_long_enough() {
                 return Ok(());
@@ -112,7 +133,11 @@ impl<'a, C: Cache> FencedWrite<'a, C> {
                     // The fence stays: the statement may still commit.
                     return (None, Coherence::Coherent);
                 }
-                (self.remove_fence(fence, publish).await, Coherence::Coherent)
+                let stamp = self.remove_fence(fence, publish).await;
+                if let Some(wait) = self.final_wait.take().filter(|_| self.is_written) {
+                    wait.await;
+                }
+                (stamp, Coherence::Coherent)
             }
             Protection::Repair(token) => {
                 cache.telemetry.counters.degraded_writes.bump();
@@ -127,7 +152,7 @@ impl<'a, C: Cache> FencedWrite<'a, C> {
         }
     }
 
-    async fn remove_fence(&self, placed: ConfirmedFence, publish: Option<Value>) -> Option<Stamp> {
+    async fn remove_fence(&mut self, placed: ConfirmedFence, publish: Option<Value>) -> Option<Stamp> {
         let cache = self.cache;
         let ConfirmedFence { token, stamp, fence, deadline } = placed;
         let publish = publish.map(|value| (stamp, value));

@@ -46,6 +46,8 @@ pub(crate) trait SessionBackend: Send + Sync + fmt::Debug {
         data: &SessionData,
         subject: Option<Subject>,
     ) -> Result<Record, Error>;
+    /// Waits until no node shows what was replaced before.
+    fn wait_for_all_nodes(self: Arc<Self>) -> BoxFuture<()>;
     fn now(&self) -> Timestamp;
     fn settings(&self) -> &Settings;
     fn codec(&self) -> &dyn Codec;
@@ -99,6 +101,9 @@ impl<C: Cache, P: Persistence> SessionBackend for Inner<C, P> {
         subject: Option<Subject>,
     ) -> Result<Record, Error> {
         Self::new_record(self, key, data, subject)
+    }
+    fn wait_for_all_nodes(self: Arc<Self>) -> BoxFuture<()> {
+        Box::pin(async move { self.cache.wait_for_all_nodes().await })
     }
     fn now(&self) -> Timestamp {
         self.runtime.now()

@@ -55,6 +55,26 @@ impl Session {
         }
     }
 
+    /// Stores the session as [`save`](Self::save) does, and returns only when no node shows it as it was before. That takes
+    /// the freshness bound of a near cache. Other caches show nothing old after any save.
+    ///
+    /// To make every save of a store behave so, see [`Builder::strict`](crate::Builder::strict).
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`save`](Self::save).
+    ///
+    /// # Cancel safety
+    ///
+    /// That of [`save`](Self::save).
+    pub async fn save_strict(&mut self) -> Result<Coherence, Error> {
+        let coherence = self.save().await?;
+        if coherence == Coherence::Coherent {
+            Arc::clone(&self.store).wait_for_all_nodes().await;
+        }
+        Ok(coherence)
+    }
+
     /// Stores the session under a new key, as a session of its own. If it had a key, the session that is
     /// stored under that key stays. To change a session's key, call [`cycle_key`](Self::cycle_key).
     ///

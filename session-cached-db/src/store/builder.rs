@@ -42,6 +42,7 @@ impl Default for Options {
             max_sessions_per_subject: None,
             conflict_policy: ConflictPolicy::default(),
             fail_closed: Vec::new(),
+            strict: Vec::new(),
             reaper: Some(Reaper::default()),
         }
     }
@@ -282,6 +283,14 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
         self
     }
 
+    /// Makes `operation` final on all nodes when the cache is a near one: it is acknowledged only when no node shows what it
+    /// has replaced, which takes the cache's freshness bound. Operations that end sessions or change their keys always are.
+    /// Defaults to none else. Other caches show nothing old in any case.
+    pub fn strict(mut self, operation: WriteOperation) -> Self {
+        self.options.strict.push(operation);
+        self
+    }
+
     /// Sets the prefix of every stored key, in the database and in the cache, so that several applications can share them: at
     /// most 21 characters of `[A-Za-z0-9_.:-]`. Defaults to none.
     pub fn key_prefix(mut self, key_prefix: impl Into<String>) -> Self {
@@ -339,6 +348,7 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
                     StoreId::of([&*options.name, &*table, &*options.key_prefix])
                 }
             };
+            options.check_near(&cache, &db.properties())?;
             let settings = options.resolve(&cache.properties(), &db.properties(), store_id)?;
             match schema {
                 Schema::Migrate => db.migrate().await?,

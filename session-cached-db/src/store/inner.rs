@@ -57,7 +57,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             DatabaseLatencies::new(&labels),
             Arc::clone(&runtime),
         );
-        Arc::new_cyclic(|inner: &std::sync::Weak<Self>| Self {
+        let store = Arc::new_cyclic(|inner: &std::sync::Weak<Self>| Self {
             cache: Arc::new(CoherentCache::new(
                 cache,
                 settings.coherence.clone(),
@@ -76,7 +76,9 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             subject_limit,
             settings,
             runtime,
-        })
+        });
+        store.cache.start_near(&labels);
+        store
     }
 
     /// Returns the session under `key`. A payload that cannot be decoded is an error.

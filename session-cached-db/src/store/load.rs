@@ -99,6 +99,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     /// Reads the database.
     pub(crate) async fn read(&self, key: &StoredKey) -> LoadResult {
         let found = self.db.load(key).await?;
+        self.cache.forget_near(key);
         Ok(found.map(|record| Loaded { record: Arc::new(record), stamp: None }))
     }
 }

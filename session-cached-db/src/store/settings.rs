@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use session_core::{
-    CacheProperties, Expiry, InvalidKey, KeyForm, KeyPrefix, PersistenceProperties, Scope, SessionKey,
+    Cache, CacheProperties, Expiry, InvalidKey, KeyForm, KeyPrefix, PersistenceProperties, Scope, SessionKey,
     StoreId, StoredKey, Timestamp,
 };
 
@@ -9,6 +9,10 @@ use crate::BuildError;
 use crate::coherence::{CoherenceSettings, WriteOperation};
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
+
+/// The shortest freshness bound of a near cache: the clock of a hit may be behind by half of it.
+const SHORTEST_BOUND: Duration = Duration::from_millis(20);
+
 pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The schedule by which expired sessions are deleted in the background: in bounded batches, so that no statement locks the
@@ -82,6 +86,7 @@ pub(super) struct Options {
     pub(super) max_sessions_per_subject: Option<usize>,
     pub(super) conflict_policy: ConflictPolicy,
     pub(super) fail_closed: Vec<WriteOperation>,
+    pub(super) strict: Vec<WriteOperation>,
     pub(super) reaper: Option<Reaper>,
 }
 
@@ -133,6 +138,7 @@ impl Options {
             probe_interval: self.probe_interval,
             repair_capacity: self.repair_capacity,
             fail_closed: self.fail_closed.clone(),
+            strict: self.strict.clone(),
         };
         Ok(Settings {
             max_payload_bytes: self.max_payload_bytes(db),
@@ -158,6 +164,26 @@ impl Options {
             reap_batch: self.reaper.unwrap_or_default().batch,
             coherence,
         })
+    }
+
+    /// Refuses a near cache that can never be told of changes, or whose freshness bound does not fit.
+    pub(super) fn check_near(
+        &self,
+        cache: &impl Cache,
+        db: &PersistenceProperties,
+    ) -> Result<(), BuildError> {
+        let Some(near) = cache.near() else { return Ok(()) };
+        if let Some(refusal) = near.refusal() {
+            return invalid(refusal);
+        }
+        let (bound, longest) = (near.freshness_bound(), self.max_cache_age(&cache.properties(), db));
+        if bound < SHORTEST_BOUND || bound > longest {
+            return invalid(format!(
+                "the near cache's freshness bound is {bound:?}; it must be at least {SHORTEST_BOUND:?}, and at most \
+                 max_cache_age, {longest:?}"
+            ));
+        }
+        Ok(())
     }
 
     fn check_times(&self) -> Result<(), BuildError> {

@@ -21,6 +21,9 @@ const PAGE: u32 = 1_000;
 /// The number of sessions that are ended at the same time.
 const SIDE_BY_SIDE: usize = 16;
 
+/// The same with a near cache: mostly they wait until no node shows them.
+const SIDE_BY_SIDE_NEAR: usize = 256;
+
 impl<C: Cache, P: SubjectIndex> Inner<C, P> {
     /// Returns a page of those sessions of `subject` that have this store's key prefix.
     async fn page_of_subject(
@@ -92,7 +95,8 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let mut ended = Ok(Written { value: 0, coherence: Coherence::Coherent });
         let deletions =
             keys.map(|key| self.delete(key, None, Ending::Revoked(cause), Admission::Continuation));
-        let mut deletions = stream::iter(deletions).buffer_unordered(SIDE_BY_SIDE);
+        let side_by_side = if self.cache.is_near() { SIDE_BY_SIDE_NEAR } else { SIDE_BY_SIDE };
+        let mut deletions = stream::iter(deletions).buffer_unordered(side_by_side);
         while let Some(deleted) = deletions.next().await {
             match (&mut ended, deleted) {
                 (Ok(sum), Ok(deleted)) => {

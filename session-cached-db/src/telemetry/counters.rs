@@ -31,6 +31,12 @@ macro_rules! counters {
 counters! {
     /// Loads that the cache answered.
     hits = "session_cache_hits_total",
+    /// Loads among them that a near cache answered from the memory of this process.
+    near_hits = "session_near_hits_total",
+    /// Changes that other processes or the cache's server reported to the near cache.
+    near_notices = "session_near_notices_total",
+    /// Times that everything was removed from the near cache's memory, because its channel was lost or the server was emptied.
+    near_forgotten = "session_near_forgotten_total",
     /// Loads that took over the result of another load in flight.
     joined = "session_loads_joined_total",
     /// Database reads that were meant to fill the cache.

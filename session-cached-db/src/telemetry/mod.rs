@@ -5,6 +5,7 @@ mod hooks;
 mod log_key;
 mod log_limit;
 pub(crate) mod metrics;
+mod near;
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ pub(crate) use self::hooks::Ending;
 pub use self::hooks::{Hooks, PresentedKey, Revocation};
 pub(crate) use self::log_key::{LogId, LogKey};
 use self::log_limit::LogLimits;
+pub(crate) use self::near::NearTelemetry;
 
 /// The means by which a store reports.
 #[derive(Debug)]

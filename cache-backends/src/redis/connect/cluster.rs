@@ -241,7 +241,8 @@ impl Nodes {
             let (connector, info) = (self.connector.clone(), with_address(&self.info, host.clone(), *port));
             let make = move || {
                 let (connector, info) = (connector.clone(), info.clone());
-                async move { connector.connect_to(info, Part::Node).await.map(Connection::Server) }.boxed()
+                async move { connector.connect_to(info, Part::Node, None).await.map(Connection::Server) }
+                    .boxed()
             };
             let server = Server::new(eviction::checked(Box::new(make)), self.response_timeout);
             Arc::new(Node { address: (host.clone(), *port), server })

@@ -28,7 +28,7 @@ pub(in crate::redis) enum Connection {
 }
 
 impl Connection {
-    pub(super) async fn send(&mut self, cmd: &Cmd) -> RedisResult<Value> {
+    pub(in crate::redis) async fn send(&mut self, cmd: &Cmd) -> RedisResult<Value> {
         match self {
             Self::Server(login) | Self::Master(Master { login, .. }) => {
                 login.connection.send_packed_command(cmd).await?.extract_error()
@@ -56,7 +56,7 @@ impl Connection {
 
     /// Returns `true` if another connection is to be made: the sentinels name another server by now, or the credentials
     /// will soon expire.
-    pub(super) fn is_outdated(&self) -> bool {
+    pub(in crate::redis) fn is_outdated(&self) -> bool {
         match self {
             Self::Server(login) => login.is_to_be_renewed(),
             Self::Master(master) => {

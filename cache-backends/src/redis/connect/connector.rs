@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 #[cfg(feature = "redis-tls")]
 use redis::TlsCertificates;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, RedisError, RedisResult};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ProtocolVersion, PushInfo, RedisError,
+    RedisResult,
+};
 use session_core::BoxError;
 use tokio::time::timeout;
 
@@ -16,6 +19,9 @@ use crate::redis::error::NotConnected;
 
 /// The number of commands that may wait to be written. Further callers wait.
 const QUEUE: usize = 1024;
+
+/// A function that takes a connection's push messages, while it is read from.
+pub(in crate::redis) type TakePush = Arc<dyn Fn(PushInfo) + Send + Sync>;
 
 /// The options for connecting to servers.
 #[derive(Clone)]
@@ -37,11 +43,12 @@ impl Connector {
         Client::open(info)
     }
 
-    /// Connects to the server of `info`, if it can play this `part`.
+    /// Connects to the server of `info`, if it can play this `part`. With `take_push`, by RESP3.
     pub(in crate::redis) async fn connect_to(
         &self,
         info: ConnectionInfo,
         part: Part,
+        take_push: Option<TakePush>,
     ) -> Result<Login, NotConnected> {
         #[cfg(feature = "redis-tls")]
         if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
@@ -51,13 +58,26 @@ impl Connector {
             Some(provider) if part != Part::Sentinel => self.with_credentials(info, provider).await?,
             _ => (info, None),
         };
+        let info = match take_push {
+            Some(_) => {
+                let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+                info.set_redis_settings(settings)
+            }
+            None => info,
+        };
         let address = info.addr().to_string();
         let client = self.client(info).map_err(|error| NotConnected::driver(&address, error))?;
-        let config = AsyncConnectionConfig::new()
+        let mut config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
             // `Server` limits the wait for a reply, for connections of the application, too.
             .set_response_timeout(None)
             .set_pipeline_buffer_size(QUEUE);
+        if let Some(take_push) = take_push {
+            config = config.set_push_sender(move |push| {
+                take_push(push);
+                Ok::<(), ()>(())
+            });
+        }
         let connecting = async {
             let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
             let greeting = greeting::ask(&mut connection, part).await?;

@@ -18,7 +18,7 @@ use redis::{Cmd, Value};
 #[cfg(feature = "redis-cluster")]
 pub(super) use self::cluster::Cluster;
 pub(super) use self::connection::{ApplicationConnection, Connection, MakeConnection};
-pub(super) use self::connector::Connector;
+pub(super) use self::connector::{Connector, TakePush};
 pub(super) use self::greeting::{Part, is_too_old};
 pub(super) use self::sentinel::Sentinels;
 pub(super) use self::server::Server;

@@ -15,7 +15,7 @@ use session_core::CacheError;
 use tokio::time::{sleep, timeout};
 
 use super::connection::{Connection, MakeConnection, Master};
-use super::connector::{Connector, Login, with_address, within};
+use super::connector::{Connector, Login, TakePush, with_address, within};
 use super::greeting::Part;
 use super::server::Server;
 use crate::redis::error::{Failure, NotConnected, SentinelError};
@@ -40,15 +40,19 @@ pub(in crate::redis) struct Sentinels {
 
 impl Sentinels {
     /// Returns the function that connects to the master.
-    pub(in crate::redis) fn into_make_connection(self) -> MakeConnection {
-        let sentinels = Arc::new(self);
-        Box::new(move || Arc::clone(&sentinels).connect().boxed())
+    pub(in crate::redis) fn make_connection(self: &Arc<Self>) -> MakeConnection {
+        let sentinels = Arc::clone(self);
+        Box::new(move || Arc::clone(&sentinels).connect(None).boxed())
     }
 
-    async fn connect(self: Arc<Self>) -> Result<Connection, NotConnected> {
+    /// Connects to the master. `take_push` takes the push messages.
+    pub(in crate::redis) async fn connect(
+        self: Arc<Self>,
+        take_push: Option<TakePush>,
+    ) -> Result<Connection, NotConnected> {
         let mut outcome = Err(SentinelError::UnknownService { service: self.service.clone() }.into());
         for (address, _) in self.named().await? {
-            outcome = self.connect_to(&address).await;
+            outcome = self.connect_to(&address, take_push.clone()).await;
             if let Ok(login) = &outcome {
                 let is_replaced = Arc::default();
                 let master = Master {
@@ -104,12 +108,16 @@ impl Sentinels {
     }
 
     /// Connects to the server at `address`, if it calls itself a master.
-    async fn connect_to(&self, address: &Address) -> Result<Login, NotConnected> {
+    async fn connect_to(
+        &self,
+        address: &Address,
+        take_push: Option<TakePush>,
+    ) -> Result<Login, NotConnected> {
         let (host, port) = address.clone();
         let info = with_address(&self.info, host, port);
         let name = info.addr().to_string();
         // The sentinels may name a replica in the middle of a failover, and `ROLE` is asked for that below.
-        let mut login = self.connector.connect_to(info, Part::Node).await?;
+        let mut login = self.connector.connect_to(info, Part::Node, take_push).await?;
         let mut cmd = Cmd::new();
         cmd.arg("ROLE");
         let role = async { login.connection.send_packed_command(&cmd).await?.extract_error() };

@@ -5,10 +5,10 @@ use std::time::Duration;
 use session_core::Scope;
 
 use super::{Simulation, Status};
-use crate::simulation::call::Call;
-use crate::simulation::settings::{KEYS, WRITE_TIMEOUT};
+use crate::simulation::call::{Call, Effect};
+use crate::simulation::settings::{KEYS, TICK, WRITE_TIMEOUT};
 use crate::simulation::task_id::TaskId;
-use crate::simulation::world::{Purpose, World, lock};
+use crate::simulation::world::{Purpose, TaskState, World, lock};
 
 /// The times that can pass at once: enough for leases, and enough for fences.
 pub(super) const JUMPS: [Duration; 2] = [Duration::from_secs(11), Duration::from_secs(33)];
@@ -30,6 +30,10 @@ pub(in crate::simulation) enum Choice {
     Rival,
     /// A call that no task waits for any more takes effect after all.
     TakeEffectLate(usize),
+    /// A channel reports a change.
+    Notice(usize),
+    /// Time passes that is longer than the freshness bound of near caches.
+    Tick,
     /// Nothing more happens, and the state is judged.
     Finish,
     /// A fault: a call has no effect, and an error says so.
@@ -50,6 +54,10 @@ pub(in crate::simulation) enum Choice {
     Evict(usize),
     /// A fault: time passes.
     Pass(usize),
+    /// A fault: a channel is cut, at both ends.
+    Cut(usize),
+    /// A fault: a process waits no longer for the answer to a ping.
+    GiveUp(TaskId),
 }
 
 impl Simulation<'_> {
@@ -76,10 +84,11 @@ impl Simulation<'_> {
                     let first = state.timers.iter().min_by_key(|timer| timer.due);
                     match first.map(|timer| (timer.purpose, timer.due)) {
                         Some((Purpose::Maintain, _)) => choices.push(Choice::Fire(*id)),
-                        Some((Purpose::Load, due)) if due <= world.now => {
+                        Some((Purpose::Load | Purpose::Wait, due)) if due <= world.now => {
                             is_quiet = false;
                             choices.push(Choice::Fire(*id));
                         }
+                        Some((Purpose::Wait, _)) => is_quiet = false,
                         _ => {}
                     }
                 }
@@ -124,6 +133,16 @@ impl Simulation<'_> {
             }
         }
         choices.extend((0..world.late.len()).map(Choice::TakeEffectLate));
+        for number in world.open_channels() {
+            if world.has_notice(number) {
+                is_quiet = false;
+                choices.push(Choice::Notice(number));
+            }
+            faults.push(Choice::Cut(number));
+        }
+        if self.may_tick(world) {
+            choices.push(Choice::Tick);
+        }
         if is_quiet {
             choices.push(Choice::Finish);
         }
@@ -151,7 +170,13 @@ impl Simulation<'_> {
         faults: &mut Vec<Choice>,
     ) {
         if call.reply.is_some() {
-            return choices.push(Choice::Arrive(id));
+            if matches!(call.effect, Effect::Ping(_)) {
+                faults.push(Choice::GiveUp(id));
+            }
+            if !world.is_behind(id, call) {
+                choices.push(Choice::Arrive(id));
+            }
+            return;
         }
         choices.push(Choice::TakeEffect(id));
         let is_write = self.operation(id).is_some_and(|operation| !operation.is_load());
@@ -166,6 +191,18 @@ impl Simulation<'_> {
         if call.effect.is_write() {
             faults.extend([Choice::LoseAnswer(id), Choice::Delay(id)]);
         }
+    }
+
+    /// Returns `true` if the time of a tick can pass: a few times, and whenever a final operation waits for it.
+    fn may_tick(&self, world: &World) -> bool {
+        let only_waits = |task: &TaskState| {
+            let first = task.timers.iter().min_by_key(|timer| timer.due);
+            task.call.is_none()
+                && first.is_some_and(|timer| timer.purpose == Purpose::Wait && timer.due > world.now)
+        };
+        self.scenario.is_near
+            && (self.ticks_left > 0 || world.tasks.values().any(only_waits))
+            && may_pass(world, &TICK)
     }
 
     pub(super) fn is_suspended(&self, id: TaskId) -> bool {

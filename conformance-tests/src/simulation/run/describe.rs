@@ -7,7 +7,8 @@ use session_core::{Entry, Expected, State};
 use super::Simulation;
 use super::choices::{Choice, JUMPS};
 use crate::simulation::call::{Effect, Seen};
-use crate::simulation::settings::KEYS;
+use crate::simulation::operation::stored_keys;
+use crate::simulation::settings::{KEYS, TICK};
 use crate::simulation::task_id::TaskId;
 use crate::simulation::world::lock;
 
@@ -36,6 +37,10 @@ impl Simulation<'_> {
                 let late = &world.late[*position];
                 format!("{}, given up before: {}", who(&late.task), Described(&late.effect))
             }
+            Choice::Notice(number) => format!("channel {number}: a report is read"),
+            Choice::Tick => format!("{TICK:?} pass"),
+            Choice::Cut(number) => format!("FAULT channel {number} is cut"),
+            Choice::GiveUp(id) => format!("FAULT {}: the answer to the ping is not waited for", who(id)),
             Choice::Finish => "all is quiet".into(),
             Choice::Refuse(id) => format!("FAULT {}: an error, without effect", what(id)),
             Choice::LoseAnswer(id) => format!("FAULT {}: it happens, but the answer is lost", what(id)),
@@ -73,7 +78,18 @@ impl Simulation<'_> {
             let row = world.row(key).map_or("no row".to_owned(), |row| format!("row {:?}", Seen::of(row).0));
             format!("{}: {cached} | {row}", ["A", "B"][key])
         };
-        format!("{}; {}", described(0), described(1))
+        let memories = self.nears.iter().enumerate().filter_map(|(process, near)| {
+            let near = near.as_ref()?;
+            let held = match near.__present(&stored_keys()[0]).map(|entry| entry.state) {
+                None => "nothing".to_owned(),
+                Some(State::Value(value)) => format!("value {:?}", Seen::of(&value.record).0),
+                Some(_) => "a lease".to_owned(),
+            };
+            let fresh = if near.__state().0 { "fresh" } else { "stale" };
+            Some(format!("; memory {process}: {held}, {fresh}"))
+        });
+        let memories: String = memories.collect();
+        format!("{}; {}{memories}", described(0), described(1))
     }
 }
 
@@ -88,6 +104,8 @@ impl fmt::Display for Described<'_> {
         };
         match self.0 {
             Effect::Get(key) => write!(f, "cache get {}", KEYS[*key]),
+            Effect::Watch(channel, key) => write!(f, "channel {channel} get {}", KEYS[*key]),
+            Effect::Ping(channel) => write!(f, "channel {channel} ping"),
             Effect::Acquire(key, ..) => write!(f, "cache acquire {}", KEYS[*key]),
             Effect::Exchange(key, expected, new, _) => {
                 let new = new.as_ref().map_or("nothing", entry);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use session_core::{Entry, State};
 
 use super::tasks::Task;
-use super::{FIRST_PROBE, Simulation, Status, Verdict, awaits_repair};
+use super::{FIRST_PROBE, Simulation, Status, Verdict, awaits_repair, is_keeper};
 use crate::simulation::operation::{Operation, stored_keys};
 use crate::simulation::oracle::Promise;
 use crate::simulation::settings::{
@@ -13,7 +13,7 @@ use crate::simulation::settings::{
     WRITE_TIMEOUT,
 };
 use crate::simulation::task_id::TaskId;
-use crate::simulation::world::{Purpose, World, lock};
+use crate::simulation::world::{Purpose, TaskState, World, lock};
 
 /// The time within which the cache must be used after it answers again.
 const RECOVERY: Duration = Duration::from_secs(2);
@@ -38,7 +38,7 @@ impl Simulation<'_> {
         while lands && !lock(&self.world).late.is_empty() {
             lock(&self.world).take_effect_late(0);
         }
-        self.rivalry_left = 0;
+        (self.rivalry_left, self.ticks_left) = (0, 0);
         for _ in 0..MAX_ROUNDS {
             self.release();
             self.run_woken()?;
@@ -46,7 +46,8 @@ impl Simulation<'_> {
                 if !self.statuses.contains(&Status::Running) {
                     return self.finish();
                 }
-                self.pass_to_timer(&|purpose| purpose == Purpose::Load, Duration::ZERO)?;
+                let is_waited_for = |purpose| matches!(purpose, Purpose::Load | Purpose::Wait);
+                self.pass_to_timer(&is_waited_for, Duration::ZERO)?;
             }
             self.serve_all();
         }
@@ -97,7 +98,7 @@ impl Simulation<'_> {
         }
         self.let_pass(MAX_CACHE_AGE + VALUE_TTL_EXCESS + AHEAD);
         self.exposed.clear();
-        self.repairs_lost = false;
+        (self.repairs_lost, self.was_degraded) = (false, false);
         self.probe_all(&mut probe, true)?;
         // Loads that were not polled any more leave at last.
         self.end_tasks(|task| task.is_suspended);
@@ -156,7 +157,7 @@ impl Simulation<'_> {
     fn drain(&mut self) -> Verdict {
         let begun = lock(&self.world).now;
         for round in 0..MAX_ROUNDS {
-            if self.tasks.iter().all(|task| task.is_suspended) {
+            if self.tasks.iter().all(|task| task.is_suspended || is_keeper(task.id)) {
                 // No task maintains the cache any more.
                 return self.check_recovery(Duration::MAX);
             }
@@ -176,8 +177,10 @@ impl Simulation<'_> {
     fn pass_to_timer(&mut self, is_meant: &dyn Fn(Purpose) -> bool, at_least: Duration) -> Verdict {
         let due: Vec<_> = {
             let world = lock(&self.world);
-            let idle =
-                world.tasks.iter().filter(|(id, task)| task.call.is_none() && !self.is_suspended(**id));
+            let is_idle = |id: TaskId, task: &TaskState| {
+                task.call.is_none() && !self.is_suspended(id) && !is_keeper(id)
+            };
+            let idle = world.tasks.iter().filter(|(id, task)| is_idle(**id, task));
             let due = idle.filter_map(|(id, task)| {
                 let meant = task.timers.iter().filter(|timer| is_meant(timer.purpose));
                 Some((meant.map(|timer| timer.due).min()?, *id))
@@ -231,6 +234,7 @@ impl Simulation<'_> {
     /// Loads everything twice in every process. `is_calm` means that leases and fences have run out. Then, or
     /// where there is none, the second load of a session must be a hit.
     fn probe_all(&mut self, probe: &mut usize, is_calm: bool) -> Verdict {
+        self.answer_pings();
         for process in 0..self.stores.len() {
             if self.stores[process].is_none() {
                 continue;
@@ -258,7 +262,9 @@ impl Simulation<'_> {
         let number = *probe;
         *probe += 1;
         self.begin(number, operation, process, None);
-        if !self.exposed.is_empty() {
+        if self.was_degraded {
+            self.oracle.promise(number, Promise::Bounded);
+        } else if !self.exposed.is_empty() {
             self.oracle.promise(number, Promise::Fresh);
         }
         for _ in 0..20 {

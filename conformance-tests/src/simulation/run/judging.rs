@@ -38,6 +38,7 @@ impl Simulation<'_> {
             let is_late = number >= FIRST_PROBE && !self.tasks.iter().any(|task| task.is_suspended);
             let is_untroubled = !lock(&self.world).is_troubled || is_late;
             let name = || self.scenario.operations.get(number).map_or("a load", |(other, _)| other.name());
+            self.was_degraded |= is_degraded && self.scenario.is_near;
             if is_degraded && !self.excuses.degraded {
                 return Err(format!("{} says that the cache did not answer, but it did", name()));
             }
@@ -53,6 +54,16 @@ impl Simulation<'_> {
     /// Notes what a fault excuses, before it happens.
     pub(super) fn excuse(&mut self, fault: Choice) {
         let mut world = lock(&self.world);
+        // Whatever happens to a channel costs no operation anything.
+        let goes_by_channel = |id: &TaskId| {
+            let call = world.tasks.get(id).and_then(|task| task.call.as_ref());
+            call.is_some_and(|call| call.effect.channel().is_some())
+        };
+        match &fault {
+            Choice::Cut(_) | Choice::GiveUp(_) => return,
+            Choice::Refuse(id) if goes_by_channel(id) => return,
+            _ => {}
+        }
         world.is_troubled = true;
         let excuses = &mut self.excuses;
         match fault {
@@ -119,7 +130,7 @@ impl Simulation<'_> {
 
     pub(super) fn promise(&self, process: usize, waits: &[bool]) -> Promise {
         let is_degraded = waits.iter().enumerate().any(|(other, waits)| *waits && other != process);
-        if self.is_bounded_only() || is_degraded {
+        if self.is_bounded_only() || is_degraded || self.was_degraded {
             Promise::Bounded
         } else if !self.exposed.is_empty() {
             Promise::Fresh

@@ -13,14 +13,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use cache_backends::moka::MokaCache;
+use cache_backends::near::{NearCache, near};
 use session_cached_db::simulation::enter_task;
-use session_cached_db::{CachedDb, Session};
+use session_cached_db::{CachedDb, Error, Session};
 use session_core::{Entry, Stamp, Value};
 
 pub(in crate::simulation) use self::choices::Choice;
 use self::judging::Excuses;
 use self::tasks::Task;
-use crate::simulation::backends::{SimCache, SimDb, SimRuntime};
+use crate::simulation::backends::{NodeCache, SimCache, SimDb, SimRuntime};
 use crate::simulation::digest;
 use crate::simulation::operation::{
     Answer, FIRST_VERSION, Operation, Store, record, session_key, stored_keys,
@@ -28,14 +30,17 @@ use crate::simulation::operation::{
 use crate::simulation::oracle::Oracle;
 use crate::simulation::scenario::{Beginning, Scenario};
 use crate::simulation::settings::{
-    AHEAD, CACHE_TIMEOUT, CLOCK_SLACK, FAR, FENCE_TTL, LEASE_TTL, MAX_CACHE_AGE, PROBE_INTERVAL,
-    READ_TIMEOUT, START, WRITE_TIMEOUT,
+    AHEAD, CACHE_TIMEOUT, CLOCK_SLACK, FAR, FENCE_TTL, LEASE_TTL, MAX_CACHE_AGE, NEAR_BOUND, PROBE_INTERVAL,
+    READ_TIMEOUT, START, TICKS, WRITE_TIMEOUT,
 };
 use crate::simulation::task_id::TaskId;
-use crate::simulation::world::{Shared, World, lock};
+use crate::simulation::world::{Shared, TaskState, World, lock};
 
 /// The time after which a session that ends soon expires.
 const END: Duration = Duration::from_secs(25);
+
+/// The first number of the tasks that keep the channels of near caches, one for each process.
+const FIRST_KEEPER: usize = 90;
 
 /// The first number of the loads that probe the state after the end of a run.
 const FIRST_PROBE: usize = 100;
@@ -75,6 +80,12 @@ pub(in crate::simulation) struct Simulation<'a> {
     /// A process died with keys to repair.
     repairs_lost: bool,
     is_finished: bool,
+    /// The near caches of the processes, if they have them.
+    nears: Vec<Option<NearCache<SimCache>>>,
+    /// The number of times that the time of a tick may pass without being waited for.
+    ticks_left: u8,
+    /// An operation was degraded: other nodes' memories may show what it replaced, for as long as any cache may.
+    was_degraded: bool,
 }
 
 /// The verdict on a run so far: an error says which promise was broken.
@@ -92,7 +103,7 @@ impl<'a> Simulation<'a> {
         let first = record([0; 2]).with_version(FIRST_VERSION).with_expires_at(expires_at);
         world.commit(0, Some(first), None);
         world.commit(1, None, None);
-        let oracle = Oracle::new(&world);
+        let oracle = Oracle::new(&world, scenario.is_near);
         let mut simulation = Self {
             scenario,
             world: Arc::new(std::sync::Mutex::new(world)),
@@ -112,6 +123,9 @@ impl<'a> Simulation<'a> {
             lost: BTreeSet::new(),
             repairs_lost: false,
             is_finished: false,
+            nears: vec![None; scenario.processes()],
+            ticks_left: if scenario.is_near { TICKS } else { 0 },
+            was_degraded: false,
         };
         simulation.enter(TaskId::of_operation(FIRST_PROBE - 1));
         lock(&simulation.world).begin_rival(usize::MAX);
@@ -120,12 +134,14 @@ impl<'a> Simulation<'a> {
             let store = simulation.store(process);
             simulation.stores.push(Some(store));
         }
+        simulation.answer_pings();
         simulation.place_beginning();
         for &(operation, process) in &scenario.operations {
             let session = (operation == Operation::Merge).then(|| simulation.opened(process));
             simulation.sessions.push(session);
         }
         simulation.place_beginning();
+        simulation.fill_memories();
         lock(&simulation.world).end(TaskId::of_operation(FIRST_PROBE - 1));
         simulation
     }
@@ -146,9 +162,13 @@ impl<'a> Simulation<'a> {
         world.place(0, is_cached.then(|| Entry::value(stamp, value)), MAX_CACHE_AGE);
     }
 
-    fn store(&self, process: usize) -> Store {
+    fn store(&mut self, process: usize) -> Store {
+        let setup = TaskId::of_operation(FIRST_KEEPER + process);
+        let before = lock(&self.world).polling;
+        lock(&self.world).begin(setup, process);
+        self.enter(setup);
+        let cache = self.cache(process);
         let world = || Arc::clone(&self.world);
-        let cache = SimCache { world: world(), scope: self.scenario.scope() };
         let build = CachedDb::builder(cache, SimDb { world: world() })
             .runtime(SimRuntime { world: world(), ahead: ahead(process) })
             .reaper(None)
@@ -164,27 +184,79 @@ impl<'a> Simulation<'a> {
             .probe_interval(PROBE_INTERVAL)
             .breaker_threshold(if self.scenario.is_sensitive { 1 } else { 5 })
             .build();
-        at_once(build).expect("settings that fit together")
+        let store = at_once(build).expect("settings that fit together");
+        lock(&self.world).end(setup);
+        self.enter(before);
+        store
+    }
+
+    /// Returns the cache of a process. A near one is kept here as well.
+    fn cache(&mut self, process: usize) -> NodeCache {
+        let cache = SimCache { world: Arc::clone(&self.world), scope: self.scenario.scope(), process };
+        if !self.scenario.is_near {
+            return NodeCache::Plain(Arc::new(cache));
+        }
+        let nanos = Arc::clone(&lock(&self.world).nanos);
+        let memory = MokaCache::builder().__build_on(nanos);
+        let near = near(memory, cache).with_freshness_bound(NEAR_BOUND);
+        self.nears[process] = Some(near.clone());
+        NodeCache::Near(near)
+    }
+
+    /// Lets each near cache be told that it knows of everything up to now.
+    fn answer_pings(&mut self) {
+        let sleeps =
+            |id: &TaskId, task: &TaskState| is_keeper(*id) && task.call.is_none() && !task.timers.is_empty();
+        let due: Vec<_> = {
+            let world = lock(&self.world);
+            world.tasks.iter().filter(|(id, task)| sleeps(id, task)).map(|(id, _)| *id).collect()
+        };
+        for id in due {
+            self.fire(id);
+        }
+        for _ in 0..3 {
+            self.run_woken().expect("no operation answers");
+            self.serve_all();
+        }
+        self.run_woken().expect("no operation answers");
+    }
+
+    /// Loads A in each process with a near cache, if it is cached in the beginning.
+    fn fill_memories(&mut self) {
+        if !self.scenario.is_near {
+            return;
+        }
+        self.serve_all();
+        if self.scenario.beginning == Beginning::Vacant {
+            return;
+        }
+        for process in 0..self.stores.len() {
+            let store = self.stores[process].clone().expect("nothing has crashed yet");
+            self.drive(process, async move { store.load(&stored_keys()[0]).await.map(drop) });
+        }
     }
 
     /// Opens a session before the run begins.
     fn opened(&mut self, process: usize) -> Session {
         let store = self.stores[process].clone().expect("nothing has crashed yet");
-        let mut opening = Box::pin(async move { store.open_key(session_key()).await });
+        self.drive(process, async move { store.open_key(session_key()).await })
+    }
+
+    /// Drives a future to its end before the run begins.
+    fn drive<T>(&mut self, process: usize, future: impl Future<Output = Result<T, Error>>) -> T {
+        let mut future = Box::pin(future);
         let task = TaskId::of_operation(FIRST_PROBE - 1);
         lock(&self.world).begin(task, process);
-        let mut session = None;
-        while session.is_none() {
+        loop {
             self.enter(task);
-            match opening.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(opened) => session = Some(opened.expect("nothing fails yet")),
+            match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(done) => return done.expect("nothing fails yet"),
                 Poll::Pending => {
                     self.run_woken().expect("no operation answers yet");
                     self.serve_all();
                 }
             }
         }
-        session.expect("opened")
     }
 
     /// Returns a digest of everything that decides what can happen from here on, and how it will be judged.
@@ -204,6 +276,7 @@ impl<'a> Simulation<'a> {
             &self.statuses,
             (self.faults_left, self.rivalry_left, self.excuses, &self.dropped),
             self.urgent,
+            (self.ticks_left, self.was_degraded, self.nears.iter().map(memory_digest).collect::<Vec<_>>()),
             (losses, self.exposed.is_empty(), self.is_bounded_only(), self.repairs_lost, self.is_finished),
         ))
     }
@@ -215,6 +288,17 @@ impl Drop for Simulation<'_> {
         self.end_tasks(|_| true);
         self.drop_spawned();
     }
+}
+
+/// Returns `true` for the task that keeps the channel of a near cache.
+fn is_keeper(id: TaskId) -> bool {
+    (FIRST_KEEPER..FIRST_KEEPER + 2).contains(&id.operation())
+}
+
+fn memory_digest(near: &Option<NearCache<SimCache>>) -> Option<(Vec<u64>, (bool, u64, bool))> {
+    let near = near.as_ref()?;
+    let held = stored_keys().map(|key| digest::option(near.__present(&key).as_ref()));
+    Some((held.to_vec(), near.__state()))
 }
 
 fn awaits_repair(store: &Store) -> bool {

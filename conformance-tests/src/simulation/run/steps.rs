@@ -6,6 +6,7 @@ use super::choices::{Choice, JUMPS};
 use super::{Simulation, Status, Verdict};
 use crate::simulation::call::Reply;
 use crate::simulation::operation::{Operation, stored_keys};
+use crate::simulation::settings::TICK;
 use crate::simulation::task_id::TaskId;
 use crate::simulation::world::{TaskState, lock};
 
@@ -36,6 +37,11 @@ impl Simulation<'_> {
             Choice::Rival => {
                 self.rivalry_left -= 1;
                 lock(&self.world).rival();
+            }
+            Choice::Notice(number) => lock(&self.world).notice(number),
+            Choice::Tick => {
+                self.ticks_left = self.ticks_left.saturating_sub(1);
+                self.let_pass(TICK);
             }
             Choice::TakeEffectLate(position) => lock(&self.world).take_effect_late(position),
             Choice::Finish => {
@@ -124,9 +130,15 @@ impl Simulation<'_> {
                     let owners = fence.holders.iter().map(|holder| owner(holder.token.0.get()));
                     self.exposed.extend(owners);
                 }
-                world.slots[key] = None;
+                world.evict(key);
             }
             Choice::Pass(jump) => self.let_pass(JUMPS[jump]),
+            Choice::Cut(number) => lock(&self.world).close_channel(number),
+            Choice::GiveUp(id) => {
+                self.answer(id, Reply::Unknown);
+                self.arrive(id);
+                self.run_woken()?;
+            }
             other => panic!("not a fault: {other:?}"),
         }
         Ok(())
@@ -160,7 +172,11 @@ impl Simulation<'_> {
     pub(super) fn crash(&mut self, process: usize) -> Verdict {
         let store = self.stores[process].take().expect("a process that runs");
         self.repairs_lost |= stored_keys().iter().any(|key| store.__awaits_repair(key));
-        let dying = lock(&self.world).tasks_of(process);
+        self.nears[process] = None;
+        let mut world = lock(&self.world);
+        world.close_channels_of(process);
+        let dying = world.tasks_of(process);
+        drop(world);
         self.lost.extend(dying.iter().map(|id| id.operation()));
         self.end_tasks(|task| task.process == process);
         drop(store);

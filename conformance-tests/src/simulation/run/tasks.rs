@@ -116,7 +116,19 @@ impl Simulation<'_> {
         let open = lock(&self.world).open_calls();
         for id in open {
             lock(&self.world).apply(id);
+            self.deliver_notices();
             self.arrive(id);
+        }
+        self.deliver_notices();
+    }
+
+    /// Delivers the reports that no answer is in front of.
+    fn deliver_notices(&mut self) {
+        let mut world = lock(&self.world);
+        for number in world.open_channels() {
+            while world.has_notice(number) {
+                world.notice(number);
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use session_core::{
     Timestamp, Version,
 };
 
-use super::{Slot, World};
+use super::{Item, Slot, World};
 use crate::simulation::call::{Effect, Late, Reply, Seen};
 use crate::simulation::operation::stored_keys;
 use crate::simulation::settings::{KEYS, VALUE_TTL_EXCESS};
@@ -28,6 +28,7 @@ impl World {
     /// Puts an entry into the cache, or removes the one that is there.
     pub(in crate::simulation) fn place(&mut self, key: usize, entry: Option<Entry>, ttl: Duration) {
         self.slots[key] = entry.filter(|_| !ttl.is_zero()).map(|entry| Slot { entry, until: self.now + ttl });
+        self.note_change(key);
     }
 
     /// Commits a row on behalf of `operation`.
@@ -64,6 +65,8 @@ impl World {
     fn take_effect(&mut self, task: TaskId, effect: Effect, number: u32) -> Reply {
         match effect {
             Effect::Get(key) => Reply::Found(self.entry(key).cloned()),
+            Effect::Watch(channel, key) => self.answer_by(channel, Some(key), Item::Answer(task, number)),
+            Effect::Ping(channel) => self.answer_by(channel, None, Item::Answer(task, number)),
             Effect::Acquire(key, lease, ttl) => Reply::Acquired(match self.entry(key).cloned() {
                 Some(found) => Acquired::Found(found),
                 None => {
@@ -165,7 +168,11 @@ impl World {
                 }
                 Reply::DeletedExpired(deleted)
             }
-            Effect::Get(_) | Effect::Acquire(..) | Effect::Exchange(..) => panic!("not a statement"),
+            Effect::Get(_)
+            | Effect::Acquire(..)
+            | Effect::Exchange(..)
+            | Effect::Watch(..)
+            | Effect::Ping(_) => panic!("not a statement"),
         }
     }
 

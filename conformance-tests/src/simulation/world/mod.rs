@@ -2,18 +2,22 @@
 //!
 //! A call takes effect when the scheduler says so, not when it is made.
 
+mod channels;
 mod effects;
 mod rival;
 mod timers;
 
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
 use session_core::{BoxFuture, Entry, Record, State, Timestamp, Token, Version};
 
+use self::channels::Channel;
+pub(in crate::simulation) use self::channels::Item;
 pub(super) use self::timers::Purpose;
 use self::timers::Timer;
 use super::call::{Call, Effect, Late, Reply, Seen};
@@ -92,6 +96,10 @@ pub(in crate::simulation) struct World {
     pub(in crate::simulation) remembers: bool,
     /// The token of the rival process's fence, if it holds one.
     pub(in crate::simulation) rival: Option<Token>,
+    /// Every channel that was opened, by its number.
+    channels: Vec<Channel>,
+    /// The clock of the near caches' memories, in nanoseconds.
+    pub(in crate::simulation) nanos: Arc<AtomicU64>,
 }
 
 pub(in crate::simulation) struct Spawned(
@@ -124,6 +132,8 @@ impl World {
             is_troubled: false,
             remembers: false,
             rival: None,
+            channels: Vec::new(),
+            nanos: Arc::new(AtomicU64::new(nanos(START))),
         }
     }
 
@@ -177,7 +187,12 @@ impl World {
         assert!(task.call.is_none(), "a task makes one call at a time");
         task.calls += 1;
         let (number, waker) = (task.calls, waker.clone());
+        // What can happen between the sending of a ping and its arrival can happen before the sending, too.
+        let is_ping = matches!(effect, Effect::Ping(_));
         task.call = Some(Call { effect, sent_at: now, number, reply: None, has_arrived: false, waker });
+        if is_ping {
+            self.apply(id);
+        }
         id
     }
 
@@ -247,6 +262,7 @@ impl World {
 
     /// Makes the answer to the call of a task available, and returns the waker to wake.
     pub(in crate::simulation) fn deliver(&mut self, task: TaskId) -> Option<Waker> {
+        self.take_item(task);
         let call = self.tasks.get_mut(&task)?.call.as_mut().filter(|call| call.reply.is_some())?;
         call.has_arrived = true;
         Some(call.waker.clone())
@@ -255,9 +271,10 @@ impl World {
     pub(in crate::simulation) fn pass(&mut self, time: Duration) {
         self.now = self.now + time;
         let now = self.now;
+        self.nanos.store(nanos(now), Ordering::SeqCst);
         for key in 0..KEYS.len() {
-            if self.entry(key).is_none() {
-                self.slots[key] = None;
+            if self.slots[key].is_some() && self.entry(key).is_none() {
+                self.evict(key);
             }
         }
         self.late.retain(|late| {
@@ -283,15 +300,17 @@ impl World {
         late.sort_unstable();
         late.hash(&mut hasher);
         self.rival.hash(&mut hasher);
+        self.hash_channels(&mut hasher);
         for (id, task) in &self.tasks {
             (id, task.log, task.children, task.is_gone).hash(&mut hasher);
             for timer in &task.timers {
                 // The due time matters only for a timer that fires by time.
-                let due = (timer.purpose == Purpose::Load).then_some(timer.due);
+                let due = matches!(timer.purpose, Purpose::Load | Purpose::Wait).then_some(timer.due);
                 (timer.purpose, due).hash(&mut hasher);
             }
             let call = task.call.as_ref().map(|call| {
-                let sent_at = call.effect.is_statement().then_some(call.sent_at);
+                let counts_from = call.effect.is_statement() || matches!(call.effect, Effect::Ping(_));
+                let sent_at = counts_from.then_some(call.sent_at);
                 let reply = call.reply.as_ref().map(digest::reply);
                 (digest::effect(&call.effect), sent_at, reply, call.has_arrived)
             });
@@ -299,4 +318,9 @@ impl World {
         }
         hasher.finish()
     }
+}
+
+/// Returns an instant as the clock of a memory shows it.
+fn nanos(now: Timestamp) -> u64 {
+    u64::try_from(now.as_micros()).expect("a run is after 1970") * 1_000
 }

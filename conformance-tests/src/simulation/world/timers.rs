@@ -6,7 +6,7 @@ use std::time::Duration;
 use session_core::Timestamp;
 
 use super::World;
-use crate::simulation::settings::{CACHE_TIMEOUT, PROBE_INTERVAL};
+use crate::simulation::settings::{CACHE_TIMEOUT, NEAR_PATIENCE, NEAR_PING, NEAR_WAIT, PROBE_INTERVAL};
 use crate::simulation::task_id::TaskId;
 
 /// The maximum time that a load waits for one more attempt.
@@ -22,6 +22,8 @@ pub(in crate::simulation) enum Purpose {
     Maintain,
     /// The longest wait of a load for one more attempt. It ends only when that time has passed.
     Load,
+    /// The wait of a final operation with a near cache. It ends only when that time has passed.
+    Wait,
     /// The deadline of a call. It passes by a fault only, which looks like any other lost answer.
     Call,
 }
@@ -44,7 +46,9 @@ impl World {
         let purpose = match duration {
             // A pause before an exchange changes nothing but the time, and that little.
             pause if pause <= LONGEST_PAUSE => return None,
-            CACHE_TIMEOUT => Purpose::Call,
+            CACHE_TIMEOUT | NEAR_PATIENCE => Purpose::Call,
+            NEAR_PING => Purpose::Maintain,
+            NEAR_WAIT => Purpose::Wait,
             pause if pause <= PROBE_INTERVAL => Purpose::Maintain,
             LONGEST_LOAD => Purpose::Load,
             _ => Purpose::Call,

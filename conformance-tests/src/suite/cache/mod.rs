@@ -82,10 +82,10 @@ pub fn cases<F: CacheFixture>() -> Vec<Case<F>> {
     parts.into_iter().flatten().collect()
 }
 
-const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
 
 /// Returns a key that no other case and no other run uses.
-fn key() -> StoredKey {
+pub(super) fn key() -> StoredKey {
     let key = SessionKey::generate().expect("the system has random numbers");
     StoredKey::derive(&key, KeyForm::Hashed, &KeyPrefix::NONE).expect("a hashed key fits")
 }
@@ -113,7 +113,7 @@ fn value_of(payload: impl Into<Bytes>) -> Entry {
     )
 }
 
-fn value() -> Entry {
+pub(super) fn value() -> Entry {
     value_of(format!("1{{\"n\":{}}}", fastrand::u64(..)))
 }
 
@@ -130,7 +130,7 @@ fn every_state() -> [Entry; 3] {
     [value(), lease(), fence()]
 }
 
-async fn exchange(
+pub(super) async fn exchange(
     cache: &impl Cache,
     key: &StoredKey,
     expected: Expected,
@@ -147,13 +147,13 @@ async fn get(cache: &impl Cache, key: &StoredKey) -> Option<Entry> {
 }
 
 /// Stores `entry` under a vacant `key`.
-async fn put(cache: &impl Cache, key: &StoredKey, entry: &Entry, ttl: Duration) {
+pub(super) async fn put(cache: &impl Cache, key: &StoredKey, entry: &Entry, ttl: Duration) {
     let stored = exchange(cache, key, Expected::Vacant, Some(entry.clone()), ttl).await;
     assert_eq!(stored, Exchange::Stored, "nothing was under this key, so the exchange must happen");
 }
 
 /// Returns a short TTL that this cache does not round to zero.
-fn short_ttl(cache: &impl Cache) -> Duration {
+pub(super) fn short_ttl(cache: &impl Cache) -> Duration {
     cache.properties().ttl_granularity.max(Duration::from_millis(100))
 }
 

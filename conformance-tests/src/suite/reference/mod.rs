@@ -3,5 +3,5 @@
 mod cache;
 mod persistence;
 
-pub use cache::MemoryCache;
+pub use cache::{MemoryCache, MemoryChannel};
 pub use persistence::MemoryPersistence;

@@ -1,0 +1,308 @@
+//! A near cache: memory of this process in front of a shared cache that reports changes.
+//!
+//! ```
+//! # #[cfg(feature = "redis")] {
+//! use cache_backends::moka::MokaCache;
+//! use cache_backends::near::near;
+//! use cache_backends::redis::RedisCache;
+//!
+//! let cache = near(MokaCache::builder().build(), RedisCache::builder().url("redis://10.0.0.1/").build()?);
+//! # }
+//! # Ok::<(), cache_backends::ConnectError>(())
+//! ```
+//!
+//! `docs/near-caches.md` in the repository says what is promised, why it holds, what it costs, and when not to use one.
+
+// Three rules keep memory true. `channel` has a fourth: it forgets everything before another channel counts.
+//
+// - Only what the channel has read enters memory, over a lease that lies there since before the read was sent. A report
+//   removes leases and values alike.
+// - Whoever goes around memory (a writer, a reader of the shared cache or of the database) removes the key from memory
+//   after the answer and before the caller has it. So this process shows nothing older afterwards.
+// - Memory answers only while the newest answered ping was sent less than the bound ago, and that is looked at first.
+
+mod channel;
+mod inspect;
+#[cfg(feature = "__simulation")]
+mod mutants;
+
+use std::fmt;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use session_core::{
+    Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, Near, NearEvent, NearObserver,
+    NoticeChannel, NoticeListener, NoticeSource, Runtime, State, StoredKey,
+};
+
+use crate::moka::MokaCache;
+use crate::moka::clock::{LAG, Tick};
+
+/// The default of [`NearCache::with_freshness_bound`].
+const DEFAULT_BOUND: Duration = Duration::from_millis(100);
+
+/// The longest time for which a value is kept in memory. The store does not show it for longer than its `max_cache_age`.
+const VALUE_TTL: Duration = Duration::from_secs(60 * 60);
+
+/// Creates a near cache of `memory`, which nothing else may use, in front of `shared`.
+pub fn near<S: Cache + NoticeSource>(memory: MokaCache, shared: S) -> NearCache<S> {
+    NearCache { inner: Arc::new(Inner::new(memory, shared)), bound: DEFAULT_BOUND }
+}
+
+/// A shared cache with memory of this process in front of it. Cloning it creates another handle to both.
+///
+/// # Behavior
+///
+/// - As a [`Cache`], it behaves like the shared cache.
+/// - Memory is used from the moment on at which a store that has this cache is built and the channel is open.
+/// - A value enters memory when it is read from the shared cache, not when this process has written it.
+/// - If the channel is lost, or does not answer for the [bound](Self::with_freshness_bound), calls go to the shared
+///   cache. No call fails for it.
+pub struct NearCache<S: NoticeSource> {
+    inner: Arc<Inner<S>>,
+    bound: Duration,
+}
+
+struct Inner<S: NoticeSource> {
+    memory: MokaCache,
+    shared: S,
+    /// The instant from which on memory may not answer, in ticks of the memory's clock.
+    fresh_until: AtomicU64,
+    channel: Mutex<Option<Arc<S::Channel>>>,
+    /// That of the store that has started this.
+    runtime: OnceLock<Arc<dyn Runtime>>,
+}
+
+impl<S: NoticeSource> Inner<S> {
+    fn new(memory: MokaCache, shared: S) -> Self {
+        Self {
+            memory,
+            shared,
+            fresh_until: AtomicU64::new(0),
+            channel: Mutex::new(None),
+            runtime: OnceLock::new(),
+        }
+    }
+
+    fn now(&self) -> Tick {
+        self.memory.clock().now()
+    }
+
+    #[inline]
+    fn is_fresh(&self, now: Tick) -> bool {
+        now.0 < self.fresh_until.load(Ordering::Acquire) || mutant!(NearAlwaysFresh)
+    }
+
+    /// Notes that the server has answered a ping that was sent at `basis`.
+    fn note_answer(&self, basis: Tick, bound: Duration) {
+        let bound = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
+        // The clock may be behind when it is read at a hit.
+        self.fresh_until.store(basis.0.saturating_add(bound.saturating_sub(LAG)), Ordering::Release);
+    }
+
+    fn channel(&self) -> Option<Arc<S::Channel>> {
+        self.channel.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_channel(&self, channel: Option<Arc<S::Channel>>) {
+        *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = channel;
+    }
+
+    /// Reads `key` by the channel, and keeps a value that it finds. Returns `None` if the shared cache has nothing, or if
+    /// the channel cannot be used just now.
+    async fn read_through(
+        &self,
+        key: &StoredKey,
+        lease: &Entry,
+        ttl: Duration,
+        patience: Duration,
+    ) -> Option<Entry> {
+        if !self.is_fresh(self.now()) {
+            return None;
+        }
+        // What is there was of no use to the caller, or another reader's lease, which then keeps nothing.
+        self.memory.place(key, lease.clone(), ttl);
+        // After the lease: if this channel is lost from here on, the lease is forgotten with it.
+        let channel = self.channel()?;
+        let runtime = self.runtime.get()?;
+        let found = match select(pin!(channel.get(key)), runtime.sleep(patience)).await {
+            Either::Left((found, _)) => found.ok().flatten()?,
+            Either::Right(_) => return None,
+        };
+        if let State::Value(_) = found.state {
+            mutant!(NearWithoutLease => {
+                self.memory.place(key, found.clone(), VALUE_TTL);
+                return Some(found);
+            });
+            self.memory.fill(key, lease.stamp, found.clone(), VALUE_TTL);
+        } else {
+            self.memory.remove(key);
+        }
+        Some(found)
+    }
+}
+
+impl<S: NoticeSource> NearCache<S> {
+    /// Sets the maximum time by which memory may be behind: what another process has saved is seen after that time at the
+    /// latest, and operations that end sessions are acknowledged after it. Defaults to 100 ms. At least 20 ms, and at most
+    /// the store's `max_cache_age`; a store refuses other values.
+    ///
+    /// The node asks the server whether it is still there four times in this time.
+    #[must_use]
+    pub const fn with_freshness_bound(mut self, bound: Duration) -> Self {
+        self.bound = bound;
+        self
+    }
+
+    /// Returns the time for which a read waits for the channel before the shared cache is asked.
+    fn patience(&self) -> Duration {
+        self.bound / 2
+    }
+}
+
+impl<S: Cache + NoticeSource> Cache for NearCache<S> {
+    async fn get(&self, key: &StoredKey) -> Result<Option<Entry>, CacheError> {
+        let found = self.inner.shared.get(key).await;
+        self.forget(key);
+        found
+    }
+
+    async fn compare_exchange(
+        &self,
+        key: &StoredKey,
+        expected: Expected,
+        new: Option<Entry>,
+        ttl: Duration,
+    ) -> Result<Exchange, CacheError> {
+        mutant!(NearOwnRemovedEarly => {
+            self.inner.memory.remove(key);
+            return self.inner.shared.compare_exchange(key, expected, new, ttl).await;
+        });
+        let exchanged = self.inner.shared.compare_exchange(key, expected, new, ttl).await;
+        mutant!(NearOwnKept => return exchanged);
+        // Before the caller has the answer, and so before it writes the database.
+        self.forget(key);
+        exchanged
+    }
+
+    async fn acquire(&self, key: &StoredKey, lease: Entry, ttl: Duration) -> Result<Acquired, CacheError> {
+        // The channel only reads, so what it leaves open can be asked again on another connection.
+        if let Some(found) = self.inner.read_through(key, &lease, ttl, self.patience()).await {
+            return Ok(Acquired::Found(found));
+        }
+        let acquired = self.inner.shared.acquire(key, lease, ttl).await;
+        self.forget(key);
+        acquired
+    }
+
+    fn server(&self, key: &StoredKey) -> usize {
+        self.inner.shared.server(key)
+    }
+
+    fn properties(&self) -> CacheProperties {
+        self.inner.shared.properties()
+    }
+
+    #[inline]
+    fn near(&self) -> Option<&dyn Near> {
+        Some(self)
+    }
+}
+
+impl<S: NoticeSource> Near for NearCache<S> {
+    #[inline]
+    fn peek(&self, key: &StoredKey) -> Option<Entry> {
+        let now = self.inner.now();
+        // First: an entry that was taken while the channel was behind may have been removed since, and a ping answered.
+        if !self.inner.is_fresh(now) {
+            return None;
+        }
+        self.inner.memory.hit(key, now)
+    }
+
+    fn forget(&self, key: &StoredKey) {
+        mutant!(NearKeptOnBypass => return);
+        self.inner.memory.remove(key);
+    }
+
+    fn freshness_bound(&self) -> Duration {
+        self.bound
+    }
+
+    fn refusal(&self) -> Option<&'static str> {
+        self.inner.shared.refusal()
+    }
+
+    fn start(&self, runtime: &Arc<dyn Runtime>, observer: Arc<dyn NearObserver>) {
+        if self.inner.runtime.set(Arc::clone(runtime)).is_ok() {
+            let listener = Arc::new(Listener::new(self.inner.memory.clone(), Arc::clone(&observer)));
+            let inner = Arc::downgrade(&self.inner);
+            let (runtime, bound) = (Arc::clone(runtime), self.bound);
+            let keeper = channel::Keeper { inner, listener, observer, runtime: Arc::clone(&runtime), bound };
+            runtime.spawn(Box::pin(keeper.run()));
+        }
+    }
+
+    #[cfg(feature = "__simulation")]
+    fn __peek_anyway(&self, key: &StoredKey) -> Option<Entry> {
+        self.inner.memory.hit(key, self.inner.now())
+    }
+
+    #[cfg(feature = "__simulation")]
+    fn __is_fresh(&self) -> bool {
+        self.inner.is_fresh(self.inner.now())
+    }
+}
+
+impl<S: NoticeSource> Clone for NearCache<S> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner), bound: self.bound }
+    }
+}
+
+impl<S: NoticeSource> fmt::Debug for NearCache<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NearCache")
+            .field("memory", &self.inner.memory)
+            .field("shared", &self.inner.shared)
+            .field("bound", &self.bound)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Applies reports to memory, in the order in which they come, before the channel hands on a later answer.
+#[derive(Debug)]
+struct Listener {
+    memory: MokaCache,
+    observer: Arc<dyn NearObserver>,
+    #[cfg(feature = "__simulation")]
+    late: Mutex<Vec<StoredKey>>,
+}
+
+impl Listener {
+    fn new(memory: MokaCache, observer: Arc<dyn NearObserver>) -> Self {
+        Self {
+            memory,
+            observer,
+            #[cfg(feature = "__simulation")]
+            late: Mutex::default(),
+        }
+    }
+}
+
+impl NoticeListener for Listener {
+    fn changed(&self, key: &StoredKey) {
+        mutant!(NearNoticeKeepsLease => return self.memory.remove_value(key));
+        mutant!(NearNoticesLate => return self.put_off(key));
+        self.memory.remove(key);
+        self.observer.note(NearEvent::Noticed);
+    }
+
+    fn all_changed(&self) {
+        self.memory.remove_all();
+        self.observer.note(NearEvent::Forgotten);
+    }
+}

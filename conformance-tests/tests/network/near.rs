@@ -1,0 +1,280 @@
+//! Near caches on real servers: two nodes, each with memory and a connection of its own for reports.
+
+use std::time::{Duration, Instant};
+
+use cache_backends::moka::MokaCache;
+use cache_backends::near::{NearCache, near};
+use cache_backends::redis::RedisCache;
+use cache_backends::redis::driver::{Client, cmd};
+use conformance_tests::proxy::{Mode, Proxy};
+use db_backends::sqlite::SqlitePersistence;
+use session_cached_db::{BuildError, CachedDb, Session};
+use tempfile::TempDir;
+
+use crate::{Link, Links, address};
+
+type Store = CachedDb<NearCache<RedisCache>, SqlitePersistence>;
+
+/// The freshness bound: long enough that a busy machine does not make memory stale between two steps of a test.
+const BOUND: Duration = Duration::from_millis(400);
+
+/// The time that a final operation may take beyond the bound, on a busy machine.
+const REST: Duration = Duration::from_secs(3);
+
+/// Two nodes of one application. The second one reaches the cache through a proxy.
+struct Nodes {
+    here: Store,
+    there: Store,
+    proxy: Proxy,
+    _files: TempDir,
+}
+
+impl Nodes {
+    async fn before(link: &Link) -> Self {
+        let files = tempfile::tempdir().unwrap();
+        let database = format!("sqlite://{}", files.path().join("sessions.db").display());
+        let proxy = link.proxy.clone();
+        let here = node(&link.direct, &database).await;
+        let there = node(&link.url, &database).await;
+        Self { here, there, proxy, _files: files }
+    }
+}
+
+async fn node(cache_url: &str, database: &str) -> Store {
+    let redis = RedisCache::builder().url(cache_url).build().unwrap();
+    let cache = near(MokaCache::builder().build(), redis).with_freshness_bound(BOUND);
+    let db = SqlitePersistence::connect(database).await.unwrap();
+    CachedDb::builder(cache, db).reaper(None).cache_timeout(Duration::from_millis(500)).build().await.unwrap()
+}
+
+async fn login(store: &Store) -> String {
+    let mut session = store.new_session();
+    session.insert("n", 0).unwrap();
+    session.save().await.unwrap();
+    session.key().unwrap().expose().to_owned()
+}
+
+async fn open(store: &Store, cookie: &str) -> Session {
+    store.open(cookie).await.expect("no request fails")
+}
+
+async fn read(store: &Store, cookie: &str) -> Option<u32> {
+    open(store, cookie).await.get("n").unwrap()
+}
+
+async fn write(store: &Store, cookie: &str, n: u32) {
+    let mut session = open(store, cookie).await;
+    session.insert("n", n).unwrap();
+    session.save().await.expect("no request fails");
+}
+
+/// Loads the session until memory answers.
+async fn warm(store: &Store, cookie: &str, expected: u32) {
+    let begun = Instant::now();
+    loop {
+        let before = store.stats().near_hits;
+        assert_eq!(read(store, cookie).await, Some(expected), "an old session was served");
+        if store.stats().near_hits > before {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "memory does not answer: {:?}", store.stats());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn memory_answers_without_a_round_trip(link: &Link) {
+    let nodes = Nodes::before(link).await;
+    let cookie = login(&nodes.there).await;
+    warm(&nodes.there, &cookie, 0).await;
+    let (before, hits) = (nodes.there.stats(), 20);
+    for _ in 0..hits {
+        assert_eq!(read(&nodes.there, &cookie).await, Some(0));
+    }
+    let after = nodes.there.stats();
+    assert!(after.near_hits - before.near_hits >= hits - 2, "{before:?} {after:?}");
+    assert_eq!(after.misses + after.bypasses, before.misses + before.bypasses);
+}
+
+pub async fn memory_over_redis_answers_without_a_round_trip(links: &Links) {
+    memory_answers_without_a_round_trip(links.only()).await;
+}
+
+pub async fn memory_over_valkey_answers_without_a_round_trip(links: &Links) {
+    memory_answers_without_a_round_trip(links.only()).await;
+}
+
+async fn writes_are_seen(link: &Link) {
+    let nodes = Nodes::before(link).await;
+    let cookie = login(&nodes.here).await;
+    for n in 1..=20 {
+        warm(&nodes.here, &cookie, n - 1).await;
+        warm(&nodes.there, &cookie, n - 1).await;
+        write(&nodes.here, &cookie, n).await;
+        assert_eq!(read(&nodes.here, &cookie).await, Some(n), "a node does not see its own write");
+        tokio::time::sleep(BOUND).await;
+        assert_eq!(
+            read(&nodes.there, &cookie).await,
+            Some(n),
+            "another node is behind by more than the bound"
+        );
+        let mut session = open(&nodes.here, &cookie).await;
+        session.insert("n", n).unwrap();
+        session.save_strict().await.unwrap();
+        assert_eq!(read(&nodes.there, &cookie).await, Some(n));
+    }
+    let mut session = open(&nodes.here, &cookie).await;
+    session.insert("n", 99).unwrap();
+    session.save_strict().await.unwrap();
+    assert_eq!(read(&nodes.there, &cookie).await, Some(99), "a strict save is final");
+}
+
+pub async fn writes_are_seen_at_once_here_and_within_the_bound_elsewhere_on_redis(links: &Links) {
+    writes_are_seen(links.only()).await;
+}
+
+pub async fn writes_are_seen_at_once_here_and_within_the_bound_elsewhere_on_valkey(links: &Links) {
+    writes_are_seen(links.only()).await;
+}
+
+/// Ends sessions on one node in every way, while the other's channel is in this mode.
+async fn logout_is_final(nodes: &Nodes, mode: Mode) {
+    for round in 0..3 {
+        let cookie = login(&nodes.here).await;
+        nodes.proxy.set(Mode::Pass);
+        warm(&nodes.there, &cookie, 0).await;
+        nodes.proxy.set(mode);
+        let begun = Instant::now();
+        let mut session = open(&nodes.here, &cookie).await;
+        if round == 0 {
+            session.cycle_key().await.expect("no request fails");
+        } else {
+            session.flush().await.expect("no request fails");
+        }
+        let took = begun.elapsed();
+        assert!(took >= BOUND && took < BOUND + REST, "a final operation took {took:?}");
+        assert_eq!(
+            read(&nodes.there, &cookie).await,
+            None,
+            "a session that was ended is shown, with {mode:?}"
+        );
+    }
+    nodes.proxy.set(Mode::Pass);
+}
+
+async fn logout_is_final_whatever_the_channel_does(link: &Link) {
+    let nodes = Nodes::before(link).await;
+    for mode in [Mode::Pass, Mode::Hold, Mode::Deaf, Mode::BlackHole, Mode::Reset, Mode::Delay(BOUND * 2)] {
+        logout_is_final(&nodes, mode).await;
+    }
+}
+
+pub async fn logout_is_final_on_redis_whatever_the_channel_does(links: &Links) {
+    logout_is_final_whatever_the_channel_does(links.only()).await;
+}
+
+pub async fn logout_is_final_on_valkey_whatever_the_channel_does(links: &Links) {
+    logout_is_final_whatever_the_channel_does(links.only()).await;
+}
+
+/// The channel is cut, and a change is made before the next one is open.
+pub async fn memory_is_forgotten_with_its_channel(links: &Links) {
+    let link = links.only();
+    let nodes = Nodes::before(link).await;
+    let cookie = login(&nodes.here).await;
+    let client = Client::open(&*link.direct).unwrap();
+    let mut admin = client.get_multiplexed_async_connection().await.unwrap();
+    for n in 1..=10 {
+        warm(&nodes.there, &cookie, n - 1).await;
+        let forgotten = nodes.there.stats().near_forgotten;
+        let _: i64 =
+            cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal").query_async(&mut admin).await.unwrap();
+        write(&nodes.here, &cookie, n).await;
+        tokio::time::sleep(BOUND).await;
+        assert_eq!(read(&nodes.there, &cookie).await, Some(n), "memory has outlived its channel");
+        warm(&nodes.there, &cookie, n).await;
+        assert!(nodes.there.stats().near_forgotten > forgotten);
+    }
+}
+
+/// A flush of the server is reported as a change of everything.
+pub async fn flushed_server_leaves_nothing_in_memory(links: &Links) {
+    let link = links.only();
+    let nodes = Nodes::before(link).await;
+    let cookie = login(&nodes.here).await;
+    warm(&nodes.there, &cookie, 0).await;
+    let client = Client::open(&*link.direct).unwrap();
+    let mut admin = client.get_multiplexed_async_connection().await.unwrap();
+    let forgotten = nodes.there.stats().near_forgotten;
+    let _: String = cmd("FLUSHALL").query_async(&mut admin).await.unwrap();
+    let begun = Instant::now();
+    while nodes.there.stats().near_forgotten == forgotten {
+        assert!(begun.elapsed() < Duration::from_secs(10), "the flush was not reported");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    warm(&nodes.there, &cookie, 0).await;
+}
+
+/// The name leads to another server, which is empty, as after a restart.
+pub async fn server_that_is_replaced_is_told_apart(links: &Links) {
+    let (old, new) = (links.get("redis"), links.get("valkey"));
+    let nodes = Nodes::before(old).await;
+    let cookie = login(&nodes.there).await;
+    warm(&nodes.there, &cookie, 0).await;
+    nodes.proxy.lead_to(address(&new.direct));
+    nodes.proxy.set(Mode::Reset);
+    write(&nodes.there, &cookie, 1).await;
+    assert_eq!(read(&nodes.there, &cookie).await, Some(1));
+    nodes.proxy.set(Mode::Pass);
+    warm(&nodes.there, &cookie, 1).await;
+    let mut session = open(&nodes.there, &cookie).await;
+    session.flush().await.unwrap();
+    assert_eq!(read(&nodes.there, &cookie).await, None);
+}
+
+/// A user without the right to track keys has a shared cache, and no memory in front of it.
+pub async fn forbidden_tracking_costs_memory_and_no_session(links: &Links) {
+    let link = links.only();
+    let admin_url = link.direct.replace("sessions:", ":");
+    let client = Client::open(admin_url).unwrap();
+    let mut admin = client.get_multiplexed_async_connection().await.unwrap();
+    let _: String = cmd("ACL")
+        .arg("SETUSER")
+        .arg("sessions")
+        .arg("-client|tracking")
+        .query_async(&mut admin)
+        .await
+        .unwrap();
+    let nodes = Nodes::before(link).await;
+    let cookie = login(&nodes.here).await;
+    for _ in 0..10 {
+        assert_eq!(read(&nodes.here, &cookie).await, Some(0));
+    }
+    let stats = nodes.here.stats();
+    assert!(stats.near_hits == 0 && stats.hits >= 9, "{stats:?}");
+    open(&nodes.here, &cookie).await.flush().await.unwrap();
+    assert_eq!(read(&nodes.there, &cookie).await, None);
+}
+
+/// Settings and servers that cannot have a near cache are refused when the store is built.
+pub async fn near_cache_that_cannot_be_told_is_refused_at_build(links: &Links) {
+    let url = &links.only().direct;
+    let db = || SqlitePersistence::connect("sqlite::memory:");
+    let memory = || MokaCache::builder().build();
+    let redis = || RedisCache::builder().url(url).build().unwrap();
+    for bound in [Duration::ZERO, Duration::from_millis(19), Duration::from_secs(301)] {
+        let cache = near(memory(), redis()).with_freshness_bound(bound);
+        let refused = CachedDb::builder(cache, db().await.unwrap()).build().await.unwrap_err();
+        assert!(
+            matches!(&refused, BuildError::Invalid(reason) if reason.contains("freshness bound")),
+            "{refused}"
+        );
+    }
+    let client = Client::open(&**url).unwrap();
+    let connection = client.get_multiplexed_async_connection().await.unwrap();
+    let own = RedisCache::builder().connection(connection).build().unwrap();
+    let refused = CachedDb::builder(near(memory(), own), db().await.unwrap()).build().await.unwrap_err();
+    assert!(matches!(&refused, BuildError::Invalid(reason) if reason.contains("by a URL")), "{refused}");
+    let by_url =
+        cache_backends::connect(&format!("near+{url}?freshness_bound_ms=400&max_bytes=1000000")).unwrap();
+    CachedDb::builder(by_url, db().await.unwrap()).build().await.unwrap();
+}

@@ -1,0 +1,53 @@
+//! What a near cache asks of the driver: to be started, and that final operations are acknowledged late enough.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use session_core::{BoxFuture, Cache};
+
+use super::{CoherentCache, WriteOperation};
+use crate::telemetry::NearTelemetry;
+use crate::telemetry::metrics::Labels;
+
+/// The share of the freshness bound that is added to the wait, because the clocks of two nodes do not run equally fast.
+const DRIFT: u32 = 128;
+
+/// The time that is added to the wait besides, because timers may be rounded.
+const ROUNDING: Duration = Duration::from_millis(1);
+
+impl<C: Cache> CoherentCache<C> {
+    /// Returns `true` if the cache is a near one.
+    pub(crate) fn is_near(&self) -> bool {
+        self.cache.near().is_some()
+    }
+
+    /// Starts to listen for changes, if the cache is a near one.
+    pub(crate) fn start_near(&self, labels: &Labels) {
+        if let Some(near) = self.cache.near() {
+            near.start(&self.runtime, Arc::new(NearTelemetry::new(&self.telemetry, labels)));
+        }
+    }
+
+    /// Returns a wait that begins now, when the fence of `operation` is confirmed, and after which no node shows what the
+    /// operation replaces. Returns `None` if the operation need not be final, or if the cache is no near one: then nothing
+    /// shows it any more.
+    pub(super) fn final_wait(&self, operation: WriteOperation) -> Option<BoxFuture<()>> {
+        let near = self.cache.near()?;
+        if !self.settings.is_final(operation) || mutant!(NearNoWait) {
+            return None;
+        }
+        Some(self.runtime.sleep(longest_answer(near.freshness_bound())))
+    }
+
+    /// Waits until no node shows what was replaced before this is called.
+    pub(crate) async fn wait_for_all_nodes(&self) {
+        if let Some(near) = self.cache.near() {
+            self.runtime.sleep(longest_answer(near.freshness_bound())).await;
+        }
+    }
+}
+
+/// Returns the time after a fence for which a node that has not heard of it may answer from memory.
+fn longest_answer(bound: Duration) -> Duration {
+    bound + bound / DRIFT + ROUNDING
+}

@@ -1,0 +1,66 @@
+//! The reports about a near cache.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use session_core::{NearEvent, NearObserver};
+
+use super::Telemetry;
+use super::metrics::{Gauge, Labels};
+
+/// Counts and logs the events of a near cache.
+#[derive(Debug)]
+pub(crate) struct NearTelemetry {
+    telemetry: Arc<Telemetry>,
+    is_up: Gauge,
+    answer_time: Gauge,
+    /// It was logged that no channel can be opened.
+    is_failure_logged: AtomicBool,
+}
+
+impl NearTelemetry {
+    pub(crate) fn new(telemetry: &Arc<Telemetry>, labels: &Labels) -> Self {
+        Self {
+            telemetry: Arc::clone(telemetry),
+            is_up: Gauge::new(
+                "session_near_channel_up",
+                "1 while the near cache is told of changes, and 0 otherwise",
+                labels,
+            ),
+            answer_time: Gauge::new(
+                "session_near_answer_microseconds",
+                "How long the last answer on the near cache's channel took",
+                labels,
+            ),
+            is_failure_logged: AtomicBool::new(false),
+        }
+    }
+}
+
+impl NearObserver for NearTelemetry {
+    fn note(&self, event: NearEvent<'_>) {
+        match event {
+            NearEvent::Noticed => self.telemetry.counters.near_notices.bump(),
+            NearEvent::Forgotten => self.telemetry.counters.near_forgotten.bump(),
+            NearEvent::Answered(time) => {
+                self.answer_time.set(usize::try_from(time.as_micros()).unwrap_or(usize::MAX));
+            }
+            NearEvent::Opened => {
+                self.is_up.set(1);
+                self.is_failure_logged.store(false, Ordering::Relaxed);
+                tracing::info!(target: "session_cached_db", event = "near_channel_opened",
+                    "the near cache is told of changes, and answers from memory");
+            }
+            NearEvent::Lost(error) => {
+                self.is_up.set(0);
+                tracing::warn!(target: "session_cached_db", event = "near_channel_lost", %error,
+                    "the near cache is not told of changes any more; loads go to the shared cache until it is");
+            }
+            NearEvent::NotOpened(error) if !self.is_failure_logged.swap(true, Ordering::Relaxed) => {
+                tracing::warn!(target: "session_cached_db", event = "near_channel_failed", %error,
+                    "the near cache cannot be told of changes; loads go to the shared cache, and it is tried again");
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,70 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::{CacheError, Entry, Runtime, StoredKey};
+
+/// What a store uses of a near cache besides [`Cache`](crate::Cache): the memory of this process.
+///
+/// A near cache keeps in memory what it has read from a shared cache, and is told when that changes. It answers from
+/// memory only for as long as it has certainly been told of every change that is older than the
+/// [bound](Self::freshness_bound).
+///
+/// # Behavior
+///
+/// - What [`peek`](Self::peek) returns was in the shared cache at some instant less than the bound ago.
+/// - After an exchange or a `get` of this handle has returned, `peek` shows nothing of its key that was read before.
+/// - After [`forget`](Self::forget) has returned, `peek` shows nothing of the key that was read before.
+pub trait Near: Send + Sync {
+    /// Returns the value that this process keeps in memory under `key`, if it may be shown. Makes no call.
+    fn peek(&self, key: &StoredKey) -> Option<Entry>;
+
+    /// Removes what this process keeps in memory under `key`, and keeps what is being read. The store calls this before
+    /// it shows a session that it has read from the database: memory may not know of that state yet, and must not show
+    /// an older one afterwards.
+    fn forget(&self, key: &StoredKey);
+
+    /// Returns the maximum time by which memory is behind.
+    fn freshness_bound(&self) -> Duration;
+
+    /// Returns the reason why the shared cache can never report changes, or `None`. Makes no call.
+    fn refusal(&self) -> Option<&'static str>;
+
+    /// Starts to listen for changes, on tasks of `runtime`, until the cache is dropped. Calls after the first one do
+    /// nothing.
+    fn start(&self, runtime: &Arc<dyn Runtime>, observer: Arc<dyn NearObserver>);
+
+    /// For a seeded fault.
+    #[cfg(feature = "__simulation")]
+    #[doc(hidden)]
+    fn __peek_anyway(&self, key: &StoredKey) -> Option<Entry>;
+
+    /// For a seeded fault.
+    #[cfg(feature = "__simulation")]
+    #[doc(hidden)]
+    fn __is_fresh(&self) -> bool;
+}
+
+/// The receiver of a near cache's events. Its method returns at once.
+pub trait NearObserver: Send + Sync + fmt::Debug + 'static {
+    /// Takes an event.
+    fn note(&self, event: NearEvent<'_>);
+}
+
+/// An event in the life of a near cache.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum NearEvent<'a> {
+    /// A change of one entry was reported.
+    Noticed,
+    /// Everything was removed from memory.
+    Forgotten,
+    /// A channel was opened: memory is used from the next answer on.
+    Opened,
+    /// The channel answered, after this time.
+    Answered(Duration),
+    /// The channel was lost: memory is not used until another one is open.
+    Lost(&'a CacheError),
+    /// No channel could be opened. It will be tried again.
+    NotOpened(&'a CacheError),
+}
