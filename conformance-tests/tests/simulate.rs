@@ -107,6 +107,8 @@ fn vector_that_does_not_fit_is_refused() {
         ("load@0/cached/shared/0", "no `:`"),
         ("load@0/cached/shared/0:x", "no number"),
         ("load@0/cached/shared/0/rivals:0", "fifth part"),
+        ("load@0/cached/near/0/ticks:0", "fifth part"),
+        ("load@0/cached/shared/0/ticks1:0", "near caches only"),
         ("load@0/cached/0:0", "four parts"),
         ("fly@0/cached/shared/0:0", "operations are unknown"),
         ("load@2/cached/shared/0:0", "operations are unknown"),

@@ -55,7 +55,7 @@ impl<S: NoticeSource> Keeper<S> {
     }
 
     /// Returns the time between two pings.
-    fn interval(&self) -> Duration {
+    pub(super) fn interval(&self) -> Duration {
         self.bound / 4
     }
 
@@ -63,6 +63,7 @@ impl<S: NoticeSource> Keeper<S> {
     async fn use_until_lost(&self, channel: Arc<S::Channel>) -> Option<CacheError> {
         mutant!(NearOlderAnswer => return self.use_first_until_lost(channel).await);
         loop {
+            mutant!(NearNoticesLate => self.listener.catch_up());
             let (sent, answer) = self.ping(&channel).await?;
             if let Err(error) = answer {
                 return Some(error);
@@ -72,7 +73,6 @@ impl<S: NoticeSource> Keeper<S> {
             let basis = if mutant!(NearBasisAtAnswer) { answered } else { sent };
             inner.note_answer(basis, self.bound);
             self.observer.note(NearEvent::Answered(Duration::from_nanos(answered.0.saturating_sub(sent.0))));
-            mutant!(NearNoticesLate => self.listener.catch_up());
             drop(inner);
             self.runtime.sleep(self.interval()).await;
         }

@@ -166,7 +166,7 @@ impl<S: NoticeSource> NearCache<S> {
 impl<S: Cache + NoticeSource> Cache for NearCache<S> {
     async fn get(&self, key: &StoredKey) -> Result<Option<Entry>, CacheError> {
         let found = self.inner.shared.get(key).await;
-        self.forget(key);
+        self.inner.memory.remove(key);
         found
     }
 
@@ -178,13 +178,15 @@ impl<S: Cache + NoticeSource> Cache for NearCache<S> {
         ttl: Duration,
     ) -> Result<Exchange, CacheError> {
         mutant!(NearOwnRemovedEarly => {
-            self.inner.memory.remove(key);
+            if new.as_ref().is_some_and(|entry| matches!(entry.state, State::Fence(_))) {
+                self.inner.memory.remove(key);
+            }
             return self.inner.shared.compare_exchange(key, expected, new, ttl).await;
         });
         let exchanged = self.inner.shared.compare_exchange(key, expected, new, ttl).await;
         mutant!(NearOwnKept => return exchanged);
         // Before the caller has the answer, and so before it writes the database.
-        self.forget(key);
+        self.inner.memory.remove(key);
         exchanged
     }
 

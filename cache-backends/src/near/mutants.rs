@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use session_core::{CacheError, Entry, NoticeSource, StoredKey};
+use session_core::{CacheError, Entry, NoticeListener, NoticeSource, StoredKey};
 
 use super::channel::Keeper;
 use super::{Inner, Listener, NearCache};
@@ -22,21 +22,18 @@ impl Listener {
 }
 
 impl<S: NoticeSource> Keeper<S> {
-    /// Opens another channel when this one is lost, and goes on with the answers of the first one as well.
+    /// Opens a newer channel for reads, and goes on with the answers of the first one.
     pub(super) async fn use_first_until_lost(&self, first: Arc<S::Channel>) -> Option<CacheError> {
+        let listener = Arc::clone(&self.listener) as Arc<dyn NoticeListener>;
+        let newer = self.inner.upgrade()?.shared.open_channel(listener).await.ok()?;
+        self.inner.upgrade()?.set_channel(Some(Arc::new(newer)));
         loop {
             let (sent, answer) = self.ping(&first).await?;
             match answer {
                 Ok(()) => self.inner.upgrade()?.note_answer(sent, self.bound),
-                Err(error) => {
-                    self.give_up(&error);
-                    let listener = Arc::clone(&self.listener) as Arc<dyn session_core::NoticeListener>;
-                    let inner = self.inner.upgrade()?;
-                    let opened = inner.shared.open_channel(listener).await.ok()?;
-                    inner.set_channel(Some(Arc::new(opened)));
-                }
+                Err(error) => return Some(error),
             }
-            self.runtime.sleep(self.bound / 4).await;
+            self.runtime.sleep(self.interval()).await;
         }
     }
 }

@@ -12,10 +12,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use conformance_tests::simulation::{
-    Explored, Mutant, SAMPLED, Scenario, Vector, detect_all, random_run, replay, select_mutant, sweep,
+    Detection, Explored, Mutant, SAMPLED, Scenario, Vector, detect, detect_all, random_run, replay,
+    select_mutant, sweep,
 };
 
-const USAGE: &str = "usage: simulate [--seed SEED] standard | exhaustive STATE-FILE | random N | mutants
+const USAGE: &str =
+    "usage: simulate [--seed SEED] standard | exhaustive STATE-FILE | random N | mutants [MUTANT]
        simulate scenario NAME
        simulate replay VECTOR [MUTANT]";
 
@@ -49,6 +51,7 @@ fn run(mut args: Vec<String>) -> Result {
         ["exhaustive", state] => exhaustive(Path::new(state)),
         ["random", n] => random(n.parse()?, seed),
         ["mutants"] => mutants(),
+        ["mutants", name] => one_mutant(name),
         ["scenario", name] => {
             let begun = Instant::now();
             let explored = sweep(&[name.parse()?], |_, _| {})?;
@@ -219,11 +222,7 @@ fn mutants() -> Result {
         // Locked until the whole result is printed.
         let mut missed = missed.lock().unwrap_or_else(PoisonError::into_inner);
         match result {
-            Ok(found) => {
-                println!("{:?}: {}", found.mutant, found.mutant.description());
-                println!("    {}", found.violation.reason);
-                println!("    {} ({} states)", found.violation.vector, found.explored.states);
-            }
+            Ok(found) => print_detection(&found),
             Err(error) => missed.push(error),
         }
     });
@@ -233,10 +232,25 @@ fn mutants() -> Result {
     if missed.is_empty() { Ok(()) } else { Err(missed.join("\n").into()) }
 }
 
+fn one_mutant(name: &str) -> Result {
+    print_detection(&detect(mutant_of(name)?)?);
+    Ok(())
+}
+
+fn print_detection(found: &Detection) {
+    println!("{:?}: {}", found.mutant, found.mutant.description());
+    println!("    {}", found.violation.reason);
+    println!("    {} ({} states)", found.violation.vector, found.explored.states);
+}
+
+fn mutant_of(name: &str) -> Result<Mutant> {
+    let mutant = Mutant::ALL.iter().find(|mutant| format!("{mutant:?}") == name);
+    Ok(*mutant.ok_or_else(|| format!("there is no mutant {name}"))?)
+}
+
 fn show(vector: &Vector, mutant: Option<&str>) -> Result {
     if let Some(name) = mutant {
-        let mutant = Mutant::ALL.iter().find(|mutant| format!("{mutant:?}") == name);
-        select_mutant(Some(*mutant.ok_or_else(|| format!("there is no mutant {name}"))?));
+        select_mutant(Some(mutant_of(name)?));
     }
     let replayed = replay(vector)?;
     for (number, step) in replayed.steps.iter().enumerate() {

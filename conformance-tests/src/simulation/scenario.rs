@@ -53,26 +53,25 @@ const LARGE_CROWDS: &[&str] = &[
     "merge@0+merge@0+merge@0/vacant/shared/2",
 ];
 
-/// Processes that each have memory in front of the shared cache, with loads to show what is in it. Time passes in all of
-/// them.
+/// Processes that each have memory in front of the shared cache, with loads to show what is in it. Their faults are those
+/// of channels. What is `cached` is in all memories in the beginning, and what is `ending` in the shared cache only.
 const NEAR: &[&str] = &[
-    "load@0/vacant/near/1",
     "load@0+load@0/vacant/near/1",
-    "load@0+load@0/cached/near/1",
     "load@1+overwrite@0/cached/near/1",
     "load@1+delete@0/cached/near/1",
     "load@0+delete@0/cached/near/1",
-    "load@1+touch@0/cached/near/0",
-    "load@1+merge@0/cached/near/0",
+    "load@1+delete@0/cached/near/0/ticks2",
+    "load@1+overwrite@0/cached/near/0/ticks2",
+    "load@1+touch@0/cached/near/0/ticks1",
+    "load@1+merge@0/cached/near/0/ticks1",
     "load@1+rename@0/cached/near/0",
-    "load@1+load@1+overwrite@0/cached/near/0",
-    "load@1+load@1+overwrite@0/vacant/near/0",
-    "load@0+load@0+overwrite@0/cached/near/0",
-    "load@0+load@0+overwrite@0/vacant/near/0",
-    "load@0+load@1+delete@0/cached/near/0",
-    "load@1+load-b@1+create@0/vacant/near/0",
     "load@1+revoke@0/cached/near/0",
-    "load@1+reap@0/ending/near/0",
+    "load@1+load@1+overwrite@0/cached/near/0/ticks1",
+    "load@1+load@1+overwrite@0/ending/near/0",
+    "load@0+load@0+overwrite@0/cached/near/0",
+    "load@0+load@0+overwrite@0/ending/near/0",
+    "load@1+load@1+delete@0/ending/near/0",
+    "load@1+delete@0/ending/near/1",
 ];
 
 /// A mix of operations, and everything else that decides which runs are possible. Its name contains all of
@@ -88,13 +87,16 @@ pub struct Scenario {
     /// `true` if a single failed call opens the circuit breaker.
     pub is_sensitive: bool,
     /// `true` if each process has memory in front of the shared cache. What is cached in the beginning is in all memories,
-    /// too.
+    /// too, unless it is about to end.
     pub is_near: bool,
     /// The maximum number of faults in one run.
     pub faults: u8,
     /// The number of times that a rival process may get ahead of an exchange in one run. That process writes
     /// nothing.
     pub rivalry: u8,
+    /// The number of times that the freshness bound of near caches may pass in one run, besides when a final operation
+    /// waits for it.
+    pub ticks: u8,
 }
 
 impl Scenario {
@@ -208,6 +210,7 @@ impl Scenario {
                 is_near: false,
                 faults,
                 rivalry: if random(4) == 0 { 8 } else { 0 },
+                ticks: 0,
             };
         }
     }
@@ -259,6 +262,7 @@ impl Scenario {
                             is_near: false,
                             faults,
                             rivalry,
+                            ticks: 0,
                         });
                     }
                 }
@@ -344,7 +348,11 @@ impl fmt::Display for Scenario {
             (true, true) => "sensitive",
         };
         write!(f, "/{beginning}/{cache}/{}", self.faults)?;
-        if self.rivalry > 0 { write!(f, "/rival{}", self.rivalry) } else { Ok(()) }
+        match (self.rivalry, self.ticks) {
+            (0, 0) => Ok(()),
+            (0, ticks) => write!(f, "/ticks{ticks}"),
+            (rivalry, _) => write!(f, "/rival{rivalry}"),
+        }
     }
 }
 
@@ -356,11 +364,14 @@ impl FromStr for Scenario {
             format!("{text:?} names no scenario: {what}. One is named like `load@0+save@1/cached/shared/2`")
         };
         let mut parts = text.split('/').collect::<Vec<_>>();
-        let rivalry = match parts.get(4).map(|part| part.strip_prefix("rival")) {
-            None => Ok(0),
-            Some(number) => number.unwrap_or_default().parse(),
+        let fifth = |prefix| match parts.get(4) {
+            None => Some(0),
+            Some(part) => part.strip_prefix(prefix)?.parse().ok(),
         };
-        let rivalry = rivalry.map_err(|_| wrong("its fifth part is not like `rival8`"))?;
+        let (rivalry, ticks) = match (fifth("rival"), fifth("ticks")) {
+            (None, None) => return Err(wrong("its fifth part is not like `rival8` or `ticks2`")),
+            (rivalry, ticks) => (rivalry.unwrap_or(0), ticks.unwrap_or(0)),
+        };
         parts.truncate(4);
         let [operations, beginning, cache, faults] = parts[..] else {
             return Err(wrong("it does not have four parts"));
@@ -392,7 +403,11 @@ impl FromStr for Scenario {
             is_near: cache == "near",
             faults: faults.parse().map_err(|_| wrong("the number of faults is no number"))?,
             rivalry,
+            ticks,
         };
+        if scenario.ticks > 0 && !scenario.is_near {
+            return Err(wrong("the freshness bound matters to near caches only"));
+        }
         if !scenario.is_shared && scenario.processes() > 1 {
             return Err(wrong("two processes cannot have one process's cache"));
         }

@@ -53,9 +53,6 @@ pub(super) const NEAR_WAIT: Duration = Duration::from_millis(1_291);
 /// enough that no fence has to be renewed for it.
 pub(super) const TICK: Duration = Duration::from_millis(1_300);
 
-/// The number of times that it passes, unless an operation waits for it.
-pub(super) const TICKS: u8 = 2;
-
 /// The time by which the second process's clock is ahead: less than the clock slack.
 pub(super) const AHEAD: Duration = Duration::from_secs(1);
 

@@ -12,8 +12,8 @@ use super::fence::ConfirmedFence;
 use super::guard::Gate;
 use super::{Coherence, CoherentCache, Loaded, Lookup};
 
-/// The time for which a thread is interrupted. A timer that may end at any moment of a run.
-const INTERRUPTION: Duration = Duration::from_millis(70);
+/// The time for which a thread is interrupted: as long as the simulator's final operations wait.
+const INTERRUPTION: Duration = Duration::from_millis(1_291);
 
 impl<C: Cache> CoherentCache<C> {
     pub(super) async fn look_up_again(self: &Arc<Self>, key: &StoredKey, lease: Stamp) -> Lookup {

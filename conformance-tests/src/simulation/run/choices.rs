@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use session_core::Scope;
 
-use super::{Simulation, Status};
+use super::{Simulation, Status, is_keeper};
 use crate::simulation::call::{Call, Effect};
-use crate::simulation::settings::{KEYS, TICK, WRITE_TIMEOUT};
+use crate::simulation::settings::{KEYS, NEAR_BOUND, TICK, WRITE_TIMEOUT};
 use crate::simulation::task_id::TaskId;
 use crate::simulation::world::{Purpose, TaskState, World, lock};
 
@@ -30,6 +30,8 @@ pub(in crate::simulation) enum Choice {
     Rival,
     /// A call that no task waits for any more takes effect after all.
     TakeEffectLate(usize),
+    /// The answer to a call by a channel is read, and its task is not polled yet: a report behind it may come before that.
+    Read(TaskId),
     /// A channel reports a change.
     Notice(usize),
     /// Time passes that is longer than the freshness bound of near caches.
@@ -83,6 +85,9 @@ impl Simulation<'_> {
                 None if !self.is_suspended(*id) => {
                     let first = state.timers.iter().min_by_key(|timer| timer.due);
                     match first.map(|timer| (timer.purpose, timer.due)) {
+                        // A ping at the instant of the basis would change nothing.
+                        Some((Purpose::Maintain, _))
+                            if is_keeper(*id) && !self.may_ping(&world, state.process) => {}
                         Some((Purpose::Maintain, _)) => choices.push(Choice::Fire(*id)),
                         Some((Purpose::Load | Purpose::Wait, due)) if due <= world.now => {
                             is_quiet = false;
@@ -99,6 +104,7 @@ impl Simulation<'_> {
             self.add_unhurried_choices(&world, is_quiet, &mut choices, &mut faults);
         }
         if self.faults_left > 0 {
+            faults.retain(|fault| !self.scenario.is_near || is_of_a_channel(&world, *fault));
             choices.extend(faults);
         }
         choices
@@ -133,7 +139,7 @@ impl Simulation<'_> {
             }
         }
         choices.extend((0..world.late.len()).map(Choice::TakeEffectLate));
-        for number in world.open_channels() {
+        for (number, _) in world.open_channels() {
             if world.has_notice(number) {
                 is_quiet = false;
                 choices.push(Choice::Notice(number));
@@ -175,6 +181,9 @@ impl Simulation<'_> {
             }
             if !world.is_behind(id, call) {
                 choices.push(Choice::Arrive(id));
+                if world.is_before_notice(id, call) {
+                    choices.push(Choice::Read(id));
+                }
             }
             return;
         }
@@ -191,6 +200,23 @@ impl Simulation<'_> {
         if call.effect.is_write() {
             faults.extend([Choice::LoseAnswer(id), Choice::Delay(id)]);
         }
+    }
+
+    /// Returns `true` if memory of this process can still answer a load.
+    pub(super) fn may_show(&self, process: usize) -> bool {
+        let operations = self.scenario.operations.iter().zip(&self.statuses);
+        operations.into_iter().any(|((operation, place), status)| {
+            *place == process && operation.is_load() && *status != Status::Over
+        })
+    }
+
+    /// Returns `true` if a ping of this process can make a difference.
+    fn may_ping(&self, world: &World, process: usize) -> bool {
+        let left = self.nears[process].as_ref().map_or(0, |near| near.__state().1);
+        let is_old = u128::from(left) < (NEAR_BOUND - Duration::from_millis(10)).as_nanos();
+        // A fault can happen to any ping, and a channel that was cut is noticed by one.
+        let is_cut = || world.open_channels().iter().all(|(_, of)| *of != process);
+        self.may_show(process) && (is_old || self.faults_left > 0 || is_cut())
     }
 
     /// Returns `true` if the time of a tick can pass: a few times, and whenever a final operation waits for it.
@@ -213,6 +239,19 @@ impl Simulation<'_> {
     fn shares_single_flight(&self, number: usize) -> bool {
         let mine = self.scenario.operations[number];
         mine.0.is_load() && self.scenario.operations.iter().filter(|other| **other == mine).count() > 1
+    }
+}
+
+/// Returns `true` if only a channel of a near cache is disturbed. The other faults are those of scenarios without near
+/// caches.
+fn is_of_a_channel(world: &World, fault: Choice) -> bool {
+    match fault {
+        Choice::Cut(_) | Choice::GiveUp(_) => true,
+        Choice::Refuse(id) => {
+            let call = world.tasks.get(&id).and_then(|task| task.call.as_ref());
+            call.is_some_and(|call| call.effect.channel().is_some())
+        }
+        _ => false,
     }
 }
 

@@ -37,6 +37,7 @@ impl Simulation<'_> {
                 let late = &world.late[*position];
                 format!("{}, given up before: {}", who(&late.task), Described(&late.effect))
             }
+            Choice::Read(id) => format!("{}: the answer is read", who(id)),
             Choice::Notice(number) => format!("channel {number}: a report is read"),
             Choice::Tick => format!("{TICK:?} pass"),
             Choice::Cut(number) => format!("FAULT channel {number} is cut"),

@@ -31,7 +31,7 @@ use crate::simulation::oracle::Oracle;
 use crate::simulation::scenario::{Beginning, Scenario};
 use crate::simulation::settings::{
     AHEAD, CACHE_TIMEOUT, CLOCK_SLACK, FAR, FENCE_TTL, LEASE_TTL, MAX_CACHE_AGE, NEAR_BOUND, PROBE_INTERVAL,
-    READ_TIMEOUT, START, TICKS, WRITE_TIMEOUT,
+    READ_TIMEOUT, START, WRITE_TIMEOUT,
 };
 use crate::simulation::task_id::TaskId;
 use crate::simulation::world::{Shared, TaskState, World, lock};
@@ -124,7 +124,7 @@ impl<'a> Simulation<'a> {
             repairs_lost: false,
             is_finished: false,
             nears: vec![None; scenario.processes()],
-            ticks_left: if scenario.is_near { TICKS } else { 0 },
+            ticks_left: scenario.ticks,
             was_degraded: false,
         };
         simulation.enter(TaskId::of_operation(FIRST_PROBE - 1));
@@ -227,7 +227,7 @@ impl<'a> Simulation<'a> {
             return;
         }
         self.serve_all();
-        if self.scenario.beginning == Beginning::Vacant {
+        if self.scenario.beginning != Beginning::Cached {
             return;
         }
         for process in 0..self.stores.len() {

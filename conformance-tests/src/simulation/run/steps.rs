@@ -38,6 +38,7 @@ impl Simulation<'_> {
                 self.rivalry_left -= 1;
                 lock(&self.world).rival();
             }
+            Choice::Read(id) => lock(&self.world).take_item(id),
             Choice::Notice(number) => lock(&self.world).notice(number),
             Choice::Tick => {
                 self.ticks_left = self.ticks_left.saturating_sub(1);
@@ -51,6 +52,7 @@ impl Simulation<'_> {
             fault => self.apply_fault(fault)?,
         }
         self.note_promises();
+        self.deliver_notices(|run, process| !run.may_show(process));
         let mut world = lock(&self.world);
         world.drop_inert_calls();
         world.wrong.take().map_or(Ok(()), |wrong| Err(wrong.to_owned()))
@@ -145,8 +147,13 @@ impl Simulation<'_> {
     }
 
     pub(super) fn arrive_unless_order_matters(&mut self, id: TaskId) -> Verdict {
-        let process = lock(&self.world).task(id).process;
-        if !self.order_matters(process, id) {
+        let mut world = lock(&self.world);
+        let task = world.task(id);
+        let process = task.process;
+        // What else comes by the channel, or becomes of it, may come before the answer.
+        let goes_by_channel = task.call.as_ref().is_some_and(|call| call.effect.channel().is_some());
+        drop(world);
+        if !goes_by_channel && !self.order_matters(process, id) {
             self.arrive(id);
             self.run_woken()?;
         }

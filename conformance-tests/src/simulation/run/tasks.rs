@@ -116,18 +116,21 @@ impl Simulation<'_> {
         let open = lock(&self.world).open_calls();
         for id in open {
             lock(&self.world).apply(id);
-            self.deliver_notices();
+            self.deliver_notices(|_, _| true);
             self.arrive(id);
         }
-        self.deliver_notices();
+        self.deliver_notices(|_, _| true);
     }
 
-    /// Delivers the reports that no answer is in front of.
-    fn deliver_notices(&mut self) {
-        let mut world = lock(&self.world);
-        for number in world.open_channels() {
-            while world.has_notice(number) {
-                world.notice(number);
+    /// Delivers the reports that no answer is in front of, on the channels of the processes that are meant.
+    pub(super) fn deliver_notices(&self, is_meant: impl Fn(&Self, usize) -> bool) {
+        let open = lock(&self.world).open_channels();
+        for (number, process) in open {
+            if is_meant(self, process) {
+                let mut world = lock(&self.world);
+                while world.has_notice(number) {
+                    world.notice(number);
+                }
             }
         }
     }

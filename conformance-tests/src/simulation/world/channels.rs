@@ -70,10 +70,13 @@ impl World {
         }
     }
 
-    /// Returns the numbers of the channels that are open.
-    pub(in crate::simulation) fn open_channels(&self) -> Vec<usize> {
+    /// Returns the numbers of the channels that are open, and their processes.
+    pub(in crate::simulation) fn open_channels(&self) -> Vec<(usize, usize)> {
         let numbered = self.channels.iter().enumerate();
-        numbered.filter(|(_, channel)| channel.is_open).map(|(number, _)| number).collect()
+        numbered
+            .filter(|(_, channel)| channel.is_open)
+            .map(|(number, channel)| (number, channel.process))
+            .collect()
     }
 
     /// Removes the entry under `key`.
@@ -139,8 +142,16 @@ impl World {
         stream.contains(&item) && stream.iter().find(is_live) != Some(&item)
     }
 
+    /// Returns `true` if a report is behind the answer to the call of `task`.
+    pub(in crate::simulation) fn is_before_notice(&self, task: TaskId, call: &Call) -> bool {
+        let Some(number) = call.effect.channel() else { return false };
+        let stream = &self.channels[number].stream;
+        let item = Item::Answer(task, call.number);
+        stream.iter().skip_while(|other| **other != item).any(|item| matches!(item, Item::Notice(_)))
+    }
+
     /// Takes the answer to the call of `task` out of the stream, because it is about to be read.
-    pub(super) fn take_item(&mut self, task: TaskId) {
+    pub(in crate::simulation) fn take_item(&mut self, task: TaskId) {
         let call = self.tasks.get(&task).and_then(|state| state.call.as_ref());
         if let Some((number, item)) =
             call.and_then(|call| Some((call.effect.channel()?, Item::Answer(task, call.number))))
