@@ -626,7 +626,7 @@ async fn rows_without_a_stored_key_are_skipped_with_one_warning() {
     {
         let copy = format!(
             "INSERT INTO sessions SELECT {unreadable}, payload, created_at, expires_at, last_seen_at, version,
-             subject FROM sessions WHERE key = 'a'"
+             subject, reap_at FROM sessions WHERE key = 'a'"
         );
         raw_sql(AssertSqlSafe(copy)).execute(&mut other).await.unwrap();
     }

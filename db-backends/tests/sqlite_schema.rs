@@ -134,7 +134,7 @@ async fn newer_schema_is_refused() {
     let mut newer = application(&dir).await;
     run(&mut newer, "INSERT INTO sessions_schema VALUES (7); ALTER TABLE sessions DROP COLUMN last_seen_at")
         .await;
-    let expected = SchemaProblem::TooNew { table: "sessions".into(), found: 7, known: 1 };
+    let expected = SchemaProblem::TooNew { table: "sessions".into(), found: 7, known: 2 };
     assert_eq!(problem(&db).await, expected);
     assert!(matches!(db.migrate().await, Err(PersistenceError::Schema(problem)) if problem == expected));
 }
@@ -146,8 +146,8 @@ async fn older_schema_is_brought_up_to_date() {
     db.migrate().await.unwrap();
     let before = dump(&mut application(&dir).await).await;
     // The tables as a migration leaves them that was cut off where there are no transactions.
-    run(&mut application(&dir).await, "DELETE FROM sessions_schema; DROP INDEX sessions_expires_at").await;
-    let expected = SchemaProblem::Outdated { table: "sessions".into(), found: 0, needed: 1 };
+    run(&mut application(&dir).await, "DELETE FROM sessions_schema; DROP INDEX sessions_reap_at").await;
+    let expected = SchemaProblem::Outdated { table: "sessions".into(), found: 0, needed: 2 };
     assert_eq!(problem(&db).await, expected);
     db.migrate().await.unwrap();
     assert_eq!(dump(&mut application(&dir).await).await, before);

@@ -1,6 +1,6 @@
 //! Databases that are wrong in one way each, and the case that must notice it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
@@ -106,6 +106,10 @@ pub(crate) enum Fault {
     SparesWhatEndsAtTheInstant,
     RemovesLessThanItCould,
     RemovalsCountTwice,
+    RemovesByTheFirstExpiry,
+    ForgetsWhatLivesOn,
+    SparesWhatEndsEarlier,
+    AlwaysHasMore,
     // The table.
     MigratingEmptiesTheTable,
     MigratesOnce,
@@ -230,6 +234,10 @@ pub(crate) const ALL: &[(Fault, &str)] = &[
     (Fault::SparesWhatEndsAtTheInstant, "sessions_expired_at_an_instant_or_before_are_removed"),
     (Fault::RemovesLessThanItCould, "fewer_removed_than_the_limit_means_that_none_is_left"),
     (Fault::RemovalsCountTwice, "several_nodes_remove_expired_sessions_at_once"),
+    (Fault::RemovesByTheFirstExpiry, "session_that_lives_on_is_removed_at_its_later_expiry"),
+    (Fault::ForgetsWhatLivesOn, "session_that_lives_on_is_removed_at_its_later_expiry"),
+    (Fault::SparesWhatEndsEarlier, "session_that_ends_earlier_is_removed_at_its_earlier_expiry"),
+    (Fault::AlwaysHasMore, "removing_among_sessions_that_live_on_comes_to_an_end"),
     (Fault::MigratingEmptiesTheTable, "second_migration_changes_nothing"),
     (Fault::MigratingEmptiesTheTable, "several_nodes_can_migrate_at_once"),
     (Fault::MigratesOnce, "second_migration_changes_nothing"),
@@ -298,6 +306,10 @@ struct Table {
     versions: u64,
     /// The rows that were damaged, and how.
     damaged: HashMap<String, Damage>,
+    /// The expiries with which sessions were inserted.
+    first_ends: HashMap<String, Timestamp>,
+    /// The rows that a removal has passed over.
+    passed_over: HashSet<String>,
 }
 
 impl BrokenPersistence {
@@ -545,6 +557,7 @@ impl Persistence for BrokenPersistence {
         if before.is_none() && table.rows.contains_key(&place) {
             return Err(PersistenceError::AlreadyExists);
         }
+        table.first_ends.insert(place.clone(), row.expires_at());
         table.rows.insert(place, (*key, row));
         Ok(version)
     }
@@ -788,9 +801,24 @@ impl Persistence for BrokenPersistence {
             _ => limit,
         };
         let mut places = {
-            let table = self.lock();
-            let expired = table.rows.iter().filter(|(_, (_, row))| is_over(row));
-            expired.map(|(place, _)| place.clone()).collect::<Vec<_>>()
+            let mut table = self.lock();
+            let first_end = |place: &String| table.first_ends.get(place).copied();
+            let is_removed = |place: &String, row: &Record| match self.fault {
+                Fault::RemovesByTheFirstExpiry => first_end(place).is_some_and(|end| end <= before),
+                Fault::SparesWhatEndsEarlier => {
+                    is_over(row) && first_end(place).is_none_or(|end| end <= before)
+                }
+                Fault::ForgetsWhatLivesOn => is_over(row) && !table.passed_over.contains(place),
+                _ => is_over(row),
+            };
+            let expired = table.rows.iter().filter(|(place, (_, row))| is_removed(place, row));
+            let expired = expired.map(|(place, _)| place.clone()).collect::<Vec<_>>();
+            let passed_over = table.rows.iter().filter(|(place, (_, row))| {
+                !is_over(row) && first_end(place).is_some_and(|end| end <= before)
+            });
+            let passed_over = passed_over.map(|(place, _)| place.clone()).collect::<Vec<_>>();
+            table.passed_over.extend(passed_over);
+            expired
         };
         places.truncate(limit);
         if self.has(Fault::RemovalsCountTwice) {
@@ -820,7 +848,7 @@ impl Persistence for BrokenPersistence {
             }
             removed.sessions.extend(session.filter(|_| !self.has(Fault::RemovalsAreOnlyCounted)));
         }
-        Ok(removed)
+        Ok(removed.with_more(self.has(Fault::AlwaysHasMore)))
     }
 
     async fn now(&self) -> Result<Timestamp, PersistenceError> {

@@ -18,7 +18,7 @@ mod schema;
 mod settings;
 pub(crate) mod statements;
 
-use sqlx::{PgConnection, Postgres, SqlStr};
+use sqlx::{PgConnection, Postgres};
 
 pub use self::builder::PostgresBuilder;
 
@@ -28,7 +28,7 @@ use crate::sql::connections::Usage;
 use crate::sql::connector::Query;
 use crate::sql::persistence::{Backend, SqlPersistence};
 use crate::sql::server::ServerConnections;
-use crate::sql::statements::Syntax;
+use crate::sql::statements::{Rest, Syntax};
 use crate::sql::table::TableName;
 use crate::{Finding, Inspection};
 
@@ -53,7 +53,7 @@ impl Backend for Postgres {
     fn remove(
         connection: &mut PgConnection,
         rows: Query<Self>,
-        _: Option<SqlStr>,
+        _: Option<Rest>,
     ) -> Work<'_, Vec<Self::Row>, sqlx::Error> {
         Box::pin(rows.fetch_all(connection))
     }

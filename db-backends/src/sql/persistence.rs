@@ -18,7 +18,7 @@ use crate::sql::connector::{Connector, Query};
 use crate::sql::error::DriverErrors;
 use crate::sql::page::Page;
 use crate::sql::schema::{self, Schema};
-use crate::sql::statements::{DeleteExpired, Statements, Syntax};
+use crate::sql::statements::{Rest, Statements, Syntax};
 use crate::sql::table::TableName;
 use crate::sql::value::{RESULT, Value, Values};
 use crate::{Finding, FindingSeverity, Inspect, Inspection};
@@ -49,7 +49,7 @@ pub(crate) trait Backend: Values + Schema + Sized {
     fn remove(
         connection: &mut Self::Connection,
         rows: Query<Self>,
-        by_keys: Option<SqlStr>,
+        rest: Option<Rest>,
     ) -> Work<'_, Vec<Self::Row>, sqlx::Error>;
 
     /// Asks the database how it is, without its findings.
@@ -129,19 +129,19 @@ impl<B: Backend> SqlPersistence<B> {
         findings.map_err(|error| Self::ERRORS.reading(&error, &self.table))
     }
 
-    /// Removes expired rows by the statements of [`DeleteExpired`], and returns the columns `key` and `subject` of each.
+    /// Runs the statements of [`DeleteExpired`], and returns the rows.
     ///
     /// Boxed, because the compiler cannot see from outside of this crate that the future is `Send`.
     pub(crate) fn remove(
         &self,
         rows: Query<B>,
-        by_keys: Option<SqlStr>,
+        rest: Option<Rest>,
     ) -> Work<'_, Vec<B::Row>, PersistenceError> {
-        let is_transaction = by_keys.is_some();
+        let is_transaction = rest.is_some();
         Box::pin(self.connections.write_all(
             rows,
             is_transaction,
-            move |connection, rows| B::remove(connection, rows, by_keys.clone()),
+            move |connection, rows| B::remove(connection, rows, rest.clone()),
             &self.table,
         ))
     }
@@ -205,7 +205,7 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
     ) -> Result<Version, PersistenceError> {
         columns::check_size(record)?;
         let version = columns::fresh_version();
-        let query = with_record::<B>(&self.sql.update, key, record, version, expiry);
+        let query = with_record::<B>(self.sql.update.get(expiry), key, record, version, expiry);
         let query =
             bind(query, [text(key), instant(now), Value::OptionalInteger(expected.map(version_bits))]);
         match self.write(query).await? {
@@ -243,7 +243,7 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
         }
         columns::check_size(record)?;
         let version = columns::fresh_version();
-        let query = with_record::<B>(&self.sql.rename, new, record, version, expiry);
+        let query = with_record::<B>(self.sql.rename.get(expiry), new, record, version, expiry);
         let query = bind(
             query,
             [text(new), text(old), instant(now), Value::OptionalInteger(expected.map(version_bits))],
@@ -264,9 +264,12 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
         limit: u32,
     ) -> Result<ExpiredSessions, PersistenceError> {
         let parameters = [instant(before), Value::Integer(limit.into())];
-        let DeleteExpired { rows, by_keys } = &self.sql.delete_expired;
-        let rows = self.remove(statement(rows, parameters), by_keys.clone()).await?;
-        Ok(columns::expired::<B>(&rows))
+        let statements = &self.sql.delete_expired;
+        let due = self.remove(statement(&statements.rows, parameters), statements.rest(before)).await?;
+        let removed = columns::expired::<B>(due.iter().filter(|row| columns::is_over::<B>(row, before)));
+        let is_full = u32::try_from(due.len()).is_ok_and(|count| count >= limit);
+        // Where nothing is asked for, nothing is left to do.
+        Ok(removed.with_more(is_full && limit > 0))
     }
 
     async fn now(&self) -> Result<Timestamp, PersistenceError> {
@@ -358,7 +361,8 @@ impl<B: Backend> Inspect for SqlPersistence<B> {
     }
 
     async fn count_expired(&self, before: Timestamp) -> Result<u64, PersistenceError> {
-        let count = self.read_number(statement::<B>(&self.sql.count_expired, [instant(before)])).await?;
+        let query = statement::<B>(&self.sql.count_expired, [instant(before), instant(before)]);
+        let count = self.read_number(query).await?;
         Ok(count.and_then(|count| count.try_into().ok()).unwrap_or_default())
     }
 }
@@ -401,17 +405,8 @@ fn with_record<B: Backend>(
     expiry: ExpiryWrite,
 ) -> Query<B> {
     let updated = Column::updated().map(|column| column.value(key, record, version));
-    let expiry = [instant(record.expires_at()), Value::Integer(expiry_cap(expiry))];
-    statement(sql, updated.chain(expiry))
-}
-
-/// Returns up to where the statements look at the expiry that the row has: they write the later one of that
-/// and the record's.
-pub(crate) const fn expiry_cap(expiry: ExpiryWrite) -> i64 {
-    match expiry {
-        ExpiryWrite::Extend => i64::MAX,
-        ExpiryWrite::Replace => i64::MIN,
-    }
+    let again = (expiry == ExpiryWrite::Replace).then(|| instant(record.expires_at()));
+    statement(sql, updated.chain([instant(record.expires_at())]).chain(again))
 }
 
 fn text(key: &StoredKey) -> Value<'_> {

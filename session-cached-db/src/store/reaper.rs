@@ -51,7 +51,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 deleted.sessions.retain(|session| self.settings.owns(&session.key));
                 self.telemetry.call_hooks(|hooks| hooks.expired(deleted.count, &deleted.sessions));
             }
-            if deleted.count < u64::from(batch) {
+            if !deleted.is_unfinished(batch) {
                 return Ok(reaped);
             }
             self.runtime.sleep(pause).await;
