@@ -11,6 +11,7 @@
 //! | runs over the application's pool | that second: nothing commits its transaction later |
 
 mod builder;
+mod condition;
 mod connect;
 mod error;
 mod inspect;

@@ -58,6 +58,12 @@ pub(crate) trait Backend: Values + Schema + Sized {
         table: &TableName,
     ) -> impl Future<Output = sqlx::Result<Inspection>> + Send;
 
+    /// Rewrites a file without its empty pages. Returns `false` if there is no such file.
+    fn vacuum(connection: &mut Self::Connection) -> impl Future<Output = sqlx::Result<bool>> + Send {
+        let _ = connection;
+        std::future::ready(Ok(false))
+    }
+
     /// Looks for settings that are wrong.
     fn examine(
         connection: &mut Self::Connection,
@@ -364,6 +370,12 @@ impl<B: Backend> Inspect for SqlPersistence<B> {
         let query = statement::<B>(&self.sql.count_expired, [instant(before), instant(before)]);
         let count = self.read_number(query).await?;
         Ok(count.and_then(|count| count.try_into().ok()).unwrap_or_default())
+    }
+
+    async fn vacuum(&self) -> Result<bool, PersistenceError> {
+        let writer: Checkout<_> = self.connections.writer().await?;
+        let done = writer.perform(|connection| Box::pin(async move { B::vacuum(connection).await })).await;
+        done.map_err(|error| Self::ERRORS.writing(&error, &self.table))
     }
 }
 

@@ -15,6 +15,7 @@ mod error;
 mod inspect;
 mod schema;
 mod settings;
+mod space;
 mod statements;
 #[cfg(test)]
 mod tests;
@@ -59,12 +60,18 @@ impl Backend for Sqlite {
                 query(by_numbers.clone()).bind(numbers).execute(&mut *transaction).await?;
             }
             transaction.commit().await?;
+            // The rows are gone, so an error would only hide them.
+            let _ = space::give_back(connection).await;
             Ok(rows)
         })
     }
 
     async fn inspect(connection: &mut SqliteConnection, table: &TableName) -> sqlx::Result<Inspection> {
         inspect::inspect(connection, table).await
+    }
+
+    async fn vacuum(connection: &mut SqliteConnection) -> sqlx::Result<bool> {
+        space::vacuum(connection).await
     }
 
     async fn examine(connection: &mut SqliteConnection, usage: Usage) -> sqlx::Result<Vec<Finding>> {

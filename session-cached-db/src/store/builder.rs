@@ -366,6 +366,9 @@ impl<C: Cache, P: SubjectIndex> Builder<C, P> {
     ///   comes from the clocks of the nodes. The session that has just got its subject is never ended, even
     ///   if clocks differ.
     /// - Sessions of another [key prefix](Self::key_prefix) are another application's, and do not count.
+    /// - The login waits until up to 64 surplus sessions have ended. Should there be more, as when the limit is new, they are
+    ///   ended in the background, in pages, and the login waits for none of them. So it takes as long with 50,000 sessions of
+    ///   the subject as with 5. Until then, the subject has more sessions than the limit.
     /// - If two sessions log in at the same time on nodes whose clocks differ, both may live on until the
     ///   next login.
     /// - If the database does not answer when the sessions are counted, the new session is still saved, with

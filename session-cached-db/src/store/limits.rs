@@ -1,6 +1,6 @@
 //! The limit on the sessions of a subject: its number, and the order in which logins enforce it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,6 +18,8 @@ pub(super) struct SubjectLimit<S> {
     turns: Mutex<HashMap<Subject, Arc<Turn>>>,
     /// Sessions that have logged in here a moment ago, after the limit was enforced.
     counted: Mutex<HashMap<StoredKey, Timestamp>>,
+    /// Subjects of which a task ends many sessions.
+    clearing: Mutex<HashSet<Subject>>,
 }
 
 type Turn = tokio::sync::Mutex<()>;
@@ -27,7 +29,13 @@ type Enforce<S> = fn(Arc<S>, Subject, StoredKey, usize) -> BoxFuture<Result<(), 
 
 impl<S> SubjectLimit<S> {
     pub(super) fn new(limit: usize, enforce: Enforce<S>) -> Self {
-        Self { limit, enforce, turns: Mutex::default(), counted: Mutex::default() }
+        Self {
+            limit,
+            enforce,
+            turns: Mutex::default(),
+            counted: Mutex::default(),
+            clearing: Mutex::default(),
+        }
     }
 
     /// Enforces the limit in `store` for `subject`, which has just got the session `newest`, after the logins before it.
@@ -62,6 +70,16 @@ impl<S> SubjectLimit<S> {
         let mut counted = lock(&self.counted);
         counted.retain(|_, at| *at + slack.saturating_mul(2) > now);
         counted.insert(*key, now);
+    }
+
+    /// Notes that a task ends many sessions of `subject`. Returns `false` if one is at it.
+    pub(super) fn begin_clearing(&self, subject: &Subject) -> bool {
+        lock(&self.clearing).insert(subject.clone())
+    }
+
+    /// Notes that the task that ends many sessions of `subject` has ended.
+    pub(super) fn end_clearing(&self, subject: &Subject) {
+        lock(&self.clearing).remove(subject);
     }
 
     /// Returns `true` if the session under `key` has logged in here a moment ago.

@@ -294,16 +294,42 @@ impl<C: Cache, P: SubjectIndex> CachedDb<C, P> {
     ) -> impl Future<Output = Result<Vec<ListedSession>, Error>> + Send {
         async move {
             let subject = Subject::parse(subject)?;
-            let rows = self.inner.list_by_subject(&subject, self.inner.runtime.now()).await?;
-            let listed = rows.into_iter().map(|Row { key, contents, .. }| match contents {
-                Ok(times) => ListedSession { key, times: Some(times) },
-                Err(error) => {
-                    self.inner.note_unreadable_row(&key, &Error::Database(Arc::new(error)));
-                    ListedSession { key, times: None }
-                }
-            });
-            Ok(listed.collect())
+            let rows = self.inner.list_by_subject(&subject, self.inner.runtime.now(), usize::MAX).await?;
+            Ok(rows.into_iter().map(|row| self.listed(row)).collect())
         }
+    }
+
+    /// Returns at most `limit` of the sessions that [`list_by_subject`](Self::list_by_subject) returns: those whose keys come
+    /// after `after`, or the first ones. For subjects that may have thousands. A `limit` of zero counts as one.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`list_by_subject`](Self::list_by_subject).
+    pub fn list_page_by_subject(
+        &self,
+        subject: &str,
+        after: Option<&StoredKey>,
+        limit: u32,
+    ) -> impl Future<Output = Result<SubjectPage, Error>> + Send {
+        let after = after.copied();
+        async move {
+            let subject = Subject::parse(subject)?;
+            let now = self.inner.runtime.now();
+            let (rows, next) = self.inner.list_page_of_subject(&subject, now, after, limit).await?;
+            Ok(SubjectPage { sessions: rows.into_iter().map(|row| self.listed(row)).collect(), next })
+        }
+    }
+
+    fn listed(&self, row: Row<SessionTimes>) -> ListedSession {
+        let Row { key, contents, .. } = row;
+        let times = match contents {
+            Ok(times) => Some(times),
+            Err(error) => {
+                self.inner.note_unreadable_row(&key, &Error::Database(Arc::new(error)));
+                None
+            }
+        };
+        ListedSession { key, times }
     }
 
     /// Ends every session of `subject` ("log out everywhere"), also those that are created meanwhile, and returns how many
@@ -321,6 +347,16 @@ impl<C: Cache, P: SubjectIndex> CachedDb<C, P> {
         let revoked = Subject::parse(subject).map(|subject| self.inner.revoke_subject(subject));
         async move { revoked?.await }
     }
+}
+
+/// A page of a list of sessions. See [`CachedDb::list_page_by_subject`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SubjectPage {
+    /// The sessions, in the order of their keys. May be fewer than were asked for, before the last page, too.
+    pub sessions: Vec<ListedSession>,
+    /// The key after which the next page begins. `None` after the last page.
+    pub next: Option<StoredKey>,
 }
 
 /// A line of a list of sessions. See [`CachedDb::list_by_subject`].

@@ -140,6 +140,57 @@ async fn login_succeeds_when_other_sessions_cannot_be_listed() {
 }
 
 #[tokio::test]
+async fn surplus_of_more_than_a_page_is_ended_in_the_background() {
+    each_database_with(
+        |builder| builder,
+        async |world| {
+            let mut before = Vec::new();
+            for _ in 0..1_100 {
+                before.push(login(&world, "user-42").await);
+            }
+            world.runtime.advance(HOUR);
+            before[7].touch().await.unwrap();
+            world.runtime.advance(HOUR);
+            let limited = world.builder().max_sessions_per_subject(3).build().await.unwrap();
+            let mut newest = limited.new_session();
+            newest.set_subject("user-42").unwrap();
+            newest.save().await.unwrap();
+            limited.close().await;
+            assert_eq!(world.store.list_by_subject("user-42").await.unwrap().len(), 3);
+            assert!(is_alive(&world, &newest).await, "it has just logged in");
+            assert!(is_alive(&world, &before[7]).await && is_alive(&world, &before[1_099]).await);
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn list_of_a_subject_comes_in_pages() {
+    each_database_with(
+        |builder| builder,
+        async |world| {
+            for _ in 0..5 {
+                login(&world, "user-42").await;
+            }
+            login(&world, "another user").await;
+            let (mut found, mut after) = (Vec::new(), None);
+            loop {
+                let page = world.store.list_page_by_subject("user-42", after.as_ref(), 2).await.unwrap();
+                assert!(page.sessions.len() <= 2);
+                found.extend(page.sessions);
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(found, world.store.list_by_subject("user-42").await.unwrap());
+            assert_eq!(found.len(), 5);
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn limit_of_zero_sessions_is_refused() {
     let runtime = crate::common::ManualRuntime::new();
     let builder = session_cached_db::CachedDb::builder(crate::common::TestCache::new(), in_memory().await);

@@ -96,6 +96,8 @@ pub(crate) enum Command {
     HashKeys(Rewrite),
     /// Compare the cache with the database, key by key, changing nothing
     Check(Check),
+    /// Rewrite a SQLite file without its empty pages; it gives back space bit by bit from then on
+    Vacuum,
     /// Examine the database and the cache, and report likely causes of trouble
     Doctor,
     /// Print completions for a shell

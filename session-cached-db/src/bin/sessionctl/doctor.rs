@@ -120,6 +120,9 @@ async fn examine_table(database: &Database, inspection: &db_backends::Inspection
         return report.say(Problem, ABOUT, Failure::from(error).to_string());
     }
     report.say(Fine, ABOUT, "it is as this version needs it");
+    for finding in &inspection.condition {
+        report.say(finding.severity.into(), ABOUT, finding.text.as_str());
+    }
     for column in &inspection.missing_indexes {
         report.say(
             Warning,
