@@ -710,3 +710,33 @@ async fn file_gives_back_space_after_reaping() {
     let mut other = SqliteConnection::connect(&url(&dir)).await.unwrap();
     assert!(file_size(&dir, &mut other).await < full / 20);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn log_stays_small_while_something_is_always_read() {
+    let dir = TempDir::new().unwrap();
+    let db = Arc::new(SqlitePersistence::connect(&url(&dir)).await.unwrap());
+    db.migrate().await.unwrap();
+    for n in 0..200 {
+        db.insert(&key(&format!("key-{n}")), &record("x")).await.unwrap();
+    }
+    let readers: Vec<_> = (0..4)
+        .map(|_| {
+            let db = Arc::clone(&db);
+            tokio::spawn(async move {
+                loop {
+                    db.scan(None, 100).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for n in 0..6_000 {
+        let (key, record) = (key(&format!("key-{}", n % 200)), record(vec![b'x'; 1_000]));
+        db.update(&key, &record, None, ExpiryWrite::Extend, NOW).await.unwrap();
+    }
+    for reader in readers {
+        reader.abort();
+    }
+    let log = format!("{}-wal", url(&dir).trim_start_matches("sqlite://"));
+    let bytes = std::fs::metadata(log).unwrap().len();
+    assert!(bytes < 16 << 20, "the log has {bytes} bytes");
+}

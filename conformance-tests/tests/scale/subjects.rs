@@ -42,7 +42,7 @@ fn login_with_50_000_sessions_costs_as_much_as_with_5() {
         table.migrated().await;
         let (in_two_weeks, rows) = ((now() + 14 * DAY).as_micros(), many * u64::from(ROUNDS));
         table.fill(rows, 100, &format!("{in_two_weeks} + n"), &format!("'many-' || n % {ROUNDS}")).await;
-        let few = format!("UPDATE {{t}} SET subject = 'few-' || n % {ROUNDS} FROM (SELECT key AS k, row_number() OVER () AS n FROM {{t}} LIMIT {}) some WHERE key = k", ROUNDS * 5);
+        let few = format!("UPDATE {{t}} SET subject = 'few-' || n % {ROUNDS} FROM (SELECT key AS k, row_number() OVER () AS n FROM {{t}} LIMIT {}) AS few WHERE key = k", ROUNDS * 5);
         table.run(&few).await;
         table.run("VACUUM ANALYZE {t}").await;
     });

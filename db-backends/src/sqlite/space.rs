@@ -1,4 +1,4 @@
-//! The space of a SQLite file: what is empty in it, and how it is given back.
+//! The space of a SQLite file and its log: what is empty in it, and how it is given back.
 //!
 //! A file that we make has incremental auto-vacuum: SQLite keeps notes of where pages are referred to, so that
 //! pages can be moved. A file that was made without it needs one whole `VACUUM` first.
@@ -59,6 +59,27 @@ pub(super) async fn prepare_new_file(connection: &mut SqliteConnection) -> sqlx:
     if pages(connection).await?.all == 0 {
         query("PRAGMA auto_vacuum = INCREMENTAL").persistent(false).execute(connection).await?;
     }
+    Ok(())
+}
+
+/// The milliseconds for which the log waits for readers before it is begun anew.
+const PATIENCE: i64 = 50;
+
+/// Begins the write-ahead log anew. Returns `false` if a reader was in the way for too long.
+pub(super) async fn restart_log(connection: &mut SqliteConnection) -> sqlx::Result<bool> {
+    let timeout = query("PRAGMA busy_timeout").persistent(false).fetch_one(&mut *connection).await?;
+    let timeout: i64 = timeout.try_get(0)?;
+    set_busy_timeout(connection, PATIENCE.min(timeout)).await?;
+    let restart = query("PRAGMA wal_checkpoint(RESTART)").persistent(false);
+    let restarted = restart.fetch_one(&mut *connection).await;
+    set_busy_timeout(connection, timeout).await?;
+    Ok(restarted?.try_get::<i64, _>(0)? == 0)
+}
+
+async fn set_busy_timeout(connection: &mut SqliteConnection, millis: i64) -> sqlx::Result<()> {
+    let set = format!("PRAGMA busy_timeout = {millis}");
+    // Safe, because it is a number.
+    query(sqlx::AssertSqlSafe(set)).persistent(false).execute(connection).await?;
     Ok(())
 }
 

@@ -20,7 +20,8 @@ pub struct Reaper {
     pub interval: Duration,
     /// The number of sessions that one statement deletes at most. Defaults to 1,000.
     pub batch: u32,
-    /// The time between two batches of one round. Defaults to 100 ms.
+    /// The shortest time between two batches of one round. After a batch that took longer than a ninth of it, the reaper
+    /// waits nine times as long as the batch took, to leave the database to requests. Defaults to 100 ms.
     pub pause: Duration,
 }
 
