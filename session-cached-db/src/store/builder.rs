@@ -367,8 +367,8 @@ impl<C: Cache, P: SubjectIndex> Builder<C, P> {
     ///   if clocks differ.
     /// - Sessions of another [key prefix](Self::key_prefix) are another application's, and do not count.
     /// - The login waits until up to 64 surplus sessions have ended. Should there be more, as when the limit is new, they are
-    ///   ended in the background, in pages, and the login waits for none of them. So it takes as long with 50,000 sessions of
-    ///   the subject as with 5. Until then, the subject has more sessions than the limit.
+    ///   ended in the background, in pages, and the login waits for none of them: it reads the limit and 65 more sessions,
+    ///   however many there are. Until then, the subject has more sessions than the limit.
     /// - If two sessions log in at the same time on nodes whose clocks differ, both may live on until the
     ///   next login.
     /// - If the database does not answer when the sessions are counted, the new session is still saved, with
