@@ -393,22 +393,6 @@ pub(crate) const SERVERS: &[Server] = &[
         service_port: Some(13307),
         probe: Some(MYSQL_GREETING),
     },
-    Server {
-        name: "galera",
-        image: &MARIADB,
-        env: &[
-            ("GALERA_PORTS", "{ports}"),
-            ("MARIADB_ROOT_PASSWORD", "conformance"),
-            ("MARIADB_DATABASE", "sessions"),
-        ],
-        command: &["sh", "-c", include_str!("mariadb-galera.sh")],
-        ports: Ports::OneToOne(3),
-        needs: Needs::Nothing,
-        url: "mysql://root:conformance@{addresses}/sessions",
-        url_var: "CONFORMANCE_GALERA_URL",
-        service_port: None,
-        probe: Some(MYSQL_GREETING),
-    },
 ];
 
 /// A cluster that serves its other keys when a master is missing, for the soak, which kills one.
@@ -425,7 +409,7 @@ pub(crate) const CLUSTER_WITH_GAPS: Server = Server {
     probe: Some(Probe { send: b"CLUSTER INFO\r\n", expect: b"cluster_state:ok" }),
 };
 
-/// Databases with a replica each, and some that demand certificates, for tests beside the matrix.
+/// Databases with a replica each, a cluster, and some that demand certificates, for tests beside the matrix.
 pub(crate) const BESIDE_THE_MATRIX: &[Server] = &[
     Server {
         name: "postgres-certificates",
@@ -493,6 +477,22 @@ pub(crate) const BESIDE_THE_MATRIX: &[Server] = &[
         needs: Needs::Nothing,
         url: "mysql://app:conformance@{addresses}/sessions",
         url_var: "CONFORMANCE_MARIADB_PAIR_URL",
+        service_port: None,
+        probe: Some(MYSQL_GREETING),
+    },
+    Server {
+        name: "galera",
+        image: &MARIADB,
+        env: &[
+            ("GALERA_PORTS", "{ports}"),
+            ("MARIADB_ROOT_PASSWORD", "conformance"),
+            ("MARIADB_DATABASE", "sessions"),
+        ],
+        command: &["sh", "-c", include_str!("mariadb-galera.sh")],
+        ports: Ports::OneToOne(3),
+        needs: Needs::Nothing,
+        url: "mysql://root:conformance@{addresses}/sessions",
+        url_var: "CONFORMANCE_GALERA_URL",
         service_port: None,
         probe: Some(MYSQL_GREETING),
     },

@@ -181,8 +181,8 @@ enum Effect {
     Writes,
 }
 
-/// The maximum number of times that a statement is run again because the server undid it for another one.
-const MAX_REPEATS: u32 = 8;
+/// The longest pause before a statement is run again that the server undid for another one.
+const MAX_PAUSE: Duration = Duration::from_millis(64);
 
 impl<C: Connector> ServerConnections<C>
 where
@@ -190,7 +190,8 @@ where
     Arguments<C>: IntoArguments<C::Database> + Clone,
 {
     /// Runs a query, in a transaction where it needs one. Runs it again where nothing took effect: on another
-    /// connection if the first one was lost, and a few times if the server undid it for another client's.
+    /// connection if the first one was lost, and for as long as a call may wait for a connection if the server
+    /// undoes it for another client's: in a crowd, any fixed number of times is too few.
     async fn run<T: Send + 'static>(
         &self,
         mut query: Query<C::Database>,
@@ -208,7 +209,7 @@ where
         };
         let sql = query.sql();
         let began = Instant::now();
-        let (mut undone, mut lost) = (0, 0);
+        let (mut longest_pause, mut lost) = (Duration::from_millis(1), 0);
         loop {
             let is_pooled = self.is_pooled().await?;
             let checkout = self.checkout().await?;
@@ -227,11 +228,10 @@ where
             // What changes nothing has no effect.
             let done = done.map_err(|failure| if is_write { failure } else { failure.of_a_read() });
             match &done {
-                Err(failure) if failure.is_undone(&C::ERRORS) && undone < MAX_REPEATS => {
+                Err(failure) if failure.is_undone(&C::ERRORS) && began.elapsed() < self.patience => {
                     // The others are in the same place, so the pauses differ.
-                    let pause = fastrand::u64(0..1 << undone);
-                    undone += 1;
-                    tokio::time::sleep(Duration::from_millis(pause)).await;
+                    tokio::time::sleep(longest_pause.mul_f64(fastrand::f64())).await;
+                    longest_pause = (longest_pause * 2).min(MAX_PAUSE);
                 }
                 Err(failure) if failure.is_of_the_connection(&C::ERRORS) && lost == 0 => lost += 1,
                 _ => return Ok(done),
