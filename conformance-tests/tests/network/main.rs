@@ -15,11 +15,11 @@
 )]
 
 mod certificates;
-#[allow(dead_code, reason = "only those tests are listed that have been seen to pass")]
 mod database_failover;
 mod dead_servers;
 mod failover;
 mod galera;
+mod pair;
 #[path = "../matrix/plan.rs"]
 #[allow(dead_code, reason = "the matrix uses the rest")]
 mod plan;
@@ -71,8 +71,18 @@ const TESTS: &[Test] = tests! {
         postgres_is_verified_and_shown_a_certificate ["postgres-certificates"],
         mariadb_is_verified_and_shown_a_certificate ["mariadb-certificates"];
     database_failover:
+        deposed_postgres_is_left_at_once_and_shows_nothing_old ["postgres-pair"],
         deposed_mariadb_is_left_at_once_and_shows_nothing_old ["mariadb-pair"],
         deposed_mysql_is_left_at_once_and_shows_nothing_old ["mysql-pair"],
+        killed_postgres_with_a_synchronous_standby_loses_nothing ["postgres-pair"],
+        killed_postgres_with_an_asynchronous_standby_loses_the_last_moment ["postgres-pair"],
+        stopped_mariadb_with_a_synchronous_replica_loses_nothing ["mariadb-pair"],
+        stopped_mysql_with_a_synchronous_replica_loses_nothing ["mysql-pair"],
+        postgres_that_is_cut_off_for_5_s_is_left_for_good ["postgres-pair"],
+        mariadb_that_is_cut_off_for_5_s_is_left_for_good ["mariadb-pair"],
+        mysql_that_is_cut_off_for_5_s_is_left_for_good ["mysql-pair"],
+        postgres_url_with_both_hosts_follows_the_primary ["postgres-pair"],
+        commit_that_waits_for_a_lost_standby_is_shown_within_its_bound ["postgres-pair"],
         kill_is_not_sent_to_the_server_that_took_over ["mariadb-pair"];
     dead_servers:
         memcached_server_of_three_that_is_down_fails_its_own_keys_only ["memcached", "memcached-two"],
