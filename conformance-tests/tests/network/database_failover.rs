@@ -110,17 +110,21 @@ impl Load {
     async fn recovers(&self, name: &str, reachable_at: Instant) {
         const QUIET: Duration = Duration::from_millis(500);
         let count = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
-        let (mut quiet_since, mut done) = (reachable_at, count(&self.findings.done));
+        let before = count(&self.findings.done);
+        let (mut quiet_since, mut done, mut served_at) = (reachable_at, before, None);
         // Long enough without a failure, and each session was worked on meanwhile.
         while quiet_since.elapsed() < QUIET || count(&self.findings.done) < done + 2 * SESSIONS {
             sleep(Duration::from_millis(20)).await;
+            if served_at.is_none() && count(&self.findings.done) >= before + SESSIONS {
+                served_at = Some(Instant::now());
+            }
             let last = self.findings.quiet_since(reachable_at);
             if last > quiet_since {
                 (quiet_since, done) = (last, count(&self.findings.done));
             }
             assert!(reachable_at.elapsed() < Duration::from_secs(30), "requests still fail");
         }
-        let took = quiet_since.duration_since(reachable_at);
+        let took = served_at.map_or(quiet_since, |at| at.max(quiet_since)).duration_since(reachable_at);
         let (failed, unknown) = (count(&self.findings.failed), count(&self.findings.unknown));
         eprintln!(
             "{name}: recovered after {took:?}; {failed} requests failed, {unknown} of them with unknown outcome"
