@@ -173,7 +173,7 @@ async fn fail_over(
         &format!("every process writes again within {}", seconds(RECOVERY)),
         recovered.is_some_and(|time| time <= RECOVERY + SLACK),
         recovered.map_or("some do not".into(), |time| {
-            format!("after {}, of which {} are the machine's", seconds(time), seconds(SLACK))
+            format!("after {}; a busy machine may take {} more", seconds(time), seconds(SLACK))
         }),
     );
     let surroundings =
