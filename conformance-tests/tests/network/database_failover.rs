@@ -78,13 +78,14 @@ impl Findings {
 }
 
 /// Two nodes, and the sessions that they write and read.
-struct Load {
+pub struct Load {
     findings: Arc<Findings>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Load {
-    async fn on(nodes: &[Arc<dyn DynDatabase>; 2]) -> Self {
+    pub async fn on(pair: &Pair) -> Self {
+        let nodes = [node(pair).await, node(pair).await];
         nodes[0].migrate_dyn().await.unwrap();
         let findings = Arc::new(Findings::default());
         let mut tasks = Vec::new();
@@ -100,14 +101,14 @@ impl Load {
         load
     }
 
-    async fn goes_on_for(&self, time: Duration) {
+    pub async fn goes_on_for(&self, time: Duration) {
         let before = self.findings.done.load(Ordering::SeqCst);
         sleep(time).await;
         assert!(self.findings.done.load(Ordering::SeqCst) > before, "no request succeeds");
     }
 
     /// Waits until requests succeed and none fails, and checks that this takes no longer than is promised.
-    async fn recovers(&self, name: &str, reachable_at: Instant) {
+    pub async fn recovers(&self, name: &str, reachable_at: Instant) {
         const QUIET: Duration = Duration::from_millis(500);
         let count = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
         let before = count(&self.findings.done);
@@ -142,7 +143,7 @@ impl Load {
     }
 
     /// Ends the requests. Panics if one was shown something old.
-    async fn shows_nothing_old(self) {
+    pub async fn shows_nothing_old(self) {
         let findings = self.end().await;
         assert!(findings.failed.load(Ordering::SeqCst) < 500, "requests failed all the time");
         assert_eq!(findings.old.load(Ordering::SeqCst), 0, "loads were shown what had been overwritten");
@@ -193,7 +194,7 @@ async fn work(nodes: [Arc<dyn DynDatabase>; 2], key: StoredKey, findings: Arc<Fi
 /// A switchover whose former primary stays up, with its connections open.
 async fn deposed(kind: Kind, link: &Link) {
     let pair = pair(kind, link).await;
-    let load = Load::on(&[node(&pair).await, node(&pair).await]).await;
+    let load = Load::on(&pair).await;
     pair.depose().await;
     sleep(UNCHECKED).await;
     pair.catch_up().await;
@@ -217,7 +218,7 @@ pub async fn deposed_mysql_is_left_at_once_and_shows_nothing_old(links: &Links) 
 }
 
 async fn killed(pair: &Pair) -> Load {
-    let load = Load::on(&[node(pair).await, node(pair).await]).await;
+    let load = Load::on(pair).await;
     pair.stop().await;
     pair.promote().await;
     pair.switch();
@@ -254,7 +255,7 @@ pub async fn killed_postgres_with_an_asynchronous_standby_loses_the_last_moment(
 
 /// The former primary goes on, and its answers arrive late.
 async fn cut_off(pair: &Pair) {
-    let load = Load::on(&[node(pair).await, node(pair).await]).await;
+    let load = Load::on(pair).await;
     pair.ways[0].set(Mode::Hold);
     sleep(UNCHECKED).await;
     pair.promote().await;
@@ -287,7 +288,7 @@ pub async fn postgres_url_with_both_hosts_follows_the_primary(links: &Links) {
     let both = format!("{},{}", pair.ways[1].address(), pair.ways[0].address());
     pair.url =
         pair.url.replace(&pair.address.address().to_string(), &both) + "?target_session_attrs=read-write";
-    let load = Load::on(&[node(&pair).await, node(&pair).await]).await;
+    let load = Load::on(&pair).await;
     pair.stop().await;
     pair.promote().await;
     load.recovers("two hosts", Instant::now()).await;

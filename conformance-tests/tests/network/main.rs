@@ -19,6 +19,7 @@ mod database_failover;
 mod dead_servers;
 mod failover;
 mod galera;
+mod names;
 mod pair;
 #[path = "../matrix/plan.rs"]
 #[allow(dead_code, reason = "the matrix uses the rest")]
@@ -93,6 +94,9 @@ const TESTS: &[Test] = tests! {
         dying_master_is_replaced_and_no_request_fails ["redis-sentinel"],
         living_master_that_is_replaced_is_left_and_found_again ["redis-sentinel"],
         hanging_master_is_replaced_and_no_request_fails ["redis-sentinel"];
+    names:
+        cluster_whose_nodes_all_move_is_found_by_its_name ["redis-cluster", "own-hosts"],
+        name_of_a_database_that_gets_another_address_is_followed ["postgres-pair", "own-hosts"];
     galera:
         galera_node_sees_what_another_has_committed ["galera"],
         galera_conflicts_at_commit_are_repeated_and_fail_no_write ["galera"],
@@ -127,9 +131,11 @@ const TESTS: &[Test] = tests! {
 };
 
 fn main() {
+    names::enter();
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);
-    let known: Vec<_> = all_servers().map(|server| server.name).chain(["moka", "sqlite"]).collect();
+    let known: Vec<_> =
+        all_servers().map(|server| server.name).chain(["moka", "sqlite", names::OWN_HOSTS]).collect();
     let required = Required::parse(&std::env::var("CONFORMANCE_REQUIRE").unwrap_or_default(), &known)
         .unwrap_or_else(|error| panic!("CONFORMANCE_REQUIRE: {error}"));
     let missing = if arguments.list { BTreeMap::new() } else { missing() };
@@ -148,7 +154,7 @@ fn all_servers() -> impl Iterator<Item = &'static table::Server> {
     SERVERS.iter().chain(BESIDE_THE_MATRIX)
 }
 
-/// Returns all servers, with the reason, if one of them cannot be started in a container.
+/// Returns all servers, with the reason, if one of them cannot be started in a container, and what else is missing.
 fn missing() -> BTreeMap<&'static str, String> {
     let tried = runtime().block_on(async {
         let mut brought = Brought::own(["memcached"]).await;
@@ -156,9 +162,15 @@ fn missing() -> BTreeMap<&'static str, String> {
         brought.remove().await;
         reason
     });
-    let Some(reason) = tried else { return BTreeMap::new() };
-    eprintln!("NOT TESTED: {reason}");
-    all_servers().map(|server| (server.name, reason.clone())).collect()
+    let mut missing = BTreeMap::new();
+    if let Some(reason) = tried {
+        eprintln!("NOT TESTED: {reason}");
+        missing.extend(all_servers().map(|server| (server.name, reason.clone())));
+    }
+    if !names::has_own_hosts() {
+        missing.insert(names::OWN_HOSTS, "`unshare --map-root-user --mount` does not work here".to_owned());
+    }
+    missing
 }
 
 /// Runs a test, and removes its servers however it ends.

@@ -21,7 +21,7 @@ const DEADLINE: Duration = Duration::from_millis(500);
 
 const PROBE_INTERVAL: Duration = Duration::from_millis(50);
 
-async fn store(cache_url: &str) -> Store {
+pub async fn store(cache_url: &str) -> Store {
     store_over(cache_url, "sqlite::memory:").await
 }
 
@@ -45,7 +45,7 @@ pub async fn login(store: &Store) -> String {
 }
 
 /// Makes a request, which reads a number and writes a greater one. Nothing may fail or get lost.
-async fn request(store: &Store, cookie: &str) -> u32 {
+pub async fn request(store: &Store, cookie: &str) -> u32 {
     let mut session = store.open(cookie).await.expect("no request fails");
     let n = session.get::<u32>("n").unwrap().expect("the session is there") + 1;
     session.insert("n", n).unwrap();
@@ -62,7 +62,7 @@ const fn reads(stats: Stats) -> u64 {
 }
 
 /// Waits until the session is read without the database.
-async fn hits_again(store: &Store, cookie: &str, expected: u32) {
+pub async fn hits_again(store: &Store, cookie: &str, expected: u32) {
     let begun = Instant::now();
     loop {
         let before = store.stats();
@@ -76,7 +76,7 @@ async fn hits_again(store: &Store, cookie: &str, expected: u32) {
 }
 
 /// Checks that a logout while the cache is in trouble still holds afterwards.
-async fn logs_out(store: &Store, cookie: &str) {
+pub async fn logs_out(store: &Store, cookie: &str) {
     let mut session = store.open(cookie).await.expect("no request fails");
     session.flush().await.expect("no request fails");
     assert_eq!(read(store, cookie).await, None);
