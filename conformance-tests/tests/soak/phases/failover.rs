@@ -109,8 +109,8 @@ impl Database {
         tokio::task::spawn_blocking(kill).await?
     }
 
-    /// Makes the fault. Returns when the address leads to the new primary.
-    async fn break_primary(&self, fault: Fault) -> Result<(), Failure> {
+    /// Makes the fault, and makes the address lead to the new primary. Returns when the former one was gone.
+    async fn break_primary(&self, fault: Fault) -> Result<Nanos, Failure> {
         match fault {
             Fault::Kill | Fault::KillBeforeAsynchronous => self.kill().await?,
             Fault::Switchover => {
@@ -123,9 +123,10 @@ impl Database {
                 tokio::time::sleep(UNCHECKED).await;
             }
         }
+        let gone_at = now();
         self.pair.promote().await;
         self.pair.switch();
-        Ok(())
+        Ok(gone_at)
     }
 }
 
@@ -156,9 +157,8 @@ async fn fail_over(
     tokio::time::sleep(BEFORE).await;
 
     let since = now();
-    if !settings.omits(Omitted::Faults) {
-        database.break_primary(fault).await?;
-    }
+    let is_omitted = settings.omits(Omitted::Faults);
+    let gone_at = if is_omitted { since } else { database.break_primary(fault).await? };
     let reachable = now();
     let recovered = recovered(&group, reachable).await;
     if fault == Fault::Split {
@@ -181,7 +181,7 @@ async fn fail_over(
     let mut truth = Truth::default();
     check_that_it_was_one(settings, &group, since)?;
     super::judge_part(&group, &surroundings, &mut truth, |ops| match fault {
-        Fault::KillBeforeAsynchronous => without_the_last_moment(ops, since),
+        Fault::KillBeforeAsynchronous => without_the_last_moment(ops, since, gone_at),
         _ => ops,
     });
     verdict.count(&lock(&group.ledger).counts, &truth.times);
@@ -247,14 +247,14 @@ fn check_that_it_was_one(settings: &Settings, group: &ProcessGroup, since: Nanos
 
 /// Returns the operations to which the promise without a synchronous replica applies: a write that was acknowledged
 /// shortly before the kill may be lost, and until caches have forgotten it, a load may show it nevertheless.
-fn without_the_last_moment(ops: Vec<Op>, killed: Nanos) -> Vec<Op> {
-    let from = killed.saturating_sub(LAG);
-    let until = killed + MAX_CACHE_AGE + SECOND;
+fn without_the_last_moment(ops: Vec<Op>, since: Nanos, gone_at: Nanos) -> Vec<Op> {
+    let from = since.saturating_sub(LAG);
+    let until = gone_at + MAX_CACHE_AGE + SECOND;
     let is_in_doubt = |op: &Op| op.begin <= until && op.end.is_none_or(|end| end >= from);
     let (doubtful, mut sure): (Vec<Op>, Vec<Op>) = ops.into_iter().partition(is_in_doubt);
     let writes = doubtful.into_iter().filter(|op| op.action != Action::Load);
     sure.extend(writes.map(|op| {
-        let is_lost = op.begin <= killed && op.answer != Answer::Refused;
+        let is_lost = op.begin <= gone_at && op.answer != Answer::Refused;
         if is_lost { Op { answer: Answer::Unknown, end: None, ..op } } else { op }
     }));
     sure
