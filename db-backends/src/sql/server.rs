@@ -11,11 +11,10 @@ use tokio::time::timeout;
 use crate::sql::checkout::{Checkout, FromDriver, Work};
 use crate::sql::connections::{Connections, Usage};
 use crate::sql::connector::{Arguments, Connection, Connector, Query};
-use crate::sql::credentials::{Credentials, Provider};
+use crate::sql::credentials::Provider;
 use crate::sql::error::DriverErrors;
 use crate::sql::own_pool::OwnPool;
 use crate::sql::run_to_end::{GRACE_TO_CONNECT, run_to_end};
-use crate::sql::session_check::Unfit;
 use crate::sql::table::TableName;
 use crate::url;
 
@@ -68,14 +67,6 @@ impl ServerSettings {
 
     pub(crate) fn table(&self) -> Result<TableName, PersistenceError> {
         TableName::parse_or_default(self.table.as_deref())
-    }
-
-    /// Asks for the credentials of a new connection, if they are not those of the URL.
-    pub(crate) async fn login(provider: Option<&Provider>) -> Result<Option<Credentials>, Unfit> {
-        match provider {
-            Some(provider) => provider.ask().await.map(Some).map_err(Unfit::NoPassword),
-            None => Ok(None),
-        }
     }
 
     /// Connects over connections of our own. Waits for the server to answer on one. `begin` begins a
