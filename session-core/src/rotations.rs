@@ -24,10 +24,8 @@ pub trait Rotations: Persistence {
     /// # Errors
     ///
     /// Returns a [`PersistenceError`] that every method can return: see [`Persistence`](Persistence#errors).
-    fn note_rotation(
-        &self,
-        rotation: &Rotation,
-    ) -> impl Future<Output = Result<(), PersistenceError>> + Send;
+    fn note_rotation(&self, rotation: &Rotation)
+    -> impl Future<Output = Result<(), PersistenceError>> + Send;
 
     /// Returns at most `limit` notes about the key `old`, in no particular order.
     ///

@@ -10,7 +10,9 @@ use session_core::{
 
 use crate::suite::case::{cases, skip};
 use crate::suite::concurrent::at_once;
-use crate::suite::persistence::{HOUR, MICRO, MINUTE, NOW, RotationsFixture, alone, insert, key, load, record};
+use crate::suite::persistence::{
+    HOUR, MICRO, MINUTE, NOW, RotationsFixture, alone, insert, key, load, record,
+};
 
 cases! {
     /// Returns all cases of this layer.
@@ -109,7 +111,8 @@ pub async fn no_more_notes_than_the_limit_are_found(fixture: &impl RotationsFixt
 pub async fn noted_keys_are_compared_byte_for_byte(fixture: &impl RotationsFixture) {
     let db = open(fixture).await;
     let random = key();
-    let with = |end: &str| StoredKey::parse(&format!("{}{end}", random.as_str())).expect("it is a stored key");
+    let with =
+        |end: &str| StoredKey::parse(&format!("{}{end}", random.as_str())).expect("it is a stored key");
     let notes = ["a", "A", "aa", "_", "%"].map(|end| note(&with(end)));
     for note in &notes {
         write(&db, note).await;
@@ -182,7 +185,7 @@ pub async fn table_of_notes_can_be_made_again(fixture: &impl RotationsFixture) {
     write(&db, &note).await;
     for _ in 0..2 {
         db.migrate_rotations().await.expect("the table can be made again");
-        assert_eq!(find(&db, &old, NOW).await, std::slice::from_ref(note), "a note is gone");
+        assert_eq!(find(&db, &old, NOW).await, std::slice::from_ref(&note), "a note is gone");
     }
     db.check_rotations().await.expect("the table is as before");
     assert!(!db.rotations_sql().trim().is_empty(), "applications that run their own migrations need it");
@@ -203,7 +206,11 @@ pub async fn several_nodes_can_make_the_table_of_notes_at_once(fixture: &impl Ro
     write(&**first, &note).await;
     for node in &nodes {
         node.check_rotations().await.expect("the table is made");
-        assert_eq!(find(&**node, &note.old, NOW).await, std::slice::from_ref(note), "all nodes made the same table");
+        assert_eq!(
+            find(&**node, &note.old, NOW).await,
+            std::slice::from_ref(&note),
+            "all nodes made the same table"
+        );
     }
 }
 
@@ -233,7 +240,10 @@ pub async fn missing_table_of_notes_is_reported_and_not_made(fixture: &impl Rota
     };
     for _ in 0..2 {
         let checked = db.check_rotations().await;
-        assert!(checked.as_ref().is_err_and(is_missing), "there is no table, but the check returns {checked:?}");
+        assert!(
+            checked.as_ref().is_err_and(is_missing),
+            "there is no table, but the check returns {checked:?}"
+        );
         let noted = db.note_rotation(&note(&key())).await;
         assert!(noted.as_ref().is_err_and(is_missing), "there is no table, but a note returns {noted:?}");
     }

@@ -1035,7 +1035,8 @@ impl Rotations for BrokenPersistence {
         self.check_notes()?;
         let table = self.lock();
         let is_live = |note: &&Rotation| note.expires_at > now || self.has(Fault::FindsExpiredNotes);
-        let found = table.notes.iter().filter(|note| self.noted(&note.old) == self.noted(old)).filter(is_live);
+        let found =
+            table.notes.iter().filter(|note| self.noted(&note.old) == self.noted(old)).filter(is_live);
         let limit = if self.has(Fault::FindsNotesBeyondTheLimit) { usize::MAX } else { limit as usize };
         let mut found = found.take(limit).cloned().collect::<Vec<_>>();
         if self.has(Fault::NotesRevealNoKey) {

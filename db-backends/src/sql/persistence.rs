@@ -387,7 +387,10 @@ pub(crate) async fn why_unmatched(
     }
 }
 
-pub(crate) fn statement<'a, B: Backend>(sql: &SqlStr, parameters: impl IntoIterator<Item = Value<'a>>) -> Query<B> {
+pub(crate) fn statement<'a, B: Backend>(
+    sql: &SqlStr,
+    parameters: impl IntoIterator<Item = Value<'a>>,
+) -> Query<B> {
     bind(query(sql.clone()), parameters)
 }
 

@@ -1,14 +1,12 @@
 //! The notes of rotations: their table, its statements, and the trait. The table stands beside the session table and has no
 //! schema version, so nodes that do not know it go on beside it.
 
-use session_core::{
-    MaskedKey, PersistenceError, Rotation, Rotations, SchemaProblem, StoredKey, Timestamp,
-};
+use session_core::{MaskedKey, PersistenceError, Rotation, Rotations, SchemaProblem, StoredKey, Timestamp};
 use sqlx::{Connection as _, SqlStr};
 
+use crate::sql::checkout::Checkout;
 use crate::sql::columns::Kind;
 use crate::sql::connections::Connections as _;
-use crate::sql::checkout::Checkout;
 use crate::sql::persistence::{Backend, SqlPersistence, instant, statement, text};
 use crate::sql::schema::{Schema, SchemaCheck};
 use crate::sql::statements::Syntax;
@@ -16,8 +14,12 @@ use crate::sql::table::TableName;
 use crate::sql::value::{Value, Values};
 
 /// The columns of the table. None is nullable: a note that reveals no key has an empty one.
-const COLUMNS: [(&str, Kind); 4] =
-    [("old_key", Kind::Text), ("new_key", Kind::Text), ("masked_key", Kind::Bytes), ("expires_at", Kind::Integer)];
+const COLUMNS: [(&str, Kind); 4] = [
+    ("old_key", Kind::Text),
+    ("new_key", Kind::Text),
+    ("masked_key", Kind::Bytes),
+    ("expires_at", Kind::Integer),
+];
 
 /// The statements, each with its parameters in this order.
 pub(crate) struct Statements {
@@ -33,7 +35,9 @@ impl Statements {
     pub(crate) fn new(syntax: &Syntax, table: &TableName) -> Self {
         let sql = |template: &str| syntax.fill(template, table);
         Self {
-            note: sql("INSERT INTO {rotations} (old_key, new_key, masked_key, expires_at) VALUES (?, ?, ?, ?)"),
+            note: sql(
+                "INSERT INTO {rotations} (old_key, new_key, masked_key, expires_at) VALUES (?, ?, ?, ?)",
+            ),
             find: sql("SELECT old_key, new_key, masked_key, expires_at FROM {rotations}
                        WHERE old_key = ? AND expires_at > ? ORDER BY expires_at DESC LIMIT ?"),
             delete: sql(syntax.delete_rotations),

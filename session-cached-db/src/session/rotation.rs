@@ -164,7 +164,8 @@ impl Session {
         let Some(stored) = &self.stored else { return Err(Error::SessionGone) };
         // An attacker may have planted the old key. What this request does is no more than it could have done right before the
         // session moved: it replaces nothing that was changed since, and it learns neither the key nor the values.
-        let changes = Save { seen: None, conflict_policy: ConflictPolicy::Reject, ..self.changes(stored, None) };
+        let changes =
+            Save { seen: None, conflict_policy: ConflictPolicy::Reject, ..self.changes(stored, None) };
         let seen = self.as_seen_here(stored)?;
         let saved = Arc::clone(&self.store).save(stored_key, changes).await?;
         if let Some(stored) = &mut self.stored {

@@ -328,7 +328,8 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
     #[allow(clippy::manual_async_fn, reason = "as for the methods of CachedDb")]
     pub fn build(self) -> impl Future<Output = Result<CachedDb<C, P>, BuildError>> + Send {
         async move {
-            let Self { cache, db, options, schema, codec, runtime, hooks, subject_limit, rotations, log_key } = self;
+            let Self { cache, db, options, schema, codec, runtime, hooks, subject_limit, rotations, log_key } =
+                self;
             let reaper = options.reaper;
             let runtime = match runtime {
                 Some(runtime) => runtime,
@@ -345,7 +346,8 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
             };
             let settings = options.resolve(&cache.properties(), &db.properties(), store_id)?;
             prepare(&db, schema, rotations.as_deref()).await?;
-            let parts = Parts { cache, db, settings, codec, runtime, hooks, subject_limit, rotations, log_key };
+            let parts =
+                Parts { cache, db, settings, codec, runtime, hooks, subject_limit, rotations, log_key };
             let store = CachedDb::start(parts, reaper);
             store.warn_of_clock_skew().await;
             Ok(store)

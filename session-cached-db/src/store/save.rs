@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use session_core::{
-    Cache, Outcome, Persistence, Record, Rotation, SessionData, Stamp, StoredKey, Subject,
-};
+use session_core::{Cache, Outcome, Persistence, Record, Rotation, SessionData, Stamp, StoredKey, Subject};
 
 use super::inner::Inner;
 use super::merge::{Base, Draft, Merged};

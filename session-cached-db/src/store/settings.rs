@@ -156,7 +156,11 @@ impl Options {
             read_timeout: self.read_timeout,
             write_timeout: self.write_timeout,
             // The wait for its turn, the tries to get ahead of other processes, and the last statement.
-            longest_write: self.write_timeout.saturating_mul(2).saturating_add(longest_statement).saturating_add(note),
+            longest_write: self
+                .write_timeout
+                .saturating_mul(2)
+                .saturating_add(longest_statement)
+                .saturating_add(note),
             longest_load: self.read_timeout.saturating_add(self.cache_timeout.saturating_mul(2)),
             single_flight_capacity: self.single_flight_capacity,
             max_waiting_writes: self.max_waiting_writes,

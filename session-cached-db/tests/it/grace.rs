@@ -462,7 +462,10 @@ async fn grace_is_bounded_and_needs_its_table() {
         let built = world.builder().rotation_grace(grace * SECOND).build().await;
         assert_eq!(built.is_ok(), is_right, "{grace}");
         if let Err(error) = built {
-            assert!(matches!(&error, BuildError::Invalid(text) if text.contains("rotation_grace")), "{error}");
+            assert!(
+                matches!(&error, BuildError::Invalid(text) if text.contains("rotation_grace")),
+                "{error}"
+            );
         }
     }
     let world = World::new().await;
@@ -500,8 +503,8 @@ async fn each_that_follows_is_reported() {
     world.store.open(old.expose()).await.unwrap();
     late.insert("page", 2).unwrap();
     late.save().await.unwrap();
-    let followed = [&old, session.key().unwrap()]
-        .map(|key| world.store.stored_key(key).unwrap().as_str().to_owned());
+    let followed =
+        [&old, session.key().unwrap()].map(|key| world.store.stored_key(key).unwrap().as_str().to_owned());
     assert_eq!(*hook.0.lock().unwrap(), [followed.clone(), followed]);
     assert_eq!(world.store.stats().rotations_followed, 2);
     let lines = log.events("rotation_followed");

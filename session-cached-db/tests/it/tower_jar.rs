@@ -147,7 +147,10 @@ async fn client_that_loses_the_answer_of_a_renewal_gets_its_cookie_with_the_next
     let next = ask(&site(layer(&world), read), old.as_deref()).await;
     assert_eq!((next.body.as_str(), next.cookie()), ("1", lost.cookie()));
     let parts = next.set_cookie().unwrap();
-    assert!(parts.contains(&"HttpOnly") && parts.iter().any(|part| part.starts_with("Max-Age=")), "{parts:?}");
+    assert!(
+        parts.contains(&"HttpOnly") && parts.iter().any(|part| part.starts_with("Max-Age=")),
+        "{parts:?}"
+    );
     assert!(next.headers[header::CACHE_CONTROL].to_str().unwrap().contains("private"));
     apply(&mut jar, &next);
     let again = ask(&site(layer(&world), read), header_of(&jar).as_deref()).await;

@@ -73,9 +73,7 @@ fn state(checked: Result<(), PersistenceError>) -> Result<Found, Failure> {
     match checked {
         Ok(()) => Ok(Found::Current),
         Err(PersistenceError::Schema(SchemaProblem::Missing { .. })) => Ok(Found::Missing),
-        Err(PersistenceError::Schema(SchemaProblem::MissingRotations { .. })) => {
-            Ok(Found::WithoutRotations)
-        }
+        Err(PersistenceError::Schema(SchemaProblem::MissingRotations { .. })) => Ok(Found::WithoutRotations),
         Err(PersistenceError::Schema(SchemaProblem::Outdated { .. })) => Ok(Found::Outdated),
         Err(error) => Err(error.into()),
     }
