@@ -143,11 +143,11 @@ impl Group {
                     "postgres" => {
                         let table =
                             || Table::<db_backends::postgres::PostgresPersistence>::new(url(name), made);
-                        suite.persistence(table()).subject_index(table()).scan(table())
+                        suite.persistence(table()).subject_index(table()).scan(table()).rotations(table())
                     }
                     "mysql" | "mariadb" => {
                         let table = || Table::<db_backends::mysql::MySqlPersistence>::new(url(name), made);
-                        suite.persistence(table()).subject_index(table()).scan(table())
+                        suite.persistence(table()).subject_index(table()).scan(table()).rotations(table())
                     }
                     _ => panic!("no table of the database {name}: add it here"),
                 }

@@ -7,7 +7,8 @@ use std::time::SystemTime;
 use conformance_tests::persistence::Damage;
 use session_core::{
     ExpiredSession, ExpiredSessions, ExpiryWrite, Persistence, PersistenceError, PersistenceProperties,
-    Record, Row, Scan, SchemaProblem, SessionTimes, StoredKey, Subject, SubjectIndex, Timestamp, Version,
+    Record, Rotation, Rotations, Row, Scan, SchemaProblem, SessionTimes, StoredKey, Subject, SubjectIndex,
+    Timestamp, Version,
 };
 
 /// The fault of a broken backend.
@@ -137,6 +138,22 @@ pub(crate) enum Fault {
     ScansNoUnreadableRows,
     ScansNothingIfOneIsUnreadable,
     ScansShortPagesAfterUnreadableKeys,
+    // The notes of rotations.
+    NotesRevealNoKey,
+    NotesLoseTheSecond,
+    FindsExpiredNotes,
+    FindsNotesBeyondTheLimit,
+    FoldsNotedKeys,
+    NoteOverwrites,
+    NoteEndsTheSession,
+    RemovesNotesThatEndLater,
+    SparesNotesThatEndAtTheInstant,
+    RemovesNotesBeyondTheLimit,
+    MakingTheTableOfNotesEmptiesIt,
+    CannotMakeTheTableOfNotesAtOnce,
+    TableOfNotesIsTheSessionTable,
+    ChecksNoTableOfNotes,
+    NotesWithoutATable,
 }
 
 /// Each fault, and the case that must notice it.
@@ -260,6 +277,22 @@ pub(crate) const ALL: &[(Fault, &str)] = &[
     (Fault::ScansNoUnreadableRows, "unreadable_row_is_in_its_place"),
     (Fault::ScansNothingIfOneIsUnreadable, "unreadable_row_is_in_its_place"),
     (Fault::ScansShortPagesAfterUnreadableKeys, "row_without_a_stored_key_is_skipped"),
+    (Fault::HasATablePerHandle, "note_is_found_whole_on_every_node"),
+    (Fault::NotesRevealNoKey, "note_is_found_whole_on_every_node"),
+    (Fault::NotesLoseTheSecond, "note_is_found_whole_on_every_node"),
+    (Fault::FindsExpiredNotes, "expired_note_is_not_found"),
+    (Fault::FindsNotesBeyondTheLimit, "no_more_notes_than_the_limit_are_found"),
+    (Fault::FoldsNotedKeys, "noted_keys_are_compared_byte_for_byte"),
+    (Fault::NoteOverwrites, "second_note_of_two_keys_changes_nothing"),
+    (Fault::NoteEndsTheSession, "note_leaves_sessions_alone"),
+    (Fault::RemovesNotesThatEndLater, "notes_expired_at_an_instant_or_before_are_removed"),
+    (Fault::SparesNotesThatEndAtTheInstant, "notes_expired_at_an_instant_or_before_are_removed"),
+    (Fault::RemovesNotesBeyondTheLimit, "fewer_removed_notes_than_the_limit_means_that_none_is_left"),
+    (Fault::MakingTheTableOfNotesEmptiesIt, "table_of_notes_can_be_made_again"),
+    (Fault::CannotMakeTheTableOfNotesAtOnce, "several_nodes_can_make_the_table_of_notes_at_once"),
+    (Fault::TableOfNotesIsTheSessionTable, "table_of_notes_needs_no_session_table"),
+    (Fault::ChecksNoTableOfNotes, "missing_table_of_notes_is_reported_and_not_made"),
+    (Fault::NotesWithoutATable, "missing_table_of_notes_is_reported_and_not_made"),
     // Faults that only random calls notice.
     (Fault::UpdateShortens, "random_calls_are_answered_like_the_reference"),
     (Fault::FindsWhatEndsNow, "random_calls_are_answered_like_the_reference"),
@@ -294,6 +327,8 @@ struct PageFaults {
 struct Table {
     is_there: bool,
     is_being_made: bool,
+    has_notes: bool,
+    notes: Vec<Rotation>,
     rows: HashMap<String, (StoredKey, Record)>,
     versions: u64,
     /// The rows that were damaged, and how.
@@ -951,5 +986,99 @@ impl Scan for BrokenPersistence {
             page.remove(0);
         }
         Ok(page)
+    }
+}
+
+impl BrokenPersistence {
+    fn noted(&self, key: &StoredKey) -> String {
+        match self.fault {
+            Fault::FoldsNotedKeys => key.as_str().to_lowercase(),
+            _ => key.as_str().to_owned(),
+        }
+    }
+
+    /// Fails if there is no table of the notes.
+    fn check_notes(&self) -> Result<(), PersistenceError> {
+        if self.lock().has_notes || self.has(Fault::NotesWithoutATable) {
+            return Ok(());
+        }
+        Err(SchemaProblem::MissingRotations { table: "sessions_rotations".into() }.into())
+    }
+}
+
+impl Rotations for BrokenPersistence {
+    async fn note_rotation(&self, rotation: &Rotation) -> Result<(), PersistenceError> {
+        self.check_notes()?;
+        let mut table = self.lock();
+        if self.has(Fault::NoteEndsTheSession) {
+            table.rows.remove(&self.place(&rotation.old));
+        }
+        if self.has(Fault::NoteOverwrites) {
+            table.notes.retain(|note| (note.old, note.new) != (rotation.old, rotation.new));
+        }
+        let is_same = |note: &Rotation| match self.fault {
+            Fault::NotesLoseTheSecond => note.old == rotation.old,
+            _ => (note.old, note.new) == (rotation.old, rotation.new),
+        };
+        if !table.notes.iter().any(is_same) {
+            table.notes.push(rotation.clone());
+        }
+        Ok(())
+    }
+
+    async fn rotations(
+        &self,
+        old: &StoredKey,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Rotation>, PersistenceError> {
+        self.check_notes()?;
+        let table = self.lock();
+        let is_live = |note: &&Rotation| note.expires_at > now || self.has(Fault::FindsExpiredNotes);
+        let found =
+            table.notes.iter().filter(|note| self.noted(&note.old) == self.noted(old)).filter(is_live);
+        let limit = if self.has(Fault::FindsNotesBeyondTheLimit) { usize::MAX } else { limit as usize };
+        let mut found = found.take(limit).cloned().collect::<Vec<_>>();
+        if self.has(Fault::NotesRevealNoKey) {
+            found.iter_mut().for_each(|note| note.masked_key = None);
+        }
+        Ok(found)
+    }
+
+    async fn delete_rotations(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError> {
+        let is_over = |note: &mut Rotation| match self.fault {
+            Fault::SparesNotesThatEndAtTheInstant => note.expires_at < before,
+            Fault::RemovesNotesThatEndLater => note.expires_at <= before + std::time::Duration::from_secs(1),
+            _ => note.expires_at <= before,
+        };
+        let limit = if self.has(Fault::RemovesNotesBeyondTheLimit) { usize::MAX } else { limit as usize };
+        Ok(self.lock().notes.extract_if(.., is_over).take(limit).count() as u64)
+    }
+
+    async fn migrate_rotations(&self) -> Result<(), PersistenceError> {
+        if self.has(Fault::CannotMakeTheTableOfNotesAtOnce) {
+            if std::mem::replace(&mut self.lock().is_being_made, true) {
+                return Err(PersistenceError::Refused("another node makes the table already".into()));
+            }
+            Self::pause().await;
+            self.lock().is_being_made = false;
+        }
+        let mut table = self.lock();
+        table.has_notes = true;
+        if self.has(Fault::MakingTheTableOfNotesEmptiesIt) {
+            table.notes.clear();
+        }
+        if self.has(Fault::TableOfNotesIsTheSessionTable) {
+            table.is_there = true;
+        }
+        Ok(())
+    }
+
+    fn rotations_sql(&self) -> String {
+        "CREATE TABLE sessions_rotations".into()
+    }
+
+    async fn check_rotations(&self) -> Result<(), PersistenceError> {
+        if self.has(Fault::ChecksNoTableOfNotes) { Ok(()) } else { self.check_notes() }
     }
 }

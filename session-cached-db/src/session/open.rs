@@ -5,7 +5,7 @@ use session_core::{Cache, InvalidKey, Persistence, SessionKey, StoredKey};
 use super::Session;
 use crate::coherence::Loaded;
 use crate::runtime::Admission;
-use crate::store::{CachedDb, Written};
+use crate::store::{CachedDb, Followed, Follows, Written};
 use crate::telemetry::Ending;
 use crate::{Coherence, Error};
 
@@ -15,7 +15,9 @@ use crate::{Coherence, Error};
 )]
 impl<C: Cache, P: Persistence> CachedDb<C, P> {
     /// Opens the session of a client that presented `cookie`. If the cookie is unknown, malformed or expired,
-    /// returns a new, empty, unsaved session without a key: a key that a client presents is never adopted.
+    /// returns a new, empty, unsaved session without a key: a key that a client presents is never adopted. A key that the
+    /// session had a moment ago opens it within the [grace](crate::Builder::rotation_grace): send the client the session's
+    /// [new key](Session::key).
     ///
     /// # Errors
     ///
@@ -60,19 +62,24 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
                 }
                 found => found.map(|_| None),
             };
-            match adopted {
-                Ok(Some((stored_key, loaded))) => Ok(self.opened(key, stored_key, loaded)),
-                Ok(None) => {
+            if let Some((stored_key, loaded)) = adopted? {
+                return Ok(self.opened(key, stored_key, loaded));
+            }
+            let followed = Box::pin(self.inner.follow(key.clone(), stored_key, Follows::Open)).await?;
+            match followed {
+                Some(Followed { key: Some(key), stored_key, loaded }) => {
+                    Ok(self.opened(key, stored_key, loaded))
+                }
+                _ => {
                     self.inner.note_unknown_key(Some(&key));
                     Ok(self.new_session())
                 }
-                Err(error) => Err(error),
             }
         }
     }
 
     /// Ends the session of a client by the key that it presents, without reading it: a logout of a session that this node
-    /// [cannot read](Error::Unreadable). Returns `true` if there was one.
+    /// [cannot read](Error::Unreadable). Returns `true` if there was one. Follows the session like [`open`](Self::open).
     ///
     /// A session that can be read is ended by [`Session::flush`].
     ///
@@ -91,12 +98,19 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
             .then(|| StoredKey::parse(key.expose()).ok())
             .flatten();
         let delete = |key| self.inner.delete(key, None, Ending::Destroyed, Admission::New);
+        let moved = hashed.map(|stored_key| (key.clone(), stored_key));
         let (hashed, plain) = (hashed.map(delete), plain.map(delete));
         async move {
             let mut ended = Written { value: false, coherence: Coherence::Coherent };
             for deleting in [hashed, plain].into_iter().flatten() {
                 let Written { value, coherence } = deleting.await?;
                 ended = Written { value: ended.value || value, coherence: ended.coherence.and(coherence) };
+            }
+            if let Some((key, stored_key)) = moved.filter(|_| !ended.value)
+                && let Some(followed) = Box::pin(self.inner.follow(key, stored_key, Follows::Open)).await?
+            {
+                let ending = Ending::Destroyed;
+                return self.inner.delete(followed.stored_key, None, ending, Admission::New).await;
             }
             Ok(ended)
         }

@@ -5,6 +5,7 @@ use session_core::{Cache, Codec, CodecError, Persistence, Runtime, SessionKey, S
 use super::database::Database;
 use super::limits::SubjectLimit;
 use super::queue::Queues;
+use super::rotations::RotationTable;
 use super::settings::Settings;
 use super::single_flight::SingleFlight;
 use crate::Error;
@@ -26,6 +27,8 @@ pub(crate) struct Inner<C, P> {
     pub(crate) tasks: Arc<Tasks>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(super) subject_limit: Option<SubjectLimit<Self>>,
+    /// The notes of rotations, if there is a grace after one.
+    pub(super) rotations: Option<Arc<dyn RotationTable<P>>>,
 }
 
 /// The parts that a builder has collected.
@@ -37,12 +40,13 @@ pub(crate) struct Parts<C, P> {
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) hooks: Option<Arc<dyn Hooks>>,
     pub(super) subject_limit: Option<SubjectLimit<Inner<C, P>>>,
+    pub(super) rotations: Option<Arc<dyn RotationTable<P>>>,
     pub(crate) log_key: LogKey,
 }
 
 impl<C: Cache, P: Persistence> Inner<C, P> {
     pub(crate) fn new(parts: Parts<C, P>) -> Arc<Self> {
-        let Parts { cache, db, settings, codec, runtime, hooks, subject_limit, log_key } = parts;
+        let Parts { cache, db, settings, codec, runtime, hooks, subject_limit, rotations, log_key } = parts;
         let labels = Labels {
             store: settings.name.clone(),
             cache: cache.properties().name,
@@ -74,6 +78,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             tasks,
             telemetry,
             subject_limit,
+            rotations,
             settings,
             runtime,
         })

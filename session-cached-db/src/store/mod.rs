@@ -2,8 +2,8 @@
 //!
 //! [`CachedDb`] is the public type, [`Inner`] the parts that its clones share. Reads: `load`,
 //! `single_flight`. Writes of one session
-//! wait in `queue`; `save` merges and writes changed data, `writes` does the rest. Operations on many sessions: `subjects`,
-//! `limits`, `maintenance`, `reaper`.
+//! wait in `queue`; `save` merges and writes changed data, `writes` does the rest; `rotations` is for requests that come late
+//! with an old key. Operations on many sessions: `subjects`, `limits`, `maintenance`, `reaper`.
 
 mod abandoned;
 mod attempt;
@@ -20,6 +20,7 @@ mod mutants;
 mod no_cache;
 mod queue;
 mod reaper;
+mod rotations;
 mod save;
 mod settings;
 mod single_flight;
@@ -46,6 +47,7 @@ pub(crate) use self::inner::Inner;
 pub use self::maintenance::SweepPage;
 pub use self::no_cache::NoCache;
 pub(crate) use self::queue::{Touch, Update};
+pub(crate) use self::rotations::{Followed, Follows};
 pub(crate) use self::save::Save;
 pub(crate) use self::settings::Settings;
 pub use self::settings::{ConflictPolicy, Reaper, Schema};

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use session_core::{Cache, Outcome, Persistence, Record, SessionData, Stamp, StoredKey, Subject};
+use session_core::{Cache, Outcome, Persistence, Record, Rotation, SessionData, Stamp, StoredKey, Subject};
 
 use super::inner::Inner;
 use super::merge::{Base, Draft, Merged};
 use super::queue::{Job, Latest, Waiting};
+use super::settings::ConflictPolicy;
 use super::writes::Saved;
 use crate::coherence::FencedWrite;
 use crate::runtime::Admission;
@@ -29,6 +30,10 @@ pub(crate) struct Save {
     pub(crate) subject: Option<Option<Subject>>,
     /// The session's new key, if it gets one.
     pub(crate) rename: Option<StoredKey>,
+    /// The note of that, for requests that come with the old key. On the heap, because it is rare.
+    pub(crate) rotation: Option<Box<Rotation>>,
+    /// The choice if another request has changed the same key.
+    pub(crate) conflict_policy: ConflictPolicy,
 }
 
 impl Save {
@@ -197,6 +202,10 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             Some(draft) => draft,
             None => self.merge_rename_anew(key, &new, save).await?,
         };
+        if let Some(rotation) = &save.rotation {
+            // Before the statement: there is no moment at which the old key is dead and leads nowhere.
+            self.note_rotation(rotation).await;
+        }
         let mut write =
             FencedWrite::begin(&self.cache, WriteOperation::Rename, *key, stamp.or(save.seen)).await?;
         let lease = self.cache.lease_new(&new).await;

@@ -16,6 +16,8 @@ pub(crate) struct LogLimits {
     pub(crate) payload_unreadable: LogLimit,
     pub(crate) cached_payload_unreadable: LogLimit,
     pub(crate) row_unreadable: LogLimit,
+    pub(crate) rotation_followed: LogLimit,
+    pub(crate) rotation_not_noted: LogLimit,
     #[cfg(feature = "tower")]
     pub(crate) key_rejected: LogLimit,
     #[cfg(feature = "tower")]

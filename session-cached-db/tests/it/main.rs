@@ -25,6 +25,7 @@ mod crowd;
 mod database;
 mod expiry;
 mod flights;
+mod grace;
 mod hooks;
 mod identity;
 mod keys;
