@@ -94,7 +94,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             }
             // The cache is not the truth, and another program may have written to it.
             if let Some(suppressed) =
-                self.telemetry.log_limits.cached_payload_unreadable.admit(self.runtime.now())
+                self.telemetry.log_limits.admit("cached_payload_unreadable", self.runtime.now())
             {
                 tracing::warn!(target: "session_cached_db", event = "cached_payload_unreadable", session = %self.telemetry.log_id(key),
                     reason = error.reason(), %error, suppressed, "a cached session cannot be read; the database is asked");
@@ -118,7 +118,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
 
     /// Notes that the payload under `key` cannot be decoded, and returns the error that says so.
     pub(crate) fn unreadable(&self, key: &StoredKey, error: CodecError) -> Error {
-        if let Some(suppressed) = self.telemetry.log_limits.payload_unreadable.admit(self.runtime.now()) {
+        if let Some(suppressed) = self.telemetry.log_limits.admit("payload_unreadable", self.runtime.now()) {
             tracing::warn!(target: "session_cached_db", event = "payload_unreadable", session = %self.telemetry.log_id(key),
                 reason = error.reason(), %error, suppressed, "a stored session cannot be read; its row is left alone");
         }
@@ -129,7 +129,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
 
     /// Notes that the row under `key` cannot be read.
     pub(crate) fn note_unreadable_row(&self, key: &StoredKey, error: &Error) {
-        if let Some(suppressed) = self.telemetry.log_limits.row_unreadable.admit(self.runtime.now()) {
+        if let Some(suppressed) = self.telemetry.log_limits.admit("row_unreadable", self.runtime.now()) {
             tracing::warn!(target: "session_cached_db", event = "row_unreadable", session = %self.telemetry.log_id(key), %error,
                 suppressed, "a stored session cannot be read; its row is left alone");
         }
@@ -150,7 +150,8 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         };
         if presented == PresentedKey::LooksLikeStoredKey {
             self.telemetry.counters.stored_keys_presented.bump();
-            if let Some(suppressed) = self.telemetry.log_limits.stored_key_presented.admit(self.runtime.now())
+            if let Some(suppressed) =
+                self.telemetry.log_limits.admit("stored_key_presented", self.runtime.now())
             {
                 tracing::warn!(target: "session_cached_db", event = "stored_key_presented", suppressed,
                     "a client presented what looks like a stored key; find out who has seen the database or the cache");
