@@ -1,11 +1,12 @@
 use std::sync::{Arc, OnceLock};
 
-use session_core::{Outcome, Record, SessionKey, StoredKey, Subject};
+use session_core::{Outcome, Record, SessionKey, Stamp, StoredKey, Subject};
 
 use super::{Session, Stored};
 use crate::coherence::Loaded;
 use crate::store::expiry::expiry_of;
-use crate::store::{Save, Saved, Touch};
+use crate::store::{Create, Delete, Job, KeyOrigin, Save, Saved, Touch};
+use crate::telemetry::Ending;
 use crate::{Coherence, Error};
 
 /// Maximum number of keys to try. A random key that exists already is all but impossible.
@@ -45,7 +46,7 @@ impl Session {
             Some(stored) => {
                 let (key, stored_key) = (stored.key.clone(), stored.stored_key);
                 let changes = self.changes(stored, None);
-                match Arc::clone(&self.store).save(stored_key, changes).await {
+                match self.store.write(&stored_key, |reply| Job::Save(changes, reply)).await {
                     Ok(saved) => Ok(self.adopt(key, stored_key, saved)),
                     // It has moved to the key of a write that was on the way.
                     Err(Error::SessionGone) if self.settle().await? => Box::pin(self.save()).await,
@@ -80,7 +81,8 @@ impl Session {
             let (key, stored_key) = self.new_key()?;
             let record = self.store.new_record(&stored_key, self.data(), subject.clone())?;
             self.note_unsettled(key.clone(), stored_key, None);
-            let created = Arc::clone(&self.store).create(stored_key, record).await;
+            let create = Create { record, origin: KeyOrigin::Random };
+            let created = self.store.write(&stored_key, |reply| Job::Create(create, reply)).await;
             if let Some(coherence) = self.adopt_if_new(key, stored_key, created)? {
                 return Ok(coherence);
             }
@@ -116,7 +118,7 @@ impl Session {
             let (key, stored_key) = tried.map_or_else(|| self.new_key(), Ok)?;
             let changes = self.changes(stored, Some(stored_key));
             self.note_unsettled(key.clone(), stored_key, Some(old));
-            match Arc::clone(&self.store).save(old, changes).await {
+            match self.store.write(&old, |reply| Job::Save(changes, reply)).await {
                 Err(Error::SessionGone) if may_have_moved && self.settle().await? => {}
                 // The first try may still take place.
                 Err(error)
@@ -159,7 +161,7 @@ impl Session {
         let touched = Record::clone(record).with_expires_at(expires_at).with_last_seen_at(now);
         let (key, seen) = (stored.stored_key, stored.loaded.stamp);
         let touch = Touch { seen, expires_at, idle_since: now - interval };
-        let coherence = Arc::clone(&self.store).touch(key, touch).await?;
+        let coherence = self.store.write(&key, |reply| Job::Touch(touch, reply)).await?;
         if let Some(stored) = &mut self.stored {
             stored.loaded = Loaded { record: Arc::new(touched), stamp: None };
         }
@@ -192,14 +194,19 @@ impl Session {
     pub async fn delete(&self) -> Result<Coherence, Error> {
         let mut coherence = Coherence::Coherent;
         if let Some(stored) = &self.stored {
-            let deleted = Arc::clone(&self.store).delete(stored.stored_key, stored.loaded.stamp).await?;
-            coherence = deleted.coherence;
+            coherence = self.end(&stored.stored_key, stored.loaded.stamp).await?;
         }
         // In this order: from the key before, it can no longer move to the new one.
         if let Some(key) = self.unsettled_key() {
-            coherence = coherence.and(Arc::clone(&self.store).delete(key, None).await?.coherence);
+            coherence = coherence.and(self.end(&key, None).await?);
         }
         Ok(coherence)
+    }
+
+    async fn end(&self, key: &StoredKey, seen: Option<Stamp>) -> Result<Coherence, Error> {
+        let delete = Delete { seen, ending: Ending::Destroyed };
+        let deleted = self.store.write(key, |reply| Job::Delete(delete, reply)).await?;
+        Ok(deleted.coherence)
     }
 
     /// Ends the session everywhere, for good, and empties this value, which is then a new session without a

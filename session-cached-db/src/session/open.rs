@@ -5,7 +5,7 @@ use session_core::{Cache, InvalidKey, Persistence, SessionKey, StoredKey};
 use super::Session;
 use crate::coherence::Loaded;
 use crate::runtime::Admission;
-use crate::store::{CachedDb, Written};
+use crate::store::{CachedDb, Delete, Job, Written};
 use crate::telemetry::Ending;
 use crate::{Coherence, Error};
 
@@ -90,7 +90,10 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
         let plain = (settings.accepts_plain_keys && settings.may_be_plain(key))
             .then(|| StoredKey::parse(key.expose()).ok())
             .flatten();
-        let delete = |key| self.inner.delete(key, None, Ending::Destroyed, Admission::New);
+        let delete = |key: StoredKey| {
+            let delete = Delete { seen: None, ending: Ending::Destroyed };
+            self.inner.write(&key, Admission::New, |reply| Job::Delete(delete, reply))
+        };
         let (hashed, plain) = (hashed.map(delete), plain.map(delete));
         async move {
             let mut ended = Written { value: false, coherence: Coherence::Coherent };

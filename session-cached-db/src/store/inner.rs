@@ -1,15 +1,17 @@
 use std::sync::Arc;
 
-use session_core::{Cache, Codec, CodecError, Persistence, Runtime, SessionKey, StoredKey};
+use session_core::{Cache, Codec, CodecError, Persistence, Runtime, SessionKey, StoredKey, Subject};
 
 use super::database::Database;
-use super::limits::SubjectLimit;
+use super::job::Job;
+use super::limits::{Login, SubjectLimit};
 use super::queue::Queues;
 use super::settings::Settings;
 use super::single_flight::SingleFlight;
+use super::touches::Touches;
 use crate::Error;
-use crate::coherence::{CoherentCache, Loaded, Repair, RepairTurns};
-use crate::runtime::{Admission, Tasks};
+use crate::coherence::{CoherentCache, Loaded};
+use crate::runtime::Tasks;
 use crate::telemetry::metrics::{DatabaseLatencies, Labels};
 use crate::telemetry::{Counters, Hooks, LogKey, PresentedKey, Telemetry};
 
@@ -22,7 +24,11 @@ pub(crate) struct Inner<C, P> {
     pub(crate) codec: Arc<dyn Codec>,
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) single_flight: Arc<SingleFlight>,
-    pub(crate) queues: Queues,
+    /// The writes that wait for their turn.
+    pub(super) queues: Arc<Queues<StoredKey, Job>>,
+    /// The logins that wait for the turn of their subject.
+    pub(super) logins: Arc<Queues<Subject, Login>>,
+    pub(super) touches: Touches,
     pub(crate) tasks: Arc<Tasks>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(super) subject_limit: Option<SubjectLimit<Self>>,
@@ -71,6 +77,8 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             codec,
             single_flight: Arc::new(SingleFlight::new(settings.single_flight_capacity)),
             queues: Queues::new(settings.max_waiting_writes),
+            logins: Queues::new(settings.max_waiting_writes),
+            touches: Touches::default(),
             tasks,
             telemetry,
             subject_limit,
@@ -161,15 +169,5 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         }
         self.telemetry.counters.unknown_keys.bump();
         self.telemetry.call_hooks(|hooks| hooks.unknown_key(presented));
-    }
-}
-
-impl<C: Cache, P: Persistence> RepairTurns for Inner<C, P> {
-    fn queue_repair(self: Arc<Self>, repair: Repair) {
-        let key = *repair.key();
-        // Refused only while the store is being closed, and closing makes a last pass over the repairs
-        // itself.
-        let _ =
-            self.start_job(&key, Admission::New, tracing::Span::none(), super::queue::Job::Repair(repair));
     }
 }
