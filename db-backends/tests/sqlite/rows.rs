@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use db_backends::sqlite::SqlitePersistence;
 use db_backends::sqlx::{AssertSqlSafe, Connection as _, SqliteConnection, raw_sql};
-use session_core::{
-    Persistence as _, PersistenceError, Row, Scan as _, StoredKey, Subject, SubjectIndex as _,
-};
+use session_core::{Persistence as _, PersistenceError, Row, Scan as _, Subject, SubjectIndex as _};
 use tempfile::TempDir;
 
 use crate::{NOW, database, key, readable, record, run, url};
