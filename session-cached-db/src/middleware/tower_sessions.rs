@@ -80,7 +80,7 @@ use super::adapter;
 use crate::runtime::Admission;
 use crate::session::invalid_value;
 use crate::store::expiry::EXPIRY_KEY;
-use crate::store::{Create, Job, KeyOrigin};
+use crate::store::job::{Create, Job, KeyOrigin};
 use crate::{CachedDb, Error};
 
 /// Implements the store for one version of tower-sessions. The traits of the versions have the same methods,

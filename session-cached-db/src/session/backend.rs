@@ -10,7 +10,8 @@ use super::Session;
 use crate::Error;
 use crate::coherence::Loaded;
 use crate::runtime::Admission;
-use crate::store::{CachedDb, Inner, Job, Reply, Settings, Wait, Written, answer_of};
+use crate::store::job::{Job, Reply, Written};
+use crate::store::{CachedDb, Inner, Settings, Wait, answer_of};
 #[cfg(feature = "tower")]
 use crate::telemetry::Telemetry;
 

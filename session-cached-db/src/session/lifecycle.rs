@@ -5,7 +5,7 @@ use session_core::{Outcome, Record, SessionKey, Stamp, StoredKey, Subject};
 use super::{Session, Stored};
 use crate::coherence::Loaded;
 use crate::store::expiry::expiry_of;
-use crate::store::{Create, Delete, Job, KeyOrigin, Save, Saved, Touch};
+use crate::store::job::{Create, Delete, Job, KeyOrigin, Save, Saved, Touch};
 use crate::telemetry::Ending;
 use crate::{Coherence, Error};
 

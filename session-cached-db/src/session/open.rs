@@ -5,7 +5,8 @@ use session_core::{Cache, InvalidKey, Persistence, SessionKey, StoredKey};
 use super::Session;
 use crate::coherence::Loaded;
 use crate::runtime::Admission;
-use crate::store::{CachedDb, Delete, Job, Written};
+use crate::store::CachedDb;
+use crate::store::job::{Delete, Job, Written};
 use crate::telemetry::Ending;
 use crate::{Coherence, Error};
 

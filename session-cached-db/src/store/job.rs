@@ -131,13 +131,6 @@ impl Latest {
 }
 
 impl Save {
-    /// Returns the record to merge onto: `committed`, which this process has committed last, is newer than the record that the
-    /// save began with.
-    pub(super) fn latest_base(&self, committed: Option<Arc<Record>>) -> Arc<Record> {
-        mutant!(BaseNotRenewed => return super::mutants::base_as_loaded(&self.base, committed.as_ref()));
-        committed.unwrap_or_else(|| Arc::clone(&self.base))
-    }
-
     /// Returns `true` if this save and another request, since which the session belongs to `theirs`, gave it to different
     /// subjects.
     pub(super) fn overlaps_subject(&self, theirs: Option<&Subject>) -> bool {

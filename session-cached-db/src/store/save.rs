@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use session_core::{Cache, Outcome, Persistence, StoredKey};
+use session_core::{Cache, Outcome, Persistence, Record, StoredKey};
 
 use super::inner::Inner;
 use super::job::{Latest, Save, Saved, Waiting};
@@ -27,7 +27,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     ) {
         let Some((first, _)) = saves.first() else { return };
         let Latest { record, stamp } = std::mem::take(latest);
-        let base = first.latest_base(record);
+        let base = latest_base(first, record);
         let seen = stamp.or(first.seen);
         // If a codec of the application panics over one of them, write each with a statement of its own.
         let merge = AssertUnwindSafe(|| self.merge(key, base, &mut saves, Base::Remembered));
@@ -160,4 +160,11 @@ fn answer(saves: Vec<Waiting>, result: &Result<Saved, Error>) {
         // A caller that has dropped its future needs no answer.
         drop(reply.send(result.clone()));
     }
+}
+
+/// Returns the record to merge `save` onto: `committed`, which this process has committed last, is newer than the record that
+/// the save began with.
+fn latest_base(save: &Save, committed: Option<Arc<Record>>) -> Arc<Record> {
+    mutant!(BaseNotRenewed => return super::mutants::base_as_loaded(&save.base, committed.as_ref()));
+    committed.unwrap_or_else(|| Arc::clone(&save.base))
 }
