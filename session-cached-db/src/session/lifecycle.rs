@@ -1,5 +1,6 @@
 use std::sync::{Arc, OnceLock};
 
+use futures_util::future::BoxFuture;
 use session_core::{Outcome, Record, SessionKey, Stamp, StoredKey, Subject};
 
 use super::rotation::{NewKey, Next};
@@ -53,12 +54,17 @@ impl Session {
                 match self.store.write(&stored_key, |reply| Job::Save(changes, reply)).await {
                     Ok(saved) => Ok(self.adopt(key, stored_key, saved)),
                     // It has moved to the key of a write that was on the way.
-                    Err(Error::SessionGone) if self.settle().await? => Box::pin(self.save()).await,
+                    Err(Error::SessionGone) if self.settle().await? => self.save_again().await,
                     Err(Error::SessionGone) => Box::pin(self.save_moved()).await,
                     Err(error) => Err(error),
                 }
             }
         }
+    }
+
+    /// Saves the session from within a save. The type of the future is erased, because it would contain itself.
+    pub(super) fn save_again(&mut self) -> BoxFuture<'_, Result<Coherence, Error>> {
+        Box::pin(self.save())
     }
 
     /// Stores the session under a new key, as a session of its own. If it had a key, the session that is

@@ -102,7 +102,7 @@ impl Session {
                 Err(Error::SessionGone) if self.is_led().await? => {
                     self.forget_unsettled();
                     if reason == NewKey::Renewal {
-                        return Box::pin(self.save()).await;
+                        return self.save_again().await;
                     }
                 }
                 renamed => {
@@ -149,6 +149,8 @@ impl Session {
     /// another version, and merges them.
     fn go_on_with(&mut self, key: SessionKey, stored_key: StoredKey) {
         if let Some(stored) = &mut self.stored {
+            // The payload can be sealed for the old key. This does not fail: it was decoded when the session was opened.
+            let _ = stored.loaded.record.decode(&stored.stored_key, self.store.codec());
             (stored.key, stored.stored_key, stored.loaded.stamp) = (key, stored_key, None);
         }
     }
@@ -160,7 +162,7 @@ impl Session {
         };
         if let Some(key) = key {
             self.go_on_with(key, stored_key);
-            return self.save().await;
+            return self.save_again().await;
         }
         let Some(stored) = &self.stored else { return Err(Error::SessionGone) };
         // An attacker may have planted the old key. What this request does is no more than it could have done right before the
@@ -181,6 +183,10 @@ impl Session {
         let payload = self.store.codec().encode(&stored.stored_key, self.data());
         let payload = payload.map_err(|error| Error::Unencodable(Arc::new(error)))?;
         let record = Record::clone(&stored.loaded.record).with_payload(payload);
+        // For those who know the session by its new key only.
+        record
+            .decode(&stored.stored_key, self.store.codec())
+            .map_err(|error| Error::Unreadable(Arc::new(error)))?;
         Ok(Loaded { record: Arc::new(record), stamp: None })
     }
 
