@@ -23,6 +23,9 @@ pub(crate) type Migrated = sqlx::Result<Result<(), PersistenceError>>;
 pub(crate) trait Schema: Database + Sized {
     const STEPS: &'static [Step];
 
+    /// The statements that make the table for the notes of rotations, which can be repeated.
+    const ROTATIONS: Step;
+
     /// Returns the type of columns of this kind, as the database describes it.
     fn type_of(kind: Kind) -> &'static str;
 
@@ -66,6 +69,13 @@ pub(crate) struct FoundColumn {
 impl From<(String, String, bool, bool)> for FoundColumn {
     fn from((name, data_type, is_nullable, is_primary_key): (String, String, bool, bool)) -> Self {
         Self { name, data_type, is_nullable, is_primary_key }
+    }
+}
+
+impl FoundColumn {
+    /// Returns `true` if the column has this name and this type, and is not nullable.
+    pub(crate) fn is_required(&self, name: &str, data_type: &str) -> bool {
+        self.name == name && self.data_type.eq_ignore_ascii_case(data_type) && !self.is_nullable
     }
 }
 

@@ -11,7 +11,7 @@ use crate::Error;
 use crate::coherence::Loaded;
 use crate::runtime::Admission;
 use crate::store::job::{Job, Reply, Written};
-use crate::store::{CachedDb, Inner, Settings, Wait, answer_of};
+use crate::store::{CachedDb, Followed, Follows, Inner, Settings, Wait, answer_of};
 #[cfg(feature = "tower")]
 use crate::telemetry::Telemetry;
 
@@ -30,6 +30,13 @@ pub(crate) trait SessionBackend: Send + Sync + fmt::Debug {
     )]
     fn end(self: Arc<Self>, key: SessionKey) -> BoxFuture<Result<Written<bool>, Error>>;
     fn exists(self: Arc<Self>, key: StoredKey) -> BoxFuture<Result<bool, Error>>;
+    /// Returns the session that was under a key, if it has got another one within the grace, for a request that was opened
+    /// with the old one.
+    fn follow(
+        self: Arc<Self>,
+        key: SessionKey,
+        stored_key: StoredKey,
+    ) -> BoxFuture<Result<Option<Followed>, Error>>;
     /// Reads the database.
     fn read(self: Arc<Self>, key: StoredKey) -> BoxFuture<Result<Option<Loaded>, Error>>;
     /// Ends what a write with an unknown outcome may store under `key`.
@@ -79,6 +86,13 @@ impl<C: Cache, P: Persistence> SessionBackend for Inner<C, P> {
     }
     fn exists(self: Arc<Self>, key: StoredKey) -> BoxFuture<Result<bool, Error>> {
         Box::pin(async move { Ok(self.load(&key).await?.is_some()) })
+    }
+    fn follow(
+        self: Arc<Self>,
+        key: SessionKey,
+        stored_key: StoredKey,
+    ) -> BoxFuture<Result<Option<Followed>, Error>> {
+        Box::pin(async move { Self::follow(&self, key, stored_key, Follows::Write).await })
     }
     fn read(self: Arc<Self>, key: StoredKey) -> BoxFuture<Result<Option<Loaded>, Error>> {
         Box::pin(async move { Self::read(&self, &key).await })

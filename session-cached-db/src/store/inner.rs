@@ -6,6 +6,7 @@ use super::database::Database;
 use super::job::Job;
 use super::limits::{Login, SubjectLimit};
 use super::queue::Queues;
+use super::rotations::RotationTable;
 use super::settings::Settings;
 use super::single_flight::SingleFlight;
 use super::touches::Touches;
@@ -32,6 +33,8 @@ pub(crate) struct Inner<C, P> {
     pub(crate) tasks: Arc<Tasks>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(super) subject_limit: Option<SubjectLimit<Self>>,
+    /// The notes of rotations, if there is a grace after one.
+    pub(super) rotations: Option<Arc<dyn RotationTable<P>>>,
 }
 
 /// The parts that a builder has collected.
@@ -43,12 +46,13 @@ pub(crate) struct Parts<C, P> {
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) hooks: Option<Arc<dyn Hooks>>,
     pub(super) subject_limit: Option<SubjectLimit<Inner<C, P>>>,
+    pub(super) rotations: Option<Arc<dyn RotationTable<P>>>,
     pub(crate) log_key: LogKey,
 }
 
 impl<C: Cache, P: Persistence> Inner<C, P> {
     pub(crate) fn new(parts: Parts<C, P>) -> Arc<Self> {
-        let Parts { cache, db, settings, codec, runtime, hooks, subject_limit, log_key } = parts;
+        let Parts { cache, db, settings, codec, runtime, hooks, subject_limit, rotations, log_key } = parts;
         let labels = Labels {
             store: settings.name.clone(),
             cache: cache.properties().name,
@@ -82,6 +86,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             tasks,
             telemetry,
             subject_limit,
+            rotations,
             settings,
             runtime,
         })

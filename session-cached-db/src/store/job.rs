@@ -3,10 +3,13 @@
 
 use std::sync::Arc;
 
-use session_core::{ExpiryWrite, Record, SessionData, Stamp, StoredKey, Subject, Timestamp, Version};
+use session_core::{
+    ExpiryWrite, Record, Rotation, SessionData, Stamp, StoredKey, Subject, Timestamp, Version,
+};
 use tokio::sync::oneshot;
 
 use super::queue::{Behind, Queueable};
+use super::settings::ConflictPolicy;
 use crate::coherence::{Loaded, Repair};
 use crate::telemetry::Ending;
 use crate::{Coherence, Error};
@@ -55,6 +58,10 @@ pub(crate) struct Save {
     pub(crate) subject: Option<Option<Subject>>,
     /// The session's new key, if it gets one.
     pub(crate) rename: Option<StoredKey>,
+    /// The note of that, for requests that come with the old key. On the heap, because it is rare.
+    pub(crate) rotation: Option<Box<Rotation>>,
+    /// The choice if another request has changed the same key.
+    pub(crate) conflict_policy: ConflictPolicy,
 }
 
 /// A save, and the way back to its caller.

@@ -1,8 +1,8 @@
 //! The store: a database behind a coherent cache.
 //!
 //! [`CachedDb`] is the public type, [`Inner`] the parts that its clones share. Reads: `load`, `single_flight`. Operations on
-//! many sessions: `subjects`, `limits`, `maintenance`, `reaper`. The way of a write, from its caller to the database, in files
-//! of which each uses only those after it:
+//! many sessions: `subjects`, `limits`, `maintenance`, `reaper`. Requests that come late with an old key: `rotations`. The way of
+//! a write, from its caller to the database, in files of which each uses only those after it:
 //!
 //! | file | content |
 //! |---|---|
@@ -30,6 +30,7 @@ mod no_cache;
 mod outcome;
 mod queue;
 mod reaper;
+mod rotations;
 mod save;
 mod settings;
 mod single_flight;
@@ -58,6 +59,7 @@ pub use self::job::Written;
 pub use self::maintenance::SweepPage;
 pub use self::no_cache::NoCache;
 pub(crate) use self::queue::{Wait, answer_of};
+pub(crate) use self::rotations::{Followed, Follows};
 pub(crate) use self::settings::Settings;
 pub use self::settings::{ConflictPolicy, Reaper, Schema};
 

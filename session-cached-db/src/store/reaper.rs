@@ -52,6 +52,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 self.telemetry.call_hooks(|hooks| hooks.expired(deleted.count, &deleted.sessions));
             }
             if deleted.count < u64::from(batch) {
+                self.delete_rotations(before, batch).await?;
                 return Ok(reaped);
             }
             self.runtime.sleep(pause).await;

@@ -123,6 +123,10 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             Some(draft) => draft,
             None => self.merge_rename_anew(key, &new, save).await?,
         };
+        if let Some(rotation) = &save.rotation {
+            // Before the statement: there is no moment at which the old key is dead and leads nowhere.
+            self.note_rotation(rotation).await;
+        }
         let mut write =
             FencedWrite::begin(&self.cache, WriteOperation::Rename, *key, stamp.or(save.seen)).await?;
         let lease = self.cache.lease_new(&new).await;

@@ -26,6 +26,7 @@ mod database;
 mod expiry;
 mod fences;
 mod flights;
+mod grace;
 mod hooks;
 mod identity;
 mod keys;

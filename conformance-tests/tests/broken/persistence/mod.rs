@@ -2,6 +2,7 @@
 
 mod calls;
 mod faults;
+mod notes;
 mod pages;
 
 use std::collections::HashMap;
@@ -11,7 +12,8 @@ use std::time::SystemTime;
 use conformance_tests::persistence::Damage;
 use session_core::{
     ExpiredSession, ExpiredSessions, ExpiryWrite, Persistence, PersistenceError, PersistenceProperties,
-    Record, Row, Scan, SchemaProblem, SessionTimes, StoredKey, Subject, SubjectIndex, Timestamp, Version,
+    Record, Rotation, Rotations, Row, Scan, SchemaProblem, SessionTimes, StoredKey, Subject, SubjectIndex,
+    Timestamp, Version,
 };
 
 pub(crate) use self::faults::{ALL, Fault};
@@ -43,6 +45,8 @@ struct PageFaults {
 struct Table {
     is_there: bool,
     is_being_made: bool,
+    has_notes: bool,
+    notes: Vec<Rotation>,
     rows: HashMap<String, (StoredKey, Record)>,
     versions: u64,
     /// The rows that were damaged, and how.
