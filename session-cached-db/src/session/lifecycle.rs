@@ -173,6 +173,7 @@ impl Session {
         Ok(coherence)
     }
 
+    /// Ends the session under `key`. Returns `true` if there was one.
     pub(super) async fn end(&self, key: &StoredKey, seen: Option<Stamp>) -> Result<Written<bool>, Error> {
         let delete = Delete { seen, ending: Ending::Destroyed };
         self.store.write(key, |reply| Job::Delete(delete, reply)).await

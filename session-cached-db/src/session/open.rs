@@ -6,7 +6,7 @@ use super::Session;
 use crate::coherence::Loaded;
 use crate::runtime::Admission;
 use crate::store::job::{Delete, Job, Written};
-use crate::store::{CachedDb, Followed, Follows};
+use crate::store::{CachedDb, Followed, Follows, Inner};
 use crate::telemetry::Ending;
 use crate::{Coherence, Error};
 
@@ -98,12 +98,9 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
         let plain = (settings.accepts_plain_keys && settings.may_be_plain(key))
             .then(|| StoredKey::parse(key.expose()).ok())
             .flatten();
-        let delete = |key: StoredKey| {
-            let delete = Delete { seen: None, ending: Ending::Destroyed };
-            self.inner.write(&key, Admission::New, |reply| Job::Delete(delete, reply))
-        };
+        let delete = |key: StoredKey| destroy(&self.inner, &key);
         let moved = hashed.map(|stored_key| (key.clone(), stored_key));
-        let (hashed, plain) = (hashed.map(&delete), plain.map(&delete));
+        let (hashed, plain) = (hashed.map(delete), plain.map(delete));
         async move {
             let mut ended = Written { value: false, coherence: Coherence::Coherent };
             for deleting in [hashed, plain].into_iter().flatten() {
@@ -113,7 +110,7 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
             if let Some((key, stored_key)) = moved.filter(|_| !ended.value)
                 && let Some(followed) = Box::pin(self.inner.follow(key, stored_key, Follows::Open)).await?
             {
-                return delete(followed.stored_key).await;
+                return destroy(&self.inner, &followed.stored_key).await;
             }
             Ok(ended)
         }
@@ -130,4 +127,13 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
     pub fn new_session(&self) -> Session {
         Session::new(Arc::clone(&self.inner) as _)
     }
+}
+
+/// Ends the session under `key` in the name of its client. Returns `true` if there was one.
+fn destroy<C: Cache, P: Persistence>(
+    store: &Arc<Inner<C, P>>,
+    key: &StoredKey,
+) -> impl Future<Output = Result<Written<bool>, Error>> + Send + use<C, P> {
+    let delete = Delete { seen: None, ending: Ending::Destroyed };
+    store.write(key, Admission::New, |reply| Job::Delete(delete, reply))
 }

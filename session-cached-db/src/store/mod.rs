@@ -1,8 +1,8 @@
 //! The store: a database behind a coherent cache.
 //!
 //! [`CachedDb`] is the public type, [`Inner`] the parts that its clones share. Reads: `load`, `single_flight`. Operations on
-//! many sessions: `subjects`, `limits`, `maintenance`, `reaper`. Requests that come late with an old key: `rotations`. The way of a write, from its caller to the database, in files
-//! of which each uses only those after it:
+//! many sessions: `subjects`, `limits`, `maintenance`, `reaper`. Requests that come late with an old key: `rotations`. The way of
+//! a write, from its caller to the database, in files of which each uses only those after it:
 //!
 //! | file | content |
 //! |---|---|

@@ -1,8 +1,6 @@
-//! The notes of rotations.
+//! The notes of rotations in a broken database.
 
-use session_core::{PersistenceError, Rotation, Rotations, SchemaProblem, StoredKey, Timestamp};
-
-use super::{BrokenPersistence, Fault};
+use super::*;
 
 impl BrokenPersistence {
     fn noted(&self, key: &StoredKey) -> String {
