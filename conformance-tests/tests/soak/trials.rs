@@ -83,9 +83,13 @@ pub(crate) fn all() -> Vec<Trial> {
         trial("lost_server::without_a_death_fails", || {
             expect_failure(Phase::LostServer, Omitted::Faults, "nothing was dead, which proves nothing")
         }),
+        trial("failover::without_a_fault_fails", || {
+            expect_failure(Phase::Failover, Omitted::Faults, "the primary did not go, which proves nothing")
+        }),
         trial("crowd::redis+postgres", || phase(Phase::Crowd, "redis+postgres", 5)),
         trial("blips::redis+postgres", || phase(Phase::Blips, "redis+postgres", 11)),
         trial("departing::redis+mysql", || phase(Phase::Departing, "redis+mysql", 6)),
+        trial("failover::redis+postgres", || phase(Phase::Failover, "redis+postgres", 1)),
         trial("lost_server::memcached+sqlite", || phase(Phase::LostServer, "memcached+sqlite", 9)),
         trial("lost_server::redis-cluster+sqlite", || phase(Phase::LostServer, "redis-cluster+sqlite", 9)),
     ] {
@@ -118,7 +122,11 @@ fn phase(phase: Phase, pair: &str, seconds: u64) -> Result<(), Failure> {
 
 /// Checks that a phase without its essential part reports that it proves nothing.
 fn expect_failure(phase: Phase, omitted: Omitted, what: &str) -> Result<(), Failure> {
-    let pair = if phase == Phase::LostServer { "memcached+sqlite" } else { "redis+sqlite" };
+    let pair = match phase {
+        Phase::LostServer => "memcached+sqlite",
+        Phase::Failover => "redis+postgres",
+        _ => "redis+sqlite",
+    };
     let settings = phases::Settings::new(pair, Duration::from_secs(1), 7)?;
     let settings = phases::Settings { omitted: Some(omitted), processes: 2, ..settings };
     expect_error(block_on(phases::run(phase, &settings)), what)

@@ -6,7 +6,8 @@ use session_core::{MaskedKey, Record, Rotation, SessionKey, StoredKey};
 
 use super::{MAX_KEYS, Session, Stored};
 use crate::coherence::Loaded;
-use crate::store::{ConflictPolicy, Followed, Save};
+use crate::store::job::{Job, Save};
+use crate::store::{ConflictPolicy, Followed};
 use crate::{Coherence, Error};
 
 /// The reason for which a session gets another key.
@@ -89,7 +90,7 @@ impl Session {
             let next = self.next(stored, key, stored_key, reason);
             let changes = self.changes(stored, Some(&next));
             self.note_unsettled(&next, Some(old));
-            match Arc::clone(&self.store).save(old, changes).await {
+            match self.store.write(&old, |reply| Job::Save(changes, reply)).await {
                 Err(Error::SessionGone) if may_have_moved && self.settle().await? => {}
                 // The first try may still take place.
                 Err(error)
@@ -169,7 +170,7 @@ impl Session {
         let changes =
             Save { seen: None, conflict_policy: ConflictPolicy::Reject, ..self.changes(stored, None) };
         let seen = self.as_seen_here(stored)?;
-        let saved = Arc::clone(&self.store).save(stored_key, changes).await?;
+        let saved = self.store.write(&stored_key, |reply| Job::Save(changes, reply)).await?;
         if let Some(stored) = &mut self.stored {
             (stored.loaded, stored.data) = (seen, OnceLock::new());
         }
@@ -192,9 +193,7 @@ impl Session {
     /// Ends the session that another request has moved to another key, if there is one.
     pub(super) async fn delete_moved(&self) -> Result<Coherence, Error> {
         match self.followed().await? {
-            Some(Followed { stored_key, .. }) => {
-                Ok(Arc::clone(&self.store).delete(stored_key, None).await?.coherence)
-            }
+            Some(Followed { stored_key, .. }) => Ok(self.end(&stored_key, None).await?.coherence),
             None => Ok(Coherence::Coherent),
         }
     }
