@@ -154,7 +154,7 @@ fn unknown_phase_is_refused() -> Result<(), Failure> {
     let error = "storms".parse::<Phase>().err().ok_or("it was taken")?.to_string();
     assert!(error.contains("storms") && error.contains("crowd"), "{error}");
     let settings = phases::Settings::new("moka+sqlite", Duration::from_secs(1), 0)?;
-    expect_error(block_on(phases::run(Phase::Blips, &settings)), "choose another cache")
+    expect_error(block_on(phases::run(Phase::Blips, &settings)), "choose another pair")
 }
 
 fn pair(seconds: u64) -> Settings {
