@@ -128,7 +128,11 @@ fn rotation<B: Values>(row: &B::Row) -> Option<Rotation> {
 /// Checks that the table is there, with the columns that it needs.
 async fn check<B: Schema>(connection: &mut B::Connection, table: &TableName) -> sqlx::Result<SchemaCheck> {
     let name = table.rotations_table();
-    let found = B::columns(connection, &name).await?;
+    // In a transaction, because a pooler may run each part of a statement outside of one on another connection.
+    let mut transaction = connection.begin().await?;
+    let found = B::columns(&mut transaction, &name).await;
+    transaction.rollback().await?;
+    let found = found?;
     if found.is_empty() {
         return Ok(Err(missing(table)));
     }
