@@ -3,7 +3,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a test")]
 
-#[path = "broken/persistence.rs"]
+#[path = "broken/persistence/mod.rs"]
 mod broken;
 
 use std::sync::Arc;

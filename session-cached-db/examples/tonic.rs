@@ -43,8 +43,15 @@ async fn main() -> Result<(), BoxError> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = format!("http://{}", listener.local_addr()?);
     let server = Server::builder().layer(sessions).add_service(Counter);
-    let server = tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+    tokio::select! {
+        served = server.serve_with_incoming(TcpIncoming::from(listener)) => served?,
+        called = call_three_times(address) => called?,
+    }
+    store.close().await;
+    Ok(())
+}
 
+async fn call_three_times(address: String) -> Result<(), BoxError> {
     let channel = Endpoint::from_shared(address)?.connect().await?;
     let mut key = None;
     for _ in 0..3 {
@@ -52,8 +59,6 @@ async fn main() -> Result<(), BoxError> {
         println!("{text}");
         key = new_key.or(key);
     }
-    server.abort();
-    store.close().await;
     Ok(())
 }
 

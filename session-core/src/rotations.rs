@@ -118,8 +118,8 @@ impl Rotation {
     }
 }
 
-/// A [generated](SessionKey::generate) session key, masked by another one: whoever reads it in a database, and does not know
-/// the other key, learns nothing of it.
+/// A [generated](SessionKey::generate) session key, masked by another one: a reader of the database who does not know
+/// the other key learns nothing of it.
 ///
 /// ```
 /// use session_core::{KeyForm, KeyPrefix, MaskedKey, SessionKey, StoredKey};

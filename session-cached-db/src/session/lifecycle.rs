@@ -1,12 +1,14 @@
 use std::sync::{Arc, OnceLock};
 
-use session_core::{Outcome, Record, SessionKey, StoredKey, Subject};
+use futures_util::future::BoxFuture;
+use session_core::{Outcome, Record, SessionKey, Stamp, StoredKey, Subject};
 
 use super::rotation::{NewKey, Next};
 use super::{Session, Stored};
 use crate::coherence::Loaded;
 use crate::store::expiry::expiry_of;
-use crate::store::{Save, Saved, Touch};
+use crate::store::job::{Create, Delete, Job, KeyOrigin, Save, Saved, Touch, Written};
+use crate::telemetry::Ending;
 use crate::{Coherence, Error};
 
 /// Maximum number of keys to try. A random key that exists already is all but impossible.
@@ -49,15 +51,20 @@ impl Session {
             Some(stored) => {
                 let (key, stored_key) = (stored.key.clone(), stored.stored_key);
                 let changes = self.changes(stored, None);
-                match Arc::clone(&self.store).save(stored_key, changes).await {
+                match self.store.write(&stored_key, |reply| Job::Save(changes, reply)).await {
                     Ok(saved) => Ok(self.adopt(key, stored_key, saved)),
                     // It has moved to the key of a write that was on the way.
-                    Err(Error::SessionGone) if self.settle().await? => Box::pin(self.save()).await,
+                    Err(Error::SessionGone) if self.settle().await? => self.save_again().await,
                     Err(Error::SessionGone) => Box::pin(self.save_moved()).await,
                     Err(error) => Err(error),
                 }
             }
         }
+    }
+
+    /// Saves the session from within a save. The type of the future is erased, because it would contain itself.
+    pub(super) fn save_again(&mut self) -> BoxFuture<'_, Result<Coherence, Error>> {
+        Box::pin(self.save())
     }
 
     /// Stores the session under a new key, as a session of its own. If it had a key, the session that is
@@ -86,7 +93,8 @@ impl Session {
             let record = self.store.new_record(&stored_key, self.data(), subject.clone())?;
             let next = Next { key, stored_key, rotation: None };
             self.note_unsettled(&next, None);
-            let created = Arc::clone(&self.store).create(stored_key, record).await;
+            let create = Create { record, origin: KeyOrigin::Random };
+            let created = self.store.write(&stored_key, |reply| Job::Create(create, reply)).await;
             if let Some(coherence) = self.adopt_if_new(next.key, stored_key, created)? {
                 return Ok(coherence);
             }
@@ -119,7 +127,7 @@ impl Session {
         let touched = Record::clone(record).with_expires_at(expires_at).with_last_seen_at(now);
         let (key, seen) = (stored.stored_key, stored.loaded.stamp);
         let touch = Touch { seen, expires_at, idle_since: now - interval };
-        let coherence = Arc::clone(&self.store).touch(key, touch).await?;
+        let coherence = self.store.write(&key, |reply| Job::Touch(touch, reply)).await?;
         if let Some(stored) = &mut self.stored {
             stored.loaded = Loaded { record: Arc::new(touched), stamp: None };
         }
@@ -152,7 +160,7 @@ impl Session {
     pub async fn delete(&self) -> Result<Coherence, Error> {
         let mut coherence = Coherence::Coherent;
         if let Some(stored) = &self.stored {
-            let deleted = Arc::clone(&self.store).delete(stored.stored_key, stored.loaded.stamp).await?;
+            let deleted = self.end(&stored.stored_key, stored.loaded.stamp).await?;
             coherence = deleted.coherence;
             if !deleted.value {
                 coherence = coherence.and(Box::pin(self.delete_moved()).await?);
@@ -160,9 +168,14 @@ impl Session {
         }
         // In this order: from the key before, it can no longer move to the new one.
         if let Some(key) = self.unsettled_key() {
-            coherence = coherence.and(Arc::clone(&self.store).delete(key, None).await?.coherence);
+            coherence = coherence.and(self.end(&key, None).await?.coherence);
         }
         Ok(coherence)
+    }
+
+    pub(super) async fn end(&self, key: &StoredKey, seen: Option<Stamp>) -> Result<Written<bool>, Error> {
+        let delete = Delete { seen, ending: Ending::Destroyed };
+        self.store.write(key, |reply| Job::Delete(delete, reply)).await
     }
 
     /// Ends the session everywhere, for good, and empties this value, which is then a new session without a

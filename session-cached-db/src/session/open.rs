@@ -5,7 +5,8 @@ use session_core::{Cache, InvalidKey, Persistence, SessionKey, StoredKey};
 use super::Session;
 use crate::coherence::Loaded;
 use crate::runtime::Admission;
-use crate::store::{CachedDb, Followed, Follows, Written};
+use crate::store::job::{Delete, Job, Written};
+use crate::store::{CachedDb, Followed, Follows};
 use crate::telemetry::Ending;
 use crate::{Coherence, Error};
 
@@ -97,9 +98,12 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
         let plain = (settings.accepts_plain_keys && settings.may_be_plain(key))
             .then(|| StoredKey::parse(key.expose()).ok())
             .flatten();
-        let delete = |key| self.inner.delete(key, None, Ending::Destroyed, Admission::New);
+        let delete = |key: StoredKey| {
+            let delete = Delete { seen: None, ending: Ending::Destroyed };
+            self.inner.write(&key, Admission::New, |reply| Job::Delete(delete, reply))
+        };
         let moved = hashed.map(|stored_key| (key.clone(), stored_key));
-        let (hashed, plain) = (hashed.map(delete), plain.map(delete));
+        let (hashed, plain) = (hashed.map(&delete), plain.map(&delete));
         async move {
             let mut ended = Written { value: false, coherence: Coherence::Coherent };
             for deleting in [hashed, plain].into_iter().flatten() {
@@ -109,8 +113,7 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
             if let Some((key, stored_key)) = moved.filter(|_| !ended.value)
                 && let Some(followed) = Box::pin(self.inner.follow(key, stored_key, Follows::Open)).await?
             {
-                let ending = Ending::Destroyed;
-                return self.inner.delete(followed.stored_key, None, ending, Admission::New).await;
+                return delete(followed.stored_key).await;
             }
             Ok(ended)
         }

@@ -6,7 +6,8 @@ use session_core::{MaskedKey, Record, Rotation, SessionKey, StoredKey};
 
 use super::{MAX_KEYS, Session, Stored};
 use crate::coherence::Loaded;
-use crate::store::{ConflictPolicy, Followed, Save};
+use crate::store::job::{Job, Save};
+use crate::store::{ConflictPolicy, Followed};
 use crate::{Coherence, Error};
 
 /// The reason for which a session gets another key.
@@ -89,7 +90,7 @@ impl Session {
             let next = self.next(stored, key, stored_key, reason);
             let changes = self.changes(stored, Some(&next));
             self.note_unsettled(&next, Some(old));
-            match Arc::clone(&self.store).save(old, changes).await {
+            match self.store.write(&old, |reply| Job::Save(changes, reply)).await {
                 Err(Error::SessionGone) if may_have_moved && self.settle().await? => {}
                 // The first try may still take place.
                 Err(error)
@@ -101,7 +102,7 @@ impl Session {
                 Err(Error::SessionGone) if self.is_led().await? => {
                     self.forget_unsettled();
                     if reason == NewKey::Renewal {
-                        return Box::pin(self.save()).await;
+                        return self.save_again().await;
                     }
                 }
                 renamed => {
@@ -148,6 +149,8 @@ impl Session {
     /// another version, and merges them.
     fn go_on_with(&mut self, key: SessionKey, stored_key: StoredKey) {
         if let Some(stored) = &mut self.stored {
+            // The payload can be sealed for the old key. This does not fail: it was decoded when the session was opened.
+            let _ = stored.loaded.record.decode(&stored.stored_key, self.store.codec());
             (stored.key, stored.stored_key, stored.loaded.stamp) = (key, stored_key, None);
         }
     }
@@ -159,7 +162,7 @@ impl Session {
         };
         if let Some(key) = key {
             self.go_on_with(key, stored_key);
-            return self.save().await;
+            return self.save_again().await;
         }
         let Some(stored) = &self.stored else { return Err(Error::SessionGone) };
         // An attacker may have planted the old key. What this request does is no more than it could have done right before the
@@ -167,7 +170,7 @@ impl Session {
         let changes =
             Save { seen: None, conflict_policy: ConflictPolicy::Reject, ..self.changes(stored, None) };
         let seen = self.as_seen_here(stored)?;
-        let saved = Arc::clone(&self.store).save(stored_key, changes).await?;
+        let saved = self.store.write(&stored_key, |reply| Job::Save(changes, reply)).await?;
         if let Some(stored) = &mut self.stored {
             (stored.loaded, stored.data) = (seen, OnceLock::new());
         }
@@ -180,15 +183,17 @@ impl Session {
         let payload = self.store.codec().encode(&stored.stored_key, self.data());
         let payload = payload.map_err(|error| Error::Unencodable(Arc::new(error)))?;
         let record = Record::clone(&stored.loaded.record).with_payload(payload);
+        // For those who know the session by its new key only.
+        record
+            .decode(&stored.stored_key, self.store.codec())
+            .map_err(|error| Error::Unreadable(Arc::new(error)))?;
         Ok(Loaded { record: Arc::new(record), stamp: None })
     }
 
     /// Ends the session that another request has moved to another key, if there is one.
     pub(super) async fn delete_moved(&self) -> Result<Coherence, Error> {
         match self.followed().await? {
-            Some(Followed { stored_key, .. }) => {
-                Ok(Arc::clone(&self.store).delete(stored_key, None).await?.coherence)
-            }
+            Some(Followed { stored_key, .. }) => Ok(self.end(&stored_key, None).await?.coherence),
             None => Ok(Coherence::Coherent),
         }
     }

@@ -206,7 +206,8 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
         self
     }
 
-    /// Sets the number of writes of one session that can wait for their turn in this process. One more fails with
+    /// Sets the number of writes of one session that can wait for their turn in this process, and of logins of one subject
+    /// whose sessions [are limited](Self::max_sessions_per_subject). One more fails with
     /// [`Error::Busy`](crate::Error::Busy). Defaults to 1,024.
     pub fn max_waiting_writes(mut self, max_waiting_writes: usize) -> Self {
         self.options.max_waiting_writes = max_waiting_writes;
@@ -414,6 +415,8 @@ impl<C: Cache, P: SubjectIndex> Builder<C, P> {
     ///   comes from the clocks of the nodes. The session that has just got its subject is never ended, even
     ///   if clocks differ.
     /// - Sessions of another [key prefix](Self::key_prefix) are another application's, and do not count.
+    /// - Logins of one subject in one process run one after another. A login whose turn does not come within the
+    ///   [`write_timeout`](Self::write_timeout) fails with [`Error::Busy`](crate::Error::Busy), and nothing was written.
     /// - If two sessions log in at the same time on nodes whose clocks differ, both may live on until the
     ///   next login.
     /// - If the database does not answer when the sessions are counted, the new session is still saved, with

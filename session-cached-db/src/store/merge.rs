@@ -8,8 +8,7 @@ use session_core::{Cache, ExpiryWrite, Persistence, Record, SessionData, StoredK
 
 use super::expiry::{EXPIRY_KEY, copy_expiry, expiry_of};
 use super::inner::Inner;
-use super::queue::Waiting;
-use super::save::Save;
+use super::job::{Save, Waiting};
 use super::settings::ConflictPolicy;
 use crate::Error;
 

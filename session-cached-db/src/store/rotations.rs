@@ -93,7 +93,8 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     pub(super) async fn note_rotation(&self, rotation: &Rotation) {
         let Some(table) = &self.rotations else { return };
         if let Err(error) = table.note(&self.db, rotation).await
-            && let Some(suppressed) = self.telemetry.log_limits.rotation_not_noted.admit(self.runtime.now())
+            && let Some(suppressed) =
+                self.telemetry.log_limits.admit("rotation_not_noted", self.runtime.now())
         {
             tracing::warn!(target: "session_cached_db", event = "rotation_not_noted",
                 session = %self.telemetry.log_id(&rotation.old), %error, suppressed,
@@ -140,7 +141,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     fn note_followed(&self, old: &StoredKey, key: &StoredKey, why: Follows) {
         self.telemetry.counters.rotations_followed.bump();
         self.telemetry.call_hooks(|hooks| hooks.followed(old, key));
-        if let Some(suppressed) = self.telemetry.log_limits.rotation_followed.admit(self.runtime.now()) {
+        if let Some(suppressed) = self.telemetry.log_limits.admit("rotation_followed", self.runtime.now()) {
             tracing::info!(target: "session_cached_db", event = "rotation_followed", session = %self.telemetry.log_id(key),
                 from = %self.telemetry.log_id(old), ?why, suppressed,
                 "a request with the old key of a session followed it to the new one");

@@ -155,10 +155,11 @@ impl Options {
             clock_slack: self.clock_slack,
             read_timeout: self.read_timeout,
             write_timeout: self.write_timeout,
-            // The wait for its turn, the tries to get ahead of other processes, and the last statement.
+            // The waits for the turns of its subject and its session, the tries to get ahead of other processes, and the last
+            // statement.
             longest_write: self
                 .write_timeout
-                .saturating_mul(2)
+                .saturating_mul(if self.max_sessions_per_subject.is_some() { 3 } else { 2 })
                 .saturating_add(longest_statement)
                 .saturating_add(note),
             longest_load: self.read_timeout.saturating_add(self.cache_timeout.saturating_mul(2)),

@@ -139,7 +139,7 @@ async fn renew(session: SessionHandle) -> Result<(), Error> {
 }
 
 #[tokio::test]
-async fn client_that_loses_the_answer_of_a_renewal_gets_its_cookie_with_the_next() {
+async fn lost_answer_of_a_renewal_is_made_up_for_by_the_next() {
     let world = World::with(with_grace).await;
     let mut jar = visitor(&world).await;
     let old = header_of(&jar);
@@ -162,7 +162,7 @@ async fn client_that_loses_the_answer_of_a_renewal_gets_its_cookie_with_the_next
 }
 
 #[tokio::test]
-async fn poll_with_the_old_cookie_and_a_renewal_leave_the_new_one_in_either_order() {
+async fn poll_beside_a_renewal_leaves_the_new_cookie_in_either_order() {
     let world = World::with(with_grace).await;
     let jar = visitor(&world).await;
     let (renewal, poll) = (site(layer(&world), renew), site(layer(&world), read));
