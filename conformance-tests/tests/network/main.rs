@@ -96,7 +96,8 @@ const TESTS: &[Test] = tests! {
         hanging_master_is_replaced_and_no_request_fails ["redis-sentinel"];
     names:
         cluster_whose_nodes_all_move_is_found_by_its_name ["redis-cluster", "own-hosts"],
-        name_of_a_database_that_gets_another_address_is_followed ["postgres-pair", "own-hosts"];
+        name_of_a_database_that_gets_another_address_is_followed ["postgres-pair", "own-hosts"],
+        every_address_of_a_name_is_tried_for_the_primary ["postgres-pair", "mariadb-pair", "own-hosts"];
     galera:
         galera_node_sees_what_another_has_committed ["galera"],
         galera_conflicts_at_commit_are_repeated_and_fail_no_write ["galera"],

@@ -66,13 +66,16 @@ pub fn has_own_hosts() -> bool {
     std::env::var_os(HAS_OWN_HOSTS).is_some()
 }
 
-/// Makes a name lead to an address.
-fn lead(name: &'static str, address: &'static str) {
-    static NAMES: Mutex<BTreeMap<&str, &str>> = Mutex::new(BTreeMap::new());
+/// Makes a name lead to these addresses.
+fn lead(name: &'static str, addresses: &'static [&str]) {
+    static NAMES: Mutex<BTreeMap<&str, &[&str]>> = Mutex::new(BTreeMap::new());
     assert!(has_own_hosts(), "this would be the machine's file");
     let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
-    names.insert(name, address);
-    let lines: String = names.iter().map(|(name, address)| format!("{address} {name}\n")).collect();
+    names.insert(name, addresses);
+    let lines = |(name, addresses): (&&str, &&[&str])| -> String {
+        addresses.iter().map(|address| format!("{address} {name}\n")).collect()
+    };
+    let lines: String = names.iter().map(lines).collect();
     // In place, because another file would not be the one that is mounted, and without emptying it first, because
     // another thread may be reading it.
     let mut file = std::fs::OpenOptions::new().write(true).open("/etc/hosts").unwrap();
@@ -91,7 +94,7 @@ pub async fn cluster_whose_nodes_all_move_is_found_by_its_name(links: &Links) {
         nodes.push(Node::behind_proxies(port).await);
     }
     move_to(&nodes, ADDRESSES[0]).await;
-    lead(NAME, ADDRESSES[0]);
+    lead(NAME, &ADDRESSES[..1]);
     let store = store(&format!("redis+cluster://{NAME}:{}/", nodes[0].port())).await;
     let (cookie, ended) = (login(&store).await, login(&store).await);
     hits_again(&store, &cookie, 0).await;
@@ -103,7 +106,7 @@ pub async fn cluster_whose_nodes_all_move_is_found_by_its_name(links: &Links) {
     nodes.iter().for_each(|node| node.proxies[0].set(Mode::BlackHole));
     move_to(&nodes, ADDRESSES[1]).await;
     assert_eq!(request(&store, &cookie).await, 1);
-    lead(NAME, ADDRESSES[1]);
+    lead(NAME, &ADDRESSES[1..]);
     let begun = Instant::now();
     logs_out(&store, &ended).await;
     hits_again(&store, &cookie, 1).await;
@@ -123,11 +126,7 @@ struct Node {
 
 impl Node {
     async fn behind_proxies(direct: u16) -> Self {
-        let server = ([127, 0, 0, 1], direct).into();
-        let first = Proxy::at(format!("{}:0", ADDRESSES[0]).parse().unwrap(), server).await.unwrap();
-        let second = format!("{}:{}", ADDRESSES[1], first.address().port());
-        let second = Proxy::at(second.parse().unwrap(), server).await.unwrap();
-        Self { direct, proxies: [first, second] }
+        Self { direct, proxies: proxies([([127, 0, 0, 1], direct).into(); 2]).await }
     }
 
     fn port(&self) -> u16 {
@@ -163,26 +162,51 @@ async fn move_to(nodes: &[Node], address: &str) {
     }
 }
 
+/// A proxy on each of the addresses, with the same port, for the server of the same place.
+async fn proxies(servers: [SocketAddr; 2]) -> [Proxy; 2] {
+    let first = Proxy::at(format!("{}:0", ADDRESSES[0]).parse().unwrap(), servers[0]).await.unwrap();
+    let second = format!("{}:{}", ADDRESSES[1], first.address().port());
+    [first, Proxy::at(second.parse().unwrap(), servers[1]).await.unwrap()]
+}
+
 /// As a managed database fails over: the former primary is gone without a sign, and its name gets the address of another
 /// server.
 pub async fn name_of_a_database_that_gets_another_address_is_followed(links: &Links) {
     const NAME: &str = "database.test";
     let mut pair = Pair::new(Kind::Postgres, &links.only().direct).await;
     pair.be_synchronous().await;
-    let port = pair.address.address().port();
-    let mut proxies = Vec::new();
-    for (address, way) in ADDRESSES.iter().zip(&pair.ways) {
-        let at: SocketAddr = format!("{address}:{port}").parse().unwrap();
-        proxies.push(Proxy::at(at, way.address()).await.unwrap());
-    }
-    lead(NAME, ADDRESSES[0]);
+    let proxies = proxies([pair.ways[0].address(), pair.ways[1].address()]).await;
+    let port = proxies[0].address().port();
+    lead(NAME, &ADDRESSES[..1]);
     pair.url = pair.url.replace(&pair.address.address().to_string(), &format!("{NAME}:{port}"));
     let load = Load::on(&pair).await;
     proxies[0].set(Mode::BlackHole);
     pair.stop().await;
     pair.promote().await;
-    lead(NAME, ADDRESSES[1]);
+    lead(NAME, &ADDRESSES[1..]);
     load.recovers("another address", Instant::now()).await;
     load.goes_on_for(Duration::from_secs(1)).await;
     load.shows_nothing_old().await;
+}
+
+/// The first address leads to a replica, and then nowhere.
+pub async fn every_address_of_a_name_is_tried_for_the_primary(links: &Links) {
+    const NAME: &str = "servers.test";
+    for (kind, server) in [(Kind::Postgres, "postgres-pair"), (Kind::MariaDb, "mariadb-pair")] {
+        let pair = Pair::new(kind, &links.get(server).direct).await;
+        let proxies = proxies([pair.ways[1].address(), pair.ways[0].address()]).await;
+        lead(NAME, &ADDRESSES);
+        let port = proxies[0].address().port();
+        let url = pair.url.replace(&pair.address.address().to_string(), &format!("{NAME}:{port}"));
+        for mode in [Mode::Pass, Mode::BlackHole] {
+            proxies[0].set(mode);
+            let (first, second) = (proxies[0].connections(), proxies[1].connections());
+            let begun = Instant::now();
+            let node = db_backends::connect(&url).await.expect("the other address leads to the primary");
+            node.migrate_dyn().await.expect("the primary takes writes");
+            assert!(proxies[0].connections() > first, "the first address was not tried");
+            assert!(proxies[1].connections() > second, "the second address was not tried");
+            eprintln!("{kind:?}, {mode:?}: connected after {:?}", begun.elapsed());
+        }
+    }
 }

@@ -53,7 +53,7 @@ impl SqlPersistence<MySql> {
 }
 
 /// A builder for a [`MySqlPersistence`](super::MySqlPersistence).
-// The setters stand in both servers' builders, because what their documentation says differs.
+// The setters stand in both servers' builders: what their documentation says differs, and so does the builder in its examples.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct MySqlBuilder(ServerSettings);
