@@ -139,4 +139,8 @@ mutants! {
     CallerOwnsStatement,
     /// An operation of several writes ends with its caller.
     CallerOwnsRevocation,
+    /// A process does not remember which sessions it has touched.
+    TouchRepeated,
+    /// The statement touches a session that was used a moment ago.
+    TouchNotDue,
 }

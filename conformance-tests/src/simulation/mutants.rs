@@ -24,7 +24,7 @@ const SHOWN_IN: &[(Mutant, &str)] = &[
     (Mutant::TtlTrusted, "load@0+reap@0/ending/shared/1"),
     (Mutant::FenceRetriedAsItWas, "overwrite@0+delete@0/vacant/shared/2"),
     (Mutant::LeaseRetriedAsItWas, "load@0+delete@0/vacant/shared/1"),
-    (Mutant::PublishOverVacancy, "create@0+revoke@0/vacant/shared/0"),
+    (Mutant::PublishOverVacancy, "create@0+revoke@1/vacant/shared/0"),
     (Mutant::LateFollower, "load@0+load@0+delete@0/vacant/shared/0"),
     (Mutant::DegradedPublishes, "save@0+overwrite@1/vacant/shared/2"),
     (Mutant::CleanRepair, "save@0+overwrite@1/vacant/sensitive/1"),
@@ -39,7 +39,9 @@ const SHOWN_IN: &[(Mutant, &str)] = &[
     (Mutant::RepairBlocksOthers, "delete@0+delete-b@0/vacant/sensitive/2"),
     (Mutant::LeaderOwnsFlight, "load@0+load@0/vacant/shared/1"),
     (Mutant::CallerOwnsStatement, "load@0/vacant/shared/1"),
-    (Mutant::CallerOwnsRevocation, "create@0+revoke@0/vacant/shared/1"),
+    (Mutant::CallerOwnsRevocation, "rename@0+revoke@0/vacant/shared/1"),
+    (Mutant::TouchRepeated, "use@0+use@0/vacant/shared/0"),
+    (Mutant::TouchNotDue, "use@0+use@1/vacant/shared/0"),
 ];
 
 /// A mutant that was detected.

@@ -6,6 +6,7 @@ mod concurrent;
 pub mod pair;
 pub mod persistence;
 pub mod reference;
+pub mod rotations;
 mod runner;
 pub mod scan;
 pub mod subject_index;

@@ -85,6 +85,15 @@ impl Schema for MySql {
 
     const RECORD: &'static str = "INSERT IGNORE INTO `{table}_schema` (version) VALUES (1), (-2)";
 
+    const ROTATIONS: &'static [&'static str] = &["CREATE TABLE IF NOT EXISTS `{table}_rotations` (
+    old_key VARBINARY(64) NOT NULL,
+    new_key VARBINARY(64) NOT NULL,
+    masked_key LONGBLOB NOT NULL,
+    expires_at BIGINT NOT NULL,
+    PRIMARY KEY (old_key, new_key),
+    KEY `{table}_rotations_end` (expires_at)
+) ENGINE = InnoDB"];
+
     fn type_of(kind: Kind) -> &'static str {
         match kind {
             Kind::Text => "varbinary",

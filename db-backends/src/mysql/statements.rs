@@ -25,6 +25,7 @@ pub(super) const SYNTAX: Syntax = Syntax {
     // might go through the whole table in that order.
     list_by_subject: "SELECT {times} FROM {sessions} IGNORE INDEX (PRIMARY)
                       WHERE subject = ? AND expires_at > ? AND {key} >= ? ORDER BY {key} LIMIT ?",
+    delete_rotations: "DELETE FROM {rotations} WHERE expires_at <= ? ORDER BY expires_at LIMIT ?",
     // In UTC, so that the session's time zone does not matter.
     now: "SELECT timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6)) AS {result}",
 };

@@ -7,7 +7,9 @@
 //! | an abandoned statement | is bounded by |
 //! |---|---|
 //! | waits for a lock | that second, and `lock_timeout`, 3 s |
-//! | waits or runs | that second, `statement_timeout`, 5 s, and the time of its commit |
+//! | waits or runs | that second, and a request to end the connection that is then sent over a new one |
+//! | waits or runs, should the request fail | that second, `statement_timeout`, 5 s, and the time of its commit |
+//! | has committed, and waits for a synchronous standby | that second and the request, after which the commit is shown |
 //! | runs over the application's pool | that second: nothing commits its transaction later |
 
 mod builder;

@@ -57,6 +57,17 @@ impl Schema for Postgres {
     const RECORD: &'static str =
         r#"INSERT INTO "{table}_schema" (version) VALUES (1), (-2) ON CONFLICT DO NOTHING"#;
 
+    const ROTATIONS: &'static [&'static str] = &[
+        r#"CREATE TABLE IF NOT EXISTS "{table}_rotations" (
+    old_key TEXT COLLATE "C" NOT NULL,
+    new_key TEXT COLLATE "C" NOT NULL,
+    masked_key BYTEA NOT NULL,
+    expires_at BIGINT NOT NULL,
+    PRIMARY KEY (old_key, new_key)
+)"#,
+        r#"CREATE INDEX IF NOT EXISTS "{table}_rotations_end" ON "{table}_rotations" (expires_at)"#,
+    ];
+
     fn type_of(kind: Kind) -> &'static str {
         match kind {
             Kind::Text => "text",

@@ -34,6 +34,9 @@ pub(super) const SYNTAX: Syntax = Syntax {
     ),
     list_by_subject: "SELECT {times} FROM {sessions}
                       WHERE subject = ? AND expires_at > ? AND {key} >= ? ORDER BY {key} LIMIT ?",
+    delete_rotations: "DELETE FROM {rotations} WHERE ctid = ANY (ARRAY(
+                           SELECT ctid FROM {rotations} WHERE expires_at <= ?
+                           ORDER BY expires_at LIMIT ? FOR UPDATE SKIP LOCKED))",
     now: "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS {result}",
 };
 

@@ -17,6 +17,7 @@ use crate::sql::connections::{Connections, Usage};
 use crate::sql::connector::{Connector, Query};
 use crate::sql::error::DriverErrors;
 use crate::sql::page::Page;
+use crate::sql::rotations;
 use crate::sql::schema::{self, Schema};
 use crate::sql::statements::{Rest, Statements, Syntax};
 use crate::sql::table::TableName;
@@ -29,6 +30,7 @@ pub struct SqlPersistence<B: Backend> {
     pub(crate) connections: B::Connections,
     pub(crate) table: TableName,
     pub(crate) sql: Statements,
+    pub(crate) rotations: rotations::Statements,
     statement_bound: Duration,
     /// The database's name, as far as it is known.
     database: String,
@@ -75,11 +77,12 @@ type ConnectorOf<B> = <<B as Backend>::Connections as Connections>::Connector;
 
 #[expect(private_bounds, reason = "implemented in this crate only")]
 impl<B: Backend> SqlPersistence<B> {
-    const ERRORS: DriverErrors = <ConnectorOf<B> as Connector>::ERRORS;
+    pub(crate) const ERRORS: DriverErrors = <ConnectorOf<B> as Connector>::ERRORS;
 
     pub(crate) fn new(connections: B::Connections, table: TableName, statement_bound: Duration) -> Self {
         let sql = Statements::new(&B::SYNTAX, &table);
-        Self { connections, table, sql, statement_bound, database: String::new() }
+        let rotations = rotations::Statements::new(&B::SYNTAX, &table);
+        Self { connections, table, sql, rotations, statement_bound, database: String::new() }
     }
 
     /// Names the database, to distinguish its table from those of the same name in others.
@@ -400,7 +403,10 @@ pub(crate) async fn why_unmatched(
     }
 }
 
-fn statement<'a, B: Backend>(sql: &SqlStr, parameters: impl IntoIterator<Item = Value<'a>>) -> Query<B> {
+pub(crate) fn statement<'a, B: Backend>(
+    sql: &SqlStr,
+    parameters: impl IntoIterator<Item = Value<'a>>,
+) -> Query<B> {
     bind(query(sql.clone()), parameters)
 }
 
@@ -421,10 +427,10 @@ fn with_record<B: Backend>(
     statement(sql, updated.chain([instant(record.expires_at())]).chain(again))
 }
 
-fn text(key: &StoredKey) -> Value<'_> {
+pub(crate) fn text(key: &StoredKey) -> Value<'_> {
     Value::Text(key.as_str())
 }
 
-const fn instant(instant: Timestamp) -> Value<'static> {
+pub(crate) const fn instant(instant: Timestamp) -> Value<'static> {
     Value::Integer(instant.as_micros())
 }

@@ -52,6 +52,9 @@ pub(crate) trait Schema: Database + Sized {
     /// The statement that records the version, when all changes are made. Can be repeated.
     const RECORD: &'static str;
 
+    /// The statements that make the table for the notes of rotations, which can be repeated.
+    const ROTATIONS: &'static [&'static str];
+
     /// Returns the type of columns of this kind, as the database describes it.
     fn type_of(kind: Kind) -> &'static str;
 
@@ -107,6 +110,13 @@ pub(crate) struct FoundColumn {
 impl From<(String, String, bool, bool)> for FoundColumn {
     fn from((name, data_type, is_nullable, is_primary_key): (String, String, bool, bool)) -> Self {
         Self { name, data_type, is_nullable, is_primary_key }
+    }
+}
+
+impl FoundColumn {
+    /// Returns `true` if the column has this name and this type, and is not nullable.
+    pub(crate) fn is_required(&self, name: &str, data_type: &str) -> bool {
+        self.name == name && self.data_type.eq_ignore_ascii_case(data_type) && !self.is_nullable
     }
 }
 

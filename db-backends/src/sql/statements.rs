@@ -12,8 +12,8 @@ use crate::sql::value::{RESULT, Values};
 /// The SQL dialect of a database: what the statements of all databases need, and the statements that are its
 /// own.
 ///
-/// In a statement, `{sessions}` stands for the quoted name of the session table, `{key}` for the column
-/// `key`, `{times}` for the columns that a list of sessions shows, and `{result}` for the name of the only
+/// In a statement, `{sessions}` stands for the quoted name of the session table, `{rotations}` for that of
+/// the notes of rotations, `{key}` for the column `key`, `{times}` for the columns that a list of sessions shows, and `{result}` for the name of the only
 /// column of an answer. A question mark is a parameter.
 pub(crate) struct Syntax {
     /// The character around the name of a table.
@@ -26,6 +26,7 @@ pub(crate) struct Syntax {
     pub(crate) numbers_parameters: bool,
     pub(crate) delete_expired: DeleteExpired<&'static str>,
     pub(crate) list_by_subject: &'static str,
+    pub(crate) delete_rotations: &'static str,
     pub(crate) now: &'static str,
 }
 
@@ -178,7 +179,7 @@ impl Rest {
 }
 
 impl Syntax {
-    fn fill(&self, template: &str, table: &TableName) -> SqlStr {
+    pub(crate) fn fill(&self, template: &str, table: &TableName) -> SqlStr {
         let name = |column: Column| if column == Column::Key { self.key } else { column.name() };
         let times = [Column::Key, Column::CreatedAt, Column::ExpiresAt, Column::LastSeenAt].map(name);
         let updates = Column::updated().map(|column| format!("{} = ?", name(column)));
@@ -192,10 +193,15 @@ impl Syntax {
             .replace("{least}", self.least)
             .replace("{result}", RESULT)
             .replace("{key}", self.key)
-            .replace("{sessions}", &format!("{quote}{}{quote}", table.as_str(), quote = self.quote));
+            .replace("{sessions}", &self.quoted(table.as_str()))
+            .replace("{rotations}", &self.quoted(&table.rotations_table()));
         let text = if self.numbers_parameters { numbered(&text) } else { text };
         // Safe, because the name is an identifier and the rest is text of this crate.
         AssertSqlSafe(Arc::<str>::from(text)).into_sql_str()
+    }
+
+    fn quoted(&self, name: &str) -> String {
+        format!("{quote}{name}{quote}", quote = self.quote)
     }
 }
 
@@ -218,6 +224,7 @@ mod tests {
         numbers_parameters: true,
         delete_expired: DeleteExpired::returning(""),
         list_by_subject: "SELECT {times}",
+        delete_rotations: "",
         now: "SELECT 0 AS {result}",
     };
 

@@ -44,6 +44,17 @@ impl Schema for Sqlite {
 
     const RECORD: &'static str = r#"INSERT OR IGNORE INTO "{table}_schema" (version) VALUES (1), (-2)"#;
 
+    const ROTATIONS: &'static [&'static str] = &[
+        r#"CREATE TABLE IF NOT EXISTS "{table}_rotations" (
+    old_key TEXT NOT NULL COLLATE BINARY,
+    new_key TEXT NOT NULL COLLATE BINARY,
+    masked_key BLOB NOT NULL,
+    expires_at INTEGER NOT NULL,
+    PRIMARY KEY (old_key, new_key)
+) STRICT"#,
+        r#"CREATE INDEX IF NOT EXISTS "{table}_rotations_end" ON "{table}_rotations" (expires_at)"#,
+    ];
+
     fn type_of(kind: Kind) -> &'static str {
         match kind {
             Kind::Text => "TEXT",

@@ -26,6 +26,8 @@ pub(super) const SYNTAX: Syntax = Syntax {
     // The sign keeps SQLite from an index of the expiry that the application may have made.
     list_by_subject: "SELECT {times} FROM {sessions}
                       WHERE subject = ? AND +expires_at > ? AND {key} >= ? ORDER BY {key} LIMIT ?",
+    delete_rotations: "DELETE FROM {rotations} WHERE rowid IN
+                           (SELECT rowid FROM {rotations} WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
     // To the millisecond.
     now: "SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) * 1000 AS {result}",
 };

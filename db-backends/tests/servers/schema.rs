@@ -199,6 +199,31 @@ pub async fn django_table_with_another_mandatory_column_is_refused(server: Serve
     assert!(error.to_string().contains("ip_address is mandatory"), "{error}");
 }
 
+pub async fn table_of_notes_is_the_same_by_its_statements_and_by_migration(mut server: Server) {
+    let mut other = Server::new(server.kind, server.url.clone());
+    for server in [&mut server, &mut other] {
+        // The longest name that a table can have here: the suffixes must fit.
+        server.table = format!("{:_<48}", server.table);
+    }
+    let (db, mut program) = (server.connect(Settings::default()).await.unwrap(), server.program().await);
+    let migrated = other.connect(Settings::default()).await.unwrap();
+    migrated.migrate_rotations_dyn().await.unwrap();
+    program.run(&db.rotations_sql_dyn()).await;
+    for db in [&db, &migrated] {
+        db.check_rotations_dyn().await.unwrap();
+        db.migrate_rotations_dyn().await.unwrap();
+    }
+    assert_eq!(shape(&server, &mut program).await, shape(&other, &mut program).await);
+    let foreign = "DROP TABLE {t}_rotations; CREATE TABLE {t}_rotations (old_key INT)";
+    program.run(&server.sql(foreign, foreign)).await;
+    for refused in [db.check_rotations_dyn().await, db.migrate_rotations_dyn().await] {
+        assert!(
+            matches!(refused, Err(PersistenceError::Schema(SchemaProblem::Foreign { .. }))),
+            "{refused:?}"
+        );
+    }
+}
+
 pub async fn migration_leaves_the_applications_migrations_alone(server: Server) {
     // A database of its own, because each database has one _sqlx_migrations.
     let mut root = server.program().await;

@@ -58,6 +58,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 self.telemetry.call_hooks(|hooks| hooks.expired(deleted.count, &deleted.sessions));
             }
             if !deleted.is_unfinished(batch) {
+                self.delete_rotations(before, batch).await?;
                 return Ok(reaped);
             }
             self.runtime.sleep(pause.max(took.saturating_mul(REST))).await;

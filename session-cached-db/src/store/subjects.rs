@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use futures_util::stream::{self, StreamExt as _};
 use session_core::{Cache, Persistence, Row, SessionTimes, StoredKey, Subject, SubjectIndex, Timestamp};
+use tokio::sync::oneshot;
+use tracing::Span;
 
 use super::inner::Inner;
-use super::queue::Reply;
-use super::writes::{Saved, Written};
+use super::job::{Delete, Job, Written};
+use super::limits::Login;
+use super::queue::{RunningQueue, Turn, Wait, answer_of};
 use crate::runtime::Admission;
 use crate::telemetry::{Ending, Revocation};
 use crate::{Coherence, Error};
@@ -128,8 +132,11 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         cause: Revocation,
     ) -> Result<Written<u64>, Error> {
         let mut ended = Ok(Written { value: 0, coherence: Coherence::Coherent });
-        let deletions =
-            keys.map(|key| self.delete(key, None, Ending::Revoked(cause), Admission::Continuation));
+        let delete = |key| {
+            let delete = Delete { seen: None, ending: Ending::Revoked(cause) };
+            self.write(&key, Admission::Continuation, |reply| Job::Delete(delete, reply))
+        };
+        let deletions = keys.map(delete);
         let mut deletions = stream::iter(deletions).buffer_unordered(SIDE_BY_SIDE);
         while let Some(deleted) = deletions.next().await {
             match (&mut ended, deleted) {
@@ -154,7 +161,7 @@ struct Page {
 /// The limit on a subject's sessions.
 impl<C: Cache, P: Persistence> Inner<C, P> {
     /// Ends the surplus sessions of `subject`, which has just got the session `newest`.
-    pub(super) async fn limit_sessions(self: &Arc<Self>, subject: &Subject, newest: &StoredKey) {
+    async fn limit_sessions(self: &Arc<Self>, subject: &Subject, newest: &StoredKey) {
         let Some(limit) = &self.subject_limit else { return };
         let (now, slack) = (|| self.runtime.now(), self.settings.clock_slack);
         if let Err(error) = limit.enforce(Arc::clone(self), subject, newest, now, slack).await {
@@ -162,20 +169,37 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         }
     }
 
-    /// Answers a save that has given its session to `subject`, after the subject's limit is enforced. A task does it: the
-    /// sessions that are ended have queues of their own, which may wait for this one's.
-    pub(super) fn limit_then_answer(self: &Arc<Self>, subject: &Subject, saved: Saved, reply: Reply<Saved>) {
-        if self.subject_limit.is_none() {
-            // A caller that has dropped its future needs no answer.
-            return drop(reply.send(Ok(saved)));
-        }
-        let (store, subject) = (Arc::clone(self), subject.clone());
-        let task = async move {
+    /// Queues a login for the turn of its subject.
+    pub(super) fn enqueue_login(
+        self: &Arc<Self>,
+        admission: Admission,
+        subject: &Subject,
+        login: Login,
+    ) -> Result<Option<Wait>, Error> {
+        let start = |queue| carry_out(Arc::clone(self), queue).boxed();
+        self.push(&self.logins, subject, login, Span::none(), admission, start)
+    }
+}
+
+/// Carries out the logins of a subject, one after another. The turn of a subject comes before that of a session: the sessions
+/// that a login ends have turns of their own, and none of them waits for a login.
+async fn carry_out<C: Cache, P: Persistence>(
+    store: Arc<Inner<C, P>>,
+    mut queue: RunningQueue<Subject, Login>,
+) {
+    let subject = queue.key().clone();
+    while let Some(Turn { job: Login { key, mut write }, .. }) = queue.next(store.runtime.now()) {
+        let (reply, written) = oneshot::channel();
+        let caller = write.redirect(reply);
+        // Part of a login that is under way, so it is not refused.
+        let saved = answer_of(written, store.enqueue_write(&key, Admission::Continuation, write)).await;
+        if let Ok(saved) = &saved {
             store.limit_sessions(&subject, &saved.key).await;
-            let _ = reply.send(Ok(saved));
-        };
-        // Part of a save that is under way, so it is not refused.
-        let _ = self.tasks.start(Admission::Continuation, Box::pin(task));
+        }
+        if let Some(caller) = caller {
+            // A caller that has dropped its future needs no answer.
+            drop(caller.send(saved));
+        }
     }
 }
 

@@ -1,11 +1,14 @@
 //! Limits on the values of a session and the sessions of a subject.
 
-use session_cached_db::{BuildError, Error, Session};
-use session_core::Expiry;
+use session_cached_db::{BuildError, Coherence, Error, Session};
+use session_core::{Expiry, Outcome, Record};
+use tokio::task::JoinHandle;
 
 use crate::common::{
-    Call, Fault, HOUR, Log, MINUTE, Moment, World, each_database_with, in_memory, map, values_of,
+    Call, DAY, Fault, HOUR, Log, MINUTE, Moment, SECOND, World, each_database_with, in_memory, map, soon,
+    values_of,
 };
+use crate::crowd::save_all;
 
 async fn login(world: &World, subject: &str) -> Session {
     let mut session = world.store.new_session();
@@ -121,6 +124,57 @@ async fn two_concurrent_logins_leave_one_session() {
     .await;
 }
 
+/// Begins a login in a new session.
+fn begin_login(world: &World, subject: &str) -> JoinHandle<Result<Coherence, Error>> {
+    let mut session = world.store.new_session();
+    session.set_subject(subject).unwrap();
+    tokio::spawn(async move { session.save().await })
+}
+
+#[tokio::test]
+async fn logins_of_a_subject_beyond_the_capacity_are_refused_unwritten() {
+    let world = World::shared_with(|builder| builder.max_sessions_per_subject(1).max_waiting_writes(2)).await;
+    let mut held = world.db.calls.hold(Call::List, Moment::Before);
+    let first = begin_login(&world, "user-42");
+    held.reached().await;
+    let waiting = [begin_login(&world, "user-42"), begin_login(&world, "user-42")];
+    tokio::task::yield_now().await;
+    let error = soon(begin_login(&world, "user-42")).await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Busy) && error.is_retryable(), "{error}");
+    assert_eq!(error.outcome(), Outcome::NotApplied);
+    assert_eq!(world.db.calls.count(Call::Insert), 1);
+    // Another subject has a turn of its own.
+    soon(begin_login(&world, "another user")).await.unwrap().unwrap();
+    held.release();
+    for login in std::iter::once(first).chain(waiting) {
+        soon(login).await.unwrap().unwrap();
+    }
+    assert_eq!(world.db.calls.count(Call::Insert), 4);
+    assert_eq!(world.store.list_by_subject("user-42").await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn login_that_waits_for_its_subject_is_refused_at_its_deadline() {
+    let world = World::shared_with(|builder| builder.max_sessions_per_subject(1)).await;
+    let mut lease = world.cache.calls.hold(Call::Acquire, Moment::Before);
+    let mut insert = world.db.calls.hold(Call::Insert, Moment::Before);
+    let first = begin_login(&world, "user-42");
+    lease.reached().await;
+    let second = begin_login(&world, "user-42");
+    tokio::task::yield_now().await;
+    // The statement of the first is sent a second later, so it has a second left when the time of the other is up.
+    world.runtime.jump(SECOND);
+    lease.release();
+    insert.reached().await;
+    world.runtime.advance(9 * SECOND);
+    let error = soon(second).await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Busy), "{error}");
+    assert_eq!(error.outcome(), Outcome::NotApplied);
+    insert.release();
+    soon(first).await.unwrap().unwrap();
+    assert_eq!(world.db.calls.count(Call::Insert), 1);
+}
+
 #[tokio::test]
 async fn login_succeeds_when_other_sessions_cannot_be_listed() {
     each_database_with(
@@ -196,4 +250,39 @@ async fn limit_of_zero_sessions_is_refused() {
     let builder = session_cached_db::CachedDb::builder(crate::common::TestCache::new(), in_memory().await);
     let built = builder.runtime(runtime).max_sessions_per_subject(0).build().await;
     assert!(matches!(built, Err(BuildError::Invalid(text)) if text.contains("max_sessions_per_subject")));
+}
+
+#[tokio::test]
+async fn concurrent_logins_leave_as_many_sessions_as_allowed() {
+    let world = World::shared_with(|builder| builder.max_sessions_per_subject(3)).await;
+    let mut logins: Vec<_> = (0..50).map(|_| world.store.new_session()).collect();
+    for session in &mut logins {
+        session.set_subject("user-42").unwrap();
+    }
+    for saved in save_all(&mut logins).await {
+        saved.unwrap();
+    }
+    assert_eq!(world.store.list_by_subject("user-42").await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn limit_never_ends_the_session_that_has_just_logged_in() {
+    let world = World::shared_with(|builder| builder.max_sessions_per_subject(1)).await;
+    let mut old = world.store.new_session();
+    old.set_subject("user-42").unwrap();
+    old.save().await.unwrap();
+    world.runtime.advance(MINUTE);
+    // A node whose clock is a second ahead uses the old session.
+    let ahead = world.runtime.now_plus(SECOND);
+    world.store.touch(old.stored_key().unwrap(), ahead + 14 * DAY).await.unwrap();
+    let key = old.stored_key().unwrap();
+    let record = world.store.load(key).await.unwrap().unwrap();
+    let record = Record::clone(&record).with_last_seen_at(ahead);
+    world.store.update(key, record, None, session_core::ExpiryWrite::Extend).await.unwrap();
+
+    let mut new = world.store.new_session();
+    new.set_subject("user-42").unwrap();
+    new.save().await.unwrap();
+    assert!(new.exists().await.unwrap());
+    assert!(!old.exists().await.unwrap());
 }

@@ -76,7 +76,7 @@ impl Simulation<'_> {
                     let first = state.timers.iter().min_by_key(|timer| timer.due);
                     match first.map(|timer| (timer.purpose, timer.due)) {
                         Some((Purpose::Maintain, _)) => choices.push(Choice::Fire(*id)),
-                        Some((Purpose::Load, due)) if due <= world.now => {
+                        Some((Purpose::Wait, due)) if due <= world.now => {
                             is_quiet = false;
                             choices.push(Choice::Fire(*id));
                         }

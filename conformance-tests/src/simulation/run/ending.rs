@@ -46,7 +46,7 @@ impl Simulation<'_> {
                 if !self.statuses.contains(&Status::Running) {
                     return self.finish();
                 }
-                self.pass_to_timer(&|purpose| purpose == Purpose::Load, Duration::ZERO)?;
+                self.pass_to_timer(&|purpose| purpose == Purpose::Wait, Duration::ZERO)?;
             }
             self.serve_all();
         }

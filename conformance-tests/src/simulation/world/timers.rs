@@ -6,7 +6,7 @@ use std::time::Duration;
 use session_core::Timestamp;
 
 use super::World;
-use crate::simulation::settings::{CACHE_TIMEOUT, PROBE_INTERVAL};
+use crate::simulation::settings::{CACHE_TIMEOUT, PROBE_INTERVAL, WRITE_TIMEOUT};
 use crate::simulation::task_id::TaskId;
 
 /// The maximum time that a load waits for one more attempt.
@@ -20,8 +20,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(64);
 pub(in crate::simulation) enum Purpose {
     /// The pause of the task that maintains the cache. It may end at any moment.
     Maintain,
-    /// The longest wait of a load for one more attempt. It ends only when that time has passed.
-    Load,
+    /// The longest wait of a load for one more attempt, or of a write for its turn. It ends only when that time has passed.
+    Wait,
     /// The deadline of a call. It passes by a fault only, which looks like any other lost answer.
     Call,
 }
@@ -46,7 +46,7 @@ impl World {
             pause if pause <= LONGEST_PAUSE => return None,
             CACHE_TIMEOUT => Purpose::Call,
             pause if pause <= PROBE_INTERVAL => Purpose::Maintain,
-            LONGEST_LOAD => Purpose::Load,
+            LONGEST_LOAD | WRITE_TIMEOUT => Purpose::Wait,
             _ => Purpose::Call,
         };
         let (id, due) = (self.polling, self.now + duration);

@@ -112,6 +112,9 @@ pub(crate) struct Migrate {
     /// Print the statements that make the table, and do not run them
     #[arg(long, conflicts_with = "dry_run")]
     pub(crate) sql: bool,
+    /// Also make the table that a store with `rotation_grace` needs
+    #[arg(long)]
+    pub(crate) rotations: bool,
 }
 
 /// The speed at which a command goes through the table.

@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::args::{ClearExpired, Connection};
-use crate::connect::{Access, database, now};
+use crate::clock::now;
+use crate::connect::{Access, database};
 use crate::exit::{Exit, Failure};
 use crate::interrupt::Interrupt;
 use crate::output::{Output, complain, sessions};
