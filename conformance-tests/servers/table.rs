@@ -10,9 +10,13 @@ pub(crate) const CACHES: &[&str] = &["moka", "redis", "valkey", "redis-cluster",
 /// The databases of the matrix. A database without a [`Server`] of its name lives in the process.
 pub(crate) const DATABASES: &[&str] = &["sqlite", "postgres", "mysql", "mariadb"];
 
+/// Variants of databases that are held to the whole contract by themselves, too: what stands before the server changes
+/// what a statement is.
+pub(crate) const VARIANT_DATABASES: &[&str] = &["postgres-pooler"];
+
 /// Pairs of variants, whose servers differ in how they are reached. Each is tested like a pair of the matrix.
 pub(crate) const VARIANT_PAIRS: &[(&str, &str)] = &[
-    ("redis-acl", "sqlite"),
+    ("redis-acl", "postgres-pooler"),
     ("redis-tls", "postgres-tls"),
     ("redis-socket", "mysql"),
     ("redis-sentinel", "sqlite"),
@@ -74,7 +78,7 @@ pub(crate) const POSTGRES: Image = Image {
     official: "postgres:17.5",
     image_var: "CONFORMANCE_POSTGRES_IMAGE",
     suite: "trixie",
-    packages: &["postgresql-17"],
+    packages: &["postgresql-17", "pgbouncer"],
     remove: &["/var/lib/postgresql"],
     entrypoint: include_str!("postgres.sh"),
 };
@@ -164,6 +168,9 @@ const VERSION: Probe = Probe { send: b"version\r\n", expect: b"VERSION" };
 /// A startup message for the user `postgres` and the database `sessions`. The answer asks for a password.
 const PG_STARTUP: Probe =
     Probe { send: b"\0\0\0\x29\0\x03\0\0user\0postgres\0database\0sessions\0\0", expect: b"SCRAM-SHA-256" };
+
+/// The same to a server that asks for none.
+const PG_OPEN: Probe = Probe { send: PG_STARTUP.send, expect: b"server_version" };
 
 /// The greeting of both servers, which open their port only when they are set up.
 const MYSQL_GREETING: Probe = Probe { send: b"", expect: b"_password" };
@@ -370,6 +377,18 @@ pub(crate) const SERVERS: &[Server] = &[
         probe: Some(PG_STARTUP),
     },
     Server {
+        name: "postgres-pooler",
+        image: &POSTGRES,
+        env: &[],
+        command: &["sh", "-c", include_str!("postgres-pooler.sh")],
+        ports: Ports::Mapped(5432),
+        needs: Needs::Nothing,
+        url: "postgres://postgres:conformance@{addresses}/sessions",
+        url_var: "CONFORMANCE_POSTGRES_POOLER_URL",
+        service_port: None,
+        probe: Some(PG_OPEN),
+    },
+    Server {
         name: "mysql",
         image: &MYSQL,
         env: &[("MYSQL_ROOT_PASSWORD", "conformance"), ("MYSQL_DATABASE", "sessions")],
@@ -393,22 +412,6 @@ pub(crate) const SERVERS: &[Server] = &[
         service_port: Some(13307),
         probe: Some(MYSQL_GREETING),
     },
-    Server {
-        name: "galera",
-        image: &MARIADB,
-        env: &[
-            ("GALERA_PORTS", "{ports}"),
-            ("MARIADB_ROOT_PASSWORD", "conformance"),
-            ("MARIADB_DATABASE", "sessions"),
-        ],
-        command: &["sh", "-c", include_str!("mariadb-galera.sh")],
-        ports: Ports::OneToOne(3),
-        needs: Needs::Nothing,
-        url: "mysql://root:conformance@{addresses}/sessions",
-        url_var: "CONFORMANCE_GALERA_URL",
-        service_port: None,
-        probe: Some(MYSQL_GREETING),
-    },
 ];
 
 /// A cluster that serves its other keys when a master is missing, for the soak, which kills one.
@@ -425,7 +428,7 @@ pub(crate) const CLUSTER_WITH_GAPS: Server = Server {
     probe: Some(Probe { send: b"CLUSTER INFO\r\n", expect: b"cluster_state:ok" }),
 };
 
-/// Databases with a replica each, and some that demand certificates, for tests beside the matrix.
+/// Databases with a replica each, a cluster, and some that demand certificates, for tests beside the matrix.
 pub(crate) const BESIDE_THE_MATRIX: &[Server] = &[
     Server {
         name: "postgres-certificates",
@@ -470,7 +473,7 @@ pub(crate) const BESIDE_THE_MATRIX: &[Server] = &[
         url: "postgres://postgres:conformance@{addresses}/sessions",
         url_var: "CONFORMANCE_POSTGRES_PAIR_URL",
         service_port: None,
-        probe: Some(Probe { send: PG_STARTUP.send, expect: b"server_version" }),
+        probe: Some(PG_OPEN),
     },
     Server {
         name: "mysql-pair",
@@ -488,11 +491,27 @@ pub(crate) const BESIDE_THE_MATRIX: &[Server] = &[
         name: "mariadb-pair",
         image: &MARIADB,
         env: &[("PAIR_PORTS", "{ports}")],
-        command: &["sh", "-c", include_str!("mariadb-pair.sh")],
+        command: &["sh", "-c", include_str!("mysql-pair.sh")],
         ports: Ports::OneToOne(2),
         needs: Needs::Nothing,
         url: "mysql://app:conformance@{addresses}/sessions",
         url_var: "CONFORMANCE_MARIADB_PAIR_URL",
+        service_port: None,
+        probe: Some(MYSQL_GREETING),
+    },
+    Server {
+        name: "galera",
+        image: &MARIADB,
+        env: &[
+            ("GALERA_PORTS", "{ports}"),
+            ("MARIADB_ROOT_PASSWORD", "conformance"),
+            ("MARIADB_DATABASE", "sessions"),
+        ],
+        command: &["sh", "-c", include_str!("mariadb-galera.sh")],
+        ports: Ports::OneToOne(3),
+        needs: Needs::Nothing,
+        url: "mysql://root:conformance@{addresses}/sessions",
+        url_var: "CONFORMANCE_GALERA_URL",
         service_port: None,
         probe: Some(MYSQL_GREETING),
     },

@@ -36,7 +36,11 @@ fn main() {
         Suite::new("erased-moka").cache(move || std::future::ready(erase(erased_moka.clone()))),
         Suite::new("shared-moka").cache(move || std::future::ready(Arc::clone(&shared_moka))),
         Suite::new("twice-erased-moka").cache(move || std::future::ready(Arc::clone(&twice_erased))),
-        Suite::new("sqlite").persistence(file(false)).subject_index(file(false)).scan(file(false)),
+        Suite::new("sqlite")
+            .persistence(file(false))
+            .subject_index(file(false))
+            .scan(file(false))
+            .rotations(file(false)),
         Suite::new("sqlite-by-hand").subject_index(by_hand(true)).scan(by_hand(true)),
         Suite::new("erased-sqlite").persistence(move || {
             let opened = opened(erased.clone());
@@ -44,7 +48,8 @@ fn main() {
         }),
         Suite::new("erased-index-sqlite")
             .persistence(erased_index_at(erased_index.clone()))
-            .subject_index(erased_index_at(erased_index)),
+            .subject_index(erased_index_at(erased_index.clone()))
+            .rotations(erased_index_at(erased_index)),
         Suite::new("moka+sqlite").pair(Pair { cache: moka(), persistence: at(path("pair.db")) }),
         Suite::new("sqlite-in-memory").persistence(move || {
             // There is only one handle: a second one would have a database of its own.

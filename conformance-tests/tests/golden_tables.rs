@@ -19,11 +19,15 @@ use session_core::{
 };
 
 /// The files of each database, with the variable that names a server.
-const FILES: [(&str, Option<&str>, &str); 4] = [
+const FILES: [(&str, Option<&str>, &str); 8] = [
     ("sqlite-1", None, include_str!("golden/sqlite-1.sql")),
+    ("sqlite-2", None, include_str!("golden/sqlite-2.sql")),
     ("postgres-1", Some("CONFORMANCE_POSTGRES_URL"), include_str!("golden/postgres-1.sql")),
+    ("postgres-2", Some("CONFORMANCE_POSTGRES_URL"), include_str!("golden/postgres-2.sql")),
     ("mysql-1", Some("CONFORMANCE_MYSQL_URL"), include_str!("golden/mysql-1.sql")),
+    ("mysql-2", Some("CONFORMANCE_MYSQL_URL"), include_str!("golden/mysql-2.sql")),
     ("mariadb-1", Some("CONFORMANCE_MARIADB_URL"), include_str!("golden/mysql-1.sql")),
+    ("mariadb-2", Some("CONFORMANCE_MARIADB_URL"), include_str!("golden/mysql-2.sql")),
 ];
 
 fn main() {
@@ -54,6 +58,10 @@ async fn check(url: Option<String>, sql: &str) {
     let table = format!("golden_{:016x}", fastrand::u64(..));
     run(&url, sql.replace("{table}", &table)).await;
     let checked = AssertUnwindSafe(check_table(&url, &table)).catch_unwind().await;
+    let checked = match checked {
+        Ok(()) => AssertUnwindSafe(check_older_node(&url, &table)).catch_unwind().await,
+        failed => failed,
+    };
     run(&url, format!("DROP TABLE {table}; DROP TABLE {table}_schema")).await;
     if let Err(panic) = checked {
         resume_unwind(panic);
@@ -85,6 +93,37 @@ async fn check_table(url: &str, table: &str) {
     let loaded = database.load(&key, now).await.unwrap().unwrap();
     assert_eq!((loaded.version(), loaded.payload()), (updated.unwrap(), changed.payload()));
     assert!(database.delete(&other).await.unwrap());
+}
+
+/// Checks that a node of the first version can work beside this one: it may start, and its sessions are reaped.
+async fn check_older_node(url: &str, table: &str) {
+    // It looks for the greatest number.
+    run(url, format!("INSERT INTO {table}_schema SELECT 3 FROM (SELECT max(version) AS newest FROM {table}_schema) v WHERE newest <> 1"))
+        .await;
+    let separator = if url.contains('?') { '&' } else { '?' };
+    let database = db_backends::connect(&format!("{url}{separator}table={table}")).await.unwrap();
+    database.check_schema().await.unwrap();
+    let key = if url.starts_with("mysql") { "`key`" } else { "key" };
+    for (name, expires_at) in [("old-1", 1), ("old-2", 5_000_000_000_000_000_i64)] {
+        let insert = format!(
+            "INSERT INTO {table} ({key}, payload, created_at, expires_at, last_seen_at, version)
+             VALUES ('{name}', '1', 0, {expires_at}, 0, 7)"
+        );
+        run(url, if url.starts_with("sqlite") { insert.replace("'1'", "x'31'") } else { insert }).await;
+    }
+    let reap = async |seconds| {
+        let (mut removed, mut is_unfinished) = (0, true);
+        while is_unfinished {
+            let batch = database.delete_expired(Timestamp::from_secs(seconds), 1).await.unwrap();
+            is_unfinished = batch.is_unfinished(1);
+            removed += batch.count;
+        }
+        removed
+    };
+    assert_eq!(reap(1).await, 1, "a session of the older node has expired");
+    assert_eq!(reap(3_999_999_999).await, 0);
+    assert_eq!(reap(4_000_000_001).await, 1, "the session that was there before the migration has expired");
+    assert_eq!(reap(5_000_000_001).await, 1, "the last session of the older node has expired");
 }
 
 /// Runs statements as another program would.

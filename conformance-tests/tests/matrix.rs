@@ -33,7 +33,7 @@ use conformance_tests::{Suite, libtest_mimic};
 use databases::{Made, Table};
 use plan::{Fate, Required, Selection};
 use servers::Brought;
-use table::{CACHES, DATABASES, SERVERS, VARIANT_PAIRS, server};
+use table::{CACHES, DATABASES, SERVERS, VARIANT_DATABASES, VARIANT_PAIRS, server};
 
 /// The number of test threads. Many cases wait most of the time.
 const THREADS: usize = 8;
@@ -108,7 +108,7 @@ fn groups() -> Vec<Group> {
     for cache in CACHES.iter().copied().filter(has_server).filter(|cache| selection.has_cache(cache)) {
         groups.extend([Group::Cache(cache), Group::ErasedCache(cache)]);
     }
-    let databases = DATABASES.iter().copied().filter(has_server);
+    let databases = DATABASES.iter().chain(VARIANT_DATABASES).copied().filter(has_server);
     groups.extend(databases.filter(|database| selection.has_database(database)).map(Group::Database));
     let crossed = CACHES.iter().flat_map(|cache| DATABASES.iter().map(move |database| (*cache, *database)));
     let pairs = crossed.chain(VARIANT_PAIRS.iter().copied());
@@ -147,11 +147,11 @@ impl Group {
                     "postgres" => {
                         let table =
                             || Table::<db_backends::postgres::PostgresPersistence>::new(url(name), made);
-                        suite.persistence(table()).subject_index(table()).scan(table())
+                        suite.persistence(table()).subject_index(table()).scan(table()).rotations(table())
                     }
                     "mysql" | "mariadb" => {
                         let table = || Table::<db_backends::mysql::MySqlPersistence>::new(url(name), made);
-                        suite.persistence(table()).subject_index(table()).scan(table())
+                        suite.persistence(table()).subject_index(table()).scan(table()).rotations(table())
                     }
                     _ => panic!("no table of the database {name}: add it here"),
                 }

@@ -3,15 +3,15 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a test")]
 
-#[path = "broken/persistence.rs"]
+#[path = "broken/persistence/mod.rs"]
 mod broken;
 
 use std::sync::Arc;
 
 use conformance_tests::persistence::{self, Damage, PersistenceFixture};
 use conformance_tests::reference::MemoryPersistence;
-use conformance_tests::{Case, scan, subject_index};
-use session_core::{Scan, StoredKey, SubjectIndex};
+use conformance_tests::{Case, rotations, scan, subject_index};
+use session_core::{Rotations, Scan, StoredKey, SubjectIndex};
 
 use broken::{ALL, BrokenPersistence, Fault};
 
@@ -53,12 +53,13 @@ impl PersistenceFixture for Broken {
     }
 }
 
-fn cases<F: PersistenceFixture<Persistence: SubjectIndex + Scan>>() -> Vec<Case<F>> {
-    persistence::cases().into_iter().chain(subject_index::cases()).chain(scan::cases()).collect()
+fn cases<F: PersistenceFixture<Persistence: SubjectIndex + Scan + Rotations>>() -> Vec<Case<F>> {
+    let parts = [persistence::cases(), subject_index::cases(), scan::cases(), rotations::cases()];
+    parts.into_iter().flatten().collect()
 }
 
 /// Fails unless every case passes, and returns those that were skipped.
-async fn pass_every_case<F: PersistenceFixture<Persistence: SubjectIndex + Scan>>(
+async fn pass_every_case<F: PersistenceFixture<Persistence: SubjectIndex + Scan + Rotations>>(
     fixture: F,
 ) -> Vec<&'static str> {
     let fixture = Arc::new(fixture);
@@ -100,6 +101,9 @@ async fn fixture_without_capabilities_skips_the_cases_that_need_them() {
             "session_without_a_stored_key_is_not_listed",
             "unreadable_row_is_in_its_place",
             "row_without_a_stored_key_is_skipped",
+            "several_nodes_can_make_the_table_of_notes_at_once",
+            "table_of_notes_needs_no_session_table",
+            "missing_table_of_notes_is_reported_and_not_made",
         ]
     );
 }

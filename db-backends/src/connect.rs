@@ -63,9 +63,9 @@ impl From<PersistenceError> for ConnectError {
 /// defaults are. Passwords are percent-encoded. A server's URL may name several hosts, separated by commas: the
 /// first that takes writes is used.
 ///
-/// A database has a URL if it is also a [`SubjectIndex`](session_core::SubjectIndex) and a
-/// [`Scan`](session_core::Scan), because programs that take a URL, such as `sessionctl`, may use either. One
-/// without ordered keys, or without subjects, such as Django's table, is for the store alone: construct it,
+/// A database has a URL if it is also a [`SubjectIndex`](session_core::SubjectIndex), a
+/// [`Scan`](session_core::Scan) and a [`Rotations`](session_core::Rotations), because programs that take a URL,
+/// such as `sessionctl`, may use any of them. One without ordered keys, or without subjects, such as Django's table, is for the store alone: construct it,
 /// and pass it to the builder.
 ///
 /// ```

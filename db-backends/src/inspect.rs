@@ -20,6 +20,16 @@ pub trait Inspect: DynDatabase {
     ///
     /// The errors of [`load`](session_core::Persistence::load).
     async fn count_expired(&self, before: Timestamp) -> Result<u64, PersistenceError>;
+
+    /// Rewrites a SQLite file without its empty pages, so that it gives back space bit by bit from then on, as a
+    /// file that this crate has made does. No other connection can write meanwhile, and the disk needs room for
+    /// a copy. Returns `false`, and does nothing, for a server, which reuses its space by itself.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`migrate`](session_core::Persistence::migrate), and
+    /// [`PersistenceError::Busy`] if another connection uses the file.
+    async fn vacuum(&self) -> Result<bool, PersistenceError>;
 }
 
 /// The state of a database.
@@ -35,6 +45,9 @@ pub struct Inspection {
     pub is_read_only: bool,
     /// The settings that are wrong, or may be.
     pub findings: Vec<Finding>,
+    /// The condition of the session table after use: how many updates touch no index, what is dead, what is
+    /// empty, and the remedy where that is too much. Empty if there is no table.
+    pub condition: Vec<Finding>,
     /// The columns of the session table that sessions are looked for by, and that no index begins with.
     pub missing_indexes: Vec<&'static str>,
 }
@@ -63,12 +76,15 @@ pub enum FindingSeverity {
 
 #[cfg(feature = "_sqlx")]
 impl Finding {
-    #[cfg_attr(not(feature = "_server"), expect(dead_code, reason = "SQLite has none"))]
     pub(crate) fn note(text: impl Into<String>) -> Self {
         Self { severity: FindingSeverity::Note, text: text.into() }
     }
 
-    #[cfg_attr(not(feature = "_server"), expect(dead_code, reason = "SQLite has none"))]
+    /// Makes a warning if something `is_too_much`, and a note otherwise.
+    pub(crate) fn noted_or_warned(is_too_much: bool, text: String, remedy: &str) -> Self {
+        if is_too_much { Self::warning(format!("{text}; {remedy}")) } else { Self::note(text) }
+    }
+
     pub(crate) fn warning(text: impl Into<String>) -> Self {
         Self { severity: FindingSeverity::Warning, text: text.into() }
     }
@@ -80,4 +96,16 @@ impl Finding {
     pub(crate) fn problem(text: impl Into<String>) -> Self {
         Self { severity: FindingSeverity::Problem, text: text.into() }
     }
+}
+
+/// Returns the share of `part` in `whole`, in percent.
+#[cfg(feature = "_sqlx")]
+pub(crate) fn percent(part: i64, whole: i64) -> i64 {
+    part.saturating_mul(100).checked_div(whole).unwrap_or_default()
+}
+
+/// Returns a number of bytes in MiB, as text.
+#[cfg(feature = "_sqlx")]
+pub(crate) fn mebibytes(bytes: i64) -> String {
+    format!("{} MiB", bytes >> 20)
 }

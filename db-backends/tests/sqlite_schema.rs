@@ -9,8 +9,10 @@ use std::time::Duration;
 use db_backends::sqlite::SqlitePersistence;
 use db_backends::sqlx::migrate::Migrator;
 use db_backends::sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
-use db_backends::sqlx::{AssertSqlSafe, Connection as _, SqliteConnection, query_scalar, raw_sql};
-use session_core::{Persistence as _, PersistenceError, Record, SchemaProblem, StoredKey, Timestamp};
+use db_backends::sqlx::{AssertSqlSafe, Connection as _, SqliteConnection, query_as, query_scalar, raw_sql};
+use session_core::{
+    Persistence as _, PersistenceError, Record, Rotation, Rotations as _, SchemaProblem, StoredKey, Timestamp,
+};
 use tempfile::TempDir;
 
 fn url(dir: &TempDir) -> String {
@@ -134,7 +136,7 @@ async fn newer_schema_is_refused() {
     let mut newer = application(&dir).await;
     run(&mut newer, "INSERT INTO sessions_schema VALUES (7); ALTER TABLE sessions DROP COLUMN last_seen_at")
         .await;
-    let expected = SchemaProblem::TooNew { table: "sessions".into(), found: 7, known: 1 };
+    let expected = SchemaProblem::TooNew { table: "sessions".into(), found: 7, known: 2 };
     assert_eq!(problem(&db).await, expected);
     assert!(matches!(db.migrate().await, Err(PersistenceError::Schema(problem)) if problem == expected));
 }
@@ -146,8 +148,8 @@ async fn older_schema_is_brought_up_to_date() {
     db.migrate().await.unwrap();
     let before = dump(&mut application(&dir).await).await;
     // The tables as a migration leaves them that was cut off where there are no transactions.
-    run(&mut application(&dir).await, "DELETE FROM sessions_schema; DROP INDEX sessions_expires_at").await;
-    let expected = SchemaProblem::Outdated { table: "sessions".into(), found: 0, needed: 1 };
+    run(&mut application(&dir).await, "DELETE FROM sessions_schema; DROP INDEX sessions_reap_at").await;
+    let expected = SchemaProblem::Outdated { table: "sessions".into(), found: 0, needed: 2 };
     assert_eq!(problem(&db).await, expected);
     db.migrate().await.unwrap();
     assert_eq!(dump(&mut application(&dir).await).await, before);
@@ -297,4 +299,58 @@ async fn pool_of_several_databases_in_memory_is_refused() {
     assert!(matches!(error, PersistenceError::Config(_)), "{error:?}");
     assert!(error.to_string().contains("shared_cache"), "{error}");
     SqlitePersistence::from_pool(pool(shared)).migrate().await.unwrap();
+}
+
+#[tokio::test]
+async fn note_that_another_program_has_damaged_is_left_out() {
+    let dir = TempDir::new().unwrap();
+    let db = SqlitePersistence::connect(&url(&dir)).await.unwrap();
+    db.migrate_rotations().await.unwrap();
+    let [old, good, bad] = ["old", "good", "bad"].map(|text| StoredKey::parse(text).unwrap());
+    let later = Timestamp::from_secs(2);
+    for new in [good, bad] {
+        db.note_rotation(&Rotation::new(old, new, later)).await.unwrap();
+    }
+    let damage = "UPDATE sessions_rotations SET new_key = 'no key' WHERE new_key = 'bad'";
+    run(&mut application(&dir).await, damage).await;
+    let found = db.rotations(&old, Timestamp::from_secs(1), 10).await.unwrap();
+    assert_eq!(found, [Rotation::new(old, good, later)]);
+}
+
+#[tokio::test]
+async fn foreign_table_in_place_of_the_notes_is_refused_and_left_alone() {
+    let dir = TempDir::new().unwrap();
+    let db = SqlitePersistence::connect(&url(&dir)).await.unwrap();
+    db.migrate().await.unwrap();
+    let mut application = application(&dir).await;
+    run(&mut application, "CREATE TABLE sessions_rotations (old_key TEXT NOT NULL, new_key TEXT)").await;
+    let before = dump(&mut application).await;
+    for refused in [db.check_rotations().await, db.migrate_rotations().await] {
+        match refused {
+            Err(PersistenceError::Schema(SchemaProblem::Foreign { table, reason })) => {
+                assert_eq!((table.as_str(), reason.contains("new_key")), ("sessions_rotations", true));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(dump(&mut application).await, before);
+    // The session table has nothing to do with it.
+    assert_usable(&db).await;
+}
+
+#[tokio::test]
+async fn notes_are_found_and_removed_by_an_index() {
+    let dir = TempDir::new().unwrap();
+    let db = SqlitePersistence::connect(&url(&dir)).await.unwrap();
+    db.migrate_rotations().await.unwrap();
+    let mut application = application(&dir).await;
+    for (sql, index) in [
+        ("SELECT * FROM sessions_rotations WHERE old_key = 'a' AND expires_at > 1", "old_key=?"),
+        ("DELETE FROM sessions_rotations WHERE expires_at <= 1", "sessions_rotations_end"),
+    ] {
+        let plan = format!("EXPLAIN QUERY PLAN {sql}");
+        let steps: Vec<(i64, i64, i64, String)> =
+            query_as(AssertSqlSafe(plan)).fetch_all(&mut application).await.unwrap();
+        assert!(steps.iter().all(|(.., step)| step.contains(index)), "{steps:?}");
+    }
 }

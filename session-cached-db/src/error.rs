@@ -93,11 +93,11 @@ pub enum Error {
          changed, retry later"
     )]
     CacheUnavailable,
-    /// More than `max_waiting_writes` writes of this session wait for their turn, or this write's turn did
-    /// not come within the write timeout. Nothing was changed. Retry later.
+    /// More than `max_waiting_writes` writes of this session, or logins of this subject, wait for their turn, or this one's
+    /// turn did not come within the write timeout. Nothing was changed. Retry later.
     #[error(
-        "too many writes of this session at once, or the ones before took too long; nothing was changed, retry later (see \
-         max_waiting_writes and write_timeout)"
+        "too many writes of this session or logins of this subject at once, or the ones before took too long; nothing was \
+         changed, retry later (see max_waiting_writes and write_timeout)"
     )]
     Busy,
     /// This task holds the request's session already, so waiting for it would take for ever. Pass the guard on, or drop it

@@ -43,7 +43,7 @@ pub use session::Session;
 pub use store::DEFAULT_CLOCK_SLACK;
 pub use store::{
     Builder, CacheHealth, CachedDb, ConflictPolicy, Health, ListedSession, NoCache, Reaper, Schema,
-    SweepPage, Written,
+    SubjectPage, SweepPage, Written,
 };
 pub use telemetry::{Hooks, PresentedKey, Revocation, Stats};
 

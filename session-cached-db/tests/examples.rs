@@ -158,6 +158,13 @@ fn actix_session_counts_the_visits_of_a_browser() {
 }
 
 #[test]
+fn tonic_serves_a_service_that_counts_the_calls_of_a_client() {
+    let directory = tempfile::tempdir().unwrap();
+    let counted = run("tonic", &[], directory.path());
+    assert_eq!(counted, "visit number 1\nvisit number 2\nvisit number 3\n");
+}
+
+#[test]
 fn axum_login_logs_in_and_out() {
     let mut server = Server::start("axum-login");
     assert!(server.send("GET", "/", "").to_lowercase().contains("location: /login?next=%2f"));

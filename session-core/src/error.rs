@@ -149,6 +149,15 @@ pub enum SchemaProblem {
         /// The table's name.
         table: String,
     },
+    /// The table of the notes of [rotations](crate::Rotations) does not exist.
+    #[error(
+        "table {table} does not exist, which a grace after rotations needs; call migrate_rotations(), or run the \
+         statements of rotations_sql()"
+    )]
+    MissingRotations {
+        /// The table's name.
+        table: String,
+    },
     /// An older version has made the table.
     #[error("table {table} has schema version {found}, this version needs {needed}; call migrate()")]
     Outdated {

@@ -21,6 +21,7 @@ mod notices;
 mod persistence;
 pub mod protocol;
 mod record;
+mod rotations;
 mod runtime;
 mod scan;
 #[cfg(feature = "seal")]
@@ -38,7 +39,7 @@ pub use compress::{CompressCodec, TooLargeInflated};
 pub use data::{InvalidValue, MalformedJson, SessionData};
 pub use entry::{Entry, Fence, Holder, Stamp, State, StoreId, Token, Value};
 pub use envelope::EnvelopeError;
-pub use erased::{DynCache, DynDatabase, DynPersistence};
+pub use erased::{DynCache, DynDatabase, DynPersistence, DynRotations};
 pub use error::{BoxError, CacheError, Outcome, PersistenceError, SchemaProblem};
 pub use expiry::Expiry;
 pub use key::{InvalidKey, KeyForm, KeyPrefix, RandomnessUnavailable, SessionKey, StoredKey};
@@ -49,6 +50,7 @@ pub use persistence::{
     SubjectIndex,
 };
 pub use record::{Record, RecordParts, Version};
+pub use rotations::{MaskedKey, Rotation, Rotations};
 pub use runtime::{BoxFuture, Runtime};
 pub use scan::Scan;
 #[cfg(feature = "seal")]

@@ -187,8 +187,13 @@ pub trait Persistence: Send + Sync + fmt::Debug + 'static {
     ///
     /// - Each removed session is returned by one call, with its key and its subject.
     /// - A row whose key is no stored key is removed and counted. A subject that cannot be read is left out.
-    /// - Fewer than `limit` means that, at some moment during the call, no more were left.
-    /// - Uses an index, not a scan of the table.
+    /// - Fewer than `limit`, without [`has_more`](ExpiredSessions::has_more), means that, at some moment during
+    ///   the call, no more were left.
+    /// - A session whose expiry was changed since it was inserted is removed at its present expiry, not at an
+    ///   earlier one and not later.
+    /// - Calling again while there is more comes to an end.
+    /// - Uses an index, not a scan of the table. Passes over rows that other nodes are removing, where the
+    ///   database can.
     /// - May be run by several nodes at once.
     ///
     /// # Errors
@@ -271,13 +276,30 @@ pub struct ExpiredSessions {
     pub count: u64,
     /// The sessions in these rows, in no particular order, without the rows whose keys are no stored keys.
     pub sessions: Vec<ExpiredSession>,
+    /// `true` if more expired sessions may be left, although fewer than the limit were removed: the call also
+    /// looked at sessions that turned out to live on. Defaults to `false`.
+    pub has_more: bool,
 }
 
 impl ExpiredSessions {
     /// Returns the sessions that were in `count` rows.
     #[must_use]
     pub const fn new(count: u64, sessions: Vec<ExpiredSession>) -> Self {
-        Self { count, sessions }
+        Self { count, sessions, has_more: false }
+    }
+
+    /// Sets whether more expired sessions may be left.
+    #[must_use]
+    pub const fn with_more(mut self, has_more: bool) -> Self {
+        self.has_more = has_more;
+        self
+    }
+
+    /// Returns `true` if a caller that removes all expired sessions, at most `limit` at a time, has to call
+    /// again.
+    #[must_use]
+    pub const fn is_unfinished(&self, limit: u32) -> bool {
+        self.has_more || self.count >= limit as u64
     }
 }
 

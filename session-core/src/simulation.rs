@@ -101,6 +101,10 @@ mutants! {
     CallerOwnsStatement,
     /// An operation of several writes ends with its caller.
     CallerOwnsRevocation,
+    /// A process does not remember which sessions it has touched.
+    TouchRepeated,
+    /// The statement touches a session that was used a moment ago.
+    TouchNotDue,
     /// Near cache: no lease in memory: what was read is kept, whatever was reported meanwhile.
     NearWithoutLease,
     /// Near cache: the basis is the instant at which the answer to a ping came, not that at which it was sent.

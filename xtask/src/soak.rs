@@ -9,7 +9,7 @@ use crate::table::IMAGES;
 use crate::{engine, images};
 
 pub(crate) const HELP: Help = Help {
-    usage: "soak [--crowd] [--blips] [--departing] [--lost-server] [--pair CACHE+DATABASE] [--minutes N] [--seed SEED]",
+    usage: "soak [--crowd] [--blips] [--departing] [--lost-server] [--failover] [--pair CACHE+DATABASE] [--minutes N] [--seed SEED]",
     summary: "Uses sessions from several processes on servers that break, and judges every answer.",
     details: "The servers run in containers of the soak's own. Without a phase, it breaks the network, the servers and the processes, and then\nruns every phase. The last line of each part says `violations 0`, or shows the shortest history that proves a violation.",
     options: &[
@@ -17,6 +17,10 @@ pub(crate) const HELP: Help = Help {
         ("--blips", "Runs this phase only: a cache that is away for moments."),
         ("--departing", "Runs this phase only: callers that leave."),
         ("--lost-server", "Runs this phase only: one dead server of several."),
+        (
+            "--failover",
+            "Runs this phase only: a database whose replica takes over; 20 s for each of three or four ways to go.",
+        ),
         ("--pair CACHE+DATABASE", "Uses this pair. Defaults to redis+postgres."),
         ("--minutes N", "Lasts N minutes in all. Defaults to 5."),
         ("--seed SEED", "Repeats the plan of faults of an earlier run."),
@@ -24,11 +28,12 @@ pub(crate) const HELP: Help = Help {
     examples: &[
         ("soak --pair memcached+mysql --minutes 1", "every part, shortened"),
         ("soak --crowd --minutes 0.5", "one phase"),
+        ("soak --failover --pair redis+mysql --minutes 2", "every way in which a primary of MySQL can go"),
     ],
 };
 
 /// The phases, as their flags name them.
-const PHASES: [&str; 4] = ["crowd", "blips", "departing", "lost-server"];
+const PHASES: [&str; 5] = ["crowd", "blips", "departing", "lost-server", "failover"];
 
 pub(crate) fn run(mut args: Parser) -> Result {
     let (mut pair, mut minutes, mut seed) = ("redis+postgres".to_owned(), 5.0, None);
@@ -57,11 +62,11 @@ pub(crate) fn run(mut args: Parser) -> Result {
 }
 
 /// Returns each part with its seconds: the named phases for the same time each, or without names, faults for
-/// six tenths of the time and then all phases.
+/// half of the time and then all phases.
 fn plan(phases: &[&str], minutes: f64) -> String {
     let part = |name: &str, share: f64| format!("{name}:{:.0}", (minutes * 60.0 * share).ceil());
     if phases.is_empty() {
-        let faults = std::iter::once(part("faults", 0.6));
+        let faults = std::iter::once(part("faults", 0.5));
         return faults.chain(PHASES.map(|phase| part(phase, 0.1))).collect::<Vec<_>>().join(",");
     }
     let share = 1.0 / phases.len() as f64;
@@ -89,7 +94,7 @@ mod tests {
 
     #[test]
     fn plan_without_flags_has_every_phase() {
-        assert_eq!(plan(&[], 5.0), "faults:180,crowd:30,blips:30,departing:30,lost-server:30");
+        assert_eq!(plan(&[], 5.0), "faults:150,crowd:30,blips:30,departing:30,lost-server:30,failover:30");
     }
 
     #[test]

@@ -114,6 +114,8 @@ impl RedisCacheBuilder {
         self
     }
 
+    // `key_prefix`, `connect_timeout` and `response_timeout` stand in the builder for memcached, too: an option is a method of
+    // its builder, with documentation and a default of its own.
     /// Sets the prefix of every key in Redis. Defaults to `session:`. Applications that share a server must
     /// have different prefixes: otherwise a session of the one is accepted by the other.
     pub fn key_prefix(mut self, key_prefix: impl Into<String>) -> Self {

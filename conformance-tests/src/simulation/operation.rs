@@ -50,6 +50,8 @@ operations! {
     Merge = "merge",
     /// Prolongs A.
     Touch = "touch",
+    /// Uses A, which was opened in the beginning: prolongs it, unless it was used within the touch interval.
+    Use = "use",
     /// Deletes A.
     Delete = "delete",
     /// Renames A to the key B, and replaces its data.
@@ -81,6 +83,8 @@ pub(super) enum Outcome {
     Loaded(Option<Seen>),
     Wrote(Seen),
     Done,
+    /// The session was prolonged, or was used a moment ago.
+    Used,
     Removed(bool),
     Revoked(u8),
     Reaped(u8),
@@ -179,6 +183,10 @@ impl Operation {
             Self::Touch => {
                 *coherence = store.touch(&a, START + FAR).await?;
                 Outcome::Done
+            }
+            Self::Use => {
+                *coherence = session.expect("opened in the beginning").touch().await?;
+                Outcome::Used
             }
             Self::Delete | Self::DeleteB => {
                 let deleted = store.revoke(if self == Self::Delete { &a } else { &b }).await?;

@@ -413,6 +413,18 @@ fn steps(
             None => one(rows, Outcome::Gone),
             Some(row) => one(with(0, Some(Row { expires_at: START + FAR, ..row })), Outcome::Done),
         },
+        // The process may have touched the session a moment ago. Then it asks nothing, whatever became of it since.
+        Operation::Use => {
+            let mut steps = vec![(rows, Progress::Took(Outcome::Used))];
+            match visible(0) {
+                None => steps.push((rows, Progress::Took(Outcome::Gone))),
+                Some(row) => {
+                    let row = Row { expires_at: START + FAR, ..row };
+                    steps.push((with(0, Some(row)), Progress::Took(Outcome::Used)));
+                }
+            }
+            steps
+        }
         Operation::Delete => one(with(0, None), Outcome::Removed(rows[0].is_some())),
         Operation::DeleteB => one(with(1, None), Outcome::Removed(rows[1].is_some())),
         Operation::Rename => match (visible(0), rows[1]) {

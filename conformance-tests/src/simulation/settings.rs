@@ -13,6 +13,9 @@ pub(super) const KEYS: [&str; 2] = ["session-a", "session-b"];
 /// A time longer than any run.
 pub(super) const FAR: Duration = Duration::from_secs(1_000_000);
 
+/// A time longer than any run, too. Before a run, A was not used for longer than that, so a use of it is due.
+pub(super) const TOUCH_INTERVAL: Duration = Duration::from_secs(10_000);
+
 /// The subject of all sessions of a run.
 pub(super) const SUBJECT: &str = "user";
 

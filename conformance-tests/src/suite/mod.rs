@@ -7,6 +7,7 @@ pub mod notices;
 pub mod pair;
 pub mod persistence;
 pub mod reference;
+pub mod rotations;
 mod runner;
 pub mod scan;
 pub mod subject_index;

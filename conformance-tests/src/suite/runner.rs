@@ -10,9 +10,9 @@ use crate::suite::cache::CacheFixture;
 use crate::suite::case::Case;
 use crate::suite::notices::NoticeFixture;
 use crate::suite::pair::PairFixture;
-use crate::suite::persistence::{PersistenceFixture, SubjectIndexFixture};
+use crate::suite::persistence::{PersistenceFixture, RotationsFixture, SubjectIndexFixture};
 use crate::suite::scan::ScanFixture;
-use crate::suite::{cache, notices, pair, persistence, scan, subject_index};
+use crate::suite::{cache, notices, pair, persistence, rotations, scan, subject_index};
 
 /// The longest time of a case. A backend that takes longer hangs.
 const CASE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -63,6 +63,11 @@ impl Suite {
     /// Adds the cases of [`Scan`](session_core::Scan), beyond those of `Persistence`.
     pub fn scan<F: ScanFixture>(self, fixture: F) -> Self {
         self.layer("scan", fixture, scan::cases())
+    }
+
+    /// Adds the cases of [`Rotations`](session_core::Rotations), beyond those of `Persistence`.
+    pub fn rotations<F: RotationsFixture>(self, fixture: F) -> Self {
+        self.layer("rotations", fixture, rotations::cases())
     }
 
     /// Adds the cases of a cache and a database together.

@@ -52,7 +52,16 @@ impl Proxy {
     ///
     /// Returns an error if there is no port to listen on.
     pub async fn before(server: SocketAddr) -> std::io::Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        Self::at(([127, 0, 0, 1], 0).into(), server).await
+    }
+
+    /// Starts a proxy for `server` that listens on `address`.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the address is taken, or is none of this machine's.
+    pub async fn at(address: SocketAddr, server: SocketAddr) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let shared = Shared {
             server: Mutex::new(server),

@@ -8,14 +8,14 @@ use db_backends::mysql::MySqlPersistence;
 use db_backends::postgres::PostgresPersistence;
 use db_backends::sqlite::SqlitePersistence;
 use db_backends::sqlx::{AssertSqlSafe, Connection as _, MySqlConnection, PgConnection, raw_sql};
-use session_core::{PersistenceError, Scan, StoredKey, SubjectIndex};
+use session_core::{PersistenceError, Rotations, Scan, StoredKey, SubjectIndex};
 use tokio::sync::OnceCell;
 
 /// Few connections for each handle, because many cases run at once, with three handles each.
 const MAX_CONNECTIONS: u16 = 4;
 
 /// A database that is reached by URL.
-pub(crate) trait Database: SubjectIndex + Scan + Sized {
+pub(crate) trait Database: SubjectIndex + Scan + Rotations + Sized {
     fn open(url: &str, table: &str) -> impl Future<Output = Result<Self, PersistenceError>> + Send;
 }
 
@@ -61,7 +61,7 @@ impl Made {
 }
 
 async fn drop_table(url: &str, table: &str) -> Result<(), db_backends::sqlx::Error> {
-    run(url, format!("DROP TABLE IF EXISTS {table}, {table}_schema")).await
+    run(url, format!("DROP TABLE IF EXISTS {table}, {table}_schema, {table}_rotations")).await
 }
 
 /// Runs statements as another program would.

@@ -2,13 +2,12 @@
 //! load of something old. A primary and a replica are behind one address, as a manager of failovers keeps
 //! it, and two nodes write and read over it all the time.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use conformance_tests::proxy::{Mode, Proxy};
-use db_backends::sqlx::{AssertSqlSafe, Connection as _, MySqlConnection, PgConnection, Row as _, raw_sql};
+use conformance_tests::proxy::Mode;
+use db_backends::sqlx::{Connection as _, MySqlConnection, Row as _, raw_sql};
 use session_core::{
     DynDatabase, ExpiryWrite, KeyForm, KeyPrefix, Outcome, Record, SessionKey, StoredKey, Timestamp,
 };
@@ -16,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::failover::until;
+use crate::pair::{Kind, Pair, UNCHECKED};
 use crate::{Link, Links};
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -29,187 +29,12 @@ const RECOVERY: Duration = Duration::from_secs(2);
 /// The tolerance for a machine that does not run the process in time.
 const SLACK: Duration = Duration::from_secs(2);
 
-/// The time for which a connection is not checked again. A former primary has to be read-only for as long
-/// before another one takes writes.
-const UNCHECKED: Duration = Duration::from_millis(1_200);
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Postgres,
-    MySql,
-    MariaDb,
+async fn pair(kind: Kind, link: &Link) -> Pair {
+    Pair::new(kind, &link.direct).await
 }
 
-/// A primary, a replica, a proxy before each, and the address that leads to one of them.
-struct Pair {
-    kind: Kind,
-    servers: [SocketAddr; 2],
-    ways: [Proxy; 2],
-    address: Proxy,
-    /// The URL with that address.
-    url: String,
-    /// The URL of an administrator, with `{address}` in it.
-    admin: String,
-}
-
-impl Pair {
-    async fn new(kind: Kind, link: &Link) -> Self {
-        let (scheme, rest) = link.direct.split_once("://").unwrap();
-        let (login, rest) = rest.split_once('@').unwrap();
-        let (hosts, database) = rest.split_once('/').unwrap();
-        let servers: Vec<SocketAddr> = hosts.split(',').map(|host| host.parse().unwrap()).collect();
-        let servers: [SocketAddr; 2] = servers.try_into().unwrap();
-        let ways = [Proxy::before(servers[0]).await.unwrap(), Proxy::before(servers[1]).await.unwrap()];
-        let address = Proxy::before(ways[0].address()).await.unwrap();
-        let url = format!("{scheme}://{login}@{}/{database}", address.address());
-        let admin = match kind {
-            Kind::Postgres => format!("{scheme}://{login}@{{address}}/{database}"),
-            _ => format!("{scheme}://root:conformance@{{address}}/{database}"),
-        };
-        let pair = Self { kind, servers, ways, address, url, admin };
-        until("the replica follows", || async {
-            match kind {
-                Kind::Postgres => {
-                    pair.try_ask(0, "SELECT count(*)::text FROM pg_stat_replication").await.as_deref() == Some("1")
-                }
-                Kind::MySql => pair.try_ask(1, "SELECT service_state FROM performance_schema.replication_connection_status").await.as_deref() == Some("ON"),
-                Kind::MariaDb => {
-                    let running = "SELECT variable_value FROM information_schema.global_status WHERE variable_name = 'SLAVE_RUNNING'";
-                    pair.try_ask(1, running).await.as_deref() == Some("ON")
-                }
-            }
-        })
-        .await;
-        pair
-    }
-
-    fn admin_url(&self, server: usize) -> String {
-        self.admin.replace("{address}", &self.servers[server].to_string())
-    }
-
-    /// Runs statements as an administrator, and returns the first value of the last row.
-    async fn try_ask(&self, server: usize, sql: &str) -> Option<String> {
-        let (url, sql) = (self.admin_url(server), raw_sql(AssertSqlSafe(sql.to_owned())));
-        match self.kind {
-            Kind::Postgres => {
-                let mut connection = PgConnection::connect(&url).await.ok()?;
-                let rows = sql.fetch_all(&mut connection).await.ok()?;
-                rows.last().map_or(Some(String::new()), |row| row.try_get(0).ok())
-            }
-            _ => {
-                let mut connection = MySqlConnection::connect(&url).await.ok()?;
-                let rows = sql.fetch_all(&mut connection).await.ok()?;
-                rows.last().map_or(Some(String::new()), |row| row.try_get_unchecked(0).ok())
-            }
-        }
-    }
-
-    async fn ask(&self, server: usize, sql: &str) -> String {
-        self.try_ask(server, sql).await.unwrap_or_else(|| panic!("{sql} failed"))
-    }
-
-    async fn run_each(&self, server: usize, statements: &[&str]) {
-        for statement in statements {
-            self.ask(server, statement).await;
-        }
-    }
-
-    /// Makes commits of the primary wait for the standby. The others are set up so.
-    async fn be_synchronous(&self) {
-        self.run_each(
-            0,
-            &["ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()::text"],
-        )
-        .await;
-        until("the standby is synchronous", || async {
-            let state = "SELECT sync_state FROM pg_stat_replication";
-            self.try_ask(0, state).await.as_deref() == Some("sync")
-        })
-        .await;
-    }
-
-    /// Makes the primary read-only. Its connections stay open.
-    async fn depose(&self) {
-        let statements: &[&str] = match self.kind {
-            Kind::Postgres => {
-                &["ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()::text"]
-            }
-            _ => &["SET GLOBAL read_only = ON"],
-        };
-        self.run_each(0, statements).await;
-    }
-
-    /// Waits until the replica has all that the primary has.
-    async fn catch_up(&self) {
-        until("the replica has caught up", || async {
-            let positions = match self.kind {
-                Kind::Postgres => [
-                    self.ask(0, "SELECT pg_current_wal_lsn()::text").await,
-                    self.ask(1, "SELECT pg_last_wal_replay_lsn()::text").await,
-                ],
-                Kind::MySql => {
-                    [self.ask(0, "SELECT @@gtid_executed").await, self.ask(1, "SELECT @@gtid_executed").await]
-                }
-                Kind::MariaDb => [
-                    self.ask(0, "SELECT @@gtid_binlog_pos").await,
-                    self.ask(1, "SELECT @@gtid_slave_pos").await,
-                ],
-            };
-            positions[0] == positions[1]
-        })
-        .await;
-    }
-
-    /// Waits until the replica has applied what it has received. Postgres does so by itself.
-    async fn apply_all(&self) {
-        if self.kind != Kind::MariaDb {
-            return;
-        }
-        self.ask(1, "STOP SLAVE IO_THREAD").await;
-        until("the replica has applied everything", || async {
-            let mut connection = MySqlConnection::connect(&self.admin_url(1)).await.unwrap();
-            let status = raw_sql("SHOW SLAVE STATUS").fetch_one(&mut connection).await.unwrap();
-            let received: String = status.try_get_unchecked("Gtid_IO_Pos").unwrap();
-            received == self.ask(1, "SELECT @@gtid_slave_pos").await
-        })
-        .await;
-    }
-
-    async fn promote(&self) {
-        self.apply_all().await;
-        let statements: &[&str] = match self.kind {
-            Kind::Postgres => &["SELECT pg_promote()::text"],
-            Kind::MySql => &[
-                "STOP REPLICA",
-                "RESET REPLICA ALL",
-                "SET GLOBAL super_read_only = OFF",
-                "SET GLOBAL read_only = OFF",
-            ],
-            Kind::MariaDb => &["STOP SLAVE", "RESET SLAVE ALL", "SET GLOBAL read_only = OFF"],
-        };
-        self.run_each(1, statements).await;
-    }
-
-    /// Stops the primary without any ceremony.
-    async fn kill(&self) {
-        let kill = match self.kind {
-            Kind::Postgres => {
-                "COPY (SELECT 1) TO PROGRAM \
-                 'for bin in /usr/lib/postgresql/*/bin; do $bin/pg_ctl stop -m immediate -W -D /tmp/first; done'"
-            }
-            _ => "SHUTDOWN",
-        };
-        let _ = self.try_ask(0, kill).await;
-    }
-
-    /// Makes the address lead to the replica.
-    fn switch(&self) {
-        self.address.lead_to(self.ways[1].address());
-    }
-
-    async fn node(&self) -> Arc<dyn DynDatabase> {
-        db_backends::connect(&self.url).await.unwrap()
-    }
+async fn node(pair: &Pair) -> Arc<dyn DynDatabase> {
+    db_backends::connect(&pair.url).await.unwrap()
 }
 
 fn key() -> StoredKey {
@@ -230,6 +55,9 @@ struct Findings {
     is_over: AtomicBool,
     done: AtomicU64,
     failed: AtomicU64,
+    failed_at: Mutex<Option<Instant>>,
+    /// The number of requests that had failed when the others succeeded again.
+    failed_until_recovery: AtomicU64,
     /// Failed writes that may have happened.
     unknown: AtomicU64,
     /// Loads that showed something older than what had been acknowledged before.
@@ -238,14 +66,28 @@ struct Findings {
     lost: AtomicU64,
 }
 
+impl Findings {
+    fn note_failure(&self) {
+        self.failed.fetch_add(1, Ordering::SeqCst);
+        *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Returns the time of the last failure since `begun`, or `begun`.
+    fn quiet_since(&self, begun: Instant) -> Instant {
+        let failed_at = *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
+        failed_at.map_or(begun, |at| at.max(begun))
+    }
+}
+
 /// Two nodes, and the sessions that they write and read.
-struct Load {
+pub struct Load {
     findings: Arc<Findings>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Load {
-    async fn on(nodes: &[Arc<dyn DynDatabase>; 2]) -> Self {
+    pub async fn on(pair: &Pair) -> Self {
+        let nodes = [node(pair).await, node(pair).await];
         nodes[0].migrate_dyn().await.unwrap();
         let findings = Arc::new(Findings::default());
         let mut tasks = Vec::new();
@@ -261,29 +103,33 @@ impl Load {
         load
     }
 
-    async fn goes_on_for(&self, time: Duration) {
+    pub async fn goes_on_for(&self, time: Duration) {
         let before = self.findings.done.load(Ordering::SeqCst);
         sleep(time).await;
         assert!(self.findings.done.load(Ordering::SeqCst) > before, "no request succeeds");
     }
 
     /// Waits until requests succeed and none fails, and checks that this takes no longer than is promised.
-    async fn recovers(&self, name: &str, reachable_at: Instant) {
+    pub async fn recovers(&self, name: &str, reachable_at: Instant) {
         const QUIET: Duration = Duration::from_millis(500);
         let count = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
-        let mut quiet_since = Instant::now();
-        let (mut failed, mut done) = (count(&self.findings.failed), count(&self.findings.done));
+        let before = count(&self.findings.done);
+        let (mut quiet_since, mut done, mut served_at) = (reachable_at, before, None);
         // Long enough without a failure, and each session was worked on meanwhile.
         while quiet_since.elapsed() < QUIET || count(&self.findings.done) < done + 2 * SESSIONS {
             sleep(Duration::from_millis(20)).await;
-            if count(&self.findings.failed) > failed {
-                quiet_since = Instant::now();
-                (failed, done) = (count(&self.findings.failed), count(&self.findings.done));
+            if served_at.is_none() && count(&self.findings.done) >= before + SESSIONS {
+                served_at = Some(Instant::now());
+            }
+            let last = self.findings.quiet_since(reachable_at);
+            if last > quiet_since {
+                (quiet_since, done) = (last, count(&self.findings.done));
             }
             assert!(reachable_at.elapsed() < Duration::from_secs(30), "requests still fail");
         }
-        let took = quiet_since.saturating_duration_since(reachable_at);
-        let unknown = self.findings.unknown.load(Ordering::SeqCst);
+        let took = served_at.map_or(quiet_since, |at| at.max(quiet_since)).duration_since(reachable_at);
+        let (failed, unknown) = (count(&self.findings.failed), count(&self.findings.unknown));
+        self.findings.failed_until_recovery.store(failed, Ordering::SeqCst);
         eprintln!(
             "{name}: recovered after {took:?}; {failed} requests failed, {unknown} of them with unknown outcome"
         );
@@ -299,10 +145,12 @@ impl Load {
         self.findings
     }
 
-    /// Ends the requests. Panics if one was shown something old.
-    async fn shows_nothing_old(self) {
+    /// Ends the requests. Panics if one was shown something old, or has failed since they succeeded again.
+    pub async fn shows_nothing_old(self) {
         let findings = self.end().await;
-        assert!(findings.failed.load(Ordering::SeqCst) < 500, "requests failed all the time");
+        let count = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
+        let later = count(&findings.failed) - count(&findings.failed_until_recovery);
+        assert_eq!(later, 0, "requests failed after the recovery");
         assert_eq!(findings.old.load(Ordering::SeqCst), 0, "loads were shown what had been overwritten");
     }
 }
@@ -318,7 +166,7 @@ async fn work(nodes: [Arc<dyn DynDatabase>; 2], key: StoredKey, findings: Arc<Fi
                 findings.done.fetch_add(1, Ordering::SeqCst);
             }
             Err(error) => {
-                findings.failed.fetch_add(1, Ordering::SeqCst);
+                findings.note_failure();
                 let is_unknown = error.outcome() == Outcome::Unknown;
                 findings.unknown.fetch_add(is_unknown.into(), Ordering::SeqCst);
                 assert!(is_unknown || error.is_retryable(), "a failover is no reason to give up: {error}");
@@ -339,7 +187,7 @@ async fn work(nodes: [Arc<dyn DynDatabase>; 2], key: StoredKey, findings: Arc<Fi
                 findings.done.fetch_add(1, Ordering::SeqCst);
             }
             Err(error) => {
-                findings.failed.fetch_add(1, Ordering::SeqCst);
+                findings.note_failure();
                 assert!(error.is_retryable(), "{error}");
                 sleep(Duration::from_millis(20)).await;
             }
@@ -350,8 +198,8 @@ async fn work(nodes: [Arc<dyn DynDatabase>; 2], key: StoredKey, findings: Arc<Fi
 
 /// A switchover whose former primary stays up, with its connections open.
 async fn deposed(kind: Kind, link: &Link) {
-    let pair = Pair::new(kind, link).await;
-    let load = Load::on(&[pair.node().await, pair.node().await]).await;
+    let pair = pair(kind, link).await;
+    let load = Load::on(&pair).await;
     pair.depose().await;
     sleep(UNCHECKED).await;
     pair.catch_up().await;
@@ -375,8 +223,8 @@ pub async fn deposed_mysql_is_left_at_once_and_shows_nothing_old(links: &Links) 
 }
 
 async fn killed(pair: &Pair) -> Load {
-    let load = Load::on(&[pair.node().await, pair.node().await]).await;
-    pair.kill().await;
+    let load = Load::on(pair).await;
+    pair.stop().await;
     pair.promote().await;
     pair.switch();
     load.recovers("kill", Instant::now()).await;
@@ -385,19 +233,24 @@ async fn killed(pair: &Pair) -> Load {
 }
 
 pub async fn killed_postgres_with_a_synchronous_standby_loses_nothing(links: &Links) {
-    let pair = Pair::new(Kind::Postgres, links.only()).await;
+    let pair = pair(Kind::Postgres, links.only()).await;
     pair.be_synchronous().await;
     killed(&pair).await.shows_nothing_old().await;
 }
 
+pub async fn stopped_mysql_with_a_synchronous_replica_loses_nothing(links: &Links) {
+    let pair = pair(Kind::MySql, links.only()).await;
+    killed(&pair).await.shows_nothing_old().await;
+}
+
 pub async fn stopped_mariadb_with_a_synchronous_replica_loses_nothing(links: &Links) {
-    let pair = Pair::new(Kind::MariaDb, links.only()).await;
+    let pair = pair(Kind::MariaDb, links.only()).await;
     killed(&pair).await.shows_nothing_old().await;
 }
 
 /// The writes that were acknowledged in the last moment may be lost, one for each session, and nothing else.
 pub async fn killed_postgres_with_an_asynchronous_standby_loses_the_last_moment(links: &Links) {
-    let pair = Pair::new(Kind::Postgres, links.only()).await;
+    let pair = pair(Kind::Postgres, links.only()).await;
     let findings = killed(&pair).await.end().await;
     let (old, lost) = (findings.old.load(Ordering::SeqCst), findings.lost.load(Ordering::SeqCst));
     eprintln!("kill without a synchronous standby: {old} sessions went back by {lost} writes at most");
@@ -407,7 +260,7 @@ pub async fn killed_postgres_with_an_asynchronous_standby_loses_the_last_moment(
 
 /// The former primary goes on, and its answers arrive late.
 async fn cut_off(pair: &Pair) {
-    let load = Load::on(&[pair.node().await, pair.node().await]).await;
+    let load = Load::on(pair).await;
     pair.ways[0].set(Mode::Hold);
     sleep(UNCHECKED).await;
     pair.promote().await;
@@ -420,33 +273,62 @@ async fn cut_off(pair: &Pair) {
 }
 
 pub async fn postgres_that_is_cut_off_for_5_s_is_left_for_good(links: &Links) {
-    let pair = Pair::new(Kind::Postgres, links.only()).await;
+    let pair = pair(Kind::Postgres, links.only()).await;
     pair.be_synchronous().await;
     cut_off(&pair).await;
 }
 
+pub async fn mysql_that_is_cut_off_for_5_s_is_left_for_good(links: &Links) {
+    cut_off(&pair(Kind::MySql, links.only()).await).await;
+}
+
 pub async fn mariadb_that_is_cut_off_for_5_s_is_left_for_good(links: &Links) {
-    cut_off(&Pair::new(Kind::MariaDb, links.only()).await).await;
+    cut_off(&pair(Kind::MariaDb, links.only()).await).await;
 }
 
 /// Without a manager: the URL names both, the replica first.
 pub async fn postgres_url_with_both_hosts_follows_the_primary(links: &Links) {
-    let mut pair = Pair::new(Kind::Postgres, links.only()).await;
+    let mut pair = pair(Kind::Postgres, links.only()).await;
     pair.be_synchronous().await;
     let both = format!("{},{}", pair.ways[1].address(), pair.ways[0].address());
     pair.url =
         pair.url.replace(&pair.address.address().to_string(), &both) + "?target_session_attrs=read-write";
-    let load = Load::on(&[pair.node().await, pair.node().await]).await;
-    pair.kill().await;
+    let load = Load::on(&pair).await;
+    pair.stop().await;
     pair.promote().await;
     load.recovers("two hosts", Instant::now()).await;
     load.shows_nothing_old().await;
 }
 
+/// The standby is gone, so the commit has happened, waits to be shown, and keeps its row locked. None of the server's
+/// timeouts ends that. Shown when the standby is back, it would come after every fence.
+pub async fn commit_that_waits_for_a_lost_standby_is_shown_within_its_bound(links: &Links) {
+    let pair = pair(Kind::Postgres, links.only()).await;
+    pair.be_synchronous().await;
+    let node = node(&pair).await;
+    node.migrate_dyn().await.unwrap();
+    let key = key();
+    node.insert_dyn(&key, &record(0)).await.unwrap();
+    pair.control("stop -m immediate -w", "second").await;
+    let (changed, at) = (record(1), now());
+    let write = node.update_dyn(&key, &changed, None, ExpiryWrite::Extend, at);
+    let waited = tokio::time::timeout(Duration::from_secs(1), write).await;
+    assert!(waited.is_err(), "the commit did not wait for the standby");
+    let begun = Instant::now();
+    let bound = node.properties_dyn().statement_bound;
+    until("the commit is shown", || async {
+        assert!(begun.elapsed() < bound, "it may be shown at any time");
+        let found = node.load_dyn(&key, now()).await.unwrap().unwrap();
+        found.payload() == changed.payload()
+    })
+    .await;
+    eprintln!("a commit without a standby was shown after {:?}", begun.elapsed());
+}
+
 /// The statement waits for a lock on the former primary when its caller gives up, and the address leads to
 /// the other server by then, where another connection has the same number.
 pub async fn kill_is_not_sent_to_the_server_that_took_over(links: &Links) {
-    let pair = Pair::new(Kind::MariaDb, links.only()).await;
+    let pair = pair(Kind::MariaDb, links.only()).await;
     // So that the numbers here are ahead of those on the other server.
     for _ in 0..30 {
         pair.ask(0, "SELECT 1").await;

@@ -168,6 +168,14 @@ impl Nodes {
         }
     }
 
+    /// Waits until both nodes have moved to the master on this port, and shows what the way there cost.
+    async fn move_to(&self, master: u16, what: &str, begun: Instant) {
+        self.are_on(master).await;
+        let took = begun.elapsed();
+        let degraded: u64 = self.stores.iter().map(|store| store.stats().degraded_writes).sum();
+        eprintln!("{what}: both nodes use the new master after {took:?}; {degraded} writes degraded so far");
+    }
+
     /// Checks that each node sees at once, in the cache, what the other writes.
     async fn are_coherent(&self) {
         // Entries that were lost with the old master are too old to be served now.
@@ -258,9 +266,10 @@ pub async fn dying_master_is_replaced_and_no_request_fails(links: &Links) {
     let work = nodes.work();
     // The sentinel on the master's machine goes with it.
     link.proxy.set(Mode::Hold);
+    let begun = Instant::now();
     assert!(ask::<()>(former, &["SHUTDOWN", "NOSAVE", "NOW", "FORCE"]).await.is_none(), "it answered");
     let master = group.master_after(former).await;
-    nodes.are_on(master).await;
+    nodes.move_to(master, "a dying master", begun).await;
     // It comes back first as a master without any data, which no node may use.
     until("the old master is a replica", || is_replica(former)).await;
     nodes.are_on(master).await;
@@ -277,9 +286,10 @@ pub async fn living_master_that_is_replaced_is_left_and_found_again(links: &Link
     let former = group.master().await.expect("there is a master");
     nodes.are_on(former).await;
     let work = nodes.work();
+    let begun = Instant::now();
     group.fail_over().await;
     let master = group.master_after(former).await;
-    nodes.are_on(master).await;
+    nodes.move_to(master, "a living master", begun).await;
     // It remains a master for some seconds, and accepts the writes of nodes that do not leave it.
     until("the old master is a replica", || is_replica(former)).await;
     work.end().await;
@@ -300,9 +310,10 @@ pub async fn hanging_master_is_replaced_and_no_request_fails(links: &Links) {
     nodes.are_on(former).await;
     let work = nodes.work();
     // Connections to it stay open, but nothing is answered on them.
+    let begun = Instant::now();
     assert!(ask::<()>(former, &["DEBUG", "SLEEP", "600"]).await.is_none(), "it answered");
     let master = group.master_after(former).await;
-    nodes.are_on(master).await;
+    nodes.move_to(master, "a hanging master", begun).await;
     work.end().await;
     nodes.are_coherent().await;
     assert_eq!(role(former).await, None, "the former master still hangs");

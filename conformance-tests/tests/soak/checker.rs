@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::history::{Action, Answer, Fields, Nanos, Op, SECOND};
+use super::history::{Action, Answer, Fields, Nanos, Op, SECOND, Writer};
 use super::oracle::{self, Verdict};
 
 /// The circumstances of a history.
@@ -24,6 +24,8 @@ pub(crate) struct Surroundings {
     pub(crate) unreachable: Vec<(Nanos, Nanos)>,
     /// The instants at which the cache may have lost its entries.
     pub(crate) losses: Vec<(Nanos, Nanos)>,
+    /// Every save counts itself in the value that all writers modify.
+    pub(crate) counts_saves: bool,
     /// No process sees the cache of another, so only the bound is ever promised.
     pub(crate) is_private: bool,
     /// The cache answers all the time, so nothing lowers the promise, not even a degraded result.
@@ -40,6 +42,8 @@ const SLACK: Nanos = SECOND / 4;
 pub(crate) enum Kind {
     /// A state that no order of the writes leads to: of two saves, neither has the other's field.
     LostUpdate,
+    /// A modification that was acknowledged and is missing, or one that was made twice.
+    Miscounted,
     /// A value that was not written, or not yet, or that was refused.
     Unwritten,
     /// An older state than one that was there before.
@@ -127,6 +131,9 @@ fn judge(history: &[Op], surroundings: &Surroundings) -> Judgement<bool> {
 
 pub(crate) fn check_rules(history: &[Op], surroundings: &Surroundings) -> Judgement {
     check_provenance(history)?;
+    if surroundings.counts_saves {
+        check_counted(history)?;
+    }
     check_chain(history)?;
     check_order(history, surroundings)
 }
@@ -188,6 +195,48 @@ fn check_provenance(history: &[Op]) -> Judgement {
                 Some(_) => continue,
             };
             return Err((Kind::Unwritten, format!("field {writer} was {count}, which {problem}")));
+        }
+    }
+    Ok(())
+}
+
+/// Checks in every state that was seen that each save of a writer up to the one in its field has counted itself once: all of
+/// those that were acknowledged, and no more than may have taken effect. n acknowledged modifications are n.
+fn check_counted(history: &[Op]) -> Judgement {
+    // By writer, the saves in the order of their numbers: how many up to there were acknowledged, and may have happened.
+    let mut saves: BTreeMap<Writer, Vec<(u64, u64, u64)>> = BTreeMap::new();
+    for op in history {
+        if let Action::Save(writer, count) = op.action {
+            let is_acknowledged = matches!(op.answer, Answer::Saved(_));
+            let may_have_happened = !matches!(op.answer, Answer::Refused | Answer::Nothing);
+            let save = (count, is_acknowledged.into(), may_have_happened.into());
+            saves.entry(writer).or_default().push(save);
+        }
+    }
+    for saves in saves.values_mut() {
+        saves.sort_unstable();
+        let mut sums = (0, 0);
+        for (_, acknowledged, possible) in saves {
+            sums = (sums.0 + *acknowledged, sums.1 + *possible);
+            (*acknowledged, *possible) = sums;
+        }
+    }
+    for (fields, counted) in history.iter().filter_map(|op| Some((op.fields()?, op.counted.as_ref()?))) {
+        if let Some(writer) = counted.keys().find(|writer| !fields.contains_key(*writer)) {
+            return Err((Kind::Miscounted, format!("writer {writer} is counted and has no field")));
+        }
+        for (writer, last) in fields {
+            let saves = saves.get(writer).map_or(&[][..], Vec::as_slice);
+            let up_to = saves.partition_point(|(count, ..)| count <= last);
+            let (_, least, most) =
+                up_to.checked_sub(1).and_then(|at| saves.get(at)).copied().unwrap_or_default();
+            let found = counted.get(writer).copied().unwrap_or_default();
+            if !(least..=most).contains(&found) {
+                let reason = format!(
+                    "with {last} in its field, writer {writer} is counted {found} times, and not {least} to {most}"
+                );
+                return Err((Kind::Miscounted, reason));
+            }
         }
     }
     Ok(())

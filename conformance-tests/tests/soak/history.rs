@@ -30,11 +30,17 @@ pub(crate) type Writer = u32;
 /// The fields of a session.
 pub(crate) type Fields = BTreeMap<Writer, u64>;
 
+/// The value that the saves of all writers modify: how many of each one's saves have counted themselves in it.
+pub(crate) type Counted = BTreeMap<Writer, u64>;
+
+/// In reports, what is counted is among the fields, under the numbers of the writers plus this one.
+pub(crate) const COUNTED: Writer = 1 << 31;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Action {
     Create,
     Load,
-    /// Opens the session, sets a field, and saves, which merges.
+    /// Opens the session, sets a field, counts itself in the value that all writers modify, and saves, which merges.
     Save(Writer, u64),
     Touch,
     Delete,
@@ -62,6 +68,19 @@ pub(crate) enum Answer {
     Unknown,
 }
 
+impl Answer {
+    /// Takes what is counted out of the fields of an answer.
+    fn take_counted(&mut self) -> Option<Counted> {
+        match self {
+            Self::Seen(fields) | Self::Saved(fields) | Self::Rotated(fields) => {
+                let counted = fields.split_off(&COUNTED);
+                Some(counted.into_iter().map(|(writer, count)| (writer - COUNTED, count)).collect())
+            }
+            _ => None,
+        }
+    }
+}
+
 /// An operation.
 #[derive(Clone, Debug)]
 pub(crate) struct Op {
@@ -72,6 +91,22 @@ pub(crate) struct Op {
     pub(crate) end: Option<Nanos>,
     pub(crate) answer: Answer,
     pub(crate) degraded: bool,
+    /// The count in the state of the answer. `None` if that is not known.
+    pub(crate) counted: Option<Counted>,
+}
+
+impl Op {
+    /// Creates an operation that has not answered.
+    pub(crate) fn begun(process: u32, action: Action, begin: Nanos) -> Self {
+        let answer = Answer::Unknown;
+        Self { process, action, begin, end: None, answer, degraded: false, counted: None }
+    }
+
+    /// Notes the answer.
+    pub(crate) fn answered(&mut self, end: Nanos, mut answer: Answer, degraded: bool) {
+        self.counted = answer.take_counted();
+        (self.end, self.answer, self.degraded) = (Some(end), answer, degraded);
+    }
 }
 
 impl fmt::Display for Op {

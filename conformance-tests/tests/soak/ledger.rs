@@ -85,8 +85,7 @@ impl Ledger {
                 self.counts.begun += 1;
                 let ops = self.sessions.entry(session).or_default();
                 self.pending.insert((process, op), (session, ops.len()));
-                let answer = Answer::Unknown;
-                ops.push(Op { process, action, begin: at, end: None, answer, degraded: false });
+                ops.push(Op::begun(process, action, at));
                 let is_write = !matches!(action, Action::Load | Action::Create);
                 if is_write && self.to_kill == Some(process) {
                     self.to_kill = None;
@@ -113,7 +112,7 @@ impl Ledger {
                     *self.counts.blames.entry(blame).or_default() += 1;
                     *self.counts.errors.entry(error).or_default() += 1;
                 }
-                (op.end, op.answer, op.degraded) = (Some(at), answer, degraded);
+                op.answered(at, answer, degraded);
             }
         }
         false

@@ -15,7 +15,7 @@ use tokio::sync::Barrier;
 use super::checker::{Surroundings, check};
 use super::engine::Container;
 use super::history::{Action, Answer, Op, SECOND, now};
-use super::worker::{self, attempt, empty, stored_key};
+use super::worker::{self, Counting, attempt, empty, stored_key};
 use crate::table::{POSTGRES, REDIS, Server, server};
 use crate::{Failure, block_on};
 
@@ -190,15 +190,9 @@ impl Load {
         for n in 0..SESSIONS {
             let begin = now();
             let _ = nodes[0].create(&stored_key(&nodes[0], &key(n)), empty()).await?;
-            let (action, answer) = (Action::Create, Answer::Created);
-            done.histories.push(vec![Op {
-                process: 0,
-                action,
-                begin,
-                end: Some(now()),
-                answer,
-                degraded: false,
-            }]);
+            let mut op = Op::begun(0, Action::Create, begin);
+            op.answered(now(), Answer::Created, false);
+            done.histories.push(vec![op]);
         }
         let mut load = Self {
             stop: Arc::default(),
@@ -220,14 +214,15 @@ impl Load {
                         _ => Action::Touch,
                     };
                     let begin = now();
-                    let outcome = attempt(&node, &key(session), action).await;
-                    let end = Some(now());
+                    let outcome = attempt(&node, &key(session), action, Counting::Off).await;
+                    let end = now();
                     let (answer, degraded, error) = match outcome {
                         Ok((answer, coherence)) => (answer, coherence == Coherence::Degraded, None),
                         Err(Error::Conflict) => (Answer::Refused, false, None),
                         Err(error) => (Answer::Unknown, false, Some(format!("{action:?}: {error}"))),
                     };
-                    let op = Op { process, action, begin, end, answer, degraded };
+                    let mut op = Op::begun(process, action, begin);
+                    op.answered(end, answer, degraded);
                     {
                         let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
                         done.histories[session].push(op);
@@ -318,6 +313,7 @@ pub(crate) fn outage() -> Result<(), Failure> {
             write_bound: 10 * SECOND,
             unreachable: vec![(killed, recovered.1)],
             losses: vec![(killed, recovered.1)],
+            counts_saves: false,
             is_private: false,
             is_healthy: false,
         };

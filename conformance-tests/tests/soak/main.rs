@@ -21,6 +21,8 @@ mod history;
 mod ledger;
 mod load;
 mod oracle;
+#[path = "../network/pair.rs"]
+mod pair;
 mod phases;
 mod report;
 mod run;
@@ -89,7 +91,7 @@ fn soak(pair: &str) -> Result<(), Failure> {
             continue;
         };
         let settings = phases::Settings::new(pair, lasts, seed)?;
-        if let Some(hindrance) = phases::hindrance(phase, &settings.cache).filter(|_| is_one_of_many) {
+        if let Some(hindrance) = phases::hindrance(phase, &settings).filter(|_| is_one_of_many) {
             println!("{phase} is left out: {hindrance}");
             continue;
         }

@@ -15,7 +15,7 @@ use super::faults::{Breakable, Fault, Kind, Path, Plan, Target};
 use super::history::{Action, Nanos, Op, Orders, SECOND, SessionId, now};
 use super::ledger::{self, Ledger};
 use super::report::{Recovery, Report};
-use super::worker::{self, PAUSE, WRITE_BOUND};
+use super::worker::{self, Counting, PAUSE, WRITE_BOUND};
 use crate::Failure;
 use crate::table::{self, Ports};
 
@@ -150,6 +150,7 @@ impl Soak {
         let surroundings = Surroundings {
             max_cache_age: MAX_CACHE_AGE,
             write_bound: WRITE_BOUND,
+            counts_saves: true,
             is_private: settings.cache == "moka",
             ..Surroundings::default()
         };
@@ -514,13 +515,13 @@ impl Soak {
             for by_cache in [true, false, true] {
                 let begin = now();
                 let loaded = if by_cache {
-                    worker::attempt(&cached, &key, Action::Load).await
+                    worker::attempt(&cached, &key, Action::Load, Counting::Off).await
                 } else {
-                    worker::attempt(&uncached, &key, Action::Load).await
+                    worker::attempt(&uncached, &key, Action::Load, Counting::Off).await
                 };
                 let (answer, _) = loaded.map_err(|error| format!("at the end, all is well, but {error}"))?;
-                let (action, end) = (Action::Load, Some(now()));
-                let op = Op { process, action, begin, end, answer, degraded: false };
+                let mut op = Op::begun(process, Action::Load, begin);
+                op.answered(now(), answer, false);
                 lock(&self.ledger).sessions.entry(session).or_default().push(op);
                 self.report.looked += 1;
             }

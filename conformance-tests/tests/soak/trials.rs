@@ -5,14 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conformance_tests::libtest_mimic::{Failed, Trial};
+use conformance_tests::reference::{MemoryCache, MemoryPersistence};
+use session_cached_db::{CachedDb, ConflictPolicy};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Barrier;
 
 use super::checker::{Kind, Surroundings, check, check_rules};
-use super::history::{Action, Answer, Fields, Figures, MILLI, Nanos, Op, SECOND};
+use super::history::{Action, Answer, Fields, Figures, MILLI, Nanos, Op, SECOND, now};
 use super::oracle::{Verdict, judge};
 use super::phases::{self, Omitted, Phase};
 use super::run::{Settings, run};
+use super::worker::{Counting, attempt, empty, stored_key};
 use crate::{Failure, block_on, load};
 use conformance_tests::proxy::{Mode, Proxy};
 
@@ -30,6 +34,8 @@ pub(crate) fn all() -> Vec<Trial> {
             "checker::saves_that_waited_together_may_be_one_statement",
             saves_that_waited_together_may_be_one_statement,
         ),
+        trial("checker::lost_or_repeated_modification_is_found", wrong_count_is_detected),
+        trial("checker::store_that_forgets_modifications_is_found", forgotten_modifications_are_detected),
         trial("checker::a_value_that_nobody_wrote_is_found", unwritten_value_is_detected),
         trial("checker::a_session_that_is_gone_without_an_end_is_found", lost_session_is_detected),
         trial("checker::a_write_without_an_answer_may_land_late", unanswered_write_may_take_effect_late),
@@ -77,9 +83,13 @@ pub(crate) fn all() -> Vec<Trial> {
         trial("lost_server::without_a_death_fails", || {
             expect_failure(Phase::LostServer, Omitted::Faults, "nothing was dead, which proves nothing")
         }),
+        trial("failover::without_a_fault_fails", || {
+            expect_failure(Phase::Failover, Omitted::Faults, "the primary did not go, which proves nothing")
+        }),
         trial("crowd::redis+postgres", || phase(Phase::Crowd, "redis+postgres", 5)),
         trial("blips::redis+postgres", || phase(Phase::Blips, "redis+postgres", 11)),
         trial("departing::redis+mysql", || phase(Phase::Departing, "redis+mysql", 6)),
+        trial("failover::redis+postgres", || phase(Phase::Failover, "redis+postgres", 1)),
         trial("lost_server::memcached+sqlite", || phase(Phase::LostServer, "memcached+sqlite", 9)),
         trial("lost_server::redis-cluster+sqlite", || phase(Phase::LostServer, "redis-cluster+sqlite", 9)),
     ] {
@@ -112,7 +122,11 @@ fn phase(phase: Phase, pair: &str, seconds: u64) -> Result<(), Failure> {
 
 /// Checks that a phase without its essential part reports that it proves nothing.
 fn expect_failure(phase: Phase, omitted: Omitted, what: &str) -> Result<(), Failure> {
-    let pair = if phase == Phase::LostServer { "memcached+sqlite" } else { "redis+sqlite" };
+    let pair = match phase {
+        Phase::LostServer => "memcached+sqlite",
+        Phase::Failover => "redis+postgres",
+        _ => "redis+sqlite",
+    };
     let settings = phases::Settings::new(pair, Duration::from_secs(1), 7)?;
     let settings = phases::Settings { omitted: Some(omitted), processes: 2, ..settings };
     expect_error(block_on(phases::run(phase, &settings)), what)
@@ -140,7 +154,7 @@ fn unknown_phase_is_refused() -> Result<(), Failure> {
     let error = "storms".parse::<Phase>().err().ok_or("it was taken")?.to_string();
     assert!(error.contains("storms") && error.contains("crowd"), "{error}");
     let settings = phases::Settings::new("moka+sqlite", Duration::from_secs(1), 0)?;
-    expect_error(block_on(phases::run(Phase::Blips, &settings)), "choose another cache")
+    expect_error(block_on(phases::run(Phase::Blips, &settings)), "choose another pair")
 }
 
 fn pair(seconds: u64) -> Settings {
@@ -199,7 +213,7 @@ fn unknown_pair_is_refused() -> Result<(), Failure> {
 /// An operation from `begin` to `end`, in milliseconds.
 fn op(begin: u64, end: u64, action: Action, answer: Answer) -> Op {
     let end = (end > 0).then_some(end * MILLI);
-    Op { process: 0, action, begin: begin * MILLI, end, answer, degraded: false }
+    Op { end, answer, ..Op::begun(0, action, begin * MILLI) }
 }
 
 fn fields<const N: usize>(fields: [(u32, u64); N]) -> Fields {
@@ -312,6 +326,78 @@ fn lost_update_is_detected() -> Result<(), Failure> {
     let left_behind =
         [create(), save(10, 30, (1, 1), [(1, 1)]), op(11, 31, Action::Rotate, Answer::Rotated(fields([])))];
     assert_eq!(kind(&left_behind, &sound()), Some(Kind::LostUpdate));
+    Ok(())
+}
+
+/// Returns `op` with what was counted in its answer.
+fn counting<const N: usize>(op: Op, counted: [(u32, u64); N]) -> Op {
+    Op { counted: Some(counted.into()), ..op }
+}
+
+fn wrong_count_is_detected() -> Result<(), Failure> {
+    let saves = [
+        create(),
+        counting(save(10, 20, (1, 1), [(1, 1)]), [(1, 1)]),
+        op(30, 40, Action::Save(1, 2), Answer::Refused),
+        op(50, 0, Action::Save(1, 3), Answer::Unknown),
+        counting(save(60, 70, (2, 1), [(1, 1), (2, 1)]), [(1, 1), (2, 1)]),
+    ];
+    let seen = |counted| {
+        let load = counting(load(90, 91, [(1, 4), (2, 1)]), counted);
+        let last = counting(save(80, 85, (1, 4), [(1, 4), (2, 1)]), [(1, 2), (2, 1)]);
+        kind(&[&saves[..], &[last, load]].concat(), &Surroundings { counts_saves: true, ..sound() })
+    };
+    // The save without an answer may have happened, the refused one has not.
+    assert_eq!(seen([(1, 2), (2, 1)]), None);
+    assert_eq!(seen([(1, 3), (2, 1)]), None);
+    for wrong in [[(1, 1), (2, 1)], [(1, 4), (2, 1)], [(1, 2), (2, 0)], [(1, 2), (2, 2)], [(1, 2), (3, 1)]] {
+        assert_eq!(seen(wrong), Some(Kind::Miscounted), "{wrong:?}");
+    }
+    Ok(())
+}
+
+/// Returns the history of a session that the tasks of two nodes save at the same time, under either conflict policy.
+async fn crowded(counting: Counting) -> Result<Vec<Op>, Failure> {
+    const TASKS: u32 = 8;
+    let (cache, db, key) = (MemoryCache::default(), MemoryPersistence::default(), "c".repeat(32));
+    let mut nodes = Vec::new();
+    for policy in [ConflictPolicy::LastWrite, ConflictPolicy::Reject] {
+        let store = CachedDb::builder(cache.clone(), db.clone()).conflict_policy(policy).reaper(None);
+        nodes.push(store.build().await?);
+    }
+    let start = Arc::new(Barrier::new(TASKS as usize));
+    let mut created = Op::begun(0, Action::Create, now());
+    let _ = nodes[0].create(&stored_key(&nodes[0], &key), empty()).await?;
+    created.answered(now(), Answer::Created, false);
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..TASKS {
+        let (process, start, key) = (task % 2, Arc::clone(&start), key.clone());
+        let store = nodes[process as usize].clone();
+        tasks.spawn(async move {
+            let mut ops = Vec::new();
+            for count in 1..=20 {
+                start.wait().await;
+                let mut op = Op::begun(process, Action::Save(task, count), now());
+                let saved = attempt(&store, &key, op.action, counting).await;
+                op.answered(now(), saved.map_or(Answer::Refused, |(answer, _)| answer), false);
+                ops.push(op);
+            }
+            ops
+        });
+    }
+    let mut history = vec![created];
+    history.extend(tasks.join_all().await.into_iter().flatten());
+    Ok(history)
+}
+
+fn forgotten_modifications_are_detected() -> Result<(), Failure> {
+    let counted = Surroundings { counts_saves: true, ..sound() };
+    let sound = block_on(crowded(Counting::Modify))?;
+    assert!(sound.iter().all(|op| op.answer != Answer::Refused), "both policies merge modifications");
+    assert_eq!(kind(&sound, &counted), None);
+    // Under `Reject`, a save that would undo another's is refused. Under `LastWrite`, it loses it.
+    let forgetful = block_on(crowded(Counting::Insert))?;
+    assert_eq!(kind(&forgetful, &counted), Some(Kind::Miscounted));
     Ok(())
 }
 

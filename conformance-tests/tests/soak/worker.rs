@@ -6,14 +6,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use fastrand::Rng;
-use session_cached_db::{CachedDb, Coherence, Error, Reaper, Schema, Session};
+use session_cached_db::{Builder, CachedDb, Coherence, ConflictPolicy, Error, Reaper, Schema, Session};
 use session_core::{
     Cache, DynCache, DynDatabase, Outcome, Record, SessionKey, StoredKey, SubjectIndex, Timestamp,
     bytes::Bytes,
 };
 
 use super::broken::StaleCache;
-use super::history::{Action, Answer, Blame, Fields, Line, MILLI, Nanos, Orders, SECOND, SessionId, now};
+use super::history::{
+    Action, Answer, Blame, COUNTED, Counted, Fields, Line, MILLI, Nanos, Orders, SECOND, SessionId, now,
+};
 use crate::Failure;
 
 /// The variable in the environment of a process that is a worker.
@@ -50,7 +52,11 @@ pub(crate) async fn store(orders: &Orders) -> Result<Store, Failure> {
         cache = Arc::new(StaleCache::new(cache));
     }
     let max_cache_age = Duration::from_nanos(orders.max_cache_age);
-    store_over(cache, &orders.database, max_cache_age, CACHE_TIMEOUT).await
+    // What is counted holds under either policy, also beside each other.
+    let policy =
+        if orders.process.is_multiple_of(2) { ConflictPolicy::LastWrite } else { ConflictPolicy::Reject };
+    let configure = |builder: StoreBuilder| builder.conflict_policy(policy);
+    configured(cache, &orders.database, max_cache_age, CACHE_TIMEOUT, configure).await
 }
 
 pub(crate) async fn store_over(
@@ -59,8 +65,20 @@ pub(crate) async fn store_over(
     max_cache_age: Duration,
     cache_timeout: Duration,
 ) -> Result<Store, Failure> {
+    configured(cache, database, max_cache_age, cache_timeout, |builder| builder).await
+}
+
+type StoreBuilder = Builder<Arc<dyn DynCache>, Arc<dyn DynDatabase>>;
+
+async fn configured(
+    cache: Arc<dyn DynCache>,
+    database: &str,
+    max_cache_age: Duration,
+    cache_timeout: Duration,
+    configure: impl FnOnce(StoreBuilder) -> StoreBuilder,
+) -> Result<Store, Failure> {
     let db = db_backends::connect(database).await?;
-    let store = CachedDb::builder(cache, db)
+    let store = configure(CachedDb::builder(cache, db))
         .schema(Schema::Trust)
         .reaper(None::<Reaper>)
         .max_cache_age(max_cache_age)
@@ -170,7 +188,7 @@ impl Task {
     async fn operate(&self, session: SessionId, action: Action) {
         let op = OPS.fetch_add(1, Ordering::Relaxed);
         send_line(&Line::Begin { op, session, action, at: now() });
-        let outcome = attempt(&self.store, &self.orders.session_key(session), action).await;
+        let outcome = attempt(&self.store, &self.orders.session_key(session), action, Counting::Modify).await;
         send_line(&ended(op, action, outcome));
     }
 }
@@ -201,10 +219,22 @@ fn blame(error: &Error) -> Blame {
     }
 }
 
+/// The way in which a save counts itself in the value that all writers modify.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Counting {
+    /// Not at all: where hundreds of tasks write one session, the value would cost more than all the rest.
+    Off,
+    /// By `modify`, which loses no count.
+    Modify,
+    /// By `insert`, as if `modify` forgot its closure. Counts are lost, which shows that losses are noticed.
+    Insert,
+}
+
 pub(crate) async fn attempt<C: Cache, P: SubjectIndex>(
     store: &CachedDb<C, P>,
     key: &str,
     action: Action,
+    counting: Counting,
 ) -> Result<(Answer, Coherence), Error> {
     let coherent = |answer| Ok((answer, Coherence::Coherent));
     let stored = stored_key(store, key);
@@ -220,6 +250,16 @@ pub(crate) async fn attempt<C: Cache, P: SubjectIndex>(
         Action::Save(writer, count) => {
             let mut session = open(store, key).await?;
             session.insert(&format!("{writer}"), count)?;
+            let count_one = move |counted: &mut Counted| *counted.entry(writer).or_default() += 1;
+            match counting {
+                Counting::Off => {}
+                Counting::Modify => session.modify(COUNTED_VALUE, count_one)?,
+                Counting::Insert => {
+                    let mut counted = session.typed(COUNTED_VALUE)?;
+                    count_one(&mut counted);
+                    session.insert(COUNTED_VALUE, counted)?;
+                }
+            }
             let coherence = session.save().await?;
             Ok((Answer::Saved(fields(&session)), coherence))
         }
@@ -259,9 +299,15 @@ async fn open<C: Cache, P: SubjectIndex>(store: &CachedDb<C, P>, key: &str) -> R
     if session.key().is_some() { Ok(session) } else { Err(Error::SessionGone) }
 }
 
+/// The name of the value that all writers modify.
+const COUNTED_VALUE: &str = "counted";
+
+/// Returns the fields, and among them what is counted.
 fn fields(session: &Session) -> Fields {
     let number = |name: &str, value: &str| Some((name.parse().ok()?, value.parse().ok()?));
-    session.iter().filter_map(|(name, value)| number(name, value)).collect()
+    let fields = session.iter().filter_map(|(name, value)| number(name, value));
+    let counted: Counted = session.typed(COUNTED_VALUE).unwrap_or_default();
+    fields.chain(counted.into_iter().map(|(writer, count)| (writer + COUNTED, count))).collect()
 }
 
 /// The time after its beginning in which a write may still take effect. It is generous, because a paused

@@ -58,6 +58,7 @@ impl DjangoBackend for MySql {
             rows: "SELECT CAST(session_key AS BINARY) AS `key`, NULL AS subject FROM `{table}`
                    WHERE expire_date <= CAST(? AS DATETIME(6)) ORDER BY expire_date LIMIT ? FOR UPDATE",
             by_keys: Some("DELETE FROM `{table}` WHERE session_key IN"),
+            postpone: None,
         },
         describe: "SELECT CAST(column_name AS CHAR) AS name, CAST(data_type AS CHAR) AS type,
                           IF(column_key = 'PRI', 'true', 'false') AS is_key,

@@ -16,7 +16,6 @@ use super::statements::{DjangoBackend, Statements};
 use crate::sql::columns;
 use crate::sql::connector::Query;
 use crate::sql::persistence::{SqlPersistence, why_unmatched};
-use crate::sql::statements::DeleteExpired;
 use crate::sql::table::TableName;
 use crate::sql::value::Value;
 
@@ -276,10 +275,11 @@ impl<B: DjangoBackend> Persistence for DjangoPersistence<B> {
         before: Timestamp,
         limit: u32,
     ) -> Result<ExpiredSessions, PersistenceError> {
-        let DeleteExpired { rows, by_keys } = &self.sql.delete_expired;
-        let rows = statement::<B>(rows, [Parameter::Instant(before)]);
+        let statements = &self.sql.delete_expired;
+        let rows = statement::<B>(&statements.rows, [Parameter::Instant(before)]);
         let rows = B::bind(rows, Value::Integer(limit.into()));
-        Ok(columns::expired::<B>(&self.db.remove(rows, by_keys.clone()).await?))
+        let removed = self.db.remove(rows, statements.rest(before)).await?;
+        Ok(columns::expired::<B>(removed.iter()))
     }
 
     async fn now(&self) -> Result<Timestamp, PersistenceError> {

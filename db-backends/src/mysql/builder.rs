@@ -53,7 +53,7 @@ impl SqlPersistence<MySql> {
 }
 
 /// A builder for a [`MySqlPersistence`](super::MySqlPersistence).
-// The setters stand in both servers' builders, because what their documentation says differs.
+// The setters stand in both servers' builders: what their documentation says differs, and so does the builder in its examples.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct MySqlBuilder(ServerSettings);
@@ -138,10 +138,6 @@ impl MySqlBuilder {
     }
 
     /// Lets the server ask for the password as it is, which it does for tokens (AWS IAM, PAM, LDAP). Needs
-    /// Several hosts, `mysql://user:password@a,b:3307/database`, are tried in this order, beginning with the
-    /// last one that took writes; one that takes none is not used. `?socket=/run/mysqld/mysqld.sock` connects
-    /// by a socket, and `[::1]` is a literal address.
-    ///
     /// `?ssl-mode=required`, `verify_ca` or `verify_identity`. Defaults to `false`.
     pub const fn cleartext_password(mut self, cleartext_password: bool) -> Self {
         self.0.cleartext_password = cleartext_password;
@@ -150,6 +146,10 @@ impl MySqlBuilder {
 
     /// Connects to the database of `url`: `mysql://user:password@host:3306/database`. The server must answer;
     /// more connections are made when they are needed.
+    ///
+    /// Several hosts, `mysql://user:password@a,b:3307/database`, are tried in this order, beginning with the
+    /// last one that took writes; one that takes none is not used. `?socket=/run/mysqld/mysqld.sock` connects
+    /// by a socket, and `[::1]` is a literal address.
     ///
     /// `?ssl-mode=required`, `verify_ca` and `verify_identity` need the feature `mysql-tls`, and so does a
     /// password that MySQL's default `caching_sha2_password` checks. On a network that is trusted,

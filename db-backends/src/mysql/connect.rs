@@ -3,35 +3,27 @@
 use std::net::IpAddr;
 use std::str::FromStr as _;
 use std::sync::Arc;
-use std::time::Duration;
 
 use session_core::PersistenceError;
 use sqlx::mysql::{MySqlConnectOptions, MySqlQueryResult, MySqlRow, MySqlSslMode};
 use sqlx::{
-    AssertSqlSafe, Column as _, ConnectOptions as _, Connection as _, Executor as _, MySql, MySqlConnection,
-    Row as _, SqlSafeStr as _, SqlStr, raw_sql,
+    AssertSqlSafe, Column as _, ConnectOptions as _, Executor as _, MySql, MySqlConnection, Row as _,
+    SqlSafeStr as _, SqlStr, raw_sql,
 };
-use tokio::runtime::Handle;
-use tokio::time::timeout;
 
 use super::error::ERRORS;
 use crate::sql::connector::{Connector, OpenConnection};
-use crate::sql::credentials::{Credentials, Provider};
 use crate::sql::error::DriverErrors;
-use crate::sql::hosts::{self, HostOptions, Hosts};
+use crate::sql::hosts::{self, HostOptions};
+use crate::sql::route::{Ends, Route};
 use crate::sql::server::ServerSettings;
 use crate::sql::session_check::{Report, ServerId, Session, Unfit};
 
 /// Opens connections to the server.
-#[derive(Clone)]
 pub(crate) struct MySqlConnector {
-    hosts: Arc<Hosts<MySqlConnectOptions>>,
-    credentials: Option<Provider>,
+    route: Arc<Route<MySqlConnectOptions>>,
     /// The statement that is run on every new connection.
     setup: SqlStr,
-    acquire_timeout: Duration,
-    /// The runtime in which the connector was made. Connections may be abandoned on another one, or outside of any.
-    runtime: Option<Handle>,
 }
 
 impl MySqlConnector {
@@ -55,41 +47,14 @@ impl MySqlConnector {
             settings.statement_timeout.as_secs_f64().max(0.001)
         );
         Ok(Self {
-            hosts: Arc::new(Hosts::new(all)),
-            credentials: settings.credentials.clone(),
+            route: Route::new(all, settings.credentials.clone(), settings.acquire_timeout),
             // Safe, because these are numbers.
             setup: AssertSqlSafe(setup).into_sql_str(),
-            acquire_timeout: settings.acquire_timeout,
-            runtime: Handle::try_current().ok(),
         })
     }
 
     pub(super) fn database(&self) -> Option<String> {
-        self.hosts.all().first()?.get_database().map(str::to_owned)
-    }
-
-    /// Tells the server to end the connection of this session, and the statement on it.
-    ///
-    /// The address may lead to another server by now, or to one that started again, and numbers of
-    /// connections recur: there, the number would be that of someone else.
-    async fn kill(&self, session: &Session) -> Result<(), Unfit> {
-        let login = ServerSettings::login(self.credentials.as_ref()).await?;
-        for options in self.hosts.all() {
-            let Ok(mut connection) = with_login(options.clone(), login.as_ref()).connect().await else {
-                continue;
-            };
-            let report = reported(&mut connection, SqlStr::from_static(REPORT)).await?;
-            let is_there = server_of(&report).is_same(&session.server);
-            if is_there {
-                let kill = format!("KILL {}", session.connection_id);
-                raw_sql(AssertSqlSafe(kill)).execute(&mut connection).await?;
-            }
-            connection.close().await?;
-            if is_there {
-                break;
-            }
-        }
-        Ok(())
+        self.route.hosts().first()?.get_database().map(str::to_owned)
     }
 }
 
@@ -99,9 +64,8 @@ impl Connector for MySqlConnector {
     const IS_REMOTE: bool = true;
 
     async fn open(&self) -> Result<OpenConnection<Self>, Unfit> {
-        let login = ServerSettings::login(self.credentials.as_ref()).await?;
         let open = |options: MySqlConnectOptions| {
-            let (options, setup) = (with_login(options, login.as_ref()), self.setup.clone());
+            let setup = self.setup.clone();
             async move {
                 let mut connection = options.connect().await?;
                 let report = reported(&mut connection, setup).await?;
@@ -109,12 +73,12 @@ impl Connector for MySqlConnector {
                 if report.is_on("wsrep_on") {
                     connection.execute(raw_sql(SYNC_WAIT)).await?;
                 }
-                let connection_id = report.get("connection_id").parse().unwrap_or_default();
+                let connection_id = report.get("connection_id").to_owned();
                 let session = Session { server: server_of(&report), group: group_of(&report), connection_id };
                 Ok::<_, Unfit>(OpenConnection::<Self> { connection, session })
             }
         };
-        self.hosts.connect(open).await
+        self.route.open(open).await
     }
 
     async fn check(connection: &mut MySqlConnection) -> Result<(), Unfit> {
@@ -127,14 +91,20 @@ impl Connector for MySqlConnector {
     }
 
     fn abandon(&self, abandoned: OpenConnection<Self>) {
-        // Without a runtime, and where the KILL fails, the server's timeouts remain.
-        if let Some(runtime) = &self.runtime {
-            let connector = self.clone();
-            runtime.spawn(async move {
-                let _ = timeout(connector.acquire_timeout, connector.kill(&abandoned.session)).await;
-                drop(abandoned);
-            });
+        self.route.abandon(abandoned);
+    }
+}
+
+impl Ends for MySqlConnector {
+    async fn end(connection: &mut MySqlConnection, session: &Session) -> Result<bool, Unfit> {
+        let report = reported(connection, SqlStr::from_static(REPORT)).await?;
+        if !server_of(&report).is_same(&session.server) {
+            return Ok(false);
         }
+        // Safe, because a server's own name for a connection is a number.
+        let kill = format!("KILL {}", session.connection_id);
+        raw_sql(AssertSqlSafe(kill)).execute(connection).await?;
+        Ok(true)
     }
 }
 
@@ -167,15 +137,6 @@ fn options(url: &str, settings: &ServerSettings) -> Result<MySqlConnectOptions, 
     Ok(options)
 }
 
-fn with_login(options: MySqlConnectOptions, login: Option<&Credentials>) -> MySqlConnectOptions {
-    let Some(Credentials { username, password }) = login else { return options };
-    let options = options.password(password);
-    match username {
-        Some(username) => options.username(username),
-        None => options,
-    }
-}
-
 impl HostOptions for MySqlConnectOptions {
     fn name(&self) -> Option<(String, u16)> {
         let is_verified = matches!(self.get_ssl_mode(), MySqlSslMode::VerifyIdentity);
@@ -185,6 +146,14 @@ impl HostOptions for MySqlConnectOptions {
 
     fn at(self, address: IpAddr) -> Self {
         self.host(&address.to_string())
+    }
+
+    fn with_username(self, username: &str) -> Self {
+        self.username(username)
+    }
+
+    fn with_password(self, password: &str) -> Self {
+        self.password(password)
     }
 }
 

@@ -37,6 +37,7 @@ fn meaning(error: &dyn DatabaseError) -> Meaning {
     }
 }
 
+// Long, because rustfmt gives most of the numbers a line of their own.
 /// Messages about connections, users, databases, privileges, names, tables, columns, constraints, locks, limits, logs,
 /// clusters and read-only servers quote no values, and a syntax error only a statement, which has none. Many others
 /// do.

@@ -3,6 +3,7 @@
 use session_core::Timestamp;
 use sqlx::{MySqlConnection, query_as, query_scalar};
 
+use super::condition;
 use crate::Inspection;
 use crate::sql::columns::Column;
 use crate::sql::table::TableName;
@@ -19,13 +20,15 @@ pub(super) async fn inspect(connection: &mut MySqlConnection, table: &TableName)
          WHERE table_schema = database() AND table_name = ? AND seq_in_index = 1",
     )
     .bind(table.as_str())
-    .fetch_all(connection)
+    .fetch_all(&mut *connection)
     .await?;
+    let condition = condition::examine(connection, table).await?;
     Ok(Inspection {
         version,
         clock: Some(Timestamp::from_micros(clock)),
         is_read_only: read_only != 0,
         findings: Vec::new(),
+        condition,
         missing_indexes: Column::missing_indexes(&indexed),
     })
 }

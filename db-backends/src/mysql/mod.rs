@@ -12,6 +12,7 @@
 //! | runs over the application's pool | that second: nothing commits its transaction later |
 
 mod builder;
+mod condition;
 mod connect;
 mod error;
 mod inspect;
@@ -20,7 +21,7 @@ mod settings;
 mod statements;
 
 use sqlx::mysql::MySqlRow;
-use sqlx::{MySql, MySqlConnection, SqlStr};
+use sqlx::{MySql, MySqlConnection};
 
 pub use self::builder::MySqlBuilder;
 
@@ -30,7 +31,7 @@ use crate::sql::connections::Usage;
 use crate::sql::connector::Query;
 use crate::sql::persistence::{Backend, SqlPersistence};
 use crate::sql::server::ServerConnections;
-use crate::sql::statements::Syntax;
+use crate::sql::statements::{Rest, Syntax};
 use crate::sql::table::TableName;
 use crate::{Finding, Inspection};
 
@@ -55,13 +56,13 @@ impl Backend for MySql {
     fn remove(
         connection: &mut MySqlConnection,
         rows: Query<Self>,
-        by_keys: Option<SqlStr>,
+        rest: Option<Rest>,
     ) -> Work<'_, Vec<MySqlRow>, sqlx::Error> {
         Box::pin(async move {
             let rows = rows.fetch_all(&mut *connection).await?;
-            if let Some(by_keys) = by_keys {
+            for (by_keys, rows) in rest.iter().flat_map(|rest| rest.split::<Self>(&rows)) {
                 for some in rows.chunks(KEYS_AT_ONCE) {
-                    statements::delete(&by_keys, some)?.execute(&mut *connection).await?;
+                    statements::with_keys(by_keys, some)?.execute(&mut *connection).await?;
                 }
             }
             Ok(rows)

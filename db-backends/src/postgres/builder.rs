@@ -53,7 +53,7 @@ impl SqlPersistence<Postgres> {
 }
 
 /// A builder for a [`PostgresPersistence`](super::PostgresPersistence).
-// The setters stand in both servers' builders, because what their documentation says differs.
+// The setters stand in both servers' builders: what their documentation says differs, and so does the builder in its examples.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct PostgresBuilder(ServerSettings);

@@ -17,22 +17,20 @@ use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnectOptions, PgQueryResult, PgSslMode};
 use sqlx::{
     AssertSqlSafe, Column as _, ConnectOptions as _, Connection as _, Executor as _, PgConnection, PgPool,
-    Postgres, Row as _, SqlSafeStr as _, SqlStr, raw_sql,
+    Postgres, Row as _, SqlSafeStr as _, SqlStr, query, raw_sql,
 };
 
 use super::error::ERRORS;
 use crate::sql::connector::{Connector, OpenConnection};
-use crate::sql::credentials::{Credentials, Provider};
 use crate::sql::error::DriverErrors;
-use crate::sql::hosts::{self, HostOptions, Hosts};
+use crate::sql::hosts::{self, HostOptions};
+use crate::sql::route::{Ends, Route};
 use crate::sql::server::ServerSettings;
 use crate::sql::session_check::{Report, ServerId, Session, Unfit};
 
 /// Opens connections to the server.
 pub(crate) struct PostgresConnector {
-    /// The options in the URL.
-    hosts: Hosts<PgConnectOptions>,
-    credentials: Option<Provider>,
+    route: Arc<Route<PgConnectOptions>>,
     opening: Arc<Opening>,
 }
 
@@ -88,12 +86,12 @@ impl PostgresConnector {
             must_be_direct: settings.behind_pooler == Some(false),
             is_pooled: AtomicBool::new(settings.behind_pooler == Some(true)),
         };
-        let credentials = settings.credentials.clone();
-        Ok(Self { hosts: Hosts::new(all), credentials, opening: Arc::new(opening) })
+        let route = Route::new(all, settings.credentials.clone(), settings.acquire_timeout);
+        Ok(Self { route, opening: Arc::new(opening) })
     }
 
     pub(super) fn database(&self) -> Option<String> {
-        self.hosts.all().first()?.get_database().map(str::to_owned)
+        self.route.hosts().first()?.get_database().map(str::to_owned)
     }
 
     pub(super) fn begin(&self) -> SqlStr {
@@ -165,7 +163,9 @@ impl Opening {
         if !self.are_in(&report) {
             return Err(Unfit::Config(NO_TRANSACTIONS.to_owned()));
         }
-        Ok(OpenConnection { connection, session: session_of(&report) })
+        // The pooler may run the next transaction on another connection to the server.
+        let session = Session { connection_id: String::new(), ..session_of(&report) };
+        Ok(OpenConnection { connection, session })
     }
 
     /// Returns `true` if the settings have their values in `report`.
@@ -180,12 +180,11 @@ impl Connector for PostgresConnector {
     const IS_REMOTE: bool = true;
 
     async fn open(&self) -> Result<OpenConnection<Self>, Unfit> {
-        let login = ServerSettings::login(self.credentials.as_ref()).await?;
         let open = |options: PgConnectOptions| {
-            let (options, opening) = (with_login(options, login.as_ref()), Arc::clone(&self.opening));
+            let opening = Arc::clone(&self.opening);
             async move { opening.open(options).await }
         };
-        self.hosts.connect(open).await
+        self.route.open(open).await
     }
 
     async fn check(connection: &mut PgConnection) -> Result<(), Unfit> {
@@ -208,14 +207,22 @@ impl Connector for PostgresConnector {
     fn rows_affected(done: &PgQueryResult) -> u64 {
         done.rows_affected()
     }
+
+    fn abandon(&self, abandoned: OpenConnection<Self>) {
+        self.route.abandon(abandoned);
+    }
 }
 
-fn with_login(options: PgConnectOptions, login: Option<&Credentials>) -> PgConnectOptions {
-    let Some(Credentials { username, password }) = login else { return options };
-    let options = options.password(password);
-    match username {
-        Some(username) => options.username(username),
-        None => options,
+impl Ends for PostgresConnector {
+    /// The server's own timeouts end a statement, but not a commit that waits for a synchronous standby. That one has
+    /// happened, and this makes it visible: otherwise it would become so at any time, and no fence lasts as long.
+    async fn end(connection: &mut PgConnection, session: &Session) -> Result<bool, Unfit> {
+        let report = reported(connection, SqlStr::from_static(REPORT)).await?;
+        let is_there = session_of(&report).server.is_same(&session.server);
+        if is_there {
+            query(TERMINATE).bind(&session.connection_id).persistent(false).execute(connection).await?;
+        }
+        Ok(is_there)
     }
 }
 
@@ -228,6 +235,14 @@ impl HostOptions for PgConnectOptions {
 
     fn at(self, address: IpAddr) -> Self {
         self.host(&address.to_string())
+    }
+
+    fn with_username(self, username: &str) -> Self {
+        self.username(username)
+    }
+
+    fn with_password(self, password: &str) -> Self {
+        self.password(password)
     }
 }
 
@@ -265,12 +280,19 @@ fn is_refusal(answer: &dyn DatabaseError) -> bool {
 const REPORT: &str = "SELECT pg_is_in_recovery()::text AS is_in_recovery,
                              current_setting('transaction_read_only') AS transaction_read_only,
                              extract(epoch FROM pg_postmaster_start_time())::text AS started_at,
+                             concat(pg_backend_pid(), '/', extract(epoch FROM clock_timestamp())) AS connection_id,
                              (extract(epoch FROM current_setting('statement_timeout')::interval) * 1000)::bigint::text
                                  AS statement_timeout,
                              (extract(epoch FROM current_setting('lock_timeout')::interval) * 1000)::bigint::text
                                  AS lock_timeout,
                              current_setting('transaction_isolation') AS default_transaction_isolation,
                              current_setting('sessions.connection', true) AS marker";
+
+/// Ends a connection by its id. Process numbers recur, but the process of that connection began before it was asked for its
+/// id, and the process of any other with its number began later.
+const TERMINATE: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                         WHERE pid = split_part($1, '/', 1)::integer
+                               AND backend_start <= to_timestamp(split_part($1, '/', 2)::float8)";
 
 /// Asks the server with these statements. No statement is prepared, so that a pooler may stand between.
 async fn reported(connection: &mut PgConnection, sql: SqlStr) -> Result<Report, Unfit> {
@@ -297,7 +319,7 @@ fn must_be_primary(report: &Report) -> Result<(), Unfit> {
 fn session_of(report: &Report) -> Session {
     // To the microsecond: no two servers have the same.
     let server = ServerId { name: report.get("started_at").to_owned(), started_at: 0 };
-    Session { server, group: None, connection_id: 0 }
+    Session { server, group: None, connection_id: report.get("connection_id").to_owned() }
 }
 
 /// Returns the statement that begins a transaction with the timeouts of `settings`. A transaction whose client

@@ -3,6 +3,7 @@
 use session_core::Timestamp;
 use sqlx::{Connection as _, PgConnection, query_as, query_scalar};
 
+use super::condition;
 use crate::Inspection;
 use crate::sql::columns::Column;
 use crate::sql::table::TableName;
@@ -26,6 +27,7 @@ pub(super) async fn inspect(connection: &mut PgConnection, table: &TableName) ->
     .persistent(false)
     .fetch_all(&mut *transaction)
     .await?;
+    let condition = condition::examine(&mut transaction, table).await?;
     transaction.rollback().await?;
     let missing_indexes = Column::missing_indexes(&indexed);
     Ok(Inspection {
@@ -33,6 +35,7 @@ pub(super) async fn inspect(connection: &mut PgConnection, table: &TableName) ->
         clock: Some(Timestamp::from_micros(clock)),
         is_read_only,
         findings: Vec::new(),
+        condition,
         missing_indexes,
     })
 }

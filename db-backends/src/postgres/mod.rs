@@ -7,10 +7,13 @@
 //! | an abandoned statement | is bounded by |
 //! |---|---|
 //! | waits for a lock | that second, and `lock_timeout`, 3 s |
-//! | waits or runs | that second, `statement_timeout`, 5 s, and the time of its commit |
+//! | waits or runs | that second, and a request to end the connection that is then sent over a new one |
+//! | waits or runs, should the request fail | that second, `statement_timeout`, 5 s, and the time of its commit |
+//! | has committed, and waits for a synchronous standby | that second and the request, after which the commit is shown |
 //! | runs over the application's pool | that second: nothing commits its transaction later |
 
 mod builder;
+mod condition;
 mod connect;
 mod error;
 mod inspect;
@@ -18,7 +21,7 @@ mod schema;
 mod settings;
 pub(crate) mod statements;
 
-use sqlx::{PgConnection, Postgres, SqlStr};
+use sqlx::{PgConnection, Postgres};
 
 pub use self::builder::PostgresBuilder;
 
@@ -28,7 +31,7 @@ use crate::sql::connections::Usage;
 use crate::sql::connector::Query;
 use crate::sql::persistence::{Backend, SqlPersistence};
 use crate::sql::server::ServerConnections;
-use crate::sql::statements::Syntax;
+use crate::sql::statements::{Rest, Syntax};
 use crate::sql::table::TableName;
 use crate::{Finding, Inspection};
 
@@ -53,7 +56,7 @@ impl Backend for Postgres {
     fn remove(
         connection: &mut PgConnection,
         rows: Query<Self>,
-        _: Option<SqlStr>,
+        _: Option<Rest>,
     ) -> Work<'_, Vec<Self::Row>, sqlx::Error> {
         Box::pin(rows.fetch_all(connection))
     }

@@ -16,18 +16,27 @@ pub(super) const SYNTAX: Syntax = Syntax {
     greatest: "greatest",
     least: "least",
     numbers_parameters: true,
-    // Rows that others have locked are deleted or written by them. An array, because the planner might join a
+    // Rows that others have locked are deleted or written by them. Arrays, because the planner might join a
     // subquery with the whole table.
     delete_expired: DeleteExpired::returning(
-        "DELETE FROM {sessions} WHERE {key} = ANY (ARRAY(
-             SELECT {key} FROM {sessions} WHERE expires_at <= ?
-             ORDER BY expires_at LIMIT ? FOR UPDATE SKIP LOCKED))
-         RETURNING {key}, subject",
+        "WITH due AS MATERIALIZED (
+             SELECT {key}, expires_at FROM {sessions} WHERE reap_at <= $1
+             ORDER BY reap_at LIMIT $2 FOR UPDATE SKIP LOCKED),
+         removed AS (
+             DELETE FROM {sessions} WHERE {key} = ANY (ARRAY(SELECT {key} FROM due WHERE expires_at <= $1))
+             RETURNING {key}, subject, expires_at),
+         postponed AS (
+             UPDATE {sessions} SET reap_at = expires_at
+             WHERE {key} = ANY (ARRAY(SELECT {key} FROM due WHERE expires_at > $1))
+             RETURNING {key}, subject, expires_at)
+         SELECT {key}, subject, expires_at FROM removed
+         UNION ALL SELECT {key}, subject, expires_at FROM postponed",
     ),
-    // Materialized, because the planner might go through the whole table in the order of its keys.
-    list_by_subject: "WITH mine AS MATERIALIZED (
-                          SELECT {times} FROM {sessions} WHERE subject = ? AND expires_at > ?)
-                      SELECT {times} FROM mine WHERE {key} >= ? ORDER BY {key} LIMIT ?",
+    list_by_subject: "SELECT {times} FROM {sessions}
+                      WHERE subject = ? AND expires_at > ? AND {key} >= ? ORDER BY {key} LIMIT ?",
+    delete_rotations: "DELETE FROM {rotations} WHERE ctid = ANY (ARRAY(
+                           SELECT ctid FROM {rotations} WHERE expires_at <= ?
+                           ORDER BY expires_at LIMIT ? FOR UPDATE SKIP LOCKED))",
     now: "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS {result}",
 };
 

@@ -2,7 +2,14 @@
 //! statements, the values that they bind, the records that are read from rows, and what the schema's check
 //! looks for.
 //!
-//! To add a column, add it here, and to each database's `STEPS` a step that adds it to the table.
+//! To add a column, add it here, and to each database's `CHANGES`: to the statement that makes the table, and
+//! as a change that adds it to a table of an older version.
+//!
+//! The reaper finds rows by `reap_at`, which is at or before `expires_at`: equal when the row is inserted, and
+//! left alone by writes that make the expiry later. So such a write, nearly every one, touches no index. When
+//! the reaper finds that a session lives on, it makes `reap_at` equal to `expires_at` again: one write of the
+//! index for each lifetime of a session, instead of one for each request. A row that an older version has
+//! inserted, which does not know the column, has the default, 0, so the reaper looks at it in its next round.
 
 use bytes::Bytes;
 use session_core::{
@@ -26,6 +33,8 @@ pub(crate) enum Column {
     LastSeenAt,
     Version,
     Subject,
+    /// The instant from which the reaper looks at the row.
+    ReapAt,
 }
 
 /// The contents of a column. Each database has a type for it.
@@ -54,7 +63,7 @@ impl Description {
 }
 
 impl Column {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Key,
         Self::Payload,
         Self::CreatedAt,
@@ -62,6 +71,7 @@ impl Column {
         Self::LastSeenAt,
         Self::Version,
         Self::Subject,
+        Self::ReapAt,
     ];
 
     const fn describe(self) -> Description {
@@ -69,9 +79,7 @@ impl Column {
             Self::Key => Description { is_indexed: true, ..Description::new("key", Kind::Text) },
             Self::Payload => Description { is_updated: true, ..Description::new("payload", Kind::Bytes) },
             Self::CreatedAt => Description::new("created_at", Kind::Integer),
-            Self::ExpiresAt => {
-                Description { is_indexed: true, ..Description::new("expires_at", Kind::Integer) }
-            }
+            Self::ExpiresAt => Description::new("expires_at", Kind::Integer),
             Self::LastSeenAt => {
                 Description { is_updated: true, ..Description::new("last_seen_at", Kind::Integer) }
             }
@@ -82,6 +90,7 @@ impl Column {
                 is_indexed: true,
                 ..Description::new("subject", Kind::Text)
             },
+            Self::ReapAt => Description { is_indexed: true, ..Description::new("reap_at", Kind::Integer) },
         }
     }
 
@@ -97,6 +106,16 @@ impl Column {
         self.describe().is_nullable
     }
 
+    /// Returns the columns that a table of this version has at least. Zero is a version that was not recorded.
+    pub(crate) fn of_version(version: u32) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |column| version >= 2 || *column != Self::ReapAt)
+    }
+
+    /// Returns the columns that a record is read from.
+    pub(crate) fn of_record() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|column| *column != Self::ReapAt)
+    }
+
     /// Returns the columns to which an update writes the record's value.
     pub(crate) fn updated() -> impl Iterator<Item = Self> {
         Self::ALL.into_iter().filter(|column| column.describe().is_updated)
@@ -108,7 +127,7 @@ impl Column {
             Self::Key => Value::Text(key.as_str()),
             Self::Payload => Value::Bytes(record.payload()),
             Self::CreatedAt => Value::Integer(record.created_at().as_micros()),
-            Self::ExpiresAt => Value::Integer(record.expires_at().as_micros()),
+            Self::ExpiresAt | Self::ReapAt => Value::Integer(record.expires_at().as_micros()),
             Self::LastSeenAt => Value::Integer(record.last_seen_at().as_micros()),
             Self::Version => Value::Integer(version_bits(version)),
             Self::Subject => Value::OptionalText(record.subject().map(Subject::as_str)),
@@ -169,13 +188,22 @@ fn subject<B: Values>(row: &B::Row) -> Result<Option<Subject>, Corrupt> {
 }
 
 /// Reads the rows of expired sessions that were removed, with the columns `key` and `subject`.
-pub(crate) fn expired<B: Values>(rows: &[B::Row]) -> ExpiredSessions {
-    let session = |row| {
-        let key = std::str::from_utf8(B::key(row)?).ok()?;
+pub(crate) fn expired<'r, B: Values>(rows: impl Iterator<Item = &'r B::Row>) -> ExpiredSessions {
+    let mut expired = ExpiredSessions::default();
+    for row in rows {
+        expired.count += 1;
+        let key = B::key(row).and_then(|key| StoredKey::parse(std::str::from_utf8(key).ok()?).ok());
         // The row is gone, so an error would only hide the others.
-        Some(ExpiredSession::new(StoredKey::parse(key).ok()?, subject::<B>(row).unwrap_or_default()))
-    };
-    ExpiredSessions::new(rows.len() as u64, rows.iter().filter_map(session).collect())
+        let session = key.map(|key| ExpiredSession::new(key, subject::<B>(row).unwrap_or_default()));
+        expired.sessions.extend(session);
+    }
+    expired
+}
+
+/// Returns `true` if the session in a row with the column `expires_at` expired at `before` or earlier. A row
+/// whose expiry cannot be read counts as one that lives on.
+pub(crate) fn is_over<B: Values>(row: &B::Row, before: Timestamp) -> bool {
+    Column::ExpiresAt.instant::<B>(row).is_ok_and(|expires_at| expires_at <= before)
 }
 
 /// Reads the times in a row.

@@ -61,6 +61,12 @@ impl DriverErrors {
         matches!(error, sqlx::Error::Database(answer) if (self.meaning)(&**answer) == Meaning::Undone)
     }
 
+    /// Returns `true` if another client's lock kept the server from running the statement in time.
+    #[cfg(feature = "_server")]
+    pub(crate) fn is_busy(&self, error: &sqlx::Error) -> bool {
+        matches!(error, sqlx::Error::Database(answer) if (self.meaning)(&**answer) == Meaning::Busy)
+    }
+
     /// Returns `true` if the server answered that it takes no writes.
     pub(crate) fn is_not_primary(&self, error: &sqlx::Error) -> bool {
         matches!(error, sqlx::Error::Database(answer) if (self.meaning)(&**answer) == Meaning::NotPrimary)

@@ -61,6 +61,12 @@ pub(crate) trait HostOptions: Clone + Send + Sync + 'static {
 
     /// Returns the options for one address of the host.
     fn at(self, address: IpAddr) -> Self;
+
+    /// Returns the options with another user.
+    fn with_username(self, username: &str) -> Self;
+
+    /// Returns the options with another password.
+    fn with_password(self, password: &str) -> Self;
 }
 
 /// The hosts of a URL.
@@ -149,6 +155,14 @@ mod tests {
         }
 
         fn at(self, _: IpAddr) -> Self {
+            self
+        }
+
+        fn with_username(self, _: &str) -> Self {
+            self
+        }
+
+        fn with_password(self, _: &str) -> Self {
             self
         }
     }

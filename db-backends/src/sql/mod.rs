@@ -1,6 +1,7 @@
 //! The parts that the SQL databases share. Each file uses only those before it in this order: `table`,
-//! `error`, `run_to_end`, `queue`, `session_check`, `credentials`, `hosts`, `primary`, `connector`, `own_pool`, `checkout`,
-//! `connections`, `server`; `value`, `columns`, `statements`, `page`, `schema`; and `persistence`, which puts them together.
+//! `error`, `run_to_end`, `queue`, `session_check`, `credentials`, `hosts`, `primary`, `connector`, `route`, `own_pool`,
+//! `checkout`, `connections`, `server`; `value`, `columns`, `statements`, `page`, `schema`; `persistence`, which puts
+//! them together; and `rotations`, with a table of its own.
 //!
 //! Each database builds on them in rooms of its own: builder, connect, error, statements, schema, inspect.
 
@@ -18,6 +19,9 @@ mod page;
 pub(crate) mod persistence;
 mod primary;
 pub(crate) mod queue;
+pub(crate) mod rotations;
+#[cfg(feature = "_server")]
+pub(crate) mod route;
 pub(crate) mod run_to_end;
 pub(crate) mod schema;
 #[cfg(feature = "_server")]

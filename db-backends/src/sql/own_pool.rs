@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use crate::sql::connector::{Connection, Connector, OpenConnection};
 use crate::sql::primary::Primary;
 use crate::sql::queue::{FairQueue, NoConnection};
-use crate::sql::run_to_end::{GRACE, GRACE_TO_CONNECT, run_to_end};
+use crate::sql::run_to_end::{GRACE_TO_CONNECT, run_to_end};
 use crate::sql::session_check::Unfit;
 
 /// A remote connection that was used within this time is taken to be alive, and one that was checked within
@@ -31,9 +31,16 @@ const LIFETIME: Duration = Duration::from_secs(30 * 60);
 /// busier, with new connections; longer would make more of a connection that a firewall forgot.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The time after which a statement without an answer makes its caller see where the address leads, and the
-/// pause before the next look.
+/// The time after which a call without an answer sees where the address leads, the time that such a look may take, and the
+/// time between the beginnings of two.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The time after which a caller asks again whether it is to look.
+const LOOK_TICK: Duration = Duration::from_millis(100);
+
+/// The time that a server gets to answer after another one took its place. Without an answer, the outcome of a write is
+/// unknown.
+const REPLACED_GRACE: Duration = Duration::from_millis(500);
 
 /// Connections that have one user at a time each, opened when they are needed.
 pub(crate) struct OwnPool<C: Connector>(Arc<Shared<C>>);
@@ -42,8 +49,8 @@ pub(crate) struct Shared<C: Connector> {
     pub(crate) connector: C,
     pub(crate) queue: FairQueue,
     pub(crate) primary: Primary,
-    /// Held by the caller that opens a connection to see where the address leads.
-    looking: tokio::sync::Mutex<()>,
+    /// Held by the caller that opens a connection to see where the address leads. The time at which the last one began.
+    looking: tokio::sync::Mutex<Option<Instant>>,
     idle: Mutex<Idle<C>>,
 }
 
@@ -69,7 +76,7 @@ impl<C: Connector> OwnPool<C> {
     pub(crate) fn new(connector: C, count: u16, timeout: Duration) -> Self {
         let idle = Mutex::new(Idle { slots: Vec::new(), broken_at: None });
         let queue = FairQueue::new(count, timeout);
-        let (primary, looking) = (Primary::default(), tokio::sync::Mutex::new(()));
+        let (primary, looking) = (Primary::default(), tokio::sync::Mutex::new(None));
         Self(Arc::new(Shared { connector, queue, primary, looking, idle }))
     }
 
@@ -125,11 +132,25 @@ impl<C: Connector> Shared<C> {
     }
 
     /// Opens a connection. If it leads to another server than the others, they are used no more.
-    pub(crate) async fn open(&self) -> Result<OpenConnection<C>, Unfit> {
+    async fn open(&self) -> Result<OpenConnection<C>, Unfit> {
         let began = Instant::now();
         let open = self.connector.open().await?;
         self.primary.found(open.session.primary(), began);
         Ok(open)
+    }
+
+    /// Opens a connection, and returns when that began. Begins anew when another server is found meanwhile: one that was cut
+    /// off does not answer, and what is under way still leads there.
+    async fn open_anew(self: &Arc<Self>) -> Result<(OpenConnection<C>, Instant), Unfit> {
+        loop {
+            let began = Instant::now();
+            let witness = Witness { pool: Arc::clone(self), opened_at: began };
+            tokio::select! {
+                biased;
+                open = self.open() => return Ok((open?, began)),
+                () = witness.another_is_found() => {}
+            }
+        }
     }
 }
 
@@ -152,7 +173,7 @@ impl<C: Connector> Slot<C> {
     /// Makes sure that there is a connection, that it is alive and leads to the primary, and that an
     /// abandoned statement on it has ended. Otherwise statements would queue up in it, and the last one would
     /// run long after its user has given up.
-    async fn make_ready(&mut self, pool: &Shared<C>) -> Result<(), PersistenceError> {
+    async fn make_ready(&mut self, pool: &Arc<Shared<C>>) -> Result<(), PersistenceError> {
         if C::IS_REMOTE {
             let is_old = self.opened_at.elapsed() >= LIFETIME;
             // Taken out during the check: a connection whose check was not waited for must not be used again,
@@ -167,9 +188,9 @@ impl<C: Connector> Slot<C> {
             self.open = None;
         }
         if self.open.is_none() {
-            let began = Instant::now();
-            let open = pool.open().await;
-            let open = open.map_err(|unfit| unfit.into_error(|error| C::ERRORS.connecting(error)))?;
+            let open = pool.open_anew().await;
+            let (open, began) =
+                open.map_err(|unfit| unfit.into_error(|error| C::ERRORS.connecting(error)))?;
             // From the beginning, because the connection leads to where the address led then.
             *self = Self { opened_at: began, ..Self::new(Some(open)) };
         }
@@ -255,32 +276,40 @@ pub(crate) struct Witness<C: Connector> {
 impl<C: Connector> Witness<C> {
     /// Waits until the answer need not be waited for any longer, because another server has taken the place
     /// of this one. The former one has a grace period to answer.
-    ///
-    /// A statement that takes long opens a connection to see where the address leads: a server that was cut
-    /// off says nothing itself, and other callers may all be waiting on connections to it.
     pub(crate) async fn server_is_replaced(self) {
+        self.another_is_found().await;
+        tokio::time::sleep(REPLACED_GRACE).await;
+    }
+
+    /// Waits until another server has taken the place of this one.
+    ///
+    /// A call that takes long opens a connection to see where the address leads: a server that was cut off says
+    /// nothing itself, and other callers may all be waiting on connections to it.
+    async fn another_is_found(&self) {
         if !C::IS_REMOTE {
             return std::future::pending().await;
         }
-        let left = self.pool.primary.is_left(self.opened_at);
         tokio::select! {
-            () = left => {}
+            () = self.pool.primary.is_left(self.opened_at) => {}
             () = self.look_elsewhere() => {}
         }
-        tokio::time::sleep(GRACE).await;
     }
 
     /// Opens connections now and then, which notes the server that each leads to. A server that answers is
     /// only slow, and is asked ever more rarely.
     async fn look_elsewhere(&self) {
         let mut pause = LOOK_INTERVAL;
+        tokio::time::sleep(pause).await;
         loop {
-            tokio::time::sleep(pause).await;
-            // One caller is enough.
-            if let Ok(_looking) = self.pool.looking.try_lock() {
-                let look = timeout(self.pool.queue.timeout(), self.pool.open()).await;
+            // One caller at a time is enough.
+            if let Ok(mut looked_at) = self.pool.looking.try_lock()
+                && looked_at.is_none_or(|at| at.elapsed() >= pause)
+            {
+                *looked_at = Some(Instant::now());
+                let look = timeout(LOOK_INTERVAL, self.pool.open()).await;
                 pause = if matches!(look, Ok(Ok(_))) { pause.saturating_mul(2) } else { LOOK_INTERVAL };
             }
+            tokio::time::sleep(LOOK_TICK).await;
         }
     }
 }

@@ -17,8 +17,9 @@ use crate::sql::connections::{Connections, Usage};
 use crate::sql::connector::{Connector, Query};
 use crate::sql::error::DriverErrors;
 use crate::sql::page::Page;
+use crate::sql::rotations;
 use crate::sql::schema::{self, Schema};
-use crate::sql::statements::{DeleteExpired, Statements, Syntax};
+use crate::sql::statements::{Rest, Statements, Syntax};
 use crate::sql::table::TableName;
 use crate::sql::value::{RESULT, Value, Values};
 use crate::{Finding, FindingSeverity, Inspect, Inspection};
@@ -29,6 +30,7 @@ pub struct SqlPersistence<B: Backend> {
     pub(crate) connections: B::Connections,
     pub(crate) table: TableName,
     pub(crate) sql: Statements,
+    pub(crate) rotations: rotations::Statements,
     statement_bound: Duration,
     /// The database's name, as far as it is known.
     database: String,
@@ -49,7 +51,7 @@ pub(crate) trait Backend: Values + Schema + Sized {
     fn remove(
         connection: &mut Self::Connection,
         rows: Query<Self>,
-        by_keys: Option<SqlStr>,
+        rest: Option<Rest>,
     ) -> Work<'_, Vec<Self::Row>, sqlx::Error>;
 
     /// Asks the database how it is, without its findings.
@@ -57,6 +59,12 @@ pub(crate) trait Backend: Values + Schema + Sized {
         connection: &mut Self::Connection,
         table: &TableName,
     ) -> impl Future<Output = sqlx::Result<Inspection>> + Send;
+
+    /// Rewrites a file without its empty pages. Returns `false` if there is no such file.
+    fn vacuum(connection: &mut Self::Connection) -> impl Future<Output = sqlx::Result<bool>> + Send {
+        let _ = connection;
+        std::future::ready(Ok(false))
+    }
 
     /// Looks for settings that are wrong.
     fn examine(
@@ -69,11 +77,12 @@ type ConnectorOf<B> = <<B as Backend>::Connections as Connections>::Connector;
 
 #[expect(private_bounds, reason = "implemented in this crate only")]
 impl<B: Backend> SqlPersistence<B> {
-    const ERRORS: DriverErrors = <ConnectorOf<B> as Connector>::ERRORS;
+    pub(crate) const ERRORS: DriverErrors = <ConnectorOf<B> as Connector>::ERRORS;
 
     pub(crate) fn new(connections: B::Connections, table: TableName, statement_bound: Duration) -> Self {
         let sql = Statements::new(&B::SYNTAX, &table);
-        Self { connections, table, sql, statement_bound, database: String::new() }
+        let rotations = rotations::Statements::new(&B::SYNTAX, &table);
+        Self { connections, table, sql, rotations, statement_bound, database: String::new() }
     }
 
     /// Names the database, to distinguish its table from those of the same name in others.
@@ -129,19 +138,19 @@ impl<B: Backend> SqlPersistence<B> {
         findings.map_err(|error| Self::ERRORS.reading(&error, &self.table))
     }
 
-    /// Removes expired rows by the statements of [`DeleteExpired`], and returns the columns `key` and `subject` of each.
+    /// Runs the statements of [`DeleteExpired`], and returns the rows.
     ///
     /// Boxed, because the compiler cannot see from outside of this crate that the future is `Send`.
     pub(crate) fn remove(
         &self,
         rows: Query<B>,
-        by_keys: Option<SqlStr>,
+        rest: Option<Rest>,
     ) -> Work<'_, Vec<B::Row>, PersistenceError> {
-        let is_transaction = by_keys.is_some();
+        let is_transaction = rest.is_some();
         Box::pin(self.connections.write_all(
             rows,
             is_transaction,
-            move |connection, rows| B::remove(connection, rows, by_keys.clone()),
+            move |connection, rows| B::remove(connection, rows, rest.clone()),
             &self.table,
         ))
     }
@@ -205,7 +214,7 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
     ) -> Result<Version, PersistenceError> {
         columns::check_size(record)?;
         let version = columns::fresh_version();
-        let query = with_record::<B>(&self.sql.update, key, record, version, expiry);
+        let query = with_record::<B>(self.sql.update.get(expiry), key, record, version, expiry);
         let query =
             bind(query, [text(key), instant(now), Value::OptionalInteger(expected.map(version_bits))]);
         match self.write(query).await? {
@@ -243,7 +252,7 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
         }
         columns::check_size(record)?;
         let version = columns::fresh_version();
-        let query = with_record::<B>(&self.sql.rename, new, record, version, expiry);
+        let query = with_record::<B>(self.sql.rename.get(expiry), new, record, version, expiry);
         let query = bind(
             query,
             [text(new), text(old), instant(now), Value::OptionalInteger(expected.map(version_bits))],
@@ -264,9 +273,12 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
         limit: u32,
     ) -> Result<ExpiredSessions, PersistenceError> {
         let parameters = [instant(before), Value::Integer(limit.into())];
-        let DeleteExpired { rows, by_keys } = &self.sql.delete_expired;
-        let rows = self.remove(statement(rows, parameters), by_keys.clone()).await?;
-        Ok(columns::expired::<B>(&rows))
+        let statements = &self.sql.delete_expired;
+        let due = self.remove(statement(&statements.rows, parameters), statements.rest(before)).await?;
+        let removed = columns::expired::<B>(due.iter().filter(|row| columns::is_over::<B>(row, before)));
+        let is_full = u32::try_from(due.len()).is_ok_and(|count| count >= limit);
+        // Where nothing is asked for, nothing is left to do.
+        Ok(removed.with_more(is_full && limit > 0))
     }
 
     async fn now(&self) -> Result<Timestamp, PersistenceError> {
@@ -358,8 +370,15 @@ impl<B: Backend> Inspect for SqlPersistence<B> {
     }
 
     async fn count_expired(&self, before: Timestamp) -> Result<u64, PersistenceError> {
-        let count = self.read_number(statement::<B>(&self.sql.count_expired, [instant(before)])).await?;
+        let query = statement::<B>(&self.sql.count_expired, [instant(before), instant(before)]);
+        let count = self.read_number(query).await?;
         Ok(count.and_then(|count| count.try_into().ok()).unwrap_or_default())
+    }
+
+    async fn vacuum(&self) -> Result<bool, PersistenceError> {
+        let writer: Checkout<_> = self.connections.writer().await?;
+        let done = writer.perform(|connection| Box::pin(async move { B::vacuum(connection).await })).await;
+        done.map_err(|error| Self::ERRORS.writing(&error, &self.table))
     }
 }
 
@@ -384,7 +403,10 @@ pub(crate) async fn why_unmatched(
     }
 }
 
-fn statement<'a, B: Backend>(sql: &SqlStr, parameters: impl IntoIterator<Item = Value<'a>>) -> Query<B> {
+pub(crate) fn statement<'a, B: Backend>(
+    sql: &SqlStr,
+    parameters: impl IntoIterator<Item = Value<'a>>,
+) -> Query<B> {
     bind(query(sql.clone()), parameters)
 }
 
@@ -401,23 +423,14 @@ fn with_record<B: Backend>(
     expiry: ExpiryWrite,
 ) -> Query<B> {
     let updated = Column::updated().map(|column| column.value(key, record, version));
-    let expiry = [instant(record.expires_at()), Value::Integer(expiry_cap(expiry))];
-    statement(sql, updated.chain(expiry))
+    let again = (expiry == ExpiryWrite::Replace).then(|| instant(record.expires_at()));
+    statement(sql, updated.chain([instant(record.expires_at())]).chain(again))
 }
 
-/// Returns up to where the statements look at the expiry that the row has: they write the later one of that
-/// and the record's.
-pub(crate) const fn expiry_cap(expiry: ExpiryWrite) -> i64 {
-    match expiry {
-        ExpiryWrite::Extend => i64::MAX,
-        ExpiryWrite::Replace => i64::MIN,
-    }
-}
-
-fn text(key: &StoredKey) -> Value<'_> {
+pub(crate) fn text(key: &StoredKey) -> Value<'_> {
     Value::Text(key.as_str())
 }
 
-const fn instant(instant: Timestamp) -> Value<'static> {
+pub(crate) const fn instant(instant: Timestamp) -> Value<'static> {
     Value::Integer(instant.as_micros())
 }

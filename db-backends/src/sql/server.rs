@@ -11,11 +11,10 @@ use tokio::time::timeout;
 use crate::sql::checkout::{Checkout, FromDriver, Work};
 use crate::sql::connections::{Connections, Usage};
 use crate::sql::connector::{Arguments, Connection, Connector, Query};
-use crate::sql::credentials::{Credentials, Provider};
+use crate::sql::credentials::Provider;
 use crate::sql::error::DriverErrors;
 use crate::sql::own_pool::OwnPool;
 use crate::sql::run_to_end::{GRACE_TO_CONNECT, run_to_end};
-use crate::sql::session_check::Unfit;
 use crate::sql::table::TableName;
 use crate::url;
 
@@ -68,14 +67,6 @@ impl ServerSettings {
 
     pub(crate) fn table(&self) -> Result<TableName, PersistenceError> {
         TableName::parse_or_default(self.table.as_deref())
-    }
-
-    /// Asks for the credentials of a new connection, if they are not those of the URL.
-    pub(crate) async fn login(provider: Option<&Provider>) -> Result<Option<Credentials>, Unfit> {
-        match provider {
-            Some(provider) => provider.ask().await.map(Some).map_err(Unfit::NoPassword),
-            None => Ok(None),
-        }
     }
 
     /// Connects over connections of our own. Waits for the server to answer on one. `begin` begins a
@@ -181,8 +172,8 @@ enum Effect {
     Writes,
 }
 
-/// The maximum number of times that a statement is run again because the server undid it for another one.
-const MAX_REPEATS: u32 = 8;
+/// The longest pause before a statement is run again that the server undid for another one.
+const MAX_PAUSE: Duration = Duration::from_millis(64);
 
 impl<C: Connector> ServerConnections<C>
 where
@@ -190,7 +181,8 @@ where
     Arguments<C>: IntoArguments<C::Database> + Clone,
 {
     /// Runs a query, in a transaction where it needs one. Runs it again where nothing took effect: on another
-    /// connection if the first one was lost, and a few times if the server undid it for another client's.
+    /// connection if the first one was lost, and for as long as a call may wait for a connection if the server
+    /// undoes it for another client's: in a crowd, any fixed number of times is too few.
     async fn run<T: Send + 'static>(
         &self,
         mut query: Query<C::Database>,
@@ -208,7 +200,7 @@ where
         };
         let sql = query.sql();
         let began = Instant::now();
-        let (mut undone, mut lost) = (0, 0);
+        let (mut longest_pause, mut lost) = (Duration::from_millis(1), 0);
         loop {
             let is_pooled = self.is_pooled().await?;
             let checkout = self.checkout().await?;
@@ -227,11 +219,10 @@ where
             // What changes nothing has no effect.
             let done = done.map_err(|failure| if is_write { failure } else { failure.of_a_read() });
             match &done {
-                Err(failure) if failure.is_undone(&C::ERRORS) && undone < MAX_REPEATS => {
+                Err(failure) if failure.is_undone(&C::ERRORS) && began.elapsed() < self.patience => {
                     // The others are in the same place, so the pauses differ.
-                    let pause = fastrand::u64(0..1 << undone);
-                    undone += 1;
-                    tokio::time::sleep(Duration::from_millis(pause)).await;
+                    tokio::time::sleep(longest_pause.mul_f64(fastrand::f64())).await;
+                    longest_pause = (longest_pause * 2).min(MAX_PAUSE);
                 }
                 Err(failure) if failure.is_of_the_connection(&C::ERRORS) && lost == 0 => lost += 1,
                 _ => return Ok(done),

@@ -56,10 +56,9 @@ pub(crate) struct Session {
     pub(crate) server: ServerId,
     /// The servers that take writes together, if there are several: their common identity.
     pub(crate) group: Option<ServerId>,
-    /// The number by which the server can be asked to end this connection's statement, if
-    /// [`abandon`](super::connector::Connector::abandon) needs it; otherwise 0.
-    #[cfg_attr(not(feature = "mysql"), expect(dead_code, reason = "only MySQL needs it"))]
-    pub(crate) connection_id: u64,
+    /// The name by which the server can be asked to end this connection. Empty if it is not known.
+    #[cfg_attr(not(feature = "_server"), expect(dead_code, reason = "a file is no server"))]
+    pub(crate) connection_id: String,
 }
 
 impl Session {

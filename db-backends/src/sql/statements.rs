@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
+use session_core::{ExpiryWrite, Timestamp};
 use sqlx::{AssertSqlSafe, SqlSafeStr as _, SqlStr};
 
-use crate::sql::columns::Column;
+use crate::sql::columns::{self, Column};
 use crate::sql::table::TableName;
-use crate::sql::value::RESULT;
+use crate::sql::value::{RESULT, Values};
 
 /// The SQL dialect of a database: what the statements of all databases need, and the statements that are its
 /// own.
 ///
-/// In a statement, `{sessions}` stands for the quoted name of the session table, `{key}` for the column
-/// `key`, `{times}` for the columns that a list of sessions shows, and `{result}` for the name of the only
+/// In a statement, `{sessions}` stands for the quoted name of the session table, `{rotations}` for that of
+/// the notes of rotations, `{key}` for the column `key`, `{times}` for the columns that a list of sessions shows, and `{result}` for the name of the only
 /// column of an answer. A question mark is a parameter.
 pub(crate) struct Syntax {
     /// The character around the name of a table.
@@ -25,6 +26,7 @@ pub(crate) struct Syntax {
     pub(crate) numbers_parameters: bool,
     pub(crate) delete_expired: DeleteExpired<&'static str>,
     pub(crate) list_by_subject: &'static str,
+    pub(crate) delete_rotations: &'static str,
     pub(crate) now: &'static str,
 }
 
@@ -34,21 +36,20 @@ pub(crate) struct Statements {
     pub(crate) load: SqlStr,
     /// Adds a row: the value of every column, in the order of [`Column::ALL`].
     pub(crate) insert: SqlStr,
-    /// Writes the columns of [`Column::updated`], the expiry and its cap (see
-    /// [`expiry_cap`](crate::sql::persistence::expiry_cap)) to the row with this key, now, unless it has
-    /// expired, and with this version, unless that is null.
-    pub(crate) update: SqlStr,
+    /// Writes the columns of [`Column::updated`] and the expiry, which [`ExpiryWrite::Replace`] has twice, to
+    /// the row with this key, now, unless it has expired, and with this version, unless that is null.
+    pub(crate) update: ByExpiry<SqlStr>,
     /// Makes expiry and last use later, for the row with this key, now, unless it has expired, and if it was
     /// last used at an instant or before.
     pub(crate) touch: SqlStr,
     /// Does the same as `update`, with the new key before the key.
-    pub(crate) rename: SqlStr,
+    pub(crate) rename: ByExpiry<SqlStr>,
     /// Returns one row if there is one with this key, now, that has not expired.
     pub(crate) is_there: SqlStr,
     /// Removes the row with this key.
     pub(crate) delete: SqlStr,
     pub(crate) delete_expired: DeleteExpired<SqlStr>,
-    /// Counts the rows that expired at an instant or before.
+    /// Counts the rows that expired at an instant or before, which is there twice.
     pub(crate) count_expired: SqlStr,
     /// Returns key and times of the rows of a subject, now, that have not expired, from a key on, up to a
     /// limit, in the order of the bytes of their keys.
@@ -62,23 +63,50 @@ pub(crate) struct Statements {
 impl Statements {
     pub(crate) fn new(syntax: &Syntax, table: &TableName) -> Self {
         let sql = |template: &str| syntax.fill(template, table);
+        let by_expiry = |template: &str| ByExpiry {
+            extend: sql(&template.replace("{expiry}", "expires_at = {greatest}(?, expires_at)")),
+            replace: sql(&template.replace("{expiry}", "expires_at = ?, reap_at = {least}(?, reap_at)")),
+        };
         Self {
             load: sql("SELECT {columns} FROM {sessions} WHERE {key} = ? AND expires_at > ?"),
-            insert: sql("INSERT INTO {sessions} ({columns}) VALUES ({values})"),
-            update: sql("UPDATE {sessions} SET {updates}
-                         WHERE {key} = ? AND expires_at > ? AND version = coalesce(?, version)"),
+            insert: sql("INSERT INTO {sessions} ({all_columns}) VALUES ({values})"),
+            update: by_expiry(
+                "UPDATE {sessions} SET {updates}, {expiry}
+                 WHERE {key} = ? AND expires_at > ? AND version = coalesce(?, version)",
+            ),
             touch: sql("UPDATE {sessions}
                         SET expires_at = {greatest}(?, expires_at), last_seen_at = {greatest}(?, last_seen_at)
                         WHERE {key} = ? AND expires_at > ? AND last_seen_at <= ?"),
-            rename: sql("UPDATE {sessions} SET {updates}, {key} = ?
-                         WHERE {key} = ? AND expires_at > ? AND version = coalesce(?, version)"),
+            rename: by_expiry(
+                "UPDATE {sessions} SET {updates}, {expiry}, {key} = ?
+                 WHERE {key} = ? AND expires_at > ? AND version = coalesce(?, version)",
+            ),
             is_there: sql("SELECT 1 FROM {sessions} WHERE {key} = ? AND expires_at > ?"),
             delete: sql("DELETE FROM {sessions} WHERE {key} = ?"),
             delete_expired: syntax.delete_expired.map(|template| sql(template)),
-            count_expired: sql("SELECT count(*) AS {result} FROM {sessions} WHERE expires_at <= ?"),
+            count_expired: sql("SELECT count(*) AS {result} FROM {sessions}
+                                WHERE reap_at <= ? AND expires_at <= ?"),
             list_by_subject: sql(syntax.list_by_subject),
             scan: sql("SELECT {columns} FROM {sessions} WHERE {key} >= ? ORDER BY {key} LIMIT ?"),
             now: sql(syntax.now),
+        }
+    }
+}
+
+/// A statement that writes a record, for each [`ExpiryWrite`]. Two, because some databases write an index
+/// whenever a statement names a column of it, whether its value changes or not.
+pub(crate) struct ByExpiry<S> {
+    /// Makes the expiry later, or leaves it, and touches no index for it.
+    pub(crate) extend: S,
+    /// Makes the expiry what the record has.
+    pub(crate) replace: S,
+}
+
+impl ByExpiry<SqlStr> {
+    pub(crate) const fn get(&self, expiry: ExpiryWrite) -> &SqlStr {
+        match expiry {
+            ExpiryWrite::Extend => &self.extend,
+            ExpiryWrite::Replace => &self.replace,
         }
     }
 }
@@ -87,45 +115,93 @@ impl Statements {
 /// `subject` of each.
 pub(crate) struct DeleteExpired<S> {
     /// Returns the rows, and removes them unless there is another statement for that.
+    ///
+    /// For the session table, these are the rows that are due, with the column `expires_at`: a row whose session lives
+    /// on is postponed instead of removed.
     pub(crate) rows: S,
-    /// The statement that removes the returned rows, in the same transaction: it ends with their keys in parentheses.
+    /// The statement that removes the returned rows, in the same transaction: it ends with their keys.
     pub(crate) by_keys: Option<S>,
+    /// The statement that postpones rows, in the same transaction: it ends with their keys.
+    pub(crate) postpone: Option<S>,
 }
 
 impl<S> DeleteExpired<S> {
     /// Returns the statements of a database that can return what it removes.
     #[cfg_attr(
-        not(any(test, feature = "sqlite", feature = "postgres")),
-        expect(dead_code, reason = "MySQL returns nothing of what it deletes")
+        not(any(test, feature = "django", feature = "postgres")),
+        expect(dead_code, reason = "the others return nothing of what they delete")
     )]
     pub(crate) const fn returning(rows: S) -> Self {
-        Self { rows, by_keys: None }
+        Self { rows, by_keys: None, postpone: None }
     }
 
     pub(crate) fn map<T>(&self, fill: impl Fn(&S) -> T) -> DeleteExpired<T> {
-        DeleteExpired { rows: fill(&self.rows), by_keys: self.by_keys.as_ref().map(fill) }
+        DeleteExpired {
+            rows: fill(&self.rows),
+            by_keys: self.by_keys.as_ref().map(&fill),
+            postpone: self.postpone.as_ref().map(&fill),
+        }
+    }
+}
+
+/// The statements that follow when the rows of [`DeleteExpired`] are there, in the same transaction.
+#[derive(Clone)]
+pub(crate) struct Rest {
+    delete: SqlStr,
+    /// The statement that postpones sessions that live on, and the instant after which they end.
+    postpone: Option<(SqlStr, Timestamp)>,
+}
+
+impl DeleteExpired<SqlStr> {
+    /// Returns the statements that follow, if there are any.
+    pub(crate) fn rest(&self, before: Timestamp) -> Option<Rest> {
+        let postpone = self.postpone.clone().map(|postpone| (postpone, before));
+        Some(Rest { delete: self.by_keys.clone()?, postpone })
+    }
+}
+
+impl Rest {
+    /// Returns each statement that is left to run, with its rows.
+    #[cfg_attr(
+        not(any(feature = "sqlite", feature = "mysql")),
+        expect(dead_code, reason = "Postgres has one statement for all")
+    )]
+    pub(crate) fn split<'r, B: Values>(&self, rows: &'r [B::Row]) -> Vec<(&SqlStr, Vec<&'r B::Row>)> {
+        let (over, living) = match &self.postpone {
+            Some((_, before)) => rows.iter().partition(|row| columns::is_over::<B>(row, *before)),
+            None => (rows.iter().collect::<Vec<_>>(), Vec::new()),
+        };
+        let mut left = vec![(&self.delete, over)];
+        left.extend(self.postpone.iter().map(|(postpone, _)| postpone).zip([living]));
+        left.retain(|(_, rows)| !rows.is_empty());
+        left
     }
 }
 
 impl Syntax {
-    fn fill(&self, template: &str, table: &TableName) -> SqlStr {
+    pub(crate) fn fill(&self, template: &str, table: &TableName) -> SqlStr {
         let name = |column: Column| if column == Column::Key { self.key } else { column.name() };
         let times = [Column::Key, Column::CreatedAt, Column::ExpiresAt, Column::LastSeenAt].map(name);
-        // The later one of the record's expiry, and of what the row has up to the cap.
-        let expiry = format!("expires_at = {}(?, {}(?, expires_at))", self.greatest, self.least);
-        let updates = Column::updated().map(|column| format!("{} = ?", name(column))).chain([expiry]);
+        let updates = Column::updated().map(|column| format!("{} = ?", name(column)));
         let text = template
-            .replace("{columns}", &Column::ALL.map(name).join(", "))
+            .replace("{columns}", &Column::of_record().map(name).collect::<Vec<_>>().join(", "))
+            .replace("{all_columns}", &Column::ALL.map(name).join(", "))
             .replace("{values}", &Column::ALL.map(|_| "?").join(", "))
             .replace("{updates}", &updates.collect::<Vec<_>>().join(", "))
             .replace("{times}", &times.join(", "))
             .replace("{greatest}", self.greatest)
+            .replace("{least}", self.least)
             .replace("{result}", RESULT)
             .replace("{key}", self.key)
-            .replace("{sessions}", &format!("{quote}{}{quote}", table.as_str(), quote = self.quote));
+            .replace("{sessions}", &self.quoted(table.as_str()))
+            .replace("{rotations}", &self.quoted(&table.rotations_table()));
         let text = if self.numbers_parameters { numbered(&text) } else { text };
         // Safe, because the name is an identifier and the rest is text of this crate.
         AssertSqlSafe(Arc::<str>::from(text)).into_sql_str()
+    }
+
+    fn quoted(&self, name: &str) -> String {
+        format!("{quote}{name}{quote}", quote = self.quote)
     }
 }
 
@@ -148,6 +224,7 @@ mod tests {
         numbers_parameters: true,
         delete_expired: DeleteExpired::returning(""),
         list_by_subject: "SELECT {times}",
+        delete_rotations: "",
         now: "SELECT 0 AS {result}",
     };
 
@@ -156,17 +233,18 @@ mod tests {
         let statements = Statements::new(&SYNTAX, &TableName::default());
         assert_eq!(
             statements.insert.as_str(),
-            "INSERT INTO \"sessions\" (key, payload, created_at, expires_at, last_seen_at, version, subject) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7)"
+            "INSERT INTO \"sessions\" (key, payload, created_at, expires_at, last_seen_at, version, subject, reap_at) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"
         );
-        assert!(
-            statements.update.as_str().starts_with(
-                "UPDATE \"sessions\" SET payload = $1, last_seen_at = $2, version = $3, subject = $4, \
-                 expires_at = greatest($5, least($6, expires_at))"
-            ),
-            "{}",
-            statements.update.as_str()
-        );
+        let ByExpiry { extend, replace } = statements.update;
+        for (update, expiry) in [
+            (extend, "expires_at = greatest($5, expires_at)\n"),
+            (replace, "expires_at = $5, reap_at = least($6, reap_at)\n"),
+        ] {
+            let expected =
+                "UPDATE \"sessions\" SET payload = $1, last_seen_at = $2, version = $3, subject = $4, ";
+            assert!(update.as_str().starts_with(&format!("{expected}{expiry}")), "{}", update.as_str());
+        }
         assert_eq!(statements.list_by_subject.as_str(), "SELECT key, created_at, expires_at, last_seen_at");
         assert_eq!(statements.now.as_str(), "SELECT 0 AS result");
     }

@@ -48,6 +48,11 @@ impl TableName {
         format!("{}_schema", self.0)
     }
 
+    /// Returns the name of the table that holds the notes of rotations.
+    pub(crate) fn rotations_table(&self) -> String {
+        format!("{}_rotations", self.0)
+    }
+
     /// Returns `template` with this name in place of every `{table}`.
     pub(crate) fn fill(&self, template: &str) -> String {
         template.replace("{table}", &self.0)

@@ -8,6 +8,7 @@ use sqlx::{Sqlite, SqlitePool, query_scalar};
 
 use super::connect::{SqliteConnections, Target};
 use super::error::ERRORS;
+use super::space;
 use crate::sql::connections::Connections as _;
 use crate::sql::persistence::SqlPersistence;
 use crate::sql::table::TableName;
@@ -111,6 +112,9 @@ impl SqliteBuilder {
     /// `sqlite:///var/lib/app/sessions.db`, or `sqlite::memory:`. With `?mode=rw` the file must exist; with
     /// `?mode=ro` nothing is ever written.
     ///
+    /// A new file gives back space bit by bit, after sessions were reaped (`auto_vacuum = INCREMENTAL`); `sessionctl
+    /// vacuum` makes an older file do so.
+    ///
     /// The file is put into write-ahead mode. `synchronous` is `NORMAL`: an acknowledged write outlives the
     /// process, but the last writes before a power failure may be lost, with the file whole. To have `FULL`,
     /// make the pool.
@@ -193,7 +197,12 @@ impl SqliteBuilder {
             let entered = connections
                 .writer()
                 .await?
-                .perform(move |connection| Box::pin(async move { enter.fetch_one(connection).await }))
+                .perform(move |connection| {
+                    Box::pin(async move {
+                        space::prepare_new_file(connection).await?;
+                        enter.fetch_one(connection).await
+                    })
+                })
                 .await;
             match entered.map_err(|error| ERRORS.connecting(&error)) {
                 Ok(mode) => return check_mode(&mode),

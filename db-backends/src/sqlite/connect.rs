@@ -5,6 +5,7 @@
 
 use std::str::FromStr as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use session_core::PersistenceError;
@@ -12,6 +13,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteQueryResult, SqliteRow};
 use sqlx::{ConnectOptions as _, Connection as _, Sqlite, SqliteConnection, SqlitePool, query, query_scalar};
 
 use super::error::ERRORS;
+use super::space;
 use crate::sql::checkout::{Checkout, Work};
 use crate::sql::connections::{Connections, Usage};
 use crate::sql::connector::{Connector, OpenConnection, Query};
@@ -20,6 +22,9 @@ use crate::sql::own_pool::OwnPool;
 use crate::sql::queue::FairQueue;
 use crate::sql::session_check::{Session, Unfit};
 use crate::sql::table::TableName;
+
+/// The number of writes after which the log is begun anew: some 10 MiB.
+const WRITES_IN_LOG: u32 = 1_000;
 
 /// The file that a URL names, or memory.
 pub(super) struct Target {
@@ -83,6 +88,8 @@ pub(crate) enum SqliteConnections {
         writer: OwnPool<SqliteConnector>,
         /// `None` if the writer's connection is the only one.
         readers: Option<OwnPool<SqliteConnector>>,
+        /// The number of writes since the log was begun anew.
+        logged: AtomicU32,
     },
     /// The application's pool, the queue of those that want to write with one of its connections, and the
     /// longest that these wait for locks, as set in the builder.
@@ -94,7 +101,25 @@ impl SqliteConnections {
     pub(super) fn own(options: SqliteConnectOptions, readers: u16, acquire_timeout: Duration) -> Self {
         let options = Arc::new(options);
         let pool = |count| OwnPool::new(SqliteConnector(Arc::clone(&options)), count, acquire_timeout);
-        Self::Own { writer: pool(1), readers: (readers > 0).then(|| pool(readers)) }
+        Self::Own {
+            writer: pool(1),
+            readers: (readers > 0).then(|| pool(readers)),
+            logged: AtomicU32::new(0),
+        }
+    }
+
+    /// Begins the write-ahead log anew after many writes. SQLite does so only at a moment when nothing is read, which
+    /// never comes where some request always reads: the log would grow for ever.
+    async fn bound_log(&self, writes: u32) {
+        let Self::Own { writer, readers: Some(_), logged } = self else { return };
+        if logged.fetch_add(writes, Ordering::Relaxed).saturating_add(writes) < WRITES_IN_LOG {
+            return;
+        }
+        let Ok(writer) = writer.checkout().await else { return };
+        let begun =
+            Checkout::Own(writer).perform(|connection| Box::pin(space::restart_log(connection))).await;
+        // What was written is committed, whatever becomes of the log.
+        logged.store(if begun.unwrap_or(false) { 0 } else { WRITES_IN_LOG / 2 }, Ordering::Relaxed);
     }
 
     /// Uses the application's pool.
@@ -109,7 +134,7 @@ impl Connections for SqliteConnections {
 
     async fn reader(&self) -> Result<Checkout<SqliteConnector>, PersistenceError> {
         match self {
-            Self::Own { writer, readers } => {
+            Self::Own { writer, readers, .. } => {
                 readers.as_ref().unwrap_or(writer).checkout().await.map(Checkout::Own)
             }
             Self::Application { pool, .. } => Checkout::from_pool(pool, None, Duration::MAX).await,
@@ -144,7 +169,9 @@ impl Connections for SqliteConnections {
     }
 
     async fn write(&self, query: Query<Sqlite>, table: &TableName) -> Result<u64, PersistenceError> {
-        self.writer().await?.write(query, table).await
+        let written = self.writer().await?.write(query, table).await;
+        self.bound_log(1).await;
+        written
     }
 
     async fn write_all(
@@ -159,6 +186,8 @@ impl Connections for SqliteConnections {
         table: &TableName,
     ) -> Result<Vec<SqliteRow>, PersistenceError> {
         let done = self.writer().await?.perform(move |connection| run(connection, query)).await;
+        // A batch of the reaper.
+        self.bound_log(WRITES_IN_LOG / 4).await;
         done.map_err(|error| ERRORS.writing(&error, table))
     }
 
@@ -193,7 +222,7 @@ impl Connections for SqliteConnections {
     }
 
     async fn close(&self) {
-        if let Self::Own { writer, readers } = self {
+        if let Self::Own { writer, readers, .. } = self {
             // The writer last: closing the last connection merges the log into the file.
             for pool in readers.iter().chain([writer]) {
                 pool.close().await;

@@ -2,6 +2,7 @@
 
 use sqlx::{SqliteConnection, query_scalar};
 
+use super::space;
 use crate::Inspection;
 use crate::sql::columns::Column;
 use crate::sql::table::TableName;
@@ -16,8 +17,16 @@ pub(super) async fn inspect(
          WHERE c.seqno = 0 AND c.name IS NOT NULL",
     )
     .bind(table.as_str())
-    .fetch_all(connection)
+    .fetch_all(&mut *connection)
     .await?;
+    let condition = space::examine(connection).await?;
     let missing_indexes = Column::missing_indexes(&indexed);
-    Ok(Inspection { version, clock: None, is_read_only: false, findings: Vec::new(), missing_indexes })
+    Ok(Inspection {
+        version,
+        clock: None,
+        is_read_only: false,
+        findings: Vec::new(),
+        condition,
+        missing_indexes,
+    })
 }

@@ -15,11 +15,12 @@ mod error;
 mod inspect;
 mod schema;
 mod settings;
+mod space;
 mod statements;
 #[cfg(test)]
 mod tests;
 
-use sqlx::{SqlStr, Sqlite, SqliteConnection};
+use sqlx::{Connection as _, Sqlite, SqliteConnection, query};
 
 pub use self::builder::SqliteBuilder;
 
@@ -28,7 +29,7 @@ use crate::sql::checkout::Work;
 use crate::sql::connections::Usage;
 use crate::sql::connector::Query;
 use crate::sql::persistence::{Backend, SqlPersistence};
-use crate::sql::statements::Syntax;
+use crate::sql::statements::{Rest, Syntax};
 use crate::sql::table::TableName;
 use crate::{Finding, Inspection};
 
@@ -48,13 +49,29 @@ impl Backend for Sqlite {
     fn remove(
         connection: &mut SqliteConnection,
         rows: Query<Self>,
-        _: Option<SqlStr>,
+        rest: Option<Rest>,
     ) -> Work<'_, Vec<Self::Row>, sqlx::Error> {
-        Box::pin(rows.fetch_all(connection))
+        Box::pin(async move {
+            let Some(rest) = rest else { return rows.fetch_all(connection).await };
+            let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+            let rows = rows.fetch_all(&mut *transaction).await?;
+            for (by_numbers, rows) in rest.split::<Self>(&rows) {
+                let numbers = statements::numbers(&rows)?;
+                query(by_numbers.clone()).bind(numbers).execute(&mut *transaction).await?;
+            }
+            transaction.commit().await?;
+            // The rows are gone, so an error would only hide them.
+            let _ = space::give_back(connection).await;
+            Ok(rows)
+        })
     }
 
     async fn inspect(connection: &mut SqliteConnection, table: &TableName) -> sqlx::Result<Inspection> {
         inspect::inspect(connection, table).await
+    }
+
+    async fn vacuum(connection: &mut SqliteConnection) -> sqlx::Result<bool> {
+        space::vacuum(connection).await
     }
 
     async fn examine(connection: &mut SqliteConnection, usage: Usage) -> sqlx::Result<Vec<Finding>> {

@@ -14,17 +14,29 @@ pub(super) const SYNTAX: Syntax = Syntax {
     greatest: "max",
     least: "min",
     numbers_parameters: false,
-    delete_expired: DeleteExpired::returning(
-        "DELETE FROM {sessions} WHERE rowid IN
-             (SELECT rowid FROM {sessions} WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)
-         RETURNING {key}, subject",
-    ),
-    // The signs keep SQLite from using another index than that of subjects.
+    // By the numbers of rows, because a table that was made by hand may have keys of any type.
+    delete_expired: DeleteExpired {
+        rows: "SELECT rowid, {key}, subject, expires_at FROM {sessions} WHERE reap_at <= ?
+               ORDER BY reap_at LIMIT ?",
+        by_keys: Some("DELETE FROM {sessions} WHERE rowid IN (SELECT value FROM json_each(?))"),
+        postpone: Some(
+            "UPDATE {sessions} SET reap_at = expires_at WHERE rowid IN (SELECT value FROM json_each(?))",
+        ),
+    },
+    // The sign keeps SQLite from an index of the expiry that the application may have made.
     list_by_subject: "SELECT {times} FROM {sessions}
-                      WHERE subject = ? AND +expires_at > ? AND +{key} >= ? ORDER BY +{key} LIMIT ?",
+                      WHERE subject = ? AND +expires_at > ? AND {key} >= ? ORDER BY {key} LIMIT ?",
+    delete_rotations: "DELETE FROM {rotations} WHERE rowid IN
+                           (SELECT rowid FROM {rotations} WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
     // To the millisecond.
     now: "SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) * 1000 AS {result}",
 };
+
+/// Returns the numbers of `rows` as JSON, for a statement that takes them so.
+pub(super) fn numbers(rows: &[&SqliteRow]) -> sqlx::Result<String> {
+    let numbers = rows.iter().map(|row| row.try_get::<i64, _>("rowid").map(|number| number.to_string()));
+    Ok(format!("[{}]", numbers.collect::<sqlx::Result<Vec<_>>>()?.join(",")))
+}
 
 impl Values for Sqlite {
     fn bind(query: Query<Self>, value: Value<'_>) -> Query<Self> {

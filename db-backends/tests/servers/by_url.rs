@@ -85,7 +85,7 @@ pub async fn wrong_settings_are_found_and_the_worst_are_refused(server: Server) 
 
 pub async fn inspection_shows_version_clock_and_missing_indexes(server: Server) {
     let db = connect_to_inspect(&url(&server, "")).await.unwrap();
-    assert_eq!(db.inspect().await.unwrap().missing_indexes, ["key", "expires_at", "subject"]);
+    assert_eq!(db.inspect().await.unwrap().missing_indexes, ["key", "subject", "reap_at"]);
     db.migrate_dyn().await.unwrap();
     db.insert_dyn(&key("a"), &record("x")).await.unwrap();
     let inspection = db.inspect().await.unwrap();
@@ -99,7 +99,7 @@ pub async fn inspection_shows_version_clock_and_missing_indexes(server: Server) 
     assert_eq!(db.count_expired(NOW).await.unwrap(), 0);
     assert_eq!(db.count_expired(crate::server::LATER).await.unwrap(), 1);
 
-    let drop = server.sql(r#"DROP INDEX "{t}_expires_at""#, "DROP INDEX `{t}_expires_at` ON `{t}`");
+    let drop = server.sql(r#"DROP INDEX "{t}_reap_at""#, "DROP INDEX `{t}_reap_at` ON `{t}`");
     server.program().await.run(&drop).await;
-    assert_eq!(db.inspect().await.unwrap().missing_indexes, ["expires_at"]);
+    assert_eq!(db.inspect().await.unwrap().missing_indexes, ["reap_at"]);
 }

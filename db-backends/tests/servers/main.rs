@@ -89,6 +89,7 @@ const TESTS: &[(&str, Test)] = tests! {
         several_nodes_can_migrate_at_once,
         missing_privilege_is_named,
         django_table_with_another_mandatory_column_is_refused,
+        table_of_notes_is_the_same_by_its_statements_and_by_migration,
         migration_leaves_the_applications_migrations_alone;
 };
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use db_backends::postgres::PostgresPersistence;
 use db_backends::sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use session_core::{ExpiryWrite, Outcome, PersistenceError, Subject, Timestamp};
+use session_core::{ExpiryWrite, Outcome, PersistenceError, Rotation, Subject, Timestamp};
 
 use crate::pgbouncer::{Mode, PgBouncer, version};
 use crate::server::{Db, LATER, NOW, Server, Settings, key, payload, record, start};
@@ -84,15 +84,21 @@ pub async fn tables_are_made_and_inspected_behind_a_pooler(server: Server) {
     let bouncer = PgBouncer::before(&server, Mode::Transaction, 2, &[DROPS]).await;
     let through = bouncer.through(&server);
     let nodes: Vec<_> = (0..6)
-        .map(|_| {
+        .map(|node| {
             let server =
                 Server { kind: through.kind, url: through.url.clone(), table: through.table.clone() };
             tokio::spawn(async move {
                 let url = format!("{}?table={}", server.url, server.table);
                 let db = db_backends::connect_to_inspect(&url).await.unwrap();
-                for _ in 0..5 {
+                for round in 0..5 {
                     db.migrate_dyn().await.unwrap();
                     db.check_schema_dyn().await.unwrap();
+                    db.migrate_rotations_dyn().await.unwrap();
+                    db.check_rotations_dyn().await.unwrap();
+                    let note = Rotation::new(key("old"), key(&format!("{node}-{round}")), LATER);
+                    db.note_rotation_dyn(&note).await.unwrap();
+                    assert!(db.rotations_dyn(&note.old, NOW, 100).await.unwrap().contains(&note));
+                    assert_eq!(db.delete_rotations_dyn(NOW, 100).await.unwrap(), 0);
                     assert_eq!(db.inspect().await.unwrap().missing_indexes, [""; 0]);
                 }
             })

@@ -97,7 +97,7 @@ pub async fn newer_schema_is_refused(server: Server) {
     let db = server.database().await;
     let newer = r#"INSERT INTO "{t}_schema" VALUES (7); ALTER TABLE "{t}" DROP COLUMN last_seen_at"#;
     server.program().await.run(&server.sql(newer, &newer.replace('"', "`"))).await;
-    let expected = SchemaProblem::TooNew { table: server.table.clone(), found: 7, known: 1 };
+    let expected = SchemaProblem::TooNew { table: server.table.clone(), found: 7, known: 2 };
     assert_eq!(problem(&db).await, expected);
     assert!(matches!(db.migrate_dyn().await, Err(PersistenceError::Schema(problem)) if problem == expected));
 }
@@ -108,7 +108,7 @@ pub async fn migration_that_was_cut_off_is_finished_by_the_next(server: Server) 
     let before = shape(&server, &mut program).await;
     let delete = r#"DELETE FROM "{t}_schema""#;
     program.run(&server.sql(delete, &delete.replace('"', "`"))).await;
-    let expected = SchemaProblem::Outdated { table: server.table.clone(), found: 0, needed: 1 };
+    let expected = SchemaProblem::Outdated { table: server.table.clone(), found: 0, needed: 2 };
     assert_eq!(problem(&db).await, expected);
     db.migrate_dyn().await.unwrap();
     assert_eq!(shape(&server, &mut program).await, before);
@@ -197,6 +197,31 @@ pub async fn django_table_with_another_mandatory_column_is_refused(server: Serve
     let error = server.check_django().await.unwrap_err();
     assert!(matches!(error, PersistenceError::Schema(SchemaProblem::Foreign { .. })), "{error:?}");
     assert!(error.to_string().contains("ip_address is mandatory"), "{error}");
+}
+
+pub async fn table_of_notes_is_the_same_by_its_statements_and_by_migration(mut server: Server) {
+    let mut other = Server::new(server.kind, server.url.clone());
+    for server in [&mut server, &mut other] {
+        // The longest name that a table can have here: the suffixes must fit.
+        server.table = format!("{:_<48}", server.table);
+    }
+    let (db, mut program) = (server.connect(Settings::default()).await.unwrap(), server.program().await);
+    let migrated = other.connect(Settings::default()).await.unwrap();
+    migrated.migrate_rotations_dyn().await.unwrap();
+    program.run(&db.rotations_sql_dyn()).await;
+    for db in [&db, &migrated] {
+        db.check_rotations_dyn().await.unwrap();
+        db.migrate_rotations_dyn().await.unwrap();
+    }
+    assert_eq!(shape(&server, &mut program).await, shape(&other, &mut program).await);
+    let foreign = "DROP TABLE {t}_rotations; CREATE TABLE {t}_rotations (old_key INT)";
+    program.run(&server.sql(foreign, foreign)).await;
+    for refused in [db.check_rotations_dyn().await, db.migrate_rotations_dyn().await] {
+        assert!(
+            matches!(refused, Err(PersistenceError::Schema(SchemaProblem::Foreign { .. }))),
+            "{refused:?}"
+        );
+    }
 }
 
 pub async fn migration_leaves_the_applications_migrations_alone(server: Server) {

@@ -77,9 +77,10 @@ use session_core::{Cache, Expiry, InvalidKey, Persistence, SessionData, SessionK
 use time::OffsetDateTime;
 
 use super::adapter;
+use crate::runtime::Admission;
 use crate::session::invalid_value;
-use crate::store::KeyOrigin;
 use crate::store::expiry::EXPIRY_KEY;
+use crate::store::job::{Create, Job, KeyOrigin};
 use crate::{CachedDb, Error};
 
 /// Implements the store for one version of tower-sessions. The traits of the versions have the same methods,
@@ -187,7 +188,8 @@ impl<C: Cache, P: Persistence> Sessions<'_, C, P> {
     async fn add(&self, key: StoredKey, values: &Values, expires_at: OffsetDateTime) -> Result<(), Error> {
         let store = &self.0.inner;
         let record = store.new_record(&key, &data_of(values, expires_at)?, None)?;
-        store.create(key, record, KeyOrigin::Random).await.map(drop)
+        let create = Create { record, origin: KeyOrigin::Random };
+        store.write(&key, Admission::New, |reply| Job::Create(create, reply)).await.map(drop)
     }
 
     async fn replace(

@@ -2,18 +2,18 @@ use std::fmt;
 use std::sync::Arc;
 
 use session_core::{
-    BoxFuture, Cache, Codec, Persistence, Record, SessionData, SessionKey, Stamp, StoredKey, Subject,
-    Timestamp,
+    BoxFuture, Cache, Codec, Persistence, Record, SessionData, SessionKey, StoredKey, Subject, Timestamp,
 };
+use tokio::sync::oneshot;
 
 use super::Session;
+use crate::Error;
 use crate::coherence::Loaded;
 use crate::runtime::Admission;
-use crate::store::{CachedDb, Inner, KeyOrigin, Save, Saved, Settings, Touch, Written};
-use crate::telemetry::Ending;
+use crate::store::job::{Job, Reply, Written};
+use crate::store::{CachedDb, Followed, Follows, Inner, Settings, Wait, answer_of};
 #[cfg(feature = "tower")]
 use crate::telemetry::Telemetry;
-use crate::{Coherence, Error};
 
 /// A store without its type parameters, so that handlers need not name the backends.
 pub(crate) trait SessionBackend: Send + Sync + fmt::Debug {
@@ -22,20 +22,21 @@ pub(crate) trait SessionBackend: Send + Sync + fmt::Debug {
         allow(dead_code, reason = "only the layer opens sessions in this way")
     )]
     fn open(self: Arc<Self>, key: Option<SessionKey>) -> BoxFuture<Result<Session, Error>>;
-    fn create(self: Arc<Self>, key: StoredKey, record: Record) -> BoxFuture<Result<Saved, Error>>;
-    fn save(self: Arc<Self>, key: StoredKey, save: Save) -> BoxFuture<Result<Saved, Error>>;
-    fn touch(self: Arc<Self>, key: StoredKey, touch: Touch) -> BoxFuture<Result<Coherence, Error>>;
-    fn delete(
-        self: Arc<Self>,
-        key: StoredKey,
-        seen: Option<Stamp>,
-    ) -> BoxFuture<Result<Written<bool>, Error>>;
+    /// Queues a write, whose answer takes the way back that is in `job`. Returns the wait for its turn if there is one.
+    fn enqueue(self: Arc<Self>, key: &StoredKey, job: Job) -> Result<Option<Wait>, Error>;
     #[cfg_attr(
         not(feature = "tower"),
         allow(dead_code, reason = "only the layer knows no store by its type")
     )]
     fn end(self: Arc<Self>, key: SessionKey) -> BoxFuture<Result<Written<bool>, Error>>;
     fn exists(self: Arc<Self>, key: StoredKey) -> BoxFuture<Result<bool, Error>>;
+    /// Returns the session that was under a key, if it has got another one within the grace, for a request that was opened
+    /// with the old one.
+    fn follow(
+        self: Arc<Self>,
+        key: SessionKey,
+        stored_key: StoredKey,
+    ) -> BoxFuture<Result<Option<Followed>, Error>>;
     /// Reads the database.
     fn read(self: Arc<Self>, key: StoredKey) -> BoxFuture<Result<Option<Loaded>, Error>>;
     /// Ends what a write with an unknown outcome may store under `key`.
@@ -55,6 +56,19 @@ pub(crate) trait SessionBackend: Send + Sync + fmt::Debug {
     fn telemetry(&self) -> &Telemetry;
 }
 
+impl dyn SessionBackend {
+    /// Queues a write of the session under `key`, and returns its result. The write is carried out even if the returned future
+    /// is dropped.
+    pub(crate) fn write<T: Send + 'static, J: FnOnce(Reply<T>) -> Job>(
+        self: &Arc<Self>,
+        key: &StoredKey,
+        job: J,
+    ) -> impl Future<Output = Result<T, Error>> + Send + use<T, J> {
+        let (reply, answer) = oneshot::channel();
+        answer_of(answer, Arc::clone(self).enqueue(key, job(reply)))
+    }
+}
+
 impl<C: Cache, P: Persistence> SessionBackend for Inner<C, P> {
     fn open(self: Arc<Self>, key: Option<SessionKey>) -> BoxFuture<Result<Session, Error>> {
         let store = CachedDb { inner: self };
@@ -65,21 +79,8 @@ impl<C: Cache, P: Persistence> SessionBackend for Inner<C, P> {
             }
         })
     }
-    fn create(self: Arc<Self>, key: StoredKey, record: Record) -> BoxFuture<Result<Saved, Error>> {
-        Box::pin(async move { Self::create(&self, key, record, KeyOrigin::Random).await })
-    }
-    fn save(self: Arc<Self>, key: StoredKey, save: Save) -> BoxFuture<Result<Saved, Error>> {
-        Box::pin(Self::save(&self, key, save))
-    }
-    fn touch(self: Arc<Self>, key: StoredKey, touch: Touch) -> BoxFuture<Result<Coherence, Error>> {
-        Box::pin(Self::touch(&self, key, touch))
-    }
-    fn delete(
-        self: Arc<Self>,
-        key: StoredKey,
-        seen: Option<Stamp>,
-    ) -> BoxFuture<Result<Written<bool>, Error>> {
-        Box::pin(Self::delete(&self, key, seen, Ending::Destroyed, Admission::New))
+    fn enqueue(self: Arc<Self>, key: &StoredKey, job: Job) -> Result<Option<Wait>, Error> {
+        Self::enqueue(&self, key, Admission::New, job)
     }
     fn end(self: Arc<Self>, key: SessionKey) -> BoxFuture<Result<Written<bool>, Error>> {
         let store = CachedDb { inner: self };
@@ -87,6 +88,13 @@ impl<C: Cache, P: Persistence> SessionBackend for Inner<C, P> {
     }
     fn exists(self: Arc<Self>, key: StoredKey) -> BoxFuture<Result<bool, Error>> {
         Box::pin(async move { Ok(self.load(&key).await?.is_some()) })
+    }
+    fn follow(
+        self: Arc<Self>,
+        key: SessionKey,
+        stored_key: StoredKey,
+    ) -> BoxFuture<Result<Option<Followed>, Error>> {
+        Box::pin(async move { Self::follow(&self, key, stored_key, Follows::Write).await })
     }
     fn read(self: Arc<Self>, key: StoredKey) -> BoxFuture<Result<Option<Loaded>, Error>> {
         Box::pin(async move { Self::read(&self, &key).await })

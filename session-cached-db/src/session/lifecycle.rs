@@ -1,11 +1,14 @@
 use std::sync::{Arc, OnceLock};
 
-use session_core::{Outcome, Record, SessionKey, StoredKey, Subject};
+use futures_util::future::BoxFuture;
+use session_core::{Outcome, Record, SessionKey, Stamp, StoredKey, Subject};
 
+use super::rotation::{NewKey, Next};
 use super::{Session, Stored};
 use crate::coherence::Loaded;
 use crate::store::expiry::expiry_of;
-use crate::store::{Save, Saved, Touch};
+use crate::store::job::{Create, Delete, Job, KeyOrigin, Save, Saved, Touch, Written};
+use crate::telemetry::Ending;
 use crate::{Coherence, Error};
 
 /// Maximum number of keys to try. A random key that exists already is all but impossible.
@@ -20,9 +23,12 @@ impl Session {
     /// A session whose subject has changed gets another key in the same statement, as by [`cycle_key`](Self::cycle_key): a key
     /// that an attacker has planted before a login is worth nothing after it.
     ///
+    /// If another request has given the session another key in the meantime, the changes follow it within the
+    /// [grace](crate::Builder::rotation_grace).
+    ///
     /// # Errors
     ///
-    /// - [`Error::SessionGone`] when the session was ended in the meantime.
+    /// - [`Error::SessionGone`] when the session was ended in the meantime, or has got another key and cannot be followed.
     /// - [`Error::TooLarge`] or [`Error::TooManyKeys`] when it exceeds a limit of the store.
     /// - [`Error::Conflict`] when another request has changed the same key, under
     ///   [`ConflictPolicy::Reject`](crate::ConflictPolicy::Reject), or when other writers kept changing the
@@ -41,14 +47,15 @@ impl Session {
         match &self.stored {
             Some(_) if is_settled && !self.modified => Ok(Coherence::Coherent),
             None => self.create_new().await,
-            Some(stored) if self.changes_subject(stored) => self.change_key().await,
+            Some(stored) if self.changes_subject(stored) => self.change_key(NewKey::Rights).await,
             Some(stored) => {
                 let (key, stored_key) = (stored.key.clone(), stored.stored_key);
                 let changes = self.changes(stored, None);
-                match Arc::clone(&self.store).save(stored_key, changes).await {
+                match self.store.write(&stored_key, |reply| Job::Save(changes, reply)).await {
                     Ok(saved) => Ok(self.adopt(key, stored_key, saved)),
                     // It has moved to the key of a write that was on the way.
-                    Err(Error::SessionGone) if self.settle().await? => Box::pin(self.save()).await,
+                    Err(Error::SessionGone) if self.settle().await? => self.save_again().await,
+                    Err(Error::SessionGone) => Box::pin(self.save_moved()).await,
                     Err(error) => Err(error),
                 }
             }
@@ -75,6 +82,11 @@ impl Session {
         Ok(coherence)
     }
 
+    /// Saves the session from within a save. The type of the future is erased, because it would contain itself.
+    pub(super) fn save_again(&mut self) -> BoxFuture<'_, Result<Coherence, Error>> {
+        Box::pin(self.save())
+    }
+
     /// Stores the session under a new key, as a session of its own. If it had a key, the session that is
     /// stored under that key stays. To change a session's key, call [`cycle_key`](Self::cycle_key).
     ///
@@ -99,56 +111,12 @@ impl Session {
         for _ in 0..MAX_KEYS {
             let (key, stored_key) = self.new_key()?;
             let record = self.store.new_record(&stored_key, self.data(), subject.clone())?;
-            self.note_unsettled(key.clone(), stored_key, None);
-            let created = Arc::clone(&self.store).create(stored_key, record).await;
-            if let Some(coherence) = self.adopt_if_new(key, stored_key, created)? {
+            let next = Next { key, stored_key, rotation: None };
+            self.note_unsettled(&next, None);
+            let create = Create { record, origin: KeyOrigin::Random };
+            let created = self.store.write(&stored_key, |reply| Job::Create(create, reply)).await;
+            if let Some(coherence) = self.adopt_if_new(next.key, stored_key, created)? {
                 return Ok(coherence);
-            }
-        }
-        Err(Error::AlreadyExists)
-    }
-
-    /// Moves the session to a new key and stores it, in one statement. The old key is dead.
-    ///
-    /// Call it whenever a user gains rights, so that a key that an attacker planted before is worth nothing (session fixation;
-    /// ASVS 5.0 7.2.4). A [login](Self::log_in) does it by itself. A session without a key is created.
-    ///
-    /// # Errors
-    ///
-    /// The errors of [`save`](Self::save).
-    ///
-    /// # Cancel safety
-    ///
-    /// The same as [`save`](Self::save).
-    pub async fn cycle_key(&mut self) -> Result<Coherence, Error> {
-        if self.settle().await? && !self.modified {
-            return Ok(Coherence::Coherent);
-        }
-        self.change_key().await
-    }
-
-    async fn change_key(&mut self) -> Result<Coherence, Error> {
-        for _ in 0..MAX_KEYS {
-            let Some(stored) = &self.stored else { return self.create_new().await };
-            let old = stored.stored_key;
-            let tried = self.unsettled_move(old);
-            let may_have_moved = tried.is_some();
-            let (key, stored_key) = tried.map_or_else(|| self.new_key(), Ok)?;
-            let changes = self.changes(stored, Some(stored_key));
-            self.note_unsettled(key.clone(), stored_key, Some(old));
-            match Arc::clone(&self.store).save(old, changes).await {
-                Err(Error::SessionGone) if may_have_moved && self.settle().await? => {}
-                // The first try may still take place.
-                Err(error)
-                    if may_have_moved && !matches!(error, Error::SessionGone | Error::AlreadyExists) =>
-                {
-                    return Err(error);
-                }
-                renamed => {
-                    if let Some(coherence) = self.adopt_if_new(key, stored_key, renamed)? {
-                        return Ok(coherence);
-                    }
-                }
             }
         }
         Err(Error::AlreadyExists)
@@ -179,7 +147,7 @@ impl Session {
         let touched = Record::clone(record).with_expires_at(expires_at).with_last_seen_at(now);
         let (key, seen) = (stored.stored_key, stored.loaded.stamp);
         let touch = Touch { seen, expires_at, idle_since: now - interval };
-        let coherence = Arc::clone(&self.store).touch(key, touch).await?;
+        let coherence = self.store.write(&key, |reply| Job::Touch(touch, reply)).await?;
         if let Some(stored) = &mut self.stored {
             stored.loaded = Loaded { record: Arc::new(touched), stamp: None };
         }
@@ -212,14 +180,23 @@ impl Session {
     pub async fn delete(&self) -> Result<Coherence, Error> {
         let mut coherence = Coherence::Coherent;
         if let Some(stored) = &self.stored {
-            let deleted = Arc::clone(&self.store).delete(stored.stored_key, stored.loaded.stamp).await?;
+            let deleted = self.end(&stored.stored_key, stored.loaded.stamp).await?;
             coherence = deleted.coherence;
+            if !deleted.value {
+                coherence = coherence.and(Box::pin(self.delete_moved()).await?);
+            }
         }
         // In this order: from the key before, it can no longer move to the new one.
         if let Some(key) = self.unsettled_key() {
-            coherence = coherence.and(Arc::clone(&self.store).delete(key, None).await?.coherence);
+            coherence = coherence.and(self.end(&key, None).await?.coherence);
         }
         Ok(coherence)
+    }
+
+    /// Ends the session under `key`. Returns `true` if there was one.
+    pub(super) async fn end(&self, key: &StoredKey, seen: Option<Stamp>) -> Result<Written<bool>, Error> {
+        let delete = Delete { seen, ending: Ending::Destroyed };
+        self.store.write(key, |reply| Job::Delete(delete, reply)).await
     }
 
     /// Ends the session everywhere, for good, and empties this value, which is then a new session without a
@@ -239,26 +216,29 @@ impl Session {
         Ok(coherence)
     }
 
-    fn new_key(&self) -> Result<(SessionKey, StoredKey), Error> {
+    pub(super) fn new_key(&self) -> Result<(SessionKey, StoredKey), Error> {
         let key = SessionKey::generate()?;
         // Does not fail: the builder has checked that the store takes the keys that are generated.
         let stored_key = self.store.settings().stored_key(&key).map_err(|_| Error::AlreadyExists)?;
         Ok((key, stored_key))
     }
 
-    fn changes(&self, stored: &Stored, rename: Option<StoredKey>) -> Save {
+    /// Returns the changes to the session in `stored`, which gets the key `next`, if that is some.
+    pub(super) fn changes(&self, stored: &Stored, next: Option<&Next>) -> Save {
         Save {
             base: Arc::clone(&stored.loaded.record),
             seen: stored.loaded.stamp,
             data: self.data().clone(),
             subject: self.subject.clone(),
-            rename,
+            rename: next.map(|next| next.stored_key),
+            rotation: next.and_then(|next| next.rotation.clone()),
+            conflict_policy: self.store.settings().conflict_policy,
         }
     }
 
     /// Takes over the result of a write under a new key. Returns `None` if the key exists already, so that
     /// the caller tries another one.
-    fn adopt_if_new(
+    pub(super) fn adopt_if_new(
         &mut self,
         key: SessionKey,
         stored_key: StoredKey,
@@ -275,7 +255,7 @@ impl Session {
     }
 
     /// Returns `true` if saving the session gives it to another subject, or to none, than it has in `stored`.
-    fn changes_subject(&self, stored: &Stored) -> bool {
+    pub(super) fn changes_subject(&self, stored: &Stored) -> bool {
         self.subject.as_ref().is_some_and(|subject| subject.as_ref() != stored.loaded.record.subject())
     }
 

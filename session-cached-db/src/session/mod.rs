@@ -7,6 +7,7 @@ mod lifecycle;
 mod login;
 mod map;
 mod open;
+mod rotation;
 mod typed;
 mod unsettled;
 
@@ -17,7 +18,6 @@ use std::sync::{Arc, OnceLock};
 use session_core::{SessionData, SessionKey, StoredKey, Subject, Timestamp};
 
 pub(crate) use self::backend::SessionBackend;
-#[cfg(any(feature = "tower-sessions", feature = "tower-sessions-0_14"))]
 pub(crate) use self::lifecycle::MAX_KEYS;
 #[cfg(any(feature = "tower-sessions", feature = "tower-sessions-0_14"))]
 pub(crate) use self::map::invalid_value;

@@ -5,7 +5,8 @@ use session_core::{Cache, InvalidKey, Persistence, SessionKey, StoredKey};
 use super::Session;
 use crate::coherence::Loaded;
 use crate::runtime::Admission;
-use crate::store::{CachedDb, Written};
+use crate::store::job::{Delete, Job, Written};
+use crate::store::{CachedDb, Followed, Follows, Inner};
 use crate::telemetry::Ending;
 use crate::{Coherence, Error};
 
@@ -15,7 +16,9 @@ use crate::{Coherence, Error};
 )]
 impl<C: Cache, P: Persistence> CachedDb<C, P> {
     /// Opens the session of a client that presented `cookie`. If the cookie is unknown, malformed or expired,
-    /// returns a new, empty, unsaved session without a key: a key that a client presents is never adopted.
+    /// returns a new, empty, unsaved session without a key: a key that a client presents is never adopted. A key that the
+    /// session had a moment ago opens it within the [grace](crate::Builder::rotation_grace): send the client the session's
+    /// [new key](Session::key).
     ///
     /// # Errors
     ///
@@ -60,19 +63,24 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
                 }
                 found => found.map(|_| None),
             };
-            match adopted {
-                Ok(Some((stored_key, loaded))) => Ok(self.opened(key, stored_key, loaded)),
-                Ok(None) => {
+            if let Some((stored_key, loaded)) = adopted? {
+                return Ok(self.opened(key, stored_key, loaded));
+            }
+            let followed = Box::pin(self.inner.follow(key.clone(), stored_key, Follows::Open)).await?;
+            match followed {
+                Some(Followed { key: Some(key), stored_key, loaded }) => {
+                    Ok(self.opened(key, stored_key, loaded))
+                }
+                _ => {
                     self.inner.note_unknown_key(Some(&key));
                     Ok(self.new_session())
                 }
-                Err(error) => Err(error),
             }
         }
     }
 
     /// Ends the session of a client by the key that it presents, without reading it: a logout of a session that this node
-    /// [cannot read](Error::Unreadable). Returns `true` if there was one.
+    /// [cannot read](Error::Unreadable). Returns `true` if there was one. Follows the session like [`open`](Self::open).
     ///
     /// A session that can be read is ended by [`Session::flush`].
     ///
@@ -90,13 +98,19 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
         let plain = (settings.accepts_plain_keys && settings.may_be_plain(key))
             .then(|| StoredKey::parse(key.expose()).ok())
             .flatten();
-        let delete = |key| self.inner.delete(key, None, Ending::Destroyed, Admission::New);
+        let delete = |key: StoredKey| destroy(&self.inner, &key);
+        let moved = hashed.map(|stored_key| (key.clone(), stored_key));
         let (hashed, plain) = (hashed.map(delete), plain.map(delete));
         async move {
             let mut ended = Written { value: false, coherence: Coherence::Coherent };
             for deleting in [hashed, plain].into_iter().flatten() {
                 let Written { value, coherence } = deleting.await?;
                 ended = Written { value: ended.value || value, coherence: ended.coherence.and(coherence) };
+            }
+            if let Some((key, stored_key)) = moved.filter(|_| !ended.value)
+                && let Some(followed) = Box::pin(self.inner.follow(key, stored_key, Follows::Open)).await?
+            {
+                return destroy(&self.inner, &followed.stored_key).await;
             }
             Ok(ended)
         }
@@ -113,4 +127,13 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
     pub fn new_session(&self) -> Session {
         Session::new(Arc::clone(&self.inner) as _)
     }
+}
+
+/// Ends the session under `key` in the name of its client. Returns `true` if there was one.
+fn destroy<C: Cache, P: Persistence>(
+    store: &Arc<Inner<C, P>>,
+    key: &StoredKey,
+) -> impl Future<Output = Result<Written<bool>, Error>> + Send + use<C, P> {
+    let delete = Delete { seen: None, ending: Ending::Destroyed };
+    store.write(key, Admission::New, |reply| Job::Delete(delete, reply))
 }

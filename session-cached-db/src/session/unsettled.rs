@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use session_core::{SessionData, SessionKey, StoredKey, Subject};
 
+use super::rotation::{NewKey, Next};
 use super::{Session, Stored};
 use crate::Error;
 
@@ -13,6 +14,8 @@ pub(super) struct Unsettled {
     stored_key: StoredKey,
     /// The key from which the session was to move. `None` if it was to be stored beside any other.
     old: Option<StoredKey>,
+    /// Clients that present the key before are led to this one.
+    is_revealed: bool,
     /// The data and the subject that the write has stored at least, if it took place.
     data: SessionData,
     subject: Option<Option<Subject>>,
@@ -21,20 +24,25 @@ pub(super) struct Unsettled {
 impl Session {
     /// Notes that the session is about to be written under a new key. Until the write is known to have taken place or not,
     /// the key is not forgotten: otherwise the client could be out, and its session stay without a client.
-    pub(super) fn note_unsettled(&mut self, key: SessionKey, stored_key: StoredKey, old: Option<StoredKey>) {
+    pub(super) fn note_unsettled(&mut self, next: &Next, old: Option<StoredKey>) {
         // If the same write is tried again, either of the two may take place: what the first one stores is certain to be there.
-        if self.unsettled_key() == Some(stored_key) {
+        if self.unsettled_key() == Some(next.stored_key) {
             return;
         }
         self.abandon_unsettled();
         let (data, subject) = (self.data().clone(), self.subject.clone());
-        self.unsettled = Some(Box::new(Unsettled { key, stored_key, old, data, subject }));
+        let (key, stored_key, is_revealed) = (next.key.clone(), next.stored_key, next.is_revealed());
+        self.unsettled = Some(Box::new(Unsettled { key, stored_key, old, is_revealed, data, subject }));
     }
 
     /// Returns the key to which a write with an unknown outcome has moved, or may yet move, the session under `old`. The next
-    /// such write tries the same key: only one of the two can find the session under `old`.
-    pub(super) fn unsettled_move(&self, old: StoredKey) -> Option<(SessionKey, StoredKey)> {
+    /// such write tries the same key: only one of the two can find the session under `old`. A key that clients of `old` may
+    /// get is none for a session with more rights.
+    pub(super) fn unsettled_move(&self, old: StoredKey, reason: NewKey) -> Option<(SessionKey, StoredKey)> {
         let unsettled = self.unsettled.as_ref().filter(|unsettled| unsettled.old == Some(old))?;
+        if unsettled.is_revealed && reason == NewKey::Rights {
+            return None;
+        }
         Some((unsettled.key.clone(), unsettled.stored_key))
     }
 
@@ -82,6 +90,11 @@ impl Session {
         self.unsettled.as_ref().is_some_and(|unsettled| unsettled.old.is_none())
     }
 
+    /// Returns `true` if a write is unsettled under a key that clients of the old one are led to.
+    pub(super) fn is_unsettled_revealed(&self) -> bool {
+        self.unsettled.as_ref().is_some_and(|unsettled| unsettled.is_revealed)
+    }
+
     /// Forgets the key of a write that can no longer take place.
     pub(super) fn forget_unsettled(&mut self) {
         self.unsettled = None;
@@ -102,6 +115,9 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.abandon_unsettled();
+        // A key that the client is led to is not lost.
+        if !self.is_unsettled_revealed() {
+            self.abandon_unsettled();
+        }
     }
 }

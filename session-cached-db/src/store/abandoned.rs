@@ -6,6 +6,7 @@ use std::time::Duration;
 use session_core::{Cache, Persistence, StoredKey};
 
 use super::inner::Inner;
+use super::job::{Delete, Job};
 use crate::Error;
 use crate::runtime::{Admission, run_until};
 use crate::telemetry::{Ending, Revocation};
@@ -25,8 +26,8 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     /// Ends the session under `key`, if there is one.
     async fn end_if_there(self: &Arc<Self>, key: StoredKey) -> Result<(), Error> {
         if self.read(&key).await?.is_some() {
-            let ending = Ending::Revoked(Revocation::Abandoned);
-            self.delete(key, None, ending, Admission::New).await?;
+            let delete = Delete { seen: None, ending: Ending::Revoked(Revocation::Abandoned) };
+            self.write(&key, Admission::New, |reply| Job::Delete(delete, reply)).await?;
         }
         Ok(())
     }

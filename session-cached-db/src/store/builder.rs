@@ -1,10 +1,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use session_core::{Cache, Codec, JsonCodec, Persistence, Runtime, Scope, StoreId, SubjectIndex};
+use session_core::{Cache, Codec, JsonCodec, Persistence, Rotations, Runtime, Scope, StoreId, SubjectIndex};
 
 use super::inner::{Inner, Parts};
 use super::limits::SubjectLimit;
+use super::rotations::{RotationTable, Table};
 use super::settings::{DAY, Options, SECOND};
 use super::{CachedDb, ConflictPolicy, Reaper, Schema};
 use crate::telemetry::{Hooks, LogKey};
@@ -44,6 +45,7 @@ impl Default for Options {
             fail_closed: Vec::new(),
             strict: Vec::new(),
             reaper: Some(Reaper::default()),
+            rotation_grace: None,
         }
     }
 }
@@ -78,6 +80,7 @@ pub struct Builder<C, P> {
     runtime: Option<Arc<dyn Runtime>>,
     hooks: Option<Arc<dyn Hooks>>,
     subject_limit: Option<SubjectLimit<Inner<C, P>>>,
+    rotations: Option<Arc<dyn RotationTable<P>>>,
     log_key: LogKey,
 }
 
@@ -92,6 +95,7 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
             runtime: None,
             hooks: None,
             subject_limit: None,
+            rotations: None,
             log_key: LogKey::new(None),
         }
     }
@@ -203,7 +207,8 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
         self
     }
 
-    /// Sets the number of writes of one session that can wait for their turn in this process. One more fails with
+    /// Sets the number of writes of one session that can wait for their turn in this process, and of logins of one subject
+    /// whose sessions [are limited](Self::max_sessions_per_subject). One more fails with
     /// [`Error::Busy`](crate::Error::Busy). Defaults to 1,024.
     pub fn max_waiting_writes(mut self, max_waiting_writes: usize) -> Self {
         self.options.max_waiting_writes = max_waiting_writes;
@@ -333,7 +338,8 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
     #[allow(clippy::manual_async_fn, reason = "as for the methods of CachedDb")]
     pub fn build(self) -> impl Future<Output = Result<CachedDb<C, P>, BuildError>> + Send {
         async move {
-            let Self { cache, db, options, schema, codec, runtime, hooks, subject_limit, log_key } = self;
+            let Self { cache, db, options, schema, codec, runtime, hooks, subject_limit, rotations, log_key } =
+                self;
             let reaper = options.reaper;
             let runtime = match runtime {
                 Some(runtime) => runtime,
@@ -350,16 +356,59 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
             };
             options.check_near(&cache, &db.properties())?;
             let settings = options.resolve(&cache.properties(), &db.properties(), store_id)?;
-            match schema {
-                Schema::Migrate => db.migrate().await?,
-                Schema::Check => db.check_schema().await?,
-                Schema::Trust => {}
-            }
-            let parts = Parts { cache, db, settings, codec, runtime, hooks, subject_limit, log_key };
+            prepare(&db, schema, rotations.as_deref()).await?;
+            let parts =
+                Parts { cache, db, settings, codec, runtime, hooks, subject_limit, rotations, log_key };
             let store = CachedDb::start(parts, reaper);
             store.warn_of_clock_skew().await;
             Ok(store)
         }
+    }
+}
+
+/// Creates or checks the tables that the store needs.
+async fn prepare<P: Persistence>(
+    db: &P,
+    schema: Schema,
+    rotations: Option<&dyn RotationTable<P>>,
+) -> Result<(), BuildError> {
+    match schema {
+        Schema::Migrate => db.migrate().await?,
+        Schema::Check => db.check_schema().await?,
+        Schema::Trust => {}
+    }
+    match (schema, rotations) {
+        (Schema::Migrate, Some(table)) => table.migrate(db).await?,
+        (Schema::Check, Some(table)) => table.check(db).await?,
+        _ => {}
+    }
+    Ok(())
+}
+
+impl<C: Cache, P: Rotations> Builder<C, P> {
+    /// Sets how long requests with the old key of a session can follow it to its new one: at most 60 seconds. Off by default:
+    /// an old key is then dead at once.
+    ///
+    /// # Behavior
+    ///
+    /// - A client that presents the old key after [`renew_key`](crate::Session::renew_key) gets the session, and its new key
+    ///   once more: the answer that carried it may have been lost on the way. A key that was stolen before is good for as long.
+    /// - After a change of the subject, and after [`cycle_key`](crate::Session::cycle_key), the old key opens nothing: it may
+    ///   be one that an attacker has planted.
+    /// - A request that was opened before its session got another key, whatever the reason, can still save: its changes are
+    ///   applied to the session under the new key. If the old key opens nothing any more, the request learns neither the new key nor
+    ///   the session's values, and fails with [`Error::Conflict`](crate::Error::Conflict) if both have changed the same value.
+    /// - A session that has ended cannot be followed.
+    /// - Each that follows is reported: by the event `rotation_followed`, a metric, and the hook
+    ///   [`followed`](crate::Hooks::followed).
+    /// - A rotation costs one statement more, and so does a key that opens no session. The new keys are noted in a table of
+    ///   their own, masked by the old ones. It is [migrated or checked](Self::schema) like the session table, and the
+    ///   [reaper](Self::reaper) empties it.
+    /// - Nodes without the setting, or with an older version, can run beside this one. Their rotations have no grace.
+    pub fn rotation_grace(mut self, grace: Duration) -> Self {
+        self.options.rotation_grace = Some(grace);
+        self.rotations = Some(Arc::new(Table));
+        self
     }
 }
 
@@ -376,6 +425,11 @@ impl<C: Cache, P: SubjectIndex> Builder<C, P> {
     ///   comes from the clocks of the nodes. The session that has just got its subject is never ended, even
     ///   if clocks differ.
     /// - Sessions of another [key prefix](Self::key_prefix) are another application's, and do not count.
+    /// - The login waits until up to 64 surplus sessions have ended. Should there be more, as when the limit is new, they are
+    ///   ended in the background, in pages, and the login waits for none of them: it reads the limit and 65 more sessions,
+    ///   however many there are. Until then, the subject has more sessions than the limit.
+    /// - Logins of one subject in one process run one after another. A login whose turn does not come within the
+    ///   [`write_timeout`](Self::write_timeout) fails with [`Error::Busy`](crate::Error::Busy), and nothing was written.
     /// - If two sessions log in at the same time on nodes whose clocks differ, both may live on until the
     ///   next login.
     /// - If the database does not answer when the sessions are counted, the new session is still saved, with

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use session_core::{
-    ExpiredSessions, ExpiryWrite, Persistence, PersistenceError, Record, Row, Runtime, Scan, SessionTimes,
-    StoredKey, Subject, SubjectIndex, Timestamp, Version,
+    ExpiredSessions, ExpiryWrite, Persistence, PersistenceError, Record, Rotation, Rotations, Row, Runtime,
+    Scan, SessionTimes, StoredKey, Subject, SubjectIndex, Timestamp, Version,
 };
 
 use crate::Error;
@@ -129,6 +129,20 @@ impl<P: SubjectIndex> Database<P> {
         limit: u32,
     ) -> Result<Vec<Row<SessionTimes>>, Error> {
         read!(self.list_by_subject(subject, now, after, limit))
+    }
+}
+
+impl<P: Rotations> Database<P> {
+    pub(crate) async fn note_rotation(&self, rotation: &Rotation) -> Result<(), Error> {
+        write!(self.note_rotation(rotation))
+    }
+
+    pub(crate) async fn rotations(&self, old: &StoredKey, limit: u32) -> Result<Vec<Rotation>, Error> {
+        read!(self.rotations(old, self.runtime.now(), limit))
+    }
+
+    pub(crate) async fn delete_rotations(&self, before: Timestamp, limit: u32) -> Result<u64, Error> {
+        write!(self.delete_rotations(before, limit))
     }
 }
 

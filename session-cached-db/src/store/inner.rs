@@ -1,15 +1,18 @@
 use std::sync::Arc;
 
-use session_core::{Cache, Codec, CodecError, Persistence, Runtime, SessionKey, StoredKey};
+use session_core::{Cache, Codec, CodecError, Persistence, Runtime, SessionKey, StoredKey, Subject};
 
 use super::database::Database;
-use super::limits::SubjectLimit;
+use super::job::Job;
+use super::limits::{Login, SubjectLimit};
 use super::queue::Queues;
+use super::rotations::RotationTable;
 use super::settings::Settings;
 use super::single_flight::SingleFlight;
+use super::touches::Touches;
 use crate::Error;
-use crate::coherence::{CoherentCache, Loaded, Repair, RepairTurns};
-use crate::runtime::{Admission, Tasks};
+use crate::coherence::{CoherentCache, Loaded};
+use crate::runtime::Tasks;
 use crate::telemetry::metrics::{DatabaseLatencies, Labels};
 use crate::telemetry::{Counters, Hooks, LogKey, PresentedKey, Telemetry};
 
@@ -22,10 +25,16 @@ pub(crate) struct Inner<C, P> {
     pub(crate) codec: Arc<dyn Codec>,
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) single_flight: Arc<SingleFlight>,
-    pub(crate) queues: Queues,
+    /// The writes that wait for their turn.
+    pub(super) queues: Arc<Queues<StoredKey, Job>>,
+    /// The logins that wait for the turn of their subject.
+    pub(super) logins: Arc<Queues<Subject, Login>>,
+    pub(super) touches: Touches,
     pub(crate) tasks: Arc<Tasks>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(super) subject_limit: Option<SubjectLimit<Self>>,
+    /// The notes of rotations, if there is a grace after one.
+    pub(super) rotations: Option<Arc<dyn RotationTable<P>>>,
 }
 
 /// The parts that a builder has collected.
@@ -37,12 +46,13 @@ pub(crate) struct Parts<C, P> {
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) hooks: Option<Arc<dyn Hooks>>,
     pub(super) subject_limit: Option<SubjectLimit<Inner<C, P>>>,
+    pub(super) rotations: Option<Arc<dyn RotationTable<P>>>,
     pub(crate) log_key: LogKey,
 }
 
 impl<C: Cache, P: Persistence> Inner<C, P> {
     pub(crate) fn new(parts: Parts<C, P>) -> Arc<Self> {
-        let Parts { cache, db, settings, codec, runtime, hooks, subject_limit, log_key } = parts;
+        let Parts { cache, db, settings, codec, runtime, hooks, subject_limit, rotations, log_key } = parts;
         let labels = Labels {
             store: settings.name.clone(),
             cache: cache.properties().name,
@@ -71,9 +81,12 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             codec,
             single_flight: Arc::new(SingleFlight::new(settings.single_flight_capacity)),
             queues: Queues::new(settings.max_waiting_writes),
+            logins: Queues::new(settings.max_waiting_writes),
+            touches: Touches::default(),
             tasks,
             telemetry,
             subject_limit,
+            rotations,
             settings,
             runtime,
         });
@@ -96,7 +109,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             }
             // The cache is not the truth, and another program may have written to it.
             if let Some(suppressed) =
-                self.telemetry.log_limits.cached_payload_unreadable.admit(self.runtime.now())
+                self.telemetry.log_limits.admit("cached_payload_unreadable", self.runtime.now())
             {
                 tracing::warn!(target: "session_cached_db", event = "cached_payload_unreadable", session = %self.telemetry.log_id(key),
                     reason = error.reason(), %error, suppressed, "a cached session cannot be read; the database is asked");
@@ -120,7 +133,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
 
     /// Notes that the payload under `key` cannot be decoded, and returns the error that says so.
     pub(crate) fn unreadable(&self, key: &StoredKey, error: CodecError) -> Error {
-        if let Some(suppressed) = self.telemetry.log_limits.payload_unreadable.admit(self.runtime.now()) {
+        if let Some(suppressed) = self.telemetry.log_limits.admit("payload_unreadable", self.runtime.now()) {
             tracing::warn!(target: "session_cached_db", event = "payload_unreadable", session = %self.telemetry.log_id(key),
                 reason = error.reason(), %error, suppressed, "a stored session cannot be read; its row is left alone");
         }
@@ -131,7 +144,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
 
     /// Notes that the row under `key` cannot be read.
     pub(crate) fn note_unreadable_row(&self, key: &StoredKey, error: &Error) {
-        if let Some(suppressed) = self.telemetry.log_limits.row_unreadable.admit(self.runtime.now()) {
+        if let Some(suppressed) = self.telemetry.log_limits.admit("row_unreadable", self.runtime.now()) {
             tracing::warn!(target: "session_cached_db", event = "row_unreadable", session = %self.telemetry.log_id(key), %error,
                 suppressed, "a stored session cannot be read; its row is left alone");
         }
@@ -152,7 +165,8 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         };
         if presented == PresentedKey::LooksLikeStoredKey {
             self.telemetry.counters.stored_keys_presented.bump();
-            if let Some(suppressed) = self.telemetry.log_limits.stored_key_presented.admit(self.runtime.now())
+            if let Some(suppressed) =
+                self.telemetry.log_limits.admit("stored_key_presented", self.runtime.now())
             {
                 tracing::warn!(target: "session_cached_db", event = "stored_key_presented", suppressed,
                     "a client presented what looks like a stored key; find out who has seen the database or the cache");
@@ -162,15 +176,5 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         }
         self.telemetry.counters.unknown_keys.bump();
         self.telemetry.call_hooks(|hooks| hooks.unknown_key(presented));
-    }
-}
-
-impl<C: Cache, P: Persistence> RepairTurns for Inner<C, P> {
-    fn queue_repair(self: Arc<Self>, repair: Repair) {
-        let key = *repair.key();
-        // Refused only while the store is being closed, and closing makes a last pass over the repairs
-        // itself.
-        let _ =
-            self.start_job(&key, Admission::New, tracing::Span::none(), super::queue::Job::Repair(repair));
     }
 }

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use session_core::{Cache, ExpiryWrite, KeyForm, Persistence, Record, Row, Scan, SessionKey, StoredKey};
 
 use super::inner::Inner;
-use super::queue::Update;
-use super::writes::Saved;
+use super::job::{Job, Saved, Update};
 use crate::coherence::Loaded;
 use crate::runtime::Admission;
 use crate::{CachedDb, Error};
@@ -163,22 +162,12 @@ impl<C: Cache, P: Scan> Inner<C, P> {
 }
 
 impl<C: Cache, P: Persistence> Inner<C, P> {
-    /// Returns the record that is stored under `from`, encoded to be stored under `to`, and otherwise the same.
-    fn encoded_again(&self, from: &StoredKey, to: &StoredKey, record: &Arc<Record>) -> Result<Record, Error> {
-        let data = record.data(from, &*self.codec).map_err(|error| self.unreadable(from, error))?;
-        let payload = self.codec.encode(to, &data).map_err(|error| Error::Unencodable(Arc::new(error)))?;
-        Ok(Record::clone(record).with_payload(payload))
-    }
-
     /// Encodes a session again, if that is due. Returns `true` if it was.
     async fn reseal(self: &Arc<Self>, key: &StoredKey, record: &Arc<Record>) -> Result<bool, Error> {
         if self.codec.is_current(record.payload()) {
             return Ok(false);
         }
-        let encoded = self.encoded_again(key, key, record)?;
-        let expected = Some(record.version());
-        let update = Update { record: encoded, expected, expiry: ExpiryWrite::Extend, rename: None };
-        self.update(*key, update, Admission::Continuation).await?;
+        self.encode_again(key, None, record, Admission::Continuation).await?;
         Ok(true)
     }
 
@@ -189,21 +178,25 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             return Ok(false);
         }
         let Ok(hashed) = self.settings.stored_key(&session_key) else { return Ok(false) };
-        self.rename_plain(key, &hashed, record, Admission::Continuation).await?;
+        self.encode_again(key, Some(hashed), record, Admission::Continuation).await?;
         Ok(true)
     }
 
-    async fn rename_plain(
+    /// Encodes the session under `key` again, and moves it to the key `rename` if there is one. It lives no longer for it.
+    async fn encode_again(
         self: &Arc<Self>,
-        plain: &StoredKey,
-        hashed: &StoredKey,
+        key: &StoredKey,
+        rename: Option<StoredKey>,
         record: &Arc<Record>,
         admission: Admission,
     ) -> Result<Saved, Error> {
-        let encoded = self.encoded_again(plain, hashed, record)?;
+        let data = record.data(key, &*self.codec).map_err(|error| self.unreadable(key, error))?;
+        let payload = self.codec.encode(rename.as_ref().unwrap_or(key), &data);
+        let payload = payload.map_err(|error| Error::Unencodable(Arc::new(error)))?;
+        let encoded = Record::clone(record).with_payload(payload);
         let expected = Some(record.version());
-        let update = Update { record: encoded, expected, expiry: ExpiryWrite::Extend, rename: Some(*hashed) };
-        self.update(*plain, update, admission).await
+        let update = Update { record: encoded, expected, expiry: ExpiryWrite::Extend, rename };
+        self.write(key, admission, |reply| Job::Update(update, reply)).await
     }
 
     /// Finds the session of `key`, which is not stored under `hashed`, under the plain key, and moves it to its hashed key.
@@ -219,7 +212,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             _ => return Ok(None),
         };
         if let Some(loaded) = self.load_readable(&plain).await? {
-            match self.rename_plain(&plain, hashed, &loaded.record, Admission::New).await {
+            match self.encode_again(&plain, Some(*hashed), &loaded.record, Admission::New).await {
                 Ok(saved) => return Ok(Some((*hashed, saved.loaded))),
                 // Another request has moved the session, or has written or ended it.
                 Err(Error::SessionGone | Error::AlreadyExists | Error::Conflict) => {}

@@ -8,8 +8,7 @@ use session_core::{Cache, ExpiryWrite, Persistence, Record, SessionData, StoredK
 
 use super::expiry::{EXPIRY_KEY, copy_expiry, expiry_of};
 use super::inner::Inner;
-use super::queue::Waiting;
-use super::save::Save;
+use super::job::{Save, Waiting};
 use super::settings::ConflictPolicy;
 use crate::Error;
 
@@ -126,7 +125,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             // The expiry is not one of the application's values: the later choice counts.
             let overlaps =
                 save.data.overlaps(theirs, |key| key != EXPIRY_KEY) || save.overlaps_subject(sum.subject());
-            if self.settings.conflict_policy == ConflictPolicy::Reject && overlaps {
+            if save.conflict_policy == ConflictPolicy::Reject && overlaps {
                 return Ok(Applied::Rejected);
             }
             let mut merged = save.data.rebase(theirs);

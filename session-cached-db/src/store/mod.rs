@@ -1,9 +1,17 @@
 //! The store: a database behind a coherent cache.
 //!
-//! [`CachedDb`] is the public type, [`Inner`] the parts that its clones share. Reads: `load`,
-//! `single_flight`. Writes of one session
-//! wait in `queue`; `save` merges and writes changed data, `writes` does the rest. Operations on many sessions: `subjects`,
-//! `limits`, `maintenance`, `reaper`.
+//! [`CachedDb`] is the public type, [`Inner`] the parts that its clones share. Reads: `load`, `single_flight`. Operations on
+//! many sessions: `subjects`, `limits`, `maintenance`, `reaper`. Requests that come late with an old key: `rotations`. The way of
+//! a write, from its caller to the database, in files of which each uses only those after it:
+//!
+//! | file | content |
+//! |---|---|
+//! | `writes` | the public methods, and each write when its turn has come |
+//! | `turns` | the task that carries the writes of a session out, one after another |
+//! | `save`, `merge` | changed data: one statement for all saves that wait together |
+//! | `outcome` | the end of a write |
+//! | `inner` | the parts of a store |
+//! | `queue`, `job` | queues, and what waits in them |
 
 mod abandoned;
 mod attempt;
@@ -11,6 +19,7 @@ mod builder;
 mod database;
 pub(crate) mod expiry;
 mod inner;
+pub(crate) mod job;
 mod limits;
 mod load;
 mod maintenance;
@@ -18,12 +27,16 @@ mod merge;
 #[cfg(feature = "__simulation")]
 mod mutants;
 mod no_cache;
+mod outcome;
 mod queue;
 mod reaper;
+mod rotations;
 mod save;
 mod settings;
 mod single_flight;
 mod subjects;
+mod touches;
+mod turns;
 mod writes;
 
 use std::fmt;
@@ -31,26 +44,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use session_core::{
-    Cache, ExpiryWrite, InvalidKey, Persistence, Record, Row, SessionData, SessionKey, SessionTimes,
-    StoredKey, Subject, SubjectIndex, Timestamp, Version,
+    Cache, InvalidKey, Persistence, Record, Row, SessionData, SessionKey, SessionTimes, StoredKey, Subject,
+    SubjectIndex,
 };
 
 use self::inner::Parts;
+use crate::Error;
 use crate::coherence::{Loaded, Reachable};
-use crate::runtime::Admission;
-use crate::telemetry::{Ending, Revocation, Stats};
-use crate::{Coherence, Error};
+use crate::telemetry::Stats;
 
 pub use self::builder::{Builder, DEFAULT_CLOCK_SLACK};
 pub(crate) use self::inner::Inner;
+pub use self::job::Written;
 pub use self::maintenance::SweepPage;
 pub use self::no_cache::NoCache;
-pub(crate) use self::queue::{Touch, Update};
-pub(crate) use self::save::Save;
+pub(crate) use self::queue::{Wait, answer_of};
+pub(crate) use self::rotations::{Followed, Follows};
 pub(crate) use self::settings::Settings;
 pub use self::settings::{ConflictPolicy, Reaper, Schema};
-pub use self::writes::Written;
-pub(crate) use self::writes::{KeyOrigin, Saved};
 
 /// A session store: a database, which is the truth, and a cache in front of it, which never lies.
 ///
@@ -132,72 +143,6 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
     /// [`Error::Database`] when the database does not answer.
     pub fn exists(&self, key: &StoredKey) -> impl Future<Output = Result<bool, Error>> + Send {
         async move { Ok(self.inner.load(key).await?.is_some()) }
-    }
-
-    /// Adds a session under a key of the caller's choice, and returns it as it was stored.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::AlreadyExists`] when there is a session under the key, expired or not; [`Error::TooLarge`]; or an
-    /// [error of every write](Self#errors-of-every-write).
-    pub async fn create(&self, key: &StoredKey, record: Record) -> Result<Written<Arc<Record>>, Error> {
-        self.inner.create(*key, record, KeyOrigin::Chosen).await.map(Into::into)
-    }
-
-    /// Replaces the session under `key` by `record`, if it still has the version `expected`. `None` replaces any version.
-    ///
-    /// The database keeps the session's own `created_at`, and under [`ExpiryWrite::Extend`] the later expiry, while the
-    /// cache shows `record` as it is passed here. So make it from the record that was [loaded](Self::load).
-    ///
-    /// # Errors
-    ///
-    /// [`Error::SessionGone`], [`Error::Conflict`], [`Error::TooLarge`], or an
-    /// [error of every write](Self#errors-of-every-write).
-    pub async fn update(
-        &self,
-        key: &StoredKey,
-        record: Record,
-        expected: Option<Version>,
-        expiry: ExpiryWrite,
-    ) -> Result<Written<Arc<Record>>, Error> {
-        let update = Update { record, expected, expiry, rename: None };
-        self.inner.update(*key, update, Admission::New).await.map(Into::into)
-    }
-
-    /// Moves the session under `old` to the key `new`, and writes `record` to it, in one statement. Otherwise behaves like
-    /// [`update`](Self::update).
-    ///
-    /// # Errors
-    ///
-    /// The errors of [`update`](Self::update), and [`Error::AlreadyExists`] when there is a session under `new`.
-    pub async fn rename(
-        &self,
-        old: &StoredKey,
-        new: &StoredKey,
-        record: Record,
-        expected: Option<Version>,
-        expiry: ExpiryWrite,
-    ) -> Result<Written<Arc<Record>>, Error> {
-        let update = Update { record, expected, expiry, rename: Some(*new) };
-        self.inner.update(*old, update, Admission::New).await.map(Into::into)
-    }
-
-    /// Lets the session under `key` live until `expires_at`, if it would end before.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::SessionGone`], or an [error of every write](Self#errors-of-every-write).
-    pub async fn touch(&self, key: &StoredKey, expires_at: Timestamp) -> Result<Coherence, Error> {
-        self.inner.touch(*key, Touch { seen: None, expires_at, idle_since: Timestamp::MAX }).await
-    }
-
-    /// Ends the session under `key`, everywhere and for good. Returns `true` if there was one.
-    ///
-    /// # Errors
-    ///
-    /// An [error of every write](Self#errors-of-every-write).
-    pub async fn revoke(&self, key: &StoredKey) -> Result<Written<bool>, Error> {
-        self.inner.delete(*key, None, Ending::Revoked(Revocation::One), Admission::New).await
     }
 
     /// Deletes every session that has expired, in batches of the [reaper's](Reaper::batch) size (of its default size without
@@ -294,16 +239,42 @@ impl<C: Cache, P: SubjectIndex> CachedDb<C, P> {
     ) -> impl Future<Output = Result<Vec<ListedSession>, Error>> + Send {
         async move {
             let subject = Subject::parse(subject)?;
-            let rows = self.inner.list_by_subject(&subject, self.inner.runtime.now()).await?;
-            let listed = rows.into_iter().map(|Row { key, contents, .. }| match contents {
-                Ok(times) => ListedSession { key, times: Some(times) },
-                Err(error) => {
-                    self.inner.note_unreadable_row(&key, &Error::Database(Arc::new(error)));
-                    ListedSession { key, times: None }
-                }
-            });
-            Ok(listed.collect())
+            let rows = self.inner.list_by_subject(&subject, self.inner.runtime.now(), usize::MAX).await?;
+            Ok(rows.into_iter().map(|row| self.listed(row)).collect())
         }
+    }
+
+    /// Returns at most `limit` of the sessions that [`list_by_subject`](Self::list_by_subject) returns: those whose keys come
+    /// after `after`, or the first ones. For subjects that may have thousands. A `limit` of zero counts as one.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`list_by_subject`](Self::list_by_subject).
+    pub fn list_page_by_subject(
+        &self,
+        subject: &str,
+        after: Option<&StoredKey>,
+        limit: u32,
+    ) -> impl Future<Output = Result<SubjectPage, Error>> + Send {
+        let after = after.copied();
+        async move {
+            let subject = Subject::parse(subject)?;
+            let now = self.inner.runtime.now();
+            let (rows, next) = self.inner.list_page_of_subject(&subject, now, after, limit).await?;
+            Ok(SubjectPage { sessions: rows.into_iter().map(|row| self.listed(row)).collect(), next })
+        }
+    }
+
+    fn listed(&self, row: Row<SessionTimes>) -> ListedSession {
+        let Row { key, contents, .. } = row;
+        let times = match contents {
+            Ok(times) => Some(times),
+            Err(error) => {
+                self.inner.note_unreadable_row(&key, &Error::Database(Arc::new(error)));
+                None
+            }
+        };
+        ListedSession { key, times }
     }
 
     /// Ends every session of `subject` ("log out everywhere"), also those that are created meanwhile, and returns how many
@@ -321,6 +292,16 @@ impl<C: Cache, P: SubjectIndex> CachedDb<C, P> {
         let revoked = Subject::parse(subject).map(|subject| self.inner.revoke_subject(subject));
         async move { revoked?.await }
     }
+}
+
+/// A page of a list of sessions. See [`CachedDb::list_page_by_subject`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SubjectPage {
+    /// The sessions, in the order of their keys. May be fewer than were asked for, before the last page, too.
+    pub sessions: Vec<ListedSession>,
+    /// The key after which the next page begins. `None` after the last page.
+    pub next: Option<StoredKey>,
 }
 
 /// A line of a list of sessions. See [`CachedDb::list_by_subject`].

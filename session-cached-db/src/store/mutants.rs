@@ -7,8 +7,8 @@ use std::sync::Arc;
 use session_core::{Cache, Expected, Persistence, Record, StoreId, StoredKey, Timestamp};
 
 use super::inner::Inner;
-use super::queue::{Job, Latest};
-use super::writes::Saved;
+use super::job::{Job, Latest, Saved};
+use super::queue::{Queueable as _, Wait};
 use crate::coherence::{FencedWrite, Loaded};
 use crate::runtime::Admission;
 use crate::{CachedDb, Coherence, Error, WriteOperation};
@@ -96,7 +96,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         key: &StoredKey,
         admission: Admission,
         job: Job,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Wait>, Error> {
         let (store, key) = (Arc::clone(self), *key);
         let task = async move {
             let mut latest = Latest::default();
@@ -107,7 +107,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 job => store.carry_out(&key, job, &mut latest).await,
             }
         };
-        self.tasks.start(admission, Box::pin(task))
+        self.tasks.start(admission, Box::pin(task)).map(|()| None)
     }
 }
 
@@ -115,4 +115,12 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
 pub(crate) fn base_as_loaded(loaded: &Arc<Record>, present: Option<&Arc<Record>>) -> Arc<Record> {
     let version = present.map_or(loaded.version(), |present| present.version());
     Arc::new(Record::clone(loaded).with_version(version))
+}
+
+/// Returns a digest of a turn that begins, and of what is known of the session at its beginning.
+pub(super) fn digest_turn(first: &Job, joining: &[Job], latest: &Latest) -> u64 {
+    use crate::simulation::{digest_of, digest_record};
+    let jobs: Vec<_> = std::iter::once(first).chain(joining).map(Job::digest).collect();
+    let record = latest.record.as_ref().map(|record| digest_record(record));
+    digest_of((jobs, record, latest.stamp))
 }

@@ -1,282 +1,199 @@
-//! The write queues: writes of one session within this process run one after another, in the order of their arrival.
+//! Queues of jobs that run one after another, in the order of their arrival: the writes of one session, and the logins of one
+//! subject, within this process.
 //!
-//! A key that is being written has a *queue*, and a task that carries out its writes. The record that the task has committed
-//! last is at hand for the next write, with its version and its place in the cache: so writers of one process never conflict,
-//! lose no exchange to one another, and do not read the session again. Saves that wait together become one statement.
+//! A key that has a job has a *queue*, and a task that carries its jobs out. A queue is bounded, and each job has a deadline
+//! from which it may no longer begin. A caller that waits is told so at that deadline, and not when its turn would come.
 
 use std::collections::hash_map::Entry as Slot;
 use std::collections::{HashMap, VecDeque};
-use std::panic::AssertUnwindSafe;
+use std::hash::Hash;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use futures_util::FutureExt as _;
-use session_core::{Cache, ExpiryWrite, Persistence, Record, Stamp, StoredKey, Timestamp, Version};
+use futures_util::future::{Either, select};
+use session_core::{BoxFuture, Runtime, Timestamp};
 use tokio::sync::oneshot;
-use tracing::{Instrument as _, Span};
+use tracing::Span;
 
-use super::inner::Inner;
-use super::save::Save;
-use super::writes::{Saved, Written};
-use crate::coherence::Repair;
-use crate::runtime::Admission;
-use crate::telemetry::Ending;
-use crate::{Coherence, Error};
+use crate::Error;
 
-/// The number of touches that are remembered, so that requests which opened the session before a touch do not repeat it.
-const MAX_TOUCHES: usize = 16_384;
-
-/// The write queues of this process.
+/// The queues of one kind of job in this process.
 #[derive(Debug)]
-pub(crate) struct Queues {
-    /// The number of writes that can wait for one key.
+pub(crate) struct Queues<K, J> {
+    /// The number of jobs that can wait for one key.
     capacity: usize,
-    by_key: Mutex<HashMap<StoredKey, VecDeque<Queued>>>,
-    /// The instants at which this process last touched sessions.
-    touches: Mutex<HashMap<StoredKey, Timestamp>>,
+    by_key: Mutex<HashMap<K, VecDeque<Queued<J>>>>,
     /// Digests of the turns that the tasks of the queues are carrying out.
     #[cfg(feature = "__simulation")]
-    turns: Mutex<HashMap<StoredKey, u64>>,
+    turns: Mutex<HashMap<K, u64>>,
+}
+
+/// A job that can wait in a queue.
+pub(crate) trait Queueable: Sized {
+    /// Answers the caller that nothing was written, and why.
+    fn refuse(self, error: Error);
+
+    /// Returns `true` if the job may begin after its deadline.
+    fn may_be_late(&self) -> bool {
+        false
+    }
+
+    /// Returns the number of jobs that may wait before this one, in a queue of this capacity.
+    fn room(&self, capacity: usize) -> usize {
+        capacity
+    }
+
+    /// Returns the relation of this job to `first`, whose turn has come.
+    fn behind(&self, _first: &Self) -> Behind {
+        Behind::Ends
+    }
+
+    #[cfg(feature = "__simulation")]
+    fn digest(&self) -> u64;
+}
+
+/// The relation of a job to one that it waits behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Behind {
+    /// It becomes part of that job's turn.
+    Joins,
+    /// A later job may pass it and join.
+    Waits,
+    /// No later job may pass it.
+    Ends,
 }
 
 #[derive(Debug)]
-struct Queued {
+pub(crate) struct Queued<J> {
     /// The instant from which the job may no longer begin.
-    deadline: Timestamp,
-    job: Job,
-    span: Span,
+    pub(crate) deadline: Timestamp,
+    pub(crate) job: J,
+    pub(crate) span: Span,
     /// The task that has queued the job.
     #[cfg(feature = "__simulation")]
     task: u64,
 }
 
-/// The way back to the caller that waits for the result of a write.
-pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
-
-/// A write of one key.
-#[derive(Debug)]
-pub(crate) enum Job {
-    Save(Save, Reply<Saved>),
-    Update(Update, Reply<Saved>),
-    Touch(Touch, Reply<Coherence>),
-    Delete(Option<Stamp>, Ending, Reply<Written<bool>>),
-    /// Settles the key's entry after a write that could not be fenced.
-    Repair(Repair),
-}
-
-/// A write of a whole record.
-#[derive(Debug)]
-pub(crate) struct Update {
-    pub(crate) record: Record,
-    pub(crate) expected: Option<Version>,
-    pub(crate) expiry: ExpiryWrite,
-    /// The session's new key, if it gets one.
-    pub(crate) rename: Option<StoredKey>,
-}
-
-#[derive(Debug)]
-pub(crate) struct Touch {
-    pub(crate) seen: Option<Stamp>,
-    pub(crate) expires_at: Timestamp,
-    /// The touch is skipped if the session was used since then.
-    pub(crate) idle_since: Timestamp,
-}
-
 /// The next work of a queue, in the span of its first job.
-struct Turn {
-    span: Span,
-    work: Work,
+pub(crate) struct Turn<J> {
+    pub(crate) span: Span,
+    pub(crate) job: J,
+    /// Jobs that waited behind the first, and become part of its turn.
+    pub(crate) joining: Vec<J>,
 }
 
-enum Work {
-    /// Saves that become one statement.
-    Saves(Vec<Waiting>),
-    Other(Job),
-}
+/// The wait of a job for its turn. Refuses it at its deadline, and then ends.
+pub(crate) type Wait = BoxFuture<()>;
 
-/// A save, and the way back to its caller.
-pub(crate) type Waiting = (Save, Reply<Saved>);
-
-/// The session as the task of a queue has written it last.
-#[derive(Debug, Default)]
-pub(crate) struct Latest {
-    /// The record as it was last committed.
-    pub(crate) record: Option<Arc<Record>>,
-    /// The stamp that the record has in the cache.
-    pub(crate) stamp: Option<Stamp>,
-}
-
-impl Latest {
-    /// Forgets the session: another process may have written it, or the outcome is unknown.
-    pub(crate) fn forget(&mut self) {
-        *self = Self::default();
+/// Returns the answer to a job that was queued.
+pub(crate) async fn answer_of<T>(
+    mut answer: oneshot::Receiver<Result<T, Error>>,
+    queued: Result<Option<Wait>, Error>,
+) -> Result<T, Error> {
+    if let Some(wait) = queued?
+        && let Either::Left((answer, _)) = select(Pin::new(&mut answer), wait).await
+    {
+        return answer.unwrap_or(Err(Error::Interrupted));
     }
+    answer.await.unwrap_or(Err(Error::Interrupted))
 }
 
-impl Job {
-    /// Answers the caller that nothing was written, and why.
-    fn refuse(self, error: Error) {
-        // A caller that has dropped its future needs no answer.
-        match self {
-            Self::Save(_, reply) | Self::Update(_, reply) => drop(reply.send(Err(error))),
-            Self::Touch(_, reply) => drop(reply.send(Err(error))),
-            Self::Delete(_, _, reply) => drop(reply.send(Err(error))),
-            Self::Repair(_) => {}
-        }
-    }
-
-    #[cfg(feature = "__simulation")]
-    fn digest(&self) -> u64 {
-        use crate::simulation::{digest_of, digest_record};
-        match self {
-            Self::Save(save, _) => save.digest(),
-            Self::Update(update, _) => {
-                let Update { record, expected, expiry, rename } = update;
-                let rename = rename.map(|key| key.as_str().to_owned());
-                let expected = expected.map(Version::as_u64);
-                digest_of((1, digest_record(record), expected, *expiry as u8, rename))
-            }
-            Self::Touch(touch, _) => {
-                digest_of((2, touch.seen, touch.expires_at.as_micros(), touch.idle_since.as_micros()))
-            }
-            Self::Delete(seen, ..) => digest_of((3, seen)),
-            Self::Repair(repair) => digest_of((4, repair.digest())),
-        }
-    }
-
-    const fn beside_saves(&self) -> Beside {
-        match self {
-            Self::Save(save, _) if save.rename.is_none() => Beside::Joins,
-            Self::Touch(..) => Beside::Waits,
-            _ => Beside::Ends,
-        }
-    }
-}
-
-/// The relation of a job to the saves that it waits behind.
-enum Beside {
-    /// It becomes part of their statement.
-    Joins,
-    /// A later save may pass it.
-    Waits,
-    /// No later save may pass it.
-    Ends,
-}
-
-impl Queues {
-    pub(crate) fn new(capacity: usize) -> Self {
+impl<J: Queueable> Queued<J> {
+    pub(crate) fn new(job: J, deadline: Timestamp, span: Span) -> Self {
         Self {
+            deadline,
+            job,
+            span,
+            #[cfg(feature = "__simulation")]
+            task: crate::simulation::current_task(),
+        }
+    }
+
+    fn is_late(&self, now: Timestamp) -> bool {
+        now >= self.deadline && !self.job.may_be_late()
+    }
+}
+
+impl<K: Clone + Eq + Hash, J: Queueable> Queues<K, J> {
+    pub(crate) fn new(capacity: usize) -> Arc<Self> {
+        Arc::new(Self {
             capacity,
             by_key: Mutex::default(),
-            touches: Mutex::default(),
             #[cfg(feature = "__simulation")]
             turns: Mutex::default(),
-        }
+        })
     }
 
-    /// Returns the number of jobs that may wait before this one. Deletes get more room, so that a session that is written to
-    /// all the time can still be ended.
-    const fn capacity_for(&self, job: &Job) -> usize {
-        match job {
-            Job::Delete(..) | Job::Repair(_) => self.capacity.saturating_mul(2),
-            _ => self.capacity,
-        }
-    }
-
-    /// Adds a job. Returns `true` if it is the first, so that the caller has to start the queue's task.
-    fn push(&self, key: &StoredKey, queued: Queued) -> Result<bool, Error> {
-        match self.lock().entry(*key) {
+    /// Adds a job. Returns the queue if the job is the first, so that the caller has to start the queue's task.
+    pub(crate) fn push(
+        self: &Arc<Self>,
+        key: &K,
+        queued: Queued<J>,
+    ) -> Result<Option<RunningQueue<K, J>>, Error> {
+        match self.lock().entry(key.clone()) {
             Slot::Vacant(slot) => {
                 slot.insert(VecDeque::from([queued]));
-                Ok(true)
+                Ok(Some(RunningQueue { queues: Arc::clone(self), key: key.clone(), is_over: false }))
             }
-            Slot::Occupied(queue) if queue.get().len() >= self.capacity_for(&queued.job) => Err(Error::Busy),
+            Slot::Occupied(queue) if queue.get().len() >= queued.job.room(self.capacity) => Err(Error::Busy),
             Slot::Occupied(mut queue) => {
                 queue.get_mut().push_back(queued);
-                Ok(false)
+                Ok(None)
             }
+        }
+    }
+
+    /// Waits until `deadline`, and refuses the jobs of the queue that have waited for too long by then.
+    pub(crate) async fn refuse_at(self: Arc<Self>, key: K, deadline: Timestamp, runtime: Arc<dyn Runtime>) {
+        loop {
+            let now = runtime.now();
+            if now >= deadline {
+                let late = self.lock().get_mut(&key).map(|queue| take_late(queue, now));
+                return refuse(late.into_iter().flatten(), &Error::Busy);
+            }
+            runtime.sleep(deadline.since(now)).await;
         }
     }
 
     /// Returns the next turn, or `None` if the queue has ended. Refuses jobs that have waited for too long.
-    fn next(&self, key: &StoredKey, now: Timestamp) -> Option<Turn> {
-        let mut late = Vec::new();
-        let turn = {
+    fn next(&self, key: &K, now: Timestamp) -> Option<Turn<J>> {
+        let (late, turn) = {
             let mut queues = self.lock();
             let queue = queues.get_mut(key)?;
-            let is_late = |queued: &Queued| now > queued.deadline && !matches!(queued.job, Job::Repair(_));
-            while let Some(queued) = queue.pop_front_if(|queued| is_late(queued)) {
-                late.push(queued.job);
+            let late = take_late(queue, now);
+            let turn = queue.pop_front().map(|Queued { job, span, .. }| {
+                let joining = take_joining(queue, &job);
+                Turn { span, job, joining }
+            });
+            if turn.is_none() {
+                queues.remove(key);
             }
-            match queue.pop_front() {
-                Some(Queued { job: Job::Save(save, reply), span, .. }) if save.rename.is_none() => {
-                    let mut saves = vec![(save, reply)];
-                    // Touches in between can wait: the save is a use of the session, too.
-                    let mut passed = 0;
-                    while let Some(next) = queue.get(passed).map(|queued| queued.job.beside_saves()) {
-                        match next {
-                            Beside::Joins => match queue.remove(passed) {
-                                Some(queued) if is_late(&queued) => late.push(queued.job),
-                                Some(Queued { job: Job::Save(save, reply), .. }) => saves.push((save, reply)),
-                                _ => break,
-                            },
-                            Beside::Waits => passed += 1,
-                            Beside::Ends => break,
-                        }
-                    }
-                    Some(Turn { span, work: Work::Saves(saves) })
-                }
-                Some(Queued { job, span, .. }) => Some(Turn { span, work: Work::Other(job) }),
-                None => {
-                    queues.remove(key);
-                    None
-                }
-            }
+            (late, turn)
         };
-        for job in late {
-            job.refuse(Error::Busy);
-        }
+        refuse(late, &Error::Busy);
         turn
     }
 
     /// Ends the queue, and refuses the jobs in it.
-    fn close(&self, key: &StoredKey) {
+    fn close(&self, key: &K) {
         let queue = self.lock().remove(key);
-        for Queued { job, .. } in queue.into_iter().flatten() {
-            job.refuse(Error::Closed);
-        }
+        refuse(queue.into_iter().flatten().map(|queued| queued.job), &Error::Closed);
     }
 
-    /// Returns `true` if this process has touched the session after `idle_since`.
-    pub(crate) fn was_touched_since(&self, key: &StoredKey, idle_since: Timestamp) -> bool {
-        self.touches().get(key).is_some_and(|touched_at| *touched_at > idle_since)
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, VecDeque<Queued<J>>>> {
+        self.by_key.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// Notes that the session was touched at `now`. Touches older than `interval` are forgotten when room is needed.
-    pub(crate) fn note_touch(&self, key: &StoredKey, now: Timestamp, interval: Duration) {
-        let mut touches = self.touches();
-        if touches.len() >= MAX_TOUCHES {
-            touches.retain(|_, touched_at| *touched_at + interval > now);
-            if touches.len() >= MAX_TOUCHES {
-                touches.clear();
-            }
-        }
-        touches.insert(*key, now);
-    }
-
-    pub(crate) fn forget_touch(&self, key: &StoredKey) {
-        self.touches().remove(key);
-    }
-
-    /// Returns the number of keys that are being written.
-    #[cfg(feature = "__simulation")]
+#[cfg(feature = "__simulation")]
+impl<J: Queueable> Queues<session_core::StoredKey, J> {
+    /// Returns the number of keys that have a queue.
     pub(crate) fn len(&self) -> usize {
         self.lock().len()
     }
 
     /// Returns a digest of the waiting jobs, the tasks that have queued them, and the turns under way.
-    #[cfg(feature = "__simulation")]
-    pub(crate) fn digest(&self) -> impl std::hash::Hash + use<> {
+    pub(crate) fn digest(&self) -> impl Hash + use<J> {
         let queues = self.lock();
         let turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         let digests = queues.iter().map(|(key, queue)| {
@@ -289,113 +206,71 @@ impl Queues {
         digests.collect::<std::collections::BTreeSet<_>>()
     }
 
-    /// Notes the turn that begins now, and what is known of the session at its beginning.
-    #[cfg(feature = "__simulation")]
-    fn note_turn(&self, key: &StoredKey, work: &Work, latest: &Latest) {
-        use crate::simulation::{digest_of, digest_record, note_turn};
-        note_turn();
-        let work = match work {
-            Work::Saves(saves) => saves.iter().map(|(save, _)| save.digest()).collect(),
-            Work::Other(job) => vec![job.digest()],
-        };
-        let record = latest.record.as_ref().map(|record| digest_record(record));
-        let digest = digest_of((work, record, latest.stamp));
+    /// Notes the digest of the turn that begins now, and of what is known of the session at its beginning.
+    pub(crate) fn note_turn(&self, key: &session_core::StoredKey, digest: u64) {
+        crate::simulation::note_turn();
         self.turns.lock().unwrap_or_else(PoisonError::into_inner).insert(*key, digest);
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<StoredKey, VecDeque<Queued>>> {
-        self.by_key.lock().unwrap_or_else(PoisonError::into_inner)
+/// Removes the jobs that have waited for too long.
+fn take_late<J: Queueable>(queue: &mut VecDeque<Queued<J>>, now: Timestamp) -> Vec<J> {
+    let mut late = Vec::new();
+    let mut position = 0;
+    while let Some(queued) = queue.get(position) {
+        if queued.is_late(now) {
+            late.extend(queue.remove(position).map(|queued| queued.job));
+        } else {
+            position += 1;
+        }
     }
+    late
+}
 
-    fn touches(&self) -> MutexGuard<'_, HashMap<StoredKey, Timestamp>> {
-        self.touches.lock().unwrap_or_else(PoisonError::into_inner)
+/// Removes the jobs that become part of the turn of `first`.
+fn take_joining<J: Queueable>(queue: &mut VecDeque<Queued<J>>, first: &J) -> Vec<J> {
+    let mut joining = Vec::new();
+    let mut passed = 0;
+    while let Some(behind) = queue.get(passed).map(|queued| queued.job.behind(first)) {
+        match behind {
+            Behind::Joins => joining.extend(queue.remove(passed).map(|queued| queued.job)),
+            Behind::Waits => passed += 1,
+            Behind::Ends => break,
+        }
+    }
+    joining
+}
+
+fn refuse<J: Queueable>(jobs: impl IntoIterator<Item = J>, error: &Error) {
+    for job in jobs {
+        job.refuse(error.clone());
     }
 }
 
-impl<C: Cache, P: Persistence> Inner<C, P> {
-    /// Queues a write of `key`, and returns its result. The write is carried out even if the returned future is dropped.
-    pub(crate) fn enqueue<T: Send + 'static, J: FnOnce(Reply<T>) -> Job>(
-        self: &Arc<Self>,
-        key: &StoredKey,
-        admission: Admission,
-        span: Span,
-        job: J,
-    ) -> impl Future<Output = Result<T, Error>> + Send + use<T, J, C, P> {
-        let (reply, answer) = oneshot::channel();
-        let queued = self.start_job(key, admission, span, job(reply));
-        async move {
-            queued?;
-            answer.await.unwrap_or(Err(Error::Interrupted))
-        }
-    }
-
-    pub(crate) fn start_job(
-        self: &Arc<Self>,
-        key: &StoredKey,
-        admission: Admission,
-        span: Span,
-        job: Job,
-    ) -> Result<(), Error> {
-        if admission == Admission::New {
-            self.tasks.check_open()?;
-        }
-        mutant!(QueueSkipped => return self.start_unqueued(key, admission, job));
-        let deadline = self.runtime.now() + self.settings.write_timeout;
-        let queued = Queued {
-            deadline,
-            job,
-            span,
-            #[cfg(feature = "__simulation")]
-            task: crate::simulation::current_task(),
-        };
-        if self.queues.push(key, queued)?
-            && let Err(error) = self.start_queue(key, admission)
-        {
-            self.queues.close(key);
-            return Err(error);
-        }
-        Ok(())
-    }
-
-    fn start_queue(self: &Arc<Self>, key: &StoredKey, admission: Admission) -> Result<(), Error> {
-        let running = Running { store: Arc::clone(self), key: *key, is_over: false };
-        self.tasks.start(admission, carry_out(running).boxed())
-    }
-}
-
-/// Carries out the jobs of a queue until it is empty.
-async fn carry_out<C: Cache, P: Persistence>(mut running: Running<C, P>) {
-    let mut latest = Latest::default();
-    let (store, key) = (Arc::clone(&running.store), running.key);
-    while let Some(Turn { span, work }) = store.queues.next(&key, store.runtime.now()) {
-        #[cfg(feature = "__simulation")]
-        store.queues.note_turn(&key, &work, &latest);
-        let turn = async {
-            match work {
-                Work::Saves(saves) => store.save_all(&key, saves, &mut latest).await,
-                Work::Other(job) => Box::pin(store.carry_out(&key, job, &mut latest)).await,
-            }
-        };
-        // A panic of a codec or a hook ends only the writes that it happened in. Those behind them go on.
-        if AssertUnwindSafe(turn).catch_unwind().instrument(span).await.is_err() {
-            store.note_panic(&key);
-            latest.forget();
-        }
-    }
-    running.is_over = true;
-}
-
-/// The guard of a queue's task: if the task is dropped, because the runtime ends, no write is left waiting.
-struct Running<C: Cache, P: Persistence> {
-    store: Arc<Inner<C, P>>,
-    key: StoredKey,
+/// A queue that has a task. If the task is dropped, because the runtime ends, no job is left waiting.
+pub(crate) struct RunningQueue<K: Clone + Eq + Hash, J: Queueable> {
+    queues: Arc<Queues<K, J>>,
+    key: K,
     is_over: bool,
 }
 
-impl<C: Cache, P: Persistence> Drop for Running<C, P> {
+impl<K: Clone + Eq + Hash, J: Queueable> RunningQueue<K, J> {
+    pub(crate) const fn key(&self) -> &K {
+        &self.key
+    }
+
+    /// Returns the next turn, or `None` if the queue has ended. Refuses jobs that have waited for too long.
+    pub(crate) fn next(&mut self, now: Timestamp) -> Option<Turn<J>> {
+        let turn = self.queues.next(&self.key, now);
+        self.is_over = turn.is_none();
+        turn
+    }
+}
+
+impl<K: Clone + Eq + Hash, J: Queueable> Drop for RunningQueue<K, J> {
     fn drop(&mut self) {
         if !self.is_over {
-            self.store.queues.close(&self.key);
+            self.queues.close(&self.key);
         }
     }
 }

@@ -15,6 +15,9 @@ const SHORTEST_BOUND: Duration = Duration::from_millis(20);
 
 pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// The longest grace after a rotation.
+const MAX_GRACE: Duration = Duration::from_secs(60);
+
 /// The schedule by which expired sessions are deleted in the background: in bounded batches, so that no statement locks the
 /// table for long, and at random moments, so that the nodes do not all start at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +27,8 @@ pub struct Reaper {
     pub interval: Duration,
     /// The number of sessions that one statement deletes at most. Defaults to 1,000.
     pub batch: u32,
-    /// The time between two batches of one round. Defaults to 100 ms.
+    /// The shortest time between two batches of one round. After a batch that took longer than a ninth of it, the reaper
+    /// waits nine times as long as the batch took, to leave the database to requests. Defaults to 100 ms.
     pub pause: Duration,
 }
 
@@ -88,6 +92,7 @@ pub(super) struct Options {
     pub(super) fail_closed: Vec<WriteOperation>,
     pub(super) strict: Vec<WriteOperation>,
     pub(super) reaper: Option<Reaper>,
+    pub(super) rotation_grace: Option<Duration>,
 }
 
 /// The defaults that depend on other settings.
@@ -125,6 +130,8 @@ impl Options {
         let key_prefix = self.check_keys(db)?;
         let touch_interval = self.touch_interval();
         let longest_statement = self.longest_statement(db);
+        // With a grace, the new key is noted by a statement before the one that moves the session.
+        let note = self.rotation_grace.map_or(Duration::ZERO, |_| self.write_timeout);
         let coherence = CoherenceSettings {
             store_id,
             max_cache_age: self.max_cache_age(cache, db),
@@ -155,13 +162,19 @@ impl Options {
             clock_slack: self.clock_slack,
             read_timeout: self.read_timeout,
             write_timeout: self.write_timeout,
-            // The wait for its turn, the tries to get ahead of other processes, and the last statement.
-            longest_write: self.write_timeout.saturating_mul(2).saturating_add(longest_statement),
+            // The waits for the turns of its subject and its session, the tries to get ahead of other processes, and the last
+            // statement.
+            longest_write: self
+                .write_timeout
+                .saturating_mul(if self.max_sessions_per_subject.is_some() { 3 } else { 2 })
+                .saturating_add(longest_statement)
+                .saturating_add(note),
             longest_load: self.read_timeout.saturating_add(self.cache_timeout.saturating_mul(2)),
             single_flight_capacity: self.single_flight_capacity,
             max_waiting_writes: self.max_waiting_writes,
             conflict_policy: self.conflict_policy,
             reap_batch: self.reaper.unwrap_or_default().batch,
+            rotation_grace: self.rotation_grace,
             coherence,
         })
     }
@@ -198,10 +211,16 @@ impl Options {
             ("write_timeout", Some(self.write_timeout)),
             ("probe_interval", Some(self.probe_interval)),
             ("the reaper's interval", self.reaper.map(|reaper| reaper.interval)),
+            ("rotation_grace", self.rotation_grace),
         ] {
             if time.is_some_and(|time| time.is_zero()) {
                 return invalid(format!("{name} must be above zero"));
             }
+        }
+        if self.rotation_grace.is_some_and(|grace| grace > MAX_GRACE) {
+            return invalid(format!(
+                "rotation_grace must be at most {MAX_GRACE:?}: a key that was stolen before a rotation is good for that long"
+            ));
         }
         if self.touch_interval() >= self.idle_timeout {
             return invalid("touch_interval must be shorter than idle_timeout, or sessions in use expire");
@@ -313,6 +332,8 @@ pub(crate) struct Settings {
     pub(crate) conflict_policy: ConflictPolicy,
     /// The number of sessions that one statement of the reaper deletes at most.
     pub(crate) reap_batch: u32,
+    /// The time for which the old key of a session leads to its new one. `None` if it never does.
+    pub(crate) rotation_grace: Option<Duration>,
     pub(crate) coherence: CoherenceSettings,
 }
 

@@ -1,171 +1,101 @@
 //! Creating, replacing, touching and ending a session.
+//!
+//! The public methods queue a [`Job`]; the private ones carry it out when its turn has come.
 
 use std::pin::pin;
 use std::sync::Arc;
 
-use session_core::{Cache, Outcome, Persistence, Record, Stamp, StoredKey, Timestamp};
-use tracing::{Instrument as _, Span};
+use session_core::{Cache, ExpiryWrite, Outcome, Persistence, Record, StoredKey, Timestamp, Version};
 
 use super::inner::Inner;
-use super::queue::{Job, Latest, Touch, Update};
+use super::job::{Create, Delete, Job, KeyOrigin, Latest, Saved, Touch, Update, Written};
 use crate::coherence::{FencedWrite, Loaded};
 use crate::runtime::Admission;
-use crate::telemetry::Ending;
-use crate::{Coherence, Error, WriteOperation};
+use crate::telemetry::{Ending, Revocation};
+use crate::{CachedDb, Coherence, Error, WriteOperation};
 
-/// The result of a write.
-#[derive(Clone, Debug)]
-pub struct Written<T> {
-    /// The value that the write has written or found.
-    pub value: T,
-    /// The trust that caches deserve after it.
-    pub coherence: Coherence,
-}
-
-impl From<Saved> for Written<Arc<Record>> {
-    fn from(saved: Saved) -> Self {
-        Self { value: saved.loaded.record, coherence: saved.coherence }
+impl<C: Cache, P: Persistence> CachedDb<C, P> {
+    /// Adds a session under a key of the caller's choice, and returns it as it was stored.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AlreadyExists`] when there is a session under the key, expired or not; [`Error::TooLarge`]; or an
+    /// [error of every write](Self#errors-of-every-write).
+    pub async fn create(&self, key: &StoredKey, record: Record) -> Result<Written<Arc<Record>>, Error> {
+        let create = Create { record, origin: KeyOrigin::Chosen };
+        self.inner.write(key, Admission::New, |reply| Job::Create(create, reply)).await.map(Into::into)
     }
-}
 
-/// A session in the state after a write.
-#[derive(Clone, Debug)]
-pub(crate) struct Saved {
-    pub(crate) key: StoredKey,
-    pub(crate) loaded: Loaded,
-    pub(crate) coherence: Coherence,
-}
+    /// Replaces the session under `key` by `record`, if it still has the version `expected`. `None` replaces any version.
+    ///
+    /// The database keeps the session's own `created_at`, and under [`ExpiryWrite::Extend`] the later expiry, while the
+    /// cache shows `record` as it is passed here. So make it from the record that was [loaded](Self::load).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::SessionGone`], [`Error::Conflict`], [`Error::TooLarge`], or an
+    /// [error of every write](Self#errors-of-every-write).
+    pub async fn update(
+        &self,
+        key: &StoredKey,
+        record: Record,
+        expected: Option<Version>,
+        expiry: ExpiryWrite,
+    ) -> Result<Written<Arc<Record>>, Error> {
+        let update = Update { record, expected, expiry, rename: None };
+        self.inner.write(key, Admission::New, |reply| Job::Update(update, reply)).await.map(Into::into)
+    }
 
-/// The origin of the key of a new session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum KeyOrigin {
-    /// This process has made it at random, so no other writer knows it.
-    Random,
-    /// The caller has chosen it.
-    Chosen,
+    /// Moves the session under `old` to the key `new`, and writes `record` to it, in one statement. Otherwise behaves like
+    /// [`update`](Self::update).
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`update`](Self::update), and [`Error::AlreadyExists`] when there is a session under `new`.
+    pub async fn rename(
+        &self,
+        old: &StoredKey,
+        new: &StoredKey,
+        record: Record,
+        expected: Option<Version>,
+        expiry: ExpiryWrite,
+    ) -> Result<Written<Arc<Record>>, Error> {
+        let update = Update { record, expected, expiry, rename: Some(*new) };
+        self.inner.write(old, Admission::New, |reply| Job::Update(update, reply)).await.map(Into::into)
+    }
+
+    /// Lets the session under `key` live until `expires_at`, if it would end before.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::SessionGone`], or an [error of every write](Self#errors-of-every-write).
+    pub async fn touch(&self, key: &StoredKey, expires_at: Timestamp) -> Result<Coherence, Error> {
+        let touch = Touch { seen: None, expires_at, idle_since: Timestamp::MAX };
+        self.inner.write(key, Admission::New, |reply| Job::Touch(touch, reply)).await
+    }
+
+    /// Ends the session under `key`, everywhere and for good. Returns `true` if there was one.
+    ///
+    /// # Errors
+    ///
+    /// An [error of every write](Self#errors-of-every-write).
+    pub async fn revoke(&self, key: &StoredKey) -> Result<Written<bool>, Error> {
+        let delete = Delete { seen: None, ending: Ending::Revoked(Revocation::One) };
+        self.inner.write(key, Admission::New, |reply| Job::Delete(delete, reply)).await
+    }
 }
 
 impl<C: Cache, P: Persistence> Inner<C, P> {
-    /// Adds a session under `key`.
-    pub(crate) async fn create(
-        self: &Arc<Self>,
-        key: StoredKey,
-        record: Record,
-        origin: KeyOrigin,
-    ) -> Result<Saved, Error> {
-        self.check_size(&record)?;
-        let store = Arc::clone(self);
-        let span = self.span("create", &key);
-        self.tasks.run(async move { store.create_now(key, record, origin).await }.instrument(span)).await
-    }
-
-    async fn create_now(
-        self: &Arc<Self>,
-        key: StoredKey,
-        record: Record,
-        origin: KeyOrigin,
-    ) -> Result<Saved, Error> {
-        mutant!(PublishOverVacancy => return self.create_over_vacancy(key, record).await);
-        let lease = self.cache.lease_new(&key).await;
-        let made_at = self.runtime.now();
-        let inserted = match self.db.insert(&key, &record).await {
-            Err(error) if origin == KeyOrigin::Random && error.outcome() == Outcome::Unknown => {
-                // Boxed because it is rare.
-                Box::pin(self.look_for(&key, &record, error)).await.map(|found| found.version())
-            }
-            inserted => inserted,
-        };
-        match inserted {
-            Ok(version) => {
-                let record = Arc::new(record.with_version(version));
-                let value = self.cache.value(&key, &record, made_at);
-                let stamp = self.cache.fill_new(&key, lease, value).await;
-                self.telemetry.call_hooks(|hooks| hooks.created(&key, &record));
-                if let Some(subject) = record.subject() {
-                    self.limit_sessions(subject, &key).await;
-                }
-                Ok(Saved { key, loaded: Loaded { record, stamp }, coherence: Coherence::Coherent })
-            }
-            Err(error) => {
-                if error.outcome() == Outcome::NotApplied {
-                    self.cache.fill_new(&key, lease, None).await;
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// Looks whether a write with an unknown outcome has stored `record` under `key`, which no other writer knows. Reads the
-    /// database once. Returns `unknown` if the record is not there yet, or the database does not answer.
-    pub(super) async fn look_for(
-        &self,
-        key: &StoredKey,
-        record: &Record,
-        unknown: Error,
-    ) -> Result<Arc<Record>, Error> {
-        match self.read(key).await {
-            // An earlier try of the same write may have stored something else.
-            Ok(Some(found)) if found.record.payload() == record.payload() => Ok(found.record),
-            Ok(_) | Err(_) => Err(unknown),
-        }
-    }
-
-    /// Returns the span of a write of the session under `key`.
-    pub(super) fn span(&self, operation: &'static str, key: &StoredKey) -> Span {
-        tracing::debug_span!(target: "session_cached_db", "session_write", operation, session = %self.telemetry.log_id(key))
-    }
-
-    /// Replaces the session under `key` by the record in `update`, and moves it to another key if `update` has one.
-    pub(crate) fn update(
-        self: &Arc<Self>,
-        key: StoredKey,
-        update: Update,
-        admission: Admission,
-    ) -> impl Future<Output = Result<Saved, Error>> + Send + use<C, P> {
-        let span = self.span(if update.rename.is_some() { "rename" } else { "save" }, &key);
-        let queued = self
-            .check_size(&update.record)
-            .map(|()| self.enqueue(&key, admission, span, move |reply| Job::Update(update, reply)));
-        async move { queued?.await }
-    }
-
-    /// Lets the session under `key` live until `expires_at`, unless it was used after `idle_since`.
-    pub(crate) fn touch(
-        self: &Arc<Self>,
-        key: StoredKey,
-        touch: Touch,
-    ) -> impl Future<Output = Result<Coherence, Error>> + Send + use<C, P> {
-        let is_noted = self.queues.was_touched_since(&key, touch.idle_since);
-        let queued = (!is_noted).then(|| {
-            let span = self.span("touch", &key);
-            self.enqueue(&key, Admission::New, span, move |reply| Job::Touch(touch, reply))
-        });
-        async move {
-            match queued {
-                Some(queued) => queued.await,
-                None => Ok(Coherence::Coherent),
-            }
-        }
-    }
-
-    /// Removes the session under `key`. Returns `true` if there was one.
-    pub(crate) fn delete(
-        self: &Arc<Self>,
-        key: StoredKey,
-        seen: Option<Stamp>,
-        ending: Ending,
-        admission: Admission,
-    ) -> impl Future<Output = Result<Written<bool>, Error>> + Send + use<C, P> {
-        let span = self.span("delete", &key);
-        self.enqueue(&key, admission, span, move |reply| Job::Delete(seen, ending, reply))
-    }
-
     /// Carries out a write whose turn has come, and answers it.
-    pub(crate) async fn carry_out(self: &Arc<Self>, key: &StoredKey, job: Job, latest: &mut Latest) {
+    pub(super) async fn carry_out(self: &Arc<Self>, key: &StoredKey, job: Job, latest: &mut Latest) {
         match job {
+            Job::Create(create, reply) => {
+                let result = self.create_now(key, create, latest).await;
+                let _ = reply.send(result);
+            }
             Job::Save(save, reply) => {
                 let result = self.rename_now(key, &save, latest).await;
-                self.answer_saves(vec![(save, reply)], &result);
+                let _ = reply.send(result);
             }
             Job::Update(update, reply) => {
                 let result = self.update_now(key, update, latest).await;
@@ -175,11 +105,48 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 let result = self.touch_now(key, touch, latest).await;
                 let _ = reply.send(result);
             }
-            Job::Delete(seen, ending, reply) => {
-                let result = self.delete_now(key, seen, ending, latest).await;
+            Job::Delete(delete, reply) => {
+                let result = self.delete_now(key, delete, latest).await;
                 let _ = reply.send(result);
             }
             Job::Repair(repair) => self.cache.repair(repair).await,
+        }
+    }
+
+    async fn create_now(
+        self: &Arc<Self>,
+        key: &StoredKey,
+        create: Create,
+        latest: &mut Latest,
+    ) -> Result<Saved, Error> {
+        let Create { record, origin } = create;
+        self.check_size(&record)?;
+        mutant!(PublishOverVacancy => return self.create_over_vacancy(*key, record).await);
+        let lease = self.cache.lease_new(key).await;
+        let made_at = self.runtime.now();
+        let inserted = match self.db.insert(key, &record).await {
+            Err(error) if origin == KeyOrigin::Random && error.outcome() == Outcome::Unknown => {
+                // Boxed because it is rare.
+                Box::pin(self.look_for(key, &record, error)).await.map(|found| found.version())
+            }
+            inserted => inserted,
+        };
+        match inserted {
+            Ok(version) => {
+                let record = Arc::new(record.with_version(version));
+                let value = self.cache.value(key, &record, made_at);
+                let stamp = self.cache.fill_new(key, lease, value).await;
+                let loaded = Loaded { record, stamp };
+                latest.remember(&loaded);
+                self.telemetry.call_hooks(|hooks| hooks.created(key, &loaded.record));
+                Ok(Saved { key: *key, loaded, coherence: Coherence::Coherent })
+            }
+            Err(error) => {
+                if error.outcome() == Outcome::NotApplied {
+                    self.cache.fill_new(key, lease, None).await;
+                }
+                Err(error)
+            }
         }
     }
 
@@ -190,6 +157,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         latest: &mut Latest,
     ) -> Result<Saved, Error> {
         let Update { record, expected, expiry, rename } = update;
+        self.check_size(&record)?;
         let seen = std::mem::take(latest).stamp;
         let operation = if rename.is_some() { WriteOperation::Rename } else { WriteOperation::Save };
         let mut write = FencedWrite::begin(&self.cache, operation, *key, seen).await?;
@@ -212,7 +180,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let result = result.map(|version| record.with_version(version));
         let saved = self.end_write(write, new_key, result, made_at).await?;
         if rename.is_none() {
-            *latest = Latest { record: Some(Arc::clone(&saved.loaded.record)), stamp: saved.loaded.stamp };
+            latest.remember(&saved.loaded);
         }
         Ok(saved)
     }
@@ -225,19 +193,20 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     ) -> Result<Coherence, Error> {
         let Touch { seen, expires_at, idle_since } = touch;
         let is_noted = |record: &Arc<Record>| record.last_seen_at() > idle_since;
-        if latest.record.as_ref().is_some_and(is_noted) || self.queues.was_touched_since(key, idle_since) {
+        if latest.record.as_ref().is_some_and(is_noted) || self.touches.are_since(key, idle_since) {
             return Ok(Coherence::Coherent);
         }
+        let used_since = if mutant!(TouchNotDue) { Timestamp::MAX } else { idle_since };
         mutant!(TouchPublishes => return self.touch_and_publish(*key, expires_at).await);
         let seen = std::mem::take(&mut latest.stamp).or(seen);
         let mut write = FencedWrite::begin(&self.cache, WriteOperation::Touch, *key, seen).await?;
         let now = self.runtime.now();
-        let touched = write.statement(pin!(self.db.touch(key, expires_at, idle_since, now))).await;
+        let touched = write.statement(pin!(self.db.touch(key, expires_at, used_since, now))).await;
         // The record that was loaded may not be the present one, so publish nothing.
         let (_, coherence) = write.finish(None).await;
         match touched {
             Ok(true) => {
-                self.queues.note_touch(key, now, self.settings.touch_interval);
+                self.touches.note(key, now, self.settings.touch_interval);
                 latest.record = latest.record.take().map(|record| {
                     let later = record.expires_at().max(expires_at);
                     Arc::new(Record::clone(&record).with_expires_at(later).with_last_seen_at(now))
@@ -255,12 +224,12 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     async fn delete_now(
         self: &Arc<Self>,
         key: &StoredKey,
-        seen: Option<Stamp>,
-        ending: Ending,
+        delete: Delete,
         latest: &mut Latest,
     ) -> Result<Written<bool>, Error> {
+        let Delete { seen, ending } = delete;
         let seen = std::mem::take(latest).stamp.or(seen);
-        self.queues.forget_touch(key);
+        self.touches.forget(key);
         let mut write = FencedWrite::begin(&self.cache, WriteOperation::Delete, *key, seen).await?;
         let deleted = write.statement(pin!(self.db.delete(key))).await;
         let (_, coherence) = write.finish(None).await;
@@ -271,38 +240,5 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             });
         }
         deleted.map(|value| Written { value, coherence })
-    }
-
-    /// Ends `write`, and the lease of a new key, after a statement with `result`.
-    pub(super) async fn end_write(
-        self: &Arc<Self>,
-        write: FencedWrite<'_, C>,
-        new_key: Option<(StoredKey, Option<Stamp>)>,
-        result: Result<Record, Error>,
-        made_at: Timestamp,
-    ) -> Result<Saved, Error> {
-        if matches!(result, Err(Error::Conflict)) {
-            self.telemetry.counters.conflicts.bump();
-        }
-        let is_known = result.as_ref().err().is_none_or(|error| error.outcome() == Outcome::NotApplied);
-        let record = result.map(Arc::new);
-        let old = *write.key();
-        let key = new_key.as_ref().map_or(old, |(new, _)| *new);
-        let value = record.as_ref().ok().and_then(|record| self.cache.value(&key, record, made_at));
-        let (stamp, coherence) = match new_key {
-            None => write.finish(value).await,
-            Some((new, lease)) => {
-                // The old key comes first, because it must not be served any more.
-                let (_, coherence) = write.finish(None).await;
-                let stamp =
-                    if is_known { Box::pin(self.cache.fill_new(&new, lease, value)).await } else { None };
-                (stamp, coherence)
-            }
-        };
-        let record = record?;
-        if key != old {
-            self.telemetry.call_hooks(|hooks| hooks.renewed(&old, &key, &record));
-        }
-        Ok(Saved { key, loaded: Loaded { record, stamp }, coherence })
     }
 }

@@ -63,6 +63,9 @@ counters! {
     unknown_keys = "session_unknown_keys_total",
     /// Keys among those that look like stored keys: the client has seen the database or a cache.
     stored_keys_presented = "session_stored_keys_presented_total",
+    /// Requests with the old key of a session that followed it to the new one within the
+    /// [grace](crate::Builder::rotation_grace).
+    rotations_followed = "session_rotations_followed_total",
     /// Keys in requests that the tower layer rejected before asking anything: malformed, or not sealed with a key of this node.
     rejected_keys = "session_rejected_keys_total",
     /// Cache calls that failed or did not answer in time.

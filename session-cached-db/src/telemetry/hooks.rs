@@ -53,6 +53,12 @@ pub trait Hooks: Send + Sync + fmt::Debug + 'static {
         let _ = (old, key, record);
     }
 
+    /// Called after a request that came with the `old` key of a session, or was opened with it, follows the session to its new
+    /// `key`, within the [grace](crate::Builder::rotation_grace).
+    fn followed(&self, old: &StoredKey, key: &StoredKey) {
+        let _ = (old, key);
+    }
+
     /// Called after a session is ended by the request that has it open, with [`flush`](crate::Session::flush) or
     /// [`delete`](crate::Session::delete).
     fn destroyed(&self, key: &StoredKey) {

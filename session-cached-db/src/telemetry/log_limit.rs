@@ -1,5 +1,6 @@
 //! Bounds on the lines of log events that clients can cause.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,26 +10,9 @@ use session_core::Timestamp;
 const LINES: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// The bounds of a store's events, one for each, so that a frequent event hides no other.
+/// The bounds of a store's events, by their names: ten lines in ten seconds for each, so that a frequent event hides no other.
 #[derive(Debug, Default)]
-pub(crate) struct LogLimits {
-    pub(crate) stored_key_presented: LogLimit,
-    pub(crate) payload_unreadable: LogLimit,
-    pub(crate) cached_payload_unreadable: LogLimit,
-    pub(crate) row_unreadable: LogLimit,
-    #[cfg(feature = "tower")]
-    pub(crate) key_rejected: LogLimit,
-    #[cfg(feature = "tower")]
-    pub(crate) request_failed: LogLimit,
-    #[cfg(feature = "tower")]
-    pub(crate) touch_failed: LogLimit,
-    #[cfg(feature = "tower")]
-    pub(crate) task_keeps_session: LogLimit,
-}
-
-/// A bound on the lines of one event: ten in ten seconds.
-#[derive(Debug, Default)]
-pub(crate) struct LogLimit(Mutex<Window>);
+pub(crate) struct LogLimits(Mutex<BTreeMap<&'static str, Window>>);
 
 #[derive(Debug, Default)]
 struct Window {
@@ -38,11 +22,12 @@ struct Window {
     suppressed: u64,
 }
 
-impl LogLimit {
-    /// Notes an event. Returns the number of events that were left out since the last line, or `None` if this one is to be
-    /// left out as well.
-    pub(crate) fn admit(&self, now: Timestamp) -> Option<u64> {
-        let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+impl LogLimits {
+    /// Notes an event of this name. Returns the number of such events that were left out since the last line, or `None` if this
+    /// one is to be left out as well.
+    pub(crate) fn admit(&self, event: &'static str, now: Timestamp) -> Option<u64> {
+        let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let window = windows.entry(event).or_default();
         // A clock that was set back begins a new window, too.
         if window.began.is_none_or(|began| now < began || now.since(began) >= WINDOW) {
             window.began = Some(now);
@@ -63,13 +48,18 @@ mod tests {
 
     #[test]
     fn ten_lines_are_admitted_in_ten_seconds_and_the_rest_is_counted() {
-        let limit = LogLimit::default();
-        let at = Timestamp::from_secs;
-        let admitted: Vec<_> = (0..100).filter_map(|_| limit.admit(at(0))).collect();
+        let limits = LogLimits::default();
+        let admit = |seconds| limits.admit("event", Timestamp::from_secs(seconds));
+        let admitted: Vec<_> = (0..100).filter_map(|_| admit(0)).collect();
         assert_eq!(admitted, [0; 10]);
-        assert_eq!(limit.admit(at(9)), None);
-        assert_eq!(limit.admit(at(10)), Some(91));
-        assert_eq!(limit.admit(at(10)), Some(0));
-        assert_eq!(limit.admit(at(5)), Some(0), "the clock was set back");
+        assert_eq!(admit(9), None);
+        assert_eq!(
+            limits.admit("other", Timestamp::from_secs(9)),
+            Some(0),
+            "another event has a bound of its own"
+        );
+        assert_eq!(admit(10), Some(91));
+        assert_eq!(admit(10), Some(0));
+        assert_eq!(admit(5), Some(0), "the clock was set back");
     }
 }

@@ -24,7 +24,9 @@ mod coherence;
 mod crowd;
 mod database;
 mod expiry;
+mod fences;
 mod flights;
+mod grace;
 mod hooks;
 mod identity;
 mod keys;
@@ -45,16 +47,21 @@ mod seal;
 mod shutdown;
 mod store_operations;
 mod subjects;
+mod touches;
 #[cfg(feature = "tower")]
 mod tower;
 #[cfg(feature = "tower")]
 mod tower_cookie;
+#[cfg(feature = "tower")]
+mod tower_errors;
 #[cfg(feature = "tower")]
 mod tower_guard;
 #[cfg(feature = "tower")]
 mod tower_header;
 #[cfg(feature = "tower")]
 mod tower_jar;
+#[cfg(feature = "tower")]
+mod tower_saving;
 #[cfg(feature = "tower")]
 mod tower_stack;
 mod traces;

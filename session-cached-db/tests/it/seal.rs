@@ -5,13 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use session_cached_db::{Error, Session};
 use session_core::{
-    Codec as _, CodecError, CompressCodec, Entry, ExpiryWrite, JsonCodec, Persistence as _, Record,
+    Codec as _, CodecError, CompressCodec, Entry, Expiry, ExpiryWrite, JsonCodec, Persistence as _, Record,
     Runtime as _, SealCodec, SealError, SealingKey, SealingKeys, SessionData, Stamp, StoredKey, Value,
 };
 
 use crate::common::{
-    Call, HOUR, Log, MINUTE, Moment, START, Store, World, each_database, each_database_with, key_of, map,
-    until, values_of,
+    Call, HOUR, Log, MINUTE, Moment, START, Store, StoreBuilder, World, each_database, each_database_with,
+    key_of, map, until, values_of,
 };
 
 type Codec = SealCodec<CompressCodec<JsonCodec>>;
@@ -363,4 +363,35 @@ async fn sealed_values_by(
 ) -> std::collections::BTreeMap<String, i32> {
     world.cache.plant(session.stored_key().unwrap(), None).await;
     values_of(&node(world, codec).await.open(&key_of(session)).await.unwrap())
+}
+
+#[tokio::test]
+async fn request_follows_a_sealed_session_to_its_new_key() {
+    let with = |builder: StoreBuilder| builder.codec(codec([1])).rotation_grace(MINUTE);
+    each_database_with(with, async |world| {
+        let mut session = world.saved([("cart", 1)]).await;
+        session.set_expiry(Expiry::After(2 * HOUR));
+        session.save().await.unwrap();
+        let (old, mut late, mut secret) =
+            (key_of(&session), world.reopen(&session).await, world.reopen(&session).await);
+        session.renew_key().await.unwrap();
+        assert_eq!(world.store.open(&old).await.unwrap().key(), session.key());
+        for visits in 1..=2 {
+            late.insert("visits", visits).unwrap();
+            late.save().await.unwrap();
+        }
+        session.log_in("user-42").await.unwrap();
+        session.set_expiry(Expiry::After(3 * HOUR));
+        session.save().await.unwrap();
+        for pages in 1..=2 {
+            secret.modify("pages", move |total: &mut i32| *total += pages).unwrap();
+            secret.save().await.unwrap();
+            assert_eq!(secret.get::<i32>("visits").unwrap(), None);
+        }
+        let reopened = world.reopen(&session).await;
+        let read = |key: &str| reopened.get::<i32>(key).unwrap().unwrap();
+        assert_eq!(["cart", "visits", "pages"].map(read), [1, 2, 3]);
+        assert_eq!(reopened.expiry(), Some(Expiry::After(3 * HOUR)), "no late save has chosen another");
+    })
+    .await;
 }

@@ -1,24 +1,19 @@
 //! The layer's work around a handler.
 
-use std::sync::Arc;
-
 use axum::Router;
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, to_bytes};
 use axum::extract::{FromRequestParts, Request};
 use axum::handler::Handler;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Redirect, Response};
+use axum::response::Response;
 use axum::routing::any;
 use session_cached_db::tower::{SessionCookie, SessionFailure, SessionHandle, SessionLayer};
-use session_cached_db::{ConflictPolicy, Error, Session};
-use session_core::{Expiry, Runtime as _};
-use tokio::sync::Barrier;
+use session_cached_db::{Error, Session};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
-use crate::common::{
-    Call, DAY, Fault, HOUR, Log, MINUTE, Moment, SECOND, World, each_database, key_of, map, values_of,
-};
+use crate::common::{Call, Log, SECOND, World, each_database, key_of, map, values_of};
+use crate::tower_errors::site_of_reading;
 
 pub const NAME: &str = "__Host-session";
 
@@ -260,202 +255,6 @@ async fn all_extractors_of_a_request_share_one_session() {
 }
 
 #[tokio::test]
-async fn overlapping_requests_lose_no_change() {
-    each_database(async |world| {
-        let session = world.saved([("visits", 1)]).await;
-        let both_have_read = Arc::new(Barrier::new(2));
-        let page = async move |session: SessionHandle, headers: HeaderMap| {
-            let mut session = session.lock().await.unwrap();
-            assert_eq!(session.get::<i32>("visits").unwrap(), Some(1));
-            both_have_read.wait().await;
-            session.insert(headers[header::COOKIE].to_str().unwrap().split_once('=').unwrap().0, 1).unwrap();
-        };
-        let site = site(layer(&world), page);
-        let cookie = cookie_of(&session);
-        let (one, two) = (format!("one=1; {cookie}"), format!("two=2; {cookie}"));
-        let (one, two) = tokio::join!(ask(&site, Some(&one)), ask(&site, Some(&two)));
-        assert_eq!((one.status, two.status), (StatusCode::OK, StatusCode::OK));
-        assert_eq!(values_of(&world.reopen(&session).await), map([("one", 1), ("two", 1), ("visits", 1)]));
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn session_is_not_saved_after_a_500() {
-    assert_not_saved_after(StatusCode::INTERNAL_SERVER_ERROR).await;
-}
-
-#[tokio::test]
-async fn session_is_not_saved_after_any_server_error() {
-    assert_not_saved_after(StatusCode::BAD_GATEWAY).await;
-    assert_not_saved_after(StatusCode::SERVICE_UNAVAILABLE).await;
-}
-
-async fn assert_not_saved_after(status: StatusCode) {
-    let world = World::new().await;
-    let page = async move |session: SessionHandle| {
-        session.lock().await.unwrap().insert("visits", 2).unwrap();
-        status
-    };
-    let site = site(layer(&world), page);
-    let answer = ask(&site, None).await;
-    assert_eq!(answer.status, status);
-    assert!(answer.set_cookie().is_none() && answer.varies_by_cookie());
-    assert_eq!(world.calls(), 0);
-
-    let session = world.saved([("visits", 1)]).await;
-    world.runtime.advance(HOUR);
-    world.forget_calls();
-    let answer = ask(&site, Some(&cookie_of(&session))).await;
-    assert_eq!(answer.status, status);
-    assert!(answer.set_cookie().is_none());
-    assert_eq!(world.db.calls.count(Call::Update) + world.db.calls.count(Call::Touch), 0);
-    assert_eq!(values_of(&world.reopen(&session).await), map([("visits", 1)]));
-}
-
-#[tokio::test]
-async fn changed_key_reaches_the_client_after_a_server_error() {
-    let world = World::new().await;
-    let session = world.saved([("visits", 1)]).await;
-    let page = async |session: SessionHandle| {
-        session.lock().await.unwrap().cycle_key().await.unwrap();
-        StatusCode::INTERNAL_SERVER_ERROR
-    };
-    let answer = ask(&site(layer(&world), page), Some(&cookie_of(&session))).await;
-    assert_ne!(answer.cookie(), cookie_of(&session));
-    assert_eq!(ask(&site(layer(&world), read), Some(&answer.cookie())).await.body, "1");
-}
-
-#[tokio::test]
-async fn session_is_saved_after_a_client_error() {
-    let world = World::new().await;
-    let page = async |session: SessionHandle| {
-        session.lock().await.unwrap().insert("attempts", 1).unwrap();
-        StatusCode::FORBIDDEN
-    };
-    let answer = ask(&site(layer(&world), page), None).await;
-    assert_eq!(answer.status, StatusCode::FORBIDDEN);
-    assert!(!answer.cookie().is_empty());
-    assert_eq!(world.db.calls.count(Call::Insert), 1);
-}
-
-#[tokio::test]
-async fn session_ended_meanwhile_is_answered_with_400() {
-    each_database(async |world| {
-        let session = world.saved([("visits", 1)]).await;
-        let store = world.store.clone();
-        let stored_key = *session.stored_key().unwrap();
-        let page = async move |session: SessionHandle| {
-            session.lock().await.unwrap().insert("visits", 2).unwrap();
-            store.revoke(&stored_key).await.unwrap();
-            "saved"
-        };
-        let answer = ask(&site(layer(&world), page), Some(&cookie_of(&session))).await;
-        assert_eq!(answer.status, StatusCode::BAD_REQUEST);
-        assert_eq!(
-            answer.body,
-            "The session was ended before the request was completed, for example by a logout in another window."
-        );
-        assert!(matches!(answer.failure, Some(SessionFailure(Error::SessionGone))), "{:?}", answer.failure);
-        assert!(answer.varies_by_cookie());
-        assert!(answer.set_cookie().is_none(), "the client may have got another cookie by now");
-        assert_eq!(world.in_database(&stored_key).await, None, "it is not brought back");
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn handler_can_answer_an_ended_session_itself() {
-    let world = World::new().await;
-    let session = world.saved([("visits", 1)]).await;
-    let store = world.store.clone();
-    let stored_key = *session.stored_key().unwrap();
-    let page = async move |session: SessionHandle| {
-        let mut session = session.lock().await.unwrap();
-        session.insert("visits", 2).unwrap();
-        store.revoke(&stored_key).await.unwrap();
-        assert!(matches!(session.save().await, Err(Error::SessionGone)));
-        session.discard_changes();
-        assert_eq!(session.get::<i32>("visits").unwrap(), Some(1));
-        Redirect::to("/login")
-    };
-    let answer = ask(&site(layer(&world), page), Some(&cookie_of(&session))).await;
-    assert_eq!(answer.status, StatusCode::SEE_OTHER);
-}
-
-#[tokio::test]
-async fn outer_layer_can_answer_with_its_own_page() {
-    let world = World::new().await;
-    let session = world.saved([("visits", 1)]).await;
-    let store = world.store.clone();
-    let stored_key = *session.stored_key().unwrap();
-    let page = async move |session: SessionHandle| {
-        session.lock().await.unwrap().insert("visits", 2).unwrap();
-        store.revoke(&stored_key).await.unwrap();
-    };
-    let with_own_page = async |response: Response| match response.extensions().get::<SessionFailure>() {
-        Some(SessionFailure(Error::SessionGone)) => Redirect::to("/login").into_response(),
-        _ => response,
-    };
-    let site = site(layer(&world), page).layer(middleware::map_response(with_own_page));
-    assert_eq!(ask(&site, Some(&cookie_of(&session))).await.status, StatusCode::SEE_OTHER);
-}
-
-#[tokio::test]
-async fn session_error_from_a_handler_is_the_response_and_prevents_saving() {
-    let world = World::with(|builder| builder.conflict_policy(ConflictPolicy::Reject)).await;
-    let mut session = world.saved([("visits", 1)]).await;
-    let cookie = cookie_of(&session);
-    session.insert("visits", 5).unwrap();
-    let session = Arc::new(tokio::sync::Mutex::new(session));
-    let page = async move |handle: SessionHandle| -> Result<(), Error> {
-        let mut mine = handle.lock().await?;
-        mine.insert("visits", 2)?;
-        session.lock().await.save().await.unwrap();
-        mine.save().await.map(drop)
-    };
-    let answer = ask(&site(layer(&world), page), Some(&cookie)).await;
-    assert_eq!(answer.status, StatusCode::CONFLICT);
-    assert!(matches!(answer.failure, Some(SessionFailure(Error::Conflict))));
-    assert_eq!(world.db.calls.count(Call::Update), 2, "the layer must not save again");
-    assert_eq!(ask(&site_of_reading(&world), Some(&cookie)).await.body, "5");
-}
-
-fn site_of_reading(world: &World) -> Router {
-    site(layer(world), read)
-}
-
-#[tokio::test]
-async fn unanswered_database_is_503_without_internals() {
-    let world = World::new().await;
-    let site = site(layer(&world), visit);
-    world.db.calls.fail_all(Fault::Unreachable);
-    for cookies in [None, Some("__Host-session=abcdefghijklmnopqrstuvwxyz012345")] {
-        let answer = ask(&site, cookies).await;
-        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(answer.body, "Sessions are not available at the moment. Please try again later.");
-        assert!(matches!(answer.failure, Some(SessionFailure(Error::Database(_)))));
-        assert!(answer.varies_by_cookie());
-        assert!(answer.set_cookie().is_none(), "the session may be there");
-    }
-}
-
-#[tokio::test]
-async fn handler_without_a_session_can_go_on_and_try_again() {
-    let world = World::new().await;
-    let session = world.saved([("visits", 3)]).await;
-    let calls = world.db.calls.clone();
-    let cache = world.cache.clone();
-    cache.plant(session.stored_key().unwrap(), None).await;
-    let page = async move |session: SessionHandle| {
-        calls.fail(Call::Load, Moment::Before, Fault::Unreachable);
-        assert!(matches!(session.lock().await, Err(Error::Database(_))));
-        session.lock().await.unwrap().get::<i32>("visits").unwrap().unwrap().to_string()
-    };
-    assert_eq!(ask(&site(layer(&world), page), Some(&cookie_of(&session))).await.body, "3");
-}
-
-#[tokio::test]
 async fn cookie_is_removed_with_its_session() {
     each_database(async |world| {
         let session = world.saved([("visits", 1)]).await;
@@ -506,102 +305,6 @@ async fn session_flushed_and_saved_again_gets_a_new_cookie() {
 }
 
 #[tokio::test]
-async fn session_use_renews_it_and_its_cookie_once_per_touch_interval() {
-    let world = World::with(|builder| builder.idle_timeout(DAY)).await;
-    let session = world.saved([("visits", 1)]).await;
-    let site = site(layer(&world), read);
-    let cookie = cookie_of(&session);
-    world.runtime.advance(MINUTE);
-    let answer = ask(&site, Some(&cookie)).await;
-    assert!(answer.set_cookie().is_none() && answer.varies_by_cookie());
-    assert_eq!(world.db.calls.count(Call::Touch), 0);
-
-    world.runtime.advance(HOUR);
-    let answer = ask(&site, Some(&cookie)).await;
-    assert_eq!(answer.cookie(), cookie);
-    assert!(answer.set_cookie().unwrap().contains(&"Max-Age=86400") && answer.varies_by_cookie());
-    assert_eq!(world.db.calls.count(Call::Touch), 1);
-
-    world.runtime.advance(DAY - SECOND);
-    assert_eq!(ask(&site, Some(&cookie)).await.body, "1", "the expiry must count from the last use");
-}
-
-#[tokio::test]
-async fn reading_does_not_renew_a_session_without_touch() {
-    let world = World::with(|builder| builder.idle_timeout(DAY)).await;
-    let session = world.saved([("visits", 1)]).await;
-    world.runtime.advance(DAY - SECOND);
-    let answer = ask(&site(layer(&world).touch(false), read), Some(&cookie_of(&session))).await;
-    assert_eq!(answer.body, "1");
-    assert!(answer.set_cookie().is_none());
-    assert_eq!(world.db.calls.count(Call::Touch), 0);
-}
-
-#[tokio::test]
-async fn poll_for_the_time_left_does_not_prolong_the_session() {
-    let world = World::with(|builder| builder.idle_timeout(DAY)).await;
-    let session = world.saved([("visits", 1)]).await;
-    world.runtime.advance(DAY - MINUTE);
-    let now = world.runtime.now();
-    let poll = async move |session: SessionHandle| -> Result<String, Error> {
-        session.touch(false);
-        let session = session.lock().await?;
-        let left = session.stored_expires_at().map(|end| end.since(now));
-        Ok(format!("{left:?}"))
-    };
-    let answer = ask(&site(layer(&world), poll), Some(&cookie_of(&session))).await;
-    assert_eq!(answer.body, "Some(60s)");
-    assert!(answer.sets_no_cookie());
-    assert_eq!(world.db.calls.count(Call::Touch), 0);
-    // Other requests prolong it.
-    ask(&site(layer(&world), read), Some(&cookie_of(&session))).await;
-    assert_eq!(world.db.calls.count(Call::Touch), 1);
-}
-
-#[tokio::test]
-async fn failed_touch_fails_no_request() {
-    let world = World::new().await;
-    let log = Log::listen();
-    let session = world.saved([("visits", 1)]).await;
-    world.runtime.advance(HOUR);
-    world.reopen(&session).await;
-    world.db.calls.fail(Call::Touch, Moment::Before, Fault::Unreachable);
-    let answer = ask(&site(layer(&world), read), Some(&cookie_of(&session))).await;
-    assert_eq!((answer.status, answer.body.as_str()), (StatusCode::OK, "1"));
-    assert!(answer.set_cookie().is_none());
-    assert_eq!(log.events("touch_failed").len(), 1);
-}
-
-#[tokio::test]
-async fn emptied_session_is_saved_and_its_cookie_sent() {
-    let world = World::new().await;
-    let session = world.saved([("visits", 1)]).await;
-    world.runtime.advance(SECOND);
-    let page = async |session: SessionHandle| {
-        assert!(session.lock().await.unwrap().remove("visits"));
-    };
-    let answer = ask(&site(layer(&world), page), Some(&cookie_of(&session))).await;
-    assert_eq!(answer.cookie(), cookie_of(&session));
-    assert!(answer.varies_by_cookie());
-    assert_eq!(world.in_database(session.stored_key().unwrap()).await, Some(map([])));
-}
-
-#[tokio::test]
-async fn empty_session_gets_no_row_and_no_cookie() {
-    let world = World::new().await;
-    let page = async |session: SessionHandle| {
-        let mut session = session.lock().await.unwrap();
-        session.insert("visits", 1).unwrap();
-        session.remove("visits");
-        session.set_expiry(Expiry::BrowserSession);
-        assert!(session.modified());
-    };
-    let answer = ask(&site(layer(&world), page), None).await;
-    assert!(answer.set_cookie().is_none());
-    assert_eq!(world.calls(), 0);
-}
-
-#[tokio::test]
 async fn login_changes_the_key_and_ends_the_old_one() {
     let world = World::new().await;
     let before = ask(&site(layer(&world), visit), None).await.cookie();
@@ -618,72 +321,6 @@ async fn login_changes_the_key_and_ends_the_old_one() {
     assert_eq!(planted.body, "0");
     // The answer to a request with the old cookie may reach the client after the new cookie.
     assert!(planted.sets_no_cookie());
-}
-
-#[tokio::test]
-async fn save_in_the_handler_is_not_repeated_and_sends_the_cookie() {
-    let world = World::new().await;
-    let page = async |session: SessionHandle| {
-        let mut session = session.lock().await.unwrap();
-        session.insert("visits", 1).unwrap();
-        session.save().await.unwrap();
-    };
-    let answer = ask(&site(layer(&world), page), None).await;
-    assert!(!answer.cookie().is_empty());
-    assert_eq!(world.db.calls.count(Call::Insert), 1);
-    assert_eq!(world.db.calls.count(Call::Update), 0);
-}
-
-#[tokio::test]
-async fn unreadable_session_is_503_and_its_cookie_and_row_stay() {
-    let world = World::new().await;
-    let session = world.saved([("visits", 1)]).await;
-    let other = world.saved([("visits", 7)]).await;
-    let key = *session.stored_key().unwrap();
-    let record = world.store.load(&key).await.unwrap().unwrap();
-    let broken = session_core::Record::clone(&record).with_payload(Bytes::from_static(b"\x01{"));
-    world.store.update(&key, broken, None, session_core::ExpiryWrite::Extend).await.unwrap();
-    let answer = ask(&site(layer(&world), visit), Some(&cookie_of(&session))).await;
-    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
-    assert!(answer.sets_no_cookie());
-    assert!(matches!(world.store.load(&key).await, Err(Error::Unreadable(_))));
-    // Another cookie of the name that opens a session counts.
-    let both = format!("{}; {}", cookie_of(&session), cookie_of(&other));
-    assert_eq!(ask(&site(layer(&world), read), Some(&both)).await.body, "7");
-}
-
-/// Makes the payload of the session unreadable.
-async fn break_payload(world: &World, session: &Session) {
-    let key = *session.stored_key().unwrap();
-    let record = world.store.load(&key).await.unwrap().unwrap();
-    let broken = session_core::Record::clone(&record).with_payload(Bytes::from_static(b"\x01{"));
-    world.store.update(&key, broken, None, session_core::ExpiryWrite::Extend).await.unwrap();
-}
-
-#[tokio::test]
-async fn logout_ends_a_session_that_cannot_be_read_and_removes_its_cookie() {
-    let world = World::new().await;
-    let session = world.saved([("visits", 1)]).await;
-    break_payload(&world, &session).await;
-    async fn log_out(handle: SessionHandle) {
-        handle.end().await.unwrap();
-        // A request may go on with a new session.
-        assert!(handle.lock().await.unwrap().key().is_none());
-    }
-    async fn log_out_only(handle: SessionHandle) {
-        handle.end().await.unwrap();
-    }
-    let answer = ask(&site(layer(&world), log_out), Some(&cookie_of(&session))).await;
-    assert_eq!(answer.status, StatusCode::OK);
-    assert!(answer.removes_cookie());
-    assert!(world.store.load(session.stored_key().unwrap()).await.unwrap().is_none());
-
-    let readable = world.saved([("visits", 1)]).await;
-    let answer = ask(&site(layer(&world), log_out_only), Some(&cookie_of(&readable))).await;
-    assert!(answer.removes_cookie());
-    assert!(!readable.exists().await.unwrap());
-    // Without a session there is nothing to end, and no cookie to remove.
-    assert!(ask(&site(layer(&world), log_out_only), None).await.sets_no_cookie());
 }
 
 #[tokio::test]
@@ -790,45 +427,4 @@ async fn debug_output_shows_no_key() {
     let answer = ask(&site(layer(&world), page), Some(&cookie_of(&session))).await;
     assert!(!answer.body.contains(&key_of(&session)), "{}", answer.body);
     assert!(!format!("{:?}", answer.headers).contains(&key_of(&session)));
-}
-
-#[tokio::test]
-async fn too_many_writes_of_one_session_are_answered_with_503() {
-    let world = World::shared_with(|builder| builder.max_waiting_writes(1)).await;
-    let session = world.saved([("x", 1)]).await;
-    let (site, cookie) = (site(layer(&world), visit), cookie_of(&session));
-    let answers = futures_util::future::join_all((0..8).map(|_| ask(&site, Some(&cookie)))).await;
-    let refused: Vec<_> = answers.iter().filter(|answer| answer.status != StatusCode::OK).collect();
-    assert!(!refused.is_empty());
-    for answer in refused {
-        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
-    }
-}
-
-#[tokio::test]
-async fn session_stored_without_an_answer_gets_its_cookie() {
-    each_database(async |world| {
-        let site = site(layer(&world), visit);
-        // The layer's own save.
-        world.db.calls.fail(Call::Insert, Moment::After, Fault::NoAnswer);
-        let first = ask(&site, None).await;
-        assert_eq!((first.status, first.body.as_str()), (StatusCode::OK, "1"));
-        assert_eq!(ask(&site, Some(&first.cookie())).await.body, "2");
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn key_changed_by_a_handler_without_an_answer_gets_its_cookie() {
-    each_database(async |world| {
-        let session = world.saved([("visits", 1)]).await;
-        let log_in = async |session: SessionHandle| session.lock().await?.log_in("user-1").await.map(drop);
-        world.db.calls.fail(Call::Rename, Moment::After, Fault::NoAnswer);
-        world.db.calls.fail(Call::Load, Moment::Before, Fault::Unreachable);
-        let answer = ask(&site(layer(&world), log_in), Some(&cookie_of(&session))).await;
-        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
-        let reopened = ask(&site(layer(&world), read), Some(&answer.cookie())).await;
-        assert_eq!(reopened.body, "1");
-    })
-    .await;
 }

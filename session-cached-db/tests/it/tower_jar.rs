@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::handler::Handler;
 use axum::http::header;
 use cookie_store::CookieStore;
 use session_cached_db::Error;
@@ -10,7 +11,7 @@ use session_cached_db::tower::SessionHandle;
 use tokio::sync::Barrier;
 use url::Url;
 
-use crate::common::World;
+use crate::common::{MINUTE, SECOND, StoreBuilder, World};
 use crate::tower::{Answer, ask, layer, log_out, read, site, visit};
 
 fn url() -> Url {
@@ -127,4 +128,135 @@ async fn login_after_a_logout_wins_in_the_order_of_the_answers() {
         Ok(session.lock().await?.subject().unwrap_or_default().to_owned())
     });
     assert_eq!(ask(&reading, header_of(&jar).as_deref()).await.body, "user-42");
+}
+
+fn with_grace(builder: StoreBuilder) -> StoreBuilder {
+    builder.rotation_grace(30 * SECOND)
+}
+
+async fn renew(session: SessionHandle) -> Result<(), Error> {
+    session.lock().await?.renew_key().await.map(drop)
+}
+
+#[tokio::test]
+async fn lost_answer_of_a_renewal_is_made_up_for_by_the_next() {
+    let world = World::with(with_grace).await;
+    let mut jar = visitor(&world).await;
+    let old = header_of(&jar);
+    let lost = ask(&site(layer(&world), renew), old.as_deref()).await;
+    let next = ask(&site(layer(&world), read), old.as_deref()).await;
+    assert_eq!((next.body.as_str(), next.cookie()), ("1", lost.cookie()));
+    let parts = next.set_cookie().unwrap();
+    assert!(
+        parts.contains(&"HttpOnly") && parts.iter().any(|part| part.starts_with("Max-Age=")),
+        "{parts:?}"
+    );
+    assert!(next.headers[header::CACHE_CONTROL].to_str().unwrap().contains("private"));
+    apply(&mut jar, &next);
+    let again = ask(&site(layer(&world), read), header_of(&jar).as_deref()).await;
+    assert!(again.body == "1" && again.sets_no_cookie());
+    // After the grace, the old cookie is one like any other that opens nothing.
+    world.runtime.advance(MINUTE);
+    let late = ask(&site(layer(&world), read), old.as_deref()).await;
+    assert!(late.body == "0" && late.sets_no_cookie());
+}
+
+#[tokio::test]
+async fn poll_beside_a_renewal_leaves_the_new_cookie_in_either_order() {
+    let world = World::with(with_grace).await;
+    let jar = visitor(&world).await;
+    let (renewal, poll) = (site(layer(&world), renew), site(layer(&world), read));
+    for (jar, _) in in_both_orders(&jar, &renewal, &poll).await {
+        assert_eq!(ask(&poll, header_of(&jar).as_deref()).await.body, "1");
+    }
+}
+
+/// Posts a form that is under way while `rotation` rotates the key of the same client. Returns both answers.
+async fn overlapped<H: Handler<T, ()>, T: 'static>(
+    world: &World,
+    jar: &CookieStore,
+    rotation: H,
+) -> [Answer; 2] {
+    let barrier = Arc::new(Barrier::new(2));
+    let waiting = Arc::clone(&barrier);
+    let form = site(layer(world), async move |session: SessionHandle| -> Result<(), Error> {
+        session.lock().await?.insert("form", 7)?;
+        waiting.wait().await;
+        waiting.wait().await;
+        Ok(())
+    });
+    let (rotation, cookie) = (site(layer(world), rotation), header_of(jar));
+    let (posted, rotated) = tokio::join!(ask(&form, cookie.as_deref()), async {
+        barrier.wait().await;
+        let answer = ask(&rotation, cookie.as_deref()).await;
+        barrier.wait().await;
+        answer
+    });
+    [posted, rotated]
+}
+
+async fn show_form(session: SessionHandle) -> Result<String, Error> {
+    let session = session.lock().await?;
+    Ok(format!("{:?} of {:?}", session.get::<i32>("form")?, session.subject()))
+}
+
+#[tokio::test]
+async fn form_that_overlaps_a_rotation_is_stored_and_the_new_cookie_stays() {
+    let world = World::with(with_grace).await;
+    for is_login in [true, false] {
+        let jar = visitor(&world).await;
+        let [posted, rotated] = match is_login {
+            true => overlapped(&world, &jar, log_in).await,
+            false => overlapped(&world, &jar, renew).await,
+        };
+        assert_eq!(posted.status, 200);
+        // The key of a login is for the client of its answer alone.
+        assert_eq!(posted.sets_no_cookie(), is_login);
+        for answers in [[&posted, &rotated], [&rotated, &posted]] {
+            let mut jar = jar.clone();
+            for answer in answers {
+                apply(&mut jar, answer);
+            }
+            assert_eq!(header_of(&jar), Some(rotated.cookie()));
+            let shown = ask(&site(layer(&world), show_form), header_of(&jar).as_deref()).await.body;
+            let subject = if is_login { "Some(\"user-42\")" } else { "None" };
+            assert_eq!(shown, format!("Some(7) of {subject}"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn form_that_overlaps_a_login_is_refused_without_a_grace() {
+    let world = World::new().await;
+    let jar = visitor(&world).await;
+    let [posted, _] = overlapped(&world, &jar, log_in).await;
+    assert!(posted.status == 400 && posted.sets_no_cookie());
+}
+
+#[tokio::test]
+async fn planted_cookie_is_not_led_to_the_session_of_a_login() {
+    let world = World::with(with_grace).await;
+    let planted = visitor(&world).await;
+    let login = ask(&site(layer(&world), log_in), header_of(&planted).as_deref()).await;
+    for page in [site(layer(&world), show_form), site(layer(&world), log_out)] {
+        let attack = ask(&page, header_of(&planted).as_deref()).await;
+        assert!(attack.sets_no_cookie() && !attack.body.contains("user-42"), "{}", attack.body);
+    }
+    // A renewal of no session begins a new one.
+    let attack = ask(&site(layer(&world), renew), header_of(&planted).as_deref()).await;
+    let shown = ask(&site(layer(&world), show_form), Some(&attack.cookie())).await;
+    assert_eq!(shown.body, "None of None");
+    let other = format!("{}; {}", header_of(&planted).unwrap(), login.cookie());
+    let shown = ask(&site(layer(&world), show_form), Some(&other)).await;
+    assert_eq!(shown.body, "None of Some(\"user-42\")", "the session lives, and its cookie counts");
+}
+
+#[tokio::test]
+async fn logout_with_the_old_cookie_ends_a_renewed_session() {
+    let world = World::with(with_grace).await;
+    let jar = visitor(&world).await;
+    let renewed = ask(&site(layer(&world), renew), header_of(&jar).as_deref()).await;
+    let logout = ask(&site(layer(&world), log_out), header_of(&jar).as_deref()).await;
+    assert!(logout.removes_the_cookie());
+    assert_eq!(ask(&site(layer(&world), read), Some(&renewed.cookie())).await.body, "0");
 }

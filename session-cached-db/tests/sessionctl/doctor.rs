@@ -41,7 +41,7 @@ pub async fn worst_finding_decides_the_exit_code(world: &World) {
     world.run(&["clear-expired"]).ends_with(0);
     world.run(&["doctor"]).ends_with(0);
 
-    world.sql(r#"DROP INDEX "{t}_subject""#).await;
+    world.sql(r#"DROP INDEX "{t}_subject_key""#).await;
     let run = world.run(&["doctor", "--json"]).ends_with(6).says("subject");
     assert!(severities(&run).contains(&"warning".to_owned()));
 

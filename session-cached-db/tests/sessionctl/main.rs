@@ -43,6 +43,7 @@ macro_rules! scenarios {
 const SCENARIOS: &[(&str, Scenario)] = scenarios! {
     migrate:
         table_is_made_once_and_not_by_a_dry_run,
+        table_for_rotations_is_made_on_demand,
         statements_are_printed_and_not_run;
     clear_expired:
         expired_sessions_are_deleted_in_batches_and_others_stay,

@@ -76,7 +76,7 @@ impl World {
 
     pub async fn clean_up(self) {
         if self.postgres.is_some() {
-            self.sql(r#"DROP TABLE IF EXISTS "{t}", "{t}_schema""#).await;
+            self.sql(r#"DROP TABLE IF EXISTS "{t}", "{t}_schema", "{t}_rotations""#).await;
         }
     }
 

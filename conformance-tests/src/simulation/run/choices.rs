@@ -89,11 +89,11 @@ impl Simulation<'_> {
                         Some((Purpose::Maintain, _))
                             if is_keeper(*id) && !self.may_ping(&world, state.process) => {}
                         Some((Purpose::Maintain, _)) => choices.push(Choice::Fire(*id)),
-                        Some((Purpose::Load | Purpose::Wait, due)) if due <= world.now => {
+                        Some((Purpose::Wait | Purpose::Final, due)) if due <= world.now => {
                             is_quiet = false;
                             choices.push(Choice::Fire(*id));
                         }
-                        Some((Purpose::Wait, _)) => is_quiet = false,
+                        Some((Purpose::Final, _)) => is_quiet = false,
                         _ => {}
                     }
                 }
@@ -224,7 +224,7 @@ impl Simulation<'_> {
         let only_waits = |task: &TaskState| {
             let first = task.timers.iter().min_by_key(|timer| timer.due);
             task.call.is_none()
-                && first.is_some_and(|timer| timer.purpose == Purpose::Wait && timer.due > world.now)
+                && first.is_some_and(|timer| timer.purpose == Purpose::Final && timer.due > world.now)
         };
         self.scenario.is_near
             && (self.ticks_left > 0 || world.tasks.values().any(only_waits))

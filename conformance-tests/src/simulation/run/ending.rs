@@ -46,7 +46,7 @@ impl Simulation<'_> {
                 if !self.statuses.contains(&Status::Running) {
                     return self.finish();
                 }
-                let is_waited_for = |purpose| matches!(purpose, Purpose::Load | Purpose::Wait);
+                let is_waited_for = |purpose| matches!(purpose, Purpose::Wait | Purpose::Final);
                 self.pass_to_timer(&is_waited_for, Duration::ZERO)?;
             }
             self.serve_all();

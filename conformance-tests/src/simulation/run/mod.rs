@@ -31,7 +31,7 @@ use crate::simulation::oracle::Oracle;
 use crate::simulation::scenario::{Beginning, Scenario};
 use crate::simulation::settings::{
     AHEAD, CACHE_TIMEOUT, CLOCK_SLACK, FAR, FENCE_TTL, LEASE_TTL, MAX_CACHE_AGE, NEAR_BOUND, PROBE_INTERVAL,
-    READ_TIMEOUT, START, WRITE_TIMEOUT,
+    READ_TIMEOUT, START, TOUCH_INTERVAL, WRITE_TIMEOUT,
 };
 use crate::simulation::task_id::TaskId;
 use crate::simulation::world::{Shared, TaskState, World, lock};
@@ -99,8 +99,11 @@ impl<'a> Simulation<'a> {
         let may_fail =
             |(operation, _): &(Operation, usize)| matches!(operation, Operation::Save | Operation::Rename);
         world.remembers = !scenario.operations.iter().any(may_fail);
+        let is_used = |wanted| scenario.operations.iter().any(|(operation, _)| *operation == wanted);
+        world.throttles = is_used(Operation::Use) && !is_used(Operation::Touch);
         let expires_at = START + if scenario.beginning == Beginning::Ending { END } else { FAR };
         let first = record([0; 2]).with_version(FIRST_VERSION).with_expires_at(expires_at);
+        let first = first.with_last_seen_at(START - 2 * TOUCH_INTERVAL);
         world.commit(0, Some(first), None);
         world.commit(1, None, None);
         let oracle = Oracle::new(&world, scenario.is_near);
@@ -137,7 +140,8 @@ impl<'a> Simulation<'a> {
         simulation.answer_pings();
         simulation.place_beginning();
         for &(operation, process) in &scenario.operations {
-            let session = (operation == Operation::Merge).then(|| simulation.opened(process));
+            let opens = matches!(operation, Operation::Merge | Operation::Use);
+            let session = opens.then(|| simulation.opened(process));
             simulation.sessions.push(session);
         }
         simulation.place_beginning();
@@ -174,6 +178,7 @@ impl<'a> Simulation<'a> {
             .reaper(None)
             .sole_process()
             .idle_timeout(FAR)
+            .touch_interval(TOUCH_INTERVAL)
             .max_cache_age(MAX_CACHE_AGE)
             .lease_ttl(LEASE_TTL)
             .fence_ttl(FENCE_TTL)

@@ -10,7 +10,7 @@ use session_core::{
 use super::{Item, Slot, World};
 use crate::simulation::call::{Effect, Late, Reply, Seen};
 use crate::simulation::operation::stored_keys;
-use crate::simulation::settings::{KEYS, VALUE_TTL_EXCESS};
+use crate::simulation::settings::{KEYS, TOUCH_INTERVAL, VALUE_TTL_EXCESS};
 use crate::simulation::task_id::TaskId;
 
 impl World {
@@ -143,8 +143,12 @@ impl World {
                 self.replace(version, keys, &record, expected, expiry, now)
             }
             Effect::Touch(key, expires_at, idle_since, now) => match self.rows[key].clone() {
-                Some(row) if !row.is_expired(now) && row.last_seen_at() > idle_since => Reply::Touched(false),
+                Some(row) if !row.is_expired(now) && row.last_seen_at() > idle_since => {
+                    self.check_touch(task, &row, false, now);
+                    Reply::Touched(false)
+                }
                 Some(row) if !row.is_expired(now) => {
+                    self.check_touch(task, &row, true, now);
                     let later = row.expires_at().max(expires_at);
                     let last_seen_at = row.last_seen_at().max(now);
                     let row = row.with_expires_at(later).with_last_seen_at(last_seen_at);
@@ -173,6 +177,22 @@ impl World {
             | Effect::Exchange(..)
             | Effect::Watch(..)
             | Effect::Ping(_) => panic!("not a statement"),
+        }
+    }
+
+    /// Checks that a touch which is not due does not change `row`, and that no process asks for one that it has made itself.
+    fn check_touch(&mut self, task: TaskId, row: &Record, takes_effect: bool, now: Timestamp) {
+        if !self.throttles {
+            return;
+        }
+        if takes_effect && row.last_seen_at() + TOUCH_INTERVAL > now {
+            self.wrong = Some("a touch that is not due changes the session");
+        }
+        let Some(process) = self.tasks.get(&task).map(|task| task.process) else { return };
+        if takes_effect {
+            self.touched_by.insert(process);
+        } else if !self.is_troubled && self.touched_by.contains(&process) {
+            self.wrong = Some("a process repeats its own touch");
         }
     }
 

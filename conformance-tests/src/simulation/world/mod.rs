@@ -7,7 +7,7 @@ mod effects;
 mod rival;
 mod timers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -94,6 +94,10 @@ pub(in crate::simulation) struct World {
     /// No write of the run can fail because of what it expects. After such a failure, a write queue would
     /// know less than it has written.
     pub(in crate::simulation) remembers: bool,
+    /// Every touch of the run is one that must be due.
+    pub(in crate::simulation) throttles: bool,
+    /// The processes that have touched A.
+    touched_by: BTreeSet<usize>,
     /// The token of the rival process's fence, if it holds one.
     pub(in crate::simulation) rival: Option<Token>,
     /// Every channel that was opened, by its number.
@@ -131,6 +135,8 @@ impl World {
             reads: 0,
             is_troubled: false,
             remembers: false,
+            throttles: false,
+            touched_by: BTreeSet::new(),
             rival: None,
             channels: Vec::new(),
             nanos: Arc::new(AtomicU64::new(nanos(START))),
@@ -299,13 +305,13 @@ impl World {
         let mut late: Vec<_> = late.collect();
         late.sort_unstable();
         late.hash(&mut hasher);
-        self.rival.hash(&mut hasher);
+        (self.rival, &self.touched_by).hash(&mut hasher);
         self.hash_channels(&mut hasher);
         for (id, task) in &self.tasks {
             (id, task.log, task.children, task.is_gone).hash(&mut hasher);
             for timer in &task.timers {
                 // The due time matters only for a timer that fires by time.
-                let due = matches!(timer.purpose, Purpose::Load | Purpose::Wait).then_some(timer.due);
+                let due = matches!(timer.purpose, Purpose::Wait | Purpose::Final).then_some(timer.due);
                 (timer.purpose, due).hash(&mut hasher);
             }
             let call = task.call.as_ref().map(|call| {

@@ -6,7 +6,9 @@ use std::time::Duration;
 use session_core::Timestamp;
 
 use super::World;
-use crate::simulation::settings::{CACHE_TIMEOUT, NEAR_PATIENCE, NEAR_PING, NEAR_WAIT, PROBE_INTERVAL};
+use crate::simulation::settings::{
+    CACHE_TIMEOUT, NEAR_PATIENCE, NEAR_PING, NEAR_WAIT, PROBE_INTERVAL, WRITE_TIMEOUT,
+};
 use crate::simulation::task_id::TaskId;
 
 /// The maximum time that a load waits for one more attempt.
@@ -20,10 +22,10 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(64);
 pub(in crate::simulation) enum Purpose {
     /// The pause of the task that maintains the cache. It may end at any moment.
     Maintain,
-    /// The longest wait of a load for one more attempt. It ends only when that time has passed.
-    Load,
-    /// The wait of a final operation with a near cache. It ends only when that time has passed.
+    /// The longest wait of a load for one more attempt, or of a write for its turn. It ends only when that time has passed.
     Wait,
+    /// The wait of a final operation with a near cache. It ends only when that time has passed.
+    Final,
     /// The deadline of a call. It passes by a fault only, which looks like any other lost answer.
     Call,
 }
@@ -48,9 +50,9 @@ impl World {
             pause if pause <= LONGEST_PAUSE => return None,
             CACHE_TIMEOUT | NEAR_PATIENCE => Purpose::Call,
             NEAR_PING => Purpose::Maintain,
-            NEAR_WAIT => Purpose::Wait,
+            NEAR_WAIT => Purpose::Final,
             pause if pause <= PROBE_INTERVAL => Purpose::Maintain,
-            LONGEST_LOAD => Purpose::Load,
+            LONGEST_LOAD | WRITE_TIMEOUT => Purpose::Wait,
             _ => Purpose::Call,
         };
         let (id, due) = (self.polling, self.now + duration);

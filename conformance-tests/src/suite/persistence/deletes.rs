@@ -1,6 +1,6 @@
 //! Removing sessions, one by one and when they have expired.
 
-use session_core::{ExpiredSession, ExpiredSessions, Persistence, Record, StoredKey, Timestamp};
+use session_core::{ExpiredSession, ExpiredSessions, ExpiryWrite, Persistence, Record, StoredKey, Timestamp};
 
 use super::{Damage, HOUR, MICRO, NOW, PersistenceFixture, alone, insert, key, load, nodes, record, subject};
 use crate::suite::case::{cases, skip};
@@ -18,7 +18,10 @@ cases! {
     removed_sessions_are_returned_with_their_subjects => "Each removed session is returned by one call, with its key and its subject.",
     expired_row_without_a_stored_key_is_removed_and_counted => "A row whose key is no stored key is removed and counted. A subject that cannot be read is left out.",
     expired_row_that_cannot_be_read_is_removed_and_returned => "A row whose key is no stored key is removed and counted. A subject that cannot be read is left out.",
-    fewer_removed_than_the_limit_means_that_none_is_left => "Fewer than `limit` means that, at some moment during the call, no more were left.",
+    fewer_removed_than_the_limit_means_that_none_is_left => "Fewer than `limit`, without",
+    session_that_lives_on_is_removed_at_its_later_expiry => "A session whose expiry was changed since it was inserted is removed at its present expiry",
+    session_that_ends_earlier_is_removed_at_its_earlier_expiry => "A session whose expiry was changed since it was inserted is removed at its present expiry",
+    removing_among_sessions_that_live_on_comes_to_an_end => "Calling again while there is more comes to an end.",
     several_nodes_remove_expired_sessions_at_once => "May be run by several nodes at once.",
 }
 
@@ -78,7 +81,7 @@ async fn remove(db: &impl Persistence, before: Timestamp, limit: u32) -> Expired
 
 /// Removes the sessions that an aborted run may have left.
 async fn clear(db: &impl Persistence) {
-    while delete_expired(db, THEN + HOUR, 1_000).await == 1_000 {}
+    delete_all_expired(db, THEN + HOUR, 1_000).await;
 }
 
 /// Returns `true` if there is a row, expired or not.
@@ -182,41 +185,104 @@ pub async fn expired_row_that_cannot_be_read_is_removed_and_returned(fixture: &i
     assert_eq!(delete_expired(&db, THEN, 2).await, 0);
 }
 
+/// Removes all sessions that expired at `before` or earlier, at most `limit` at a time, and returns how many.
+async fn delete_all_expired(db: &impl Persistence, before: Timestamp, limit: u32) -> u64 {
+    let mut removed = 0;
+    for _ in 0..1_000 {
+        // A database in memory never waits, and would keep other tasks from running.
+        tokio::task::yield_now().await;
+        let batch = remove(db, before, limit).await;
+        removed += batch.count;
+        if !batch.is_unfinished(limit) {
+            return removed;
+        }
+        assert!(batch.count <= u64::from(limit), "more were removed than the limit");
+    }
+    panic!("there is more, call after call");
+}
+
 pub async fn fewer_removed_than_the_limit_means_that_none_is_left(fixture: &impl PersistenceFixture) {
     let (db, _alone) = (fixture.open().await, alone().await);
     clear(&db).await;
     // Some of them expired at the same moment.
     let keys = expiring(&db, (0..25).map(|n| THEN - (n / 5) * MICRO)).await;
-    let mut removed = 0;
-    loop {
-        let batch = delete_expired(&db, THEN, 7).await;
-        removed += batch;
-        if batch < 7 {
-            break;
-        }
-    }
+    assert_eq!(delete_all_expired(&db, THEN, 7).await, 25);
     for key in &keys {
         assert!(!is_there(&db, key).await, "a session is left, though fewer than the limit were removed");
     }
-    assert_eq!(removed, 25);
     assert_eq!(delete_expired(&db, THEN, 7).await, 0);
+}
+
+pub async fn session_that_lives_on_is_removed_at_its_later_expiry(fixture: &impl PersistenceFixture) {
+    let (db, _alone) = (fixture.open().await, alone().await);
+    clear(&db).await;
+    let (began, first_end) = (THEN - 3 * HOUR, THEN - 2 * HOUR);
+    let later = Record::new("2{}".into(), began, THEN);
+    let keys = expiring(&db, [first_end; 4]).await;
+    let (extend, replace) = (ExpiryWrite::Extend, ExpiryWrite::Replace);
+    db.touch(&keys[0], THEN, Timestamp::MAX, began).await.expect("it is there");
+    db.update(&keys[1], &later, None, extend, began).await.expect("it is there");
+    db.update(&keys[2], &later, None, replace, began).await.expect("it is there");
+    let renamed = key();
+    db.rename(&keys[3], &renamed, &later, None, extend, began).await.expect("it is there");
+    let living = [keys[0], keys[1], keys[2], renamed];
+    for before in [first_end, first_end, THEN - MICRO] {
+        assert_eq!(delete_all_expired(&db, before, 100).await, 0, "they live on");
+        for key in &living {
+            assert!(is_there(&db, key).await, "it lives on");
+        }
+    }
+    // It is prolonged once more after it was passed over.
+    db.touch(&keys[0], THEN + MICRO, Timestamp::MAX, began).await.expect("it is there");
+    assert_eq!(delete_all_expired(&db, THEN, 100).await, 3);
+    assert_eq!(delete_all_expired(&db, THEN + MICRO, 100).await, 1);
+    for key in &living {
+        assert!(!is_there(&db, key).await, "it had expired");
+    }
+}
+
+pub async fn session_that_ends_earlier_is_removed_at_its_earlier_expiry(fixture: &impl PersistenceFixture) {
+    let (db, _alone) = (fixture.open().await, alone().await);
+    clear(&db).await;
+    let began = THEN - HOUR;
+    let keys = expiring(&db, [NOW, Timestamp::MAX, NOW]).await;
+    let earlier = Record::new("2{}".into(), began, THEN);
+    for key in &keys[..2] {
+        db.update(key, &earlier, None, ExpiryWrite::Replace, began).await.expect("it is there");
+    }
+    let renamed = key();
+    let moved = db.rename(&keys[2], &renamed, &earlier, None, ExpiryWrite::Replace, began).await;
+    moved.expect("it is there");
+    assert_eq!(delete_all_expired(&db, THEN - MICRO, 100).await, 0);
+    assert_eq!(delete_all_expired(&db, THEN, 100).await, 3);
+    for key in [keys[0], keys[1], renamed] {
+        assert!(!is_there(&db, &key).await, "it had expired");
+    }
+}
+
+pub async fn removing_among_sessions_that_live_on_comes_to_an_end(fixture: &impl PersistenceFixture) {
+    let (db, _alone) = (fixture.open().await, alone().await);
+    clear(&db).await;
+    let began = THEN - HOUR - MICRO;
+    let keys = expiring(&db, (0..20).map(|n| THEN - n * MICRO)).await;
+    for key in keys.iter().step_by(2) {
+        db.touch(key, THEN + HOUR, Timestamp::MAX, began).await.expect("it is there");
+    }
+    for limit in [1, 3] {
+        let left = if limit == 1 { 10 } else { 0 };
+        assert_eq!(delete_all_expired(&db, THEN, limit).await, left);
+    }
+    for (n, key) in keys.iter().enumerate() {
+        assert_eq!(is_there(&db, key).await, n % 2 == 0, "those that live on are left, and no others");
+    }
+    clear(&db).await;
 }
 
 pub async fn several_nodes_remove_expired_sessions_at_once(fixture: &impl PersistenceFixture) {
     let (nodes, _alone) = (nodes(fixture).await, alone().await);
     clear(&*nodes[0]).await;
     let keys = expiring(&*nodes[0], (0..60).map(|n| THEN - n * MICRO)).await;
-    let removed = at_once(&nodes, 4, |db, _| async move {
-        let mut removed = 0;
-        loop {
-            let batch = delete_expired(&*db, THEN, 7).await;
-            removed += batch;
-            if batch < 7 {
-                return removed;
-            }
-        }
-    })
-    .await;
+    let removed = at_once(&nodes, 4, |db, _| async move { delete_all_expired(&*db, THEN, 7).await }).await;
     assert_eq!(removed.iter().sum::<u64>(), 60, "each session was removed by one node: {removed:?}");
     for key in &keys {
         assert!(!is_there(&*nodes[0], key).await);

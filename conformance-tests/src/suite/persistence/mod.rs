@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use session_core::{
-    ExpiryWrite, Persistence, PersistenceError, Record, SessionKey, StoredKey, Subject, SubjectIndex,
-    Timestamp, Version,
+    ExpiryWrite, Persistence, PersistenceError, Record, Rotations, SessionKey, StoredKey, Subject,
+    SubjectIndex, Timestamp, Version,
 };
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -82,6 +82,11 @@ where
 pub trait SubjectIndexFixture: PersistenceFixture<Persistence: SubjectIndex> {}
 
 impl<F: PersistenceFixture<Persistence: SubjectIndex>> SubjectIndexFixture for F {}
+
+/// A [`PersistenceFixture`] whose database keeps notes of rotations. Implemented for all of them.
+pub trait RotationsFixture: PersistenceFixture<Persistence: Rotations> {}
+
+impl<F: PersistenceFixture<Persistence: Rotations>> RotationsFixture for F {}
 
 /// Returns all cases of this layer.
 #[must_use]

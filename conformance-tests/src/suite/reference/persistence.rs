@@ -4,8 +4,8 @@ use std::time::SystemTime;
 
 use session_core::{
     ExpiredSession, ExpiredSessions, ExpiryWrite, Persistence, PersistenceError, PersistenceProperties,
-    Record, Row, Scan, SchemaProblem, SessionTimes, StoreId, StoredKey, Subject, SubjectIndex, Timestamp,
-    Version,
+    Record, Rotation, Rotations, Row, Scan, SchemaProblem, SessionTimes, StoreId, StoredKey, Subject,
+    SubjectIndex, Timestamp, Version,
 };
 
 use crate::suite::persistence::Damage;
@@ -19,9 +19,11 @@ pub struct MemoryPersistence {
     database: Arc<Mutex<Database>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Database {
     table: Option<HashMap<StoredKey, Record>>,
+    /// The table of the notes of rotations.
+    rotations: Option<Vec<Rotation>>,
     /// Counted over all keys, and never back, so no key has the same version again.
     last_version: u64,
     /// The rows that were damaged, and how.
@@ -33,12 +35,7 @@ struct Database {
 impl Default for MemoryPersistence {
     /// Makes a database with an empty table.
     fn default() -> Self {
-        let database = Database {
-            table: Some(HashMap::new()),
-            last_version: 0,
-            damaged: HashMap::new(),
-            without_key: Vec::new(),
-        };
+        let database = Database { table: Some(HashMap::new()), ..Database::default() };
         Self { database: Arc::new(Mutex::new(database)) }
     }
 }
@@ -47,9 +44,7 @@ impl MemoryPersistence {
     /// Makes a database as it is before [`migrate`](Persistence::migrate).
     #[must_use]
     pub fn without_table() -> Self {
-        let database =
-            Database { table: None, last_version: 0, damaged: HashMap::new(), without_key: Vec::new() };
-        Self { database: Arc::new(Mutex::new(database)) }
+        Self { database: Arc::default() }
     }
 
     /// Damages the row under `key`, as another program might.
@@ -73,6 +68,11 @@ impl Database {
     fn rows(&mut self) -> Result<&mut HashMap<StoredKey, Record>, PersistenceError> {
         let missing = || SchemaProblem::Missing { table: "sessions".into() };
         self.table.as_mut().ok_or_else(|| missing().into())
+    }
+
+    fn notes(&mut self) -> Result<&mut Vec<Rotation>, PersistenceError> {
+        let missing = || SchemaProblem::MissingRotations { table: "sessions_rotations".into() };
+        self.rotations.as_mut().ok_or_else(|| missing().into())
     }
 
     /// Returns the row to which a write with these conditions applies.
@@ -287,6 +287,47 @@ impl SubjectIndex for MemoryPersistence {
         self.page(after, limit, is_meant, |database, key, row| {
             database.readable(key, row.into(), |damage| damage == Damage::Times)
         })
+    }
+}
+
+impl Rotations for MemoryPersistence {
+    async fn note_rotation(&self, rotation: &Rotation) -> Result<(), PersistenceError> {
+        let mut database = self.lock();
+        let notes = database.notes()?;
+        if !notes.iter().any(|note| (note.old, note.new) == (rotation.old, rotation.new)) {
+            notes.push(rotation.clone());
+        }
+        Ok(())
+    }
+
+    async fn rotations(
+        &self,
+        old: &StoredKey,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Rotation>, PersistenceError> {
+        let mut database = self.lock();
+        let found = database.notes()?.iter().filter(|note| note.old == *old && note.expires_at > now);
+        Ok(found.take(limit as usize).cloned().collect())
+    }
+
+    async fn delete_rotations(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError> {
+        let mut database = self.lock();
+        let expired = database.notes()?.extract_if(.., |note| note.expires_at <= before);
+        Ok(expired.take(limit as usize).count() as u64)
+    }
+
+    async fn migrate_rotations(&self) -> Result<(), PersistenceError> {
+        self.lock().rotations.get_or_insert_default();
+        Ok(())
+    }
+
+    fn rotations_sql(&self) -> String {
+        "-- A list in memory needs none.\n".into()
+    }
+
+    async fn check_rotations(&self) -> Result<(), PersistenceError> {
+        self.lock().notes().map(|_| ())
     }
 }
 

@@ -4,6 +4,7 @@
 pub(crate) mod blips;
 mod crowd;
 mod departing;
+mod failover;
 mod lost_server;
 pub(crate) mod phase_worker;
 mod process_group;
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use crate::Failure;
 use crate::checker::Surroundings;
-use crate::history::{Nanos, PhaseOrders, SECOND};
+use crate::history::{Nanos, Op, PhaseOrders, SECOND};
 use crate::ledger;
 use crate::run;
 use crate::worker::WRITE_BOUND;
@@ -33,9 +34,12 @@ pub(crate) enum Phase {
     Departing,
     /// One server of several of a cache dies, and comes back.
     LostServer,
+    /// The database's primary goes, and its replica takes over.
+    Failover,
 }
 
-pub(crate) const ALL: [Phase; 4] = [Phase::Crowd, Phase::Blips, Phase::Departing, Phase::LostServer];
+pub(crate) const ALL: [Phase; 5] =
+    [Phase::Crowd, Phase::Blips, Phase::Departing, Phase::LostServer, Phase::Failover];
 
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -44,6 +48,7 @@ impl fmt::Display for Phase {
             Self::Blips => "blips",
             Self::Departing => "departing",
             Self::LostServer => "lost-server",
+            Self::Failover => "failover",
         })
     }
 }
@@ -126,29 +131,46 @@ impl Settings {
 
 /// Runs a phase. Fails if it could not be run, or proved nothing.
 pub(crate) async fn run(phase: Phase, settings: &Settings) -> Result<Vec<Verdict>, Failure> {
-    if let Some(hindrance) = hindrance(phase, &settings.cache) {
-        return Err(format!("{hindrance}: choose another cache with --pair").into());
+    if let Some(hindrance) = hindrance(phase, settings) {
+        return Err(format!("{hindrance}: choose another pair with --pair").into());
     }
     match phase {
         Phase::Crowd => Ok(vec![crowd::run(settings).await?]),
         Phase::Blips => Ok(vec![blips::run(settings).await?]),
         Phase::Departing => Ok(vec![departing::run(settings).await?]),
         Phase::LostServer => lost_server::run(settings).await,
+        Phase::Failover => failover::run(settings).await,
     }
 }
 
-/// Returns the reason why a phase cannot run with this cache, if it cannot.
-pub(crate) fn hindrance(phase: Phase, cache: &str) -> Option<&'static str> {
+/// Returns the reason why a phase cannot run with this pair, if it cannot.
+pub(crate) fn hindrance(phase: Phase, settings: &Settings) -> Option<&'static str> {
+    let is_moka = settings.cache == "moka";
     match phase {
-        Phase::Blips if cache == "moka" => Some("moka lives in the process and cannot be cut off"),
-        Phase::LostServer if cache == "moka" => Some("moka has no servers that could be lost"),
+        Phase::Blips if is_moka => Some("moka lives in the process and cannot be cut off"),
+        Phase::LostServer if is_moka => Some("moka has no servers that could be lost"),
+        Phase::Failover if is_moka => Some("moka is never shared, so that its answers may be old anyway"),
+        Phase::Failover if !failover::has_replica(&settings.database) => {
+            Some("the database lives in the process and has no replica")
+        }
         _ => None,
     }
 }
 
 /// Judges the histories of all sessions, and removes them.
 fn judge(group: &ProcessGroup, surroundings: &Surroundings, truth: &mut Truth) {
-    let sessions = lock(&group.ledger).take_finished(true);
+    judge_part(group, surroundings, truth, |ops| ops);
+}
+
+/// Judges the `part` of each history that is promised anything.
+fn judge_part(
+    group: &ProcessGroup,
+    surroundings: &Surroundings,
+    truth: &mut Truth,
+    part: impl Fn(Vec<Op>) -> Vec<Op>,
+) {
+    let all = lock(&group.ledger).take_finished(true);
+    let sessions: Vec<_> = all.into_iter().map(|(session, ops)| (session, part(ops))).collect();
     truth.sessions += sessions.len() as u64;
     sessions.iter().for_each(|(_, ops)| truth.times.add(ops));
     if truth.broken.is_some() {

@@ -20,7 +20,7 @@ use crate::history::{
     Action, Answer, Command, Figures, Line, Nanos, PhaseOrders, Reply, Revocation, SECOND, SessionId, Work,
     now, session_key,
 };
-use crate::worker::{OPS, Store, attempt, empty, ended, send_line, store_over, stored_key};
+use crate::worker::{Counting, OPS, Store, attempt, empty, ended, send_line, store_over, stored_key};
 
 /// The time between two reports of a process's figures.
 const SAMPLE: Duration = Duration::from_millis(20);
@@ -201,7 +201,7 @@ impl PhaseWorker {
         send_line(&Line::Begin { op, session, action, at: now() });
         let worker = Arc::clone(self);
         let key = self.key(session);
-        let mut attempt = Box::pin(async move { attempt(&worker.store, &key, action).await });
+        let mut attempt = Box::pin(async move { attempt(&worker.store, &key, action, Counting::Off).await });
         let Some(time_limit) = time_limit else {
             send_line(&ended(op, action, attempt.await));
             return None;

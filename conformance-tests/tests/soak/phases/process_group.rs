@@ -31,7 +31,12 @@ impl Servers {
         let cache = if has_cache { settings.cache.as_str() } else { "moka" };
         let (cache, database) =
             tokio::join!(path(cache, settings.processes), path(&settings.database, settings.processes));
-        let (cache, database) = (Arc::new(cache?), Arc::new(database?));
+        Self::over(cache?, database?).await
+    }
+
+    /// Makes the tables on servers that run already.
+    pub(crate) async fn over(cache: Path, database: Path) -> Result<Self, Failure> {
+        let (cache, database) = (Arc::new(cache), Arc::new(database));
         let servers = Self { cache, database, directory: tempfile::tempdir()? };
         db_backends::connect(&servers.database_url(None)).await?.migrate().await?;
         Ok(servers)

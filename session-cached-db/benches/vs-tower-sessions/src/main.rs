@@ -38,6 +38,7 @@ async fn main() {
 }
 
 async fn measure(rounds: usize) -> Report {
+    // In one function, because it is a list of measurements, one after another.
     let mut report = Report::default();
 
     let theirs_in_moka = async |values| Theirs::new(MokaStore::new(Some(2 * SESSIONS as u64)), values).await;

@@ -96,6 +96,8 @@ pub(crate) enum Command {
     HashKeys(Rewrite),
     /// Compare the cache with the database, key by key, changing nothing
     Check(Check),
+    /// Rewrite a SQLite file without its empty pages; it gives back space bit by bit from then on
+    Vacuum,
     /// Examine the database and the cache, and report likely causes of trouble
     Doctor,
     /// Print completions for a shell
@@ -110,6 +112,9 @@ pub(crate) struct Migrate {
     /// Print the statements that make the table, and do not run them
     #[arg(long, conflicts_with = "dry_run")]
     pub(crate) sql: bool,
+    /// Also make the table that a store with `rotation_grace` needs
+    #[arg(long)]
+    pub(crate) rotations: bool,
 }
 
 /// The speed at which a command goes through the table.

@@ -4,7 +4,8 @@ use serde::Serialize;
 use session_cached_db::session_core::{CacheError, Record, Row, State, StoredKey};
 
 use crate::args::{Check, Connection};
-use crate::connect::{Access, Cache, Database, cache, database, now, try_reading};
+use crate::clock::now;
+use crate::connect::{Access, Cache, Database, cache, database, try_reading};
 use crate::exit::{Exit, Failure};
 use crate::output::{Output, Style, Table, complain, count, left, right};
 use crate::progress::Progress;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::args::{ClearExpired, Connection};
-use crate::connect::{Access, database, now};
+use crate::clock::now;
+use crate::connect::{Access, database};
 use crate::exit::{Exit, Failure};
 use crate::interrupt::Interrupt;
 use crate::output::{Output, complain, sessions};
@@ -45,14 +46,14 @@ pub(crate) async fn run(
     let mut progress = Progress::new("deleting", report.expired, command.pace);
     while !report.interrupted {
         let deleted = database.delete_expired_dyn(before, command.pace.batch).await;
-        let deleted = deleted.map(|deleted| deleted.count).map_err(|error| {
+        let deleted = deleted.map_err(|error| {
             Failure::from(error).after(&format!("{} had been deleted", sessions(report.deleted)))
         })?;
-        report.deleted += deleted;
-        if deleted < u64::from(command.pace.batch) {
+        report.deleted += deleted.count;
+        if !deleted.is_unfinished(command.pace.batch) {
             break;
         }
-        progress.advance(deleted, Some(interrupt)).await;
+        progress.advance(deleted.count, Some(interrupt)).await;
         report.interrupted = interrupt.is_raised();
     }
     drop(progress);

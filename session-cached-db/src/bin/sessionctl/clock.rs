@@ -1,16 +1,22 @@
 //! The difference between this machine's clock and a server's.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use session_cached_db::Timestamp;
+use session_cached_db::db_backends::Inspect;
 
-use crate::connect::{Database, now};
 use crate::exit::Failure;
 use crate::output::span;
 
 /// The difference from which on a clock is a danger: fences of live writers are given up, and sessions are
 /// deleted that have not expired.
 pub(crate) const TOO_FAR: Duration = Duration::from_secs(30);
+
+/// Returns the time of this machine's clock.
+pub(crate) fn now() -> Timestamp {
+    SystemTime::now().into()
+}
 
 /// The time between a server's clock and this machine's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +45,7 @@ impl Skew {
 
 /// Refuses to write when the clocks differ too much: this machine's clock decides which sessions have
 /// expired.
-pub(crate) async fn check(database: &Database) -> Result<(), Failure> {
+pub(crate) async fn check(database: &Arc<dyn Inspect>) -> Result<(), Failure> {
     let asked_at = now();
     match database.inspect().await?.clock {
         Some(clock) => judge(Skew::new(clock, asked_at, now())),

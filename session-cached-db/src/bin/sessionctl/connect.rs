@@ -2,18 +2,18 @@
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use session_cached_db::session_core::{
     Acquired, CacheError, Codec, CompressCodec, DynCache, DynDatabase, Entry, Expected, JsonCodec, KeyPrefix,
-    Persistence as _, SealCodec, SealingKeys, Stamp, StoredKey, Timestamp,
+    Persistence as _, SealCodec, SealingKeys, Stamp, StoredKey,
 };
 use session_cached_db::{
     CachedDb, NoCache, OutagePolicy, Reaper, Schema, WriteOperation, cache_backends, db_backends,
 };
 
 use crate::args::{Application, Caching, Connection, Format};
-use crate::clock;
+use crate::clock::{self, now};
 use crate::exit::Failure;
 
 /// Maximum time to wait for a cache's answer. An operator has more patience than a web page.
@@ -27,10 +27,6 @@ const SEALING_KEYS: &str = "SESSIONCTL_SEALING_KEYS";
 pub(crate) type Database = Arc<dyn db_backends::Inspect>;
 pub(crate) type Cache = Arc<dyn cache_backends::Inspect>;
 pub(crate) type Store = CachedDb<Arc<dyn DynCache>, Arc<dyn DynDatabase>>;
-
-pub(crate) fn now() -> Timestamp {
-    SystemTime::now().into()
-}
 
 /// The access that a command needs to the database. An SQLite file is opened accordingly: one that is
 /// missing, or belongs to another program, is left as it is.

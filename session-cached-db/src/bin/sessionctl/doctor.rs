@@ -8,8 +8,8 @@ use session_cached_db::session_core::{PersistenceError, Timestamp};
 use session_cached_db::{DEFAULT_CLOCK_SLACK, cache_backends, db_backends};
 
 use crate::args::Connection;
-use crate::clock::{Skew, TOO_FAR};
-use crate::connect::{Access, Database, any_database, cache, now, try_all};
+use crate::clock::{Skew, TOO_FAR, now};
+use crate::connect::{Access, Database, any_database, cache, try_all};
 use crate::exit::{Exit, Failure};
 use crate::output::{Output, Style, Table, bytes, count, left, sessions, span};
 
@@ -120,6 +120,9 @@ async fn examine_table(database: &Database, inspection: &db_backends::Inspection
         return report.say(Problem, ABOUT, Failure::from(error).to_string());
     }
     report.say(Fine, ABOUT, "it is as this version needs it");
+    for finding in &inspection.condition {
+        report.say(finding.severity.into(), ABOUT, finding.text.as_str());
+    }
     for column in &inspection.missing_indexes {
         report.say(
             Warning,

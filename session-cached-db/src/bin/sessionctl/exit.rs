@@ -124,6 +124,9 @@ fn with_advice(problem: &SchemaProblem) -> String {
         SchemaProblem::Missing { table } => format!(
             "there is no table {table}; if the database and the table=… in its URL are right, run `sessionctl migrate`"
         ),
+        SchemaProblem::MissingRotations { table } => {
+            format!("there is no table {table}; run `sessionctl migrate --rotations`")
+        }
         SchemaProblem::Outdated { table, found, needed } => format!(
             "table {table} has schema version {found}, but {needed} is needed; run `sessionctl migrate`"
         ),

@@ -4,7 +4,8 @@ use serde::Serialize;
 use session_cached_db::session_core::{SessionTimes, StoredKey, Subject, Timestamp};
 
 use crate::args::{Connection, List};
-use crate::connect::{Access, database, now, prefix};
+use crate::clock::now;
+use crate::connect::{Access, database, prefix};
 use crate::exit::{Exit, Failure};
 use crate::output::{Output, Table, instant, left, rfc3339, span};
 

@@ -23,6 +23,7 @@ mod rewrite;
 mod show;
 mod stats;
 mod sweep;
+mod vacuum;
 
 use std::process::ExitCode;
 
@@ -60,6 +61,7 @@ fn run(arguments: Arguments) -> Result<Exit, Failure> {
         match arguments.command {
             // These change nothing, or the database undoes them: they end at once.
             Command::Migrate(command) => interrupt.ends(migrate::run(at, command, &output)).await,
+            Command::Vacuum => interrupt.ends(vacuum::run(at, &output)).await,
             Command::Stats(command) => interrupt.ends(stats::run(at, &command, &output)).await,
             Command::List(command) => interrupt.ends(list::run(at, &command, &output)).await,
             Command::Show(command) => interrupt.ends(show::run(at, &command, &output)).await,

@@ -7,7 +7,8 @@ use serde_json::value::RawValue;
 use session_cached_db::session_core::Subject;
 
 use crate::args::{Connection, Show};
-use crate::connect::{Access, codec, database, now};
+use crate::clock::now;
+use crate::connect::{Access, codec, database};
 use crate::exit::{Exit, Failure};
 use crate::list::Line;
 use crate::output::{Output, Table, bytes, complain, harmless, past};

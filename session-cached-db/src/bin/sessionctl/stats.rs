@@ -6,7 +6,8 @@ use serde::Serialize;
 use session_cached_db::session_core::{Record, Row, Subject, Timestamp};
 
 use crate::args::{Connection, Stats};
-use crate::connect::{Access, database, now};
+use crate::clock::now;
+use crate::connect::{Access, database};
 use crate::exit::{Exit, Failure};
 use crate::output::{Output, Style, Table, bytes, count, harmless, left, right};
 use crate::progress::Progress;

@@ -4,6 +4,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use session_core::SessionKey;
 use tokio::sync::OnceCell;
 
 use super::lock::{Last, Locked, Room, Worker};
@@ -116,16 +117,17 @@ impl<M> SessionHandle<M> {
     }
 
     async fn open(&self) -> Result<Room, Error> {
-        Ok(Room::new(self.open_first().await?))
+        let (session, presented) = self.open_first().await?;
+        Ok(Room::new(session, presented))
     }
 
-    /// Opens the session of the first key that has one, or a new session.
-    async fn open_first(&self) -> Result<Session, Error> {
+    /// Opens the session of the first key that has one, or a new session. Returns that key, too.
+    async fn open_first(&self) -> Result<(Session, Option<SessionKey>), Error> {
         let Shared { settings, presented, .. } = &*self.shared;
         let mut unreadable = None;
         for key in presented.iter() {
             match Arc::clone(&settings.store).open(Some(key.clone())).await {
-                Ok(session) if session.key().is_some() => return Ok(session),
+                Ok(session) if session.key().is_some() => return Ok((session, Some(key.clone()))),
                 Ok(_) => {}
                 Err(error) if error.is_row_error() => unreadable = Some(error),
                 Err(error) => return Err(error),
@@ -134,7 +136,7 @@ impl<M> SessionHandle<M> {
         match unreadable {
             // Not a new session: the row is there, and another node may be able to read it.
             Some(error) => Err(error),
-            None => Arc::clone(&settings.store).open(None).await,
+            None => Ok((Arc::clone(&settings.store).open(None).await?, None)),
         }
     }
 

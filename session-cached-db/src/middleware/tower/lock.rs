@@ -6,6 +6,7 @@ use std::sync::{Mutex as SyncMutex, MutexGuard as SyncMutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 
 use futures_util::future::{Either, select};
+use session_core::SessionKey;
 use tokio::sync::{Mutex, MutexGuard, Notify};
 use tokio::task;
 
@@ -62,9 +63,10 @@ pub(super) enum Last<'a> {
 }
 
 impl Room {
-    pub(super) fn new(session: Session) -> Self {
+    /// `presented` is the client's key that has opened the session.
+    pub(super) fn new(session: Session, presented: Option<SessionKey>) -> Self {
         Self {
-            opened: Mutex::new(Opened::new(session)),
+            opened: Mutex::new(Opened::new(session, presented)),
             held: SyncMutex::default(),
             was_locked: Notify::new(),
             is_finished: AtomicBool::new(false),

@@ -7,7 +7,7 @@ use crate::Session;
 /// A session that a request has opened.
 pub(super) struct Opened {
     pub(super) session: Session,
-    /// The [`mark`] of the session when it was opened.
+    /// The [`mark`] of the session when it was opened, with the key that the client presented: it may have been an older one.
     before: Mark,
 }
 
@@ -16,15 +16,16 @@ type Mark = (Option<SessionKey>, Option<Timestamp>);
 
 /// Tells the client what has become of its key.
 pub(super) enum KeyChange {
-    /// The session was written. `max_age` is `None` for one that ends with the browser.
+    /// The session was written, or has another key than the client presented. `max_age` is `None` for one that ends with the browser.
     Written { key: SessionKey, max_age: Option<Duration> },
     /// The request has ended its session.
     Ended,
 }
 
 impl Opened {
-    pub(super) fn new(session: Session) -> Self {
-        let before = mark(&session);
+    /// `presented` is the client's key that has opened the session.
+    pub(super) fn new(session: Session, presented: Option<SessionKey>) -> Self {
+        let before = (presented, session.last_seen_at());
         Self { session, before }
     }
 

@@ -21,7 +21,7 @@ impl Settings {
         }
         let telemetry = self.store.telemetry();
         telemetry.counters.rejected_keys.add(rejected.into());
-        if let Some(suppressed) = telemetry.log_limits.key_rejected.admit(self.store.now()) {
+        if let Some(suppressed) = telemetry.log_limits.admit("key_rejected", self.store.now()) {
             tracing::warn!(target: "session_cached_db", event = "key_rejected", rejected, suppressed,
                 "session keys in a request are malformed or were not made with the keys of this node; they open no session");
         }
@@ -33,8 +33,8 @@ impl Settings {
         if !failure.status().is_server_error() {
             return;
         }
-        let limit = &self.store.telemetry().log_limits.request_failed;
-        if let Some(suppressed) = limit.admit(self.store.now()) {
+        let limits = &self.store.telemetry().log_limits;
+        if let Some(suppressed) = limits.admit("request_failed", self.store.now()) {
             tracing::error!(target: "session_cached_db", event = "request_failed", %error, suppressed,
                 "a request failed because of its session");
         }
@@ -47,8 +47,8 @@ impl Settings {
             Ok(_) | Err(Error::SessionGone) => return,
             Err(error) => error,
         };
-        let limit = &self.store.telemetry().log_limits.touch_failed;
-        if let Some(suppressed) = limit.admit(self.store.now()) {
+        let limits = &self.store.telemetry().log_limits;
+        if let Some(suppressed) = limits.admit("touch_failed", self.store.now()) {
             tracing::warn!(target: "session_cached_db", event = "touch_failed", %error, suppressed,
                 "the use of a session could not be recorded; it may end earlier than it should");
         }
@@ -56,8 +56,8 @@ impl Settings {
 
     /// Tells the log that a task outlives its request with the session locked.
     pub(super) fn note_kept(&self) {
-        let limit = &self.store.telemetry().log_limits.task_keeps_session;
-        if let Some(suppressed) = limit.admit(self.store.now()) {
+        let limits = &self.store.telemetry().log_limits;
+        if let Some(suppressed) = limits.admit("task_keeps_session", self.store.now()) {
             tracing::warn!(target: "session_cached_db", event = "task_keeps_session", suppressed,
                 "a task keeps the session of a request that was answered; what it changes is lost unless it saves that itself");
         }

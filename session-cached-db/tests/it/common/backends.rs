@@ -7,8 +7,8 @@ use std::time::Duration;
 use session_cached_db::{MokaCache, SqlitePersistence};
 use session_core::{
     Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, ExpiredSessions, ExpiryWrite,
-    Persistence, PersistenceError, PersistenceProperties, Record, Row, Runtime, Scan, SessionTimes, State,
-    StoreId, StoredKey, Subject, SubjectIndex, Timestamp, Version,
+    Persistence, PersistenceError, PersistenceProperties, Record, Rotation, Rotations, Row, Runtime, Scan,
+    SessionTimes, State, StoreId, StoredKey, Subject, SubjectIndex, Timestamp, Version,
 };
 
 use super::calls::{Call, Calls, Fault};
@@ -275,6 +275,37 @@ impl SubjectIndex for TestDb {
         limit: u32,
     ) -> Result<Vec<Row<SessionTimes>>, PersistenceError> {
         self.calls.make(Call::List, self.sqlite.list_by_subject(subject, now, after, limit)).await
+    }
+}
+
+impl Rotations for TestDb {
+    async fn note_rotation(&self, rotation: &Rotation) -> Result<(), PersistenceError> {
+        self.calls.make(Call::NoteRotation, self.sqlite.note_rotation(rotation)).await
+    }
+
+    async fn rotations(
+        &self,
+        old: &StoredKey,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Rotation>, PersistenceError> {
+        self.calls.make(Call::Rotations, self.sqlite.rotations(old, now, limit)).await
+    }
+
+    async fn delete_rotations(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError> {
+        self.calls.make(Call::DeleteRotations, self.sqlite.delete_rotations(before, limit)).await
+    }
+
+    async fn migrate_rotations(&self) -> Result<(), PersistenceError> {
+        self.calls.make(Call::MigrateRotations, self.sqlite.migrate_rotations()).await
+    }
+
+    fn rotations_sql(&self) -> String {
+        self.sqlite.rotations_sql()
+    }
+
+    async fn check_rotations(&self) -> Result<(), PersistenceError> {
+        self.calls.make(Call::CheckRotations, self.sqlite.check_rotations()).await
     }
 }
 

@@ -27,6 +27,11 @@ pub enum Call {
     Now,
     Migrate,
     CheckSchema,
+    NoteRotation,
+    Rotations,
+    DeleteRotations,
+    MigrateRotations,
+    CheckRotations,
 }
 
 /// A moment in a call.

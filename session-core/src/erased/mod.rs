@@ -4,6 +4,8 @@
 //! Backends implement the static traits only. `dyn DynCache` implements [`Cache`] again, and so does every
 //! `Box` and `Arc` of a cache.
 
+mod rotations;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +13,11 @@ use async_trait::async_trait;
 
 use crate::{
     Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, ExpiredSessions, ExpiryWrite,
-    Near, Persistence, PersistenceError, PersistenceProperties, Record, Row, Scan, SessionTimes, StoredKey,
-    Subject, SubjectIndex, Timestamp, Version,
+    Near, Persistence, PersistenceError, PersistenceProperties, Record, Rotations, Row, Scan, SessionTimes,
+    StoredKey, Subject, SubjectIndex, Timestamp, Version,
 };
+
+pub use self::rotations::DynRotations;
 
 /// The object-safe twin of [`Cache`]: the same methods with boxed futures. Implemented for every [`Cache`].
 #[async_trait]
@@ -259,10 +263,11 @@ impl<T: Persistence> DynPersistence for T {
     }
 }
 
-/// The object-safe twin of a database that implements all of [`Persistence`], [`SubjectIndex`] and [`Scan`]:
-/// the type of the database in a program that chooses it by URL. Implemented for every such database.
+/// The object-safe twin of a database that implements all of [`Persistence`], [`SubjectIndex`], [`Scan`] and
+/// [`Rotations`]: the type of the database in a program that chooses it by URL. Implemented for every such
+/// database.
 #[async_trait]
-pub trait DynDatabase: DynPersistence {
+pub trait DynDatabase: DynPersistence + DynRotations {
     /// See [`SubjectIndex::list_by_subject`].
     async fn list_by_subject_dyn(
         &self,
@@ -280,7 +285,7 @@ pub trait DynDatabase: DynPersistence {
 }
 
 #[async_trait]
-impl<T: SubjectIndex + Scan> DynDatabase for T {
+impl<T: SubjectIndex + Scan + Rotations> DynDatabase for T {
     async fn list_by_subject_dyn(
         &self,
         subject: &Subject,

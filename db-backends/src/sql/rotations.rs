@@ -1,0 +1,174 @@
+//! The notes of rotations: their table, its statements, and the trait. The table stands beside the session table and has no
+//! schema version, so nodes that do not know it go on beside it.
+
+use session_core::{MaskedKey, PersistenceError, Rotation, Rotations, SchemaProblem, StoredKey, Timestamp};
+use sqlx::{Connection as _, SqlStr};
+
+use crate::sql::checkout::Checkout;
+use crate::sql::columns::Kind;
+use crate::sql::connections::Connections as _;
+use crate::sql::persistence::{Backend, SqlPersistence, instant, statement, text};
+use crate::sql::schema::{Schema, SchemaCheck};
+use crate::sql::statements::Syntax;
+use crate::sql::table::TableName;
+use crate::sql::value::{Value, Values};
+
+/// The columns of the table. None is nullable: a note that reveals no key has an empty one.
+const COLUMNS: [(&str, Kind); 4] = [
+    ("old_key", Kind::Text),
+    ("new_key", Kind::Text),
+    ("masked_key", Kind::Bytes),
+    ("expires_at", Kind::Integer),
+];
+
+/// The statements, each with its parameters in this order.
+pub(crate) struct Statements {
+    /// Adds a note: the value of every column, in the order of [`COLUMNS`].
+    note: SqlStr,
+    /// Returns the notes of an old key, now, that have not expired, up to a limit, those that expire last first.
+    find: SqlStr,
+    /// Removes the notes that expired at an instant or before, up to a limit.
+    delete: SqlStr,
+}
+
+impl Statements {
+    pub(crate) fn new(syntax: &Syntax, table: &TableName) -> Self {
+        let sql = |template: &str| syntax.fill(template, table);
+        Self {
+            note: sql(
+                "INSERT INTO {rotations} (old_key, new_key, masked_key, expires_at) VALUES (?, ?, ?, ?)",
+            ),
+            find: sql("SELECT old_key, new_key, masked_key, expires_at FROM {rotations}
+                       WHERE old_key = ? AND expires_at > ? ORDER BY expires_at DESC LIMIT ?"),
+            delete: sql(syntax.delete_rotations),
+        }
+    }
+}
+
+impl<B: Backend> Rotations for SqlPersistence<B> {
+    async fn note_rotation(&self, rotation: &Rotation) -> Result<(), PersistenceError> {
+        let masked_key = rotation.masked_key.as_ref().map_or(&b""[..], MaskedKey::as_bytes);
+        let values = [
+            text(&rotation.old),
+            text(&rotation.new),
+            Value::Bytes(masked_key),
+            instant(rotation.expires_at),
+        ];
+        match self.connections.write(statement::<B>(&self.rotations.note, values), &self.table).await {
+            Ok(_) | Err(PersistenceError::AlreadyExists) => Ok(()),
+            Err(error) => Err(of_rotations(error, &self.table)),
+        }
+    }
+
+    async fn rotations(
+        &self,
+        old: &StoredKey,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Rotation>, PersistenceError> {
+        let parameters = [text(old), instant(now), Value::Integer(limit.into())];
+        let rows = self.read_all(statement::<B>(&self.rotations.find, parameters)).await;
+        let rows = rows.map_err(|error| of_rotations(error, &self.table))?;
+        Ok(rows.iter().filter_map(rotation::<B>).filter(|rotation| rotation.old == *old).collect())
+    }
+
+    async fn delete_rotations(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError> {
+        let parameters = [instant(before), Value::Integer(limit.into())];
+        let deleted = self.write(statement::<B>(&self.rotations.delete, parameters)).await;
+        deleted.map_err(|error| of_rotations(error, &self.table))
+    }
+
+    async fn migrate_rotations(&self) -> Result<(), PersistenceError> {
+        let table = self.table.clone();
+        let writer: Checkout<_> = self.connections.writer().await?;
+        let migrated = writer
+            .perform(move |connection| Box::pin(async move { migrate::<B>(connection, &table).await }))
+            .await;
+        Ok(migrated.map_err(|error| Self::ERRORS.writing(&error, &self.table))??)
+    }
+
+    fn rotations_sql(&self) -> String {
+        B::ROTATIONS.iter().map(|statement| self.table.fill(statement) + ";\n").collect()
+    }
+
+    async fn check_rotations(&self) -> Result<(), PersistenceError> {
+        let table = self.table.clone();
+        let reader: Checkout<_> = self.connections.reader().await?;
+        let checked = reader
+            .perform(move |connection| Box::pin(async move { check::<B>(connection, &table).await }))
+            .await;
+        Ok(checked.map_err(|error| Self::ERRORS.reading(&error, &self.table))??)
+    }
+}
+
+/// Returns the error of a statement on the notes. If a table is missing, it is that of the notes.
+fn of_rotations(error: PersistenceError, table: &TableName) -> PersistenceError {
+    match error {
+        PersistenceError::Schema(SchemaProblem::Missing { .. }) => missing(table).into(),
+        error => error,
+    }
+}
+
+fn missing(table: &TableName) -> SchemaProblem {
+    SchemaProblem::MissingRotations { table: table.rotations_table() }
+}
+
+/// Reads the note in a row. `None` if it is not one of ours.
+fn rotation<B: Values>(row: &B::Row) -> Option<Rotation> {
+    let key = |column| {
+        let bytes = B::text(row, column).ok()??;
+        StoredKey::parse(std::str::from_utf8(bytes).ok()?).ok()
+    };
+    let expires_at = Timestamp::from_micros(B::integer(row, "expires_at").ok()?);
+    let masked_key = B::bytes(row, "masked_key").ok()?;
+    let rotation = Rotation::new(key("old_key")?, key("new_key")?, expires_at);
+    Some(rotation.with_masked_key(MaskedKey::from_bytes(masked_key)))
+}
+
+/// Checks that the table is there, with the columns that it needs.
+async fn check<B: Schema>(connection: &mut B::Connection, table: &TableName) -> sqlx::Result<SchemaCheck> {
+    let name = table.rotations_table();
+    // In a transaction, because a pooler may run each part of a statement outside of one on another connection.
+    let mut transaction = connection.begin().await?;
+    let found = B::columns(&mut transaction, &name).await;
+    transaction.rollback().await?;
+    let found = found?;
+    if found.is_empty() {
+        return Ok(Err(missing(table)));
+    }
+    let wrong = COLUMNS.iter().find(|(column, kind)| {
+        let data_type = B::type_of(*kind);
+        !found.iter().any(|found| found.is_required(column, data_type))
+    });
+    let foreign = |(column, kind): &(&str, Kind)| {
+        let reason = format!("it has no column {column} {} not null", B::type_of(*kind));
+        SchemaProblem::Foreign { table: name.clone(), reason }
+    };
+    Ok(wrong.map_or(Ok(()), |column| Err(foreign(column))))
+}
+
+/// Makes the table, unless it is there.
+async fn migrate<B: Schema>(connection: &mut B::Connection, table: &TableName) -> sqlx::Result<SchemaCheck> {
+    match check::<B>(connection, table).await? {
+        Err(SchemaProblem::MissingRotations { .. }) => {}
+        checked => return Ok(checked),
+    }
+    let Err(error) = make::<B>(connection, table).await else { return Ok(Ok(())) };
+    // Another node may have made it at the same moment.
+    match check::<B>(connection, table).await? {
+        Ok(()) => Ok(Ok(())),
+        Err(_) => Err(error),
+    }
+}
+
+async fn make<B: Schema>(connection: &mut B::Connection, table: &TableName) -> sqlx::Result<()> {
+    let mut transaction = connection.begin().await?;
+    for statement in B::ROTATIONS {
+        if let Err(error) = B::run(&mut transaction, table.sql(statement)).await {
+            // At once: a dropped transaction would keep a pooler's connection until the next use.
+            transaction.rollback().await?;
+            return Err(error);
+        }
+    }
+    transaction.commit().await
+}

@@ -1,0 +1,157 @@
+//! The grace after a rotation: which key a session has got is noted, so that what comes late with the old key can follow.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use session_core::{
+    Cache, Persistence, PersistenceError, Rotation, Rotations, SessionKey, StoredKey, Timestamp,
+};
+
+use super::database::Database;
+use super::inner::Inner;
+use crate::Error;
+use crate::coherence::Loaded;
+
+/// The number of notes of one key that are looked at. Several are there if requests rotated a session at the same time: only
+/// one of them has moved it.
+const MAX_NOTES: u32 = 4;
+
+/// The number of keys that are followed at most: those of a session that moved several times, and those of its other notes.
+const MAX_KEYS: usize = 8;
+
+/// The notes of rotations in a database of the type `P`. An object, because most of a store does not know whether its
+/// database keeps any.
+pub(crate) trait RotationTable<P>: fmt::Debug + Send + Sync {
+    fn migrate<'a>(&self, db: &'a P) -> BoxFuture<'a, Result<(), PersistenceError>>;
+    fn check<'a>(&self, db: &'a P) -> BoxFuture<'a, Result<(), PersistenceError>>;
+    fn note<'a>(&self, db: &'a Database<P>, rotation: &'a Rotation) -> BoxFuture<'a, Result<(), Error>>;
+    fn find<'a>(
+        &self,
+        db: &'a Database<P>,
+        old: &'a StoredKey,
+    ) -> BoxFuture<'a, Result<Vec<Rotation>, Error>>;
+    fn delete_expired<'a>(
+        &self,
+        db: &'a Database<P>,
+        before: Timestamp,
+        limit: u32,
+    ) -> BoxFuture<'a, Result<u64, Error>>;
+}
+
+/// The table of a database that has one.
+#[derive(Debug)]
+pub(super) struct Table;
+
+impl<P: Rotations> RotationTable<P> for Table {
+    fn migrate<'a>(&self, db: &'a P) -> BoxFuture<'a, Result<(), PersistenceError>> {
+        Box::pin(db.migrate_rotations())
+    }
+    fn check<'a>(&self, db: &'a P) -> BoxFuture<'a, Result<(), PersistenceError>> {
+        Box::pin(db.check_rotations())
+    }
+    fn note<'a>(&self, db: &'a Database<P>, rotation: &'a Rotation) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(db.note_rotation(rotation))
+    }
+    fn find<'a>(
+        &self,
+        db: &'a Database<P>,
+        old: &'a StoredKey,
+    ) -> BoxFuture<'a, Result<Vec<Rotation>, Error>> {
+        Box::pin(db.rotations(old, MAX_NOTES))
+    }
+    fn delete_expired<'a>(
+        &self,
+        db: &'a Database<P>,
+        before: Timestamp,
+        limit: u32,
+    ) -> BoxFuture<'a, Result<u64, Error>> {
+        Box::pin(db.delete_rotations(before, limit))
+    }
+}
+
+/// A session that was found under the key that it has got in the place of another.
+pub(crate) struct Followed {
+    /// The new session key. `None` if clients of the old one must not get it.
+    pub(crate) key: Option<SessionKey>,
+    pub(crate) stored_key: StoredKey,
+    pub(crate) loaded: Loaded,
+}
+
+/// The reason for which a rotation is followed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Follows {
+    /// A request presents the old key.
+    Open,
+    /// A request that was opened with the old key saves, ends or rotates the session.
+    Write,
+}
+
+impl<C: Cache, P: Persistence> Inner<C, P> {
+    /// Notes a rotation that is about to happen. The rotation happens all the same if that fails: it only has no grace then.
+    pub(super) async fn note_rotation(&self, rotation: &Rotation) {
+        let Some(table) = &self.rotations else { return };
+        if let Err(error) = table.note(&self.db, rotation).await
+            && let Some(suppressed) =
+                self.telemetry.log_limits.admit("rotation_not_noted", self.runtime.now())
+        {
+            tracing::warn!(target: "session_cached_db", event = "rotation_not_noted",
+                session = %self.telemetry.log_id(&rotation.old), %error, suppressed,
+                "the new key of a session could not be noted; requests with the old key cannot follow");
+        }
+    }
+
+    /// Returns the session that was under `key` and `stored_key`, if it has another key for no longer than the grace.
+    pub(crate) async fn follow(
+        self: &Arc<Self>,
+        key: SessionKey,
+        stored_key: StoredKey,
+        why: Follows,
+    ) -> Result<Option<Followed>, Error> {
+        let Some(table) = &self.rotations else { return Ok(None) };
+        let mut keys = VecDeque::from([(Some(key), stored_key)]);
+        for _ in 0..MAX_KEYS {
+            let Some((key, old)) = keys.pop_front() else { break };
+            for rotation in table.find(&self.db, &old).await? {
+                let new_key = key.as_ref().and_then(|key| self.revealed(&rotation, key));
+                if matches!(why, Follows::Open) && new_key.is_none() {
+                    continue;
+                }
+                match self.load_readable(&rotation.new).await? {
+                    Some(loaded) => {
+                        self.note_followed(&stored_key, &rotation.new, why);
+                        return Ok(Some(Followed { key: new_key, stored_key: rotation.new, loaded }));
+                    }
+                    None => keys.push_back((new_key, rotation.new)),
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns the new session key that `rotation` reveals to clients of the old `key`.
+    fn revealed(&self, rotation: &Rotation, key: &SessionKey) -> Option<SessionKey> {
+        let new_key = rotation.masked_key.as_ref()?.unmask(&rotation.new, key)?;
+        // What another program has put there opens nothing.
+        let is_right = self.settings.stored_key(&new_key).is_ok_and(|stored| stored == rotation.new);
+        is_right.then_some(new_key)
+    }
+
+    fn note_followed(&self, old: &StoredKey, key: &StoredKey, why: Follows) {
+        self.telemetry.counters.rotations_followed.bump();
+        self.telemetry.call_hooks(|hooks| hooks.followed(old, key));
+        if let Some(suppressed) = self.telemetry.log_limits.admit("rotation_followed", self.runtime.now()) {
+            tracing::info!(target: "session_cached_db", event = "rotation_followed", session = %self.telemetry.log_id(key),
+                from = %self.telemetry.log_id(old), ?why, suppressed,
+                "a request with the old key of a session followed it to the new one");
+        }
+    }
+
+    /// Removes the notes that expired at `before` or earlier.
+    pub(super) async fn delete_rotations(&self, before: Timestamp, batch: u32) -> Result<(), Error> {
+        let Some(table) = &self.rotations else { return Ok(()) };
+        while table.delete_expired(&self.db, before, batch).await? >= u64::from(batch) {}
+        Ok(())
+    }
+}

@@ -1,0 +1,88 @@
+//! Touches of one session by many requests and nodes.
+
+use futures_util::future::join_all;
+use session_cached_db::Session;
+
+use crate::common::{Call, DAY, HOUR, SECOND, START, World, each_database, key_of, values_of};
+
+#[tokio::test]
+async fn parallel_and_late_touches_are_one_statement() {
+    each_database(async |world| {
+        let session = world.saved([("x", 1)]).await;
+        world.runtime.advance(HOUR);
+        let mut requests = Vec::new();
+        for _ in 0..30 {
+            requests.push(world.reopen(&session).await);
+        }
+        let (parallel, late) = requests.split_at_mut(20);
+        for touched in join_all(parallel.iter_mut().map(Session::touch)).await {
+            touched.unwrap();
+        }
+        for request in late {
+            request.touch().await.unwrap();
+        }
+        assert_eq!(world.db.calls.count(Call::Touch), 1);
+        // Another node, which does not know of the touch, asks the database, and that changes nothing.
+        world.reopen(&session).await;
+        let key = *session.stored_key().unwrap();
+        let seen = world.store.load(&key).await.unwrap().unwrap().last_seen_at();
+        assert_eq!(seen, START + HOUR);
+        world.runtime.advance(HOUR);
+        world.reopen(&session).await.touch().await.unwrap();
+        assert_eq!(world.db.calls.count(Call::Touch), 2);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn touch_of_one_node_is_not_repeated_by_another() {
+    let world = World::shared().await;
+    let session = world.saved([("x", 1)]).await;
+    world.runtime.advance(HOUR);
+    let elsewhere = world.node().await;
+    let mut here = world.reopen(&session).await;
+    let mut there = elsewhere.open(&key_of(&session)).await.unwrap();
+    here.touch().await.unwrap();
+    world.runtime.advance(SECOND);
+    there.touch().await.unwrap();
+    let key = *session.stored_key().unwrap();
+    let record = world.store.load(&key).await.unwrap().unwrap();
+    assert_eq!((record.last_seen_at(), record.expires_at()), (START + HOUR, START + HOUR + 14 * DAY));
+}
+
+#[tokio::test]
+async fn touch_waiting_behind_a_save_writes_nothing() {
+    let world = World::shared().await;
+    let session = world.saved([("x", 1)]).await;
+    world.runtime.advance(HOUR);
+    let (mut saving, mut touching) = (world.reopen(&session).await, world.reopen(&session).await);
+    saving.insert("x", 2).unwrap();
+    let (saved, touched) = tokio::join!(saving.save(), touching.touch());
+    saved.unwrap();
+    touched.unwrap();
+    assert_eq!(world.db.calls.count(Call::Touch), 0);
+}
+
+#[tokio::test]
+async fn saves_become_one_statement_despite_touches_between_them() {
+    let world = World::shared().await;
+    let session = world.saved([("x", 0)]).await;
+    world.runtime.advance(HOUR);
+    let (mut saves, mut touches) = (Vec::new(), Vec::new());
+    for number in 0..10 {
+        let mut request = world.reopen(&session).await;
+        request.insert(&format!("k{number}"), number).unwrap();
+        saves.push(request);
+        touches.push(world.reopen(&session).await);
+    }
+    world.forget_calls();
+    let pairs = saves.iter_mut().zip(&mut touches);
+    for (saved, touched) in
+        join_all(pairs.map(async |(save, touch)| tokio::join!(save.save(), touch.touch()))).await
+    {
+        saved.unwrap();
+        touched.unwrap();
+    }
+    assert_eq!((world.db.calls.count(Call::Update), world.db.calls.count(Call::Touch)), (1, 0));
+    assert_eq!(values_of(&world.reopen(&session).await).len(), 11);
+}
