@@ -1,4 +1,4 @@
-//! The contract of [`Rotations`], case by case, beyond that of [`Persistence`].
+//! The contract of [`Rotations`], case by case, beyond that of [`Persistence`](session_core::Persistence).
 
 #![allow(missing_docs, reason = "a case is named after what it shows")]
 
