@@ -58,7 +58,7 @@ const NAME: &str = "moka";
 pub struct MokaCache {
     values: moka::sync::Cache<Key, Held, RandomState>,
     pending: Arc<Pending>,
-    /// What belongs to an older generation is not there any more. So everything can be removed at one moment.
+    /// Entries of an older generation count as removed. So everything can be removed at one moment.
     generation: Arc<AtomicU64>,
     clock: Clock,
     max_bytes: u64,
@@ -105,7 +105,7 @@ impl MokaCache {
     }
 }
 
-/// What a near cache does with its memory besides what every cache can.
+/// The memory of a near cache, which does more than every cache can.
 #[cfg(feature = "near")]
 impl MokaCache {
     pub(crate) const fn clock(&self) -> &Clock {

@@ -27,6 +27,10 @@ const NEVER: &[(&str, &[&str])] = &[
     ("conformance-tests", &["cache-backends", "db-backends", "testcontainers"]),
 ];
 
+/// The crates that a member has with one of its features only. The simulator runs the near cache and the memory that
+/// programs use.
+const BUT: &[(&str, &str, &[&str])] = &[("conformance-tests", "simulation", &["cache-backends", "moka"])];
+
 /// Crates that nothing has.
 const NOWHERE: &[&str] = &["openssl", "openssl-sys", "native-tls"];
 
@@ -59,7 +63,12 @@ fn forbidden(member: &Member, feature: Option<&str>) -> Vec<&'static str> {
     let drivers = DRIVERS.iter().filter(|(backend, _)| !asked_for(backend)).map(|(_, driver)| *driver);
     let never =
         NEVER.iter().filter(|(name, _)| *name == member.name).flat_map(|(_, crates)| *crates).copied();
-    drivers.chain(never).chain(NOWHERE.iter().copied()).collect()
+    let is_allowed = |has: &&str| {
+        BUT.iter().any(|(name, feature, crates)| {
+            *name == member.name && enabled.contains(feature) && crates.contains(has)
+        })
+    };
+    drivers.chain(never).filter(|has| !is_allowed(has)).chain(NOWHERE.iter().copied()).collect()
 }
 
 fn offence(line: &str, forbidden: &[&str]) -> Option<String> {
@@ -102,6 +111,15 @@ mod tests {
         assert!(!moka.contains(&"moka") && moka.contains(&"sqlx-sqlite"));
         let both = forbidden(&cached_db, Some("both"));
         assert!(!both.contains(&"moka") && !both.contains(&"sqlx-sqlite") && both.contains(&"redis"));
+    }
+
+    #[test]
+    fn the_suite_has_backends_in_the_simulator_only() {
+        let suite = member("conformance-tests", &[("simulation", &["dep:cache-backends"])]);
+        assert!(forbidden(&suite, None).contains(&"cache-backends"));
+        let simulator = forbidden(&suite, Some("simulation"));
+        assert!(!simulator.contains(&"cache-backends") && !simulator.contains(&"moka"));
+        assert!(simulator.contains(&"db-backends") && simulator.contains(&"redis"));
     }
 
     #[test]

@@ -54,7 +54,10 @@ fn declarations(code: &str) -> Vec<String> {
             .split(|one: char| !one.is_alphanumeric() && one != '_')
             .filter(|word| !word.is_empty())
             .collect();
-        let after_keyword = words.iter().position(|word| KEYWORDS.contains(word)).map(|at| at + 1);
+        // `const fn` declares a function.
+        let function = words.iter().position(|word| *word == "fn");
+        let keyword = function.or_else(|| words.iter().position(|word| KEYWORDS.contains(word)));
+        let after_keyword = keyword.map(|at| at + 1);
         names.extend(after_keyword.and_then(|at| words.get(at)).map(|name| (*name).to_owned()));
         match enum_indent {
             Some(begun) if indent <= begun && trimmed.starts_with('}') => enum_indent = None,
@@ -80,7 +83,7 @@ mod tests {
 
     #[test]
     fn declarations_are_items_and_variants() {
-        let code = "pub(crate) struct A;\npub enum B {\n    C(u8),\n    D { x: u8 },\n}\nimpl B {\n    pub async fn e<T>() {}\n}\n";
-        assert_eq!(declarations(code), ["A", "B", "C", "D", "e"]);
+        let code = "pub(crate) struct A;\npub enum B {\n    C(u8),\n    D { x: u8 },\n}\nimpl B {\n    pub async fn e<T>() {}\n    pub const fn f() {}\n}\n";
+        assert_eq!(declarations(code), ["A", "B", "C", "D", "e", "f"]);
     }
 }
