@@ -17,7 +17,7 @@
 //
 // - Only what the channel has read enters memory, over a lease that lies there since before the read was sent. A report
 //   removes leases and values alike.
-// - Whoever goes around memory (a writer, a reader of the shared cache or of the database) removes the key from memory
+// - A call that goes around memory (a writer, a reader of the shared cache or of the database) removes the key from memory
 //   after the answer and before the caller has it. So this process shows nothing older afterwards.
 // - Memory answers only while the newest answered ping was sent less than the bound ago, and that is looked at first.
 

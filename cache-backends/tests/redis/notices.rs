@@ -75,7 +75,7 @@ async fn server_that_stops_reporting_fails_the_channel_after_a_while() {
 }
 
 #[tokio::test]
-async fn reports_are_taken_before_the_answer_and_those_of_other_keys_are_ignored() {
+async fn reports_come_before_the_answer_and_other_keys_are_ignored() {
     let server = server(&["session:~near", "session:the-stored-key", "session:é", "another:key"]).await;
     let (cache, reports) = (to(&server).build().unwrap(), Arc::new(Reports::default()));
     let channel = cache.open_channel(Arc::clone(&reports) as _).await.unwrap();
