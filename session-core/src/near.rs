@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{CacheError, Entry, Runtime, StoredKey};
 
-/// What a store uses of a near cache besides [`Cache`](crate::Cache): the memory of this process.
+/// The memory of this process in a near cache, which a store uses besides [`Cache`](crate::Cache).
 ///
 /// A near cache keeps in memory what it has read from a shared cache, and is told when that changes. It answers from
 /// memory only for as long as it has certainly been told of every change that is older than the

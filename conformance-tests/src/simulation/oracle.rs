@@ -71,7 +71,7 @@ struct Begun {
     promise: Promise,
 }
 
-/// What near caches promise about a write that was acknowledged.
+/// The promises of near caches about a write that was acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Acknowledged {
     key: usize,

@@ -1,4 +1,4 @@
-//! What saves and touches leave behind.
+//! The traces that saves and touches leave in a table.
 
 use std::sync::Arc;
 use std::time::Instant;

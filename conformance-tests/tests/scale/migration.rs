@@ -1,4 +1,4 @@
-//! How long a save has to wait while a table of millions is migrated.
+//! The time that a save has to wait while a table of millions is migrated.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -6,7 +6,7 @@ use crate::Finding;
 use crate::inspect::{mebibytes, percent};
 use crate::sql::table::TableName;
 
-/// What the server has counted, and the sizes.
+/// Counts of the server, and sizes.
 #[derive(Clone, Copy, Debug)]
 struct Counts {
     updates: i64,

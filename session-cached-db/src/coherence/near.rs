@@ -1,4 +1,4 @@
-//! What a near cache asks of the driver: to be started, and that final operations are acknowledged late enough.
+//! A near cache in the driver: it is started, and final operations are acknowledged late enough.
 
 use std::sync::Arc;
 use std::time::Duration;

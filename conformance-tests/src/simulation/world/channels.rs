@@ -19,7 +19,7 @@ pub(super) struct Channel {
     listener: Arc<dyn NoticeListener>,
     /// The keys whose next change is reported.
     watched: [bool; KEYS.len()],
-    /// What the server has sent and the process has not read.
+    /// Messages that the server has sent and the process has not read.
     stream: VecDeque<Item>,
     /// The connection is there, at both ends.
     is_open: bool,
