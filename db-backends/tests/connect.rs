@@ -122,7 +122,7 @@ mod sqlite {
         let dir = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", dir.path().join("sessions.db").display());
         let db = connect_to_inspect(&url).await.unwrap();
-        assert_eq!(db.inspect().await.unwrap().missing_indexes, ["key", "expires_at", "subject"]);
+        assert_eq!(db.inspect().await.unwrap().missing_indexes, ["key", "subject", "reap_at"]);
         db.migrate_dyn().await.unwrap();
         let inspection = db.inspect().await.unwrap();
         assert!(inspection.version.starts_with("3."), "{inspection:?}");
@@ -137,7 +137,7 @@ mod sqlite {
 
         let options = sqlx::sqlite::SqliteConnectOptions::new().filename(dir.path().join("sessions.db"));
         let mut program = sqlx::ConnectOptions::connect(&options).await.unwrap();
-        sqlx::query("DROP INDEX sessions_expires_at").execute(&mut program).await.unwrap();
-        assert_eq!(db.inspect().await.unwrap().missing_indexes, ["expires_at"]);
+        sqlx::query("DROP INDEX sessions_reap_at").execute(&mut program).await.unwrap();
+        assert_eq!(db.inspect().await.unwrap().missing_indexes, ["reap_at"]);
     }
 }
