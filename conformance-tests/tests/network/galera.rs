@@ -43,12 +43,25 @@ async fn run(program: &mut MySqlConnection, sql: &str) {
     raw_sql(AssertSqlSafe(sql.to_owned())).execute(program).await.unwrap();
 }
 
+/// Connects a store's database to a node. A node is unavailable now and then while the cluster comes together.
+async fn connected(url: &str) -> MySqlPersistence {
+    let began = Instant::now();
+    loop {
+        match MySqlPersistence::connect(url).await {
+            Err(PersistenceError::Unavailable(_)) if began.elapsed() < Duration::from_secs(30) => {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            connected => return connected.unwrap(),
+        }
+    }
+}
+
 /// Connects a store's database to every node, and migrates on all at once.
 async fn databases(link: &Link) -> Vec<Db> {
     let mut connecting = Vec::new();
     for url in nodes(link) {
         connecting.push(tokio::spawn(async move {
-            let db = MySqlPersistence::connect(&url).await.unwrap();
+            let db = connected(&url).await;
             db.migrate().await.unwrap();
             db.check_schema().await.unwrap();
             Arc::new(db) as Db
