@@ -160,10 +160,7 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
         async move {
             self.inner.tasks.check_open()?;
             let store = Arc::clone(&self.inner);
-            self.inner
-                .tasks
-                .run(async move { store.reap(store.settings.reap_batch, Duration::ZERO).await })
-                .await
+            self.inner.tasks.run(async move { store.reap(store.settings.reap_batch, None).await }).await
         }
     }
 

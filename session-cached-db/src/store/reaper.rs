@@ -41,8 +41,9 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         Err(Error::ClockSkew { by })
     }
 
-    /// Deletes the sessions that expired at least a clock slack ago: no cache serves them any more, on any node.
-    pub(crate) async fn reap(&self, batch: u32, pause: Duration) -> Result<u64, Error> {
+    /// Deletes the sessions that expired at least a clock slack ago: no cache serves them any more, on any node. Rests between
+    /// two batches, for `pause` at least, if that is some.
+    pub(crate) async fn reap(&self, batch: u32, pause: Option<Duration>) -> Result<u64, Error> {
         self.check_clock().await?;
         let before = self.runtime.now() - self.settings.clock_slack;
         let mut reaped = 0;
@@ -61,7 +62,9 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 self.delete_rotations(before, batch).await?;
                 return Ok(reaped);
             }
-            self.runtime.sleep(pause.max(took.saturating_mul(REST))).await;
+            if let Some(pause) = pause {
+                self.runtime.sleep(pause.max(took.saturating_mul(REST))).await;
+            }
         }
     }
 
@@ -81,7 +84,7 @@ async fn rounds<C: Cache, P: Persistence>(store: Weak<Inner<C, P>>, reaper: Reap
         drop(inner);
         timer.await;
         let Some(inner) = store.upgrade() else { return };
-        match inner.reap(reaper.batch, reaper.pause).await {
+        match inner.reap(reaper.batch, Some(reaper.pause)).await {
             Ok(reaped) => tracing::debug!(target: "session_cached_db", event = "reaped", reaped),
             // Logged when it was found.
             Err(Error::ClockSkew { .. }) => {}

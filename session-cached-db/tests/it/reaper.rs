@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 
 use crate::common::{
     Call, DAY, Fault, HOUR, Log, MINUTE, Moment, SECOND, START, StoreBuilder, World, each_database,
-    each_database_with, map, until, values_of,
+    each_database_with, map, soon, until, values_of,
 };
 
 const INTERVAL: Duration = Duration::from_secs(600);
@@ -65,6 +65,34 @@ async fn reaper_deletes_only_expired_sessions_in_bounded_batches() {
             assert!(!world.db.sqlite.delete(session.stored_key().unwrap()).await.unwrap());
         }
         assert_eq!(values_of(&world.reopen(&living).await), map([("x", 1)]));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn reaper_rests_after_a_slow_batch_and_clear_expired_does_not() {
+    let slow = SECOND;
+    each_database_with(reaping, async |world| {
+        short_lived(&world, 15).await;
+        let mut held = world.db.calls.hold(Call::DeleteExpired, Moment::Before);
+        next_round(&world).await;
+        held.reached().await;
+        world.runtime.jump(slow);
+        held.release();
+        let rest = world.runtime.sleeping(|asked| asked == 9 * slow).await;
+        world.runtime.advance(rest);
+        round_ends(&world).await;
+        assert_eq!(world.store.stats().reaped, 15);
+
+        short_lived(&world, 15).await;
+        world.runtime.jump(HOUR);
+        let mut held = world.db.calls.hold(Call::DeleteExpired, Moment::Before);
+        let store = world.store.clone();
+        let clearing = tokio::spawn(async move { store.clear_expired().await });
+        held.reached().await;
+        world.runtime.jump(slow);
+        held.release();
+        assert_eq!(soon(clearing).await.unwrap().unwrap(), 15);
     })
     .await;
 }
