@@ -30,7 +30,7 @@ use db_backends::sqlx::{
     AssertSqlSafe, Connection as _, Executor as _, MySqlConnection, PgConnection, SqliteConnection,
 };
 use session_core::{
-    ExpiredSessions, ExpiryWrite, Persistence, PersistenceError, PersistenceProperties, Record, StoredKey,
+    ExpiredSessions, Persistence, PersistenceError, PersistenceProperties, Record, RecordWrite, StoredKey,
     Subject, Timestamp, Version,
 };
 
@@ -252,22 +252,21 @@ impl<D: Django> InDjango<D> {
         &self,
         key: &StoredKey,
         new: Option<&StoredKey>,
-        record: &Record,
-        expected: Option<Version>,
-        expiry: ExpiryWrite,
+        write: RecordWrite<'_>,
         now: Timestamp,
     ) -> Result<Version, PersistenceError> {
-        self.check_size(record)?;
+        self.check_size(write.record)?;
         loop {
             let row = self.0.load(key, now).await?.ok_or(PersistenceError::NotFound)?;
-            let packed = Self::packed(record, Self::unpacked(&row).created_at());
-            let version = Some(expected.unwrap_or_else(|| row.version()));
+            let packed = Self::packed(write.record, Self::unpacked(&row).created_at());
+            let expected = write.expected.unwrap_or_else(|| row.version());
+            let packed = RecordWrite::new(&packed).with_expected(expected).with_expiry(write.expiry);
             let written = match new {
-                Some(new) => self.0.rename(key, new, &packed, version, expiry, now).await,
-                None => self.0.update(key, &packed, version, expiry, now).await,
+                Some(new) => self.0.rename(key, new, packed, now).await,
+                None => self.0.update(key, packed, now).await,
             };
             match written {
-                Err(PersistenceError::Conflict) if expected.is_none() => {}
+                Err(PersistenceError::Conflict) if write.expected.is_none() => {}
                 result => return result,
             }
         }
@@ -287,12 +286,10 @@ impl<D: Django> Persistence for InDjango<D> {
     async fn update(
         &self,
         key: &StoredKey,
-        record: &Record,
-        expected: Option<Version>,
-        expiry: ExpiryWrite,
+        write: RecordWrite<'_>,
         now: Timestamp,
     ) -> Result<Version, PersistenceError> {
-        self.replace(key, None, record, expected, expiry, now).await
+        self.replace(key, None, write, now).await
     }
 
     async fn touch(
@@ -309,12 +306,10 @@ impl<D: Django> Persistence for InDjango<D> {
         &self,
         old: &StoredKey,
         new: &StoredKey,
-        record: &Record,
-        expected: Option<Version>,
-        expiry: ExpiryWrite,
+        write: RecordWrite<'_>,
         now: Timestamp,
     ) -> Result<Version, PersistenceError> {
-        self.replace(old, Some(new), record, expected, expiry, now).await
+        self.replace(old, Some(new), write, now).await
     }
 
     async fn delete(&self, key: &StoredKey) -> Result<bool, PersistenceError> {

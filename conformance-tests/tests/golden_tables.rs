@@ -15,7 +15,7 @@ use db_backends::sqlx::{
 use futures_util::FutureExt as _;
 use session_core::bytes::Bytes;
 use session_core::{
-    DynDatabase, ExpiryWrite, Persistence as _, Record, StoredKey, Subject, Timestamp, Version,
+    DynDatabase, Persistence as _, Record, RecordWrite, StoredKey, Subject, Timestamp, Version,
 };
 
 /// The files of each database, with the variable that names a server.
@@ -89,7 +89,8 @@ async fn check_table(url: &str, table: &str) {
     assert_eq!(database.load(&other, now).await.unwrap(), Some(expected(b"1{}", 7, None)));
 
     let changed = record.clone().with_payload(Bytes::from_static(b"1{\"cart\":[]}"));
-    let updated = database.update(&key, &changed, Some(record.version()), ExpiryWrite::Extend, now).await;
+    let write = RecordWrite::new(&changed).with_expected(record.version());
+    let updated = database.update(&key, write, now).await;
     let loaded = database.load(&key, now).await.unwrap().unwrap();
     assert_eq!((loaded.version(), loaded.payload()), (updated.unwrap(), changed.payload()));
     assert!(database.delete(&other).await.unwrap());

@@ -21,6 +21,7 @@ mod notices;
 mod persistence;
 pub mod protocol;
 mod record;
+mod record_write;
 mod rotations;
 mod runtime;
 mod scan;
@@ -46,10 +47,10 @@ pub use key::{InvalidKey, KeyForm, KeyPrefix, RandomnessUnavailable, SessionKey,
 pub use near::{Near, NearEvent, NearObserver};
 pub use notices::{NoticeChannel, NoticeListener, NoticeSource};
 pub use persistence::{
-    ExpiredSession, ExpiredSessions, ExpiryWrite, Persistence, PersistenceProperties, Row, SessionTimes,
-    SubjectIndex,
+    ExpiredSession, ExpiredSessions, Persistence, PersistenceProperties, Row, SessionTimes, SubjectIndex,
 };
 pub use record::{Record, RecordParts, Version};
+pub use record_write::{ExpiryWrite, RecordWrite};
 pub use rotations::{MaskedKey, Rotation, Rotations};
 pub use runtime::{BoxFuture, Runtime};
 pub use scan::Scan;

@@ -2,7 +2,7 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
-use crate::{KeyForm, PersistenceError, Record, StoredKey, Subject, Timestamp, Version};
+use crate::{KeyForm, PersistenceError, Record, RecordWrite, StoredKey, Subject, Timestamp, Version};
 
 /// A database of sessions, which is the truth.
 ///
@@ -42,7 +42,7 @@ use crate::{KeyForm, PersistenceError, Record, StoredKey, Subject, Timestamp, Ve
 /// ```
 /// use std::time::Duration;
 ///
-/// use session_core::{ExpiryWrite, Persistence, PersistenceError, Record, StoredKey, Timestamp};
+/// use session_core::{Persistence, PersistenceError, Record, RecordWrite, StoredKey, Timestamp};
 ///
 /// const HOUR: Duration = Duration::from_secs(3_600);
 ///
@@ -54,7 +54,7 @@ use crate::{KeyForm, PersistenceError, Record, StoredKey, Subject, Timestamp, Ve
 /// ) -> Result<(), PersistenceError> {
 ///     let version = db.insert(key, &Record::new("{}".into(), now, now + HOUR)).await?;
 ///     let changed = Record::new(r#"{"cart":[1]}"#.into(), now, now + HOUR);
-///     match db.update(key, &changed, Some(version), ExpiryWrite::Extend, now).await {
+///     match db.update(key, RecordWrite::new(&changed).with_expected(version), now).await {
 ///         Ok(_) => {}
 ///         Err(PersistenceError::Conflict) => println!("another writer was faster"),
 ///         Err(PersistenceError::NotFound) => println!("the session has ended"),
@@ -109,7 +109,7 @@ pub trait Persistence: Send + Sync + fmt::Debug + 'static {
     ///
     /// # Behavior
     ///
-    /// - With `expected`, only if the session has that version: [`PersistenceError::Conflict`] otherwise.
+    /// - With an expected version, only if the session has it: [`PersistenceError::Conflict`] otherwise.
     /// - The new version is one that this key has never had.
     /// - A session that is absent or expired is never written: [`PersistenceError::NotFound`].
     /// - [`ExpiryWrite::Extend`] never makes the expiry earlier.
@@ -117,14 +117,14 @@ pub trait Persistence: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     ///
     /// Returns [`PersistenceError::NotFound`] if the session is absent or expired,
-    /// [`PersistenceError::Conflict`] if it has another version than `expected`, and
+    /// [`PersistenceError::Conflict`] if it has another version than the expected one, and
     /// [`PersistenceError::TooLarge`] if the payload is too large.
+    ///
+    /// [`ExpiryWrite::Extend`]: crate::ExpiryWrite::Extend
     fn update(
         &self,
         key: &StoredKey,
-        record: &Record,
-        expected: Option<Version>,
-        expiry: ExpiryWrite,
+        write: RecordWrite<'_>,
         now: Timestamp,
     ) -> impl Future<Output = Result<Version, PersistenceError>> + Send;
 
@@ -150,7 +150,7 @@ pub trait Persistence: Send + Sync + fmt::Debug + 'static {
         now: Timestamp,
     ) -> impl Future<Output = Result<bool, PersistenceError>> + Send;
 
-    /// Changes the key of the session under `old` to `new`, and writes `record` to it, in one statement.
+    /// Changes the key of the session under `old` to `new`, and writes a record to it, in one statement.
     /// Returns its new version.
     ///
     /// # Behavior
@@ -168,9 +168,7 @@ pub trait Persistence: Send + Sync + fmt::Debug + 'static {
         &self,
         old: &StoredKey,
         new: &StoredKey,
-        record: &Record,
-        expected: Option<Version>,
-        expiry: ExpiryWrite,
+        write: RecordWrite<'_>,
         now: Timestamp,
     ) -> impl Future<Output = Result<Version, PersistenceError>> + Send;
 
@@ -359,16 +357,6 @@ impl From<&Record> for SessionTimes {
             last_seen_at: record.last_seen_at(),
         }
     }
-}
-
-/// The effect of a write on a session's expiry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExpiryWrite {
-    /// The row gets the later one of its own expiry and the record's. So a write that was prepared before
-    /// another node's touch does not undo it.
-    Extend,
-    /// The row gets the record's expiry, also when it is earlier, because the application has chosen it.
-    Replace,
 }
 
 /// The kind, the limits and the name of a database.

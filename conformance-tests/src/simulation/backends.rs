@@ -9,9 +9,9 @@ use std::time::Duration;
 use cache_backends::near::NearCache;
 use session_core::{
     Acquired, BoxFuture, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, ExpiredSession,
-    ExpiredSessions, ExpiryWrite, KeyForm, Near, NoticeChannel, NoticeListener, NoticeSource, Persistence,
-    PersistenceError, PersistenceProperties, Record, Row, Runtime, Scope, SessionTimes, StoredKey, Subject,
-    SubjectIndex, Timestamp, Version,
+    ExpiredSessions, KeyForm, Near, NoticeChannel, NoticeListener, NoticeSource, Persistence,
+    PersistenceError, PersistenceProperties, Record, RecordWrite, Row, Runtime, Scope, SessionTimes,
+    StoredKey, Subject, SubjectIndex, Timestamp, Version,
 };
 
 use super::call::{Effect, Reply};
@@ -249,11 +249,10 @@ impl Persistence for SimDb {
     async fn update(
         &self,
         key: &StoredKey,
-        record: &Record,
-        expected: Option<Version>,
-        expiry: ExpiryWrite,
+        write: RecordWrite<'_>,
         now: Timestamp,
     ) -> Result<Version, PersistenceError> {
+        let RecordWrite { record, expected, expiry, .. } = write;
         self.committed(Effect::Update(known(key), record.clone(), expected, expiry, now)).await
     }
 
@@ -274,12 +273,11 @@ impl Persistence for SimDb {
         &self,
         old: &StoredKey,
         new: &StoredKey,
-        record: &Record,
-        expected: Option<Version>,
-        expiry: ExpiryWrite,
+        write: RecordWrite<'_>,
         now: Timestamp,
     ) -> Result<Version, PersistenceError> {
         let keys = [known(old), known(new)];
+        let RecordWrite { record, expected, expiry, .. } = write;
         self.committed(Effect::Rename(keys, record.clone(), expected, expiry, now)).await
     }
 

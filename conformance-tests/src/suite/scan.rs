@@ -5,7 +5,7 @@
 #![allow(missing_docs, reason = "a case is named after what it shows")]
 
 use session_core::{
-    ExpiryWrite, Persistence, PersistenceError, Record, Row, Scan, SessionKey, StoredKey, Timestamp,
+    Persistence, PersistenceError, Record, RecordWrite, Row, Scan, SessionKey, StoredKey, Timestamp,
 };
 
 use crate::suite::case::{cases, skip};
@@ -115,7 +115,7 @@ pub async fn scan_in_pages_finds_each_session_once(fixture: &impl ScanFixture) {
     let page = db.scan(Some(&before), 20).await.unwrap();
     let last = &page.last().unwrap().key;
     db.delete(last).await.unwrap();
-    db.update(&key(&prefix, "40"), &record("1{}"), None, ExpiryWrite::Extend, NOW).await.unwrap();
+    db.update(&key(&prefix, "40"), RecordWrite::new(&record("1{}")), NOW).await.unwrap();
     insert_all(&db, &prefix, &["05"]).await;
     let next = db.scan(Some(last), 1).await.unwrap().remove(0);
     assert!(next.key == key(&prefix, "30"), "the key after the twentieth");

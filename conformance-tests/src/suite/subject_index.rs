@@ -3,8 +3,8 @@
 #![allow(missing_docs, reason = "a case is named after what it shows")]
 
 use session_core::{
-    ExpiryWrite, Persistence, PersistenceError, Record, SessionTimes, StoredKey, Subject, SubjectIndex,
-    Timestamp,
+    ExpiryWrite, Persistence, PersistenceError, Record, RecordWrite, SessionTimes, StoredKey, Subject,
+    SubjectIndex, Timestamp,
 };
 
 use crate::suite::case::{cases, skip};
@@ -98,7 +98,9 @@ pub async fn session_is_listed_under_the_subject_of_its_last_write(fixture: &imp
     let row = written(&row, &of(&one), version);
     assert_eq!(list(&db, &one, NOW).await, times(&[(old, row.clone())]), "after the session got a subject");
 
-    let renamed = db.rename(&old, &new, &of(&other), None, ExpiryWrite::Replace, NOW).await;
+    let record = of(&other);
+    let write = RecordWrite::new(&record).with_expiry(ExpiryWrite::Replace);
+    let renamed = db.rename(&old, &new, write, NOW).await;
     let row = written(&row, &of(&other), renamed.expect("it is there"));
     assert_eq!(list(&db, &one, NOW).await, [], "after the session got another subject");
     assert_eq!(list(&db, &other, NOW).await, times(&[(new, row.clone())]));

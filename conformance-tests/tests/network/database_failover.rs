@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use conformance_tests::proxy::Mode;
 use db_backends::sqlx::{Connection as _, MySqlConnection, Row as _, raw_sql};
 use session_core::{
-    DynDatabase, ExpiryWrite, KeyForm, KeyPrefix, Outcome, Record, SessionKey, StoredKey, Timestamp,
+    DynDatabase, KeyForm, KeyPrefix, Outcome, Record, RecordWrite, SessionKey, StoredKey, Timestamp,
 };
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -160,7 +160,7 @@ async fn work(nodes: [Arc<dyn DynDatabase>; 2], key: StoredKey, findings: Arc<Fi
     let (mut acknowledged, mut attempted) = (0, 0);
     while !findings.is_over.load(Ordering::SeqCst) {
         attempted += 1;
-        match nodes[0].update_dyn(&key, &record(attempted), None, ExpiryWrite::Extend, now()).await {
+        match nodes[0].update_dyn(&key, RecordWrite::new(&record(attempted)), now()).await {
             Ok(_) => {
                 acknowledged = attempted;
                 findings.done.fetch_add(1, Ordering::SeqCst);
@@ -311,7 +311,7 @@ pub async fn commit_that_waits_for_a_lost_standby_is_shown_within_its_bound(link
     node.insert_dyn(&key, &record(0)).await.unwrap();
     pair.control("stop -m immediate -w", "second").await;
     let (changed, at) = (record(1), now());
-    let write = node.update_dyn(&key, &changed, None, ExpiryWrite::Extend, at);
+    let write = node.update_dyn(&key, RecordWrite::new(&changed), at);
     let waited = tokio::time::timeout(Duration::from_secs(1), write).await;
     assert!(waited.is_err(), "the commit did not wait for the standby");
     let begun = Instant::now();
@@ -355,7 +355,7 @@ pub async fn kill_is_not_sent_to_the_server_that_took_over(links: &Links) {
     let mut locker = MySqlConnection::connect(&pair.admin_url(0)).await.unwrap();
     raw_sql("BEGIN; SELECT * FROM sessions FOR UPDATE").execute(&mut locker).await.unwrap();
     let (changed, at) = (record(1), now());
-    let write = node.update_dyn(&key, &changed, None, ExpiryWrite::Extend, at);
+    let write = node.update_dyn(&key, RecordWrite::new(&changed), at);
     let waited = tokio::time::timeout(Duration::from_millis(300), write).await;
     assert!(waited.is_err(), "the row is locked");
     pair.promote().await;

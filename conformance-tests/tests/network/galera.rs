@@ -8,7 +8,7 @@ use db_backends::mysql::MySqlPersistence;
 use db_backends::sqlx::mysql::{MySqlPool, MySqlPoolOptions};
 use db_backends::sqlx::{AssertSqlSafe, Connection as _, MySqlConnection, query_scalar, raw_sql};
 use session_core::{
-    DynDatabase, ExpiryWrite, KeyForm, KeyPrefix, Persistence as _, PersistenceError, Record, SessionKey,
+    DynDatabase, KeyForm, KeyPrefix, Persistence as _, PersistenceError, Record, RecordWrite, SessionKey,
     StoredKey, Timestamp,
 };
 
@@ -106,12 +106,12 @@ pub async fn galera_node_sees_what_another_has_committed(links: &Links) {
     lag(&mut busy).await;
     let changed = record("new");
     let version =
-        first.update_dyn(&saved, &changed, Some(version), ExpiryWrite::Extend, now()).await.unwrap();
+        first.update_dyn(&saved, RecordWrite::new(&changed).with_expected(version), now()).await.unwrap();
     let seen = second.load_dyn(&saved, now()).await.unwrap().unwrap();
     assert_eq!((seen.payload(), seen.version()), (changed.payload(), version), "an old session was seen");
 
     lag(&mut busy).await;
-    first.rename_dyn(&saved, &renamed, &changed, None, ExpiryWrite::Extend, now()).await.unwrap();
+    first.rename_dyn(&saved, &renamed, RecordWrite::new(&changed), now()).await.unwrap();
     second.touch_dyn(&renamed, now() + Duration::from_secs(900), Timestamp::MAX, now()).await.unwrap();
     assert!(second.load_dyn(&saved, now()).await.unwrap().is_none(), "the former key still works");
 }
@@ -141,9 +141,7 @@ pub async fn galera_conflicts_at_commit_are_repeated_and_fail_no_write(links: &L
             tokio::spawn(async move {
                 for round in 0..40 {
                     let written = record(&format!("{n}-{round}"));
-                    db.update_dyn(&hot, &written, None, ExpiryWrite::Extend, now())
-                        .await
-                        .expect("no write fails");
+                    db.update_dyn(&hot, RecordWrite::new(&written), now()).await.expect("no write fails");
                 }
             })
         })

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use conformance_tests::proxy::Proxy;
 use session_cached_db::CachedDb;
 use session_core::{
-    Cache as _, Entry, Expected, ExpiryWrite, KeyForm, KeyPrefix, Persistence as _, Record, SessionKey,
+    Cache as _, Entry, Expected, KeyForm, KeyPrefix, Persistence as _, Record, RecordWrite, SessionKey,
     Stamp, StoreId, StoredKey, Subject, SubjectIndex as _, Timestamp, Value,
 };
 
@@ -164,7 +164,7 @@ async fn database(link: &Link, expected: &DatabaseFigures) {
         let (_, trips) = taken(here, db.load(&key, now())).await;
         add("load", trips, 1);
         let changed = record();
-        let update = db.update(&key, &changed, Some(version.unwrap()), ExpiryWrite::Extend, now());
+        let update = db.update(&key, RecordWrite::new(&changed).with_expected(version.unwrap()), now());
         let (version, trips) = taken(here, update).await;
         add("update", trips, expected.update);
         let (touched, trips) = taken(here, db.touch(&key, now() + 20 * MINUTE, Timestamp::MAX, now())).await;
@@ -174,7 +174,8 @@ async fn database(link: &Link, expected: &DatabaseFigures) {
         let (touched, trips) = taken(here, not_due).await;
         assert!(!touched.unwrap());
         add("touch that is not due", trips, 2);
-        let rename = db.rename(&key, &other, &changed, Some(version.unwrap()), ExpiryWrite::Extend, now());
+        let rename =
+            db.rename(&key, &other, RecordWrite::new(&changed).with_expected(version.unwrap()), now());
         let (renamed, trips) = taken(here, rename).await;
         renamed.unwrap();
         add("rename", trips, expected.rename);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use session_core::{ExpiryWrite, Persistence as _, Record, Timestamp};
+use session_core::{Persistence as _, Record, RecordWrite, Timestamp};
 
 use crate::table::{DAY, Table, key, now, number};
 
@@ -30,7 +30,7 @@ async fn saves_and_touches_are_hot_updates() {
                 } else {
                     let mut record = db.load(&key, now).await.unwrap().unwrap();
                     record = Record::with_expires_at(record, now + 14 * DAY).with_last_seen_at(now);
-                    db.update(&key, &record, None, ExpiryWrite::Extend, now).await.unwrap();
+                    db.update(&key, RecordWrite::new(&record), now).await.unwrap();
                 }
             }
         })

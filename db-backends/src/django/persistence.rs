@@ -6,7 +6,7 @@ use std::time::Duration;
 use session_core::django::instant;
 use session_core::{
     ExpiredSessions, ExpiryWrite, KeyForm, Persistence, PersistenceError, PersistenceProperties, Record,
-    StoreId, StoredKey, Timestamp, Version,
+    RecordWrite, StoreId, StoredKey, Timestamp, Version,
 };
 use sqlx::{SqlStr, query};
 
@@ -194,24 +194,22 @@ impl<B: DjangoBackend> Persistence for DjangoPersistence<B> {
     async fn update(
         &self,
         key: &StoredKey,
-        record: &Record,
-        expected: Option<Version>,
-        expiry: ExpiryWrite,
+        write: RecordWrite<'_>,
         now: Timestamp,
     ) -> Result<Version, PersistenceError> {
-        let payload = row::payload(record)?;
-        let data = self.data_of(key, expected, now).await?;
+        let payload = row::payload(write.record)?;
+        let data = self.data_of(key, write.expected, now).await?;
         let parameters = [
             Parameter::Text(payload),
-            Parameter::Expiry(record.expires_at()),
-            Parameter::Instant(expiry_cap(expiry)),
+            Parameter::Expiry(write.record.expires_at()),
+            Parameter::Instant(expiry_cap(write.expiry)),
             Parameter::Key(key),
             Parameter::Instant(now),
             Parameter::OptionalText(data.as_deref()),
         ];
         match self.db.write(statement::<B>(&self.sql.update, parameters)).await? {
-            0 => Err(why_unmatched(expected, self.is_there(key, now)).await?),
-            _ => Ok(row::version(key.as_str(), record.payload())),
+            0 => Err(why_unmatched(write.expected, self.is_there(key, now)).await?),
+            _ => Ok(row::version(key.as_str(), write.record.payload())),
         }
     }
 
@@ -241,28 +239,26 @@ impl<B: DjangoBackend> Persistence for DjangoPersistence<B> {
         &self,
         old: &StoredKey,
         new: &StoredKey,
-        record: &Record,
-        expected: Option<Version>,
-        expiry: ExpiryWrite,
+        write: RecordWrite<'_>,
         now: Timestamp,
     ) -> Result<Version, PersistenceError> {
         if old == new {
             return Err(PersistenceError::AlreadyExists);
         }
-        let payload = row::payload(record)?;
-        let data = self.data_of(old, expected, now).await?;
+        let payload = row::payload(write.record)?;
+        let data = self.data_of(old, write.expected, now).await?;
         let parameters = [
             Parameter::Text(payload),
-            Parameter::Expiry(record.expires_at()),
-            Parameter::Instant(expiry_cap(expiry)),
+            Parameter::Expiry(write.record.expires_at()),
+            Parameter::Instant(expiry_cap(write.expiry)),
             Parameter::Text(new.as_str()),
             Parameter::Key(old),
             Parameter::Instant(now),
             Parameter::OptionalText(data.as_deref()),
         ];
         match self.db.write(statement::<B>(&self.sql.rename, parameters)).await? {
-            0 => Err(why_unmatched(expected, self.is_there(old, now)).await?),
-            _ => Ok(row::version(new.as_str(), record.payload())),
+            0 => Err(why_unmatched(write.expected, self.is_there(old, now)).await?),
+            _ => Ok(row::version(new.as_str(), write.record.payload())),
         }
     }
 

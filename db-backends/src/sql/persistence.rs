@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use session_core::{
-    ExpiredSessions, ExpiryWrite, Persistence, PersistenceError, PersistenceProperties, Record,
+    ExpiredSessions, ExpiryWrite, Persistence, PersistenceError, PersistenceProperties, Record, RecordWrite,
     Row as Listed, Scan, SessionTimes, StoreId, StoredKey, Subject, SubjectIndex, Timestamp, Version,
 };
 use sqlx::{SqlStr, query};
@@ -19,7 +19,7 @@ use crate::sql::error::DriverErrors;
 use crate::sql::page::Page;
 use crate::sql::rotations;
 use crate::sql::schema::{self, Schema};
-use crate::sql::statements::{Rest, Statements, Syntax};
+use crate::sql::statements::{ByExpiry, Rest, Statements, Syntax};
 use crate::sql::table::TableName;
 use crate::sql::value::{RESULT, Value, Values};
 use crate::{Finding, FindingSeverity, Inspect, Inspection};
@@ -207,18 +207,15 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
     async fn update(
         &self,
         key: &StoredKey,
-        record: &Record,
-        expected: Option<Version>,
-        expiry: ExpiryWrite,
+        write: RecordWrite<'_>,
         now: Timestamp,
     ) -> Result<Version, PersistenceError> {
-        columns::check_size(record)?;
+        columns::check_size(write.record)?;
         let version = columns::fresh_version();
-        let query = with_record::<B>(self.sql.update.get(expiry), key, record, version, expiry);
-        let query =
-            bind(query, [text(key), instant(now), Value::OptionalInteger(expected.map(version_bits))]);
+        let query = with_record::<B>(&self.sql.update, key, write, version);
+        let query = bind(query, [text(key), instant(now), expected_version(write)]);
         match self.write(query).await? {
-            0 => Err(Box::pin(why_unmatched(expected, self.is_there(key, now))).await?),
+            0 => Err(Box::pin(why_unmatched(write.expected, self.is_there(key, now))).await?),
             _ => Ok(version),
         }
     }
@@ -242,23 +239,18 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
         &self,
         old: &StoredKey,
         new: &StoredKey,
-        record: &Record,
-        expected: Option<Version>,
-        expiry: ExpiryWrite,
+        write: RecordWrite<'_>,
         now: Timestamp,
     ) -> Result<Version, PersistenceError> {
         if old == new {
             return Err(PersistenceError::AlreadyExists);
         }
-        columns::check_size(record)?;
+        columns::check_size(write.record)?;
         let version = columns::fresh_version();
-        let query = with_record::<B>(self.sql.rename.get(expiry), new, record, version, expiry);
-        let query = bind(
-            query,
-            [text(new), text(old), instant(now), Value::OptionalInteger(expected.map(version_bits))],
-        );
+        let query = with_record::<B>(&self.sql.rename, new, write, version);
+        let query = bind(query, [text(new), text(old), instant(now), expected_version(write)]);
         match self.write(query).await? {
-            0 => Err(Box::pin(why_unmatched(expected, self.is_there(old, now))).await?),
+            0 => Err(Box::pin(why_unmatched(write.expected, self.is_there(old, now))).await?),
             _ => Ok(version),
         }
     }
@@ -416,15 +408,20 @@ fn bind<'a, B: Backend>(query: Query<B>, parameters: impl IntoIterator<Item = Va
 
 /// Binds the parameters that update and rename begin with.
 fn with_record<B: Backend>(
-    sql: &SqlStr,
+    sql: &ByExpiry<SqlStr>,
     key: &StoredKey,
-    record: &Record,
+    write: RecordWrite<'_>,
     version: Version,
-    expiry: ExpiryWrite,
 ) -> Query<B> {
+    let RecordWrite { record, expiry, .. } = write;
     let updated = Column::updated().map(|column| column.value(key, record, version));
     let again = (expiry == ExpiryWrite::Replace).then(|| instant(record.expires_at()));
-    statement(sql, updated.chain([instant(record.expires_at())]).chain(again))
+    statement(sql.get(expiry), updated.chain([instant(record.expires_at())]).chain(again))
+}
+
+/// Returns the parameter that compares the version of the row.
+fn expected_version(write: RecordWrite<'_>) -> Value<'static> {
+    Value::OptionalInteger(write.expected.map(version_bits))
 }
 
 pub(crate) fn text(key: &StoredKey) -> Value<'_> {

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use session_core::{ExpiryWrite, Timestamp};
+use session_core::{RecordWrite, Timestamp};
 
 use crate::proxy::Proxy;
 use crate::server::{Db, Kind, NOW, Program, Server, Settings, key, payload, record, start};
@@ -12,7 +12,7 @@ const GRACE: Duration = Duration::from_secs(1);
 /// Starts a write that waits for a lock, and drops it.
 async fn abandon_a_write(server: &Server, db: &Db, observer: &mut Program) {
     let (k, new) = (key("a"), record("new"));
-    let mut write = Box::pin(db.update_dyn(&k, &new, None, ExpiryWrite::Extend, NOW));
+    let mut write = Box::pin(db.update_dyn(&k, RecordWrite::new(&new), NOW));
     start(&mut write).await;
     tokio::select! {
         _ = &mut write => panic!("the row is locked"),
@@ -36,7 +36,7 @@ pub async fn abandoned_write_is_ended_by_the_server(server: Server) {
     assert!(gone_at.elapsed() < GRACE + Duration::from_secs(4), "it went on for {:?}", gone_at.elapsed());
     other.unlock().await;
     assert_eq!(payload(&db, "a").await.unwrap(), b"kept");
-    db.update_dyn(&key("a"), &record("later"), None, ExpiryWrite::Extend, NOW).await.unwrap();
+    db.update_dyn(&key("a"), RecordWrite::new(&record("later")), NOW).await.unwrap();
     assert_eq!(payload(&db, "a").await.unwrap(), b"later");
 }
 
@@ -67,7 +67,7 @@ pub async fn abandoned_write_that_ends_within_the_grace_keeps_its_connection(ser
     let (pooled, _pool) = through.pooled(1, "SELECT 1").await;
     for db in [own, pooled] {
         let before = proxy.accepted();
-        db.update_dyn(&key("a"), &record("old"), None, ExpiryWrite::Extend, NOW).await.unwrap();
+        db.update_dyn(&key("a"), RecordWrite::new(&record("old")), NOW).await.unwrap();
         let (mut other, mut observer) = (server.program().await, server.program().await);
         other.lock(&server, "a").await;
         abandon_a_write(&server, &db, &mut observer).await;

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use session_core::{ExpiredSessions, ExpiryWrite, PersistenceError, Record, Subject, Timestamp};
+use session_core::{ExpiredSessions, PersistenceError, Record, RecordWrite, Subject, Timestamp};
 
 use crate::server::Settings;
 use crate::server::{Kind, LATER, NOW, Server, key, payload, record};
@@ -43,7 +43,7 @@ pub async fn payload_up_to_the_limit_is_kept_and_a_larger_one_is_refused(server:
     db.insert_dyn(&key("a"), &record(large.clone())).await.unwrap();
     assert!(payload(&db, "a").await.unwrap() == large);
     let limit = db.properties_dyn().max_payload_bytes;
-    db.update_dyn(&key("a"), &record(vec![7; limit]), None, ExpiryWrite::Extend, NOW).await.unwrap();
+    db.update_dyn(&key("a"), RecordWrite::new(&record(vec![7; limit])), NOW).await.unwrap();
     assert!(payload(&db, "a").await.unwrap() == vec![7; limit]);
     let error = db.insert_dyn(&key("b"), &record(vec![7; limit + 1])).await.unwrap_err();
     assert!(matches!(error, PersistenceError::TooLarge { .. }), "{error:?}");
@@ -80,14 +80,14 @@ pub async fn no_statement_reads_the_whole_table(server: Server) {
             let k = key(&format!("key-{}", 60_000 + round));
             let version = db.load_dyn(&k, now).await.unwrap().unwrap().version();
             let new = record("new");
-            let update = db.update_dyn(&k, &new, Some(version), ExpiryWrite::Extend, now).await;
+            let update = db.update_dyn(&k, RecordWrite::new(&new).with_expected(version), now).await;
             assert!(update.is_ok());
-            let conflict = db.update_dyn(&k, &new, Some(version), ExpiryWrite::Extend, now).await;
+            let conflict = db.update_dyn(&k, RecordWrite::new(&new).with_expected(version), now).await;
             assert!(matches!(conflict, Err(PersistenceError::Conflict)), "{conflict:?}");
             assert!(db.touch_dyn(&k, LATER, LATER, now).await.unwrap());
             assert!(!db.touch_dyn(&k, LATER, Timestamp::from_micros(0), now).await.unwrap());
             let renamed = key(&format!("renamed-{statistics}-{round}"));
-            db.rename_dyn(&k, &renamed, &new, None, ExpiryWrite::Extend, now).await.unwrap();
+            db.rename_dyn(&k, &renamed, RecordWrite::new(&new), now).await.unwrap();
             db.insert_dyn(&k, &new).await.unwrap();
             assert!(db.delete_dyn(&renamed).await.unwrap());
             assert_eq!(db.list_by_subject_dyn(&subject, now, None, 1_000).await.unwrap().len(), 50);
@@ -159,8 +159,12 @@ pub async fn concurrent_writes_of_one_session_all_have_an_outcome(server: Server
                 let db = Arc::clone(&db);
                 tokio::spawn(async move {
                     let expected = (n % 2 == 0).then_some(version);
-                    db.update_dyn(&key("a"), &record(format!("{n}")), expected, ExpiryWrite::Extend, NOW)
-                        .await
+                    db.update_dyn(
+                        &key("a"),
+                        RecordWrite::new(&record(format!("{n}"))).with_expected(expected),
+                        NOW,
+                    )
+                    .await
                 })
             })
             .collect();

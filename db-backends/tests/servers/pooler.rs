@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use db_backends::postgres::PostgresPersistence;
 use db_backends::sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use session_core::{ExpiryWrite, Outcome, PersistenceError, Rotation, Subject, Timestamp};
+use session_core::{ExpiryWrite, Outcome, PersistenceError, RecordWrite, Rotation, Subject, Timestamp};
 
 use crate::pgbouncer::{Mode, PgBouncer, version};
 use crate::server::{Db, LATER, NOW, Server, Settings, key, payload, record, start};
@@ -33,11 +33,17 @@ async fn call_everything(db: &Db, name: &str) -> Result<(), PersistenceError> {
     assert_eq!(payload(db, name).await.as_deref(), Some(&b"first"[..]), "{name} was lost");
     assert!(matches!(db.insert_dyn(&k, &first).await, Err(PersistenceError::AlreadyExists)));
     let second = record("second").with_subject(Some(subject.clone()));
-    let version = db.update_dyn(&k, &second, Some(version), ExpiryWrite::Extend, NOW).await?;
+    let version = db.update_dyn(&k, RecordWrite::new(&second).with_expected(version), NOW).await?;
     assert!(db.touch_dyn(&k, LATER, Timestamp::MAX, NOW).await?);
     assert_eq!(db.list_by_subject_dyn(&subject, NOW, None, 10).await?.len(), 1, "{name} is not listed");
     let third = record("third");
-    db.rename_dyn(&k, &renamed, &third, Some(version), ExpiryWrite::Replace, NOW).await?;
+    db.rename_dyn(
+        &k,
+        &renamed,
+        RecordWrite::new(&third).with_expected(version).with_expiry(ExpiryWrite::Replace),
+        NOW,
+    )
+    .await?;
     assert!(db.load_dyn(&k, NOW).await?.is_none());
     assert!(db.load_dyn(&renamed, NOW).await?.is_some(), "{name} was lost");
     assert_eq!(db.scan_dyn(Some(&renamed), 5).await?.iter().filter(|row| row.key == renamed).count(), 0);

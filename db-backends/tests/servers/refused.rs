@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use session_core::{ExpiryWrite, Outcome, PersistenceError, Subject, Timestamp};
+use session_core::{Outcome, PersistenceError, RecordWrite, Subject, Timestamp};
 
 use crate::server::{LATER, NOW, Server, Settings, key, payload, record};
 
@@ -35,7 +35,7 @@ pub async fn server_that_takes_no_writes_is_not_even_read(server: Server) {
     let (db, _pool) = server.pooled(2, read_only.leak()).await;
     for error in [
         db.insert_dyn(&key("b"), &record("x")).await.unwrap_err(),
-        db.update_dyn(&key("a"), &record("x"), None, ExpiryWrite::Extend, NOW).await.unwrap_err(),
+        db.update_dyn(&key("a"), RecordWrite::new(&record("x")), NOW).await.unwrap_err(),
         db.touch_dyn(&key("a"), LATER, Timestamp::MAX, NOW).await.unwrap_err(),
         db.delete_dyn(&key("a")).await.unwrap_err(),
         db.delete_expired_dyn(LATER, 1).await.unwrap_err(),
@@ -54,10 +54,10 @@ pub async fn server_that_takes_no_writes_is_not_even_read(server: Server) {
 pub async fn connection_that_takes_no_writes_any_more_is_replaced(server: Server) {
     server.database().await.insert_dyn(&key("a"), &record("old")).await.unwrap();
     let (db, pool) = server.pooled(1, "SELECT 1").await;
-    db.update_dyn(&key("a"), &record("new"), None, ExpiryWrite::Extend, NOW).await.unwrap();
+    db.update_dyn(&key("a"), RecordWrite::new(&record("new")), NOW).await.unwrap();
     let statement = server.sql("SET default_transaction_read_only = on", "SET SESSION TRANSACTION READ ONLY");
     pool.run(&statement).await;
-    db.update_dyn(&key("a"), &record("newer"), None, ExpiryWrite::Extend, NOW).await.unwrap();
+    db.update_dyn(&key("a"), RecordWrite::new(&record("newer")), NOW).await.unwrap();
     assert_eq!(payload(&db, "a").await.unwrap(), b"newer");
 }
 
@@ -69,7 +69,7 @@ pub async fn write_to_a_locked_row_is_busy_and_changes_nothing(server: Server) {
     other.lock(&server, "a").await;
 
     let began = Instant::now();
-    let error = db.update_dyn(&key("a"), &record("x"), None, ExpiryWrite::Extend, NOW).await.unwrap_err();
+    let error = db.update_dyn(&key("a"), RecordWrite::new(&record("x")), NOW).await.unwrap_err();
     assert!(matches!(error, PersistenceError::Busy(_)), "{error:?}");
     assert_eq!(error.outcome(), Outcome::NotApplied);
     assert!(error.is_retryable());
@@ -77,7 +77,7 @@ pub async fn write_to_a_locked_row_is_busy_and_changes_nothing(server: Server) {
     assert_eq!(payload(&db, "a").await.unwrap(), b"kept", "reading goes on");
 
     other.unlock().await;
-    db.update_dyn(&key("a"), &record("new"), None, ExpiryWrite::Extend, NOW).await.unwrap();
+    db.update_dyn(&key("a"), RecordWrite::new(&record("new")), NOW).await.unwrap();
     assert_eq!(payload(&db, "a").await.unwrap(), b"new");
 }
 

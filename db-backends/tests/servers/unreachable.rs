@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use session_core::{ExpiryWrite, Outcome, PersistenceError, Timestamp};
+use session_core::{Outcome, PersistenceError, RecordWrite, Timestamp};
 use tokio::net::TcpListener;
 
 use crate::proxy::Proxy;
@@ -68,13 +68,13 @@ pub async fn broken_connection_leaves_a_write_unknown_and_is_replaced(server: Se
     db.migrate_dyn().await.unwrap();
     db.insert_dyn(&key("a"), &record("first")).await.unwrap();
     // Prepares the statement, so that sending it again waits for no answer.
-    db.update_dyn(&key("a"), &record("old"), None, ExpiryWrite::Extend, NOW).await.unwrap();
+    db.update_dyn(&key("a"), RecordWrite::new(&record("old")), NOW).await.unwrap();
 
     proxy.deafen();
     let new = record("new");
     let (k, mut write);
     k = key("a");
-    write = Box::pin(db.update_dyn(&k, &new, None, ExpiryWrite::Extend, NOW));
+    write = Box::pin(db.update_dyn(&k, RecordWrite::new(&new), NOW));
     start(&mut write).await;
     // The statement arrives, but its answer does not.
     let direct = server.database().await;

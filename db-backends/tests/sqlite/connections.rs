@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use db_backends::sqlite::SqlitePersistence;
 use db_backends::sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
-use session_core::{ExpiryWrite, Persistence as _, PersistenceError, Timestamp};
+use session_core::{Persistence as _, PersistenceError, RecordWrite, Timestamp};
 use tempfile::TempDir;
 
 use crate::{LATER, NOW, database, key, other_program, payload, record, run, url};
@@ -86,7 +86,7 @@ async fn abandoned_write_ends_before_the_next_write_is_sent() {
     // The first poll sends the write, which is then dropped.
     {
         let (key, abandoned) = (key("a"), record("abandoned"));
-        let write = pin!(db.update(&key, &abandoned, None, ExpiryWrite::Extend, NOW));
+        let write = pin!(db.update(&key, RecordWrite::new(&abandoned), NOW));
         assert!(write.poll(&mut Context::from_waker(Waker::noop())).is_pending());
     }
     let error = db.delete(&key("a")).await.unwrap_err();
@@ -107,7 +107,7 @@ async fn close_waits_for_a_write_whose_caller_has_gone() {
     run(&mut other, "BEGIN IMMEDIATE").await;
     {
         let (key, abandoned) = (key("a"), record("abandoned"));
-        let write = pin!(db.update(&key, &abandoned, None, ExpiryWrite::Extend, NOW));
+        let write = pin!(db.update(&key, RecordWrite::new(&abandoned), NOW));
         assert!(write.poll(&mut Context::from_waker(Waker::noop())).is_pending());
     }
     let mut close = pin!(db.close());
@@ -129,7 +129,7 @@ fn write_dropped_outside_of_a_runtime_leaves_a_usable_connection() {
         (db, other)
     });
     let (k, abandoned) = (key("a"), record("abandoned"));
-    let mut write = Box::pin(db.update(&k, &abandoned, None, ExpiryWrite::Extend, NOW));
+    let mut write = Box::pin(db.update(&k, RecordWrite::new(&abandoned), NOW));
     {
         let _inside = runtime.enter();
         assert!(write.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
@@ -137,7 +137,7 @@ fn write_dropped_outside_of_a_runtime_leaves_a_usable_connection() {
     drop(write);
     runtime.block_on(async {
         run(&mut other, "ROLLBACK").await;
-        db.update(&key("a"), &record("later"), None, ExpiryWrite::Extend, NOW).await.unwrap();
+        db.update(&key("a"), RecordWrite::new(&record("later")), NOW).await.unwrap();
         assert_eq!(payload(&db, "a").await.unwrap(), b"later");
         db.close().await;
     });

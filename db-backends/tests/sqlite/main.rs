@@ -12,7 +12,7 @@ use std::time::Duration;
 use db_backends::sqlite::SqlitePersistence;
 use db_backends::sqlx::{Connection as _, SqliteConnection, raw_sql};
 use session_core::{
-    ExpiryWrite, Persistence as _, PersistenceError, Record, Row, Scan as _, SessionTimes, StoredKey,
+    Persistence as _, PersistenceError, Record, RecordWrite, Row, Scan as _, SessionTimes, StoredKey,
     Subject, SubjectIndex as _, Timestamp,
 };
 use tempfile::TempDir;
@@ -69,7 +69,7 @@ async fn record_outlives_the_connection_to_its_file() {
     db.check_schema().await.unwrap();
     let loaded = db.load(&key("a"), NOW).await.unwrap().unwrap();
     assert_eq!(loaded, written.clone().with_version(version));
-    let version = db.update(&key("a"), &written, Some(version), ExpiryWrite::Extend, NOW).await.unwrap();
+    let version = db.update(&key("a"), RecordWrite::new(&written).with_expected(version), NOW).await.unwrap();
     let listed = db.list_by_subject(&Subject::parse("üser").unwrap(), NOW, None, 10).await.unwrap();
     assert_eq!(readable(listed), [(key("a"), SessionTimes::from(&written))]);
     let scanned = readable(db.scan(None, 10).await.unwrap());
@@ -93,13 +93,13 @@ async fn payload_up_to_the_limit_is_kept_and_a_larger_one_is_refused() {
     assert!(payload(&db, "a").await.unwrap() == large);
 
     let limit = db.properties().max_payload_bytes;
-    db.update(&key("a"), &record(vec![7; limit]), None, ExpiryWrite::Extend, NOW).await.unwrap();
+    db.update(&key("a"), RecordWrite::new(&record(vec![7; limit])), NOW).await.unwrap();
     assert!(payload(&db, "a").await.unwrap() == vec![7; limit]);
     let too_large = record(vec![0; limit + 1]);
     for error in [
         db.insert(&key("b"), &too_large).await.unwrap_err(),
-        db.update(&key("a"), &too_large, None, ExpiryWrite::Extend, NOW).await.unwrap_err(),
-        db.rename(&key("a"), &key("b"), &too_large, None, ExpiryWrite::Extend, NOW).await.unwrap_err(),
+        db.update(&key("a"), RecordWrite::new(&too_large), NOW).await.unwrap_err(),
+        db.rename(&key("a"), &key("b"), RecordWrite::new(&too_large), NOW).await.unwrap_err(),
     ] {
         assert!(
             matches!(error, PersistenceError::TooLarge { actual, .. } if actual == limit + 1),

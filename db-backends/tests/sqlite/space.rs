@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use db_backends::sqlite::SqlitePersistence;
 use db_backends::sqlx::{Connection as _, SqliteConnection};
-use session_core::{ExpiryWrite, Persistence as _, Scan as _};
+use session_core::{Persistence as _, RecordWrite, Scan as _};
 use tempfile::TempDir;
 
 use crate::{NOW, key, record, run, url};
@@ -67,7 +67,7 @@ async fn log_stays_small_while_something_is_always_read() {
         .collect();
     for n in 0..6_000 {
         let (key, record) = (key(&format!("key-{}", n % 200)), record(vec![b'x'; 1_000]));
-        db.update(&key, &record, None, ExpiryWrite::Extend, NOW).await.unwrap();
+        db.update(&key, RecordWrite::new(&record), NOW).await.unwrap();
     }
     for reader in readers {
         reader.abort();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use db_backends::sqlite::SqlitePersistence;
 use db_backends::sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use db_backends::sqlx::{Connection as _, SqliteConnection};
-use session_core::{ExpiryWrite, Outcome, Persistence as _, PersistenceError, SchemaProblem, Timestamp};
+use session_core::{Outcome, Persistence as _, PersistenceError, RecordWrite, SchemaProblem, Timestamp};
 use tempfile::TempDir;
 
 use crate::{LATER, NOW, database, key, other_program, payload, record, run, url};
@@ -90,7 +90,7 @@ async fn read_only_file_can_be_read_and_refuses_writes() {
     db.check_schema().await.unwrap();
     for error in [
         db.insert(&key("b"), &record("x")).await.unwrap_err(),
-        db.update(&key("a"), &record("x"), None, ExpiryWrite::Extend, NOW).await.unwrap_err(),
+        db.update(&key("a"), RecordWrite::new(&record("x")), NOW).await.unwrap_err(),
         db.touch(&key("a"), LATER, Timestamp::MAX, NOW).await.unwrap_err(),
         db.delete(&key("a")).await.unwrap_err(),
         db.delete_expired(LATER, 1).await.unwrap_err(),
@@ -111,7 +111,7 @@ async fn write_to_a_locked_file_is_busy_and_changes_nothing() {
     let mut other = other_program(&dir).await;
     run(&mut other, "BEGIN IMMEDIATE").await;
 
-    let error = db.update(&key("a"), &record("x"), None, ExpiryWrite::Extend, NOW).await.unwrap_err();
+    let error = db.update(&key("a"), RecordWrite::new(&record("x")), NOW).await.unwrap_err();
     assert!(matches!(error, PersistenceError::Busy(_)), "{error:?}");
     assert!(error.is_retryable());
     assert_definite(&error);
@@ -119,7 +119,7 @@ async fn write_to_a_locked_file_is_busy_and_changes_nothing() {
 
     run(&mut other, "ROLLBACK").await;
     assert_eq!(payload(&db, "a").await.unwrap(), b"kept");
-    db.update(&key("a"), &record("new"), None, ExpiryWrite::Extend, NOW).await.unwrap();
+    db.update(&key("a"), RecordWrite::new(&record("new")), NOW).await.unwrap();
     assert_eq!(payload(&db, "a").await.unwrap(), b"new");
 }
 
@@ -155,7 +155,7 @@ async fn write_to_a_full_disk_is_refused_as_a_whole() {
     assert_definite(&error);
     assert!(!kept.is_empty());
 
-    let larger = db.update(&key("key-0"), &record(vec![b'y'; 90_000]), None, ExpiryWrite::Extend, NOW).await;
+    let larger = db.update(&key("key-0"), RecordWrite::new(&record(vec![b'y'; 90_000])), NOW).await;
     assert!(matches!(larger, Err(PersistenceError::Refused(_))), "{larger:?}");
     for name in &kept {
         assert_eq!(payload(&db, name).await.unwrap(), vec![b'x'; 9_000]);

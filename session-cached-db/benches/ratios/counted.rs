@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use session_cached_db::session_core::{
-    Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, ExpiredSessions, ExpiryWrite,
-    Persistence, PersistenceError, PersistenceProperties, Record, StoredKey, Timestamp, Version,
+    Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, ExpiredSessions, Persistence,
+    PersistenceError, PersistenceProperties, Record, RecordWrite, StoredKey, Timestamp, Version,
 };
 
 /// A counter that can be read while it grows.
@@ -95,12 +95,10 @@ impl<P: Persistence> Persistence for Counted<P> {
     async fn update(
         &self,
         key: &StoredKey,
-        record: &Record,
-        expected: Option<Version>,
-        expiry: ExpiryWrite,
+        write: RecordWrite<'_>,
         now: Timestamp,
     ) -> Result<Version, PersistenceError> {
-        self.count_question(self.counted().update(key, record, expected, expiry, now).await)
+        self.count_question(self.counted().update(key, write, now).await)
     }
 
     async fn touch(
@@ -117,12 +115,10 @@ impl<P: Persistence> Persistence for Counted<P> {
         &self,
         old: &StoredKey,
         new: &StoredKey,
-        record: &Record,
-        expected: Option<Version>,
-        expiry: ExpiryWrite,
+        write: RecordWrite<'_>,
         now: Timestamp,
     ) -> Result<Version, PersistenceError> {
-        self.count_question(self.counted().rename(old, new, record, expected, expiry, now).await)
+        self.count_question(self.counted().rename(old, new, write, now).await)
     }
 
     async fn delete(&self, key: &StoredKey) -> Result<bool, PersistenceError> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use session_core::{
-    ExpiredSessions, ExpiryWrite, Persistence, PersistenceError, Record, Rotation, Rotations, Row, Runtime,
+    ExpiredSessions, Persistence, PersistenceError, Record, RecordWrite, Rotation, Rotations, Row, Runtime,
     Scan, SessionTimes, StoredKey, Subject, SubjectIndex, Timestamp, Version,
 };
 
@@ -77,12 +77,10 @@ impl<P: Persistence> Database<P> {
     pub(crate) async fn update(
         &self,
         key: &StoredKey,
-        record: &Record,
-        expected: Option<Version>,
-        expiry: ExpiryWrite,
+        write: RecordWrite<'_>,
         now: Timestamp,
     ) -> Result<Version, Error> {
-        write!(self.update(key, record, expected, expiry, now))
+        write!(self.update(key, write, now))
     }
 
     pub(crate) async fn touch(
@@ -99,12 +97,10 @@ impl<P: Persistence> Database<P> {
         &self,
         old: &StoredKey,
         new: &StoredKey,
-        record: &Record,
-        expected: Option<Version>,
-        expiry: ExpiryWrite,
+        write: RecordWrite<'_>,
         now: Timestamp,
     ) -> Result<Version, Error> {
-        write!(self.rename(old, new, record, expected, expiry, now))
+        write!(self.rename(old, new, write, now))
     }
 
     pub(crate) async fn delete(&self, key: &StoredKey) -> Result<bool, Error> {

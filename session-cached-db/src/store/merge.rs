@@ -4,7 +4,9 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use session_core::bytes::Bytes;
-use session_core::{Cache, ExpiryWrite, Persistence, Record, SessionData, StoredKey, Subject, Version};
+use session_core::{
+    Cache, ExpiryWrite, Persistence, Record, RecordWrite, SessionData, StoredKey, Subject, Version,
+};
 
 use super::expiry::{EXPIRY_KEY, copy_expiry, expiry_of};
 use super::inner::Inner;
@@ -40,9 +42,16 @@ enum Applied {
 
 /// A record to write, if the session still has the expected version.
 pub(super) struct Draft {
-    pub(super) expected: Version,
+    expected: Version,
     pub(super) record: Record,
-    pub(super) expiry: ExpiryWrite,
+    expiry: ExpiryWrite,
+}
+
+impl Draft {
+    /// Returns the request to the database.
+    pub(super) fn write(&self) -> RecordWrite<'_> {
+        RecordWrite::new(&self.record).with_expected(self.expected).with_expiry(self.expiry)
+    }
 }
 
 /// The result of merging saves.

@@ -10,7 +10,7 @@ use session_core::{Cache, Outcome, Persistence, Record, StoredKey};
 
 use super::inner::Inner;
 use super::job::{Latest, Save, Saved, Waiting};
-use super::merge::{Base, Draft, Merged};
+use super::merge::{Base, Merged};
 use crate::coherence::FencedWrite;
 use crate::{Error, WriteOperation};
 
@@ -61,10 +61,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let mut conflicts = 0;
         let (result, made_at) = loop {
             let made_at = self.runtime.now();
-            let result = {
-                let Draft { expected, record, expiry } = &draft;
-                write.statement(pin!(self.db.update(key, record, Some(*expected), *expiry, made_at))).await
-            };
+            let result = write.statement(pin!(self.db.update(key, draft.write(), made_at))).await;
             if !matches!(result, Err(Error::Conflict)) || !write.may_try_again(conflicts).await {
                 break (result.map(|version| draft.record.with_version(version)), made_at);
             }
@@ -133,11 +130,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let mut conflicts = 0;
         let (result, made_at) = loop {
             let made_at = self.runtime.now();
-            let result = {
-                let Draft { expected, record, expiry } = &draft;
-                let rename = self.db.rename(key, &new, record, Some(*expected), *expiry, made_at);
-                write.statement(pin!(rename)).await
-            };
+            let result = write.statement(pin!(self.db.rename(key, &new, draft.write(), made_at))).await;
             if !matches!(result, Err(Error::Conflict)) || !write.may_try_again(conflicts).await {
                 let result = match result {
                     Err(error) if error.outcome() == Outcome::Unknown => {

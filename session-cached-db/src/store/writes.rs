@@ -5,7 +5,9 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use session_core::{Cache, ExpiryWrite, Outcome, Persistence, Record, StoredKey, Timestamp, Version};
+use session_core::{
+    Cache, ExpiryWrite, Outcome, Persistence, Record, RecordWrite, StoredKey, Timestamp, Version,
+};
 
 use super::inner::Inner;
 use super::job::{Create, Delete, Job, KeyOrigin, Latest, Saved, Touch, Update, Written};
@@ -166,11 +168,10 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             None => None,
         };
         let made_at = self.runtime.now();
+        let request = RecordWrite::new(&record).with_expected(expected).with_expiry(expiry);
         let result = match rename {
-            None => write.statement(pin!(self.db.update(key, &record, expected, expiry, made_at))).await,
-            Some(new) => {
-                write.statement(pin!(self.db.rename(key, &new, &record, expected, expiry, made_at))).await
-            }
+            None => write.statement(pin!(self.db.update(key, request, made_at))).await,
+            Some(new) => write.statement(pin!(self.db.rename(key, &new, request, made_at))).await,
         };
         mutant!(UpsertingSave => if rename.is_none() && matches!(result, Err(Error::SessionGone)) {
             let result = write.statement(pin!(self.db.insert(key, &record))).await;

@@ -6,7 +6,8 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use session_cached_db::session_core::bytes::Bytes;
 use session_cached_db::session_core::{
-    ExpiryWrite, Persistence as _, PersistenceError, Record, SessionData, StoredKey, Timestamp, Version,
+    ExpiryWrite, Persistence as _, PersistenceError, Record, RecordWrite, SessionData, StoredKey, Timestamp,
+    Version,
 };
 
 use crate::site::{Site, key_of, now_micros};
@@ -140,8 +141,8 @@ pub async fn one_of_two_writes_that_expect_the_same_version_succeeds(site: &Site
         let (first, second) = (with("RACE"), with("RaCe"));
         let expected = Some(found.version());
         let (left, right) = tokio::join!(
-            one.update(&key, &first, expected, ExpiryWrite::Extend, now),
-            other.update(&key, &second, expected, ExpiryWrite::Extend, now),
+            one.update(&key, RecordWrite::new(&first).with_expected(expected), now),
+            other.update(&key, RecordWrite::new(&second).with_expected(expected), now),
         );
         let (won, lost, payload) = match (left, right) {
             (Ok(version), Err(error)) => (version, error, first.payload()),
@@ -169,10 +170,12 @@ pub async fn keys_that_differ_in_case_are_different(site: &Site) {
     let record = Record::new(Bytes::from_static(b"e30:1r31eq:x"), now, later);
     assert!(matches!(db.touch(&stored, later, Timestamp::MAX, now).await, Err(PersistenceError::NotFound)));
     for expected in [None, Some(Version::from_u64(1))] {
-        let updated = db.update(&stored, &record, expected, ExpiryWrite::Replace, now).await;
+        let write = RecordWrite::new(&record).with_expected(expected).with_expiry(ExpiryWrite::Replace);
+        let updated = db.update(&stored, write, now).await;
         assert!(matches!(updated, Err(PersistenceError::NotFound)), "{updated:?}");
         let new = StoredKey::parse("new-key-without-a-row").unwrap();
-        let renamed = db.rename(&stored, &new, &record, expected, ExpiryWrite::Replace, now).await;
+        let write = RecordWrite::new(&record).with_expected(expected).with_expiry(ExpiryWrite::Replace);
+        let renamed = db.rename(&stored, &new, write, now).await;
         assert!(matches!(renamed, Err(PersistenceError::NotFound)), "{renamed:?}");
     }
     assert_eq!(site.load(&key).as_deref(), Some("{\"a\":1}"));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use session_cached_db::session_core::bytes::Bytes;
 use session_cached_db::session_core::{
-    ExpiryWrite, JsonCodec, Persistence as _, PersistenceError, Record, SchemaProblem, StoredKey, Timestamp,
+    JsonCodec, Persistence as _, PersistenceError, Record, RecordWrite, SchemaProblem, StoredKey, Timestamp,
 };
 use session_cached_db::{BuildError, CachedDb, Error, NoCache};
 
@@ -103,12 +103,12 @@ pub async fn no_statement_reads_the_whole_table(site: &Site) {
         let before = pool.rows_read(kind, TABLE).await;
         let key = StoredKey::parse(&format!("key-{}", 5_000 + round)).unwrap();
         let version = db.load(&key, now).await.unwrap().unwrap().version();
-        db.update(&key, &new, Some(version), ExpiryWrite::Extend, now).await.unwrap();
-        let conflict = db.update(&key, &new, Some(version), ExpiryWrite::Extend, now).await;
+        db.update(&key, RecordWrite::new(&new).with_expected(version), now).await.unwrap();
+        let conflict = db.update(&key, RecordWrite::new(&new).with_expected(version), now).await;
         assert!(matches!(conflict, Err(PersistenceError::Conflict)), "{conflict:?}");
         db.touch(&key, new.expires_at(), Timestamp::MAX, now).await.unwrap();
         let renamed = StoredKey::parse(&format!("renamed-{round}")).unwrap();
-        db.rename(&key, &renamed, &new, None, ExpiryWrite::Extend, now).await.unwrap();
+        db.rename(&key, &renamed, RecordWrite::new(&new), now).await.unwrap();
         db.insert(&key, &new).await.unwrap();
         assert!(db.delete(&renamed).await.unwrap());
         let read = pool.rows_read(kind, TABLE).await - before;

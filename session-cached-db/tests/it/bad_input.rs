@@ -9,8 +9,8 @@ use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use session_cached_db::{CachedDb, Error, Session, SqlitePersistence};
 use session_core::{
-    Entry, Expiry, ExpiryWrite, Outcome, Persistence as _, PersistenceError, Record, SessionData, SessionKey,
-    Stamp, StoredKey, Subject, Value,
+    Entry, Expiry, ExpiryWrite, Outcome, Persistence as _, PersistenceError, Record, RecordWrite,
+    SessionData, SessionKey, Stamp, StoredKey, Subject, Value,
 };
 
 use crate::common::{
@@ -401,7 +401,7 @@ async fn secretive_requests(world: &World) -> (Vec<String>, [String; 2]) {
     }
 
     let garbage = Record::new(format!("1{{\"{NAME}\":{VALUE}").into(), START, START + HOUR);
-    world.db.sqlite.update(&stored_key, &garbage, None, ExpiryWrite::Extend, START).await.unwrap();
+    world.db.sqlite.update(&stored_key, RecordWrite::new(&garbage), START).await.unwrap();
     world.cache.plant(&stored_key, None).await;
     said.push(shown(&store.load(&stored_key).await));
     said.push(shown(&session.save().await));

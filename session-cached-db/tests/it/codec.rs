@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use session_cached_db::{Error, Session};
 use session_core::{
-    Codec, CodecError, ExpiryWrite, JsonCodec, Persistence as _, Record, Runtime as _, SessionData, StoredKey,
+    Codec, CodecError, JsonCodec, Persistence as _, Record, RecordWrite, Runtime as _, SessionData, StoredKey,
 };
 
 use crate::common::{HOUR, Log, START, World, each_database, each_database_with, map, values_of};
@@ -13,7 +13,7 @@ async fn spoil(world: &World, session: &Session, payload: &'static [u8]) {
     let key = session.stored_key().unwrap();
     let record = Record::new(Bytes::from_static(payload), START, START + HOUR);
     let now = world.runtime.now();
-    world.db.sqlite.update(key, &record, None, ExpiryWrite::Extend, now).await.unwrap();
+    world.db.sqlite.update(key, RecordWrite::new(&record), now).await.unwrap();
     world.cache.plant(key, None).await;
 }
 

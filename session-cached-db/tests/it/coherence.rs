@@ -2,7 +2,9 @@
 //! behaviour.
 
 use session_cached_db::{Coherence, Error, Session};
-use session_core::{CacheProperties, Expiry, ExpiryWrite, Persistence as _, Record, Scope, State, StoredKey};
+use session_core::{
+    CacheProperties, Expiry, ExpiryWrite, Persistence as _, Record, RecordWrite, Scope, State, StoredKey,
+};
 
 use crate::common::{
     Call, DAY, Fault, HOUR, Log, MINUTE, Moment, SECOND, START, TestCache, World, each_database, in_file,
@@ -303,7 +305,12 @@ async fn x10_expiry_shortened_behind_the_store_holds_after_max_cache_age() {
         let key = stored_key(&session);
         let record = world.store.load(&key).await.unwrap().unwrap();
         let shortened = Record::clone(&record).with_expires_at(START + SECOND);
-        world.db.sqlite.update(&key, &shortened, None, ExpiryWrite::Replace, START).await.unwrap();
+        world
+            .db
+            .sqlite
+            .update(&key, RecordWrite::new(&shortened).with_expiry(ExpiryWrite::Replace), START)
+            .await
+            .unwrap();
         world.runtime.advance(5 * MINUTE);
         assert!(world.reopen(&session).await.key().is_none());
     })
@@ -354,7 +361,7 @@ async fn x14_unreadable_row_is_logged_and_neither_cached_nor_overwritten() {
         let session = world.saved([("x", 1)]).await;
         let key = stored_key(&session);
         let garbage = Record::new("garbage".into(), START, START + HOUR);
-        world.db.sqlite.update(&key, &garbage, None, ExpiryWrite::Extend, START).await.unwrap();
+        world.db.sqlite.update(&key, RecordWrite::new(&garbage), START).await.unwrap();
         world.cache.plant(&key, None).await;
         assert!(matches!(world.unreadable(&session).await, Error::Unreadable(_)));
         assert_eq!(log.events("payload_unreadable").len(), 1);

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use session_cached_db::{BuildError, Schema};
 use session_core::{
-    Expiry, ExpiryWrite, JsonCodec, Persistence as _, PersistenceError, Record, SchemaProblem,
+    Expiry, JsonCodec, Persistence as _, PersistenceError, Record, RecordWrite, SchemaProblem,
 };
 
 use crate::common::{
@@ -43,7 +43,7 @@ async fn row_changed_behind_the_store_is_seen_when_its_entry_has_expired() {
         let session = world.saved([("y", 1)]).await;
         let key = session.stored_key().unwrap();
         let changed = Record::new(Bytes::from_static(b"1{\"y\":2}"), START, START + HOUR);
-        world.db.sqlite.update(key, &changed, None, ExpiryWrite::Extend, START).await.unwrap();
+        world.db.sqlite.update(key, RecordWrite::new(&changed), START).await.unwrap();
         world.runtime.advance(5 * MINUTE - SECOND);
         assert_eq!(values_of(&world.reopen(&session).await), map([("y", 1)]));
         world.runtime.advance(SECOND);

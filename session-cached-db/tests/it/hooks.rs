@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use session_cached_db::{Error, Hooks, PresentedKey, Revocation};
-use session_core::{ExpiredSession, ExpiryWrite, Persistence as _, Record, Runtime as _, StoredKey, Subject};
+use session_core::{ExpiredSession, Persistence as _, Record, RecordWrite, Runtime as _, StoredKey, Subject};
 
 use crate::common::{Call, DAY, Fault, HOUR, Moment, START, World, each_database_with, key_of};
 
@@ -209,7 +209,7 @@ async fn unreadable_payload_hook_is_called() {
         let key = session.stored_key().unwrap();
         let record = Record::new(Bytes::from_static(b"9"), START, START + HOUR);
         let now = world.runtime.now();
-        world.db.sqlite.update(key, &record, None, ExpiryWrite::Extend, now).await.unwrap();
+        world.db.sqlite.update(key, RecordWrite::new(&record), now).await.unwrap();
         world.cache.plant(key, None).await;
         diary.take();
         world.unreadable(&session).await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use session_cached_db::{ConflictPolicy, Error, Session};
-use session_core::{Expiry, ExpiryWrite, Persistence as _, Record, Runtime as _};
+use session_core::{Expiry, Persistence as _, Record, RecordWrite, Runtime as _};
 use tokio::sync::Barrier;
 
 use crate::common::{
@@ -454,7 +454,7 @@ async fn save_gives_up_when_other_nodes_get_ahead_for_too_long() {
     let mut conflicts = 0;
     loop {
         held.reached().await;
-        world.db.sqlite.update(&key, &other, None, ExpiryWrite::Extend, START).await.unwrap();
+        world.db.sqlite.update(&key, RecordWrite::new(&other), START).await.unwrap();
         conflicts += 1;
         let next = world.db.calls.hold(Call::Update, Moment::Before);
         held.release();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use session_cached_db::{Error, Session};
 use session_core::{
-    Codec as _, CodecError, CompressCodec, Entry, Expiry, ExpiryWrite, JsonCodec, Persistence as _, Record,
+    Codec as _, CodecError, CompressCodec, Entry, Expiry, JsonCodec, Persistence as _, Record, RecordWrite,
     Runtime as _, SealCodec, SealError, SealingKey, SealingKeys, SessionData, Stamp, StoredKey, Value,
 };
 
@@ -38,7 +38,7 @@ async fn row(world: &World, key: &StoredKey) -> Record {
 /// Writes `payload` into the session's row behind the store's back.
 async fn put(world: &World, key: &StoredKey, payload: Bytes) {
     let record = Record::new(payload, START, START + HOUR);
-    world.db.sqlite.update(key, &record, None, ExpiryWrite::Extend, world.runtime.now()).await.unwrap();
+    world.db.sqlite.update(key, RecordWrite::new(&record), world.runtime.now()).await.unwrap();
     world.cache.plant(key, None).await;
 }
 

@@ -1,6 +1,6 @@
 //! Spans and events: their names are stable, and they identify sessions only by a keyed hash.
 
-use session_core::{ExpiryWrite, Persistence as _, Runtime as _};
+use session_core::{Persistence as _, RecordWrite, Runtime as _};
 
 use crate::common::{DAY, Fault, Log, World, key_of};
 
@@ -44,7 +44,7 @@ async fn log_shows_no_key_payload_or_subject_and_sessions_can_be_followed() {
         record.created_at(),
         record.expires_at(),
     );
-    world.db.sqlite.update(&stored, &broken, None, ExpiryWrite::Extend, world.runtime.now()).await.unwrap();
+    world.db.sqlite.update(&stored, RecordWrite::new(&broken), world.runtime.now()).await.unwrap();
     world.cache.plant(&stored, None).await;
     world.unreadable(&session).await;
     world.cache.calls.fail_all(Fault::NoAnswer);

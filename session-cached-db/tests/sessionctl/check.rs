@@ -1,4 +1,4 @@
-use session_core::{ExpiryWrite, Record, Timestamp};
+use session_core::{Record, RecordWrite, Timestamp};
 
 use crate::world::{Run, World, now, save};
 
@@ -59,7 +59,7 @@ pub async fn outdated_session_in_the_cache_is_reported(world: &World) {
     let database = world.database().await;
     let record = database.load_dyn(&key, now()).await.unwrap().unwrap();
     let changed = Record::new("{}".into(), record.created_at(), record.expires_at());
-    database.update_dyn(&key, &changed, None, ExpiryWrite::Extend, now()).await.unwrap();
+    database.update_dyn(&key, RecordWrite::new(&changed), now()).await.unwrap();
     let report = world.run(&["check", "--json"]).ends_with(1).json();
     assert_eq!(report["agree"], 1, "{report}");
     assert_eq!(report["disagree"][0]["stored_key"], key.as_str(), "{report}");

@@ -12,9 +12,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::{
-    Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, ExpiredSessions, ExpiryWrite,
-    Near, Persistence, PersistenceError, PersistenceProperties, Record, Rotations, Row, Scan, SessionTimes,
-    StoredKey, Subject, SubjectIndex, Timestamp, Version,
+    Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, ExpiredSessions, Near,
+    Persistence, PersistenceError, PersistenceProperties, Record, RecordWrite, Rotations, Row, Scan,
+    SessionTimes, StoredKey, Subject, SubjectIndex, Timestamp, Version,
 };
 
 pub use self::rotations::DynRotations;
@@ -155,9 +155,7 @@ pub trait DynPersistence: Send + Sync + std::fmt::Debug + 'static {
     async fn update_dyn(
         &self,
         key: &StoredKey,
-        record: &Record,
-        expected: Option<Version>,
-        expiry: ExpiryWrite,
+        write: RecordWrite<'_>,
         now: Timestamp,
     ) -> Result<Version, PersistenceError>;
     /// See [`Persistence::touch`].
@@ -173,9 +171,7 @@ pub trait DynPersistence: Send + Sync + std::fmt::Debug + 'static {
         &self,
         old: &StoredKey,
         new: &StoredKey,
-        record: &Record,
-        expected: Option<Version>,
-        expiry: ExpiryWrite,
+        write: RecordWrite<'_>,
         now: Timestamp,
     ) -> Result<Version, PersistenceError>;
     /// See [`Persistence::delete`].
@@ -209,12 +205,10 @@ impl<T: Persistence> DynPersistence for T {
     async fn update_dyn(
         &self,
         key: &StoredKey,
-        record: &Record,
-        expected: Option<Version>,
-        expiry: ExpiryWrite,
+        write: RecordWrite<'_>,
         now: Timestamp,
     ) -> Result<Version, PersistenceError> {
-        self.update(key, record, expected, expiry, now).await
+        self.update(key, write, now).await
     }
     async fn touch_dyn(
         &self,
@@ -229,12 +223,10 @@ impl<T: Persistence> DynPersistence for T {
         &self,
         old: &StoredKey,
         new: &StoredKey,
-        record: &Record,
-        expected: Option<Version>,
-        expiry: ExpiryWrite,
+        write: RecordWrite<'_>,
         now: Timestamp,
     ) -> Result<Version, PersistenceError> {
-        self.rename(old, new, record, expected, expiry, now).await
+        self.rename(old, new, write, now).await
     }
     async fn delete_dyn(&self, key: &StoredKey) -> Result<bool, PersistenceError> {
         self.delete(key).await
@@ -330,13 +322,11 @@ macro_rules! forward_persistence {
             async fn update(
                 &self,
                 key: &StoredKey,
-                record: &Record,
-                expected: Option<Version>,
-                expiry: ExpiryWrite,
+                write: RecordWrite<'_>,
                 now: Timestamp,
             ) -> Result<Version, PersistenceError> {
                 let $this = self;
-                $target.$update(key, record, expected, expiry, now).await
+                $target.$update(key, write, now).await
             }
             async fn touch(
                 &self,
@@ -352,13 +342,11 @@ macro_rules! forward_persistence {
                 &self,
                 old: &StoredKey,
                 new: &StoredKey,
-                record: &Record,
-                expected: Option<Version>,
-                expiry: ExpiryWrite,
+                write: RecordWrite<'_>,
                 now: Timestamp,
             ) -> Result<Version, PersistenceError> {
                 let $this = self;
-                $target.$rename(old, new, record, expected, expiry, now).await
+                $target.$rename(old, new, write, now).await
             }
             async fn delete(&self, key: &StoredKey) -> Result<bool, PersistenceError> {
                 let $this = self;

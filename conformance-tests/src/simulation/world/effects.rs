@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use session_core::{
-    Acquired, Entry, Exchange, Expected, ExpiryWrite, Record, SessionTimes, Stamp, State, StoredKey,
-    Timestamp, Version,
+    Acquired, Entry, Exchange, Expected, ExpiryWrite, Record, RecordWrite, SessionTimes, Stamp, State,
+    StoredKey, Timestamp, Version,
 };
 
 use super::{Item, Slot, World};
@@ -132,7 +132,8 @@ impl World {
                 Reply::Committed(version)
             }
             Effect::Update(key, record, expected, expiry, now) => {
-                let reply = self.replace(version, [key, key], &record, expected, expiry, now);
+                let write = RecordWrite::new(&record).with_expected(expected).with_expiry(expiry);
+                let reply = self.replace(version, [key, key], write, now);
                 let is_merge = !Seen::of(&record).is_of_one();
                 if matches!(reply, Reply::Conflict) && is_merge && self.is_of(task, key) {
                     self.wrong = Some("a save conflicts with a write of its own write queue");
@@ -140,7 +141,8 @@ impl World {
                 reply
             }
             Effect::Rename(keys, record, expected, expiry, now) => {
-                self.replace(version, keys, &record, expected, expiry, now)
+                let write = RecordWrite::new(&record).with_expected(expected).with_expiry(expiry);
+                self.replace(version, keys, write, now)
             }
             Effect::Touch(key, expires_at, idle_since, now) => match self.rows[key].clone() {
                 Some(row) if !row.is_expired(now) && row.last_seen_at() > idle_since => {
@@ -233,11 +235,10 @@ impl World {
         &mut self,
         version: Version,
         [old, new]: [usize; 2],
-        record: &Record,
-        expected: Option<Version>,
-        expiry: ExpiryWrite,
+        write: RecordWrite<'_>,
         now: Timestamp,
     ) -> Reply {
+        let RecordWrite { record, expected, expiry, .. } = write;
         let row = match &self.rows[old] {
             Some(row) if !row.is_expired(now) => row.clone(),
             _ => return Reply::NotFound,

@@ -1,6 +1,8 @@
 //! Removing sessions, one by one and when they have expired.
 
-use session_core::{ExpiredSession, ExpiredSessions, ExpiryWrite, Persistence, Record, StoredKey, Timestamp};
+use session_core::{
+    ExpiredSession, ExpiredSessions, ExpiryWrite, Persistence, Record, RecordWrite, StoredKey, Timestamp,
+};
 
 use super::{Damage, HOUR, MICRO, NOW, PersistenceFixture, alone, insert, key, load, nodes, record, subject};
 use crate::suite::case::{cases, skip};
@@ -221,10 +223,12 @@ pub async fn session_that_lives_on_is_removed_at_its_later_expiry(fixture: &impl
     let keys = expiring(&db, [first_end; 4]).await;
     let (extend, replace) = (ExpiryWrite::Extend, ExpiryWrite::Replace);
     db.touch(&keys[0], THEN, Timestamp::MAX, began).await.expect("it is there");
-    db.update(&keys[1], &later, None, extend, began).await.expect("it is there");
-    db.update(&keys[2], &later, None, replace, began).await.expect("it is there");
+    db.update(&keys[1], RecordWrite::new(&later).with_expiry(extend), began).await.expect("it is there");
+    db.update(&keys[2], RecordWrite::new(&later).with_expiry(replace), began).await.expect("it is there");
     let renamed = key();
-    db.rename(&keys[3], &renamed, &later, None, extend, began).await.expect("it is there");
+    db.rename(&keys[3], &renamed, RecordWrite::new(&later).with_expiry(extend), began)
+        .await
+        .expect("it is there");
     let living = [keys[0], keys[1], keys[2], renamed];
     for before in [first_end, first_end, THEN - MICRO] {
         assert_eq!(delete_all_expired(&db, before, 100).await, 0, "they live on");
@@ -248,10 +252,13 @@ pub async fn session_that_ends_earlier_is_removed_at_its_earlier_expiry(fixture:
     let keys = expiring(&db, [NOW, Timestamp::MAX, NOW]).await;
     let earlier = Record::new("2{}".into(), began, THEN);
     for key in &keys[..2] {
-        db.update(key, &earlier, None, ExpiryWrite::Replace, began).await.expect("it is there");
+        db.update(key, RecordWrite::new(&earlier).with_expiry(ExpiryWrite::Replace), began)
+            .await
+            .expect("it is there");
     }
     let renamed = key();
-    let moved = db.rename(&keys[2], &renamed, &earlier, None, ExpiryWrite::Replace, began).await;
+    let write = RecordWrite::new(&earlier).with_expiry(ExpiryWrite::Replace);
+    let moved = db.rename(&keys[2], &renamed, write, began).await;
     moved.expect("it is there");
     assert_eq!(delete_all_expired(&db, THEN - MICRO, 100).await, 0);
     assert_eq!(delete_all_expired(&db, THEN, 100).await, 3);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use session_core::{ExpiryWrite, Persistence, Record, Timestamp};
+use session_core::{ExpiryWrite, Persistence, Record, RecordWrite, Timestamp};
 
 use super::{
     HOUR, MICRO, MINUTE, NOW, PersistenceFixture, alone, another_record, assert_refused, insert, key, load,
@@ -83,7 +83,8 @@ pub async fn expired_session_is_not_updated(fixture: &impl PersistenceFixture) {
         for expected in [None, Some(row.version())] {
             for late in [row.expires_at(), row.expires_at() + HOUR] {
                 let living = Record::new("2{}".into(), late, late + HOUR);
-                assert_refused!(db.update(&key, &living, expected, expiry, late).await, NotFound);
+                let write = RecordWrite::new(&living).with_expected(expected).with_expiry(expiry);
+                assert_refused!(db.update(&key, write, late).await, NotFound);
             }
         }
         assert_eq!(load(&db, &key, NOW).await, Some(row), "the row is left as it is");
@@ -107,7 +108,8 @@ pub async fn expired_session_is_not_renamed(fixture: &impl PersistenceFixture) {
     for expected in [None, Some(row.version())] {
         for late in [row.expires_at(), row.expires_at() + HOUR] {
             let living = Record::new("2{}".into(), late, late + HOUR);
-            let renamed = db.rename(&old, &new, &living, expected, ExpiryWrite::Replace, late).await;
+            let write = RecordWrite::new(&living).with_expected(expected).with_expiry(ExpiryWrite::Replace);
+            let renamed = db.rename(&old, &new, write, late).await;
             assert_refused!(renamed, NotFound);
             assert_eq!(load(&db, &new, late).await, None);
         }
@@ -122,8 +124,12 @@ pub async fn expired_session_is_absent_even_when_a_version_is_expected(fixture: 
     let changed = super::replace(&db, &old, &row, NOW).await;
     assert_ne!(row.version(), changed);
     let expected = Some(row.version());
-    assert_refused!(db.update(&old, &another_record(), expected, expiry, late).await, NotFound);
-    assert_refused!(db.rename(&old, &key(), &another_record(), expected, expiry, late).await, NotFound);
+    let record = another_record();
+    let write = RecordWrite::new(&record).with_expected(expected).with_expiry(expiry);
+    assert_refused!(db.update(&old, write, late).await, NotFound);
+    let record = another_record();
+    let write = RecordWrite::new(&record).with_expected(expected).with_expiry(expiry);
+    assert_refused!(db.rename(&old, &key(), write, late).await, NotFound);
 }
 
 /// A session lives from beginning to end in each of three centuries.
@@ -137,7 +143,7 @@ pub async fn expiry_is_judged_by_the_callers_clock(fixture: &impl PersistenceFix
         assert_eq!(load(&db, &old, now).await, Some(row), "at {now:?}");
         db.touch(&old, now + HOUR, Timestamp::MAX, now).await.expect("the session has not expired");
         super::replace(&db, &old, &session, now).await;
-        let renamed = db.rename(&old, &new, &session, None, ExpiryWrite::Extend, now).await;
+        let renamed = db.rename(&old, &new, RecordWrite::new(&session), now).await;
         renamed.expect("the session has not expired");
         assert!(load(&db, &new, now).await.is_some());
         let late = now + MINUTE;

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::fmt::Debug;
 
-use session_core::{ExpiryWrite, Persistence, PersistenceError, Record, StoredKey, Timestamp, Version};
+use session_core::{
+    ExpiryWrite, Persistence, PersistenceError, Record, RecordWrite, StoredKey, Timestamp, Version,
+};
 
 use super::{MINUTE, NOW, PersistenceFixture, key, record, subject};
 use crate::suite::case::cases;
@@ -67,8 +69,10 @@ impl<P: Persistence> Histories<P> {
                 self.versions.extend(same(wanted, db.insert(&key, &record).await, "insert", hint));
             }
             6..=9 => {
-                let wanted = reference.update(&key, &record, expected, expiry, now).await;
-                let found = db.update(&key, &record, theirs, expiry, now).await;
+                let write = RecordWrite::new(&record).with_expected(expected).with_expiry(expiry);
+                let wanted = reference.update(&key, write, now).await;
+                let write = RecordWrite::new(&record).with_expected(theirs).with_expiry(expiry);
+                let found = db.update(&key, write, now).await;
                 self.versions.extend(same(wanted, found, "update", hint));
             }
             10..=11 => {
@@ -80,8 +84,10 @@ impl<P: Persistence> Histories<P> {
                 }
             }
             12..=14 => {
-                let wanted = reference.rename(&key, &other, &record, expected, expiry, now).await;
-                let found = db.rename(&key, &other, &record, theirs, expiry, now).await;
+                let write = RecordWrite::new(&record).with_expected(expected).with_expiry(expiry);
+                let wanted = reference.rename(&key, &other, write, now).await;
+                let write = RecordWrite::new(&record).with_expected(theirs).with_expiry(expiry);
+                let found = db.rename(&key, &other, write, now).await;
                 match (&wanted, &found) {
                     // If several things are wrong, either may be reported.
                     (Err(_), Err(PersistenceError::AlreadyExists))

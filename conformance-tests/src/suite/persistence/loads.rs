@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use session_core::{ExpiryWrite, Persistence, Record};
+use session_core::{Persistence, Record, RecordWrite};
 use tokio::sync::Barrier;
 
 use super::{NOW, PersistenceFixture, insert, key, load, nodes, record, replace, subject};
@@ -112,7 +112,7 @@ pub async fn load_sees_whole_writes_only(fixture: &impl PersistenceFixture) {
         let node = Arc::clone(&nodes[0]);
         tokio::spawn(async move {
             for n in 1..60 {
-                node.update(&key, &of_number(n), None, ExpiryWrite::Extend, NOW).await.expect("it is there");
+                node.update(&key, RecordWrite::new(&of_number(n)), NOW).await.expect("it is there");
             }
         })
     };

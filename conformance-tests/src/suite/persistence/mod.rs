@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use session_core::{
-    ExpiryWrite, Persistence, PersistenceError, Record, Rotations, SessionKey, StoredKey, Subject,
-    SubjectIndex, Timestamp, Version,
+    ExpiryWrite, Persistence, PersistenceError, Record, RecordWrite, Rotations, SessionKey, StoredKey,
+    Subject, SubjectIndex, Timestamp, Version,
 };
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -163,7 +163,7 @@ pub(crate) async fn replace(
     record: &Record,
     now: Timestamp,
 ) -> Version {
-    let written = db.update(key, record, None, ExpiryWrite::Replace, now).await;
+    let written = db.update(key, RecordWrite::new(record).with_expiry(ExpiryWrite::Replace), now).await;
     written.expect("a session that is there can be updated")
 }
 

@@ -1,7 +1,7 @@
 //! Records are read as they were written, under their keys.
 
 use bytes::Bytes;
-use session_core::{ExpiryWrite, Persistence, Record, StoredKey, Timestamp};
+use session_core::{ExpiryWrite, Persistence, Record, RecordWrite, StoredKey, Timestamp};
 
 use super::{
     HOUR, MICRO, NOW, PersistenceFixture, alone, insert, key, load, record, replace, subject, written,
@@ -34,7 +34,8 @@ async fn comes_back(db: &impl Persistence, record: &Record) {
     assert_same(load(db, &updated, now).await, &written(&before, record, version), "updated");
 
     let before = insert(db, &old, &endless(b"before")).await;
-    let renamed = db.rename(&old, &new, record, None, ExpiryWrite::Replace, now).await;
+    let write = RecordWrite::new(record).with_expiry(ExpiryWrite::Replace);
+    let renamed = db.rename(&old, &new, write, now).await;
     let version = renamed.expect("a session that is there can be renamed");
     assert_same(load(db, &new, now).await, &written(&before, record, version), "renamed");
 }
@@ -133,7 +134,7 @@ pub async fn created_at_stays(fixture: &impl PersistenceFixture) {
     assert_eq!(load(&db, &old, NOW).await.map(|found| found.created_at()), Some(began), "after an update");
     db.touch(&old, NOW + 2 * HOUR, Timestamp::MAX, NOW).await.expect("it is there");
     assert_eq!(load(&db, &old, NOW).await.map(|found| found.created_at()), Some(began), "after a touch");
-    db.rename(&old, &new, &later, None, ExpiryWrite::Extend, NOW).await.expect("it is there");
+    db.rename(&old, &new, RecordWrite::new(&later), NOW).await.expect("it is there");
     assert_eq!(load(&db, &new, NOW).await.map(|found| found.created_at()), Some(began), "after a rename");
 }
 
@@ -194,8 +195,8 @@ pub async fn payload_above_the_limit_is_refused(fixture: &impl PersistenceFixtur
     is_refused(db.insert(&new, &large).await);
     for key in [&kept, &new] {
         // The refusal comes before any I/O, so it does not matter whether there is a session.
-        is_refused(db.update(key, &large, None, ExpiryWrite::Extend, NOW).await);
-        is_refused(db.rename(key, &self::key(), &large, None, ExpiryWrite::Extend, NOW).await);
+        is_refused(db.update(key, RecordWrite::new(&large), NOW).await);
+        is_refused(db.rename(key, &self::key(), RecordWrite::new(&large), NOW).await);
     }
     assert_eq!(load(&db, &kept, NOW).await, Some(row));
     assert_eq!(load(&db, &new, NOW).await, None);

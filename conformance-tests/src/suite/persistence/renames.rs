@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use session_core::{ExpiryWrite, Persistence, StoredKey, Version};
+use session_core::{ExpiryWrite, Persistence, RecordWrite, StoredKey, Version};
 
 use super::{
     HOUR, MICRO, NOW, PersistenceFixture, another_record, assert_refused, insert, key, load, nodes, record,
@@ -32,7 +32,9 @@ cases! {
 
 /// Renames and replaces everything, whatever the version.
 async fn rename(db: &impl Persistence, old: &StoredKey, new: &StoredKey) -> Version {
-    let renamed = db.rename(old, new, &another_record(), None, ExpiryWrite::Replace, NOW).await;
+    let record = another_record();
+    let write = RecordWrite::new(&record).with_expiry(ExpiryWrite::Replace);
+    let renamed = db.rename(old, new, write, NOW).await;
     renamed.expect("a session that is there can be renamed")
 }
 
@@ -54,7 +56,8 @@ pub async fn rename_writes_the_record_as_an_update_does(fixture: &impl Persisten
     for expiry in [ExpiryWrite::Extend, ExpiryWrite::Replace] {
         let (old, new, record) = (key(), key(), another_record());
         let row = insert(&db, &old, &super::record("1{}")).await;
-        let renamed = db.rename(&old, &new, &record, Some(row.version()), expiry, NOW).await;
+        let write = RecordWrite::new(&record).with_expected(row.version()).with_expiry(expiry);
+        let renamed = db.rename(&old, &new, write, NOW).await;
         let version = renamed.expect("the session has the version that was expected");
         assert_eq!(load(&db, &new, NOW).await, Some(written(&row, &record, version)));
     }
@@ -65,7 +68,9 @@ pub async fn rename_of_another_version_is_a_conflict(fixture: &impl PersistenceF
     let before = insert(&db, &old, &record("1{}")).await;
     super::replace(&db, &old, &record("2{}"), NOW).await;
     for other in [before.version(), Version::UNSAVED, Version::from_u64(fastrand::u64(..))] {
-        let renamed = db.rename(&old, &new, &another_record(), Some(other), ExpiryWrite::Extend, NOW).await;
+        let record = another_record();
+        let write = RecordWrite::new(&record).with_expected(other);
+        let renamed = db.rename(&old, &new, write, NOW).await;
         assert_refused!(renamed, Conflict);
     }
 }
@@ -77,7 +82,9 @@ pub async fn absent_session_is_not_renamed(fixture: &impl PersistenceFixture) {
     for old in [never, deleted] {
         for expected in [None, Some(row.version())] {
             let new = key();
-            let renamed = db.rename(&old, &new, &another_record(), expected, ExpiryWrite::Extend, NOW).await;
+            let record = another_record();
+            let write = RecordWrite::new(&record).with_expected(expected);
+            let renamed = db.rename(&old, &new, write, NOW).await;
             assert_refused!(renamed, NotFound);
             assert_eq!(load(&db, &old, NOW).await, None);
             assert_eq!(load(&db, &new, NOW).await, None, "a rename is no insert");
@@ -91,7 +98,9 @@ pub async fn extending_rename_does_not_shorten(fixture: &impl PersistenceFixture
         let (old, new) = (key(), key());
         let end = insert(&db, &old, &record("1{}")).await.expires_at();
         let earlier = record("2{}").with_expires_at(NOW + MICRO);
-        db.rename(&old, &new, &earlier, None, expiry, NOW).await.expect("it is there");
+        db.rename(&old, &new, RecordWrite::new(&earlier).with_expiry(expiry), NOW)
+            .await
+            .expect("it is there");
         let stays = if shortened { NOW + MICRO } else { end };
         assert_eq!(load(&db, &new, NOW).await.map(|found| found.expires_at()), Some(stays), "{expiry:?}");
     }
@@ -118,7 +127,9 @@ pub async fn one_of_several_renames_of_a_session_takes_place(fixture: &impl Pers
         let expected = (round % 2 == 0).then_some(row.version());
         let renamed = at_once(&nodes, 8, |db, _| async move {
             let new = key();
-            let renamed = db.rename(&old, &new, &another_record(), expected, ExpiryWrite::Extend, NOW).await;
+            let record = another_record();
+            let write = RecordWrite::new(&record).with_expected(expected);
+            let renamed = db.rename(&old, &new, write, NOW).await;
             (new, took_place(renamed))
         })
         .await;
@@ -172,7 +183,9 @@ pub async fn rename_onto_a_session_changes_nothing(fixture: &impl PersistenceFix
     let row = insert(&db, &old, &record("mine")).await;
     let theirs = insert(&db, &new, &record("another session")).await;
     for expected in [None, Some(row.version())] {
-        let renamed = db.rename(&old, &new, &another_record(), expected, ExpiryWrite::Extend, NOW).await;
+        let record = another_record();
+        let write = RecordWrite::new(&record).with_expected(expected);
+        let renamed = db.rename(&old, &new, write, NOW).await;
         assert_refused!(renamed, AlreadyExists);
         assert_eq!(load(&db, &old, NOW).await, Some(row.clone()));
         assert_eq!(load(&db, &new, NOW).await, Some(theirs.clone()));
@@ -183,7 +196,7 @@ pub async fn rename_onto_an_expired_row_changes_nothing(fixture: &impl Persisten
     let (db, old, new) = (fixture.open().await, key(), key());
     let row = insert(&db, &old, &record("mine")).await;
     let theirs = insert(&db, &new, &record("another session").with_expires_at(NOW - HOUR)).await;
-    let renamed = db.rename(&old, &new, &another_record(), None, ExpiryWrite::Extend, NOW).await;
+    let renamed = db.rename(&old, &new, RecordWrite::new(&another_record()), NOW).await;
     assert_refused!(renamed, AlreadyExists);
     assert_eq!(load(&db, &old, NOW).await, Some(row));
     assert_eq!(load(&db, &new, NOW).await, None, "what has expired stays so");
@@ -193,7 +206,7 @@ pub async fn rename_onto_an_expired_row_changes_nothing(fixture: &impl Persisten
 pub async fn rename_onto_itself_changes_nothing(fixture: &impl PersistenceFixture) {
     let (db, key) = (fixture.open().await, key());
     let row = insert(&db, &key, &record("1{}")).await;
-    let renamed = db.rename(&key, &key, &another_record(), None, ExpiryWrite::Extend, NOW).await;
+    let renamed = db.rename(&key, &key, RecordWrite::new(&another_record()), NOW).await;
     assert_refused!(renamed, AlreadyExists);
     assert_eq!(load(&db, &key, NOW).await, Some(row));
 }
@@ -210,9 +223,7 @@ pub async fn one_of_several_renames_to_a_key_takes_place(fixture: &impl Persiste
         let keys = sessions.iter().map(|(key, _)| *key).collect::<Vec<_>>();
         let renamed = at_once(&nodes, keys.len(), |db, n| {
             let old = keys[n];
-            async move {
-                took_place(db.rename(&old, &new, &another_record(), None, ExpiryWrite::Extend, NOW).await)
-            }
+            async move { took_place(db.rename(&old, &new, RecordWrite::new(&another_record()), NOW).await) }
         })
         .await;
         assert_eq!(
@@ -231,7 +242,9 @@ pub async fn refused_rename_changes_nothing(fixture: &impl PersistenceFixture) {
     let row = insert(&db, &old, &record("1{}")).await;
     let other = Some(Version::from_u64(fastrand::u64(..)));
     for expiry in [ExpiryWrite::Extend, ExpiryWrite::Replace] {
-        assert!(!took_place(db.rename(&old, &new, &another_record(), other, expiry, NOW).await));
+        let record = another_record();
+        let write = RecordWrite::new(&record).with_expected(other).with_expiry(expiry);
+        assert!(!took_place(db.rename(&old, &new, write, NOW).await));
         assert_eq!(load(&db, &old, NOW).await, Some(row.clone()));
         assert_eq!(load(&db, &new, NOW).await, None);
     }

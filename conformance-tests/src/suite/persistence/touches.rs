@@ -1,6 +1,6 @@
 //! Noting that a session is used.
 
-use session_core::{Persistence, Timestamp};
+use session_core::{Persistence, RecordWrite, Timestamp};
 
 use super::{
     HOUR, MICRO, MINUTE, NOW, PersistenceFixture, assert_refused, insert, key, load, nodes, record,
@@ -45,7 +45,7 @@ pub async fn touch_changes_neither_payload_nor_version(fixture: &impl Persistenc
     assert_eq!(found.version(), row.version());
     assert_eq!(found.subject(), row.subject());
     let expected = Some(row.version());
-    let updated = db.update(&key, &row, expected, session_core::ExpiryWrite::Extend, NOW).await;
+    let updated = db.update(&key, RecordWrite::new(&row).with_expected(expected), NOW).await;
     updated.expect("a touch causes no conflict");
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use session_core::{ExpiryWrite, Persistence, Record, Version};
+use session_core::{ExpiryWrite, Persistence, Record, RecordWrite, Version};
 
 use super::{
     HOUR, MICRO, NOW, PersistenceFixture, another_record, assert_refused, insert, key, load, nodes, record,
@@ -15,10 +15,10 @@ cases! {
     /// Returns the cases of this part.
     for PersistenceFixture:
     update_replaces_payload_subject_expiry_and_last_use => "Replaces payload, subject, expiry and last use",
-    update_of_another_version_is_a_conflict => "With `expected`, only if the session has that version",
-    update_that_expects_no_version_replaces_any => "With `expected`, only if the session has that version",
-    one_of_several_updates_of_a_version_takes_place => "With `expected`, only if the session has that version",
-    committed_update_is_never_lost_among_many => "With `expected`, only if the session has that version",
+    update_of_another_version_is_a_conflict => "With an expected version, only if the session has it",
+    update_that_expects_no_version_replaces_any => "With an expected version, only if the session has it",
+    one_of_several_updates_of_a_version_takes_place => "With an expected version, only if the session has it",
+    committed_update_is_never_lost_among_many => "With an expected version, only if the session has it",
     refused_update_changes_nothing => "Every write is one statement",
     every_update_makes_a_new_version => "The new version is one that this key has never had.",
     absent_session_is_not_updated => "A session that is absent or expired is never written",
@@ -34,7 +34,8 @@ pub async fn update_replaces_payload_subject_expiry_and_last_use(fixture: &impl 
         let mut row = insert(&db, &key, &record("1{}")).await;
         let bare = Record::new("2{}".into(), NOW, another_record().expires_at());
         for new in [another_record(), bare, another_record()] {
-            let updated = db.update(&key, &new, Some(row.version()), expiry, NOW).await;
+            let write = RecordWrite::new(&new).with_expected(row.version()).with_expiry(expiry);
+            let updated = db.update(&key, write, NOW).await;
             row = written(&row, &new, updated.expect("the session has the version that was expected"));
             assert_eq!(load(&db, &key, NOW).await, Some(row.clone()));
         }
@@ -48,10 +49,14 @@ pub async fn update_of_another_version_is_a_conflict(fixture: &impl PersistenceF
     let expiry = ExpiryWrite::Extend;
     for other in [old.version(), Version::UNSAVED, Version::from_u64(fastrand::u64(..))] {
         for node in [&here, &there] {
-            assert_refused!(node.update(&key, &record("3{}"), Some(other), expiry, NOW).await, Conflict);
+            let record = record("3{}");
+            let write = RecordWrite::new(&record).with_expected(other).with_expiry(expiry);
+            assert_refused!(node.update(&key, write, NOW).await, Conflict);
         }
     }
-    let updated = here.update(&key, &record("3{}"), Some(version), expiry, NOW).await;
+    let record = record("3{}");
+    let write = RecordWrite::new(&record).with_expected(version).with_expiry(expiry);
+    let updated = here.update(&key, write, NOW).await;
     updated.expect("the session has this version");
 }
 
@@ -72,7 +77,7 @@ pub async fn one_of_several_updates_of_a_version_takes_place(fixture: &impl Pers
         let expected = Some(row.version());
         let updated = at_once(&nodes, 8, |db, n| async move {
             let record = record(format!("{round}.{n}"));
-            let updated = db.update(&key, &record, expected, ExpiryWrite::Extend, NOW).await;
+            let updated = db.update(&key, RecordWrite::new(&record).with_expected(expected), NOW).await;
             updated.as_ref().ok().map(|version| record.with_version(*version)).filter(|_| took_place(updated))
         });
         let updated = updated.await.into_iter().flatten().collect::<Vec<_>>();
@@ -94,7 +99,7 @@ pub async fn committed_update_is_never_lost_among_many(fixture: &impl Persistenc
         while counted < EACH {
             let found = load(&*db, &key, NOW).await.expect("it is there");
             let next = record((count(&found) + 1).to_string());
-            let updated = db.update(&key, &next, Some(found.version()), ExpiryWrite::Extend, NOW).await;
+            let updated = db.update(&key, RecordWrite::new(&next).with_expected(found.version()), NOW).await;
             counted += usize::from(took_place(updated));
         }
     })
@@ -108,7 +113,9 @@ pub async fn refused_update_changes_nothing(fixture: &impl PersistenceFixture) {
     let row = insert(&db, &key, &record("1{}")).await;
     let other = Some(Version::from_u64(fastrand::u64(..)));
     for expiry in [ExpiryWrite::Extend, ExpiryWrite::Replace] {
-        assert!(!took_place(db.update(&key, &another_record(), other, expiry, NOW).await));
+        let record = another_record();
+        let write = RecordWrite::new(&record).with_expected(other).with_expiry(expiry);
+        assert!(!took_place(db.update(&key, write, NOW).await));
         assert_eq!(load(&db, &key, NOW).await, Some(row.clone()));
     }
 }
@@ -132,7 +139,9 @@ pub async fn absent_session_is_not_updated(fixture: &impl PersistenceFixture) {
     for key in [never, deleted] {
         for expected in [None, Some(Version::UNSAVED), Some(row.version())] {
             for expiry in [ExpiryWrite::Extend, ExpiryWrite::Replace] {
-                assert_refused!(db.update(&key, &record("2{}"), expected, expiry, NOW).await, NotFound);
+                let record = record("2{}");
+                let write = RecordWrite::new(&record).with_expected(expected).with_expiry(expiry);
+                assert_refused!(db.update(&key, write, NOW).await, NotFound);
                 assert_eq!(load(&db, &key, NOW).await, None, "an update is no insert");
             }
         }
@@ -147,7 +156,7 @@ pub async fn update_brings_no_deleted_session_back(fixture: &impl PersistenceFix
         at_once(&nodes, 6, |db, n| async move {
             match n {
                 2 => assert!(db.delete(&key).await.expect("the database answers")),
-                _ => drop(took_place(db.update(&key, &record("2{}"), None, ExpiryWrite::Extend, NOW).await)),
+                _ => drop(took_place(db.update(&key, RecordWrite::new(&record("2{}")), NOW).await)),
             }
         })
         .await;
@@ -163,7 +172,7 @@ pub async fn extending_update_does_not_shorten(fixture: &impl PersistenceFixture
         [(end - MICRO, end), (NOW - HOUR, end), (end, end), (end + MICRO, end + MICRO), (end, end + MICRO)]
     {
         let record = record("2{}").with_expires_at(written);
-        let updated = db.update(&key, &record, None, ExpiryWrite::Extend, NOW).await;
+        let updated = db.update(&key, RecordWrite::new(&record), NOW).await;
         updated.expect("it is there");
         assert_eq!(load(&db, &key, NOW).await.map(|found| found.expires_at()), Some(stays));
     }

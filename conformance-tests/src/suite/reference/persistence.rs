@@ -4,8 +4,8 @@ use std::time::SystemTime;
 
 use session_core::{
     ExpiredSession, ExpiredSessions, ExpiryWrite, Persistence, PersistenceError, PersistenceProperties,
-    Record, Rotation, Rotations, Row, Scan, SchemaProblem, SessionTimes, StoreId, StoredKey, Subject,
-    SubjectIndex, Timestamp, Version,
+    Record, RecordWrite, Rotation, Rotations, Row, Scan, SchemaProblem, SessionTimes, StoreId, StoredKey,
+    Subject, SubjectIndex, Timestamp, Version,
 };
 
 use crate::suite::persistence::Damage;
@@ -119,7 +119,8 @@ fn check_size(record: &Record) -> Result<(), PersistenceError> {
 }
 
 /// Returns `row` after `record` was written to it.
-fn written(row: &Record, record: &Record, expiry: ExpiryWrite, version: Version) -> Record {
+fn written(row: &Record, write: RecordWrite<'_>, version: Version) -> Record {
+    let RecordWrite { record, expiry, .. } = write;
     let expires_at = match expiry {
         ExpiryWrite::Extend => record.expires_at().max(row.expires_at()),
         ExpiryWrite::Replace => record.expires_at(),
@@ -148,16 +149,14 @@ impl Persistence for MemoryPersistence {
     async fn update(
         &self,
         key: &StoredKey,
-        record: &Record,
-        expected: Option<Version>,
-        expiry: ExpiryWrite,
+        write: RecordWrite<'_>,
         now: Timestamp,
     ) -> Result<Version, PersistenceError> {
-        check_size(record)?;
+        check_size(write.record)?;
         let mut database = self.lock();
         let version = database.next_version();
-        let row = database.row_to_write(key, expected, now)?;
-        *row = written(row, record, expiry, version);
+        let row = database.row_to_write(key, write.expected, now)?;
+        *row = written(row, write, version);
         Ok(version)
     }
 
@@ -184,16 +183,14 @@ impl Persistence for MemoryPersistence {
         &self,
         old: &StoredKey,
         new: &StoredKey,
-        record: &Record,
-        expected: Option<Version>,
-        expiry: ExpiryWrite,
+        write: RecordWrite<'_>,
         now: Timestamp,
     ) -> Result<Version, PersistenceError> {
-        check_size(record)?;
+        check_size(write.record)?;
         let mut database = self.lock();
         let version = database.next_version();
-        let row = database.row_to_write(old, expected, now)?;
-        let renamed = written(row, record, expiry, version);
+        let row = database.row_to_write(old, write.expected, now)?;
+        let renamed = written(row, write, version);
         let rows = database.rows()?;
         if rows.contains_key(new) {
             return Err(PersistenceError::AlreadyExists);

@@ -70,11 +70,10 @@ impl Persistence for BrokenPersistence {
     async fn update(
         &self,
         key: &StoredKey,
-        record: &Record,
-        expected: Option<Version>,
-        expiry: ExpiryWrite,
+        write: RecordWrite<'_>,
         now: Timestamp,
     ) -> Result<Version, PersistenceError> {
+        let RecordWrite { record, expected, expiry, .. } = write;
         self.check_size(record)?;
         let row = self.row(key);
         let row = match row {
@@ -199,11 +198,10 @@ impl Persistence for BrokenPersistence {
         &self,
         old: &StoredKey,
         new: &StoredKey,
-        record: &Record,
-        expected: Option<Version>,
-        expiry: ExpiryWrite,
+        write: RecordWrite<'_>,
         now: Timestamp,
     ) -> Result<Version, PersistenceError> {
+        let RecordWrite { record, expected, expiry, .. } = write;
         self.check_size(record)?;
         let row = match self.row(old) {
             None if self.has(Fault::RenameInserts) => return self.insert(new, record).await,

@@ -12,8 +12,8 @@ use std::time::SystemTime;
 use conformance_tests::persistence::Damage;
 use session_core::{
     ExpiredSession, ExpiredSessions, ExpiryWrite, Persistence, PersistenceError, PersistenceProperties,
-    Record, Rotation, Rotations, Row, Scan, SchemaProblem, SessionTimes, StoredKey, Subject, SubjectIndex,
-    Timestamp, Version,
+    Record, RecordWrite, Rotation, Rotations, Row, Scan, SchemaProblem, SessionTimes, StoredKey, Subject,
+    SubjectIndex, Timestamp, Version,
 };
 
 pub(crate) use self::faults::{ALL, Fault};

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use session_cached_db::{MokaCache, SqlitePersistence};
 use session_core::{
-    Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, ExpiredSessions, ExpiryWrite,
-    Persistence, PersistenceError, PersistenceProperties, Record, Rotation, Rotations, Row, Runtime, Scan,
+    Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, ExpiredSessions, Persistence,
+    PersistenceError, PersistenceProperties, Record, RecordWrite, Rotation, Rotations, Row, Runtime, Scan,
     SessionTimes, State, StoreId, StoredKey, Subject, SubjectIndex, Timestamp, Version,
 };
 
@@ -201,12 +201,10 @@ impl Persistence for TestDb {
     async fn update(
         &self,
         key: &StoredKey,
-        record: &Record,
-        expected: Option<Version>,
-        expiry: ExpiryWrite,
+        write: RecordWrite<'_>,
         now: Timestamp,
     ) -> Result<Version, PersistenceError> {
-        self.calls.make(Call::Update, self.sqlite.update(key, record, expected, expiry, now)).await
+        self.calls.make(Call::Update, self.sqlite.update(key, write, now)).await
     }
 
     async fn touch(
@@ -223,12 +221,10 @@ impl Persistence for TestDb {
         &self,
         old: &StoredKey,
         new: &StoredKey,
-        record: &Record,
-        expected: Option<Version>,
-        expiry: ExpiryWrite,
+        write: RecordWrite<'_>,
         now: Timestamp,
     ) -> Result<Version, PersistenceError> {
-        self.calls.make(Call::Rename, self.sqlite.rename(old, new, record, expected, expiry, now)).await
+        self.calls.make(Call::Rename, self.sqlite.rename(old, new, write, now)).await
     }
 
     async fn delete(&self, key: &StoredKey) -> Result<bool, PersistenceError> {
