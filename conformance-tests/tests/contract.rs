@@ -40,7 +40,10 @@ fn every_bullet_of_notice_source_has_a_case() {
 
 #[test]
 fn every_bullet_of_persistence_and_subject_index_has_a_case() {
-    let contract = include_str!("../../session-core/src/persistence.rs");
+    let contract = concat!(
+        include_str!("../../session-core/src/persistence.rs"),
+        include_str!("../../session-core/src/record_write.rs")
+    );
     type Fixture = fn() -> std::future::Ready<MemoryPersistence>;
     let mut shown = persistence::cases::<Fixture>().iter().map(|case| case.shows).collect::<Vec<_>>();
     shown.extend(subject_index::cases::<Fixture>().iter().map(|case| case.shows));
