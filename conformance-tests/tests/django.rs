@@ -30,8 +30,8 @@ use db_backends::sqlx::{
     AssertSqlSafe, Connection as _, Executor as _, MySqlConnection, PgConnection, SqliteConnection,
 };
 use session_core::{
-    ExpiredSessions, Persistence, PersistenceError, PersistenceProperties, Record, RecordWrite, StoredKey,
-    Subject, Timestamp, Version,
+    ExpiredSessions, Persistence, PersistenceError, PersistenceProperties, Record, RecordWrite, Rotation,
+    Rotations, StoredKey, Subject, Timestamp, Version,
 };
 
 /// The cases that Django's table cannot pass, and why.
@@ -90,15 +90,17 @@ fn main() {
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
     for url in made.iter().skip(1).filter(|url| !url.is_empty()) {
-        block_on(async { run_sql(url, format!("DROP TABLE IF EXISTS {}", table())).await });
+        for table in [table().to_owned(), format!("{}_rotations", table())] {
+            block_on(async { run_sql(url, format!("DROP TABLE IF EXISTS {table}")).await });
+        }
     }
     drop(directory);
     conclusion.exit();
 }
 
 fn suite<D: Django>(backend: &str, url: &str, lacking: &[(&str, &str)]) -> Suite {
-    let fixture =
-        Table::<D> { url: url.to_owned(), made: tokio::sync::OnceCell::new(), database: PhantomData };
+    let made = Arc::<tokio::sync::OnceCell<()>>::default();
+    let fixture = || Table::<D> { url: url.to_owned(), made: Arc::clone(&made), database: PhantomData };
     let mut cases = persistence::cases::<Table<D>>();
     let count = cases.len();
     cases.retain(|case| !lacking.iter().any(|(lacking, _)| *lacking == case.name));
@@ -112,7 +114,7 @@ fn suite<D: Django>(backend: &str, url: &str, lacking: &[(&str, &str)]) -> Suite
         shows: "",
         run: |fixture| Box::pin(one_of_several_touches_due_by_the_expiry_is_written(fixture)),
     });
-    Suite::new(backend).layer("persistence", fixture, cases)
+    Suite::new(backend).layer("persistence", fixture(), cases).rotations(fixture())
 }
 
 /// Replaces the case for the condition on the last use, which has no column: touches are due by the expiry.
@@ -153,7 +155,7 @@ fn table() -> &'static str {
 }
 
 /// Django's table in one kind of database.
-trait Django: Persistence + Sized {
+trait Django: Rotations + Sized {
     fn open(url: &str) -> impl Future<Output = Result<Self, PersistenceError>> + Send;
 }
 
@@ -171,7 +173,7 @@ django!(DjangoSqlite, DjangoPostgres, DjangoMySql);
 
 struct Table<D> {
     url: String,
-    made: tokio::sync::OnceCell<()>,
+    made: Arc<tokio::sync::OnceCell<()>>,
     database: PhantomData<fn() -> D>,
 }
 
@@ -344,5 +346,32 @@ impl<D: Django> Persistence for InDjango<D> {
         let inner = self.0.properties();
         let packed = PersistenceProperties::new(inner.max_payload_bytes / 2 - (1 << 10));
         packed.with_keys(inner.key_form, inner.max_key_bytes).with_statement_bound(inner.statement_bound)
+    }
+}
+
+impl<D: Django> Rotations for InDjango<D> {
+    async fn note_rotation(&self, rotation: &Rotation) -> Result<(), PersistenceError> {
+        self.0.note_rotation(rotation).await
+    }
+
+    async fn rotations(
+        &self,
+        old: &StoredKey,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Rotation>, PersistenceError> {
+        self.0.rotations(old, now, limit).await
+    }
+
+    async fn migrate_rotations(&self) -> Result<(), PersistenceError> {
+        self.0.migrate_rotations().await
+    }
+
+    fn rotations_sql(&self) -> String {
+        self.0.rotations_sql()
+    }
+
+    async fn check_rotations(&self) -> Result<(), PersistenceError> {
+        self.0.check_rotations().await
     }
 }

@@ -101,6 +101,7 @@ async fn fixture_without_capabilities_skips_the_cases_that_need_them() {
             "session_without_a_stored_key_is_not_listed",
             "unreadable_row_is_in_its_place",
             "row_without_a_stored_key_is_skipped",
+            "expired_sessions_are_removed_without_a_table_of_notes",
             "several_nodes_can_make_the_table_of_notes_at_once",
             "table_of_notes_needs_no_session_table",
             "missing_table_of_notes_is_reported_and_not_made",

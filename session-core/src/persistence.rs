@@ -179,7 +179,8 @@ pub trait Persistence: Send + Sync + fmt::Debug + 'static {
     /// Returns a [`PersistenceError`] that every method can return: see [`Persistence`](Persistence#errors).
     fn delete(&self, key: &StoredKey) -> impl Future<Output = Result<bool, PersistenceError>> + Send;
 
-    /// Removes at most `limit` sessions that expired at `before` or earlier, and returns which ones it removed.
+    /// Removes at most `limit` sessions that expired at `before` or earlier, and returns which ones it removed. A database that
+    /// keeps notes of rotations [removes expired ones](crate::Rotations#behavior), too.
     ///
     /// # Behavior
     ///
@@ -274,8 +275,8 @@ pub struct ExpiredSessions {
     pub count: u64,
     /// The sessions in these rows, in no particular order, without the rows whose keys are no stored keys.
     pub sessions: Vec<ExpiredSession>,
-    /// `true` if more expired sessions may be left, although fewer than the limit were removed: the call also
-    /// looked at sessions that turned out to live on. Defaults to `false`.
+    /// `true` if more may be left that has expired, although fewer sessions than the limit were removed: the call also
+    /// looked at sessions that turned out to live on, or removed notes of rotations. Defaults to `false`.
     pub has_more: bool,
 }
 

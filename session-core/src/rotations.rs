@@ -9,9 +9,16 @@ use crate::{Persistence, PersistenceError, SessionKey, StoredKey, Timestamp};
 /// so that a request which comes with the old key, or was under way, can follow.
 ///
 /// A note is no session. It is written before a session moves, so the session may never be under the new key.
+///
+/// # Behavior
+///
+/// - [`Persistence::delete_expired`] also removes notes that expired at `before` or earlier, at most `limit` of them in a call,
+///   and neither counts nor returns them. It sets [`has_more`](crate::ExpiredSessions::has_more) when it has removed as many.
+/// - It does so whether or not a store uses the notes: those of a grace that was turned off go, too. Without the table, it
+///   removes sessions only.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` keeps no notes of rotations, so a store over it can have no `rotation_grace`",
-    note = "the tables of SQLite, Postgres and MySQL keep them; one of another program, such as Django's, cannot"
+    note = "the databases of the crate `db-backends` keep them, Django's tables included; for another one, implement `Rotations`, or leave `rotation_grace` out"
 )]
 pub trait Rotations: Persistence {
     /// Writes a note.
@@ -45,21 +52,6 @@ pub trait Rotations: Persistence {
         now: Timestamp,
         limit: u32,
     ) -> impl Future<Output = Result<Vec<Rotation>, PersistenceError>> + Send;
-
-    /// Removes at most `limit` notes that expired at `before` or earlier, and returns how many it removed.
-    ///
-    /// # Behavior
-    ///
-    /// - Fewer than `limit` means that no more notes were left, except for those that other nodes remove at this moment.
-    ///
-    /// # Errors
-    ///
-    /// Returns a [`PersistenceError`] that every method can return: see [`Persistence`](Persistence#errors).
-    fn delete_rotations(
-        &self,
-        before: Timestamp,
-        limit: u32,
-    ) -> impl Future<Output = Result<u64, PersistenceError>> + Send;
 
     /// Creates the table of the notes.
     ///

@@ -5,14 +5,17 @@
 use std::sync::Arc;
 
 use session_core::{
-    MaskedKey, Persistence as _, PersistenceError, Rotation, Rotations, SchemaProblem, StoredKey, Timestamp,
+    MaskedKey, Persistence, PersistenceError, Rotation, Rotations, SchemaProblem, StoredKey, Timestamp,
 };
 
 use crate::suite::case::{cases, skip};
 use crate::suite::concurrent::at_once;
 use crate::suite::persistence::{
-    HOUR, MICRO, MINUTE, NOW, RotationsFixture, alone, insert, key, load, record,
+    HOUR, MICRO, MINUTE, NOW, RotationsFixture, THEN, alone, insert, key, load, record,
 };
+
+/// The reason for which cases that begin without a table are skipped.
+const NO_TABLE_OF_ITS_OWN: &str = "the fixture cannot open a table that is not made yet";
 
 cases! {
     /// Returns all cases of this layer.
@@ -23,8 +26,10 @@ cases! {
     noted_keys_are_compared_byte_for_byte => "The keys are compared byte for byte.",
     second_note_of_two_keys_changes_nothing => "A note with the same two keys that is there already stays as it is.",
     note_leaves_sessions_alone => "Sessions are neither needed nor changed.",
-    notes_expired_at_an_instant_or_before_are_removed => "Removes at most `limit` notes that expired at `before` or earlier",
-    fewer_removed_notes_than_the_limit_means_that_none_is_left => "Fewer than `limit` means that no more notes were left",
+    notes_expired_at_an_instant_or_before_are_removed => "[`Persistence::delete_expired`] also removes notes that expired at `before` or earlier",
+    no_more_notes_than_the_limit_are_removed_in_a_call => "[`Persistence::delete_expired`] also removes notes that expired at `before` or earlier",
+    node_that_uses_no_notes_removes_expired_ones => "It does so whether or not a store uses the notes",
+    expired_sessions_are_removed_without_a_table_of_notes => "It does so whether or not a store uses the notes",
     table_of_notes_can_be_made_again => "Creating it again changes nothing; several nodes may create it at once.",
     several_nodes_can_make_the_table_of_notes_at_once => "Creating it again changes nothing; several nodes may create it at once.",
     table_of_notes_needs_no_session_table => "The session table is neither needed nor changed",
@@ -150,33 +155,68 @@ pub async fn note_leaves_sessions_alone(fixture: &impl RotationsFixture) {
     assert_eq!(find(&db, &old, NOW).await, [note], "a session that has ended takes no note along");
 }
 
-/// An instant before those at which other notes expire.
-const EARLY: Timestamp = Timestamp::from_micros(900_000_000_000_000);
+/// Removes what expired at `before` or earlier, of which no more is said to be left, and returns the number of sessions.
+async fn remove(db: &impl Persistence, before: Timestamp) -> u64 {
+    let removed = db.delete_expired(before, 100).await.expect("the database answers");
+    assert!(!removed.is_unfinished(100), "few have expired");
+    removed.count
+}
 
 pub async fn notes_expired_at_an_instant_or_before_are_removed(fixture: &impl RotationsFixture) {
     let _alone = alone().await;
     let (db, old) = (open(fixture).await, key());
-    let row = insert(&db, &old, &record("1{}").with_expires_at(EARLY)).await;
-    for expires_at in [EARLY - HOUR, EARLY, EARLY + MICRO] {
+    remove(&db, THEN + MICRO).await;
+    let row = insert(&db, &old, &record("1{}").with_expires_at(THEN + MICRO)).await;
+    for expires_at in [THEN - HOUR, THEN, THEN + MICRO] {
         write(&db, &note_until(&old, expires_at)).await;
     }
-    assert_eq!(db.delete_rotations(EARLY, 100).await.expect("the database answers"), 2);
-    assert_eq!(find(&db, &old, EARLY - 2 * HOUR).await.len(), 1);
-    assert_eq!(load(&db, &old, EARLY - MICRO).await, Some(row), "a session is no note");
-    db.delete(&old).await.expect("the database answers");
-    db.delete_rotations(EARLY + MICRO, 100).await.expect("the database answers");
+    assert_eq!(remove(&db, THEN).await, 0, "a note is no session");
+    assert_eq!(find(&db, &old, THEN - 2 * HOUR).await.len(), 1);
+    assert_eq!(load(&db, &old, THEN).await, Some(row), "a session is no note");
+    assert_eq!(remove(&db, THEN + MICRO).await, 1);
+    assert_eq!(find(&db, &old, THEN - 2 * HOUR).await, []);
 }
 
-pub async fn fewer_removed_notes_than_the_limit_means_that_none_is_left(fixture: &impl RotationsFixture) {
+pub async fn no_more_notes_than_the_limit_are_removed_in_a_call(fixture: &impl RotationsFixture) {
     let _alone = alone().await;
     let (db, old) = (open(fixture).await, key());
+    remove(&db, THEN).await;
     for _ in 0..5 {
-        write(&db, &note_until(&old, EARLY)).await;
+        write(&db, &note_until(&old, THEN)).await;
     }
-    for wanted in [2, 2, 1, 0] {
-        assert_eq!(db.delete_rotations(EARLY, 2).await.expect("the database answers"), wanted);
+    for (is_unfinished, left) in [(true, 3), (true, 1), (false, 0), (false, 0)] {
+        let removed = db.delete_expired(THEN, 2).await.expect("the database answers");
+        assert_eq!((removed.is_unfinished(2), removed.count), (is_unfinished, 0));
+        assert_eq!(find(&db, &old, THEN - HOUR).await.len(), left, "of five");
     }
-    assert_eq!(find(&db, &old, EARLY - HOUR).await, []);
+}
+
+pub async fn node_that_uses_no_notes_removes_expired_ones(fixture: &impl RotationsFixture) {
+    let _alone = alone().await;
+    let (here, there, old) = (open(fixture).await, fixture.open().await, key());
+    write(&here, &note_until(&old, THEN)).await;
+    // The grace was turned off, and the node started again.
+    remove(&there, THEN).await;
+    assert_eq!(find(&here, &old, THEN - HOUR).await, []);
+}
+
+pub async fn expired_sessions_are_removed_without_a_table_of_notes(fixture: &impl RotationsFixture) {
+    let Some(db) = fixture.open_before_migration().await.into_iter().next() else {
+        return skip(NO_TABLE_OF_ITS_OWN);
+    };
+    db.migrate().await.expect("the session table can be made");
+    for made in [false, true] {
+        insert(&db, &key(), &record("1{}").with_expires_at(THEN)).await;
+        assert_eq!(remove(&db, THEN).await, 1);
+        if !made {
+            db.migrate_rotations().await.expect("the table can be made");
+        }
+    }
+    // Once the table is there, what is in it is removed as well.
+    let old = key();
+    write(&db, &note_until(&old, THEN)).await;
+    remove(&db, THEN).await;
+    assert_eq!(find(&db, &old, THEN - HOUR).await, []);
 }
 
 pub async fn table_of_notes_can_be_made_again(fixture: &impl RotationsFixture) {
@@ -190,9 +230,6 @@ pub async fn table_of_notes_can_be_made_again(fixture: &impl RotationsFixture) {
     db.check_rotations().await.expect("the table is as before");
     assert!(!db.rotations_sql().trim().is_empty(), "applications that run their own migrations need it");
 }
-
-/// The reason for which cases that begin without a table are skipped.
-const NO_TABLE_OF_ITS_OWN: &str = "the fixture cannot open a table that is not made yet";
 
 pub async fn several_nodes_can_make_the_table_of_notes_at_once(fixture: &impl RotationsFixture) {
     let nodes = fixture.open_before_migration().await.into_iter().map(Arc::new).collect::<Vec<_>>();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use session_core::django::instant;
 use session_core::{
     ExpiredSessions, ExpiryWrite, KeyForm, Persistence, PersistenceError, PersistenceProperties, Record,
-    RecordWrite, StoreId, StoredKey, Timestamp, Version,
+    RecordWrite, Rotation, Rotations, StoreId, StoredKey, Timestamp, Version,
 };
 use sqlx::{SqlStr, query};
 
@@ -16,6 +16,7 @@ use super::statements::{DjangoBackend, Statements};
 use crate::sql::columns;
 use crate::sql::connector::Query;
 use crate::sql::persistence::{SqlPersistence, why_unmatched};
+use crate::sql::rotations::RotationsTable;
 use crate::sql::table::TableName;
 use crate::sql::value::Value;
 
@@ -72,6 +73,7 @@ impl<B: DjangoBackend> DjangoPersistence<B> {
 
     fn in_table(mut db: SqlPersistence<B>, table: TableName) -> Self {
         let sql = B::TEMPLATES.fill(&table);
+        db.rotations = RotationsTable::new(&B::SYNTAX, &table);
         db.table = table;
         Self { db, sql, session_age: SESSION_COOKIE_AGE }
     }
@@ -271,11 +273,12 @@ impl<B: DjangoBackend> Persistence for DjangoPersistence<B> {
         before: Timestamp,
         limit: u32,
     ) -> Result<ExpiredSessions, PersistenceError> {
+        let has_notes_left = self.db.remove_notes(before, limit).await?;
         let statements = &self.sql.delete_expired;
         let rows = statement::<B>(&statements.rows, [Parameter::Instant(before)]);
         let rows = B::bind(rows, Value::Integer(limit.into()));
         let removed = self.db.remove(rows, statements.rest(before)).await?;
-        Ok(columns::expired::<B>(removed.iter()))
+        Ok(columns::expired::<B>(removed.iter()).with_more(has_notes_left))
     }
 
     async fn now(&self) -> Result<Timestamp, PersistenceError> {
@@ -306,5 +309,33 @@ impl<B: DjangoBackend> Persistence for DjangoPersistence<B> {
             .with_table_id(StoreId::of([self.db.table.as_str()]).0)
             .with_other_writers()
             .without_created_at()
+    }
+}
+
+/// The notes are in a table of their own, `django_session_rotations`, which Django does not know and leaves alone.
+impl<B: DjangoBackend> Rotations for DjangoPersistence<B> {
+    async fn note_rotation(&self, rotation: &Rotation) -> Result<(), PersistenceError> {
+        self.db.note_rotation(rotation).await
+    }
+
+    async fn rotations(
+        &self,
+        old: &StoredKey,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Rotation>, PersistenceError> {
+        self.db.rotations(old, now, limit).await
+    }
+
+    async fn migrate_rotations(&self) -> Result<(), PersistenceError> {
+        self.db.migrate_rotations().await
+    }
+
+    fn rotations_sql(&self) -> String {
+        self.db.rotations_sql()
+    }
+
+    async fn check_rotations(&self) -> Result<(), PersistenceError> {
+        self.db.check_rotations().await
     }
 }

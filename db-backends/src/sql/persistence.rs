@@ -17,7 +17,7 @@ use crate::sql::connections::{Connections, Usage};
 use crate::sql::connector::{Connector, Query};
 use crate::sql::error::DriverErrors;
 use crate::sql::page::Page;
-use crate::sql::rotations;
+use crate::sql::rotations::RotationsTable;
 use crate::sql::schema::{self, Schema};
 use crate::sql::statements::{ByExpiry, Rest, Statements, Syntax};
 use crate::sql::table::TableName;
@@ -30,7 +30,7 @@ pub struct SqlPersistence<B: Backend> {
     pub(crate) connections: B::Connections,
     pub(crate) table: TableName,
     pub(crate) sql: Statements,
-    pub(crate) rotations: rotations::Statements,
+    pub(crate) rotations: RotationsTable,
     statement_bound: Duration,
     /// The database's name, as far as it is known.
     database: String,
@@ -81,7 +81,7 @@ impl<B: Backend> SqlPersistence<B> {
 
     pub(crate) fn new(connections: B::Connections, table: TableName, statement_bound: Duration) -> Self {
         let sql = Statements::new(&B::SYNTAX, &table);
-        let rotations = rotations::Statements::new(&B::SYNTAX, &table);
+        let rotations = RotationsTable::new(&B::SYNTAX, &table);
         Self { connections, table, sql, rotations, statement_bound, database: String::new() }
     }
 
@@ -264,13 +264,15 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
         before: Timestamp,
         limit: u32,
     ) -> Result<ExpiredSessions, PersistenceError> {
+        // First: an error after the sessions are gone would leave them unreported.
+        let has_notes_left = self.remove_notes(before, limit).await?;
         let parameters = [instant(before), Value::Integer(limit.into())];
         let statements = &self.sql.delete_expired;
         let due = self.remove(statement(&statements.rows, parameters), statements.rest(before)).await?;
         let removed = columns::expired::<B>(due.iter().filter(|row| columns::is_over::<B>(row, before)));
         let is_full = u32::try_from(due.len()).is_ok_and(|count| count >= limit);
         // Where nothing is asked for, nothing is left to do.
-        Ok(removed.with_more(is_full && limit > 0))
+        Ok(removed.with_more(has_notes_left || is_full && limit > 0))
     }
 
     async fn now(&self) -> Result<Timestamp, PersistenceError> {

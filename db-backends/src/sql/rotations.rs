@@ -1,6 +1,8 @@
 //! The notes of rotations: their table, its statements, and the trait. The table stands beside the session table and has no
 //! schema version, so nodes that do not know it go on beside it.
 
+use std::sync::{Mutex, PoisonError};
+
 use session_core::{MaskedKey, PersistenceError, Rotation, Rotations, SchemaProblem, StoredKey, Timestamp};
 use sqlx::{Connection as _, SqlStr};
 
@@ -21,17 +23,19 @@ const COLUMNS: [(&str, Kind); 4] = [
     ("expires_at", Kind::Integer),
 ];
 
-/// The statements, each with its parameters in this order.
-pub(crate) struct Statements {
+/// The table of the notes: its statements, each with its parameters in this order.
+pub(crate) struct RotationsTable {
     /// Adds a note: the value of every column, in the order of [`COLUMNS`].
     note: SqlStr,
     /// Returns the notes of an old key, now, that have not expired, up to a limit, those that expire last first.
     find: SqlStr,
     /// Removes the notes that expired at an instant or before, up to a limit.
     delete: SqlStr,
+    /// The presence of the table, if it is known.
+    is_there: Mutex<Option<bool>>,
 }
 
-impl Statements {
+impl RotationsTable {
     pub(crate) fn new(syntax: &Syntax, table: &TableName) -> Self {
         let sql = |template: &str| syntax.fill(template, table);
         Self {
@@ -41,7 +45,52 @@ impl Statements {
             find: sql("SELECT old_key, new_key, masked_key, expires_at FROM {rotations}
                        WHERE old_key = ? AND expires_at > ? ORDER BY expires_at DESC LIMIT ?"),
             delete: sql(syntax.delete_rotations),
+            is_there: Mutex::default(),
         }
+    }
+
+    fn is_there(&self) -> Option<bool> {
+        *self.is_there.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_there(&self, is_there: bool) {
+        *self.is_there.lock().unwrap_or_else(PoisonError::into_inner) = Some(is_there);
+    }
+}
+
+#[expect(private_bounds, reason = "implemented in this crate only")]
+impl<B: Backend> SqlPersistence<B> {
+    /// Removes notes that expired at `before` or earlier, at most `limit`. Returns `true` if more may be left.
+    pub(crate) async fn remove_notes(&self, before: Timestamp, limit: u32) -> Result<bool, PersistenceError> {
+        // Look first, and once: a statement on a table that is missing would be an error in the server's log, in each round of
+        // the reaper.
+        let is_there = match self.rotations.is_there() {
+            Some(is_there) => is_there,
+            None => self.look_for_notes().await?,
+        };
+        if !is_there {
+            return Ok(false);
+        }
+        let parameters = [instant(before), Value::Integer(limit.into())];
+        match self.write(statement::<B>(&self.rotations.delete, parameters)).await {
+            // An operator has dropped the table.
+            Err(PersistenceError::Schema(SchemaProblem::Missing { .. })) => {
+                self.rotations.set_there(false);
+                Ok(false)
+            }
+            removed => Ok(removed? >= u64::from(limit.max(1))),
+        }
+    }
+
+    async fn look_for_notes(&self) -> Result<bool, PersistenceError> {
+        let is_there = match Box::pin(self.check_rotations()).await {
+            Ok(()) => true,
+            // There is none, or it is another program's.
+            Err(PersistenceError::Schema(_)) => false,
+            Err(error) => return Err(error),
+        };
+        self.rotations.set_there(is_there);
+        Ok(is_there)
     }
 }
 
@@ -55,7 +104,10 @@ impl<B: Backend> Rotations for SqlPersistence<B> {
             instant(rotation.expires_at),
         ];
         match self.connections.write(statement::<B>(&self.rotations.note, values), &self.table).await {
-            Ok(_) | Err(PersistenceError::AlreadyExists) => Ok(()),
+            Ok(_) | Err(PersistenceError::AlreadyExists) => {
+                self.rotations.set_there(true);
+                Ok(())
+            }
             Err(error) => Err(of_rotations(error, &self.table)),
         }
     }
@@ -72,19 +124,15 @@ impl<B: Backend> Rotations for SqlPersistence<B> {
         Ok(rows.iter().filter_map(rotation::<B>).filter(|rotation| rotation.old == *old).collect())
     }
 
-    async fn delete_rotations(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError> {
-        let parameters = [instant(before), Value::Integer(limit.into())];
-        let deleted = self.write(statement::<B>(&self.rotations.delete, parameters)).await;
-        deleted.map_err(|error| of_rotations(error, &self.table))
-    }
-
     async fn migrate_rotations(&self) -> Result<(), PersistenceError> {
         let table = self.table.clone();
         let writer: Checkout<_> = self.connections.writer().await?;
         let migrated = writer
             .perform(move |connection| Box::pin(async move { migrate::<B>(connection, &table).await }))
             .await;
-        Ok(migrated.map_err(|error| Self::ERRORS.writing(&error, &self.table))??)
+        migrated.map_err(|error| Self::ERRORS.writing(&error, &self.table))??;
+        self.rotations.set_there(true);
+        Ok(())
     }
 
     fn rotations_sql(&self) -> String {

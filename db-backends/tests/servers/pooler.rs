@@ -104,7 +104,7 @@ pub async fn tables_are_made_and_inspected_behind_a_pooler(server: Server) {
                     let note = Rotation::new(key("old"), key(&format!("{node}-{round}")), LATER);
                     db.note_rotation_dyn(&note).await.unwrap();
                     assert!(db.rotations_dyn(&note.old, NOW, 100).await.unwrap().contains(&note));
-                    assert_eq!(db.delete_rotations_dyn(NOW, 100).await.unwrap(), 0);
+                    assert_eq!(db.delete_expired_dyn(NOW, 100).await.unwrap().count, 0);
                     assert_eq!(db.inspect().await.unwrap().missing_indexes, [""; 0]);
                 }
             })

@@ -402,8 +402,9 @@ impl<C: Cache, P: Rotations> Builder<C, P> {
     /// - Each that follows is reported: by the event `rotation_followed`, a metric, and the hook
     ///   [`followed`](crate::Hooks::followed).
     /// - A rotation costs one statement more, and so does a key that opens no session. The new keys are noted in a table of
-    ///   their own, masked by the old ones. It is [migrated or checked](Self::schema) like the session table, and the
-    ///   [reaper](Self::reaper) empties it.
+    ///   their own, masked by the old ones. It is [migrated or checked](Self::schema) like the session table. The
+    ///   [reaper](Self::reaper) empties it, also when the setting was taken away.
+    /// - With a near cache, a request that presents an old key waits for the freshness bound before it gets the new one.
     /// - Nodes without the setting, or with an older version, can run beside this one. Their rotations have no grace.
     pub fn rotation_grace(mut self, grace: Duration) -> Self {
         self.options.rotation_grace = Some(grace);

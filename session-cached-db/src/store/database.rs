@@ -136,10 +136,6 @@ impl<P: Rotations> Database<P> {
     pub(crate) async fn rotations(&self, old: &StoredKey, limit: u32) -> Result<Vec<Rotation>, Error> {
         read!(self.rotations(old, self.runtime.now(), limit))
     }
-
-    pub(crate) async fn delete_rotations(&self, before: Timestamp, limit: u32) -> Result<u64, Error> {
-        write!(self.delete_rotations(before, limit))
-    }
 }
 
 impl<P: Scan> Database<P> {

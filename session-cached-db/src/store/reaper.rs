@@ -59,7 +59,6 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 self.telemetry.call_hooks(|hooks| hooks.expired(deleted.count, &deleted.sessions));
             }
             if !deleted.is_unfinished(batch) {
-                self.delete_rotations(before, batch).await?;
                 return Ok(reaped);
             }
             if let Some(pause) = pause {

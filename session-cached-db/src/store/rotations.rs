@@ -5,9 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use session_core::{
-    Cache, Persistence, PersistenceError, Rotation, Rotations, SessionKey, StoredKey, Timestamp,
-};
+use session_core::{Cache, Persistence, PersistenceError, Rotation, Rotations, SessionKey, StoredKey};
 
 use super::database::Database;
 use super::inner::Inner;
@@ -32,12 +30,6 @@ pub(crate) trait RotationTable<P>: fmt::Debug + Send + Sync {
         db: &'a Database<P>,
         old: &'a StoredKey,
     ) -> BoxFuture<'a, Result<Vec<Rotation>, Error>>;
-    fn delete_expired<'a>(
-        &self,
-        db: &'a Database<P>,
-        before: Timestamp,
-        limit: u32,
-    ) -> BoxFuture<'a, Result<u64, Error>>;
 }
 
 /// The table of a database that has one.
@@ -60,14 +52,6 @@ impl<P: Rotations> RotationTable<P> for Table {
         old: &'a StoredKey,
     ) -> BoxFuture<'a, Result<Vec<Rotation>, Error>> {
         Box::pin(db.rotations(old, MAX_NOTES))
-    }
-    fn delete_expired<'a>(
-        &self,
-        db: &'a Database<P>,
-        before: Timestamp,
-        limit: u32,
-    ) -> BoxFuture<'a, Result<u64, Error>> {
-        Box::pin(db.delete_rotations(before, limit))
     }
 }
 
@@ -146,12 +130,5 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 from = %self.telemetry.log_id(old), ?why, suppressed,
                 "a request with the old key of a session followed it to the new one");
         }
-    }
-
-    /// Removes the notes that expired at `before` or earlier.
-    pub(super) async fn delete_rotations(&self, before: Timestamp, batch: u32) -> Result<(), Error> {
-        let Some(table) = &self.rotations else { return Ok(()) };
-        while table.delete_expired(&self.db, before, batch).await? >= u64::from(batch) {}
-        Ok(())
     }
 }

@@ -62,7 +62,7 @@ latencies! {
 latencies! {
     DatabaseLatencies, "session_database_call_seconds", "How long calls of the database take", database:
     load, insert, update, touch, rename, delete, delete_expired, list_by_subject, scan, now,
-    note_rotation, rotations, delete_rotations,
+    note_rotation, rotations,
 }
 
 impl Counter {

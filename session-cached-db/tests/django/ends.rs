@@ -1,9 +1,13 @@
 //! Rotation of session keys, and logouts.
 
-use serde_json::json;
-use session_cached_db::Error;
+use std::time::Duration;
 
-use crate::site::{Site, key_of, text};
+use serde_json::json;
+use session_cached_db::django::{DjangoCodec, DjangoMySql, DjangoPostgres, DjangoSqlite};
+use session_cached_db::session_core::Rotations;
+use session_cached_db::{CachedDb, Error, NoCache};
+
+use crate::site::{SECRET_KEY, Site, key_of, secret_keys, text};
 
 pub async fn key_rotated_here_is_rotated_in_django(site: &Site) {
     let store = site.store().await;
@@ -78,4 +82,37 @@ pub async fn session_ended_here_is_not_written_again(site: &Site) {
     let saved = site.django("save_opened", json!({"key": key, "set": "{\"a\":2}"}));
     assert_eq!(saved["error"], "UpdateError");
     assert_eq!(site.row(&key), None);
+}
+
+pub async fn key_renewed_here_is_followed_here_within_a_grace(site: &Site) {
+    let url = site.database.url();
+    match url.split(':').next() {
+        Some("sqlite") => follow(site, DjangoSqlite::connect(&url).await.unwrap()).await,
+        Some("postgres") => follow(site, DjangoPostgres::connect(&url).await.unwrap()).await,
+        _ => follow(site, DjangoMySql::connect(&url).await.unwrap()).await,
+    }
+}
+
+async fn follow<P: Rotations>(site: &Site, db: P) {
+    let store = CachedDb::builder(NoCache, db).codec(DjangoCodec::new(&secret_keys(&[SECRET_KEY])));
+    let store = store.reaper(None).rotation_grace(Duration::from_secs(60)).build().await.unwrap();
+    let old = site.create("{\"a\":1}");
+    let (mut session, mut late) = (store.open(&old).await.unwrap(), store.open(&old).await.unwrap());
+    session.renew_key().await.unwrap();
+    let new = key_of(&session);
+    // The client has lost the answer.
+    assert_eq!(key_of(&store.open(&old).await.unwrap()), new);
+    late.insert("b", 2).unwrap();
+    late.save().await.unwrap();
+    assert_eq!(key_of(&late), new);
+    // Django knows nothing of it: it finds the session under its new key, and nothing under the old one.
+    assert_eq!(site.load(&new).as_deref(), Some("{\"a\":1,\"b\":2}"));
+    assert_eq!(site.load(&old), None);
+    // A login's key leads nowhere.
+    let mut session = store.open(&new).await.unwrap();
+    session.cycle_key().await.unwrap();
+    assert!(store.open(&new).await.unwrap().key().is_none());
+    assert!(store.open(&old).await.unwrap().key().is_none());
+    store.clear_expired().await.unwrap();
+    store.close().await;
 }

@@ -71,7 +71,8 @@ const TESTS: &[(&str, Test)] = tests! {
         logout_here_is_a_logout_in_django,
         logout_in_django_is_a_logout_here,
         session_ended_by_django_is_not_written_again,
-        session_ended_here_is_not_written_again;
+        session_ended_here_is_not_written_again,
+        key_renewed_here_is_followed_here_within_a_grace;
     expiry:
         expiry_set_here_counts_in_django,
         expiry_set_in_django_counts_here,

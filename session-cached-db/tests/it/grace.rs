@@ -373,8 +373,8 @@ async fn without_a_grace_nothing_is_noted_or_asked() {
         late.insert("page", 2).unwrap();
         assert!(matches!(late.save().await, Err(Error::SessionGone)));
         world.store.clear_expired().await.unwrap();
-        let calls = [Call::NoteRotation, Call::Rotations, Call::DeleteRotations, Call::MigrateRotations];
-        assert_eq!(calls.map(|call| world.db.calls.count(call)), [0; 4]);
+        let calls = [Call::NoteRotation, Call::Rotations, Call::MigrateRotations];
+        assert_eq!(calls.map(|call| world.db.calls.count(call)), [0; 3]);
         assert!(world.db.sqlite.check_rotations().await.is_err(), "the table was made");
     })
     .await;
@@ -500,6 +500,21 @@ async fn each_that_follows_is_reported() {
     let mut session = world.saved([("cart", 1)]).await;
     let (old, mut late) = (session.key().unwrap().clone(), world.reopen(&session).await);
     session.renew_key().await.unwrap();
+#[tokio::test]
+async fn notes_of_a_grace_that_was_turned_off_are_removed() {
+    each_with_grace(async |world| {
+        let mut session = world.saved([("cart", 1)]).await;
+        let (old, now) = (*session.stored_key().unwrap(), world.runtime.now());
+        session.renew_key().await.unwrap();
+        world.store.close().await;
+        let without = world.node().await;
+        world.runtime.advance(MINUTE);
+        without.clear_expired().await.unwrap();
+        assert_eq!(world.db.sqlite.rotations(&old, now, 10).await.unwrap(), []);
+    })
+    .await;
+}
+
     world.store.open(old.expose()).await.unwrap();
     late.insert("page", 2).unwrap();
     late.save().await.unwrap();

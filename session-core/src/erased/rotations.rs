@@ -17,8 +17,6 @@ pub trait DynRotations: Send + Sync {
         now: Timestamp,
         limit: u32,
     ) -> Result<Vec<Rotation>, PersistenceError>;
-    /// See [`Rotations::delete_rotations`].
-    async fn delete_rotations_dyn(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError>;
     /// See [`Rotations::migrate_rotations`].
     async fn migrate_rotations_dyn(&self) -> Result<(), PersistenceError>;
     /// See [`Rotations::rotations_sql`].
@@ -40,9 +38,6 @@ impl<T: Rotations> DynRotations for T {
     ) -> Result<Vec<Rotation>, PersistenceError> {
         self.rotations(old, now, limit).await
     }
-    async fn delete_rotations_dyn(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError> {
-        self.delete_rotations(before, limit).await
-    }
     async fn migrate_rotations_dyn(&self) -> Result<(), PersistenceError> {
         self.migrate_rotations().await
     }
@@ -56,8 +51,7 @@ impl<T: Rotations> DynRotations for T {
 
 /// Implements [`Rotations`] by the methods `$note` and so on of `$target`: a twin, or the target of a pointer.
 macro_rules! forward_rotations {
-    (($($head:tt)*) ($this:ident => $target:expr) $note:ident $rotations:ident $delete:ident $migrate:ident $sql:ident
-     $check:ident) => {
+    (($($head:tt)*) ($this:ident => $target:expr) $note:ident $rotations:ident $migrate:ident $sql:ident $check:ident) => {
         #[deny(clippy::missing_trait_methods)]
         $($head)* {
             async fn note_rotation(&self, rotation: &Rotation) -> Result<(), PersistenceError> {
@@ -72,14 +66,6 @@ macro_rules! forward_rotations {
             ) -> Result<Vec<Rotation>, PersistenceError> {
                 let $this = self;
                 $target.$rotations(old, now, limit).await
-            }
-            async fn delete_rotations(
-                &self,
-                before: Timestamp,
-                limit: u32,
-            ) -> Result<u64, PersistenceError> {
-                let $this = self;
-                $target.$delete(before, limit).await
             }
             async fn migrate_rotations(&self) -> Result<(), PersistenceError> {
                 let $this = self;
@@ -100,10 +86,10 @@ macro_rules! forward_rotations {
 macro_rules! rotations_for_pointer {
     ($($pointer:ident),*) => {$(
         forward_rotations!((impl<T: Rotations + ?Sized> Rotations for $pointer<T>) (this => (**this))
-            note_rotation rotations delete_rotations migrate_rotations rotations_sql check_rotations);
+            note_rotation rotations migrate_rotations rotations_sql check_rotations);
     )*};
 }
 
 forward_rotations!((impl Rotations for dyn DynDatabase) (this => this)
-    note_rotation_dyn rotations_dyn delete_rotations_dyn migrate_rotations_dyn rotations_sql_dyn check_rotations_dyn);
+    note_rotation_dyn rotations_dyn migrate_rotations_dyn rotations_sql_dyn check_rotations_dyn);
 rotations_for_pointer!(Arc, Box);

@@ -59,8 +59,8 @@ pub async fn one_of_several_deletes_of_a_session_returns_true(fixture: &impl Per
     }
 }
 
-/// An instant before the expiry of every session of other cases.
-const THEN: Timestamp = Timestamp::from_secs(-500_000_000);
+/// An instant before the expiry of every session and note of other cases.
+pub(crate) const THEN: Timestamp = Timestamp::from_secs(-500_000_000);
 
 /// Adds sessions that expire at these instants.
 async fn expiring(db: &impl Persistence, ends: impl IntoIterator<Item = Timestamp>) -> Vec<StoredKey> {

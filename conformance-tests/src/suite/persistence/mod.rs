@@ -28,6 +28,8 @@ pub mod schema;
 pub mod touches;
 pub mod updates;
 
+pub(crate) use deletes::THEN;
+
 /// A fixture that makes handles to one migrated table, which no other program uses meanwhile.
 ///
 /// A closure that returns a future of a database is one.

@@ -227,7 +227,13 @@ impl Persistence for MemoryPersistence {
         let left = (limit as usize).saturating_sub(sessions.len());
         let without_key =
             database.without_key.extract_if(.., |row| row.is_expired(before)).take(left).count();
-        Ok(ExpiredSessions::new((sessions.len() + without_key) as u64, sessions))
+        let notes = database
+            .rotations
+            .iter_mut()
+            .flat_map(|notes| notes.extract_if(.., |note| note.expires_at <= before).take(limit as usize));
+        let has_more = limit > 0 && notes.count() >= limit as usize;
+        let removed = ExpiredSessions::new((sessions.len() + without_key) as u64, sessions);
+        Ok(removed.with_more(has_more))
     }
 
     async fn now(&self) -> Result<Timestamp, PersistenceError> {
@@ -306,12 +312,6 @@ impl Rotations for MemoryPersistence {
         let mut database = self.lock();
         let found = database.notes()?.iter().filter(|note| note.old == *old && note.expires_at > now);
         Ok(found.take(limit as usize).cloned().collect())
-    }
-
-    async fn delete_rotations(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError> {
-        let mut database = self.lock();
-        let expired = database.notes()?.extract_if(.., |note| note.expires_at <= before);
-        Ok(expired.take(limit as usize).count() as u64)
     }
 
     async fn migrate_rotations(&self) -> Result<(), PersistenceError> {

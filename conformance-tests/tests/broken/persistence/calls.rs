@@ -293,6 +293,7 @@ impl Persistence for BrokenPersistence {
         limit: u32,
     ) -> Result<ExpiredSessions, PersistenceError> {
         let limit = limit as usize;
+        let has_notes_left = self.remove_notes(before, limit)?;
         let is_over = |row: &Record| match self.fault {
             Fault::SparesWhatEndsAtTheInstant => row.expires_at() < before,
             Fault::RemovesWhatEndsLater => row.expires_at() <= before + std::time::Duration::from_secs(1),
@@ -351,7 +352,7 @@ impl Persistence for BrokenPersistence {
             }
             removed.sessions.extend(session.filter(|_| !self.has(Fault::RemovalsAreOnlyCounted)));
         }
-        Ok(removed.with_more(self.has(Fault::AlwaysHasMore)))
+        Ok(removed.with_more(has_notes_left || self.has(Fault::AlwaysHasMore)))
     }
 
     async fn now(&self) -> Result<Timestamp, PersistenceError> {

@@ -10,6 +10,23 @@ impl BrokenPersistence {
         }
     }
 
+    /// Removes notes that have expired. Returns `true` if more may be left.
+    pub(super) fn remove_notes(&self, before: Timestamp, limit: usize) -> Result<bool, PersistenceError> {
+        match self.fault {
+            Fault::LeavesExpiredNotes => return Ok(false),
+            Fault::RemovalNeedsATableOfNotes => self.check_notes()?,
+            _ => {}
+        }
+        let is_over = |note: &mut Rotation| match self.fault {
+            Fault::SparesNotesThatEndAtTheInstant => note.expires_at < before,
+            Fault::RemovesNotesThatEndLater => note.expires_at <= before + std::time::Duration::from_secs(1),
+            _ => note.expires_at <= before,
+        };
+        let most = if self.has(Fault::RemovesNotesBeyondTheLimit) { usize::MAX } else { limit };
+        let removed = self.lock().notes.extract_if(.., is_over).take(most).count();
+        Ok(limit > 0 && removed >= limit && !self.has(Fault::RemovalForgetsNotesThatAreLeft))
+    }
+
     /// Fails if there is no table of the notes.
     fn check_notes(&self) -> Result<(), PersistenceError> {
         if self.lock().has_notes || self.has(Fault::NotesWithoutATable) {
@@ -56,16 +73,6 @@ impl Rotations for BrokenPersistence {
             found.iter_mut().for_each(|note| note.masked_key = None);
         }
         Ok(found)
-    }
-
-    async fn delete_rotations(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError> {
-        let is_over = |note: &mut Rotation| match self.fault {
-            Fault::SparesNotesThatEndAtTheInstant => note.expires_at < before,
-            Fault::RemovesNotesThatEndLater => note.expires_at <= before + std::time::Duration::from_secs(1),
-            _ => note.expires_at <= before,
-        };
-        let limit = if self.has(Fault::RemovesNotesBeyondTheLimit) { usize::MAX } else { limit as usize };
-        Ok(self.lock().notes.extract_if(.., is_over).take(limit).count() as u64)
     }
 
     async fn migrate_rotations(&self) -> Result<(), PersistenceError> {

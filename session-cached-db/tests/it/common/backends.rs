@@ -288,10 +288,6 @@ impl Rotations for TestDb {
         self.calls.make(Call::Rotations, self.sqlite.rotations(old, now, limit)).await
     }
 
-    async fn delete_rotations(&self, before: Timestamp, limit: u32) -> Result<u64, PersistenceError> {
-        self.calls.make(Call::DeleteRotations, self.sqlite.delete_rotations(before, limit)).await
-    }
-
     async fn migrate_rotations(&self) -> Result<(), PersistenceError> {
         self.calls.make(Call::MigrateRotations, self.sqlite.migrate_rotations()).await
     }

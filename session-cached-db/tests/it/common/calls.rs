@@ -29,7 +29,6 @@ pub enum Call {
     CheckSchema,
     NoteRotation,
     Rotations,
-    DeleteRotations,
     MigrateRotations,
     CheckRotations,
 }
