@@ -114,7 +114,8 @@ const TESTS: &[Test] = tests! {
         flushed_server_leaves_nothing_in_memory ["redis"],
         server_that_is_replaced_is_told_apart ["redis", "valkey"],
         forbidden_tracking_costs_memory_and_no_session ["redis-acl"],
-        near_cache_that_cannot_be_told_is_refused_at_build ["redis"];
+        near_cache_that_cannot_be_told_is_refused_at_build ["redis"],
+        old_key_shows_no_past_once_a_client_has_the_new_one ["redis"];
     round_trips:
         redis ["redis"],
         valkey ["valkey"],

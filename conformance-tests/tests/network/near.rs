@@ -47,6 +47,15 @@ async fn node(cache_url: &str, database: &str) -> Store {
     CachedDb::builder(cache, db).reaper(None).cache_timeout(Duration::from_millis(500)).build().await.unwrap()
 }
 
+/// Returns a node with a grace after a rotation, whose near cache reaches the server at `cache_url`.
+async fn node_with_grace(cache_url: &str, database: &str) -> Store {
+    let redis = RedisCache::builder().url(cache_url).build().unwrap();
+    let cache = near(MokaCache::builder().build(), redis).with_freshness_bound(BOUND);
+    let db = SqlitePersistence::connect(database).await.unwrap();
+    let builder = CachedDb::builder(cache, db).reaper(None).cache_timeout(Duration::from_millis(500));
+    builder.rotation_grace(Duration::from_secs(60)).build().await.unwrap()
+}
+
 async fn login(store: &Store) -> String {
     let mut session = store.new_session();
     session.insert("n", 0).unwrap();
@@ -277,4 +286,33 @@ pub async fn near_cache_that_cannot_be_told_is_refused_at_build(links: &Links) {
     let by_url =
         cache_backends::connect(&format!("near+{url}?freshness_bound_ms=400&max_bytes=1000000")).unwrap();
     CachedDb::builder(by_url, db().await.unwrap()).build().await.unwrap();
+}
+
+/// A client that is led to the new key while another node renews it goes on to a node that has not heard of the rotation.
+pub async fn old_key_shows_no_past_once_a_client_has_the_new_one(links: &Links) {
+    let link = links.only();
+    let files = tempfile::tempdir().unwrap();
+    let database = format!("sqlite://{}", files.path().join("sessions.db").display());
+    let here = node_with_grace(&link.direct, &database).await;
+    let between = node_with_grace(&link.direct, &database).await;
+    let there = node_with_grace(&link.url, &database).await;
+    let cookie = login(&here).await;
+    warm(&there, &cookie, 0).await;
+    let mut renewing = open(&here, &cookie).await;
+    link.proxy.set(Mode::Hold);
+    let renewal = tokio::spawn(async move { renewing.renew_key().await.map(|_| renewing) });
+    let new = loop {
+        let session = open(&between, &cookie).await;
+        if session.key().unwrap().expose() != cookie {
+            break session.key().unwrap().expose().to_owned();
+        }
+    };
+    // From here on the client may do anything with the new key, on any node.
+    let hits = there.stats().near_hits;
+    let shown = open(&there, &cookie).await;
+    assert_eq!(there.stats().near_hits, hits, "memory has shown the session under its old key");
+    assert_eq!(shown.key().unwrap().expose(), new);
+    link.proxy.set(Mode::Pass);
+    let renewed = renewal.await.unwrap().unwrap();
+    assert_eq!(renewed.key().unwrap().expose(), new);
 }

@@ -49,5 +49,5 @@ impl<C: Cache> CoherentCache<C> {
 
 /// Returns the time after a fence for which a node that has not heard of it may answer from memory.
 fn longest_answer(bound: Duration) -> Duration {
-    bound + bound / DRIFT + ROUNDING
+    bound.saturating_add(bound / DRIFT).saturating_add(ROUNDING)
 }

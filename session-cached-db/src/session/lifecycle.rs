@@ -28,7 +28,9 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// - [`Error::SessionGone`] when the session was ended in the meantime, or has got another key and cannot be followed.
+    /// - [`Error::SessionGone`] when the session was ended in the meantime, or has got another key and cannot be followed. Within
+    ///   the [grace](crate::Builder::rotation_grace), also for a new session without a subject whose client has presented the
+    ///   key from before a login: its key would take the place of the login's.
     /// - [`Error::TooLarge`] or [`Error::TooManyKeys`] when it exceeds a limit of the store.
     /// - [`Error::Conflict`] when another request has changed the same key, under
     ///   [`ConflictPolicy::Reject`](crate::ConflictPolicy::Reject), or when other writers kept changing the
@@ -44,6 +46,7 @@ impl Session {
     /// what was stored under a key that no client knows is ended.
     pub async fn save(&mut self) -> Result<Coherence, Error> {
         let is_settled = self.settle().await?;
+        self.check_superseded()?;
         match &self.stored {
             Some(_) if is_settled && !self.modified => Ok(Coherence::Coherent),
             None => self.create_new().await,

@@ -47,6 +47,8 @@ pub struct Session {
     unsettled: Option<Box<Unsettled>>,
     accessed: AtomicBool,
     modified: bool,
+    /// The client's key was that of a session which has got another one by a change of rights a moment ago.
+    is_superseded: bool,
 }
 
 /// The session as it is in the database.
@@ -61,6 +63,14 @@ struct Stored {
 impl Session {
     pub(crate) fn new(store: Arc<dyn SessionBackend>) -> Self {
         Self::with(store, None)
+    }
+
+    /// Returns a new session for a client whose key has been superseded by a change of rights: the answer with the new key is
+    /// probably on its way to the client, and the key of another session would take its place.
+    pub(crate) fn superseded(store: Arc<dyn SessionBackend>) -> Self {
+        let mut session = Self::with(store, None);
+        session.is_superseded = true;
+        session
     }
 
     #[inline]
@@ -83,7 +93,19 @@ impl Session {
             unsettled: None,
             accessed: AtomicBool::new(false),
             modified: false,
+            is_superseded: false,
         }
+    }
+
+    #[cfg(feature = "tower")]
+    pub(crate) const fn is_superseded(&self) -> bool {
+        self.is_superseded
+    }
+
+    /// Fails if saving this would make the client of a user who has just logged in a stranger.
+    pub(super) fn check_superseded(&self) -> Result<(), Error> {
+        let is_stranger = self.stored.is_none() && self.subject().is_none();
+        if self.is_superseded && is_stranger { Err(Error::SessionGone) } else { Ok(()) }
     }
 
     /// Returns the key that the client is to present next time. `None` until the session is first saved, and

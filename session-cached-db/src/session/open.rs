@@ -71,9 +71,10 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
                 Some(Followed { key: Some(key), stored_key, loaded }) => {
                     Ok(self.opened(key, stored_key, loaded))
                 }
-                _ => {
+                superseded => {
                     self.inner.note_unknown_key(Some(&key));
-                    Ok(self.new_session())
+                    let store = Arc::clone(&self.inner) as _;
+                    Ok(if superseded.is_some() { Session::superseded(store) } else { Session::new(store) })
                 }
             }
         }
@@ -108,9 +109,10 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
                 ended = Written { value: ended.value || value, coherence: ended.coherence.and(coherence) };
             }
             if let Some((key, stored_key)) = moved.filter(|_| !ended.value)
-                && let Some(followed) = Box::pin(self.inner.follow(key, stored_key, Follows::Open)).await?
+                && let Some(Followed { key: Some(_), stored_key, .. }) =
+                    Box::pin(self.inner.follow(key, stored_key, Follows::Open)).await?
             {
-                return destroy(&self.inner, &followed.stored_key).await;
+                return destroy(&self.inner, &stored_key).await;
             }
             Ok(ended)
         }

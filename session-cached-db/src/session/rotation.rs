@@ -75,6 +75,7 @@ impl Session {
         if self.settle().await? && !self.modified {
             return Ok(Coherence::Coherent);
         }
+        self.check_superseded()?;
         self.change_key(NewKey::Renewal).await
     }
 

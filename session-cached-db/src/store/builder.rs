@@ -394,7 +394,9 @@ impl<C: Cache, P: Rotations> Builder<C, P> {
     /// - A client that presents the old key after [`renew_key`](crate::Session::renew_key) gets the session, and its new key
     ///   once more: the answer that carried it may have been lost on the way. A key that was stolen before is good for as long.
     /// - After a change of the subject, and after [`cycle_key`](crate::Session::cycle_key), the old key opens nothing: it may
-    ///   be one that an attacker has planted.
+    ///   be one that an attacker has planted. As long as the session lives, saving a new one without a subject for a client
+    ///   with the old key fails with [`Error::SessionGone`](crate::Error::SessionGone): a poll that was under way during a login
+    ///   would otherwise be answered with another key, and log the user out.
     /// - A request that was opened before its session got another key, whatever the reason, can still save: its changes are
     ///   applied to the session under the new key. If the old key opens nothing any more, the request learns neither the new key nor
     ///   the session's values, and fails with [`Error::Conflict`](crate::Error::Conflict) if both have changed the same value.

@@ -57,7 +57,7 @@ impl<P: Rotations> RotationTable<P> for Table {
 
 /// A session that was found under the key that it has got in the place of another.
 pub(crate) struct Followed {
-    /// The new session key. `None` if clients of the old one must not get it.
+    /// The new session key. `None` if clients of the old one must not get it, nor open the session.
     pub(crate) key: Option<SessionKey>,
     pub(crate) stored_key: StoredKey,
     pub(crate) loaded: Loaded,
@@ -99,12 +99,11 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             let Some((key, old)) = keys.pop_front() else { break };
             for rotation in table.find(&self.db, &old).await? {
                 let new_key = key.as_ref().and_then(|key| self.revealed(&rotation, key));
-                if matches!(why, Follows::Open) && new_key.is_none() {
-                    continue;
-                }
-                match self.load_readable(&rotation.new).await? {
+                match self.load_moved(&rotation.new, new_key.is_some()).await? {
                     Some(loaded) => {
-                        self.note_followed(&stored_key, &rotation.new, why);
+                        if new_key.is_some() || matches!(why, Follows::Write) {
+                            self.note_followed(&stored_key, &rotation.new, why);
+                        }
                         return Ok(Some(Followed { key: new_key, stored_key: rotation.new, loaded }));
                     }
                     None => keys.push_back((new_key, rotation.new)),
@@ -112,6 +111,22 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             }
         }
         Ok(None)
+    }
+
+    /// Loads the session that has moved to `key`. With a near cache, waits before a client learns the key: until no node shows
+    /// the session under its old key from memory. Otherwise a client that goes on with the new key could be shown the past by
+    /// the old one, on a node that has not heard of the rotation yet.
+    async fn load_moved(
+        self: &Arc<Self>,
+        key: &StoredKey,
+        is_revealed: bool,
+    ) -> Result<Option<Loaded>, Error> {
+        let found = self.load_readable(key).await?;
+        if found.is_none() || !is_revealed || !self.cache.is_near() {
+            return Ok(found);
+        }
+        self.cache.wait_for_all_nodes().await;
+        self.load_readable(key).await
     }
 
     /// Returns the new session key that `rotation` reveals to clients of the old `key`.

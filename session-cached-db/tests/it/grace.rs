@@ -120,6 +120,51 @@ async fn planted_key_opens_nothing_after_a_change_of_rights() {
 }
 
 #[tokio::test]
+async fn key_from_before_a_login_gets_no_session_in_its_place() {
+    each_with_grace(async |world| {
+        let mut session = world.saved([("cart", 1)]).await;
+        let old = key_of(&session);
+        session.log_in(USER).await.unwrap();
+        session.renew_key().await.unwrap();
+        let stranger = async || world.store.open(&old).await.unwrap();
+        let mut poll = stranger().await;
+        assert!(poll.key().is_none() && poll.is_empty());
+        poll.insert("visits", 1).unwrap();
+        assert!(matches!(poll.save().await, Err(Error::SessionGone)));
+        assert!(matches!(poll.renew_key().await, Err(Error::SessionGone)));
+        assert!(poll.key().is_none() && poll.modified());
+        assert_eq!(world.store.stats().rotations_followed, 0);
+        // The form of the login was submitted twice.
+        let mut again = stranger().await;
+        again.log_in(USER).await.unwrap();
+        assert_ne!(again.key(), session.key());
+        // An explicit session of its own is the application's wish.
+        let mut own = stranger().await;
+        own.create().await.unwrap();
+        // There is nothing left whose place another key could take.
+        session.log_out().await.unwrap();
+        let mut visitor = stranger().await;
+        visitor.insert("visits", 1).unwrap();
+        visitor.save().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn key_from_before_a_login_gets_a_new_session_after_the_grace() {
+    each_with_grace(async |world| {
+        let mut session = world.saved([("cart", 1)]).await;
+        let old = key_of(&session);
+        session.log_in(USER).await.unwrap();
+        world.runtime.advance(30 * SECOND);
+        let mut visitor = world.store.open(&old).await.unwrap();
+        visitor.insert("visits", 1).unwrap();
+        visitor.save().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn save_follows_a_renewal_and_goes_on_with_the_new_key() {
     each_with_grace(async |world| {
         let mut session = world.saved([("cart", 1)]).await;
@@ -456,6 +501,21 @@ async fn notes_that_have_expired_are_removed_with_the_sessions() {
 }
 
 #[tokio::test]
+async fn notes_of_a_grace_that_was_turned_off_are_removed() {
+    each_with_grace(async |world| {
+        let mut session = world.saved([("cart", 1)]).await;
+        let (old, now) = (*session.stored_key().unwrap(), world.runtime.now());
+        session.renew_key().await.unwrap();
+        world.store.close().await;
+        let without = world.node().await;
+        world.runtime.advance(MINUTE);
+        without.clear_expired().await.unwrap();
+        assert_eq!(world.db.sqlite.rotations(&old, now, 10).await.unwrap(), []);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn grace_is_bounded_and_needs_its_table() {
     let world = World::new().await;
     for (grace, is_right) in [(0, false), (1, true), (60, true), (61, false)] {
@@ -500,21 +560,6 @@ async fn each_that_follows_is_reported() {
     let mut session = world.saved([("cart", 1)]).await;
     let (old, mut late) = (session.key().unwrap().clone(), world.reopen(&session).await);
     session.renew_key().await.unwrap();
-#[tokio::test]
-async fn notes_of_a_grace_that_was_turned_off_are_removed() {
-    each_with_grace(async |world| {
-        let mut session = world.saved([("cart", 1)]).await;
-        let (old, now) = (*session.stored_key().unwrap(), world.runtime.now());
-        session.renew_key().await.unwrap();
-        world.store.close().await;
-        let without = world.node().await;
-        world.runtime.advance(MINUTE);
-        without.clear_expired().await.unwrap();
-        assert_eq!(world.db.sqlite.rotations(&old, now, 10).await.unwrap(), []);
-    })
-    .await;
-}
-
     world.store.open(old.expose()).await.unwrap();
     late.insert("page", 2).unwrap();
     late.save().await.unwrap();

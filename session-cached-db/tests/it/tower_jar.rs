@@ -75,6 +75,27 @@ async fn poll_with_the_old_cookie_does_not_log_the_client_out() {
 }
 
 #[tokio::test]
+async fn poll_that_counts_does_not_log_the_client_out_within_a_grace() {
+    let world = World::with(|builder| builder.rotation_grace(5 * SECOND)).await;
+    let jar = visitor(&world).await;
+    let (login, poll) = (site(layer(&world), log_in), site(layer(&world), visit));
+    for (jar, bodies) in in_both_orders(&jar, &login, &poll).await {
+        assert!(bodies.iter().any(|body| body.starts_with("The session was ended")), "{bodies:?}");
+        let who = site(layer(&world), async |session: SessionHandle| -> Result<String, Error> {
+            Ok(session.lock().await?.subject().unwrap_or_default().to_owned())
+        });
+        assert_eq!(ask(&who, header_of(&jar).as_deref()).await.body, "user-42");
+    }
+    // Beside a leftover cookie as well, of which the layer tries each.
+    let before = header_of(&jar).unwrap();
+    let leftover = "__Host-session=abcdefghijklmnopqrstuvwxyz012345";
+    for cookie in [format!("{before}; {leftover}"), format!("{leftover}; {before}")] {
+        let answer = ask(&poll, Some(&cookie)).await;
+        assert_eq!((answer.status.as_u16(), answer.headers.get(header::SET_COOKIE)), (400, None));
+    }
+}
+
+#[tokio::test]
 async fn poll_that_overlaps_a_login_does_not_log_the_client_out() {
     let world = World::new().await;
     let jar = visitor(&world).await;
@@ -242,10 +263,9 @@ async fn planted_cookie_is_not_led_to_the_session_of_a_login() {
         let attack = ask(&page, header_of(&planted).as_deref()).await;
         assert!(attack.sets_no_cookie() && !attack.body.contains("user-42"), "{}", attack.body);
     }
-    // A renewal of no session begins a new one.
+    // Nor does it get another session.
     let attack = ask(&site(layer(&world), renew), header_of(&planted).as_deref()).await;
-    let shown = ask(&site(layer(&world), show_form), Some(&attack.cookie())).await;
-    assert_eq!(shown.body, "None of None");
+    assert!(attack.status == 400 && attack.sets_no_cookie());
     let other = format!("{}; {}", header_of(&planted).unwrap(), login.cookie());
     let shown = ask(&site(layer(&world), show_form), Some(&other)).await;
     assert_eq!(shown.body, "None of Some(\"user-42\")", "the session lives, and its cookie counts");

@@ -24,7 +24,7 @@ async fn store() -> Store {
 }
 
 /// Serves a site, and returns its port. Browsers reach it as `127.0.0.1` and as `localhost`, which are two sites.
-async fn serve(site: Router) -> u16 {
+pub async fn serve(site: Router) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move { axum::serve(listener, site).await });

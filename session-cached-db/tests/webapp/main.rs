@@ -19,6 +19,7 @@
 mod browser;
 mod cookies;
 mod direct;
+mod grace;
 mod looks;
 mod proxy;
 mod server;
@@ -90,6 +91,12 @@ const IN_BROWSER: &[(&str, InBrowser)] = in_browser! {
         browser_refuses_the_cookies_that_the_layer_refuses,
         partitioned_cookie_is_kept_in_a_frame_of_another_site,
         login_by_a_form_of_another_site_finds_its_session;
+    grace:
+        session_is_kept_whichever_answer_to_a_renewal_comes_last,
+        session_is_kept_when_two_requests_renew_its_key,
+        client_that_lost_the_answer_to_a_renewal_gets_its_key,
+        login_is_kept_whichever_answer_comes_last,
+        logout_is_final_whichever_answer_comes_last;
     looks:
         page_does_not_scroll_sideways_on_a_phone,
         page_does_not_scroll_sideways_on_a_desktop,

@@ -124,19 +124,20 @@ impl<M> SessionHandle<M> {
     /// Opens the session of the first key that has one, or a new session. Returns that key, too.
     async fn open_first(&self) -> Result<(Session, Option<SessionKey>), Error> {
         let Shared { settings, presented, .. } = &*self.shared;
-        let mut unreadable = None;
+        let (mut unreadable, mut superseded) = (None, None);
         for key in presented.iter() {
             match Arc::clone(&settings.store).open(Some(key.clone())).await {
                 Ok(session) if session.key().is_some() => return Ok((session, Some(key.clone()))),
-                Ok(_) => {}
+                Ok(session) => superseded = superseded.or(session.is_superseded().then_some(session)),
                 Err(error) if error.is_row_error() => unreadable = Some(error),
                 Err(error) => return Err(error),
             }
         }
-        match unreadable {
+        match (unreadable, superseded) {
             // Not a new session: the row is there, and another node may be able to read it.
-            Some(error) => Err(error),
-            None => Ok((Arc::clone(&settings.store).open(None).await?, None)),
+            (Some(error), _) => Err(error),
+            (None, Some(session)) => Ok((session, None)),
+            (None, None) => Ok((Arc::clone(&settings.store).open(None).await?, None)),
         }
     }
 
