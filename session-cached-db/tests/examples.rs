@@ -158,6 +158,15 @@ fn actix_session_counts_the_visits_of_a_browser() {
 }
 
 #[test]
+fn hyper_counts_the_visits_of_a_browser() {
+    let mut server = Server::start("hyper");
+    server.expect("/", "visit number 1");
+    server.expect("/", "visit number 2");
+    server.cookie = Some("session=of-another-node-or-time".to_owned());
+    server.expect("/", "visit number 1");
+}
+
+#[test]
 fn tonic_serves_a_service_that_counts_the_calls_of_a_client() {
     let directory = tempfile::tempdir().unwrap();
     let counted = run("tonic", &[], directory.path());
@@ -176,4 +185,27 @@ fn axum_login_logs_in_and_out() {
     server.send("GET", "/logout", "");
     server.cookie = cookie;
     assert!(server.send("GET", "/", "").starts_with("HTTP/1.1 307"), "the session has ended");
+}
+
+#[test]
+fn every_example_is_run_by_a_test_and_the_readme_names_no_other() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let names = std::fs::read_dir(root.join("examples")).unwrap();
+    let names = names.map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned());
+    let names: Vec<_> = names.collect();
+    let here = include_str!("examples.rs");
+    for name in &names {
+        // The test of that name drives the example `webapp`.
+        let is_run = name == "webapp" || here.contains(&format!("(\"{name}\""));
+        assert!(is_run, "no test runs the example {name}");
+    }
+    let readme = std::fs::read_to_string(root.join("../README.md")).unwrap();
+    let rows = readme.split("| you have | use | example |").nth(1).unwrap().lines().skip(2);
+    let rows = rows.take_while(|row| row.starts_with('|'));
+    let named: Vec<_> =
+        rows.flat_map(|row| row.rsplit('|').nth(1).unwrap().split('`').skip(1).step_by(2)).collect();
+    assert!(named.len() > 4, "{named:?}");
+    for name in named {
+        assert!(names.iter().any(|other| other == name), "the README names an example {name}");
+    }
 }
