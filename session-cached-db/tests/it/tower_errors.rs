@@ -7,10 +7,11 @@ use axum::body::Bytes;
 use axum::http::StatusCode;
 use axum::middleware;
 use axum::response::{IntoResponse as _, Redirect, Response};
+use serde_json::value::RawValue;
 use session_cached_db::tower::{SessionFailure, SessionHandle};
 use session_cached_db::{ConflictPolicy, Error, Session};
 
-use crate::common::{Call, Fault, Moment, World, each_database};
+use crate::common::{Call, Fault, Moment, World, each_database, map, values_of};
 use crate::tower::{ask, cookie_of, layer, read, site, visit};
 
 #[tokio::test]
@@ -220,4 +221,32 @@ async fn key_changed_by_a_handler_without_an_answer_gets_its_cookie() {
         assert_eq!(reopened.body, "1");
     })
     .await;
+}
+
+/// Puts into a session what a client has sent.
+type Store = fn(&mut Session) -> Result<(), Error>;
+
+#[tokio::test]
+async fn input_that_a_session_cannot_hold_is_not_answered_with_500() {
+    let world = World::with(|builder| builder.max_payload_bytes(1_000).max_keys(3)).await;
+    let cases: [(u16, Store); 7] = [
+        (413, |session| session.insert("name", "x".repeat(2_000))),
+        (413, |session| session.update((0..9).map(|n| (n.to_string(), n)))),
+        (413, |session| session.modify("tags", |tags: &mut Vec<u32>| tags.extend([0; 1_000]))),
+        (400, |session| {
+            let nested = format!("{}{}", "[".repeat(200), "]".repeat(200));
+            session.insert("tree", RawValue::from_string(nested).unwrap())
+        }),
+        (400, |session| session.insert("_session_expiry", 1)),
+        (400, |session| session.set_subject(&"u".repeat(256))),
+        (400, |session| session.set_subject("user\0")),
+    ];
+    for (number, (status, store)) in cases.into_iter().enumerate() {
+        let before = world.saved([("kept", 1)]).await;
+        let page = async move |session: SessionHandle| store(&mut *session.lock().await?);
+        let answer = ask(&site(layer(&world), page), Some(&cookie_of(&before))).await;
+        assert_eq!(answer.status.as_u16(), status, "{number}: {}", answer.body);
+        assert!(answer.sets_no_cookie() && answer.failure.is_some(), "{number}");
+        assert_eq!(values_of(&world.reopen(&before).await), map([("kept", 1)]), "{number}");
+    }
 }

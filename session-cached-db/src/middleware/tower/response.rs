@@ -39,6 +39,13 @@ fn explanation(error: &Error) -> (StatusCode, &'static str) {
             StatusCode::SERVICE_UNAVAILABLE,
             "Sessions are not available at the moment. Please try again later.",
         ),
+        // What a session is to hold comes from clients, more often than not.
+        Error::TooLarge { .. } | Error::TooManyKeys { .. } => {
+            (StatusCode::PAYLOAD_TOO_LARGE, "The session cannot hold that much.")
+        }
+        Error::TooDeep { .. } | Error::ReservedKey { .. } | Error::InvalidSubject(_) => {
+            (StatusCode::BAD_REQUEST, "The session cannot hold what this request is to store in it.")
+        }
         _ => (StatusCode::INTERNAL_SERVER_ERROR, "The session could not be used."),
     }
 }
