@@ -1,5 +1,7 @@
 use std::fmt;
 use std::sync::Arc;
+#[cfg(feature = "tower")]
+use std::time::Duration;
 
 use session_core::{
     BoxFuture, Cache, Codec, Persistence, Record, SessionData, SessionKey, StoredKey, Subject, Timestamp,
@@ -50,6 +52,8 @@ pub(crate) trait SessionBackend: Send + Sync + fmt::Debug {
     /// Waits until no node shows what was replaced before.
     fn wait_for_all_nodes(self: Arc<Self>) -> BoxFuture<()>;
     fn now(&self) -> Timestamp;
+    #[cfg(feature = "tower")]
+    fn sleep(&self, duration: Duration) -> BoxFuture<()>;
     fn settings(&self) -> &Settings;
     fn codec(&self) -> &dyn Codec;
     #[cfg(feature = "tower")]
@@ -115,6 +119,10 @@ impl<C: Cache, P: Persistence> SessionBackend for Inner<C, P> {
     }
     fn now(&self) -> Timestamp {
         self.runtime.now()
+    }
+    #[cfg(feature = "tower")]
+    fn sleep(&self, duration: Duration) -> BoxFuture<()> {
+        self.runtime.sleep(duration)
     }
     fn settings(&self) -> &Settings {
         &self.settings

@@ -8,7 +8,7 @@ use session_cached_db::tower::{SessionFailure, SessionHandle};
 use tokio::sync::{Mutex, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::common::{Call, Fault, Log, Moment, World, key_of, map, soon, values_of};
+use crate::common::{Call, Fault, Log, Moment, SECOND, World, key_of, map, soon, values_of};
 use crate::tower::{Answer, ask, cookie_of, layer, site, visit};
 
 /// A task that locks the session and keeps it until the test says so.
@@ -228,6 +228,33 @@ async fn other_tasks_wait_for_the_guard() {
         assert_eq!(soon(task).await.unwrap(), Some(5));
     };
     assert_eq!(soon(ask(&site(layer(&world), page), None)).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn handler_that_waits_for_a_task_that_waits_for_it_does_not_hang() {
+    let world = World::new().await;
+    let page = async |session: SessionHandle| -> Result<&'static str, Error> {
+        let mut guard = session.lock().await?;
+        guard.insert("visits", 1)?;
+        let other = session.clone();
+        let task = tokio::spawn(async move { other.lock().await.map(drop) });
+        assert!(matches!(task.await.unwrap(), Err(Error::Busy)));
+        Ok("answered")
+    };
+    let site = site(layer(&world), page);
+    let answer = tokio::spawn(async move { ask(&site, None).await });
+    // The default of the write timeout.
+    let patience = 10 * SECOND;
+    soon(async {
+        while !world.runtime.sleeps().contains(&patience) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    world.runtime.advance(patience);
+    let answer = soon(answer).await.unwrap();
+    assert_eq!(answer.body, "answered");
+    assert_eq!(values_of(&world.store.open(&key_in(&answer)).await.unwrap()), map([("visits", 1)]));
 }
 
 #[tokio::test]

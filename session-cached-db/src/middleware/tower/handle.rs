@@ -60,7 +60,8 @@ impl<M> SessionHandle<M> {
     /// - While a guard is held, `lock` waits in other tasks, in the order of the calls. In the same task it fails at once,
     ///   because it would wait for itself. The branches of a `join!` are one task: lock once and share the guard, or let each
     ///   branch drop its guard before it awaits something else.
-    /// - A task that holds a guard and awaits another task which calls `lock` waits for ever. Drop the guard first.
+    /// - A task that holds a guard must not await another task which calls `lock`: that call fails after the
+    ///   [`write_timeout`](crate::Builder::write_timeout). Drop the guard first.
     /// - The response does not wait for a task that was spawned and keeps a guard. What was changed before that task locked the
     ///   session is saved when it does, and the client gets its key. What the task changes after that is its own to save, with
     ///   [`Session::save`]; the event `task_keeps_session` tells of such a task.
@@ -70,6 +71,8 @@ impl<M> SessionHandle<M> {
     /// - [`Error::Database`] when the database does not answer, and [`Error::Unreadable`] when the session is there and
     ///   this node cannot read it. The next call tries again.
     /// - [`Error::AlreadyLocked`] when this task holds a guard.
+    /// - [`Error::Busy`] when another task keeps its guard for longer than the
+    ///   [`write_timeout`](crate::Builder::write_timeout).
     /// - In a task other than the one that handles the request, an error of [`Session::save`]: what was changed before could
     ///   not be saved. It is tried again at the end of the request.
     ///
@@ -79,7 +82,8 @@ impl<M> SessionHandle<M> {
     pub async fn lock(&self) -> Result<SessionGuard<'_>, Error> {
         self.shared.is_used.store(true, Ordering::Relaxed);
         let room = self.shared.room.get_or_try_init(|| self.open()).await?;
-        Ok(SessionGuard(room.lock(self.shared.worker.get().copied()).await?))
+        let worker = self.shared.worker.get().copied();
+        Ok(SessionGuard(room.lock(worker, &*self.shared.settings.store).await?))
     }
 
     /// Sets whether this request prolongs the session's life if it does not change the session. Defaults to the
@@ -105,7 +109,10 @@ impl<M> SessionHandle<M> {
         let Shared { settings, presented, is_used, is_ended, worker, room, .. } = &*self.shared;
         is_used.store(true, Ordering::Relaxed);
         let mut coherence = match room.get() {
-            Some(room) => SessionGuard(room.lock(worker.get().copied()).await?).flush().await?,
+            Some(room) => {
+                let locked = room.lock(worker.get().copied(), &*settings.store).await?;
+                SessionGuard(locked).flush().await?
+            }
             None => Coherence::Coherent,
         };
         for key in presented.iter() {

@@ -11,6 +11,7 @@ use tokio::sync::{Mutex, MutexGuard, Notify};
 use tokio::task;
 
 use super::opened::{KeyChange, Opened};
+use crate::session::SessionBackend;
 use crate::{Error, Session};
 
 /// The session of a request, with the worker that has it locked.
@@ -75,12 +76,27 @@ impl Room {
 
     /// Locks the session for the present worker. `request` is the one that handles the request: the response waits for no other,
     /// so what was changed before another locks the session is saved first.
-    pub(super) async fn lock(&self, request: Option<Worker>) -> Result<Locked<'_>, Error> {
+    ///
+    /// Fails if that takes longer than a write may: the worker that has the session may be waiting for this one.
+    pub(super) async fn lock(
+        &self,
+        request: Option<Worker>,
+        store: &dyn SessionBackend,
+    ) -> Result<Locked<'_>, Error> {
         let worker = Worker::current();
         if self.held().by == Some(worker) {
             return Err(Error::AlreadyLocked);
         }
-        let mut opened = self.opened.lock().await;
+        let mut opened = match self.opened.try_lock() {
+            Ok(opened) => opened,
+            Err(_) => {
+                let patience = store.sleep(store.settings().write_timeout);
+                match select(pin!(self.opened.lock()), patience).await {
+                    Either::Left((opened, _)) => opened,
+                    Either::Right(_) => return Err(Error::Busy),
+                }
+            }
+        };
         let is_handed_over = request != Some(worker) && !self.is_finished.load(Ordering::Relaxed);
         if is_handed_over && opened.session.modified() && !opened.session.is_unsaved_and_empty() {
             opened.session.save().await?;
