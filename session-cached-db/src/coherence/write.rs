@@ -202,8 +202,12 @@ impl<C: Cache> CoherentCache<C> {
         match self.settings.outage_policy(operation) {
             OutagePolicy::FailClosed => Err(Error::CacheUnavailable),
             OutagePolicy::Degrade => {
-                tracing::warn!(target: "session_cached_db", event = "degraded_write", ?operation, session = %self.telemetry.log_id(key),
-                    "a session is written while the cache does not answer; its entry is repaired later");
+                if let Some(suppressed) =
+                    self.telemetry.log_limits.admit("degraded_write", self.runtime.now())
+                {
+                    tracing::warn!(target: "session_cached_db", event = "degraded_write", ?operation, session = %self.telemetry.log_id(key), suppressed,
+                        "a session is written while the cache does not answer; its entry is repaired later");
+                }
                 self.repairs.begin(key, token);
                 Ok(Protection::Repair(token))
             }

@@ -217,8 +217,11 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 // Another request has moved the session, or has written or ended it.
                 Err(Error::SessionGone | Error::AlreadyExists | Error::Conflict) => {}
                 Err(error) => {
-                    tracing::warn!(target: "session_cached_db", event = "plain_key_kept", session = %self.telemetry.log_id(&plain), %error,
-                        "a session could not be given a hashed key; it is served under its plain one");
+                    let limits = &self.telemetry.log_limits;
+                    if let Some(suppressed) = limits.admit("plain_key_kept", self.runtime.now()) {
+                        tracing::warn!(target: "session_cached_db", event = "plain_key_kept", session = %self.telemetry.log_id(&plain), %error, suppressed,
+                            "a session could not be given a hashed key; it is served under its plain one");
+                    }
                     return Ok(Some((plain, loaded)));
                 }
             }

@@ -169,7 +169,15 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let Some(limit) = &self.subject_limit else { return };
         let (now, slack) = (|| self.runtime.now(), self.settings.clock_slack);
         if let Err(error) = limit.enforce(Arc::clone(self), subject, newest, now, slack).await {
-            note_failed_limit(&error);
+            self.note_failed_limit(&error);
+        }
+    }
+
+    fn note_failed_limit(&self, error: &Error) {
+        let limits = &self.telemetry.log_limits;
+        if let Some(suppressed) = limits.admit("subject_limit_failed", self.runtime.now()) {
+            tracing::warn!(target: "session_cached_db", event = "subject_limit_failed", %error, suppressed,
+                "sessions of a subject could not be limited; trying again with its next one");
         }
     }
 
@@ -205,11 +213,6 @@ async fn carry_out<C: Cache, P: Persistence>(
             drop(caller.send(saved));
         }
     }
-}
-
-fn note_failed_limit(error: &Error) {
-    tracing::warn!(target: "session_cached_db", event = "subject_limit_failed", %error,
-        "sessions of a subject could not be limited; trying again with its next one");
 }
 
 impl<C: Cache, P: SubjectIndex> Inner<C, P> {
@@ -259,7 +262,7 @@ impl<C: Cache, P: SubjectIndex> Inner<C, P> {
         let clearing = Clearing { store: Arc::clone(self), subject };
         let task = async move {
             if let Err(error) = clearing.store.clear_surplus(&clearing.subject, limit).await {
-                note_failed_limit(&error);
+                clearing.store.note_failed_limit(&error);
             }
         };
         // Part of a save that is under way, so it is not refused.

@@ -102,10 +102,12 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         tracing::debug_span!(target: "session_cached_db", "session_write", operation, session = %self.telemetry.log_id(key))
     }
 
-    /// Logs that a write of `key` has panicked, in a codec or a hook of the application.
+    /// Logs that a write of `key` has panicked, in a codec, a hook or a modification of the application.
     pub(super) fn note_panic(&self, key: &StoredKey) {
-        tracing::error!(target: "session_cached_db", event = "write_panicked", session = %self.telemetry.log_id(key),
-            "a write panicked, in a codec or a hook of the application's; whether it happened is unknown");
+        if let Some(suppressed) = self.telemetry.log_limits.admit("write_panicked", self.runtime.now()) {
+            tracing::error!(target: "session_cached_db", event = "write_panicked", session = %self.telemetry.log_id(key), suppressed,
+                "a write panicked, in a codec, a hook or a modification of the application's; whether it happened is unknown");
+        }
     }
 }
 

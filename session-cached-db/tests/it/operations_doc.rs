@@ -91,3 +91,17 @@ fn every_hook_is_documented() {
         of_trait.split("    fn ").skip(1).map(|rest| rest.split('(').next().unwrap().to_owned()).collect();
     assert_eq!(documented("Hooks"), hooks);
 }
+
+/// An event that clients, or an outage under load, can cause any number of times is bounded where it is emitted.
+#[test]
+fn events_that_are_bounded_say_so_and_no_others() {
+    let document = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let rows = document.lines().filter_map(|line| line.strip_prefix("| `"));
+    let said = rows.filter_map(|row| {
+        let (name, rest) = row.split_once("` | ")?;
+        rest.split('|').next()?.contains("bounded").then(|| name.to_owned())
+    });
+    let bounded = in_sources(&["session-cached-db"], "admit(\"", "\"");
+    let bounded = bounded.into_iter().filter(|name| name != "event" && name != "other");
+    assert_eq!(said.collect::<BTreeSet<_>>(), bounded.collect::<BTreeSet<_>>());
+}

@@ -47,6 +47,22 @@ async fn degraded_write_is_logged_and_counted() {
 }
 
 #[tokio::test]
+async fn degraded_writes_are_logged_at_a_bounded_rate() {
+    let log = Log::listen();
+    let world = World::shared().await;
+    let mut session = world.saved([("x", 0)]).await;
+    world.cache.calls.fail_all(Fault::Unreachable);
+    for x in 1..=100 {
+        session.insert("x", x).unwrap();
+        session.save().await.unwrap();
+    }
+    assert_eq!(world.store.stats().degraded_writes, 100);
+    assert_eq!(log.events("degraded_write").len(), 10);
+    let warnings = log.lines().iter().filter(|line| !line.starts_with("DEBUG")).count();
+    assert!(warnings < 20, "{warnings} lines");
+}
+
+#[tokio::test]
 async fn degraded_writes_of_one_session_leave_one_repair() {
     let world = World::shared().await;
     let log = Log::listen();
