@@ -24,6 +24,24 @@ pub(crate) const VARIANT_PAIRS: &[(&str, &str)] = &[
     ("memcached-two", "mariadb"),
 ];
 
+/// Pairs of near caches. Behind `near+` is the server of the shared cache.
+pub(crate) const NEAR_PAIRS: &[(&str, &str)] = &[
+    ("near+redis", "sqlite"),
+    ("near+redis", "postgres"),
+    ("near+redis", "mysql"),
+    ("near+redis", "mariadb"),
+    ("near+valkey", "sqlite"),
+    ("near+valkey", "postgres"),
+    ("near+valkey", "mysql"),
+    ("near+valkey", "mariadb"),
+    ("near+redis-tls", "postgres-tls"),
+    ("near+redis-sentinel", "sqlite"),
+    ("near+redis-sentinel-tls", "sqlite"),
+];
+
+/// What stands before the name of a server whose cache is a near one.
+pub(crate) const NEAR: &str = "near+";
+
 /// A container image, and how to make a stand-in for it where no registry can be reached.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Image {
@@ -517,8 +535,10 @@ pub(crate) const BESIDE_THE_MATRIX: &[Server] = &[
     },
 ];
 
-/// Returns the server of this name, or `None` for a backend that lives in the process.
+/// Returns the server of this name, or `None` for a backend that lives in the process. The server of a near cache is
+/// that of the shared one.
 pub(crate) fn server(name: &str) -> Option<&'static Server> {
+    let name = name.strip_prefix(NEAR).unwrap_or(name);
     SERVERS.iter().chain(BESIDE_THE_MATRIX).find(|server| server.name == name)
 }
 

@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use cache_backends::moka::MokaCache;
-use caches::{Erased, Memcached, Redis};
+use caches::{Erased, Memcached, Near, Redis};
 use conformance_tests::cache::CacheFixture;
 use conformance_tests::libtest_mimic::{Arguments, Conclusion, Failed, Trial};
 use conformance_tests::pair::Pair;
@@ -33,7 +33,7 @@ use conformance_tests::{Suite, libtest_mimic};
 use databases::{Made, Table};
 use plan::{Fate, Required, Selection};
 use servers::Brought;
-use table::{CACHES, DATABASES, SERVERS, VARIANT_DATABASES, VARIANT_PAIRS, server};
+use table::{CACHES, DATABASES, NEAR, NEAR_PAIRS, SERVERS, VARIANT_DATABASES, VARIANT_PAIRS, server};
 
 /// The number of test threads. Many cases wait most of the time.
 const THREADS: usize = 8;
@@ -108,10 +108,15 @@ fn groups() -> Vec<Group> {
     for cache in CACHES.iter().copied().filter(has_server).filter(|cache| selection.has_cache(cache)) {
         groups.extend([Group::Cache(cache), Group::ErasedCache(cache)]);
     }
+    let mut near: Vec<_> = NEAR_PAIRS.iter().map(|(cache, _)| *cache).collect();
+    near.dedup();
+    // As for other variants, the contract of the cache itself is tested on servers of the matrix.
+    near.retain(|cache| server(cache).is_some_and(|server| CACHES.contains(&server.name)));
+    groups.extend(near.into_iter().filter(|cache| selection.has_cache(cache)).map(Group::Cache));
     let databases = DATABASES.iter().chain(VARIANT_DATABASES).copied().filter(has_server);
     groups.extend(databases.filter(|database| selection.has_database(database)).map(Group::Database));
     let crossed = CACHES.iter().flat_map(|cache| DATABASES.iter().map(move |database| (*cache, *database)));
-    let pairs = crossed.chain(VARIANT_PAIRS.iter().copied());
+    let pairs = crossed.chain(VARIANT_PAIRS.iter().chain(NEAR_PAIRS).copied());
     let pairs = pairs.filter(|(cache, database)| selection.has_pair(cache, database));
     groups.extend(pairs.map(|(cache, database)| Group::Pair(cache, database)));
     groups
@@ -126,13 +131,15 @@ impl Group {
             Self::Cache(name) | Self::ErasedCache(name) | Self::Database(name) => vec![name],
             Self::Pair(cache, database) => vec![cache, database],
         };
-        names.into_iter().filter(|name| server(name).is_some()).collect()
+        names.into_iter().filter_map(server).map(|server| server.name).collect()
     }
 
     /// Returns its tests. Where `urls` lacks a server, they can be named but not run.
     fn suite(self, urls: &Urls, directory: &Path, made: &Made) -> Suite {
-        let url = |name: &str| urls.get(name).cloned().unwrap_or_default();
+        let url =
+            |name: &str| server(name).and_then(|server| urls.get(server.name)).cloned().unwrap_or_default();
         match self {
+            Self::Cache(name) if name.starts_with(NEAR) => Suite::new(name).cache(Near(Redis(url(name)))),
             Self::Cache(name) if kind(name) == "memcached" => Suite::new(name).cache(Memcached(url(name))),
             Self::Cache(name) if is_redis(name) => {
                 let suite = Suite::new(name).cache(Redis(url(name)));
@@ -163,6 +170,10 @@ impl Group {
                     _ => url(database),
                 };
                 match kind(cache) {
+                    _ if cache.starts_with(NEAR) => {
+                        let url = url(cache);
+                        pair(suite, move || std::future::ready(caches::node(&url)), database, made, self)
+                    }
                     "moka" => {
                         let moka = MokaCache::builder().build();
                         pair(suite, move || std::future::ready(moka.clone()), database, made, self)

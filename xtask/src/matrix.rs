@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::Result;
 use crate::help::Help;
-use crate::table::{CACHES, DATABASES, VARIANT_PAIRS, server};
+use crate::table::{CACHES, DATABASES, NEAR_PAIRS, VARIANT_PAIRS, server};
 
 pub(crate) const HELP: Help = Help {
     usage: "matrix [--json]",
@@ -48,7 +48,7 @@ fn pairs() -> Vec<Pair> {
         database,
         images: [cache, database].into_iter().filter_map(image).collect(),
     };
-    crossed.chain(VARIANT_PAIRS.iter().copied()).map(pair).collect()
+    crossed.chain(VARIANT_PAIRS.iter().chain(NEAR_PAIRS).copied()).map(pair).collect()
 }
 
 fn json(pairs: &[Pair]) -> Value {
@@ -67,7 +67,7 @@ mod tests {
     #[test]
     fn every_cache_meets_every_database_once() {
         let mut pairs: Vec<_> = pairs().into_iter().map(|pair| (pair.cache, pair.database)).collect();
-        let expected = CACHES.len() * DATABASES.len() + VARIANT_PAIRS.len();
+        let expected = CACHES.len() * DATABASES.len() + VARIANT_PAIRS.len() + NEAR_PAIRS.len();
         assert_eq!(pairs.len(), expected);
         pairs.sort_unstable();
         pairs.dedup();
@@ -83,7 +83,7 @@ mod tests {
                 server.name
             );
         }
-        for (cache, database) in VARIANT_PAIRS {
+        for (cache, database) in VARIANT_PAIRS.iter().chain(NEAR_PAIRS) {
             assert!(server(cache).is_some(), "{cache}");
             assert!(server(database).is_some() || DATABASES.contains(database), "{database}");
         }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cache_backends::memcached::MemcachedCache;
+use cache_backends::moka::MokaCache;
+use cache_backends::near::{NearCache, near};
 use cache_backends::redis::RedisCache;
 use cache_backends::redis::driver::aio::ConnectionLike;
 use cache_backends::redis::driver::cluster::ClusterClient;
@@ -12,7 +14,8 @@ use cache_backends::redis::driver::{Client, Value, cmd};
 use conformance_tests::cache::CacheFixture;
 use conformance_tests::notices::NoticeFixture;
 use memcache::exp::{AsyncMetaClient, Get, MetaClient, MutationStatus, Set, Ttl};
-use session_core::{DynCache, Stamp, StoredKey};
+use session_cached_db::TokioRuntime;
+use session_core::{Cache as _, DynCache, NearEvent, NearObserver, Runtime, Stamp, StoredKey};
 
 /// The default prefix that the backends put in front of keys.
 const PREFIX: &str = "session:";
@@ -105,6 +108,47 @@ impl CacheFixture for Redis {
         let found = connection.req_packed_command(cmd("GET").arg(name(from))).await;
         let Ok(Value::BulkString(bytes)) = found else { panic!("the entry is not there") };
         self.plant(to, bytes.into()).await
+    }
+}
+
+/// Returns a near cache in front of Redis or Valkey, with memory of its own, as on a node of its own.
+pub(crate) fn node(url: &str) -> NearCache<RedisCache> {
+    let shared = RedisCache::builder().url(url).build().expect("the URL is right");
+    near(MokaCache::builder().build(), shared)
+}
+
+/// Near caches without a store.
+pub(crate) struct Near(pub(crate) Redis);
+
+/// The events of a near cache that belongs to no store.
+#[derive(Debug)]
+struct Unobserved;
+
+impl NearObserver for Unobserved {
+    fn note(&self, _: NearEvent<'_>) {}
+}
+
+impl CacheFixture for Near {
+    type Cache = NearCache<RedisCache>;
+
+    async fn open(&self) -> Self::Cache {
+        let cache = node(&self.0.0);
+        // As a store does. Otherwise memory would not be used.
+        let runtime: Arc<dyn Runtime> = Arc::new(TokioRuntime::current().expect("a case runs on one"));
+        cache.near().expect("it is one").start(&runtime, Arc::new(Unobserved));
+        cache
+    }
+
+    async fn plant(&self, key: &StoredKey, bytes: Bytes) -> bool {
+        self.0.plant(key, bytes).await
+    }
+
+    async fn plant_state(&self, key: &StoredKey, stamp: Stamp, state: Bytes) -> bool {
+        self.0.plant_state(key, stamp, state).await
+    }
+
+    async fn copy(&self, from: &StoredKey, to: &StoredKey) -> bool {
+        self.0.copy(from, to).await
     }
 }
 

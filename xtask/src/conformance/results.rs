@@ -119,7 +119,7 @@ impl Results {
     pub(crate) fn sides(&self) -> (Vec<&str>, Vec<&str>) {
         let (mut caches, mut databases) = (Vec::new(), Vec::new());
         for (pair, _) in self.backends("pair") {
-            let Some((cache, database)) = pair.split_once('+') else { continue };
+            let Some((cache, database)) = pair.rsplit_once('+') else { continue };
             for (side, name) in [(&mut caches, cache), (&mut databases, database)] {
                 if !side.contains(&name) {
                     side.push(name);

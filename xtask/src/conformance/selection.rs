@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::Result;
-use crate::table::{CACHES, DATABASES, VARIANT_PAIRS};
+use crate::table::{CACHES, DATABASES, NEAR_PAIRS, VARIANT_PAIRS};
 
 use super::results::Case;
 
@@ -16,8 +16,9 @@ pub(crate) struct Selection {
 
 impl Selection {
     pub(crate) fn new(caches: Vec<String>, databases: Vec<String>) -> Result<Self> {
-        let variants =
-            |name: fn(&(&'static str, &'static str)) -> &'static str| VARIANT_PAIRS.iter().map(name);
+        let variants = |name: fn(&(&'static str, &'static str)) -> &'static str| {
+            VARIANT_PAIRS.iter().chain(NEAR_PAIRS).map(name)
+        };
         known("cache", &caches, CACHES.iter().copied().chain(variants(|pair| pair.0)))?;
         known("database", &databases, DATABASES.iter().copied().chain(variants(|pair| pair.1)))?;
         Ok(Self { caches, databases })
@@ -47,7 +48,7 @@ impl Selection {
             return true;
         }
         let chosen = |names: &[String], name: &str| names.iter().any(|chosen| chosen == name);
-        match case.backend.split_once('+') {
+        match case.backend.rsplit_once('+').filter(|_| case.layer == "pair") {
             Some((cache, database)) => {
                 (caches.is_empty() || chosen(caches, cache))
                     && (databases.is_empty() || chosen(databases, database))
@@ -111,6 +112,14 @@ mod tests {
             assert!(has(&both, name), "{name}");
         }
         assert!(!has(&both, "pair::redis+mysql::x") && !has(&both, "pair::valkey+postgres::x"));
+    }
+
+    #[test]
+    fn near_cache_is_a_cache_of_its_own() {
+        let near = selection(&["near+redis"], &["postgres"]);
+        assert!(has(&near, "cache::near+redis::x") && has(&near, "pair::near+redis+postgres::x"));
+        assert!(!has(&near, "pair::redis+postgres::x") && !has(&near, "cache::redis::x"));
+        assert!(!has(&selection(&["redis"], &[]), "pair::near+redis+postgres::x"));
     }
 
     #[test]

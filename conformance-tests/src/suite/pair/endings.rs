@@ -5,7 +5,7 @@ use std::time::Duration;
 use session_cached_db::Error;
 use session_core::{Expiry, Timestamp};
 
-use super::{PairFixture, assert_gone, cookie, every_node, login, nodes, open, subject};
+use super::{PairFixture, assert_gone, cookie, every_node, login, nodes, open, reach_every_node, subject};
 use crate::suite::case::cases;
 
 cases! {
@@ -115,6 +115,7 @@ pub async fn shortened_session_ends_on_every_node(fixture: &impl PairFixture) {
     assert!(open(&there, &key).await.key().is_some());
     session.set_expiry(Expiry::At(Timestamp::from_secs(1)));
     session.save().await.unwrap();
+    reach_every_node(fixture).await;
     assert_gone(&here, &key).await;
     assert_gone(&there, &key).await;
 }

@@ -101,6 +101,15 @@ async fn is_shared<F: PairFixture>(fixture: &F) -> bool {
     fixture.cache().open().await.properties().scope == Scope::Shared
 }
 
+/// Waits until every node shows what was saved before: at once, unless nodes have near caches, which may be behind by their
+/// bound.
+async fn reach_every_node<F: PairFixture>(fixture: &F) {
+    let cache = fixture.cache().open().await;
+    if let Some(near) = cache.near() {
+        tokio::time::sleep(near.freshness_bound()).await;
+    }
+}
+
 /// Logs a session in on `store`, and returns it with its cookie.
 async fn login<C: Cache, P: SubjectIndex>(store: &CachedDb<C, P>) -> (Session, String) {
     let mut session = store.new_session();

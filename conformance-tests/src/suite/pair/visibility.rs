@@ -5,7 +5,7 @@ use std::time::Duration;
 use session_cached_db::{CachedDb, Schema};
 use session_core::{Cache as _, Persistence as _};
 
-use super::{PairFixture, assert_gone, cookie, every_node, login, nodes, open, subject};
+use super::{PairFixture, assert_gone, cookie, every_node, login, nodes, open, reach_every_node, subject};
 use crate::suite::cache::CacheFixture as _;
 use crate::suite::case::{cases, skip};
 use crate::suite::persistence::PersistenceFixture as _;
@@ -56,6 +56,7 @@ pub async fn save_is_seen_on_every_node(fixture: &impl PairFixture) {
         let mut session = open(writer, &key).await;
         session.insert("n", n).unwrap();
         session.save().await.unwrap();
+        reach_every_node(fixture).await;
         assert_eq!(open(reader, &key).await.get::<u32>("n").unwrap(), Some(n));
     }
 }
@@ -77,6 +78,7 @@ pub async fn touch_prolongs_the_session_on_every_node(fixture: &impl PairFixture
     let before = there.load(&stored).await.unwrap().unwrap();
     let later = before.expires_at() + Duration::from_secs(1_000);
     here.touch(&stored, later).await.unwrap();
+    reach_every_node(fixture).await;
     let after = there.load(&stored).await.unwrap().unwrap();
     assert_eq!(after.expires_at(), later);
     assert_eq!((after.version(), after.payload()), (before.version(), before.payload()));

@@ -2,7 +2,7 @@
 
 use session_cached_db::{Coherence, ConflictPolicy, Error};
 
-use super::{PairFixture, login, nodes, nodes_with, open};
+use super::{PairFixture, login, nodes, nodes_with, open, reach_every_node};
 use crate::suite::case::cases;
 
 cases! {
@@ -43,6 +43,7 @@ pub async fn sixty_four_concurrent_saves_all_survive(fixture: &impl PairFixture)
     for save in saves {
         save.await.unwrap().expect("a save of a key that no other save changes succeeds");
     }
+    reach_every_node(fixture).await;
     for node in [&here, &there] {
         let found = open(node, &key).await;
         for n in 0..64 {
@@ -92,6 +93,7 @@ pub async fn modifications_of_one_value_all_count_under_either_policy(fixture: &
         for shopper in shoppers {
             shopper.await.unwrap().expect("a modification is applied to what another one has left");
         }
+        reach_every_node(fixture).await;
         for node in [&here, &there] {
             let found = open(node, &key).await;
             let mut cart: Vec<u32> = found.get("cart").unwrap().unwrap_or_default();
@@ -125,6 +127,7 @@ pub async fn counter_under_reject_counts_every_acknowledged_save(fixture: &impl 
     for counter in counters {
         counter.await.unwrap();
     }
+    reach_every_node(fixture).await;
     assert_eq!(open(&there, &key).await.get::<u32>("count").unwrap(), Some(20));
 }
 
@@ -150,6 +153,7 @@ pub async fn counter_under_last_write_refuses_no_save_and_keeps_the_last(fixture
     for counter in counters {
         lasts.push(counter.await.unwrap());
     }
+    reach_every_node(fixture).await;
     let count = open(&here, &key).await.get::<u32>("count").unwrap().unwrap();
     assert!(lasts.contains(&count), "{count} is not the last write of any counter: {lasts:?}");
     assert_eq!(
