@@ -39,7 +39,7 @@ pub(crate) const NEAR_PAIRS: &[(&str, &str)] = &[
     ("near+redis-sentinel-tls", "sqlite"),
 ];
 
-/// What stands before the name of a server whose cache is a near one.
+/// The prefix of the name of a server whose cache is a near one.
 pub(crate) const NEAR: &str = "near+";
 
 /// A container image, and how to make a stand-in for it where no registry can be reached.

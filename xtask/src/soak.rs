@@ -21,7 +21,7 @@ pub(crate) const HELP: Help = Help {
             "--failover",
             "Runs this phase only: a database whose replica takes over; 20 s for each of three or four ways to go.",
         ),
-        ("--pair CACHE+DATABASE", "Uses this pair. Defaults to redis+postgres."),
+        ("--pair CACHE+DATABASE", "Uses this pair, such as near+redis+postgres. Defaults to redis+postgres."),
         ("--minutes N", "Lasts N minutes in all. Defaults to 5."),
         ("--seed SEED", "Repeats the plan of faults of an earlier run."),
     ],

@@ -23,6 +23,8 @@ pub enum Mode {
     BlackHole,
     /// Nothing passes while this lasts. Afterwards everything does, late.
     Hold,
+    /// The same for connections on which a server reports changes (`CLIENT TRACKING`). All others pass.
+    HoldReports,
     /// Requests pass, answers do not.
     Deaf,
     /// All connections are reset, including new ones.
@@ -141,10 +143,10 @@ impl Proxy {
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
-        let is_answered = AtomicBool::new(true);
+        let seen = Seen { is_answered: AtomicBool::new(true), has_reports: AtomicBool::new(false) };
         let is_reset = tokio::select! {
-            is_reset = self.pump(from_client, &to_server, Direction::Question, &is_answered) => is_reset,
-            is_reset = self.pump(from_server, &to_client, Direction::Answer, &is_answered) => is_reset,
+            is_reset = self.pump(from_client, &to_server, Direction::Question, &seen) => is_reset,
+            is_reset = self.pump(from_server, &to_client, Direction::Answer, &seen) => is_reset,
         };
         if is_reset {
             let _ = to_client.as_ref().set_zero_linger();
@@ -157,7 +159,7 @@ impl Proxy {
         mut from: OwnedReadHalf,
         to: &OwnedWriteHalf,
         direction: Direction,
-        is_answered: &AtomicBool,
+        seen: &Seen,
     ) -> bool {
         // In one function, because it is one loop with an arm for each mode.
         let mut mode = self.shared.mode.subscribe();
@@ -180,10 +182,17 @@ impl Proxy {
             };
             let Ok(read @ 1..) = read else { return false };
             let is_answer = direction == Direction::Answer;
-            if is_answered.swap(is_answer, Ordering::SeqCst) && !is_answer {
+            if seen.is_answered.swap(is_answer, Ordering::SeqCst) && !is_answer {
                 self.shared.round_trips.fetch_add(1, Ordering::SeqCst);
             }
-            let now = *mode.borrow();
+            if !is_answer && chunk[..read].windows(TRACKING.len()).any(|bytes| bytes == TRACKING) {
+                seen.has_reports.store(true, Ordering::SeqCst);
+            }
+            let now = match *mode.borrow() {
+                Mode::HoldReports if seen.has_reports.load(Ordering::SeqCst) => Mode::Hold,
+                Mode::HoldReports => Mode::Pass,
+                mode => mode,
+            };
             let passed = match now {
                 Mode::BlackHole => 0,
                 Mode::Deaf if is_answer => 0,
@@ -195,7 +204,7 @@ impl Proxy {
                 }
                 Mode::Hold => {
                     self.inject();
-                    let _ = mode.wait_for(|mode| *mode != Mode::Hold).await;
+                    let _ = mode.wait_for(|mode| !matches!(mode, Mode::Hold | Mode::HoldReports)).await;
                     read
                 }
                 Mode::Reset => {
@@ -214,6 +223,17 @@ impl Proxy {
             }
         }
     }
+}
+
+/// The word by which a client asks for reports.
+const TRACKING: &[u8] = b"TRACKING";
+
+/// The state of a connection, by the bytes that have passed.
+struct Seen {
+    /// The last bytes were an answer's.
+    is_answered: AtomicBool,
+    /// The client has asked for reports.
+    has_reports: AtomicBool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,11 +1,12 @@
-//! A cache that lies, to show that lies are detected.
+//! Caches that lie, to show that lies are detected.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use session_core::{
-    Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, State, StoredKey,
+    Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, Near, NearObserver, Runtime,
+    State, StoredKey,
 };
 
 /// A cache that answers, now and then, with the first value that it has seen under a key.
@@ -59,5 +60,75 @@ impl<C: Cache> Cache for StaleCache<C> {
 
     fn properties(&self) -> CacheProperties {
         self.cache.properties()
+    }
+}
+
+/// A near cache that answers from memory for longer than it says.
+#[derive(Debug)]
+pub(crate) struct Overdue<C>(pub(crate) C);
+
+impl<C: Cache> Overdue<C> {
+    fn inner(&self) -> &dyn Near {
+        self.0.near().expect("it is in front of a near cache")
+    }
+}
+
+impl<C: Cache> Cache for Overdue<C> {
+    async fn get(&self, key: &StoredKey) -> Result<Option<Entry>, CacheError> {
+        self.0.get(key).await
+    }
+
+    async fn compare_exchange(
+        &self,
+        key: &StoredKey,
+        expected: Expected,
+        new: Option<Entry>,
+        ttl: Duration,
+    ) -> Result<Exchange, CacheError> {
+        self.0.compare_exchange(key, expected, new, ttl).await
+    }
+
+    async fn acquire(&self, key: &StoredKey, lease: Entry, ttl: Duration) -> Result<Acquired, CacheError> {
+        self.0.acquire(key, lease, ttl).await
+    }
+
+    fn properties(&self) -> CacheProperties {
+        self.0.properties()
+    }
+
+    fn near(&self) -> Option<&dyn Near> {
+        Some(self)
+    }
+}
+
+impl<C: Cache> Near for Overdue<C> {
+    fn peek(&self, key: &StoredKey) -> Option<Entry> {
+        self.inner().peek(key)
+    }
+
+    fn forget(&self, key: &StoredKey) {
+        self.inner().forget(key);
+    }
+
+    fn freshness_bound(&self) -> Duration {
+        Duration::from_nanos(super::run::BOUND)
+    }
+
+    fn refusal(&self) -> Option<&'static str> {
+        self.inner().refusal()
+    }
+
+    fn start(&self, runtime: &Arc<dyn Runtime>, observer: Arc<dyn NearObserver>) {
+        self.inner().start(runtime, observer);
+    }
+
+    #[cfg(feature = "simulation")]
+    fn __peek_anyway(&self, key: &StoredKey) -> Option<Entry> {
+        self.inner().__peek_anyway(key)
+    }
+
+    #[cfg(feature = "simulation")]
+    fn __is_fresh(&self) -> bool {
+        self.inner().__is_fresh()
     }
 }

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::history::{Action, Answer, Fields, Nanos, Op, SECOND, Writer};
+use super::history::{Action, Answer, Fields, Nanos, Op, SECOND, Writer, is_strict};
 use super::oracle::{self, Verdict};
 
 /// The circumstances of a history.
@@ -30,6 +30,8 @@ pub(crate) struct Surroundings {
     pub(crate) is_private: bool,
     /// The cache answers all the time, so nothing lowers the promise, not even a degraded result.
     pub(crate) is_healthy: bool,
+    /// The freshness bound, if the caches are near ones: what their loads are held to; see [`Reached::for_near`].
+    pub(crate) near: Option<Nanos>,
 }
 
 /// The maximum time to spend on shortening a history.
@@ -116,7 +118,9 @@ type Judgement<T = ()> = Result<T, (Kind, String)>;
 fn judge(history: &[Op], surroundings: &Surroundings) -> Judgement<bool> {
     check_rules(history, surroundings)?;
     let bounded = bounded(history, surroundings);
-    match oracle::judge(history, |op| is_bound(op, &bounded)) {
+    // No order explains loads that may be behind. The rules judge them.
+    let is_left_to_rules = |op: &Op| is_bound(op, &bounded) || surroundings.near.is_some() && op.is_load();
+    match oracle::judge(history, is_left_to_rules) {
         Verdict::Explained => Ok(true),
         Verdict::TooMany => Ok(false),
         Verdict::Unexplained(number) => {
@@ -158,6 +162,15 @@ impl Op {
 
     fn is_load(&self) -> bool {
         self.action == Action::Load
+    }
+
+    /// Returns `true` if no process may show an older state once this has answered.
+    fn is_final(&self) -> bool {
+        match (self.action, &self.answer) {
+            (_, Answer::Removed(_) | Answer::Rotated(_)) => true,
+            (Action::Save(_, count), Answer::Saved(_)) => is_strict(count),
+            _ => false,
+        }
     }
 
     /// Returns `true` if the operation may have ended the session.
@@ -307,15 +320,10 @@ fn check_order(history: &[Op], surroundings: &Surroundings) -> Judgement {
     let mut answers: Vec<(Nanos, usize)> =
         history.iter().enumerate().filter_map(|(number, op)| Some((op.end?, number))).collect();
     answers.sort_unstable();
-    // The state that was reached, with the time since. It rises.
-    let mut reached: Vec<(Nanos, State)> = vec![(0, State::Absent)];
-    let reached_by = |reached: &[(Nanos, State)], at: Nanos| -> State {
-        let after = reached.partition_point(|(since, _)| *since < at);
-        reached.get(after.saturating_sub(1)).map_or(State::Absent, |(_, state)| state.clone())
-    };
+    let mut reached = Reached::default();
     for (end, number) in answers {
         let op = &history[number];
-        let floor = reached_by(&reached, op.begin);
+        let floor = reached.by(op.begin);
         let state = match &op.answer {
             Answer::Refused | Answer::Unknown => continue,
             Answer::Seen(fields) | Answer::Saved(fields) | Answer::Rotated(fields) => {
@@ -340,31 +348,90 @@ fn check_order(history: &[Op], surroundings: &Surroundings) -> Judgement {
         };
         let is_bound = is_bound(op, &bounded);
         let oldest = op.begin.saturating_sub(surroundings.max_cache_age + SLACK);
-        let least = if is_bound { reached_by(&reached, oldest) } else { floor };
+        let least = match surroundings.near {
+            _ if is_bound => reached.by(oldest),
+            Some(bound) if op.is_load() => reached.for_near(op, bound),
+            _ => floor,
+        };
         if !state.has_reached(&least) {
             let kind = match least {
                 State::Gone => Kind::Undead,
                 _ if is_bound => Kind::OlderThanPromised,
                 _ => Kind::Stale,
             };
-            let promise = if is_bound { "longer ago than max_cache_age" } else { "before" };
+            let promise = match surroundings.near {
+                _ if is_bound => "longer ago than max_cache_age",
+                Some(_) if op.is_load() => {
+                    "by its own process, by a final operation, or longer ago than the freshness bound"
+                }
+                _ => "before",
+            };
             return Err((
                 kind,
                 format!("{:?} answered {state:?}, but {promise}, {least:?} was reached", op.action),
             ));
         }
-        let mut next = match (&op.answer, state) {
+        let next = match (&op.answer, state) {
             // The last state, after which the session was gone.
             (Answer::Rotated(_), _) => State::Gone,
             (_, state) => state,
         };
-        let last = reached.last().map_or(State::Absent, |(_, state)| state.clone());
-        if !next.has_reached(&last) {
-            next = last;
-        }
-        reached.push((end, next));
+        reached.add(op, end, &next);
     }
     Ok(())
+}
+
+/// The states that answers have shown, by the time of the answers.
+#[derive(Debug, Default)]
+struct Reached {
+    by_all: Rising,
+    by_final: Rising,
+    by_process: BTreeMap<u32, Rising>,
+}
+
+/// A state that rises, with the time since.
+#[derive(Debug, Default)]
+struct Rising(Vec<(Nanos, State)>);
+
+impl Rising {
+    fn by(&self, at: Nanos) -> State {
+        let after = self.0.partition_point(|(since, _)| *since < at);
+        after
+            .checked_sub(1)
+            .and_then(|last| self.0.get(last))
+            .map_or(State::Absent, |(_, state)| state.clone())
+    }
+
+    fn add(&mut self, at: Nanos, state: &State) {
+        if self.0.last().is_none_or(|(_, last)| state.has_reached(last)) {
+            self.0.push((at, state.clone()));
+        }
+    }
+}
+
+impl Reached {
+    fn by(&self, at: Nanos) -> State {
+        self.by_all.by(at)
+    }
+
+    /// Returns the state that a load from a near cache must have reached: its own process shows nothing older than it has shown
+    /// or written; no process shows what a final operation has replaced; and everything else is seen within the bound.
+    fn for_near(&self, op: &Op, bound: Nanos) -> State {
+        let own = self.by_process.get(&op.process).map_or(State::Absent, |own| own.by(op.begin));
+        let others = [self.by_final.by(op.begin), self.by_all.by(op.begin.saturating_sub(bound))];
+        others.into_iter().fold(own, |far, other| if other.has_reached(&far) { other } else { far })
+    }
+
+    fn add(&mut self, op: &Op, at: Nanos, state: &State) {
+        if op.is_final() {
+            self.by_final.add(at, state);
+        }
+        // A touch shows no contents.
+        if op.answer != Answer::Touched {
+            self.by_process.entry(op.process).or_default().add(at, state);
+        }
+        self.by_all.add(at, state);
+    }
 }
 
 /// Returns the times in which only the bound is promised: they begin with writes that reached no cache, or

@@ -14,6 +14,8 @@ pub(crate) enum Target {
     Cache,
     Database,
     Both,
+    /// One of the processes.
+    Process,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub(crate) enum Kind {
     Kill,
     Restart,
     Disconnect,
+    /// A process is stopped (`SIGSTOP`), and goes on afterwards.
+    Stop(usize),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +44,7 @@ impl fmt::Display for Fault {
         match self.kind {
             Kind::Network(mode, None) => write!(f, "{mode:?} for all processes")?,
             Kind::Network(mode, Some(node)) => write!(f, "{mode:?} for process {node}")?,
+            Kind::Stop(node) => write!(f, "SIGSTOP of process {node}")?,
             kind => write!(f, "{kind:?}")?,
         }
         write!(f, ", {:.1} s", self.lasts.as_secs_f64())
@@ -49,11 +54,21 @@ impl fmt::Display for Fault {
 impl Fault {
     /// Returns `true` if the cache may have lost its entries.
     pub(crate) fn empties_cache(&self) -> bool {
-        self.target != Target::Database && matches!(self.kind, Kind::Kill | Kind::Restart)
+        self.hits_cache() && matches!(self.kind, Kind::Kill | Kind::Restart)
+    }
+
+    /// Returns `true` if calls of the cache may fail. Reports of its changes that are held fail none.
+    pub(crate) fn hits_cache(&self) -> bool {
+        matches!(self.target, Target::Cache | Target::Both) && !self.is_of_channels()
+    }
+
+    /// Returns `true` if the fault breaks no call: it only keeps processes from what they should hear.
+    pub(crate) fn is_of_channels(&self) -> bool {
+        matches!(self.kind, Kind::Network(Mode::HoldReports, _) | Kind::Stop(_))
     }
 
     pub(crate) fn is_of_engine(&self) -> bool {
-        !matches!(self.kind, Kind::Network(..))
+        !matches!(self.kind, Kind::Network(..) | Kind::Stop(_))
     }
 }
 
@@ -65,6 +80,18 @@ pub(crate) struct Breakable {
     /// A cache, but no cluster: its nodes announce their addresses to clients, which bypass the proxies, and
     /// its container does not start a second time.
     pub(crate) is_simple_cache: bool,
+    pub(crate) near: NearFaults,
+}
+
+/// The faults of near caches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NearFaults {
+    /// The caches are no near ones.
+    No,
+    /// As well as all others.
+    Too,
+    /// Nothing else is broken.
+    Only,
 }
 
 /// All faults in a random order, repeatedly: of the cache, then of the database, then of both.
@@ -85,16 +112,16 @@ impl Plan {
 
     /// Returns `None` if nothing can be broken.
     pub(crate) fn next(&mut self) -> Option<Fault> {
-        let Breakable { cache, database, is_simple_cache } = self.breakable;
+        let Breakable { cache, database, is_simple_cache, .. } = self.breakable;
         let is_possible = |target| match target {
             Target::Cache => cache,
             Target::Database => database,
             Target::Both => cache && database,
+            Target::Process => false,
         };
         let target = (0..TARGETS.len())
             .map(|n| TARGETS[(self.step + n) % TARGETS.len()])
             .find(|target| is_possible(*target))?;
-        let is_simple = is_simple_cache || target == Target::Database;
         self.step += 1;
         loop {
             if self.kinds.is_empty() {
@@ -102,8 +129,15 @@ impl Plan {
                 self.random.shuffle(&mut self.kinds);
             }
             let kind = self.kinds.pop()?;
-            if is_simple || matches!(kind, Kind::Pause | Kind::Disconnect) {
+            let is_held = matches!(kind, Kind::Network(Mode::HoldReports, _));
+            let is_simple = is_simple_cache || target == Target::Database && !is_held;
+            if is_simple || matches!(kind, Kind::Pause | Kind::Disconnect | Kind::Stop(_)) {
                 let lasts = Duration::from_millis(self.random.u64(800..=2_500));
+                let target = match kind {
+                    Kind::Stop(_) => Target::Process,
+                    _ if is_held => Target::Cache,
+                    _ => target,
+                };
                 return Some(Fault { target, kind, lasts });
             }
         }
@@ -123,7 +157,22 @@ impl Plan {
             let node = self.random.bool().then(|| self.random.usize(0..self.processes));
             kinds.push(Kind::Network(mode, node));
         }
-        kinds
+        match self.breakable.near {
+            NearFaults::No => kinds,
+            NearFaults::Too => {
+                kinds.extend([Kind::Network(Mode::Hold, Some(self.random.usize(0..self.processes)))]);
+                kinds.extend(self.near_kinds());
+                kinds
+            }
+            NearFaults::Only => self.near_kinds(),
+        }
+    }
+
+    fn near_kinds(&mut self) -> Vec<Kind> {
+        let mut node = || self.random.usize(0..self.processes);
+        let held = [None, Some(node()), Some(node())].map(|node| Kind::Network(Mode::HoldReports, node));
+        let stopped = [node(), node()].map(Kind::Stop);
+        held.into_iter().chain(stopped).collect()
     }
 }
 
@@ -152,7 +201,7 @@ impl Path {
             Kind::Kill => container.docker(&["kill"]),
             Kind::Restart => container.docker(&["restart", "--time", "1"]),
             Kind::Disconnect => container.docker(&["network", "disconnect", "bridge"]),
-            Kind::Network(..) => Ok(()),
+            Kind::Network(..) | Kind::Stop(_) => Ok(()),
         }
     }
 
@@ -163,7 +212,7 @@ impl Path {
             Kind::Pause => container.docker(&["unpause"])?,
             Kind::Kill => container.docker(&["start"])?,
             Kind::Disconnect => container.docker(&["network", "connect", "bridge"])?,
-            Kind::Restart | Kind::Network(..) => {}
+            Kind::Restart | Kind::Network(..) | Kind::Stop(_) => {}
         }
         container.wait()
     }

@@ -40,12 +40,18 @@ pub(crate) const COUNTED: Writer = 1 << 31;
 pub(crate) enum Action {
     Create,
     Load,
-    /// Opens the session, sets a field, counts itself in the value that all writers modify, and saves, which merges.
+    /// Opens the session, sets a field, counts itself in the value that all writers modify, and saves, which merges. See
+    /// [`is_strict`].
     Save(Writer, u64),
     Touch,
     Delete,
     /// Renames the session to another key, which no task uses: the end of this session.
     Rotate,
+}
+
+/// Returns `true` if the save of this number is made final: no near cache shows an older state after it.
+pub(crate) const fn is_strict(count: u64) -> bool {
+    count.is_multiple_of(16)
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,6 +166,7 @@ pub(crate) enum Blame {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Figures {
     pub(crate) hits: u64,
+    pub(crate) near_hits: u64,
     pub(crate) misses: u64,
     pub(crate) bypasses: u64,
     pub(crate) joined: u64,
@@ -176,6 +183,7 @@ impl From<Stats> for Figures {
     fn from(stats: Stats) -> Self {
         Self {
             hits: stats.hits,
+            near_hits: stats.near_hits,
             misses: stats.misses,
             bypasses: stats.bypasses,
             joined: stats.joined,
@@ -272,13 +280,21 @@ pub(crate) struct Mix {
     pub(crate) stalling: u16,
 }
 
+/// A way in which a cache lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Lie {
+    /// It serves old values.
+    Stale,
+    /// It is a near cache, and answers from memory for longer than it says.
+    Overdue,
+}
+
 /// The orders of a parent to its process, as the first line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Orders {
     pub(crate) cache: String,
     pub(crate) database: String,
-    /// The cache serves old values, to show that they are detected.
-    pub(crate) stale_cache: bool,
+    pub(crate) lie: Option<Lie>,
     /// A part of every session key.
     pub(crate) run: u32,
     pub(crate) seed: u64,
@@ -294,6 +310,8 @@ pub(crate) struct Orders {
     pub(crate) creates_from: Nanos,
     pub(crate) max_cache_age: Nanos,
     pub(crate) pause: Nanos,
+    /// Most operations are loads, so that near caches have something in memory.
+    pub(crate) is_read_mostly: bool,
 }
 
 impl Orders {

@@ -58,6 +58,7 @@ pub(crate) struct Process {
     pub(crate) hit_since: Nanos,
     /// The beginning of the latest write that was acknowledged.
     pub(crate) wrote_since: Nanos,
+    pub(crate) near_hits: u64,
     hits: u64,
     reported_at: Nanos,
     pub(crate) cache_errors: u64,
@@ -75,6 +76,7 @@ impl Ledger {
                 }
                 (state.hits, state.reported_at, state.cache_errors) =
                     (figures.hits, at, figures.cache_errors);
+                state.near_hits = figures.near_hits;
                 if let Some(samples) = &mut self.samples {
                     samples.entry(process).or_default().push((at, figures));
                 }

@@ -22,6 +22,9 @@ pub(crate) struct Report {
     pub(crate) looked: u64,
     /// The number of times that proxies disturbed a connection, of the cache and of the database.
     pub(crate) injected: (u64, u64),
+    /// The number of loads that near caches answered from memory.
+    pub(crate) near_hits: u64,
+    is_near: bool,
     pub(crate) found: Option<Found>,
 }
 
@@ -54,6 +57,8 @@ impl Report {
             killed: 0,
             looked: 0,
             injected: (0, 0),
+            near_hits: 0,
+            is_near: settings.is_near(),
             found: None,
         }
     }
@@ -86,6 +91,9 @@ impl Report {
         }
         if self.faults.is_empty() && self.killed == 0 {
             return Err("nothing was broken, which proves nothing: let the soak last longer".into());
+        }
+        if self.is_near && self.near_hits == 0 {
+            return Err("no near cache answered from memory, which proves nothing".into());
         }
         if self.looked == 0 {
             return Err("no session was read at the end, which proves nothing".into());
@@ -141,22 +149,26 @@ impl fmt::Display for Report {
             self.looked
         )?;
         let by_engine = self.faults.iter().filter(|(fault, _)| fault.is_of_engine()).count();
-        let by_network = self.faults.len() - by_engine;
+        let stopped = self.faults.iter().filter(|(fault, _)| fault.target == Target::Process).count();
+        let by_network = self.faults.len() - by_engine - stopped;
         writeln!(
             f,
             "faults injected   {}: {by_engine} by the container engine, {by_network} by proxies ({} + {} times in all), \
-             and {} processes killed",
+             {stopped} processes stopped, and {} killed",
             self.faults.len(),
             self.injected.0,
             self.injected.1,
             self.killed
         )?;
+        if self.is_near {
+            writeln!(f, "near hits         {}", self.near_hits)?;
+        }
         writeln!(f, "errors returned   {}", self.counts.errors())?;
         for (error, times) in errors {
             writeln!(f, "  {times:>6}  {error}")?;
         }
         writeln!(f, "degraded results  {degraded}")?;
-        for target in [Target::Cache, Target::Database, Target::Both] {
+        for target in [Target::Cache, Target::Database, Target::Both, Target::Process] {
             let of: Vec<_> =
                 self.recoveries.iter().filter(|recovery| recovery.fault.target == target).collect();
             let name = format!("{target:?}").to_lowercase();

@@ -11,8 +11,8 @@ use session_cached_db::{CachedDb, NoCache, Schema};
 
 use super::checker::{Surroundings, Violation};
 use super::engine::Container;
-use super::faults::{Breakable, Fault, Kind, Path, Plan, Target};
-use super::history::{Action, Nanos, Op, Orders, SECOND, SessionId, now};
+use super::faults::{Breakable, Fault, Kind, NearFaults, Path, Plan, Target};
+use super::history::{Action, Lie, MILLI, Nanos, Op, Orders, SECOND, SessionId, now};
 use super::ledger::{self, Ledger};
 use super::report::{Recovery, Report};
 use super::worker::{self, Counting, PAUSE, WRITE_BOUND};
@@ -28,8 +28,12 @@ pub(crate) struct Settings {
     pub(crate) processes: u32,
     pub(crate) tasks: u32,
     pub(crate) slots: u32,
-    /// The cache lies.
-    pub(crate) stale_cache: bool,
+    /// The cache lies, to show that this is noticed.
+    pub(crate) lie: Option<Lie>,
+    /// Nothing but the channels of near caches is broken.
+    pub(crate) breaks_channels_only: bool,
+    /// The time for which a session is used.
+    pub(crate) generation: Nanos,
     /// The proxies break nothing, to show that this is noticed.
     pub(crate) idle_proxies: bool,
     /// Operations never begin, to show that this is noticed.
@@ -41,10 +45,16 @@ pub(crate) struct Settings {
 impl Settings {
     pub(crate) fn new(pair: &str, lasts: Duration, seed: u64) -> Result<Self, Failure> {
         let (cache, database) =
-            pair.split_once('+').ok_or_else(|| format!("a pair looks like redis+postgres, not {pair:?}"))?;
-        if !table::CACHES.contains(&cache) || !table::DATABASES.contains(&database) {
+            pair.rsplit_once('+').ok_or_else(|| format!("a pair looks like redis+postgres, not {pair:?}"))?;
+        let shared = cache.strip_prefix(table::NEAR);
+        let is_known = table::CACHES.contains(&shared.unwrap_or(cache))
+            && (shared.is_none() || cache_backends::connect(&format!("{cache}://127.0.0.1/")).is_ok());
+        if !is_known || !table::DATABASES.contains(&database) {
             let (caches, databases) = (table::CACHES.join(", "), table::DATABASES.join(", "));
-            return Err(format!("{pair:?} is no pair; caches: {caches}; databases: {databases}").into());
+            return Err(format!(
+                "{pair:?} is no pair; caches: {caches}, and near+redis and near+valkey; databases: {databases}"
+            )
+            .into());
         }
         Ok(Self {
             cache: cache.into(),
@@ -54,18 +64,35 @@ impl Settings {
             processes: 4,
             tasks: 6,
             slots: 8,
-            stale_cache: false,
+            lie: None,
+            breaks_channels_only: false,
+            generation: GENERATION,
             idle_proxies: false,
             pause: PAUSE,
             program: std::env::current_exe()?,
         })
     }
+
+    pub(crate) fn is_near(&self) -> bool {
+        self.cache.starts_with(table::NEAR)
+    }
 }
+
+/// Returns the URL of a near cache in front of the cache of `url`.
+pub(crate) fn near_url(url: &str, bound: Nanos) -> String {
+    format!("{}{url}?freshness_bound_ms={}", table::NEAR, bound / MILLI)
+}
+
+/// The freshness bound of near caches.
+pub(crate) const BOUND: Nanos = 100 * MILLI;
 
 /// The maximum time for a process to start, and for everything to recover.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(45);
 const MAX_CACHE_AGE: Nanos = 3 * SECOND;
 const GENERATION: Nanos = 5 * SECOND;
+
+/// The freshness bound that near caches keep when they say that it is shorter.
+const OVERDUE: Nanos = 2 * SECOND;
 
 /// The violation that a soak found.
 #[derive(Debug)]
@@ -152,6 +179,7 @@ impl Soak {
             write_bound: WRITE_BOUND,
             counts_saves: true,
             is_private: settings.cache == "moka",
+            near: settings.is_near().then_some(BOUND),
             ..Surroundings::default()
         };
         let soak = Self {
@@ -174,10 +202,12 @@ impl Soak {
 
     fn cache_url(&self, node: usize) -> String {
         let Some(container) = &self.cache.container else { return "moka://".into() };
-        match self.cache.proxies.get(node) {
+        let url = match self.cache.proxies.get(node) {
             Some(proxy) => container.url(&[proxy.address().port()]),
             None => container.url(&container.ports),
-        }
+        };
+        let bound = if self.settings.lie == Some(Lie::Overdue) { OVERDUE } else { BOUND };
+        if self.settings.is_near() { near_url(&url, bound) } else { url }
     }
 
     fn database_url(&self, node: Option<usize>) -> String {
@@ -194,7 +224,7 @@ impl Soak {
         Ok(Orders {
             cache: self.cache_url(node),
             database: self.database_url(Some(node)),
-            stale_cache: settings.stale_cache,
+            lie: settings.lie,
             run: u32::try_from(settings.seed & 0xffff_ffff)?,
             seed: settings.seed,
             process: u32::try_from(node)?,
@@ -203,10 +233,11 @@ impl Soak {
             tasks: settings.tasks,
             slots: settings.slots,
             start: self.start,
-            generation: GENERATION,
+            generation: settings.generation,
             creates_from: if process < settings.processes { self.start } else { now() },
             max_cache_age: MAX_CACHE_AGE,
             pause: settings.pause,
+            is_read_mostly: settings.is_near(),
         })
     }
 
@@ -268,6 +299,11 @@ impl Soak {
             cache: self.cache.container.is_some(),
             database: self.database.container.is_some(),
             is_simple_cache: !self.cache.proxies.is_empty(),
+            near: match self.settings {
+                Settings { breaks_channels_only: true, .. } => NearFaults::Only,
+                _ if self.settings.is_near() => NearFaults::Too,
+                _ => NearFaults::No,
+            },
         };
         let mut plan = Plan::new(self.settings.seed, breakable, self.settings.processes as usize);
         let mut step = 0_u32;
@@ -324,9 +360,10 @@ impl Soak {
             Target::Cache => vec![Arc::clone(&self.cache)],
             Target::Database => vec![Arc::clone(&self.database)],
             Target::Both => vec![Arc::clone(&self.cache), Arc::clone(&self.database)],
+            Target::Process => Vec::new(),
         };
         // Until it is ended, the fault lasts for ever.
-        let hits_cache = fault.target != Target::Database;
+        let hits_cache = fault.hits_cache();
         {
             let mut ledger = lock(&self.ledger);
             let surroundings = &mut ledger.surroundings;
@@ -342,6 +379,8 @@ impl Soak {
             if !self.settings.idle_proxies {
                 paths.iter().for_each(|path| path.set(mode, node));
             }
+        } else if let Kind::Stop(node) = fault.kind {
+            self.signal(node, "STOP")?;
         } else {
             self.on_servers(&paths, move |path| path.break_server(fault.kind)).await?;
         }
@@ -349,6 +388,9 @@ impl Soak {
         self.mark_to_kill(victim);
         self.watch(fault.lasts * 2 / 3, &what).await?;
         paths.iter().for_each(|path| path.set(Mode::Pass, None));
+        if let Kind::Stop(node) = fault.kind {
+            self.signal(node, "CONT")?;
+        }
         if fault.is_of_engine() {
             self.on_servers(&paths, move |path| path.mend_server(fault.kind)).await?;
         }
@@ -369,6 +411,13 @@ impl Soak {
         self.report.faults.push((fault, self.injected() - injected_before));
         self.replace(victim).await?;
         self.recover(fault, mended).await
+    }
+
+    fn signal(&self, node: usize, signal: &str) -> Result<(), Failure> {
+        let worker = self.workers.get(node).ok_or("there is no such process")?;
+        let id = lock(&worker.child).id().to_string();
+        let status = Command::new("kill").args(["-s", signal, &id]).status()?;
+        if status.success() { Ok(()) } else { Err(format!("SIG{signal} could not be sent: {status}").into()) }
     }
 
     fn injected(&self) -> u64 {
@@ -505,7 +554,7 @@ impl Soak {
     /// from the database alone, and through the cache again. The reads are judged like all others.
     async fn read_at_the_end(&mut self) -> Result<(), Failure> {
         let process = self.next_process;
-        let orders = Orders { stale_cache: false, ..self.orders(0, process)? };
+        let orders = Orders { lie: None, ..self.orders(0, process)? };
         let cached = worker::store(&orders).await?;
         let db = db_backends::connect(&orders.database).await?;
         let uncached = CachedDb::builder(NoCache, db).schema(Schema::Trust).reaper(None).build().await?;
@@ -531,7 +580,9 @@ impl Soak {
 
     fn count(&mut self) {
         self.report.injected = (self.cache.injected(), self.database.injected());
-        self.report.counts = lock(&self.ledger).counts.clone();
+        let ledger = lock(&self.ledger);
+        self.report.counts = ledger.counts.clone();
+        self.report.near_hits = ledger.processes.values().map(|process| process.near_hits).sum();
     }
 
     /// Judges what is left, and whether the soak proves anything.

@@ -12,9 +12,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Barrier;
 
 use super::checker::{Kind, Surroundings, check, check_rules};
-use super::history::{Action, Answer, Fields, Figures, MILLI, Nanos, Op, SECOND, now};
+use super::history::{Action, Answer, Fields, Figures, Lie, MILLI, Nanos, Op, SECOND, now};
 use super::oracle::{Verdict, judge};
 use super::phases::{self, Omitted, Phase};
+use super::report::Report;
 use super::run::{Settings, run};
 use super::worker::{Counting, attempt, empty, stored_key};
 use crate::{Failure, block_on, load};
@@ -40,6 +41,10 @@ pub(crate) fn all() -> Vec<Trial> {
         trial("checker::a_session_that_is_gone_without_an_end_is_found", lost_session_is_detected),
         trial("checker::a_write_without_an_answer_may_land_late", unanswered_write_may_take_effect_late),
         trial("checker::violation_shows_the_shortest_history", violation_shows_the_shortest_history),
+        trial("checker::near_load_may_be_behind_others_up_to_the_bound", near_load_may_be_behind),
+        trial("checker::near_load_that_misses_its_own_write_is_found", own_write_that_is_missed_is_detected),
+        trial("checker::near_load_that_goes_back_in_time_is_found", near_load_back_in_time_is_detected),
+        trial("checker::near_load_after_a_final_operation_is_found", near_load_after_final_is_detected),
         trial("oracle::what_can_be_explained_is_and_what_the_rules_find_cannot", oracle_and_rules_agree),
         trial("oracle::lie_that_no_rule_knows_is_detected", lie_that_no_rule_knows_is_detected),
         trial("proxy::every_mode_of_the_proxy_disturbs", every_mode_of_the_proxy_disturbs),
@@ -60,10 +65,12 @@ pub(crate) fn all() -> Vec<Trial> {
         trial("run::soak_that_breaks_nothing_fails", soak_that_breaks_nothing_fails),
         trial("run::proxies_that_inject_nothing_fail_the_soak", soak_with_idle_proxies_fails),
         trial("run::a_cache_that_lies_is_found_out", lying_cache_is_detected),
+        trial("run::near_cache_that_answers_for_too_long_is_found_out", overdue_cache_is_detected),
         trial("herd::four_processes_with_64_loads_each_make_8_database_reads_at_most", load::herd),
         trial("outage::no_operation_fails_for_a_cache_that_is_killed", load::outage),
         trial("soak::redis+postgres", || soak("redis+postgres", 15)),
         trial("soak::memcached+mysql", || soak("memcached+mysql", 15)),
+        trial("soak::near+redis+postgres", near_soak),
         trial("crowd::without_operations_fails", || {
             expect_failure(Phase::Crowd, Omitted::Operations, "which proves nothing")
         }),
@@ -104,7 +111,17 @@ fn trial(name: &str, test: impl FnOnce() -> Result<(), Failure> + Send + 'static
 
 fn soak(pair: &str, seconds: u64) -> Result<(), Failure> {
     let settings = Settings::new(pair, Duration::from_secs(seconds), fastrand::u64(..1 << 32))?;
-    let report = block_on(run(settings))?;
+    expect_clean(&block_on(run(settings))?)
+}
+
+/// A short soak of near caches, whose channels alone are broken: whatever else is broken is broken in other soaks.
+fn near_soak() -> Result<(), Failure> {
+    let seconds = Duration::from_secs(12);
+    let settings = Settings::new("near+redis+postgres", seconds, fastrand::u64(..1 << 32))?;
+    expect_clean(&block_on(run(Settings { breaks_channels_only: true, ..settings }))?)
+}
+
+fn expect_clean(report: &Report) -> Result<(), Failure> {
     println!("{report}");
     if report.is_clean() { Ok(()) } else { Err("a promise was broken, see above".into()) }
 }
@@ -184,13 +201,30 @@ fn soak_with_idle_proxies_fails() -> Result<(), Failure> {
 }
 
 fn lying_cache_is_detected() -> Result<(), Failure> {
-    let report = block_on(run(Settings { stale_cache: true, ..pair(30) }))?;
+    let report = block_on(run(Settings { lie: Some(Lie::Stale), ..pair(30) }))?;
     let Some(found) = &report.found else {
         return Err(format!("the lies were not detected\n{report}").into());
     };
     let said = report.to_string();
     assert!(matches!(found.violation.kind, Kind::Stale | Kind::Undead | Kind::OlderThanPromised), "{said}");
     assert!(said.contains("violations 1") && found.violation.history.len() < 40, "{said}");
+    Ok(())
+}
+
+fn overdue_cache_is_detected() -> Result<(), Failure> {
+    let near = Settings::new("near+redis+sqlite", Duration::from_secs(30), 7)?;
+    let settings = Settings {
+        lie: Some(Lie::Overdue),
+        breaks_channels_only: true,
+        generation: SECOND,
+        processes: 2,
+        ..near
+    };
+    let report = block_on(run(settings))?;
+    let Some(found) = &report.found else {
+        return Err(format!("the lies were not detected\n{report}").into());
+    };
+    assert!(matches!(found.violation.kind, Kind::Stale | Kind::Undead), "{report}");
     Ok(())
 }
 
@@ -414,6 +448,58 @@ fn saves_that_waited_together_may_be_one_statement() -> Result<(), Failure> {
     Ok(())
 }
 
+/// Circumstances with near caches, whose bound is 100 ms.
+fn near() -> Surroundings {
+    Surroundings { near: Some(100 * MILLI), ..sound() }
+}
+
+/// The same in another process.
+fn elsewhere(op: Op) -> Op {
+    Op { process: 1, ..op }
+}
+
+fn near_load_may_be_behind() -> Result<(), Failure> {
+    let saved = save(10, 20, (1, 1), [(1, 1)]);
+    for (begin, expected) in [(119, None), (121, Some(Kind::Stale))] {
+        let history = [create(), saved.clone(), elsewhere(load(begin, begin + 1, []))];
+        assert_eq!(kind(&history, &near()), expected, "{begin}");
+        assert_eq!(kind(&history, &sound()), Some(Kind::Stale));
+    }
+    Ok(())
+}
+
+fn own_write_that_is_missed_is_detected() -> Result<(), Failure> {
+    let history = [create(), save(10, 20, (1, 1), [(1, 1)]), load(21, 22, [])];
+    assert_eq!(kind(&history, &near()), Some(Kind::Stale));
+    Ok(())
+}
+
+fn near_load_back_in_time_is_detected() -> Result<(), Failure> {
+    let saved = save(10, 20, (1, 1), [(1, 1)]);
+    let forth = [create(), saved, elsewhere(load(21, 22, [(1, 1)]))];
+    assert_eq!(kind(&forth, &near()), None);
+    let back = [&forth[..], &[elsewhere(load(23, 24, []))]].concat();
+    assert_eq!(kind(&back, &near()), Some(Kind::Stale));
+    // A touch shows no contents.
+    let touched = [&forth[..2], &[elsewhere(op(21, 22, Action::Touch, Answer::Touched))]].concat();
+    let after = [&touched[..], &[elsewhere(load(23, 24, []))]].concat();
+    assert_eq!(kind(&after, &near()), None);
+    Ok(())
+}
+
+fn near_load_after_final_is_detected() -> Result<(), Failure> {
+    let late = || elsewhere(load(21, 22, []));
+    for end in [
+        op(10, 20, Action::Delete, Answer::Removed(true)),
+        op(10, 20, Action::Rotate, Answer::Rotated(fields([]))),
+    ] {
+        assert_eq!(kind(&[create(), end, late()], &near()), Some(Kind::Undead));
+    }
+    assert_eq!(kind(&[create(), save(10, 20, (1, 16), [(1, 16)]), late()], &near()), Some(Kind::Stale));
+    assert_eq!(kind(&[create(), save(10, 20, (1, 15), [(1, 15)]), late()], &near()), None);
+    Ok(())
+}
+
 fn unwritten_value_is_detected() -> Result<(), Failure> {
     assert_eq!(kind(&[create(), load(10, 20, [(1, 1)])], &sound()), Some(Kind::Unwritten));
     let early = [create(), load(10, 20, [(1, 1)]), save(30, 40, (1, 1), [(1, 1)])];
@@ -594,6 +680,8 @@ fn every_mode_of_the_proxy_disturbs() -> Result<(), Failure> {
             (Mode::Cut(1), 1),
             (Mode::BlackHole, 0),
             (Mode::Hold, 0),
+            // There are no reports on the connection.
+            (Mode::HoldReports, 2),
             (Mode::Deaf, 0),
             (Mode::Reset, 0),
         ] {
@@ -603,7 +691,8 @@ fn every_mode_of_the_proxy_disturbs() -> Result<(), Failure> {
             proxy.set(mode);
             let answer = ask(&mut client).await;
             assert_eq!(answer.len(), passes, "{mode:?}");
-            assert_eq!(proxy.injected() > before, mode != Mode::Pass, "{mode:?}");
+            let disturbs = !matches!(mode, Mode::Pass | Mode::HoldReports);
+            assert_eq!(proxy.injected() > before, disturbs, "{mode:?}");
             proxy.set(Mode::Pass);
             let mut client = TcpStream::connect(proxy.address()).await?;
             assert_eq!(ask(&mut client).await, b"xx", "after {mode:?}");

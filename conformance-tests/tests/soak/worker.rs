@@ -12,9 +12,10 @@ use session_core::{
     bytes::Bytes,
 };
 
-use super::broken::StaleCache;
+use super::broken::{Overdue, StaleCache};
 use super::history::{
-    Action, Answer, Blame, COUNTED, Counted, Fields, Line, MILLI, Nanos, Orders, SECOND, SessionId, now,
+    Action, Answer, Blame, COUNTED, Counted, Fields, Lie, Line, MILLI, Nanos, Orders, SECOND, SessionId,
+    is_strict, now,
 };
 use crate::Failure;
 
@@ -48,8 +49,10 @@ pub(crate) fn main() -> Result<(), Failure> {
 
 pub(crate) async fn store(orders: &Orders) -> Result<Store, Failure> {
     let mut cache: Arc<dyn DynCache> = cache_backends::connect(&orders.cache)?;
-    if orders.stale_cache {
-        cache = Arc::new(StaleCache::new(cache));
+    match orders.lie {
+        None => {}
+        Some(Lie::Stale) => cache = Arc::new(StaleCache::new(cache)),
+        Some(Lie::Overdue) => cache = Arc::new(Overdue(cache)),
     }
     let max_cache_age = Duration::from_nanos(orders.max_cache_age);
     // What is counted holds under either policy, also beside each other.
@@ -171,13 +174,14 @@ impl Task {
     fn choose_action(&mut self, session: SessionId) -> Action {
         let (generation, since) = self.orders.turn(session.slot, now());
         let is_late = generation > session.generation || now() > since + self.orders.generation * 3 / 4;
+        let (touches, saves) = if self.orders.is_read_mostly { (9, 60) } else { (60, 380) };
         match self.random.u16(0..1_000) {
             0..=3 => Action::Delete,
             4..=5 => Action::Rotate,
             6..=25 if is_late => Action::Delete,
             26..=33 if is_late => Action::Rotate,
-            6..=60 => Action::Touch,
-            61..=380 => {
+            chosen if chosen <= touches => Action::Touch,
+            chosen if chosen <= saves => {
                 self.count += 1;
                 Action::Save(self.writer, self.count)
             }
@@ -260,7 +264,8 @@ pub(crate) async fn attempt<C: Cache, P: SubjectIndex>(
                     session.insert(COUNTED_VALUE, counted)?;
                 }
             }
-            let coherence = session.save().await?;
+            let coherence =
+                if is_strict(count) { session.save_strict().await? } else { session.save().await? };
             Ok((Answer::Saved(fields(&session)), coherence))
         }
         Action::Touch => {

@@ -146,6 +146,9 @@ pub(crate) async fn run(phase: Phase, settings: &Settings) -> Result<Vec<Verdict
 /// Returns the reason why a phase cannot run with this pair, if it cannot.
 pub(crate) fn hindrance(phase: Phase, settings: &Settings) -> Option<&'static str> {
     let is_moka = settings.cache == "moka";
+    if settings.cache.starts_with(crate::table::NEAR) {
+        return Some("phases count what the shared cache answers, which a near cache hides");
+    }
     match phase {
         Phase::Blips if is_moka => Some("moka lives in the process and cannot be cut off"),
         Phase::LostServer if is_moka => Some("moka has no servers that could be lost"),
