@@ -4,13 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use session_cached_db::{CachedDb, Coherence, Error, Session, Written};
-use session_core::{
-    ExpiryWrite, Outcome as Certainty, Record, SessionKey, StoredKey, Subject, Version, bytes,
-};
+use session_core::{ExpiryWrite, Outcome as Certainty, Record, SessionKey, Subject, Version, bytes};
 
 use super::backends::{NodeCache, SimDb};
 use super::call::Seen;
-use super::settings::{FAR, KEYS, START, SUBJECT};
+use super::settings::{FAR, KEYS, START, SUBJECT, stored_keys};
 
 pub(super) type Store = CachedDb<NodeCache, SimDb>;
 
@@ -207,10 +205,6 @@ impl Operation {
 
 fn small(n: u64) -> u8 {
     u8::try_from(n).expect("few sessions")
-}
-
-pub(super) fn stored_keys() -> [StoredKey; 2] {
-    KEYS.map(|key| StoredKey::parse(key).expect("a valid key"))
 }
 
 /// Returns the session key of A.

@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
-use session_core::Timestamp;
+use session_core::{StoredKey, Timestamp};
 
 /// The instant at which every run begins.
 pub(super) const START: Timestamp = Timestamp::from_secs(1_000_000);
 
 /// The sessions of a run have one of these keys. They are session keys and stored keys alike.
 pub(super) const KEYS: [&str; 2] = ["session-a", "session-b"];
+
+pub(super) fn stored_keys() -> [StoredKey; 2] {
+    KEYS.map(|key| StoredKey::parse(key).expect("a valid key"))
+}
 
 /// A time longer than any run.
 pub(super) const FAR: Duration = Duration::from_secs(1_000_000);

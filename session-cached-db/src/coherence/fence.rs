@@ -1,18 +1,11 @@
 use session_core::{
-    Cache, CacheError, Entry, Exchange, Expected, Fence, Holder, Stamp, State, StoredKey, Timestamp, Token,
-    Value, protocol,
+    Cache, CacheError, Entry, Exchange, Expected, Holder, Stamp, State, StoredKey, Timestamp, Token, Value,
+    protocol,
 };
 
 use super::CoherentCache;
+use super::confirmed_fence::ConfirmedFence;
 use super::guard::Gate;
-
-/// A fence that the cache has confirmed.
-pub(super) struct ConfirmedFence {
-    pub(super) token: Token,
-    pub(super) stamp: Stamp,
-    pub(super) fence: Fence,
-    pub(super) deadline: Timestamp,
-}
 
 /// The reason why a fence was not placed.
 pub(super) enum NotFenced {

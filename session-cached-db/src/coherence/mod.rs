@@ -12,6 +12,7 @@
 
 mod backoff;
 mod breaker;
+mod confirmed_fence;
 mod fence;
 mod guard;
 mod lease;

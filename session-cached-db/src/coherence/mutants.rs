@@ -8,7 +8,7 @@ use session_core::{
     Token, Value,
 };
 
-use super::fence::ConfirmedFence;
+use super::confirmed_fence::ConfirmedFence;
 use super::guard::Gate;
 use super::{Coherence, CoherentCache, Loaded, Lookup};
 

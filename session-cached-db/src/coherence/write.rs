@@ -3,7 +3,8 @@ use std::sync::Arc;
 
 use session_core::{BoxFuture, Cache, Entry, Outcome, Stamp, StoredKey, Timestamp, Token, Value};
 
-use super::fence::{ConfirmedFence, NotFenced};
+use super::confirmed_fence::ConfirmedFence;
+use super::fence::NotFenced;
 use super::{Coherence, CoherentCache, OutagePolicy, WriteOperation};
 use crate::Error;
 

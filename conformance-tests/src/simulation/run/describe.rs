@@ -7,8 +7,7 @@ use session_core::{Entry, Expected, State};
 use super::Simulation;
 use super::choices::{Choice, JUMPS};
 use crate::simulation::call::{Effect, Seen};
-use crate::simulation::operation::stored_keys;
-use crate::simulation::settings::{KEYS, TICK};
+use crate::simulation::settings::{KEYS, TICK, stored_keys};
 use crate::simulation::task_id::TaskId;
 use crate::simulation::world::lock;
 

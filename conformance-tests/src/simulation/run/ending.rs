@@ -6,11 +6,11 @@ use session_core::{Entry, State};
 
 use super::tasks::Task;
 use super::{FIRST_PROBE, Simulation, Status, Verdict, awaits_repair, is_keeper};
-use crate::simulation::operation::{Operation, stored_keys};
+use crate::simulation::operation::Operation;
 use crate::simulation::oracle::Promise;
 use crate::simulation::settings::{
     AHEAD, CLOCK_SLACK, FENCE_TTL, KEYS, LEASE_TTL, MAX_CACHE_AGE, STATEMENT_BOUND, VALUE_TTL_EXCESS,
-    WRITE_TIMEOUT,
+    WRITE_TIMEOUT, stored_keys,
 };
 use crate::simulation::task_id::TaskId;
 use crate::simulation::world::{Purpose, TaskState, World, lock};

@@ -24,14 +24,12 @@ use self::judging::Excuses;
 use self::tasks::Task;
 use crate::simulation::backends::{NodeCache, SimCache, SimDb, SimRuntime};
 use crate::simulation::digest;
-use crate::simulation::operation::{
-    Answer, FIRST_VERSION, Operation, Store, record, session_key, stored_keys,
-};
+use crate::simulation::operation::{Answer, FIRST_VERSION, Operation, Store, record, session_key};
 use crate::simulation::oracle::Oracle;
 use crate::simulation::scenario::{Beginning, Scenario};
 use crate::simulation::settings::{
     AHEAD, CACHE_TIMEOUT, CLOCK_SLACK, FAR, FENCE_TTL, LEASE_TTL, MAX_CACHE_AGE, NEAR_BOUND, PROBE_INTERVAL,
-    READ_TIMEOUT, START, TOUCH_INTERVAL, WRITE_TIMEOUT,
+    READ_TIMEOUT, START, TOUCH_INTERVAL, WRITE_TIMEOUT, stored_keys,
 };
 use crate::simulation::task_id::TaskId;
 use crate::simulation::world::{Shared, TaskState, World, lock};

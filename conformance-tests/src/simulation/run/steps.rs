@@ -5,8 +5,8 @@ use session_core::{Entry, State};
 use super::choices::{Choice, JUMPS};
 use super::{Simulation, Status, Verdict};
 use crate::simulation::call::Reply;
-use crate::simulation::operation::{Operation, stored_keys};
-use crate::simulation::settings::TICK;
+use crate::simulation::operation::Operation;
+use crate::simulation::settings::{TICK, stored_keys};
 use crate::simulation::task_id::TaskId;
 use crate::simulation::world::{TaskState, lock};
 

@@ -8,8 +8,7 @@ use session_core::NoticeListener;
 
 use super::World;
 use crate::simulation::call::{Call, Reply};
-use crate::simulation::operation::stored_keys;
-use crate::simulation::settings::KEYS;
+use crate::simulation::settings::{KEYS, stored_keys};
 use crate::simulation::task_id::TaskId;
 
 /// A connection on which reports and answers come in order.

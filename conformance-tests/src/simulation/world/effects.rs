@@ -9,8 +9,7 @@ use session_core::{
 
 use super::{Item, Slot, World};
 use crate::simulation::call::{Effect, Late, Reply, Seen};
-use crate::simulation::operation::stored_keys;
-use crate::simulation::settings::{KEYS, TOUCH_INTERVAL, VALUE_TTL_EXCESS};
+use crate::simulation::settings::{KEYS, TOUCH_INTERVAL, VALUE_TTL_EXCESS, stored_keys};
 use crate::simulation::task_id::TaskId;
 
 impl World {
