@@ -4,6 +4,8 @@
 //! Backends implement the static traits only. `dyn DynCache` implements [`Cache`] again, and so does every
 //! `Box` and `Arc` of a cache.
 
+#[macro_use]
+mod twin;
 mod rotations;
 
 use std::sync::Arc;
@@ -19,129 +21,29 @@ use crate::{
 
 pub use self::rotations::DynRotations;
 
-/// The object-safe twin of [`Cache`]: the same methods with boxed futures. Implemented for every [`Cache`].
-#[async_trait]
-pub trait DynCache: Send + Sync + std::fmt::Debug + 'static {
-    /// See [`Cache::get`].
-    async fn get_dyn(&self, key: &StoredKey) -> Result<Option<Entry>, CacheError>;
-    /// See [`Cache::compare_exchange`].
-    async fn compare_exchange_dyn(
-        &self,
-        key: &StoredKey,
-        expected: Expected,
-        new: Option<Entry>,
-        ttl: Duration,
-    ) -> Result<Exchange, CacheError>;
-    /// See [`Cache::acquire`].
-    async fn acquire_dyn(&self, key: &StoredKey, lease: Entry, ttl: Duration)
-    -> Result<Acquired, CacheError>;
-    /// See [`Cache::server`].
-    fn server_dyn(&self, key: &StoredKey) -> usize;
-    /// See [`Cache::properties`].
-    fn properties_dyn(&self) -> CacheProperties;
-    /// See [`Cache::near`].
-    fn near_dyn(&self) -> Option<&dyn Near>;
-}
-
-#[async_trait]
-impl<T: Cache> DynCache for T {
-    async fn get_dyn(&self, key: &StoredKey) -> Result<Option<Entry>, CacheError> {
-        self.get(key).await
-    }
-    async fn compare_exchange_dyn(
-        &self,
-        key: &StoredKey,
-        expected: Expected,
-        new: Option<Entry>,
-        ttl: Duration,
-    ) -> Result<Exchange, CacheError> {
-        self.compare_exchange(key, expected, new, ttl).await
-    }
-    async fn acquire_dyn(
-        &self,
-        key: &StoredKey,
-        lease: Entry,
-        ttl: Duration,
-    ) -> Result<Acquired, CacheError> {
-        self.acquire(key, lease, ttl).await
-    }
-    fn server_dyn(&self, key: &StoredKey) -> usize {
-        self.server(key)
-    }
-    fn properties_dyn(&self) -> CacheProperties {
-        self.properties()
-    }
-    fn near_dyn(&self) -> Option<&dyn Near> {
-        self.near()
-    }
-}
-
-#[deny(clippy::missing_trait_methods)]
-impl Cache for dyn DynCache {
-    async fn get(&self, key: &StoredKey) -> Result<Option<Entry>, CacheError> {
-        self.get_dyn(key).await
-    }
-    async fn compare_exchange(
-        &self,
-        key: &StoredKey,
-        expected: Expected,
-        new: Option<Entry>,
-        ttl: Duration,
-    ) -> Result<Exchange, CacheError> {
-        self.compare_exchange_dyn(key, expected, new, ttl).await
-    }
-    async fn acquire(&self, key: &StoredKey, lease: Entry, ttl: Duration) -> Result<Acquired, CacheError> {
-        self.acquire_dyn(key, lease, ttl).await
-    }
-    fn server(&self, key: &StoredKey) -> usize {
-        self.server_dyn(key)
-    }
-    fn properties(&self) -> CacheProperties {
-        self.properties_dyn()
-    }
-    fn near(&self) -> Option<&dyn Near> {
-        self.near_dyn()
-    }
-}
-
-macro_rules! cache_for_pointer {
-    ($($pointer:ident),*) => {$(
-        #[deny(clippy::missing_trait_methods)]
-        impl<T: Cache + ?Sized> Cache for $pointer<T> {
-            async fn get(&self, key: &StoredKey) -> Result<Option<Entry>, CacheError> {
-                (**self).get(key).await
-            }
-            async fn compare_exchange(
-                &self,
-                key: &StoredKey,
-                expected: Expected,
-                new: Option<Entry>,
-                ttl: Duration,
-            ) -> Result<Exchange, CacheError> {
-                (**self).compare_exchange(key, expected, new, ttl).await
-            }
-            async fn acquire(
-                &self,
-                key: &StoredKey,
-                lease: Entry,
-                ttl: Duration,
-            ) -> Result<Acquired, CacheError> {
-                (**self).acquire(key, lease, ttl).await
-            }
-            fn server(&self, key: &StoredKey) -> usize {
-                (**self).server(key)
-            }
-            fn properties(&self) -> CacheProperties {
-                (**self).properties()
-            }
-            fn near(&self) -> Option<&dyn Near> {
-                (**self).near()
-            }
+twin! {
+    DynCache of Cache for dyn DynCache;
+    [
+        /// The object-safe twin of [`Cache`]: the same methods with boxed futures. Implemented for every [`Cache`].
+        pub trait DynCache: Send + Sync + std::fmt::Debug + 'static
+    ]
+    {
+        async {
+            Cache::get = get_dyn(key: &StoredKey) -> Result<Option<Entry>, CacheError>;
+            Cache::compare_exchange = compare_exchange_dyn(
+                key: &StoredKey, expected: Expected, new: Option<Entry>, ttl: Duration
+            ) -> Result<Exchange, CacheError>;
+            Cache::acquire = acquire_dyn(
+                key: &StoredKey, lease: Entry, ttl: Duration
+            ) -> Result<Acquired, CacheError>;
         }
-    )*};
+        plain {
+            Cache::server = server_dyn(key: &StoredKey) -> usize;
+            Cache::properties = properties_dyn() -> CacheProperties;
+            Cache::near = near_dyn() -> Option<&dyn Near>;
+        }
+    }
 }
-
-cache_for_pointer!(Arc, Box);
 
 /// The object-safe twin of [`Persistence`]: the same methods with boxed futures. Implemented for every
 /// [`Persistence`].
