@@ -81,7 +81,7 @@ impl Connector for MySqlConnector {
         self.route.open(open).await
     }
 
-    async fn check(connection: &mut MySqlConnection) -> Result<(), Unfit> {
+    async fn check(connection: &mut MySqlConnection, _: bool) -> Result<(), Unfit> {
         must_be_primary(&reported(connection, SqlStr::from_static(ROLE)).await?)
     }
 

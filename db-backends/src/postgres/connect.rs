@@ -56,6 +56,15 @@ const NO_TRANSACTIONS: &str = "the connection pooler before the server does not 
 const DROPPED_SETTINGS: &str = "the connection does not have the timeouts that it was opened with, although the builder \
     says that no pooler stands before the server; leave behind_pooler(false) out, or let the URL lead to the server";
 
+/// The statement that fails in a transaction that is read-only, as all of them are on a standby. The transaction stays
+/// open, so a pooler closes its connection to that server when the client's is closed.
+macro_rules! guard {
+    () => {
+        "DO $$BEGIN IF current_setting('transaction_read_only')::boolean THEN \
+         RAISE SQLSTATE '25006' USING MESSAGE = 'the server takes no writes'; END IF; END$$"
+    };
+}
+
 impl PostgresConnector {
     /// Reads `url`. Connections are opened with the timeouts of `settings` as their own.
     pub(super) fn new(url: &str, settings: &ServerSettings) -> Result<Self, PersistenceError> {
@@ -151,15 +160,16 @@ impl Opening {
         // In several messages: a pooler without transactions takes one of several statements.
         let mut transaction = match connection.begin_with(self.begin.clone()).await {
             Ok(transaction) => transaction,
-            Err(sqlx::Error::Database(answer)) if is_refusal(&*answer) => {
+            Err(sqlx::Error::Database(answer)) if refuses_transactions(&*answer) => {
                 return Err(Unfit::Config(NO_TRANSACTIONS.to_owned()));
             }
             Err(error) => return Err(error.into()),
         };
-        let report = reported(&mut transaction, SqlStr::from_static(REPORT)).await;
-        transaction.rollback().await?;
-        let report = report?;
+        let report = reported(&mut transaction, SqlStr::from_static(REPORT)).await?;
+        // In the transaction: if it is left open, the pooler closes its connection to a server that was deposed, where it
+        // would use it for the next client otherwise.
         must_be_primary(&report)?;
+        transaction.rollback().await?;
         if !self.are_in(&report) {
             return Err(Unfit::Config(NO_TRANSACTIONS.to_owned()));
         }
@@ -187,12 +197,25 @@ impl Connector for PostgresConnector {
         self.route.open(open).await
     }
 
-    async fn check(connection: &mut PgConnection) -> Result<(), Unfit> {
-        must_be_primary(&reported(connection, SqlStr::from_static(REPORT)).await?)
+    async fn check(connection: &mut PgConnection, is_pooled: bool) -> Result<(), Unfit> {
+        if !is_pooled {
+            return must_be_primary(&reported(connection, SqlStr::from_static(REPORT)).await?);
+        }
+        let check = concat!("BEGIN; ", guard!(), "; COMMIT");
+        match connection.execute(raw_sql(check)).await {
+            Ok(_) => Ok(()),
+            Err(error) if ERRORS.is_not_primary(&error) => Err(Unfit::NotPrimary(READ_ONLY)),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn is_pooled(&self) -> bool {
         self.opening.is_pooled.load(Ordering::Relaxed)
+    }
+
+    fn begin_reading(begin: &SqlStr) -> SqlStr {
+        // Safe, because both are ours.
+        AssertSqlSafe(format!("{}; {}", begin.as_str(), guard!())).into_sql_str()
     }
 
     async fn pools_over_pooler(pool: &PgPool) -> Result<bool, PersistenceError> {
@@ -275,6 +298,13 @@ fn is_refusal(answer: &dyn DatabaseError) -> bool {
     matches!(answer.code().as_deref(), Some("08P01" | "0A000"))
 }
 
+/// Returns `true` if a pooler answered that it lets no client have a transaction. PgBouncer has the same code for a server
+/// that it does not reach.
+fn refuses_transactions(answer: &dyn DatabaseError) -> bool {
+    is_refusal(answer)
+        && (answer.code().as_deref() != Some("08P01") || answer.message().contains("transaction block"))
+}
+
 /// The question about the server and the session, whose answers are text. A replica's transactions are
 /// read-only; those of a primary are where an operator has made them so. Timeouts are in milliseconds.
 const REPORT: &str = "SELECT pg_is_in_recovery()::text AS is_in_recovery,
@@ -305,13 +335,15 @@ async fn reported(connection: &mut PgConnection, sql: SqlStr) -> Result<Report, 
     Ok(report)
 }
 
+const READ_ONLY: &str = "has read-only transactions (default_transaction_read_only of the server, of the database or of the role)";
+
 /// Checks that the server takes writes.
 fn must_be_primary(report: &Report) -> Result<(), Unfit> {
     if report.is_on("is_in_recovery") {
         return Err(Unfit::NotPrimary("is a standby (pg_is_in_recovery)"));
     }
     if report.is_on("transaction_read_only") {
-        return Err(Unfit::NotPrimary("has read-only transactions (default_transaction_read_only)"));
+        return Err(Unfit::NotPrimary(READ_ONLY));
     }
     Ok(())
 }

@@ -23,7 +23,8 @@ pub(crate) enum Checkout<C: Connector> {
 }
 
 impl<C: Connector> Checkout<C> {
-    /// Takes a connection from the application's pool, within `patience`. The checkout keeps `permit` until the
+    /// Takes a connection from the application's pool, within `behind_pooler` if a pooler stands before the server: there,
+    /// the pool's own checks wait for a connection to the server as well. The checkout keeps `permit` until the
     /// connection is back.
     ///
     /// A connection to a server is checked each time, because nothing tells whether it was checked before.
@@ -32,11 +33,12 @@ impl<C: Connector> Checkout<C> {
     pub(crate) async fn from_pool(
         pool: &Pool<C::Database>,
         permit: Option<OwnedSemaphorePermit>,
-        patience: Duration,
+        behind_pooler: Option<Duration>,
     ) -> Result<Self, PersistenceError> {
         let pool = pool.clone();
+        let (is_pooled, patience) = (behind_pooler.is_some(), behind_pooler.unwrap_or(Duration::MAX));
         run_to_end(GRACE_TO_CONNECT, async move {
-            let found = timeout(patience, Self::find_fit(&pool, permit)).await;
+            let found = timeout(patience, Self::find_fit(&pool, permit, is_pooled)).await;
             found.unwrap_or_else(|_| Err(C::ERRORS.connecting(&sqlx::Error::PoolTimedOut)))
         })
         .await
@@ -45,6 +47,7 @@ impl<C: Connector> Checkout<C> {
     async fn find_fit(
         pool: &Pool<C::Database>,
         mut permit: Option<OwnedSemaphorePermit>,
+        is_pooled: bool,
     ) -> Result<Self, PersistenceError> {
         // All that may be there now, and a new one.
         let mut chances = if C::IS_REMOTE { pool.size() } else { 0 };
@@ -53,7 +56,7 @@ impl<C: Connector> Checkout<C> {
             let mut checkout =
                 ApplicationCheckout { connection, is_abandoned: C::IS_REMOTE, permit: permit.take() };
             if C::IS_REMOTE
-                && let Err(unfit) = C::check(&mut checkout.connection).await
+                && let Err(unfit) = C::check(&mut checkout.connection, is_pooled).await
             {
                 if chances == 0 {
                     return Err(unfit.into_error(|error| C::ERRORS.connecting(error)));

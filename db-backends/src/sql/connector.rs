@@ -2,7 +2,7 @@
 
 use session_core::PersistenceError;
 use sqlx::database::HasStatementCache;
-use sqlx::{Database, Pool, query};
+use sqlx::{Database, Pool, SqlStr, query};
 
 use crate::sql::error::DriverErrors;
 use crate::sql::session_check::{Session, Unfit};
@@ -21,13 +21,24 @@ pub(crate) trait Connector: Send + Sync + 'static {
     /// Opens a connection, sets it up, and checks it as [`check`](Self::check) does.
     fn open(&self) -> impl Future<Output = Result<OpenConnection<Self>, Unfit>> + Send;
 
-    /// Checks an open connection in one round trip: that it is alive, and that its server still takes writes.
-    fn check(connection: &mut Connection<Self>) -> impl Future<Output = Result<(), Unfit>> + Send;
+    /// Checks an open connection in one round trip: that it is alive, and that its server still takes writes. Of a
+    /// connection to a pooler, it checks the server that the pooler has chosen.
+    fn check(
+        connection: &mut Connection<Self>,
+        is_pooled: bool,
+    ) -> impl Future<Output = Result<(), Unfit>> + Send;
 
     /// Returns `true` if a pooler stands before the server, which may run each transaction on another connection
     /// of its own. Then every statement is a transaction that brings its settings.
     fn is_pooled(&self) -> bool {
         false
+    }
+
+    /// Returns the statement that begins a transaction to read in, where `begin` begins one to write in. It fails on a server
+    /// that takes no writes: a pooler may have chosen another server than for the check before, and what is read there
+    /// may be old.
+    fn begin_reading(begin: &SqlStr) -> SqlStr {
+        begin.clone()
     }
 
     /// Finds out whether a pooler stands between an application's pool and the server.

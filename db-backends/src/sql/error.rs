@@ -147,8 +147,13 @@ impl DriverErrors {
         let text = match error {
             sqlx::Error::Database(answer) => {
                 let code = answer.code().unwrap_or_default();
-                let message =
-                    if (self.may_be_shown)(&**answer) { answer.message() } else { "its message is withheld" };
+                let message = if (self.may_be_shown)(&**answer) {
+                    answer.message()
+                } else if (self.meaning)(&**answer) == Meaning::NotPrimary {
+                    "the server takes no writes"
+                } else {
+                    "its message is withheld"
+                };
                 format!("{} error {code}: {message}", self.name)
             }
             sqlx::Error::Io(error) => format!("{}: {}", self.name, error.kind()),

@@ -183,7 +183,7 @@ impl<C: Connector> Slot<C> {
                 self.checked_at = Instant::now();
             }
         } else if let Some(open) = &mut self.open
-            && C::check(&mut open.connection).await.is_err()
+            && C::check(&mut open.connection, false).await.is_err()
         {
             self.open = None;
         }
@@ -203,7 +203,7 @@ async fn checked<C: Connector>(mut open: OpenConnection<C>, pool: &Shared<C>) ->
     // Behind a pooler, it may only be waiting for its turn.
     let is_pooled = pool.connector.is_pooled();
     let patience = if is_pooled { pool.queue.timeout() } else { CHECK_TIMEOUT.min(pool.queue.timeout() / 2) };
-    match timeout(patience, C::check(&mut open.connection)).await {
+    match timeout(patience, C::check(&mut open.connection, is_pooled)).await {
         Ok(Ok(())) => return Some(open),
         Ok(Err(Unfit::NotPrimary(reason))) => {
             tracing::warn!(

@@ -80,6 +80,7 @@ impl ServerSettings {
         drop(pool.checkout().await?);
         Ok(ServerConnections {
             pool: Pooled::Own(pool),
+            begin_reading: C::begin_reading(&begin),
             begin,
             patience: self.acquire_timeout,
             max_connections: self.max_connections.max(1).into(),
@@ -96,6 +97,7 @@ impl ServerSettings {
         let max_connections = pool.options().get_max_connections();
         ServerConnections {
             pool: Pooled::Application { pool, is_pooled },
+            begin_reading: C::begin_reading(&begin),
             begin,
             patience: self.acquire_timeout,
             max_connections,
@@ -108,6 +110,8 @@ pub(crate) struct ServerConnections<C: Connector> {
     pool: Pooled<C>,
     /// The statement that begins a transaction with the settings of the builder.
     begin: SqlStr,
+    /// The same for a transaction to read in.
+    begin_reading: SqlStr,
     /// The time that a transaction has to begin. Behind a pooler, it may wait for a connection to the server.
     patience: Duration,
     max_connections: u32,
@@ -130,10 +134,8 @@ impl<C: Connector> ServerConnections<C> {
         match &self.pool {
             Pooled::Own(pool) => pool.checkout().await.map(Checkout::Own),
             Pooled::Application { pool, is_pooled } => {
-                // Behind a pooler, the pool's own checks wait for a connection to the server as well.
                 let is_pooled = is_pooled.get().is_some_and(|is_pooled| *is_pooled);
-                let patience = if is_pooled { self.patience } else { Duration::MAX };
-                Checkout::from_pool(pool, None, patience).await
+                Checkout::from_pool(pool, None, is_pooled.then_some(self.patience)).await
             }
         }
     }
@@ -209,7 +211,8 @@ where
             let query = query_with(sql.clone(), arguments.clone()).persistent(!is_pooled);
             let is_application = matches!(self.pool, Pooled::Application { .. });
             let needs_transaction = is_pooled || effect == Effect::Writes || is_write && is_application;
-            let begin = needs_transaction.then(|| self.begin.clone());
+            let begin = if is_write { &self.begin } else { &self.begin_reading };
+            let begin = needs_transaction.then(|| begin.clone());
             // In all, a call waits no longer for a connection than it may, or not by much.
             let patience = self.patience.saturating_sub(began.elapsed()).max(self.patience / 5);
             let run = run.clone();

@@ -73,7 +73,7 @@ impl Connector for SqliteConnector {
 
     /// Waits for the statements that were sent before. A file is read or written by its options, and an
     /// application may want to read only.
-    async fn check(connection: &mut SqliteConnection) -> Result<(), Unfit> {
+    async fn check(connection: &mut SqliteConnection, _: bool) -> Result<(), Unfit> {
         Ok(connection.ping().await?)
     }
 
@@ -137,7 +137,7 @@ impl Connections for SqliteConnections {
             Self::Own { writer, readers, .. } => {
                 readers.as_ref().unwrap_or(writer).checkout().await.map(Checkout::Own)
             }
-            Self::Application { pool, .. } => Checkout::from_pool(pool, None, Duration::MAX).await,
+            Self::Application { pool, .. } => Checkout::from_pool(pool, None, None).await,
         }
     }
 
@@ -147,7 +147,7 @@ impl Connections for SqliteConnections {
             Self::Own { writer, .. } => writer.checkout().await.map(Checkout::Own),
             Self::Application { pool, writers, .. } => {
                 let permit = writers.admit().await?;
-                Checkout::from_pool(pool, Some(permit), Duration::MAX).await
+                Checkout::from_pool(pool, Some(permit), None).await
             }
         }
     }

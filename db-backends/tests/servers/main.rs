@@ -102,6 +102,7 @@ const POOLER_TESTS: &[(&str, Test)] = tests! {
         write_that_waits_for_a_slot_is_not_applied,
         settings_that_a_pooler_drops_are_refused_with_the_remedy,
         pooler_is_noticed_when_the_role_has_the_right_settings,
+        former_primary_behind_a_pooler_is_not_read,
         row_of_another_shape_is_an_error_and_no_panic;
 };
 
@@ -114,10 +115,9 @@ fn main() {
         let url = url.ok_or_else(|| format!("{} is not set", kind.url_var()));
         add(&mut trials, kind.name(), TESTS, kind, &url, is_required);
         if kind == Kind::Postgres {
-            let missing =
-                || "there is no program pgbouncer; on Debian: `apt-get install pgbouncer`".to_owned();
+            let missing = || pgbouncer::MISSING.to_owned();
             let url = url.and_then(|url| pgbouncer::version().map(|_| url).ok_or_else(missing));
-            add(&mut trials, "pgbouncer", POOLER_TESTS, kind, &url, is_required);
+            add(&mut trials, pgbouncer::NAME, POOLER_TESTS, kind, &url, is_required);
         }
     }
     libtest_mimic::run(&Arguments::from_args(), trials).exit();

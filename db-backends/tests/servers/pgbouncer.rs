@@ -1,4 +1,5 @@
-//! A PgBouncer in front of a test's Postgres, run from the program of that name.
+//! A PgBouncer in front of a test's Postgres, run from the program of that name. The tests of servers and those of
+//! networks have it.
 
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
@@ -9,13 +10,16 @@ use std::time::Duration;
 use db_backends::sqlx::postgres::PgConnectOptions;
 use tempfile::TempDir;
 
-use crate::server::Server;
+/// The name of the program.
+pub const NAME: &str = "pgbouncer";
+
+pub const MISSING: &str = "there is no program pgbouncer; on Debian: `apt-get install pgbouncer`";
 
 /// The environment variable that names another PgBouncer than the one on the path.
 const PROGRAM_VAR: &str = "CONFORMANCE_PGBOUNCER";
 
 fn program() -> String {
-    std::env::var(PROGRAM_VAR).unwrap_or_else(|_| "pgbouncer".to_owned())
+    std::env::var(PROGRAM_VAR).unwrap_or_else(|_| NAME.to_owned())
 }
 
 /// Returns the version, major and minor, if there is such a program.
@@ -42,10 +46,10 @@ pub struct PgBouncer {
 }
 
 impl PgBouncer {
-    /// Starts one in front of `server`, with `slots` connections to it, and more lines of settings.
-    pub async fn before(server: &Server, mode: Mode, slots: u16, more: &[&str]) -> Self {
-        let options = PgConnectOptions::from_str(&server.url).unwrap();
-        let (_, login) = server.url.split_once("://").unwrap();
+    /// Starts one in front of the server of a URL, with `slots` connections to it, and more lines of settings.
+    pub async fn before(url: &str, mode: Mode, slots: u16, more: &[&str]) -> Self {
+        let options = PgConnectOptions::from_str(url).unwrap();
+        let (_, login) = url.split_once("://").unwrap();
         let (user, password) = login.split_once('@').unwrap().0.split_once(':').unwrap();
         let address = {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -89,12 +93,6 @@ impl PgBouncer {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         panic!("PgBouncer does not listen on {address}");
-    }
-
-    /// Returns `server` as it is reached through this.
-    pub fn through(&self, server: &Server) -> Server {
-        let url = server.url_with(&self.address, None);
-        Server { kind: server.kind, url, table: server.table.clone() }
     }
 }
 

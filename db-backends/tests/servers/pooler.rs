@@ -13,6 +13,12 @@ use crate::server::{Db, LATER, NOW, Server, Settings, key, payload, record, star
 /// The setting with which PgBouncer drops the parameters of a connection, where it would refuse it otherwise.
 const DROPS: &str = "ignore_startup_parameters = extra_float_digits, options";
 
+/// Returns `server` as it is reached through a pooler.
+fn through(bouncer: &PgBouncer, server: &Server) -> Server {
+    let url = server.url_with(&bouncer.address, None);
+    Server { kind: server.kind, url, table: server.table.clone() }
+}
+
 /// Makes an application's pool of this many connections.
 async fn application_pool(server: &Server, size: u32) -> PgPool {
     let options: PgConnectOptions = server.url.parse().unwrap();
@@ -59,8 +65,8 @@ pub async fn every_call_works_behind_a_pooler_in_either_mode(server: Server) {
         for parameters in ["", DROPS] {
             // In session mode, a slot belongs to a client as long as that is connected.
             let slots = if mode == Mode::Session { 16 } else { 3 };
-            let bouncer = PgBouncer::before(&server, mode, slots, &[parameters]).await;
-            let through = bouncer.through(&server);
+            let bouncer = PgBouncer::before(&server.url, mode, slots, &[parameters]).await;
+            let through = through(&bouncer, &server);
             let own = through.database_with(Settings { max_connections: 6, ..Settings::default() }).await;
             let pooled = on_pool(&through, application_pool(&through, 6).await);
             pooled.migrate_dyn().await.unwrap();
@@ -87,8 +93,8 @@ pub async fn every_call_works_behind_a_pooler_in_either_mode(server: Server) {
 }
 
 pub async fn tables_are_made_and_inspected_behind_a_pooler(server: Server) {
-    let bouncer = PgBouncer::before(&server, Mode::Transaction, 2, &[DROPS]).await;
-    let through = bouncer.through(&server);
+    let bouncer = PgBouncer::before(&server.url, Mode::Transaction, 2, &[DROPS]).await;
+    let through = through(&bouncer, &server);
     let nodes: Vec<_> = (0..6)
         .map(|node| {
             let server =
@@ -118,8 +124,8 @@ pub async fn tables_are_made_and_inspected_behind_a_pooler(server: Server) {
 /// A logout waits for a lock that another client keeps for longer than the bound.
 pub async fn late_write_behind_a_pooler_ends_within_its_bound(server: Server) {
     for mode in [Mode::Session, Mode::Transaction] {
-        let bouncer = PgBouncer::before(&server, mode, 12, &[DROPS]).await;
-        let through = bouncer.through(&server);
+        let bouncer = PgBouncer::before(&server.url, mode, 12, &[DROPS]).await;
+        let through = through(&bouncer, &server);
         let seconds = Duration::from_secs;
         let short =
             Settings { lock_timeout: seconds(1), statement_timeout: seconds(2), ..Settings::default() };
@@ -155,8 +161,8 @@ pub async fn late_write_behind_a_pooler_ends_within_its_bound(server: Server) {
 
 /// Another program keeps the only slot.
 pub async fn write_that_waits_for_a_slot_is_not_applied(server: Server) {
-    let bouncer = PgBouncer::before(&server, Mode::Transaction, 1, &[DROPS]).await;
-    let through = bouncer.through(&server);
+    let bouncer = PgBouncer::before(&server.url, Mode::Transaction, 1, &[DROPS]).await;
+    let through = through(&bouncer, &server);
     let short = Settings { acquire_timeout: Duration::from_secs(1), ..Settings::default() };
     let own = through.database_with(short).await;
     let builder = PostgresPersistence::builder().table(&server.table);
@@ -190,14 +196,14 @@ pub async fn write_that_waits_for_a_slot_is_not_applied(server: Server) {
 
 pub async fn settings_that_a_pooler_drops_are_refused_with_the_remedy(server: Server) {
     for parameters in ["", DROPS] {
-        let bouncer = PgBouncer::before(&server, Mode::Transaction, 2, &[parameters]).await;
-        let url = format!("{}?options=-c%20search_path=elsewhere", bouncer.through(&server).url);
+        let bouncer = PgBouncer::before(&server.url, Mode::Transaction, 2, &[parameters]).await;
+        let url = format!("{}?options=-c%20search_path=elsewhere", through(&bouncer, &server).url);
         let error = server.connect_to(&url, Settings::default()).await.err().unwrap();
         assert!(matches!(error, PersistenceError::Config(_)), "{error:?}");
         assert!(error.to_string().contains("ALTER ROLE"), "{error}");
     }
-    let bouncer = PgBouncer::before(&server, Mode::Statement, 2, &[DROPS]).await;
-    let error = bouncer.through(&server).connect(Settings::default()).await.err().unwrap();
+    let bouncer = PgBouncer::before(&server.url, Mode::Statement, 2, &[DROPS]).await;
+    let error = through(&bouncer, &server).connect(Settings::default()).await.err().unwrap();
     assert!(matches!(error, PersistenceError::Config(_)), "{error:?}");
     assert!(error.to_string().contains("pool_mode"), "{error}");
 }
@@ -213,8 +219,8 @@ pub async fn pooler_is_noticed_when_the_role_has_the_right_settings(server: Serv
     .await;
     let url = server.url_with(&server.address(), Some((&server.table, "pw")));
     let server = Server { kind: server.kind, url, table: server.table };
-    let bouncer = PgBouncer::before(&server, Mode::Transaction, 2, &[DROPS]).await;
-    let through = bouncer.through(&server);
+    let bouncer = PgBouncer::before(&server.url, Mode::Transaction, 2, &[DROPS]).await;
+    let through = through(&bouncer, &server);
     let db = through.database().await;
     let tasks: Vec<_> = (0..8)
         .map(|n| {
@@ -231,12 +237,37 @@ pub async fn pooler_is_noticed_when_the_role_has_the_right_settings(server: Serv
     }
 }
 
+/// The check of a connection and the statement after it reach different servers, if the pooler has connections to several.
+/// Here its only one becomes that to a former primary, and so does every other.
+pub async fn former_primary_behind_a_pooler_is_not_read(server: Server) {
+    let mut root = server.program().await;
+    root.run(&server.sql("CREATE ROLE {t} SUPERUSER LOGIN PASSWORD 'pw'", "")).await;
+    let url = server.url_with(&server.address(), Some((&server.table, "pw")));
+    let server = Server { kind: server.kind, url, table: server.table };
+    let bouncer = PgBouncer::before(&server.url, Mode::Transaction, 1, &[DROPS]).await;
+    let through = through(&bouncer, &server);
+    let own = through.database().await;
+    let pooled = on_pool(&through, application_pool(&through, 2).await);
+    for (name, db) in [("own", own), ("pooled", pooled)] {
+        db.insert_dyn(&key(name), &record("kept")).await.unwrap();
+        assert_eq!(payload(&db, name).await.as_deref(), Some(&b"kept"[..]));
+        root.run(&server.sql("ALTER ROLE {t} SET default_transaction_read_only = on", "")).await;
+        through.program().await.run("SET default_transaction_read_only = on").await;
+        let error = db.load_dyn(&key(name), NOW).await.expect_err("a former primary was read");
+        assert!(matches!(error, PersistenceError::Unavailable(_)), "{name}: {error:?}");
+        assert!(error.is_retryable(), "{error:?}");
+        // Its connections are not used again.
+        root.run(&server.sql("ALTER ROLE {t} RESET default_transaction_read_only", "")).await;
+        assert_eq!(payload(&db, name).await.as_deref(), Some(&b"kept"[..]), "{name}");
+    }
+}
+
 /// Another client's prepared statement, with as many parameters and fewer columns, is behind the name that the
 /// driver uses: the application says that there is no pooler.
 pub async fn row_of_another_shape_is_an_error_and_no_panic(server: Server) {
     let without = if version().unwrap() >= (1, 21) { "max_prepared_statements = 0" } else { "" };
-    let bouncer = PgBouncer::before(&server, Mode::Transaction, 2, &[DROPS, without]).await;
-    let through = bouncer.through(&server);
+    let bouncer = PgBouncer::before(&server.url, Mode::Transaction, 2, &[DROPS, without]).await;
+    let through = through(&bouncer, &server);
     server.database().await.insert_dyn(&key("a"), &record("kept")).await.unwrap();
     let mut other = through.program().await;
     other.run("BEGIN").await;
