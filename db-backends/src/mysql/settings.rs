@@ -32,11 +32,16 @@ fn findings(report: &Report, usage: Usage) -> Vec<Finding> {
         ));
     }
     let number = |name| report.get(name).parse::<i64>().unwrap_or_default();
-    if number("innodb_flush_log_at_trx_commit") != 1 {
-        findings.push(Finding::note(
+    match number("innodb_flush_log_at_trx_commit") {
+        0 => findings.push(Finding::warning(
+            "innodb_flush_log_at_trx_commit is 0: a crash of the server may lose writes of the last second that were \
+             acknowledged, so a logout may be undone; set it to 1",
+        )),
+        1 => {}
+        _ => findings.push(Finding::note(
             "innodb_flush_log_at_trx_commit is not 1: a crash of the machine may lose writes that were acknowledged, \
              so a logout may be undone",
-        ));
+        )),
     }
     let errors = number("max_connect_errors");
     if errors < ENOUGH_ERRORS {
@@ -118,6 +123,7 @@ mod tests {
         assert_eq!(severities(false, &[("max_connect_errors", "100")]), [Note]);
         assert_eq!(severities(false, &[("max_connections", "9")]), [Warning]);
         assert_eq!(severities(false, &[("max_user_connections", "9")]), [Warning]);
+        assert_eq!(severities(false, &[("innodb_flush_log_at_trx_commit", "0")]), [Warning]);
         assert_eq!(severities(false, &[("innodb_flush_log_at_trx_commit", "2")]), [Note]);
     }
 
