@@ -15,11 +15,12 @@ use db_backends::sqlx::{
 use futures_util::FutureExt as _;
 use session_core::bytes::Bytes;
 use session_core::{
-    DynDatabase, Persistence as _, Record, RecordWrite, StoredKey, Subject, Timestamp, Version,
+    DynDatabase, KeyForm, KeyPrefix, MaskedKey, Persistence as _, Record, RecordWrite, Rotations as _,
+    SessionKey, StoredKey, Subject, Timestamp, Version,
 };
 
 /// The files of each database, with the variable that names a server.
-const FILES: [(&str, Option<&str>, &str); 8] = [
+const FILES: [(&str, Option<&str>, &str); 12] = [
     ("sqlite-1", None, include_str!("golden/sqlite-1.sql")),
     ("sqlite-2", None, include_str!("golden/sqlite-2.sql")),
     ("postgres-1", Some("CONFORMANCE_POSTGRES_URL"), include_str!("golden/postgres-1.sql")),
@@ -28,6 +29,14 @@ const FILES: [(&str, Option<&str>, &str); 8] = [
     ("mysql-2", Some("CONFORMANCE_MYSQL_URL"), include_str!("golden/mysql-2.sql")),
     ("mariadb-1", Some("CONFORMANCE_MARIADB_URL"), include_str!("golden/mysql-1.sql")),
     ("mariadb-2", Some("CONFORMANCE_MARIADB_URL"), include_str!("golden/mysql-2.sql")),
+    ("sqlite-rotations-1", None, include_str!("golden/sqlite-rotations-1.sql")),
+    (
+        "postgres-rotations-1",
+        Some("CONFORMANCE_POSTGRES_URL"),
+        include_str!("golden/postgres-rotations-1.sql"),
+    ),
+    ("mysql-rotations-1", Some("CONFORMANCE_MYSQL_URL"), include_str!("golden/mysql-rotations-1.sql")),
+    ("mariadb-rotations-1", Some("CONFORMANCE_MARIADB_URL"), include_str!("golden/mysql-rotations-1.sql")),
 ];
 
 fn main() {
@@ -57,6 +66,11 @@ async fn check(url: Option<String>, sql: &str) {
         url.unwrap_or_else(|| format!("sqlite://{}?mode=rwc", directory.path().join("golden.db").display()));
     let table = format!("golden_{:016x}", fastrand::u64(..));
     run(&url, sql.replace("{table}", &table)).await;
+    if sql.contains("_rotations") {
+        let checked = AssertUnwindSafe(check_rotations(&url, &table)).catch_unwind().await;
+        run(&url, format!("DROP TABLE {table}_rotations")).await;
+        return checked.unwrap_or_else(|panic| resume_unwind(panic));
+    }
     let checked = AssertUnwindSafe(check_table(&url, &table)).catch_unwind().await;
     let checked = match checked {
         Ok(()) => AssertUnwindSafe(check_older_node(&url, &table)).catch_unwind().await,
@@ -68,10 +82,34 @@ async fn check(url: Option<String>, sql: &str) {
     }
 }
 
-async fn check_table(url: &str, table: &str) {
+async fn connected(url: &str, table: &str) -> Arc<dyn DynDatabase> {
     let separator = if url.contains('?') { '&' } else { '?' };
-    let database: Arc<dyn DynDatabase> =
-        db_backends::connect(&format!("{url}{separator}table={table}")).await.unwrap();
+    db_backends::connect(&format!("{url}{separator}table={table}")).await.unwrap()
+}
+
+/// Checks that notes of which key a session has got are read and followed.
+async fn check_rotations(url: &str, table: &str) {
+    let database = connected(url, table).await;
+    database.check_rotations().await.unwrap();
+    database.migrate_rotations().await.unwrap();
+    let at = |seconds: i64| Timestamp::from_micros(seconds * 1_000_000 + 123_456);
+    let key = |text: &str| SessionKey::parse(text).unwrap();
+    let stored = |key: &SessionKey| {
+        StoredKey::derive(key, KeyForm::Hashed, &KeyPrefix::parse("shop:").unwrap()).unwrap()
+    };
+    let (old, new) = (key("0123456789abcdefghijklmnopqrstuv"), key("zyxwvutsrqponmlkjihgfedcba987654"));
+    let notes = database.rotations(&stored(&old), at(1_700_000_200), 10).await.unwrap();
+    let [first, second] = &*notes else { panic!("{notes:?}") };
+    assert_eq!((&first.new, first.expires_at), (&stored(&new), at(4_000_000_000)));
+    let masked = first.masked_key.unwrap();
+    assert_eq!(masked.unmask(&first.new, &old), Some(new.clone()));
+    // Written in the same way, so that an older node can read it.
+    assert_eq!(MaskedKey::mask(&new, &stored(&new), &old), Some(masked));
+    assert_eq!((second.new.as_str(), second.masked_key), ("without-masked-key", None));
+}
+
+async fn check_table(url: &str, table: &str) {
+    let database = connected(url, table).await;
     database.migrate().await.unwrap();
     database.check_schema().await.unwrap();
     let at = |seconds: i64| Timestamp::from_micros(seconds * 1_000_000 + 123_456);
@@ -101,8 +139,7 @@ async fn check_older_node(url: &str, table: &str) {
     // It looks for the greatest number.
     run(url, format!("INSERT INTO {table}_schema SELECT 3 FROM (SELECT max(version) AS newest FROM {table}_schema) v WHERE newest <> 1"))
         .await;
-    let separator = if url.contains('?') { '&' } else { '?' };
-    let database = db_backends::connect(&format!("{url}{separator}table={table}")).await.unwrap();
+    let database = connected(url, table).await;
     database.check_schema().await.unwrap();
     let key = if url.starts_with("mysql") { "`key`" } else { "key" };
     for (name, expires_at) in [("old-1", 1), ("old-2", 5_000_000_000_000_000_i64)] {
