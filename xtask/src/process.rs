@@ -6,8 +6,19 @@ use std::process::{Command, Stdio};
 use crate::Result;
 
 /// Returns the cargo that runs this program.
+///
+/// Without the variables by which `cargo run` describes this package: they are inputs of some build scripts, ring's for
+/// instance, so that it and all that depends on it would be built again after each command without xtask.
 pub(crate) fn cargo() -> Command {
-    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let describes_package =
+        |name: &str| ["CARGO_MANIFEST_", "CARGO_PKG_"].iter().any(|start| name.starts_with(start));
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(describes_package) {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// Shows the command, runs it with the input and output of this program, and fails if it fails.
@@ -66,6 +77,14 @@ fn quoted(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cargo_is_not_told_of_this_package() {
+        assert!(std::env::var_os("CARGO_PKG_NAME").is_some(), "the test runs under cargo");
+        let removed =
+            |name: &str| cargo().get_envs().any(|(removed, value)| removed == name && value.is_none());
+        assert!(removed("CARGO_PKG_NAME") && removed("CARGO_MANIFEST_DIR") && !removed("CARGO"));
+    }
 
     #[test]
     fn shown_command_can_be_pasted_into_a_shell() {
