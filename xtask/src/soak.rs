@@ -19,7 +19,7 @@ pub(crate) const HELP: Help = Help {
         ("--lost-server", "Runs this phase only: one dead server of several."),
         (
             "--failover",
-            "Runs this phase only: a database whose replica takes over; 20 s for each of three or four ways to go.",
+            "Runs this phase only: a database whose replica takes over; 20 s for each of four ways to go.",
         ),
         ("--pair CACHE+DATABASE", "Uses this pair, such as near+redis+postgres. Defaults to redis+postgres."),
         ("--minutes N", "Lasts N minutes in all. Defaults to 5."),

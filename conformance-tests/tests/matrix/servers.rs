@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rcgen::generate_simple_self_signed;
 use tempfile::TempDir;
-use testcontainers::core::{IntoContainerPort as _, Mount};
+use testcontainers::core::{ExecCommand, IntoContainerPort as _, Mount};
 use testcontainers::runners::AsyncRunner as _;
 use testcontainers::{ContainerAsync, GenericImage, ImageExt as _};
 
@@ -82,6 +82,44 @@ impl Brought {
         }
     }
 
+    fn started(&self, name: &str) -> Result<&Started, Failure> {
+        let started = self.started.iter().find(|started| started.server.name == name);
+        started.ok_or_else(|| format!("{name} was not started").into())
+    }
+
+    /// Kills a server.
+    #[allow(dead_code, reason = "the tests beside the matrix use it")]
+    pub(crate) async fn kill(&self, name: &str) -> Result<(), Failure> {
+        Ok(self.started(name)?.container.stop_with_timeout(Some(0)).await?)
+    }
+
+    /// Starts a server that was killed, with the data that it had, and waits until it is ready. Returns its port,
+    /// which may be another one.
+    #[allow(dead_code, reason = "the tests beside the matrix use it")]
+    pub(crate) async fn start_again(&self, name: &str) -> Result<u16, Failure> {
+        let Started { server, container, .. } = self.started(name)?;
+        container.start().await?;
+        let (Ports::Mapped(inside), Some(probe)) = (server.ports, &server.probe) else {
+            return Err(format!("{name} cannot be started again").into());
+        };
+        let port = container.get_host_port_ipv4(inside).await?;
+        wait_until_ready(container, || probe.answers(port)).await?;
+        Ok(port)
+    }
+
+    /// Runs a shell's command in the container of a server.
+    #[allow(dead_code, reason = "the tests beside the matrix use it")]
+    pub(crate) async fn run(&self, name: &str, command: &str) -> Result<(), Failure> {
+        let command = ExecCommand::new(["sh", "-c", command]);
+        let mut done = self.started(name)?.container.exec(command).await?;
+        // To its end.
+        let said = done.stderr_to_vec().await?;
+        match done.exit_code().await? {
+            Some(0) => Ok(()),
+            _ => Err(format!("the command in {name} failed: {}", String::from_utf8_lossy(&said)).into()),
+        }
+    }
+
     pub(crate) async fn print_logs(&self) {
         for started in &self.started {
             eprintln!("\n---- {} says:\n{}", started.server.name, logs(&started.container).await);
@@ -125,16 +163,24 @@ async fn start(server: &'static Server) -> Result<Started, Failure> {
         ports.push(container.get_host_port_ipv4(port).await?);
     }
     let started = Started { server, container, ports, files };
+    wait_until_ready(&started.container, || started.is_ready()).await?;
+    Ok(started)
+}
+
+async fn wait_until_ready(
+    container: &ContainerAsync<GenericImage>,
+    is_ready: impl Fn() -> bool,
+) -> Result<(), Failure> {
     let start = Instant::now();
-    while !started.is_ready() {
-        let running = started.container.is_running().await?;
+    while !tokio::task::block_in_place(&is_ready) {
+        let running = container.is_running().await?;
         if !running || start.elapsed() > EVENT_TIMEOUT {
             let fate = if running { "does not become ready" } else { "ended" };
-            return Err(format!("it {fate} and logged: {}", logs(&started.container).await).into());
+            return Err(format!("it {fate} and logged: {}", logs(container).await).into());
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    Ok(started)
+    Ok(())
 }
 
 impl Started {
@@ -144,11 +190,11 @@ impl Started {
     }
 
     fn is_ready(&self) -> bool {
-        tokio::task::block_in_place(|| match (&self.server.probe, self.server.needs) {
+        match (&self.server.probe, self.server.needs) {
             (Some(probe), _) => self.ports.iter().all(|port| probe.answers(*port)),
             (None, Needs::SocketDirectory(_)) => self.pong().unwrap_or(false),
             (None, _) => self.ports.iter().all(|port| TcpStream::connect(("127.0.0.1", *port)).is_ok()),
-        })
+        }
     }
 
     fn pong(&self) -> std::io::Result<bool> {

@@ -29,10 +29,17 @@ fn record(payload: &str) -> Record {
 }
 
 /// Returns the URL of each node.
-fn nodes(link: &Link) -> Vec<String> {
+pub fn nodes(link: &Link) -> Vec<String> {
+    (0..3).map(|node| several(link, &[node])).collect()
+}
+
+/// Returns a URL with these nodes, in this order.
+pub fn several(link: &Link, order: &[usize]) -> String {
     let (login, rest) = link.direct.split_once('@').unwrap();
     let (addresses, database) = rest.split_once('/').unwrap();
-    addresses.split(',').map(|address| format!("{login}@{address}/{database}")).collect()
+    let addresses: Vec<_> = addresses.split(',').collect();
+    let chosen: Vec<_> = order.iter().map(|node| addresses[*node]).collect();
+    format!("{login}@{}/{database}", chosen.join(","))
 }
 
 async fn program(url: &str) -> MySqlConnection {
@@ -44,7 +51,7 @@ async fn run(program: &mut MySqlConnection, sql: &str) {
 }
 
 /// Connects a store's database to a node. A node is unavailable now and then while the cluster comes together.
-async fn connected(url: &str) -> MySqlPersistence {
+pub async fn connected(url: &str) -> MySqlPersistence {
     let began = Instant::now();
     loop {
         match MySqlPersistence::connect(url).await {

@@ -21,7 +21,11 @@ mod failover;
 mod galera;
 mod names;
 mod near;
+mod outages;
 mod pair;
+#[path = "../../../db-backends/tests/servers/pgbouncer.rs"]
+#[allow(dead_code, reason = "the tests of servers use the rest")]
+mod pgbouncer;
 #[path = "../matrix/plan.rs"]
 #[allow(dead_code, reason = "the matrix uses the rest")]
 mod plan;
@@ -80,6 +84,8 @@ const TESTS: &[Test] = tests! {
         killed_postgres_with_an_asynchronous_standby_loses_the_last_moment ["postgres-pair"],
         stopped_mariadb_with_a_synchronous_replica_loses_nothing ["mariadb-pair"],
         stopped_mysql_with_a_synchronous_replica_loses_nothing ["mysql-pair"],
+        stopped_mariadb_with_an_asynchronous_replica_loses_the_last_moment ["mariadb-pair"],
+        stopped_mysql_with_an_asynchronous_replica_loses_the_last_moment ["mysql-pair"],
         postgres_that_is_cut_off_for_5_s_is_left_for_good ["postgres-pair"],
         mariadb_that_is_cut_off_for_5_s_is_left_for_good ["mariadb-pair"],
         mysql_that_is_cut_off_for_5_s_is_left_for_good ["mysql-pair"],
@@ -103,6 +109,15 @@ const TESTS: &[Test] = tests! {
         galera_node_sees_what_another_has_committed ["galera"],
         galera_conflicts_at_commit_are_repeated_and_fail_no_write ["galera"],
         galera_node_that_is_not_ready_is_unavailable_and_says_why ["galera"];
+    outages:
+        postgres_that_is_killed_and_starts_again_loses_nothing ["postgres"],
+        mysql_that_is_killed_and_starts_again_loses_nothing ["mysql"],
+        mariadb_that_is_killed_and_starts_again_loses_nothing ["mariadb"],
+        galera_node_that_leaves_is_left_for_another ["galera"],
+        galera_node_that_dies_is_left_for_another ["galera"],
+        killed_postgres_behind_pgbouncer_loses_nothing ["postgres-pair", "pgbouncer"],
+        deposed_postgres_behind_pgbouncer_shows_nothing_old ["postgres-pair", "pgbouncer"],
+        postgres_behind_pgbouncer_that_is_cut_off_is_left_for_good ["postgres-pair", "pgbouncer"];
     near:
         memory_over_redis_answers_without_a_round_trip ["redis"],
         memory_over_valkey_answers_without_a_round_trip ["valkey"],
@@ -149,8 +164,8 @@ fn main() {
     names::enter();
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);
-    let known: Vec<_> =
-        all_servers().map(|server| server.name).chain(["moka", "sqlite", names::OWN_HOSTS]).collect();
+    let others = ["moka", "sqlite", names::OWN_HOSTS, pgbouncer::NAME];
+    let known: Vec<_> = all_servers().map(|server| server.name).chain(others).collect();
     let required = Required::parse(&std::env::var("CONFORMANCE_REQUIRE").unwrap_or_default(), &known)
         .unwrap_or_else(|error| panic!("CONFORMANCE_REQUIRE: {error}"));
     let missing = if arguments.list { BTreeMap::new() } else { missing() };
@@ -185,6 +200,9 @@ fn missing() -> BTreeMap<&'static str, String> {
     if !names::has_own_hosts() {
         missing.insert(names::OWN_HOSTS, "`unshare --map-root-user --mount` does not work here".to_owned());
     }
+    if pgbouncer::version().is_none() {
+        missing.insert(pgbouncer::NAME, pgbouncer::MISSING.to_owned());
+    }
     missing
 }
 
@@ -192,21 +210,19 @@ fn missing() -> BTreeMap<&'static str, String> {
 fn run(test: &Test) -> Result<(), Failed> {
     runtime().block_on(async {
         let brought = Brought::own(test.servers.iter().copied()).await;
-        let outcome = match brought.missing.values().next() {
+        let links = Links::to(brought).await;
+        let outcome = match links.brought.missing.values().next() {
             Some(reason) => Err(Failed::from(reason)),
-            None => {
-                let links = Links::to(&brought.urls).await;
-                AssertUnwindSafe((test.run)(&links)).catch_unwind().await.map_err(|panic| {
-                    let text = panic.downcast_ref::<String>().cloned();
-                    let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
-                    Failed::from(text.unwrap_or_default())
-                })
-            }
+            None => AssertUnwindSafe((test.run)(&links)).catch_unwind().await.map_err(|panic| {
+                let text = panic.downcast_ref::<String>().cloned();
+                let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+                Failed::from(text.unwrap_or_default())
+            }),
         };
         if outcome.is_err() {
-            brought.print_logs().await;
+            links.brought.print_logs().await;
         }
-        brought.remove().await;
+        links.brought.remove().await;
         outcome
     })
 }
@@ -215,8 +231,11 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
-/// The connections to the servers of a test, in the order in which it names them.
-pub struct Links(BTreeMap<&'static str, Link>);
+/// The servers of a test, and the connections to them.
+pub struct Links {
+    links: BTreeMap<&'static str, Link>,
+    brought: Brought,
+}
 
 /// A server, and the proxy before it.
 pub struct Link {
@@ -228,25 +247,41 @@ pub struct Link {
 }
 
 impl Links {
-    async fn to(urls: &BTreeMap<&'static str, String>) -> Self {
+    async fn to(brought: Brought) -> Self {
         let mut links = BTreeMap::new();
-        for (name, direct) in urls {
+        for (name, direct) in &brought.urls {
             let address = address(direct);
             let proxy = Proxy::before(address).await.unwrap();
             let url = direct.replace(&address.to_string(), &proxy.address().to_string());
             links.insert(*name, Link { direct: direct.clone(), url, proxy });
         }
-        Self(links)
+        Self { links, brought }
     }
 
     pub fn get(&self, name: &str) -> &Link {
-        &self.0[name]
+        &self.links[name]
     }
 
     /// Returns the only one.
     pub fn only(&self) -> &Link {
-        assert_eq!(self.0.len(), 1);
-        self.0.values().next().unwrap()
+        assert_eq!(self.links.len(), 1);
+        self.links.values().next().unwrap()
+    }
+
+    /// Kills a server.
+    pub async fn kill(&self, name: &str) {
+        self.brought.kill(name).await.unwrap();
+    }
+
+    /// Starts a server that was killed, and returns when it is ready. Its proxy leads to it again.
+    pub async fn start_again(&self, name: &str) {
+        let port = self.brought.start_again(name).await.unwrap();
+        self.get(name).proxy.lead_to(([127, 0, 0, 1], port).into());
+    }
+
+    /// Runs a shell's command where a server runs.
+    pub async fn run(&self, name: &str, command: &str) {
+        self.brought.run(name, command).await.unwrap();
     }
 }
 

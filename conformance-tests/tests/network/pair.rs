@@ -119,6 +119,30 @@ impl Pair {
         .await;
     }
 
+    /// Makes commits of the primary wait for nothing. Postgres is set up so.
+    pub(crate) async fn be_asynchronous(&self) {
+        let statements: &[&str] = match self.kind {
+            Kind::Postgres => &[],
+            Kind::MySql => &["SET GLOBAL rpl_semi_sync_source_enabled = OFF"],
+            Kind::MariaDb => &["SET GLOBAL rpl_semi_sync_master_enabled = OFF"],
+        };
+        self.run_each(0, statements).await;
+    }
+
+    /// Makes the replica receive nothing more.
+    pub(crate) async fn fall_behind(&self) {
+        let statements: &[&str] = match self.kind {
+            Kind::Postgres => &["ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()::text"],
+            Kind::MySql => &["STOP REPLICA IO_THREAD"],
+            Kind::MariaDb => &["STOP SLAVE IO_THREAD"],
+        };
+        self.run_each(1, statements).await;
+        if self.kind == Kind::Postgres {
+            let receivers = "SELECT count(*)::text FROM pg_stat_wal_receiver";
+            until("the standby receives nothing", async || self.ask(1, receivers).await == "0").await;
+        }
+    }
+
     /// Makes the primary read-only. Its connections stay open.
     pub(crate) async fn depose(&self) {
         let statements: &[&str] = match self.kind {

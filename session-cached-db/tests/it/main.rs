@@ -23,6 +23,7 @@ mod codec;
 mod coherence;
 mod crowd;
 mod database;
+mod deployments_doc;
 mod expiry;
 mod fences;
 mod flights;

@@ -37,6 +37,9 @@ const PATIENCE: Nanos = 30 * SECOND;
 /// The time before a kill in which an acknowledged write may not have reached an asynchronous replica.
 const LAG: Nanos = SECOND;
 
+/// The time for which an asynchronous replica receives nothing before the kill, so that something is lost.
+const BEHIND: Duration = Duration::from_millis(300);
+
 /// The time for which a former primary is out of reach.
 const SPLIT: Duration = Duration::from_secs(5);
 
@@ -51,7 +54,7 @@ const ROUND: Duration = Duration::from_secs(20);
 enum Fault {
     /// The primary's process is killed.
     Kill,
-    /// The same, with a replica that may lag behind.
+    /// The same, with a replica that lags behind, and for which no commit waits.
     KillBeforeAsynchronous,
     /// The primary is made read-only, and stays up with its connections.
     Switchover,
@@ -76,10 +79,7 @@ pub(super) fn has_replica(database: &str) -> bool {
 pub(super) async fn run(settings: &Settings) -> Result<Vec<Verdict>, Failure> {
     let begun = Instant::now();
     let (kind, name) = kind(&settings.database).ok_or("the database has no replica")?;
-    let mut faults = vec![Fault::Kill, Fault::Split, Fault::Switchover];
-    if kind == Kind::Postgres {
-        faults.push(Fault::KillBeforeAsynchronous);
-    }
+    let faults = [Fault::Kill, Fault::KillBeforeAsynchronous, Fault::Split, Fault::Switchover];
     let mut verdicts = Vec::new();
     for fault in faults.iter().cycle() {
         if !verdicts.is_empty() && begun.elapsed() + ROUND > settings.lasts {
@@ -109,10 +109,18 @@ impl Database {
         tokio::task::spawn_blocking(kill).await?
     }
 
-    /// Makes the fault, and makes the address lead to the new primary. Returns when the former one was gone.
-    async fn break_primary(&self, fault: Fault) -> Result<Nanos, Failure> {
+    /// Makes the fault, and makes the address lead to the new primary. Returns from when on the replica received nothing,
+    /// and when the former primary was gone.
+    async fn break_primary(&self, fault: Fault) -> Result<(Nanos, Nanos), Failure> {
+        let mut behind_since = now();
         match fault {
-            Fault::Kill | Fault::KillBeforeAsynchronous => self.kill().await?,
+            Fault::Kill => self.kill().await?,
+            Fault::KillBeforeAsynchronous => {
+                self.pair.fall_behind().await;
+                behind_since = now();
+                tokio::time::sleep(BEHIND).await;
+                self.kill().await?;
+            }
             Fault::Switchover => {
                 self.pair.depose().await;
                 tokio::time::sleep(UNCHECKED).await;
@@ -126,7 +134,7 @@ impl Database {
         let gone_at = now();
         self.pair.promote().await;
         self.pair.switch();
-        Ok(gone_at)
+        Ok((behind_since, gone_at))
     }
 }
 
@@ -147,8 +155,11 @@ async fn fail_over(
     );
     let container = container??;
     let pair = Pair::new(kind, &container.url(&container.ports)).await;
-    if kind == Kind::Postgres && fault != Fault::KillBeforeAsynchronous {
-        pair.be_synchronous().await;
+    match (kind, fault) {
+        (_, Fault::KillBeforeAsynchronous) => pair.be_asynchronous().await,
+        (Kind::Postgres, _) => pair.be_synchronous().await,
+        // They are set up so.
+        _ => {}
     }
     let proxies = vec![pair.address.clone(); settings.processes as usize];
     let servers = Servers::over(cache?, Path { container: Some(container), proxies }).await?;
@@ -158,7 +169,8 @@ async fn fail_over(
 
     let since = now();
     let is_omitted = settings.omits(Omitted::Faults);
-    let gone_at = if is_omitted { since } else { database.break_primary(fault).await? };
+    let (behind_since, gone_at) =
+        if is_omitted { (since, since) } else { database.break_primary(fault).await? };
     let reachable = now();
     let recovered = recovered(&group, reachable).await;
     if fault == Fault::Split {
@@ -180,6 +192,9 @@ async fn fail_over(
         Surroundings { max_cache_age: MAX_CACHE_AGE, write_bound: WRITE_BOUND, ..Surroundings::default() };
     let mut truth = Truth::default();
     check_that_it_was_one(settings, &group, since)?;
+    if fault == Fault::KillBeforeAsynchronous {
+        check_that_something_is_lost(&group, behind_since, gone_at)?;
+    }
     super::judge_part(&group, &surroundings, &mut truth, |ops| match fault {
         Fault::KillBeforeAsynchronous => without_the_last_moment(ops, since, gone_at),
         _ => ops,
@@ -243,6 +258,14 @@ fn check_that_it_was_one(settings: &Settings, group: &ProcessGroup, since: Nanos
         return Err("the primary did not go, which proves nothing".into());
     }
     Ok(())
+}
+
+fn check_that_something_is_lost(group: &ProcessGroup, since: Nanos, gone_at: Nanos) -> Result<(), Failure> {
+    let is_lost = |op: &Op| op.is_write() && op.begin > since && op.end.is_some_and(|end| end < gone_at);
+    if lock(&group.ledger).sessions.values().flatten().any(is_lost) {
+        return Ok(());
+    }
+    Err("no write was acknowledged while the replica was behind, which proves nothing".into())
 }
 
 /// Returns the operations to which the promise without a synchronous replica applies: a write that was acknowledged
