@@ -1,6 +1,7 @@
 //! The sessions of one subject: listing, ending and limiting them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::stream::{self, StreamExt as _};
@@ -12,7 +13,7 @@ use super::inner::Inner;
 use super::job::{Delete, Job, Written};
 use super::limits::Login;
 use super::queue::{RunningQueue, Turn, Wait, answer_of};
-use crate::runtime::Admission;
+use crate::runtime::{Admission, run_until};
 use crate::telemetry::{Ending, Revocation};
 use crate::{Coherence, Error};
 
@@ -29,7 +30,12 @@ const SIDE_BY_SIDE: usize = 16;
 const SIDE_BY_SIDE_NEAR: usize = 256;
 
 /// The number of surplus sessions whose end a login waits for. More of them are ended in the background.
-const SURPLUS_AT_LOGIN: usize = 64;
+///
+/// A login reads so many sessions beyond the limit, and their rows lie all over the table.
+const SURPLUS_AT_LOGIN: usize = 16;
+
+/// The time until the background begins to end surplus sessions, so that the login that found them is answered first.
+const CLEARING_DELAY: Duration = Duration::from_millis(100);
 
 impl<C: Cache, P: SubjectIndex> Inner<C, P> {
     /// Returns a page of those sessions of `subject` that have this store's key prefix.
@@ -260,7 +266,9 @@ impl<C: Cache, P: SubjectIndex> Inner<C, P> {
             return;
         }
         let clearing = Clearing { store: Arc::clone(self), subject };
+        let delay = run_until(self.tasks.closed(), self.runtime.sleep(CLEARING_DELAY));
         let task = async move {
+            delay.await;
             if let Err(error) = clearing.store.clear_surplus(&clearing.subject, limit).await {
                 clearing.store.note_failed_limit(&error);
             }
