@@ -6,17 +6,20 @@ use std::time::{Duration, Instant};
 
 use cache_backends::moka::MokaCache;
 use db_backends::postgres::PostgresPersistence;
-use session_cached_db::{CachedDb, Schema};
+use session_cached_db::{CachedDb, Reaper, Schema};
 
 use crate::table::{DAY, Table, now, number, quantile};
 
 const LOGINS_PER_SECOND: u64 = 200;
 
+/// The time within which the reapers have to be done.
+const PATIENCE: Duration = Duration::from_secs(1_200);
+
 type Store = CachedDb<MokaCache, PostgresPersistence>;
 
-async fn node(table: &Table) -> Store {
+async fn node(table: &Table, reaper: Option<Reaper>) -> Store {
     let cache = MokaCache::builder().max_bytes(64 << 20).build();
-    let builder = CachedDb::builder(cache, table.open().await).schema(Schema::Trust).reaper(None);
+    let builder = CachedDb::builder(cache, table.open().await).schema(Schema::Trust).reaper(reaper);
     builder.build().await.unwrap()
 }
 
@@ -55,20 +58,24 @@ async fn three_nodes_reap_beside_logins() {
     table.run("VACUUM ANALYZE {t}").await;
 
     let alone = Arc::new(AtomicBool::new(false));
-    let logins = tokio::spawn(log_in(node(&table).await, Arc::clone(&alone)));
+    let logins = tokio::spawn(log_in(node(&table, None).await, Arc::clone(&alone)));
     tokio::time::sleep(Duration::from_secs(20)).await;
     alone.store(true, Ordering::Relaxed);
     let (mut before, failed_before) = logins.await.unwrap();
 
     let beside = Arc::new(AtomicBool::new(false));
-    let logins = tokio::spawn(log_in(node(&table).await, Arc::clone(&beside)));
+    let logins = tokio::spawn(log_in(node(&table, None).await, Arc::clone(&beside)));
+    // With the settings of every store, but for the ten minutes until the first round.
+    let reaper = Some(Reaper::default().with_interval(Duration::from_secs(1)));
+    let nodes = [node(&table, reaper).await, node(&table, reaper).await, node(&table, reaper).await];
     let began = Instant::now();
-    let mut reapers = tokio::task::JoinSet::new();
-    for _ in 0..3 {
-        let store = node(&table).await;
-        reapers.spawn(async move { store.clear_expired().await.unwrap() });
-    }
-    let reaped = reapers.join_all().await;
+    let reaped = loop {
+        let reaped = nodes.each_ref().map(|node| node.stats().reaped);
+        if reaped.iter().sum::<u64>() >= rows || began.elapsed() > PATIENCE {
+            break reaped;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
     let took = began.elapsed();
     beside.store(true, Ordering::Relaxed);
     let (mut during, failed) = logins.await.unwrap();
