@@ -4,6 +4,7 @@
 //! progress on the error stream, and prints its figures as JSON at the end.
 
 mod plot;
+mod scale;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -16,9 +17,11 @@ use crate::help::Help;
 use crate::process::cargo;
 
 pub(crate) const HELP: Help = Help {
-    usage: "bench [--json] [--quick] [--crowds] [GROUP..]",
+    usage: "bench [--json] [--quick] [--crowds] [GROUP..]\n       cargo xtask bench scale [--background] [--status] [--fresh] [--svg FILE] [PART..]",
     summary: "Measures the store against the parts it is made of, as ratios, and plots them.",
-    details: "Servers are found by the variables that `cargo xtask services up` prints.",
+    details: "Servers are found by the variables that `cargo xtask services up` prints.\n\
+        `bench scale` measures every operation on tables of up to ten million sessions. It takes hours and 40 GB of disk; a run that was\n\
+        cut off goes on where it was, and its tables stay.",
     options: &[
         (
             "GROUP",
@@ -30,9 +33,19 @@ pub(crate) const HELP: Help = Help {
             "--crowds",
             "Prints a table of 1 to 512 savers of one session instead; its groups are pairs, such as redis+postgres.",
         ),
+        ("--background", "scale: goes on in the background, with its progress in target/bench/scale.log."),
+        (
+            "--status",
+            "scale: lists the parts and which are done, and prints their figures. Measures nothing.",
+        ),
+        ("--fresh", "scale: measures parts again that are done."),
+        ("--svg FILE", "scale: writes the plot of the growth to this file, too."),
+        ("PART", "scale: measures the parts that contain this text; may be repeated. `--status` lists all."),
     ],
     examples: &[
         ("bench --quick moka redis", "few rounds of two groups"),
+        ("bench scale --background", "all parts of the measurement on large tables"),
+        ("bench scale postgres/moka/1000000", "one part of it"),
         ("bench --crowds redis+postgres", "the savers of one pair"),
     ],
 };
@@ -57,6 +70,11 @@ pub(crate) struct Figure {
 }
 
 pub(crate) fn run(mut args: Parser) -> Result {
+    let first = args.try_raw_args().and_then(|arguments| arguments.peek().map(ToOwned::to_owned));
+    if first.is_some_and(|first| first == scale::NAME) {
+        args.next()?;
+        return scale::run(args);
+    }
     let (mut as_json, mut is_quick, mut crowds, mut groups) = (false, false, false, Vec::new());
     while let Some(arg) = args.next()? {
         match arg {
