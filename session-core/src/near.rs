@@ -61,8 +61,13 @@ pub enum NearEvent<'a> {
     Forgotten,
     /// A channel was opened: memory is used from the next answer on.
     Opened,
-    /// The channel answered, after this time.
-    Answered(Duration),
+    /// The channel answered.
+    Answered {
+        /// The time that the answer took.
+        took: Duration,
+        /// The greatest age that the basis has had, just before this answer. Memory does not answer from an age of the bound on.
+        basis_age: Duration,
+    },
     /// The channel was lost: memory is not used until another one is open.
     Lost(&'a CacheError),
     /// No channel could be opened. It will be tried again.

@@ -62,6 +62,8 @@ impl<S: NoticeSource> Keeper<S> {
     /// Pings `channel` until it is lost, and returns the reason, or `None` once the near cache is dropped.
     async fn use_until_lost(&self, channel: Arc<S::Channel>) -> Option<CacheError> {
         mutant!(NearOlderAnswer => return self.use_first_until_lost(channel).await);
+        let since = |answered: Tick, sent: Tick| Duration::from_nanos(answered.0.saturating_sub(sent.0));
+        let mut last_basis = None;
         loop {
             mutant!(NearNoticesLate => self.listener.catch_up());
             let (sent, answer) = self.ping(&channel).await?;
@@ -72,7 +74,8 @@ impl<S: NoticeSource> Keeper<S> {
             let answered = inner.now();
             let basis = if mutant!(NearBasisAtAnswer) { answered } else { sent };
             inner.note_answer(basis, self.bound);
-            self.observer.note(NearEvent::Answered(Duration::from_nanos(answered.0.saturating_sub(sent.0))));
+            let basis_age = since(answered, last_basis.replace(sent).unwrap_or(sent));
+            self.observer.note(NearEvent::Answered { took: since(answered, sent), basis_age });
             drop(inner);
             self.runtime.sleep(self.interval()).await;
         }

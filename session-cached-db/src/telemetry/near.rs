@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use session_core::{NearEvent, NearObserver};
 
@@ -14,6 +15,7 @@ pub(crate) struct NearTelemetry {
     telemetry: Arc<Telemetry>,
     is_up: Gauge,
     answer_time: Gauge,
+    basis_age: Gauge,
     /// It was logged that no channel can be opened.
     is_failure_logged: AtomicBool,
 }
@@ -32,6 +34,11 @@ impl NearTelemetry {
                 "How long the last answer on the near cache's channel took",
                 labels,
             ),
+            basis_age: Gauge::new(
+                "session_near_basis_age_microseconds",
+                "How old the basis of the near cache's memory was before the last answer",
+                labels,
+            ),
             is_failure_logged: AtomicBool::new(false),
         }
     }
@@ -42,8 +49,10 @@ impl NearObserver for NearTelemetry {
         match event {
             NearEvent::Noticed => self.telemetry.counters.near_notices.bump(),
             NearEvent::Forgotten => self.telemetry.counters.near_forgotten.bump(),
-            NearEvent::Answered(time) => {
-                self.answer_time.set(usize::try_from(time.as_micros()).unwrap_or(usize::MAX));
+            NearEvent::Answered { took, basis_age } => {
+                let micros = |time: Duration| usize::try_from(time.as_micros()).unwrap_or(usize::MAX);
+                self.answer_time.set(micros(took));
+                self.basis_age.set(micros(basis_age));
             }
             NearEvent::Opened => {
                 self.is_up.set(1);
