@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use async_trait::async_trait;
 use session_core::{CacheError, DynCache, Timestamp};
 
@@ -10,6 +12,29 @@ pub trait Inspect: DynCache {
     ///
     /// Returns [`CacheError`] if one of the servers does not answer.
     async fn inspect(&self) -> Result<Vec<Inspection>, CacheError>;
+
+    /// Opens a channel as a near cache does, pings on it, and closes it. Returns `None` if this is no near cache, which is
+    /// the default.
+    async fn inspect_channel(&self) -> Option<Result<ChannelInspection, CacheError>> {
+        None
+    }
+}
+
+/// The state of the channel of a near cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ChannelInspection {
+    /// The near cache's freshness bound.
+    pub freshness_bound: Duration,
+    /// The time of the slowest of a few answers.
+    pub slowest_answer: Duration,
+}
+
+#[cfg(feature = "near")]
+impl ChannelInspection {
+    pub(crate) const fn new(freshness_bound: Duration, slowest_answer: Duration) -> Self {
+        Self { freshness_bound, slowest_answer }
+    }
 }
 
 /// The state of a cache's server. A field is `None` if the server does not report it.
@@ -37,4 +62,8 @@ pub struct Inspection {
     pub max_bytes: Option<u64>,
     /// The number of entries that the server has evicted since it was started.
     pub evicted: Option<u64>,
+    /// The number of keys that the server remembers because near caches may have them in memory.
+    pub tracked_keys: Option<u64>,
+    /// The number of such keys for which the server has room.
+    pub max_tracked_keys: Option<u64>,
 }

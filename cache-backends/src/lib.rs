@@ -47,4 +47,4 @@ mod url;
 
 pub use connect::{connect, connect_to_inspect};
 pub use error::ConnectError;
-pub use inspect::{Inspect, Inspection};
+pub use inspect::{ChannelInspection, Inspect, Inspection};

@@ -18,6 +18,11 @@ impl Inspect for RedisCache {
             Servers::One(server) => {
                 let mut inspection = read(&server.call(&cmd).await?)?;
                 inspection.address = server.master().await;
+                if inspection.tracked_keys.is_some() {
+                    // A user who may not ask has no answer here, which is no problem.
+                    inspection.max_tracked_keys =
+                        server.call(&max_tracked_keys()).await.ok().and_then(|reply| limit(&reply));
+                }
                 Ok(vec![inspection])
             }
             #[cfg(feature = "redis-cluster")]
@@ -27,10 +32,34 @@ impl Inspect for RedisCache {
                     inspection.address = Some(address);
                     Ok(inspection)
                 };
-                cluster.call_all(&cmd).await?.into_iter().map(read).collect()
+                let mut inspections: Vec<_> =
+                    cluster.call_all(&cmd).await?.into_iter().map(read).collect::<Result<_, CacheError>>()?;
+                if inspections.iter().any(|inspection| inspection.tracked_keys.is_some()) {
+                    let limits = cluster.call_all(&max_tracked_keys()).await.unwrap_or_default();
+                    for (inspection, (_, reply)) in inspections.iter_mut().zip(&limits) {
+                        inspection.max_tracked_keys = limit(reply);
+                    }
+                }
+                Ok(inspections)
             }
         }
     }
+}
+
+fn max_tracked_keys() -> Cmd {
+    let mut cmd = Cmd::new();
+    cmd.arg("CONFIG").arg("GET").arg("tracking-table-max-keys");
+    cmd
+}
+
+/// Returns the limit in the reply to [`max_tracked_keys`]. Zero stands for none.
+fn limit(reply: &Value) -> Option<u64> {
+    let value = match reply {
+        Value::Array(parts) => parts.get(1)?,
+        Value::Map(pairs) => &pairs.first()?.1,
+        _ => return None,
+    };
+    text(value)?.parse().ok().filter(|limit| *limit > 0)
 }
 
 fn read(reply: &Value) -> Result<Inspection, CacheError> {
@@ -57,6 +86,8 @@ fn read(reply: &Value) -> Result<Inspection, CacheError> {
         used_bytes: number("used_memory"),
         max_bytes: number("maxmemory").filter(|bytes| *bytes > 0),
         evicted: number("evicted_keys"),
+        tracked_keys: number("tracking_total_keys").filter(|_| number("tracking_clients") != Some(0)),
+        max_tracked_keys: None,
     })
 }
 

@@ -62,3 +62,25 @@ pub async fn unreachable_server_is_a_problem_without_its_password(world: &World)
     command.env("SESSIONCTL_CACHE_URL", "redis://127.0.0.1:1/");
     Run::of(&mut command).ends_with(7).says("as this version needs it");
 }
+
+pub async fn near_cache_is_examined_with_its_channel(world: &World) {
+    let Some(cache_url) = &world.cache_url else { return };
+    world.filled(&[("session-1".to_owned(), None, 3_600)]).await;
+    let near = |bound: &str| {
+        let mut command = bare(&["doctor"]);
+        command.env("SESSIONCTL_DATABASE_URL", &world.database_url);
+        command.env("SESSIONCTL_CACHE_URL", format!("near+{cache_url}&freshness_bound_ms={bound}"));
+        Run::of(&mut command)
+    };
+    near("60000").ends_with(0).says("changes are reported").says("keys for near caches");
+    near("400000").ends_with(6).says("above their max_cache_age");
+    let mut command = bare(&["check"]);
+    command.env("SESSIONCTL_DATABASE_URL", &world.database_url);
+    command.env("SESSIONCTL_CACHE_URL", format!("near+{cache_url}"));
+    Run::of(&mut command).ends_with(0).says("in front of it");
+    // A bound above the age that this program's own store would have.
+    let mut command = bare(&["revoke", "--all", "--yes"]);
+    command.env("SESSIONCTL_DATABASE_URL", &world.database_url);
+    command.env("SESSIONCTL_CACHE_URL", format!("near+{cache_url}&freshness_bound_ms=1500"));
+    Run::of(&mut command).ends_with(0);
+}

@@ -78,6 +78,7 @@ const SCENARIOS: &[(&str, Scenario)] = scenarios! {
         ended_session_in_the_cache_is_reported_by_its_key;
     doctor:
         healthy_servers_are_reported_as_ok,
+        near_cache_is_examined_with_its_channel,
         worst_finding_decides_the_exit_code,
         unreachable_server_is_a_problem_without_its_password;
     bad_input:

@@ -77,6 +77,11 @@ pub(crate) async fn run(at: &Connection, command: &Check, output: &Output) -> Re
     }
     drop(progress);
     output.show(&report, |report| text(report, output))?;
+    if cache.near_dyn().is_some() {
+        complain(
+            "the shared cache was compared; what nodes have in memory in front of it is out of reach from here",
+        );
+    }
     if report.checked > 0 && report.checked == report.not_cached {
         complain("none of these sessions is cached; is the key_prefix of the cache's URL the application's?");
     }

@@ -135,12 +135,13 @@ pub(crate) async fn store(
     };
     let database: Arc<dyn DynDatabase> = database(at, Access::Write).await?;
     let max_payload_bytes = database.properties().max_payload_bytes;
+    let freshness_bound = cache.near_dyn().map(|near| near.freshness_bound()).unwrap_or_default();
     let store = CachedDb::builder(cache, database)
         .codec(codec)
         .key_prefix(key_prefix)
         // Entries that are published here bear another store's identity than the application's, so they are
         // of no use to it.
-        .max_cache_age(Duration::from_secs(1))
+        .max_cache_age(freshness_bound.max(Duration::from_secs(1)))
         .schema(Schema::Check)
         .reaper(None::<Reaper>)
         .max_payload_bytes(max_payload_bytes)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use session_cached_db::db_backends::FindingSeverity;
-use session_cached_db::session_core::{PersistenceError, Timestamp};
+use session_cached_db::session_core::{CacheError, PersistenceError, Timestamp};
 use session_cached_db::{DEFAULT_CLOCK_SLACK, cache_backends, db_backends};
 
 use crate::args::Connection;
@@ -12,6 +12,10 @@ use crate::clock::{Skew, TOO_FAR, now};
 use crate::connect::{Access, Database, any_database, cache, try_all};
 use crate::exit::{Exit, Failure};
 use crate::output::{Output, Style, Table, bytes, count, left, sessions, span};
+
+/// The bounds of a near cache's freshness bound, as a store has them by default.
+const SHORTEST_FRESHNESS_BOUND: Duration = Duration::from_millis(20);
+const DEFAULT_MAX_CACHE_AGE: Duration = Duration::from_secs(5 * 60);
 
 /// The age of an expired session that shows that no reaper runs. A reaper makes a round every ten minutes.
 const REAPER_IS_LATE: Duration = Duration::from_secs(60 * 60);
@@ -154,6 +158,7 @@ fn is_among(text: &str, inspection: &db_backends::Inspection) -> bool {
 
 async fn examine_cache(cache: &dyn cache_backends::Inspect, report: &mut Report) {
     const ABOUT: &str = "cache";
+    let channel = cache.inspect_channel().await;
     let asked_at = now();
     let (inspected, tried) = (cache.inspect().await, try_all(cache).await);
     let answered_at = now();
@@ -161,6 +166,7 @@ async fn examine_cache(cache: &dyn cache_backends::Inspect, report: &mut Report)
         Ok(servers) => {
             for server in servers {
                 examine_server(server, asked_at, answered_at, report);
+                examine_tracking(server, report);
             }
         }
         // The same error as below, or only the report is forbidden.
@@ -171,6 +177,71 @@ async fn examine_cache(cache: &dyn cache_backends::Inspect, report: &mut Report)
     }
     if let Err(error) = tried {
         report.say(Problem, ABOUT, error.to_string());
+    } else if let Some(channel) = channel {
+        examine_channel(channel, report);
+    }
+}
+
+/// Reports whether nodes with near caches are told of changes, and soon enough.
+fn examine_channel(channel: Result<cache_backends::ChannelInspection, CacheError>, report: &mut Report) {
+    const ABOUT: &str = "near cache";
+    let channel = match channel {
+        Ok(channel) => channel,
+        Err(error) => {
+            let text = format!("changes are not reported, so loads go to the shared cache: {error}");
+            return report.say(Warning, ABOUT, text);
+        }
+    };
+    let bound = channel.freshness_bound;
+    let text = format!(
+        "changes are reported; the slowest answer took {}, and the freshness bound is {}",
+        span(channel.slowest_answer),
+        span(bound)
+    );
+    if !(SHORTEST_FRESHNESS_BOUND..=DEFAULT_MAX_CACHE_AGE).contains(&bound) {
+        report.say(
+            Warning,
+            ABOUT,
+            format!(
+                "{text}; stores refuse a bound below {} or above their max_cache_age ({} by default)",
+                span(SHORTEST_FRESHNESS_BOUND),
+                span(DEFAULT_MAX_CACHE_AGE)
+            ),
+        );
+    } else if channel.slowest_answer > bound / 2 {
+        // Pings are a quarter of the bound apart, so the basis is older than half of the bound anyway.
+        report.say(Warning, ABOUT, format!("{text}; memory will often not answer: choose a longer bound"));
+    } else {
+        report.say(Fine, ABOUT, text);
+    }
+}
+
+/// Reports how full the table is in which a server remembers what near caches have in memory.
+fn examine_tracking(server: &cache_backends::Inspection, report: &mut Report) {
+    const ABOUT: &str = "near cache";
+    let Some(tracked) = server.tracked_keys else { return };
+    let place = server.address.as_ref().map(|address| format!(" at {address}")).unwrap_or_default();
+    match server.max_tracked_keys {
+        Some(max) if tracked >= max - max / 10 => report.say(
+            Warning,
+            ABOUT,
+            format!(
+                "the server{place} remembers {} keys for near caches, and has room for {}; when it is full, it reports keys that \
+                 have not changed: raise tracking-table-max-keys",
+                count(tracked),
+                count(max)
+            ),
+        ),
+        Some(max) => report.say(
+            Fine,
+            ABOUT,
+            format!("the server{place} remembers {} of at most {} keys for near caches", count(tracked), count(max)),
+        ),
+        None => report.say(
+            Fine,
+            ABOUT,
+            format!("the server{place} remembers {} keys for near caches", count(tracked)),
+        ),
     }
 }
 
@@ -295,6 +366,21 @@ mod tests {
         assert_eq!([998, 999, 1_000, 1_001, 1_003].map(severity_of), [None; 5]);
         assert_eq!([980, 990, 1_004, 1_030].map(severity_of), [Some(Warning); 4]);
         assert_eq!([0, 900, 1_031, 9_999].map(severity_of), [Some(Problem); 4]);
+    }
+
+    #[test]
+    fn full_tracking_table_is_a_warning() {
+        let severity_of = |tracked_keys, max_tracked_keys| {
+            let mut server = cache_backends::Inspection::default();
+            (server.tracked_keys, server.max_tracked_keys) = (tracked_keys, max_tracked_keys);
+            let mut report = Report::default();
+            examine_tracking(&server, &mut report);
+            report.findings.first().map(|finding| finding.severity)
+        };
+        assert_eq!(severity_of(None, None), None);
+        assert_eq!(severity_of(Some(5), None), Some(Fine));
+        assert_eq!(severity_of(Some(899_999), Some(1_000_000)), Some(Fine));
+        assert_eq!(severity_of(Some(900_000), Some(1_000_000)), Some(Warning));
     }
 
     #[test]
