@@ -5,7 +5,8 @@
 //! cargo run --example webapp --features redis,postgres -- --cache redis://127.0.0.1/ --db postgres://postgres@127.0.0.1/shop
 //! ```
 //!
-//! Start it twice over the same Redis and Postgres, on two addresses, and log out in one: the other knows at once.
+//! Start it twice over the same Redis and Postgres, on two addresses, and log out in one: the other knows at once. It does so
+//! with `--cache near+redis://127.0.0.1/` (feature `near`), too, which answers from the memory of the process.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it explains itself to its user")]
 
@@ -26,7 +27,7 @@ const USAGE: &str = "\
 Usage: webapp [--listen ADDRESS] [--cache URL] [--db URL] [--accounts URL] [--behind-tls]
 
   --listen ADDRESS  where to listen (127.0.0.1:3000)
-  --cache URL       moka://, redis://.., memcache://.. (moka://)
+  --cache URL       moka://, redis://.., near+redis://.., memcache://.. (moka://)
   --db URL          sqlite://.., postgres://.., mysql://.. (sqlite://webapp.db)
   --accounts URL    a SQLite database for names and passwords (sqlite://webapp-accounts.db)
   --behind-tls      a proxy in front speaks TLS: use the cookie for that";

@@ -104,6 +104,15 @@ const IN_BROWSER: &[(&str, InBrowser)] = in_browser! {
         text_can_be_read_in_light_and_in_dark;
 };
 
+/// The variable with the URL of Redis.
+const REDIS: &str = "CONFORMANCE_REDIS_URL";
+
+/// Tests in a browser that need Redis as well.
+const OVER_REDIS: &[(&str, InBrowser)] = in_browser! {
+    visits:
+        log_out_everywhere_is_known_to_a_node_with_a_near_cache;
+};
+
 const BEHIND_A_PROXY: &[(&str, BehindAProxy)] = behind_a_proxy![
     page_without_a_session_is_cached,
     first_visitors_get_keys_of_their_own,
@@ -129,14 +138,19 @@ fn main() {
     let driver = if arguments.list { Err("listing".to_owned()) } else { Driver::start() }.map(Arc::new);
     let required = std::env::var("CONFORMANCE_REQUIRE").unwrap_or_default();
     let is_required = required.split(',').any(|name| name.trim() == "all");
-    for (name, test) in IN_BROWSER {
+    let has_redis = std::env::var(REDIS).is_ok_and(|url| !url.is_empty());
+    let over_redis = OVER_REDIS.iter().map(|test| (test, has_redis));
+    for ((name, test), has_server) in IN_BROWSER.iter().map(|test| (test, true)).chain(over_redis) {
         let driver = driver.clone();
-        let is_ignored = driver.is_err() && !is_required;
+        let is_ignored = (driver.is_err() || !has_server) && !is_required;
         let trial = Trial::test(*name, move || in_browser(&*driver?, *test));
         trials.push(trial.with_ignored_flag(is_ignored));
     }
     if let (Err(reason), false, false) = (&driver, is_required, arguments.list) {
         eprintln!("in a browser: NOT TESTED, because {reason}");
+    }
+    if !has_redis && !is_required && !arguments.list {
+        eprintln!("in a browser, over Redis: NOT TESTED, because {REDIS} is not set");
     }
     let nginx = if arguments.list { Err("listing".to_owned()) } else { proxy::find() };
     for (name, test) in BEHIND_A_PROXY {

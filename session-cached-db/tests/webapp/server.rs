@@ -1,24 +1,27 @@
 //! The example application, in the test's process.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
 use axum::middleware::{self, Next};
-use session_cached_db::session_core::DynCache;
+use session_cached_db::session_core::{DynCache, DynDatabase};
 use session_cached_db::tower::{SessionCookie, SessionHandle};
-use session_cached_db::{CachedDb, MokaCache, SqlitePersistence};
+use session_cached_db::{Builder, CachedDb, MokaCache, SqlitePersistence, cache_backends};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::Barrier;
 
 use crate::site::{self, Accounts, Store};
 
+type StoreBuilder = Builder<Arc<dyn DynCache>, Arc<dyn DynDatabase>>;
+
 pub struct Server {
     pub store: Store,
     pub router: Router,
     meeting: Meeting,
-    _directory: TempDir,
+    _directory: Arc<TempDir>,
 }
 
 /// A point at which requests that add to the cart wait for each other, if the test says so: each has read the
@@ -28,12 +31,33 @@ struct Meeting(Arc<Mutex<Option<Arc<Barrier>>>>);
 
 impl Server {
     pub async fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let cache: Arc<dyn DynCache> = Arc::new(MokaCache::builder().build());
+        Self::over(cache, Builder::sole_process, &Arc::new(tempfile::tempdir().unwrap())).await
+    }
+
+    /// Creates two nodes of one site, each with a near cache in front of the Redis of this URL.
+    pub async fn two_with_near_caches(redis: &str) -> [Self; 2] {
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        let prefix = format!("webapp-{:016x}:", fastrand::u64(..));
+        let separator = if redis.contains('?') { '&' } else { '?' };
+        // The bound is long enough that a busy machine does not make memory stale between two pages.
+        let url = format!("near+{redis}{separator}key_prefix={prefix}&freshness_bound_ms=2000");
+        let node = async || {
+            let cache = cache_backends::connect(&url).unwrap();
+            Self::over(cache, |builder| builder.cache_timeout(Duration::from_secs(5)), &directory).await
+        };
+        [node().await, node().await]
+    }
+
+    async fn over(
+        cache: Arc<dyn DynCache>,
+        configure: impl FnOnce(StoreBuilder) -> StoreBuilder,
+        directory: &Arc<TempDir>,
+    ) -> Self {
         let url = |name: &str| format!("sqlite://{}", directory.path().join(name).display());
         let accounts = Accounts::open(&url("accounts.db")).await.unwrap();
-        let cache: Arc<dyn DynCache> = Arc::new(MokaCache::builder().build());
         let db = SqlitePersistence::connect(&url("sessions.db")).await.unwrap();
-        let store: Store = CachedDb::builder(cache, Arc::new(db) as _).sole_process().build().await.unwrap();
+        let store: Store = configure(CachedDb::builder(cache, Arc::new(db) as _)).build().await.unwrap();
 
         let meeting = Meeting::default();
         let wait = meeting.clone();
@@ -47,7 +71,7 @@ impl Server {
         let pages = site::pages_with_sessions().layer(middleware::from_fn(wait));
         let cookie = SessionCookie::default().plain_http(true);
         let router = site::complete(pages, store.clone(), accounts, cookie).unwrap();
-        Self { store, router, meeting, _directory: directory }
+        Self { store, router, meeting, _directory: Arc::clone(directory) }
     }
 
     /// Starts to listen, and returns the URL.

@@ -1,7 +1,10 @@
 //! Visits as people make them.
 
+use std::time::{Duration, Instant};
+
 use session_cached_db::Expiry;
 
+use crate::REDIS;
 use crate::browser::{Browser, Browsers, Setup};
 use crate::server::Server;
 
@@ -117,6 +120,36 @@ pub async fn log_out_everywhere_ends_the_other_browsers_session(browsers: &Brows
     phone.see("You have no session").await;
     // The old cookie opens nothing any more. It is left alone: only the request that ends a session removes its cookie.
     assert_eq!(phone.client.get_all_cookies().await.unwrap().len(), 1);
+}
+
+/// Two nodes of the site, on two addresses. Each answers from memory.
+pub async fn log_out_everywhere_is_known_to_a_node_with_a_near_cache(browsers: &Browsers<'_>) {
+    let redis = std::env::var(REDIS).expect("the test is ignored without it");
+    let [here, there] = Server::two_with_near_caches(&redis).await;
+    let (one, other) = (here.listen().await, there.listen().await);
+    let laptop = browsers.open(Setup::default(), &one).await;
+    let phone = browsers.open(Setup { width: 360, ..Setup::default() }, &other).await;
+    laptop.sign_up(&one, "ada").await;
+    phone.log_in(&other, "ada", true).await;
+
+    // The phone's session comes into the memory of its node.
+    let begun = Instant::now();
+    let before = there.store.stats().near_hits;
+    while there.store.stats().near_hits == before {
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "memory does not answer: {:?}",
+            there.store.stats()
+        );
+        phone.go(&format!("{other}/sessions")).await;
+        phone.see("this one").await;
+    }
+    laptop.go(&format!("{one}/sessions")).await;
+    laptop.press("#everywhere").await;
+    laptop.see("You have no session").await;
+    // The next page, without a pause.
+    phone.go(&other).await;
+    phone.see("You have no session").await;
 }
 
 pub async fn one_other_session_can_be_ended(browsers: &Browsers<'_>) {
