@@ -15,7 +15,7 @@ use crate::{ConnectError, Inspect, scheme};
 /// | `rediss://…`, `rediss+sentinel://…` | `redis-tls` | the same |
 /// | `redis+cluster://…` | `redis-cluster` | the same |
 /// | `memcache://…` | `memcached` | see `MemcachedCacheBuilder::url` |
-/// | `near+redis://…`, and `near+` before every other URL of one Redis server or of Redis Sentinel | `near`, and that of the other URL | `max_bytes` of memory, `freshness_bound_ms`, and those of the other URL |
+/// | `near+redis://…`, and `near+` before every other URL of Redis | `near`, and that of the other URL | `max_bytes` of memory, `freshness_bound_ms`, and those of the other URL |
 ///
 /// ```
 /// # #[cfg(feature = "moka")] {

@@ -34,6 +34,8 @@ pub(crate) const NEAR_PAIRS: &[(&str, &str)] = &[
     ("near+valkey", "postgres"),
     ("near+valkey", "mysql"),
     ("near+valkey", "mariadb"),
+    ("near+redis-cluster", "postgres"),
+    ("near+redis-cluster", "mysql"),
     ("near+redis-tls", "postgres-tls"),
     ("near+redis-sentinel", "sqlite"),
     ("near+redis-sentinel-tls", "sqlite"),

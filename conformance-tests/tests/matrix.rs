@@ -142,9 +142,7 @@ impl Group {
             Self::Cache(name) if name.starts_with(NEAR) => Suite::new(name).cache(Near(Redis(url(name)))),
             Self::Cache(name) if kind(name) == "memcached" => Suite::new(name).cache(Memcached(url(name))),
             Self::Cache(name) if is_redis(name) => {
-                let suite = Suite::new(name).cache(Redis(url(name)));
-                // In a cluster, changes are not reported.
-                if name.contains("cluster") { suite } else { suite.notices(Redis(url(name))) }
+                Suite::new(name).cache(Redis(url(name))).notices(Redis(url(name)))
             }
             Self::Cache(name) => panic!("no fixture of the cache {name}: add it here"),
             Self::ErasedCache(name) => Suite::new(format!("erased-{name}")).cache(Erased(url(name))),

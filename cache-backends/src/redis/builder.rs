@@ -20,7 +20,7 @@ use super::connect::Certificates;
 #[cfg(feature = "redis-cluster")]
 use super::connect::Cluster;
 use super::connect::{
-    ApplicationConnection, Connection, Connector, MakeConnection, Part, Sentinels, Server, Servers,
+    ApplicationConnection, Connection, Connector, Lines, MakeConnection, Part, Sentinels, Server, Servers,
 };
 use super::credentials::{self, Provider, RedisCredentials};
 use super::notices::Channels;
@@ -60,11 +60,9 @@ enum Hosts {
 /// The time after which TCP notices that a server has vanished.
 const TCP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The reasons why changes cannot be reported.
+/// The reason why changes cannot be reported.
 const NOT_BY_CONNECTION: &str = "a connection of the application's cannot report changes to a near cache; name the \
      server by a URL";
-const NOT_IN_A_CLUSTER: &str = "changes in a Redis cluster are not reported to near caches; use one server, or the \
-     cluster without a near cache";
 
 impl RedisCacheBuilder {
     pub(super) fn new() -> Self {
@@ -253,7 +251,9 @@ impl RedisCacheBuilder {
         if hosts == Hosts::Sentinels {
             let sentinels = Arc::new(self.sentinels(url, driver_scheme, &query)?);
             let servers = self.one(sentinels.make_connection());
-            let make = move |take_push| Arc::clone(&sentinels).connect(Some(take_push)).boxed();
+            let make = move |take_push| {
+                Arc::clone(&sentinels).connect(Some(take_push)).map(|master| master.map(Lines::one)).boxed()
+            };
             return Ok((servers, Channels::By(Box::new(make))));
         }
         let credentials = credentials_of(url);
@@ -269,13 +269,11 @@ impl RedisCacheBuilder {
                     let (connector, info) = (connector.clone(), info.clone());
                     let connecting =
                         async move { connector.connect_to(info, Part::Master, Some(take_push)).await };
-                    connecting.map(|login| login.map(Connection::Server)).boxed()
+                    connecting.map(|login| login.map(|login| Lines::one(Connection::Server(login)))).boxed()
                 };
                 Ok((self.one(self.connects_to(server, Part::Master)?), Channels::By(Box::new(make))))
             }
-            (Hosts::Cluster, Some(last)) => {
-                Ok((self.cluster(&servers, last)?, Channels::Refused(NOT_IN_A_CLUSTER)))
-            }
+            (Hosts::Cluster, Some(last)) => self.cluster(&servers, last),
             _ => Err(ConnectError::Config(
                 "several hosts are a cluster, or sentinels: write redis+cluster:// or redis+sentinel://"
                     .into(),
@@ -403,7 +401,11 @@ impl RedisCacheBuilder {
     }
 
     #[cfg(feature = "redis-cluster")]
-    fn cluster(&self, others: &[ConnectionInfo], server: ConnectionInfo) -> Result<Servers, ConnectError> {
+    fn cluster(
+        &self,
+        others: &[ConnectionInfo],
+        server: ConnectionInfo,
+    ) -> Result<(Servers, Channels), ConnectError> {
         let seeds = others.iter().chain([&server]).filter_map(|server| match server.addr() {
             ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
                 Some((host.clone(), *port))
@@ -411,11 +413,17 @@ impl RedisCacheBuilder {
             _ => None,
         });
         let seeds = seeds.collect();
-        Ok(Servers::Cluster(Cluster::new(seeds, server, self.connector()?, self.response_timeout)))
+        let cluster = Arc::new(Cluster::new(seeds, server, self.connector()?, self.response_timeout));
+        let servers = Servers::Cluster(Arc::clone(&cluster));
+        let make = move |take_push| {
+            let cluster = Arc::clone(&cluster);
+            async move { cluster.connect_to_all(take_push).await }.boxed()
+        };
+        Ok((servers, Channels::By(Box::new(make))))
     }
 
     #[cfg(not(feature = "redis-cluster"))]
-    fn cluster(&self, _: &[ConnectionInfo], _: ConnectionInfo) -> Result<Servers, ConnectError> {
+    fn cluster(&self, _: &[ConnectionInfo], _: ConnectionInfo) -> Result<(Servers, Channels), ConnectError> {
         Err(ConnectError::FeatureDisabled { scheme: "redis+cluster".into(), feature: "redis-cluster" })
     }
 }

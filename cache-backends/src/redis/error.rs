@@ -139,6 +139,11 @@ impl Failure {
         }
     }
 
+    /// Returns `true` if another node of the cluster has the key's slot by now.
+    pub(super) fn has_moved(&self) -> bool {
+        self.code() == Some("MOVED")
+    }
+
     /// Returns `true` if another node of the cluster may have the key by now, because this one is out of
     /// reach, or cut off from the others.
     #[cfg(feature = "redis-cluster")]

@@ -3,35 +3,40 @@
 // The driver calls `Reports::take` while it reads from the connection, before it hands on the reply that follows. So
 // reports are applied in the order of the stream, and before every later answer.
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join, try_join_all};
 use redis::{Cmd, PushInfo, PushKind, Value};
 use session_core::{CacheError, Entry, NoticeChannel, NoticeListener, NoticeSource, StoredKey};
 use tokio::time::timeout;
 
-use super::connect::{Connection, TakePush};
+use super::connect::{Lines, TakePush, is_replica};
 use super::error::{Failure, NotConnected};
 use super::{Inner, RedisCache, commands, error};
 
-/// A function that makes a connection whose push messages go to the argument.
+/// A function that makes connections whose push messages go to the argument.
 pub(super) type MakeChannel =
-    Box<dyn Fn(TakePush) -> BoxFuture<'static, Result<Connection, NotConnected>> + Send + Sync>;
+    Box<dyn Fn(TakePush) -> BoxFuture<'static, Result<Lines, NotConnected>> + Send + Sync>;
 
-/// The means to make a connection for reports.
+/// The means to make connections for reports.
 pub(super) enum Channels {
     By(MakeChannel),
-    /// There is none, for this reason.
+    /// There are none, for this reason.
     Refused(&'static str),
 }
 
-/// The key, after the prefix, by which a channel finds out whether changes are reported. No session has it.
+/// The beginning, after the prefix, of the keys by which a channel finds out whether changes are reported. No session has
+/// such a key. A number follows, except for the first.
 const PROBE: &str = "~near";
 
-/// The time for which the value under the probe's key is kept, in milliseconds.
+/// The largest number after [`PROBE`]. Every master of a cluster has one of these keys, unless it has almost no slots.
+const MAX_PROBE: u32 = 1 << 16;
+
+/// The time for which the value under a probe's key is kept, in milliseconds.
 const PROBE_TTL: u32 = 1_000;
 
 /// The number of pings after which the channel finds out again whether changes are reported.
@@ -51,16 +56,18 @@ impl NoticeSource for RedisCache {
         let reports = Arc::new(Reports {
             listener,
             cache: Arc::clone(&self.0),
-            has_seen_probe: AtomicBool::new(false),
+            probes: Mutex::default(),
             is_lost: AtomicBool::new(false),
         });
         let take = Arc::clone(&reports);
         let connected = make(Arc::new(move |push| take.take(&push))).await;
-        let connection = connected.map_err(|error| CacheError::from(Failure::NotConnected(error)))?;
-        let channel = RedisChannel { cache: self.clone(), connection, reports, pings: AtomicU32::new(0) };
+        let lines = connected.map_err(|error| CacheError::from(Failure::NotConnected(error)))?;
+        let probes = self.probes(&lines)?;
+        let channel = RedisChannel { cache: self.clone(), lines, probes, reports, pings: AtomicU32::new(0) };
         let mut tracking = Cmd::new();
         tracking.arg("CLIENT").arg("TRACKING").arg("ON");
-        let refused = timeout(PATIENCE, channel.send(&tracking)).await.unwrap_or(Err(Failure::Timeout));
+        let tracked = try_join_all((0..channel.probes.len()).map(|line| channel.send(line, &tracking)));
+        let refused = timeout(PATIENCE, tracked).await.unwrap_or(Err(Failure::Timeout));
         refused.map_err(error::no_tracking)?;
         timeout(PATIENCE, channel.check_reports()).await.map_err(|_| Failure::Timeout)??;
         Ok(channel)
@@ -74,31 +81,57 @@ impl NoticeSource for RedisCache {
     }
 }
 
-/// A connection on which Redis or Valkey reports changes of the keys that were read on it.
+impl RedisCache {
+    /// Returns a key of a probe for each connection, which the server there has.
+    fn probes(&self, lines: &Lines) -> Result<Vec<Vec<u8>>, CacheError> {
+        let key = |number: u32| {
+            let number = if number == 0 { String::new() } else { number.to_string() };
+            [self.0.key_prefix.as_bytes(), PROBE.as_bytes(), number.as_bytes()].concat()
+        };
+        let lines_and_keys = (0..lines.connections().len())
+            .map(|line| (0..MAX_PROBE).map(key).find(|key| lines.number_of(key) == Some(line)));
+        lines_and_keys.collect::<Option<_>>().ok_or_else(|| {
+            CacheError::Unavailable(
+                "a master of the cluster has almost no slots, or the key_prefix pins all keys to one slot"
+                    .into(),
+            )
+        })
+    }
+}
+
+/// A connection on which Redis or Valkey reports changes of the keys that were read on it; in a cluster, one to every
+/// master. If one of them is lost, or a key has moved to another master, the channel is lost.
 pub struct RedisChannel {
     cache: RedisCache,
-    connection: Connection,
+    lines: Lines,
+    /// The key of a probe for each connection.
+    probes: Vec<Vec<u8>>,
     reports: Arc<Reports>,
     pings: AtomicU32,
 }
 
 impl RedisChannel {
-    async fn send(&self, cmd: &Cmd) -> Result<Value, Failure> {
-        self.connection.clone().send(cmd).await.map_err(Failure::Answer)
+    async fn send(&self, line: usize, cmd: &Cmd) -> Result<Value, Failure> {
+        let connection = self.lines.connections().get(line).ok_or(Failure::unexpected("CLUSTER SLOTS"))?;
+        connection.clone().send(cmd).await.map_err(Failure::Answer)
     }
 
-    /// Changes a key of its own, and checks that the report of it comes before the answer to a ping: a proxy may pass
-    /// answers and leave reports out.
+    /// Changes keys of its own, and checks that the report of each comes before the answer to a ping: a proxy may pass answers
+    /// and leave reports out.
     async fn check_reports(&self) -> Result<(), CacheError> {
-        let key = [self.cache.0.key_prefix.as_bytes(), PROBE.as_bytes()].concat();
-        self.reports.has_seen_probe.store(false, Ordering::Release);
-        self.send(&commands::get(&key)).await?;
+        try_join_all((0..self.probes.len()).map(|line| self.check_reports_on(line))).await.map(drop)
+    }
+
+    async fn check_reports_on(&self, line: usize) -> Result<(), CacheError> {
+        let Some(key) = self.probes.get(line) else { return Ok(()) };
+        self.reports.lock_probes().remove(key);
+        self.send(line, &commands::get(key)).await?;
         let mut set = Cmd::new();
-        set.arg("SET").arg(&key).arg(1).arg("PX").arg(PROBE_TTL);
+        set.arg("SET").arg(key).arg(1).arg("PX").arg(PROBE_TTL);
         // If the other connection does not answer, that says nothing about this one.
-        let is_changed = self.cache.0.servers.call(&key, &set).await.is_ok();
-        self.send(&ping()).await?;
-        if is_changed && !self.reports.has_seen_probe.load(Ordering::Acquire) {
+        let is_changed = self.cache.0.servers.call(key, &set).await.is_ok();
+        self.ping_on(line).await?;
+        if is_changed && !self.reports.lock_probes().contains(key) {
             return Err(CacheError::Unusable(
                 "the server answers and reports no changes; connect to it without the proxy that leaves them out".into(),
             ));
@@ -106,10 +139,31 @@ impl RedisChannel {
         Ok(())
     }
 
+    /// Pings a server, and checks that it is still the one that hears of changes first. One that was made a replica answers
+    /// as before, and hears of them late.
+    async fn ping_on(&self, line: usize) -> Result<(), CacheError> {
+        if self.lines.is_of_cluster() {
+            // A replica, or a node that is cut off from the others, refuses commands with keys.
+            let Some(key) = self.probes.get(line) else { return Ok(()) };
+            let answer = self.send(line, &commands::get(key)).await;
+            if answer.is_err() {
+                self.lines.refresh();
+            }
+            return Ok(answer.map(drop)?);
+        }
+        let (role, answer) = join(self.send(line, &word("HELLO")), self.send(line, &word("PING"))).await;
+        answer?;
+        // A server that does not say what it is was accepted when it was connected to, too.
+        if role.is_ok_and(|reply| is_replica(&reply)) {
+            return Err(CacheError::Unavailable("the server has become a replica".into()));
+        }
+        Ok(())
+    }
+
     fn check_connection(&self) -> Result<(), CacheError> {
-        let is_lost = self.reports.is_lost.load(Ordering::Acquire) || self.connection.is_outdated();
+        let is_lost = self.reports.is_lost.load(Ordering::Acquire) || self.lines.is_outdated();
         if is_lost {
-            Err(CacheError::Unavailable("the connection for reports is lost".into()))
+            Err(CacheError::Unavailable("a connection for reports is lost, or keys have moved".into()))
         } else {
             Ok(())
         }
@@ -118,8 +172,17 @@ impl RedisChannel {
 
 impl NoticeChannel for RedisChannel {
     async fn get(&self, key: &StoredKey) -> Result<Option<Entry>, CacheError> {
+        let cache_key = self.cache.cache_key(key);
+        let Some(line) = self.lines.number_of(&cache_key) else {
+            self.lines.refresh();
+            return Err(CacheError::Unavailable("no master of the cluster has the key".into()));
+        };
         // A read-only command, because others are not tracked: `SET … NX GET` is none.
-        let reply = self.send(&commands::get(&self.cache.cache_key(key))).await;
+        let reply = self.send(line, &commands::get(&cache_key)).await;
+        if reply.as_ref().is_err_and(Failure::has_moved) {
+            self.reports.is_lost.store(true, Ordering::Release);
+            self.lines.refresh();
+        }
         let found = commands::read(key, reply);
         self.check_connection()?;
         found
@@ -130,7 +193,7 @@ impl NoticeChannel for RedisChannel {
         if self.pings.fetch_add(1, Ordering::Relaxed) % PINGS == PINGS - 1 {
             self.check_reports().await?;
         } else {
-            self.send(&ping()).await?;
+            try_join_all((0..self.probes.len()).map(|line| self.ping_on(line))).await?;
         }
         self.check_connection()
     }
@@ -142,23 +205,27 @@ impl fmt::Debug for RedisChannel {
     }
 }
 
-fn ping() -> Cmd {
+fn word(command: &str) -> Cmd {
     let mut cmd = Cmd::new();
-    cmd.arg("PING");
+    cmd.arg(command);
     cmd
 }
 
-/// The receiver of a connection's push messages.
+/// The receiver of push messages.
 struct Reports {
     listener: Arc<dyn NoticeListener>,
     cache: Arc<Inner>,
-    /// The probe's key was reported.
-    has_seen_probe: AtomicBool,
-    /// The connection has ended.
+    /// The keys of probes that were reported.
+    probes: Mutex<BTreeSet<Vec<u8>>>,
+    /// A connection has ended, or a key has moved to another master.
     is_lost: AtomicBool,
 }
 
 impl Reports {
+    fn lock_probes(&self) -> std::sync::MutexGuard<'_, BTreeSet<Vec<u8>>> {
+        self.probes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn take(&self, push: &PushInfo) {
         match (&push.kind, push.data.as_slice()) {
             (PushKind::Invalidate, [Value::Array(keys)]) => {
@@ -177,8 +244,9 @@ impl Reports {
         let Value::BulkString(bytes) = key else { return self.listener.all_changed() };
         // Keys of other numbered databases are reported, too.
         let Some(rest) = bytes.strip_prefix(self.cache.key_prefix.as_bytes()) else { return };
-        if rest == PROBE.as_bytes() {
-            return self.has_seen_probe.store(true, Ordering::Release);
+        if rest.starts_with(PROBE.as_bytes()) {
+            self.lock_probes().insert(bytes.clone());
+            return;
         }
         match std::str::from_utf8(rest).ok().and_then(|text| StoredKey::parse(text).ok()) {
             Some(key) => self.listener.changed(&key),

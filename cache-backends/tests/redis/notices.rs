@@ -1,10 +1,11 @@
 //! Reports of changed keys, from servers that send them, send others, or send none.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use session_core::{CacheError, NoticeChannel as _, NoticeListener, NoticeSource as _, StoredKey};
 
-use crate::server::{Reply, Server, nil, ok, text};
+use crate::server::{Reply, Server, hello, nil, ok, text};
 use crate::{key, to};
 
 /// The reports so far. `None` is about all keys.
@@ -123,4 +124,24 @@ async fn connection_that_is_closed_fails_the_channel_for_good() {
         assert!(channel.ping().await.is_err());
         assert!(channel.get(&key()).await.is_err());
     }
+}
+
+#[tokio::test]
+async fn server_that_becomes_a_replica_fails_the_channel() {
+    let is_replica = Arc::new(AtomicBool::new(false));
+    let role = Arc::clone(&is_replica);
+    let role = move || if role.load(Ordering::SeqCst) { "replica" } else { "master" };
+    let answer = |command: &Vec<Vec<u8>>| match text(&command[0]).as_str() {
+        "PING" => Reply::Bytes(format!("{}+PONG\r\n", report_of("session:~near")).into_bytes()),
+        "SET" => ok(),
+        _ => nil(),
+    };
+    let server = Server::start_with_hello(move || hello("redis", "8.0.2", role()), answer).await;
+    let cache = to(&server).build().unwrap();
+    let channel = cache.open_channel(Arc::new(Reports::default())).await.unwrap();
+    channel.ping().await.unwrap();
+    is_replica.store(true, Ordering::SeqCst);
+    // It answers as before, and hears of changes late.
+    let error = channel.ping().await.unwrap_err();
+    assert!(error.to_string().contains("replica"), "{error}");
 }

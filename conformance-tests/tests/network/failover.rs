@@ -59,13 +59,13 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl 
 }
 
 /// A master, a replica, and sentinels.
-struct Group {
+pub(crate) struct Group {
     sentinels: Vec<u16>,
 }
 
 impl Group {
     /// Waits until a failover is possible, by itself and soon.
-    async fn ready(link: &Link) -> Self {
+    pub(crate) async fn ready(link: &Link) -> Self {
         let hosts = link.direct.trim_start_matches("redis+sentinel://").trim_end_matches("/sessions");
         let sentinels = hosts.split(',').map(|host| host.rsplit_once(':').unwrap().1.parse().unwrap());
         let group = Self { sentinels: sentinels.collect() };
@@ -87,7 +87,7 @@ impl Group {
     }
 
     /// Returns the master, if all sentinels agree on it.
-    async fn master(&self) -> Option<u16> {
+    pub(crate) async fn master(&self) -> Option<u16> {
         let mut named = None;
         for sentinel in &self.sentinels {
             let (_, port): (String, u16) =
@@ -100,7 +100,7 @@ impl Group {
     }
 
     /// Waits until all sentinels name a new master, and returns it.
-    async fn master_after(&self, former: u16) -> u16 {
+    pub(crate) async fn master_after(&self, former: u16) -> u16 {
         until("another master is named", || async {
             self.master().await.is_some_and(|master| master != former)
         })
@@ -108,7 +108,7 @@ impl Group {
         self.master().await.unwrap()
     }
 
-    async fn fail_over(&self) {
+    pub(crate) async fn fail_over(&self) {
         until("the sentinels can fail over", || async {
             ask::<()>(self.sentinels[0], &["SENTINEL", "FAILOVER", SERVICE]).await.is_some()
         })

@@ -130,7 +130,14 @@ const TESTS: &[Test] = tests! {
         server_that_is_replaced_is_told_apart ["redis", "valkey"],
         forbidden_tracking_costs_memory_and_no_session ["redis-acl"],
         near_cache_that_cannot_be_told_is_refused_at_build ["redis"],
-        old_key_shows_no_past_once_a_client_has_the_new_one ["redis"];
+        old_key_shows_no_past_once_a_client_has_the_new_one ["redis"],
+        memory_over_tls_answers_without_a_round_trip ["redis-tls"],
+        server_that_is_made_a_replica_is_a_lost_channel ["redis"],
+        failover_by_sentinels_is_another_channel ["redis-sentinel"],
+        memory_over_a_cluster_answers_without_a_round_trip ["redis-cluster"],
+        writes_are_seen_in_time_by_nodes_with_near_caches_on_a_cluster ["redis-cluster"],
+        slot_that_moves_is_a_lost_channel ["redis-cluster"],
+        dead_master_of_a_cluster_costs_memory_and_no_session ["redis-cluster"];
     round_trips:
         redis ["redis"],
         valkey ["valkey"],

@@ -11,6 +11,7 @@ use db_backends::sqlite::SqlitePersistence;
 use session_cached_db::{BuildError, CachedDb, Session};
 use tempfile::TempDir;
 
+use crate::failover::{Group, ask, until};
 use crate::{Link, Links, address};
 
 type Store = CachedDb<NearCache<RedisCache>, SqlitePersistence>;
@@ -315,4 +316,126 @@ pub async fn old_key_shows_no_past_once_a_client_has_the_new_one(links: &Links) 
     link.proxy.set(Mode::Pass);
     let renewed = renewal.await.unwrap().unwrap();
     assert_eq!(renewed.key().unwrap().expose(), new);
+}
+
+pub async fn memory_over_tls_answers_without_a_round_trip(links: &Links) {
+    memory_answers_without_a_round_trip(links.only()).await;
+}
+
+pub async fn memory_over_a_cluster_answers_without_a_round_trip(links: &Links) {
+    memory_answers_without_a_round_trip(links.only()).await;
+}
+
+pub async fn writes_are_seen_in_time_by_nodes_with_near_caches_on_a_cluster(links: &Links) {
+    writes_are_seen(links.only()).await;
+}
+
+/// Loads the session several times, and checks that memory is not asked.
+async fn memory_does_not_answer(store: &Store, cookie: &str, expected: Option<u32>) {
+    let before = store.stats().near_hits;
+    for _ in 0..10 {
+        assert_eq!(read(store, cookie).await, expected, "an old session was served");
+    }
+    assert_eq!(store.stats().near_hits, before, "memory has answered");
+}
+
+/// A server that is made a replica answers everything as before, and hears of changes late.
+pub async fn server_that_is_made_a_replica_is_a_lost_channel(links: &Links) {
+    let link = links.only();
+    let nodes = Nodes::before(link).await;
+    let cookie = login(&nodes.there).await;
+    warm(&nodes.there, &cookie, 0).await;
+    let port = address(&link.direct).port();
+    ask::<()>(port, &["REPLICAOF", "127.0.0.1", "1"]).await.expect("the server accepts it");
+    tokio::time::sleep(BOUND).await;
+    memory_does_not_answer(&nodes.there, &cookie, Some(0)).await;
+    ask::<()>(port, &["REPLICAOF", "NO", "ONE"]).await.expect("the server accepts it");
+    warm(&nodes.there, &cookie, 0).await;
+}
+
+pub async fn failover_by_sentinels_is_another_channel(links: &Links) {
+    let link = links.only();
+    let group = Group::ready(link).await;
+    let nodes = Nodes::before(link).await;
+    let cookie = login(&nodes.here).await;
+    warm(&nodes.there, &cookie, 0).await;
+    let (former, forgotten) =
+        (group.master().await.expect("there is one"), nodes.there.stats().near_forgotten);
+    group.fail_over().await;
+    group.master_after(former).await;
+    until("the channel to the former master is given up", || async {
+        nodes.there.stats().near_forgotten > forgotten
+    })
+    .await;
+    // What was lost with the former master may be shown for as long as any cache may; see `failover`.
+    warm(&nodes.there, &cookie, 0).await;
+    warm(&nodes.here, &cookie, 0).await;
+    open(&nodes.here, &cookie).await.flush().await.expect("no request fails");
+    assert_eq!(read(&nodes.there, &cookie).await, None, "a session that was ended is shown");
+}
+
+/// Returns the ports of a cluster's masters.
+fn masters(link: &Link) -> Vec<u16> {
+    let hosts = link.direct.trim_start_matches("redis+cluster://").trim_end_matches('/');
+    hosts.split(',').map(|host| host.rsplit_once(':').unwrap().1.parse().unwrap()).collect()
+}
+
+pub async fn slot_that_moves_is_a_lost_channel(links: &Links) {
+    let link = links.only();
+    let (nodes, ports) = (Nodes::before(link).await, masters(link));
+    let cookie = login(&nodes.here).await;
+    let stored = *open(&nodes.here, &cookie).await.stored_key().unwrap();
+    let name = format!("session:{}", stored.as_str());
+    warm(&nodes.here, &cookie, 0).await;
+    warm(&nodes.there, &cookie, 0).await;
+    let slot: u16 = ask(ports[0], &["CLUSTER", "KEYSLOT", &name]).await.unwrap();
+    let slot = slot.to_string();
+    let mut from = None;
+    for port in &ports {
+        // Redirections are errors.
+        if ask::<Option<Vec<u8>>>(*port, &["GET", &name]).await.is_some() {
+            from = Some(*port);
+        }
+    }
+    let from = from.expect("a master has the slot");
+    let to = *ports.iter().find(|port| **port != from).unwrap();
+    let forgotten = nodes.there.stats().near_forgotten;
+    let [from_id, to_id] = [
+        ask::<String>(from, &["CLUSTER", "MYID"]).await.unwrap(),
+        ask::<String>(to, &["CLUSTER", "MYID"]).await.unwrap(),
+    ];
+    ask::<()>(to, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]).await.unwrap();
+    ask::<()>(from, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]).await.unwrap();
+    ask::<()>(from, &["MIGRATE", "127.0.0.1", &to.to_string(), &name, "0", "5000"]).await.unwrap();
+    for port in [to, from] {
+        ask::<()>(port, &["CLUSTER", "SETSLOT", &slot, "NODE", &to_id]).await.unwrap();
+    }
+    write(&nodes.here, &cookie, 1).await;
+    tokio::time::sleep(BOUND).await;
+    assert_eq!(read(&nodes.there, &cookie).await, Some(1), "another node is behind by more than the bound");
+    until("the channel is given up", || async { nodes.there.stats().near_forgotten > forgotten }).await;
+    warm(&nodes.there, &cookie, 1).await;
+    open(&nodes.here, &cookie).await.flush().await.expect("no request fails");
+    assert_eq!(read(&nodes.there, &cookie).await, None, "a session that was ended is shown");
+}
+
+pub async fn dead_master_of_a_cluster_costs_memory_and_no_session(links: &Links) {
+    let link = links.only();
+    let (nodes, ports) = (Nodes::before(link).await, masters(link));
+    for port in &ports {
+        ask::<()>(*port, &["CONFIG", "SET", "cluster-require-full-coverage", "no"]).await.unwrap();
+    }
+    let mut cookies = Vec::new();
+    for _ in 0..12 {
+        let cookie = login(&nodes.here).await;
+        warm(&nodes.there, &cookie, 0).await;
+        cookies.push(cookie);
+    }
+    assert!(ask::<()>(ports[0], &["SHUTDOWN", "NOSAVE", "NOW", "FORCE"]).await.is_none(), "it answered");
+    tokio::time::sleep(BOUND).await;
+    for cookie in &cookies {
+        memory_does_not_answer(&nodes.there, cookie, Some(0)).await;
+        open(&nodes.here, cookie).await.flush().await.expect("no request fails");
+        assert_eq!(read(&nodes.there, cookie).await, None, "a session that was ended is shown");
+    }
 }

@@ -16,9 +16,10 @@ use redis::{Cmd, ConnectionInfo, Value};
 use tokio::runtime::Handle;
 
 use super::connection::Connection;
-use super::connector::{Connector, with_address};
+use super::connector::{Connector, TakePush, with_address};
 use super::eviction;
 use super::greeting::Part;
+use super::lines::Lines;
 use super::server::Server;
 use crate::lazy::Lazy;
 use crate::redis::error::{Failure, NotConnected, Redirection};
@@ -139,6 +140,24 @@ impl Cluster {
         try_join_all(calls).await
     }
 
+    /// Connects to every master for reports of changes. `take_push` takes the push messages of all of them.
+    pub(in crate::redis) async fn connect_to_all(&self, take_push: TakePush) -> Result<Lines, NotConnected> {
+        let map = self.map().await.map_err(|failure| failure.while_connecting("the cluster"))?;
+        let masters = map.masters();
+        let connecting = masters.iter().map(|node| {
+            let (host, port) = node.address.clone();
+            let info = with_address(&self.nodes.info, host, port);
+            self.nodes.connector.connect_to(info, Part::Node, Some(Arc::clone(&take_push)))
+        });
+        let connected = try_join_all(connecting).await;
+        if connected.is_err() {
+            // Another node may be the master by now.
+            self.nodes.refresh_in_background();
+        }
+        let connections = connected?.into_iter().map(Connection::Server).collect();
+        Ok(Lines::of_cluster(connections, Shares { nodes: Arc::clone(&self.nodes), map, masters }))
+    }
+
     async fn map(&self) -> Result<Arc<Map>, Failure> {
         if let Some(map) = self.nodes.map() {
             return Ok(map);
@@ -217,9 +236,43 @@ impl Map {
         (slot <= *last).then(|| Arc::clone(node))
     }
 
+    /// Returns `true` if every slot has the same master in both maps.
+    fn has_same_masters(&self, other: &Self) -> bool {
+        let masters = |map: &Self| -> Vec<(Slots, Address)> {
+            map.ranges.iter().map(|(slots, node)| (*slots, node.address.clone())).collect()
+        };
+        masters(self) == masters(other)
+    }
+
     fn masters(&self) -> Vec<Arc<Node>> {
         let nodes = self.ranges.iter().map(|(_, node)| (&node.address, Arc::clone(node)));
         nodes.collect::<BTreeMap<_, _>>().into_values().collect()
+    }
+}
+
+/// The division of the keys among the masters, as it was when they were connected to.
+pub(super) struct Shares {
+    nodes: Arc<Nodes>,
+    map: Arc<Map>,
+    masters: Vec<Arc<Node>>,
+}
+
+impl Shares {
+    /// Returns the number of the master that has the key.
+    pub(super) fn number_of(&self, cache_key: &[u8]) -> Option<usize> {
+        let master = self.map.master_of(slot(cache_key))?;
+        self.masters.iter().position(|node| Arc::ptr_eq(node, &master))
+    }
+
+    /// Returns `true` if slots have moved since.
+    pub(super) fn is_outdated(&self) -> bool {
+        let present = self.nodes.map();
+        present
+            .is_none_or(|present| !Arc::ptr_eq(&present, &self.map) && !present.has_same_masters(&self.map))
+    }
+
+    pub(super) fn refresh(&self) {
+        self.nodes.refresh_in_background();
     }
 }
 

@@ -64,13 +64,20 @@ impl Greeting {
         {
             return Err(NotConnected::TooOld { address: address.into(), version: version.clone() });
         }
-        match self.role.as_deref() {
-            Some("slave" | "replica") if part == Part::Master => {
-                Err(NotConnected::Replica { address: address.into() })
-            }
-            _ => Ok(()),
+        if part == Part::Master && self.is_replica() {
+            return Err(NotConnected::Replica { address: address.into() });
         }
+        Ok(())
     }
+
+    fn is_replica(&self) -> bool {
+        matches!(self.role.as_deref(), Some("slave" | "replica"))
+    }
+}
+
+/// Returns `true` if the server calls itself a replica in this reply to `HELLO`.
+pub(in crate::redis) fn is_replica(reply: &Value) -> bool {
+    read(reply).is_replica()
 }
 
 /// Returns `true` if this version of Redis is older than the cache needs.

@@ -1,5 +1,5 @@
 //! The connections. Each of these files uses only the ones before it: `tls`, `greeting`, `connector`,
-//! `connection`, `eviction`, `liveness`, `server`, `sentinel`, `cluster`.
+//! `connection`, `eviction`, `liveness`, `server`, `sentinel`, `cluster`, `lines`.
 
 #[cfg(feature = "redis-cluster")]
 mod cluster;
@@ -7,6 +7,7 @@ mod connection;
 mod connector;
 mod eviction;
 mod greeting;
+mod lines;
 mod liveness;
 mod sentinel;
 mod server;
@@ -19,7 +20,8 @@ use redis::{Cmd, Value};
 pub(super) use self::cluster::Cluster;
 pub(super) use self::connection::{ApplicationConnection, Connection, MakeConnection};
 pub(super) use self::connector::{Connector, TakePush};
-pub(super) use self::greeting::{Part, is_too_old};
+pub(super) use self::greeting::{Part, is_replica, is_too_old};
+pub(super) use self::lines::Lines;
 pub(super) use self::sentinel::Sentinels;
 pub(super) use self::server::Server;
 #[cfg(feature = "redis-tls")]
@@ -30,7 +32,7 @@ use super::error::Failure;
 pub(super) enum Servers {
     One(Server),
     #[cfg(feature = "redis-cluster")]
-    Cluster(Cluster),
+    Cluster(std::sync::Arc<Cluster>),
 }
 
 impl Servers {
