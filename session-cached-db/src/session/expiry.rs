@@ -14,6 +14,7 @@ impl Session {
     /// before that may still prolong it by its own [`touch`](Self::touch), according to what that request has
     /// read.
     pub fn set_expiry(&mut self, expiry: impl Into<Option<Expiry>>) {
+        self.has_set_expiry = true;
         match expiry.into() {
             Some(expiry) => {
                 set_expiry(self.change(), expiry);
@@ -57,6 +58,18 @@ impl Session {
     #[must_use]
     pub fn expiry_age_from(&self, modification: Timestamp) -> Duration {
         self.expires_at_from(modification).since(modification)
+    }
+
+    /// Returns `true` if the client is to be told anew how long its key is good, since the session was last used at `before`: the
+    /// expiry was set, or this is the first use in a period as long as the touch interval. Periods begin at the same instants on
+    /// all nodes.
+    #[cfg(feature = "tower")]
+    pub(crate) fn prolongs_key(&self, before: Option<Timestamp>) -> bool {
+        let interval = self.store.settings().touch_interval(self.expiry());
+        let interval = i64::try_from(interval.as_micros()).unwrap_or(i64::MAX);
+        let period = |used_at: Timestamp| used_at.as_micros().checked_div_euclid(interval);
+        let (before, now) = (before.and_then(period), self.last_seen_at().and_then(period));
+        self.has_set_expiry || now.is_none() || before != now
     }
 
     /// Returns `true` if the client is to drop the cookie when the browser closes.

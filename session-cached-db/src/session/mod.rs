@@ -47,6 +47,8 @@ pub struct Session {
     unsettled: Option<Box<Unsettled>>,
     accessed: AtomicBool,
     modified: bool,
+    /// The expiry was set, to the one that it had or to another.
+    has_set_expiry: bool,
     /// The client's key was that of a session which has got another one by a change of rights a moment ago.
     is_superseded: bool,
 }
@@ -93,6 +95,7 @@ impl Session {
             unsettled: None,
             accessed: AtomicBool::new(false),
             modified: false,
+            has_set_expiry: false,
             is_superseded: false,
         }
     }

@@ -3,7 +3,7 @@
 use session_cached_db::tower::{SameSite, SessionCookie, SessionHandle};
 use session_core::Expiry;
 
-use crate::common::{DAY, HOUR, World};
+use crate::common::{DAY, HOUR, SECOND, World};
 use crate::tower::{Answer, ask, cookie_of, layer, log_out, site, visit};
 
 async fn first_answer(cookie: SessionCookie) -> Answer {
@@ -113,6 +113,7 @@ async fn cookie_lives_as_long_as_its_session() {
     for (expiry, expected) in [
         (None, Some("Max-Age=86400")),
         (Some(Expiry::After(HOUR)), Some("Max-Age=3600")),
+        (Some(Expiry::After(SECOND / 2)), Some("Max-Age=1")),
         (Some(Expiry::fixed(HOUR, crate::common::START)), Some("Max-Age=3600")),
         (Some(Expiry::BrowserSession), None),
     ] {

@@ -96,6 +96,21 @@ async fn poll_that_counts_does_not_log_the_client_out_within_a_grace() {
 }
 
 #[tokio::test]
+async fn late_answer_from_before_a_login_does_not_bring_the_old_cookie_back() {
+    let world = World::new().await;
+    let jar = visitor(&world).await;
+    world.runtime.advance(SECOND);
+    let (counting, login) = (site(layer(&world), visit), site(layer(&world), log_in));
+    for (jar, bodies) in in_both_orders(&jar, &counting, &login).await {
+        assert!(bodies.contains(&"2".to_owned()), "{bodies:?}");
+        let who = site(layer(&world), async |session: SessionHandle| -> Result<String, Error> {
+            Ok(session.lock().await?.subject().unwrap_or_default().to_owned())
+        });
+        assert_eq!(ask(&who, header_of(&jar).as_deref()).await.body, "user-42");
+    }
+}
+
+#[tokio::test]
 async fn poll_that_overlaps_a_login_does_not_log_the_client_out() {
     let world = World::new().await;
     let jar = visitor(&world).await;

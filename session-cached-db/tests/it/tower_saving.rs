@@ -11,7 +11,7 @@ use tokio::sync::Barrier;
 use crate::common::{
     Call, DAY, Fault, HOUR, Log, MINUTE, Moment, SECOND, World, each_database, map, values_of,
 };
-use crate::tower::{ask, cookie_of, layer, read, site};
+use crate::tower::{ask, cookie_of, layer, read, site, visit};
 
 #[tokio::test]
 async fn overlapping_requests_lose_no_change() {
@@ -115,6 +115,33 @@ async fn session_use_renews_it_and_its_cookie_once_per_touch_interval() {
 }
 
 #[tokio::test]
+async fn cookie_is_sent_once_per_touch_interval_however_often_it_is_saved() {
+    let world = World::with(|builder| builder.idle_timeout(DAY).touch_interval(10 * MINUTE)).await;
+    let site = site(layer(&world), visit);
+    let cookie = ask(&site, None).await.cookie();
+    let mut sent = 0;
+    for _ in 0..60 {
+        world.runtime.advance(MINUTE);
+        sent += usize::from(!ask(&site, Some(&cookie)).await.sets_no_cookie());
+    }
+    assert_eq!(sent, 6, "in an hour");
+}
+
+#[tokio::test]
+async fn cookie_is_sent_whenever_the_expiry_is_set() {
+    let world = World::with(|builder| builder.idle_timeout(DAY)).await;
+    let session = world.saved([("visits", 1)]).await;
+    let expiries = [Expiry::After(HOUR), Expiry::After(2 * HOUR), Expiry::BrowserSession];
+    for (expiry, expected) in expiries.into_iter().zip([Some("Max-Age=3600"), Some("Max-Age=7200"), None]) {
+        world.runtime.advance(SECOND);
+        let page = async move |session: SessionHandle| session.lock().await.unwrap().set_expiry(expiry);
+        let answer = ask(&site(layer(&world), page), Some(&cookie_of(&session))).await;
+        let parts = answer.set_cookie().expect("the cookie");
+        assert_eq!(parts.iter().copied().find(|part| part.starts_with("Max-Age")), expected);
+    }
+}
+
+#[tokio::test]
 async fn reading_does_not_renew_a_session_without_touch() {
     let world = World::with(|builder| builder.idle_timeout(DAY)).await;
     let session = world.saved([("visits", 1)]).await;
@@ -164,7 +191,7 @@ async fn failed_touch_fails_no_request() {
 async fn emptied_session_is_saved_and_its_cookie_sent() {
     let world = World::new().await;
     let session = world.saved([("visits", 1)]).await;
-    world.runtime.advance(SECOND);
+    world.runtime.advance(HOUR);
     let page = async |session: SessionHandle| {
         assert!(session.lock().await.unwrap().remove("visits"));
     };

@@ -331,8 +331,10 @@ fn value_of<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
     Some(unquoted.unwrap_or(value))
 }
 
+/// Returns `age` in whole seconds. Rounded up, because an age of 0 removes the cookie of a session that lives.
 fn seconds(age: Duration) -> i64 {
-    i64::try_from(age.as_secs()).unwrap_or(i64::MAX)
+    let seconds = age.as_secs().saturating_add(u64::from(age.subsec_nanos() > 0));
+    i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 
 fn header_value(cookie: &Cookie<'_>) -> Option<HeaderValue> {

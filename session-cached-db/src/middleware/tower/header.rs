@@ -7,7 +7,7 @@ use super::transport::{PresentedKeys, Transport};
 
 /// The session key in a header, for mobile applications and other programs that keep no cookies.
 ///
-/// A response carries the key in a header whenever the session was written, and the same header without a value when the
+/// A response carries the key in a header when it is new to the client, and now and then when the session was written, and the same header without a value when the
 /// request has ended its session. The client keeps the key in a safe place and presents it until it gets another one. It need
 /// not know when the session ends: that is up to the store.
 ///

@@ -33,7 +33,9 @@ use crate::CachedDb;
 ///   response of 500 or more, nor after one that was made of an [`Error`](crate::Error). Changes that a
 ///   handler has saved itself stay.
 /// - An empty session gets no row and no key.
-/// - The key is sent when the session was written. The cookie's `Max-Age` is the session's
+/// - The key is sent when it is new to the client, when the session's expiry was set, and otherwise with the first write in each
+///   [`touch_interval`](crate::Builder::touch_interval), so a cookie may end that much earlier than its session. Not with every
+///   write: an answer that comes after that of a login would bring the old key back. The cookie's `Max-Age` is the session's
 ///   [`expiry_age`](crate::Session::expiry_age); that of a session that ends with the browser has none. The cookie is
 ///   removed only if this request has ended its session: a cookie that opens no session is left alone, because
 ///   the client may have got another one since, or another node may know the session.

@@ -7,16 +7,15 @@ use crate::Session;
 /// A session that a request has opened.
 pub(super) struct Opened {
     pub(super) session: Session,
-    /// The [`mark`] of the session when it was opened, with the key that the client presented: it may have been an older one.
-    before: Mark,
+    /// The key that the client presented. It may be an older one.
+    presented: Option<SessionKey>,
+    /// The last use of the session before this request.
+    last_seen_at: Option<Timestamp>,
 }
-
-/// A session's key and when it was last used: a session whose mark has changed was written.
-type Mark = (Option<SessionKey>, Option<Timestamp>);
 
 /// Tells the client what has become of its key.
 pub(super) enum KeyChange {
-    /// The session was written, or has another key than the client presented. `max_age` is `None` for one that ends with the browser.
+    /// The session has another key than the client presented, or the client may keep its key for longer. `max_age` is `None` for one that ends with the browser.
     Written { key: SessionKey, max_age: Option<Duration> },
     /// The request has ended its session.
     Ended,
@@ -25,18 +24,20 @@ pub(super) enum KeyChange {
 impl Opened {
     /// `presented` is the client's key that has opened the session.
     pub(super) fn new(session: Session, presented: Option<SessionKey>) -> Self {
-        let before = (presented, session.last_seen_at());
-        Self { session, before }
+        let last_seen_at = session.last_seen_at();
+        Self { session, presented, last_seen_at }
     }
 
     /// Returns what the response has to tell the client, as far as the session was written by now.
     pub(super) fn key_change(&self) -> Option<KeyChange> {
-        let Self { session, before } = self;
+        let Self { session, presented, .. } = self;
         match session.key() {
             // Only if this request has ended the session. A key that opened none is left alone: the client may have got
             // another one since, and another node may know its session.
-            None if session.is_unsaved_and_empty() && before.0.is_some() => Some(KeyChange::Ended),
-            Some(key) if mark(session) != *before => {
+            None if session.is_unsaved_and_empty() && presented.is_some() => Some(KeyChange::Ended),
+            // Not at each save: an answer that comes late, after that of a login, would put the old key in the place of the
+            // new one.
+            Some(key) if presented.as_ref() != Some(key) || self.prolongs_key() => {
                 let max_age = (!session.expires_at_browser_close()).then(|| session.expiry_age());
                 Some(KeyChange::Written { key: key.clone(), max_age })
             }
@@ -45,8 +46,9 @@ impl Opened {
             _ => None,
         }
     }
-}
 
-fn mark(session: &Session) -> Mark {
-    (session.key().cloned(), session.last_seen_at())
+    fn prolongs_key(&self) -> bool {
+        let is_written = self.session.last_seen_at() != self.last_seen_at;
+        is_written && self.session.prolongs_key(self.last_seen_at)
+    }
 }

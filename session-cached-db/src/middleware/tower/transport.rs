@@ -12,7 +12,7 @@ use session_core::SessionKey;
 ///
 /// - `read` gets text that any client can send. It offers what it finds to [`PresentedKeys`], which bound the work, and does no
 ///   I/O.
-/// - `write` and `remove` change headers of a response whose session was written, or was ended. They leave the headers of other
+/// - `write` and `remove` change headers of a response whose client gets a key, may keep its key for longer, or has none any more. They leave the headers of other
 ///   programs alone, and mark a value that holds the key as sensitive.
 ///
 /// ```
