@@ -9,7 +9,7 @@ use crate::sql::session_check::{Report, Unfit};
 
 const SETTINGS: &str = "SHOW SESSION VARIABLES WHERE Variable_name IN ('autocommit', 'binlog_format', \
     'innodb_flush_log_at_trx_commit', 'log_bin', 'max_connect_errors', 'max_connections', 'max_user_connections', \
-    'sql_mode', 'wsrep_on', 'wsrep_sync_wait')";
+    'sql_mode', 'wsrep_on', 'wsrep_sync_wait'); SHOW GLOBAL STATUS WHERE Variable_name = 'Threads_connected'";
 
 /// The number of broken attempts to connect in a row that a server should bear.
 const ENOUGH_ERRORS: i64 = 1_000;
@@ -50,16 +50,10 @@ fn findings(report: &Report, usage: Usage) -> Vec<Finding> {
              with the network, the server blocks this host (error 1129) until FLUSH HOSTS; set it to 1000000"
         )));
     }
-    for name in ["max_connections", "max_user_connections"] {
-        let limit = number(name);
+    for (name, used) in [("max_connections", number("threads_connected")), ("max_user_connections", 1)] {
         // Zero is no limit.
-        if (1..i64::from(usage.max_connections)).contains(&limit) {
-            findings.push(Finding::warning(format!(
-                "{name} is {limit}, but each node of this store may open {} connections; raise it to the sum of all \
-                 nodes, or lower max_connections of the store",
-                usage.max_connections
-            )));
-        }
+        let limit = Some(number(name)).filter(|limit| *limit > 0).unwrap_or(-1);
+        findings.extend(usage.beyond(limit, name, used));
     }
     findings
 }
@@ -123,6 +117,8 @@ mod tests {
         assert_eq!(severities(false, &[("max_connect_errors", "100")]), [Note]);
         assert_eq!(severities(false, &[("max_connections", "9")]), [Warning]);
         assert_eq!(severities(false, &[("max_user_connections", "9")]), [Warning]);
+        assert_eq!(severities(false, &[("threads_connected", "142")]), []);
+        assert_eq!(severities(false, &[("threads_connected", "143")]), [Warning]);
         assert_eq!(severities(false, &[("innodb_flush_log_at_trx_commit", "0")]), [Warning]);
         assert_eq!(severities(false, &[("innodb_flush_log_at_trx_commit", "2")]), [Note]);
     }

@@ -12,6 +12,10 @@ const SETTINGS: &str = "SELECT name, setting AS value FROM pg_settings WHERE nam
     ('synchronous_commit', 'max_connections', 'superuser_reserved_connections', 'reserved_connections')
     UNION ALL SELECT 'limit of the role', rolconnlimit::text FROM pg_roles WHERE rolname = current_user
     UNION ALL SELECT 'limit of the database', datconnlimit::text FROM pg_database WHERE datname = current_database()
+    UNION ALL SELECT 'used of the role', count(*)::text FROM pg_stat_activity
+    WHERE usesysid = (SELECT oid FROM pg_roles WHERE rolname = current_user)
+    UNION ALL SELECT 'used of the database', numbackends::text FROM pg_stat_database WHERE datname = current_database()
+    UNION ALL SELECT 'used', sum(numbackends)::text FROM pg_stat_database
     UNION ALL SELECT 'role: ' || split_part(setting, '=', 1), substr(setting, strpos(setting, '=') + 1)
     FROM pg_db_role_setting, unnest(setconfig) setting
     WHERE setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = current_user))
@@ -43,26 +47,22 @@ fn findings(report: &Report, usage: Usage) -> Vec<Finding> {
     }
     let number = |name| report.get(name).parse::<i64>().unwrap_or_default();
     let reserved = number("superuser_reserved_connections") + number("reserved_connections");
-    let limits = [
-        ("max_connections, less what is reserved,", number("max_connections") - reserved),
-        ("the role's CONNECTION LIMIT", number("limit of the role")),
-        ("the database's CONNECTION LIMIT", number("limit of the database")),
-    ];
-    for (name, limit) in limits {
-        // A negative limit is none.
-        if (0..i64::from(usage.max_connections)).contains(&limit) {
-            findings.push(Finding::warning(too_few(name, limit, usage)));
-        }
-    }
+    findings.extend(usage.beyond(
+        number("max_connections") - reserved,
+        "max_connections, less what is reserved,",
+        number("used"),
+    ));
+    findings.extend(usage.beyond(
+        number("limit of the role"),
+        "the role's CONNECTION LIMIT",
+        number("used of the role"),
+    ));
+    findings.extend(usage.beyond(
+        number("limit of the database"),
+        "the database's CONNECTION LIMIT",
+        number("used of the database"),
+    ));
     findings
-}
-
-fn too_few(name: &str, limit: i64, usage: Usage) -> String {
-    format!(
-        "{name} is {limit}, but each node of this store may open {} connections; raise the limit to the sum of all \
-         nodes, or lower max_connections of the store",
-        usage.max_connections
-    )
 }
 
 #[cfg(test)]
@@ -85,6 +85,9 @@ mod tests {
         assert_eq!(severities(&[]), []);
         assert_eq!(severities(&[("limit of the role", "10")]), []);
         assert_eq!(severities(&[("limit of the role", "9")]), [Warning]);
+        assert_eq!(severities(&[("limit of the role", "20"), ("used of the role", "11")]), []);
+        assert_eq!(severities(&[("limit of the role", "20"), ("used of the role", "12")]), [Warning]);
+        assert_eq!(severities(&[("used", "92")]), [Warning]);
         assert_eq!(severities(&[("limit of the database", "0")]), [Warning]);
         assert_eq!(
             severities(&[("max_connections", "12"), ("superuser_reserved_connections", "3")]),

@@ -67,6 +67,12 @@ pub async fn wrong_settings_are_found_and_the_worst_are_refused(server: Server) 
     let limit = own.sql("CONNECTION LIMIT is 4", "max_user_connections is 4");
     assert!(has(FindingSeverity::Warning, &limit), "{found:?}");
     if own.kind == Kind::Postgres {
+        // Other nodes have opened what this one may need.
+        root.run(&format!("ALTER ROLE {user} CONNECTION LIMIT 6")).await;
+        let others = [own.program().await, own.program().await];
+        let crowded = db.inspect().await.unwrap().findings;
+        assert!(crowded.iter().any(|finding| finding.text.contains("others have opened 2")), "{crowded:?}");
+        drop(others);
         assert!(has(FindingSeverity::Warning, "synchronous_commit"), "{found:?}");
         assert!(has(FindingSeverity::Note, "serializable"), "{found:?}");
         return;
