@@ -4,6 +4,13 @@
 //! the standard library, because two crates include it by path: the tests of this crate and `xtask`, which
 //! must compile fast.
 
+mod images;
+mod probe;
+
+#[allow(unused_imports, reason = "each crate that includes this file uses some of them")]
+pub(crate) use self::images::{IMAGES, Image, MARIADB, MEMCACHED, MYSQL, POSTGRES, REDIS, VALKEY};
+use self::probe::{MYSQL_GREETING, PG_OPEN, PG_STARTUP, PING, Probe, VERSION};
+
 /// The caches of the matrix. A cache without a [`Server`] of its name lives in the process.
 pub(crate) const CACHES: &[&str] = &["moka", "redis", "valkey", "redis-cluster", "memcached"];
 
@@ -43,87 +50,6 @@ pub(crate) const NEAR_PAIRS: &[(&str, &str)] = &[
 
 /// The prefix of the name of a server whose cache is a near one.
 pub(crate) const NEAR: &str = "near+";
-
-/// A container image, and how to make a stand-in for it where no registry can be reached.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Image {
-    /// The short name, as in `cargo xtask images NAME`.
-    pub(crate) name: &'static str,
-    /// The official image, pinned.
-    pub(crate) official: &'static str,
-    /// The environment variable that names another image to use instead.
-    pub(crate) image_var: &'static str,
-    /// The Debian release from which the stand-in is made.
-    pub(crate) suite: &'static str,
-    /// The Debian packages of the stand-in.
-    pub(crate) packages: &'static [&'static str],
-    /// Directories that the packages initialize at installation, and that would only be in the way.
-    pub(crate) remove: &'static [&'static str],
-    /// The stand-in's entry point, which gives the official image's meaning to arguments and environment.
-    pub(crate) entrypoint: &'static str,
-}
-
-pub(crate) const REDIS: Image = Image {
-    name: "redis",
-    official: "redis:8.0.2",
-    image_var: "CONFORMANCE_REDIS_IMAGE",
-    suite: "trixie",
-    packages: &["redis-server"],
-    remove: &[],
-    entrypoint: include_str!("redis.sh"),
-};
-
-pub(crate) const VALKEY: Image = Image {
-    name: "valkey",
-    official: "valkey/valkey:8.1.1",
-    image_var: "CONFORMANCE_VALKEY_IMAGE",
-    suite: "trixie",
-    packages: &["valkey-server"],
-    remove: &[],
-    entrypoint: include_str!("redis.sh"),
-};
-
-pub(crate) const MEMCACHED: Image = Image {
-    name: "memcached",
-    official: "memcached:1.6.38",
-    image_var: "CONFORMANCE_MEMCACHED_IMAGE",
-    suite: "trixie",
-    packages: &["memcached"],
-    remove: &[],
-    entrypoint: include_str!("memcached.sh"),
-};
-
-pub(crate) const POSTGRES: Image = Image {
-    name: "postgres",
-    official: "postgres:17.5",
-    image_var: "CONFORMANCE_POSTGRES_IMAGE",
-    suite: "trixie",
-    packages: &["postgresql-17", "pgbouncer"],
-    remove: &["/var/lib/postgresql"],
-    entrypoint: include_str!("postgres.sh"),
-};
-
-pub(crate) const MYSQL: Image = Image {
-    name: "mysql",
-    official: "mysql:9.7.0",
-    image_var: "CONFORMANCE_MYSQL_IMAGE",
-    suite: "sid", // stable releases have MariaDB only
-    packages: &["mysql-server"],
-    remove: &["/var/lib/mysql"],
-    entrypoint: include_str!("mysql.sh"),
-};
-
-pub(crate) const MARIADB: Image = Image {
-    name: "mariadb",
-    official: "mariadb:11.8.2",
-    image_var: "CONFORMANCE_MARIADB_IMAGE",
-    suite: "trixie",
-    packages: &["mariadb-server"],
-    remove: &["/var/lib/mysql"],
-    entrypoint: include_str!("mariadb.sh"),
-};
-
-pub(crate) const IMAGES: &[&Image] = &[&REDIS, &VALKEY, &MEMCACHED, &POSTGRES, &MYSQL, &MARIADB];
 
 /// The mapping of the ports of a server in its container to ports of 127.0.0.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,27 +99,6 @@ pub(crate) struct Server {
     /// The exchange over plain TCP that shows that it is ready.
     pub(crate) probe: Option<Probe>,
 }
-
-/// Bytes to send after connecting, and bytes that occur in the answer of a server that is ready.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Probe {
-    pub(crate) send: &'static [u8],
-    pub(crate) expect: &'static [u8],
-}
-
-const PING: Probe = Probe { send: b"PING\r\n", expect: b"+PONG" };
-
-const VERSION: Probe = Probe { send: b"version\r\n", expect: b"VERSION" };
-
-/// A startup message for the user `postgres` and the database `sessions`. The answer asks for a password.
-const PG_STARTUP: Probe =
-    Probe { send: b"\0\0\0\x29\0\x03\0\0user\0postgres\0database\0sessions\0\0", expect: b"SCRAM-SHA-256" };
-
-/// The same to a server that asks for none.
-const PG_OPEN: Probe = Probe { send: PG_STARTUP.send, expect: b"server_version" };
-
-/// The greeting of both servers, which open their port only when they are set up.
-const MYSQL_GREETING: Probe = Probe { send: b"", expect: b"_password" };
 
 pub(crate) const SERVERS: &[Server] = &[
     Server {
@@ -544,13 +449,6 @@ pub(crate) fn server(name: &str) -> Option<&'static Server> {
     SERVERS.iter().chain(BESIDE_THE_MATRIX).find(|server| server.name == name)
 }
 
-impl Image {
-    /// Returns the image to run: the one that the environment names, or else the official one.
-    pub(crate) fn reference(&self) -> String {
-        std::env::var(self.image_var).unwrap_or_else(|_| self.official.to_owned())
-    }
-}
-
 impl Server {
     /// Returns the environment of a container whose server listens on `ports`.
     pub(crate) fn env_on(&self, ports: &[u16]) -> Vec<(&'static str, String)> {
@@ -568,31 +466,4 @@ impl Server {
 
 fn joined(ports: &[u16], separator: &str, shape: impl Fn(&u16) -> String) -> String {
     ports.iter().map(shape).collect::<Vec<_>>().join(separator)
-}
-
-impl Probe {
-    /// Returns `true` if the server on this port of 127.0.0.1 is ready, as far as one exchange shows.
-    pub(crate) fn answers(&self, port: u16) -> bool {
-        self.ask(port).unwrap_or(false)
-    }
-
-    fn ask(&self, port: u16) -> std::io::Result<bool> {
-        use std::io::{Read, Write};
-        let patience = std::time::Duration::from_secs(1);
-        let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
-        let mut connection = std::net::TcpStream::connect_timeout(&address, patience)?;
-        connection.set_read_timeout(Some(patience))?;
-        connection.write_all(self.send)?;
-        let (mut answer, mut chunk) = (Vec::new(), [0; 1024]);
-        loop {
-            let read = connection.read(&mut chunk)?;
-            answer.extend_from_slice(chunk.get(..read).unwrap_or_default());
-            if answer.windows(self.expect.len()).any(|window| window == self.expect) {
-                return Ok(true);
-            }
-            if read == 0 || answer.len() > 64 * 1024 {
-                return Ok(false);
-            }
-        }
-    }
 }

@@ -16,7 +16,7 @@ use super::statements::{DjangoBackend, Statements};
 use crate::sql::columns;
 use crate::sql::connector::Query;
 use crate::sql::persistence::{SqlPersistence, why_unmatched};
-use crate::sql::rotations::RotationsTable;
+use crate::sql::rotations_table::RotationsTable;
 use crate::sql::table::TableName;
 use crate::sql::value::Value;
 

@@ -17,7 +17,7 @@ use crate::sql::connections::{Connections, Usage};
 use crate::sql::connector::{Connector, Query};
 use crate::sql::error::DriverErrors;
 use crate::sql::page::Page;
-use crate::sql::rotations::RotationsTable;
+use crate::sql::rotations_table::RotationsTable;
 use crate::sql::schema::{self, Schema};
 use crate::sql::statements::{ByExpiry, Rest, Statements, Syntax};
 use crate::sql::table::TableName;

@@ -1,17 +1,14 @@
 //! The notes of rotations: their table, its statements, and the trait. The table stands beside the session table and has no
 //! schema version, so nodes that do not know it go on beside it.
 
-use std::sync::{Mutex, PoisonError};
-
 use session_core::{MaskedKey, PersistenceError, Rotation, Rotations, SchemaProblem, StoredKey, Timestamp};
-use sqlx::{Connection as _, SqlStr};
+use sqlx::Connection as _;
 
 use crate::sql::checkout::Checkout;
 use crate::sql::columns::Kind;
 use crate::sql::connections::Connections as _;
 use crate::sql::persistence::{Backend, SqlPersistence, instant, statement, text};
 use crate::sql::schema::{Schema, SchemaCheck};
-use crate::sql::statements::Syntax;
 use crate::sql::table::TableName;
 use crate::sql::value::{Value, Values};
 
@@ -22,41 +19,6 @@ const COLUMNS: [(&str, Kind); 4] = [
     ("masked_key", Kind::Bytes),
     ("expires_at", Kind::Integer),
 ];
-
-/// The table of the notes: its statements, each with its parameters in this order.
-pub(crate) struct RotationsTable {
-    /// Adds a note: the value of every column, in the order of [`COLUMNS`].
-    note: SqlStr,
-    /// Returns the notes of an old key, now, that have not expired, up to a limit, those that expire last first.
-    find: SqlStr,
-    /// Removes the notes that expired at an instant or before, up to a limit.
-    delete: SqlStr,
-    /// The presence of the table, if it is known.
-    is_there: Mutex<Option<bool>>,
-}
-
-impl RotationsTable {
-    pub(crate) fn new(syntax: &Syntax, table: &TableName) -> Self {
-        let sql = |template: &str| syntax.fill(template, table);
-        Self {
-            note: sql(
-                "INSERT INTO {rotations} (old_key, new_key, masked_key, expires_at) VALUES (?, ?, ?, ?)",
-            ),
-            find: sql("SELECT old_key, new_key, masked_key, expires_at FROM {rotations}
-                       WHERE old_key = ? AND expires_at > ? ORDER BY expires_at DESC LIMIT ?"),
-            delete: sql(syntax.delete_rotations),
-            is_there: Mutex::default(),
-        }
-    }
-
-    fn is_there(&self) -> Option<bool> {
-        *self.is_there.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set_there(&self, is_there: bool) {
-        *self.is_there.lock().unwrap_or_else(PoisonError::into_inner) = Some(is_there);
-    }
-}
 
 #[expect(private_bounds, reason = "implemented in this crate only")]
 impl<B: Backend> SqlPersistence<B> {

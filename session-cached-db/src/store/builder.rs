@@ -5,7 +5,7 @@ use session_core::{Cache, Codec, JsonCodec, Persistence, Rotations, Runtime, Sco
 
 use super::inner::{Inner, Parts};
 use super::limits::SubjectLimit;
-use super::rotations::{RotationTable, Table};
+use super::rotation_table::{RotationTable, Table};
 use super::settings::{DAY, Options, SECOND};
 use super::{CachedDb, ConflictPolicy, Reaper, Schema};
 use crate::telemetry::{Hooks, LogKey};

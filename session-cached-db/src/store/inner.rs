@@ -6,7 +6,7 @@ use super::database::Database;
 use super::job::Job;
 use super::limits::{Login, SubjectLimit};
 use super::queue::Queues;
-use super::rotations::RotationTable;
+use super::rotation_table::RotationTable;
 use super::settings::Settings;
 use super::single_flight::SingleFlight;
 use super::touches::Touches;

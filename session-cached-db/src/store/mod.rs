@@ -30,6 +30,7 @@ mod no_cache;
 mod outcome;
 mod queue;
 mod reaper;
+mod rotation_table;
 mod rotations;
 mod save;
 mod settings;

@@ -1,59 +1,16 @@
 //! The grace after a rotation: which key a session has got is noted, so that what comes late with the old key can follow.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
-use session_core::{Cache, Persistence, PersistenceError, Rotation, Rotations, SessionKey, StoredKey};
+use session_core::{Cache, Persistence, Rotation, SessionKey, StoredKey};
 
-use super::database::Database;
 use super::inner::Inner;
 use crate::Error;
 use crate::coherence::Loaded;
 
-/// The number of notes of one key that are looked at. Several are there if requests rotated a session at the same time: only
-/// one of them has moved it.
-const MAX_NOTES: u32 = 4;
-
 /// The number of keys that are followed at most: those of a session that moved several times, and those of its other notes.
 const MAX_KEYS: usize = 8;
-
-/// The notes of rotations in a database of the type `P`. An object, because most of a store does not know whether its
-/// database keeps any.
-pub(crate) trait RotationTable<P>: fmt::Debug + Send + Sync {
-    fn migrate<'a>(&self, db: &'a P) -> BoxFuture<'a, Result<(), PersistenceError>>;
-    fn check<'a>(&self, db: &'a P) -> BoxFuture<'a, Result<(), PersistenceError>>;
-    fn note<'a>(&self, db: &'a Database<P>, rotation: &'a Rotation) -> BoxFuture<'a, Result<(), Error>>;
-    fn find<'a>(
-        &self,
-        db: &'a Database<P>,
-        old: &'a StoredKey,
-    ) -> BoxFuture<'a, Result<Vec<Rotation>, Error>>;
-}
-
-/// The table of a database that has one.
-#[derive(Debug)]
-pub(super) struct Table;
-
-impl<P: Rotations> RotationTable<P> for Table {
-    fn migrate<'a>(&self, db: &'a P) -> BoxFuture<'a, Result<(), PersistenceError>> {
-        Box::pin(db.migrate_rotations())
-    }
-    fn check<'a>(&self, db: &'a P) -> BoxFuture<'a, Result<(), PersistenceError>> {
-        Box::pin(db.check_rotations())
-    }
-    fn note<'a>(&self, db: &'a Database<P>, rotation: &'a Rotation) -> BoxFuture<'a, Result<(), Error>> {
-        Box::pin(db.note_rotation(rotation))
-    }
-    fn find<'a>(
-        &self,
-        db: &'a Database<P>,
-        old: &'a StoredKey,
-    ) -> BoxFuture<'a, Result<Vec<Rotation>, Error>> {
-        Box::pin(db.rotations(old, MAX_NOTES))
-    }
-}
 
 /// A session that was found under the key that it has got in the place of another.
 pub(crate) struct Followed {

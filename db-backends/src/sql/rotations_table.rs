@@ -1,0 +1,43 @@
+//! The statements on the notes of rotations, and the presence of their table.
+
+use std::sync::{Mutex, PoisonError};
+
+use sqlx::SqlStr;
+
+use crate::sql::statements::Syntax;
+use crate::sql::table::TableName;
+
+/// The table of the notes: its statements, each with its parameters in this order.
+pub(crate) struct RotationsTable {
+    /// Adds a note: the value of every column.
+    pub(crate) note: SqlStr,
+    /// Returns the notes of an old key, now, that have not expired, up to a limit, those that expire last first.
+    pub(crate) find: SqlStr,
+    /// Removes the notes that expired at an instant or before, up to a limit.
+    pub(crate) delete: SqlStr,
+    /// The presence of the table, if it is known.
+    is_there: Mutex<Option<bool>>,
+}
+
+impl RotationsTable {
+    pub(crate) fn new(syntax: &Syntax, table: &TableName) -> Self {
+        let sql = |template: &str| syntax.fill(template, table);
+        Self {
+            note: sql(
+                "INSERT INTO {rotations} (old_key, new_key, masked_key, expires_at) VALUES (?, ?, ?, ?)",
+            ),
+            find: sql("SELECT old_key, new_key, masked_key, expires_at FROM {rotations}
+                       WHERE old_key = ? AND expires_at > ? ORDER BY expires_at DESC LIMIT ?"),
+            delete: sql(syntax.delete_rotations),
+            is_there: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn is_there(&self) -> Option<bool> {
+        *self.is_there.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_there(&self, is_there: bool) {
+        *self.is_there.lock().unwrap_or_else(PoisonError::into_inner) = Some(is_there);
+    }
+}
