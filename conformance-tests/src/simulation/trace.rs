@@ -45,6 +45,8 @@ pub(super) struct Tracer {
     deadlines: BTreeMap<u64, Timestamp>,
     /// Processes that have had no answer from the cache, and may write without a fence.
     cut_off: BTreeSet<usize>,
+    /// Writers that have written without a fence.
+    degraded: BTreeSet<u64>,
     /// The steps so far.
     steps: Vec<(usize, Step)>,
 }
@@ -59,7 +61,14 @@ impl Tracer {
             }
             state
         });
-        Self { keys, now: START, deadlines: BTreeMap::new(), cut_off: BTreeSet::new(), steps: Vec::new() }
+        Self {
+            keys,
+            now: START,
+            deadlines: BTreeMap::new(),
+            cut_off: BTreeSet::new(),
+            degraded: BTreeSet::new(),
+            steps: Vec::new(),
+        }
     }
 
     /// Returns the number of steps that were followed.
@@ -73,6 +82,11 @@ impl Tracer {
             state.unprotected.iter().map(|writer| (key, TaskId(*writer))).collect::<Vec<_>>()
         };
         self.keys.iter().enumerate().flat_map(of).collect()
+    }
+
+    /// Returns `true` if this writer has written without a fence.
+    pub(super) fn has_degraded(&self, writer: TaskId) -> bool {
+        self.degraded.contains(&writer.0)
     }
 
     /// Notes that a writer is done.
@@ -142,6 +156,7 @@ impl Tracer {
         }
         let is_cut_off = places.get(&by).is_some_and(|process| self.cut_off.contains(process));
         if is_cut_off && !self.keys[key].is_fenced(writer) {
+            self.degraded.insert(writer);
             self.step(key, Step::Degrade { writer })?;
         }
         self.step(key, Step::Commit { writer, row })
