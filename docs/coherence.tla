@@ -41,7 +41,7 @@ Acquire(l) == /\ cache = Nothing /\ l \notin DOMAIN since
 \* A reader replaces its lease by what it has read.
 Fill(l, r) == /\ cache = Lease(l) /\ r \in since[l] /\ r # None
               /\ cache' = Value(r)
-\* A lease or a value is removed, by whomever.
+\* A lease or a value is removed.
 Remove == /\ cache.is \in {"lease", "value"}
           /\ cache' = Nothing
 \* A load begins, and answers with a row that was there meanwhile, or with anything while a writer is unprotected.

@@ -79,7 +79,7 @@ pub const UNSPECIFIED: &[(Mutant, &str)] = &[
     (Mutant::BreakerWaitsForQueue, "when the cache is asked again is no step"),
     (Mutant::RepairBlocksOthers, "it knows one session, and no order of repairs"),
     (Mutant::LeaderOwnsFlight, "a load that stands still makes no step"),
-    (Mutant::CallerOwnsStatement, "a load that ends leaves its lease, as one may that dies"),
+    (Mutant::CallerOwnsStatement, "a load that ends may leave its lease, like one that dies"),
     (Mutant::CallerOwnsRevocation, "a writer that stands still makes no step"),
     (Mutant::TouchRepeated, "a touch leaves the row as it is"),
     (Mutant::TouchNotDue, "a touch leaves the row as it is"),

@@ -1,4 +1,4 @@
-//! The specification of the coherence protocol: which steps are permitted, whoever makes them.
+//! The specification of the coherence protocol: which steps are permitted.
 //!
 //! The rules are those of `docs/coherence.tla`, one by one and by the same names. They say nothing of how a store decides
 //! what to do next, and use none of its code. A model checker tries every order of them, and every run of the simulator is

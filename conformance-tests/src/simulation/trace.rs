@@ -104,7 +104,7 @@ impl Tracer {
                 Event::Evicted { key } => self.step(key, Step::Evict)?,
                 Event::Ended { key } => self.step(key, Step::End)?,
                 Event::Committed { key, before, row, by } => {
-                    self.committed(key, before, row, by, &log.places)?
+                    self.committed(key, before, row, by, &log.places)?;
                 }
                 Event::NoAnswer { process } => {
                     self.cut_off.insert(process);
