@@ -97,7 +97,7 @@ pub struct Detection {
     pub explored: Explored,
     /// The shortest run that shows the fault.
     pub violation: Violation,
-    /// Why the specification does not permit that run, or why it does.
+    /// The reason why the specification does not permit that run, or why it does.
     pub specified: String,
 }
 

@@ -46,7 +46,7 @@ pub struct State {
     /// The loads that run, with every row since they began. `None` if anything may be shown to it, because a writer without a
     /// fence was there.
     loads: BTreeMap<u64, Option<BTreeSet<Row>>>,
-    /// What each writer has committed last.
+    /// The last row that each writer has committed.
     committed: BTreeMap<u64, Row>,
     /// The writers that are not done, and whose fence was lost or not placed.
     pub unprotected: BTreeSet<u64>,
@@ -87,7 +87,7 @@ pub enum Step {
     Commit {
         /// The writer.
         writer: u64,
-        /// What is there from now on.
+        /// The row that is there from now on.
         row: Row,
     },
     /// A row comes into being under a new key.

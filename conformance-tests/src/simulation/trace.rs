@@ -41,7 +41,7 @@ pub(super) struct Log {
 pub(super) struct Tracer {
     keys: [State; KEYS.len()],
     now: Timestamp,
-    /// When each token's deadline passes.
+    /// The deadline of each token, in the world's time.
     deadlines: BTreeMap<u64, Timestamp>,
     /// Processes that have had no answer from the cache, and may write without a fence.
     cut_off: BTreeSet<usize>,

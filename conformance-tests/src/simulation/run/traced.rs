@@ -14,19 +14,20 @@ use crate::simulation::world::lock;
 impl Scenario {
     /// Returns `true` if the specification covers it. It knows neither near caches, nor expiry, nor a cache that loses what it
     /// has acknowledged, nor a process that writes past another's cache. Nor does it know the turns of a queue, in which one
-    /// task deletes a session and then creates it.
+    /// task is one writer after another: with faults or a new session, it covers one writer in each process.
     pub(in crate::simulation) fn is_specified(&self) -> bool {
         let is_covered = |(operation, _): &(Operation, usize)| {
             !matches!(operation, Operation::Reap | Operation::Elsewhere)
         };
-        let (mut creates, mut ends) = ([false; 2], [false; 2]);
-        for (operation, process) in &self.operations {
-            creates[*process] |= *operation == Operation::Create;
-            ends[*process] |= matches!(operation, Operation::DeleteB | Operation::Revoke);
-        }
-        let recreates = (0..2).any(|process| creates[process] && ends[process]);
+        let writers_of = |process: usize| {
+            let writes = |(operation, place): &&(Operation, usize)| *place == process && !operation.is_load();
+            self.operations.iter().filter(writes).count()
+        };
+        // The task that creates B is another writer only if it has not ended B before.
+        let creates = self.operations.iter().any(|(operation, _)| *operation == Operation::Create);
+        let takes_turns = (self.faults > 0 || creates) && (0..2).any(|process| writers_of(process) > 1);
         self.operations.iter().all(is_covered)
-            && !recreates
+            && !takes_turns
             && self.beginning != Beginning::Ending
             && !self.arrangement.is_near()
             && self.arrangement != Arrangement::Failover
