@@ -105,6 +105,14 @@ mutants! {
     TouchRepeated,
     /// The statement touches a session that was used a moment ago.
     TouchNotDue,
+    /// A value is shown however old it is.
+    AgeIgnored,
+    /// A writer whose entry was evicted since it was loaded writes without a fence.
+    EvictionUnfenced,
+    /// A write fails when the cache does not answer, although it is to go on.
+    OutageFailsWrites,
+    /// A write goes on when the cache does not answer, although it is to fail closed.
+    FailClosedWrites,
     /// Near cache: no lease in memory: what was read is kept, whatever was reported meanwhile.
     NearWithoutLease,
     /// Near cache: the basis is the instant at which the answer to a ping came, not that at which it was sent.
@@ -131,6 +139,10 @@ mutants! {
     NearAlwaysFresh,
     /// Near cache: the basis is looked at after memory was asked.
     NearFreshnessLast,
+    /// Near cache: a strict save is acknowledged like any other.
+    NearStrictIgnored,
+    /// Near cache: a load needs a channel.
+    NearNeedsChannel,
     /// Near cache: memory keeps a value that is older than what this process has shown from the database or the cache.
     NearKeptOnBypass,
 }

@@ -195,6 +195,9 @@ impl<S: Cache + NoticeSource> Cache for NearCache<S> {
         if let Some(found) = self.inner.read_through(key, &lease, ttl, self.patience()).await {
             return Ok(Acquired::Found(found));
         }
+        mutant!(NearNeedsChannel => if self.inner.channel().is_none() {
+            return Err(CacheError::Unavailable("there is no channel".into()));
+        });
         let acquired = self.inner.shared.acquire(key, lease, ttl).await;
         self.forget(key);
         acquired

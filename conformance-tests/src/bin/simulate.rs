@@ -12,8 +12,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use conformance_tests::simulation::{
-    Detection, Explored, Mutant, SAMPLED, Scenario, Vector, detect, detect_all, random_run, replay,
-    select_mutant, sweep,
+    Detection, Explored, Mutant, SAMPLED, SHOWN_IN, Scenario, Vector, detect_all, detect_in, random_run,
+    replay, select_mutant, sweep,
 };
 
 const USAGE: &str =
@@ -84,6 +84,7 @@ fn standard(seed: u64) -> Result {
     let mut scenarios = Scenario::standard(|n| random.below(n), SAMPLES);
     scenarios.extend(Scenario::crowds(false)?);
     scenarios.extend(Scenario::near()?);
+    scenarios.extend(Scenario::rare()?);
     Scenario::sort(&mut scenarios);
     let begun = Instant::now();
     let done = Mutex::new((0_usize, Instant::now()));
@@ -124,6 +125,7 @@ fn exhaustive(state: &Path) -> Result {
     let stages = [
         ("all mixes of two, up to two faults", Scenario::all(2, 2)),
         ("crowds", Scenario::crowds(true)?),
+        ("near caches, and other arrangements", [Scenario::near()?, Scenario::rare()?].concat()),
         ("all mixes of three, up to one fault, one arrangement each", first_threes),
         ("all mixes of three, up to one fault, their other arrangements", other_threes),
     ];
@@ -227,13 +229,16 @@ fn mutants() -> Result {
         }
     });
     let missed = missed.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let (all, seconds) = (Mutant::ALL.len(), begun.elapsed().as_secs_f64());
-    println!("{} of {all} mutants found, {seconds:.0} s", all - missed.len());
+    let (all, scenarios, seconds) = (Mutant::ALL.len(), SHOWN_IN.len(), begun.elapsed().as_secs_f64());
+    println!("{all} mutants, found in {} of {scenarios} scenarios, {seconds:.0} s", scenarios - missed.len());
     if missed.is_empty() { Ok(()) } else { Err(missed.join("\n").into()) }
 }
 
 fn one_mutant(name: &str) -> Result {
-    print_detection(&detect(mutant_of(name)?)?);
+    let mutant = mutant_of(name)?;
+    for (_, scenario) in SHOWN_IN.iter().filter(|(listed, _)| *listed == mutant) {
+        print_detection(&detect_in(mutant, scenario)?);
+    }
     Ok(())
 }
 
@@ -241,6 +246,7 @@ fn print_detection(found: &Detection) {
     println!("{:?}: {}", found.mutant, found.mutant.description());
     println!("    {}", found.violation.reason);
     println!("    {} ({} states)", found.violation.vector, found.explored.states);
+    println!("    {}", found.specified);
 }
 
 fn mutant_of(name: &str) -> Result<Mutant> {

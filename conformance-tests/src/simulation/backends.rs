@@ -75,6 +75,8 @@ pub(super) struct SimCache {
     pub(super) world: Shared,
     pub(super) scope: Scope,
     pub(super) process: usize,
+    /// It refuses every channel.
+    pub(super) is_deaf: bool,
 }
 
 fn cache_error(reply: Reply) -> CacheError {
@@ -125,6 +127,9 @@ impl NoticeSource for SimCache {
 
     /// Opens the channel at once: until it is used, it changes nothing.
     async fn open_channel(&self, listener: Arc<dyn NoticeListener>) -> Result<SimChannel, CacheError> {
+        if self.is_deaf {
+            return Err(CacheError::Refused("simulated".into()));
+        }
         let number = lock(&self.world).open_channel(self.process, listener);
         Ok(SimChannel { world: Arc::clone(&self.world), number })
     }

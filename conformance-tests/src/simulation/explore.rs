@@ -5,8 +5,9 @@ use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::str::FromStr;
 
-use super::run::{Choice, Simulation};
+use super::run::{Choice, Simulation, Verdict};
 use super::scenario::Scenario;
+use super::specification::Refusal;
 
 /// The maximum number of steps. A run that is longer goes in circles.
 const MAX_STEPS: usize = 400;
@@ -196,6 +197,7 @@ fn violation(scenario: &Scenario, path: &[Fork], reason: String) -> Violation {
 /// Returns the violation if the run breaks a promise.
 pub fn random_run(scenario: &Scenario, mut random: impl FnMut(usize) -> usize) -> Result<usize, Violation> {
     let mut simulation = Simulation::new(scenario);
+    simulation.trace();
     let mut path = Vec::new();
     // One run in four is completed from somewhere in the middle.
     let length = if random(4) == 0 { random(60) } else { usize::MAX };
@@ -205,7 +207,8 @@ pub fn random_run(scenario: &Scenario, mut random: impl FnMut(usize) -> usize) -
             return Ok(path.len());
         }
         if path.len() == length {
-            return simulation.complete().map(|()| length).map_err(|reason| {
+            let verdict = simulation.complete().and_then(|()| followed(&mut simulation));
+            return verdict.map(|()| length).map_err(|reason| {
                 let mut violation = violation(scenario, &path, reason);
                 violation.vector.choices.push(COMPLETE);
                 violation
@@ -217,8 +220,38 @@ pub fn random_run(scenario: &Scenario, mut random: impl FnMut(usize) -> usize) -
         let chosen = random(choices.len());
         let choice = choices[chosen];
         path.push(Fork { choices, chosen });
-        simulation.step(choice).map_err(|reason| violation(scenario, &path, reason))?;
+        let verdict = simulation.step(choice).and_then(|()| followed(&mut simulation));
+        verdict.map_err(|reason| violation(scenario, &path, reason))?;
     }
+}
+
+/// Holds a run to the specification.
+fn followed(simulation: &mut Simulation<'_>) -> Verdict {
+    simulation.follow().map_err(|refusal| format!("the specification does not permit it: {refusal}"))
+}
+
+/// Repeats the run of `vector` by the rules of the specification. Returns the number of steps that they permit, and the
+/// reason why they do not permit the next one, if there is one. Returns `None` if the specification does not cover the
+/// scenario.
+#[must_use]
+pub fn trace(vector: &Vector) -> Option<(usize, Option<Refusal>)> {
+    if !vector.scenario.is_specified() {
+        return None;
+    }
+    let mut simulation = Simulation::new(&vector.scenario);
+    simulation.trace();
+    for number in &vector.choices {
+        // The oracle's verdict is another matter.
+        let _ = match (*number, simulation.choices().get(*number)) {
+            (COMPLETE, _) => simulation.complete(),
+            (_, Some(&choice)) => simulation.step(choice),
+            _ => break,
+        };
+        if let Err(refusal) = simulation.follow() {
+            return Some((simulation.traced(), Some(refusal)));
+        }
+    }
+    Some((simulation.traced(), None))
 }
 
 /// A run that was replayed.

@@ -7,6 +7,7 @@
     reason = "a simulator that is wrong about its own state must stop at once, not go on and prove nothing"
 )]
 
+mod arrangement;
 mod backends;
 mod call;
 mod digest;
@@ -17,12 +18,15 @@ mod oracle;
 mod run;
 mod scenario;
 mod settings;
+pub mod specification;
 mod sweep;
 mod task_id;
+mod trace;
 mod world;
 
-pub use explore::{Explored, Replayed, SAMPLED, Vector, Violation, explore, random_run, replay};
-pub use mutants::{Detection, detect, detect_all};
+pub use arrangement::Arrangement;
+pub use explore::{Explored, Replayed, SAMPLED, Vector, Violation, explore, random_run, replay, trace};
+pub use mutants::{Detection, SHOWN_IN, UNSPECIFIED, detect, detect_all, detect_in};
 pub use operation::Operation;
 pub use scenario::{Beginning, Scenario};
 pub use sweep::{SweepError, sweep};

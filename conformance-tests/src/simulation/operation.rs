@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use session_cached_db::{CachedDb, Coherence, Error, Session, Written};
-use session_core::{ExpiryWrite, Outcome as Certainty, Record, SessionKey, Subject, Version, bytes};
+use session_core::{
+    ExpiryWrite, Outcome as Certainty, Persistence, PersistenceError, Record, SessionKey, Subject, Version,
+    bytes,
+};
 
 use super::backends::{NodeCache, SimDb};
 use super::call::Seen;
@@ -64,6 +67,8 @@ operations! {
     LoadB = "load-b",
     /// Deletes B.
     DeleteB = "delete-b",
+    /// Deletes A by a statement alone, as another process does that has a cache of its own.
+    Elsewhere = "elsewhere",
 }
 
 /// The answer of an operation to its caller.
@@ -110,6 +115,17 @@ impl Operation {
         matches!(self, Self::Delete | Self::DeleteB | Self::Revoke | Self::Rename)
     }
 
+    /// Returns `true` if it goes past the cache of the scenario. Not a part of the mixes.
+    #[must_use]
+    pub const fn is_elsewhere(self) -> bool {
+        matches!(self, Self::Elsewhere)
+    }
+
+    /// Returns `true` if it replaces the data of a session under its key.
+    pub(super) const fn is_save(self) -> bool {
+        matches!(self, Self::Save | Self::Overwrite | Self::Merge)
+    }
+
     pub(super) const fn is_load(self) -> bool {
         matches!(self, Self::Load | Self::LoadB)
     }
@@ -150,6 +166,16 @@ impl Operation {
             Err(_) => Outcome::Failed,
         };
         Answer { number, outcome, is_degraded }
+    }
+
+    /// Deletes A in the database, and nowhere else.
+    pub(super) async fn run_elsewhere(number: usize, db: SimDb) -> Answer {
+        let outcome = match db.delete(&stored_keys()[0]).await {
+            Ok(was_there) => Outcome::Removed(was_there),
+            Err(PersistenceError::Unknown(_)) => Outcome::Unknown,
+            Err(_) => Outcome::Failed,
+        };
+        Answer { number, outcome, is_degraded: false }
     }
 
     async fn attempt(
@@ -198,6 +224,7 @@ impl Operation {
                 *coherence = revoked.coherence;
                 Outcome::Revoked(small(revoked.value))
             }
+            Self::Elsewhere => panic!("it uses no store"),
             Self::Reap => Outcome::Reaped(small(store.clear_expired().await?)),
         })
     }

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use session_core::Timestamp;
 
+use super::arrangement::Arrangement;
 use super::call::Seen;
 use super::digest;
 use super::operation::{Operation, Outcome};
@@ -109,17 +110,21 @@ pub(super) struct Oracle {
     /// The position of the last acknowledged write in the history of each key.
     acknowledged: [usize; 2],
     near: Option<NearJudge>,
+    /// Saves are final, too.
+    is_strict: bool,
 }
 
 impl Oracle {
-    pub(super) fn new(world: &World, is_near: bool) -> Self {
+    pub(super) fn new(world: &World, arrangement: Arrangement) -> Self {
         let rows = [0, 1]
             .map(|key| world.row(key).map(|row| Row { seen: Seen::of(row), expires_at: row.expires_at() }));
         Self {
             configurations: Configurations::new(rows),
             begun: Vec::new(),
             acknowledged: [0, 1].map(|key| world.history[key].len() - 1),
-            near: is_near.then(NearJudge::default),
+            // Without channels, the same is promised as without near caches.
+            near: (arrangement.is_near() && arrangement != Arrangement::Deaf).then(NearJudge::default),
+            is_strict: arrangement == Arrangement::Strict,
         }
     }
 
@@ -247,7 +252,8 @@ impl Oracle {
             if let Some(position) = position {
                 self.acknowledged[key] = self.acknowledged[key].max(position);
                 if let Some(near) = &mut self.near {
-                    let (process, is_final) = (begun.process, begun.operation.is_final());
+                    let process = begun.process;
+                    let is_final = begun.operation.is_final() || self.is_strict && begun.operation.is_save();
                     near.acknowledged.push(Acknowledged { key, position, process, at: world.now, is_final });
                 }
             }
@@ -425,7 +431,7 @@ fn steps(
             }
             steps
         }
-        Operation::Delete => one(with(0, None), Outcome::Removed(rows[0].is_some())),
+        Operation::Delete | Operation::Elsewhere => one(with(0, None), Outcome::Removed(rows[0].is_some())),
         Operation::DeleteB => one(with(1, None), Outcome::Removed(rows[1].is_some())),
         Operation::Rename => match (visible(0), rows[1]) {
             (None, _) => one(rows, Outcome::Gone),

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use session_core::Scope;
 
+use super::arrangement::Arrangement;
 use super::operation::Operation;
 
 /// The contents of the cache, as to session A, when a run begins.
@@ -77,6 +78,23 @@ const NEAR: &[&str] = &[
     "load@1+delete@0/ending/near/1",
 ];
 
+/// Arrangements that are no part of the mixes.
+const RARE: &[&str] = &[
+    "load@1+save@0/cached/closed/1",
+    "load@1+delete@0/cached/closed/2",
+    "load@1+rename@0/cached/closed/1",
+    "load@1+save@0/cached/failover/2",
+    "load@1+delete@0/vacant/failover/2",
+    "load@1+delete@0/vacant/fragile/3",
+    "load@0+elsewhere@0/vacant/process/0",
+    "load@0+save@0+elsewhere@0/cached/process/0",
+    "load@0+load@0/vacant/deaf/0",
+    "load@1+delete@0/vacant/deaf/0",
+    "load@1+overwrite@0/cached/strict/0",
+    "load@1+merge@0/cached/strict/1",
+    "load@1+save@0/cached/near-sensitive/1",
+];
+
 /// A mix of operations, and everything else that decides which runs are possible. Its name contains all of
 /// it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,13 +103,8 @@ pub struct Scenario {
     pub operations: Vec<(Operation, usize)>,
     /// The contents of the cache.
     pub beginning: Beginning,
-    /// `true` if one cache is shared by all processes, `false` if it belongs to the only process.
-    pub is_shared: bool,
-    /// `true` if a single failed call opens the circuit breaker.
-    pub is_sensitive: bool,
-    /// `true` if each process has memory in front of the shared cache. What is cached in the beginning is in all memories,
-    /// too, unless it is about to end.
-    pub is_near: bool,
+    /// The cache.
+    pub arrangement: Arrangement,
     /// The maximum number of faults in one run.
     pub faults: u8,
     /// The number of times that a rival process may get ahead of an exchange in one run. That process writes
@@ -104,7 +117,7 @@ pub struct Scenario {
 
 impl Scenario {
     pub(super) fn scope(&self) -> Scope {
-        if self.is_shared { Scope::Shared } else { Scope::Process }
+        if self.arrangement.is_shared() { Scope::Shared } else { Scope::Process }
     }
 
     pub(super) fn processes(&self) -> usize {
@@ -132,6 +145,16 @@ impl Scenario {
         NEAR.iter().map(|name| name.parse()).collect()
     }
 
+    /// Returns the scenarios of arrangements that are no part of the mixes: writes that fail closed, a cache that loses what
+    /// it has acknowledged, a process that writes past another's cache, near caches without channels or with outages.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a name in the list names no scenario.
+    pub fn rare() -> Result<Vec<Self>, String> {
+        RARE.iter().map(|name| name.parse()).collect()
+    }
+
     /// Returns the scenarios with which every change is checked, besides the crowds:
     ///
     /// - every mix of two in all arrangements with one fault;
@@ -144,7 +167,7 @@ impl Scenario {
     pub fn standard(mut random: impl FnMut(usize) -> usize, samples: usize) -> Vec<Self> {
         let matters_most = |scenario: &Self| {
             let shares_flights = scenario.operations.iter().all(|(operation, _)| operation.is_load());
-            let is_plain = scenario.is_shared && !scenario.is_sensitive;
+            let is_plain = scenario.arrangement == Arrangement::Shared;
             is_plain
                 && scenario.beginning != Beginning::Cached
                 && (scenario.processes() > 1 || shares_flights)
@@ -198,19 +221,23 @@ impl Scenario {
             let mut operations: Vec<_> =
                 (0..size).map(|_| Operation::ALL[random(Operation::ALL.len())]).collect();
             operations.sort_unstable();
-            if !is_connected(&operations) {
+            if !is_connected(&operations) || operations.iter().any(|operation| operation.is_elsewhere()) {
                 continue;
             }
             let mut beginnings = beginnings(&operations);
             let mut placements = placements(&operations);
             let operations = placements.swap_remove(random(placements.len()));
             let is_split = operations.iter().any(|(_, process)| *process > 0);
+            let is_shared = is_split || random(4) > 0;
+            let arrangement = match is_split && random(2) > 0 {
+                true => Arrangement::Sensitive,
+                false if is_shared => Arrangement::Shared,
+                false => Arrangement::Process,
+            };
             return Self {
                 operations,
                 beginning: beginnings.swap_remove(random(beginnings.len())),
-                is_shared: is_split || random(4) > 0,
-                is_sensitive: is_split && random(2) > 0,
-                is_near: false,
+                arrangement,
                 faults,
                 rivalry: if random(4) == 0 { 8 } else { 0 },
                 ticks: 0,
@@ -232,8 +259,7 @@ impl Scenario {
             .collect();
         spread.sort_unstable();
         self.operations == spread
-            && self.is_shared
-            && !self.is_sensitive
+            && self.arrangement == Arrangement::Shared
             && self.beginning != Beginning::Cached
     }
 
@@ -247,26 +273,17 @@ impl Scenario {
             for beginning in beginnings(operations) {
                 for placed in placements(operations) {
                     let is_split = placed.iter().any(|(_, process)| *process > 0);
-                    // (shared, sensitive): with one process, a cache of its own is another arrangement; with
-                    // two, a breaker that opens while the other process continues.
-                    let variants: &[_] = match (is_split, faults) {
-                        (false, _) => &[(true, false), (false, false)],
-                        (true, 0) => &[(true, false)],
-                        (true, _) => &[(true, false), (true, true)],
+                    // With one process, a cache of its own is another arrangement; with two, a breaker that
+                    // opens while the other process continues.
+                    let arrangements: &[_] = match (is_split, faults) {
+                        (false, _) => &[Arrangement::Shared, Arrangement::Process],
+                        (true, 0) => &[Arrangement::Shared],
+                        (true, _) => &[Arrangement::Shared, Arrangement::Sensitive],
                     };
-                    for &(is_shared, is_sensitive) in variants {
+                    for &arrangement in arrangements {
                         let operations = placed.clone();
-                        let rivalry = 0;
-                        scenarios.push(Self {
-                            operations,
-                            beginning,
-                            is_shared,
-                            is_sensitive,
-                            is_near: false,
-                            faults,
-                            rivalry,
-                            ticks: 0,
-                        });
+                        let (rivalry, ticks) = (0, 0);
+                        scenarios.push(Self { operations, beginning, arrangement, faults, rivalry, ticks });
                     }
                 }
             }
@@ -281,7 +298,9 @@ fn mix(size: usize, from: usize, chosen: &mut Vec<Operation>, mixes: &mut Vec<Ve
         mixes.push(chosen.clone());
         return;
     }
-    for (position, operation) in Operation::ALL.iter().enumerate().skip(from) {
+    for (position, operation) in
+        Operation::ALL.iter().enumerate().skip(from).filter(|(_, other)| !other.is_elsewhere())
+    {
         chosen.push(*operation);
         mix(size, position, chosen, mixes);
         chosen.pop();
@@ -344,13 +363,7 @@ impl fmt::Display for Scenario {
             Beginning::Cached => "cached",
             Beginning::Ending => "ending",
         };
-        let cache = match (self.is_shared, self.is_sensitive) {
-            _ if self.is_near => "near",
-            (false, _) => "process",
-            (true, false) => "shared",
-            (true, true) => "sensitive",
-        };
-        write!(f, "/{beginning}/{cache}/{}", self.faults)?;
+        write!(f, "/{beginning}/{}/{}", self.arrangement.name(), self.faults)?;
         match (self.rivalry, self.ticks) {
             (0, 0) => Ok(()),
             (0, ticks) => write!(f, "/ticks{ticks}"),
@@ -386,13 +399,7 @@ impl FromStr for Scenario {
             Some((*operation, process))
         };
         let operations: Option<Vec<_>> = operations.split('+').map(operation).collect();
-        let (is_shared, is_sensitive) = match cache {
-            "shared" => (true, false),
-            "near" => (true, false),
-            "sensitive" => (true, true),
-            "process" => (false, false),
-            _ => return Err(wrong("the cache is neither shared nor sensitive nor near nor process")),
-        };
+        let arrangement = Arrangement::ALL.iter().find(|arrangement| arrangement.name() == cache);
         let scenario = Self {
             operations: operations.ok_or_else(|| wrong("its operations are unknown"))?,
             beginning: match beginning {
@@ -401,17 +408,15 @@ impl FromStr for Scenario {
                 "ending" => Beginning::Ending,
                 _ => return Err(wrong("the beginning is neither vacant nor cached nor ending")),
             },
-            is_shared,
-            is_sensitive,
-            is_near: cache == "near",
+            arrangement: *arrangement.ok_or_else(|| wrong("its cache is unknown"))?,
             faults: faults.parse().map_err(|_| wrong("the number of faults is no number"))?,
             rivalry,
             ticks,
         };
-        if scenario.ticks > 0 && !scenario.is_near {
+        if scenario.ticks > 0 && !scenario.arrangement.is_near() {
             return Err(wrong("the freshness bound matters to near caches only"));
         }
-        if !scenario.is_shared && scenario.processes() > 1 {
+        if !scenario.arrangement.is_shared() && scenario.processes() > 1 {
             return Err(wrong("two processes cannot have one process's cache"));
         }
         if scenario.operations.len() > 8 {

@@ -43,7 +43,10 @@ impl<C: Cache> CoherentCache<C> {
             let expected = found.as_ref().map_or(Expected::Vacant, |entry| Expected::Stamp(entry.stamp));
             match self.cache.compare_exchange(key, expected, Some(new), ttl).await {
                 Ok(Exchange::Stored) => return Ok(ConfirmedFence { token, stamp, fence, deadline }),
-                Ok(Exchange::Lost(other)) => found = other,
+                Ok(Exchange::Lost(other)) => {
+                    mutant!(EvictionUnfenced => if other.is_none() { return Ok(self.no_fence(token)) });
+                    found = other;
+                }
                 Err(error) if may_retry && error.is_retryable() => {
                     mutant!(FenceRetriedAsItWas => {
                         let placed = ConfirmedFence { token, stamp, fence, deadline };

@@ -88,7 +88,7 @@ impl<C: Cache> CoherentCache<C> {
         if value.store != self.settings.store_id {
             return None;
         }
-        let is_servable_at = |now| protocol::is_servable(&value, now, self.settings.max_cache_age);
+        let is_servable_at = |now| protocol::is_servable(&value, now, self.max_cache_age());
         // Ask for the exact time only where it matters: it would take a third of a hit's own time.
         let is_servable =
             is_servable_at(self.runtime.coarse_now() + COARSE) || is_servable_at(self.runtime.now());

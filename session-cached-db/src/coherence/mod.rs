@@ -121,13 +121,17 @@ impl<C: Cache> CoherentCache<C> {
 
     /// Returns the entry of `value` under a new stamp, and its TTL.
     fn value_entry(&self, value: Value) -> (Entry, Duration) {
-        let ttl = protocol::value_ttl(&value, self.runtime.now(), self.settings.max_cache_age);
+        let ttl = protocol::value_ttl(&value, self.runtime.now(), self.max_cache_age());
         (Entry::value(self.stamp(), value), ttl)
     }
 
     /// Returns how far the clocks of other nodes may be off.
     fn slack(&self) -> Duration {
         if mutant!(NeverPruned) { Duration::MAX } else { self.settings.clock_slack }
+    }
+
+    fn max_cache_age(&self) -> Duration {
+        if mutant!(AgeIgnored) { Duration::MAX } else { self.settings.max_cache_age }
     }
 
     fn token(&self) -> Token {

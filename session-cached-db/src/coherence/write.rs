@@ -200,7 +200,12 @@ impl<C: Cache> CoherentCache<C> {
 
     /// Follows the outage policy for a write of `key` that cannot be fenced.
     fn degrade(&self, operation: WriteOperation, key: &StoredKey, token: Token) -> Result<Protection, Error> {
+        mutant!(OutageFailsWrites => return Err(Error::CacheUnavailable));
         match self.settings.outage_policy(operation) {
+            OutagePolicy::FailClosed if mutant!(FailClosedWrites) => {
+                self.repairs.begin(key, token);
+                Ok(Protection::Repair(token))
+            }
             OutagePolicy::FailClosed => Err(Error::CacheUnavailable),
             OutagePolicy::Degrade => {
                 if let Some(suppressed) =

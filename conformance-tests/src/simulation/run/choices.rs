@@ -5,6 +5,7 @@ use std::time::Duration;
 use session_core::Scope;
 
 use super::{Simulation, Status, is_keeper};
+use crate::simulation::arrangement::Arrangement;
 use crate::simulation::call::{Call, Effect};
 use crate::simulation::settings::{KEYS, NEAR_BOUND, TICK, WRITE_TIMEOUT};
 use crate::simulation::task_id::TaskId;
@@ -54,6 +55,8 @@ pub(in crate::simulation) enum Choice {
     Crash(usize),
     /// A fault: an entry is evicted.
     Evict(usize),
+    /// A fault: the cache loses the last change of an entry.
+    Revert(usize),
     /// A fault: time passes.
     Pass(usize),
     /// A fault: a channel is cut, at both ends.
@@ -104,7 +107,17 @@ impl Simulation<'_> {
             self.add_unhurried_choices(&world, is_quiet, &mut choices, &mut faults);
         }
         if self.faults_left > 0 {
-            faults.retain(|fault| !self.scenario.is_near || is_of_a_channel(&world, *fault));
+            let arrangement = self.scenario.arrangement;
+            faults.retain(|fault| match arrangement {
+                Arrangement::Near | Arrangement::Strict | Arrangement::Deaf => {
+                    is_of_a_channel(&world, *fault)
+                }
+                Arrangement::Failover => matches!(fault, Choice::Revert(_)),
+                Arrangement::Fragile => {
+                    matches!(fault, Choice::Evict(_) | Choice::Crash(_) | Choice::Refuse(_))
+                }
+                _ => true,
+            });
             choices.extend(faults);
         }
         choices
@@ -156,13 +169,14 @@ impl Simulation<'_> {
             choices.push(Choice::Rival);
         }
         // The cache of a single process dies with it, and a new store begins from nothing.
-        let may_crash = self.scenario.is_shared;
+        let may_crash = self.scenario.arrangement.is_shared();
         for process in (0..self.stores.len()).filter(|_| may_crash) {
             if self.tasks.iter().any(|task| task.process == process) {
                 faults.push(Choice::Crash(process));
             }
         }
         faults.extend((0..KEYS.len()).filter(|key| world.entry(*key).is_some()).map(Choice::Evict));
+        faults.extend((0..KEYS.len()).filter(|key| world.may_revert(*key)).map(Choice::Revert));
         faults.extend((0..JUMPS.len()).filter(|jump| may_pass(world, &JUMPS[*jump])).map(Choice::Pass));
     }
 
@@ -226,7 +240,7 @@ impl Simulation<'_> {
             task.call.is_none()
                 && first.is_some_and(|timer| timer.purpose == Purpose::Final && timer.due > world.now)
         };
-        self.scenario.is_near
+        self.scenario.arrangement.is_near()
             && (self.ticks_left > 0 || world.tasks.values().any(only_waits))
             && may_pass(world, &TICK)
     }

@@ -56,6 +56,7 @@ impl Simulation<'_> {
             }
             Choice::Crash(process) => format!("FAULT process {process} dies"),
             Choice::Evict(key) => format!("FAULT the entry of {} is evicted", KEYS[*key]),
+            Choice::Revert(key) => format!("FAULT the cache loses its last change of {}", KEYS[*key]),
             Choice::Pass(jump) => format!("FAULT {} s pass", JUMPS[*jump].as_secs()),
         }
     }

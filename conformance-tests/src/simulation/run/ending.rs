@@ -27,7 +27,7 @@ const PUNCTUAL_ROUNDS: usize = 40;
 impl Simulation<'_> {
     /// Completes the run. From here on there are no faults, and nothing else begins: every operation that has
     /// begun must come to its end, and the cache must be of use again.
-    pub(in crate::simulation) fn complete(mut self) -> Verdict {
+    pub(in crate::simulation) fn complete(&mut self) -> Verdict {
         for status in &mut self.statuses {
             if *status == Status::Waiting {
                 *status = Status::Over;
@@ -98,7 +98,7 @@ impl Simulation<'_> {
         }
         self.let_pass(MAX_CACHE_AGE + VALUE_TTL_EXCESS + AHEAD);
         self.exposed.clear();
-        (self.repairs_lost, self.was_degraded) = (false, false);
+        (self.is_bounded, self.was_degraded) = (false, false);
         self.probe_all(&mut probe, true)?;
         // Loads that were not polled any more leave at last.
         self.end_tasks(|task| task.is_suspended);
@@ -261,6 +261,7 @@ impl Simulation<'_> {
     fn probe(&mut self, probe: &mut usize, process: usize, operation: Operation) -> Verdict {
         let number = *probe;
         *probe += 1;
+        self.probed.push(operation.keys()[0]);
         self.begin(number, operation, process, None);
         if self.was_degraded {
             self.oracle.promise(number, Promise::Bounded);

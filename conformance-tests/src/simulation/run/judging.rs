@@ -2,6 +2,7 @@
 
 use super::choices::Choice;
 use super::{FIRST_PROBE, Simulation, Status, Verdict, awaits_repair};
+use crate::simulation::arrangement::Arrangement;
 use crate::simulation::call::Effect;
 use crate::simulation::operation::{Answer, Operation, Outcome};
 use crate::simulation::oracle::Promise;
@@ -38,14 +39,22 @@ impl Simulation<'_> {
             let is_late = number >= FIRST_PROBE && !self.tasks.iter().any(|task| task.is_suspended);
             let is_untroubled = !lock(&self.world).is_troubled || is_late;
             let name = || self.scenario.operations.get(number).map_or("a load", |(other, _)| other.name());
-            self.was_degraded |= is_degraded && self.scenario.is_near;
+            self.was_degraded |= is_degraded && self.scenario.arrangement.is_near();
             if is_degraded && !self.excuses.degraded {
                 return Err(format!("{} says that the cache did not answer, but it did", name()));
             }
             if is_failure && is_untroubled {
                 return Err(format!("{} fails, although nothing went wrong", name()));
             }
+            let fails_closed = self.scenario.arrangement == Arrangement::Closed;
+            if is_failure && !self.excuses.failures {
+                return Err(format!("{} fails, although only the cache was in trouble", name()));
+            }
+            if fails_closed && is_degraded && !is_failure {
+                return Err(format!("{} goes on without the cache, although it must fail closed", name()));
+            }
             self.note_promises();
+            self.note_answer(number, outcome);
             self.oracle.answer(number, outcome, &lock(&self.world))?;
         }
         Ok(())
@@ -65,6 +74,7 @@ impl Simulation<'_> {
             _ => {}
         }
         world.is_troubled = true;
+        let fails_closed = self.scenario.arrangement == Arrangement::Closed;
         let excuses = &mut self.excuses;
         match fault {
             Choice::Refuse(id) | Choice::LoseAnswer(id) | Choice::Delay(id) => {
@@ -72,7 +82,7 @@ impl Simulation<'_> {
                     world.tasks.get(&id).and_then(|task| task.call.as_ref()).map(|call| &call.effect);
                 let is_cache = effect.is_some_and(Effect::is_cache);
                 let is_definite = matches!(fault, Choice::Refuse(_));
-                excuses.failures = true;
+                excuses.failures |= !is_cache || fails_closed;
                 excuses.degraded |= is_cache;
                 excuses.leftovers |= is_cache || !is_definite;
                 if !is_definite && let Some(key) = effect.and_then(Effect::statement_key) {
@@ -86,7 +96,7 @@ impl Simulation<'_> {
                 // another writer has joined it.
                 excuses.leftovers = true;
             }
-            Choice::Suspend(_) => excuses.leftovers = true,
+            Choice::Suspend(_) | Choice::Revert(_) => excuses.leftovers = true,
             Choice::Crash(_) => {
                 excuses.failures = true;
                 excuses.leftovers = true;
@@ -129,7 +139,10 @@ impl Simulation<'_> {
     }
 
     pub(super) fn promise(&self, process: usize, waits: &[bool]) -> Promise {
-        let is_degraded = waits.iter().enumerate().any(|(other, waits)| *waits && other != process);
+        // No write that fails closed is degraded, so what waits to be repaired then is only a fence or a lease.
+        let may_degrade = self.scenario.arrangement != Arrangement::Closed;
+        let is_degraded =
+            may_degrade && waits.iter().enumerate().any(|(other, waits)| *waits && other != process);
         if self.is_bounded_only() || is_degraded || self.was_degraded {
             Promise::Bounded
         } else if !self.exposed.is_empty() {
@@ -139,9 +152,9 @@ impl Simulation<'_> {
         }
     }
 
-    /// Returns `true` if a fence was evicted, and its writer died or its settlement was lost, or if a queue
-    /// of repairs died.
+    /// Returns `true` if only the age of an entry bounds what is shown, also because a fence was evicted, and its writer
+    /// died or its settlement was lost.
     pub(super) fn is_bounded_only(&self) -> bool {
-        self.repairs_lost || self.exposed.intersection(&self.lost).next().is_some()
+        self.is_bounded || self.exposed.intersection(&self.lost).next().is_some()
     }
 }

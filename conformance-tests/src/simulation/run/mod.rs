@@ -6,6 +6,7 @@ mod ending;
 mod judging;
 mod steps;
 mod tasks;
+mod traced;
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -16,12 +17,13 @@ use std::time::Duration;
 use cache_backends::moka::MokaCache;
 use cache_backends::near::{NearCache, near};
 use session_cached_db::simulation::enter_task;
-use session_cached_db::{CachedDb, Error, Session};
+use session_cached_db::{CachedDb, Error, OutagePolicy, Session, WriteOperation};
 use session_core::{Entry, Stamp, Value};
 
 pub(in crate::simulation) use self::choices::Choice;
 use self::judging::Excuses;
 use self::tasks::Task;
+use crate::simulation::arrangement::Arrangement;
 use crate::simulation::backends::{NodeCache, SimCache, SimDb, SimRuntime};
 use crate::simulation::digest;
 use crate::simulation::operation::{Answer, FIRST_VERSION, Operation, Store, record, session_key};
@@ -32,6 +34,7 @@ use crate::simulation::settings::{
     READ_TIMEOUT, START, TOUCH_INTERVAL, WRITE_TIMEOUT, stored_keys,
 };
 use crate::simulation::task_id::TaskId;
+use crate::simulation::trace::Tracer;
 use crate::simulation::world::{Shared, TaskState, World, lock};
 
 /// The time after which a session that ends soon expires.
@@ -39,6 +42,10 @@ const END: Duration = Duration::from_secs(25);
 
 /// The first number of the tasks that keep the channels of near caches, one for each process.
 const FIRST_KEEPER: usize = 90;
+
+/// The operations that can fail closed.
+const WRITES: [WriteOperation; 4] =
+    [WriteOperation::Save, WriteOperation::Touch, WriteOperation::Rename, WriteOperation::Delete];
 
 /// The first number of the loads that probe the state after the end of a run.
 const FIRST_PROBE: usize = 100;
@@ -75,8 +82,9 @@ pub(in crate::simulation) struct Simulation<'a> {
     exposed: BTreeSet<usize>,
     /// Operations whose settlement was lost, or whose outcome is unknown.
     lost: BTreeSet<usize>,
-    /// A process died with keys to repair.
-    repairs_lost: bool,
+    /// Only the age of an entry bounds what is shown: a process died with keys to repair, the cache lost what it had
+    /// acknowledged, or another process wrote past the cache of this one.
+    is_bounded: bool,
     is_finished: bool,
     /// The near caches of the processes, if they have them.
     nears: Vec<Option<NearCache<SimCache>>>,
@@ -84,6 +92,10 @@ pub(in crate::simulation) struct Simulation<'a> {
     ticks_left: u8,
     /// An operation was degraded: other nodes' memories may show what it replaced, for as long as any cache may.
     was_degraded: bool,
+    /// Follows the run by the rules of the specification.
+    tracer: Option<Tracer>,
+    /// The sessions that the loads after the end of the run have asked for.
+    probed: Vec<usize>,
 }
 
 /// The verdict on a run so far: an error says which promise was broken.
@@ -104,7 +116,7 @@ impl<'a> Simulation<'a> {
         let first = first.with_last_seen_at(START - 2 * TOUCH_INTERVAL);
         world.commit(0, Some(first), None);
         world.commit(1, None, None);
-        let oracle = Oracle::new(&world, scenario.is_near);
+        let oracle = Oracle::new(&world, scenario.arrangement);
         let mut simulation = Self {
             scenario,
             world: Arc::new(std::sync::Mutex::new(world)),
@@ -122,11 +134,13 @@ impl<'a> Simulation<'a> {
             urgent: None,
             exposed: BTreeSet::new(),
             lost: BTreeSet::new(),
-            repairs_lost: false,
+            is_bounded: false,
             is_finished: false,
             nears: vec![None; scenario.processes()],
             ticks_left: scenario.ticks,
             was_degraded: false,
+            tracer: None,
+            probed: Vec::new(),
         };
         simulation.enter(TaskId::of_operation(FIRST_PROBE - 1));
         lock(&simulation.world).begin_rival(usize::MAX);
@@ -144,7 +158,10 @@ impl<'a> Simulation<'a> {
         }
         simulation.place_beginning();
         simulation.fill_memories();
-        lock(&simulation.world).end(TaskId::of_operation(FIRST_PROBE - 1));
+        let mut world = lock(&simulation.world);
+        world.end(TaskId::of_operation(FIRST_PROBE - 1));
+        world.keeps_changes = scenario.arrangement == Arrangement::Failover;
+        drop(world);
         simulation
     }
 
@@ -171,7 +188,8 @@ impl<'a> Simulation<'a> {
         self.enter(setup);
         let cache = self.cache(process);
         let world = || Arc::clone(&self.world);
-        let build = CachedDb::builder(cache, SimDb { world: world() })
+        let arrangement = self.scenario.arrangement;
+        let mut builder = CachedDb::builder(cache, SimDb { world: world() })
             .runtime(SimRuntime { world: world(), ahead: ahead(process) })
             .reaper(None)
             .sole_process()
@@ -185,9 +203,16 @@ impl<'a> Simulation<'a> {
             .cache_timeout(CACHE_TIMEOUT)
             .read_timeout(READ_TIMEOUT)
             .probe_interval(PROBE_INTERVAL)
-            .breaker_threshold(if self.scenario.is_sensitive { 1 } else { 5 })
-            .build();
-        let store = at_once(build).expect("settings that fit together");
+            .breaker_threshold(if arrangement.is_sensitive() { 1 } else { 5 });
+        if arrangement == Arrangement::Closed {
+            for operation in WRITES {
+                builder = builder.outage_policy(operation, OutagePolicy::FailClosed);
+            }
+        }
+        if arrangement == Arrangement::Strict {
+            builder = builder.strict(WriteOperation::Save);
+        }
+        let store = at_once(builder.build()).expect("settings that fit together");
         lock(&self.world).end(setup);
         self.enter(before);
         store
@@ -195,8 +220,10 @@ impl<'a> Simulation<'a> {
 
     /// Returns the cache of a process. A near one is kept here as well.
     fn cache(&mut self, process: usize) -> NodeCache {
-        let cache = SimCache { world: Arc::clone(&self.world), scope: self.scenario.scope(), process };
-        if !self.scenario.is_near {
+        let is_deaf = self.scenario.arrangement == Arrangement::Deaf;
+        let cache =
+            SimCache { world: Arc::clone(&self.world), scope: self.scenario.scope(), process, is_deaf };
+        if !self.scenario.arrangement.is_near() {
             return NodeCache::Plain(Arc::new(cache));
         }
         let nanos = Arc::clone(&lock(&self.world).nanos);
@@ -226,7 +253,7 @@ impl<'a> Simulation<'a> {
 
     /// Loads A in each process with a near cache, if it is cached in the beginning.
     fn fill_memories(&mut self) {
-        if !self.scenario.is_near {
+        if !self.scenario.arrangement.is_near() {
             return;
         }
         self.serve_all();
@@ -280,7 +307,7 @@ impl<'a> Simulation<'a> {
             (self.faults_left, self.rivalry_left, self.excuses, &self.dropped),
             self.urgent,
             (self.ticks_left, self.was_degraded, self.nears.iter().map(memory_digest).collect::<Vec<_>>()),
-            (losses, self.exposed.is_empty(), self.is_bounded_only(), self.repairs_lost, self.is_finished),
+            (losses, self.exposed.is_empty(), self.is_bounded_only(), self.is_bounded, self.is_finished),
         ))
     }
 }

@@ -62,6 +62,7 @@ impl Simulation<'_> {
         let (operation, process) = self.scenario.operations[number];
         let session = self.sessions[number].take();
         self.statuses[number] = Status::Running;
+        self.is_bounded |= operation.is_elsewhere();
         self.begin(number, operation, process, session);
         // Operations that wait already when the queue's task begins are combined with this one.
         let others = self.scenario.operations.iter().zip(&self.statuses);
@@ -83,6 +84,7 @@ impl Simulation<'_> {
     fn apply_fault(&mut self, fault: Choice) -> Verdict {
         self.faults_left -= 1;
         self.excuse(fault);
+        self.note_no_answer(fault);
         match fault {
             Choice::Refuse(id) => {
                 self.note_loss(id);
@@ -134,6 +136,10 @@ impl Simulation<'_> {
                 }
                 world.evict(key);
             }
+            Choice::Revert(key) => {
+                self.is_bounded = true;
+                lock(&self.world).revert(key);
+            }
             Choice::Pass(jump) => self.let_pass(JUMPS[jump]),
             Choice::Cut(number) => lock(&self.world).close_channel(number),
             Choice::GiveUp(id) => {
@@ -178,7 +184,7 @@ impl Simulation<'_> {
 
     pub(super) fn crash(&mut self, process: usize) -> Verdict {
         let store = self.stores[process].take().expect("a process that runs");
-        self.repairs_lost |= stored_keys().iter().any(|key| store.__awaits_repair(key));
+        self.is_bounded |= stored_keys().iter().any(|key| store.__awaits_repair(key));
         self.nears[process] = None;
         let mut world = lock(&self.world);
         world.close_channels_of(process);

@@ -9,9 +9,11 @@ use session_cached_db::{CachedDb, Session};
 use session_core::BoxFuture;
 
 use super::{Simulation, Verdict, ahead};
+use crate::simulation::backends::SimDb;
 use crate::simulation::call::Reply;
 use crate::simulation::operation::Operation;
 use crate::simulation::task_id::TaskId;
+use crate::simulation::trace::Event;
 use crate::simulation::world::{Spawned, lock};
 
 pub(super) struct Task {
@@ -101,11 +103,19 @@ impl Simulation<'_> {
         let id = TaskId::of_operation(number);
         let mut world = lock(&self.world);
         world.begin(id, process);
+        if operation.is_load() {
+            let key = operation.keys()[0];
+            world.note(|| Event::Begun { number, key });
+        }
         self.oracle.begin(number, operation, process, ahead(process), &world);
         drop(world);
         let answers = Arc::clone(&self.answers);
+        let db = SimDb { world: Arc::clone(&self.world) };
         let task = Box::pin(async move {
-            let answer = operation.run(number, store, session).await;
+            let answer = match operation {
+                Operation::Elsewhere => Operation::run_elsewhere(number, db).await,
+                _ => operation.run(number, store, session).await,
+            };
             answers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(answer);
         });
         self.add_task(id, process, task, false);

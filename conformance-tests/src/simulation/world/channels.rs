@@ -10,6 +10,7 @@ use super::World;
 use crate::simulation::call::{Call, Reply};
 use crate::simulation::settings::{KEYS, stored_keys};
 use crate::simulation::task_id::TaskId;
+use crate::simulation::trace::Event;
 
 /// A connection on which reports and answers come in order.
 #[derive(Debug)]
@@ -78,8 +79,14 @@ impl World {
             .collect()
     }
 
-    /// Removes the entry under `key`.
+    /// Evicts the entry under `key`.
     pub(in crate::simulation) fn evict(&mut self, key: usize) {
+        self.note(|| Event::Evicted { key });
+        self.lose(key);
+    }
+
+    /// Removes the entry under `key`, and reports that.
+    pub(super) fn lose(&mut self, key: usize) {
         self.slots[key] = None;
         self.note_change(key);
     }

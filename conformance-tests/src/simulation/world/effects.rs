@@ -11,6 +11,7 @@ use super::{Item, Slot, World};
 use crate::simulation::call::{Effect, Late, Reply, Seen};
 use crate::simulation::settings::{KEYS, TOUCH_INTERVAL, VALUE_TTL_EXCESS, stored_keys};
 use crate::simulation::task_id::TaskId;
+use crate::simulation::trace::Event;
 
 impl World {
     /// Returns the entry under `key`, if the cache still keeps it.
@@ -26,8 +27,34 @@ impl World {
 
     /// Puts an entry into the cache, or removes the one that is there.
     pub(in crate::simulation) fn place(&mut self, key: usize, entry: Option<Entry>, ttl: Duration) {
+        if self.keeps_changes {
+            let before = self.slots[key].clone();
+            self.before[key].push(before);
+        }
+        if self.log.is_some() {
+            let (before, after) = (self.entry(key).cloned(), entry.clone().filter(|_| !ttl.is_zero()));
+            let by = self.acting;
+            self.note(|| Event::Placed { key, before, after, by });
+        }
         self.slots[key] = entry.filter(|_| !ttl.is_zero()).map(|entry| Slot { entry, until: self.now + ttl });
         self.note_change(key);
+    }
+
+    /// Returns `true` if the cache can lose the last change of the entry under `key`.
+    pub(in crate::simulation) fn may_revert(&self, key: usize) -> bool {
+        !self.before[key].is_empty()
+    }
+
+    /// Lets the cache lose the last change of the entry under `key`, which it has acknowledged.
+    pub(in crate::simulation) fn revert(&mut self, key: usize) {
+        self.slots[key] = self.before[key].pop().flatten();
+        self.note_change(key);
+    }
+
+    /// Returns the version with which these fields were committed.
+    pub(in crate::simulation) fn version_of(&self, key: usize, seen: Seen) -> u64 {
+        let of = self.versions[key].iter().rev().find(|(other, _)| *other == seen);
+        of.map_or(0, |(_, version)| version.as_u64())
     }
 
     /// Commits a row on behalf of `operation`.
@@ -41,6 +68,9 @@ impl World {
         if let Some(row) = &row {
             self.versions[key].push((Seen::of(row), row.version()));
         }
+        let (version, by) = (|row: &Record| row.version().as_u64(), self.acting);
+        let (before, after) = (self.rows[key].as_ref().map(version), row.as_ref().map(version));
+        self.note(|| Event::Committed { key, before, row: after, by });
         self.rows[key] = row;
         if let Some(operation) = operation {
             self.commits.insert((operation, key), self.history[key].len() - 1);
@@ -62,6 +92,7 @@ impl World {
     }
 
     fn take_effect(&mut self, task: TaskId, effect: Effect, number: u32) -> Reply {
+        self.acting = task;
         match effect {
             Effect::Get(key) => Reply::Found(self.entry(key).cloned()),
             Effect::Watch(channel, key) => self.answer_by(channel, Some(key), Item::Answer(task, number)),

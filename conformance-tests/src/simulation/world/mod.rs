@@ -24,6 +24,7 @@ use super::call::{Call, Effect, Late, Reply, Seen};
 use super::digest;
 use super::settings::{AHEAD, CLOCK_SLACK, KEYS, START, STATEMENT_BOUND, WRITE_TIMEOUT};
 use super::task_id::TaskId;
+use super::trace::{Event, Log};
 
 /// The world's record of a task.
 #[derive(Debug, Default)]
@@ -72,11 +73,18 @@ pub(in crate::simulation) struct World {
     pub(in crate::simulation) now: Timestamp,
     /// The time for which the cache keeps a lease or a fence beyond its TTL.
     pub(in crate::simulation) excess: Duration,
+    /// The events of a run that is traced.
+    pub(in crate::simulation) log: Option<Log>,
+    /// The task whose call takes effect.
+    pub(in crate::simulation) acting: TaskId,
     /// The task that is being polled.
     pub(in crate::simulation) polling: TaskId,
     pub(in crate::simulation) tasks: BTreeMap<TaskId, TaskState>,
     pub(in crate::simulation) spawned: Vec<Spawned>,
     pub(in crate::simulation) slots: [Option<Slot>; 2],
+    /// The entries that were replaced, the last one at the end, if the cache can lose a change.
+    before: [Vec<Option<Slot>>; 2],
+    pub(in crate::simulation) keeps_changes: bool,
     pub(in crate::simulation) rows: [Option<Record>; 2],
     pub(in crate::simulation) late: Vec<Late>,
     /// Every state that a row has had, with its expiry.
@@ -122,10 +130,14 @@ impl World {
         Self {
             now: START,
             excess,
+            log: None,
+            acting: TaskId(0),
             polling: TaskId(0),
             tasks: BTreeMap::new(),
             spawned: Vec::new(),
             slots: [None, None],
+            before: [Vec::new(), Vec::new()],
+            keeps_changes: false,
             rows: [None, None],
             late: Vec::new(),
             history: [Vec::new(), Vec::new()],
@@ -159,7 +171,22 @@ impl World {
         }
     }
 
+    /// Notes an event, if the run is traced.
+    pub(in crate::simulation) fn note(&mut self, event: impl FnOnce() -> Event) {
+        if let Some(log) = &mut self.log {
+            log.events.push(event());
+        }
+    }
+
+    /// Notes the process of a task, if the run is traced.
+    fn note_place(&mut self, id: TaskId, process: usize) {
+        if let Some(log) = &mut self.log {
+            log.places.insert(id, process);
+        }
+    }
+
     pub(in crate::simulation) fn begin(&mut self, id: TaskId, process: usize) {
+        self.note_place(id, process);
         self.tasks.insert(id, TaskState { process, ..TaskState::default() });
     }
 
@@ -178,6 +205,7 @@ impl World {
         state.children += 1;
         let id = parent.child(state.depth, state.children);
         let (process, depth, is_repairing) = (state.process, state.depth + 1, state.is_maintaining);
+        self.note_place(id, process);
         self.tasks.insert(id, TaskState { process, depth, is_repairing, ..TaskState::default() });
         self.spawned.push(Spawned(id, future));
     }
@@ -278,9 +306,11 @@ impl World {
         self.now = self.now + time;
         let now = self.now;
         self.nanos.store(nanos(now), Ordering::SeqCst);
+        self.note(|| Event::Time(now));
         for key in 0..KEYS.len() {
             if self.slots[key].is_some() && self.entry(key).is_none() {
-                self.evict(key);
+                self.note(|| Event::Ended { key });
+                self.lose(key);
             }
         }
         self.late.retain(|late| {
@@ -294,8 +324,9 @@ impl World {
         let mut hasher = digest::Mixer::default();
         self.now.hash(&mut hasher);
         for key in 0..KEYS.len() {
-            let slot = self.slots[key].as_ref().map(|slot| (digest::entry(&slot.entry), slot.until));
-            slot.hash(&mut hasher);
+            let of = |slot: &Slot| (digest::entry(&slot.entry), slot.until);
+            self.slots[key].as_ref().map(of).hash(&mut hasher);
+            self.before[key].iter().for_each(|slot| slot.as_ref().map(of).hash(&mut hasher));
             self.rows[key].as_ref().map(digest::record).hash(&mut hasher);
         }
         let late = self

@@ -16,6 +16,7 @@ impl World {
     /// replace the stamp.
     pub(in crate::simulation) fn rival(&mut self) {
         self.polling = TaskId::of_operation(RIVAL);
+        self.acting = self.polling;
         let now = self.now;
         match self.rival.take() {
             None => {
