@@ -7,17 +7,17 @@
 //!
 //! | module | the tool that does the work | the part that is ours, and why |
 //! |---|---|---|
-//! | [`test`], [`ci`], [`stage`] | cargo | the order of the stages, their budgets, and a word on what could not run |
-//! | [`conformance`] | libtest-mimic | progress and reports: cases share containers, which the processes of cargo-nextest cannot |
-//! | [`simulate`], [`soak`] | the programs of `conformance-tests` | profiles, seeds and servers for them |
-//! | [`fuzz`] | libFuzzer | its build without cargo-fuzz, so that nothing has to be installed |
-//! | [`lint`] | rustfmt, clippy, rustdoc, cargo-deny, cargo-semver-checks | the rules that only this project has |
-//! | [`bench`] | the programs in `session-cached-db/benches` | aims, and a page of dots: a plotting crate draws axes and series |
-//! | [`images`] | mmdebstrap, docker | recipes for machines that reach no container registry |
-//! | [`services`], [`engine`] | docker | the table of servers that the tests have, too: Debian's engine has no Compose |
-//! | [`scaffold`] | | edits of files that exist: cargo-generate makes directories |
-//! | [`programs`], [`packages`] | apt | the list of what the tests use beside servers |
-//! | [`matrix`], [`help`], [`process`] | lexopt | a few dozen lines each |
+//! | `test`, `ci`, `stage` | cargo | the order of the stages, their budgets, and a word on what could not run |
+//! | `conformance` | libtest-mimic | progress and reports: cases share containers, which the processes of cargo-nextest cannot |
+//! | `simulate`, `soak` | the programs of `conformance-tests` | profiles, seeds and servers for them |
+//! | `fuzz` | libFuzzer | its build without cargo-fuzz, so that nothing has to be installed |
+//! | `lint` | rustfmt, clippy, rustdoc, cargo-deny, cargo-semver-checks | the rules that only this project has |
+//! | `bench` | the programs in `session-cached-db/benches` | aims, and a page of dots: a plotting crate draws axes and series |
+//! | `images` | mmdebstrap, docker | recipes for machines that reach no container registry |
+//! | `services`, `engine` | docker | the table of servers that the tests have, too: Debian's engine has no Compose |
+//! | `scaffold` | | edits of files that exist: cargo-generate makes directories |
+//! | `programs`, `packages` | apt | the list of what the tests use beside servers |
+//! | `matrix`, `help`, `process` | lexopt | a few dozen lines each |
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
 
