@@ -1,4 +1,4 @@
-//! How to see that a server is ready.
+//! Readiness of servers: a question and its answer for each kind.
 
 /// Bytes to send after connecting, and bytes that occur in the answer of a server that is ready.
 #[derive(Debug, PartialEq, Eq)]
