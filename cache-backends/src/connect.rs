@@ -16,6 +16,7 @@ use crate::{ConnectError, Inspect, scheme};
 /// | `redis+cluster://…` | `redis-cluster` | the same |
 /// | `memcache://…` | `memcached` | see `MemcachedCacheBuilder::url` |
 /// | `near+redis://…`, and `near+` before every other URL of Redis | `near`, and that of the other URL | `max_bytes` of memory, `freshness_bound_ms`, and those of the other URL |
+/// | `notified+moka://` | `near` | `max_bytes`, `freshness_bound_ms` |
 ///
 /// ```
 /// # #[cfg(feature = "moka")] {
@@ -42,6 +43,9 @@ pub fn connect_to_inspect(url: &str) -> Result<Arc<dyn Inspect>, ConnectError> {
     if let Some(shared) = url.strip_prefix("near+") {
         return connect_near(shared);
     }
+    if let Some(memory) = url.strip_prefix("notified+") {
+        return connect_notified(memory);
+    }
     let parsed = Url::parse(url)?;
     match scheme::feature_of(parsed.scheme) {
         #[cfg(feature = "moka")]
@@ -56,6 +60,45 @@ pub fn connect_to_inspect(url: &str) -> Result<Arc<dyn Inspect>, ConnectError> {
         Some(feature) => Err(ConnectError::FeatureDisabled { scheme: parsed.scheme.into(), feature }),
         None => Err(ConnectError::UnknownScheme { scheme: parsed.scheme.into() }),
     }
+}
+
+/// Creates memory that the database tells of changes.
+#[cfg(feature = "near")]
+fn connect_notified(url: &str) -> Result<Arc<dyn Inspect>, ConnectError> {
+    use crate::url;
+
+    let parsed = Url::parse(url)?;
+    check_notified(parsed)?;
+    let mut memory = crate::moka::MokaCache::builder();
+    let mut bound = None;
+    for (name, value) in parsed.parameters() {
+        match name {
+            "max_bytes" => memory = memory.max_bytes(url::number(name, value)?),
+            "freshness_bound_ms" => bound = Some(url::millis(name, value)?),
+            _ => return Err(parsed.unknown_parameter("max_bytes, freshness_bound_ms")),
+        }
+    }
+    let cache = crate::near::notified(memory.read(parsed.without_parameters())?.build());
+    Ok(Arc::new(match bound {
+        Some(bound) => cache.with_freshness_bound(bound),
+        None => cache,
+    }))
+}
+
+#[cfg(not(feature = "near"))]
+fn connect_notified(url: &str) -> Result<Arc<dyn Inspect>, ConnectError> {
+    check_notified(Url::parse(url)?)?;
+    Err(ConnectError::FeatureDisabled { scheme: "notified+moka".into(), feature: "near" })
+}
+
+/// Refuses what is no memory of this process.
+fn check_notified(url: Url<'_>) -> Result<(), ConnectError> {
+    if url.scheme == "moka" {
+        return Ok(());
+    }
+    Err(ConnectError::Config(
+        "notified+ is for moka://, which the database tells of changes; near+ is for a cache that processes share".into(),
+    ))
 }
 
 /// Creates a near cache in front of the cache that `url` names, which has the options of both.

@@ -29,5 +29,5 @@ pub(crate) fn feature_of(scheme: &str) -> Option<&'static str> {
 /// Returns every scheme, for an error message.
 pub(crate) fn known() -> String {
     let known = SCHEMES.map(|(scheme, _)| scheme).join(", ");
-    format!("{known}, near+ before one of redis")
+    format!("{known}, near+ before one of redis, notified+ before moka")
 }

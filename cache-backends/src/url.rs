@@ -32,6 +32,12 @@ impl<'a> Url<'a> {
         Ok(Self { scheme, credentials, hosts, path, query })
     }
 
+    /// Returns the URL without its parameters.
+    #[cfg(feature = "near")]
+    pub(crate) const fn without_parameters(self) -> Self {
+        Self { query: "", ..self }
+    }
+
     /// Iterates over the parameters after the question mark, in their order.
     pub(crate) fn parameters(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
         let pairs = self.query.split('&').filter(|pair| !pair.is_empty());

@@ -13,7 +13,10 @@ pub mod simulation;
 mod suite;
 mod support;
 
-pub use suite::{Case, Suite, cache, notices, pair, persistence, reference, rotations, scan, subject_index};
+pub use suite::{
+    Case, Suite, cache, database_notices, notices, pair, persistence, reference, rotations, scan,
+    subject_index,
+};
 pub use support::{linearize, proxy};
 
 pub use libtest_mimic;

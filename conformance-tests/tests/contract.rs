@@ -3,7 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
 use conformance_tests::reference::{MemoryCache, MemoryPersistence};
-use conformance_tests::{cache, notices, persistence, rotations, scan, subject_index};
+use conformance_tests::{cache, database_notices, notices, persistence, rotations, scan, subject_index};
 
 /// Bullets that no call of a backend can show, with the tests that show them instead.
 const SHOWN_ELSEWHERE: &[&str] = &[
@@ -31,10 +31,12 @@ fn every_bullet_of_cache_has_a_case() {
 }
 
 #[test]
-fn every_bullet_of_notice_source_has_a_case() {
+fn every_bullet_of_both_sources_of_notices_has_a_case() {
     let contract = include_str!("../../session-core/src/notices.rs");
     let fixture = notices::cases::<fn() -> std::future::Ready<MemoryCache>>();
-    let shown = fixture.iter().map(|case| case.shows).collect::<Vec<_>>();
+    let mut shown = fixture.iter().map(|case| case.shows).collect::<Vec<_>>();
+    let of_databases = database_notices::cases::<fn() -> std::future::Ready<MemoryPersistence>>();
+    shown.extend(of_databases.iter().map(|case| case.shows));
     compare(contract, &shown);
 }
 

@@ -52,6 +52,16 @@ fn load_that_is_not_polled_any_more_strands_no_other() {
 }
 
 #[test]
+fn memory_that_the_database_tells_keeps_its_promises() {
+    let (explored, violation) = explore(&"load@1+delete@0/cached/notified/1".parse().unwrap(), false);
+    assert!(violation.is_none(), "{violation:?}");
+    assert!(explored.ends > 0, "{explored:?}");
+    for mutant in [Mutant::NotifiedStaleLookup, Mutant::NotifiedFillUnchecked] {
+        assert!(detect(mutant).unwrap().violation.reason.contains("an old state"));
+    }
+}
+
+#[test]
 fn every_crowd_is_a_scenario() {
     let all = Scenario::crowds(true).unwrap();
     assert!(all.len() > Scenario::crowds(false).unwrap().len());

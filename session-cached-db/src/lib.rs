@@ -65,7 +65,7 @@ pub use cache_backends::memcached::MemcachedCache;
 #[cfg(feature = "moka")]
 pub use cache_backends::moka::MokaCache;
 #[cfg(feature = "near")]
-pub use cache_backends::near::{NearCache, near};
+pub use cache_backends::near::{NearCache, NotifiedCache, near, notified};
 #[cfg(feature = "redis")]
 pub use cache_backends::redis::RedisCache;
 

@@ -44,8 +44,8 @@ pub use erased::{DynCache, DynDatabase, DynPersistence, DynRotations};
 pub use error::{BoxError, CacheError, Outcome, PersistenceError, SchemaProblem};
 pub use expiry::Expiry;
 pub use key::{InvalidKey, KeyForm, KeyPrefix, RandomnessUnavailable, SessionKey, StoredKey};
-pub use near::{Near, NearEvent, NearObserver};
-pub use notices::{NoticeChannel, NoticeListener, NoticeSource};
+pub use near::{Near, NearEvent, NearObserver, NearSource};
+pub use notices::{DatabaseChannel, DatabaseNotices, NoticeChannel, NoticeListener, NoticeSource};
 pub use persistence::{
     ExpiredSession, ExpiredSessions, Persistence, PersistenceProperties, Row, SessionTimes, SubjectIndex,
 };

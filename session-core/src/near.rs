@@ -2,17 +2,17 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{CacheError, Entry, Runtime, StoredKey};
+use crate::{CacheError, DatabaseNotices, Entry, Runtime, StoredKey};
 
 /// The memory of this process in a near cache, which a store uses besides [`Cache`](crate::Cache).
 ///
-/// A near cache keeps in memory what it has read from a shared cache, and is told when that changes. It answers from
-/// memory only for as long as it has certainly been told of every change that is older than the
+/// A near cache keeps in memory what it has read from a shared cache, or from the database, and is told when that changes.
+/// It answers from memory only for as long as it has certainly been told of every change that is older than the
 /// [bound](Self::freshness_bound).
 ///
 /// # Behavior
 ///
-/// - What [`peek`](Self::peek) returns was in the shared cache at some instant less than the bound ago.
+/// - What [`peek`](Self::peek) returns was in the shared cache, or in the database, at some instant less than the bound ago.
 /// - After an exchange or a `get` of this handle has returned, `peek` shows nothing of its key that was read before.
 /// - After [`forget`](Self::forget) has returned, `peek` shows nothing of the key that was read before.
 pub trait Near: Send + Sync {
@@ -27,12 +27,20 @@ pub trait Near: Send + Sync {
     /// Returns the maximum time by which memory is behind.
     fn freshness_bound(&self) -> Duration;
 
+    /// Returns the reporter of changes. Makes no call.
+    fn source(&self) -> NearSource;
+
     /// Returns the reason why the shared cache can never report changes, or `None`. Makes no call.
     fn refusal(&self) -> Option<&'static str>;
 
     /// Starts to listen for changes, on tasks of `runtime`, until the cache is dropped. Calls after the first one do
-    /// nothing.
-    fn start(&self, runtime: &Arc<dyn Runtime>, observer: Arc<dyn NearObserver>);
+    /// nothing. `notices` are those of the database, if that is the [source](Self::source).
+    fn start(
+        &self,
+        runtime: &Arc<dyn Runtime>,
+        observer: Arc<dyn NearObserver>,
+        notices: Option<Arc<dyn DatabaseNotices>>,
+    );
 
     /// For a seeded fault.
     #[cfg(feature = "__simulation")]
@@ -43,6 +51,17 @@ pub trait Near: Send + Sync {
     #[cfg(feature = "__simulation")]
     #[doc(hidden)]
     fn __is_fresh(&self) -> bool;
+}
+
+/// The reporter of changes to a near cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NearSource {
+    /// The shared cache behind memory. Once it has confirmed a writer's fence, no node reads there what the write replaces.
+    SharedCache,
+    /// The database: memory alone, which each process has for itself. The fences in it keep out the readers of this process
+    /// only, so other nodes hear of a write when it is committed.
+    Database,
 }
 
 /// The receiver of a near cache's events. Its method returns at once.

@@ -2,7 +2,7 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
-use crate::{CacheError, Entry, StoredKey};
+use crate::{BoxFuture, CacheError, Entry, PersistenceError, StoredKey};
 
 /// A cache that reports which entries change, so that a process may keep in its memory what it has read.
 ///
@@ -49,19 +49,58 @@ pub trait NoticeSource: Send + Sync + fmt::Debug + 'static {
 ///
 /// The call of a future that is dropped may go on. Its answer is then ignored.
 pub trait NoticeChannel: Send + Sync + 'static {
-    /// Returns the entry under `key`, or `None` if there is none, and watches it from then on.
-    ///
-    /// # Errors
-    ///
-    /// Returns [`CacheError`] if the call failed.
-    fn get(&self, key: &StoredKey) -> impl Future<Output = Result<Option<Entry>, CacheError>> + Send;
-
     /// Waits until every report that was on its way when this was called has been made.
     ///
     /// # Errors
     ///
     /// Returns [`CacheError`] if the call failed.
     fn ping(&self) -> impl Future<Output = Result<(), CacheError>> + Send;
+
+    /// Returns the entry under `key`, or `None` if there is none, and watches it from then on.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`CacheError`] if the call failed.
+    fn get(&self, key: &StoredKey) -> impl Future<Output = Result<Option<Entry>, CacheError>> + Send;
+}
+
+/// The reports of a database about the sessions that its writers change. See
+/// [`Persistence::notify`](crate::Persistence::notify).
+///
+/// # Behavior
+///
+/// - Every insert, update, touch, rename and delete by a handle that reports is reported to every channel of the other
+///   handles, with each key that it has changed. What a handle has written itself need not be reported to its own channels.
+/// - A write whose writer was told of it before [`ping`](DatabaseChannel::ping) was called is reported before `ping`
+///   returns, if it was committed after the channel was opened.
+/// - A write that changes nothing, or is undone, is not reported.
+/// - A channel that may have lost a report fails every later call.
+///
+/// A report that is not needed does no harm.
+pub trait DatabaseNotices: Send + Sync + fmt::Debug + 'static {
+    /// Opens a channel that reports to `listener` what is committed from the moment on at which this returns.
+    ///
+    /// # Errors
+    ///
+    /// The future returns [`PersistenceError`] if the server cannot be reached, or what lies before it passes no reports.
+    fn open_channel(
+        self: Arc<Self>,
+        listener: Arc<dyn NoticeListener>,
+    ) -> BoxFuture<Result<Box<dyn DatabaseChannel>, PersistenceError>>;
+}
+
+/// A connection to [`DatabaseNotices`]. Dropping it ends the reports.
+///
+/// # Cancel safety
+///
+/// The call of a future that is dropped may go on. Its answer is then ignored.
+pub trait DatabaseChannel: Send + Sync + 'static {
+    /// Waits until every report that was on its way when this was called has been made.
+    ///
+    /// # Errors
+    ///
+    /// The future returns [`PersistenceError`] if the call failed.
+    fn ping(&self) -> BoxFuture<Result<(), PersistenceError>>;
 }
 
 /// The receiver of the reports of a channel. Its methods return at once.

@@ -1,8 +1,11 @@
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{KeyForm, PersistenceError, Record, RecordWrite, StoredKey, Subject, Timestamp, Version};
+use crate::{
+    DatabaseNotices, KeyForm, PersistenceError, Record, RecordWrite, StoredKey, Subject, Timestamp, Version,
+};
 
 /// A database of sessions, which is the truth.
 ///
@@ -237,6 +240,17 @@ pub trait Persistence: Send + Sync + fmt::Debug + 'static {
 
     /// Returns the properties of this database. They are the same at every call.
     fn properties(&self) -> PersistenceProperties;
+
+    /// Makes every later write by this handle report the keys that it changes, and returns the source of all writers'
+    /// reports, so that a process can keep sessions in memory although others write. Makes no call. Defaults to a refusal.
+    ///
+    /// # Errors
+    ///
+    /// Returns the reason if this database cannot report changes, or if the source that an earlier call has returned is
+    /// still in use: what a handle has written is not reported to its own source, so two stores need two handles.
+    fn notify(&self) -> Result<Arc<dyn DatabaseNotices>, &'static str> {
+        Err("the database reports no changes to a cache in memory; Postgres does")
+    }
 }
 
 /// A [`Persistence`] that lists the sessions of a subject, for "log out everywhere" and a user's list of

@@ -145,4 +145,14 @@ mutants! {
     NearNeedsChannel,
     /// Near cache: memory keeps a value that is older than what this process has shown from the database or the cache.
     NearKeptOnBypass,
+    /// Memory over a database that reports: a report leaves the fence of a writer as it is, which then publishes over it.
+    NotifiedFenceKept,
+    /// Memory over a database that reports: what was kept before the channel was opened is not forgotten.
+    NotifiedKeptAtOpening,
+    /// Memory over a database that reports: the wait of a final operation is counted from its fence instead of its commit.
+    NotifiedWaitFromFence,
+    /// Memory over a database that reports: a lookup shows what memory has, although the channel is behind.
+    NotifiedStaleLookup,
+    /// Memory over a database that reports: what was read long ago is good for every load, because its lease held.
+    NotifiedFillUnchecked,
 }

@@ -58,7 +58,8 @@ const NAME: &str = "moka";
 pub struct MokaCache {
     values: moka::sync::Cache<Key, Held, RandomState>,
     pending: Arc<Pending>,
-    /// Entries of an older generation count as removed. So everything can be removed at one moment.
+    /// Values and leases of an older generation count as removed, and fences as dirty. So everything can be removed at one
+    /// moment.
     generation: Arc<AtomicU64>,
     clock: Clock,
     max_bytes: u64,
@@ -122,9 +123,11 @@ impl MokaCache {
         self.exchange(key, Expected::Stamp(lease), Some(value), ttl);
     }
 
-    /// Removes the value or the lease under `key`.
+    /// Removes the value or the lease under `key`. A fence stays, and becomes dirty.
     pub(crate) fn remove(&self, key: &StoredKey) {
-        self.lock(key).put(None, Duration::ZERO);
+        let mut locked = self.lock(key);
+        locked.cache.values.invalidate(key);
+        locked.shard.spoil(key);
     }
 
     #[cfg(feature = "__simulation")]
@@ -137,7 +140,7 @@ impl MokaCache {
         self.lock(key).get()
     }
 
-    /// Removes all values and leases, at one moment.
+    /// Removes all values and leases, and makes all fences dirty, at one moment.
     pub(crate) fn remove_all(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
     }

@@ -1,9 +1,10 @@
 use std::collections::HashMap;
 use std::hash::BuildHasher;
+use std::num::NonZeroU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
-use session_core::{Entry, StoredKey};
+use session_core::{Entry, Stamp, State, StoredKey};
 
 use super::clock::Tick;
 
@@ -51,14 +52,31 @@ struct Placed {
     generation: u64,
 }
 
+impl Placed {
+    /// Makes a fence dirty, and says whether the entry is one. A dirty fence has another stamp, so that its writer does not
+    /// find it as it was confirmed, and publishes nothing.
+    fn spoil(&mut self) -> bool {
+        let State::Fence(fence) = &mut self.entry.state else { return false };
+        if !mutant!(NotifiedFenceKept) && !std::mem::replace(&mut fence.dirty, true) {
+            let Stamp(stamp) = self.entry.stamp;
+            self.entry.stamp = Stamp(NonZeroU64::new(!stamp.get()).unwrap_or(NonZeroU64::MIN));
+        }
+        true
+    }
+}
+
 impl Shard {
     /// A number of entries that is not worth a sweep.
     const SMALL: usize = 64;
 
-    /// Returns the entry under `key`. Removes it instead if its TTL has passed, or if it is of another generation.
+    /// Returns the entry under `key`. Removes it instead if its TTL has passed, or if it is a lease of another generation.
+    /// A fence of another generation is made dirty.
     pub(super) fn get(&mut self, key: &StoredKey, now: Tick, generation: u64) -> Option<Entry> {
-        let placed = self.entries.get(key)?;
-        let is_present = placed.generation == generation || mutant!(NearLeasesKept);
+        let placed = self.entries.get_mut(key)?;
+        let is_present = placed.generation == generation || mutant!(NearLeasesKept) || placed.spoil();
+        if is_present {
+            placed.generation = generation;
+        }
         if is_present && now < placed.deadline {
             return Some(placed.entry.clone());
         }
@@ -82,6 +100,14 @@ impl Shard {
 
     pub(super) fn remove(&mut self, key: &StoredKey) {
         self.entries.remove(key);
+    }
+
+    /// Removes the lease under `key`, and makes a fence there dirty.
+    #[cfg(feature = "near")]
+    pub(super) fn spoil(&mut self, key: &StoredKey) {
+        if self.entries.get_mut(key).is_some_and(|placed| !placed.spoil()) {
+            self.entries.remove(key);
+        }
     }
 
     /// Removes every entry whose TTL has passed. The next sweep comes when there are twice as many entries as

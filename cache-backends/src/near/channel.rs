@@ -6,10 +6,9 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
-use session_core::{
-    CacheError, NearEvent, NearObserver, NoticeChannel, NoticeListener, NoticeSource, Runtime,
-};
+use session_core::{CacheError, NearEvent, NearObserver, NoticeListener, Runtime};
 
+use super::source::Source;
 use super::{Inner, Listener};
 use crate::moka::clock::Tick;
 
@@ -21,7 +20,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const PATIENCE: u32 = 10;
 
 /// Keeps a channel open until the near cache is dropped.
-pub(super) struct Keeper<S: NoticeSource> {
+pub(super) struct Keeper<S: Source> {
     pub(super) inner: Weak<Inner<S>>,
     pub(super) listener: Arc<Listener>,
     pub(super) observer: Arc<dyn NearObserver>,
@@ -29,14 +28,18 @@ pub(super) struct Keeper<S: NoticeSource> {
     pub(super) bound: Duration,
 }
 
-impl<S: NoticeSource> Keeper<S> {
+impl<S: Source> Keeper<S> {
     pub(super) async fn run(self) {
         let mut pause = self.interval();
         while let Some(inner) = self.inner.upgrade() {
             let listener = Arc::clone(&self.listener) as Arc<dyn NoticeListener>;
-            match inner.shared.open_channel(listener).await {
+            match inner.shared.open(listener).await {
                 Ok(channel) => {
                     let channel = Arc::new(channel);
+                    // What came in since the last channel was lost may have missed a change. From here on, this one reports.
+                    if !mutant!(NotifiedKeptAtOpening) {
+                        inner.memory.remove_all();
+                    }
                     inner.set_channel(Some(Arc::clone(&channel)));
                     self.observer.note(NearEvent::Opened);
                     drop(inner);
@@ -85,7 +88,7 @@ impl<S: NoticeSource> Keeper<S> {
     pub(super) async fn ping(&self, channel: &S::Channel) -> Option<(Tick, Result<(), CacheError>)> {
         // Before the ping is sent, not when its answer comes: what the server did in between may not be known here.
         let sent = self.inner.upgrade()?.now();
-        let answer = match select(pin!(channel.ping()), self.runtime.sleep(self.bound * PATIENCE)).await {
+        let answer = match select(pin!(S::ping(channel)), self.runtime.sleep(self.bound * PATIENCE)).await {
             Either::Left((answer, _)) => answer,
             Either::Right(_) => Err(CacheError::Unknown("the channel does not answer".into())),
         };

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use session_core::{Cache, CacheError, NoticeChannel as _, NoticeListener, NoticeSource, StoredKey};
 
-use super::NearCache;
+use super::{NearCache, NotifiedCache};
 use crate::inspect::ChannelInspection;
 use crate::{Inspect, Inspection};
 
@@ -48,4 +48,12 @@ impl NoticeListener for Ignored {
     fn changed(&self, _: &StoredKey) {}
 
     fn all_changed(&self) {}
+}
+
+/// Reports the memory.
+#[async_trait]
+impl Inspect for NotifiedCache {
+    async fn inspect(&self) -> Result<Vec<Inspection>, CacheError> {
+        self.inner.memory.inspect().await
+    }
 }

@@ -1,4 +1,4 @@
-//! A near cache: memory of this process in front of a shared cache that reports changes.
+//! A near cache: memory of this process that is told of changes, in front of a shared cache, or [alone](notified()).
 //!
 //! ```
 //! # #[cfg(feature = "redis")] {
@@ -25,6 +25,8 @@ mod channel;
 mod inspect;
 #[cfg(feature = "__simulation")]
 mod mutants;
+mod notified;
+mod source;
 
 use std::fmt;
 use std::pin::pin;
@@ -34,9 +36,14 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use session_core::{
-    Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, Near, NearEvent, NearObserver,
-    NoticeChannel, NoticeListener, NoticeSource, Runtime, State, StoredKey,
+    Acquired, Cache, CacheError, CacheProperties, DatabaseNotices, Entry, Exchange, Expected, Near,
+    NearEvent, NearObserver, NearSource, NoticeChannel, NoticeListener, NoticeSource, Runtime, State,
+    StoredKey,
 };
+
+pub use self::notified::{NotifiedCache, notified};
+
+use self::source::Source;
 
 use crate::moka::MokaCache;
 use crate::moka::clock::{LAG, Tick};
@@ -61,12 +68,17 @@ pub fn near<S: Cache + NoticeSource>(memory: MokaCache, shared: S) -> NearCache<
 /// - A value enters memory when it is read from the shared cache, not when this process has written it.
 /// - If the channel is lost, or does not answer for the [bound](Self::with_freshness_bound), calls go to the shared
 ///   cache. No call fails for it.
-pub struct NearCache<S: NoticeSource> {
+///
+/// A [`NotifiedCache`] has no shared cache behind it, and behaves as follows:
+///
+/// - As a [`Cache`], it behaves like the memory, and keeps what the store has read or written.
+/// - While memory may not answer, [`acquire`](Cache::acquire) finds the key occupied, so that the store reads the database.
+pub struct NearCache<S: Source> {
     inner: Arc<Inner<S>>,
     bound: Duration,
 }
 
-struct Inner<S: NoticeSource> {
+struct Inner<S: Source> {
     memory: MokaCache,
     shared: S,
     /// The instant from which on memory may not answer, in ticks of the memory's clock.
@@ -76,7 +88,7 @@ struct Inner<S: NoticeSource> {
     runtime: OnceLock<Arc<dyn Runtime>>,
 }
 
-impl<S: NoticeSource> Inner<S> {
+impl<S: Source> Inner<S> {
     fn new(memory: MokaCache, shared: S) -> Self {
         Self {
             memory,
@@ -110,7 +122,9 @@ impl<S: NoticeSource> Inner<S> {
     fn set_channel(&self, channel: Option<Arc<S::Channel>>) {
         *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = channel;
     }
+}
 
+impl<S: NoticeSource> Inner<S> {
     /// Reads `key` by the channel, and keeps a value that it finds. Returns `None` if the shared cache has nothing, or if
     /// the channel cannot be used just now.
     async fn read_through(
@@ -145,7 +159,7 @@ impl<S: NoticeSource> Inner<S> {
     }
 }
 
-impl<S: NoticeSource> NearCache<S> {
+impl<S: Source> NearCache<S> {
     /// Sets the maximum time by which memory may be behind: what another process has saved is seen after that time at the
     /// latest, and operations that end sessions are acknowledged after it. Defaults to 100 ms. At least 20 ms, and at most
     /// the store's `max_cache_age`; a store refuses other values.
@@ -217,7 +231,7 @@ impl<S: Cache + NoticeSource> Cache for NearCache<S> {
     }
 }
 
-impl<S: NoticeSource> Near for NearCache<S> {
+impl<S: Source> Near for NearCache<S> {
     #[inline]
     fn peek(&self, key: &StoredKey) -> Option<Entry> {
         let now = self.inner.now();
@@ -237,12 +251,22 @@ impl<S: NoticeSource> Near for NearCache<S> {
         self.bound
     }
 
-    fn refusal(&self) -> Option<&'static str> {
-        self.inner.shared.refusal()
+    fn source(&self) -> NearSource {
+        S::KIND
     }
 
-    fn start(&self, runtime: &Arc<dyn Runtime>, observer: Arc<dyn NearObserver>) {
+    fn refusal(&self) -> Option<&'static str> {
+        self.inner.shared.why_never()
+    }
+
+    fn start(
+        &self,
+        runtime: &Arc<dyn Runtime>,
+        observer: Arc<dyn NearObserver>,
+        notices: Option<Arc<dyn DatabaseNotices>>,
+    ) {
         if self.inner.runtime.set(Arc::clone(runtime)).is_ok() {
+            self.inner.shared.attach(notices);
             let listener = Arc::new(Listener::new(self.inner.memory.clone(), Arc::clone(&observer)));
             let inner = Arc::downgrade(&self.inner);
             let (runtime, bound) = (Arc::clone(runtime), self.bound);
@@ -262,13 +286,13 @@ impl<S: NoticeSource> Near for NearCache<S> {
     }
 }
 
-impl<S: NoticeSource> Clone for NearCache<S> {
+impl<S: Source> Clone for NearCache<S> {
     fn clone(&self) -> Self {
         Self { inner: Arc::clone(&self.inner), bound: self.bound }
     }
 }
 
-impl<S: NoticeSource> fmt::Debug for NearCache<S> {
+impl<S: Source> fmt::Debug for NearCache<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NearCache")
             .field("memory", &self.inner.memory)

@@ -2,9 +2,10 @@
 
 use std::sync::{Arc, PoisonError};
 
-use session_core::{CacheError, Entry, NoticeListener, NoticeSource, StoredKey};
+use session_core::{CacheError, Entry, NoticeListener, StoredKey};
 
 use super::channel::Keeper;
+use super::source::Source;
 use super::{Inner, Listener, NearCache};
 
 impl Listener {
@@ -21,11 +22,11 @@ impl Listener {
     }
 }
 
-impl<S: NoticeSource> Keeper<S> {
+impl<S: Source> Keeper<S> {
     /// Opens a newer channel for reads, and goes on with the answers of the first one.
     pub(super) async fn use_first_until_lost(&self, first: Arc<S::Channel>) -> Option<CacheError> {
         let listener = Arc::clone(&self.listener) as Arc<dyn NoticeListener>;
-        let newer = self.inner.upgrade()?.shared.open_channel(listener).await.ok()?;
+        let newer = self.inner.upgrade()?.shared.open(listener).await.ok()?;
         self.inner.upgrade()?.set_channel(Some(Arc::new(newer)));
         loop {
             let (sent, answer) = self.ping(&first).await?;
@@ -39,7 +40,7 @@ impl<S: NoticeSource> Keeper<S> {
 }
 
 #[doc(hidden)]
-impl<S: NoticeSource> NearCache<S> {
+impl<S: Source> NearCache<S> {
     /// Returns what memory has under `key`, whether or not it may be shown.
     #[must_use]
     pub fn __present(&self, key: &StoredKey) -> Option<Entry> {

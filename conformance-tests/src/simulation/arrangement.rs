@@ -25,6 +25,9 @@ pub enum Arrangement {
     NearSensitive,
     /// Near caches whose server refuses every channel.
     Deaf,
+    /// Each process has memory alone, and the database reports what others commit. The only faults are those of channels. What
+    /// is cached in the beginning is in all memories.
+    Notified,
 }
 
 impl Arrangement {
@@ -40,6 +43,7 @@ impl Arrangement {
         Self::Strict,
         Self::NearSensitive,
         Self::Deaf,
+        Self::Notified,
     ];
 
     /// Returns the name that it has in the name of a scenario.
@@ -56,6 +60,7 @@ impl Arrangement {
             Self::Strict => "strict",
             Self::NearSensitive => "near-sensitive",
             Self::Deaf => "deaf",
+            Self::Notified => "notified",
         }
     }
 
@@ -71,9 +76,9 @@ impl Arrangement {
         matches!(self, Self::Sensitive | Self::Closed | Self::Fragile | Self::NearSensitive)
     }
 
-    /// Returns `true` if each process has memory in front of the shared cache.
+    /// Returns `true` if each process has memory that is told what others write.
     #[must_use]
     pub const fn is_near(self) -> bool {
-        matches!(self, Self::Near | Self::Strict | Self::NearSensitive | Self::Deaf)
+        matches!(self, Self::Near | Self::Strict | Self::NearSensitive | Self::Deaf | Self::Notified)
     }
 }

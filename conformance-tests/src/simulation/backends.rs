@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use cache_backends::near::NearCache;
+use cache_backends::near::{NearCache, NotifiedCache};
 use session_core::{
-    Acquired, BoxFuture, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, ExpiredSession,
-    ExpiredSessions, KeyForm, Near, NoticeChannel, NoticeListener, NoticeSource, Persistence,
-    PersistenceError, PersistenceProperties, Record, RecordWrite, Row, Runtime, Scope, SessionTimes,
-    StoredKey, Subject, SubjectIndex, Timestamp, Version,
+    Acquired, BoxFuture, Cache, CacheError, CacheProperties, DatabaseChannel, DatabaseNotices, Entry,
+    Exchange, Expected, ExpiredSession, ExpiredSessions, KeyForm, Near, NoticeChannel, NoticeListener,
+    NoticeSource, Persistence, PersistenceError, PersistenceProperties, Record, RecordWrite, Row, Runtime,
+    Scope, SessionTimes, StoredKey, Subject, SubjectIndex, Timestamp, Version,
 };
 
 use super::call::{Effect, Reply};
@@ -130,7 +130,7 @@ impl NoticeSource for SimCache {
         if self.is_deaf {
             return Err(CacheError::Refused("simulated".into()));
         }
-        let number = lock(&self.world).open_channel(self.process, listener);
+        let number = lock(&self.world).open_channel(self.process, false, listener);
         Ok(SimChannel { world: Arc::clone(&self.world), number })
     }
 }
@@ -164,11 +164,32 @@ impl Drop for SimChannel {
     }
 }
 
-/// The cache of a process: the simulated one, or memory in front of it.
+/// The cache of a process: the simulated one, memory in front of it, or memory alone.
 #[derive(Clone, Debug)]
 pub(super) enum NodeCache {
     Plain(Arc<SimCache>),
     Near(NearCache<SimCache>),
+    Notified(NotifiedCache),
+}
+
+impl NodeCache {
+    /// Returns what memory has under `key`, whether or not it may be shown.
+    pub(super) fn present(&self, key: &StoredKey) -> Option<Entry> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Near(cache) => cache.__present(key),
+            Self::Notified(cache) => cache.__present(key),
+        }
+    }
+
+    /// Returns whether memory may answer, until when, and whether there is a channel.
+    pub(super) fn state(&self) -> (bool, u64, bool) {
+        match self {
+            Self::Plain(_) => (false, 0, false),
+            Self::Near(cache) => cache.__state(),
+            Self::Notified(cache) => cache.__state(),
+        }
+    }
 }
 
 impl Cache for NodeCache {
@@ -176,6 +197,7 @@ impl Cache for NodeCache {
         match self {
             Self::Plain(cache) => cache.get(key).await,
             Self::Near(cache) => cache.get(key).await,
+            Self::Notified(cache) => cache.get(key).await,
         }
     }
 
@@ -189,6 +211,7 @@ impl Cache for NodeCache {
         match self {
             Self::Plain(cache) => cache.compare_exchange(key, expected, new, ttl).await,
             Self::Near(cache) => cache.compare_exchange(key, expected, new, ttl).await,
+            Self::Notified(cache) => cache.compare_exchange(key, expected, new, ttl).await,
         }
     }
 
@@ -196,6 +219,7 @@ impl Cache for NodeCache {
         match self {
             Self::Plain(cache) => cache.acquire(key, lease, ttl).await,
             Self::Near(cache) => cache.acquire(key, lease, ttl).await,
+            Self::Notified(cache) => cache.acquire(key, lease, ttl).await,
         }
     }
 
@@ -203,6 +227,7 @@ impl Cache for NodeCache {
         match self {
             Self::Plain(cache) => cache.properties(),
             Self::Near(cache) => cache.properties(),
+            Self::Notified(cache) => cache.properties(),
         }
     }
 
@@ -210,6 +235,7 @@ impl Cache for NodeCache {
         match self {
             Self::Plain(_) => None,
             Self::Near(cache) => cache.near(),
+            Self::Notified(cache) => cache.near(),
         }
     }
 }
@@ -217,6 +243,40 @@ impl Cache for NodeCache {
 #[derive(Debug)]
 pub(super) struct SimDb {
     pub(super) world: Shared,
+    pub(super) process: usize,
+    /// It reports what is committed.
+    pub(super) reports: bool,
+}
+
+/// The reports of the simulated database to a process.
+#[derive(Debug)]
+struct SimNotices {
+    world: Shared,
+    process: usize,
+}
+
+impl DatabaseNotices for SimNotices {
+    /// Opens the channel at once: what is committed from here on is reported.
+    fn open_channel(
+        self: Arc<Self>,
+        listener: Arc<dyn NoticeListener>,
+    ) -> BoxFuture<Result<Box<dyn DatabaseChannel>, PersistenceError>> {
+        let number = lock(&self.world).open_channel(self.process, true, listener);
+        let channel = SimChannel { world: Arc::clone(&self.world), number };
+        Box::pin(std::future::ready(Ok(Box::new(channel) as _)))
+    }
+}
+
+impl DatabaseChannel for SimChannel {
+    fn ping(&self) -> BoxFuture<Result<(), PersistenceError>> {
+        let calling = Calling::new(&self.world, Effect::Ping(self.number));
+        Box::pin(async move {
+            match calling.await {
+                Reply::Ponged => Ok(()),
+                other => Err(db_error(other)),
+            }
+        })
+    }
 }
 
 fn db_error(reply: Reply) -> PersistenceError {
@@ -324,6 +384,11 @@ impl Persistence for SimDb {
         PersistenceProperties::new(1 << 20)
             .with_keys(KeyForm::Plain, StoredKey::MAX_LEN)
             .with_statement_bound(STATEMENT_BOUND)
+    }
+
+    fn notify(&self) -> Result<Arc<dyn DatabaseNotices>, &'static str> {
+        let notices = SimNotices { world: Arc::clone(&self.world), process: self.process };
+        if self.reports { Ok(Arc::new(notices)) } else { Err("it does not report in this scenario") }
     }
 }
 

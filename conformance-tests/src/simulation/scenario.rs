@@ -95,6 +95,29 @@ const RARE: &[&str] = &[
     "load@1+save@0/cached/near-sensitive/1",
 ];
 
+/// Processes that each have memory alone, and a database that reports what others commit. What is `cached` is in all
+/// memories in the beginning.
+const NOTIFIED: &[&str] = &[
+    "load@0+load@0/vacant/notified/1",
+    "load@1+overwrite@0/cached/notified/1",
+    "load@1+delete@0/cached/notified/1",
+    "load@0+delete@0/cached/notified/1",
+    "load@1+delete@0/cached/notified/0/ticks2",
+    "load@1+overwrite@0/cached/notified/0/ticks2",
+    "load@1+touch@0/cached/notified/0/ticks1",
+    "load@1+merge@0/cached/notified/0/ticks1",
+    "load@1+rename@0/cached/notified/0",
+    "load@1+revoke@0/cached/notified/0",
+    "load@1+create@0/vacant/notified/0",
+    "load@1+load@1+overwrite@0/cached/notified/0/ticks1",
+    "load@1+load@1+overwrite@0/vacant/notified/0",
+    "load@1+load@1+delete@0/vacant/notified/0",
+    "load@0+load@0+overwrite@0/cached/notified/0",
+    "load@1+overwrite@0+overwrite@1/cached/notified/0/ticks1",
+    "load@1+overwrite@0+overwrite@1/vacant/notified/1",
+    "load@1+delete@0+overwrite@1/cached/notified/0",
+];
+
 /// A mix of operations, and everything else that decides which runs are possible. Its name contains all of
 /// it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -136,13 +159,13 @@ impl Scenario {
         CROWDS.iter().chain(large).map(|name| name.parse()).collect()
     }
 
-    /// Returns the scenarios with near caches: memory of each process in front of a shared cache.
+    /// Returns the scenarios with near caches: memory of each process, in front of a shared cache or alone.
     ///
     /// # Errors
     ///
     /// Returns an error if a name in the list names no scenario.
     pub fn near() -> Result<Vec<Self>, String> {
-        NEAR.iter().map(|name| name.parse()).collect()
+        NEAR.iter().chain(NOTIFIED).map(|name| name.parse()).collect()
     }
 
     /// Returns the scenarios of arrangements that are no part of the mixes: writes that fail closed, a cache that loses what

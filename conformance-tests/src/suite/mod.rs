@@ -3,6 +3,7 @@
 pub mod cache;
 mod case;
 mod concurrent;
+pub mod database_notices;
 pub mod notices;
 pub mod pair;
 pub mod persistence;

@@ -21,6 +21,7 @@ mod failover;
 mod galera;
 mod names;
 mod near;
+mod notified;
 mod outages;
 mod pair;
 #[path = "../../../db-backends/tests/servers/pgbouncer.rs"]
@@ -138,6 +139,13 @@ const TESTS: &[Test] = tests! {
         writes_are_seen_in_time_by_nodes_with_near_caches_on_a_cluster ["redis-cluster"],
         slot_that_moves_is_a_lost_channel ["redis-cluster"],
         dead_master_of_a_cluster_costs_memory_and_no_session ["redis-cluster"];
+    notified:
+        memory_told_by_postgres_answers_without_a_read ["postgres"],
+        writes_are_seen_at_once_here_and_within_the_bound_elsewhere ["postgres"],
+        logout_is_final_whatever_the_listening_connection_does ["postgres"],
+        memory_is_forgotten_with_its_listening_connection ["postgres"],
+        first_commit_after_a_failover_is_shown_within_the_bound ["postgres-pair"],
+        memory_that_no_database_tells_is_refused_at_build ["postgres"];
     round_trips:
         redis ["redis"],
         valkey ["valkey"],

@@ -9,6 +9,7 @@ use cache_backends::redis::driver::{Client, cmd};
 use conformance_tests::proxy::{Mode, Proxy};
 use db_backends::sqlite::SqlitePersistence;
 use session_cached_db::{BuildError, CachedDb, Session};
+use session_core::{Cache, Persistence};
 use tempfile::TempDir;
 
 use crate::failover::{Group, ask, until};
@@ -17,10 +18,10 @@ use crate::{Link, Links, address};
 type Store = CachedDb<NearCache<RedisCache>, SqlitePersistence>;
 
 /// The freshness bound: long enough that a busy machine does not make memory stale between two steps of a test.
-const BOUND: Duration = Duration::from_millis(400);
+pub const BOUND: Duration = Duration::from_millis(400);
 
 /// The time that a final operation may take beyond the bound, on a busy machine.
-const REST: Duration = Duration::from_secs(3);
+pub const REST: Duration = Duration::from_secs(3);
 
 /// Two nodes of one application. The second one reaches the cache through a proxy.
 struct Nodes {
@@ -57,29 +58,29 @@ async fn node_with_grace(cache_url: &str, database: &str) -> Store {
     builder.rotation_grace(Duration::from_secs(60)).build().await.unwrap()
 }
 
-async fn login(store: &Store) -> String {
+pub async fn login<C: Cache, P: Persistence>(store: &CachedDb<C, P>) -> String {
     let mut session = store.new_session();
     session.insert("n", 0).unwrap();
     session.save().await.unwrap();
     session.key().unwrap().expose().to_owned()
 }
 
-async fn open(store: &Store, cookie: &str) -> Session {
+pub async fn open<C: Cache, P: Persistence>(store: &CachedDb<C, P>, cookie: &str) -> Session {
     store.open(cookie).await.expect("no request fails")
 }
 
-async fn read(store: &Store, cookie: &str) -> Option<u32> {
+pub async fn read<C: Cache, P: Persistence>(store: &CachedDb<C, P>, cookie: &str) -> Option<u32> {
     open(store, cookie).await.get("n").unwrap()
 }
 
-async fn write(store: &Store, cookie: &str, n: u32) {
+pub async fn write<C: Cache, P: Persistence>(store: &CachedDb<C, P>, cookie: &str, n: u32) {
     let mut session = open(store, cookie).await;
     session.insert("n", n).unwrap();
     session.save().await.expect("no request fails");
 }
 
 /// Loads the session until memory answers.
-async fn warm(store: &Store, cookie: &str, expected: u32) {
+pub async fn warm<C: Cache, P: Persistence>(store: &CachedDb<C, P>, cookie: &str, expected: u32) {
     let begun = Instant::now();
     loop {
         let before = store.stats().near_hits;

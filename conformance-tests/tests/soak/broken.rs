@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use session_core::{
-    Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, Near, NearObserver, Runtime,
-    State, StoredKey,
+    Acquired, Cache, CacheError, CacheProperties, DatabaseNotices, Entry, Exchange, Expected, Near,
+    NearObserver, NearSource, Runtime, State, StoredKey,
 };
 
 /// A cache that answers, now and then, with the first value that it has seen under a key.
@@ -118,8 +118,17 @@ impl<C: Cache> Near for Overdue<C> {
         self.inner().refusal()
     }
 
-    fn start(&self, runtime: &Arc<dyn Runtime>, observer: Arc<dyn NearObserver>) {
-        self.inner().start(runtime, observer);
+    fn source(&self) -> NearSource {
+        self.inner().source()
+    }
+
+    fn start(
+        &self,
+        runtime: &Arc<dyn Runtime>,
+        observer: Arc<dyn NearObserver>,
+        notices: Option<Arc<dyn DatabaseNotices>>,
+    ) {
+        self.inner().start(runtime, observer, notices);
     }
 
     #[cfg(feature = "simulation")]

@@ -1,12 +1,13 @@
 //! The work of every database on Django's table.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use session_core::django::instant;
 use session_core::{
-    ExpiredSessions, ExpiryWrite, KeyForm, Persistence, PersistenceError, PersistenceProperties, Record,
-    RecordWrite, Rotation, Rotations, StoreId, StoredKey, Timestamp, Version,
+    DatabaseNotices, ExpiredSessions, ExpiryWrite, KeyForm, Persistence, PersistenceError,
+    PersistenceProperties, Record, RecordWrite, Rotation, Rotations, StoreId, StoredKey, Timestamp, Version,
 };
 use sqlx::{SqlStr, query};
 
@@ -309,6 +310,12 @@ impl<B: DjangoBackend> Persistence for DjangoPersistence<B> {
             .with_table_id(StoreId::of([self.db.table.as_str()]).0)
             .with_other_writers()
             .without_created_at()
+    }
+
+    fn notify(&self) -> Result<Arc<dyn DatabaseNotices>, &'static str> {
+        Err(
+            "Django's own writers report no changes to a cache in memory; its table allows memory alone within max_cache_age",
+        )
     }
 }
 

@@ -28,6 +28,7 @@ pub(super) const SYNTAX: Syntax = Syntax {
     delete_rotations: "DELETE FROM {rotations} WHERE expires_at <= ? ORDER BY expires_at LIMIT ?",
     // In UTC, so that the session's time zone does not matter.
     now: "SELECT timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6)) AS {result}",
+    reports: None,
 };
 
 /// Returns the statement that begins with `by_keys` and ends with the keys of `rows`.

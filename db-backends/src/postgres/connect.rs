@@ -103,6 +103,10 @@ impl PostgresConnector {
         self.route.hosts().first()?.get_database().map(str::to_owned)
     }
 
+    pub(super) const fn route(&self) -> &Arc<Route<PgConnectOptions>> {
+        &self.route
+    }
+
     pub(super) fn begin(&self) -> SqlStr {
         self.opening.begin.clone()
     }
@@ -139,7 +143,7 @@ impl Opening {
             Err(error) if refuses_parameters(&error) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let report = reported(&mut connection, SqlStr::from_static(REPORT)).await?;
+        let report = reported_by(&mut connection).await?;
         must_be_primary(&report)?;
         let has_settings = report.get("marker") == marker && self.are_in(&report);
         Ok(has_settings.then(|| OpenConnection { connection, session: session_of(&report) }))
@@ -165,7 +169,7 @@ impl Opening {
             }
             Err(error) => return Err(error.into()),
         };
-        let report = reported(&mut transaction, SqlStr::from_static(REPORT)).await?;
+        let report = reported_by(&mut transaction).await?;
         // In the transaction: if it is left open, the pooler closes its connection to a server that was deposed, where it
         // would use it for the next client otherwise.
         must_be_primary(&report)?;
@@ -199,7 +203,7 @@ impl Connector for PostgresConnector {
 
     async fn check(connection: &mut PgConnection, is_pooled: bool) -> Result<(), Unfit> {
         if !is_pooled {
-            return must_be_primary(&reported(connection, SqlStr::from_static(REPORT)).await?);
+            return must_be_primary(&reported_by(connection).await?);
         }
         let check = concat!("BEGIN; ", guard!(), "; COMMIT");
         match connection.execute(raw_sql(check)).await {
@@ -240,7 +244,7 @@ impl Ends for PostgresConnector {
     /// The server's own timeouts end a statement, but not a commit that waits for a synchronous standby. That one has
     /// happened, and this makes it visible: otherwise it would become so at any time, and no fence lasts as long.
     async fn end(connection: &mut PgConnection, session: &Session) -> Result<bool, Unfit> {
-        let report = reported(connection, SqlStr::from_static(REPORT)).await?;
+        let report = reported_by(connection).await?;
         let is_there = session_of(&report).server.is_same(&session.server);
         if is_there {
             query(TERMINATE).bind(&session.connection_id).persistent(false).execute(connection).await?;
@@ -279,7 +283,7 @@ async fn leads_to_pooler(options: &PgConnectOptions) -> Result<bool, Persistence
         Err(error) if refuses_parameters(&error) => return Ok(true),
         Err(error) => return Err(ERRORS.connecting(&error)),
     };
-    let report = reported(&mut connection, SqlStr::from_static(REPORT)).await;
+    let report = reported_by(&mut connection).await;
     let report = report.map_err(|unfit| unfit.into_error(|error| ERRORS.connecting(error)))?;
     // The connection is gone, however it closes.
     let _ = connection.close().await;
@@ -335,10 +339,15 @@ async fn reported(connection: &mut PgConnection, sql: SqlStr) -> Result<Report, 
     Ok(report)
 }
 
+/// Asks the server about itself.
+pub(super) async fn reported_by(connection: &mut PgConnection) -> Result<Report, Unfit> {
+    reported(connection, SqlStr::from_static(REPORT)).await
+}
+
 const READ_ONLY: &str = "has read-only transactions (default_transaction_read_only of the server, of the database or of the role)";
 
 /// Checks that the server takes writes.
-fn must_be_primary(report: &Report) -> Result<(), Unfit> {
+pub(super) fn must_be_primary(report: &Report) -> Result<(), Unfit> {
     if report.is_on("is_in_recovery") {
         return Err(Unfit::NotPrimary("is a standby (pg_is_in_recovery)"));
     }

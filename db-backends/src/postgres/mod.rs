@@ -17,19 +17,25 @@ mod condition;
 mod connect;
 mod error;
 mod inspect;
+mod notices;
 mod schema;
 mod settings;
 pub(crate) mod statements;
 
+use std::sync::Arc;
+
+use session_core::DatabaseNotices;
 use sqlx::{PgConnection, Postgres};
 
 pub use self::builder::PostgresBuilder;
 
 use self::connect::PostgresConnector;
+use self::notices::PostgresNotices;
 use crate::sql::checkout::Work;
 use crate::sql::connections::Usage;
 use crate::sql::connector::Query;
 use crate::sql::persistence::{Backend, SqlPersistence};
+use crate::sql::reports::InUse;
 use crate::sql::server::ServerConnections;
 use crate::sql::statements::{Rest, Syntax};
 use crate::sql::table::TableName;
@@ -59,6 +65,16 @@ impl Backend for Postgres {
         _: Option<Rest>,
     ) -> Work<'_, Vec<Self::Row>, sqlx::Error> {
         Box::pin(rows.fetch_all(connection))
+    }
+
+    fn notices(
+        connections: &Self::Connections,
+        table: &TableName,
+        tag: &str,
+        in_use: InUse,
+    ) -> Option<Arc<dyn DatabaseNotices>> {
+        let notices = PostgresNotices::new(connections.share(), table.clone(), tag.to_owned(), in_use);
+        Some(Arc::new(notices))
     }
 
     async fn inspect(connection: &mut PgConnection, table: &TableName) -> sqlx::Result<Inspection> {

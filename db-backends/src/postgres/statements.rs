@@ -7,7 +7,7 @@ use sqlx::{Postgres, Row as _};
 
 use crate::sql::columns::Column;
 use crate::sql::connector::Query;
-use crate::sql::statements::{DeleteExpired, Syntax};
+use crate::sql::statements::{DeleteExpired, ReportSyntax, Syntax};
 use crate::sql::value::{Value, Values, bind};
 
 pub(super) const SYNTAX: Syntax = Syntax {
@@ -38,6 +38,29 @@ pub(super) const SYNTAX: Syntax = Syntax {
                            SELECT ctid FROM {rotations} WHERE expires_at <= ?
                            ORDER BY expires_at LIMIT ? FOR UPDATE SKIP LOCKED))",
     now: "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS {result}",
+    reports: Some(ReportSyntax {
+        key: " RETURNING pg_notify('{channel}', '{tag} ' || {key})",
+        both_keys: " RETURNING pg_notify('{channel}', '{tag} ' || {key} || ' ' || ?::text)",
+        // In batches, because a report has 8,000 bytes at most. Materialized, because what no one reads is not run.
+        delete_expired: DeleteExpired::returning(
+            "WITH due AS MATERIALIZED (
+                 SELECT {key}, expires_at FROM {sessions} WHERE reap_at <= $1
+                 ORDER BY reap_at LIMIT $2 FOR UPDATE SKIP LOCKED),
+             removed AS (
+                 DELETE FROM {sessions} WHERE {key} = ANY (ARRAY(SELECT {key} FROM due WHERE expires_at <= $1))
+                 RETURNING {key}, subject, expires_at),
+             postponed AS (
+                 UPDATE {sessions} SET reap_at = expires_at
+                 WHERE {key} = ANY (ARRAY(SELECT {key} FROM due WHERE expires_at > $1))
+                 RETURNING {key}, subject, expires_at),
+             numbered AS (
+                 SELECT {key}, (row_number() OVER () - 1) / 100 AS batch FROM removed WHERE octet_length({key}) <= 64),
+             reported AS MATERIALIZED (
+                 SELECT pg_notify('{channel}', '{tag} ' || string_agg({key}, ' ')) FROM numbered GROUP BY batch)
+             SELECT {key}, subject, expires_at FROM removed WHERE (SELECT count(*) FROM reported) >= 0
+             UNION ALL SELECT {key}, subject, expires_at FROM postponed",
+        ),
+    }),
 };
 
 impl Values for Postgres {

@@ -1,6 +1,6 @@
 //! The parts that the SQL databases share. Each file uses only those before it in this order: `table`,
 //! `error`, `run_to_end`, `queue`, `session_check`, `credentials`, `hosts`, `primary`, `connector`, `route`, `own_pool`,
-//! `checkout`, `connections`, `server`; `value`, `columns`, `statements`, `rotations_table`, `page`, `schema`; `persistence`, which puts
+//! `checkout`, `connections`, `server`; `value`, `columns`, `statements`, `reports`, `rotations_table`, `page`, `schema`; `persistence`, which puts
 //! them together; and `rotations`, with a table of its own.
 //!
 //! Each database builds on them in rooms of its own: builder, connect, error, statements, schema, inspect.
@@ -19,6 +19,7 @@ mod page;
 pub(crate) mod persistence;
 mod primary;
 pub(crate) mod queue;
+pub(crate) mod reports;
 pub(crate) mod rotations;
 pub(crate) mod rotations_table;
 #[cfg(feature = "_server")]

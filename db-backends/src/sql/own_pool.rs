@@ -43,7 +43,7 @@ const LOOK_TICK: Duration = Duration::from_millis(100);
 const REPLACED_GRACE: Duration = Duration::from_millis(500);
 
 /// Connections that have one user at a time each, opened when they are needed.
-pub(crate) struct OwnPool<C: Connector>(Arc<Shared<C>>);
+pub(crate) struct OwnPool<C: Connector>(pub(crate) Arc<Shared<C>>);
 
 pub(crate) struct Shared<C: Connector> {
     pub(crate) connector: C,

@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use session_core::{
-    ExpiredSessions, ExpiryWrite, Persistence, PersistenceError, PersistenceProperties, Record, RecordWrite,
-    Row as Listed, Scan, SessionTimes, StoreId, StoredKey, Subject, SubjectIndex, Timestamp, Version,
+    DatabaseNotices, ExpiredSessions, ExpiryWrite, Persistence, PersistenceError, PersistenceProperties,
+    Record, RecordWrite, Row as Listed, Scan, SessionTimes, StoreId, StoredKey, Subject, SubjectIndex,
+    Timestamp, Version,
 };
 use sqlx::{SqlStr, query};
 
@@ -17,6 +19,7 @@ use crate::sql::connections::{Connections, Usage};
 use crate::sql::connector::{Connector, Query};
 use crate::sql::error::DriverErrors;
 use crate::sql::page::Page;
+use crate::sql::reports::{InUse, Reports};
 use crate::sql::rotations_table::RotationsTable;
 use crate::sql::schema::{self, Schema};
 use crate::sql::statements::{ByExpiry, Rest, Statements, Syntax};
@@ -31,6 +34,8 @@ pub struct SqlPersistence<B: Backend> {
     pub(crate) table: TableName,
     pub(crate) sql: Statements,
     pub(crate) rotations: RotationsTable,
+    /// The reports of what this writes, once they are asked for.
+    reports: OnceLock<Option<Reports>>,
     statement_bound: Duration,
     /// The database's name, as far as it is known.
     database: String,
@@ -66,12 +71,28 @@ pub(crate) trait Backend: Values + Schema + Sized {
         std::future::ready(Ok(false))
     }
 
+    /// Returns the reports of all writers of the table, besides those of the handle with this tag.
+    fn notices(
+        connections: &Self::Connections,
+        table: &TableName,
+        tag: &str,
+        in_use: InUse,
+    ) -> Option<Arc<dyn DatabaseNotices>> {
+        let _ = (connections, table, tag, in_use);
+        None
+    }
+
     /// Looks for settings that are wrong.
     fn examine(
         connection: &mut Self::Connection,
         usage: Usage,
     ) -> impl Future<Output = sqlx::Result<Vec<Finding>>> + Send;
 }
+
+const NO_REPORTS: &str = "it cannot report changes to a cache in memory, as Postgres can; use a cache that the \
+    processes share, sole_process() if there is only one, or memory alone within max_cache_age";
+
+const IN_USE: &str = "another store listens besides this handle, and would not hear of its writes; connect once for each store";
 
 type ConnectorOf<B> = <<B as Backend>::Connections as Connections>::Connector;
 
@@ -82,7 +103,15 @@ impl<B: Backend> SqlPersistence<B> {
     pub(crate) fn new(connections: B::Connections, table: TableName, statement_bound: Duration) -> Self {
         let sql = Statements::new(&B::SYNTAX, &table);
         let rotations = RotationsTable::new(&B::SYNTAX, &table);
-        Self { connections, table, sql, rotations, statement_bound, database: String::new() }
+        Self {
+            connections,
+            table,
+            sql,
+            rotations,
+            reports: OnceLock::new(),
+            statement_bound,
+            database: String::new(),
+        }
     }
 
     /// Names the database, to distinguish its table from those of the same name in others.
@@ -97,6 +126,14 @@ impl<B: Backend> SqlPersistence<B> {
     /// Without this call, the connections close when this is dropped, and nothing waits for that.
     pub async fn close(&self) {
         self.connections.close().await;
+    }
+
+    /// Returns the statements that write, and whether they report it.
+    fn writes(&self) -> (&Statements, bool) {
+        match self.reports.get() {
+            Some(Some(reports)) => (&reports.statements, true),
+            _ => (&self.sql, false),
+        }
     }
 
     /// Runs a statement that writes, and returns how many rows it matched.
@@ -200,7 +237,7 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
         columns::check_size(record)?;
         let version = columns::fresh_version();
         let values = Column::ALL.map(|column| column.value(key, record, version));
-        self.write(statement::<B>(&self.sql.insert, values)).await?;
+        self.write(statement::<B>(&self.writes().0.insert, values)).await?;
         Ok(version)
     }
 
@@ -212,7 +249,7 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
     ) -> Result<Version, PersistenceError> {
         columns::check_size(write.record)?;
         let version = columns::fresh_version();
-        let query = with_record::<B>(&self.sql.update, key, write, version);
+        let query = with_record::<B>(&self.writes().0.update, key, write, version);
         let query = bind(query, [text(key), instant(now), expected_version(write)]);
         match self.write(query).await? {
             0 => Err(Box::pin(why_unmatched(write.expected, self.is_there(key, now))).await?),
@@ -228,7 +265,7 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
         now: Timestamp,
     ) -> Result<bool, PersistenceError> {
         let parameters = [instant(expires_at), instant(now), text(key), instant(now), instant(idle_since)];
-        match self.write(statement::<B>(&self.sql.touch, parameters)).await? {
+        match self.write(statement::<B>(&self.writes().0.touch, parameters)).await? {
             0 if Box::pin(self.is_there(key, now)).await? => Ok(false),
             0 => Err(PersistenceError::NotFound),
             _ => Ok(true),
@@ -247,8 +284,10 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
         }
         columns::check_size(write.record)?;
         let version = columns::fresh_version();
-        let query = with_record::<B>(&self.sql.rename, new, write, version);
+        let (sql, is_reporting) = self.writes();
+        let query = with_record::<B>(&sql.rename, new, write, version);
         let query = bind(query, [text(new), text(old), instant(now), expected_version(write)]);
+        let query = bind(query, is_reporting.then(|| text(old)));
         match self.write(query).await? {
             0 => Err(Box::pin(why_unmatched(write.expected, self.is_there(old, now))).await?),
             _ => Ok(version),
@@ -256,7 +295,7 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
     }
 
     async fn delete(&self, key: &StoredKey) -> Result<bool, PersistenceError> {
-        Ok(self.write(statement::<B>(&self.sql.delete, [text(key)])).await? > 0)
+        Ok(self.write(statement::<B>(&self.writes().0.delete, [text(key)])).await? > 0)
     }
 
     async fn delete_expired(
@@ -267,7 +306,7 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
         // First: an error after the sessions are gone would leave them unreported.
         let has_notes_left = self.remove_notes(before, limit).await?;
         let parameters = [instant(before), Value::Integer(limit.into())];
-        let statements = &self.sql.delete_expired;
+        let statements = &self.writes().0.delete_expired;
         let due = self.remove(statement(&statements.rows, parameters), statements.rest(before)).await?;
         let removed = columns::expired::<B>(due.iter().filter(|row| columns::is_over::<B>(row, before)));
         let is_full = u32::try_from(due.len()).is_ok_and(|count| count >= limit);
@@ -317,6 +356,13 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
             .with_name(B::NAME)
             .with_statement_bound(self.statement_bound)
             .with_table_id(StoreId::of([&*self.database, self.table.as_str()]).0)
+    }
+
+    fn notify(&self) -> Result<Arc<dyn DatabaseNotices>, &'static str> {
+        let reports = self.reports.get_or_init(|| Reports::new(&B::SYNTAX, &self.table));
+        let reports = reports.as_ref().ok_or(NO_REPORTS)?;
+        let in_use = reports.take().ok_or(IN_USE)?;
+        B::notices(&self.connections, &self.table, &reports.tag, in_use).ok_or(NO_REPORTS)
     }
 }
 

@@ -129,6 +129,47 @@ enum Pooled<C: Connector> {
     },
 }
 
+#[cfg(feature = "postgres")]
+impl<C: Connector> ServerConnections<C> {
+    /// Returns another handle to the same connections.
+    pub(crate) fn share(&self) -> Self {
+        let pool = match &self.pool {
+            Pooled::Own(pool) => Pooled::Own(OwnPool(Arc::clone(&pool.0))),
+            Pooled::Application { pool, is_pooled } => {
+                Pooled::Application { pool: pool.clone(), is_pooled: Arc::clone(is_pooled) }
+            }
+        };
+        Self {
+            pool,
+            begin: self.begin.clone(),
+            begin_reading: self.begin_reading.clone(),
+            patience: self.patience,
+            max_connections: self.max_connections,
+        }
+    }
+
+    /// Returns how long a call may wait for a connection.
+    pub(crate) const fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// Returns the connector of our own connections, or else the application's pool.
+    pub(crate) fn way(&self) -> Result<&C, &Pool<C::Database>> {
+        match &self.pool {
+            Pooled::Own(pool) => Ok(&pool.0.connector),
+            Pooled::Application { pool, .. } => Err(pool),
+        }
+    }
+
+    /// Returns `true` unless another server has been found to be the primary since `opened_at`.
+    pub(crate) fn leads_to_primary_of(&self, opened_at: Instant) -> bool {
+        match &self.pool {
+            Pooled::Own(pool) => pool.0.primary.may_use(opened_at),
+            Pooled::Application { .. } => true,
+        }
+    }
+}
+
 impl<C: Connector> ServerConnections<C> {
     async fn checkout(&self) -> Result<Checkout<C>, PersistenceError> {
         match &self.pool {

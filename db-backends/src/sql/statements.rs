@@ -28,6 +28,18 @@ pub(crate) struct Syntax {
     pub(crate) list_by_subject: &'static str,
     pub(crate) delete_rotations: &'static str,
     pub(crate) now: &'static str,
+    /// The reports of written keys. `None` if the database has no way to make them.
+    pub(crate) reports: Option<ReportSyntax>,
+}
+
+/// The additions to statements that write, by which the database reports the keys that they have written. In them,
+/// `{channel}` stands for the name that listeners know, and `{tag}` for that of the writer.
+pub(crate) struct ReportSyntax {
+    /// The end of a statement that reports the column `key` of each row that it wrote.
+    pub(crate) key: &'static str,
+    /// The end of a statement that reports an old key besides, which is its last parameter.
+    pub(crate) both_keys: &'static str,
+    pub(crate) delete_expired: DeleteExpired<&'static str>,
 }
 
 /// The statements, each with its parameters in this order.
@@ -62,28 +74,50 @@ pub(crate) struct Statements {
 
 impl Statements {
     pub(crate) fn new(syntax: &Syntax, table: &TableName) -> Self {
-        let sql = |template: &str| syntax.fill(template, table);
+        Self::make(syntax, &syntax.delete_expired, ["", ""], |template| syntax.fill(template, table))
+    }
+
+    /// Makes statements that report what they write, in the name of `tag`, which is a number. `rename` has the old key once
+    /// more at the end of its parameters. Returns `None` if the database reports nothing.
+    pub(crate) fn reporting(syntax: &Syntax, table: &TableName, tag: &str) -> Option<Self> {
+        let reports = syntax.reports.as_ref()?;
+        let channel = table.notices_channel();
+        let sql = |template: &str| {
+            syntax.fill(&template.replace("{channel}", &channel).replace("{tag}", tag), table)
+        };
+        Some(Self::make(syntax, &reports.delete_expired, [reports.key, reports.both_keys], sql))
+    }
+
+    fn make(
+        syntax: &Syntax,
+        delete_expired: &DeleteExpired<&str>,
+        [report, report_both]: [&str; 2],
+        sql: impl Fn(&str) -> SqlStr,
+    ) -> Self {
+        let reporting = |template: &str| sql(&format!("{template}{report}"));
         let by_expiry = |template: &str| ByExpiry {
             extend: sql(&template.replace("{expiry}", "expires_at = {greatest}(?, expires_at)")),
             replace: sql(&template.replace("{expiry}", "expires_at = ?, reap_at = {least}(?, reap_at)")),
         };
         Self {
             load: sql("SELECT {columns} FROM {sessions} WHERE {key} = ? AND expires_at > ?"),
-            insert: sql("INSERT INTO {sessions} ({all_columns}) VALUES ({values})"),
-            update: by_expiry(
-                "UPDATE {sessions} SET {updates}, {expiry}
-                 WHERE {key} = ? AND expires_at > ? AND version = coalesce(?, version)",
-            ),
-            touch: sql("UPDATE {sessions}
+            insert: reporting("INSERT INTO {sessions} ({all_columns}) VALUES ({values})"),
+            update: by_expiry(&format!(
+                "UPDATE {{sessions}} SET {{updates}}, {{expiry}}
+                 WHERE {{key}} = ? AND expires_at > ? AND version = coalesce(?, version){report}",
+            )),
+            touch: reporting(
+                "UPDATE {sessions}
                         SET expires_at = {greatest}(?, expires_at), last_seen_at = {greatest}(?, last_seen_at)
-                        WHERE {key} = ? AND expires_at > ? AND last_seen_at <= ?"),
-            rename: by_expiry(
-                "UPDATE {sessions} SET {updates}, {expiry}, {key} = ?
-                 WHERE {key} = ? AND expires_at > ? AND version = coalesce(?, version)",
+                        WHERE {key} = ? AND expires_at > ? AND last_seen_at <= ?",
             ),
+            rename: by_expiry(&format!(
+                "UPDATE {{sessions}} SET {{updates}}, {{expiry}}, {{key}} = ?
+                 WHERE {{key}} = ? AND expires_at > ? AND version = coalesce(?, version){report_both}",
+            )),
             is_there: sql("SELECT 1 FROM {sessions} WHERE {key} = ? AND expires_at > ?"),
-            delete: sql("DELETE FROM {sessions} WHERE {key} = ?"),
-            delete_expired: syntax.delete_expired.map(|template| sql(template)),
+            delete: reporting("DELETE FROM {sessions} WHERE {key} = ?"),
+            delete_expired: delete_expired.map(|template| sql(template)),
             count_expired: sql("SELECT count(*) AS {result} FROM {sessions}
                                 WHERE reap_at <= ? AND expires_at <= ?"),
             list_by_subject: sql(syntax.list_by_subject),
@@ -226,7 +260,27 @@ mod tests {
         list_by_subject: "SELECT {times}",
         delete_rotations: "",
         now: "SELECT 0 AS {result}",
+        reports: Some(ReportSyntax {
+            key: " REPORT '{channel} {tag} ' {key}",
+            both_keys: " REPORT '{channel} {tag} ' {key} ?",
+            delete_expired: DeleteExpired::returning("REPORT '{channel}'"),
+        }),
     };
+
+    #[test]
+    fn statements_that_write_report_their_keys_and_others_do_not() {
+        let statements = Statements::reporting(&SYNTAX, &TableName::default(), "7").unwrap();
+        for write in [&statements.insert, &statements.update.extend, &statements.touch, &statements.delete] {
+            assert!(write.as_str().ends_with(" REPORT 'notices_sessions 7 ' key"), "{}", write.as_str());
+        }
+        let (extend, replace) = (statements.rename.extend.as_str(), statements.rename.replace.as_str());
+        assert!(extend.ends_with(" REPORT 'notices_sessions 7 ' key $10"), "{extend}");
+        assert!(replace.ends_with(" REPORT 'notices_sessions 7 ' key $11"), "{replace}");
+        assert_eq!(statements.delete_expired.rows.as_str(), "REPORT 'notices_sessions'");
+        for read in [&statements.load, &statements.is_there, &statements.scan, &statements.now] {
+            assert!(!read.as_str().contains("REPORT"), "{}", read.as_str());
+        }
+    }
 
     #[test]
     fn statements_name_every_column_once_and_number_their_parameters() {

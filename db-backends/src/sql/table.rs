@@ -53,6 +53,11 @@ impl TableName {
         format!("{}_rotations", self.0)
     }
 
+    /// Returns the name under which the keys that are written in the table are reported.
+    pub(crate) fn notices_channel(&self) -> String {
+        format!("notices_{}", self.0)
+    }
+
     /// Returns `template` with this name in place of every `{table}`.
     pub(crate) fn fill(&self, template: &str) -> String {
         template.replace("{table}", &self.0)

@@ -30,6 +30,7 @@ pub(super) const SYNTAX: Syntax = Syntax {
                            (SELECT rowid FROM {rotations} WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
     // To the millisecond.
     now: "SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) * 1000 AS {result}",
+    reports: None,
 };
 
 /// Returns the numbers of `rows` as JSON, for a statement that takes them so.

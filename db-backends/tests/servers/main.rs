@@ -18,6 +18,7 @@ mod abandoned;
 mod by_url;
 mod contents;
 mod logins;
+mod notices;
 mod pgbouncer;
 mod pooler;
 mod proxy;
@@ -73,6 +74,8 @@ const TESTS: &[(&str, Test)] = tests! {
         wrong_settings_are_found_and_the_worst_are_refused,
         wrong_password_in_a_url_is_refused_without_showing_it,
         inspection_shows_version_clock_and_missing_indexes;
+    notices:
+        database_that_cannot_report_says_so;
     logins:
         dead_or_silent_first_host_of_several_is_passed_over,
         literal_ipv6_address_is_connected_to,
@@ -93,6 +96,18 @@ const TESTS: &[(&str, Test)] = tests! {
         migration_leaves_the_applications_migrations_alone;
 };
 
+/// The tests of Postgres alone.
+const POSTGRES_TESTS: &[(&str, Test)] = tests! {
+    notices:
+        every_write_is_reported_before_a_later_ping_ends,
+        every_write_over_an_applications_pool_is_reported,
+        write_that_changes_nothing_is_not_reported,
+        each_of_many_reaped_sessions_is_reported,
+        handle_does_not_hear_itself_and_listens_once,
+        confirmed_writes_are_reported_before_a_ping_ends,
+        channel_that_was_cut_fails_every_call;
+};
+
 /// The tests of Postgres behind PgBouncer.
 const POOLER_TESTS: &[(&str, Test)] = tests! {
     pooler:
@@ -104,6 +119,9 @@ const POOLER_TESTS: &[(&str, Test)] = tests! {
         pooler_is_noticed_when_the_role_has_the_right_settings,
         former_primary_behind_a_pooler_is_not_read,
         row_of_another_shape_is_an_error_and_no_panic;
+    notices:
+        pooler_that_passes_no_reports_is_refused_with_the_remedy,
+        pooler_in_session_mode_passes_reports;
 };
 
 fn main() {
@@ -115,6 +133,7 @@ fn main() {
         let url = url.ok_or_else(|| format!("{} is not set", kind.url_var()));
         add(&mut trials, kind.name(), TESTS, kind, &url, is_required);
         if kind == Kind::Postgres {
+            add(&mut trials, kind.name(), POSTGRES_TESTS, kind, &url, is_required);
             let missing = || pgbouncer::MISSING.to_owned();
             let url = url.and_then(|url| pgbouncer::version().map(|_| url).ok_or_else(missing));
             add(&mut trials, pgbouncer::NAME, POOLER_TESTS, kind, &url, is_required);

@@ -14,7 +14,7 @@ use crate::server::{Db, LATER, NOW, Server, Settings, key, payload, record, star
 const DROPS: &str = "ignore_startup_parameters = extra_float_digits, options";
 
 /// Returns `server` as it is reached through a pooler.
-fn through(bouncer: &PgBouncer, server: &Server) -> Server {
+pub fn through(bouncer: &PgBouncer, server: &Server) -> Server {
     let url = server.url_with(&bouncer.address, None);
     Server { kind: server.kind, url, table: server.table.clone() }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use session_core::{BoxFuture, Cache};
+use session_core::{BoxFuture, Cache, DatabaseNotices, NearSource, StoredKey};
 
 use super::{CoherentCache, WriteOperation};
 use crate::telemetry::NearTelemetry;
@@ -21,18 +21,37 @@ impl<C: Cache> CoherentCache<C> {
         self.cache.near().is_some()
     }
 
-    /// Starts to listen for changes, if the cache is a near one.
-    pub(crate) fn start_near(&self, labels: &Labels) {
+    /// Starts to listen for changes, if the cache is a near one. `notices` are those of the database, if it reports them.
+    pub(crate) fn start_near(&self, labels: &Labels, notices: Option<Arc<dyn DatabaseNotices>>) {
         if let Some(near) = self.cache.near() {
-            near.start(&self.runtime, Arc::new(NearTelemetry::new(&self.telemetry, labels)));
+            let observer = Arc::new(NearTelemetry::new(&self.telemetry, labels));
+            near.start(&self.runtime, observer, notices);
         }
     }
 
+    /// Returns `true` unless the cache is memory alone, and may not show what was just filled under `key`.
+    pub(crate) fn may_show(&self, key: &StoredKey) -> bool {
+        let alone = self.cache.near().filter(|near| near.source() == NearSource::Database);
+        alone.is_none_or(|near| near.peek(key).is_some())
+    }
+
     /// Returns a wait that begins now, when the fence of `operation` is confirmed, and after which no node shows what the
-    /// operation replaces. Returns `None` if the operation need not be final, or if the cache is no near one: then nothing
-    /// shows it any more.
-    pub(super) fn final_wait(&self, operation: WriteOperation) -> Option<BoxFuture<()>> {
-        let near = self.cache.near()?;
+    /// operation replaces. Returns `None` if the operation need not be final, if its commit is what other nodes hear of, or if
+    /// the cache is no near one: then nothing shows it any more.
+    pub(super) fn wait_after_fence(&self, operation: WriteOperation) -> Option<BoxFuture<()>> {
+        let source =
+            if mutant!(NotifiedWaitFromFence) { NearSource::Database } else { NearSource::SharedCache };
+        self.final_wait(operation, source)
+    }
+
+    /// The same for a wait that begins when the commit of `operation` is confirmed.
+    pub(super) fn wait_after_commit(&self, operation: WriteOperation) -> Option<BoxFuture<()>> {
+        mutant!(NotifiedWaitFromFence => return None);
+        self.final_wait(operation, NearSource::Database)
+    }
+
+    fn final_wait(&self, operation: WriteOperation, source: NearSource) -> Option<BoxFuture<()>> {
+        let near = self.cache.near().filter(|near| near.source() == source)?;
         if !self.settings.is_final(operation) || mutant!(NearNoWait) {
             return None;
         }

@@ -39,6 +39,17 @@ enum Protection {
     Ended,
 }
 
+impl Protection {
+    /// Returns the wait of a final operation that begins with its fence, if this is one.
+    fn final_wait<C: Cache>(
+        &self,
+        cache: &CoherentCache<C>,
+        operation: WriteOperation,
+    ) -> Option<BoxFuture<()>> {
+        matches!(self, Self::Fence(_)).then(|| cache.wait_after_fence(operation)).flatten()
+    }
+}
+
 impl<'a, C: Cache> FencedWrite<'a, C> {
     /// Fences `key`. `seen` is the stamp of the value that the cache held when the session was loaded.
     pub(crate) async fn begin(
@@ -51,9 +62,9 @@ impl<'a, C: Cache> FencedWrite<'a, C> {
         let known = seen.map(Entry::lease);
         let deadline = cache.runtime.now() + cache.settings.write_timeout;
         #[cfg(feature = "__simulation")]
-        let early = if mutant!(NearWaitFromBeginning) { cache.final_wait(operation) } else { None };
+        let early = if mutant!(NearWaitFromBeginning) { cache.wait_after_fence(operation) } else { None };
         let protection = cache.protect(operation, &key, known, deadline).await?;
-        let final_wait = cache.final_wait(operation);
+        let final_wait = protection.final_wait(cache, operation);
         #[cfg(feature = "__simulation")]
         let final_wait = early.or(final_wait);
         Ok(Self {
@@ -91,9 +102,19 @@ impl<'a, C: Cache> FencedWrite<'a, C> {
             Box::pin(self.renew_fence()).await?;
         }
         let result = statement.await;
-        self.is_written |= result.is_ok();
+        if result.is_ok() {
+            self.note_commit();
+        }
         self.is_unknown |= result.as_ref().is_err_and(|error| error.outcome() == Outcome::Unknown);
         result
+    }
+
+    /// Notes that a statement has certainly been committed: its answer, or what was read since, says so.
+    pub(crate) fn note_commit(&mut self) {
+        self.is_written = true;
+        if let Some(wait) = self.cache.wait_after_commit(self.operation) {
+            self.final_wait = Some(wait);
+        }
     }
 
     /// Returns `true` if a statement that is sent now cannot outlive the fence. Without a fence there is nothing to outlive.
@@ -113,7 +134,7 @@ impl<'a, C: Cache> FencedWrite<'a, C> {
             let known = Some(Entry::fence(placed.stamp, known));
             self.protection = cache.protect(self.operation, &self.key, known, self.deadline).await?;
             // The fence before may have ended, and the key may have been read since.
-            self.final_wait = cache.final_wait(self.operation);
+            self.final_wait = self.protection.final_wait(cache, self.operation);
             // This answer, too, may have come so late that the new fence has nearly expired.
             if self.is_fenced_long_enough() {
                 return Ok(());
@@ -130,14 +151,13 @@ impl<'a, C: Cache> FencedWrite<'a, C> {
         match std::mem::replace(&mut self.protection, Protection::Ended) {
             Protection::Fence(fence) => {
                 cache.telemetry.counters.fenced_writes.bump();
-                if self.is_unknown && !mutant!(SettledOnUnknown) {
+                let stamp = if self.is_unknown && !mutant!(SettledOnUnknown) {
                     // The fence stays: the statement may still commit.
-                    return (None, Coherence::Coherent);
-                }
-                let stamp = self.remove_fence(fence, publish).await;
-                if let Some(wait) = self.final_wait.take().filter(|_| self.is_written) {
-                    wait.await;
-                }
+                    None
+                } else {
+                    self.remove_fence(fence, publish).await
+                };
+                self.wait_until_final().await;
                 (stamp, Coherence::Coherent)
             }
             Protection::Repair(token) => {
@@ -147,9 +167,17 @@ impl<'a, C: Cache> FencedWrite<'a, C> {
                     self.is_unknown.then(|| cache.runtime.now() + cache.settings.longest_statement);
                 cache.finish_unfenced(&self.key, token, unknown_until);
                 cache.tend();
+                self.wait_until_final().await;
                 (None, Coherence::Degraded)
             }
             Protection::Ended => (None, Coherence::Coherent),
+        }
+    }
+
+    /// Waits until no node shows what a final operation has replaced.
+    async fn wait_until_final(&mut self) {
+        if let Some(wait) = self.final_wait.take().filter(|_| self.is_written) {
+            wait.await;
         }
     }
 

@@ -29,6 +29,7 @@ impl Default for Options {
             expire_at_browser_close: false,
             max_cache_age: None,
             is_sole_process: false,
+            is_notified: false,
             lease_ttl: 10 * SECOND,
             fence_ttl: 30 * SECOND,
             clock_slack: DEFAULT_CLOCK_SLACK,
@@ -338,8 +339,18 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
     #[allow(clippy::manual_async_fn, reason = "as for the methods of CachedDb")]
     pub fn build(self) -> impl Future<Output = Result<CachedDb<C, P>, BuildError>> + Send {
         async move {
-            let Self { cache, db, options, schema, codec, runtime, hooks, subject_limit, rotations, log_key } =
-                self;
+            let Self {
+                cache,
+                db,
+                mut options,
+                schema,
+                codec,
+                runtime,
+                hooks,
+                subject_limit,
+                rotations,
+                log_key,
+            } = self;
             let reaper = options.reaper;
             let runtime = match runtime {
                 Some(runtime) => runtime,
@@ -354,11 +365,22 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
                     StoreId::of([&*options.name, &*table, &*options.key_prefix])
                 }
             };
+            let notices = options.take_notices(&cache, &db)?;
             options.check_near(&cache, &db.properties())?;
             let settings = options.resolve(&cache.properties(), &db.properties(), store_id)?;
             prepare(&db, schema, rotations.as_deref()).await?;
-            let parts =
-                Parts { cache, db, settings, codec, runtime, hooks, subject_limit, rotations, log_key };
+            let parts = Parts {
+                cache,
+                db,
+                settings,
+                codec,
+                runtime,
+                hooks,
+                subject_limit,
+                rotations,
+                log_key,
+                notices,
+            };
             let store = CachedDb::start(parts, reaper);
             store.warn_of_clock_skew().await;
             Ok(store)

@@ -1,6 +1,8 @@
 use std::sync::Arc;
 
-use session_core::{Cache, Codec, CodecError, Persistence, Runtime, SessionKey, StoredKey, Subject};
+use session_core::{
+    Cache, Codec, CodecError, DatabaseNotices, Persistence, Runtime, SessionKey, StoredKey, Subject,
+};
 
 use super::database::Database;
 use super::job::Job;
@@ -48,11 +50,14 @@ pub(crate) struct Parts<C, P> {
     pub(super) subject_limit: Option<SubjectLimit<Inner<C, P>>>,
     pub(super) rotations: Option<Arc<dyn RotationTable<P>>>,
     pub(crate) log_key: LogKey,
+    /// The database's reports of changes, if the cache needs them.
+    pub(super) notices: Option<Arc<dyn DatabaseNotices>>,
 }
 
 impl<C: Cache, P: Persistence> Inner<C, P> {
     pub(crate) fn new(parts: Parts<C, P>) -> Arc<Self> {
-        let Parts { cache, db, settings, codec, runtime, hooks, subject_limit, rotations, log_key } = parts;
+        let Parts { cache, db, settings, codec, runtime, hooks, subject_limit, rotations, log_key, notices } =
+            parts;
         let labels = Labels {
             store: settings.name.clone(),
             cache: cache.properties().name,
@@ -90,7 +95,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             settings,
             runtime,
         });
-        store.cache.start_near(&labels);
+        store.cache.start_near(&labels, notices);
         store
     }
 

@@ -64,7 +64,8 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let read = calls.send();
         let made_at = self.runtime.now();
         self.telemetry.counters.misses.bump();
-        let found = self.read(key).await;
+        // Memory is not told of it as by a bypass: that would take the lease, too.
+        let found = self.read_leased(key).await;
         let value = match &found {
             // A payload that cannot be decoded stays out of the cache: once its row is repaired, no one is to be shown it any
             // more. Decoding it here costs nothing, because every load that waits for it shares the result.
@@ -78,14 +79,18 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         match self.cache.fill(key, lease, value).await {
             Some(stamp) => {
                 self.telemetry.counters.fills.bump();
+                // While the lease held, no one has committed a change: the record is good up to here, unless memory may not
+                // have heard of one.
+                let is_good = self.cache.may_show(key) || mutant!(NotifiedFillUnchecked);
+                let fill = if is_good { fill } else { read };
                 let fill = if mutant!(LateFollower) { calls.send() } else { fill };
-                // While the lease held, no one has committed a change: the record is good up to here.
                 (fill, found.map(|loaded| loaded.map(|loaded| Loaded { stamp: Some(stamp), ..loaded })))
             }
             None => {
                 if has_value {
                     self.telemetry.counters.lost_fills.bump();
                 }
+                self.cache.forget_near(key);
                 (read, found)
             }
         }
@@ -98,8 +103,13 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
 
     /// Reads the database.
     pub(crate) async fn read(&self, key: &StoredKey) -> LoadResult {
-        let found = self.db.load(key).await?;
+        let found = self.read_leased(key).await?;
         self.cache.forget_near(key);
+        Ok(found)
+    }
+
+    async fn read_leased(&self, key: &StoredKey) -> LoadResult {
+        let found = self.db.load(key).await?;
         Ok(found.map(|record| Loaded { record: Arc::new(record), stamp: None }))
     }
 }

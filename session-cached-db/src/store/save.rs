@@ -135,7 +135,11 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 let result = match result {
                     Err(error) if error.outcome() == Outcome::Unknown => {
                         let look = Box::pin(self.look_for(&new, &draft.record, error));
-                        look.await.map(|found| found.version())
+                        let found = look.await;
+                        if found.is_ok() {
+                            write.note_commit();
+                        }
+                        found.map(|found| found.version())
                     }
                     result => result,
                 };

@@ -1,8 +1,9 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use session_core::{
-    Cache, CacheProperties, Expiry, InvalidKey, KeyForm, KeyPrefix, PersistenceProperties, Scope, SessionKey,
-    StoreId, StoredKey, Timestamp,
+    Cache, CacheProperties, DatabaseNotices, Expiry, InvalidKey, KeyForm, KeyPrefix, NearSource, Persistence,
+    PersistenceProperties, Scope, SessionKey, StoreId, StoredKey, Timestamp,
 };
 
 use crate::BuildError;
@@ -76,6 +77,8 @@ pub(super) struct Options {
     pub(super) expire_at_browser_close: bool,
     pub(super) max_cache_age: Option<Duration>,
     pub(super) is_sole_process: bool,
+    /// The database tells the cache of other processes' writes.
+    pub(super) is_notified: bool,
     pub(super) lease_ttl: Duration,
     pub(super) fence_ttl: Duration,
     pub(super) clock_slack: Duration,
@@ -98,7 +101,7 @@ pub(super) struct Options {
 /// The defaults that depend on other settings.
 impl Options {
     fn max_cache_age(&self, cache: &CacheProperties, db: &PersistenceProperties) -> Duration {
-        let has_others = cache.scope == Scope::Process || db.has_other_writers;
+        let has_others = cache.scope == Scope::Process && !self.is_notified || db.has_other_writers;
         let is_blind = has_others && !self.is_sole_process;
         self.max_cache_age.unwrap_or(if is_blind { 5 * SECOND } else { 300 * SECOND })
     }
@@ -177,6 +180,20 @@ impl Options {
             rotation_grace: self.rotation_grace,
             coherence,
         })
+    }
+
+    /// Returns the database's reports of changes, if the cache needs them. Refuses a database that has none.
+    pub(super) fn take_notices(
+        &mut self,
+        cache: &impl Cache,
+        db: &impl Persistence,
+    ) -> Result<Option<Arc<dyn DatabaseNotices>>, BuildError> {
+        if cache.near().is_none_or(|near| near.source() != NearSource::Database) {
+            return Ok(None);
+        }
+        self.is_notified = true;
+        let notices = db.notify();
+        notices.map(Some).map_err(|reason| BuildError::Invalid(format!("{}: {reason}", db.properties().name)))
     }
 
     /// Refuses a near cache that can never be told of changes, or whose freshness bound does not fit.

@@ -63,11 +63,11 @@ impl NearObserver for NearTelemetry {
             NearEvent::Lost(error) => {
                 self.is_up.set(0);
                 tracing::warn!(target: "session_cached_db", event = "near_channel_lost", %error,
-                    "the near cache is not told of changes any more; loads go to the shared cache until it is");
+                    "the near cache is not told of changes any more; loads go around memory until it is");
             }
             NearEvent::NotOpened(error) if !self.is_failure_logged.swap(true, Ordering::Relaxed) => {
                 tracing::warn!(target: "session_cached_db", event = "near_channel_failed", %error,
-                    "the near cache cannot be told of changes; loads go to the shared cache, and it is tried again");
+                    "the near cache cannot be told of changes; loads go around memory, and it is tried again");
             }
             _ => {}
         }

@@ -14,9 +14,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::{
-    Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, ExpiredSessions, Near,
-    Persistence, PersistenceError, PersistenceProperties, Record, RecordWrite, Rotations, Row, Scan,
-    SessionTimes, StoredKey, Subject, SubjectIndex, Timestamp, Version,
+    Acquired, Cache, CacheError, CacheProperties, DatabaseNotices, Entry, Exchange, Expected,
+    ExpiredSessions, Near, Persistence, PersistenceError, PersistenceProperties, Record, RecordWrite,
+    Rotations, Row, Scan, SessionTimes, StoredKey, Subject, SubjectIndex, Timestamp, Version,
 };
 
 pub use self::rotations::DynRotations;
@@ -94,6 +94,8 @@ pub trait DynPersistence: Send + Sync + std::fmt::Debug + 'static {
     async fn check_schema_dyn(&self) -> Result<(), PersistenceError>;
     /// See [`Persistence::properties`].
     fn properties_dyn(&self) -> PersistenceProperties;
+    /// See [`Persistence::notify`].
+    fn notify_dyn(&self) -> Result<Arc<dyn DatabaseNotices>, &'static str>;
 }
 
 #[async_trait]
@@ -155,6 +157,9 @@ impl<T: Persistence> DynPersistence for T {
     fn properties_dyn(&self) -> PersistenceProperties {
         self.properties()
     }
+    fn notify_dyn(&self) -> Result<Arc<dyn DatabaseNotices>, &'static str> {
+        self.notify()
+    }
 }
 
 /// The object-safe twin of a database that implements all of [`Persistence`], [`SubjectIndex`], [`Scan`] and
@@ -202,7 +207,8 @@ impl<T: SubjectIndex + Scan + Rotations> DynDatabase for T {
 /// pointer.
 macro_rules! forward_persistence {
     (($($head:tt)*) ($this:ident => $target:expr) $load:ident $insert:ident $update:ident $touch:ident $rename:ident
-     $delete:ident $delete_expired:ident $now:ident $migrate:ident $schema_sql:ident $check_schema:ident $properties:ident) => {
+     $delete:ident $delete_expired:ident $now:ident $migrate:ident $schema_sql:ident $check_schema:ident $properties:ident
+     $notify:ident) => {
         #[deny(clippy::missing_trait_methods)]
         $($head)* {
             async fn load(
@@ -282,6 +288,10 @@ macro_rules! forward_persistence {
                 let $this = self;
                 $target.$properties()
             }
+            fn notify(&self) -> Result<Arc<dyn DatabaseNotices>, &'static str> {
+                let $this = self;
+                $target.$notify()
+            }
         }
     };
 }
@@ -290,14 +300,14 @@ macro_rules! persistence_for_dyn {
     ($($twin:ident),*) => {$(
         forward_persistence!((impl Persistence for dyn $twin) (this => this)
             load_dyn insert_dyn update_dyn touch_dyn rename_dyn delete_dyn delete_expired_dyn now_dyn migrate_dyn
-            schema_sql_dyn check_schema_dyn properties_dyn);
+            schema_sql_dyn check_schema_dyn properties_dyn notify_dyn);
     )*};
 }
 
 macro_rules! persistence_for_pointer {
     ($($pointer:ident),*) => {$(
         forward_persistence!((impl<T: Persistence + ?Sized> Persistence for $pointer<T>) (this => (**this))
-            load insert update touch rename delete delete_expired now migrate schema_sql check_schema properties);
+            load insert update touch rename delete delete_expired now migrate schema_sql check_schema properties notify);
 
         #[deny(clippy::missing_trait_methods)]
         impl<T: SubjectIndex + ?Sized> SubjectIndex for $pointer<T> {

@@ -226,7 +226,7 @@ impl Simulation<'_> {
 
     /// Returns `true` if a ping of this process can make a difference.
     fn may_ping(&self, world: &World, process: usize) -> bool {
-        let left = self.nears[process].as_ref().map_or(0, |near| near.__state().1);
+        let left = self.nears[process].as_ref().map_or(0, |near| near.state().1);
         let is_old = u128::from(left) < (NEAR_BOUND - Duration::from_millis(10)).as_nanos();
         // A fault can happen to any ping, and a channel that was cut is noticed by one.
         let is_cut = || world.open_channels().iter().all(|(_, of)| *of != process);

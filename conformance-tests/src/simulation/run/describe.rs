@@ -81,12 +81,12 @@ impl Simulation<'_> {
         };
         let memories = self.nears.iter().enumerate().filter_map(|(process, near)| {
             let near = near.as_ref()?;
-            let held = match near.__present(&stored_keys()[0]).map(|entry| entry.state) {
+            let held = match near.present(&stored_keys()[0]).map(|entry| entry.state) {
                 None => "nothing".to_owned(),
                 Some(State::Value(value)) => format!("value {:?}", Seen::of(&value.record).0),
                 Some(_) => "a lease".to_owned(),
             };
-            let fresh = if near.__state().0 { "fresh" } else { "stale" };
+            let fresh = if near.state().0 { "fresh" } else { "stale" };
             Some(format!("; memory {process}: {held}, {fresh}"))
         });
         let memories: String = memories.collect();

@@ -220,9 +220,11 @@ impl Simulation<'_> {
 
     /// Returns `true` if the second load of a session must be a hit now: neither a lease nor a fence is
     /// there, nor a value that is too old to be served.
-    fn is_free(&self, key: usize) -> bool {
+    fn is_free(&self, process: usize, key: usize) -> bool {
         let world = lock(&self.world);
-        match world.entry(key).map(|entry| &entry.state) {
+        let alone = self.nears[process].as_ref().filter(|_| self.is_notified());
+        let held = alone.and_then(|memory| memory.present(&stored_keys()[key]));
+        match held.as_ref().or(world.entry(key)).map(|entry| &entry.state) {
             None => true,
             Some(State::Lease | State::Fence(_)) => false,
             Some(State::Value(value)) => {
@@ -234,13 +236,16 @@ impl Simulation<'_> {
     /// Loads everything twice in every process. `is_calm` means that leases and fences have run out. Then, or
     /// where there is none, the second load of a session must be a hit.
     fn probe_all(&mut self, probe: &mut usize, is_calm: bool) -> Verdict {
-        self.answer_pings();
+        // A channel that was cut is noticed by one ping, and opened by the next.
+        for _ in 0..3 {
+            self.answer_pings();
+        }
         for process in 0..self.stores.len() {
             if self.stores[process].is_none() {
                 continue;
             }
             for (key, operation) in [Operation::Load, Operation::LoadB].into_iter().enumerate() {
-                let is_calm = is_calm || self.is_free(key);
+                let is_calm = is_calm || self.is_free(process, key);
                 if self.stores[process].as_ref().is_some_and(|store| store.__flights() > 0) {
                     // This load ends the attempt of a load that is not polled any more.
                     self.probe(probe, process, operation)?;

@@ -15,7 +15,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use cache_backends::moka::MokaCache;
-use cache_backends::near::{NearCache, near};
+use cache_backends::near::{near, notified};
 use session_cached_db::simulation::enter_task;
 use session_cached_db::{CachedDb, Error, OutagePolicy, Session, WriteOperation};
 use session_core::{Entry, Stamp, Value};
@@ -87,7 +87,7 @@ pub(in crate::simulation) struct Simulation<'a> {
     is_bounded: bool,
     is_finished: bool,
     /// The near caches of the processes, if they have them.
-    nears: Vec<Option<NearCache<SimCache>>>,
+    nears: Vec<Option<NodeCache>>,
     /// The number of times that the time of a tick may pass without being waited for.
     ticks_left: u8,
     /// An operation was degraded: other nodes' memories may show what it replaced, for as long as any cache may.
@@ -177,7 +177,7 @@ impl<'a> Simulation<'a> {
         let stamp = Stamp(std::num::NonZeroU64::MIN);
         let store = self.stores[0].as_ref().expect("nothing has crashed yet").__store_id();
         let value = Value { record: Arc::new(record), made_at: START, store };
-        let is_cached = self.scenario.beginning != Beginning::Vacant;
+        let is_cached = self.scenario.beginning != Beginning::Vacant && !self.is_notified();
         world.place(0, is_cached.then(|| Entry::value(stamp, value)), MAX_CACHE_AGE);
     }
 
@@ -189,7 +189,8 @@ impl<'a> Simulation<'a> {
         let cache = self.cache(process);
         let world = || Arc::clone(&self.world);
         let arrangement = self.scenario.arrangement;
-        let mut builder = CachedDb::builder(cache, SimDb { world: world() })
+        let db = SimDb { world: world(), process, reports: self.is_notified() };
+        let mut builder = CachedDb::builder(cache, db)
             .runtime(SimRuntime { world: world(), ahead: ahead(process) })
             .reaper(None)
             .sole_process()
@@ -228,9 +229,18 @@ impl<'a> Simulation<'a> {
         }
         let nanos = Arc::clone(&lock(&self.world).nanos);
         let memory = MokaCache::builder().__build_on(nanos);
-        let near = near(memory, cache).with_freshness_bound(NEAR_BOUND);
+        let near = if self.is_notified() {
+            NodeCache::Notified(notified(memory).with_freshness_bound(NEAR_BOUND))
+        } else {
+            NodeCache::Near(near(memory, cache).with_freshness_bound(NEAR_BOUND))
+        };
         self.nears[process] = Some(near.clone());
-        NodeCache::Near(near)
+        near
+    }
+
+    /// Returns `true` if each process has memory alone, and the database reports.
+    fn is_notified(&self) -> bool {
+        self.scenario.arrangement == Arrangement::Notified
     }
 
     /// Lets each near cache be told that it knows of everything up to now.
@@ -325,10 +335,10 @@ fn is_keeper(id: TaskId) -> bool {
     (FIRST_KEEPER..FIRST_KEEPER + 2).contains(&id.operation())
 }
 
-fn memory_digest(near: &Option<NearCache<SimCache>>) -> Option<(Vec<u64>, (bool, u64, bool))> {
+fn memory_digest(near: &Option<NodeCache>) -> Option<(Vec<u64>, (bool, u64, bool))> {
     let near = near.as_ref()?;
-    let held = stored_keys().map(|key| digest::option(near.__present(&key).as_ref()));
-    Some((held.to_vec(), near.__state()))
+    let held = stored_keys().map(|key| digest::option(near.present(&key).as_ref()));
+    Some((held.to_vec(), near.state()))
 }
 
 fn awaits_repair(store: &Store) -> bool {

@@ -20,7 +20,9 @@ impl Simulation<'_> {
                 let held = self.tasks.iter_mut().find(|task| task.id == id);
                 held.expect("a task that is held").is_held = false;
                 self.run_woken()?;
-                self.urgent = lock(&self.world).call_of(|other| other == id);
+                if !self.is_notified() {
+                    self.urgent = lock(&self.world).call_of(|other| other == id);
+                }
             }
             Choice::TakeEffect(id) => {
                 lock(&self.world).apply(id);
@@ -73,7 +75,8 @@ impl Simulation<'_> {
         let run = self.run_woken();
         self.holds = false;
         run?;
-        if !self.order_matters(process, TaskId::of_operation(number)) {
+        // With memory alone, that call is the statement, and the fence before it is seen.
+        if !self.is_notified() && !self.order_matters(process, TaskId::of_operation(number)) {
             // Before its first call takes effect, no other task can see whether it has begun.
             self.urgent = lock(&self.world).call_of(|id| id.operation() == number);
         }
@@ -168,7 +171,8 @@ impl Simulation<'_> {
 
     /// Returns `true` if it makes a difference that an answer is on its way. It does for loads, which share
     /// single flights with other loads of their process, and for the repair of the cache, which shares its
-    /// queue with every operation of the process. Any other answer concerns its task alone.
+    /// queue with every operation of the process. With memory alone, a report may come before the answer to a statement. Any
+    /// other answer concerns its task alone.
     pub(super) fn order_matters(&self, process: usize, id: TaskId) -> bool {
         let number = id.operation();
         let Some((operation, _)) = self.scenario.operations.get(number) else { return false };
@@ -176,7 +180,7 @@ impl Simulation<'_> {
         let is_background = lock(&self.world).tasks.get(&id).is_some_and(repairs);
         self.scenario.operations.iter().zip(&self.statuses).enumerate().any(
             |(other, ((kind, place), status))| {
-                let shares = is_background || operation.is_load() && kind.is_load();
+                let shares = is_background || operation.is_load() && kind.is_load() || self.is_notified();
                 other != number && *place == process && *status != Status::Over && shares
             },
         )

@@ -110,7 +110,7 @@ impl Simulation<'_> {
         self.oracle.begin(number, operation, process, ahead(process), &world);
         drop(world);
         let answers = Arc::clone(&self.answers);
-        let db = SimDb { world: Arc::clone(&self.world) };
+        let db = SimDb { world: Arc::clone(&self.world), process, reports: self.is_notified() };
         let task = Box::pin(async move {
             let answer = match operation {
                 Operation::Elsewhere => Operation::run_elsewhere(number, db).await,

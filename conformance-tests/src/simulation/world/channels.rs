@@ -17,6 +17,8 @@ use crate::simulation::trace::Event;
 pub(super) struct Channel {
     process: usize,
     listener: Arc<dyn NoticeListener>,
+    /// The channel is one to the database, and reports what other processes commit.
+    is_of_database: bool,
     /// The keys whose next change is reported.
     watched: [bool; KEYS.len()],
     /// Messages that the server has sent and the process has not read.
@@ -39,10 +41,12 @@ impl World {
     pub(in crate::simulation) fn open_channel(
         &mut self,
         process: usize,
+        is_of_database: bool,
         listener: Arc<dyn NoticeListener>,
     ) -> usize {
         let watched = [false; KEYS.len()];
-        self.channels.push(Channel { process, listener, watched, stream: VecDeque::new(), is_open: true });
+        let stream = VecDeque::new();
+        self.channels.push(Channel { process, is_of_database, listener, watched, stream, is_open: true });
         self.channels.len() - 1
     }
 
@@ -97,6 +101,16 @@ impl World {
             if std::mem::take(&mut channel.watched[key]) {
                 channel.stream.push_back(Item::Notice(key));
             }
+        }
+    }
+
+    /// Sends a report of what a process has committed to every channel of the others.
+    pub(super) fn note_commit(&mut self, key: usize, process: Option<usize>) {
+        let listening = |channel: &&mut Channel| {
+            channel.is_of_database && channel.is_open && Some(channel.process) != process
+        };
+        for channel in self.channels.iter_mut().filter(listening) {
+            channel.stream.push_back(Item::Notice(key));
         }
     }
 

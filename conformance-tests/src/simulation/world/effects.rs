@@ -74,6 +74,8 @@ impl World {
         self.rows[key] = row;
         if let Some(operation) = operation {
             self.commits.insert((operation, key), self.history[key].len() - 1);
+            let process = self.homes.get(&operation).copied();
+            self.note_commit(key, process);
         }
     }
 

@@ -108,6 +108,8 @@ pub(in crate::simulation) struct World {
     touched_by: BTreeSet<usize>,
     /// The token of the rival process's fence, if it holds one.
     pub(in crate::simulation) rival: Option<Token>,
+    /// The process of each operation.
+    homes: BTreeMap<usize, usize>,
     /// Every channel that was opened, by its number.
     channels: Vec<Channel>,
     /// The clock of the near caches' memories, in nanoseconds.
@@ -150,6 +152,7 @@ impl World {
             throttles: false,
             touched_by: BTreeSet::new(),
             rival: None,
+            homes: BTreeMap::new(),
             channels: Vec::new(),
             nanos: Arc::new(AtomicU64::new(nanos(START))),
         }
@@ -187,6 +190,7 @@ impl World {
 
     pub(in crate::simulation) fn begin(&mut self, id: TaskId, process: usize) {
         self.note_place(id, process);
+        self.homes.insert(id.operation(), process);
         self.tasks.insert(id, TaskState { process, ..TaskState::default() });
     }
 

@@ -1,11 +1,13 @@
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::SystemTime;
 
 use session_core::{
-    ExpiredSession, ExpiredSessions, ExpiryWrite, Persistence, PersistenceError, PersistenceProperties,
-    Record, RecordWrite, Rotation, Rotations, Row, Scan, SchemaProblem, SessionTimes, StoreId, StoredKey,
-    Subject, SubjectIndex, Timestamp, Version,
+    BoxFuture, DatabaseChannel, DatabaseNotices, ExpiredSession, ExpiredSessions, ExpiryWrite,
+    NoticeListener, Persistence, PersistenceError, PersistenceProperties, Record, RecordWrite, Rotation,
+    Rotations, Row, Scan, SchemaProblem, SessionTimes, StoreId, StoredKey, Subject, SubjectIndex, Timestamp,
+    Version,
 };
 
 use crate::suite::persistence::Damage;
@@ -13,7 +15,7 @@ use crate::suite::persistence::Damage;
 /// The largest payload, in bytes.
 const MAX_PAYLOAD_BYTES: usize = 1 << 22;
 
-/// A database of one table in memory: a map under a lock. A clone is another handle to the same table.
+/// A database of one table in memory, which reports writes: a map under a lock. A clone is another handle to the same table.
 #[derive(Clone, Debug)]
 pub struct MemoryPersistence {
     database: Arc<Mutex<Database>>,
@@ -30,6 +32,7 @@ struct Database {
     damaged: HashMap<StoredKey, Damage>,
     /// The rows under texts that are no stored keys.
     without_key: Vec<Record>,
+    channels: Vec<Weak<Watcher>>,
 }
 
 impl Default for MemoryPersistence {
@@ -56,6 +59,13 @@ impl MemoryPersistence {
             database.without_key.extend(row);
         } else {
             database.damaged.insert(*key, damage);
+        }
+    }
+
+    /// Cuts every channel.
+    pub fn cut_channels(&self) {
+        for watcher in self.lock().channels.drain(..).filter_map(|channel| channel.upgrade()) {
+            watcher.is_cut.store(true, Ordering::SeqCst);
         }
     }
 
@@ -103,6 +113,14 @@ impl Database {
         }
     }
 
+    /// Reports a write of `key`, while it is made.
+    fn report(&mut self, key: &StoredKey) {
+        self.channels.retain(|channel| channel.strong_count() > 0);
+        for watcher in self.channels.iter().filter_map(Weak::upgrade) {
+            watcher.listener.changed(key);
+        }
+    }
+
     fn next_version(&mut self) -> Version {
         self.last_version += 1;
         Version::from_u64(self.last_version)
@@ -143,6 +161,7 @@ impl Persistence for MemoryPersistence {
         }
         let version = database.next_version();
         database.rows()?.insert(*key, record.clone().with_version(version));
+        database.report(key);
         Ok(version)
     }
 
@@ -157,6 +176,7 @@ impl Persistence for MemoryPersistence {
         let version = database.next_version();
         let row = database.row_to_write(key, write.expected, now)?;
         *row = written(row, write, version);
+        database.report(key);
         Ok(version)
     }
 
@@ -176,6 +196,7 @@ impl Persistence for MemoryPersistence {
             .clone()
             .with_expires_at(expires_at.max(row.expires_at()))
             .with_last_seen_at(now.max(row.last_seen_at()));
+        database.report(key);
         Ok(true)
     }
 
@@ -197,13 +218,19 @@ impl Persistence for MemoryPersistence {
         }
         rows.remove(old);
         rows.insert(*new, renamed);
+        database.report(old);
+        database.report(new);
         Ok(version)
     }
 
     async fn delete(&self, key: &StoredKey) -> Result<bool, PersistenceError> {
         let mut database = self.lock();
         database.damaged.remove(key);
-        Ok(database.rows()?.remove(key).is_some())
+        let was_there = database.rows()?.remove(key).is_some();
+        if was_there {
+            database.report(key);
+        }
+        Ok(was_there)
     }
 
     async fn delete_expired(
@@ -224,6 +251,9 @@ impl Persistence for MemoryPersistence {
             ExpiredSession::new(key, subject.filter(|_| is_readable))
         });
         let sessions = sessions.collect::<Vec<_>>();
+        for session in &sessions {
+            database.report(&session.key);
+        }
         let left = (limit as usize).saturating_sub(sessions.len());
         let without_key =
             database.without_key.extract_if(.., |row| row.is_expired(before)).take(left).count();
@@ -255,6 +285,39 @@ impl Persistence for MemoryPersistence {
 
     fn properties(&self) -> PersistenceProperties {
         PersistenceProperties::new(MAX_PAYLOAD_BYTES).with_table_id(StoreId::of(["sessions"]).0)
+    }
+
+    /// Reports every write, also one of this handle.
+    fn notify(&self) -> Result<Arc<dyn DatabaseNotices>, &'static str> {
+        Ok(Arc::new(self.clone()))
+    }
+}
+
+impl DatabaseNotices for MemoryPersistence {
+    fn open_channel(
+        self: Arc<Self>,
+        listener: Arc<dyn NoticeListener>,
+    ) -> BoxFuture<Result<Box<dyn DatabaseChannel>, PersistenceError>> {
+        let watcher = Arc::new(Watcher { listener, is_cut: AtomicBool::new(false) });
+        self.lock().channels.push(Arc::downgrade(&watcher));
+        Box::pin(std::future::ready(Ok(Box::new(Watching(watcher)) as _)))
+    }
+}
+
+#[derive(Debug)]
+struct Watcher {
+    listener: Arc<dyn NoticeListener>,
+    is_cut: AtomicBool,
+}
+
+/// The open end of a channel.
+struct Watching(Arc<Watcher>);
+
+impl DatabaseChannel for Watching {
+    fn ping(&self) -> BoxFuture<Result<(), PersistenceError>> {
+        let cut = || PersistenceError::Unavailable("the channel was cut".into());
+        let is_cut = self.0.is_cut.load(Ordering::SeqCst);
+        Box::pin(std::future::ready(if is_cut { Err(cut()) } else { Ok(()) }))
     }
 }
 

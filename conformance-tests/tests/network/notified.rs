@@ -1,0 +1,201 @@
+//! Memory alone over Postgres, which tells each node of the others' writes.
+
+use std::time::{Duration, Instant};
+
+use cache_backends::moka::MokaCache;
+use cache_backends::near::{NotifiedCache, notified};
+use conformance_tests::proxy::{Mode, Proxy};
+use db_backends::postgres::PostgresPersistence;
+use db_backends::sqlite::SqlitePersistence;
+use db_backends::sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use db_backends::sqlx::{Connection as _, Row as _, raw_sql};
+use session_cached_db::{BuildError, CachedDb};
+use tokio::time::sleep;
+
+use crate::near::{BOUND, REST, login, open, read, warm, write};
+use crate::pair::{Kind, Pair, UNCHECKED};
+use crate::{Link, Links};
+
+type Store = CachedDb<NotifiedCache, PostgresPersistence>;
+
+/// Two nodes of one application. The second one listens through a proxy, and reads and writes around it.
+struct Nodes {
+    here: Store,
+    there: Store,
+    proxy: Proxy,
+}
+
+impl Nodes {
+    async fn before(link: &Link) -> Self {
+        let here = node(PostgresPersistence::connect(&link.direct).await.unwrap()).await;
+        let pool = pool_beside_the_proxy(link).await;
+        let there = PostgresPersistence::builder().behind_pooler(false).on_pool(pool).unwrap();
+        Self { here, there: node(there).await, proxy: link.proxy.clone() }
+    }
+}
+
+/// Opens all connections of a pool directly. Any other that is opened with its options goes through the proxy.
+async fn pool_beside_the_proxy(link: &Link) -> PgPool {
+    let direct: PgConnectOptions = link.direct.parse().unwrap();
+    let count = 3;
+    let options = PgPoolOptions::new().min_connections(count).max_connections(count);
+    let pool = options.idle_timeout(None).max_lifetime(None).connect_with(direct).await.unwrap();
+    let mut open = Vec::new();
+    for _ in 0..count {
+        open.push(pool.acquire().await.unwrap());
+    }
+    drop(open);
+    pool.set_connect_options(link.url.parse().unwrap());
+    pool
+}
+
+async fn node(db: PostgresPersistence) -> Store {
+    let cache = notified(MokaCache::builder().build()).with_freshness_bound(BOUND);
+    CachedDb::builder(cache, db).reaper(None).build().await.unwrap()
+}
+
+pub async fn memory_told_by_postgres_answers_without_a_read(links: &Links) {
+    let nodes = Nodes::before(links.only()).await;
+    let cookie = login(&nodes.here).await;
+    warm(&nodes.there, &cookie, 0).await;
+    let (before, hits) = (nodes.there.stats(), 20);
+    for _ in 0..hits {
+        assert_eq!(read(&nodes.there, &cookie).await, Some(0));
+    }
+    let after = nodes.there.stats();
+    assert!(after.near_hits - before.near_hits >= hits - 2, "{before:?} {after:?}");
+    // What a node has written is kept there.
+    warm(&nodes.here, &cookie, 0).await;
+    for n in 1..=20 {
+        write(&nodes.here, &cookie, n).await;
+        assert_eq!(read(&nodes.here, &cookie).await, Some(n));
+    }
+    let stats = nodes.here.stats();
+    assert!(stats.near_hits >= 30, "a node forgets its own writes: {stats:?}");
+}
+
+pub async fn writes_are_seen_at_once_here_and_within_the_bound_elsewhere(links: &Links) {
+    let nodes = Nodes::before(links.only()).await;
+    let cookie = login(&nodes.here).await;
+    for n in (2..=40).step_by(2) {
+        warm(&nodes.here, &cookie, n - 2).await;
+        warm(&nodes.there, &cookie, n - 2).await;
+        // The two take turns.
+        let (writer, reader) =
+            if n % 4 == 0 { (&nodes.there, &nodes.here) } else { (&nodes.here, &nodes.there) };
+        write(writer, &cookie, n - 1).await;
+        assert_eq!(read(writer, &cookie).await, Some(n - 1), "a node does not see its own write");
+        sleep(BOUND).await;
+        assert_eq!(read(reader, &cookie).await, Some(n - 1), "another node is behind by more than the bound");
+        let mut session = open(writer, &cookie).await;
+        session.insert("n", n).unwrap();
+        session.save_strict().await.unwrap();
+        assert_eq!(read(reader, &cookie).await, Some(n), "a strict save is final");
+    }
+}
+
+pub async fn logout_is_final_whatever_the_listening_connection_does(links: &Links) {
+    let nodes = Nodes::before(links.only()).await;
+    for mode in [Mode::Pass, Mode::Hold, Mode::Deaf, Mode::BlackHole, Mode::Reset, Mode::Delay(BOUND * 2)] {
+        for round in 0..3 {
+            let cookie = login(&nodes.here).await;
+            nodes.proxy.set(Mode::Pass);
+            warm(&nodes.there, &cookie, 0).await;
+            nodes.proxy.set(mode);
+            let begun = Instant::now();
+            let mut session = open(&nodes.here, &cookie).await;
+            if round == 0 {
+                session.cycle_key().await.expect("no request fails");
+            } else {
+                session.flush().await.expect("no request fails");
+            }
+            let took = begun.elapsed();
+            assert!(took >= BOUND && took < BOUND + REST, "a final operation took {took:?}");
+            let shown = read(&nodes.there, &cookie).await;
+            assert_eq!(shown, None, "a session that was ended is shown, with {mode:?}");
+        }
+        nodes.proxy.set(Mode::Pass);
+    }
+}
+
+/// Each listening connection is ended by the server, and a change is made before the next one is open.
+pub async fn memory_is_forgotten_with_its_listening_connection(links: &Links) {
+    let link = links.only();
+    let nodes = Nodes::before(link).await;
+    let cookie = login(&nodes.here).await;
+    let mut admin = PgConnection::connect(&link.direct).await.unwrap();
+    for n in 1..=5 {
+        warm(&nodes.here, &cookie, n - 1).await;
+        warm(&nodes.there, &cookie, n - 1).await;
+        let forgotten = nodes.there.stats().near_forgotten;
+        let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                   WHERE query LIKE 'SELECT pg\\_backend\\_pid(), %' AND pid <> pg_backend_pid()";
+        let ended: i64 = raw_sql(end).fetch_one(&mut admin).await.unwrap().get(0);
+        assert_eq!(ended, 2, "each node listens on one connection");
+        write(&nodes.here, &cookie, n).await;
+        sleep(BOUND).await;
+        assert_eq!(read(&nodes.there, &cookie).await, Some(n), "memory has outlived its channel");
+        warm(&nodes.there, &cookie, n).await;
+        assert!(nodes.there.stats().near_forgotten > forgotten);
+    }
+}
+
+/// The standby is promoted, and the address leads to it. What is then committed by one node is seen by the other.
+pub async fn first_commit_after_a_failover_is_shown_within_the_bound(links: &Links) {
+    let pair = Pair::new(Kind::Postgres, &links.only().direct).await;
+    let here = node(PostgresPersistence::connect(&pair.url).await.unwrap()).await;
+    let there = node(PostgresPersistence::connect(&pair.url).await.unwrap()).await;
+    let cookie = login(&here).await;
+    warm(&there, &cookie, 0).await;
+    pair.depose().await;
+    sleep(UNCHECKED).await;
+    pair.catch_up().await;
+    pair.promote().await;
+    pair.switch();
+    let begun = Instant::now();
+    while !try_to_write(&here, &cookie, 1).await {
+        assert!(begun.elapsed() < Duration::from_secs(30), "writes still fail");
+        sleep(Duration::from_millis(20)).await;
+    }
+    sleep(BOUND).await;
+    let begun = Instant::now();
+    let shown = loop {
+        if let Ok(session) = there.open(&*cookie).await {
+            break session.get::<u32>("n").unwrap();
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "reads still fail");
+    };
+    assert_eq!(shown, Some(1), "what the new primary has committed is not shown");
+    warm(&there, &cookie, 1).await;
+}
+
+async fn try_to_write(store: &Store, cookie: &str, n: u32) -> bool {
+    let Ok(mut session) = store.open(cookie).await else { return false };
+    session.insert("n", n).unwrap();
+    session.save().await.is_ok()
+}
+
+/// Databases that report nothing, and bounds that mean nothing, are refused when the store is built.
+pub async fn memory_that_no_database_tells_is_refused_at_build(links: &Links) {
+    let url = &links.only().direct;
+    let memory = || notified(MokaCache::builder().build());
+    let refusal = |refused: BuildError| match refused {
+        BuildError::Invalid(reason) => reason,
+        other => panic!("{other}"),
+    };
+    let sqlite = SqlitePersistence::connect("sqlite::memory:").await.unwrap();
+    let refused = refusal(CachedDb::builder(memory(), sqlite).build().await.unwrap_err());
+    assert!(refused.contains("SQLite") && refused.contains("as Postgres can"), "{refused}");
+    for bound in [Duration::ZERO, Duration::from_millis(19), Duration::from_secs(301)] {
+        let db = PostgresPersistence::connect(url).await.unwrap();
+        let cache = memory().with_freshness_bound(bound);
+        let refused = refusal(CachedDb::builder(cache, db).build().await.unwrap_err());
+        assert!(refused.contains("freshness bound"), "{refused}");
+    }
+    let by_url =
+        cache_backends::connect("notified+moka://?freshness_bound_ms=400&max_bytes=1000000").unwrap();
+    let db = db_backends::connect(url).await.unwrap();
+    let store = CachedDb::builder(by_url, db).build().await.unwrap();
+    let cookie = login(&store).await;
+    warm(&store, &cookie, 0).await;
+}
