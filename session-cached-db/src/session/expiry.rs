@@ -5,6 +5,14 @@ use session_core::{Expiry, Timestamp};
 use super::Session;
 use crate::store::expiry::{EXPIRY_KEY, expiry_of, set_expiry};
 
+/// The use of a session, as it is stored.
+#[cfg(feature = "tower")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Use {
+    last_seen_at: Option<Timestamp>,
+    expires_at: Option<Timestamp>,
+}
+
 /// The session's expiry.
 impl Session {
     /// Sets when this session ends. `None` leaves that to the store. Takes effect with the next
@@ -60,16 +68,25 @@ impl Session {
         self.expires_at_from(modification).since(modification)
     }
 
-    /// Returns `true` if the client is to be told anew how long its key is good, since the session was last used at `before`: the
-    /// expiry was set, or this is the first use in a period as long as the touch interval. Periods begin at the same instants on
-    /// all nodes.
+    /// Returns `true` if the client is to be told anew how long its key is good, since the session was as `before`: the expiry was
+    /// set, or this is the first write in a period as long as the touch interval, by the time of use or by the expiry, which
+    /// slides with use. Periods begin at the same instants on all nodes.
+    ///
+    /// An interval longer than a quarter of the session's life would let a cookie end long before its session.
     #[cfg(feature = "tower")]
-    pub(crate) fn prolongs_key(&self, before: Option<Timestamp>) -> bool {
-        let interval = self.store.settings().touch_interval(self.expiry());
+    pub(crate) fn prolongs_key(&self, before: Use) -> bool {
+        let interval = self.store.settings().touch_interval(self.expiry()).min(self.expiry_age() / 4);
         let interval = i64::try_from(interval.as_micros()).unwrap_or(i64::MAX);
-        let period = |used_at: Timestamp| used_at.as_micros().checked_div_euclid(interval);
-        let (before, now) = (before.and_then(period), self.last_seen_at().and_then(period));
-        self.has_set_expiry || now.is_none() || before != now
+        let period = |instant: Option<Timestamp>| instant?.as_micros().checked_div_euclid(interval);
+        let periods = |at: Use| (period(at.last_seen_at), period(at.expires_at));
+        let (before, now) = (periods(before), periods(self.use_now()));
+        self.has_set_expiry || now.0.is_none() || before != now
+    }
+
+    /// Returns the last use that is stored.
+    #[cfg(feature = "tower")]
+    pub(crate) fn use_now(&self) -> Use {
+        Use { last_seen_at: self.last_seen_at(), expires_at: self.stored_expires_at() }
     }
 
     /// Returns `true` if the client is to drop the cookie when the browser closes.

@@ -7,7 +7,7 @@ use super::rotation::{NewKey, Next};
 use super::{Session, Stored};
 use crate::coherence::Loaded;
 use crate::store::expiry::expiry_of;
-use crate::store::job::{Create, Delete, Job, KeyOrigin, Save, Saved, Touch, Written};
+use crate::store::job::{Create, Delete, Job, KeyOrigin, Save, Saved, Touch, Touched, Written};
 use crate::telemetry::Ending;
 use crate::{Coherence, Error};
 
@@ -150,8 +150,11 @@ impl Session {
         let touched = Record::clone(record).with_expires_at(expires_at).with_last_seen_at(now);
         let (key, seen) = (stored.stored_key, stored.loaded.stamp);
         let touch = Touch { seen, expires_at, idle_since: now - interval };
-        let coherence = self.store.write(&key, |reply| Job::Touch(touch, reply)).await?;
-        if let Some(stored) = &mut self.stored {
+        let Touched { coherence, is_asked } =
+            self.store.write(&key, |reply| Job::Touch(touch, reply)).await?;
+        // Otherwise the session may have ended or moved, and the client may have got another key: this request has nothing to
+        // tell it.
+        if is_asked && let Some(stored) = &mut self.stored {
             stored.loaded = Loaded { record: Arc::new(touched), stamp: None };
         }
         Ok(coherence)

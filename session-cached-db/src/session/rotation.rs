@@ -51,6 +51,7 @@ impl Session {
         if self.settle().await? && !self.modified && !was_revealed {
             return Ok(Coherence::Coherent);
         }
+        self.check_superseded()?;
         self.change_key(NewKey::Rights).await
     }
 

@@ -23,7 +23,7 @@ pub(crate) enum Job {
     Create(Create, Reply<Saved>),
     Save(Save, Reply<Saved>),
     Update(Update, Reply<Saved>),
-    Touch(Touch, Reply<Coherence>),
+    Touch(Touch, Reply<Touched>),
     Delete(Delete, Reply<Written<bool>>),
     /// Settles the key's entry after a write that could not be fenced.
     Repair(Repair),
@@ -84,6 +84,19 @@ pub(crate) struct Touch {
     pub(crate) expires_at: Timestamp,
     /// The touch is skipped if the session was used since then.
     pub(crate) idle_since: Timestamp,
+}
+
+/// The result of a touch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Touched {
+    pub(crate) coherence: Coherence,
+    /// The database was asked, so the session was still there.
+    pub(crate) is_asked: bool,
+}
+
+impl Touched {
+    /// The result if a use of the session was noted a moment ago. The session may have ended since.
+    pub(super) const SKIPPED: Self = Self { coherence: Coherence::Coherent, is_asked: false };
 }
 
 /// The end of a session.

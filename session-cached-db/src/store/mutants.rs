@@ -7,7 +7,7 @@ use std::sync::Arc;
 use session_core::{Cache, Expected, Persistence, Record, StoreId, StoredKey, Timestamp};
 
 use super::inner::Inner;
-use super::job::{Job, Latest, Saved};
+use super::job::{Job, Latest, Saved, Touched};
 use super::queue::{Queueable as _, Wait};
 use crate::coherence::{FencedWrite, Loaded};
 use crate::runtime::Admission;
@@ -76,7 +76,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         self: &Arc<Self>,
         key: StoredKey,
         expires_at: Timestamp,
-    ) -> Result<Coherence, Error> {
+    ) -> Result<Touched, Error> {
         let loaded = self.read(&key).await?;
         let mut write = FencedWrite::begin(&self.cache, WriteOperation::Touch, key, None).await?;
         let made_at = self.runtime.now();
@@ -85,7 +85,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let value = record.and_then(|record| self.cache.value(&key, &Arc::new(record), made_at));
         let value = if touched.is_ok() { value } else { None };
         let (_, coherence) = write.finish(value).await;
-        touched.map(|_| coherence)
+        touched.map(|_| Touched { coherence, is_asked: true })
     }
 }
 

@@ -114,6 +114,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     ) -> Result<Saved, Error> {
         let Some(new) = save.rename else { return Err(Error::Conflict) };
         let Latest { record, stamp } = std::mem::take(latest);
+        self.touches.forget(key);
         // Before the fence: a session that cannot be written leaves no trace.
         let base = record.unwrap_or_else(|| Arc::clone(&save.base));
         let mut draft = match self.merge_rename(key, &new, save, base)? {

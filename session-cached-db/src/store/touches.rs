@@ -32,7 +32,7 @@ impl Touches {
         touches.insert(*key, now);
     }
 
-    /// Forgets the session, which has ended.
+    /// Forgets the session, which ends or gets another key.
     pub(super) fn forget(&self, key: &StoredKey) {
         self.lock().remove(key);
     }

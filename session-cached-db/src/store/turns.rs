@@ -14,12 +14,12 @@ use tokio::sync::oneshot;
 use tracing::{Instrument as _, Span};
 
 use super::inner::Inner;
-use super::job::{Job, Latest, Reply};
+use super::job::{Job, Latest, Reply, Touched};
 use super::limits::Login;
 use super::queue::{Queueable, Queued, Queues, RunningQueue, Turn, Wait, answer_of};
+use crate::Error;
 use crate::coherence::{Repair, RepairTurns};
 use crate::runtime::Admission;
-use crate::{Coherence, Error};
 
 impl<C: Cache, P: Persistence> Inner<C, P> {
     /// Queues a write of the session under `key`, and returns its result. The write is carried out even if the returned future
@@ -44,7 +44,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let job = match job {
             Job::Touch(touch, reply) if self.touches.are_since(key, touch.idle_since) => {
                 // A caller that has dropped its future needs no answer.
-                drop(reply.send(Ok(Coherence::Coherent)));
+                drop(reply.send(Ok(Touched::SKIPPED)));
                 return Ok(None);
             }
             job => job,

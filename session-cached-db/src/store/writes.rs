@@ -10,7 +10,7 @@ use session_core::{
 };
 
 use super::inner::Inner;
-use super::job::{Create, Delete, Job, KeyOrigin, Latest, Saved, Touch, Update, Written};
+use super::job::{Create, Delete, Job, KeyOrigin, Latest, Saved, Touch, Touched, Update, Written};
 use crate::coherence::{FencedWrite, Loaded};
 use crate::runtime::Admission;
 use crate::telemetry::{Ending, Revocation};
@@ -73,7 +73,8 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
     /// [`Error::SessionGone`], or an [error of every write](Self#errors-of-every-write).
     pub async fn touch(&self, key: &StoredKey, expires_at: Timestamp) -> Result<Coherence, Error> {
         let touch = Touch { seen: None, expires_at, idle_since: Timestamp::MAX };
-        self.inner.write(key, Admission::New, |reply| Job::Touch(touch, reply)).await
+        let touched = self.inner.write(key, Admission::New, |reply| Job::Touch(touch, reply)).await?;
+        Ok(touched.coherence)
     }
 
     /// Ends the session under `key`, everywhere and for good. Returns `true` if there was one.
@@ -161,6 +162,9 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let Update { record, expected, expiry, rename } = update;
         self.check_size(&record)?;
         let seen = std::mem::take(latest).stamp;
+        if rename.is_some() {
+            self.touches.forget(key);
+        }
         let operation = if rename.is_some() { WriteOperation::Rename } else { WriteOperation::Save };
         let mut write = FencedWrite::begin(&self.cache, operation, *key, seen).await?;
         let new_key = match rename {
@@ -191,11 +195,11 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         key: &StoredKey,
         touch: Touch,
         latest: &mut Latest,
-    ) -> Result<Coherence, Error> {
+    ) -> Result<Touched, Error> {
         let Touch { seen, expires_at, idle_since } = touch;
         let is_noted = |record: &Arc<Record>| record.last_seen_at() > idle_since;
         if latest.record.as_ref().is_some_and(is_noted) || self.touches.are_since(key, idle_since) {
-            return Ok(Coherence::Coherent);
+            return Ok(Touched::SKIPPED);
         }
         let used_since = if mutant!(TouchNotDue) { Timestamp::MAX } else { idle_since };
         mutant!(TouchPublishes => return self.touch_and_publish(*key, expires_at).await);
@@ -219,7 +223,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 return Err(error);
             }
         }
-        Ok(coherence)
+        Ok(Touched { coherence, is_asked: true })
     }
 
     async fn delete_now(

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::handler::Handler;
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use cookie_store::CookieStore;
 use session_cached_db::Error;
 use session_cached_db::tower::SessionHandle;
 use tokio::sync::Barrier;
 use url::Url;
 
-use crate::common::{MINUTE, SECOND, StoreBuilder, World};
+use crate::common::{HOUR, MINUTE, SECOND, StoreBuilder, World};
 use crate::tower::{Answer, ask, layer, log_out, read, site, visit};
 
 fn url() -> Url {
@@ -139,6 +139,53 @@ async fn poll_that_overlaps_a_login_does_not_log_the_client_out() {
         }
         assert_eq!(header_of(&jar), Some(logged_in.cookie()));
     }
+}
+
+#[tokio::test]
+async fn late_answer_whose_touch_was_skipped_brings_no_old_cookie_back() {
+    let world = World::new().await;
+    let jar = visitor(&world).await;
+    world.runtime.advance(HOUR);
+    let barrier = Arc::new(Barrier::new(2));
+    let waiting = Arc::clone(&barrier);
+    let slow = site(layer(&world), async move |session: SessionHandle| -> Result<String, Error> {
+        let visits: u32 = session.lock().await?.get("visits")?.unwrap_or(0);
+        waiting.wait().await;
+        waiting.wait().await;
+        Ok(visits.to_string())
+    });
+    let (quick, login) = (site(layer(&world), read), site(layer(&world), log_in));
+    let cookie = header_of(&jar);
+    let (late, (touched, logged_in)) = tokio::join!(ask(&slow, cookie.as_deref()), async {
+        barrier.wait().await;
+        // It has recorded the use of the session, so the slow request need not.
+        let touched = ask(&quick, cookie.as_deref()).await;
+        let logged_in = ask(&login, cookie.as_deref()).await;
+        barrier.wait().await;
+        (touched, logged_in)
+    });
+    assert_eq!((late.body.as_str(), touched.sets_no_cookie()), ("1", false));
+    let mut jar = jar.clone();
+    for answer in [&touched, &logged_in, &late] {
+        apply(&mut jar, answer);
+    }
+    assert_eq!(header_of(&jar), Some(logged_in.cookie()));
+}
+
+#[tokio::test]
+async fn late_key_change_puts_no_key_in_the_place_of_a_logins() {
+    let world = World::with(|builder| builder.rotation_grace(5 * SECOND)).await;
+    let jar = visitor(&world).await;
+    let cookie = header_of(&jar);
+    let logged_in = ask(&site(layer(&world), log_in), cookie.as_deref()).await;
+    let change = async |session: SessionHandle| -> Result<(), Error> {
+        let mut session = session.lock().await?;
+        session.insert("of_age", true)?;
+        session.cycle_key().await.map(drop)
+    };
+    let late = ask(&site(layer(&world), change), cookie.as_deref()).await;
+    assert_eq!((late.status, late.sets_no_cookie()), (StatusCode::BAD_REQUEST, true));
+    assert!(!logged_in.sets_no_cookie());
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Which requests save their session, and which renew it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::{HeaderMap, StatusCode, header};
 use session_cached_db::Error;
@@ -228,4 +229,22 @@ async fn save_in_the_handler_is_not_repeated_and_sends_the_cookie() {
     assert!(!answer.cookie().is_empty());
     assert_eq!(world.db.calls.count(Call::Insert), 1);
     assert_eq!(world.db.calls.count(Call::Update), 0);
+}
+
+#[tokio::test]
+async fn cookie_outlives_no_use_by_much_less_than_its_session() {
+    // Nearly every use is a save, so touches were turned down as far as they go.
+    let world = World::with(|builder| builder.idle_timeout(14 * DAY).touch_interval(13 * DAY)).await;
+    let site = site(layer(&world), visit);
+    let mut cookie = ask(&site, None).await;
+    let mut age = Duration::ZERO;
+    for day in 0..40 {
+        world.runtime.advance(DAY);
+        age += DAY;
+        let answer = ask(&site, Some(&cookie.cookie())).await;
+        if !answer.sets_no_cookie() {
+            (cookie, age) = (answer, Duration::ZERO);
+        }
+        assert!(age < 4 * DAY, "on day {day}, the cookie was last sent {age:?} ago, and lives for 14 days");
+    }
 }

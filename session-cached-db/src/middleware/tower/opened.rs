@@ -1,8 +1,9 @@
 use std::time::Duration;
 
-use session_core::{SessionKey, Timestamp};
+use session_core::SessionKey;
 
 use crate::Session;
+use crate::session::Use;
 
 /// A session that a request has opened.
 pub(super) struct Opened {
@@ -10,7 +11,7 @@ pub(super) struct Opened {
     /// The key that the client presented. It may be an older one.
     presented: Option<SessionKey>,
     /// The last use of the session before this request.
-    last_seen_at: Option<Timestamp>,
+    used_before: Use,
 }
 
 /// Tells the client what has become of its key.
@@ -24,8 +25,8 @@ pub(super) enum KeyChange {
 impl Opened {
     /// `presented` is the client's key that has opened the session.
     pub(super) fn new(session: Session, presented: Option<SessionKey>) -> Self {
-        let last_seen_at = session.last_seen_at();
-        Self { session, presented, last_seen_at }
+        let used_before = session.use_now();
+        Self { session, presented, used_before }
     }
 
     /// Returns what the response has to tell the client, as far as the session was written by now.
@@ -48,7 +49,6 @@ impl Opened {
     }
 
     fn prolongs_key(&self) -> bool {
-        let is_written = self.session.last_seen_at() != self.last_seen_at;
-        is_written && self.session.prolongs_key(self.last_seen_at)
+        self.session.use_now() != self.used_before && self.session.prolongs_key(self.used_before)
     }
 }
