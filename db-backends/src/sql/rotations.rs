@@ -24,20 +24,22 @@ const COLUMNS: [(&str, Kind); 4] = [
 impl<B: Backend> SqlPersistence<B> {
     /// Removes notes that expired at `before` or earlier, at most `limit`. Returns `true` if more may be left.
     pub(crate) async fn remove_notes(&self, before: Timestamp, limit: u32) -> Result<bool, PersistenceError> {
-        // Look first, and once: a statement on a table that is missing would be an error in the server's log, in each round of
-        // the reaper.
-        let is_there = match self.rotations.is_there() {
-            Some(is_there) => is_there,
-            None => self.look_for_notes().await?,
-        };
-        if !is_there {
+        // Look first: a statement on a table that is missing would be an error in the server's log, in each round of the
+        // reaper.
+        if !self.rotations.was_seen() && !self.look_for_notes().await? {
             return Ok(false);
         }
         let parameters = [instant(before), Value::Integer(limit.into())];
         match self.write(statement::<B>(&self.rotations.delete, parameters)).await {
             // An operator has dropped the table.
             Err(PersistenceError::Schema(SchemaProblem::Missing { .. })) => {
-                self.rotations.set_there(false);
+                self.rotations.note_seen(false);
+                Ok(false)
+            }
+            // The notes are another role's to remove, maybe, and the sessions are still to be reaped.
+            Err(PersistenceError::Refused(error)) => {
+                tracing::warn!(target: "db_backends", event = "rotation_notes_kept", database = B::NAME, %error,
+                    "expired notes of rotations cannot be removed; grant DELETE on their table, or let another node reap");
                 Ok(false)
             }
             removed => Ok(removed? >= u64::from(limit.max(1))),
@@ -51,7 +53,7 @@ impl<B: Backend> SqlPersistence<B> {
             Err(PersistenceError::Schema(_)) => false,
             Err(error) => return Err(error),
         };
-        self.rotations.set_there(is_there);
+        self.rotations.note_seen(is_there);
         Ok(is_there)
     }
 }
@@ -67,7 +69,7 @@ impl<B: Backend> Rotations for SqlPersistence<B> {
         ];
         match self.connections.write(statement::<B>(&self.rotations.note, values), &self.table).await {
             Ok(_) | Err(PersistenceError::AlreadyExists) => {
-                self.rotations.set_there(true);
+                self.rotations.note_seen(true);
                 Ok(())
             }
             Err(error) => Err(of_rotations(error, &self.table)),
@@ -93,7 +95,7 @@ impl<B: Backend> Rotations for SqlPersistence<B> {
             .perform(move |connection| Box::pin(async move { migrate::<B>(connection, &table).await }))
             .await;
         migrated.map_err(|error| Self::ERRORS.writing(&error, &self.table))??;
-        self.rotations.set_there(true);
+        self.rotations.note_seen(true);
         Ok(())
     }
 

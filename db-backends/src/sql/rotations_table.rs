@@ -1,6 +1,6 @@
 //! The statements on the notes of rotations, and the presence of their table.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sqlx::SqlStr;
 
@@ -15,8 +15,8 @@ pub(crate) struct RotationsTable {
     pub(crate) find: SqlStr,
     /// Removes the notes that expired at an instant or before, up to a limit.
     pub(crate) delete: SqlStr,
-    /// The presence of the table, if it is known.
-    is_there: Mutex<Option<bool>>,
+    /// The table was seen. Its absence is not remembered: another node may make it at any time.
+    was_seen: AtomicBool,
 }
 
 impl RotationsTable {
@@ -29,15 +29,15 @@ impl RotationsTable {
             find: sql("SELECT old_key, new_key, masked_key, expires_at FROM {rotations}
                        WHERE old_key = ? AND expires_at > ? ORDER BY expires_at DESC LIMIT ?"),
             delete: sql(syntax.delete_rotations),
-            is_there: Mutex::default(),
+            was_seen: AtomicBool::new(false),
         }
     }
 
-    pub(crate) fn is_there(&self) -> Option<bool> {
-        *self.is_there.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn was_seen(&self) -> bool {
+        self.was_seen.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn set_there(&self, is_there: bool) {
-        *self.is_there.lock().unwrap_or_else(PoisonError::into_inner) = Some(is_there);
+    pub(crate) fn note_seen(&self, is_there: bool) {
+        self.was_seen.store(is_there, Ordering::Relaxed);
     }
 }
