@@ -27,13 +27,20 @@ impl Settings {
         }
     }
 
-    /// Logs the error that made a response, unless the client has to do with it.
+    /// Logs the error that made a response, unless another request of the client is the cause.
     pub(super) fn note_failure(&self, failure: &SessionFailure) {
         let SessionFailure(error) = failure;
-        if !failure.status().is_server_error() {
+        let limits = &self.store.telemetry().log_limits;
+        if matches!(error, Error::SessionGone | Error::Conflict) {
             return;
         }
-        let limits = &self.store.telemetry().log_limits;
+        if !failure.status().is_server_error() {
+            if let Some(suppressed) = limits.admit("request_refused", self.store.now()) {
+                tracing::warn!(target: "session_cached_db", event = "request_refused", %error, suppressed,
+                    "a request was refused, because the session cannot hold what the request is to store in it");
+            }
+            return;
+        }
         if let Some(suppressed) = limits.admit("request_failed", self.store.now()) {
             tracing::error!(target: "session_cached_db", event = "request_failed", %error, suppressed,
                 "a request failed because of its session");
