@@ -30,7 +30,7 @@ pub trait Near: Send + Sync {
     /// Returns the reporter of changes. Makes no call.
     fn source(&self) -> NearSource;
 
-    /// Returns the reason why the shared cache can never report changes, or `None`. Makes no call.
+    /// Returns the reason why a store that is built now would never be told of changes, or `None`. Makes no call.
     fn refusal(&self) -> Option<&'static str>;
 
     /// Starts to listen for changes, on tasks of `runtime`, until the cache is dropped. Calls after the first one do

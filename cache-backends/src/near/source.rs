@@ -76,8 +76,9 @@ impl Source for DatabaseReports {
         channel.ping().await.map_err(of_database)
     }
 
+    /// Only one store can hear of its database by this memory.
     fn why_never(&self) -> Option<&'static str> {
-        None
+        self.0.get().map(|_| "this memory is another store's already; make one for each store")
     }
 
     fn attach(&self, notices: Option<Arc<dyn DatabaseNotices>>) {

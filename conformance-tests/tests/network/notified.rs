@@ -192,6 +192,12 @@ pub async fn memory_that_no_database_tells_is_refused_at_build(links: &Links) {
         let refused = refusal(CachedDb::builder(cache, db).build().await.unwrap_err());
         assert!(refused.contains("freshness bound"), "{refused}");
     }
+    let shared = memory();
+    let first = PostgresPersistence::connect(url).await.unwrap();
+    let _first = CachedDb::builder(shared.clone(), first).build().await.unwrap();
+    let second = PostgresPersistence::connect(url).await.unwrap();
+    let refused = refusal(CachedDb::builder(shared, second).build().await.unwrap_err());
+    assert!(refused.contains("another store's"), "{refused}");
     let by_url =
         cache_backends::connect("notified+moka://?freshness_bound_ms=400&max_bytes=1000000").unwrap();
     let db = db_backends::connect(url).await.unwrap();

@@ -5,7 +5,7 @@
 //! puts a report that comes before an answer into a buffer, before it returns that answer; a task takes both.
 //!
 //! The payload of a report is the tag of the handle that wrote, and the keys, separated by blanks. A probe has a number in
-//! the place of the keys.
+//! the place of the keys. A key that is too short for a hashed one is not told: every role of the database can listen.
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,8 +29,11 @@ use crate::sql::server::ServerConnections;
 use crate::sql::session_check::Unfit;
 use crate::sql::table::TableName;
 
-/// The sign before the number of a probe. No stored key begins with it.
-const PROBE: char = '~';
+/// The sign before the number of a probe. A stored key is of visible signs.
+const PROBE: char = '\u{1}';
+
+/// The report of a write of a key that is not told.
+const ANY: &str = "*";
 
 /// The number of pings after which a channel finds out again whether reports arrive.
 const PINGS: u32 = 32;
@@ -252,6 +255,9 @@ impl Reports {
     }
 
     fn take_key(&self, key: &str) {
+        if key == ANY {
+            return self.listener.all_changed();
+        }
         match StoredKey::parse(key) {
             Ok(key) => self.listener.changed(&key),
             Err(_) => tracing::debug!(target: "db_backends", event = "notice_of_no_session",

@@ -39,8 +39,13 @@ pub(super) const SYNTAX: Syntax = Syntax {
                            ORDER BY expires_at LIMIT ? FOR UPDATE SKIP LOCKED))",
     now: "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS {result}",
     reports: Some(ReportSyntax {
-        key: " RETURNING pg_notify('{channel}', '{tag} ' || {key})",
-        both_keys: " RETURNING pg_notify('{channel}', '{tag} ' || {key} || ' ' || ?::text)",
+        // Every role of the database can listen. A key that is shorter than a hashed one may be a session's own key, which
+        // opens it, so it is not told: such a write is reported as one of any key.
+        key: " RETURNING pg_notify('{channel}', '{tag} ' ||
+               CASE WHEN octet_length({key}) < 43 THEN '*' ELSE {key} END)",
+        both_keys: " RETURNING pg_notify('{channel}', '{tag} ' ||
+                     CASE WHEN octet_length({key}) < 43 THEN '*' ELSE {key} END || ' ' ||
+                     (SELECT CASE WHEN octet_length(old) < 43 THEN '*' ELSE old END FROM (VALUES (?::text)) AS renamed (old)))",
         // In batches, because a report has 8,000 bytes at most. Materialized, because what no one reads is not run.
         delete_expired: DeleteExpired::returning(
             "WITH due AS MATERIALIZED (

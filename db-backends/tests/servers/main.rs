@@ -102,6 +102,7 @@ const POSTGRES_TESTS: &[(&str, Test)] = tests! {
         every_write_is_reported_before_a_later_ping_ends,
         every_write_over_an_applications_pool_is_reported,
         write_that_changes_nothing_is_not_reported,
+        key_that_may_be_a_sessions_own_is_not_told,
         each_of_many_reaped_sessions_is_reported,
         handle_does_not_hear_itself_and_listens_once,
         confirmed_writes_are_reported_before_a_ping_ends,

@@ -13,7 +13,7 @@ use session_core::{
 
 use crate::pgbouncer::{Mode, PgBouncer};
 use crate::proxy::Proxy;
-use crate::server::{Kind, LATER, NOW, Server, key, record};
+use crate::server::{Kind, LATER, NOW, Server, record};
 
 /// The keys that were reported since they were last taken.
 #[derive(Debug, Default)]
@@ -31,8 +31,13 @@ impl NoticeListener for Heard {
     }
 
     fn all_changed(&self) {
-        panic!("not everything has changed");
+        self.0.lock().unwrap().insert("*".to_owned());
     }
+}
+
+/// Returns a key that is as long as a hashed one.
+fn key(name: &str) -> StoredKey {
+    StoredKey::parse(&format!("{name:-<43}")).unwrap()
 }
 
 fn keys<const N: usize>(names: [&str; N]) -> BTreeSet<String> {
@@ -117,6 +122,20 @@ pub async fn write_that_changes_nothing_is_not_reported(server: Server) {
     db.load(&a, NOW).await.unwrap();
     channel.ping().await.unwrap();
     assert_eq!(heard.take(), keys([]));
+}
+
+/// Every role of the database can listen, and what is shorter than a hashed key may be a key that opens its session.
+pub async fn key_that_may_be_a_sessions_own_is_not_told(server: Server) {
+    let (db, other) = (writer(&server).await, connect(&server).await);
+    let (plain, hashed) = (StoredKey::parse("k3jx0a5e2mq8wz7rt1yv9pb4dn6cshfg").unwrap(), key("hashed"));
+    let (channel, heard) = listen(&other).await;
+    let any = || BTreeSet::from(["*".to_owned()]);
+    db.insert(&plain, &record("1")).await.unwrap();
+    channel.ping().await.unwrap();
+    assert_eq!(heard.take(), any(), "after an insert");
+    db.rename(&plain, &hashed, RecordWrite::new(&record("2")), NOW).await.unwrap();
+    channel.ping().await.unwrap();
+    assert_eq!(heard.take(), &any() | &keys(["hashed"]), "after a rename");
 }
 
 /// More than fit into one report.

@@ -125,6 +125,10 @@ impl<C: Cache, P: SubjectIndex> Inner<C, P> {
             }
             failed?;
             if is_over {
+                // Another node may have ended them a moment ago, and a third may not have heard of it.
+                if revoked.value == 0 {
+                    self.cache.wait_for_all_nodes().await;
+                }
                 return Ok(revoked);
             }
             mutant!(RevokeListsOnce => return Ok(revoked));
