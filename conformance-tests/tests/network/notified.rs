@@ -160,7 +160,7 @@ pub async fn first_commit_after_a_failover_is_shown_within_the_bound(links: &Lin
     sleep(BOUND).await;
     let begun = Instant::now();
     let shown = loop {
-        if let Ok(session) = there.open(&*cookie).await {
+        if let Ok(session) = there.open(&cookie).await {
             break session.get::<u32>("n").unwrap();
         }
         assert!(begun.elapsed() < Duration::from_secs(30), "reads still fail");
