@@ -193,14 +193,28 @@ mod tests {
         }
     }
 
+    /// Returns the files of a command that is a folder.
+    fn parts_of(name: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(format!("{}/src/{name}", env!("CARGO_MANIFEST_DIR")));
+        let files =
+            entries.into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        files
+            .filter(|file| file.ends_with(".rs") && file != "mod.rs")
+            .map(|file| format!("{name}/{file}"))
+            .collect()
+    }
+
     #[test]
     fn help_lists_the_options_that_the_code_takes() {
         let read =
             |path: String| std::fs::read_to_string(format!("{}/src/{path}", env!("CARGO_MANIFEST_DIR")));
         for Command { name, help, .. } in COMMANDS {
-            let source = read(format!("{name}.rs")).or_else(|_| read(format!("{name}/mod.rs")));
+            let parts = [format!("{name}.rs"), format!("{name}/mod.rs")].into_iter().chain(parts_of(name));
+            let source: String = parts.filter_map(|path| read(path).ok()).collect();
             // Both scaffolds are one module, and take a name only.
-            let Ok(source) = source else { continue };
+            if source.is_empty() {
+                continue;
+            }
             let taken = source.split("Arg::Long(\"").skip(1).filter_map(|rest| rest.split('"').next());
             for option in taken {
                 let is_listed =

@@ -86,7 +86,7 @@ fn read(reply: &Value) -> Result<Inspection, CacheError> {
         used_bytes: number("used_memory"),
         max_bytes: number("maxmemory").filter(|bytes| *bytes > 0),
         evicted: number("evicted_keys"),
-        tracked_keys: number("tracking_total_keys").filter(|_| number("tracking_clients") != Some(0)),
+        tracked_keys: number("tracking_total_keys"),
         max_tracked_keys: None,
     })
 }

@@ -166,7 +166,9 @@ async fn examine_cache(cache: &dyn cache_backends::Inspect, report: &mut Report)
         Ok(servers) => {
             for server in servers {
                 examine_server(server, asked_at, answered_at, report);
-                examine_tracking(server, report);
+                if channel.is_some() || server.tracked_keys.is_some_and(|count| count > 0) {
+                    examine_tracking(server, report);
+                }
             }
         }
         // The same error as below, or only the report is forbidden.
