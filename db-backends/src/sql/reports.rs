@@ -11,7 +11,7 @@ pub(crate) struct Reports {
     /// The statements that report what they write.
     pub(crate) statements: Statements,
     /// The tag in each report by this handle, which no other handle has.
-    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "only Postgres reports"))]
+    #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "only Postgres reports"))]
     pub(crate) tag: String,
     is_in_use: Arc<AtomicBool>,
 }
