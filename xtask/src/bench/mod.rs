@@ -3,6 +3,7 @@
 //! Two programs measure, because the stores of tower-sessions cannot be linked with ours. Each reports its
 //! progress on the error stream, and prints its figures as JSON at the end.
 
+mod http;
 mod plot;
 mod scale;
 
@@ -17,7 +18,7 @@ use crate::help::Help;
 use crate::process::cargo;
 
 pub(crate) const HELP: Help = Help {
-    usage: "bench [--json] [--quick] [--crowds] [GROUP..]\n       cargo xtask bench scale [--background] [--status] [--fresh] [--svg FILE] [PART..]",
+    usage: "bench [--json] [--quick] [--crowds] [GROUP..]\n       cargo xtask bench scale [--background] [--status] [--fresh] [--svg FILE] [PART..]\n       cargo xtask bench http [--json] [--quick] [--add] [GROUP..]",
     summary: "Measures the store against the parts it is made of, as ratios, and plots them.",
     details: "Servers are found by the variables that `cargo xtask services up` prints.\n\
         `bench scale` measures every operation on tables of up to ten million sessions. It takes hours and 40 GB of disk; a run that was\n\
@@ -41,12 +42,18 @@ pub(crate) const HELP: Help = Help {
         ("--fresh", "scale: measures parts again that are done."),
         ("--svg FILE", "scale: writes the plot of the growth to this file, too."),
         ("PART", "scale: measures the parts that contain this text; may be repeated. `--status` lists all."),
+        (
+            "http",
+            "Measures pages over HTTP instead, against tower-sessions and actix-session; its groups are axum, actix, moka+sqlite, redis+postgres, memcached+mysql, near+redis+postgres.",
+        ),
+        ("--add", "Keeps the rows over HTTP of earlier runs that this one does not measure."),
     ],
     examples: &[
         ("bench --quick moka redis", "few rounds of two groups"),
         ("bench scale --background", "all parts of the measurement on large tables"),
         ("bench scale postgres/moka/1000000", "one part of it"),
         ("bench --crowds redis+postgres", "the savers of one pair"),
+        ("bench http redis+postgres axum", "the pages of one pair and one framework"),
     ],
 };
 
@@ -75,15 +82,23 @@ pub(crate) fn run(mut args: Parser) -> Result {
         args.next()?;
         return scale::run(args);
     }
-    let (mut as_json, mut is_quick, mut crowds, mut groups) = (false, false, false, Vec::new());
+    let (mut as_json, mut is_quick, mut crowds, mut adds) = (false, false, false, false);
+    let mut groups = Vec::new();
     while let Some(arg) = args.next()? {
         match arg {
             Arg::Long("json") => as_json = true,
             Arg::Long("quick") => is_quick = true,
             Arg::Long("crowds") => crowds = true,
+            Arg::Long("add") => adds = true,
             Arg::Value(group) => groups.push(group.string()?),
             other => return Err(other.unexpected().into()),
         }
+    }
+    if let Some((_, rest)) = groups.split_first().filter(|(first, _)| *first == "http") {
+        return http::run(rest, is_quick, adds, as_json);
+    }
+    if adds {
+        return Err("--add is an option of `bench http`".into());
     }
     if crowds {
         return crate::process::run(ratios().arg("--crowds").args(&groups));
@@ -109,7 +124,7 @@ pub(crate) fn run(mut args: Parser) -> Result {
     } else {
         print!("{}", table(&figures));
     }
-    let plots = plot::write(Path::new(PLOTS), &figures)?;
+    let plots = plot::write(Path::new(PLOTS), "ratios", &figures)?;
     eprintln!("plots: {}", plots.display());
     Ok(())
 }
@@ -165,6 +180,13 @@ impl Figure {
             _ => String::new(),
         }
     }
+}
+
+/// Returns the median. For an even number of values, it is the greater of the two in the middle.
+fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 fn object(figures: &[Figure]) -> Value {

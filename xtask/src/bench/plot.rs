@@ -16,12 +16,12 @@ const LEFT: f64 = 270.0;
 /// The place where the scale ends and the words begin.
 const RIGHT: f64 = 700.0;
 
-/// Writes the page, and returns its path.
-pub(crate) fn write(dir: &Path, figures: &[Figure]) -> Result<PathBuf> {
+/// Writes the page and its picture under a name, and returns the path of the page.
+pub(crate) fn write(dir: &Path, name: &str, figures: &[Figure]) -> Result<PathBuf> {
     std::fs::create_dir_all(dir)?;
     let picture = svg(figures);
-    std::fs::write(dir.join("ratios.svg"), &picture)?;
-    let page = dir.join("ratios.html");
+    std::fs::write(dir.join(format!("{name}.svg")), &picture)?;
+    let page = dir.join(format!("{name}.html"));
     std::fs::write(&page, html(figures, &picture))?;
     Ok(page)
 }
@@ -50,7 +50,11 @@ struct Section<'a> {
 }
 
 fn sections(figures: &[Figure]) -> Vec<Section<'_>> {
-    let is_gain = |figure: &&Figure| figure.at_least.is_some() || figure.name.contains("_vs_tower_sessions");
+    let is_gain = |figure: &&Figure| {
+        figure.at_least.is_some()
+            || figure.name.contains("_vs_tower_sessions")
+            || figure.what.starts_with("against ")
+    };
     let (gains, costs): (Vec<_>, Vec<_>) = figures.iter().partition(is_gain);
     let sections = [
         Section { title: "Less is better: 1 is what the parts cost alone", figures: costs },
