@@ -29,11 +29,13 @@ mod databases;
 mod figure;
 mod in_memory;
 mod lazy;
+mod near;
 mod raw;
 mod reap;
 mod servers;
 mod sessions;
 mod size;
+mod staleness;
 
 use figure::Report;
 use futures_util::FutureExt as _;
@@ -54,7 +56,7 @@ impl Effort {
 fn main() {
     let mut effort = Effort::FULL;
     let mut groups = Vec::new();
-    let mut is_table = false;
+    let (mut is_table, mut is_node) = (false, false);
     for arg in std::env::args().skip(1) {
         match arg.as_str() {
             // `cargo bench` passes this to every benchmark.
@@ -62,10 +64,14 @@ fn main() {
             "--quick" => effort = Effort::QUICK,
             "--crowds" => is_table = true,
             size::CHILD => return size::measure_here(),
+            staleness::CHILD => is_node = true,
             group => groups.push(group.to_owned()),
         }
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    if is_node {
+        return runtime.block_on(staleness::measure_here());
+    }
     // Run in a worker of the runtime, as the handlers of a web server do: outside of one, every spawned task
     // would wake a thread.
     if is_table {
@@ -96,6 +102,9 @@ async fn measure(effort: Effort, groups: Vec<String>) -> Report {
     }
     if wanted("crowd") {
         crowds::measure(effort, &mut report).boxed().await;
+    }
+    if wanted("near") {
+        near::measure(effort, &mut report).boxed().await;
     }
     if wanted("lazy") {
         lazy::measure(effort, &mut report).boxed().await;

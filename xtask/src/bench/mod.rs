@@ -26,7 +26,7 @@ pub(crate) const HELP: Help = Help {
     options: &[
         (
             "GROUP",
-            "Measures this group; may be repeated: moka, redis, memcached, sqlite, postgres, mysql, mariadb, crowd, lazy, size, reap, tower-sessions. Defaults to all.",
+            "Measures this group; may be repeated: moka, redis, memcached, sqlite, postgres, mysql, mariadb, crowd, near, lazy, size, reap, tower-sessions. Defaults to all.",
         ),
         ("--json", "Prints one object of all ratios instead of a table."),
         ("--quick", "Measures few rounds."),
@@ -58,7 +58,7 @@ pub(crate) const HELP: Help = Help {
 };
 
 /// The features with which all backends can be linked and reached together.
-const FEATURES: &str = "memcached,moka,mysql-rsa,postgres,redis-cluster,sqlite";
+const FEATURES: &str = "memcached,moka,mysql-rsa,near,postgres,redis-cluster,sqlite";
 
 const TOWER_SESSIONS: &str = "tower-sessions";
 const TOWER_SESSIONS_MANIFEST: &str = "session-cached-db/benches/vs-tower-sessions/Cargo.toml";
