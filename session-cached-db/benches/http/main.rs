@@ -56,7 +56,7 @@ async fn serve(stack: &str, pair: &str, dir: &str) {
             with(stack, CachedDb::builder(moka(), db).sole_process().build().await.unwrap()).await;
         }
         "redis+postgres" => {
-            with(stack, CachedDb::builder(redis(), postgres().await).build().await.unwrap()).await
+            with(stack, CachedDb::builder(redis(), postgres().await).build().await.unwrap()).await;
         }
         "near+redis+postgres" => {
             let cache = near(moka(), redis());
