@@ -1,4 +1,4 @@
-//! How far a reader on another node is behind, with four processes under full load.
+//! The time by which a reader on another node is behind, measured over processes.
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
