@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use session_cached_db::tower::{SessionFailure, SessionHandle};
 use session_cached_db::{ConflictPolicy, Error, Session};
 
-use crate::common::{Call, Fault, Moment, World, each_database, map, values_of};
+use crate::common::{Call, Fault, Log, Moment, World, each_database, map, values_of};
 use crate::tower::{ask, cookie_of, layer, read, site, visit};
 
 #[tokio::test]
@@ -249,4 +249,22 @@ async fn input_that_a_session_cannot_hold_is_not_answered_with_500() {
         assert!(answer.sets_no_cookie() && answer.failure.is_some(), "{number}");
         assert_eq!(values_of(&world.reopen(&before).await), map([("kept", 1)]), "{number}");
     }
+}
+
+#[tokio::test]
+async fn refused_request_is_in_the_log_and_an_ended_session_is_not() {
+    let log = Log::listen();
+    let world = World::with(|builder| builder.max_payload_bytes(100)).await;
+    let page = async |session: SessionHandle| -> Result<(), Error> {
+        session.lock().await?.insert("name", "x".repeat(200))
+    };
+    for _ in 0..50 {
+        assert_eq!(ask(&site(layer(&world), page), None).await.status, StatusCode::PAYLOAD_TOO_LARGE);
+    }
+    let refused = log.events("request_refused");
+    assert!((1..=10).contains(&refused.len()), "{refused:?}");
+    assert!(refused[0].starts_with("WARN") && refused[0].contains("max_payload_bytes"), "{refused:?}");
+    let ended = async |_: SessionHandle| -> Result<(), Error> { Err(Error::SessionGone) };
+    assert_eq!(ask(&site(layer(&world), ended), None).await.status, StatusCode::BAD_REQUEST);
+    assert_eq!(log.events("request_refused").len(), refused.len());
 }
