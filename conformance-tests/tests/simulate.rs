@@ -4,10 +4,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
 use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use conformance_tests::simulation::{
-    Mutant, Operation, Scenario, SweepError, Vector, detect, explore, random_run, replay, select_mutant,
-    sweep,
+    Checkpoint, Mutant, Operation, Reduction, Scenario, SweepError, Vector, detect, explore, random_run,
+    replay, resume, search, select_mutant, sweep, sweep_until,
 };
 
 #[test]
@@ -162,4 +166,124 @@ fn same_choices_make_the_same_run() {
         .unwrap_or_else(|violation| panic!("{}", violation.vector))
     };
     assert_eq!(run(), run());
+}
+
+/// Compares the search with and without what it leaves out.
+fn assert_that_reductions_change_nothing(scenario: &Scenario) {
+    let full = search(scenario, Reduction::Nothing);
+    let orders = search(scenario, Reduction::Orders);
+    assert_eq!(full.states, orders.states, "{scenario}");
+    assert_eq!(full.ends, orders.ends, "{scenario}");
+    assert!(orders.explored.runs <= full.explored.runs, "{scenario}");
+    let all = search(scenario, Reduction::All);
+    assert_eq!(full.left, all.left, "{scenario}");
+    let verdicts = [&full, &orders, &all].map(|searched| searched.violation.is_some());
+    assert_eq!(verdicts, [verdicts[0]; 3], "{scenario}");
+}
+
+#[test]
+fn search_leaves_out_nothing_that_differs_in_a_mix_of_two() {
+    for scenario in Scenario::all(2, 0).iter().chain(&Scenario::all_near(2, 0)) {
+        assert_that_reductions_change_nothing(scenario);
+    }
+}
+
+#[test]
+fn search_leaves_out_nothing_that_differs_with_a_fault() {
+    for name in [
+        "load@0+save@1/vacant/shared/1",
+        "delete@0+delete@0/cached/sensitive/1",
+        "load@1+touch@0/cached/near/1",
+        "load@0+reap@1/ending/shared/1",
+    ] {
+        assert_that_reductions_change_nothing(&name.parse().unwrap());
+    }
+}
+
+#[test]
+fn search_leaves_out_orders_and_numbers() {
+    let scenario = "delete@0+delete@0/cached/sensitive/1".parse().unwrap();
+    let [nothing, orders, all] = [Reduction::Nothing, Reduction::Orders, Reduction::All]
+        .map(|reduction| search(&scenario, reduction).explored);
+    assert!(orders.runs < nothing.runs, "{orders:?} {nothing:?}");
+    assert!(all.states * 3 < orders.states * 2, "{all:?} {orders:?}");
+}
+
+#[test]
+fn search_that_leaves_out_orders_still_finds_a_fault() {
+    let scenario = "load@0+save@0/vacant/shared/0".parse().unwrap();
+    select_mutant(Some(Mutant::NoLeaseCheck));
+    let found = [Reduction::Nothing, Reduction::Orders, Reduction::All]
+        .map(|reduction| search(&scenario, reduction).violation.is_some());
+    select_mutant(None);
+    assert_eq!(found, [true; 3]);
+}
+
+#[test]
+fn sweep_that_has_no_time_left_begins_nothing() {
+    let scenarios = Scenario::all(2, 0);
+    let begun = Instant::now();
+    assert!(matches!(sweep_until(&scenarios, Some(begun), |_, _| {}), Err(SweepError::Nothing)));
+}
+
+#[test]
+fn checkpoint_of_another_build_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    drop(Checkpoint::open(&path, "one").unwrap());
+    let refused = Checkpoint::open(&path, "other").unwrap_err();
+    assert!(refused.to_string().contains("another build"), "{refused}");
+    assert_eq!(Checkpoint::open(&path, "one").unwrap().done(), 0);
+}
+
+#[test]
+fn scenario_that_was_noted_is_not_explored_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    // The last line is half of one, as after a power cut.
+    let noted = "build x\nload@0+load@0/vacant/shared/0 7000000 2 3 4\nload@0+load@0/cached/shared/0 12";
+    std::fs::write(&path, noted).unwrap();
+    let checkpoint = Checkpoint::open(&path, "x").unwrap();
+    assert_eq!(checkpoint.done(), 1);
+    let scenarios: Vec<Scenario> = ["load@0+load@0/vacant/shared/0", "load@0+load@0/cached/shared/0"]
+        .map(|name| name.parse().unwrap())
+        .to_vec();
+    let sum = resume(&scenarios, &checkpoint, |_| {}).unwrap();
+    assert!(sum.states > 7_000_000 && sum.states < 7_100_000, "{sum:?}");
+    assert_eq!(Checkpoint::open(&path, "x").unwrap().done(), 2);
+    assert_eq!(resume(&scenarios, &Checkpoint::open(&path, "x").unwrap(), |_| {}).unwrap(), sum);
+}
+
+/// Returns the number of states, by the name of the scenario, that a checkpoint has noted.
+fn noted(path: &Path) -> BTreeSet<String> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().skip(1).map(ToOwned::to_owned).collect()
+}
+
+#[test]
+fn exhaustive_run_that_is_killed_continues_where_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = ["killed", "whole"].map(|name| folder.path().join(name));
+    let start = |path: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_simulate"));
+        command.args(["exhaustive", path.to_str().unwrap(), "load@0+reap@"]);
+        command.stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let mut whole = start(&paths[1]);
+    assert!(whole.wait().unwrap().success());
+
+    let mut killed = start(&paths[0]);
+    while noted(&paths[0]).is_empty() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let before = noted(&paths[0]);
+
+    let mut resumed = start(&paths[0]);
+    let first = BufReader::new(resumed.stdout.take().unwrap()).lines().next().unwrap().unwrap();
+    assert!(!first.ends_with(" 0 so far"), "{first}");
+    assert!(resumed.wait().unwrap().success());
+    assert!(noted(&paths[0]).is_superset(&before));
+    assert_eq!(noted(&paths[0]), noted(&paths[1]));
 }

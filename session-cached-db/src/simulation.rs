@@ -14,6 +14,19 @@ thread_local! {
     static TURNS: Cell<u64> = const { Cell::new(0) };
 }
 
+/// Digests of what the tasks of a store have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SharedState {
+    /// Attempts of loads.
+    pub attempts: u64,
+    /// Write queues.
+    pub queues: u64,
+    /// Repairs and breakers, without failures that are too few to make a difference.
+    pub repairs: u64,
+    /// Repairs and breakers.
+    pub repairs_in_full: u64,
+}
+
 /// Sets the task that is polled on this thread from now on. Loads and writes carry its number, so that a
 /// digest shows which task waits for what.
 pub fn enter_task(number: u64) {

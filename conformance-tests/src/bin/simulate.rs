@@ -3,26 +3,28 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
 
-use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use conformance_tests::simulation::{
-    Detection, Explored, Mutant, SAMPLED, SHOWN_IN, Scenario, Vector, detect_all, detect_in, random_run,
-    replay, select_mutant, sweep,
+    Checkpoint, Detection, Explored, Mutant, Reduction, SAMPLED, SHOWN_IN, Scenario, Vector, detect_all,
+    detect_in, random_run, replay, resume, search, select_mutant, sweep, sweep_until,
 };
 
 const USAGE: &str =
-    "usage: simulate [--seed SEED] standard | exhaustive STATE-FILE | random N | mutants [MUTANT]
+    "usage: simulate [--seed SEED] standard | exhaustive STATE-FILE [BEGINNING-OF-NAMES] | random N | mutants [MUTANT]
        simulate scenario NAME
+       simulate compare [BEGINNING-OF-NAMES]
        simulate replay VECTOR [MUTANT]";
 
 /// The number of mixes of three, and of large mixes of two with two faults, in the standard run.
 const SAMPLES: usize = 8;
+
+/// The time after which the standard run begins no more samples.
+const BUDGET: Duration = Duration::from_secs(180);
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -45,10 +47,12 @@ fn run(mut args: Vec<String>) -> Result {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["standard"] => {
+            let begun = Instant::now();
             mutants()?;
-            standard(seed)
+            standard(seed, begun)
         }
-        ["exhaustive", state] => exhaustive(Path::new(state)),
+        ["exhaustive", state] => exhaustive(Path::new(state), ""),
+        ["exhaustive", state, filter] => exhaustive(Path::new(state), filter),
         ["random", n] => random(n.parse()?, seed),
         ["mutants"] => mutants(),
         ["mutants", name] => one_mutant(name),
@@ -58,6 +62,8 @@ fn run(mut args: Vec<String>) -> Result {
             print_sum(1, explored, begun);
             Ok(())
         }
+        ["compare"] => compare_all(""),
+        ["compare", filter] => compare_all(filter),
         ["replay", vector] => show(&vector.parse()?, None),
         ["replay", vector, mutant] => show(&vector.parse()?, Some(mutant)),
         _ => Err(USAGE.into()),
@@ -78,31 +84,41 @@ impl Random {
     }
 }
 
-fn standard(seed: u64) -> Result {
+/// Explores what every change is checked with, and then samples, until `BUDGET` is used up since `begun`.
+fn standard(seed: u64, begun: Instant) -> Result {
     println!("seed {seed}");
     let mut random = Random(seed);
-    let mut scenarios = Scenario::standard(|n| random.below(n), SAMPLES);
+    let (mut scenarios, mut samples) = Scenario::standard(|n| random.below(n), SAMPLES);
     scenarios.extend(Scenario::crowds(false)?);
     scenarios.extend(Scenario::near()?);
     scenarios.extend(Scenario::rare()?);
     Scenario::sort(&mut scenarios);
-    let begun = Instant::now();
+    Scenario::sort(&mut samples);
     let done = Mutex::new((0_usize, Instant::now()));
-    let explored = sweep(&scenarios, |_, _| {
+    let of_seed = |error| format!("{error}\n(seed {seed})");
+    let progress = |_: &Scenario, _| {
         let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
         done.0 += 1;
         if done.1.elapsed().as_secs() >= 10 {
-            eprintln!("{} of {} scenarios", done.0, scenarios.len());
+            eprintln!("{} of {} scenarios", done.0, scenarios.len() + samples.len());
             done.1 = Instant::now();
         }
-    })
-    .map_err(|error| format!("{error}\n(seed {seed})"))?;
-    print_sum(scenarios.len(), explored, begun);
+    };
+    let mut explored = sweep(&scenarios, progress).map_err(of_seed)?;
+    let mut sampled = 0;
+    // Whatever the machine, the stage ends in time.
+    let until = begun + BUDGET;
+    if Instant::now() < until {
+        let (more, done) = sweep_until(&samples, Some(until), progress).map_err(of_seed)?;
+        (explored, sampled) = (explored.and(more), done);
+    }
+    print_sum(scenarios.len() + sampled, explored, begun);
     let threes = Scenario::all(3, 0).len() + Scenario::all(3, 1).len();
     println!(
-        "left out, and part of the exhaustive run: all but {SAMPLES} of {threes} mixes of three, all but {SAMPLES} of the large \
-         mixes of two with two faults, other arrangements with two faults, the large crowds; completed from the middle: one \
-         state in {SAMPLED}"
+        "left out, and part of the exhaustive run: all but {sampled} of {} samples (mixes of two with two faults, and \
+         {SAMPLES} of {threes} mixes of three), other arrangements with two faults, the large crowds; completed from the \
+         middle: one state in {SAMPLED}",
+        samples.len()
     );
     Ok(())
 }
@@ -116,81 +132,102 @@ fn print_sum(scenarios: usize, explored: Explored, begun: Instant) {
     );
 }
 
-/// Explores all mixes of two with up to two faults, the crowds, and all mixes of three with up to one fault.
-/// Notes finished scenarios in `state`, and does not repeat them.
-fn exhaustive(state: &Path) -> Result {
-    // One arrangement of each mix of three comes first, because all of them take days.
-    let (first_threes, other_threes): (Vec<_>, Vec<_>) =
-        Scenario::all(3, 1).into_iter().partition(Scenario::is_first_arrangement);
-    let stages = [
-        ("all mixes of two, up to two faults", Scenario::all(2, 2)),
-        ("crowds", Scenario::crowds(true)?),
-        ("near caches, and other arrangements", [Scenario::near()?, Scenario::rare()?].concat()),
-        ("all mixes of three, up to one fault, one arrangement each", first_threes),
-        ("all mixes of three, up to one fault, their other arrangements", other_threes),
-    ];
-    let done = read_state(state)?;
-    if let Some(parent) = state.parent() {
-        std::fs::create_dir_all(parent)?;
+/// Explores a scenario with and without the reductions, and checks that they change no result.
+fn compare(scenario: &Scenario) -> Result<[Explored; 2]> {
+    let full = search(scenario, Reduction::Nothing);
+    let orders = search(scenario, Reduction::Orders);
+    if (&full.states, &full.ends) != (&orders.states, &orders.ends) {
+        return Err(
+            format!("{scenario}: the order of steps that are said to commute makes a difference").into()
+        );
     }
-    let file = Mutex::new(OpenOptions::new().create(true).append(true).open(state)?);
-    println!("finished scenarios are noted in {}", state.display());
-    for (name, scenarios) in stages {
-        println!("{name}");
-        exhaust(&scenarios, &done, &file)?;
+    let all = if scenario.has_twins() { search(scenario, Reduction::All) } else { orders.clone() };
+    if full.left != all.left {
+        return Err(format!("{scenario}: the numbers of equal operations make a difference").into());
     }
-    Ok(())
+    let verdicts = [&full, &orders, &all].map(|searched| searched.violation.is_some());
+    if verdicts != [verdicts[0]; 3] {
+        return Err(format!("{scenario}: different verdicts: {verdicts:?}").into());
+    }
+    Ok([full.explored, all.explored])
 }
 
-fn exhaust(scenarios: &[Scenario], done: &BTreeMap<String, Explored>, file: &Mutex<File>) -> Result {
-    let begun = Instant::now();
-    let mut sum = Explored::default();
-    let mut left = Vec::new();
-    for scenario in scenarios {
-        match done.get(&scenario.to_string()) {
-            Some(explored) => sum += *explored,
-            None => left.push(scenario.clone()),
+/// Compares all mixes of two with one fault, the crowds, near caches and the other arrangements.
+fn compare_all(filter: &str) -> Result {
+    let mut scenarios = [Scenario::all(2, 1), Scenario::all_near(2, 1)].concat();
+    scenarios.extend([Scenario::crowds(false)?, Scenario::near()?, Scenario::rare()?].concat());
+    scenarios.retain(|scenario| scenario.to_string().starts_with(filter));
+    Scenario::sort(&mut scenarios);
+    scenarios.reverse();
+    let mut sums = [Explored::default(); 2];
+    let mut last = Instant::now();
+    for (number, scenario) in scenarios.iter().enumerate() {
+        let [full, reduced] = compare(scenario)?;
+        sums = [sums[0].and(full), sums[1].and(reduced)];
+        if last.elapsed().as_secs() >= 10 || number + 1 == scenarios.len() {
+            last = Instant::now();
+            println!(
+                "{} of {} scenarios: {} states, {} runs; reduced: {} states, {} runs",
+                number + 1,
+                scenarios.len(),
+                sums[0].states,
+                sums[0].runs,
+                sums[1].states,
+                sums[1].runs
+            );
         }
     }
-    let before = scenarios.len() - left.len();
-    if !left.is_empty() {
-        println!("    {} scenarios, {before} of them done before", scenarios.len());
-        let noted = Mutex::new((before, Instant::now()));
-        sum += sweep(&left, |scenario, Explored { states, runs, ends, completions, .. }| {
-            let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-            let _ = writeln!(file, "{scenario} {states} {runs} {ends} {completions}");
-            let mut noted = noted.lock().unwrap_or_else(PoisonError::into_inner);
-            noted.0 += 1;
-            if noted.1.elapsed().as_secs() >= 10 {
-                eprintln!("    {} of {}, {} s", noted.0, scenarios.len(), begun.elapsed().as_secs());
-                noted.1 = Instant::now();
-            }
-        })?;
-    }
-    if sum.states == 0 {
-        return Err("nothing was explored, which proves nothing".into());
-    }
-    print!("    ");
-    print_sum(scenarios.len(), sum, begun);
     Ok(())
 }
 
-fn read_state(state: &Path) -> Result<BTreeMap<String, Explored>> {
-    let mut done = BTreeMap::new();
-    let Ok(file) = File::open(state) else { return Ok(done) };
-    for line in BufReader::new(file).lines() {
-        let line = line?;
-        let fields: Vec<_> = line.split(' ').collect();
-        let [name, states, runs, ends, completions] = fields[..] else {
-            // The last line of a run that was killed.
-            continue;
-        };
-        let mut explored = Explored::default();
-        (explored.states, explored.runs, explored.ends) = (states.parse()?, runs.parse()?, ends.parse()?);
-        explored.completions = completions.parse()?;
-        done.insert(name.to_owned(), explored);
+/// Explores everything: the crowds, near caches, all mixes of two with up to two faults, and of three with up to one. Notes
+/// finished scenarios in `state`, and does not repeat them. Explores only scenarios whose name begins with `filter`.
+fn exhaustive(state: &Path, filter: &str) -> Result {
+    let (first_threes, other_threes): (Vec<_>, Vec<_>) =
+        Scenario::all(3, 1).into_iter().partition(Scenario::is_first_arrangement);
+    let mut stages = [
+        ("all mixes of two, up to one fault", [Scenario::all(2, 1), Scenario::all_near(2, 1)].concat()),
+        (
+            "crowds, near caches, other arrangements",
+            [Scenario::crowds(true)?, Scenario::near()?, Scenario::rare()?].concat(),
+        ),
+        ("all mixes of three, no fault", Scenario::all(3, 0)),
+        ("all mixes of three, no fault, near caches", Scenario::all_near(3, 0)),
+        ("all mixes of three, up to one fault, one arrangement each", first_threes),
+        ("all mixes of three, up to one fault, their other arrangements", other_threes),
+        ("all mixes of three, up to one fault, near caches", Scenario::all_near(3, 1)),
+        ("all mixes of two, up to two faults", Scenario::all(2, 2)),
+    ];
+    let checkpoint = Checkpoint::open(state, &build()?)?;
+    println!("finished scenarios are noted in {}: {} so far", state.display(), checkpoint.done());
+    for (_, scenarios) in &mut stages {
+        scenarios.retain(|scenario| scenario.to_string().starts_with(filter));
+        // The smallest first: what is explored to its end is worth more than what is begun.
+        Scenario::sort(scenarios);
+        scenarios.reverse();
     }
-    Ok(done)
+    for (name, scenarios) in stages.iter().filter(|(_, scenarios)| !scenarios.is_empty()) {
+        println!("{name}: {} scenarios", scenarios.len());
+        let begun = Instant::now();
+        let last = Mutex::new(None::<Instant>);
+        let sum = resume(scenarios, &checkpoint, |done| {
+            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.is_none_or(|last| last.elapsed().as_secs() >= 60) {
+                *last = Some(Instant::now());
+                println!("    {done} of {}, {} s", scenarios.len(), begun.elapsed().as_secs());
+            }
+        })?;
+        print!("    ");
+        print_sum(scenarios.len(), sum, begun);
+    }
+    Ok(())
+}
+
+/// Returns a name of this build of the simulator.
+fn build() -> Result<String> {
+    let mut hasher = DefaultHasher::new();
+    std::fs::read(std::env::current_exe()?)?.hash(&mut hasher);
+    Ok(format!("{:016x}", hasher.finish()))
 }
 
 fn random(runs: u64, seed: u64) -> Result {

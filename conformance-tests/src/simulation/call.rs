@@ -129,6 +129,9 @@ impl Call {
     }
 }
 
+/// The task that has sent a call, and the number of the call among those of the task.
+pub(super) type LateId = (TaskId, u32);
+
 /// A call that no task waits for any more. It may still take effect.
 #[derive(Clone, Debug)]
 pub(super) struct Late {
@@ -136,4 +139,10 @@ pub(super) struct Late {
     pub(super) effect: Effect,
     pub(super) sent_at: Timestamp,
     pub(super) number: u32,
+}
+
+impl Late {
+    pub(super) const fn id(&self) -> LateId {
+        (self.task, self.number)
+    }
 }

@@ -1,8 +1,6 @@
 //! Exploring runs: all of them, random ones, or one again.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::str::FromStr;
 
 use super::run::{Choice, Simulation, Verdict};
@@ -10,10 +8,10 @@ use super::scenario::Scenario;
 use super::specification::Refusal;
 
 /// The maximum number of steps. A run that is longer goes in circles.
-const MAX_STEPS: usize = 400;
+pub(super) const MAX_STEPS: usize = 400;
 
 /// The end of a choice vector that continues without faults, and without other operations.
-const COMPLETE: usize = usize::MAX;
+pub(super) const COMPLETE: usize = usize::MAX;
 
 /// From one in this many states, the run is completed. They are chosen by the state's digest, so they are
 /// always the same.
@@ -73,6 +71,15 @@ pub struct Explored {
     pub completions: u64,
 }
 
+impl Explored {
+    /// Returns the size of both.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self += other;
+        self
+    }
+}
+
 impl std::ops::AddAssign for Explored {
     fn add_assign(&mut self, other: Self) {
         self.states += other.states;
@@ -82,110 +89,7 @@ impl std::ops::AddAssign for Explored {
     }
 }
 
-/// A hasher for digests, which are random already.
-#[derive(Default)]
-struct Identity(u64);
-
-impl Hasher for Identity {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("only digests are hashed");
-    }
-    fn write_u64(&mut self, digest: u64) {
-        self.0 = digest;
-    }
-}
-
-type Visited = HashMap<u64, u16, BuildHasherDefault<Identity>>;
-
-/// A step of the current run.
-struct Fork {
-    choices: Vec<Choice>,
-    chosen: usize,
-}
-
-/// Explores every run of `scenario`, and returns the violation that was found, if any: the shortest one if
-/// `shortest`.
-#[must_use]
-pub fn explore(scenario: &Scenario, shortest: bool) -> (Explored, Option<Violation>) {
-    // In one function, because every part of the loop works on the path and on the states that were visited.
-    let mut explored = Explored::default();
-    let mut visited = Visited::default();
-    let mut path: Vec<Fork> = Vec::new();
-    let mut found: Option<Violation> = None;
-    // Longer runs are not explored, because a shorter one has broken a promise.
-    let mut limit = MAX_STEPS;
-    loop {
-        explored.runs += 1;
-        let mut simulation = Simulation::new(scenario);
-        let mut wrong = None;
-        let mut ends_early = false;
-        for fork in &path {
-            // All steps but the last are known to keep the promises.
-            wrong = simulation.step(fork.choices[fork.chosen]).err();
-        }
-        while wrong.is_none() && path.len() < limit {
-            let depth = u16::try_from(path.len()).unwrap_or(u16::MAX);
-            let digest = simulation.digest();
-            let seen_at = visited.entry(digest).or_insert_with(|| {
-                explored.states += 1;
-                u16::MAX
-            });
-            // Nothing new, unless the shortest run is wanted and this way is shorter.
-            if *seen_at <= depth || *seen_at < u16::MAX && !shortest {
-                break;
-            }
-            if *seen_at == u16::MAX && digest.is_multiple_of(SAMPLED) {
-                explored.completions += 1;
-                if let Err(reason) = complete(scenario, &path) {
-                    wrong = Some(reason);
-                    ends_early = true;
-                    break;
-                }
-            }
-            *seen_at = depth;
-            let choices = simulation.choices();
-            let Some(&choice) = choices.first() else {
-                explored.ends += 1;
-                break;
-            };
-            path.push(Fork { choices, chosen: 0 });
-            wrong = simulation.step(choice).err();
-        }
-        if path.len() >= MAX_STEPS {
-            wrong = Some("it goes in circles".into());
-        }
-        if let Some(reason) = wrong {
-            let mut violation = violation(scenario, &path, reason);
-            violation.vector.choices.extend(ends_early.then_some(COMPLETE));
-            found = Some(violation);
-            if !shortest || path.is_empty() {
-                return (explored, found);
-            }
-            limit = path.len() - 1;
-            path.truncate(limit);
-        }
-        while path.pop_if(|fork| fork.chosen + 1 == fork.choices.len()).is_some() {}
-        match path.last_mut() {
-            Some(fork) => fork.chosen += 1,
-            None => return (explored, found),
-        }
-    }
-}
-
-/// Repeats the run up to here, and completes it.
-fn complete(scenario: &Scenario, path: &[Fork]) -> Result<(), String> {
-    let mut simulation = Simulation::new(scenario);
-    for fork in path {
-        simulation.step(fork.choices[fork.chosen])?;
-    }
-    simulation.complete()
-}
-
-fn violation(scenario: &Scenario, path: &[Fork], reason: String) -> Violation {
-    let choices = path.iter().map(|fork| fork.chosen).collect();
+pub(super) fn violation(scenario: &Scenario, choices: Vec<usize>, reason: String) -> Violation {
     Violation { vector: Vector { scenario: scenario.clone(), choices }, reason }
 }
 
@@ -209,19 +113,20 @@ pub fn random_run(scenario: &Scenario, mut random: impl FnMut(usize) -> usize) -
         if path.len() == length {
             let verdict = simulation.complete().and_then(|()| followed(&mut simulation));
             return verdict.map(|()| length).map_err(|reason| {
-                let mut violation = violation(scenario, &path, reason);
-                violation.vector.choices.push(COMPLETE);
-                violation
+                path.push(COMPLETE);
+                violation(scenario, path, reason)
             });
         }
         if path.len() >= MAX_STEPS {
-            return Err(violation(scenario, &path, "it goes in circles".into()));
+            return Err(violation(scenario, path, "it goes in circles".into()));
         }
         let chosen = random(choices.len());
         let choice = choices[chosen];
-        path.push(Fork { choices, chosen });
+        path.push(chosen);
         let verdict = simulation.step(choice).and_then(|()| followed(&mut simulation));
-        verdict.map_err(|reason| violation(scenario, &path, reason))?;
+        if let Err(reason) = verdict {
+            return Err(violation(scenario, path, reason));
+        }
     }
 }
 

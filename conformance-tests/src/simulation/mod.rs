@@ -10,13 +10,16 @@
 mod arrangement;
 mod backends;
 mod call;
+mod campaign;
 mod digest;
 mod explore;
 mod mutants;
 mod operation;
 mod oracle;
+mod places;
 mod run;
 mod scenario;
+mod search;
 mod settings;
 pub mod specification;
 mod sweep;
@@ -25,10 +28,12 @@ mod trace;
 mod world;
 
 pub use arrangement::Arrangement;
-pub use explore::{Explored, Replayed, SAMPLED, Vector, Violation, explore, random_run, replay, trace};
+pub use campaign::{Checkpoint, resume};
+pub use explore::{Explored, Replayed, SAMPLED, Vector, Violation, random_run, replay, trace};
 pub use mutants::{Detection, SHOWN_IN, UNSPECIFIED, detect, detect_all, detect_in};
 pub use operation::Operation;
 pub use scenario::{Beginning, Scenario};
-pub use sweep::{SweepError, sweep};
+pub use search::{Reduction, Searched, explore, search};
+pub use sweep::{SweepError, sweep, sweep_until};
 
 pub use session_cached_db::simulation::{Mutant, select_mutant};

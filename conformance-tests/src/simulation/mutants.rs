@@ -4,8 +4,9 @@
 
 use std::ops::ControlFlow;
 
-use super::explore::{Explored, Violation, explore, trace};
+use super::explore::{Explored, Violation, trace};
 use super::scenario::Scenario;
+use super::search::explore;
 use super::sweep::on_all_cores;
 use super::{Mutant, select_mutant};
 
@@ -130,12 +131,17 @@ pub fn detect_in(mutant: Mutant, scenario: &str) -> Result<Detection, String> {
         return Err(format!("{} breaks without {mutant:?}: {}", violation.vector, violation.reason));
     }
     select_mutant(Some(mutant));
+    // What the reductions leave out must hide no fault.
+    let (_, reduced) = explore(&scenario, false);
     let (mut explored, violation) = explore(&scenario, true);
     let traced = violation.as_ref().and_then(|found| trace(&found.vector));
     select_mutant(None);
     explored += sound;
     let blind = || format!("{mutant:?} was not found in {scenario}: the simulator is blind to it");
     let violation = violation.ok_or_else(blind)?;
+    if reduced.is_none() {
+        return Err(format!("{mutant:?} in {scenario} is hidden by what the search leaves out"));
+    }
     let unspecified = UNSPECIFIED.iter().find(|(listed, _)| *listed == mutant).map(|(_, reason)| *reason);
     let specified = match (traced, unspecified) {
         (None, _) => "not covered by the specification".to_owned(),

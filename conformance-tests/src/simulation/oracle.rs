@@ -309,27 +309,35 @@ impl Oracle {
         digest::of(states.collect::<Vec<_>>())
     }
 
-    /// Returns a digest of everything that decides how later answers will be judged.
-    pub(super) fn digest(&self, world: &World) -> u64 {
-        let pending: Vec<_> = self
-            .begun
-            .iter()
-            .enumerate()
-            .map(|(number, begun)| {
-                let is_open = !self.configurations.is_over(number);
-                begun.as_ref().filter(|_| is_open).map(|begun| {
-                    let floor = begun.floor.max(begun.shown);
-                    let from = begun.is_running.then(|| &world.history[begun.operation.keys()[0]][floor..]);
-                    (begun.is_running, &begun.clock, begun.promise, from.map(distinct))
-                })
-            })
-            .collect();
+    /// Returns a digest of what decides how later answers will be judged, except the histories and what is promised.
+    pub(super) fn digest(&self) -> u64 {
+        let pending = |(number, begun): (usize, &Option<Begun>)| {
+            let is_open = !self.configurations.is_over(number);
+            begun.as_ref().filter(|_| is_open).map(|begun| digest::of((begun.is_running, &begun.clock)))
+        };
+        let pending: Vec<_> = self.begun.iter().enumerate().map(pending).collect();
         // The order in which those wait that may be combined.
         let mut queue: Vec<_> = (0..self.begun.len()).filter(|n| !self.configurations.is_over(*n)).collect();
         queue.retain(|n| self.begun[*n].as_ref().is_some_and(|begun| begun.operation.combines()));
         queue.sort_by_key(|n| self.begun[*n].as_ref().map(|begun| begun.place));
+        digest::of((&self.configurations, pending, queue))
+    }
+
+    /// Returns a digest of the states with which operations that run, and later ones, may answer.
+    pub(super) fn history_digest(&self, world: &World) -> u64 {
+        let from = |begun: &Begun| {
+            let floor = begun.floor.max(begun.shown);
+            begun.is_running.then(|| distinct(&world.history[begun.operation.keys()[0]][floor..]))
+        };
+        let pending: Vec<_> = self.begun.iter().map(|begun| begun.as_ref().and_then(from)).collect();
         let later = [0, 1].map(|key| distinct(&world.history[key][self.acknowledged[key]..]));
-        digest::of((&self.configurations, pending, queue, later, self.near_digest(world)))
+        digest::of((pending, later, self.near_digest(world)))
+    }
+
+    /// Returns what is promised to an operation that runs.
+    pub(super) fn promise_of(&self, number: usize) -> Option<Promise> {
+        let begun = self.begun.get(number)?.as_ref().filter(|_| !self.configurations.is_over(number))?;
+        Some(begun.promise)
     }
 }
 

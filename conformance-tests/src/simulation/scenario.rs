@@ -143,6 +143,12 @@ impl Scenario {
         if self.arrangement.is_shared() { Scope::Shared } else { Scope::Process }
     }
 
+    /// Returns `true` if two of its operations may differ by their numbers alone.
+    #[must_use]
+    pub fn has_twins(&self) -> bool {
+        self.operations.iter().enumerate().any(|(number, own)| self.operations[..number].contains(own))
+    }
+
     pub(super) fn processes(&self) -> usize {
         self.operations.iter().map(|(_, process)| process + 1).max().unwrap_or(1)
     }
@@ -178,16 +184,16 @@ impl Scenario {
         RARE.iter().map(|name| name.parse()).collect()
     }
 
-    /// Returns the scenarios with which every change is checked, besides the crowds:
+    /// Returns the mixes with which every change is checked: every mix of two in all arrangements with one fault. Returns
+    /// samples besides, for which there may be time:
     ///
-    /// - every mix of two in all arrangements with one fault;
     /// - every mix of two in one arrangement with two faults (nothing cached, and each operation in a process
     ///   of its own, unless both are loads), except the largest;
     /// - `samples` of these largest, chosen by `random`;
     /// - as many mixes of three, half of them with one fault, and half of them, which include the largest
     ///   mixes and those with more than one merge, without a fault.
     #[must_use]
-    pub fn standard(mut random: impl FnMut(usize) -> usize, samples: usize) -> Vec<Self> {
+    pub fn standard(mut random: impl FnMut(usize) -> usize, samples: usize) -> (Vec<Self>, Vec<Self>) {
         let matters_most = |scenario: &Self| {
             let shares_flights = scenario.operations.iter().all(|(operation, _)| operation.is_load());
             let is_plain = scenario.arrangement == Arrangement::Shared;
@@ -196,23 +202,18 @@ impl Scenario {
                 && (scenario.processes() > 1 || shares_flights)
         };
         let twice = Self::all(2, 2).into_iter().filter(matters_most);
-        let (mut large, mut twice): (Vec<_>, Vec<_>) = twice.partition(Self::is_large);
+        let (mut large, mut sampled): (Vec<_>, Vec<_>) = twice.partition(Self::is_large);
         for _ in 0..samples.min(large.len()) {
-            twice.push(large.swap_remove(random(large.len())));
+            sampled.push(large.swap_remove(random(large.len())));
         }
-        let mut scenarios = Self::all(2, 1);
-        // Two faults include everything that is possible with one.
-        scenarios
-            .retain(|once| !twice.iter().any(|scenario| Self { faults: 1, ..scenario.clone() } == *once));
-        scenarios.extend(twice);
         let mut threes = Self::all(3, 0);
         let mut small_threes = Self::all(3, 1);
         small_threes.retain(|scenario| scenario.keys() <= 3 && scenario.merges() <= 1);
         for sample in 0..samples {
             let among = if sample % 2 == 0 { &mut threes } else { &mut small_threes };
-            scenarios.push(among.swap_remove(random(among.len())));
+            sampled.push(among.swap_remove(random(among.len())));
         }
-        scenarios
+        (Self::all(2, 1), sampled)
     }
 
     /// Returns `true` if it has many states, because its operations touch two sessions or may begin again.
@@ -252,20 +253,41 @@ impl Scenario {
             let operations = placements.swap_remove(random(placements.len()));
             let is_split = operations.iter().any(|(_, process)| *process > 0);
             let is_shared = is_split || random(4) > 0;
+            // One in three has memories that are told of changes.
+            const NEAR: [Arrangement; 4] =
+                [Arrangement::Near, Arrangement::Strict, Arrangement::NearSensitive, Arrangement::Notified];
             let arrangement = match is_split && random(2) > 0 {
+                _ if random(3) == 0 => NEAR[random(NEAR.len())],
                 true => Arrangement::Sensitive,
                 false if is_shared => Arrangement::Shared,
                 false => Arrangement::Process,
             };
-            return Self {
-                operations,
-                beginning: beginnings.swap_remove(random(beginnings.len())),
-                arrangement,
-                faults,
-                rivalry: if random(4) == 0 { 8 } else { 0 },
-                ticks: 0,
-            };
+            let is_near = arrangement.is_near();
+            let rivalry = if random(4) == 0 && !is_near { 8 } else { 0 };
+            let ticks = if is_near { u8::try_from(random(4)).unwrap_or(0) } else { 0 };
+            let beginning = beginnings.swap_remove(random(beginnings.len()));
+            return Self { operations, beginning, arrangement, faults, rivalry, ticks };
         }
+    }
+
+    /// Returns every mix of `size` operations and up to `faults` faults with near caches, in front of a shared cache or over
+    /// a database that reports. The faults are those of channels.
+    #[must_use]
+    pub fn all_near(size: usize, faults: u8) -> Vec<Self> {
+        let mut scenarios = Self::all(size, 0);
+        scenarios.retain(|scenario| {
+            scenario.arrangement == Arrangement::Shared
+                && scenario.operations.iter().any(|(operation, _)| operation.is_load())
+        });
+        let near = |arrangement| {
+            scenarios.iter().map(move |scenario| Self { arrangement, faults, ..scenario.clone() })
+        };
+        let mut all: Vec<_> = near(Arrangement::Near).chain(near(Arrangement::Notified)).collect();
+        // Over a database that reports, nothing is cached but what memories hold, and that is there or not.
+        all.retain(|scenario| {
+            scenario.arrangement == Arrangement::Near || scenario.beginning != Beginning::Ending
+        });
+        all
     }
 
     /// Returns `true` if this is the arrangement of its mix that shows the most: one cache for two processes,

@@ -57,7 +57,7 @@ pub(super) const NEAR_PATIENCE: Duration = Duration::from_millis(640);
 pub(super) const NEAR_WAIT: Duration = Duration::from_millis(1_291);
 
 /// The time that passes in a run with near caches without being a fault: longer than a final operation waits, and short
-/// enough that no fence has to be renewed for it.
+/// enough that no fence has to be renewed for three of them.
 pub(super) const TICK: Duration = Duration::from_millis(1_300);
 
 /// The time by which the second process's clock is ahead: less than the clock slack.

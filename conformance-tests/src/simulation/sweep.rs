@@ -4,9 +4,11 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
+use std::time::Instant;
 
-use super::explore::{Explored, Violation, explore};
+use super::explore::{Explored, Violation};
 use super::scenario::Scenario;
+use super::search::explore;
 
 /// Explores all of `scenarios`, and calls `progress` for each that is done. Stops at the first violation.
 ///
@@ -17,9 +19,26 @@ pub fn sweep(
     scenarios: &[Scenario],
     progress: impl Fn(&Scenario, Explored) + Sync,
 ) -> Result<Explored, SweepError> {
-    let sum = Mutex::new((Explored::default(), None::<Violation>));
+    sweep_until(scenarios, None, progress).map(|(explored, _)| explored)
+}
+
+/// Explores `scenarios` in their order, begins none after `until`, and calls `progress` for each that is done. Stops at the
+/// first violation. Returns the number of those that were explored, too.
+///
+/// # Errors
+///
+/// As [`sweep`] does.
+pub fn sweep_until(
+    scenarios: &[Scenario],
+    until: Option<Instant>,
+    progress: impl Fn(&Scenario, Explored) + Sync,
+) -> Result<(Explored, usize), SweepError> {
+    let sum = Mutex::new((Explored::default(), None::<Violation>, 0));
     let locked = || sum.lock().unwrap_or_else(PoisonError::into_inner);
     on_all_cores(scenarios, |scenario| {
+        if until.is_some_and(|until| Instant::now() > until) {
+            return ControlFlow::Break(());
+        }
         let (explored, violation) = explore(scenario, false);
         // The shortest violation is easier to understand, and takes as long again to find.
         let violation = violation.map(|found| explore(scenario, true).1.unwrap_or(found));
@@ -29,15 +48,16 @@ pub fn sweep(
             sum.1 = violation;
             return ControlFlow::Break(());
         }
+        sum.2 += 1;
         drop(sum);
         progress(scenario, explored);
         ControlFlow::Continue(())
     });
-    let (explored, violation) = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let (explored, violation, done) = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
     match violation {
         Some(violation) => Err(SweepError::Broken(violation)),
         None if explored.states == 0 || explored.ends == 0 => Err(SweepError::Nothing),
-        None => Ok(explored),
+        None => Ok((explored, done)),
     }
 }
 

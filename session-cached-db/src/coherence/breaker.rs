@@ -102,6 +102,6 @@ impl Breaker {
     pub(super) fn digest(&self, failures_left: u32) -> (bool, Option<u32>) {
         let failures = self.failures.load(Ordering::Relaxed);
         // Failures count only if enough can follow to open the breaker.
-        (self.is_open(), (failures + failures_left >= self.threshold).then_some(failures))
+        (self.is_open(), (failures.saturating_add(failures_left) >= self.threshold).then_some(failures))
     }
 }

@@ -1,6 +1,5 @@
 //! The faulty code of the seeded faults of the store, and the simulator's view of a store's state.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -11,18 +10,21 @@ use super::job::{Job, Latest, Saved, Touched};
 use super::queue::{Queueable as _, Wait};
 use crate::coherence::{FencedWrite, Loaded};
 use crate::runtime::Admission;
+use crate::simulation::{SharedState, digest_of};
 use crate::{CachedDb, Coherence, Error, WriteOperation};
 
 impl<C: Cache, P> CachedDb<C, P> {
-    /// Returns a digest of attempts, write queues, repairs and breakers: all that tasks of this store have in common, besides
-    /// cache and database. No more than `failures_left` cache calls are going to fail.
+    /// Returns digests of all that tasks of this store have in common, besides cache and database. No more than
+    /// `failures_left` cache calls are going to fail.
     #[must_use]
-    pub fn __shared_state(&self, failures_left: u32) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        self.inner.single_flight.digest().hash(&mut hasher);
-        self.inner.queues.digest().hash(&mut hasher);
-        self.inner.cache.digest(failures_left).hash(&mut hasher);
-        hasher.finish()
+    pub fn __shared_state(&self, failures_left: u32) -> SharedState {
+        let Inner { single_flight, queues, cache, .. } = &*self.inner;
+        SharedState {
+            attempts: digest_of(single_flight.digest()),
+            queues: digest_of(queues.digest()),
+            repairs: digest_of(cache.digest(failures_left)),
+            repairs_in_full: digest_of(cache.digest(u32::MAX)),
+        }
     }
 
     /// Returns `true` while a breaker is open.

@@ -6,7 +6,7 @@ use session_core::Scope;
 
 use super::{Simulation, Status, is_keeper};
 use crate::simulation::arrangement::Arrangement;
-use crate::simulation::call::{Call, Effect};
+use crate::simulation::call::{Call, Effect, LateId};
 use crate::simulation::settings::{KEYS, NEAR_BOUND, TICK, WRITE_TIMEOUT};
 use crate::simulation::task_id::TaskId;
 use crate::simulation::world::{Purpose, TaskState, World, lock};
@@ -15,7 +15,7 @@ use crate::simulation::world::{Purpose, TaskState, World, lock};
 pub(super) const JUMPS: [Duration; 2] = [Duration::from_secs(11), Duration::from_secs(33)];
 
 /// One of the events that can happen next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::simulation) enum Choice {
     /// A client begins an operation.
     Begin(usize),
@@ -30,7 +30,7 @@ pub(in crate::simulation) enum Choice {
     /// Another process gets ahead of an exchange that is on its way.
     Rival,
     /// A call that no task waits for any more takes effect after all.
-    TakeEffectLate(usize),
+    TakeEffectLate(LateId),
     /// The answer to a call by a channel is read, and its task is not polled yet: a report behind it may come before that.
     Read(TaskId),
     /// A channel reports a change.
@@ -151,7 +151,7 @@ impl Simulation<'_> {
                 _ => {}
             }
         }
-        choices.extend((0..world.late.len()).map(Choice::TakeEffectLate));
+        choices.extend(world.late.iter().map(|late| Choice::TakeEffectLate(late.id())));
         for (number, _) in world.open_channels() {
             if world.has_notice(number) {
                 is_quiet = false;

@@ -32,9 +32,10 @@ impl Simulation<'_> {
             Choice::TakeEffect(id) => what(id),
             Choice::Arrive(id) => format!("{}: the answer arrives", who(id)),
             Choice::Fire(id) => format!("{}: its timer fires", who(id)),
-            Choice::TakeEffectLate(position) => {
-                let late = &world.late[*position];
-                format!("{}, given up before: {}", who(&late.task), Described(&late.effect))
+            Choice::TakeEffectLate(id) => {
+                let late = world.late.iter().find(|late| late.id() == *id);
+                let effect = late.map(|late| format!("{}", Described(&late.effect)));
+                format!("{}, given up before: {}", who(&id.0), effect.unwrap_or_default())
             }
             Choice::Read(id) => format!("{}: the answer is read", who(id)),
             Choice::Notice(number) => format!("channel {number}: a report is read"),

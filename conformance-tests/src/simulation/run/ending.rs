@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use session_core::{Entry, State};
+use session_core::{Entry, Record, State};
 
 use super::tasks::Task;
 use super::{FIRST_PROBE, Simulation, Status, Verdict, awaits_repair, is_keeper};
+use crate::simulation::call::Seen;
+use crate::simulation::digest;
 use crate::simulation::operation::Operation;
 use crate::simulation::oracle::Promise;
 use crate::simulation::settings::{
@@ -35,9 +37,12 @@ impl Simulation<'_> {
         }
         // Calls that were given up take effect now or never.
         let lands = self.digest().is_multiple_of(2);
-        while lands && !lock(&self.world).late.is_empty() {
-            lock(&self.world).take_effect_late(0);
+        let mut world = lock(&self.world);
+        while let Some(first) = world.late.first().filter(|_| lands) {
+            let id = first.id();
+            world.take_effect_late(id);
         }
+        drop(world);
         (self.rivalry_left, self.ticks_left) = (0, 0);
         for _ in 0..MAX_ROUNDS {
             self.release();
@@ -108,6 +113,22 @@ impl Simulation<'_> {
             return Err("an attempt or a write queue is left behind".into());
         }
         Ok(())
+    }
+
+    /// Returns a digest of the rows and entries of the world, in which operations are not told apart by their numbers.
+    pub(in crate::simulation) fn left_behind(&self) -> u64 {
+        let world = lock(&self.world);
+        let of = |number: usize| self.scenario.operations.get(number).copied();
+        let seen = |record: &Record| Seen::of(record).0.map(|mark| of(usize::from(mark).wrapping_sub(1)));
+        let left = |key: usize| {
+            let entry = world.entry(key).map(|entry| match &entry.state {
+                State::Value(value) => (0, Some(seen(&value.record))),
+                State::Lease => (1, None),
+                State::Fence(_) => (2, None),
+            });
+            (world.row(key).map(seen), entry)
+        };
+        digest::of(((0..KEYS.len()).map(left).collect::<Vec<_>>(), &self.excuses))
     }
 
     pub(super) fn let_pass(&mut self, time: Duration) {

@@ -26,6 +26,7 @@ impl Simulation<'_> {
     pub(super) fn judge_answers(&mut self) -> Verdict {
         let answers: Vec<_> =
             self.answers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).drain(..).collect();
+        self.has_answered |= !answers.is_empty();
         for Answer { number, outcome, is_degraded } in answers {
             if let Some(status) = self.statuses.get_mut(number) {
                 *status = Status::Over;

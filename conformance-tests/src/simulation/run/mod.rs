@@ -3,6 +3,7 @@
 mod choices;
 mod describe;
 mod ending;
+mod footprint;
 mod judging;
 mod steps;
 mod tasks;
@@ -21,6 +22,7 @@ use session_cached_db::{CachedDb, Error, OutagePolicy, Session, WriteOperation};
 use session_core::{Entry, Stamp, Value};
 
 pub(in crate::simulation) use self::choices::Choice;
+pub(in crate::simulation) use self::footprint::{Footprint, group};
 use self::judging::Excuses;
 use self::tasks::Task;
 use crate::simulation::arrangement::Arrangement;
@@ -28,6 +30,7 @@ use crate::simulation::backends::{NodeCache, SimCache, SimDb, SimRuntime};
 use crate::simulation::digest;
 use crate::simulation::operation::{Answer, FIRST_VERSION, Operation, Store, record, session_key};
 use crate::simulation::oracle::Oracle;
+use crate::simulation::places::{self, Places};
 use crate::simulation::scenario::{Beginning, Scenario};
 use crate::simulation::settings::{
     AHEAD, CACHE_TIMEOUT, CLOCK_SLACK, FAR, FENCE_TTL, LEASE_TTL, MAX_CACHE_AGE, NEAR_BOUND, PROBE_INTERVAL,
@@ -96,6 +99,8 @@ pub(in crate::simulation) struct Simulation<'a> {
     tracer: Option<Tracer>,
     /// The sessions that the loads after the end of the run have asked for.
     probed: Vec<usize>,
+    /// An operation has answered in the last step.
+    has_answered: bool,
 }
 
 /// The verdict on a run so far: an error says which promise was broken.
@@ -141,6 +146,7 @@ impl<'a> Simulation<'a> {
             was_degraded: false,
             tracer: None,
             probed: Vec::new(),
+            has_answered: false,
         };
         simulation.enter(TaskId::of_operation(FIRST_PROBE - 1));
         lock(&simulation.world).begin_rival(usize::MAX);
@@ -301,24 +307,52 @@ impl<'a> Simulation<'a> {
 
     /// Returns a digest of everything that decides what can happen from here on, and how it will be judged.
     pub(in crate::simulation) fn digest(&self) -> u64 {
+        self.places().digest()
+    }
+
+    /// Returns the digests of all places of the state.
+    pub(in crate::simulation) fn places(&self) -> Places {
         let world = lock(&self.world);
-        let shared = |store: &Store| store.__shared_state(u32::from(self.faults_left));
-        let stores: Vec<_> = self.stores.iter().map(|store| store.as_ref().map(shared)).collect();
-        let tasks: BTreeSet<_> =
-            self.tasks.iter().map(|task| (task.id, task.is_held, task.is_suspended)).collect();
+        let shared = |store: &Option<Store>| {
+            store.as_ref().map(|store| store.__shared_state(u32::from(self.faults_left)))
+        };
+        let stores = self.stores.iter().map(shared);
+        let (judgment, history) = (self.oracle.digest(), self.oracle.history_digest(&world));
+        let mut places = Places::new(digest::of((judgment, history, self.urgent, self.is_finished)));
+        for (process, shared) in stores.enumerate() {
+            places.add(places::attempts(process), shared.map(|shared| shared.attempts));
+            places.add(places::queues(process), shared.map(|shared| shared.queues));
+            places.add(places::repair(process), shared.map(|shared| shared.repairs));
+            places.note_repair(process, shared.map_or(0, |shared| shared.repairs_in_full));
+            if self.scenario.arrangement.is_near() {
+                places.add(places::channel(process), memory_digest(&self.nears[process]));
+                places.add(places::shows(process), self.may_show(process));
+            }
+            let over = |is_meant: fn(Operation) -> bool| {
+                let operations = self.scenario.operations.iter().zip(&self.statuses);
+                let of = operations.map(|((operation, place), status)| {
+                    *place == process && *status == Status::Over && is_meant(*operation)
+                });
+                of.fold(0_u8, |set, is_over| set << 1 | u8::from(is_over))
+            };
+            places.add(places::loads_over(process), over(Operation::is_load));
+            places.add(places::all_over(process), over(|_| true));
+        }
+        for task in &self.tasks {
+            places.add(group(task.id), (task.id, task.is_held, task.is_suspended));
+        }
+        for (number, status) in self.statuses.iter().enumerate() {
+            let of = (status, self.dropped.contains(&number), self.oracle.promise_of(number));
+            places.add(places::operation(number), of);
+        }
+        places.add(places::FAULTS, (self.faults_left, self.ticks_left, self.excuses));
+        places.add(places::RIVAL, self.rivalry_left);
         // Losses matter as long as an entry can still be evicted.
         let losses = (self.faults_left > 0).then_some((&self.exposed, &self.lost));
-        digest::of((
-            world.digest(),
-            self.oracle.digest(&world),
-            stores,
-            tasks,
-            &self.statuses,
-            (self.faults_left, self.rivalry_left, self.excuses, &self.dropped),
-            self.urgent,
-            (self.ticks_left, self.was_degraded, self.nears.iter().map(memory_digest).collect::<Vec<_>>()),
-            (losses, self.exposed.is_empty(), self.is_bounded_only(), self.is_bounded, self.is_finished),
-        ))
+        let is_weak = (self.exposed.is_empty(), self.is_bounded_only(), self.is_bounded, self.was_degraded);
+        places.add(places::PROMISES, (losses, is_weak));
+        world.add_places(&mut places);
+        places
     }
 }
 

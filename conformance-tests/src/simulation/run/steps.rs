@@ -6,7 +6,7 @@ use super::choices::{Choice, JUMPS};
 use super::{Simulation, Status, Verdict};
 use crate::simulation::call::Reply;
 use crate::simulation::operation::Operation;
-use crate::simulation::settings::{TICK, stored_keys};
+use crate::simulation::settings::{FENCE_TTL, START, STATEMENT_BOUND, TICK, WRITE_TIMEOUT, stored_keys};
 use crate::simulation::task_id::TaskId;
 use crate::simulation::world::{TaskState, lock};
 
@@ -14,6 +14,7 @@ impl Simulation<'_> {
     /// Makes one step.
     pub(in crate::simulation) fn step(&mut self, choice: Choice) -> Verdict {
         self.urgent = None;
+        self.has_answered = false;
         match choice {
             Choice::Begin(number) => self.begin_operation(number)?,
             Choice::Start(id) => {
@@ -45,8 +46,11 @@ impl Simulation<'_> {
             Choice::Tick => {
                 self.ticks_left = self.ticks_left.saturating_sub(1);
                 self.let_pass(TICK);
+                // After several of them, a writer renews its fence, and leaves the old one if another writer has joined it.
+                let passed = lock(&self.world).now.since(START);
+                self.excuses.leftovers |= passed + (WRITE_TIMEOUT + STATEMENT_BOUND) > FENCE_TTL;
             }
-            Choice::TakeEffectLate(position) => lock(&self.world).take_effect_late(position),
+            Choice::TakeEffectLate(late) => lock(&self.world).take_effect_late(late),
             Choice::Finish => {
                 self.is_finished = true;
                 self.finish()?;

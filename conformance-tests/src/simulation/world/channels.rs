@@ -1,13 +1,13 @@
 //! The channels by which near caches are told of changes.
 
 use std::collections::VecDeque;
-use std::hash::Hash;
 use std::sync::Arc;
 
 use session_core::NoticeListener;
 
 use super::World;
 use crate::simulation::call::{Call, Reply};
+use crate::simulation::places::{self, Places};
 use crate::simulation::settings::{KEYS, stored_keys};
 use crate::simulation::task_id::TaskId;
 use crate::simulation::trace::Event;
@@ -199,14 +199,15 @@ impl World {
         }
     }
 
-    pub(super) fn hash_channels(&self, hasher: &mut impl std::hash::Hasher) {
+    pub(super) fn add_channels(&self, places: &mut Places) {
         for (number, channel) in self.channels.iter().enumerate().filter(|(_, channel)| channel.is_open) {
             // The number of a call depends on how many pings came before it, and decides nothing.
             let stream = channel.stream.iter().map(|item| match item {
                 Item::Notice(key) => (Some(*key), None),
                 Item::Answer(task, _) => (None, Some(*task)),
             });
-            (number, channel.process, channel.watched, stream.collect::<Vec<_>>()).hash(hasher);
+            let of = (number, channel.watched, stream.collect::<Vec<_>>());
+            places.add(places::channel(channel.process), of);
         }
     }
 }

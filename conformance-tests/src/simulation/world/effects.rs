@@ -8,7 +8,7 @@ use session_core::{
 };
 
 use super::{Item, Slot, World};
-use crate::simulation::call::{Effect, Late, Reply, Seen};
+use crate::simulation::call::{Effect, Late, LateId, Reply, Seen};
 use crate::simulation::settings::{KEYS, TOUCH_INTERVAL, VALUE_TTL_EXCESS, stored_keys};
 use crate::simulation::task_id::TaskId;
 use crate::simulation::trace::Event;
@@ -88,7 +88,8 @@ impl World {
     }
 
     /// Lets a call take effect that no task waits for.
-    pub(in crate::simulation) fn take_effect_late(&mut self, position: usize) {
+    pub(in crate::simulation) fn take_effect_late(&mut self, id: LateId) {
+        let position = self.late.iter().position(|late| late.id() == id).expect("a call that was given up");
         let Late { task, effect, number, .. } = self.late.remove(position);
         let _ = self.take_effect(task, effect, number);
     }

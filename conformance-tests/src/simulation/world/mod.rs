@@ -22,6 +22,8 @@ pub(super) use self::timers::Purpose;
 use self::timers::Timer;
 use super::call::{Call, Effect, Late, Reply, Seen};
 use super::digest;
+use super::places::{self, Places};
+use super::run::group;
 use super::settings::{AHEAD, CLOCK_SLACK, KEYS, START, STATEMENT_BOUND, WRITE_TIMEOUT};
 use super::task_id::TaskId;
 use super::trace::{Event, Log};
@@ -322,16 +324,15 @@ impl World {
         });
     }
 
-    /// Returns a digest of everything that decides what can still happen, except the order of events, which
-    /// is in the oracle's.
-    pub(in crate::simulation) fn digest(&self) -> u64 {
-        let mut hasher = digest::Mixer::default();
-        self.now.hash(&mut hasher);
+    /// Adds the digests of everything that decides what can still happen, except the order of events, which is in the
+    /// oracle's.
+    pub(in crate::simulation) fn add_places(&self, places: &mut Places) {
+        places.add(places::CLOCK, self.now);
         for key in 0..KEYS.len() {
             let of = |slot: &Slot| (digest::entry(&slot.entry), slot.until);
-            self.slots[key].as_ref().map(of).hash(&mut hasher);
-            self.before[key].iter().for_each(|slot| slot.as_ref().map(of).hash(&mut hasher));
-            self.rows[key].as_ref().map(digest::record).hash(&mut hasher);
+            places.add(places::slot(key), self.slots[key].as_ref().map(of));
+            self.before[key].iter().for_each(|slot| places.add(places::slot(key), slot.as_ref().map(of)));
+            places.add(places::row(key), self.rows[key].as_ref().map(digest::record));
         }
         let late = self
             .late
@@ -339,10 +340,12 @@ impl World {
             .map(|late| (digest::effect(&late.effect), late.effect.is_statement().then_some(late.sent_at)));
         let mut late: Vec<_> = late.collect();
         late.sort_unstable();
-        late.hash(&mut hasher);
-        (self.rival, &self.touched_by).hash(&mut hasher);
-        self.hash_channels(&mut hasher);
+        places.add(places::LATE, late);
+        places.add(places::RIVAL, self.rival);
+        places.add(places::TOUCHED, &self.touched_by);
+        self.add_channels(places);
         for (id, task) in &self.tasks {
+            let mut hasher = digest::Mixer::default();
             (id, task.log, task.children, task.is_gone).hash(&mut hasher);
             for timer in &task.timers {
                 // The due time matters only for a timer that fires by time.
@@ -356,8 +359,8 @@ impl World {
                 (digest::effect(&call.effect), sent_at, reply, call.has_arrived)
             });
             call.hash(&mut hasher);
+            places.add(group(*id), hasher.finish());
         }
-        hasher.finish()
     }
 }
 
