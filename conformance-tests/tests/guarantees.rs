@@ -10,16 +10,6 @@ use conformance_tests::simulation::{Mutant, SHOWN_IN, Scenario};
 const DOCUMENTS: [&str; 2] =
     [include_str!("../../docs/coherence.md"), include_str!("../../docs/near-caches.md")];
 
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-
-/// Promises that the simulator cannot judge, because it knows no notes of rotations, with the file and the name of the test
-/// that shows them on real servers.
-const ELSEWHERE: [(&str, &str, &str); 1] = [(
-    "N9",
-    "conformance-tests/tests/network/near.rs",
-    "old_key_shows_no_past_once_a_client_has_the_new_one",
-)];
-
 /// The heading of a table that says which fault breaks which promise.
 const SHOWN: &str = "| promise | seeded fault that breaks it | scenario in which it does |";
 
@@ -76,13 +66,6 @@ fn faults(documents: &[&str]) -> Vec<String> {
     for (promise, mutant, scenario) in &shown {
         if !names.contains(promise) {
             faults.push(format!("{promise} is no promise"));
-        }
-        if let Some((_, path, name)) = ELSEWHERE.iter().find(|(other, ..)| other == promise) {
-            let source = std::fs::read_to_string(format!("{ROOT}/{path}")).unwrap_or_default();
-            if mutant != path || scenario != name || !source.contains(&format!("fn {name}(")) {
-                faults.push(format!("{promise} is shown by {name} in {path}, and there alone"));
-            }
-            continue;
         }
         if !SHOWN_IN.iter().any(|(listed, name)| format!("{listed:?}") == *mutant && name == scenario) {
             faults.push(format!("the simulator does not look for {mutant} in {scenario}"));

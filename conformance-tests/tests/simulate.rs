@@ -172,18 +172,19 @@ fn same_choices_make_the_same_run() {
 fn assert_that_reductions_change_nothing(scenario: &Scenario) {
     let full = search(scenario, Reduction::Nothing);
     let orders = search(scenario, Reduction::Orders);
-    assert_eq!(full.states, orders.states, "{scenario}");
-    assert_eq!(full.ends, orders.ends, "{scenario}");
+    assert_eq!(full.way_to_more_than(&orders), None, "{scenario}");
+    assert_eq!(orders.way_to_more_than(&full), None, "{scenario}");
+    assert!(full.ends == orders.ends, "{scenario}");
     assert!(orders.explored.runs <= full.explored.runs, "{scenario}");
     let all = search(scenario, Reduction::All);
-    assert_eq!(full.left, all.left, "{scenario}");
+    assert!(full.left == all.left, "{scenario}");
     let verdicts = [&full, &orders, &all].map(|searched| searched.violation.is_some());
     assert_eq!(verdicts, [verdicts[0]; 3], "{scenario}");
 }
 
 #[test]
 fn search_leaves_out_nothing_that_differs_in_a_mix_of_two() {
-    for scenario in Scenario::all(2, 0).iter().chain(&Scenario::all_near(2, 0)) {
+    for scenario in &Scenario::all(2, 0) {
         assert_that_reductions_change_nothing(scenario);
     }
 }
@@ -194,6 +195,7 @@ fn search_leaves_out_nothing_that_differs_with_a_fault() {
         "load@0+save@1/vacant/shared/1",
         "delete@0+delete@0/cached/sensitive/1",
         "load@1+touch@0/cached/near/1",
+        "load@1+overwrite@0/cached/notified/0",
         "load@0+reap@1/ending/shared/1",
     ] {
         assert_that_reductions_change_nothing(&name.parse().unwrap());
@@ -269,8 +271,8 @@ fn exhaustive_run_that_is_killed_continues_where_it_was() {
         command.args(["exhaustive", path.to_str().unwrap(), "load@0+reap@"]);
         command.stdout(Stdio::piped()).spawn().unwrap()
     };
-    let mut whole = start(&paths[1]);
-    assert!(whole.wait().unwrap().success());
+    let whole = start(&paths[1]);
+    assert!(whole.wait_with_output().unwrap().status.success());
 
     let mut killed = start(&paths[0]);
     while noted(&paths[0]).is_empty() {
@@ -281,8 +283,9 @@ fn exhaustive_run_that_is_killed_continues_where_it_was() {
     let before = noted(&paths[0]);
 
     let mut resumed = start(&paths[0]);
-    let first = BufReader::new(resumed.stdout.take().unwrap()).lines().next().unwrap().unwrap();
-    assert!(!first.ends_with(" 0 so far"), "{first}");
+    let lines: Vec<_> =
+        BufReader::new(resumed.stdout.take().unwrap()).lines().map_while(Result::ok).collect();
+    assert!(!lines[0].ends_with(" 0 so far"), "{lines:?}");
     assert!(resumed.wait().unwrap().success());
     assert!(noted(&paths[0]).is_superset(&before));
     assert_eq!(noted(&paths[0]), noted(&paths[1]));

@@ -145,6 +145,8 @@ mutants! {
     NearNeedsChannel,
     /// Near cache: memory keeps a value that is older than what this process has shown from the database or the cache.
     NearKeptOnBypass,
+    /// Near cache: a client with the old key of a session gets the new one without a wait.
+    NearLedAtOnce,
     /// Memory over a database that reports: a report leaves the fence of a writer as it is, which then publishes over it.
     NotifiedFenceKept,
     /// Memory over a database that reports: what was kept before the channel was opened is not forgotten.

@@ -9,13 +9,17 @@ use crate::help::Help;
 use crate::process::{cargo, run as run_process};
 
 pub(crate) const HELP: Help = Help {
-    usage: "simulate [--exhaustive | --mutants | --scenario NAME | --random N | --replay VECTOR [--mutant NAME]] [--seed SEED]",
+    usage: "simulate [--exhaustive | --compare | --mutants | --scenario NAME | --random N | --replay VECTOR [--mutant NAME]] [--seed SEED]",
     summary: "Drives the real store through interleavings and faults, and finds every seeded fault.",
     details: "Without options, it does what `cargo xtask test` does.",
     options: &[
         (
             "--exhaustive",
-            "Tries every mix of two operations with up to two faults, and of three with one. Goes on where it was stopped; delete target/simulate.state to begin anew.",
+            "Tries every mix of two operations with up to two faults, and of three with one, near caches included. Goes on where it was stopped; delete target/simulate.state to begin anew.",
+        ),
+        (
+            "--compare",
+            "Tries every mix of two operations with all that the search leaves out, too, and compares.",
         ),
         ("--mutants", "Switches each seeded fault on in turn, and fails unless each is found."),
         ("--scenario NAME", "Tries one scenario in all orders."),
@@ -39,11 +43,12 @@ pub(crate) fn run(mut args: Parser) -> Result {
     let mut mutant = None;
     let mut choose = |chosen: Vec<OsString>| match what.replace(chosen) {
         None => Ok(()),
-        Some(_) => Err("choose one of --exhaustive, --mutants, --scenario, --random and --replay"),
+        Some(_) => Err("choose one of --exhaustive, --compare, --mutants, --scenario, --random and --replay"),
     };
     while let Some(arg) = args.next()? {
         match arg {
             Arg::Long("exhaustive") => choose(vec!["exhaustive".into(), STATE.into()])?,
+            Arg::Long("compare") => choose(vec!["compare".into()])?,
             Arg::Long("mutants") => choose(vec!["mutants".into()])?,
             Arg::Long("scenario") => choose(vec!["scenario".into(), args.value()?])?,
             Arg::Long("random") => choose(vec!["random".into(), args.value()?])?,

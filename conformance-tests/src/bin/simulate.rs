@@ -136,10 +136,14 @@ fn print_sum(scenarios: usize, explored: Explored, begun: Instant) {
 fn compare(scenario: &Scenario) -> Result<[Explored; 2]> {
     let full = search(scenario, Reduction::Nothing);
     let orders = search(scenario, Reduction::Orders);
-    if (&full.states, &full.ends) != (&orders.states, &orders.ends) {
+    if let Some(way) = full.way_to_more_than(&orders).or(orders.way_to_more_than(&full)) {
+        let vector = Vector { scenario: scenario.clone(), choices: way.to_vec() };
         return Err(
-            format!("{scenario}: the order of steps that are said to commute makes a difference").into()
+            format!("{vector}: the order of steps that are said to commute makes a difference").into()
         );
+    }
+    if full.ends != orders.ends {
+        return Err(format!("{scenario}: other ends").into());
     }
     let all = if scenario.has_twins() { search(scenario, Reduction::All) } else { orders.clone() };
     if full.left != all.left {

@@ -10,11 +10,12 @@ use cache_backends::near::{NearCache, NotifiedCache};
 use session_core::{
     Acquired, BoxFuture, Cache, CacheError, CacheProperties, DatabaseChannel, DatabaseNotices, Entry,
     Exchange, Expected, ExpiredSession, ExpiredSessions, KeyForm, Near, NoticeChannel, NoticeListener,
-    NoticeSource, Persistence, PersistenceError, PersistenceProperties, Record, RecordWrite, Row, Runtime,
-    Scope, SessionTimes, StoredKey, Subject, SubjectIndex, Timestamp, Version,
+    NoticeSource, Persistence, PersistenceError, PersistenceProperties, Record, RecordWrite, Rotation,
+    Rotations, Row, Runtime, Scope, SessionTimes, StoredKey, Subject, SubjectIndex, Timestamp, Version,
 };
 
 use super::call::{Effect, Reply};
+use super::operation::note_of_rotation;
 use super::settings::{KEYS, NEAR_WAIT, STATEMENT_BOUND};
 use super::task_id::TaskId;
 use super::world::{Shared, lock};
@@ -389,6 +390,35 @@ impl Persistence for SimDb {
     fn notify(&self) -> Result<Arc<dyn DatabaseNotices>, &'static str> {
         let notices = SimNotices { world: Arc::clone(&self.world), process: self.process };
         if self.reports { Ok(Arc::new(notices)) } else { Err("it does not report in this scenario") }
+    }
+}
+
+/// The note that leads from A to B is there all the time, and is found at once.
+impl Rotations for SimDb {
+    async fn note_rotation(&self, _: &Rotation) -> Result<(), PersistenceError> {
+        Ok(())
+    }
+
+    async fn rotations(
+        &self,
+        old: &StoredKey,
+        _: Timestamp,
+        _: u32,
+    ) -> Result<Vec<Rotation>, PersistenceError> {
+        let note = note_of_rotation();
+        Ok(if note.old == *old { vec![note] } else { Vec::new() })
+    }
+
+    async fn migrate_rotations(&self) -> Result<(), PersistenceError> {
+        Ok(())
+    }
+
+    fn rotations_sql(&self) -> String {
+        String::new()
+    }
+
+    async fn check_rotations(&self) -> Result<(), PersistenceError> {
+        Ok(())
     }
 }
 

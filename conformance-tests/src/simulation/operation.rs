@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use session_cached_db::{CachedDb, Coherence, Error, Session, Written};
 use session_core::{
-    ExpiryWrite, Outcome as Certainty, Persistence, PersistenceError, Record, SessionKey, Subject, Version,
-    bytes,
+    ExpiryWrite, MaskedKey, Outcome as Certainty, Persistence, PersistenceError, Record, Rotation,
+    SessionKey, Subject, Version, bytes,
 };
 
 use super::backends::{NodeCache, SimDb};
@@ -69,6 +69,8 @@ operations! {
     DeleteB = "delete-b",
     /// Deletes A by a statement alone, as another process does that has a cache of its own.
     Elsewhere = "elsewhere",
+    /// Opens the session of a client that presents A's key. Once A is renamed, it leads to B, whose key the client gets.
+    Follow = "follow",
 }
 
 /// The answer of an operation to its caller.
@@ -84,6 +86,8 @@ pub(super) struct Answer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Outcome {
     Loaded(Option<Seen>),
+    /// The client was led to B, and knows its key.
+    Led(Seen),
     Wrote(Seen),
     Done,
     /// The session was prolonged, or was used a moment ago.
@@ -105,7 +109,7 @@ impl Operation {
     pub(super) const fn keys(self) -> &'static [usize] {
         match self {
             Self::LoadB | Self::DeleteB | Self::Create => &[1],
-            Self::Rename | Self::Revoke | Self::Reap => &[0, 1],
+            Self::Rename | Self::Revoke | Self::Reap | Self::Follow => &[0, 1],
             _ => &[0],
         }
     }
@@ -115,10 +119,10 @@ impl Operation {
         matches!(self, Self::Delete | Self::DeleteB | Self::Revoke | Self::Rename)
     }
 
-    /// Returns `true` if it goes past the cache of the scenario. Not a part of the mixes.
+    /// Returns `true` if it is a part of the mixes. The others have scenarios of their own.
     #[must_use]
-    pub const fn is_elsewhere(self) -> bool {
-        matches!(self, Self::Elsewhere)
+    pub const fn is_in_mixes(self) -> bool {
+        !matches!(self, Self::Elsewhere | Self::Follow)
     }
 
     /// Returns `true` if it replaces the data of a session under its key.
@@ -162,7 +166,11 @@ impl Operation {
             Err(Error::AlreadyExists) => Outcome::Exists,
             // Some of the sessions may have been ended.
             Err(_) if self == Self::Revoke => Outcome::Unknown,
-            Err(error) if error.outcome() == Certainty::Unknown && !self.is_load() => Outcome::Unknown,
+            Err(error)
+                if error.outcome() == Certainty::Unknown && !self.is_load() && self != Self::Follow =>
+            {
+                Outcome::Unknown
+            }
             Err(_) => Outcome::Failed,
         };
         Answer { number, outcome, is_degraded }
@@ -224,6 +232,16 @@ impl Operation {
                 *coherence = revoked.coherence;
                 Outcome::Revoked(small(revoked.value))
             }
+            Self::Follow => {
+                let session = store.open_key(session_key()).await?;
+                let read = |name| session.get::<u8>(name).map(Option::unwrap_or_default);
+                let seen = Seen([read("a")?, read("b")?]);
+                match session.key() {
+                    None => Outcome::Loaded(None),
+                    Some(key) if *key == session_key() => Outcome::Loaded(Some(seen)),
+                    Some(_) => Outcome::Led(seen),
+                }
+            }
             Self::Elsewhere => panic!("it uses no store"),
             Self::Reap => Outcome::Reaped(small(store.clear_expired().await?)),
         })
@@ -232,6 +250,13 @@ impl Operation {
 
 fn small(n: u64) -> u8 {
     u8::try_from(n).expect("few sessions")
+}
+
+/// Returns the note that leads from A to B. It is written before A is renamed, and reveals B's key.
+pub(super) fn note_of_rotation() -> Rotation {
+    let [a, b] = stored_keys();
+    let key = SessionKey::parse(KEYS[1]).expect("a valid key");
+    Rotation::new(a, b, START + FAR).with_masked_key(MaskedKey::mask(&key, &b, &session_key()))
 }
 
 /// Returns the session key of A.

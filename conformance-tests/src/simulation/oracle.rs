@@ -205,6 +205,9 @@ impl Oracle {
         let begun = self.begun[number].as_mut().expect("it has begun");
         begun.is_running = false;
         let (operation, promise) = (begun.operation, begun.promise);
+        if operation == Operation::Follow {
+            return self.answer_follow(number, outcome, world);
+        }
         if let Outcome::Loaded(seen) = outcome {
             let position = self.check_freshness(number, seen, world)?;
             self.note_shown(number, position);
@@ -230,6 +233,29 @@ impl Oracle {
                 operation.name()
             ));
         }
+        Ok(())
+    }
+
+    /// Judges the answer to a client that has presented A's key. Once it knows B's, no node may show A.
+    fn answer_follow(&mut self, number: usize, outcome: Outcome, world: &World) -> Result<(), String> {
+        match outcome {
+            Outcome::Loaded(Some(seen)) => drop(self.check_freshness(number, Some(seen), world)?),
+            Outcome::Led(seen) => {
+                let is_it = |state: &Was| state.is_some_and(|(other, _)| other == seen);
+                let renamed = world.history[0].iter().position(Option::is_none);
+                let Some(position) = renamed.filter(|_| world.history[1].iter().any(is_it)) else {
+                    return Err("a client is led to a session that was never there".into());
+                };
+                self.acknowledged[0] = self.acknowledged[0].max(position);
+                let begun = self.begun[number].as_ref().expect("it has begun");
+                if let Some(near) = &mut self.near {
+                    let (process, at) = (begun.process, world.now);
+                    near.acknowledged.push(Acknowledged { key: 0, position, process, at, is_final: true });
+                }
+            }
+            _ => {}
+        }
+        self.configurations.retain(number, |_| true);
         Ok(())
     }
 
@@ -413,6 +439,8 @@ fn steps(
     match operation {
         Operation::Load => one(rows, Outcome::Loaded(visible(0).map(|row| row.seen))),
         Operation::LoadB => one(rows, Outcome::Loaded(visible(1).map(|row| row.seen))),
+        // It changes nothing, and is judged by itself.
+        Operation::Follow => Vec::new(),
         Operation::Save | Operation::Overwrite | Operation::Merge => match visible(0) {
             None => one(rows, Outcome::Gone),
             Some(row) if operation == Operation::Save && row.seen != Seen::FIRST => {

@@ -76,6 +76,8 @@ const NEAR: &[&str] = &[
     "load@0+load@0+overwrite@0/ending/near/0",
     "load@1+load@1+delete@0/ending/near/0",
     "load@1+delete@0/ending/near/1",
+    "load@1+follow@0+rename@0/cached/near/0",
+    "follow@1+rename@0/cached/near/1",
 ];
 
 /// Arrangements that are no part of the mixes.
@@ -108,6 +110,7 @@ const NOTIFIED: &[&str] = &[
     "load@1+merge@0/cached/notified/0/ticks1",
     "load@1+rename@0/cached/notified/0",
     "load@1+revoke@0/cached/notified/0",
+    "load@1+follow@0+rename@0/cached/notified/0",
     "load@1+create@0/vacant/notified/0",
     "load@1+load@1+overwrite@0/cached/notified/0/ticks1",
     "load@1+load@1+overwrite@0/vacant/notified/0",
@@ -245,7 +248,7 @@ impl Scenario {
             let mut operations: Vec<_> =
                 (0..size).map(|_| Operation::ALL[random(Operation::ALL.len())]).collect();
             operations.sort_unstable();
-            if !is_connected(&operations) || operations.iter().any(|operation| operation.is_elsewhere()) {
+            if !is_connected(&operations) || !operations.iter().all(|operation| operation.is_in_mixes()) {
                 continue;
             }
             let mut beginnings = beginnings(&operations);
@@ -344,7 +347,7 @@ fn mix(size: usize, from: usize, chosen: &mut Vec<Operation>, mixes: &mut Vec<Ve
         return;
     }
     for (position, operation) in
-        Operation::ALL.iter().enumerate().skip(from).filter(|(_, other)| !other.is_elsewhere())
+        Operation::ALL.iter().enumerate().skip(from).filter(|(_, other)| other.is_in_mixes())
     {
         chosen.push(*operation);
         mix(size, position, chosen, mixes);

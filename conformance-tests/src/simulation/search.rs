@@ -1,6 +1,6 @@
 //! The search: every run of a scenario, except those that differ from another by the order of steps that commute.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use super::digest;
@@ -82,7 +82,8 @@ pub struct Searched {
     /// A run that breaks a promise, if there is one.
     pub violation: Option<Violation>,
     /// The digests of all states, except those whose next step belongs to the step before.
-    pub states: BTreeSet<u64>,
+    /// Each with the choices of a run that leads to it.
+    pub states: BTreeMap<u64, Vec<usize>>,
     /// The digests of all states in which runs have ended.
     pub ends: BTreeSet<u64>,
     /// The same, of what is left there, without the numbers of operations.
@@ -101,6 +102,15 @@ pub fn explore(scenario: &Scenario, shortest: bool) -> (Explored, Option<Violati
 #[must_use]
 pub fn search(scenario: &Scenario, reduction: Reduction) -> Searched {
     Search::new(scenario, reduction, false, true).run()
+}
+
+impl Searched {
+    /// Returns the choices that lead to a state which the other search has not visited, if there is one.
+    #[must_use]
+    pub fn way_to_more_than(&self, other: &Self) -> Option<&[usize]> {
+        let missing = self.states.iter().filter(|(state, _)| !other.states.contains_key(state));
+        missing.map(|(_, way)| way.as_slice()).min_by_key(|way| way.len())
+    }
 }
 
 struct Search<'a> {
@@ -214,7 +224,8 @@ impl<'a> Search<'a> {
         let choices = simulation.choices();
         let left = self.left(digest, &mut asleep, &choices, simulation);
         if self.notes_ends && !is_urgent {
-            self.result.states.insert(digest);
+            let way = || self.path.iter().map(Fork::chosen).collect();
+            self.result.states.entry(digest).or_insert_with(way);
         }
         if is_new && choices.is_empty() {
             self.result.explored.ends += 1;

@@ -7,8 +7,9 @@ use session_core::{StoredKey, Timestamp};
 /// The instant at which every run begins.
 pub(super) const START: Timestamp = Timestamp::from_secs(1_000_000);
 
-/// The sessions of a run have one of these keys. They are session keys and stored keys alike.
-pub(super) const KEYS: [&str; 2] = ["session-a", "session-b"];
+/// The sessions of a run have one of these keys. They are session keys and stored keys alike. The second one is as long as one
+/// that was generated, so a note of a rotation can have it.
+pub(super) const KEYS: [&str; 2] = ["session-a", "session-b-----------------------"];
 
 pub(super) fn stored_keys() -> [StoredKey; 2] {
     KEYS.map(|key| StoredKey::parse(key).expect("a valid key"))

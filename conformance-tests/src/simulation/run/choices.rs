@@ -7,6 +7,7 @@ use session_core::Scope;
 use super::{Simulation, Status, is_keeper};
 use crate::simulation::arrangement::Arrangement;
 use crate::simulation::call::{Call, Effect, LateId};
+use crate::simulation::operation::Operation;
 use crate::simulation::settings::{KEYS, NEAR_BOUND, TICK, WRITE_TIMEOUT};
 use crate::simulation::task_id::TaskId;
 use crate::simulation::world::{Purpose, TaskState, World, lock};
@@ -220,7 +221,8 @@ impl Simulation<'_> {
     pub(super) fn may_show(&self, process: usize) -> bool {
         let operations = self.scenario.operations.iter().zip(&self.statuses);
         operations.into_iter().any(|((operation, place), status)| {
-            *place == process && operation.is_load() && *status != Status::Over
+            let loads = operation.is_load() || *operation == Operation::Follow;
+            *place == process && loads && *status != Status::Over
         })
     }
 

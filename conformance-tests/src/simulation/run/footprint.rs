@@ -75,7 +75,7 @@ impl Simulation<'_> {
                     operation.keys().iter().filter(|_| counts).fold(0, |set, key| set | places::row(*key));
                 let promises = if operation.is_load() { places::PROMISES | places::REPAIRS } else { 0 };
                 places::operation(number)
-                    | self.read_by_tasks(process, operation.is_load(), false)
+                    | self.read_by_tasks(process, operation.is_load(), operation == Operation::Follow)
                     | rows
                     | promises
             }
@@ -127,7 +127,9 @@ impl Simulation<'_> {
         let process = world.tasks.get(&id).map_or(0, |task| task.process);
         let is_load = self.operation(id).is_some_and(Operation::is_load);
         let repairs = |state: &TaskState| state.is_maintaining || state.is_repairing;
-        let is_background = world.tasks.get(&id).is_some_and(repairs);
+        // One that is led to another key loads, and is no load.
+        let is_background =
+            world.tasks.get(&id).is_some_and(repairs) || self.operation(id) == Some(Operation::Follow);
         group(id) | self.read_by_tasks(process, is_load, is_background)
     }
 

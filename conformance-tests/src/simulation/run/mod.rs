@@ -43,6 +43,9 @@ use crate::simulation::world::{Shared, TaskState, World, lock};
 /// The time after which a session that ends soon expires.
 const END: Duration = Duration::from_secs(25);
 
+/// The grace after a rotation. The simulated database ends no note.
+const GRACE: Duration = Duration::from_secs(60);
+
 /// The first number of the tasks that keep the channels of near caches, one for each process.
 const FIRST_KEEPER: usize = 90;
 
@@ -218,6 +221,9 @@ impl<'a> Simulation<'a> {
         }
         if arrangement == Arrangement::Strict {
             builder = builder.strict(WriteOperation::Save);
+        }
+        if self.scenario.operations.iter().any(|(operation, _)| *operation == Operation::Follow) {
+            builder = builder.rotation_grace(GRACE);
         }
         let store = at_once(builder.build()).expect("settings that fit together");
         lock(&self.world).end(setup);

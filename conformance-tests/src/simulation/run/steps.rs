@@ -68,7 +68,7 @@ impl Simulation<'_> {
         let (operation, process) = self.scenario.operations[number];
         let session = self.sessions[number].take();
         self.statuses[number] = Status::Running;
-        self.is_bounded |= operation.is_elsewhere();
+        self.is_bounded |= operation == Operation::Elsewhere;
         self.begin(number, operation, process, session);
         // Operations that wait already when the queue's task begins are combined with this one.
         let others = self.scenario.operations.iter().zip(&self.statuses);

@@ -1,7 +1,7 @@
 //! The tasks of a run, and what wakes them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Wake, Waker};
 
 use session_cached_db::simulation::{enter_task, turns};
@@ -11,6 +11,7 @@ use session_core::BoxFuture;
 use super::{Simulation, Verdict, ahead};
 use crate::simulation::backends::SimDb;
 use crate::simulation::call::Reply;
+use crate::simulation::digest;
 use crate::simulation::operation::Operation;
 use crate::simulation::task_id::TaskId;
 use crate::simulation::trace::Event;
@@ -28,16 +29,26 @@ pub(super) struct Task {
 }
 
 impl Task {
+    fn wakes(&self) -> u32 {
+        self.flag.wakes.load(Ordering::Relaxed)
+    }
+
     pub(super) fn is_woken(&self) -> bool {
-        !self.is_held && !self.is_suspended && self.flag.0.load(Ordering::Relaxed)
+        !self.is_held && !self.is_suspended && self.flag.is_woken.load(Ordering::Relaxed)
     }
 }
 
-pub(super) struct Flag(AtomicBool);
+#[derive(Default)]
+pub(super) struct Flag {
+    is_woken: AtomicBool,
+    /// The number of times that the task was woken.
+    wakes: AtomicU32,
+}
 
 impl Wake for Flag {
     fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::Relaxed);
+        self.is_woken.store(true, Ordering::Relaxed);
+        self.wakes.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -52,14 +63,17 @@ impl Simulation<'_> {
             }
             let woken = self.tasks.iter().enumerate().filter(|(_, task)| task.is_woken());
             let Some((position, _)) = woken.min_by_key(|(_, task)| task.id) else { return Ok(()) };
+            let wakes: Vec<_> = self.tasks.iter().map(Task::wakes).collect();
             let task = &mut self.tasks[position];
-            task.flag.0.store(false, Ordering::Relaxed);
+            task.flag.is_woken.store(false, Ordering::Relaxed);
             let (id, process) = (task.id, task.process);
             lock(&self.world).polling = id;
             enter_task(id.0);
             let waker = Waker::from(Arc::clone(&task.flag));
             let turns_before = turns();
-            if task.future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+            let poll = task.future.as_mut().poll(&mut Context::from_waker(&waker));
+            self.note_told(id, &wakes);
+            if poll.is_ready() {
                 let finished = self.tasks.remove(position);
                 drop(finished);
                 lock(&self.world).end(id);
@@ -79,8 +93,20 @@ impl Simulation<'_> {
         }
     }
 
+    /// Notes that the tasks which `teller` has just woken may know what it knows. `wakes` are the tasks' wake-ups before.
+    fn note_told(&self, teller: TaskId, wakes: &[u32]) {
+        let mut world = lock(&self.world);
+        let knowledge = world.task(teller).log;
+        for (task, before) in self.tasks.iter().zip(wakes) {
+            if task.id != teller && task.wakes() != *before {
+                let log = &mut world.task(task.id).log;
+                *log = digest::of((*log, knowledge));
+            }
+        }
+    }
+
     pub(super) fn add_task(&mut self, id: TaskId, process: usize, future: BoxFuture<()>, is_held: bool) {
-        let flag = Arc::new(Flag(AtomicBool::new(true)));
+        let flag = Arc::new(Flag { is_woken: AtomicBool::new(true), ..Flag::default() });
         self.tasks.push(Task { id, process, future, flag, is_held, is_suspended: false });
     }
 

@@ -17,7 +17,7 @@ impl Scenario {
     /// task is one writer after another: with faults or a new session, it covers one writer in each process.
     pub(in crate::simulation) fn is_specified(&self) -> bool {
         let is_covered = |(operation, _): &(Operation, usize)| {
-            !matches!(operation, Operation::Reap | Operation::Elsewhere)
+            !matches!(operation, Operation::Reap | Operation::Elsewhere | Operation::Follow)
         };
         let writers_of = |process: usize| {
             let writes = |(operation, place): &&(Operation, usize)| *place == process && !operation.is_load();
