@@ -110,6 +110,7 @@ const NOTIFIED: &[&str] = &[
     "load@1+merge@0/cached/notified/0/ticks1",
     "load@1+rename@0/cached/notified/0",
     "load@1+revoke@0/cached/notified/0",
+    "load@0+revoke@1/cached/notified/1",
     "load@1+follow@0+rename@0/cached/notified/0",
     "load@1+create@0/vacant/notified/0",
     "load@1+load@1+overwrite@0/cached/notified/0/ticks1",

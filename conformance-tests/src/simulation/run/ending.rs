@@ -48,7 +48,11 @@ impl Simulation<'_> {
             self.release();
             self.run_woken()?;
             if lock(&self.world).open_calls().is_empty() {
-                if !self.statuses.contains(&Status::Running) {
+                // Nor is a final operation over whose caller has left, as long as it waits.
+                let waits =
+                    |task: &TaskState| task.timers.iter().any(|timer| timer.purpose == Purpose::Final);
+                let is_waiting = lock(&self.world).tasks.values().any(waits);
+                if !self.statuses.contains(&Status::Running) && !is_waiting {
                     return self.finish();
                 }
                 let is_waited_for = |purpose| matches!(purpose, Purpose::Wait | Purpose::Final);
