@@ -15,15 +15,15 @@ pub(super) const RIVAL: Set = 1 << 2;
 pub(super) const TOUCHED: Set = 1 << 3;
 /// The faults that are left, and what those before excuse.
 pub(super) const FAULTS: Set = 1 << 4;
-/// What is promised to loads, apart from keys that wait to be repaired.
+/// The promises to loads, apart from keys that wait to be repaired.
 pub(super) const PROMISES: Set = 1 << 5;
 /// Tasks that belong to no operation.
 pub(super) const OTHER_TASKS: Set = 1 << 6;
 /// The channels and the memories of all processes.
 pub(super) const CHANNELS: Set = channel(0) | channel(1);
-/// What stores wait to repair, and their breakers.
+/// The keys that stores wait to repair, and their breakers.
 pub(super) const REPAIRS: Set = repair(0) | repair(1);
-/// Whether memories can still answer a load.
+/// The ability of memories to answer a load.
 pub(super) const SHOWS: Set = 1 << 17 | 1 << 18;
 
 /// Places in which steps of different operations change different parts.
@@ -54,12 +54,12 @@ pub(super) const fn queues(process: usize) -> Set {
     1 << (33 + process)
 }
 
-/// What a store waits to repair, and its breakers.
+/// The keys that a store waits to repair, and its breakers.
 pub(super) const fn repair(process: usize) -> Set {
     1 << (15 + process)
 }
 
-/// Whether the memory of a process can still answer a load.
+/// The ability of the memory of a process to answer a load.
 pub(super) const fn shows(process: usize) -> Set {
     1 << (17 + process)
 }
@@ -91,10 +91,10 @@ const COUNT: usize = 35;
 #[derive(Clone, Debug)]
 pub(super) struct Places {
     places: [u64; COUNT],
-    /// What decides how later answers will be judged, and which task makes the next step. It follows from the order of
+    /// A digest of what decides how later answers will be judged, and which task makes the next step. It follows from the order of
     /// beginnings, answers and commits.
     judgment: u64,
-    /// What the stores wait to repair, and their breakers, with failures that make no difference any more.
+    /// Digests of the keys that the stores wait to repair, and of their breakers, with failures that make no difference any more.
     repairs: [u64; 2],
 }
 

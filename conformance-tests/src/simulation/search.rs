@@ -54,9 +54,9 @@ struct Fork {
     left: Vec<usize>,
     /// Steps that need not be made here: each leads to a run that is the same as one that was explored.
     asleep: Vec<(Choice, Footprint)>,
-    /// What the present step reads, and writes without a trace.
+    /// The reads of the present step, and its writes without a trace.
     reads: Footprint,
-    /// What the present step reads and writes.
+    /// The reads and writes of the present step.
     made: Footprint,
     /// The same, together with the steps that belong to it.
     footprint: Footprint,

@@ -13,7 +13,7 @@ use crate::simulation::places::{self, Set};
 use crate::simulation::task_id::TaskId;
 use crate::simulation::world::{TaskState, World, lock};
 
-/// What a step reads and writes.
+/// The places that a step reads and writes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::simulation) struct Footprint {
     reads: Set,
