@@ -67,13 +67,16 @@ impl<B: Backend> Rotations for SqlPersistence<B> {
             Value::Bytes(masked_key),
             instant(rotation.expires_at),
         ];
-        match self.connections.write(statement::<B>(&self.rotations.note, values), &self.table).await {
-            Ok(_) | Err(PersistenceError::AlreadyExists) => {
-                self.rotations.note_seen(true);
-                Ok(())
+        let noted = match self.write(statement::<B>(&self.rotations.note, values)).await {
+            Err(PersistenceError::AlreadyExists) => {
+                let [old, new, _, expires_at] = values;
+                self.write(statement::<B>(&self.rotations.prolong, [expires_at, old, new, expires_at])).await
             }
-            Err(error) => Err(of_rotations(error, &self.table)),
-        }
+            noted => noted,
+        };
+        noted.map_err(|error| of_rotations(error, &self.table))?;
+        self.rotations.note_seen(true);
+        Ok(())
     }
 
     async fn rotations(

@@ -20,7 +20,7 @@ use session_core::{SessionData, SessionKey, StoredKey, Subject, Timestamp};
 pub(crate) use self::backend::SessionBackend;
 #[cfg(feature = "tower")]
 pub(crate) use self::expiry::Use;
-pub(crate) use self::lifecycle::MAX_KEYS;
+pub(crate) use self::lifecycle::MAX_TRIES;
 #[cfg(any(feature = "tower-sessions", feature = "tower-sessions-0_14"))]
 pub(crate) use self::map::invalid_value;
 use self::unsettled::Unsettled;

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use session_core::{MaskedKey, Record, Rotation, SessionKey, StoredKey};
 
-use super::{MAX_KEYS, Session, Stored};
+use super::{MAX_TRIES, Session, Stored};
 use crate::coherence::Loaded;
 use crate::store::job::{Job, Save};
 use crate::store::{ConflictPolicy, Followed};
@@ -81,7 +81,7 @@ impl Session {
     }
 
     pub(super) async fn change_key(&mut self, reason: NewKey) -> Result<Coherence, Error> {
-        for _ in 0..MAX_KEYS {
+        for _ in 0..MAX_TRIES {
             let Some(stored) = &self.stored else { return self.create_new().await };
             let old = stored.stored_key;
             let changes_subject = self.changes_subject(stored);
@@ -194,9 +194,16 @@ impl Session {
 
     /// Ends the session that another request has moved to another key, if there is one.
     pub(super) async fn delete_moved(&self) -> Result<Coherence, Error> {
-        match self.followed().await? {
-            Some(Followed { stored_key, .. }) => Ok(self.end(&stored_key, None).await?.coherence),
-            None => Ok(Coherence::Coherent),
+        let mut coherence = Coherence::Coherent;
+        for _ in 0..MAX_TRIES {
+            let Some(Followed { stored_key, .. }) = self.followed().await? else { return Ok(coherence) };
+            let ended = self.end(&stored_key, None).await?;
+            coherence = coherence.and(ended.coherence);
+            if ended.value {
+                return Ok(coherence);
+            }
+            // It has moved again since it was found.
         }
+        Err(Error::Conflict)
     }
 }
