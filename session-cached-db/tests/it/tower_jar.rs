@@ -334,6 +334,22 @@ async fn planted_cookie_is_not_led_to_the_session_of_a_login() {
 }
 
 #[tokio::test]
+async fn logout_that_ends_nothing_leaves_the_cookie_of_a_login() {
+    let world = World::with(with_grace).await;
+    let jar = visitor(&world).await;
+    let end = async |session: SessionHandle| -> Result<(), Error> { session.end().await.map(drop) };
+    let (login, logout) = (site(layer(&world), log_in), site(layer(&world), end));
+    let old = header_of(&jar);
+    let logged_in = ask(&login, old.as_deref()).await;
+    let late = ask(&logout, old.as_deref()).await;
+    assert!(late.sets_no_cookie(), "the client may have the cookie of the login by now");
+    assert_eq!(
+        ask(&site(layer(&world), show_form), Some(&logged_in.cookie())).await.body,
+        "None of Some(\"user-42\")"
+    );
+}
+
+#[tokio::test]
 async fn logout_with_the_old_cookie_ends_a_renewed_session() {
     let world = World::with(with_grace).await;
     let jar = visitor(&world).await;

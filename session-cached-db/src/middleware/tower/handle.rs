@@ -118,7 +118,8 @@ impl<M> SessionHandle<M> {
         for key in presented.iter() {
             let ended = Arc::clone(&settings.store).end(key.clone()).await?;
             coherence = coherence.and(ended.coherence);
-            is_ended.store(true, Ordering::Relaxed);
+            // Otherwise the client may have got another key since.
+            is_ended.fetch_or(ended.value, Ordering::Relaxed);
         }
         Ok(coherence)
     }
