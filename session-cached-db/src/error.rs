@@ -97,8 +97,8 @@ pub enum Error {
     /// turn did not come within the write timeout. Or another task has kept the session of this request locked for as long.
     /// Nothing was changed. Retry later.
     #[error(
-        "too many writes of this session or logins of this subject at once, or the ones before took too long; nothing was \
-         changed, retry later (see max_waiting_writes and write_timeout)"
+        "too many writes of this session or logins of this subject at once, or the ones before took too long, or another \
+         task keeps this request's session locked; nothing was changed, retry later (see max_waiting_writes and write_timeout)"
     )]
     Busy,
     /// This task holds the request's session already, so waiting for it would take for ever. Pass the guard on, or drop it
