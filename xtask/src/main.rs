@@ -119,7 +119,7 @@ impl Request {
         }
         let command = Command::named(&first)?;
         let arguments: Vec<_> = arguments.collect();
-        // What follows `--` is for another program.
+        // The arguments after `--` are for another program.
         let is_asking = arguments.iter().take_while(|argument| *argument != "--").any(|one| is_help(one));
         Ok(if is_asking { Self::Help(command) } else { Self::Run(command, arguments) })
     }

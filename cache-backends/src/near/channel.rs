@@ -36,7 +36,7 @@ impl<S: Source> Keeper<S> {
             match inner.shared.open(listener).await {
                 Ok(channel) => {
                     let channel = Arc::new(channel);
-                    // What came in since the last channel was lost may have missed a change. From here on, this one reports.
+                    // Entries that came in since the last channel was lost may have missed a change. From here on, this one reports.
                     if !mutant!(NotifiedKeptAtOpening) {
                         inner.memory.remove_all();
                     }

@@ -137,7 +137,7 @@ impl<S: NoticeSource> Inner<S> {
         if !self.is_fresh(self.now()) {
             return None;
         }
-        // What is there was of no use to the caller, or another reader's lease, which then keeps nothing.
+        // The entry there was of no use to the caller, or is another reader's lease, which then keeps nothing.
         self.memory.place(key, lease.clone(), ttl);
         // After the lease: if this channel is lost from here on, the lease is forgotten with it.
         let channel = self.channel()?;

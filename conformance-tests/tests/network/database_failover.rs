@@ -208,7 +208,7 @@ async fn work(nodes: [Arc<dyn DynDatabase>; 2], key: StoredKey, findings: Arc<Fi
                 if n < acknowledged {
                     let (_, first) = acknowledged_at.range(n + 1..).next().unwrap();
                     findings.note_old(acknowledged - n, *first);
-                    // What is lost is lost; only a further loss counts again.
+                    // A loss is counted once; only a further one counts again.
                     acknowledged = n;
                 }
                 findings.done.fetch_add(1, Ordering::SeqCst);

@@ -395,7 +395,7 @@ pub async fn failover_by_sentinels_is_another_channel(links: &Links) {
         nodes.there.stats().near_forgotten > forgotten
     })
     .await;
-    // What was lost with the former master may be shown for as long as any cache may; see `failover`.
+    // A write that was lost with the former master may be shown for as long as any cache may; see `failover`.
     warm(&nodes.there, &cookie, 0).await;
     warm(&nodes.here, &cookie, 0).await;
     open(&nodes.here, &cookie).await.flush().await.expect("no request fails");

@@ -64,7 +64,7 @@ pub async fn memory_told_by_postgres_answers_without_a_read(links: &Links) {
     }
     let after = nodes.there.stats();
     assert!(after.near_hits - before.near_hits >= hits - 2, "{before:?} {after:?}");
-    // What a node has written is kept there.
+    // A node keeps its own writes.
     warm(&nodes.here, &cookie, 0).await;
     for n in 1..=20 {
         write(&nodes.here, &cookie, n).await;

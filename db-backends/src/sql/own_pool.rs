@@ -225,7 +225,7 @@ async fn checked<C: Connector>(mut open: OpenConnection<C>, pool: &Shared<C>) ->
         }
         Ok(Err(_)) => {}
         Err(_) if is_pooled => {}
-        // What silenced this one has silenced the others, and each of them would cost a timeout.
+        // Its cause has silenced the others, too, and each of them would cost a timeout.
         Err(_) => pool.close_idle(),
     }
     None

@@ -260,7 +260,7 @@ where
             let done = checkout
                 .perform(move |connection| Box::pin(attempt::<C, T>(connection, begin, patience, query, run)))
                 .await;
-            // What changes nothing has no effect.
+            // A statement that changes nothing has no effect.
             let done = done.map_err(|failure| if is_write { failure } else { failure.of_a_read() });
             match &done {
                 Err(failure) if failure.is_undone(&C::ERRORS) && began.elapsed() < self.patience => {

@@ -118,7 +118,7 @@ impl SqliteConnections {
         let Ok(writer) = writer.checkout().await else { return };
         let begun =
             Checkout::Own(writer).perform(|connection| Box::pin(space::restart_log(connection))).await;
-        // What was written is committed, whatever becomes of the log.
+        // The write is committed, whatever becomes of the log.
         logged.store(if begun.unwrap_or(false) { 0 } else { WRITES_IN_LOG / 2 }, Ordering::Relaxed);
     }
 

@@ -89,7 +89,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     /// Returns the new session key that `rotation` reveals to clients of the old `key`.
     fn revealed(&self, rotation: &Rotation, key: &SessionKey) -> Option<SessionKey> {
         let new_key = rotation.masked_key.as_ref()?.unmask(&rotation.new, key)?;
-        // What another program has put there opens nothing.
+        // A note that another program has put there opens nothing.
         let is_right = self.settings.stored_key(&new_key).is_ok_and(|stored| stored == rotation.new);
         is_right.then_some(new_key)
     }

@@ -64,7 +64,7 @@ async fn database_holds_no_new_key_that_its_reader_can_use() {
         let [note] = &notes[..] else { panic!("{notes:?}") };
         let masked = note.masked_key.unwrap();
         assert_ne!(masked.as_bytes(), key_of(&session).as_bytes());
-        // What is stored is no key to it.
+        // The stored form is no key to it.
         for known in [old, note.new] {
             let known = SessionKey::parse(known.as_str()).unwrap();
             assert_ne!(masked.unmask(&note.new, &known).as_ref(), session.key());

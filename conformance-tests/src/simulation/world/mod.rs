@@ -225,7 +225,7 @@ impl World {
         assert!(task.call.is_none(), "a task makes one call at a time");
         task.calls += 1;
         let (number, waker) = (task.calls, waker.clone());
-        // What can happen between the sending of a ping and its arrival can happen before the sending, too.
+        // All that can happen between the sending of a ping and its arrival can happen before the sending, too.
         let is_ping = matches!(effect, Effect::Ping(_));
         task.call = Some(Call { effect, sent_at: now, number, reply: None, has_arrived: false, waker });
         if is_ping {

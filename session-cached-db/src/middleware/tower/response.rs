@@ -39,7 +39,7 @@ fn explanation(error: &Error) -> (StatusCode, &'static str) {
             StatusCode::SERVICE_UNAVAILABLE,
             "Sessions are not available at the moment. Please try again later.",
         ),
-        // What a session is to hold comes from clients, more often than not.
+        // The contents of a session come from clients, more often than not.
         Error::TooLarge { .. } | Error::TooManyKeys { .. } => {
             (StatusCode::PAYLOAD_TOO_LARGE, "The session cannot hold that much.")
         }
