@@ -19,8 +19,10 @@ mod database_failover;
 mod dead_servers;
 mod failover;
 mod galera;
+mod mixed;
 mod names;
 mod near;
+mod node;
 mod notified;
 mod outages;
 mod pair;
@@ -119,6 +121,15 @@ const TESTS: &[Test] = tests! {
         killed_postgres_behind_pgbouncer_loses_nothing ["postgres-pair", "pgbouncer"],
         deposed_postgres_behind_pgbouncer_shows_nothing_old ["postgres-pair", "pgbouncer"],
         postgres_behind_pgbouncer_that_is_cut_off_is_left_for_good ["postgres-pair", "pgbouncer"];
+    mixed:
+        sessions_are_shared_by_both_revisions_on_postgres ["redis", "postgres"],
+        sessions_are_shared_by_both_revisions_on_mysql ["redis", "mysql"],
+        sessions_are_shared_by_both_revisions_on_mariadb ["redis", "mariadb"],
+        rotations_are_followed_across_revisions_on_postgres ["redis", "postgres"],
+        rotations_are_followed_across_revisions_on_mysql ["redis", "mysql"],
+        expired_sessions_are_reaped_across_revisions_on_postgres ["redis", "postgres"],
+        expired_sessions_are_reaped_across_revisions_on_mysql ["redis", "mysql"],
+        near_cache_of_one_revision_hears_of_the_other ["redis", "postgres"];
     near:
         memory_over_redis_answers_without_a_round_trip ["redis"],
         memory_over_valkey_answers_without_a_round_trip ["valkey"],
@@ -126,6 +137,7 @@ const TESTS: &[Test] = tests! {
         writes_are_seen_at_once_here_and_within_the_bound_elsewhere_on_valkey ["valkey"],
         logout_is_final_on_redis_whatever_the_channel_does ["redis"],
         logout_is_final_on_valkey_whatever_the_channel_does ["valkey"],
+        second_revocation_of_a_subject_waits_for_all_nodes ["redis"],
         memory_is_forgotten_with_its_channel ["redis"],
         flushed_server_leaves_nothing_in_memory ["redis"],
         server_that_is_replaced_is_told_apart ["redis", "valkey"],
@@ -176,8 +188,17 @@ const TESTS: &[Test] = tests! {
 };
 
 fn main() {
+    if std::env::var_os(node::ROLE).is_some() {
+        return node::serve();
+    }
     names::enter();
     let mut arguments = Arguments::from_args();
+    if std::env::var_os(mixed::OLDER).is_none() && !arguments.list {
+        eprintln!(
+            "beside an older revision: NOT TESTED, because {} is not set; `cargo xtask soak --beside REVISION` sets it",
+            mixed::OLDER
+        );
+    }
     arguments.test_threads.get_or_insert(THREADS);
     let others = ["moka", "sqlite", names::OWN_HOSTS, pgbouncer::NAME];
     let known: Vec<_> = all_servers().map(|server| server.name).chain(others).collect();

@@ -28,18 +28,21 @@ struct Nodes {
     here: Store,
     there: Store,
     proxy: Proxy,
-    _files: TempDir,
+    files: TempDir,
 }
 
 impl Nodes {
     async fn before(link: &Link) -> Self {
         let files = tempfile::tempdir().unwrap();
-        let database = format!("sqlite://{}", files.path().join("sessions.db").display());
         let proxy = link.proxy.clone();
-        let here = node(&link.direct, &database).await;
-        let there = node(&link.url, &database).await;
-        Self { here, there, proxy, _files: files }
+        let here = node(&link.direct, &database(&files)).await;
+        let there = node(&link.url, &database(&files)).await;
+        Self { here, there, proxy, files }
     }
+}
+
+fn database(files: &TempDir) -> String {
+    format!("sqlite://{}", files.path().join("sessions.db").display())
 }
 
 async fn node(cache_url: &str, database: &str) -> Store {
@@ -185,6 +188,30 @@ pub async fn logout_is_final_on_redis_whatever_the_channel_does(links: &Links) {
 
 pub async fn logout_is_final_on_valkey_whatever_the_channel_does(links: &Links) {
     logout_is_final_whatever_the_channel_does(links.only()).await;
+}
+
+/// A node that finds nothing to revoke, because another one has just ended the sessions, answers when no node shows them.
+pub async fn second_revocation_of_a_subject_waits_for_all_nodes(links: &Links) {
+    let link = links.only();
+    let nodes = Nodes::before(link).await;
+    let third = node(&link.direct, &database(&nodes.files)).await;
+    for _ in 0..3 {
+        let mut session = nodes.here.new_session();
+        session.insert("n", 0).unwrap();
+        session.log_in("ada").await.unwrap();
+        let cookie = session.key().unwrap().expose().to_owned();
+        nodes.proxy.set(Mode::Pass);
+        warm(&nodes.there, &cookie, 0).await;
+        // The node that has the session in memory hears nothing of what follows.
+        nodes.proxy.set(Mode::Hold);
+        let here = nodes.here.clone();
+        let first = tokio::spawn(async move { here.revoke_subject("ada").await });
+        until("the row is gone", async || third.list_by_subject("ada").await.unwrap().is_empty()).await;
+        let second = third.revoke_subject("ada").await.unwrap();
+        assert_eq!(second.value, 0, "the other node has ended it");
+        assert_eq!(read(&nodes.there, &cookie).await, None, "a session that was ended is shown");
+        assert_eq!(first.await.unwrap().unwrap().value, 1);
+    }
 }
 
 /// The channel is cut, and a change is made before the next one is open.

@@ -148,8 +148,10 @@ struct DatabaseFigures {
     rename: u64,
     /// The round trips when nothing has expired.
     delete_expired: u64,
-    /// The same where there is no table of notes, which is looked for.
+    /// The same where there is no table of notes, which is looked for once in a round.
     delete_expired_without_notes: u64,
+    /// A later batch of such a round, which deletes a session.
+    next_batch_without_notes: u64,
 }
 
 async fn database(link: &Link, expected: &DatabaseFigures) {
@@ -193,6 +195,14 @@ async fn database(link: &Link, expected: &DatabaseFigures) {
         add("delete", trips, 1);
         let (_, trips) = taken(here, db.delete_expired(now(), 100)).await;
         add("delete_expired without notes", trips, expected.delete_expired_without_notes);
+        for key in [key, other] {
+            db.insert(&key, &record().with_expires_at(now())).await.unwrap();
+        }
+        let first = db.delete_expired(now(), 1).await.unwrap();
+        assert!(first.is_unfinished(1));
+        let (_, trips) = taken(here, db.delete_expired(now(), 1)).await;
+        add("the next batch without notes", trips, expected.next_batch_without_notes);
+        assert!(!db.delete_expired(now(), 1).await.unwrap().is_unfinished(1), "the round has ended");
         if is_warm {
             figures.check();
         }
@@ -209,11 +219,21 @@ async fn database(link: &Link, expected: &DatabaseFigures) {
     }
 }
 
-const POSTGRES: DatabaseFigures =
-    DatabaseFigures { update: 1, rename: 1, delete_expired: 2, delete_expired_without_notes: 5 };
+const POSTGRES: DatabaseFigures = DatabaseFigures {
+    update: 1,
+    rename: 1,
+    delete_expired: 2,
+    delete_expired_without_notes: 5,
+    next_batch_without_notes: 1,
+};
 
-const MYSQL: DatabaseFigures =
-    DatabaseFigures { update: 1, rename: 1, delete_expired: 4, delete_expired_without_notes: 6 };
+const MYSQL: DatabaseFigures = DatabaseFigures {
+    update: 1,
+    rename: 1,
+    delete_expired: 4,
+    delete_expired_without_notes: 6,
+    next_batch_without_notes: 5,
+};
 
 pub async fn postgres(links: &Links) {
     database(links.only(), &POSTGRES).await;

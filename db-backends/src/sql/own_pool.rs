@@ -121,6 +121,13 @@ impl<C: Connector> Shared<C> {
         Slot::new(None)
     }
 
+    /// Returns how many connections are open, or being opened.
+    #[cfg_attr(not(feature = "_server"), expect(dead_code, reason = "a file is no server"))]
+    pub(crate) fn open_connections(&self) -> u32 {
+        let idle = u32::try_from(self.idle().slots.len()).unwrap_or(u32::MAX);
+        idle.saturating_add(self.queue.admitted())
+    }
+
     /// Closes all idle connections.
     fn close_idle(&self) {
         let slots = std::mem::take(&mut self.idle().slots);

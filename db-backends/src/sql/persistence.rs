@@ -167,8 +167,8 @@ impl<B: Backend> SqlPersistence<B> {
     }
 
     async fn examine(&self) -> Result<Vec<Finding>, PersistenceError> {
-        let usage = self.connections.usage();
         let reader: Checkout<_> = self.connections.reader().await?;
+        let usage = self.connections.usage();
         let findings = reader
             .perform(move |connection| Box::pin(async move { B::examine(connection, usage).await }))
             .await;
@@ -311,7 +311,9 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
         let removed = columns::expired::<B>(due.iter().filter(|row| columns::is_over::<B>(row, before)));
         let is_full = u32::try_from(due.len()).is_ok_and(|count| count >= limit);
         // Where nothing is asked for, nothing is left to do.
-        Ok(removed.with_more(has_notes_left || is_full && limit > 0))
+        let removed = removed.with_more(has_notes_left || is_full && limit > 0);
+        self.rotations.note_batch(removed.is_unfinished(limit));
+        Ok(removed)
     }
 
     async fn now(&self) -> Result<Timestamp, PersistenceError> {

@@ -24,9 +24,13 @@ const COLUMNS: [(&str, Kind); 4] = [
 impl<B: Backend> SqlPersistence<B> {
     /// Removes notes that expired at `before` or earlier, at most `limit`. Returns `true` if more may be left.
     pub(crate) async fn remove_notes(&self, before: Timestamp, limit: u32) -> Result<bool, PersistenceError> {
+        if self.rotations.is_left_alone() {
+            return Ok(false);
+        }
         // Look first: a statement on a table that is missing would be an error in the server's log, in each round of the
         // reaper.
         if !self.rotations.was_seen() && !self.look_for_notes().await? {
+            self.rotations.leave_alone();
             return Ok(false);
         }
         let parameters = [instant(before), Value::Integer(limit.into())];
@@ -38,6 +42,7 @@ impl<B: Backend> SqlPersistence<B> {
             }
             // The notes are another role's to remove, maybe, and the sessions are still to be reaped.
             Err(PersistenceError::Refused(error)) => {
+                self.rotations.leave_alone();
                 tracing::warn!(target: "db_backends", event = "rotation_notes_kept", database = B::NAME, %error,
                     "expired notes of rotations cannot be removed; grant DELETE on their table, or let another node reap");
                 Ok(false)

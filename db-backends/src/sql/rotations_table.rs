@@ -17,8 +17,10 @@ pub(crate) struct RotationsTable {
     pub(crate) find: SqlStr,
     /// Removes the notes that expired at an instant or before, up to a limit.
     pub(crate) delete: SqlStr,
-    /// The table was seen. Its absence is not remembered: another node may make it at any time.
+    /// The table was seen. Its absence is remembered for a round only: another node may make it at any time.
     was_seen: AtomicBool,
+    /// In this round, notes are left alone: there is no table, or this role may not remove them.
+    is_left_alone: AtomicBool,
 }
 
 impl RotationsTable {
@@ -34,6 +36,7 @@ impl RotationsTable {
                        WHERE old_key = ? AND expires_at > ? ORDER BY expires_at LIMIT ?"),
             delete: sql(syntax.delete_rotations),
             was_seen: AtomicBool::new(false),
+            is_left_alone: AtomicBool::new(false),
         }
     }
 
@@ -43,5 +46,21 @@ impl RotationsTable {
 
     pub(crate) fn note_seen(&self, is_there: bool) {
         self.was_seen.store(is_there, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_left_alone(&self) -> bool {
+        self.is_left_alone.load(Ordering::Relaxed)
+    }
+
+    /// Leaves the notes alone until the round of deletions has ended.
+    pub(crate) fn leave_alone(&self) {
+        self.is_left_alone.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that a batch of deletions is done: the last of a round, unless it `is_unfinished`.
+    pub(crate) fn note_batch(&self, is_unfinished: bool) {
+        if !is_unfinished {
+            self.is_left_alone.store(false, Ordering::Relaxed);
+        }
     }
 }

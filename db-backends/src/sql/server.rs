@@ -339,7 +339,11 @@ where
 
     fn usage(&self) -> Usage {
         let is_application = matches!(self.pool, Pooled::Application { .. });
-        Usage { is_application, max_connections: self.max_connections }
+        let open = match &self.pool {
+            Pooled::Own(pool) => pool.0.open_connections(),
+            Pooled::Application { pool, .. } => pool.size(),
+        };
+        Usage { is_application, max_connections: self.max_connections, open }
     }
 
     async fn close(&self) {

@@ -214,9 +214,10 @@ impl Connections for SqliteConnections {
 
     fn usage(&self) -> Usage {
         match self {
-            Self::Own { .. } => Usage { is_application: false, max_connections: 1 },
+            Self::Own { .. } => Usage { is_application: false, max_connections: 1, open: 1 },
             Self::Application { pool, .. } => {
-                Usage { is_application: true, max_connections: pool.options().get_max_connections() }
+                let max_connections = pool.options().get_max_connections();
+                Usage { is_application: true, max_connections, open: pool.size() }
             }
         }
     }

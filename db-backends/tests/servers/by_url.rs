@@ -67,8 +67,12 @@ pub async fn wrong_settings_are_found_and_the_worst_are_refused(server: Server) 
     let limit = own.sql("CONNECTION LIMIT is 4", "max_user_connections is 4");
     assert!(has(FindingSeverity::Warning, &limit), "{found:?}");
     if own.kind == Kind::Postgres {
-        // Other nodes have opened what this one may need.
+        // Other nodes have opened what this one may need. What this one has opened itself is not in its way.
         root.run(&format!("ALTER ROLE {user} CONNECTION LIMIT 6")).await;
+        let (one, other, third) = tokio::join!(db.inspect(), db.inspect(), db.inspect());
+        assert!(one.is_ok() && other.is_ok() && third.is_ok());
+        let alone = db.inspect().await.unwrap().findings;
+        assert!(!alone.iter().any(|finding| finding.text.contains("CONNECTION LIMIT")), "{alone:?}");
         let others = [own.program().await, own.program().await];
         let crowded = db.inspect().await.unwrap().findings;
         assert!(crowded.iter().any(|finding| finding.text.contains("others have opened 2")), "{crowded:?}");

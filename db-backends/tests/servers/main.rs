@@ -26,6 +26,7 @@ mod refused;
 mod schema;
 mod server;
 mod unreachable;
+mod warnings;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -92,6 +93,7 @@ const TESTS: &[(&str, Test)] = tests! {
         several_nodes_can_migrate_at_once,
         missing_privilege_is_named,
         django_table_with_another_mandatory_column_is_refused,
+        role_that_may_not_remove_notes_reaps_all_the_same,
         table_of_notes_is_the_same_by_its_statements_and_by_migration,
         migration_leaves_the_applications_migrations_alone;
 };

@@ -1,12 +1,11 @@
 //! Lists of rows, and rows that cannot be read.
 
-use std::sync::Arc;
-
 use db_backends::sqlite::SqlitePersistence;
 use db_backends::sqlx::{AssertSqlSafe, Connection as _, SqliteConnection, raw_sql};
 use session_core::{Persistence as _, PersistenceError, Row, Scan as _, Subject, SubjectIndex as _};
 use tempfile::TempDir;
 
+use crate::warnings::Warnings;
 use crate::{NOW, database, key, readable, record, run, url};
 
 /// Asserts that a row cannot be read, and that the error does not show what is in it.
@@ -123,34 +122,6 @@ async fn corrupt_row_is_listed_in_its_place_and_can_be_deleted() {
     }
 }
 
-/// Collects the warnings of this thread.
-#[derive(Clone, Default)]
-struct Warnings(Arc<std::sync::Mutex<Vec<String>>>);
-
-impl tracing::Subscriber for Warnings {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        metadata.target() == "db_backends"
-    }
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-    fn event(&self, event: &tracing::Event<'_>) {
-        struct Text(String);
-        impl tracing::field::Visit for Text {
-            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-                self.0 += &format!("{field}={value:?} ");
-            }
-        }
-        let mut text = Text(String::new());
-        event.record(&mut text);
-        self.0.lock().unwrap().push(text.0);
-    }
-    fn enter(&self, _: &tracing::span::Id) {}
-    fn exit(&self, _: &tracing::span::Id) {}
-}
-
 #[tokio::test]
 async fn rows_without_a_stored_key_are_skipped_with_one_warning() {
     let dir = TempDir::new().unwrap();
@@ -195,9 +166,9 @@ async fn rows_without_a_stored_key_are_skipped_with_one_warning() {
             assert_eq!(found, ["a", "c", "e"].map(key), "in pages of {limit}");
         }
     }
-    warnings.0.lock().unwrap().clear();
+    warnings.take();
     db.scan(None, 10).await.unwrap();
-    let warned = warnings.0.lock().unwrap().clone();
+    let warned = warnings.take();
     assert_eq!(warned.len(), 1, "{warned:?}");
     assert!(warned[0].contains("event=\"row_key_unreadable\" count=7"), "{warned:?}");
     assert!(!warned[0].contains("bbbb"), "{warned:?}");
