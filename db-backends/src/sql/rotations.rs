@@ -40,14 +40,15 @@ impl<B: Backend> SqlPersistence<B> {
                 self.rotations.note_seen(false);
                 Ok(false)
             }
-            // The notes are another role's to remove, maybe, and the sessions are still to be reaped.
-            Err(PersistenceError::Refused(error)) => {
+            // The sessions are still to be reaped: the notes may be another role's to remove, or a program may have locked them.
+            Err(error) => {
                 self.rotations.leave_alone();
                 tracing::warn!(target: "db_backends", event = "rotation_notes_kept", database = B::NAME, %error,
-                    "expired notes of rotations cannot be removed; grant DELETE on their table, or let another node reap");
+                    "expired notes of rotations were not removed in this round; if that goes on, grant DELETE on their table, end \
+                     what locks it, or let another node reap");
                 Ok(false)
             }
-            removed => Ok(removed? >= u64::from(limit.max(1))),
+            Ok(removed) => Ok(removed >= u64::from(limit.max(1))),
         }
     }
 

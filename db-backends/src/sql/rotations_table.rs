@@ -19,7 +19,7 @@ pub(crate) struct RotationsTable {
     pub(crate) delete: SqlStr,
     /// The table was seen. Its absence is remembered for a round only: another node may make it at any time.
     was_seen: AtomicBool,
-    /// In this round, notes are left alone: there is no table, or this role may not remove them.
+    /// In this round, notes are left alone: there is no table, or they could not be removed.
     is_left_alone: AtomicBool,
 }
 
