@@ -66,9 +66,9 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
             if let Some((stored_key, loaded)) = adopted? {
                 return Ok(self.opened(key, stored_key, loaded));
             }
-            let followed = Box::pin(self.inner.follow(key.clone(), stored_key, Follows::Open)).await?;
+            let followed = Box::pin(self.inner.follow(Some(key.clone()), stored_key, Follows::Open)).await?;
             match followed {
-                Some(Followed { key: Some(key), stored_key, loaded }) => {
+                Some(Followed { key: Some(key), stored_key, loaded, .. }) => {
                     Ok(self.opened(key, stored_key, loaded))
                 }
                 superseded => {
@@ -110,7 +110,7 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
             }
             if let Some((key, stored_key)) = moved.filter(|_| !ended.value)
                 && let Some(Followed { key: Some(_), stored_key, .. }) =
-                    Box::pin(self.inner.follow(key, stored_key, Follows::Open)).await?
+                    Box::pin(self.inner.follow(Some(key), stored_key, Follows::Open)).await?
             {
                 return destroy(&self.inner, &stored_key).await;
             }
