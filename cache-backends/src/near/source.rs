@@ -53,7 +53,7 @@ impl<S: NoticeSource> Source for S {
         channel.ping()
     }
 
-    /// What was read need not enter memory: that is for loads.
+    /// Reads the key, and keeps nothing of it in memory: that is for loads.
     async fn watch(channel: &Self::Channel, key: &StoredKey) -> Result<(), CacheError> {
         channel.get(key).await.map(drop)
     }

@@ -46,7 +46,9 @@ async fn end_on_another_node_is_told_within_the_interval() {
     let ends: [End; 3] = [
         |world, key| {
             let (store, key) = (world.store.clone(), key.to_owned());
-            Box::pin(async move { drop(store.open(&key).await.unwrap().log_out().await.unwrap()) })
+            Box::pin(async move {
+                store.open(&key).await.unwrap().log_out().await.unwrap();
+            })
         },
         |world, _| {
             let store = world.store.clone();
