@@ -66,9 +66,9 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
             if let Some((stored_key, loaded)) = adopted? {
                 return Ok(self.opened(key, stored_key, loaded));
             }
-            let followed = Box::pin(self.inner.follow(key.clone(), stored_key, Follows::Open)).await?;
+            let followed = Box::pin(self.inner.follow(Some(key.clone()), stored_key, Follows::Open)).await?;
             match followed {
-                Some(Followed { key: Some(key), stored_key, loaded }) => {
+                Some(Followed { key: Some(key), stored_key, loaded, .. }) => {
                     Ok(self.opened(key, stored_key, loaded))
                 }
                 superseded => {
@@ -115,7 +115,8 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
                     return Ok(ended);
                 }
                 // If it has moved again since it was found, the next try finds it.
-                let followed = Box::pin(self.inner.follow(key.clone(), stored_key, Follows::Open)).await?;
+                let followed =
+                    Box::pin(self.inner.follow(Some(key.clone()), stored_key, Follows::Open)).await?;
                 let Some(Followed { key: Some(_), stored_key, .. }) = followed else { return Ok(ended) };
                 let Written { value, coherence } = destroy(&self.inner, &stored_key).await?;
                 ended = Written { value, coherence: ended.coherence.and(coherence) };

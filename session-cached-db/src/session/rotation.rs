@@ -63,7 +63,9 @@ impl Session {
     /// gets the session, and the client its new key. Without one, this is the same as `cycle_key`, and a client that loses
     /// the answer loses its session.
     ///
-    /// If another request has renewed the key at the same time, this one goes on with that key.
+    /// If another request has renewed the key at the same time, this one goes on with that key. A session without a key is
+    /// created, unless there is nothing to keep: a request that comes late with the key from before a login, and only renews
+    /// it, must get no key that takes the place of the login's.
     ///
     /// # Errors
     ///
@@ -77,6 +79,9 @@ impl Session {
             return Ok(Coherence::Coherent);
         }
         self.check_superseded()?;
+        if self.is_unsaved_and_empty() {
+            return Ok(Coherence::Coherent);
+        }
         self.change_key(NewKey::Renewal).await
     }
 
@@ -183,7 +188,7 @@ impl Session {
     /// Returns the record in `stored` with the changes of this request, and of no other.
     fn as_seen_here(&self, stored: &Stored) -> Result<Loaded, Error> {
         let payload = self.store.codec().encode(&stored.stored_key, self.data());
-        let payload = payload.map_err(|error| Error::Unencodable(Arc::new(error)))?;
+        let payload = payload.map_err(Error::of_encoding)?;
         let record = Record::clone(&stored.loaded.record).with_payload(payload);
         // For those who know the session by its new key only.
         record

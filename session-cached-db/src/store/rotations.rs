@@ -16,6 +16,8 @@ pub(crate) struct Followed {
     /// The new session key. `None` if clients of the old one must not get it, nor open the session.
     pub(crate) key: Option<SessionKey>,
     pub(crate) stored_key: StoredKey,
+    /// No rotation on the way was a change of rights.
+    pub(crate) is_renewed: bool,
     pub(crate) loaded: Loaded,
 }
 
@@ -26,6 +28,8 @@ pub(crate) enum Follows {
     Open,
     /// A request that was opened with the old key saves, ends or rotates the session.
     Write,
+    /// The session is watched under the old key.
+    Watch,
 }
 
 impl<C: Cache, P: Persistence> Inner<C, P> {
@@ -45,28 +49,31 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         }
     }
 
-    /// Returns the session that was under `key` and `stored_key`, if it has another key for no longer than the grace.
+    /// Returns the session that was under `stored_key`, if it has another key for no longer than the grace. `key` is the
+    /// session key of `stored_key`, if that is known.
     pub(crate) async fn follow(
         self: &Arc<Self>,
-        key: SessionKey,
+        key: Option<SessionKey>,
         stored_key: StoredKey,
         why: Follows,
     ) -> Result<Option<Followed>, Error> {
         let Some(table) = &self.rotations else { return Ok(None) };
-        let mut keys = vec![(Some(key), stored_key)];
+        let mut keys = vec![(key, stored_key, true)];
         for _ in 0..MAX_FOLLOWED {
-            let Some((key, old)) = keys.pop() else { break };
+            let Some((key, old, is_renewed)) = keys.pop() else { break };
             let mut missing = Vec::new();
             for rotation in table.find(&self.db, &old).await? {
+                let is_renewed = is_renewed && rotation.masked_key.is_some();
                 let new_key = key.as_ref().and_then(|key| self.revealed(&rotation, key));
                 match self.load_moved(&rotation.new, new_key.is_some()).await? {
                     Some(loaded) => {
                         if new_key.is_some() || matches!(why, Follows::Write) {
                             self.note_followed(&stored_key, &rotation.new, why);
                         }
-                        return Ok(Some(Followed { key: new_key, stored_key: rotation.new, loaded }));
+                        let stored_key = rotation.new;
+                        return Ok(Some(Followed { key: new_key, stored_key, is_renewed, loaded }));
                     }
-                    None => missing.push((new_key, rotation.new)),
+                    None => missing.push((new_key, rotation.new, is_renewed)),
                 }
             }
             // The first one first, and all that comes after it before the second: it is the one that has moved the session,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use session_cached_db::{MokaCache, SqlitePersistence};
 use session_core::{
-    Acquired, Cache, CacheError, CacheProperties, DatabaseNotices, Entry, Exchange, Expected,
+    Acquired, BoxFuture, Cache, CacheError, CacheProperties, DatabaseNotices, Entry, Exchange, Expected,
     ExpiredSessions, Near, NearObserver, NearSource, Persistence, PersistenceError, PersistenceProperties,
     Record, RecordWrite, Rotation, Rotations, Row, Runtime, Scan, SessionTimes, State, StoreId, StoredKey,
     Subject, SubjectIndex, Timestamp, Version,
@@ -198,6 +198,10 @@ impl Near for TestCache {
         _observer: Arc<dyn NearObserver>,
         _notices: Option<Arc<dyn DatabaseNotices>>,
     ) {
+    }
+
+    fn watch(&self, _key: &StoredKey) -> BoxFuture<bool> {
+        Box::pin(std::future::pending())
     }
 
     #[cfg(feature = "__simulation")]
