@@ -26,8 +26,7 @@ impl Programs {
     pub(crate) fn build(revision: &str) -> Result<Self> {
         let commit = commit(revision)?;
         let root = std::env::current_dir()?;
-        let (sources, target) =
-            (root.join(DIRECTORY).join(&commit), root.join(DIRECTORY).join("build"));
+        let (sources, target) = (root.join(DIRECTORY).join(&commit), root.join(DIRECTORY).join("build"));
         if !sources.join("Cargo.toml").exists() {
             std::fs::create_dir_all(&sources)?;
             let archive = sources.with_extension("tar");
@@ -63,9 +62,11 @@ impl Programs {
 /// Returns the commit that a revision names.
 fn commit(revision: &str) -> Result<String> {
     let name = format!("{revision}^{{commit}}");
-    let found = output(Command::new("git").args(["rev-parse", "--verify", "--quiet", "--end-of-options", &name]));
+    let found =
+        output(Command::new("git").args(["rev-parse", "--verify", "--quiet", "--end-of-options", &name]));
     found.map_err(|_| {
-        format!("there is no revision {revision} in this repository: name a tag or a commit, such as HEAD~20").into()
+        format!("there is no revision {revision} in this repository: name a tag or a commit, such as HEAD~20")
+            .into()
     })
 }
 

@@ -63,7 +63,8 @@ pub(crate) fn build(command: &mut Command) -> Result<Vec<Built>> {
         return Err(format!("`{line}` failed: {}", built.status).into());
     }
     let text = |message: &Value, pointer: &str| Some(message.pointer(pointer)?.as_str()?.to_owned());
-    let programs = String::from_utf8(built.stdout)?.lines().filter_map(|line| {
+    let messages = String::from_utf8(built.stdout)?;
+    let programs = messages.lines().filter_map(|line| {
         let message: Value = serde_json::from_str(line).ok()?;
         let (kind, name) = (text(&message, "/target/kind/0")?, text(&message, "/target/name")?);
         Some(Built { kind, name, file: text(&message, "/executable")?.into() })

@@ -71,7 +71,8 @@ impl Node {
     fn read(&mut self, key: &str) -> (String, String, String) {
         let answer = self.ask(&format!("read {key}"));
         let words: Vec<_> = answer.split(' ').map(str::to_owned).collect();
-        let [key, value, subject] = words.try_into().unwrap_or_else(|_| panic!("a read was answered {answer:?}"));
+        let [key, value, subject] =
+            words.try_into().unwrap_or_else(|_| panic!("a read was answered {answer:?}"));
         (key, value, subject)
     }
 
@@ -243,7 +244,8 @@ async fn reap_expired(links: &Links, database: &str) {
             assert_eq!(node.ask(&format!("expire {} {SHORT}", shortened[n])), "set");
         }
         tokio::time::sleep(OVER).await;
-        let reaped: u64 = [&mut one, &mut other].into_iter().map(|node| node.ask("reap").parse::<u64>().unwrap()).sum();
+        let reaped: u64 =
+            [&mut one, &mut other].into_iter().map(|node| node.ask("reap").parse::<u64>().unwrap()).sum();
         assert_eq!(reaped, 4);
         assert_eq!(place.count("SELECT count(*) FROM {t}").await, 4);
         for node in [&mut one, &mut other] {

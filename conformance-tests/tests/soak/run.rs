@@ -400,7 +400,9 @@ impl Soak {
             {
                 let ledger = lock(&self.ledger);
                 if let Some((process, line)) = &ledger.unread {
-                    return Err(format!("process {process} reports what this program cannot read: {line}").into());
+                    return Err(
+                        format!("process {process} reports what this program cannot read: {line}").into()
+                    );
                 }
                 let ended = self.workers.iter().find(|worker| {
                     ledger.to_kill.is_none()

@@ -73,6 +73,36 @@ pub async fn password_with_reserved_characters_is_percent_encoded(server: Server
     user.drop(&server).await;
 }
 
+/// MySQL makes a certificate for itself, which no authority of the system's knows.
+pub async fn encryption_needs_no_authority_and_verification_does(server: Server) {
+    if server.kind == Kind::Postgres {
+        let refused = connect(&format!("{}?sslmode=require", server.url)).await.err().unwrap();
+        assert!(refused.to_string().contains("TLS"), "{refused}");
+        return;
+    }
+    let user = User::with(&server, "pw").await;
+    let name = &user.name;
+    let mut root = server.program().await;
+    root.run(&format!("ALTER USER '{name}'@'%' REQUIRE SSL")).await;
+    let url = server.url_with(&server.address(), Some((name, "pw")));
+    for sound in ["", "?ssl-mode=preferred", "?ssl-mode=required"] {
+        connect(&format!("{url}{sound}"))
+            .await
+            .unwrap_or_else(|error| panic!("{sound}: {error:?}"))
+            .now_dyn()
+            .await
+            .unwrap();
+    }
+    for (refused, reason) in
+        [("disabled", ""), ("verify_ca", "certificate"), ("verify_identity", "certificate")]
+    {
+        let error = connect(&format!("{url}?ssl-mode={refused}")).await.err().expect(refused);
+        assert!(error.to_string().contains(reason), "{refused}: {error}");
+        assert!(!error.to_string().contains("pw@"), "{error}");
+    }
+    user.drop(&server).await;
+}
+
 /// Connects with a provider. A new connection is made when the proxy cuts the present one.
 async fn provided<F, Fut>(server: &Server, url: &str, provider: F) -> Result<Db, PersistenceError>
 where

@@ -227,7 +227,9 @@ pub async fn role_that_may_not_remove_notes_reaps_all_the_same(server: Server) {
             let removed = db.delete_expired_dyn(NOW, 2).await.unwrap();
             reaped += removed.count;
             // Noting goes on meanwhile, and is no reason to try again.
-            db.note_rotation_dyn(&Rotation::new(key("old"), key(&format!("new-{round}-{reaped}")), NOW)).await.unwrap();
+            db.note_rotation_dyn(&Rotation::new(key("old"), key(&format!("new-{round}-{reaped}")), NOW))
+                .await
+                .unwrap();
             if !removed.is_unfinished(2) {
                 break;
             }
