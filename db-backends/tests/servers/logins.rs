@@ -172,3 +172,44 @@ pub async fn failing_provider_makes_the_database_unavailable(server: Server) {
     assert!(error.to_string().contains("the vault is sealed"), "{error}");
     assert!(error.is_retryable());
 }
+
+/// The ways in which the provider of a test answers.
+const ANSWERS: u32 = 0;
+const PANICS: u32 = 1;
+const PANICS_LATER: u32 = 2;
+const HANGS: u32 = 3;
+
+pub async fn provider_that_panics_or_hangs_is_asked_again(server: Server) {
+    let proxy = Proxy::to(server.address()).await;
+    let user = User::with(&server, "pw").await;
+    let (name, way) = (user.name.clone(), Arc::new(AtomicU32::new(ANSWERS)));
+    let now = Arc::clone(&way);
+    let provider = move || {
+        let way = now.load(Ordering::SeqCst);
+        assert_ne!(way, PANICS, "in the function");
+        let credentials = Credentials::new("pw").with_username(&name);
+        async move {
+            assert_ne!(way, PANICS_LATER, "in its future");
+            if way == HANGS {
+                std::future::pending::<()>().await;
+            }
+            Ok(credentials)
+        }
+    };
+    let db = provided(&server, &server.url_with(&proxy.address, None), provider).await.unwrap();
+    for trouble in [PANICS, PANICS_LATER, HANGS] {
+        db.now_dyn().await.unwrap();
+        way.store(trouble, Ordering::SeqCst);
+        // Another connection is to be opened.
+        proxy.cut();
+        let began = Instant::now();
+        let error = db.now_dyn().await.expect_err("there is no password");
+        assert!(matches!(error, PersistenceError::Unavailable(_)), "{trouble}: {error:?}");
+        assert!(error.is_retryable(), "{trouble}: {error:?}");
+        assert!(began.elapsed() < Duration::from_secs(15), "{trouble}: it took {:?}", began.elapsed());
+        way.store(ANSWERS, Ordering::SeqCst);
+    }
+    db.now_dyn().await.expect("the provider answers again");
+    drop(db);
+    user.drop(&server).await;
+}

@@ -84,7 +84,8 @@ const TESTS: &[(&str, Test)] = tests! {
         encryption_needs_no_authority_and_verification_does,
         provider_is_asked_for_the_password_of_each_new_connection,
         password_file_is_read_again_for_a_new_connection,
-        failing_provider_makes_the_database_unavailable;
+        failing_provider_makes_the_database_unavailable,
+        provider_that_panics_or_hangs_is_asked_again;
     schema:
         second_migration_changes_nothing,
         schema_sql_makes_the_same_tables_as_migrate,
