@@ -94,6 +94,8 @@ const TESTS: &[Test] = tests! {
         mysql_that_is_cut_off_for_5_s_is_left_for_good ["mysql-pair"],
         postgres_url_with_both_hosts_follows_the_primary ["postgres-pair"],
         commit_that_waits_for_a_lost_standby_is_shown_within_its_bound ["postgres-pair"],
+        statement_based_log_of_mysql_is_refused_by_name ["mysql-pair"],
+        statement_based_log_of_mariadb_is_refused_by_name ["mariadb-pair"],
         kill_is_not_sent_to_the_server_that_took_over ["mariadb-pair"];
     dead_servers:
         memcached_server_of_three_that_is_down_fails_its_own_keys_only ["memcached", "memcached-two"],
@@ -120,6 +122,8 @@ const TESTS: &[Test] = tests! {
         galera_node_that_dies_is_left_for_another ["galera"],
         killed_postgres_behind_pgbouncer_loses_nothing ["postgres-pair", "pgbouncer"],
         deposed_postgres_behind_pgbouncer_shows_nothing_old ["postgres-pair", "pgbouncer"],
+        deposed_postgres_behind_pgbouncer_is_left_by_an_applications_pool ["postgres-pair", "pgbouncer"],
+        deposed_postgres_behind_pgbouncer_in_session_mode_is_left_by_a_pool ["postgres-pair", "pgbouncer"],
         postgres_behind_pgbouncer_that_is_cut_off_is_left_for_good ["postgres-pair", "pgbouncer"];
     mixed:
         sessions_are_shared_by_both_revisions_on_postgres ["redis", "postgres"],

@@ -160,7 +160,9 @@ impl<B: Backend> SqlPersistence<B> {
                 FindingSeverity::Warning => {
                     tracing::warn!(target: "db_backends", event = "database_setting", database = B::NAME, "{text}");
                 }
-                FindingSeverity::Note => {}
+                FindingSeverity::Note => {
+                    tracing::info!(target: "db_backends", event = "database_setting", database = B::NAME, "{text}");
+                }
             }
         }
         Ok(())

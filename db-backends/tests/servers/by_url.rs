@@ -4,6 +4,7 @@ use db_backends::{ConnectError, FindingSeverity, connect, connect_to_inspect};
 use session_core::{PersistenceError, Scan as _, SchemaProblem, Subject, SubjectIndex as _, Timestamp};
 
 use crate::server::{Kind, NOW, Server, key, record};
+use crate::warnings::Warnings;
 
 /// Returns the server's URL with the test's table, and more parameters.
 fn url(server: &Server, more: &str) -> String {
@@ -58,9 +59,18 @@ pub async fn wrong_settings_are_found_and_the_worst_are_refused(server: Server) 
     let login = server.url_with(&server.address(), Some((&user, "pw")));
     let own = Server { url: login, kind: server.kind, table: server.table.clone() };
     let db = connect_to_inspect(&url(&own, "&max_connections=5")).await.unwrap();
-    // None of this keeps a store from being built.
+    // None of this keeps a store from being built, which logs everything that `sessionctl doctor` reports.
+    let log = Warnings::default();
+    let listening = tracing::subscriber::set_default(log.clone());
     db.migrate_dyn().await.unwrap();
-    let found = db.inspect().await.unwrap().findings;
+    drop(listening);
+    let (found, logged) = (db.inspect().await.unwrap().findings, log.take());
+    // What others have opened meanwhile is in the text.
+    let of_settings = found.iter().filter(|finding| !finding.text.contains("others have opened"));
+    for finding in of_settings {
+        let is_logged = |line: &String| line.contains("database_setting") && line.contains(&finding.text);
+        assert!(logged.iter().any(is_logged), "{finding:?} is not among {logged:?}");
+    }
     let has = |severity, word: &str| {
         found.iter().any(|finding| finding.severity == severity && finding.text.contains(word))
     };

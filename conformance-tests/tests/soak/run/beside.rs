@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::{Settings, Soak, lock};
+use super::{RECOVERY_TIMEOUT, Settings, Soak, lock};
 use crate::Failure;
 use crate::ledger::Ledger;
 
@@ -80,7 +80,11 @@ impl Soak {
         self.migrate().await?;
         for node in 0..self.workers.len() / 2 {
             self.mark_to_kill(Some(node));
-            self.watch(Duration::from_secs(1), "the present revision is deployed").await?;
+            let begun = Instant::now();
+            // It ends with its next write.
+            while lock(&self.ledger).to_kill.is_some() && begun.elapsed() < RECOVERY_TIMEOUT {
+                self.watch(Duration::from_millis(100), "the present revision is deployed").await?;
+            }
             self.replace(Some(node)).await?;
         }
         Ok(())
