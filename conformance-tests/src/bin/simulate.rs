@@ -85,6 +85,7 @@ fn standard(seed: u64) -> Result {
     scenarios.extend(Scenario::crowds(false)?);
     scenarios.extend(Scenario::near()?);
     scenarios.extend(Scenario::rare()?);
+    scenarios.extend(Scenario::rotations()?);
     Scenario::sort(&mut scenarios);
     let begun = Instant::now();
     let done = Mutex::new((0_usize, Instant::now()));
@@ -125,7 +126,10 @@ fn exhaustive(state: &Path) -> Result {
     let stages = [
         ("all mixes of two, up to two faults", Scenario::all(2, 2)),
         ("crowds", Scenario::crowds(true)?),
-        ("near caches, and other arrangements", [Scenario::near()?, Scenario::rare()?].concat()),
+        (
+            "near caches, and other arrangements",
+            [Scenario::near()?, Scenario::rare()?, Scenario::rotations()?].concat(),
+        ),
         ("all mixes of three, up to one fault, one arrangement each", first_threes),
         ("all mixes of three, up to one fault, their other arrangements", other_threes),
     ];

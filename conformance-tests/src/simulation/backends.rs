@@ -10,8 +10,8 @@ use cache_backends::near::{NearCache, NotifiedCache};
 use session_core::{
     Acquired, BoxFuture, Cache, CacheError, CacheProperties, DatabaseChannel, DatabaseNotices, Entry,
     Exchange, Expected, ExpiredSession, ExpiredSessions, KeyForm, Near, NoticeChannel, NoticeListener,
-    NoticeSource, Persistence, PersistenceError, PersistenceProperties, Record, RecordWrite, Row, Runtime,
-    Scope, SessionTimes, StoredKey, Subject, SubjectIndex, Timestamp, Version,
+    NoticeSource, Persistence, PersistenceError, PersistenceProperties, Record, RecordWrite, Rotation,
+    Rotations, Row, Runtime, Scope, SessionTimes, StoredKey, Subject, SubjectIndex, Timestamp, Version,
 };
 
 use super::call::{Effect, Reply};
@@ -406,6 +406,39 @@ impl SubjectIndex for SimDb {
             }
             other => Err(db_error(other)),
         }
+    }
+}
+
+impl Rotations for SimDb {
+    async fn note_rotation(&self, rotation: &Rotation) -> Result<(), PersistenceError> {
+        match Calling::new(&self.world, Effect::Note(rotation.clone())).await {
+            Reply::Noted => Ok(()),
+            other => Err(db_error(other)),
+        }
+    }
+
+    async fn rotations(
+        &self,
+        old: &StoredKey,
+        now: Timestamp,
+        _: u32,
+    ) -> Result<Vec<Rotation>, PersistenceError> {
+        match Calling::new(&self.world, Effect::Notes(known(old), now)).await {
+            Reply::Notes(notes) => Ok(notes),
+            other => Err(db_error(other)),
+        }
+    }
+
+    async fn migrate_rotations(&self) -> Result<(), PersistenceError> {
+        Ok(())
+    }
+
+    fn rotations_sql(&self) -> String {
+        String::new()
+    }
+
+    async fn check_rotations(&self) -> Result<(), PersistenceError> {
+        Ok(())
     }
 }
 

@@ -45,6 +45,17 @@ pub(super) enum Promise {
 struct Row {
     seen: Seen,
     expires_at: Timestamp,
+    /// The reason for which it has its key, if another one is noted to lead there.
+    moved: Option<Moved>,
+}
+
+/// The reason for which a session has got another key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Moved {
+    /// Clients with the old key are led to the new one.
+    Renewed,
+    /// They are not.
+    Rights,
 }
 
 type Rows = [Option<Row>; 2];
@@ -116,8 +127,9 @@ pub(super) struct Oracle {
 
 impl Oracle {
     pub(super) fn new(world: &World, arrangement: Arrangement) -> Self {
-        let rows = [0, 1]
-            .map(|key| world.row(key).map(|row| Row { seen: Seen::of(row), expires_at: row.expires_at() }));
+        let rows = [0, 1].map(|key| {
+            world.row(key).map(|row| Row { seen: Seen::of(row), expires_at: row.expires_at(), moved: None })
+        });
         Self {
             configurations: Configurations::new(rows),
             begun: Vec::new(),
@@ -368,7 +380,7 @@ impl Model for Begins<'_> {
                 let fields = chosen
                     .iter()
                     .fold(row.seen.0, |fields, number| begun(number).operation.fields(*number, fields));
-                let row = Row { seen: Seen(fields), expires_at: START + FAR };
+                let row = Row { seen: Seen(fields), expires_at: START + FAR, moved: None };
                 let took = chosen.iter().map(|number| (*number, Outcome::Wrote(row.seen))).collect();
                 joint.push(([Some(row), rows[1]], took));
             }
@@ -400,11 +412,41 @@ fn steps(
         rows
     };
     let one = |rows, outcome| vec![(rows, Progress::Took(outcome))];
-    let written =
-        |before: Seen| Row { seen: Seen(operation.fields(number, before.0)), expires_at: START + FAR };
+    let written = |before: Seen| Row {
+        seen: Seen(operation.fields(number, before.0)),
+        expires_at: START + FAR,
+        moved: None,
+    };
+    // The session that was under A, by the notes.
+    let moved = visible(1).filter(|row| row.moved.is_some() && visible(0).is_none());
     match operation {
         Operation::Load => one(rows, Outcome::Loaded(visible(0).map(|row| row.seen))),
         Operation::LoadB => one(rows, Outcome::Loaded(visible(1).map(|row| row.seen))),
+        Operation::Merge | Operation::Renew if let Some(row) = moved => {
+            let after = Row { moved: row.moved, ..written(row.seen) };
+            match row.moved {
+                // The request goes on with the new key.
+                Some(Moved::Renewed) => one(with(1, Some(after)), Outcome::Wrote(after.seen)),
+                // It learns nothing of what the session has become. It cannot give it another key.
+                _ if operation == Operation::Renew => one(rows, Outcome::Gone),
+                _ => one(with(1, Some(after)), Outcome::Wrote(written(Seen::FIRST).seen)),
+            }
+        }
+        Operation::Renew | Operation::Cycle => match visible(0) {
+            None => one(rows, Outcome::Gone),
+            Some(row) => {
+                let is_renewal = operation == Operation::Renew;
+                let reason = if is_renewal { Moved::Renewed } else { Moved::Rights };
+                let row = Row { moved: Some(reason), ..written(row.seen) };
+                one([None, Some(row)], Outcome::Wrote(row.seen))
+            }
+        },
+        Operation::Open => {
+            let led = moved.filter(|row| row.moved == Some(Moved::Renewed));
+            one(rows, Outcome::Opened(visible(0).or(led).map(|row| row.seen)))
+        }
+        Operation::LogOut if moved.is_some() => one(with(1, None), Outcome::Ended),
+        Operation::LogOut => one(with(0, None), Outcome::Ended),
         Operation::Save | Operation::Overwrite | Operation::Merge => match visible(0) {
             None => one(rows, Outcome::Gone),
             Some(row) if operation == Operation::Save && row.seen != Seen::FIRST => {

@@ -8,7 +8,8 @@ use session_core::{StoredKey, Timestamp};
 pub(super) const START: Timestamp = Timestamp::from_secs(1_000_000);
 
 /// The sessions of a run have one of these keys. They are session keys and stored keys alike.
-pub(super) const KEYS: [&str; 2] = ["session-a", "session-b"];
+/// The second one is as long as those that are generated.
+pub(super) const KEYS: [&str; 2] = ["session-a", "session-b-----------------------"];
 
 pub(super) fn stored_keys() -> [StoredKey; 2] {
     KEYS.map(|key| StoredKey::parse(key).expect("a valid key"))
@@ -19,6 +20,10 @@ pub(super) const FAR: Duration = Duration::from_secs(1_000_000);
 
 /// A time longer than any run, too. Before a run, A was not used for longer than that, so a use of it is due.
 pub(super) const TOUCH_INTERVAL: Duration = Duration::from_secs(10_000);
+
+/// The time for which requests with the key A can follow the session to B, where sessions get other keys: longer than the
+/// operations of a run take.
+pub(super) const GRACE: Duration = Duration::from_secs(60);
 
 /// The subject of all sessions of a run.
 pub(super) const SUBJECT: &str = "user";

@@ -191,7 +191,7 @@ impl Session {
         if let Some(stored) = &self.stored {
             let deleted = self.end(&stored.stored_key, stored.loaded.stamp).await?;
             coherence = deleted.coherence;
-            if !deleted.value {
+            if !deleted.value && !mutant!(LogoutNotFollowed) {
                 coherence = coherence.and(Box::pin(self.delete_moved()).await?);
             }
         }
@@ -226,7 +226,10 @@ impl Session {
     }
 
     pub(super) fn new_key(&self) -> Result<(SessionKey, StoredKey), Error> {
+        #[cfg(not(feature = "__simulation"))]
         let key = SessionKey::generate()?;
+        #[cfg(feature = "__simulation")]
+        let key = crate::simulation::new_key().map_or_else(SessionKey::generate, Ok)?;
         // Does not fail: the builder has checked that the store takes the keys that are generated.
         let stored_key = self.store.settings().stored_key(&key).map_err(|_| Error::AlreadyExists)?;
         Ok((key, stored_key))

@@ -127,8 +127,8 @@ impl Session {
         let grace = self.store.settings().rotation_grace;
         let rotation = grace.map(|grace| {
             let masked_key = match reason {
-                NewKey::Rights => None,
-                NewKey::Renewal => MaskedKey::mask(&key, &stored_key, &stored.key),
+                NewKey::Rights if !mutant!(RightsRevealed) => None,
+                NewKey::Rights | NewKey::Renewal => MaskedKey::mask(&key, &stored_key, &stored.key),
             };
             let rotation = Rotation::new(stored.stored_key, stored_key, self.store.now() + grace);
             Box::new(rotation.with_masked_key(masked_key))

@@ -16,9 +16,9 @@ use std::time::Duration;
 
 use cache_backends::moka::MokaCache;
 use cache_backends::near::{near, notified};
-use session_cached_db::simulation::enter_task;
+use session_cached_db::simulation::{enter_task, set_new_key};
 use session_cached_db::{CachedDb, Error, OutagePolicy, Session, WriteOperation};
-use session_core::{Entry, Stamp, Value};
+use session_core::{Entry, SessionKey, Stamp, Value};
 
 pub(in crate::simulation) use self::choices::Choice;
 use self::judging::Excuses;
@@ -30,8 +30,8 @@ use crate::simulation::operation::{Answer, FIRST_VERSION, Operation, Store, reco
 use crate::simulation::oracle::Oracle;
 use crate::simulation::scenario::{Beginning, Scenario};
 use crate::simulation::settings::{
-    AHEAD, CACHE_TIMEOUT, CLOCK_SLACK, FAR, FENCE_TTL, LEASE_TTL, MAX_CACHE_AGE, NEAR_BOUND, PROBE_INTERVAL,
-    READ_TIMEOUT, START, TOUCH_INTERVAL, WRITE_TIMEOUT, stored_keys,
+    AHEAD, CACHE_TIMEOUT, CLOCK_SLACK, FAR, FENCE_TTL, GRACE, KEYS, LEASE_TTL, MAX_CACHE_AGE, NEAR_BOUND,
+    PROBE_INTERVAL, READ_TIMEOUT, START, TOUCH_INTERVAL, WRITE_TIMEOUT, stored_keys,
 };
 use crate::simulation::task_id::TaskId;
 use crate::simulation::trace::Tracer;
@@ -108,7 +108,7 @@ impl<'a> Simulation<'a> {
         let mut world = World::new(excess);
         let may_fail =
             |(operation, _): &(Operation, usize)| matches!(operation, Operation::Save | Operation::Rename);
-        world.remembers = !scenario.operations.iter().any(may_fail);
+        world.remembers = !scenario.operations.iter().any(may_fail) && !scenario.has_rotations();
         let is_used = |wanted| scenario.operations.iter().any(|(operation, _)| *operation == wanted);
         world.throttles = is_used(Operation::Use) && !is_used(Operation::Touch);
         let expires_at = START + if scenario.beginning == Beginning::Ending { END } else { FAR };
@@ -152,8 +152,7 @@ impl<'a> Simulation<'a> {
         simulation.answer_pings();
         simulation.place_beginning();
         for &(operation, process) in &scenario.operations {
-            let opens = matches!(operation, Operation::Merge | Operation::Use);
-            let session = opens.then(|| simulation.opened(process));
+            let session = operation.needs_session().then(|| simulation.opened(process));
             simulation.sessions.push(session);
         }
         simulation.place_beginning();
@@ -209,6 +208,10 @@ impl<'a> Simulation<'a> {
             for operation in WRITES {
                 builder = builder.outage_policy(operation, OutagePolicy::FailClosed);
             }
+        }
+        if self.scenario.has_rotations() {
+            set_new_key(SessionKey::parse(KEYS[1]).ok());
+            builder = builder.rotation_grace(GRACE);
         }
         if arrangement == Arrangement::Strict {
             builder = builder.strict(WriteOperation::Save);

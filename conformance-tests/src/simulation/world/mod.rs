@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
-use session_core::{BoxFuture, Entry, Record, State, Timestamp, Token, Version};
+use session_core::{BoxFuture, Entry, Record, Rotation, State, Timestamp, Token, Version};
 
 use self::channels::Channel;
 pub(in crate::simulation) use self::channels::Item;
@@ -86,6 +86,8 @@ pub(in crate::simulation) struct World {
     before: [Vec<Option<Slot>>; 2],
     pub(in crate::simulation) keeps_changes: bool,
     pub(in crate::simulation) rows: [Option<Record>; 2],
+    /// The notes of rotations.
+    notes: Vec<Rotation>,
     pub(in crate::simulation) late: Vec<Late>,
     /// Every state that a row has had, with its expiry.
     pub(in crate::simulation) history: [Vec<Option<(Seen, Timestamp)>>; 2],
@@ -141,6 +143,7 @@ impl World {
             before: [Vec::new(), Vec::new()],
             keeps_changes: false,
             rows: [None, None],
+            notes: Vec::new(),
             late: Vec::new(),
             history: [Vec::new(), Vec::new()],
             versions: [Vec::new(), Vec::new()],
@@ -341,6 +344,9 @@ impl World {
         late.sort_unstable();
         late.hash(&mut hasher);
         (self.rival, &self.touched_by).hash(&mut hasher);
+        let mut notes: Vec<_> = self.notes.iter().map(digest::rotation).collect();
+        notes.sort_unstable();
+        notes.hash(&mut hasher);
         self.hash_channels(&mut hasher);
         for (id, task) in &self.tasks {
             (id, task.log, task.children, task.is_gone).hash(&mut hasher);
