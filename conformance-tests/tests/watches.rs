@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use db_backends::sqlite::SqlitePersistence;
 use session_cached_db::{CachedDb, Session, SessionEnd, SessionWatch};
 use session_core::{
     Cache, CacheError, CacheProperties, Entry, Exchange, Expected, NoticeListener, NoticeSource, Scope,
-    StoredKey,
+    Stamp, State, StoredKey,
 };
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -79,7 +80,8 @@ impl Nodes {
         let mut session = self.here.new_session();
         session.insert("cart", 1).unwrap();
         session.save().await.unwrap();
-        let waiting = wait_on(self.there.watch(session.stored_key().unwrap(), HOUR));
+        let there = self.there.open(session.key().unwrap().expose()).await.unwrap();
+        let waiting = wait_on(there.watch(HOUR).unwrap());
         self.looked().await;
         assert!(!waiting.is_finished(), "the session is there");
         (session, waiting)
@@ -198,4 +200,23 @@ async fn channel_that_is_lost_makes_every_watched_session_be_looked_at() {
         session.flush().await.unwrap();
         assert_eq!(end_of(waiting).await, SessionEnd::Gone);
     }
+}
+
+#[tokio::test]
+async fn entry_that_comes_and_goes_causes_fewer_and_fewer_looks() {
+    let nodes = Nodes::new().await;
+    let (mut session, waiting) = nodes.watched().await;
+    let (key, before) = (*session.stored_key().unwrap(), nodes.there.stats().watch_looks);
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < Duration::from_secs(3) {
+        let Some(entry) = nodes.cache.get(&key).await.unwrap() else { break };
+        let State::Value(value) = entry.state else { break };
+        let same = Entry::value(Stamp(NonZeroU64::new(fastrand::u64(1..)).unwrap()), value);
+        nodes.cache.compare_exchange(&key, Expected::Stamp(entry.stamp), Some(same), HOUR).await.unwrap();
+        sleep(Duration::from_millis(5)).await;
+    }
+    let looks = nodes.there.stats().watch_looks - before;
+    assert!((2..15).contains(&looks), "{looks} looks in 3 s");
+    session.log_out().await.unwrap();
+    assert_eq!(end_of(waiting).await, SessionEnd::Gone);
 }

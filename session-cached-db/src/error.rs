@@ -96,7 +96,8 @@ pub enum Error {
     )]
     CacheUnavailable,
     /// More than `max_waiting_writes` writes of this session, or logins of this subject, wait for their turn, or this one's
-    /// turn did not come within the write timeout. Or another task has kept the session of this request locked for as long.
+    /// turn did not come within the write timeout. Or another task has kept the session of this request locked for longer than a
+    /// write may take.
     /// Nothing was changed. Retry later.
     #[error(
         "too many writes of this session or logins of this subject at once, or the ones before took too long, or another \

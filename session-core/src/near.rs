@@ -15,7 +15,7 @@ use crate::{BoxFuture, CacheError, DatabaseNotices, Entry, Runtime, StoredKey};
 /// - What [`peek`](Self::peek) returns was in the shared cache, or in the database, at some instant less than the bound ago.
 /// - After an exchange or a `get` of this handle has returned, `peek` shows nothing of its key that was read before.
 /// - After [`forget`](Self::forget) has returned, `peek` shows nothing of the key that was read before.
-/// - After [`watch`](Self::watch) has returned `true`, the next change of the key by another node, or the loss of the channel,
+/// - After the future of [`watch`](Self::watch) has returned `true`, the next change of the key by another node, or the loss of the channel,
 ///   is passed to the [observer](Self::start).
 pub trait Near: Send + Sync {
     /// Returns the value that this process keeps in memory under `key`, if it may be shown. Makes no call.
@@ -26,9 +26,9 @@ pub trait Near: Send + Sync {
     /// an older one afterwards.
     fn forget(&self, key: &StoredKey);
 
-    /// Asks for a report of the next change of `key`. Returns `true` if there will be one, and `false` if no channel can say
-    /// so just now.
-    fn watch(&self, key: &StoredKey) -> BoxFuture<bool>;
+    /// Asks for a report of the next change of `key`. The future returns `true` if there will be one. `None` if there is no channel
+    /// just now: the observer is told when one is [open](NearEvent::Opened).
+    fn watch(&self, key: &StoredKey) -> Option<BoxFuture<bool>>;
 
     /// Returns the maximum time by which memory is behind.
     fn freshness_bound(&self) -> Duration;

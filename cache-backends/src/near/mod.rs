@@ -247,14 +247,9 @@ impl<S: Source> Near for NearCache<S> {
         self.inner.memory.remove(key);
     }
 
-    fn watch(&self, key: &StoredKey) -> BoxFuture<bool> {
-        let (channel, key) = (self.inner.channel(), *key);
-        Box::pin(async move {
-            match channel {
-                Some(channel) => S::watch(&channel, &key).await.is_ok(),
-                None => false,
-            }
-        })
+    fn watch(&self, key: &StoredKey) -> Option<BoxFuture<bool>> {
+        let (channel, key) = (self.inner.channel()?, *key);
+        Some(Box::pin(async move { S::watch(&channel, &key).await.is_ok() }))
     }
 
     fn freshness_bound(&self) -> Duration {

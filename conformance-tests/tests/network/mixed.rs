@@ -17,8 +17,8 @@ use crate::node::{ANSWER, ROLE};
 pub const OLDER: &str = "MIXED_OLDER";
 
 /// The life of sessions that end within a test, and a time after which they are over for every node, beyond the clock slack.
-const SHORT: u64 = 1;
-const OVER: Duration = Duration::from_millis(2_500);
+const SHORT: u64 = 5;
+const OVER: Duration = Duration::from_millis(6_500);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Revision {
@@ -193,7 +193,7 @@ pub async fn sessions_are_shared_by_both_revisions_on_mariadb(links: &Links) {
 async fn follow_rotations(links: &Links, database: &str) {
     for order in ORDERS {
         let place = Place::new(links, database);
-        let [mut one, mut other] = place.start(order, 1 + SHORT);
+        let [mut one, mut other] = place.start(order, SHORT);
         for _ in 0..2 {
             let old = one.ask("create 1 60");
             other.assert_reads(&old, 1);
@@ -213,7 +213,7 @@ async fn follow_rotations(links: &Links, database: &str) {
             std::mem::swap(&mut one, &mut other);
         }
         assert!(place.count("SELECT count(*) FROM {t}_rotations").await > 0);
-        tokio::time::sleep(OVER + Duration::from_secs(SHORT)).await;
+        tokio::time::sleep(OVER).await;
         let old = one.ask("create 1 60");
         one.ask("reap");
         other.ask("reap");
@@ -234,10 +234,10 @@ async fn reap_expired(links: &Links, database: &str) {
     for order in ORDERS {
         let place = Place::new(links, database);
         let [mut one, mut other] = place.start(order, 0);
-        let ended = [one.ask("create 1 1"), other.ask("create 1 1")];
+        let ended = [one.ask(&format!("create 1 {SHORT}")), other.ask(&format!("create 1 {SHORT}"))];
         // The expiry is set by the other revision, to an earlier and to a later time.
         let shortened = [one.ask("create 1 60"), other.ask("create 1 60")];
-        let lengthened = [one.ask("create 1 1"), other.ask("create 1 1")];
+        let lengthened = [one.ask(&format!("create 1 {SHORT}")), other.ask(&format!("create 1 {SHORT}"))];
         let untouched = [one.ask("create 1 60"), other.ask("create 1 60")];
         for (node, n) in [(&mut other, 0), (&mut one, 1)] {
             assert_eq!(node.ask(&format!("expire {} 60", lengthened[n])), "set");

@@ -125,6 +125,9 @@ async fn follow(store: &Store, words: &[&str]) -> Result<String, Error> {
         }
         ["expire", cookie, seconds] => {
             let mut session = store.open(cookie).await?;
+            if session.key().is_none() {
+                return Ok("none".to_owned());
+            }
             session.set_expiry(Expiry::After(Duration::from_secs(seconds.parse().unwrap())));
             session.save().await?;
             Ok("set".to_owned())

@@ -110,7 +110,7 @@ impl<C: Cache> Near for Overdue<C> {
         self.inner().forget(key);
     }
 
-    fn watch(&self, key: &StoredKey) -> BoxFuture<bool> {
+    fn watch(&self, key: &StoredKey) -> Option<BoxFuture<bool>> {
         self.inner().watch(key)
     }
 

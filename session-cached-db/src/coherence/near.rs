@@ -18,6 +18,10 @@ const DRIFT: u32 = 128;
 /// The time that is added to the wait besides, because timers may be rounded.
 const ROUNDING: Duration = Duration::from_millis(1);
 
+/// A near cache could not be asked to report a change.
+#[derive(Debug)]
+pub(crate) struct NoReport;
+
 impl<C: Cache> CoherentCache<C> {
     /// Returns `true` if the cache is a near one.
     pub(crate) fn is_near(&self) -> bool {
@@ -43,15 +47,16 @@ impl<C: Cache> CoherentCache<C> {
         alone.is_none_or(|near| near.peek(key).is_some())
     }
 
-    /// Asks a near cache for a report of the next change of `key`. Returns `false` if there may be none, and it is worth asking
-    /// again later. Other caches are never told of changes.
-    pub(crate) async fn ask_for_report(&self, key: &StoredKey) -> bool {
-        let Some(near) = self.cache.near() else { return true };
+    /// Asks a near cache for a report of the next change of `key`. Fails if its channel does not answer. There is nothing to ask,
+    /// and nothing to repeat, if there is no channel just now, or the cache is none that is told of changes.
+    pub(crate) async fn ask_for_report(&self, key: &StoredKey) -> Result<(), NoReport> {
         // What is in memory was asked for when it was read.
-        if near.peek(key).is_some() {
-            return true;
+        let near = self.cache.near().filter(|near| near.peek(key).is_none());
+        let Some(asked) = near.and_then(|near| near.watch(key)) else { return Ok(()) };
+        match within(&*self.runtime, self.settings.cache_timeout, pin!(asked)).await {
+            Some(true) => Ok(()),
+            Some(false) | None => Err(NoReport),
         }
-        within(&*self.runtime, self.settings.cache_timeout, pin!(near.watch(key))).await == Some(true)
     }
 
     /// Returns a wait that begins now, when the fence of `operation` is confirmed, and after which no node shows what the

@@ -49,7 +49,7 @@ pub(crate) trait SessionBackend: Send + Sync + fmt::Debug {
         data: &SessionData,
         subject: Option<Subject>,
     ) -> Result<Record, Error>;
-    fn watch(self: Arc<Self>, key: StoredKey, interval: Duration) -> SessionWatch;
+    fn watch(self: Arc<Self>, key: StoredKey, session_key: SessionKey, interval: Duration) -> SessionWatch;
     /// Waits until no node shows what was replaced before.
     fn wait_for_all_nodes(self: Arc<Self>) -> BoxFuture<()>;
     fn now(&self) -> Timestamp;
@@ -115,8 +115,8 @@ impl<C: Cache, P: Persistence> SessionBackend for Inner<C, P> {
     ) -> Result<Record, Error> {
         Self::new_record(self, key, data, subject)
     }
-    fn watch(self: Arc<Self>, key: StoredKey, interval: Duration) -> SessionWatch {
-        Self::watch(&self, key, interval)
+    fn watch(self: Arc<Self>, key: StoredKey, session_key: SessionKey, interval: Duration) -> SessionWatch {
+        Self::watch(&self, key, Some(session_key), interval)
     }
     fn wait_for_all_nodes(self: Arc<Self>) -> BoxFuture<()> {
         Box::pin(async move { self.cache.wait_for_all_nodes().await })

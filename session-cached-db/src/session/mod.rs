@@ -135,7 +135,8 @@ impl Session {
     /// Makes no call by itself.
     #[must_use]
     pub fn watch(&self, interval: Duration) -> Option<SessionWatch> {
-        self.stored_key().map(|key| Arc::clone(&self.store).watch(*key, interval))
+        let stored = self.stored.as_ref()?;
+        Some(Arc::clone(&self.store).watch(stored.stored_key, stored.key.clone(), interval))
     }
 
     /// Returns `true` if a value was read or changed.

@@ -110,16 +110,19 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
                 ended = Written { value: ended.value || value, coherence: ended.coherence.and(coherence) };
             }
             let Some((key, stored_key)) = moved else { return Ok(ended) };
+            if ended.value {
+                return Ok(ended);
+            }
             for _ in 0..MAX_TRIES {
-                if ended.value {
-                    return Ok(ended);
-                }
                 // If it has moved again since it was found, the next try finds it.
                 let followed =
                     Box::pin(self.inner.follow(Some(key.clone()), stored_key, Follows::Open)).await?;
                 let Some(Followed { key: Some(_), stored_key, .. }) = followed else { return Ok(ended) };
                 let Written { value, coherence } = destroy(&self.inner, &stored_key).await?;
                 ended = Written { value, coherence: ended.coherence.and(coherence) };
+                if value {
+                    return Ok(ended);
+                }
             }
             Err(Error::Conflict)
         }

@@ -55,6 +55,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             }
         };
         let record = record?;
+        self.watches.note_expiry(&key, record.expires_at());
         if key != old {
             self.telemetry.call_hooks(|hooks| hooks.renewed(&old, &key, &record));
         }

@@ -65,9 +65,15 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             for rotation in table.find(&self.db, &old).await? {
                 let is_renewed = is_renewed && rotation.masked_key.is_some();
                 let new_key = key.as_ref().and_then(|key| self.revealed(&rotation, key));
-                match self.load_moved(&rotation.new, new_key.is_some()).await? {
+                let is_followed = match why {
+                    Follows::Open => new_key.is_some(),
+                    Follows::Write => true,
+                    Follows::Watch => false,
+                };
+                let is_revealed = new_key.is_some() && !matches!(why, Follows::Watch);
+                match self.load_moved(&rotation.new, is_revealed).await? {
                     Some(loaded) => {
-                        if new_key.is_some() || matches!(why, Follows::Write) {
+                        if is_followed {
                             self.note_followed(&stored_key, &rotation.new, why);
                         }
                         let stored_key = rotation.new;

@@ -18,7 +18,7 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use session_core::StoredKey;
+use session_core::{SessionKey, StoredKey};
 
 use self::looking::{Finding, Looking};
 pub(crate) use self::looking::{Look, Seen};
@@ -40,10 +40,13 @@ pub(crate) use self::watches::Watches;
 /// - A report is a hint only. The session is loaded before its end is told, and a database that does not answer ends nothing:
 ///   the session is looked at again.
 /// - All watches of a session in a process share their looks: at most one in the interval, besides those that follow reports,
-///   which are 50 ms apart at least. A watch is no use of the session, and prolongs nothing.
-/// - Within a [`rotation_grace`](crate::Builder::rotation_grace), a watch follows a session whose key was
-///   [renewed](crate::Session::renew_key), and [`key`](Self::key) is the new key then. A change of rights, such as a login, is told as
-///   [`SessionEnd::NewRights`]. Without the setting, every rotation is told as [`SessionEnd::Gone`].
+///   which are 50 ms apart at least, and up to 1 s while they find nothing new. A watch is no use of the session, and prolongs
+///   nothing.
+/// - Within a [`rotation_grace`](crate::Builder::rotation_grace), a watch that was made by [`Session::watch`](crate::Session::watch)
+///   follows a session whose key was [renewed](crate::Session::renew_key), and [`key`](Self::key) is the new key then: the note of the
+///   rotation is believed only if it fits the session's own key. A change of rights, such as a login, is told as
+///   [`SessionEnd::NewRights`]. A look that comes after the grace, and any without the setting, finds neither: both are told as
+///   [`SessionEnd::Gone`]. Where no reports come, choose an interval that is shorter than the grace.
 /// - A watch that was dropped costs nothing, and one that no task waits for makes no look.
 ///
 /// ```
@@ -72,6 +75,7 @@ pub struct SessionWatch {
     watches: Arc<Watches>,
     store: Weak<dyn Look>,
     key: StoredKey,
+    session_key: Option<SessionKey>,
     interval: Duration,
     looking: Looking,
 }
@@ -97,10 +101,11 @@ impl SessionWatch {
         watches: &Arc<Watches>,
         store: Weak<dyn Look>,
         key: StoredKey,
+        session_key: Option<SessionKey>,
         interval: Duration,
     ) -> Self {
-        let looking = watches.join(key, interval, &store);
-        Self { watches: Arc::clone(watches), store, key, interval, looking }
+        let looking = watches.join(key, session_key.clone(), interval, &store);
+        Self { watches: Arc::clone(watches), store, key, session_key, interval, looking }
     }
 
     /// Waits until the session has ended, and returns in which way. Returns the same again afterwards.
@@ -113,9 +118,11 @@ impl SessionWatch {
             // A clone, because a shared future must not be polled again after its end.
             match self.looking.clone().await {
                 Finding::Ended(end) => return end,
-                Finding::Moved(key) => {
-                    self.looking = self.watches.join(key, self.interval, &self.store);
-                    self.key = key;
+                Finding::Moved(key, session_key) => {
+                    // A watch that was made without the session's own key is not told it, either.
+                    let session_key = self.session_key.as_ref().map(|_| session_key);
+                    self.looking = self.watches.join(key, session_key.clone(), self.interval, &self.store);
+                    (self.key, self.session_key) = (key, session_key);
                 }
             }
         }

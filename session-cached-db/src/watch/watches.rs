@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use session_core::{Runtime, StoredKey};
+use session_core::{Runtime, SessionKey, StoredKey, Timestamp};
 
 use super::hints::Hints;
 use super::looking::{self, Look, Looking, WeakLooking};
@@ -44,6 +44,7 @@ impl Watches {
     pub(super) fn join(
         self: &Arc<Self>,
         key: StoredKey,
+        session_key: Option<SessionKey>,
         interval: Duration,
         store: &Weak<dyn Look>,
     ) -> Looking {
@@ -54,13 +55,13 @@ impl Watches {
             && let Some(looking) = looking.upgrade()
         {
             if looking.peek().is_none() {
-                hints.shorten(interval);
+                hints.join(interval, session_key);
                 hints.add(Duration::ZERO);
                 return looking;
             }
             _ended = looking;
         }
-        let hints = Arc::new(Hints::new(interval));
+        let hints = Arc::new(Hints::new(interval, session_key));
         let registered = Registered { watches: Arc::clone(self), key, hints: Arc::clone(&hints) };
         let (store, runtime) = (Weak::clone(store), Arc::clone(&self.runtime));
         let looking = async move {
@@ -84,6 +85,15 @@ impl Watches {
         }
     }
 
+    /// Notes that a write of this process lets the session under `key` expire at an instant.
+    pub(crate) fn note_expiry(&self, key: &StoredKey, expires_at: Timestamp) {
+        if self.count.load(Ordering::Acquire) > 0
+            && let Some(watched) = self.lock().get(key)
+        {
+            watched.hints.note_expiry(expires_at);
+        }
+    }
+
     /// Takes the hint that any session may have ended.
     pub(crate) fn hint_all(&self) {
         if self.count.load(Ordering::Acquire) == 0 {
@@ -92,7 +102,7 @@ impl Watches {
         let watched = self.lock();
         let longest = u64::try_from(watched.len()).unwrap_or(u64::MAX) / u64::from(LOOKS_PER_MS);
         for Watched { hints, .. } in watched.values() {
-            hints.add(Duration::from_millis(self.runtime.random_u64().get() % longest.max(1)));
+            hints.add_spread(Duration::from_millis(self.runtime.random_u64().get() % longest.max(1)));
         }
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use session_cached_db::{SessionEnd, SessionWatch};
+use session_core::{Expiry, Rotation, Rotations as _};
 use tokio::task::JoinHandle;
 
 use crate::common::{Fault, HOUR, Log, MINUTE, SECOND, Store, World, key_of, soon};
@@ -163,12 +164,48 @@ async fn renewed_session_is_followed_and_a_login_is_told() {
 
 #[tokio::test]
 async fn renewal_without_a_grace_or_after_it_is_told_as_an_end() {
-    let world = World::shared().await;
-    let there = world.node().await;
+    for world in [World::shared().await, World::shared_with(with_grace).await] {
+        let there = world.builder().build().await.unwrap();
+        let mut session = world.saved([("cart", 1)]).await;
+        let waiting = Waiting::on(there.open(&key_of(&session)).await.unwrap().watch(MINUTE).unwrap());
+        looked(&world, &there, 1, 1).await;
+        session.renew_key().await.unwrap();
+        world.runtime.advance(MINUTE);
+        assert_eq!(waiting.end().await, SessionEnd::Gone);
+    }
+}
+
+#[tokio::test]
+async fn note_that_does_not_fit_the_sessions_own_key_leads_no_watch_to_another_session() {
+    for has_own_key in [true, false] {
+        let world = World::shared_with(with_grace).await;
+        let (mut session, admin) = (world.saved([("cart", 1)]).await, world.saved([("cart", 2)]).await);
+        let (key, target) = (*session.stored_key().unwrap(), *admin.stored_key().unwrap());
+        let watch =
+            if has_own_key { session.watch(MINUTE).unwrap() } else { world.store.watch(&key, MINUTE) };
+        let waiting = Waiting::on(watch);
+        looked(&world, &world.store, 1, 1).await;
+        let masked = session_core::MaskedKey::from_bytes(&[b'x'; 32]);
+        assert!(masked.is_some());
+        let note = Rotation::new(key, target, world.runtime.now_plus(MINUTE)).with_masked_key(masked);
+        world.db.sqlite.note_rotation(&note).await.unwrap();
+        session.log_out().await.unwrap();
+        world.runtime.advance(PAUSE);
+        assert_eq!(waiting.end().await, SessionEnd::Gone);
+        assert!(admin.exists().await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn expiry_that_this_process_shortens_is_told_when_it_is_due() {
+    let world = World::new().await;
     let mut session = world.saved([("cart", 1)]).await;
-    let waiting = Waiting::on(there.watch(session.stored_key().unwrap(), MINUTE));
-    looked(&world, &there, 1, 1).await;
-    session.renew_key().await.unwrap();
+    let waiting = Waiting::on(session.watch(HOUR).unwrap());
+    looked(&world, &world.store, 1, 1).await;
+    session.set_expiry(Expiry::After(MINUTE));
+    session.save().await.unwrap();
+    world.runtime.advance(PAUSE);
+    looked(&world, &world.store, 2, 1).await;
     world.runtime.advance(MINUTE);
     assert_eq!(waiting.end().await, SessionEnd::Gone);
 }

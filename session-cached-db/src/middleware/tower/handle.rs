@@ -97,7 +97,8 @@ impl<M> SessionHandle<M> {
 
     /// Ends the client's session everywhere, for good, without reading it, and has its key removed: a logout that also
     /// works when this node cannot read the session, so that [`lock`](Self::lock) fails with [`Error::Unreadable`]. If
-    /// the request presents several keys, the sessions of all end.
+    /// the request presents several keys, the sessions of all end. If none of them has a session any more, the client keeps its
+    /// key: it may have got another one since.
     ///
     /// With a guard, call [`Session::flush`].
     ///

@@ -200,8 +200,8 @@ impl Near for TestCache {
     ) {
     }
 
-    fn watch(&self, _key: &StoredKey) -> BoxFuture<bool> {
-        Box::pin(std::future::pending())
+    fn watch(&self, _key: &StoredKey) -> Option<BoxFuture<bool>> {
+        None
     }
 
     #[cfg(feature = "__simulation")]
