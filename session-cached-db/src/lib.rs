@@ -34,6 +34,7 @@ mod session;
 pub mod simulation;
 mod store;
 mod telemetry;
+mod watch;
 
 pub use coherence::{Coherence, OutagePolicy, WriteOperation};
 pub use error::{BuildError, Error};
@@ -46,6 +47,7 @@ pub use store::{
     SubjectPage, SweepPage, Written,
 };
 pub use telemetry::{Hooks, PresentedKey, Revocation, Stats};
+pub use watch::{SessionEnd, SessionWatch};
 
 #[cfg(feature = "actix-session")]
 pub use middleware::actix_session;

@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{CacheError, DatabaseNotices, Entry, Runtime, StoredKey};
+use crate::{BoxFuture, CacheError, DatabaseNotices, Entry, Runtime, StoredKey};
 
 /// The memory of this process in a near cache, which a store uses besides [`Cache`](crate::Cache).
 ///
@@ -15,6 +15,8 @@ use crate::{CacheError, DatabaseNotices, Entry, Runtime, StoredKey};
 /// - What [`peek`](Self::peek) returns was in the shared cache, or in the database, at some instant less than the bound ago.
 /// - After an exchange or a `get` of this handle has returned, `peek` shows nothing of its key that was read before.
 /// - After [`forget`](Self::forget) has returned, `peek` shows nothing of the key that was read before.
+/// - After [`watch`](Self::watch) has returned `true`, the next change of the key by another node, or the loss of the channel,
+///   is passed to the [observer](Self::start).
 pub trait Near: Send + Sync {
     /// Returns the value that this process keeps in memory under `key`, if it may be shown. Makes no call.
     fn peek(&self, key: &StoredKey) -> Option<Entry>;
@@ -23,6 +25,10 @@ pub trait Near: Send + Sync {
     /// it shows a session that it has read from the database: memory may not know of that state yet, and must not show
     /// an older one afterwards.
     fn forget(&self, key: &StoredKey);
+
+    /// Asks for a report of the next change of `key`. Returns `true` if there will be one, and `false` if no channel can say
+    /// so just now.
+    fn watch(&self, key: &StoredKey) -> BoxFuture<bool>;
 
     /// Returns the maximum time by which memory is behind.
     fn freshness_bound(&self) -> Duration;
@@ -74,8 +80,8 @@ pub trait NearObserver: Send + Sync + fmt::Debug + 'static {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum NearEvent<'a> {
-    /// A change of one entry was reported.
-    Noticed,
+    /// A change of the entry under this key was reported.
+    Noticed(&'a StoredKey),
     /// Everything was removed from memory.
     Forgotten,
     /// A channel was opened: memory is used from the next answer on.

@@ -36,8 +36,8 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use session_core::{
-    Acquired, Cache, CacheError, CacheProperties, DatabaseNotices, Entry, Exchange, Expected, Near,
-    NearEvent, NearObserver, NearSource, NoticeChannel, NoticeListener, NoticeSource, Runtime, State,
+    Acquired, BoxFuture, Cache, CacheError, CacheProperties, DatabaseNotices, Entry, Exchange, Expected,
+    Near, NearEvent, NearObserver, NearSource, NoticeChannel, NoticeListener, NoticeSource, Runtime, State,
     StoredKey,
 };
 
@@ -247,6 +247,16 @@ impl<S: Source> Near for NearCache<S> {
         self.inner.memory.remove(key);
     }
 
+    fn watch(&self, key: &StoredKey) -> BoxFuture<bool> {
+        let (channel, key) = (self.inner.channel(), *key);
+        Box::pin(async move {
+            match channel {
+                Some(channel) => S::watch(&channel, &key).await.is_ok(),
+                None => false,
+            }
+        })
+    }
+
     fn freshness_bound(&self) -> Duration {
         self.bound
     }
@@ -327,7 +337,7 @@ impl NoticeListener for Listener {
         mutant!(NearNoticeKeepsLease => return self.memory.remove_value(key));
         mutant!(NearNoticesLate => return self.put_off(key));
         self.memory.remove(key);
-        self.observer.note(NearEvent::Noticed);
+        self.observer.note(NearEvent::Noticed(key));
     }
 
     fn all_changed(&self) {

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use session_core::{
     BoxError, CacheError, DatabaseChannel, DatabaseNotices, NearSource, NoticeChannel, NoticeListener,
-    NoticeSource, PersistenceError,
+    NoticeSource, PersistenceError, StoredKey,
 };
 
 /// The reporter of changes to a near cache. Implemented for every [`NoticeSource`], and for [`DatabaseReports`].
@@ -25,6 +25,10 @@ pub trait Source: Send + Sync + fmt::Debug + 'static {
 
     /// Waits until every report that is on its way has been made.
     fn ping(channel: &Self::Channel) -> impl Future<Output = Result<(), CacheError>> + Send;
+
+    /// Asks for a report of the next change of `key`.
+    fn watch(channel: &Self::Channel, key: &StoredKey)
+    -> impl Future<Output = Result<(), CacheError>> + Send;
 
     /// Returns the reason why no channel can ever be opened, or `None`.
     fn why_never(&self) -> Option<&'static str>;
@@ -47,6 +51,11 @@ impl<S: NoticeSource> Source for S {
 
     fn ping(channel: &Self::Channel) -> impl Future<Output = Result<(), CacheError>> + Send {
         channel.ping()
+    }
+
+    /// Reads the key, and keeps nothing of it in memory: that is for loads.
+    async fn watch(channel: &Self::Channel, key: &StoredKey) -> Result<(), CacheError> {
+        channel.get(key).await.map(drop)
     }
 
     fn why_never(&self) -> Option<&'static str> {
@@ -74,6 +83,11 @@ impl Source for DatabaseReports {
 
     async fn ping(channel: &Self::Channel) -> Result<(), CacheError> {
         channel.ping().await.map_err(of_database)
+    }
+
+    /// Every commit is reported, asked for or not.
+    async fn watch(_: &Self::Channel, _: &StoredKey) -> Result<(), CacheError> {
+        Ok(())
     }
 
     /// Only one store can hear of its database by this memory.

@@ -142,6 +142,8 @@ const TESTS: &[Test] = tests! {
         logout_is_final_on_redis_whatever_the_channel_does ["redis"],
         logout_is_final_on_valkey_whatever_the_channel_does ["valkey"],
         second_revocation_of_a_subject_waits_for_all_nodes ["redis"],
+        end_of_a_watched_session_is_told_on_the_other_node_of_redis ["redis"],
+        end_of_a_watched_session_is_told_on_the_other_node_of_valkey ["valkey"],
         memory_is_forgotten_with_its_channel ["redis"],
         flushed_server_leaves_nothing_in_memory ["redis"],
         server_that_is_replaced_is_told_apart ["redis", "valkey"],
@@ -159,6 +161,7 @@ const TESTS: &[Test] = tests! {
         memory_told_by_postgres_answers_without_a_read ["postgres"],
         writes_are_seen_at_once_here_and_within_the_bound_elsewhere ["postgres"],
         logout_is_final_whatever_the_listening_connection_does ["postgres"],
+        end_of_a_watched_session_is_told_by_postgres ["postgres"],
         memory_is_forgotten_with_its_listening_connection ["postgres"],
         first_commit_after_a_failover_is_shown_within_the_bound ["postgres-pair"],
         memory_that_no_database_tells_is_refused_at_build ["postgres"];

@@ -8,7 +8,7 @@ use cache_backends::redis::RedisCache;
 use cache_backends::redis::driver::{Client, cmd};
 use conformance_tests::proxy::{Mode, Proxy};
 use db_backends::sqlite::SqlitePersistence;
-use session_cached_db::{BuildError, CachedDb, Session};
+use session_cached_db::{BuildError, CachedDb, Session, SessionEnd};
 use session_core::{Cache, Persistence};
 use tempfile::TempDir;
 
@@ -212,6 +212,48 @@ pub async fn second_revocation_of_a_subject_waits_for_all_nodes(links: &Links) {
         assert_eq!(read(&nodes.there, &cookie).await, None, "a session that was ended is shown");
         assert_eq!(first.await.unwrap().unwrap().value, 1);
     }
+}
+
+/// Watches sessions there, for an hour at a time, and ends them here: only reports can tell.
+pub async fn ends_of_watched_sessions_are_told<C: Cache, P: Persistence>(
+    here: &CachedDb<C, P>,
+    there: &CachedDb<C, P>,
+    proxy: &Proxy,
+) {
+    for mode in [Mode::Pass, Mode::Hold, Mode::Deaf, Mode::BlackHole, Mode::Reset, Mode::Delay(BOUND * 2)] {
+        proxy.set(Mode::Pass);
+        let cookie = login(here).await;
+        warm(there, &cookie, 0).await;
+        let mut session = open(here, &cookie).await;
+        let mut watch = there.watch(session.stored_key().unwrap(), Duration::from_secs(60 * 60));
+        let looks = there.stats().watch_looks;
+        let mut waiting = tokio::spawn(async move { watch.ended().await });
+        while there.stats().watch_looks == looks {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        write(here, &cookie, 1).await;
+        assert!(tokio::time::timeout(BOUND, &mut waiting).await.is_err(), "a save ends nothing");
+        proxy.set(mode);
+        session.flush().await.expect("no request fails");
+        if mode != Mode::Pass {
+            // What the channel has missed is found out when there is another one.
+            tokio::time::sleep(BOUND).await;
+            proxy.set(Mode::Pass);
+        }
+        let ended = tokio::time::timeout(Duration::from_secs(60), waiting).await;
+        let ended = ended.unwrap_or_else(|_| panic!("the end is not told, with {mode:?}")).unwrap();
+        assert_eq!(ended, SessionEnd::Gone);
+    }
+}
+
+pub async fn end_of_a_watched_session_is_told_on_the_other_node_of_redis(links: &Links) {
+    let nodes = Nodes::before(links.only()).await;
+    ends_of_watched_sessions_are_told(&nodes.here, &nodes.there, &nodes.proxy).await;
+}
+
+pub async fn end_of_a_watched_session_is_told_on_the_other_node_of_valkey(links: &Links) {
+    let nodes = Nodes::before(links.only()).await;
+    ends_of_watched_sessions_are_told(&nodes.here, &nodes.there, &nodes.proxy).await;
 }
 
 /// The channel is cut, and a change is made before the next one is open.

@@ -12,7 +12,7 @@ use db_backends::sqlx::{Connection as _, Row as _, raw_sql};
 use session_cached_db::{BuildError, CachedDb};
 use tokio::time::sleep;
 
-use crate::near::{BOUND, REST, login, open, read, warm, write};
+use crate::near::{BOUND, REST, ends_of_watched_sessions_are_told, login, open, read, warm, write};
 use crate::pair::{Kind, Pair, UNCHECKED};
 use crate::{Link, Links};
 
@@ -116,6 +116,11 @@ pub async fn logout_is_final_whatever_the_listening_connection_does(links: &Link
         }
         nodes.proxy.set(Mode::Pass);
     }
+}
+
+pub async fn end_of_a_watched_session_is_told_by_postgres(links: &Links) {
+    let nodes = Nodes::before(links.only()).await;
+    ends_of_watched_sessions_are_told(&nodes.here, &nodes.there, &nodes.proxy).await;
 }
 
 /// Each listening connection is ended by the server, and a change is made before the next one is open.

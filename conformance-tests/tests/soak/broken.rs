@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use session_core::{
-    Acquired, Cache, CacheError, CacheProperties, DatabaseNotices, Entry, Exchange, Expected, Near,
-    NearObserver, NearSource, Runtime, State, StoredKey,
+    Acquired, BoxFuture, Cache, CacheError, CacheProperties, DatabaseNotices, Entry, Exchange, Expected,
+    Near, NearObserver, NearSource, Runtime, State, StoredKey,
 };
 
 /// A cache that answers, now and then, with the first value that it has seen under a key.
@@ -108,6 +108,10 @@ impl<C: Cache> Near for Overdue<C> {
 
     fn forget(&self, key: &StoredKey) {
         self.inner().forget(key);
+    }
+
+    fn watch(&self, key: &StoredKey) -> BoxFuture<bool> {
+        self.inner().watch(key)
     }
 
     fn freshness_bound(&self) -> Duration {

@@ -11,13 +11,15 @@ use crate::sql::table::TableName;
 pub(crate) struct RotationsTable {
     /// Adds a note: the value of every column.
     pub(crate) note: SqlStr,
-    /// Returns the notes of an old key, now, that have not expired, up to a limit, those that expire last first.
+    /// Lets a note live until an instant, if it would expire before: the instant, the old key, the new key, the instant.
+    pub(crate) prolong: SqlStr,
+    /// Returns the notes of an old key, now, that have not expired, up to a limit, those that expire first first.
     pub(crate) find: SqlStr,
     /// Removes the notes that expired at an instant or before, up to a limit.
     pub(crate) delete: SqlStr,
     /// The table was seen. Its absence is remembered for a round only: another node may make it at any time.
     was_seen: AtomicBool,
-    /// In this round, notes are left alone: there is no table, or this role may not remove them.
+    /// In this round, notes are left alone: there is no table, or they could not be removed.
     is_left_alone: AtomicBool,
 }
 
@@ -28,8 +30,10 @@ impl RotationsTable {
             note: sql(
                 "INSERT INTO {rotations} (old_key, new_key, masked_key, expires_at) VALUES (?, ?, ?, ?)",
             ),
+            prolong: sql("UPDATE {rotations} SET expires_at = ?
+                          WHERE old_key = ? AND new_key = ? AND expires_at < ?"),
             find: sql("SELECT old_key, new_key, masked_key, expires_at FROM {rotations}
-                       WHERE old_key = ? AND expires_at > ? ORDER BY expires_at DESC LIMIT ?"),
+                       WHERE old_key = ? AND expires_at > ? ORDER BY expires_at LIMIT ?"),
             delete: sql(syntax.delete_rotations),
             was_seen: AtomicBool::new(false),
             is_left_alone: AtomicBool::new(false),

@@ -96,6 +96,7 @@ const TESTS: &[(&str, Test)] = tests! {
         missing_privilege_is_named,
         django_table_with_another_mandatory_column_is_refused,
         role_that_may_not_remove_notes_reaps_all_the_same,
+        locked_table_of_notes_keeps_no_session_from_being_reaped,
         table_of_notes_is_the_same_by_its_statements_and_by_migration,
         migration_leaves_the_applications_migrations_alone;
 };

@@ -247,6 +247,32 @@ pub async fn role_that_may_not_remove_notes_reaps_all_the_same(server: Server) {
     assert_eq!(owner.rotations_dyn(&key("old"), Timestamp::from_secs(0), 10).await.unwrap(), []);
 }
 
+/// An operator rebuilds the table of notes.
+pub async fn locked_table_of_notes_keeps_no_session_from_being_reaped(server: Server) {
+    let owner = server.database().await;
+    owner.migrate_rotations_dyn().await.unwrap();
+    owner.note_rotation_dyn(&Rotation::new(key("old"), key("new"), NOW)).await.unwrap();
+    let lock_timeout = std::time::Duration::from_secs(1);
+    let db = server.database_with(Settings { lock_timeout, ..Settings::default() }).await;
+    db.insert_dyn(&key("a"), &record("x").with_expires_at(NOW)).await.unwrap();
+    let mut program = server.program().await;
+    program.run("BEGIN").await;
+    program
+        .run(&server.sql(
+            r#"LOCK TABLE "{t}_rotations" IN ACCESS EXCLUSIVE MODE"#,
+            "SELECT * FROM `{t}_rotations` FOR UPDATE",
+        ))
+        .await;
+    let warnings = Warnings::default();
+    let _default = tracing::subscriber::set_default(warnings.clone());
+    assert_eq!(db.delete_expired_dyn(NOW, 10).await.unwrap().count, 1);
+    let warned = warnings.take();
+    assert!(warned.len() == 1 && warned[0].contains("rotation_notes_kept"), "{warned:?}");
+    program.run("ROLLBACK").await;
+    db.delete_expired_dyn(NOW, 10).await.unwrap();
+    assert_eq!(owner.rotations_dyn(&key("old"), Timestamp::from_secs(0), 10).await.unwrap(), []);
+}
+
 pub async fn table_of_notes_is_the_same_by_its_statements_and_by_migration(mut server: Server) {
     let mut other = Server::new(server.kind, server.url.clone());
     for server in [&mut server, &mut other] {

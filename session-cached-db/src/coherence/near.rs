@@ -1,13 +1,16 @@
 //! A near cache in the driver: it is started, and final operations are acknowledged late enough.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use session_core::{BoxFuture, Cache, DatabaseNotices, NearSource, StoredKey};
 
 use super::{CoherentCache, WriteOperation};
+use crate::runtime::within;
 use crate::telemetry::NearTelemetry;
 use crate::telemetry::metrics::Labels;
+use crate::watch::Watches;
 
 /// The share of the freshness bound that is added to the wait, because the clocks of two nodes do not run equally fast.
 const DRIFT: u32 = 128;
@@ -22,9 +25,14 @@ impl<C: Cache> CoherentCache<C> {
     }
 
     /// Starts to listen for changes, if the cache is a near one. `notices` are those of the database, if it reports them.
-    pub(crate) fn start_near(&self, labels: &Labels, notices: Option<Arc<dyn DatabaseNotices>>) {
+    pub(crate) fn start_near(
+        &self,
+        labels: &Labels,
+        notices: Option<Arc<dyn DatabaseNotices>>,
+        watches: &Arc<Watches>,
+    ) {
         if let Some(near) = self.cache.near() {
-            let observer = Arc::new(NearTelemetry::new(&self.telemetry, labels));
+            let observer = Arc::new(NearTelemetry::new(&self.telemetry, watches, labels));
             near.start(&self.runtime, observer, notices);
         }
     }
@@ -33,6 +41,17 @@ impl<C: Cache> CoherentCache<C> {
     pub(crate) fn may_show(&self, key: &StoredKey) -> bool {
         let alone = self.cache.near().filter(|near| near.source() == NearSource::Database);
         alone.is_none_or(|near| near.peek(key).is_some())
+    }
+
+    /// Asks a near cache for a report of the next change of `key`. Returns `false` if there may be none, and it is worth asking
+    /// again later. Other caches are never told of changes.
+    pub(crate) async fn ask_for_report(&self, key: &StoredKey) -> bool {
+        let Some(near) = self.cache.near() else { return true };
+        // What is in memory was asked for when it was read.
+        if near.peek(key).is_some() {
+            return true;
+        }
+        within(&*self.runtime, self.settings.cache_timeout, pin!(near.watch(key))).await == Some(true)
     }
 
     /// Returns a wait that begins now, when the fence of `operation` is confirmed, and after which no node shows what the

@@ -11,8 +11,9 @@ use crate::store::job::{Create, Delete, Job, KeyOrigin, Save, Saved, Touch, Touc
 use crate::telemetry::Ending;
 use crate::{Coherence, Error};
 
-/// Maximum number of keys to try. A random key that exists already is all but impossible.
-pub(crate) const MAX_KEYS: u32 = 8;
+/// Maximum number of tries with another key: a random key that exists already is all but impossible, and so are more moves of a
+/// session while it is followed.
+pub(crate) const MAX_TRIES: u32 = 8;
 
 /// Operations that reach the database. Each write runs in a task of its own: a caller that drops its future
 /// does not learn the result, but nothing is left half done.
@@ -111,7 +112,7 @@ impl Session {
 
     pub(super) async fn create_new(&mut self) -> Result<Coherence, Error> {
         let subject = self.subject().map(Subject::parse).transpose()?;
-        for _ in 0..MAX_KEYS {
+        for _ in 0..MAX_TRIES {
             let (key, stored_key) = self.new_key()?;
             let record = self.store.new_record(&stored_key, self.data(), subject.clone())?;
             let next = Next { key, stored_key, rotation: None };
@@ -178,11 +179,13 @@ impl Session {
     }
 
     /// Ends the session in the database and in the cache. Its values stay in memory, but can never be saved
-    /// again. To log a user out, call [`log_out`](Self::log_out). Does nothing for a session without a key.
+    /// again. To log a user out, call [`log_out`](Self::log_out). Does nothing for a session without a key. If another request
+    /// has given the session another key, it is followed within the [grace](crate::Builder::rotation_grace).
     ///
     /// # Errors
     ///
-    /// An [error of every write](crate::CachedDb#errors-of-every-write).
+    /// [`Error::Conflict`] when other requests kept giving the session other keys, or an [error of every
+    /// write](crate::CachedDb#errors-of-every-write).
     pub async fn delete(&self) -> Result<Coherence, Error> {
         let mut coherence = Coherence::Coherent;
         if let Some(stored) = &self.stored {

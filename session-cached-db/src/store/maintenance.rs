@@ -192,7 +192,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     ) -> Result<Saved, Error> {
         let data = record.data(key, &*self.codec).map_err(|error| self.unreadable(key, error))?;
         let payload = self.codec.encode(rename.as_ref().unwrap_or(key), &data);
-        let payload = payload.map_err(|error| Error::Unencodable(Arc::new(error)))?;
+        let payload = payload.map_err(Error::of_encoding)?;
         let encoded = Record::clone(record).with_payload(payload);
         let expected = Some(record.version());
         let update = Update { record: encoded, expected, expiry: ExpiryWrite::Extend, rename };

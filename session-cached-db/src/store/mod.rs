@@ -1,7 +1,7 @@
 //! The store: a database behind a coherent cache.
 //!
 //! [`CachedDb`] is the public type, [`Inner`] the parts that its clones share. Reads: `load`, `single_flight`. Operations on
-//! many sessions: `subjects`, `limits`, `maintenance`, `reaper`. Requests that come late with an old key: `rotations`. The way of
+//! many sessions: `subjects`, `limits`, `maintenance`, `reaper`. Watched sessions: `watch`. Requests that come late with an old key: `rotations`. The way of
 //! a write, from its caller to the database, in files of which each uses only those after it:
 //!
 //! | file | content |
@@ -38,6 +38,7 @@ mod single_flight;
 mod subjects;
 mod touches;
 mod turns;
+mod watch;
 mod writes;
 
 use std::fmt;

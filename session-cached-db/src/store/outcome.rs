@@ -40,6 +40,9 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let record = result.map(Arc::new);
         let old = *write.key();
         let key = new_key.as_ref().map_or(old, |(new, _)| *new);
+        if key != old {
+            self.watches.hint(&old);
+        }
         let value = record.as_ref().ok().and_then(|record| self.cache.value(&key, record, made_at));
         let (stamp, coherence) = match new_key {
             None => write.finish(value).await,

@@ -213,6 +213,14 @@ impl Options {
                  max_cache_age, {longest:?}"
             ));
         }
+        // A final write holds its session for the bound, and the next write of that session would be told that it is busy.
+        if bound >= self.write_timeout {
+            return invalid(format!(
+                "the near cache's freshness bound is {bound:?}; it must be below write_timeout, {:?}, because a final write \
+                 waits for it",
+                self.write_timeout
+            ));
+        }
         Ok(())
     }
 

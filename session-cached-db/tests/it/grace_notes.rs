@@ -22,6 +22,22 @@ async fn rotation_that_cannot_be_noted_happens_without_a_grace() {
 }
 
 #[tokio::test]
+async fn grace_begins_when_the_key_changes_also_at_a_second_try() {
+    each_with_grace(async |world| {
+        let mut session = world.saved([("cart", 1)]).await;
+        let old = key_of(&session);
+        world.db.calls.fail(Call::Rename, Moment::Before, Fault::NoAnswer);
+        world.db.calls.fail(Call::Load, Moment::Before, Fault::Unreachable);
+        assert!(session.renew_key().await.is_err());
+        // Longer than the grace of the first try.
+        world.runtime.advance(MINUTE);
+        session.renew_key().await.unwrap();
+        assert_eq!(world.store.open(&old).await.unwrap().key(), session.key());
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn without_a_grace_nothing_is_noted_or_asked() {
     each_database(async |world| {
         let mut session = world.saved([("cart", 1)]).await;

@@ -70,3 +70,4 @@ mod traces;
 mod typed;
 mod unknown_outcomes;
 mod versions;
+mod watch;
