@@ -21,7 +21,9 @@ use std::error::Error;
 use std::hint::black_box;
 use std::sync::Arc;
 
-use session_cached_db::db_backends::sqlx::{AssertSqlSafe, Connection as _, SqliteConnection, query, raw_sql};
+use session_cached_db::db_backends::sqlx::{
+    AssertSqlSafe, Connection as _, SqliteConnection, query, raw_sql,
+};
 use session_cached_db::session_core::{Cache, Persistence as _, StoredKey};
 use session_cached_db::{CachedDb, MokaCache, SqlitePersistence};
 
@@ -33,7 +35,8 @@ const SESSIONS: usize = 1_000;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
-    let count: usize = args.next().ok_or("usage: hits COUNT [misses | saves | updates | indexed | URL]")?.parse()?;
+    let count: usize =
+        args.next().ok_or("usage: hits COUNT [misses | saves | updates | indexed | URL]")?.parse()?;
     match args.next() {
         None => hits(moka(), count).await,
         Some(what) if what == "misses" => misses(count).await,
@@ -101,7 +104,8 @@ async fn saves(count: usize) -> Result<(), Box<dyn Error>> {
 
 /// Makes the statement of a save through the driver alone.
 async fn updates(count: usize, first: &'static str) -> Result<(), Box<dyn Error>> {
-    const UPDATE: &str = "UPDATE sessions SET payload = ?, last_seen_at = ?, version = ?, expires_at = max(expires_at, ?)
+    const UPDATE: &str =
+        "UPDATE sessions SET payload = ?, last_seen_at = ?, version = ?, expires_at = max(expires_at, ?)
                           WHERE key = ? AND expires_at > ?";
     let schema = SqlitePersistence::connect("sqlite::memory:").await?.schema_sql();
     let mut connection = SqliteConnection::connect("sqlite::memory:").await?;

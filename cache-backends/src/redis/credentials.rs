@@ -69,7 +69,10 @@ where
         let asked = async move { ask().await.map_err(|error| Arc::from(error.into())) };
         // A panic would be that of the attempt to connect, which all calls share.
         let panicked = || Err(Arc::from(BoxError::from("the provider of credentials has panicked")));
-        AssertUnwindSafe(asked).catch_unwind().map(move |answer| answer.unwrap_or_else(|_| panicked())).boxed()
+        AssertUnwindSafe(asked)
+            .catch_unwind()
+            .map(move |answer| answer.unwrap_or_else(|_| panicked()))
+            .boxed()
     })
 }
 

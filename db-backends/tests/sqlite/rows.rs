@@ -184,7 +184,9 @@ async fn corrupt_note_of_a_rotation_hides_no_other_and_is_removed() {
     let note = Rotation::new(key("old"), key("new"), LATER);
     db.note_rotation(&note).await.unwrap();
     let mut other = SqliteConnection::connect(&url(&dir)).await.unwrap();
-    for (new, masked) in [("''", "x''"), ("'d\u{e4}'", "x''"), ("'a b'", "x'00'"), ("printf('%.*c', 65, 'b')", "x''")] {
+    for (new, masked) in
+        [("''", "x''"), ("'d\u{e4}'", "x''"), ("'a b'", "x'00'"), ("printf('%.*c', 65, 'b')", "x''")]
+    {
         let corrupt = format!(
             "INSERT INTO sessions_rotations (old_key, new_key, masked_key, expires_at)
              VALUES ('old', {new}, {masked}, {})",
@@ -194,6 +196,7 @@ async fn corrupt_note_of_a_rotation_hides_no_other_and_is_removed() {
     }
     assert_eq!(db.rotations(&key("old"), NOW, 10).await.unwrap(), [note]);
     assert!(!db.delete_expired(LATER, 10).await.unwrap().is_unfinished(10));
-    let left: i64 = query("SELECT count(*) FROM sessions_rotations").fetch_one(&mut other).await.unwrap().get(0);
+    let left: i64 =
+        query("SELECT count(*) FROM sessions_rotations").fetch_one(&mut other).await.unwrap().get(0);
     assert_eq!(left, 0);
 }
