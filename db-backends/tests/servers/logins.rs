@@ -96,7 +96,7 @@ pub async fn encryption_needs_no_authority_and_verification_does(server: Server)
     for (refused, reason) in
         [("disabled", ""), ("verify_ca", "certificate"), ("verify_identity", "certificate")]
     {
-        let error = connect(&format!("{url}?ssl-mode={refused}")).await.err().expect(refused);
+        let error = connect(&format!("{url}?ssl-mode={refused}")).await.expect_err(refused);
         assert!(error.to_string().contains(reason), "{refused}: {error}");
         assert!(!error.to_string().contains("pw@"), "{error}");
     }
