@@ -12,7 +12,7 @@ const DOCUMENTS: [&str; 2] =
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// Promises that the simulator cannot judge, because it knows no notes of rotations, with the file and the name of the test
+/// Promises that the simulator cannot judge, because no near cache follows a rotation in it, with the file and the name of the test
 /// that shows them on real servers.
 const ELSEWHERE: [(&str, &str, &str); 1] = [(
     "N9",

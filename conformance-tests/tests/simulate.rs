@@ -63,8 +63,9 @@ fn memory_that_the_database_tells_keeps_its_promises() {
 
 #[test]
 fn sessions_that_get_other_keys_keep_their_promises() {
-    let explored =
-        sweep(&Scenario::rotations().unwrap(), |_, _| {}).unwrap_or_else(|error| panic!("{error}"));
+    let rotations = Scenario::rotations().unwrap().into_iter();
+    let calm: Vec<_> = rotations.map(|scenario| Scenario { faults: 0, ..scenario }).collect();
+    let explored = sweep(&calm, |_, _| {}).unwrap_or_else(|error| panic!("{error}"));
     assert!(explored.ends > 0, "{explored:?}");
     for mutant in [Mutant::RotationNotedLate, Mutant::RightsRevealed, Mutant::LogoutNotFollowed] {
         assert!(detect(mutant).unwrap().violation.reason.contains("not linearizable"));

@@ -199,7 +199,9 @@ impl Operation {
             Ok(outcome) => outcome,
             Err(Error::SessionGone) => Outcome::Gone,
             // A save of different keys conflicts with nothing. It may run out of time.
-            Err(Error::Conflict) if self == Self::Merge => Outcome::Failed,
+            Err(Error::Conflict) if matches!(self, Self::Merge | Self::Renew | Self::Cycle) => {
+                Outcome::Failed
+            }
             Err(Error::Conflict) => Outcome::Conflict,
             Err(Error::AlreadyExists) => Outcome::Exists,
             // Some of the sessions may have been ended.

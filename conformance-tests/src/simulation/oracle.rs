@@ -123,10 +123,12 @@ pub(super) struct Oracle {
     near: Option<NearJudge>,
     /// Saves are final, too.
     is_strict: bool,
+    /// Notes of rotations may not be written, or not be found.
+    may_lose_notes: bool,
 }
 
 impl Oracle {
-    pub(super) fn new(world: &World, arrangement: Arrangement) -> Self {
+    pub(super) fn new(world: &World, arrangement: Arrangement, faults: u8) -> Self {
         let rows = [0, 1].map(|key| {
             world.row(key).map(|row| Row { seen: Seen::of(row), expires_at: row.expires_at(), moved: None })
         });
@@ -137,6 +139,7 @@ impl Oracle {
             // Without channels, the same is promised as without near caches.
             near: (arrangement.is_near() && arrangement != Arrangement::Deaf).then(NearJudge::default),
             is_strict: arrangement == Arrangement::Strict,
+            may_lose_notes: faults > 0,
         }
     }
 
@@ -203,7 +206,7 @@ impl Oracle {
         if self.configurations.is_over(number) {
             return Ok(());
         }
-        self.configurations.explain(&Begins(&self.begun));
+        self.configurations.explain(&Begins { begun: &self.begun, may_lose_notes: self.may_lose_notes });
         self.configurations.retain(number, |progress| matches!(progress, Progress::Took(_)));
         if self.configurations.is_empty() {
             let operation = self.begun[number].as_ref().map_or("", |begun| begun.operation.name());
@@ -231,7 +234,8 @@ impl Oracle {
                 self.configurations.retain(number, |progress| matches!(progress, Progress::Waiting(_)));
             }
             outcome => {
-                self.configurations.explain(&Begins(&self.begun));
+                self.configurations
+                    .explain(&Begins { begun: &self.begun, may_lose_notes: self.may_lose_notes });
                 self.configurations.retain(number, |progress| *progress == Progress::Took(outcome));
                 self.acknowledge(number, outcome, world);
             }
@@ -349,8 +353,12 @@ fn distinct(states: &[Option<(Seen, Timestamp)>]) -> BTreeSet<Option<(Seen, Time
     states.iter().copied().collect()
 }
 
-/// The operations that have begun, by number.
-struct Begins<'a>(&'a [Option<Begun>]);
+/// The operations that have begun.
+struct Begins<'a> {
+    /// By their number.
+    begun: &'a [Option<Begun>],
+    may_lose_notes: bool,
+}
 
 impl Model for Begins<'_> {
     type State = Rows;
@@ -360,7 +368,7 @@ impl Model for Begins<'_> {
     /// which they began, and those between two of them that did not take effect with them can only have
     /// failed.
     fn joint_steps(&self, wait: &[usize], rows: &Rows) -> Vec<JointStep<Self>> {
-        let begun = |number: &usize| self.0[*number].as_ref().expect("it has begun");
+        let begun = |number: &usize| self.begun[*number].as_ref().expect("it has begun");
         let mut saves: Vec<_> =
             wait.iter().copied().filter(|number| begun(number).operation.combines()).collect();
         if saves.len() < 2 {
@@ -389,9 +397,15 @@ impl Model for Begins<'_> {
     }
 
     fn steps(&self, number: usize, so_far: u8, rows: &Rows) -> Vec<Step<Self>> {
-        let Some(Some(begun)) = self.0.get(number) else { return Vec::new() };
-        let at = |now: &Timestamp| steps(begun.operation, number, so_far, *rows, *now);
-        begun.clock.iter().flat_map(at).collect()
+        let Some(Some(begun)) = self.begun.get(number) else { return Vec::new() };
+        // Where a call can fail, a rotation may not be noted, or its note not be found.
+        let ways = if self.may_lose_notes && rows[1].is_some_and(|row| row.moved.is_some()) {
+            &[true, false][..]
+        } else {
+            &[true]
+        };
+        let at = |now: &Timestamp, follows| steps(begun.operation, number, so_far, *rows, *now, follows);
+        begun.clock.iter().flat_map(|now| ways.iter().flat_map(move |follows| at(now, *follows))).collect()
     }
 }
 
@@ -403,6 +417,7 @@ fn steps(
     so_far: u8,
     rows: Rows,
     now: Timestamp,
+    follows: bool,
 ) -> Vec<(Rows, Progress<Outcome>)> {
     // In one function, because it is one choice with an arm for each operation.
     let visible = |key: usize| rows[key].filter(|row| row.expires_at > now);
@@ -418,7 +433,7 @@ fn steps(
         moved: None,
     };
     // The session that was under A, by the notes.
-    let moved = visible(1).filter(|row| row.moved.is_some() && visible(0).is_none());
+    let moved = visible(1).filter(|row| follows && row.moved.is_some() && visible(0).is_none());
     match operation {
         Operation::Load => one(rows, Outcome::Loaded(visible(0).map(|row| row.seen))),
         Operation::LoadB => one(rows, Outcome::Loaded(visible(1).map(|row| row.seen))),

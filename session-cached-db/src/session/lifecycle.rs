@@ -271,6 +271,12 @@ impl Session {
         self.subject.as_ref().is_some_and(|subject| subject.as_ref() != stored.loaded.record.subject())
     }
 
+    /// Returns `true` if this request logs a visitor in: it has given a subject to a session that is stored with none.
+    pub(super) fn gains_subject(&self) -> bool {
+        let had_none = self.stored.as_ref().is_some_and(|stored| stored.loaded.record.subject().is_none());
+        had_none && self.subject().is_some()
+    }
+
     /// Takes over the result of a write.
     fn adopt(&mut self, key: SessionKey, stored_key: StoredKey, saved: Saved) -> Coherence {
         self.forget_unsettled();

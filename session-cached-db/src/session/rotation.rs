@@ -37,7 +37,9 @@ impl Session {
     /// Moves the session to a new key and stores it, in one statement. The old key is dead.
     ///
     /// Call it whenever a user gains rights, so that a key that an attacker planted before is worth nothing (session fixation;
-    /// ASVS 5.0 7.2.4). A [login](Self::log_in) does it by itself. A session without a key is created.
+    /// ASVS 5.0 7.2.4). A [login](Self::log_in) does it by itself. A session without a key is created. If this request has given a
+    /// [subject](Self::set_subject) to a session that had none, and that has gone in the meantime, a new session is stored, as
+    /// by [`log_in`](Self::log_in): a login form was submitted twice.
     ///
     /// # Errors
     ///
@@ -52,7 +54,11 @@ impl Session {
             return Ok(Coherence::Coherent);
         }
         self.check_superseded()?;
-        self.change_key(NewKey::Rights).await
+        let is_login = self.gains_subject();
+        match self.change_key(NewKey::Rights).await {
+            Err(Error::SessionGone) if is_login => Box::pin(self.begin_anew()).await,
+            changed => changed,
+        }
     }
 
     /// Moves the session to a new key and stores it, like [`cycle_key`](Self::cycle_key), for no reason but the age of the old

@@ -53,13 +53,15 @@ async fn end_on_another_node_is_told_within_the_interval() {
         },
         |world, _| {
             let store = world.store.clone();
-            Box::pin(async move { drop(store.revoke_subject("user-42").await.unwrap()) })
+            Box::pin(async move {
+                store.revoke_subject("user-42").await.unwrap();
+            })
         },
         |world, key| {
             let (store, key) = (world.store.clone(), key.to_owned());
             Box::pin(async move {
                 let key = *store.open(&key).await.unwrap().stored_key().unwrap();
-                drop(store.revoke(&key).await.unwrap());
+                store.revoke(&key).await.unwrap();
             })
         },
     ];
@@ -350,4 +352,36 @@ async fn debug_of_a_watch_shows_no_key() {
     assert!(shown.contains("SessionWatch"));
     assert!(!shown.contains(session.stored_key().unwrap().as_str()), "{shown}");
     assert!(!shown.contains(key_of(&session).as_str()));
+}
+
+/// A handler that opens a socket takes a watch with it, and another request logs the client out.
+#[cfg(feature = "tower")]
+#[tokio::test]
+async fn socket_of_a_handler_is_closed_by_the_logout_of_another_request() {
+    use std::sync::{Arc, Mutex};
+
+    use session_cached_db::tower::SessionHandle;
+
+    use crate::tower::{ask, cookie_of, layer, log_out, site};
+
+    let world = World::new().await;
+    let session = world.saved([("visits", 1)]).await;
+    let sockets = Arc::new(Mutex::new(Vec::new()));
+    let opened = Arc::clone(&sockets);
+    let open_socket = async move |session: SessionHandle| -> Result<(), session_cached_db::Error> {
+        let watch = session.lock().await?.watch(HOUR);
+        opened.lock().unwrap().extend(watch.map(Waiting::on));
+        Ok(())
+    };
+    let page = site(layer(&world), open_socket);
+    assert!(ask(&page, None).await.sets_no_cookie());
+    assert!(sockets.lock().unwrap().is_empty(), "a visitor without a session has nothing to watch");
+    let answer = ask(&page, Some(&cookie_of(&session))).await;
+    assert!(answer.status.is_success());
+    looked(&world, &world.store, 1, 1).await;
+    let socket = sockets.lock().unwrap().pop().unwrap();
+    assert!(!socket.0.is_finished());
+    ask(&site(layer(&world), log_out), Some(&cookie_of(&session))).await;
+    world.runtime.advance(PAUSE);
+    assert_eq!(socket.end().await, SessionEnd::Gone);
 }

@@ -116,7 +116,7 @@ impl<'a> Simulation<'a> {
         let first = first.with_last_seen_at(START - 2 * TOUCH_INTERVAL);
         world.commit(0, Some(first), None);
         world.commit(1, None, None);
-        let oracle = Oracle::new(&world, scenario.arrangement);
+        let oracle = Oracle::new(&world, scenario.arrangement, scenario.faults);
         let mut simulation = Self {
             scenario,
             world: Arc::new(std::sync::Mutex::new(world)),

@@ -65,7 +65,10 @@ impl<M> SessionHandle<M> {
     ///   on statements. Drop the guard first.
     /// - The response does not wait for a task that was spawned and keeps a guard. What was changed before that task locked the
     ///   session is saved when it does, and the client gets its key. What the task changes after that is its own to save, with
-    ///   [`Session::save`]; the event `task_keeps_session` tells of such a task.
+    ///   [`Session::save`]; the event `task_keeps_session` tells of such a task. It must not give the session another key: the
+    ///   client would not learn it.
+    /// - To know of the end of the session after the response, as for a websocket, take a [watch](Session::watch) and drop the
+    ///   guard.
     ///
     /// # Errors
     ///
