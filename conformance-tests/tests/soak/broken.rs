@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use session_core::{
-    Acquired, Cache, CacheError, CacheProperties, DatabaseNotices, Entry, Exchange, Expected, Near,
-    NearObserver, NearSource, Runtime, State, StoredKey,
+    Acquired, BoxFuture, Cache, CacheError, CacheProperties, DatabaseNotices, Entry, Exchange, Expected,
+    Near, NearObserver, NearSource, Runtime, State, StoredKey,
 };
 
 /// A cache that answers, now and then, with the first value that it has seen under a key.
@@ -129,6 +129,10 @@ impl<C: Cache> Near for Overdue<C> {
         notices: Option<Arc<dyn DatabaseNotices>>,
     ) {
         self.inner().start(runtime, observer, notices);
+    }
+
+    fn stop(&self) -> BoxFuture<()> {
+        self.inner().stop()
     }
 
     #[cfg(feature = "simulation")]
