@@ -39,14 +39,24 @@ pub trait Near: Send + Sync {
     /// Returns the reason why a store that is built now would never be told of changes, or `None`. Makes no call.
     fn refusal(&self) -> Option<&'static str>;
 
-    /// Starts to listen for changes, on tasks of `runtime`, until the cache is dropped. Calls after the first one do
-    /// nothing. `notices` are those of the database, if that is the [source](Self::source).
+    /// Starts to listen for changes, on tasks of `runtime`, until [`stop`](Self::stop) was called as often as this, or the
+    /// cache is dropped. Further calls share the task of the first one. `notices` are those of the database, if that is the
+    /// [source](Self::source).
     fn start(
         &self,
         runtime: &Arc<dyn Runtime>,
         observer: Arc<dyn NearObserver>,
         notices: Option<Arc<dyn DatabaseNotices>>,
     );
+
+    /// Ends what a call of [`start`](Self::start) has begun. After the last one, the connection for reports is closed, memory
+    /// is empty and answers no more, and the database's notices are dropped, when the future ends. A later `start` begins
+    /// anew.
+    ///
+    /// # Cancel safety
+    ///
+    /// The task ends also if the future is dropped.
+    fn stop(&self) -> BoxFuture<()>;
 
     /// For a seeded fault.
     #[cfg(feature = "__simulation")]
@@ -97,4 +107,6 @@ pub enum NearEvent<'a> {
     Lost(&'a CacheError),
     /// No channel could be opened. It will be tried again.
     NotOpened(&'a CacheError),
+    /// The last store that uses the cache was closed, and the channel with it.
+    Stopped,
 }

@@ -148,6 +148,9 @@ const TESTS: &[Test] = tests! {
         flushed_server_leaves_nothing_in_memory ["redis"],
         server_that_is_replaced_is_told_apart ["redis", "valkey"],
         forbidden_tracking_costs_memory_and_no_session ["redis-acl"],
+        server_that_speaks_resp2_only_costs_memory_and_no_session ["redis"],
+        closed_store_has_no_channel ["redis"],
+        sweep_waits_for_other_nodes_side_by_side ["redis"],
         near_cache_that_cannot_be_told_is_refused_at_build ["redis"],
         old_key_shows_no_past_once_a_client_has_the_new_one ["redis"],
         memory_over_tls_answers_without_a_round_trip ["redis-tls"],
@@ -164,7 +167,10 @@ const TESTS: &[Test] = tests! {
         end_of_a_watched_session_is_told_by_postgres ["postgres"],
         memory_is_forgotten_with_its_listening_connection ["postgres"],
         first_commit_after_a_failover_is_shown_within_the_bound ["postgres-pair"],
-        memory_that_no_database_tells_is_refused_at_build ["postgres"];
+        memory_that_no_database_tells_is_refused_at_build ["postgres"],
+        closed_store_listens_no_more_and_its_handle_is_free ["postgres"],
+        commit_that_waits_for_others_to_notify_ends_within_its_bound ["postgres-pair"],
+        pool_that_leads_to_another_server_ends_the_channel ["postgres-pair"];
     round_trips:
         redis ["redis"],
         valkey ["valkey"],

@@ -1,5 +1,6 @@
 //! Near caches on real servers: two nodes, each with memory and a connection of its own for reports.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cache_backends::moka::MokaCache;
@@ -9,8 +10,12 @@ use cache_backends::redis::driver::{Client, cmd};
 use conformance_tests::proxy::{Mode, Proxy};
 use db_backends::sqlite::SqlitePersistence;
 use session_cached_db::{BuildError, CachedDb, Session, SessionEnd};
-use session_core::{Cache, Persistence};
+use session_core::bytes::Bytes;
+use session_core::{
+    Cache, CacheError, NoticeListener, NoticeSource as _, Persistence, Record, StoredKey, Timestamp,
+};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::failover::{Group, ask, until};
 use crate::{Link, Links, address};
@@ -508,4 +513,116 @@ pub async fn dead_master_of_a_cluster_costs_memory_and_no_session(links: &Links)
         open(&nodes.here, cookie).await.flush().await.expect("no request fails");
         assert_eq!(read(&nodes.there, cookie).await, None, "a session that was ended is shown");
     }
+}
+
+/// A server that refuses RESP3 as those do that speak RESP2 only: it is asked for a version of the protocol that it does not
+/// know.
+async fn without_resp3(server: std::net::SocketAddr) -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let (mut questions, mut client) = client.into_split();
+            let (mut answers, mut to_server) =
+                tokio::net::TcpStream::connect(server).await.unwrap().into_split();
+            tokio::spawn(async move { tokio::io::copy(&mut answers, &mut client).await });
+            tokio::spawn(async move {
+                let mut chunk = vec![0; 16 << 10];
+                while let Ok(read @ 1..) = questions.read(&mut chunk).await {
+                    let asks = |bytes: &[u8]| bytes == HELLO_3;
+                    if let Some(at) = chunk[..read].windows(HELLO_3.len()).position(asks) {
+                        chunk[at + HELLO_3.len() - 1] = b'9';
+                    }
+                    to_server.write_all(&chunk[..read]).await.unwrap();
+                }
+            });
+        }
+    });
+    address
+}
+
+const HELLO_3: &[u8] = b"HELLO\r\n$1\r\n3";
+
+pub async fn server_that_speaks_resp2_only_costs_memory_and_no_session(links: &Links) {
+    let old = without_resp3(address(&links.only().direct)).await;
+    let files = tempfile::tempdir().unwrap();
+    let database = format!("sqlite://{}", files.path().join("sessions.db").display());
+    let url = format!("redis://{old}/");
+    let redis = RedisCache::builder().url(&url).build().unwrap();
+    let refused = redis.open_channel(Arc::new(Ignored)).await.map(drop).unwrap_err();
+    assert!(matches!(&refused, CacheError::Unusable(_)), "{refused:?}");
+    assert!(refused.to_string().contains("RESP3"), "{refused}");
+    let node = node(&url, &database).await;
+    let cookie = login(&node).await;
+    for _ in 0..10 {
+        assert_eq!(read(&node, &cookie).await, Some(0));
+    }
+    let stats = node.stats();
+    assert!(stats.near_hits == 0 && stats.hits >= 9, "{stats:?}");
+    open(&node, &cookie).await.flush().await.unwrap();
+    assert_eq!(read(&node, &cookie).await, None);
+}
+
+#[derive(Debug)]
+struct Ignored;
+
+impl NoticeListener for Ignored {
+    fn changed(&self, _: &StoredKey) {}
+
+    fn all_changed(&self) {}
+}
+
+/// Another store over the same near cache has one again.
+pub async fn closed_store_has_no_channel(links: &Links) {
+    let link = links.only();
+    let client = Client::open(&*link.direct).unwrap();
+    let mut admin = client.get_multiplexed_async_connection().await.unwrap();
+    let mut tracking = async || {
+        let all: String = cmd("CLIENT").arg("LIST").query_async(&mut admin).await.unwrap();
+        // The flag of a connection that is told of changes.
+        all.lines()
+            .filter(|line| line.split(' ').any(|part| part.starts_with("flags=") && part.contains('t')))
+            .count()
+    };
+    let redis = RedisCache::builder().url(&link.direct).build().unwrap();
+    let cache = near(MokaCache::builder().build(), redis).with_freshness_bound(BOUND);
+    let mut closed = Vec::new();
+    for _ in 0..3 {
+        let db = SqlitePersistence::connect("sqlite::memory:").await.unwrap();
+        let store = CachedDb::builder(cache.clone(), db).reaper(None).build().await.unwrap();
+        let cookie = login(&store).await;
+        warm(&store, &cookie, 0).await;
+        assert_eq!(tracking().await, 1);
+        store.close().await;
+        let hits = store.stats().near_hits;
+        assert_eq!(read(&store, &cookie).await, Some(0), "a closed store still reads");
+        assert_eq!(store.stats().near_hits, hits, "memory answers that is told nothing");
+        closed.push(store);
+    }
+    let begun = Instant::now();
+    while tracking().await > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "a closed store has a channel");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+pub async fn sweep_waits_for_other_nodes_side_by_side(links: &Links) {
+    let link = links.only();
+    let files = tempfile::tempdir().unwrap();
+    let database = format!("sqlite://{}", files.path().join("sessions.db").display());
+    let db = SqlitePersistence::connect(&database).await.unwrap();
+    db.migrate().await.unwrap();
+    let record = Record::new(Bytes::from_static(b"1{}"), Timestamp::from_secs(1), Timestamp::MAX);
+    let count = 20_u32;
+    for n in 0..count {
+        db.insert(&StoredKey::parse(&format!("{n:a>32}")).unwrap(), &record).await.unwrap();
+    }
+    let redis = RedisCache::builder().url(&link.direct).build().unwrap();
+    let cache = near(MokaCache::builder().build(), redis).with_freshness_bound(BOUND);
+    let hashing = CachedDb::builder(cache, db).reaper(None).accept_plain_keys().build().await.unwrap();
+    let begun = Instant::now();
+    let page = hashing.hash_plain_keys(None, 500).await.unwrap();
+    let took = begun.elapsed();
+    assert_eq!(page.written, u64::from(count), "{page:?}");
+    assert!(took >= BOUND && took < BOUND * count / 2, "the sweep took {took:?}");
 }

@@ -135,6 +135,10 @@ impl<C: Cache> Near for Overdue<C> {
         self.inner().start(runtime, observer, notices);
     }
 
+    fn stop(&self) -> BoxFuture<()> {
+        self.inner().stop()
+    }
+
     #[cfg(feature = "simulation")]
     fn __peek_anyway(&self, key: &StoredKey) -> Option<Entry> {
         self.inner().__peek_anyway(key)

@@ -56,11 +56,15 @@ impl Settings {
             pair.rsplit_once('+').ok_or_else(|| format!("a pair looks like redis+postgres, not {pair:?}"))?;
         let shared = cache.strip_prefix(table::NEAR);
         let reports_changes = |name: &str| name.starts_with("redis") || name.starts_with("valkey");
-        let is_known = table::CACHES.contains(&shared.unwrap_or(cache)) && shared.is_none_or(reports_changes);
+        let is_shared =
+            table::CACHES.contains(&shared.unwrap_or(cache)) && shared.is_none_or(reports_changes);
+        let is_known = is_shared || table::NEAR_PAIRS.contains(&(cache, database));
         if !is_known || !table::DATABASES.contains(&database) {
             let (caches, databases) = (table::CACHES.join(", "), table::DATABASES.join(", "));
             return Err(format!(
-                "{pair:?} is no pair; caches: {caches}, and near+ before those of Redis and Valkey; databases: {databases}"
+                "{pair:?} is no pair; caches: {caches}, near+ before those of Redis and Valkey, and {} with postgres; \
+                 databases: {databases}",
+                table::NOTIFIED
             )
             .into());
         }
@@ -83,13 +87,17 @@ impl Settings {
     }
 
     pub(crate) fn is_near(&self) -> bool {
-        self.cache.starts_with(table::NEAR)
+        self.cache.starts_with(table::NEAR) || self.cache == table::NOTIFIED
     }
 }
 
 /// Returns the URL of a near cache in front of the cache of `url`.
 pub(crate) fn near_url(url: &str, bound: Nanos) -> String {
-    format!("{}{url}?freshness_bound_ms={}", table::NEAR, bound / MILLI)
+    format!("{}{url}{}", table::NEAR, with_bound(bound))
+}
+
+fn with_bound(bound: Nanos) -> String {
+    format!("?freshness_bound_ms={}", bound / MILLI)
 }
 
 /// The freshness bound of near caches.
@@ -221,12 +229,19 @@ impl Soak {
     }
 
     fn cache_url(&self, node: usize) -> String {
-        let Some(container) = &self.cache.container else { return "moka://".into() };
+        let bound = if self.settings.lie == Some(Lie::Overdue) { OVERDUE } else { BOUND };
+        let Some(container) = &self.cache.container else {
+            let is_near = self.settings.is_near();
+            return if is_near {
+                format!("{}://{}", table::NOTIFIED, with_bound(bound))
+            } else {
+                "moka://".into()
+            };
+        };
         let url = match self.cache.proxies.get(node) {
             Some(proxy) => container.url(&[proxy.address().port()]),
             None => container.url(&container.ports),
         };
-        let bound = if self.settings.lie == Some(Lie::Overdue) { OVERDUE } else { BOUND };
         if self.settings.is_near_on(node) { near_url(&url, bound) } else { url }
     }
 

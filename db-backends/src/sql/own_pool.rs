@@ -211,7 +211,7 @@ async fn checked<C: Connector>(mut open: OpenConnection<C>, pool: &Shared<C>) ->
     let is_pooled = pool.connector.is_pooled();
     let patience = if is_pooled { pool.queue.timeout() } else { CHECK_TIMEOUT.min(pool.queue.timeout() / 2) };
     match timeout(patience, C::check(&mut open.connection, is_pooled)).await {
-        Ok(Ok(())) => return Some(open),
+        Ok(Ok(_)) => return Some(open),
         Ok(Err(Unfit::NotPrimary(reason))) => {
             tracing::warn!(
                 target: "db_backends",

@@ -20,7 +20,7 @@ use crate::sql::connector::{Connector, OpenConnection, Query};
 use crate::sql::error::DriverErrors;
 use crate::sql::own_pool::OwnPool;
 use crate::sql::queue::FairQueue;
-use crate::sql::session_check::{Session, Unfit};
+use crate::sql::session_check::{ServerId, Session, Unfit};
 use crate::sql::table::TableName;
 
 /// The number of writes after which the log is begun anew: some 10 MiB.
@@ -73,8 +73,9 @@ impl Connector for SqliteConnector {
 
     /// Waits for the statements that were sent before. A file is read or written by its options, and an
     /// application may want to read only.
-    async fn check(connection: &mut SqliteConnection, _: bool) -> Result<(), Unfit> {
-        Ok(connection.ping().await?)
+    async fn check(connection: &mut SqliteConnection, _: bool) -> Result<Option<ServerId>, Unfit> {
+        connection.ping().await?;
+        Ok(None)
     }
 
     fn rows_affected(done: &SqliteQueryResult) -> u64 {
@@ -137,7 +138,7 @@ impl Connections for SqliteConnections {
             Self::Own { writer, readers, .. } => {
                 readers.as_ref().unwrap_or(writer).checkout().await.map(Checkout::Own)
             }
-            Self::Application { pool, .. } => Checkout::from_pool(pool, None, None).await,
+            Self::Application { pool, .. } => Checkout::from_pool(pool, None, None, None).await,
         }
     }
 
@@ -147,7 +148,7 @@ impl Connections for SqliteConnections {
             Self::Own { writer, .. } => writer.checkout().await.map(Checkout::Own),
             Self::Application { pool, writers, .. } => {
                 let permit = writers.admit().await?;
-                Checkout::from_pool(pool, Some(permit), None).await
+                Checkout::from_pool(pool, None, Some(permit), None).await
             }
         }
     }

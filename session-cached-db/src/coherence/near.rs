@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use session_core::{BoxFuture, Cache, DatabaseNotices, NearSource, StoredKey};
@@ -38,6 +39,15 @@ impl<C: Cache> CoherentCache<C> {
         if let Some(near) = self.cache.near() {
             let observer = Arc::new(NearTelemetry::new(&self.telemetry, watches, labels));
             near.start(&self.runtime, observer, notices);
+        }
+    }
+
+    /// Stops to listen for changes, if the cache is a near one. Calls after the first one do nothing.
+    pub(crate) async fn stop_near(&self) {
+        if let Some(near) = self.cache.near()
+            && !self.is_stopped.swap(true, Ordering::AcqRel)
+        {
+            near.stop().await;
         }
     }
 

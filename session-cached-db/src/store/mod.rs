@@ -206,12 +206,14 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
 
     /// Refuses further writes, waits for those in flight, and stops the reaper. Then repairs the cache entries of writes that
     /// could not be fenced, because the repair queue ends with the store. If the cache does not answer, that takes at most two
-    /// [probe intervals](Builder::probe_interval).
+    /// [probe intervals](Builder::probe_interval). Ends the connection on which a near cache is told of changes: loads that
+    /// come later go to the shared cache, or to the database.
     pub fn close(&self) -> impl Future<Output = ()> + Send {
         async move {
             self.inner.tasks.close();
             self.inner.tasks.drain().await;
             self.inner.cache.repair_at_the_end().await;
+            self.inner.cache.stop_near().await;
         }
     }
 }

@@ -26,8 +26,9 @@ const PAGE: u32 = 1_000;
 /// The number of sessions that are ended at the same time.
 const SIDE_BY_SIDE: usize = 16;
 
-/// The same with a near cache: mostly they wait until no node shows them.
-const SIDE_BY_SIDE_NEAR: usize = 256;
+/// The number of final writes that are made at the same time with a near cache: mostly they wait until no node shows what
+/// they replace.
+pub(super) const SIDE_BY_SIDE_NEAR: usize = 256;
 
 /// The number of surplus sessions whose end a login waits for. More of them are ended in the background.
 ///

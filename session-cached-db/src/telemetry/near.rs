@@ -80,6 +80,7 @@ impl NearObserver for NearTelemetry {
                 tracing::warn!(target: "session_cached_db", event = "near_channel_failed", %error,
                     "the near cache cannot be told of changes; loads go around memory, and it is tried again");
             }
+            NearEvent::Stopped => self.is_up.set(0),
             _ => {}
         }
     }

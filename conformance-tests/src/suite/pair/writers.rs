@@ -171,6 +171,7 @@ pub async fn last_write_stays_under_last_write(fixture: &impl PairFixture) {
     other.insert("theme", "light").unwrap();
     one.save().await.unwrap();
     other.save().await.unwrap();
+    reach_every_node(fixture).await;
     for node in [&here, &there] {
         assert_eq!(open(node, &key).await.get::<String>("theme").unwrap().as_deref(), Some("light"));
     }
