@@ -450,8 +450,8 @@ impl<C: Cache, P: SubjectIndex> Builder<C, P> {
     ///   comes from the clocks of the nodes. The session that has just got its subject is never ended, even
     ///   if clocks differ.
     /// - Sessions of another [key prefix](Self::key_prefix) are another application's, and do not count.
-    /// - The login waits until up to 16 surplus sessions have ended. Should there be more, as when the limit is new, they are
-    ///   ended in the background, in pages, and the login waits for none of them: it reads the limit and 17 more sessions,
+    /// - The login waits until up to 8 surplus sessions have ended. Should there be more, as when the limit is new, they are
+    ///   ended in the background, in pages, and the login waits for none of them: it reads the limit and 9 more sessions,
     ///   however many there are. Until then, the subject has more sessions than the limit.
     /// - Logins of one subject in one process run one after another. A login whose turn does not come within the
     ///   [`write_timeout`](Self::write_timeout) fails with [`Error::Busy`](crate::Error::Busy), and nothing was written.
