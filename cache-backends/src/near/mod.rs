@@ -289,7 +289,7 @@ impl<S: Source> Near for NearCache<S> {
 
     fn watch(&self, key: &StoredKey) -> Option<BoxFuture<bool>> {
         let (channel, key) = (self.inner.channel()?, *key);
-        Some(Box::pin(async move { S::watch(&channel, &key).await.is_ok() }))
+        Some(Box::pin(async move { S::watch(&channel.channel, &key).await.is_ok() }))
     }
 
     fn freshness_bound(&self) -> Duration {

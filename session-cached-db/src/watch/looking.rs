@@ -99,7 +99,8 @@ async fn look_again_and_again(
                 let is_old = is_hinted && version == last;
                 // From the second such look on: another watch that joins is a hint, too.
                 let is_old_again = is_old && was_old;
-                pause = if is_old_again { pause.saturating_mul(2).min(LONGEST_PAUSE) } else { SHORTEST_PAUSE };
+                pause =
+                    if is_old_again { pause.saturating_mul(2).min(LONGEST_PAUSE) } else { SHORTEST_PAUSE };
                 (last, was_old) = (version, is_old);
                 retry = if has_no_report { retry.saturating_mul(2) } else { FIRST_RETRY };
                 let until = record.map(|record| record.expires_at());

@@ -204,6 +204,10 @@ impl Near for TestCache {
         None
     }
 
+    fn stop(&self) -> BoxFuture<()> {
+        Box::pin(std::future::ready(()))
+    }
+
     #[cfg(feature = "__simulation")]
     fn __peek_anyway(&self, _key: &StoredKey) -> Option<Entry> {
         None
