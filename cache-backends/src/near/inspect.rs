@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use session_core::{Cache, CacheError, DatabaseNotices, NoticeListener, NoticeSource, StoredKey};
+use tokio::time::timeout;
 
 use super::source::{DatabaseReports, Source};
 use super::{NearCache, NotifiedCache};
@@ -13,6 +14,9 @@ use crate::{Inspect, Inspection};
 
 /// The number of pings of an inspection.
 const PINGS: u32 = 8;
+
+/// The time for one of them: a server that is stopped never answers.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Reports the servers of the shared cache, and how a channel to them does.
 #[async_trait]
@@ -35,7 +39,8 @@ async fn slowest_answer<S: Source>(source: &S) -> Result<Duration, CacheError> {
     let mut slowest = Duration::ZERO;
     for _ in 0..PINGS {
         let begun = Instant::now();
-        S::ping(&channel).await?;
+        let answer = timeout(PATIENCE, S::ping(&channel)).await;
+        answer.map_err(|_| CacheError::Unknown("the channel does not answer".into()))??;
         slowest = slowest.max(begun.elapsed());
     }
     Ok(slowest)

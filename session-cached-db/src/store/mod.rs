@@ -55,13 +55,14 @@ use crate::Error;
 use crate::coherence::{Loaded, Reachable};
 use crate::telemetry::Stats;
 
-pub use self::builder::{Builder, DEFAULT_CLOCK_SLACK};
+pub use self::builder::{Builder, DEFAULT_CLOCK_SLACK, DEFAULT_WRITE_TIMEOUT};
 pub(crate) use self::inner::Inner;
 pub use self::job::Written;
 pub use self::maintenance::SweepPage;
 pub use self::no_cache::NoCache;
 pub(crate) use self::queue::{Wait, answer_of};
 pub(crate) use self::rotations::{Followed, Follows};
+pub use self::settings::SHORTEST_FRESHNESS_BOUND;
 pub(crate) use self::settings::Settings;
 pub use self::settings::{ConflictPolicy, Reaper, Schema};
 

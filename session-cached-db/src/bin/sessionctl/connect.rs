@@ -10,7 +10,8 @@ use session_cached_db::session_core::{
     NearSource, Persistence as _, SealCodec, SealingKeys, Stamp, StoredKey,
 };
 use session_cached_db::{
-    CachedDb, NoCache, OutagePolicy, Reaper, Schema, WriteOperation, cache_backends, db_backends,
+    CachedDb, DEFAULT_WRITE_TIMEOUT, NoCache, OutagePolicy, Reaper, Schema, WriteOperation, cache_backends,
+    db_backends,
 };
 
 use crate::args::{Application, Caching, Connection, Format};
@@ -161,6 +162,7 @@ pub(crate) async fn store(
         // Entries that are published here bear another store's identity than the application's, so they are
         // of no use to it.
         .max_cache_age(freshness_bound.max(Duration::from_secs(1)))
+        .write_timeout(DEFAULT_WRITE_TIMEOUT.max(2 * freshness_bound))
         .schema(Schema::Check)
         .reaper(None::<Reaper>)
         .max_payload_bytes(max_payload_bytes)

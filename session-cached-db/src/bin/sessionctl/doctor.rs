@@ -6,17 +6,15 @@ use serde::Serialize;
 use session_cached_db::cache_backends::ChannelInspection;
 use session_cached_db::db_backends::FindingSeverity;
 use session_cached_db::session_core::{CacheError, PersistenceError, Timestamp};
-use session_cached_db::{DEFAULT_CLOCK_SLACK, cache_backends, db_backends};
+use session_cached_db::{
+    DEFAULT_CLOCK_SLACK, DEFAULT_WRITE_TIMEOUT, SHORTEST_FRESHNESS_BOUND, cache_backends, db_backends,
+};
 
 use crate::args::Connection;
 use crate::clock::{Skew, TOO_FAR, now};
 use crate::connect::{Access, Database, any_database, cache, inspect_channel, is_told_by_database, try_all};
 use crate::exit::{Exit, Failure};
 use crate::output::{Output, Style, Table, bytes, count, left, sessions, span};
-
-/// The bounds of a near cache's freshness bound, as a store has them by default.
-const SHORTEST_FRESHNESS_BOUND: Duration = Duration::from_millis(20);
-const DEFAULT_MAX_CACHE_AGE: Duration = Duration::from_secs(5 * 60);
 
 /// The age of an expired session that shows that no reaper runs. A reaper makes a round every ten minutes.
 const REAPER_IS_LATE: Duration = Duration::from_secs(60 * 60);
@@ -213,14 +211,14 @@ fn examine_channel(channel: &Result<ChannelInspection, CacheError>, report: &mut
         span(channel.slowest_answer),
         span(bound)
     );
-    if !(SHORTEST_FRESHNESS_BOUND..=DEFAULT_MAX_CACHE_AGE).contains(&bound) {
+    if !(SHORTEST_FRESHNESS_BOUND..DEFAULT_WRITE_TIMEOUT).contains(&bound) {
         report.say(
             Warning,
             ABOUT,
             format!(
-                "{text}; stores refuse a bound below {} or above their max_cache_age ({} by default)",
+                "{text}; stores refuse a bound below {}, and one that is not below their write_timeout ({} by default)",
                 span(SHORTEST_FRESHNESS_BOUND),
-                span(DEFAULT_MAX_CACHE_AGE)
+                span(DEFAULT_WRITE_TIMEOUT)
             ),
         );
     } else if channel.slowest_answer > bound / 2 {
