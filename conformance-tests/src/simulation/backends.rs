@@ -432,11 +432,9 @@ impl Rotations for SimDb {
     async fn migrate_rotations(&self) -> Result<(), PersistenceError> {
         Ok(())
     }
-
     fn rotations_sql(&self) -> String {
         String::new()
     }
-
     async fn check_rotations(&self) -> Result<(), PersistenceError> {
         Ok(())
     }

@@ -13,6 +13,8 @@
 //! that any operation acknowledged before the load began has left. Linearizability implies it; in some
 //! situations, only freshness is promised.
 
+// More than 500 lines, because what each operation may do to the sessions is read together with how its answer is judged.
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
