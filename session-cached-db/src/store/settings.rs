@@ -1,8 +1,7 @@
-use std::sync::Arc;
 use std::time::Duration;
 
 use session_core::{
-    Cache, CacheProperties, DatabaseNotices, Expiry, InvalidKey, KeyForm, KeyPrefix, NearSource, Persistence,
+    Cache, CacheProperties, Expiry, InvalidKey, KeyForm, KeyPrefix, NearSource,
     PersistenceProperties, Scope, SessionKey, StoreId, StoredKey, Timestamp,
 };
 
