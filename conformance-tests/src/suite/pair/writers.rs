@@ -25,6 +25,7 @@ pub async fn two_requests_that_change_different_keys_both_win(fixture: &impl Pai
     other.insert("other", 2).unwrap();
     one.save().await.unwrap();
     other.save().await.unwrap();
+    reach_every_node(fixture).await;
     for node in [&here, &there] {
         let found = open(node, &key).await;
         assert_eq!((found.get("one").unwrap(), found.get("other").unwrap()), (Some(1), Some(2)));
