@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use session_core::{
-    Cache, CacheProperties, Expiry, InvalidKey, KeyForm, KeyPrefix, NearSource,
-    PersistenceProperties, Scope, SessionKey, StoreId, StoredKey, Timestamp,
+    Cache, CacheProperties, Expiry, InvalidKey, KeyForm, KeyPrefix, NearSource, PersistenceProperties, Scope,
+    SessionKey, StoreId, StoredKey, Timestamp,
 };
 
 use crate::BuildError;
