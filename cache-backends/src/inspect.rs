@@ -1,7 +1,8 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use session_core::{CacheError, DynCache, Timestamp};
+use session_core::{CacheError, DatabaseNotices, DynCache, Timestamp};
 
 /// A cache whose servers can report their state to an operator.
 #[async_trait]
@@ -13,9 +14,13 @@ pub trait Inspect: DynCache {
     /// Returns [`CacheError`] if one of the servers does not answer.
     async fn inspect(&self) -> Result<Vec<Inspection>, CacheError>;
 
-    /// Opens a channel as a near cache does, pings on it, and closes it. Returns `None` if this is no near cache, which is
-    /// the default.
-    async fn inspect_channel(&self) -> Option<Result<ChannelInspection, CacheError>> {
+    /// Opens a channel as a near cache does, pings on it, and closes it. `notices` are those of the database, for memory that
+    /// it tells of changes. Returns `None` if this is no near cache, which is the default.
+    async fn inspect_channel(
+        &self,
+        notices: Option<Arc<dyn DatabaseNotices>>,
+    ) -> Option<Result<ChannelInspection, CacheError>> {
+        let _ = notices;
         None
     }
 }

@@ -31,7 +31,7 @@ pub(crate) const VARIANT_PAIRS: &[(&str, &str)] = &[
     ("memcached-two", "mariadb"),
 ];
 
-/// Pairs of near caches. Behind `near+` is the server of the shared cache.
+/// Pairs of near caches. Behind `near+` is the server of the shared cache; [`NOTIFIED`] has none.
 pub(crate) const NEAR_PAIRS: &[(&str, &str)] = &[
     ("near+redis", "sqlite"),
     ("near+redis", "postgres"),
@@ -43,10 +43,15 @@ pub(crate) const NEAR_PAIRS: &[(&str, &str)] = &[
     ("near+valkey", "mariadb"),
     ("near+redis-cluster", "postgres"),
     ("near+redis-cluster", "mysql"),
+    ("near+valkey-cluster", "mysql"),
     ("near+redis-tls", "postgres-tls"),
     ("near+redis-sentinel", "sqlite"),
     ("near+redis-sentinel-tls", "sqlite"),
+    (NOTIFIED, "postgres"),
 ];
+
+/// Memory of each process that the database tells of changes.
+pub(crate) const NOTIFIED: &str = "notified+moka";
 
 /// The prefix of the name of a server whose cache is a near one.
 pub(crate) const NEAR: &str = "near+";
@@ -135,6 +140,18 @@ pub(crate) const SERVERS: &[Server] = &[
         url: "redis+cluster://{addresses}/",
         url_var: "CONFORMANCE_REDIS_CLUSTER_URL",
         service_port: Some(17000),
+        probe: Some(Probe { send: b"CLUSTER INFO\r\n", expect: b"cluster_state:ok" }),
+    },
+    Server {
+        name: "valkey-cluster",
+        image: &VALKEY,
+        env: &[("CLUSTER_PORTS", "{ports}"), ("CLUSTER_PROGRAM", "valkey")],
+        command: &["sh", "-c", include_str!("redis-cluster.sh")],
+        ports: Ports::OneToOne(3),
+        needs: Needs::Nothing,
+        url: "redis+cluster://{addresses}/",
+        url_var: "CONFORMANCE_VALKEY_CLUSTER_URL",
+        service_port: None,
         probe: Some(Probe { send: b"CLUSTER INFO\r\n", expect: b"cluster_state:ok" }),
     },
     Server {

@@ -23,8 +23,10 @@ mod table;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use cache_backends::moka::MokaCache;
+use cache_backends::near::notified;
 use caches::{Erased, Memcached, Near, Redis};
 use conformance_tests::cache::CacheFixture;
 use conformance_tests::libtest_mimic::{Arguments, Conclusion, Failed, Trial};
@@ -33,7 +35,9 @@ use conformance_tests::{Suite, libtest_mimic};
 use databases::{Made, Table};
 use plan::{Fate, Required, Selection};
 use servers::Brought;
-use table::{CACHES, DATABASES, NEAR, NEAR_PAIRS, SERVERS, VARIANT_DATABASES, VARIANT_PAIRS, server};
+use table::{
+    CACHES, DATABASES, NEAR, NEAR_PAIRS, NOTIFIED, SERVERS, VARIANT_DATABASES, VARIANT_PAIRS, server,
+};
 
 /// The number of test threads. Many cases wait most of the time.
 const THREADS: usize = 8;
@@ -171,6 +175,15 @@ impl Group {
                     _ if cache.starts_with(NEAR) => {
                         let url = url(cache);
                         pair(suite, move || std::future::ready(caches::node(&url)), database, made, self)
+                    }
+                    _ if cache == NOTIFIED => {
+                        // Long enough that memory answers on a busy machine, too, for the cases that count hits.
+                        let bound = Duration::from_secs(1);
+                        let memory = move || {
+                            let memory = MokaCache::builder().build();
+                            std::future::ready(notified(memory).with_freshness_bound(bound))
+                        };
+                        pair(suite, memory, database, made, self)
                     }
                     "moka" => {
                         let moka = MokaCache::builder().build();

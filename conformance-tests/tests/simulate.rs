@@ -66,6 +66,17 @@ fn memory_that_the_database_tells_keeps_its_promises() {
 }
 
 #[test]
+fn sessions_that_get_other_keys_keep_their_promises() {
+    let rotations = Scenario::rotations().unwrap().into_iter();
+    let calm: Vec<_> = rotations.map(|scenario| Scenario { faults: 0, ..scenario }).collect();
+    let explored = sweep(&calm, |_, _| {}).unwrap_or_else(|error| panic!("{error}"));
+    assert!(explored.ends > 0, "{explored:?}");
+    for mutant in [Mutant::RotationNotedLate, Mutant::RightsRevealed, Mutant::LogoutNotFollowed] {
+        assert!(detect(mutant).unwrap().violation.reason.contains("not linearizable"));
+    }
+}
+
+#[test]
 fn every_crowd_is_a_scenario() {
     let all = Scenario::crowds(true).unwrap();
     assert!(all.len() > Scenario::crowds(false).unwrap().len());
@@ -83,7 +94,8 @@ fn completed_run_can_be_replayed() {
 #[test]
 fn every_operation_is_part_of_a_scenario() {
     // Most of the mixes; a write past the caches of this crate is one of the rare ones.
-    let all = [Scenario::all(2, 2), Scenario::rare().unwrap(), Scenario::near().unwrap()].concat();
+    let mut all = [Scenario::all(2, 2), Scenario::rare().unwrap(), Scenario::near().unwrap()].concat();
+    all.extend(Scenario::rotations().unwrap());
     for operation in Operation::ALL {
         assert!(all.iter().any(|scenario| scenario.operations.iter().any(|(other, _)| other == operation)));
     }

@@ -5,10 +5,12 @@
 //! valgrind --tool=callgrind target/release/examples/hits 100000
 //! valgrind --tool=callgrind target/release/examples/hits 4000 misses
 //! valgrind --tool=callgrind target/release/examples/hits 4000 saves
+//! valgrind --tool=callgrind target/release/examples/hits 4000 updates
 //! ```
 //!
 //! To measure the preparations alone, run it with 0. A miss reads SQLite and fills moka; a save opens a
-//! session that is in moka, changes one key, and updates SQLite.
+//! session that is in moka, changes one key, and updates SQLite. An update is the bare statement of such a save; `indexed` makes
+//! it write an index of `expires_at`, too, as the first version of the table had one.
 //!
 //! With the feature `redis` or `memcached`, and a URL after the number, it measures hits of that cache: `hits
 //! 10000 redis://127.0.0.1/`.
@@ -19,7 +21,10 @@ use std::error::Error;
 use std::hint::black_box;
 use std::sync::Arc;
 
-use session_cached_db::session_core::{Cache, StoredKey};
+use session_cached_db::db_backends::sqlx::{
+    AssertSqlSafe, Connection as _, SqliteConnection, query, raw_sql,
+};
+use session_cached_db::session_core::{Cache, Persistence as _, StoredKey};
 use session_cached_db::{CachedDb, MokaCache, SqlitePersistence};
 
 type Database = Arc<SqlitePersistence>;
@@ -30,11 +35,16 @@ const SESSIONS: usize = 1_000;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
-    let count: usize = args.next().ok_or("usage: hits COUNT [misses | saves | URL]")?.parse()?;
+    let count: usize =
+        args.next().ok_or("usage: hits COUNT [misses | saves | updates | indexed | URL]")?.parse()?;
     match args.next() {
         None => hits(moka(), count).await,
         Some(what) if what == "misses" => misses(count).await,
         Some(what) if what == "saves" => saves(count).await,
+        Some(what) if what == "updates" => updates(count, "SELECT 1").await,
+        Some(what) if what == "indexed" => {
+            updates(count, "CREATE INDEX sessions_expires_at ON sessions (expires_at)").await
+        }
         #[cfg(feature = "redis")]
         Some(url) if url.starts_with("redis") => {
             hits(session_cached_db::RedisCache::builder().url(&url).key_prefix("hits:").build()?, count).await
@@ -45,7 +55,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             hits(cache, count).await
         }
         Some(_) => Err(
-            "the second argument must be misses, saves, or the URL of a cache for which this was built with the feature"
+            "the second argument must be misses, saves, updates, indexed, or the URL of a cache for which this was built with the feature"
                 .into(),
         ),
     }
@@ -90,6 +100,34 @@ async fn saves(count: usize) -> Result<(), Box<dyn Error>> {
         session.save().await?;
     }
     print_counts(&store)
+}
+
+/// Makes the statement of a save through the driver alone.
+async fn updates(count: usize, first: &'static str) -> Result<(), Box<dyn Error>> {
+    const UPDATE: &str =
+        "UPDATE sessions SET payload = ?, last_seen_at = ?, version = ?, expires_at = max(expires_at, ?)
+                          WHERE key = ? AND expires_at > ?";
+    let schema = SqlitePersistence::connect("sqlite::memory:").await?.schema_sql();
+    let mut connection = SqliteConnection::connect("sqlite::memory:").await?;
+    raw_sql(AssertSqlSafe(schema)).execute(&mut connection).await?;
+    raw_sql(first).execute(&mut connection).await?;
+    let payload = vec![b'x'; 1_050];
+    let now = 1_800_000_000_000_000_i64;
+    let key = |number: usize| format!("{number:043}");
+    for number in 0..SESSIONS {
+        let insert = "INSERT INTO sessions (key, payload, created_at, expires_at, last_seen_at, version)
+                      VALUES (?, ?, 0, ?, 0, 0)";
+        let insert = query(insert).bind(key(number)).bind(&payload).bind(now + 1);
+        insert.execute(&mut connection).await?;
+    }
+    for number in 0..count {
+        // The version is as random as a save's, in the number of its bytes.
+        let later = now + 1 + i64::try_from(number)?;
+        let update = query(UPDATE).bind(&payload).bind(later).bind(i64::MAX - later).bind(later + 1);
+        update.bind(key(number % SESSIONS)).bind(now).execute(&mut connection).await?;
+    }
+    println!("{count} updates");
+    Ok(())
 }
 
 fn moka() -> MokaCache {

@@ -23,9 +23,10 @@ pub enum Error {
     /// A session with this key exists already.
     #[error("a session with this key exists already; choose another key")]
     AlreadyExists,
-    /// The session would be larger than the store allows.
+    /// The session would be larger than the store or its codec allows.
     #[error(
-        "the session has {actual} bytes, but at most {limit} are allowed; keep less in it, or raise max_payload_bytes"
+        "the session has {actual} bytes, but at most {limit} are allowed; keep less in it, or raise max_payload_bytes, or \
+         the codec's limit"
     )]
     TooLarge {
         /// The payload's size, in bytes.
@@ -46,7 +47,8 @@ pub enum Error {
     /// The stored payload cannot be read. The row was left alone.
     #[error("the stored session cannot be read: {0}")]
     Unreadable(#[source] Arc<CodecError>),
-    /// The data cannot be encoded.
+    /// The data cannot be encoded: the [codec](crate::Builder::codec) refuses it, or fails whatever the data is
+    /// ([`CodecError::Failed`]).
     #[error("the session cannot be stored: {0}")]
     Unencodable(#[source] Arc<CodecError>),
     /// The value cannot be written as JSON.
@@ -94,11 +96,12 @@ pub enum Error {
     )]
     CacheUnavailable,
     /// More than `max_waiting_writes` writes of this session, or logins of this subject, wait for their turn, or this one's
-    /// turn did not come within the write timeout. Or another task has kept the session of this request locked for as long.
+    /// turn did not come within the write timeout. Or another task has kept the session of this request locked for longer than a
+    /// write may take.
     /// Nothing was changed. Retry later.
     #[error(
-        "too many writes of this session or logins of this subject at once, or the ones before took too long; nothing was \
-         changed, retry later (see max_waiting_writes and write_timeout)"
+        "too many writes of this session or logins of this subject at once, or the ones before took too long, or another \
+         task keeps this request's session locked; nothing was changed, retry later (see max_waiting_writes and write_timeout)"
     )]
     Busy,
     /// This task holds the request's session already, so waiting for it would take for ever. Pass the guard on, or drop it
@@ -151,6 +154,14 @@ impl Error {
             Self::Database(error) => error.is_retryable(),
             Self::CacheUnavailable | Self::Busy | Self::Interrupted => true,
             _ => false,
+        }
+    }
+
+    /// Returns the error of a codec that could not encode a session.
+    pub(crate) fn of_encoding(error: CodecError) -> Self {
+        match error {
+            CodecError::TooLarge { actual, limit } => Self::TooLarge { actual, limit },
+            error => Self::Unencodable(Arc::new(error)),
         }
     }
 

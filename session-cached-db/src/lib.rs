@@ -34,18 +34,20 @@ mod session;
 pub mod simulation;
 mod store;
 mod telemetry;
+mod watch;
 
 pub use coherence::{Coherence, OutagePolicy, WriteOperation};
 pub use error::{BuildError, Error};
 pub use runtime::TokioRuntime;
 pub use session::Session;
-#[doc(hidden)]
-pub use store::DEFAULT_CLOCK_SLACK;
 pub use store::{
     Builder, CacheHealth, CachedDb, ConflictPolicy, Health, ListedSession, NoCache, Reaper, Schema,
     SubjectPage, SweepPage, Written,
 };
+#[doc(hidden)]
+pub use store::{DEFAULT_CLOCK_SLACK, DEFAULT_WRITE_TIMEOUT, SHORTEST_FRESHNESS_BOUND};
 pub use telemetry::{Hooks, PresentedKey, Revocation, Stats};
+pub use watch::{SessionEnd, SessionWatch};
 
 #[cfg(feature = "actix-session")]
 pub use middleware::actix_session;

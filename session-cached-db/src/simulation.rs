@@ -3,15 +3,16 @@
 //!
 //! Not part of the interface. A build without the feature `__simulation` contains none of it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use session_core::Record;
 pub use session_core::simulation::{Mutant, is_selected, select_mutant};
+use session_core::{Record, SessionKey};
 
 thread_local! {
     static CURRENT: Cell<u64> = const { Cell::new(0) };
     static TURNS: Cell<u64> = const { Cell::new(0) };
+    static NEW_KEY: RefCell<Option<SessionKey>> = const { RefCell::new(None) };
 }
 
 /// Digests of what the tasks of a store have in common.
@@ -31,6 +32,16 @@ pub struct SharedState {
 /// digest shows which task waits for what.
 pub fn enter_task(number: u64) {
     CURRENT.set(number);
+}
+
+/// Sets the key that sessions of this thread get from now on in the place of a random one, so that a simulated database knows
+/// it.
+pub fn set_new_key(key: Option<SessionKey>) {
+    NEW_KEY.set(key);
+}
+
+pub(crate) fn new_key() -> Option<SessionKey> {
+    NEW_KEY.with_borrow(Clone::clone)
 }
 
 pub(crate) fn current_task() -> u64 {

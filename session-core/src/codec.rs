@@ -83,9 +83,20 @@ pub enum CodecError {
     /// The payload is damaged or empty.
     #[error("the payload cannot be read ({0}); keep the row for an investigation, or end the session")]
     Malformed(BoxError),
-    /// The data cannot be written in this format.
+    /// The data cannot be written in this format: the data is to blame.
     #[error("the data cannot be encoded ({0})")]
     Unencodable(BoxError),
+    /// The data is larger than the codec writes.
+    #[error("the data has {actual} bytes in its format, but the codec writes at most {limit}")]
+    TooLarge {
+        /// The size, in bytes.
+        actual: usize,
+        /// The largest size, in bytes.
+        limit: usize,
+    },
+    /// The codec cannot write anything at the moment, whatever the data is.
+    #[error("the codec failed ({0})")]
+    Failed(BoxError),
     /// The payload cannot be opened with the present keys.
     #[cfg(feature = "seal")]
     #[error("the payload cannot be opened: {0}")]
@@ -100,6 +111,8 @@ impl CodecError {
             Self::UnknownFormat(_) => "unknown_format",
             Self::Malformed(_) => "malformed",
             Self::Unencodable(_) => "unencodable",
+            Self::TooLarge { .. } => "too_large",
+            Self::Failed(_) => "failed",
             #[cfg(feature = "seal")]
             Self::Seal(error) => error.reason(),
         }

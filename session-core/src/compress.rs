@@ -95,11 +95,11 @@ impl<C: Codec> CompressCodec<C> {
 
     fn compress(&self, plain: &[u8]) -> Result<Bytes, CodecError> {
         if plain.len() > self.max_inflated_bytes {
-            return Err(CodecError::Unencodable(self.too_large(plain.len()).into()));
+            return Err(CodecError::TooLarge { actual: plain.len(), limit: self.max_inflated_bytes });
         }
         let mut encoder = ZlibEncoder::new(vec![MARK], Compression::default());
         let written = encoder.write_all(plain).and_then(|()| encoder.finish());
-        written.map(Bytes::from).map_err(|error| CodecError::Unencodable(error.into()))
+        written.map(Bytes::from).map_err(|error| CodecError::Failed(error.into()))
     }
 
     fn inflate(&self, mut stream: &[u8]) -> Result<Bytes, CodecError> {
@@ -271,7 +271,8 @@ mod tests {
         // A payload of exactly the limit is written and read.
         let fits = tight.encode(&key(), &long(5_000)).unwrap();
         assert_eq!(tight.decode(&key(), &fits).unwrap(), long(5_000));
-        assert!(matches!(tight.encode(&key(), &long(5_001)), Err(CodecError::Unencodable(_))));
+        let refused = tight.encode(&key(), &long(5_001));
+        assert!(matches!(refused, Err(CodecError::TooLarge { .. })), "{refused:?}");
     }
 
     #[test]

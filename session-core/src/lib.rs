@@ -40,7 +40,7 @@ pub use compress::{CompressCodec, TooLargeInflated};
 pub use data::{InvalidValue, MalformedJson, SessionData};
 pub use entry::{Entry, Fence, Holder, Stamp, State, StoreId, Token, Value};
 pub use envelope::EnvelopeError;
-pub use erased::{DynCache, DynDatabase, DynPersistence, DynRotations};
+pub use erased::{DynCache, DynDatabase, DynPersistence, DynRotations, DynScan, DynSubjectIndex};
 pub use error::{BoxError, CacheError, Outcome, PersistenceError, SchemaProblem};
 pub use expiry::Expiry;
 pub use key::{InvalidKey, KeyForm, KeyPrefix, RandomnessUnavailable, SessionKey, StoredKey};

@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{CacheError, DatabaseNotices, Entry, Runtime, StoredKey};
+use crate::{BoxFuture, CacheError, DatabaseNotices, Entry, Runtime, StoredKey};
 
 /// The memory of this process in a near cache, which a store uses besides [`Cache`](crate::Cache).
 ///
@@ -15,6 +15,8 @@ use crate::{CacheError, DatabaseNotices, Entry, Runtime, StoredKey};
 /// - What [`peek`](Self::peek) returns was in the shared cache, or in the database, at some instant less than the bound ago.
 /// - After an exchange or a `get` of this handle has returned, `peek` shows nothing of its key that was read before.
 /// - After [`forget`](Self::forget) has returned, `peek` shows nothing of the key that was read before.
+/// - After the future of [`watch`](Self::watch) has returned `true`, the next change of the key by another node, or the loss of the channel,
+///   is passed to the [observer](Self::start).
 pub trait Near: Send + Sync {
     /// Returns the value that this process keeps in memory under `key`, if it may be shown. Makes no call.
     fn peek(&self, key: &StoredKey) -> Option<Entry>;
@@ -23,6 +25,10 @@ pub trait Near: Send + Sync {
     /// it shows a session that it has read from the database: memory may not know of that state yet, and must not show
     /// an older one afterwards.
     fn forget(&self, key: &StoredKey);
+
+    /// Asks for a report of the next change of `key`. The future returns `true` if there will be one. `None` if there is no channel
+    /// just now: the observer is told when one is [open](NearEvent::Opened).
+    fn watch(&self, key: &StoredKey) -> Option<BoxFuture<bool>>;
 
     /// Returns the maximum time by which memory is behind.
     fn freshness_bound(&self) -> Duration;
@@ -33,14 +39,24 @@ pub trait Near: Send + Sync {
     /// Returns the reason why a store that is built now would never be told of changes, or `None`. Makes no call.
     fn refusal(&self) -> Option<&'static str>;
 
-    /// Starts to listen for changes, on tasks of `runtime`, until the cache is dropped. Calls after the first one do
-    /// nothing. `notices` are those of the database, if that is the [source](Self::source).
+    /// Starts to listen for changes, on tasks of `runtime`, until [`stop`](Self::stop) was called as often as this, or the
+    /// cache is dropped. Further calls share the task of the first one. `notices` are those of the database, if that is the
+    /// [source](Self::source).
     fn start(
         &self,
         runtime: &Arc<dyn Runtime>,
         observer: Arc<dyn NearObserver>,
         notices: Option<Arc<dyn DatabaseNotices>>,
     );
+
+    /// Ends what a call of [`start`](Self::start) has begun. After the last one, the connection for reports is closed, memory
+    /// is empty and answers no more, and the database's notices are dropped, when the future ends. A later `start` begins
+    /// anew.
+    ///
+    /// # Cancel safety
+    ///
+    /// The task ends also if the future is dropped.
+    fn stop(&self) -> BoxFuture<()>;
 
     /// For a seeded fault.
     #[cfg(feature = "__simulation")]
@@ -74,8 +90,8 @@ pub trait NearObserver: Send + Sync + fmt::Debug + 'static {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum NearEvent<'a> {
-    /// A change of one entry was reported.
-    Noticed,
+    /// A change of the entry under this key was reported.
+    Noticed(&'a StoredKey),
     /// Everything was removed from memory.
     Forgotten,
     /// A channel was opened: memory is used from the next answer on.
@@ -91,4 +107,6 @@ pub enum NearEvent<'a> {
     Lost(&'a CacheError),
     /// No channel could be opened. It will be tried again.
     NotOpened(&'a CacheError),
+    /// The last store that uses the cache was closed, and the channel with it.
+    Stopped,
 }

@@ -13,6 +13,7 @@ use crate::{BoxFuture, CacheError, Entry, PersistenceError, StoredKey};
 ///
 /// - An entry that a channel has returned is *watched*: the channel reports its next change to the listener, whether
 ///   another handle or this one has replaced or removed it.
+/// - A key for which a channel has returned `None` is watched as well: an entry that is placed there is a change.
 /// - The end of a TTL is a change. It may be reported late.
 /// - An entry is watched anew each time that it is read.
 /// - A change that its writer was told of before [`ping`](NoticeChannel::ping) was called is reported before `ping`
@@ -56,7 +57,7 @@ pub trait NoticeChannel: Send + Sync + 'static {
     /// Returns [`CacheError`] if the call failed.
     fn ping(&self) -> impl Future<Output = Result<(), CacheError>> + Send;
 
-    /// Returns the entry under `key`, or `None` if there is none, and watches it from then on.
+    /// Returns the entry under `key`, or `None` if there is none, and watches the key from then on.
     ///
     /// # Errors
     ///

@@ -25,7 +25,8 @@ pub trait Rotations: Persistence {
     ///
     /// # Behavior
     ///
-    /// - A note with the same two keys that is there already stays as it is.
+    /// - A note with the same two keys that is there already keeps the key that it reveals, or reveals none, and expires at the
+    ///   later one of both instants.
     /// - Sessions are neither needed nor changed.
     ///
     /// # Errors
@@ -34,10 +35,11 @@ pub trait Rotations: Persistence {
     fn note_rotation(&self, rotation: &Rotation)
     -> impl Future<Output = Result<(), PersistenceError>> + Send;
 
-    /// Returns at most `limit` notes about the key `old`, in no particular order.
+    /// Returns at most `limit` notes about the key `old`.
     ///
     /// # Behavior
     ///
+    /// - Notes that expire first come first.
     /// - What one node has noted, every node finds.
     /// - Notes that have expired at `now` are not found.
     /// - The keys are compared byte for byte.

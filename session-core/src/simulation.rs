@@ -113,6 +113,12 @@ mutants! {
     OutageFailsWrites,
     /// A write goes on when the cache does not answer, although it is to fail closed.
     FailClosedWrites,
+    /// The new key of a session is noted after the statement that moves it.
+    RotationNotedLate,
+    /// The note of a change of rights leads clients to the new key.
+    RightsRevealed,
+    /// A logout does not follow its session to another key.
+    LogoutNotFollowed,
     /// Near cache: no lease in memory: what was read is kept, whatever was reported meanwhile.
     NearWithoutLease,
     /// Near cache: the basis is the instant at which the answer to a ping came, not that at which it was sent.

@@ -10,6 +10,7 @@
 //! | `test`, `ci`, `stage` | cargo | the order of the stages, their budgets, and a word on what could not run |
 //! | `conformance` | libtest-mimic | progress and reports: cases share containers, which the processes of cargo-nextest cannot |
 //! | `simulate`, `soak` | the programs of `conformance-tests` | profiles, seeds and servers for them |
+//! | `beside` | git, cargo | the programs of an older revision, which run beside the present ones |
 //! | `fuzz` | libFuzzer | its build without cargo-fuzz, so that nothing has to be installed |
 //! | `lint` | rustfmt, clippy, rustdoc, cargo-deny, cargo-semver-checks | the rules that only this project has |
 //! | `bench` | the programs in `session-cached-db/benches` | aims, and a page of dots: a plotting crate draws axes and series |
@@ -22,6 +23,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
 
 mod bench;
+mod beside;
 mod ci;
 mod conformance;
 mod engine;
@@ -117,7 +119,7 @@ impl Request {
         }
         let command = Command::named(&first)?;
         let arguments: Vec<_> = arguments.collect();
-        // What follows `--` is for another program.
+        // The arguments after `--` are for another program.
         let is_asking = arguments.iter().take_while(|argument| *argument != "--").any(|one| is_help(one));
         Ok(if is_asking { Self::Help(command) } else { Self::Run(command, arguments) })
     }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use serde_json::Value;
+
 use crate::Result;
 
 /// Returns the cargo that runs this program.
@@ -42,6 +44,32 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
         let stderr = String::from_utf8_lossy(&output.stderr);
         Err(format!("`{line}` failed: {}\n{}", output.status, stderr.trim_end()).into())
     }
+}
+
+/// A program that cargo has built: its kind, such as `bin` or `test`, its name, and its file.
+pub(crate) struct Built {
+    pub(crate) kind: String,
+    pub(crate) name: String,
+    pub(crate) file: PathBuf,
+}
+
+/// Shows and runs a command of cargo that builds programs, and returns these.
+pub(crate) fn build(command: &mut Command) -> Result<Vec<Built>> {
+    command.arg("--message-format=json-render-diagnostics");
+    let line = shown(command);
+    eprintln!("$ {line}");
+    let built = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn()?.wait_with_output()?;
+    if !built.status.success() {
+        return Err(format!("`{line}` failed: {}", built.status).into());
+    }
+    let text = |message: &Value, pointer: &str| Some(message.pointer(pointer)?.as_str()?.to_owned());
+    let messages = String::from_utf8(built.stdout)?;
+    let programs = messages.lines().filter_map(|line| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let (kind, name) = (text(&message, "/target/kind/0")?, text(&message, "/target/name")?);
+        Some(Built { kind, name, file: text(&message, "/executable")?.into() })
+    });
+    Ok(programs.collect())
 }
 
 /// Returns whether the command can be started and succeeds. Drops its output.

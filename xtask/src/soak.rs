@@ -3,13 +3,14 @@
 use lexopt::{Arg, Parser, ValueExt};
 
 use crate::Result;
+use crate::beside::Programs;
 use crate::help::Help;
 use crate::process::{cargo, run as run_process};
 use crate::table::IMAGES;
 use crate::{engine, images};
 
 pub(crate) const HELP: Help = Help {
-    usage: "soak [--crowd] [--blips] [--departing] [--lost-server] [--failover] [--pair CACHE+DATABASE] [--minutes N] [--seed SEED]",
+    usage: "soak [--crowd] [--blips] [--departing] [--lost-server] [--failover] [--beside REVISION] [--pair CACHE+DATABASE] [--minutes N] [--seed SEED]",
     summary: "Uses sessions from several processes on servers that break, and judges every answer.",
     details: "The servers run in containers of the soak's own. Without a phase, it breaks the network, the servers and the processes, and then\nruns every phase. The last line of each part says `violations 0`, or shows the shortest history that proves a violation.",
     options: &[
@@ -21,6 +22,10 @@ pub(crate) const HELP: Help = Help {
             "--failover",
             "Runs this phase only: a database whose replica takes over; 20 s for each of four ways to go.",
         ),
+        (
+            "--beside REVISION",
+            "Runs the network tests `mixed`, and breaks things while processes of both revisions work: this tag or\n                          commit, and the present one.",
+        ),
         ("--pair CACHE+DATABASE", "Uses this pair, such as near+redis+postgres. Defaults to redis+postgres."),
         ("--minutes N", "Lasts N minutes in all. Defaults to 5."),
         ("--seed SEED", "Repeats the plan of faults of an earlier run."),
@@ -28,6 +33,7 @@ pub(crate) const HELP: Help = Help {
     examples: &[
         ("soak --pair memcached+mysql --minutes 1", "every part, shortened"),
         ("soak --crowd --minutes 0.5", "one phase"),
+        ("soak --beside v0.1.0 --minutes 2", "a rolling deployment, forth and back"),
         ("soak --failover --pair redis+mysql --minutes 2", "every way in which a primary of MySQL can go"),
     ],
 };
@@ -38,8 +44,10 @@ const PHASES: [&str; 5] = ["crowd", "blips", "departing", "lost-server", "failov
 pub(crate) fn run(mut args: Parser) -> Result {
     let (mut pair, mut minutes, mut seed) = ("redis+postgres".to_owned(), 5.0, None);
     let mut phases = Vec::new();
+    let mut beside = None;
     while let Some(arg) = args.next()? {
         match arg {
+            Arg::Long("beside") => beside = Some(args.value()?.string()?),
             Arg::Long("pair") => pair = args.value()?.string()?,
             Arg::Long("minutes") => minutes = args.value()?.parse::<f64>()?,
             Arg::Long("seed") => seed = Some(args.value()?.parse::<u64>()?),
@@ -52,9 +60,20 @@ pub(crate) fn run(mut args: Parser) -> Result {
     if !(minutes > 0.0 && minutes.is_finite()) {
         return Err("a soak lasts some minutes, such as 5 or 0.5".into());
     }
+    if beside.is_some() && !phases.is_empty() {
+        return Err("no phase runs beside an older revision: leave the flag out".into());
+    }
     engine::require()?;
     let mut command = soak();
     command.env("SOAK_PAIR", pair).env("SOAK_PHASES", plan(&phases, minutes));
+    if let Some(revision) = beside {
+        let older = Programs::build(&revision)?;
+        let mut mixed = test("network");
+        mixed.env("MIXED_OLDER", older.node).env("CONFORMANCE_REQUIRE", "all").args(["--", "mixed"]);
+        run_process(&mut mixed)?;
+        command.env("SOAK_PHASES", format!("faults:{:.0}", (minutes * 60.0).ceil()));
+        command.env("SOAK_BESIDE", older.soak).env("SOAK_BESIDE_SESSIONCTL", older.sessionctl);
+    }
     if let Some(seed) = seed {
         command.env("SOAK_SEED", seed.to_string());
     }
@@ -80,8 +99,13 @@ pub(crate) fn short() -> Result {
 }
 
 fn soak() -> std::process::Command {
+    test("soak")
+}
+
+/// Returns the command that runs a test target on the images that are there.
+fn test(target: &str) -> std::process::Command {
     let mut command = cargo();
-    command.args(["test", "--workspace", "--all-features", "--test=soak"]);
+    command.args(["test", "--workspace", "--all-features", "--test", target]);
     let exists = |image: &&&'static crate::table::Image| images::is_built(image);
     let built: Vec<_> = IMAGES.iter().filter(exists).copied().collect();
     command.envs(images::variables(&built));

@@ -1,23 +1,60 @@
 //! The channel of a near cache: opened, asked again and again, given up, and opened anew.
 
 use std::pin::pin;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
-use session_core::{CacheError, NearEvent, NearObserver, NoticeListener, Runtime};
+use session_core::{CacheError, NearEvent, NearObserver, NearSource, NoticeListener, Runtime};
+use tokio::sync::oneshot;
 
 use super::source::Source;
-use super::{Inner, Listener};
+use super::{Inner, Listener, Open};
 use crate::moka::clock::Tick;
 
 /// The longest pause before another try to open a channel.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// The pause after a database has refused for a reason that only an operator can mend. Behind a pooler in transaction mode,
+/// each try lets a connection of the server listen that another client of the pooler gets next.
+const PAUSE_OF_A_SETTING: Duration = Duration::from_secs(5 * 60);
+
 /// The number of bounds for which an answer is waited for before the channel counts as lost. Memory has not answered for
 /// long by then, but what is in it is still good if the server was merely slow.
 const PATIENCE: u32 = 10;
+
+/// A task that keeps a channel open. It ends when this is dropped.
+pub(super) struct Running {
+    _stop: oneshot::Sender<()>,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Running {
+    /// Starts the task. When it ends, the channel is closed, and the source is let go of.
+    pub(super) fn start<S: Source>(runtime: &dyn Runtime, keeper: Keeper<S>) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        let (end, ended) = oneshot::channel::<()>();
+        runtime.spawn(Box::pin(async move {
+            let inner = Weak::clone(&keeper.inner);
+            let observer = Arc::clone(&keeper.observer);
+            select(pin!(keeper.run()), stopped).await;
+            if let Some(inner) = inner.upgrade() {
+                inner.reset_unless_used();
+            }
+            observer.note(NearEvent::Stopped);
+            drop(end);
+        }));
+        Self { _stop: stop, ended }
+    }
+
+    /// Ends the task, and waits for that.
+    pub(super) async fn stop(self) {
+        let Self { _stop: stop, ended } = self;
+        drop(stop);
+        // The sender is dropped, whether the task was polled to its end or its runtime has dropped it.
+        let _ = ended.await;
+    }
+}
 
 /// Keeps a channel open until the near cache is dropped.
 pub(super) struct Keeper<S: Source> {
@@ -36,11 +73,14 @@ impl<S: Source> Keeper<S> {
             match inner.shared.open(listener).await {
                 Ok(channel) => {
                     let channel = Arc::new(channel);
-                    // What came in since the last channel was lost may have missed a change. From here on, this one reports.
+                    // Entries that came in since the last channel was lost may have missed a change. From here on, this one reports.
                     if !mutant!(NotifiedKeptAtOpening) {
                         inner.memory.remove_all();
                     }
-                    inner.set_channel(Some(Arc::clone(&channel)));
+                    inner.set_channel(Some(Open {
+                        channel: Arc::clone(&channel),
+                        runtime: Arc::clone(&self.runtime),
+                    }));
                     self.observer.note(NearEvent::Opened);
                     drop(inner);
                     let Some(error) = self.use_until_lost(channel).await else { return };
@@ -50,6 +90,10 @@ impl<S: Source> Keeper<S> {
                 Err(error) => {
                     drop(inner);
                     self.observer.note(NearEvent::NotOpened(&error));
+                    if S::KIND == NearSource::Database && matches!(error, CacheError::Unusable(_)) {
+                        self.runtime.sleep(PAUSE_OF_A_SETTING).await;
+                        continue;
+                    }
                 }
             }
             self.runtime.sleep(pause).await;
@@ -98,9 +142,7 @@ impl<S: Source> Keeper<S> {
     /// Stops the use of memory, and forgets everything in it: whatever the channel has missed is then not there.
     pub(super) fn give_up(&self, error: &CacheError) {
         let Some(inner) = self.inner.upgrade() else { return };
-        inner.fresh_until.store(0, Ordering::Release);
-        inner.set_channel(None);
-        inner.memory.remove_all();
+        inner.give_up_channel();
         self.observer.note(NearEvent::Lost(error));
         self.observer.note(NearEvent::Forgotten);
     }

@@ -31,18 +31,19 @@ mod source;
 use std::fmt;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use session_core::{
-    Acquired, Cache, CacheError, CacheProperties, DatabaseNotices, Entry, Exchange, Expected, Near,
-    NearEvent, NearObserver, NearSource, NoticeChannel, NoticeListener, NoticeSource, Runtime, State,
+    Acquired, BoxFuture, Cache, CacheError, CacheProperties, DatabaseNotices, Entry, Exchange, Expected,
+    Near, NearEvent, NearObserver, NearSource, NoticeChannel, NoticeListener, NoticeSource, Runtime, State,
     StoredKey,
 };
 
 pub use self::notified::{NotifiedCache, notified};
 
+use self::channel::{Keeper, Running};
 use self::source::Source;
 
 use crate::moka::MokaCache;
@@ -64,7 +65,8 @@ pub fn near<S: Cache + NoticeSource>(memory: MokaCache, shared: S) -> NearCache<
 /// # Behavior
 ///
 /// - As a [`Cache`], it behaves like the shared cache.
-/// - Memory is used from the moment on at which a store that has this cache is built and the channel is open.
+/// - Memory is used from the moment on at which a store that has this cache is built and the channel is open, until the
+///   last such store is closed.
 /// - A value enters memory when it is read from the shared cache, not when this process has written it.
 /// - If the channel is lost, or does not answer for the [bound](Self::with_freshness_bound), calls go to the shared
 ///   cache. No call fails for it.
@@ -83,9 +85,28 @@ struct Inner<S: Source> {
     shared: S,
     /// The instant from which on memory may not answer, in ticks of the memory's clock.
     fresh_until: AtomicU64,
-    channel: Mutex<Option<Arc<S::Channel>>>,
-    /// That of the store that has started this.
-    runtime: OnceLock<Arc<dyn Runtime>>,
+    channel: Mutex<Option<Open<S::Channel>>>,
+    users: Mutex<Users>,
+}
+
+/// A channel that is used.
+struct Open<C> {
+    channel: Arc<C>,
+    /// That of the store for which it was opened.
+    runtime: Arc<dyn Runtime>,
+}
+
+impl<C> Clone for Open<C> {
+    fn clone(&self) -> Self {
+        Self { channel: Arc::clone(&self.channel), runtime: Arc::clone(&self.runtime) }
+    }
+}
+
+/// The stores that use a near cache, and the task that keeps a channel open for them.
+#[derive(Default)]
+struct Users {
+    count: usize,
+    task: Option<Running>,
 }
 
 impl<S: Source> Inner<S> {
@@ -95,7 +116,7 @@ impl<S: Source> Inner<S> {
             shared,
             fresh_until: AtomicU64::new(0),
             channel: Mutex::new(None),
-            runtime: OnceLock::new(),
+            users: Mutex::default(),
         }
     }
 
@@ -115,12 +136,32 @@ impl<S: Source> Inner<S> {
         self.fresh_until.store(basis.0.saturating_add(bound.saturating_sub(LAG)), Ordering::Release);
     }
 
-    fn channel(&self) -> Option<Arc<S::Channel>> {
+    fn channel(&self) -> Option<Open<S::Channel>> {
         self.channel.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set_channel(&self, channel: Option<Arc<S::Channel>>) {
+    fn set_channel(&self, channel: Option<Open<S::Channel>>) {
         *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = channel;
+    }
+
+    fn users(&self) -> MutexGuard<'_, Users> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stops the use of memory, and forgets everything in it: whatever the channel has missed is then not there.
+    fn give_up_channel(&self) {
+        self.fresh_until.store(0, Ordering::Release);
+        self.set_channel(None);
+        self.memory.remove_all();
+    }
+
+    /// Closes the channel and lets go of the source, unless another store uses this by now.
+    fn reset_unless_used(&self) {
+        let users = self.users();
+        if users.count == 0 {
+            self.give_up_channel();
+            self.shared.detach();
+        }
     }
 }
 
@@ -137,11 +178,10 @@ impl<S: NoticeSource> Inner<S> {
         if !self.is_fresh(self.now()) {
             return None;
         }
-        // What is there was of no use to the caller, or another reader's lease, which then keeps nothing.
+        // The entry there was of no use to the caller, or is another reader's lease, which then keeps nothing.
         self.memory.place(key, lease.clone(), ttl);
         // After the lease: if this channel is lost from here on, the lease is forgotten with it.
-        let channel = self.channel()?;
-        let runtime = self.runtime.get()?;
+        let Open { channel, runtime } = self.channel()?;
         let found = match select(pin!(channel.get(key)), runtime.sleep(patience)).await {
             Either::Left((found, _)) => found.ok().flatten()?,
             Either::Right(_) => return None,
@@ -247,6 +287,11 @@ impl<S: Source> Near for NearCache<S> {
         self.inner.memory.remove(key);
     }
 
+    fn watch(&self, key: &StoredKey) -> Option<BoxFuture<bool>> {
+        let (channel, key) = (self.inner.channel()?, *key);
+        Some(Box::pin(async move { S::watch(&channel.channel, &key).await.is_ok() }))
+    }
+
     fn freshness_bound(&self) -> Duration {
         self.bound
     }
@@ -265,14 +310,28 @@ impl<S: Source> Near for NearCache<S> {
         observer: Arc<dyn NearObserver>,
         notices: Option<Arc<dyn DatabaseNotices>>,
     ) {
-        if self.inner.runtime.set(Arc::clone(runtime)).is_ok() {
-            self.inner.shared.attach(notices);
-            let listener = Arc::new(Listener::new(self.inner.memory.clone(), Arc::clone(&observer)));
-            let inner = Arc::downgrade(&self.inner);
-            let (runtime, bound) = (Arc::clone(runtime), self.bound);
-            let keeper = channel::Keeper { inner, listener, observer, runtime: Arc::clone(&runtime), bound };
-            runtime.spawn(Box::pin(keeper.run()));
+        let mut users = self.inner.users();
+        users.count += 1;
+        if users.count > 1 {
+            return;
         }
+        self.inner.shared.attach(notices);
+        let listener = Arc::new(Listener::new(self.inner.memory.clone(), Arc::clone(&observer)));
+        let inner = Arc::downgrade(&self.inner);
+        let (keeper_runtime, bound) = (Arc::clone(runtime), self.bound);
+        let keeper = Keeper { inner, listener, observer, runtime: keeper_runtime, bound };
+        users.task = Some(Running::start(&**runtime, keeper));
+    }
+
+    fn stop(&self) -> BoxFuture<()> {
+        let mut users = self.inner.users();
+        users.count = users.count.saturating_sub(1);
+        let task = if users.count == 0 { users.task.take() } else { None };
+        Box::pin(async move {
+            if let Some(task) = task {
+                task.stop().await;
+            }
+        })
     }
 
     #[cfg(feature = "__simulation")]
@@ -327,7 +386,7 @@ impl NoticeListener for Listener {
         mutant!(NearNoticeKeepsLease => return self.memory.remove_value(key));
         mutant!(NearNoticesLate => return self.put_off(key));
         self.memory.remove(key);
-        self.observer.note(NearEvent::Noticed);
+        self.observer.note(NearEvent::Noticed(key));
     }
 
     fn all_changed(&self) {

@@ -6,7 +6,7 @@ use session_core::{CacheError, Entry, NoticeListener, StoredKey};
 
 use super::channel::Keeper;
 use super::source::Source;
-use super::{Inner, Listener, NearCache};
+use super::{Inner, Listener, NearCache, Open};
 
 impl Listener {
     /// Puts a report off until after the next answer.
@@ -27,7 +27,8 @@ impl<S: Source> Keeper<S> {
     pub(super) async fn use_first_until_lost(&self, first: Arc<S::Channel>) -> Option<CacheError> {
         let listener = Arc::clone(&self.listener) as Arc<dyn NoticeListener>;
         let newer = self.inner.upgrade()?.shared.open(listener).await.ok()?;
-        self.inner.upgrade()?.set_channel(Some(Arc::new(newer)));
+        let newer = Open { channel: Arc::new(newer), runtime: Arc::clone(&self.runtime) };
+        self.inner.upgrade()?.set_channel(Some(newer));
         loop {
             let (sent, answer) = self.ping(&first).await?;
             match answer {

@@ -2,11 +2,11 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use session_core::{
     BoxError, CacheError, DatabaseChannel, DatabaseNotices, NearSource, NoticeChannel, NoticeListener,
-    NoticeSource, PersistenceError,
+    NoticeSource, PersistenceError, StoredKey,
 };
 
 /// The reporter of changes to a near cache. Implemented for every [`NoticeSource`], and for [`DatabaseReports`].
@@ -26,11 +26,20 @@ pub trait Source: Send + Sync + fmt::Debug + 'static {
     /// Waits until every report that is on its way has been made.
     fn ping(channel: &Self::Channel) -> impl Future<Output = Result<(), CacheError>> + Send;
 
+    /// Asks for a report of the next change of `key`.
+    fn watch(channel: &Self::Channel, key: &StoredKey)
+    -> impl Future<Output = Result<(), CacheError>> + Send;
+
     /// Returns the reason why no channel can ever be opened, or `None`.
     fn why_never(&self) -> Option<&'static str>;
 
     /// Takes the reports of the store's database.
     fn attach(&self, notices: Option<Arc<dyn DatabaseNotices>>);
+
+    /// Lets go of the reports of the store's database.
+    fn detach(&self) {
+        self.attach(None);
+    }
 }
 
 impl<S: NoticeSource> Source for S {
@@ -49,6 +58,11 @@ impl<S: NoticeSource> Source for S {
         channel.ping()
     }
 
+    /// Reads the key, and keeps nothing of it in memory: that is for loads.
+    async fn watch(channel: &Self::Channel, key: &StoredKey) -> Result<(), CacheError> {
+        channel.get(key).await.map(drop)
+    }
+
     fn why_never(&self) -> Option<&'static str> {
         self.refusal()
     }
@@ -58,7 +72,13 @@ impl<S: NoticeSource> Source for S {
 
 /// The reports of the database of the store that uses a near cache.
 #[derive(Debug, Default)]
-pub struct DatabaseReports(OnceLock<Arc<dyn DatabaseNotices>>);
+pub struct DatabaseReports(Mutex<Option<Arc<dyn DatabaseNotices>>>);
+
+impl DatabaseReports {
+    fn notices(&self) -> Option<Arc<dyn DatabaseNotices>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
 
 impl Source for DatabaseReports {
     type Channel = Box<dyn DatabaseChannel>;
@@ -66,26 +86,28 @@ impl Source for DatabaseReports {
     const KIND: NearSource = NearSource::Database;
 
     async fn open(&self, listener: Arc<dyn NoticeListener>) -> Result<Self::Channel, CacheError> {
-        let Some(notices) = self.0.get() else {
+        let Some(notices) = self.notices() else {
             return Err(CacheError::Unusable("the database of the store reports no changes".into()));
         };
-        Arc::clone(notices).open_channel(listener).await.map_err(of_database)
+        notices.open_channel(listener).await.map_err(of_database)
     }
 
     async fn ping(channel: &Self::Channel) -> Result<(), CacheError> {
         channel.ping().await.map_err(of_database)
     }
 
+    /// Every commit is reported, asked for or not.
+    async fn watch(_: &Self::Channel, _: &StoredKey) -> Result<(), CacheError> {
+        Ok(())
+    }
+
     /// Only one store can hear of its database by this memory.
     fn why_never(&self) -> Option<&'static str> {
-        self.0.get().map(|_| "this memory is another store's already; make one for each store")
+        self.notices().map(|_| "this memory is another store's already; make one for each store")
     }
 
     fn attach(&self, notices: Option<Arc<dyn DatabaseNotices>>) {
-        if let Some(notices) = notices {
-            // The first store is the only one: a near cache is started once.
-            let _ = self.0.set(notices);
-        }
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = notices;
     }
 }
 

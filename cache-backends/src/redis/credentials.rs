@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,7 +63,17 @@ where
     Fut: Future<Output = Result<RedisCredentials, E>> + Send + 'static,
     E: Into<BoxError>,
 {
-    Arc::new(move || ask().map(|answer| answer.map_err(|error| Arc::from(error.into()))).boxed())
+    let ask = Arc::new(ask);
+    Arc::new(move || {
+        let ask = Arc::clone(&ask);
+        let asked = async move { ask().await.map_err(|error| Arc::from(error.into())) };
+        // A panic would be that of the attempt to connect, which all calls share.
+        let panicked = || Err(Arc::from(BoxError::from("the provider of credentials has panicked")));
+        AssertUnwindSafe(asked)
+            .catch_unwind()
+            .map(move |answer| answer.unwrap_or_else(|_| panicked()))
+            .boxed()
+    })
 }
 
 /// Returns a provider that reads the password from the file at `path`, without the line break at its end.

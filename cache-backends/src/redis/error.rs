@@ -261,12 +261,14 @@ fn advice(error: &RedisError) -> Option<&'static str> {
     const RIGHTS: &str = "allow the user +get +set +del +eval +evalsha, on the keys with the cache's prefix";
     const COMMANDS: &str = "the server must be Redis 7.0 or newer, or Valkey, and must neither rename nor forbid GET, SET, \
          DEL, EVAL and EVALSHA";
+    const RESP3: &str = "a near cache needs a server that speaks RESP3: connect to it without the proxy that refuses that, or use \
+         this cache without a near one";
     match (error.kind(), error.code()) {
         (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS")) => Some(LOGIN),
         (_, Some("NOAUTH")) => Some("set a password: the server demands one"),
         (_, Some("NOPERM")) => Some(RIGHTS),
         (_, Some("DENIED")) => Some("set a password on the server and here, or turn its protected mode off"),
-        (ErrorKind::RESP3NotSupported, _) => Some(COMMANDS),
+        (ErrorKind::RESP3NotSupported, _) | (_, Some("NOPROTO")) => Some(RESP3),
         // Rights of commands within the script, in the words of Redis 7.2 and of 7.0.
         _ if has_detail(error, "ACL failure in script") => Some(RIGHTS),
         _ if has_detail(error, "The user executing the script can't") => Some(RIGHTS),

@@ -116,6 +116,30 @@ async fn provider_that_fails_or_hangs_makes_the_cache_unavailable() {
 }
 
 #[tokio::test]
+async fn provider_that_panics_is_asked_again() {
+    let guarded = Guarded::start("token").await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let cache = RedisCache::builder()
+        .url(guarded.server.url())
+        .credentials(move || {
+            let first = asked.fetch_add(1, Ordering::SeqCst);
+            assert!(first > 0, "in the function");
+            async move {
+                assert!(first > 1, "in its future");
+                Ok::<_, io::Error>(RedisCredentials::new("token"))
+            }
+        })
+        .build()
+        .unwrap();
+    for _ in 0..2 {
+        let error = cache.get(&key()).await.unwrap_err();
+        assert!(matches!(error, CacheError::Unavailable(_)), "{error:?}");
+        assert!(error.to_string().contains("panicked"), "{error}");
+    }
+    assert_eq!(cache.get(&key()).await.unwrap(), None);
+}
+
+#[tokio::test]
 async fn password_file_is_read_again_for_each_connection() {
     let directory = std::env::temp_dir().join(format!("cache-backends-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();

@@ -92,6 +92,7 @@ fn standard(seed: u64, begun: Instant) -> Result {
     scenarios.extend(Scenario::crowds(false)?);
     scenarios.extend(Scenario::near()?);
     scenarios.extend(Scenario::rare()?);
+    scenarios.extend(Scenario::rotations()?);
     Scenario::sort(&mut scenarios);
     Scenario::sort(&mut samples);
     let done = Mutex::new((0_usize, Instant::now()));
@@ -192,8 +193,8 @@ fn exhaustive(state: &Path, filter: &str) -> Result {
     let mut stages = [
         ("all mixes of two, up to one fault", [Scenario::all(2, 1), Scenario::all_near(2, 1)].concat()),
         (
-            "crowds, near caches, other arrangements",
-            [Scenario::crowds(true)?, Scenario::near()?, Scenario::rare()?].concat(),
+            "crowds, near caches, rotations, other arrangements",
+            [Scenario::crowds(true)?, Scenario::near()?, Scenario::rare()?, Scenario::rotations()?].concat(),
         ),
         ("all mixes of three, no fault", Scenario::all(3, 0)),
         ("all mixes of three, no fault, near caches", Scenario::all_near(3, 0)),

@@ -15,7 +15,6 @@ use session_core::{
 };
 
 use super::call::{Effect, Reply};
-use super::operation::note_of_rotation;
 use super::settings::{KEYS, NEAR_WAIT, STATEMENT_BOUND};
 use super::task_id::TaskId;
 use super::world::{Shared, lock};
@@ -393,35 +392,6 @@ impl Persistence for SimDb {
     }
 }
 
-/// The note that leads from A to B is there all the time, and is found at once.
-impl Rotations for SimDb {
-    async fn note_rotation(&self, _: &Rotation) -> Result<(), PersistenceError> {
-        Ok(())
-    }
-
-    async fn rotations(
-        &self,
-        old: &StoredKey,
-        _: Timestamp,
-        _: u32,
-    ) -> Result<Vec<Rotation>, PersistenceError> {
-        let note = note_of_rotation();
-        Ok(if note.old == *old { vec![note] } else { Vec::new() })
-    }
-
-    async fn migrate_rotations(&self) -> Result<(), PersistenceError> {
-        Ok(())
-    }
-
-    fn rotations_sql(&self) -> String {
-        String::new()
-    }
-
-    async fn check_rotations(&self) -> Result<(), PersistenceError> {
-        Ok(())
-    }
-}
-
 impl SubjectIndex for SimDb {
     async fn list_by_subject(
         &self,
@@ -436,6 +406,37 @@ impl SubjectIndex for SimDb {
             }
             other => Err(db_error(other)),
         }
+    }
+}
+
+impl Rotations for SimDb {
+    async fn note_rotation(&self, rotation: &Rotation) -> Result<(), PersistenceError> {
+        match Calling::new(&self.world, Effect::Note(rotation.clone())).await {
+            Reply::Noted => Ok(()),
+            other => Err(db_error(other)),
+        }
+    }
+
+    async fn rotations(
+        &self,
+        old: &StoredKey,
+        now: Timestamp,
+        _: u32,
+    ) -> Result<Vec<Rotation>, PersistenceError> {
+        match Calling::new(&self.world, Effect::Notes(known(old), now)).await {
+            Reply::Notes(notes) => Ok(notes),
+            other => Err(db_error(other)),
+        }
+    }
+
+    async fn migrate_rotations(&self) -> Result<(), PersistenceError> {
+        Ok(())
+    }
+    fn rotations_sql(&self) -> String {
+        String::new()
+    }
+    async fn check_rotations(&self) -> Result<(), PersistenceError> {
+        Ok(())
     }
 }
 

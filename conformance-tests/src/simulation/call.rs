@@ -4,7 +4,8 @@ use std::task::Waker;
 use std::time::Duration;
 
 use session_core::{
-    Acquired, Entry, Exchange, Expected, ExpiryWrite, Record, SessionTimes, StoredKey, Timestamp, Version,
+    Acquired, Entry, Exchange, Expected, ExpiryWrite, Record, Rotation, SessionTimes, StoredKey, Timestamp,
+    Version,
 };
 
 use super::task_id::TaskId;
@@ -49,6 +50,10 @@ pub(super) enum Effect {
     Rename([usize; 2], Record, Option<Version>, ExpiryWrite, Timestamp),
     Delete(usize),
     DeleteExpired(Timestamp),
+    /// A note of a rotation.
+    Note(Rotation),
+    /// A read of the notes about a key.
+    Notes(usize, Timestamp),
 }
 
 impl Effect {
@@ -68,7 +73,10 @@ impl Effect {
     }
 
     pub(super) fn is_write(&self) -> bool {
-        !matches!(self, Self::Get(_) | Self::Watch(..) | Self::Ping(_) | Self::Load(..) | Self::List(_))
+        !matches!(
+            self,
+            Self::Get(_) | Self::Watch(..) | Self::Ping(_) | Self::Load(..) | Self::List(_) | Self::Notes(..)
+        )
     }
 
     /// Returns the number of the channel that the call goes by.
@@ -97,6 +105,8 @@ pub(super) enum Reply {
     Touched(bool),
     Deleted(bool),
     DeletedExpired(Vec<StoredKey>),
+    Noted,
+    Notes(Vec<Rotation>),
     NotFound,
     Conflict,
     AlreadyExists,

@@ -2,7 +2,9 @@
 
 use std::hash::{Hash, Hasher};
 
-use session_core::{Acquired, Entry, Exchange, Expected, Fence, Holder, Record, State, Value};
+use session_core::{
+    Acquired, Entry, Exchange, Expected, Fence, Holder, MaskedKey, Record, Rotation, State, Value,
+};
 
 use super::call::{Effect, Reply};
 
@@ -72,6 +74,11 @@ pub(super) fn entry(entry: &Entry) -> u64 {
     }
 }
 
+pub(super) fn rotation(note: &Rotation) -> u64 {
+    let masked_key = note.masked_key.as_ref().map(MaskedKey::as_bytes);
+    of((note.old.as_str(), note.new.as_str(), masked_key, note.expires_at))
+}
+
 pub(super) fn option(found: Option<&Entry>) -> u64 {
     found.map_or(0, entry)
 }
@@ -101,6 +108,8 @@ pub(super) fn effect(effect: &Effect) -> u64 {
         Effect::DeleteExpired(before) => of((10, before)),
         Effect::Watch(channel, key) => of((11, channel, key)),
         Effect::Ping(channel) => of((12, channel)),
+        Effect::Note(note) => of((13, rotation(note))),
+        Effect::Notes(key, now) => of((14, key, now)),
     }
 }
 
@@ -123,5 +132,7 @@ pub(super) fn reply(reply: &Reply) -> u64 {
         Reply::Refused => of(14),
         Reply::Unknown => of(15),
         Reply::Ponged => of(16),
+        Reply::Noted => of(17),
+        Reply::Notes(notes) => of((18, notes.iter().map(rotation).collect::<Vec<_>>())),
     }
 }

@@ -67,6 +67,14 @@ operations! {
     LoadB = "load-b",
     /// Deletes B.
     DeleteB = "delete-b",
+    /// Renews the key of A, which was opened in the beginning, to B, and changes one field of it.
+    Renew = "renew",
+    /// Gives A the key B by a change of rights, and changes one field of it.
+    Cycle = "cycle",
+    /// Opens the session of a client that presents A's key.
+    Open = "open",
+    /// Logs the client of A out, whose session was opened in the beginning.
+    LogOut = "log-out",
     /// Deletes A by a statement alone, as another process does that has a cache of its own.
     Elsewhere = "elsewhere",
     /// Opens the session of a client that presents A's key. Once A is renamed, it leads to B, whose key the client gets.
@@ -88,6 +96,9 @@ pub(super) enum Outcome {
     Loaded(Option<Seen>),
     /// The client was led to B, and knows its key.
     Led(Seen),
+    /// The session that a client's key has opened.
+    Opened(Option<Seen>),
+    Ended,
     Wrote(Seen),
     Done,
     /// The session was prolonged, or was used a moment ago.
@@ -109,20 +120,47 @@ impl Operation {
     pub(super) const fn keys(self) -> &'static [usize] {
         match self {
             Self::LoadB | Self::DeleteB | Self::Create => &[1],
-            Self::Rename | Self::Revoke | Self::Reap | Self::Follow => &[0, 1],
+            Self::Rename
+            | Self::Revoke
+            | Self::Reap
+            | Self::Renew
+            | Self::Cycle
+            | Self::Open
+            | Self::LogOut
+            | Self::Follow => &[0, 1],
             _ => &[0],
         }
     }
 
     /// Returns `true` if, with a near cache, no node shows what it has replaced once it is acknowledged.
     pub(super) const fn is_final(self) -> bool {
-        matches!(self, Self::Delete | Self::DeleteB | Self::Revoke | Self::Rename)
+        matches!(
+            self,
+            Self::Delete
+                | Self::DeleteB
+                | Self::Revoke
+                | Self::Rename
+                | Self::Renew
+                | Self::Cycle
+                | Self::LogOut
+        )
     }
 
     /// Returns `true` if it is a part of the mixes. The others have scenarios of their own.
     #[must_use]
     pub const fn is_in_mixes(self) -> bool {
-        !matches!(self, Self::Elsewhere | Self::Follow)
+        !matches!(self, Self::Elsewhere | Self::Follow) && !self.is_of_rotations()
+    }
+
+    /// Returns `true` if it moves a session, or follows one that has moved, by the notes of rotations.
+    #[must_use]
+    pub const fn is_of_rotations(self) -> bool {
+        matches!(self, Self::Renew | Self::Cycle | Self::Open | Self::LogOut)
+    }
+
+    /// Returns `true` if it needs a session that was opened in the beginning.
+    pub(super) const fn needs_session(self) -> bool {
+        matches!(self, Self::Merge | Self::Use | Self::Renew | Self::Cycle | Self::LogOut)
     }
 
     /// Returns `true` if it replaces the data of a session under its key.
@@ -138,7 +176,7 @@ impl Operation {
     pub(super) fn fields(self, number: usize, before: [u8; 2]) -> [u8; 2] {
         let mine = u8::try_from(number + 1).expect("few operations");
         match self {
-            Self::Merge => {
+            Self::Merge | Self::Renew | Self::Cycle => {
                 let mut fields = before;
                 fields[number % 2] = mine;
                 fields
@@ -161,13 +199,17 @@ impl Operation {
             Ok(outcome) => outcome,
             Err(Error::SessionGone) => Outcome::Gone,
             // A save of different keys conflicts with nothing. It may run out of time.
-            Err(Error::Conflict) if self == Self::Merge => Outcome::Failed,
+            Err(Error::Conflict) if matches!(self, Self::Merge | Self::Renew | Self::Cycle) => {
+                Outcome::Failed
+            }
             Err(Error::Conflict) => Outcome::Conflict,
             Err(Error::AlreadyExists) => Outcome::Exists,
             // Some of the sessions may have been ended.
             Err(_) if self == Self::Revoke => Outcome::Unknown,
             Err(error)
-                if error.outcome() == Certainty::Unknown && !self.is_load() && self != Self::Follow =>
+                if error.outcome() == Certainty::Unknown
+                    && !self.is_load()
+                    && !matches!(self, Self::Follow | Self::Open) =>
             {
                 Outcome::Unknown
             }
@@ -204,13 +246,24 @@ impl Operation {
             Self::LoadB => Outcome::Loaded(store.load(&b).await?.map(|record| Seen::of(&record))),
             Self::Save => wrote(store.update(&a, record(), Some(FIRST_VERSION), ExpiryWrite::Extend).await?),
             Self::Overwrite => wrote(store.update(&a, record(), None, ExpiryWrite::Extend).await?),
-            Self::Merge => {
+            Self::Merge | Self::Renew | Self::Cycle => {
                 let mut session = session.expect("opened in the beginning");
                 let field = ["a", "b"][number % 2];
                 session.insert(field, number + 1)?;
-                *coherence = session.save().await?;
-                let read = |name| session.get::<u8>(name).map(Option::unwrap_or_default);
-                Outcome::Wrote(Seen([read("a")?, read("b")?]))
+                *coherence = match self {
+                    Self::Renew => session.renew_key().await?,
+                    Self::Cycle => session.cycle_key().await?,
+                    _ => session.save().await?,
+                };
+                Outcome::Wrote(shown(&session)?)
+            }
+            Self::Open => {
+                let session = store.open_key(session_key()).await?;
+                Outcome::Opened(session.key().map(|_| shown(&session)).transpose()?)
+            }
+            Self::LogOut => {
+                *coherence = session.expect("opened in the beginning").flush().await?;
+                Outcome::Ended
             }
             Self::Touch => {
                 *coherence = store.touch(&a, START + FAR).await?;
@@ -246,6 +299,12 @@ impl Operation {
             Self::Reap => Outcome::Reaped(small(store.clear_expired().await?)),
         })
     }
+}
+
+/// Returns what a request sees of its session.
+fn shown(session: &Session) -> Result<Seen, Error> {
+    let read = |name| session.get::<u8>(name).map(Option::unwrap_or_default);
+    Ok(Seen([read("a")?, read("b")?]))
 }
 
 fn small(n: u64) -> u8 {

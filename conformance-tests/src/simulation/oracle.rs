@@ -13,6 +13,8 @@
 //! that any operation acknowledged before the load began has left. Linearizability implies it; in some
 //! situations, only freshness is promised.
 
+// More than 500 lines, because what each operation may do to the sessions is read together with how its answer is judged.
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -45,6 +47,17 @@ pub(super) enum Promise {
 struct Row {
     seen: Seen,
     expires_at: Timestamp,
+    /// The reason for which it has its key, if another one is noted to lead there.
+    moved: Option<Moved>,
+}
+
+/// The reason for which a session has got another key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Moved {
+    /// Clients with the old key are led to the new one.
+    Renewed,
+    /// They are not.
+    Rights,
 }
 
 type Rows = [Option<Row>; 2];
@@ -112,12 +125,15 @@ pub(super) struct Oracle {
     near: Option<NearJudge>,
     /// Saves are final, too.
     is_strict: bool,
+    /// Notes of rotations may not be written, or not be found.
+    may_lose_notes: bool,
 }
 
 impl Oracle {
-    pub(super) fn new(world: &World, arrangement: Arrangement) -> Self {
-        let rows = [0, 1]
-            .map(|key| world.row(key).map(|row| Row { seen: Seen::of(row), expires_at: row.expires_at() }));
+    pub(super) fn new(world: &World, arrangement: Arrangement, faults: u8) -> Self {
+        let rows = [0, 1].map(|key| {
+            world.row(key).map(|row| Row { seen: Seen::of(row), expires_at: row.expires_at(), moved: None })
+        });
         Self {
             configurations: Configurations::new(rows),
             begun: Vec::new(),
@@ -125,6 +141,7 @@ impl Oracle {
             // Without channels, the same is promised as without near caches.
             near: (arrangement.is_near() && arrangement != Arrangement::Deaf).then(NearJudge::default),
             is_strict: arrangement == Arrangement::Strict,
+            may_lose_notes: faults > 0,
         }
     }
 
@@ -191,7 +208,7 @@ impl Oracle {
         if self.configurations.is_over(number) {
             return Ok(());
         }
-        self.configurations.explain(&Begins(&self.begun));
+        self.configurations.explain(&Begins { begun: &self.begun, may_lose_notes: self.may_lose_notes });
         self.configurations.retain(number, |progress| matches!(progress, Progress::Took(_)));
         if self.configurations.is_empty() {
             let operation = self.begun[number].as_ref().map_or("", |begun| begun.operation.name());
@@ -222,7 +239,8 @@ impl Oracle {
                 self.configurations.retain(number, |progress| matches!(progress, Progress::Waiting(_)));
             }
             outcome => {
-                self.configurations.explain(&Begins(&self.begun));
+                self.configurations
+                    .explain(&Begins { begun: &self.begun, may_lose_notes: self.may_lose_notes });
                 self.configurations.retain(number, |progress| *progress == Progress::Took(outcome));
                 self.acknowledge(number, outcome, world);
             }
@@ -371,8 +389,12 @@ fn distinct(states: &[Option<(Seen, Timestamp)>]) -> BTreeSet<Option<(Seen, Time
     states.iter().copied().collect()
 }
 
-/// The operations that have begun, by number.
-struct Begins<'a>(&'a [Option<Begun>]);
+/// The operations that have begun.
+struct Begins<'a> {
+    /// By their number.
+    begun: &'a [Option<Begun>],
+    may_lose_notes: bool,
+}
 
 impl Model for Begins<'_> {
     type State = Rows;
@@ -382,7 +404,7 @@ impl Model for Begins<'_> {
     /// which they began, and those between two of them that did not take effect with them can only have
     /// failed.
     fn joint_steps(&self, wait: &[usize], rows: &Rows) -> Vec<JointStep<Self>> {
-        let begun = |number: &usize| self.0[*number].as_ref().expect("it has begun");
+        let begun = |number: &usize| self.begun[*number].as_ref().expect("it has begun");
         let mut saves: Vec<_> =
             wait.iter().copied().filter(|number| begun(number).operation.combines()).collect();
         if saves.len() < 2 {
@@ -402,7 +424,7 @@ impl Model for Begins<'_> {
                 let fields = chosen
                     .iter()
                     .fold(row.seen.0, |fields, number| begun(number).operation.fields(*number, fields));
-                let row = Row { seen: Seen(fields), expires_at: START + FAR };
+                let row = Row { seen: Seen(fields), expires_at: START + FAR, moved: None };
                 let took = chosen.iter().map(|number| (*number, Outcome::Wrote(row.seen))).collect();
                 joint.push(([Some(row), rows[1]], took));
             }
@@ -411,9 +433,15 @@ impl Model for Begins<'_> {
     }
 
     fn steps(&self, number: usize, so_far: u8, rows: &Rows) -> Vec<Step<Self>> {
-        let Some(Some(begun)) = self.0.get(number) else { return Vec::new() };
-        let at = |now: &Timestamp| steps(begun.operation, number, so_far, *rows, *now);
-        begun.clock.iter().flat_map(at).collect()
+        let Some(Some(begun)) = self.begun.get(number) else { return Vec::new() };
+        // Where a call can fail, a rotation may not be noted, or its note not be found.
+        let ways = if self.may_lose_notes && rows[1].is_some_and(|row| row.moved.is_some()) {
+            &[true, false][..]
+        } else {
+            &[true]
+        };
+        let at = |now: &Timestamp, follows| steps(begun.operation, number, so_far, *rows, *now, follows);
+        begun.clock.iter().flat_map(|now| ways.iter().flat_map(move |follows| at(now, *follows))).collect()
     }
 }
 
@@ -425,6 +453,7 @@ fn steps(
     so_far: u8,
     rows: Rows,
     now: Timestamp,
+    follows: bool,
 ) -> Vec<(Rows, Progress<Outcome>)> {
     // In one function, because it is one choice with an arm for each operation.
     let visible = |key: usize| rows[key].filter(|row| row.expires_at > now);
@@ -434,13 +463,43 @@ fn steps(
         rows
     };
     let one = |rows, outcome| vec![(rows, Progress::Took(outcome))];
-    let written =
-        |before: Seen| Row { seen: Seen(operation.fields(number, before.0)), expires_at: START + FAR };
+    let written = |before: Seen| Row {
+        seen: Seen(operation.fields(number, before.0)),
+        expires_at: START + FAR,
+        moved: None,
+    };
+    // The session that was under A, by the notes.
+    let moved = visible(1).filter(|row| follows && row.moved.is_some() && visible(0).is_none());
     match operation {
         Operation::Load => one(rows, Outcome::Loaded(visible(0).map(|row| row.seen))),
         Operation::LoadB => one(rows, Outcome::Loaded(visible(1).map(|row| row.seen))),
         // It changes nothing, and is judged by itself.
         Operation::Follow => Vec::new(),
+        Operation::Merge | Operation::Renew if let Some(row) = moved => {
+            let after = Row { moved: row.moved, ..written(row.seen) };
+            match row.moved {
+                // The request goes on with the new key.
+                Some(Moved::Renewed) => one(with(1, Some(after)), Outcome::Wrote(after.seen)),
+                // It learns nothing of what the session has become. It cannot give it another key.
+                _ if operation == Operation::Renew => one(rows, Outcome::Gone),
+                _ => one(with(1, Some(after)), Outcome::Wrote(written(Seen::FIRST).seen)),
+            }
+        }
+        Operation::Renew | Operation::Cycle => match visible(0) {
+            None => one(rows, Outcome::Gone),
+            Some(row) => {
+                let is_renewal = operation == Operation::Renew;
+                let reason = if is_renewal { Moved::Renewed } else { Moved::Rights };
+                let row = Row { moved: Some(reason), ..written(row.seen) };
+                one([None, Some(row)], Outcome::Wrote(row.seen))
+            }
+        },
+        Operation::Open => {
+            let led = moved.filter(|row| row.moved == Some(Moved::Renewed));
+            one(rows, Outcome::Opened(visible(0).or(led).map(|row| row.seen)))
+        }
+        Operation::LogOut if moved.is_some() => one(with(1, None), Outcome::Ended),
+        Operation::LogOut => one(with(0, None), Outcome::Ended),
         Operation::Save | Operation::Overwrite | Operation::Merge => match visible(0) {
             None => one(rows, Outcome::Gone),
             Some(row) if operation == Operation::Save && row.seen != Seen::FIRST => {

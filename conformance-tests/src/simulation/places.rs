@@ -26,6 +26,9 @@ pub(super) const REPAIRS: Set = repair(0) | repair(1);
 /// The ability of memories to answer a load.
 pub(super) const SHOWS: Set = 1 << 17 | 1 << 18;
 
+/// The notes of rotations.
+pub(super) const NOTES: Set = 1 << 35;
+
 /// Places in which steps of different operations change different parts.
 pub(super) const DIVIDED: Set = loads_over(0) | loads_over(1) | all_over(0) | all_over(1);
 
@@ -85,7 +88,7 @@ pub(super) const fn operation(number: usize) -> Set {
 }
 
 /// The number of places.
-const COUNT: usize = 35;
+const COUNT: usize = 36;
 
 /// The digests of all places.
 #[derive(Clone, Debug)]

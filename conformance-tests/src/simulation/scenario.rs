@@ -97,6 +97,30 @@ const RARE: &[&str] = &[
     "load@1+save@0/cached/near-sensitive/1",
 ];
 
+/// Sessions that get another key, and requests that come late with the old one. Their clients are led to the new key after a
+/// renewal, and not after a change of rights. A change of rights runs without faults: the oracle does not know that a session whose
+/// key no client has is ended.
+const ROTATIONS: &[&str] = &[
+    "open@0+renew@0/vacant/shared/1",
+    "open@1+renew@0/cached/shared/1",
+    "open@0+cycle@0/vacant/shared/0",
+    "open@1+cycle@0/cached/shared/0",
+    "merge@0+renew@0/vacant/shared/0",
+    "merge@0+renew@1/vacant/shared/1",
+    "merge@1+renew@0/cached/shared/1",
+    "merge@0+cycle@0/vacant/shared/0",
+    "merge@1+cycle@0/cached/shared/0",
+    "renew@0+renew@0/vacant/shared/1",
+    "renew@0+renew@1/cached/shared/0",
+    "log-out@0+renew@0/vacant/shared/1",
+    "log-out@1+renew@0/cached/shared/1",
+    "log-out@0+cycle@0/vacant/shared/0",
+    "log-out@1+cycle@0/cached/shared/0",
+    "renew@0+revoke@1/vacant/shared/0",
+    "open@1+renew@0+delete-b@1/vacant/shared/0",
+    "load@1+load-b@1+renew@0/cached/shared/0",
+];
+
 /// Processes that each have memory alone, and a database that reports what others commit. What is `cached` is in all
 /// memories in the beginning.
 const NOTIFIED: &[&str] = &[
@@ -176,6 +200,25 @@ impl Scenario {
     /// Returns an error if a name in the list names no scenario.
     pub fn near() -> Result<Vec<Self>, String> {
         NEAR.iter().chain(NOTIFIED).map(|name| name.parse()).collect()
+    }
+
+    /// Returns the scenarios in which sessions get other keys by notes of rotations.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a name in the list names no scenario.
+    pub fn rotations() -> Result<Vec<Self>, String> {
+        ROTATIONS.iter().map(|name| name.parse()).collect()
+    }
+
+    /// Returns `true` if a client presents A's key while A is renamed, which was noted before.
+    pub(super) fn follows(&self) -> bool {
+        self.operations.iter().any(|(operation, _)| *operation == Operation::Follow)
+    }
+
+    /// Returns `true` if sessions get other keys by notes of rotations, or requests follow them.
+    pub(super) fn has_rotations(&self) -> bool {
+        self.operations.iter().any(|(operation, _)| operation.is_of_rotations())
     }
 
     /// Returns the scenarios of arrangements that are no part of the mixes: writes that fail closed, a cache that loses what

@@ -21,6 +21,10 @@ pub(super) const FAR: Duration = Duration::from_secs(1_000_000);
 /// A time longer than any run, too. Before a run, A was not used for longer than that, so a use of it is due.
 pub(super) const TOUCH_INTERVAL: Duration = Duration::from_secs(10_000);
 
+/// The time for which requests with the key A can follow the session to B, where sessions get other keys: longer than the
+/// operations of a run take.
+pub(super) const GRACE: Duration = Duration::from_secs(60);
+
 /// The subject of all sessions of a run.
 pub(super) const SUBJECT: &str = "user";
 

@@ -44,6 +44,7 @@ cases! {
     for NoticeFixture:
     replaced_entry_is_reported_before_a_later_ping_ends => "An entry that a channel has returned is *watched*",
     removed_entry_is_reported_before_a_later_ping_ends => "An entry that a channel has returned is *watched*",
+    entry_placed_under_a_key_that_was_read_is_reported => "A key for which a channel has returned `None` is watched",
     entry_whose_ttl_ends_is_reported => "The end of a TTL is a change.",
     entry_that_is_read_again_is_watched_again => "An entry is watched anew each time that it is read.",
     confirmed_changes_of_many_keys_are_reported_before_a_ping_ends => "A change that its writer was told of before",
@@ -124,6 +125,19 @@ pub async fn removed_entry_is_reported_before_a_later_ping_ends(fixture: &impl N
         reports.take(&key),
         "this handle has removed the entry, and no report came before the ping's answer"
     );
+}
+
+pub async fn entry_placed_under_a_key_that_was_read_is_reported(fixture: &impl NoticeFixture) {
+    let (here, there, key, new) = (fixture.open().await, fixture.open().await, key(), value());
+    let (channel, reports) = listen(&here).await;
+    assert_eq!(channel.get(&key).await.expect("the channel answers"), None, "nothing is there yet");
+    put(&there, &key, &new, MINUTE).await;
+    ping(&channel).await;
+    assert!(
+        reports.take(&key),
+        "another handle has placed an entry, and no report came before the ping's answer"
+    );
+    watch(&channel, &key, &new).await;
 }
 
 pub async fn entry_whose_ttl_ends_is_reported(fixture: &impl NoticeFixture) {

@@ -24,7 +24,8 @@ cases! {
     expired_note_is_not_found => "Notes that have expired at `now` are not found.",
     no_more_notes_than_the_limit_are_found => "Returns at most `limit` notes about the key `old`",
     noted_keys_are_compared_byte_for_byte => "The keys are compared byte for byte.",
-    second_note_of_two_keys_changes_nothing => "A note with the same two keys that is there already stays as it is.",
+    notes_that_expire_first_come_first => "Notes that expire first come first.",
+    second_note_of_two_keys_prolongs_the_first => "A note with the same two keys that is there already keeps the key that it reveals",
     note_leaves_sessions_alone => "Sessions are neither needed nor changed.",
     notes_expired_at_an_instant_or_before_are_removed => "[`Persistence::delete_expired`] also removes notes that expired at `before` or earlier",
     no_more_notes_than_the_limit_are_removed_in_a_call => "[`Persistence::delete_expired`] also removes notes that expired at `before` or earlier",
@@ -135,13 +136,29 @@ pub async fn noted_keys_are_compared_byte_for_byte(fixture: &impl RotationsFixtu
     assert_eq!(find(&db, &old, NOW).await, to);
 }
 
-pub async fn second_note_of_two_keys_changes_nothing(fixture: &impl RotationsFixture) {
+pub async fn notes_that_expire_first_come_first(fixture: &impl RotationsFixture) {
     let (db, old) = (open(fixture).await, key());
-    let first = note(&old).with_masked_key(None);
-    write(&db, &first).await;
-    let second = Rotation::new(old, first.new, NOW + HOUR).with_masked_key(note(&old).masked_key);
-    write(&db, &second).await;
-    assert_eq!(find(&db, &old, NOW).await, [first]);
+    let notes = [3, 1, 4, 2].map(|minutes| note_until(&old, NOW + minutes * MINUTE));
+    for note in &notes {
+        write(&db, note).await;
+    }
+    let found = db.rotations(&old, NOW, 3).await.expect("the database answers");
+    assert_eq!(found, [1, 3, 0].map(|place| notes[place].clone()));
+}
+
+pub async fn second_note_of_two_keys_prolongs_the_first(fixture: &impl RotationsFixture) {
+    let (db, old) = (open(fixture).await, key());
+    let (hidden, revealed) = (note(&old).with_masked_key(None), note(&old));
+    for mut first in [hidden, revealed] {
+        write(&db, &first).await;
+        for expires_at in [NOW + HOUR, NOW + 2 * MINUTE] {
+            let second = Rotation::new(old, first.new, expires_at).with_masked_key(note(&old).masked_key);
+            write(&db, &second).await;
+            first.expires_at = NOW + HOUR;
+            assert!(find(&db, &old, NOW).await.contains(&first));
+        }
+    }
+    assert_eq!(find(&db, &old, NOW).await.len(), 2);
 }
 
 pub async fn note_leaves_sessions_alone(fixture: &impl RotationsFixture) {

@@ -23,7 +23,7 @@ pub enum Mode {
     BlackHole,
     /// Nothing passes while this lasts. Afterwards everything does, late.
     Hold,
-    /// The same for connections on which a server reports changes (`CLIENT TRACKING`). All others pass.
+    /// The same for connections on which a server reports changes (`CLIENT TRACKING`, `LISTEN`). All others pass.
     HoldReports,
     /// Requests pass, answers do not.
     Deaf,
@@ -185,7 +185,8 @@ impl Proxy {
             if seen.is_answered.swap(is_answer, Ordering::SeqCst) && !is_answer {
                 self.shared.round_trips.fetch_add(1, Ordering::SeqCst);
             }
-            if !is_answer && chunk[..read].windows(TRACKING.len()).any(|bytes| bytes == TRACKING) {
+            let asks = |words: &[u8]| chunk[..read].windows(words.len()).any(|bytes| bytes == words);
+            if !is_answer && (asks(TRACKING) || asks(LISTEN)) {
                 seen.has_reports.store(true, Ordering::SeqCst);
             }
             let now = match *mode.borrow() {
@@ -225,8 +226,11 @@ impl Proxy {
     }
 }
 
-/// The word by which a client asks for reports.
+/// The word by which a client of Redis asks for reports.
 const TRACKING: &[u8] = b"TRACKING";
+
+/// The beginning of the statement by which a client of Postgres does.
+const LISTEN: &[u8] = b"LISTEN \"";
 
 /// The state of a connection, by the bytes that have passed.
 struct Seen {

@@ -17,6 +17,7 @@ pub(crate) enum Fault {
     Nothing,
     ReportsNothing,
     ReportsReplacementsOnly,
+    WatchesEntriesOnly,
     KeepsExpiredEntriesSecret,
     ReportsEachKeyOnce,
     ReportsAfterTheAnswerToAPing,
@@ -29,6 +30,7 @@ pub(crate) enum Fault {
 pub(crate) const ALL: &[(Fault, &str)] = &[
     (Fault::ReportsNothing, "replaced_entry_is_reported_before_a_later_ping_ends"),
     (Fault::ReportsReplacementsOnly, "removed_entry_is_reported_before_a_later_ping_ends"),
+    (Fault::WatchesEntriesOnly, "entry_placed_under_a_key_that_was_read_is_reported"),
     (Fault::KeepsExpiredEntriesSecret, "entry_whose_ttl_ends_is_reported"),
     (Fault::ReportsEachKeyOnce, "entry_that_is_read_again_is_watched_again"),
     (Fault::ReportsAfterTheAnswerToAPing, "confirmed_changes_of_many_keys_are_reported_before_a_ping_ends"),
@@ -87,6 +89,7 @@ impl NoticeSource for BrokenSource {
             listener,
             reported: Mutex::default(),
             late: Mutex::default(),
+            vacant: Mutex::default(),
         });
         let channel = self.cache.open_channel(Arc::clone(&filter) as _).await?;
         Ok(BrokenChannel { channel, filter })
@@ -102,6 +105,8 @@ struct Filter {
     listener: Arc<dyn NoticeListener>,
     reported: Mutex<HashSet<StoredKey>>,
     late: Mutex<Vec<StoredKey>>,
+    /// The keys under which nothing was found.
+    vacant: Mutex<HashSet<StoredKey>>,
 }
 
 impl Filter {
@@ -117,6 +122,7 @@ impl NoticeListener for Filter {
         match self.fault {
             Fault::ReportsNothing => {}
             Fault::ReportsEachKeyOnce if !self.reported.lock().unwrap().insert(*key) => {}
+            Fault::WatchesEntriesOnly if self.vacant.lock().unwrap().remove(key) => {}
             Fault::ServesOneChannel if self.number > 1 => {}
             Fault::ReportsReplacementsOnly | Fault::KeepsExpiredEntriesSecret => {
                 self.late.lock().unwrap().push(*key);
@@ -143,6 +149,10 @@ impl NoticeChannel for BrokenChannel {
     async fn get(&self, key: &StoredKey) -> Result<Option<Entry>, CacheError> {
         match self.channel.get(key).await {
             Err(_) if self.filter.fault == Fault::SurvivesCuts => self.filter.cache.get(key).await,
+            Ok(None) => {
+                self.filter.vacant.lock().unwrap().insert(*key);
+                Ok(None)
+            }
             found => found,
         }
     }

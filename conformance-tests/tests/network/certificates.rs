@@ -28,8 +28,10 @@ impl Secured {
         Ok(())
     }
 
-    async fn is_refused(&self, base: &str, parameters: &str) {
+    /// Checks that a connection is refused, and that the error says why.
+    async fn is_refused(&self, base: &str, parameters: &str, reason: &str) {
         let error = self.connect(base, parameters).await.expect_err(parameters);
+        assert!(error.to_string().contains(reason), "{parameters}: {error}");
         let is_unavailable = matches!(error, ConnectError::Database(PersistenceError::Unavailable(_)));
         assert!(is_unavailable, "{parameters}: {error:?}");
         assert!(!format!("{error} {error:?}").contains("conformance"), "{error:?}");
@@ -50,12 +52,18 @@ pub async fn postgres_is_verified_and_shown_a_certificate(links: &Links) {
     let shown = "sslcert={d}/cert.pem&sslkey={d}/key.pem";
     let verified = format!("sslmode=verify-full&sslrootcert={{d}}/ca.pem&{shown}");
     secured.connect(base, &verified).await.unwrap();
-    secured.is_refused(base, "sslmode=verify-full&sslrootcert={d}/ca.pem").await;
+    secured.is_refused(base, "sslmode=verify-full&sslrootcert={d}/ca.pem", "certificate").await;
     let foreign = secured.foreign_root();
-    secured.is_refused(base, &format!("sslmode=verify-full&sslrootcert={foreign}&{shown}")).await;
+    secured
+        .is_refused(
+            base,
+            &format!("sslmode=verify-full&sslrootcert={foreign}&{shown}"),
+            "invalid peer certificate",
+        )
+        .await;
     // The certificate is not for this address, which only verify-full minds.
     let other = base.replace("127.0.0.1", "127.0.0.2");
-    secured.is_refused(&other, &verified).await;
+    secured.is_refused(&other, &verified, "not valid for name").await;
     secured.connect(&other, &verified.replace("verify-full", "verify-ca")).await.unwrap();
 
     let socket = secured.directory.replace('/', "%2F");
@@ -70,9 +78,15 @@ pub async fn mariadb_is_verified_and_shown_a_certificate(links: &Links) {
     let verified = format!("ssl-mode=verify_identity&ssl-ca={{d}}/ca.pem&{shown}");
     secured.connect(base, &verified).await.unwrap();
     let foreign = secured.foreign_root();
-    secured.is_refused(base, &format!("ssl-mode=verify_identity&ssl-ca={foreign}&{shown}")).await;
+    secured
+        .is_refused(
+            base,
+            &format!("ssl-mode=verify_identity&ssl-ca={foreign}&{shown}"),
+            "invalid peer certificate",
+        )
+        .await;
     let other = base.replace("127.0.0.1", "127.0.0.2");
-    secured.is_refused(&other, &verified).await;
+    secured.is_refused(&other, &verified, "not valid for name").await;
     secured.connect(&other, &verified.replace("verify_identity", "verify_ca")).await.unwrap();
     secured.connect("mysql://root:conformance@localhost/sessions", "socket={d}/mysql.sock").await.unwrap();
 
@@ -81,7 +95,7 @@ pub async fn mariadb_is_verified_and_shown_a_certificate(links: &Links) {
     let require = "ALTER USER 'root'@'%' REQUIRE X509";
     db_backends::sqlx::raw_sql(require).execute(&mut admin).await.unwrap();
     secured.connect(base, &verified).await.unwrap();
-    secured.is_refused(base, "ssl-mode=verify_identity&ssl-ca={d}/ca.pem").await;
+    secured.is_refused(base, "ssl-mode=verify_identity&ssl-ca={d}/ca.pem", "Access denied").await;
 }
 
 async fn sqlx_connection(base: &str) -> db_backends::sqlx::MySqlConnection {

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use conformance_tests::proxy::Mode;
 use db_backends::sqlx::{Connection as _, MySqlConnection, Row as _, raw_sql};
+use db_backends::{Finding, FindingSeverity};
 use session_core::{
-    DynDatabase, KeyForm, KeyPrefix, Outcome, Record, RecordWrite, SessionKey, StoredKey, Timestamp,
+    DynDatabase, KeyForm, KeyPrefix, Outcome, PersistenceError, Record, RecordWrite, SessionKey, StoredKey,
+    Timestamp,
 };
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -103,7 +105,11 @@ impl Load {
 
     /// Begins, with a node for each URL.
     pub async fn by(urls: [&str; 2]) -> Self {
-        let nodes = [node(urls[0]).await, node(urls[1]).await];
+        Self::over([node(urls[0]).await, node(urls[1]).await]).await
+    }
+
+    /// Begins, over these nodes.
+    pub async fn over(nodes: [Arc<dyn DynDatabase>; 2]) -> Self {
         nodes[0].migrate_dyn().await.unwrap();
         let findings = Arc::new(Findings::default());
         let mut tasks = Vec::new();
@@ -208,7 +214,7 @@ async fn work(nodes: [Arc<dyn DynDatabase>; 2], key: StoredKey, findings: Arc<Fi
                 if n < acknowledged {
                     let (_, first) = acknowledged_at.range(n + 1..).next().unwrap();
                     findings.note_old(acknowledged - n, *first);
-                    // What is lost is lost; only a further loss counts again.
+                    // A loss is counted once; only a further one counts again.
                     acknowledged = n;
                 }
                 findings.done.fetch_add(1, Ordering::SeqCst);
@@ -379,6 +385,29 @@ pub async fn commit_that_waits_for_a_lost_standby_is_shown_within_its_bound(link
     })
     .await;
     eprintln!("a commit without a standby was shown after {:?}", begun.elapsed());
+}
+
+/// With it, the server refuses every write under READ COMMITTED.
+async fn statement_based_log_is_refused(pair: &Pair) {
+    pair.ask(0, "SET GLOBAL binlog_format = 'STATEMENT'").await;
+    let refused = node(&pair.url).await.migrate_dyn().await.expect_err("no session could be stored");
+    assert!(matches!(refused, PersistenceError::Config(_)), "{refused:?}");
+    assert!(refused.to_string().contains("binlog_format = ROW"), "{refused}");
+    let examined = db_backends::connect_to_inspect(&pair.url).await.unwrap().inspect().await.unwrap();
+    let is_named = |finding: &Finding| {
+        finding.severity == FindingSeverity::Problem && finding.text.contains("binlog_format")
+    };
+    assert!(examined.findings.iter().any(is_named), "{:?}", examined.findings);
+    pair.ask(0, "SET GLOBAL binlog_format = 'ROW'").await;
+    node(&pair.url).await.migrate_dyn().await.unwrap();
+}
+
+pub async fn statement_based_log_of_mysql_is_refused_by_name(links: &Links) {
+    statement_based_log_is_refused(&pair(Kind::MySql, links.only()).await).await;
+}
+
+pub async fn statement_based_log_of_mariadb_is_refused_by_name(links: &Links) {
+    statement_based_log_is_refused(&pair(Kind::MariaDb, links.only()).await).await;
 }
 
 /// The statement waits for a lock on the former primary when its caller gives up, and the address leads to

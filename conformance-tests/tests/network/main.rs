@@ -19,8 +19,10 @@ mod database_failover;
 mod dead_servers;
 mod failover;
 mod galera;
+mod mixed;
 mod names;
 mod near;
+mod node;
 mod notified;
 mod outages;
 mod pair;
@@ -92,6 +94,8 @@ const TESTS: &[Test] = tests! {
         mysql_that_is_cut_off_for_5_s_is_left_for_good ["mysql-pair"],
         postgres_url_with_both_hosts_follows_the_primary ["postgres-pair"],
         commit_that_waits_for_a_lost_standby_is_shown_within_its_bound ["postgres-pair"],
+        statement_based_log_of_mysql_is_refused_by_name ["mysql-pair"],
+        statement_based_log_of_mariadb_is_refused_by_name ["mariadb-pair"],
         kill_is_not_sent_to_the_server_that_took_over ["mariadb-pair"];
     dead_servers:
         memcached_server_of_three_that_is_down_fails_its_own_keys_only ["memcached", "memcached-two"],
@@ -118,7 +122,18 @@ const TESTS: &[Test] = tests! {
         galera_node_that_dies_is_left_for_another ["galera"],
         killed_postgres_behind_pgbouncer_loses_nothing ["postgres-pair", "pgbouncer"],
         deposed_postgres_behind_pgbouncer_shows_nothing_old ["postgres-pair", "pgbouncer"],
+        deposed_postgres_behind_pgbouncer_is_left_by_an_applications_pool ["postgres-pair", "pgbouncer"],
+        deposed_postgres_behind_pgbouncer_in_session_mode_is_left_by_a_pool ["postgres-pair", "pgbouncer"],
         postgres_behind_pgbouncer_that_is_cut_off_is_left_for_good ["postgres-pair", "pgbouncer"];
+    mixed:
+        sessions_are_shared_by_both_revisions_on_postgres ["redis", "postgres"],
+        sessions_are_shared_by_both_revisions_on_mysql ["redis", "mysql"],
+        sessions_are_shared_by_both_revisions_on_mariadb ["redis", "mariadb"],
+        rotations_are_followed_across_revisions_on_postgres ["redis", "postgres"],
+        rotations_are_followed_across_revisions_on_mysql ["redis", "mysql"],
+        expired_sessions_are_reaped_across_revisions_on_postgres ["redis", "postgres"],
+        expired_sessions_are_reaped_across_revisions_on_mysql ["redis", "mysql"],
+        near_cache_of_one_revision_hears_of_the_other ["redis", "postgres"];
     near:
         memory_over_redis_answers_without_a_round_trip ["redis"],
         memory_over_valkey_answers_without_a_round_trip ["valkey"],
@@ -126,10 +141,16 @@ const TESTS: &[Test] = tests! {
         writes_are_seen_at_once_here_and_within_the_bound_elsewhere_on_valkey ["valkey"],
         logout_is_final_on_redis_whatever_the_channel_does ["redis"],
         logout_is_final_on_valkey_whatever_the_channel_does ["valkey"],
+        second_revocation_of_a_subject_waits_for_all_nodes ["redis"],
+        end_of_a_watched_session_is_told_on_the_other_node_of_redis ["redis"],
+        end_of_a_watched_session_is_told_on_the_other_node_of_valkey ["valkey"],
         memory_is_forgotten_with_its_channel ["redis"],
         flushed_server_leaves_nothing_in_memory ["redis"],
         server_that_is_replaced_is_told_apart ["redis", "valkey"],
         forbidden_tracking_costs_memory_and_no_session ["redis-acl"],
+        server_that_speaks_resp2_only_costs_memory_and_no_session ["redis"],
+        closed_store_has_no_channel ["redis"],
+        sweep_waits_for_other_nodes_side_by_side ["redis"],
         near_cache_that_cannot_be_told_is_refused_at_build ["redis"],
         old_key_shows_no_past_once_a_client_has_the_new_one ["redis"],
         memory_over_tls_answers_without_a_round_trip ["redis-tls"],
@@ -143,9 +164,13 @@ const TESTS: &[Test] = tests! {
         memory_told_by_postgres_answers_without_a_read ["postgres"],
         writes_are_seen_at_once_here_and_within_the_bound_elsewhere ["postgres"],
         logout_is_final_whatever_the_listening_connection_does ["postgres"],
+        end_of_a_watched_session_is_told_by_postgres ["postgres"],
         memory_is_forgotten_with_its_listening_connection ["postgres"],
         first_commit_after_a_failover_is_shown_within_the_bound ["postgres-pair"],
-        memory_that_no_database_tells_is_refused_at_build ["postgres"];
+        memory_that_no_database_tells_is_refused_at_build ["postgres"],
+        closed_store_listens_no_more_and_its_handle_is_free ["postgres"],
+        commit_that_waits_for_others_to_notify_ends_within_its_bound ["postgres-pair"],
+        pool_that_leads_to_another_server_ends_the_channel ["postgres-pair"];
     round_trips:
         redis ["redis"],
         valkey ["valkey"],
@@ -176,8 +201,17 @@ const TESTS: &[Test] = tests! {
 };
 
 fn main() {
+    if std::env::var_os(node::ROLE).is_some() {
+        return node::serve();
+    }
     names::enter();
     let mut arguments = Arguments::from_args();
+    if std::env::var_os(mixed::OLDER).is_none() && !arguments.list {
+        eprintln!(
+            "beside an older revision: NOT TESTED, because {} is not set; `cargo xtask soak --beside REVISION` sets it",
+            mixed::OLDER
+        );
+    }
     arguments.test_threads.get_or_insert(THREADS);
     let others = ["moka", "sqlite", names::OWN_HOSTS, pgbouncer::NAME];
     let known: Vec<_> = all_servers().map(|server| server.name).chain(others).collect();

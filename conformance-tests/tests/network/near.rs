@@ -1,5 +1,6 @@
 //! Near caches on real servers: two nodes, each with memory and a connection of its own for reports.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cache_backends::moka::MokaCache;
@@ -8,9 +9,13 @@ use cache_backends::redis::RedisCache;
 use cache_backends::redis::driver::{Client, cmd};
 use conformance_tests::proxy::{Mode, Proxy};
 use db_backends::sqlite::SqlitePersistence;
-use session_cached_db::{BuildError, CachedDb, Session};
-use session_core::{Cache, Persistence};
+use session_cached_db::{BuildError, CachedDb, Session, SessionEnd};
+use session_core::bytes::Bytes;
+use session_core::{
+    Cache, CacheError, NoticeListener, NoticeSource as _, Persistence, Record, StoredKey, Timestamp,
+};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::failover::{Group, ask, until};
 use crate::{Link, Links, address};
@@ -28,18 +33,21 @@ struct Nodes {
     here: Store,
     there: Store,
     proxy: Proxy,
-    _files: TempDir,
+    files: TempDir,
 }
 
 impl Nodes {
     async fn before(link: &Link) -> Self {
         let files = tempfile::tempdir().unwrap();
-        let database = format!("sqlite://{}", files.path().join("sessions.db").display());
         let proxy = link.proxy.clone();
-        let here = node(&link.direct, &database).await;
-        let there = node(&link.url, &database).await;
-        Self { here, there, proxy, _files: files }
+        let here = node(&link.direct, &database(&files)).await;
+        let there = node(&link.url, &database(&files)).await;
+        Self { here, there, proxy, files }
     }
+}
+
+fn database(files: &TempDir) -> String {
+    format!("sqlite://{}", files.path().join("sessions.db").display())
 }
 
 async fn node(cache_url: &str, database: &str) -> Store {
@@ -185,6 +193,72 @@ pub async fn logout_is_final_on_redis_whatever_the_channel_does(links: &Links) {
 
 pub async fn logout_is_final_on_valkey_whatever_the_channel_does(links: &Links) {
     logout_is_final_whatever_the_channel_does(links.only()).await;
+}
+
+/// A node that finds nothing to revoke, because another one has just ended the sessions, answers when no node shows them.
+pub async fn second_revocation_of_a_subject_waits_for_all_nodes(links: &Links) {
+    let link = links.only();
+    let nodes = Nodes::before(link).await;
+    let third = node(&link.direct, &database(&nodes.files)).await;
+    for _ in 0..3 {
+        let mut session = nodes.here.new_session();
+        session.insert("n", 0).unwrap();
+        session.log_in("ada").await.unwrap();
+        let cookie = session.key().unwrap().expose().to_owned();
+        nodes.proxy.set(Mode::Pass);
+        warm(&nodes.there, &cookie, 0).await;
+        // The node that has the session in memory hears nothing of what follows.
+        nodes.proxy.set(Mode::Hold);
+        let here = nodes.here.clone();
+        let first = tokio::spawn(async move { here.revoke_subject("ada").await });
+        until("the row is gone", async || third.list_by_subject("ada").await.unwrap().is_empty()).await;
+        let second = third.revoke_subject("ada").await.unwrap();
+        assert_eq!(second.value, 0, "the other node has ended it");
+        assert_eq!(read(&nodes.there, &cookie).await, None, "a session that was ended is shown");
+        assert_eq!(first.await.unwrap().unwrap().value, 1);
+    }
+}
+
+/// Watches sessions there, for an hour at a time, and ends them here: only reports can tell.
+pub async fn ends_of_watched_sessions_are_told<C: Cache, P: Persistence>(
+    here: &CachedDb<C, P>,
+    there: &CachedDb<C, P>,
+    proxy: &Proxy,
+) {
+    for mode in [Mode::Pass, Mode::Hold, Mode::Deaf, Mode::BlackHole, Mode::Reset, Mode::Delay(BOUND * 2)] {
+        proxy.set(Mode::Pass);
+        let cookie = login(here).await;
+        warm(there, &cookie, 0).await;
+        let mut session = open(here, &cookie).await;
+        let mut watch = there.watch(session.stored_key().unwrap(), Duration::from_secs(60 * 60));
+        let looks = there.stats().watch_looks;
+        let mut waiting = tokio::spawn(async move { watch.ended().await });
+        while there.stats().watch_looks == looks {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        write(here, &cookie, 1).await;
+        assert!(tokio::time::timeout(BOUND, &mut waiting).await.is_err(), "a save ends nothing");
+        proxy.set(mode);
+        session.flush().await.expect("no request fails");
+        if mode != Mode::Pass {
+            // What the channel has missed is found out when there is another one.
+            tokio::time::sleep(BOUND).await;
+            proxy.set(Mode::Pass);
+        }
+        let ended = tokio::time::timeout(Duration::from_secs(60), waiting).await;
+        let ended = ended.unwrap_or_else(|_| panic!("the end is not told, with {mode:?}")).unwrap();
+        assert_eq!(ended, SessionEnd::Gone);
+    }
+}
+
+pub async fn end_of_a_watched_session_is_told_on_the_other_node_of_redis(links: &Links) {
+    let nodes = Nodes::before(links.only()).await;
+    ends_of_watched_sessions_are_told(&nodes.here, &nodes.there, &nodes.proxy).await;
+}
+
+pub async fn end_of_a_watched_session_is_told_on_the_other_node_of_valkey(links: &Links) {
+    let nodes = Nodes::before(links.only()).await;
+    ends_of_watched_sessions_are_told(&nodes.here, &nodes.there, &nodes.proxy).await;
 }
 
 /// The channel is cut, and a change is made before the next one is open.
@@ -368,7 +442,7 @@ pub async fn failover_by_sentinels_is_another_channel(links: &Links) {
         nodes.there.stats().near_forgotten > forgotten
     })
     .await;
-    // What was lost with the former master may be shown for as long as any cache may; see `failover`.
+    // A write that was lost with the former master may be shown for as long as any cache may; see `failover`.
     warm(&nodes.there, &cookie, 0).await;
     warm(&nodes.here, &cookie, 0).await;
     open(&nodes.here, &cookie).await.flush().await.expect("no request fails");
@@ -439,4 +513,116 @@ pub async fn dead_master_of_a_cluster_costs_memory_and_no_session(links: &Links)
         open(&nodes.here, cookie).await.flush().await.expect("no request fails");
         assert_eq!(read(&nodes.there, cookie).await, None, "a session that was ended is shown");
     }
+}
+
+/// A server that refuses RESP3 as those do that speak RESP2 only: it is asked for a version of the protocol that it does not
+/// know.
+async fn without_resp3(server: std::net::SocketAddr) -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let (mut questions, mut client) = client.into_split();
+            let (mut answers, mut to_server) =
+                tokio::net::TcpStream::connect(server).await.unwrap().into_split();
+            tokio::spawn(async move { tokio::io::copy(&mut answers, &mut client).await });
+            tokio::spawn(async move {
+                let mut chunk = vec![0; 16 << 10];
+                while let Ok(read @ 1..) = questions.read(&mut chunk).await {
+                    let asks = |bytes: &[u8]| bytes == HELLO_3;
+                    if let Some(at) = chunk[..read].windows(HELLO_3.len()).position(asks) {
+                        chunk[at + HELLO_3.len() - 1] = b'9';
+                    }
+                    to_server.write_all(&chunk[..read]).await.unwrap();
+                }
+            });
+        }
+    });
+    address
+}
+
+const HELLO_3: &[u8] = b"HELLO\r\n$1\r\n3";
+
+pub async fn server_that_speaks_resp2_only_costs_memory_and_no_session(links: &Links) {
+    let old = without_resp3(address(&links.only().direct)).await;
+    let files = tempfile::tempdir().unwrap();
+    let database = format!("sqlite://{}", files.path().join("sessions.db").display());
+    let url = format!("redis://{old}/");
+    let redis = RedisCache::builder().url(&url).build().unwrap();
+    let refused = redis.open_channel(Arc::new(Ignored)).await.map(drop).unwrap_err();
+    assert!(matches!(&refused, CacheError::Unusable(_)), "{refused:?}");
+    assert!(refused.to_string().contains("RESP3"), "{refused}");
+    let node = node(&url, &database).await;
+    let cookie = login(&node).await;
+    for _ in 0..10 {
+        assert_eq!(read(&node, &cookie).await, Some(0));
+    }
+    let stats = node.stats();
+    assert!(stats.near_hits == 0 && stats.hits >= 9, "{stats:?}");
+    open(&node, &cookie).await.flush().await.unwrap();
+    assert_eq!(read(&node, &cookie).await, None);
+}
+
+#[derive(Debug)]
+struct Ignored;
+
+impl NoticeListener for Ignored {
+    fn changed(&self, _: &StoredKey) {}
+
+    fn all_changed(&self) {}
+}
+
+/// Another store over the same near cache has one again.
+pub async fn closed_store_has_no_channel(links: &Links) {
+    let link = links.only();
+    let client = Client::open(&*link.direct).unwrap();
+    let mut admin = client.get_multiplexed_async_connection().await.unwrap();
+    let mut tracking = async || {
+        let all: String = cmd("CLIENT").arg("LIST").query_async(&mut admin).await.unwrap();
+        // The flag of a connection that is told of changes.
+        all.lines()
+            .filter(|line| line.split(' ').any(|part| part.starts_with("flags=") && part.contains('t')))
+            .count()
+    };
+    let redis = RedisCache::builder().url(&link.direct).build().unwrap();
+    let cache = near(MokaCache::builder().build(), redis).with_freshness_bound(BOUND);
+    let mut closed = Vec::new();
+    for _ in 0..3 {
+        let db = SqlitePersistence::connect("sqlite::memory:").await.unwrap();
+        let store = CachedDb::builder(cache.clone(), db).reaper(None).build().await.unwrap();
+        let cookie = login(&store).await;
+        warm(&store, &cookie, 0).await;
+        assert_eq!(tracking().await, 1);
+        store.close().await;
+        let hits = store.stats().near_hits;
+        assert_eq!(read(&store, &cookie).await, Some(0), "a closed store still reads");
+        assert_eq!(store.stats().near_hits, hits, "memory answers that is told nothing");
+        closed.push(store);
+    }
+    let begun = Instant::now();
+    while tracking().await > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "a closed store has a channel");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+pub async fn sweep_waits_for_other_nodes_side_by_side(links: &Links) {
+    let link = links.only();
+    let files = tempfile::tempdir().unwrap();
+    let database = format!("sqlite://{}", files.path().join("sessions.db").display());
+    let db = SqlitePersistence::connect(&database).await.unwrap();
+    db.migrate().await.unwrap();
+    let record = Record::new(Bytes::from_static(b"1{}"), Timestamp::from_secs(1), Timestamp::MAX);
+    let count = 20_u32;
+    for n in 0..count {
+        db.insert(&StoredKey::parse(&format!("{n:a>32}")).unwrap(), &record).await.unwrap();
+    }
+    let redis = RedisCache::builder().url(&link.direct).build().unwrap();
+    let cache = near(MokaCache::builder().build(), redis).with_freshness_bound(BOUND);
+    let hashing = CachedDb::builder(cache, db).reaper(None).accept_plain_keys().build().await.unwrap();
+    let begun = Instant::now();
+    let page = hashing.hash_plain_keys(None, 500).await.unwrap();
+    let took = begun.elapsed();
+    assert_eq!(page.written, u64::from(count), "{page:?}");
+    assert!(took >= BOUND && took < BOUND * count / 2, "the sweep took {took:?}");
 }

@@ -1,18 +1,22 @@
 //! Memory alone over Postgres, which tells each node of the others' writes.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cache_backends::moka::MokaCache;
 use cache_backends::near::{NotifiedCache, notified};
 use conformance_tests::proxy::{Mode, Proxy};
+use db_backends::connect;
 use db_backends::postgres::PostgresPersistence;
 use db_backends::sqlite::SqlitePersistence;
 use db_backends::sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use db_backends::sqlx::{Connection as _, Row as _, raw_sql};
 use session_cached_db::{BuildError, CachedDb};
+use session_core::bytes::Bytes;
+use session_core::{NoticeListener, Outcome, Persistence as _, Record, RecordWrite, StoredKey, Timestamp};
 use tokio::time::sleep;
 
-use crate::near::{BOUND, REST, login, open, read, warm, write};
+use crate::near::{BOUND, REST, ends_of_watched_sessions_are_told, login, open, read, warm, write};
 use crate::pair::{Kind, Pair, UNCHECKED};
 use crate::{Link, Links};
 
@@ -64,7 +68,7 @@ pub async fn memory_told_by_postgres_answers_without_a_read(links: &Links) {
     }
     let after = nodes.there.stats();
     assert!(after.near_hits - before.near_hits >= hits - 2, "{before:?} {after:?}");
-    // What a node has written is kept there.
+    // A node keeps its own writes.
     warm(&nodes.here, &cookie, 0).await;
     for n in 1..=20 {
         write(&nodes.here, &cookie, n).await;
@@ -116,6 +120,11 @@ pub async fn logout_is_final_whatever_the_listening_connection_does(links: &Link
         }
         nodes.proxy.set(Mode::Pass);
     }
+}
+
+pub async fn end_of_a_watched_session_is_told_by_postgres(links: &Links) {
+    let nodes = Nodes::before(links.only()).await;
+    ends_of_watched_sessions_are_told(&nodes.here, &nodes.there, &nodes.proxy).await;
 }
 
 /// Each listening connection is ended by the server, and a change is made before the next one is open.
@@ -200,8 +209,110 @@ pub async fn memory_that_no_database_tells_is_refused_at_build(links: &Links) {
     assert!(refused.contains("another store's"), "{refused}");
     let by_url =
         cache_backends::connect("notified+moka://?freshness_bound_ms=400&max_bytes=1000000").unwrap();
-    let db = db_backends::connect(url).await.unwrap();
+    let db = connect(url).await.unwrap();
     let store = CachedDb::builder(by_url, db).build().await.unwrap();
     let cookie = login(&store).await;
     warm(&store, &cookie, 0).await;
+}
+
+/// Returns the number of connections that listen.
+async fn listening(admin: &mut PgConnection) -> i64 {
+    let count = "SELECT count(*) FROM pg_stat_activity
+                 WHERE query LIKE 'SELECT pg\\_backend\\_pid(), %' AND pid <> pg_backend_pid()";
+    raw_sql(count).fetch_one(admin).await.unwrap().get(0)
+}
+
+/// Another store can be built over the same handle at once, while handles to the closed ones are still there.
+pub async fn closed_store_listens_no_more_and_its_handle_is_free(links: &Links) {
+    let url = &links.only().direct;
+    let (db, mut closed) = (connect(url).await.unwrap(), Vec::new());
+    let mut admin = PgConnection::connect(url).await.unwrap();
+    let cache = notified(MokaCache::builder().build()).with_freshness_bound(BOUND);
+    for round in 0..3 {
+        // The same memory, too, but for the last one.
+        let cache = if round < 2 {
+            cache.clone()
+        } else {
+            notified(MokaCache::builder().build()).with_freshness_bound(BOUND)
+        };
+        let store = CachedDb::builder(cache, Arc::clone(&db)).reaper(None).build().await.unwrap();
+        let cookie = login(&store).await;
+        warm(&store, &cookie, 0).await;
+        assert_eq!(listening(&mut admin).await, 1);
+        store.close().await;
+        let hits = store.stats().near_hits;
+        assert_eq!(read(&store, &cookie).await, Some(0), "a closed store still reads");
+        assert_eq!(store.stats().near_hits, hits, "memory answers that is told nothing");
+        closed.push(store);
+    }
+    let begun = Instant::now();
+    while listening(&mut admin).await > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "a closed store listens");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn record() -> Record {
+    Record::new(Bytes::from_static(b"1{}"), Timestamp::from_secs(1), Timestamp::MAX)
+}
+
+/// `statement_timeout` does not hold at a commit. What ends its wait for the lock of NOTIFY is `lock_timeout`.
+pub async fn commit_that_waits_for_others_to_notify_ends_within_its_bound(links: &Links) {
+    let pair = Pair::new(Kind::Postgres, &links.only().direct).await;
+    let builder = PostgresPersistence::builder().statement_timeout(Duration::from_secs(1));
+    let db = builder.lock_timeout(Duration::from_secs(8)).connect(&pair.admin_url(0)).await.unwrap();
+    db.migrate().await.unwrap();
+    drop(db.notify().unwrap());
+    let key = StoredKey::parse("a").unwrap();
+    db.insert(&key, &record()).await.unwrap();
+    pair.be_synchronous().await;
+    pair.fall_behind().await;
+    // A commit that waits for the standby holds the lock meanwhile.
+    let mut blocker = PgConnection::connect(&pair.admin_url(0)).await.unwrap();
+    let holding = "CREATE TABLE notifies (); NOTIFY anything";
+    let holding = tokio::spawn(async move { raw_sql(holding).execute(&mut blocker).await.map(drop) });
+    let waits = "SELECT count(*)::text FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    while pair.ask(0, waits).await != "1" {
+        sleep(Duration::from_millis(20)).await;
+    }
+    let begun = Instant::now();
+    let refused = db.update(&key, RecordWrite::new(&record()), Timestamp::from_secs(2)).await.unwrap_err();
+    let took = begun.elapsed();
+    assert_eq!(refused.outcome(), Outcome::NotApplied, "{refused}");
+    assert!(took > Duration::from_secs(7), "it did not wait for the lock: {took:?}, {refused}");
+    let bound = db.properties().statement_bound;
+    assert!(took < bound, "it took {took:?}, and the bound is {bound:?}");
+    holding.abort();
+}
+
+#[derive(Debug)]
+struct Ignored;
+
+impl NoticeListener for Ignored {
+    fn changed(&self, _: &StoredKey) {}
+
+    fn all_changed(&self) {}
+}
+
+/// The former primary goes on: it answers pings, and hears of nothing that the new one commits.
+pub async fn pool_that_leads_to_another_server_ends_the_channel(links: &Links) {
+    let pair = Pair::new(Kind::Postgres, &links.only().direct).await;
+    let options: PgConnectOptions = pair.url.parse().unwrap();
+    let pool = PgPoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
+    let db = PostgresPersistence::builder().behind_pooler(false).on_pool(pool.clone()).unwrap();
+    db.migrate().await.unwrap();
+    let channel = db.notify().unwrap().open_channel(Arc::new(Ignored)).await.unwrap();
+    channel.ping().await.unwrap();
+    pair.catch_up().await;
+    pair.promote().await;
+    pair.switch();
+    channel.ping().await.expect("the former primary answers");
+    pool.acquire().await.unwrap().close().await.unwrap();
+    let begun = Instant::now();
+    while let Err(error) = db.load(&StoredKey::parse("a").unwrap(), Timestamp::from_secs(2)).await {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{error}");
+        sleep(Duration::from_millis(20)).await;
+    }
+    let lost = channel.ping().await.expect_err("the channel leads to the former primary").to_string();
+    assert!(lost.contains("another server"), "{lost}");
 }

@@ -1,9 +1,12 @@
 //! The cost of outages of a database that are no failover to a replica: a server that is killed and starts again, a node of
 //! a cluster that is lost, and a failover behind a connection pooler.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use conformance_tests::proxy::Mode;
+use db_backends::postgres::PostgresPersistence;
+use db_backends::sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use db_backends::sqlx::{Connection as _, MySqlConnection, PgConnection, raw_sql};
 use tokio::time::sleep;
 
@@ -95,9 +98,13 @@ const SETTINGS: [&str; 2] = ["server_login_retry = 1", "server_connect_timeout =
 
 /// Puts PgBouncer before the address of a primary with a synchronous standby.
 async fn pooled(link: &Link) -> (Pair, PgBouncer) {
+    pooled_in(pgbouncer::Mode::Transaction, link).await
+}
+
+async fn pooled_in(mode: pgbouncer::Mode, link: &Link) -> (Pair, PgBouncer) {
     let mut pair = Pair::new(Kind::Postgres, &link.direct).await;
     pair.be_synchronous().await;
-    let bouncer = PgBouncer::before(&pair.url, pgbouncer::Mode::Transaction, 20, &SETTINGS).await;
+    let bouncer = PgBouncer::before(&pair.url, mode, 20, &SETTINGS).await;
     pair.url = pair.url.replace(&pair.address.address().to_string(), &bouncer.address);
     (pair, bouncer)
 }
@@ -122,6 +129,34 @@ pub async fn deposed_postgres_behind_pgbouncer_shows_nothing_old(links: &Links) 
     pair.switch();
     load.recovers("switchover behind PgBouncer", Instant::now()).await;
     load.shows_nothing_old().await;
+}
+
+/// Two pools of an application's.
+async fn deposed_before_a_pool(mode: pgbouncer::Mode, link: &Link) {
+    let (pair, _bouncer) = pooled_in(mode, link).await;
+    let options: PgConnectOptions = pair.url.parse().unwrap();
+    let node = || {
+        let pool = PgPoolOptions::new().max_connections(8);
+        let pool = pool.connect_lazy_with(options.clone().extra_float_digits(None));
+        Arc::new(PostgresPersistence::builder().on_pool(pool).unwrap())
+    };
+    let load = Load::over([node(), node()]).await;
+    pair.depose().await;
+    sleep(UNCHECKED).await;
+    pair.catch_up().await;
+    pair.promote().await;
+    pair.switch();
+    load.recovers(&format!("switchover behind PgBouncer, {mode:?}, an application's pools"), Instant::now())
+        .await;
+    load.shows_nothing_old().await;
+}
+
+pub async fn deposed_postgres_behind_pgbouncer_is_left_by_an_applications_pool(links: &Links) {
+    deposed_before_a_pool(pgbouncer::Mode::Transaction, links.only()).await;
+}
+
+pub async fn deposed_postgres_behind_pgbouncer_in_session_mode_is_left_by_a_pool(links: &Links) {
+    deposed_before_a_pool(pgbouncer::Mode::Session, links.only()).await;
 }
 
 pub async fn postgres_behind_pgbouncer_that_is_cut_off_is_left_for_good(links: &Links) {

@@ -17,6 +17,9 @@ async fn saves_and_touches_are_hot_updates() {
     let db = Arc::new(table.migrated().await);
     let in_two_weeks = (now() + 14 * DAY).as_micros();
     table.fill(rows, 1_000, &format!("{in_two_weeks} + n"), "'user-' || n % 1000").await;
+    let (index_filled, _) = sizes(&table).await;
+    // Keys that come in no order leave room in the pages of an index. What updates add is told by an index without it.
+    table.run("REINDEX TABLE {t}").await;
     table.run("VACUUM ANALYZE {t}").await;
     let (index_before, heap_before) = sizes(&table).await;
     let began = Instant::now();
@@ -46,12 +49,10 @@ async fn saves_and_touches_are_hot_updates() {
     let (updates, hot) =
         (table.number(&counted("n_tup_upd")).await, table.number(&counted("n_tup_hot_upd")).await);
     let (index_after, heap_after) = sizes(&table).await;
-    table.run("REINDEX TABLE {t}").await;
-    let (index_fresh, _) = sizes(&table).await;
     let share = hot as f64 / updates as f64;
     println!(
-        "{rows} sessions of 1,000 bytes, {updates} updates in {took:.0?}: {:.2} % HOT; indexes {index_before} -> \
-         {index_after} bytes, {index_fresh} when made again; table {heap_before} -> {heap_after} bytes",
+        "{rows} sessions of 1,000 bytes, {updates} updates in {took:.0?}: {:.2} % HOT; indexes {index_filled} bytes when \
+         filled, {index_before} when made again -> {index_after}; table {heap_before} -> {heap_after} bytes",
         share * 100.0
     );
     table.drop().await;

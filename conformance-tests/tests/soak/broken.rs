@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use session_core::{
-    Acquired, Cache, CacheError, CacheProperties, DatabaseNotices, Entry, Exchange, Expected, Near,
-    NearObserver, NearSource, Runtime, State, StoredKey,
+    Acquired, BoxFuture, Cache, CacheError, CacheProperties, DatabaseNotices, Entry, Exchange, Expected,
+    Near, NearObserver, NearSource, Runtime, State, StoredKey,
 };
 
 /// A cache that answers, now and then, with the first value that it has seen under a key.
@@ -110,6 +110,10 @@ impl<C: Cache> Near for Overdue<C> {
         self.inner().forget(key);
     }
 
+    fn watch(&self, key: &StoredKey) -> Option<BoxFuture<bool>> {
+        self.inner().watch(key)
+    }
+
     fn freshness_bound(&self) -> Duration {
         Duration::from_nanos(super::run::BOUND)
     }
@@ -129,6 +133,10 @@ impl<C: Cache> Near for Overdue<C> {
         notices: Option<Arc<dyn DatabaseNotices>>,
     ) {
         self.inner().start(runtime, observer, notices);
+    }
+
+    fn stop(&self) -> BoxFuture<()> {
+        self.inner().stop()
     }
 
     #[cfg(feature = "simulation")]

@@ -9,7 +9,7 @@
 
 mod reached;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,17 @@ pub(crate) struct Surroundings {
     pub(crate) is_healthy: bool,
     /// The freshness bound, if the caches are near ones: what their loads are held to; see [`Reached::for_near`].
     pub(crate) near: Option<Nanos>,
+    /// The processes without a near cache, beside others that have one.
+    pub(crate) plain: BTreeSet<u32>,
+    /// The processes that run the program of an older revision.
+    pub(crate) older: BTreeSet<u32>,
+}
+
+impl Surroundings {
+    /// Returns the freshness bound if the operation is a load from a near cache.
+    fn near(&self, op: &Op) -> Option<Nanos> {
+        self.near.filter(|_| op.is_load() && !self.plain.contains(&op.process))
+    }
 }
 
 /// The maximum time to spend on shortening a history.
@@ -122,7 +133,7 @@ fn judge(history: &[Op], surroundings: &Surroundings) -> Judgement<bool> {
     check_rules(history, surroundings)?;
     let bounded = bounded(history, surroundings);
     // No order explains loads that may be behind. The rules judge them.
-    let is_left_to_rules = |op: &Op| is_bound(op, &bounded) || surroundings.near.is_some() && op.is_load();
+    let is_left_to_rules = |op: &Op| is_bound(op, &bounded) || surroundings.near(op).is_some();
     match oracle::judge(history, is_left_to_rules) {
         Verdict::Explained => Ok(true),
         Verdict::TooMany => Ok(false),
@@ -167,11 +178,15 @@ impl Op {
         self.action == Action::Load
     }
 
-    /// Returns `true` if no process may show an older state once this has answered.
-    fn is_final(&self) -> bool {
+    /// Returns `true` if no process may show an older state once this has answered. A process without a near cache does not
+    /// wait for those that have one, and an older program may save nothing strictly.
+    fn is_final(&self, surroundings: &Surroundings) -> bool {
         match (self.action, &self.answer) {
+            _ if surroundings.plain.contains(&self.process) => false,
             (_, Answer::Removed(_) | Answer::Rotated(_)) => true,
-            (Action::Save(_, count), Answer::Saved(_)) => is_strict(count),
+            (Action::Save(_, count), Answer::Saved(_)) => {
+                is_strict(count) && !surroundings.older.contains(&self.process)
+            }
             _ => false,
         }
     }
@@ -351,10 +366,10 @@ fn check_order(history: &[Op], surroundings: &Surroundings) -> Judgement {
         };
         let is_bound = is_bound(op, &bounded);
         let oldest = op.begin.saturating_sub(surroundings.max_cache_age + SLACK);
-        let least = match surroundings.near {
+        let least = match surroundings.near(op) {
             _ if is_bound => reached.by(oldest),
-            Some(bound) if op.is_load() => reached.for_near(op, bound),
-            _ => floor,
+            Some(bound) => reached.for_near(op, bound),
+            None => floor,
         };
         if !state.has_reached(&least) {
             let kind = match least {
@@ -362,12 +377,10 @@ fn check_order(history: &[Op], surroundings: &Surroundings) -> Judgement {
                 _ if is_bound => Kind::OlderThanPromised,
                 _ => Kind::Stale,
             };
-            let promise = match surroundings.near {
+            let promise = match surroundings.near(op) {
                 _ if is_bound => "longer ago than max_cache_age",
-                Some(_) if op.is_load() => {
-                    "by its own process, by a final operation, or longer ago than the freshness bound"
-                }
-                _ => "before",
+                Some(_) => "by its own process, by a final operation, or longer ago than the freshness bound",
+                None => "before",
             };
             return Err((
                 kind,
@@ -379,7 +392,7 @@ fn check_order(history: &[Op], surroundings: &Surroundings) -> Judgement {
             (Answer::Rotated(_), _) => State::Gone,
             (_, state) => state,
         };
-        reached.add(op, end, &next);
+        reached.add(op, end, &next, op.is_final(surroundings));
     }
     Ok(())
 }

@@ -135,7 +135,9 @@ impl Plan {
                 let lasts = Duration::from_millis(self.random.u64(800..=2_500));
                 let target = match kind {
                     Kind::Stop(_) => Target::Process,
-                    _ if is_held => Target::Cache,
+                    // Memory without a shared cache is told by the database.
+                    _ if is_held && cache => Target::Cache,
+                    _ if is_held => Target::Database,
                     _ => target,
                 };
                 return Some(Fault { target, kind, lasts });

@@ -162,8 +162,9 @@ pub(crate) enum Blame {
     Other,
 }
 
-/// The counters of a store; see `CachedDb::stats`.
+/// The counters of a store; see `CachedDb::stats`. A program of an older revision lacks some.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Figures {
     pub(crate) hits: u64,
     pub(crate) near_hits: u64,
@@ -289,12 +290,16 @@ pub(crate) enum Lie {
     Overdue,
 }
 
-/// The orders of a parent to its process, as the first line.
+/// The orders of a parent to its process, as the first line. The program of an older revision reads them, too, so fields are
+/// added with a default, and none is removed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Orders {
     pub(crate) cache: String,
     pub(crate) database: String,
     pub(crate) lie: Option<Lie>,
+    /// Always `false`: programs from before `lie` need it.
+    #[serde(default)]
+    pub(crate) stale_cache: bool,
     /// A part of every session key.
     pub(crate) run: u32,
     pub(crate) seed: u64,

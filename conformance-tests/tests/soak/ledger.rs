@@ -22,6 +22,8 @@ pub(crate) struct Ledger {
     /// Answers to commands, by process.
     pub(crate) replies: BTreeMap<u32, VecDeque<Reply>>,
     pub(crate) revocations: Vec<Revocation>,
+    /// A line that is no report: its process, which speaks another language, and the line.
+    pub(crate) unread: Option<(u32, String)>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -59,6 +61,8 @@ pub(crate) struct Process {
     /// The beginning of the latest write that was acknowledged.
     pub(crate) wrote_since: Nanos,
     pub(crate) near_hits: u64,
+    pub(crate) loads: u64,
+    pub(crate) writes: u64,
     hits: u64,
     reported_at: Nanos,
     pub(crate) cache_errors: u64,
@@ -104,6 +108,8 @@ impl Ledger {
                 if is_acknowledged && is_write && answer != Answer::Nothing {
                     state.wrote_since = state.wrote_since.max(op.begin);
                 }
+                state.loads += u64::from(is_acknowledged && !is_write);
+                state.writes += u64::from(is_acknowledged && is_write);
                 self.counts.loads += u64::from(is_acknowledged && !is_write);
                 self.counts.writes += u64::from(is_acknowledged && is_write);
                 self.counts.degraded += u64::from(degraded);

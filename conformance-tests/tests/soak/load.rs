@@ -316,7 +316,7 @@ pub(crate) fn outage() -> Result<(), Failure> {
             counts_saves: false,
             is_private: false,
             is_healthy: false,
-            near: None,
+            ..Surroundings::default()
         };
         for history in &done.histories {
             check(history, &surroundings).map_err(|violation| violation.to_string())?;

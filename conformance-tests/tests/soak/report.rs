@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::faults::{Fault, Kind, Target};
 use super::ledger::Counts;
-use super::run::{Found, Settings};
+use super::run::{ByRevision, Found, Settings};
 use crate::Failure;
 
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub(crate) struct Report {
     /// The number of loads that near caches answered from memory.
     pub(crate) near_hits: u64,
     is_near: bool,
+    /// The operations of either revision, if an older one ran beside the present one.
+    pub(crate) by_revision: Option<ByRevision>,
     pub(crate) found: Option<Found>,
 }
 
@@ -59,6 +61,7 @@ impl Report {
             injected: (0, 0),
             near_hits: 0,
             is_near: settings.is_near(),
+            by_revision: None,
             found: None,
         }
     }
@@ -94,6 +97,18 @@ impl Report {
         }
         if self.is_near && self.near_hits == 0 {
             return Err("no near cache answered from memory, which proves nothing".into());
+        }
+        if let Some(ByRevision { older, present, started }) = &self.by_revision {
+            // Four of the older one, and both directions.
+            let is_one_way = started.0 <= 4 || started.1 <= 1;
+            if is_one_way || [older.0, older.1, present.0, present.1].contains(&0) {
+                return Err(format!(
+                    "the older revision made {older:?} loads and writes in {} processes, the present one {present:?} in {}, \
+                     which proves nothing of both beside each other, and of a way back: let the soak last longer",
+                    started.0, started.1
+                )
+                .into());
+            }
         }
         if self.looked == 0 {
             return Err("no session was read at the end, which proves nothing".into());
@@ -162,6 +177,13 @@ impl fmt::Display for Report {
         )?;
         if self.is_near {
             writeln!(f, "near hits         {}", self.near_hits)?;
+        }
+        if let Some(ByRevision { older, present, started }) = &self.by_revision {
+            writeln!(
+                f,
+                "older revision    {} loads and {} writes answered, by {} processes; the present one {} and {}, by {}",
+                older.0, older.1, started.0, present.0, present.1, started.1
+            )?;
         }
         writeln!(f, "errors returned   {}", self.counts.errors())?;
         for (error, times) in errors {

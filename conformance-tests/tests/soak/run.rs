@@ -1,8 +1,12 @@
 //! A soak: it starts the servers and the processes, breaks one thing after the other, and judges.
 
+mod beside;
 mod breaking;
 
+pub(crate) use self::beside::{ByRevision, Older};
+
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -41,7 +45,9 @@ pub(crate) struct Settings {
     /// Operations never begin, to show that this is noticed.
     pub(crate) pause: Nanos,
     /// The program to start as a process.
-    pub(crate) program: std::path::PathBuf,
+    pub(crate) program: PathBuf,
+    /// The programs of an older revision, which share the servers with the present one.
+    pub(crate) beside: Option<Older>,
 }
 
 impl Settings {
@@ -50,11 +56,15 @@ impl Settings {
             pair.rsplit_once('+').ok_or_else(|| format!("a pair looks like redis+postgres, not {pair:?}"))?;
         let shared = cache.strip_prefix(table::NEAR);
         let reports_changes = |name: &str| name.starts_with("redis") || name.starts_with("valkey");
-        let is_known = table::CACHES.contains(&shared.unwrap_or(cache)) && shared.is_none_or(reports_changes);
+        let is_shared =
+            table::CACHES.contains(&shared.unwrap_or(cache)) && shared.is_none_or(reports_changes);
+        let is_known = is_shared || table::NEAR_PAIRS.contains(&(cache, database));
         if !is_known || !table::DATABASES.contains(&database) {
             let (caches, databases) = (table::CACHES.join(", "), table::DATABASES.join(", "));
             return Err(format!(
-                "{pair:?} is no pair; caches: {caches}, and near+ before those of Redis and Valkey; databases: {databases}"
+                "{pair:?} is no pair; caches: {caches}, near+ before those of Redis and Valkey, and {} with postgres; \
+                 databases: {databases}",
+                table::NOTIFIED
             )
             .into());
         }
@@ -72,17 +82,22 @@ impl Settings {
             idle_proxies: false,
             pause: PAUSE,
             program: std::env::current_exe()?,
+            beside: Older::from_env()?,
         })
     }
 
     pub(crate) fn is_near(&self) -> bool {
-        self.cache.starts_with(table::NEAR)
+        self.cache.starts_with(table::NEAR) || self.cache == table::NOTIFIED
     }
 }
 
 /// Returns the URL of a near cache in front of the cache of `url`.
 pub(crate) fn near_url(url: &str, bound: Nanos) -> String {
-    format!("{}{url}?freshness_bound_ms={}", table::NEAR, bound / MILLI)
+    format!("{}{url}{}", table::NEAR, with_bound(bound))
+}
+
+fn with_bound(bound: Nanos) -> String {
+    format!("?freshness_bound_ms={}", bound / MILLI)
 }
 
 /// The freshness bound of near caches.
@@ -120,6 +135,8 @@ struct Soak {
 
 struct Worker {
     process: u32,
+    /// It runs the program of the older revision.
+    is_older: bool,
     child: Arc<Mutex<Child>>,
     /// The process ends when this is closed.
     _orders: ChildStdin,
@@ -197,19 +214,35 @@ impl Soak {
             found: None,
             settings,
         };
-        let db = db_backends::connect(&soak.database_url(None)).await?;
-        session_core::Persistence::migrate(&db).await?;
+        match &soak.settings.beside {
+            // The present revision migrates when the older one is at work.
+            Some(older) => older.migrate(&soak.database_url(None))?,
+            None => soak.migrate().await?,
+        }
         Ok(soak)
     }
 
+    async fn migrate(&self) -> Result<(), Failure> {
+        let db = db_backends::connect(&self.database_url(None)).await?;
+        session_core::Persistence::migrate(&db).await?;
+        Ok(())
+    }
+
     fn cache_url(&self, node: usize) -> String {
-        let Some(container) = &self.cache.container else { return "moka://".into() };
+        let bound = if self.settings.lie == Some(Lie::Overdue) { OVERDUE } else { BOUND };
+        let Some(container) = &self.cache.container else {
+            let is_near = self.settings.is_near();
+            return if is_near {
+                format!("{}://{}", table::NOTIFIED, with_bound(bound))
+            } else {
+                "moka://".into()
+            };
+        };
         let url = match self.cache.proxies.get(node) {
             Some(proxy) => container.url(&[proxy.address().port()]),
             None => container.url(&container.ports),
         };
-        let bound = if self.settings.lie == Some(Lie::Overdue) { OVERDUE } else { BOUND };
-        if self.settings.is_near() { near_url(&url, bound) } else { url }
+        if self.settings.is_near_on(node) { near_url(&url, bound) } else { url }
     }
 
     fn database_url(&self, node: Option<usize>) -> String {
@@ -227,6 +260,7 @@ impl Soak {
             cache: self.cache_url(node),
             database: self.database_url(Some(node)),
             lie: settings.lie,
+            stale_cache: false,
             run: u32::try_from(settings.seed & 0xffff_ffff)?,
             seed: settings.seed,
             process: u32::try_from(node)?,
@@ -244,11 +278,12 @@ impl Soak {
     }
 
     /// Starts a process on a node, and waits until it works.
-    async fn start_worker(&mut self, node: usize) -> Result<(), Failure> {
+    async fn start_worker(&mut self, node: usize, is_older: bool) -> Result<(), Failure> {
         let process = self.next_process;
         self.next_process += 1;
+        self.introduce(node, process, is_older);
         let orders = self.orders(node, process)?;
-        let mut child = Command::new(&self.settings.program)
+        let mut child = Command::new(self.settings.program(is_older))
             .env(worker::ROLE, "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -262,16 +297,23 @@ impl Soak {
         let child = Arc::new(Mutex::new(child));
         let (ledger, victim) = (Arc::clone(&self.ledger), Arc::clone(&child));
         std::thread::spawn(move || {
+            let mut unread = None;
             for line in BufReader::new(output).lines().map_while(Result::ok) {
                 // The last line of a process that was killed may be half of one.
-                let Ok(line) = serde_json::from_str(&line) else { continue };
-                if lock(&ledger).take(process, line) {
+                if let Some(line) = unread.take() {
+                    lock(&ledger).unread = Some((process, line));
+                }
+                let Ok(report) = serde_json::from_str(&line) else {
+                    unread = Some(line);
+                    continue;
+                };
+                if lock(&ledger).take(process, report) {
                     let _ = lock(&victim).kill();
                 }
             }
             lock(&ledger).mark_ended(process);
         });
-        self.workers.push(Worker { process, child, _orders: input });
+        self.workers.push(Worker { process, is_older, child, _orders: input });
         let is_ready = |ledger: &Ledger| ledger.processes.get(&process).is_some_and(|state| state.is_ready);
         let has_ended = |ledger: &Ledger| ledger.processes.get(&process).is_some_and(|state| state.has_ended);
         let start = Instant::now();
@@ -292,8 +334,9 @@ impl Soak {
     }
 
     async fn go(&mut self) -> Result<(), Failure> {
+        let is_mixed = self.settings.beside.is_some();
         for node in 0..self.settings.processes as usize {
-            self.start_worker(node).await?;
+            self.start_worker(node, is_mixed).await?;
         }
         // The processes are in the order of their nodes from here on.
         let end = Instant::now() + self.settings.lasts;
@@ -310,6 +353,9 @@ impl Soak {
         let mut plan = Plan::new(self.settings.seed, breakable, self.settings.processes as usize);
         let mut step = 0_u32;
         self.watch(Duration::from_secs(2), "nothing broken yet").await?;
+        if is_mixed {
+            self.deploy().await?;
+        }
         while Instant::now() < end && self.found.is_none() {
             step += 1;
             let victim = step.is_multiple_of(2).then(|| self.random.usize(0..self.workers.len()));
@@ -348,7 +394,9 @@ impl Soak {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         self.report.killed += 1;
-        self.start_worker(node).await?;
+        // Beside an older revision, its place goes to the other one.
+        let is_older = self.settings.beside.is_some() && !self.workers[node].is_older;
+        self.start_worker(node, is_older).await?;
         let worker = self.workers.pop().ok_or("it was just started")?;
         let killed = std::mem::replace(&mut self.workers[node], worker);
         let _ = lock(&killed.child).wait();
@@ -366,6 +414,11 @@ impl Soak {
             }
             {
                 let ledger = lock(&self.ledger);
+                if let Some((process, line)) = &ledger.unread {
+                    return Err(
+                        format!("process {process} reports what this program cannot read: {line}").into()
+                    );
+                }
                 let ended = self.workers.iter().find(|worker| {
                     ledger.to_kill.is_none()
                         && ledger.processes.get(&worker.process).is_some_and(|state| state.has_ended)
@@ -436,6 +489,7 @@ impl Soak {
     /// from the database alone, and through the cache again. The reads are judged like all others.
     async fn read_at_the_end(&mut self) -> Result<(), Failure> {
         let process = self.next_process;
+        self.introduce(0, process, false);
         let orders = Orders { lie: None, ..self.orders(0, process)? };
         let cached = worker::store(&orders).await?;
         let db = db_backends::connect(&orders.database).await?;
@@ -465,6 +519,9 @@ impl Soak {
         let ledger = lock(&self.ledger);
         self.report.counts = ledger.counts.clone();
         self.report.near_hits = ledger.processes.values().map(|process| process.near_hits).sum();
+        if self.settings.beside.is_some() {
+            self.report.by_revision = Some(beside::by_revision(&ledger));
+        }
     }
 
     /// Judges what is left, and whether the soak proves anything.

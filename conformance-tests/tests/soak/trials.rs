@@ -44,7 +44,8 @@ pub(crate) fn all() -> Vec<Trial> {
         trial("outage::no_operation_fails_for_a_cache_that_is_killed", load::outage),
         trial("soak::redis+postgres", || soak("redis+postgres", 15)),
         trial("soak::memcached+mysql", || soak("memcached+mysql", 15)),
-        trial("soak::near+redis+postgres", near_soak),
+        trial("soak::near+redis+postgres", || near_soak("near+redis+postgres")),
+        trial("soak::notified+moka+postgres", || near_soak("notified+moka+postgres")),
         trial("crowd::without_operations_fails", || {
             expect_failure(Phase::Crowd, Omitted::Operations, "which proves nothing")
         }),
@@ -89,9 +90,8 @@ fn soak(pair: &str, seconds: u64) -> Result<(), Failure> {
 }
 
 /// A short soak of near caches, whose channels alone are broken: whatever else is broken is broken in other soaks.
-fn near_soak() -> Result<(), Failure> {
-    let seconds = Duration::from_secs(12);
-    let settings = Settings::new("near+redis+postgres", seconds, fastrand::u64(..1 << 32))?;
+fn near_soak(pair: &str) -> Result<(), Failure> {
+    let settings = Settings::new(pair, Duration::from_secs(12), fastrand::u64(..1 << 32))?;
     expect_clean(&block_on(run(Settings { breaks_channels_only: true, ..settings }))?)
 }
 

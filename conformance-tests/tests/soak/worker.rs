@@ -55,7 +55,7 @@ pub(crate) async fn store(orders: &Orders) -> Result<Store, Failure> {
         Some(Lie::Overdue) => cache = Arc::new(Overdue(cache)),
     }
     let max_cache_age = Duration::from_nanos(orders.max_cache_age);
-    // What is counted holds under either policy, also beside each other.
+    // The counts hold under either policy, also beside each other.
     let policy =
         if orders.process.is_multiple_of(2) { ConflictPolicy::LastWrite } else { ConflictPolicy::Reject };
     let configure = |builder: StoreBuilder| builder.conflict_policy(policy);

@@ -279,7 +279,9 @@ impl<B: DjangoBackend> Persistence for DjangoPersistence<B> {
         let rows = statement::<B>(&statements.rows, [Parameter::Instant(before)]);
         let rows = B::bind(rows, Value::Integer(limit.into()));
         let removed = self.db.remove(rows, statements.rest(before)).await?;
-        Ok(columns::expired::<B>(removed.iter()).with_more(has_notes_left))
+        let removed = columns::expired::<B>(removed.iter()).with_more(has_notes_left);
+        self.db.rotations.note_batch(removed.is_unfinished(limit));
+        Ok(removed)
     }
 
     async fn now(&self) -> Result<Timestamp, PersistenceError> {

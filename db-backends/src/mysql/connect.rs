@@ -81,8 +81,8 @@ impl Connector for MySqlConnector {
         self.route.open(open).await
     }
 
-    async fn check(connection: &mut MySqlConnection, _: bool) -> Result<(), Unfit> {
-        must_be_primary(&reported(connection, SqlStr::from_static(ROLE)).await?)
+    async fn check(connection: &mut MySqlConnection, _: bool) -> Result<Option<ServerId>, Unfit> {
+        must_be_primary(&reported(connection, SqlStr::from_static(ROLE)).await?).map(|()| None)
     }
 
     fn rows_affected(done: &MySqlQueryResult) -> u64 {

@@ -105,7 +105,7 @@ mod tests {
         for (name, value) in sound.iter().chain(settings) {
             report.add(name, Some(value));
         }
-        let usage = Usage { is_application, max_connections: 10 };
+        let usage = Usage { is_application, max_connections: 10, open: 1 };
         findings(&report, usage).into_iter().map(|finding| finding.severity).collect()
     }
 

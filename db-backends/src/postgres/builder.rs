@@ -216,7 +216,9 @@ impl PostgresBuilder {
         // The statement may be sent when its grace period is nearly over. The commit takes some time of its
         // own.
         let bound = self.0.statement_timeout.saturating_add(GRACE + Duration::from_secs(5));
-        SqlPersistence::new(connections, table, bound)
+        // The commit of a transaction that notifies waits for a lock of the whole database, and statement_timeout does not
+        // hold there.
+        SqlPersistence::new(connections, table, bound).with_report_bound(self.0.lock_timeout)
     }
 }
 

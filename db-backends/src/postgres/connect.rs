@@ -201,13 +201,15 @@ impl Connector for PostgresConnector {
         self.route.open(open).await
     }
 
-    async fn check(connection: &mut PgConnection, is_pooled: bool) -> Result<(), Unfit> {
+    async fn check(connection: &mut PgConnection, is_pooled: bool) -> Result<Option<ServerId>, Unfit> {
         if !is_pooled {
-            return must_be_primary(&reported_by(connection).await?);
+            let report = reported_by(connection).await?;
+            must_be_primary(&report)?;
+            return Ok(Some(session_of(&report).server));
         }
         let check = concat!("BEGIN; ", guard!(), "; COMMIT");
         match connection.execute(raw_sql(check)).await {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(None),
             Err(error) if ERRORS.is_not_primary(&error) => Err(Unfit::NotPrimary(READ_ONLY)),
             Err(error) => Err(error.into()),
         }

@@ -7,6 +7,7 @@
 //! | an abandoned statement | is bounded by |
 //! |---|---|
 //! | waits for a lock | that second, and `lock_timeout`, 3 s |
+//! | reports, and waits at its commit for others that do | that second, and `lock_timeout`: `statement_timeout` does not hold there |
 //! | waits or runs | that second, and a request to end the connection that is then sent over a new one |
 //! | waits or runs, should the request fail | that second, `statement_timeout`, 5 s, and the time of its commit |
 //! | has committed, and waits for a synchronous standby | that second and the request, after which the commit is shown |

@@ -43,12 +43,17 @@ const LEFT_OUT: &str = "the server answers, and its notifications do not arrive:
 
 /// The reports of all writers of one table.
 pub(super) struct PostgresNotices {
+    handle: Arc<ListeningHandle>,
+    _in_use: InUse,
+}
+
+/// The handle of a store that listens. A probe that is still under way keeps this, and not the right to listen.
+struct ListeningHandle {
     connections: ServerConnections<PostgresConnector>,
     table: TableName,
     tag: String,
     /// The number of the last probe.
     probes: AtomicU64,
-    _in_use: InUse,
 }
 
 impl PostgresNotices {
@@ -58,20 +63,21 @@ impl PostgresNotices {
         tag: String,
         in_use: InUse,
     ) -> Self {
-        Self { connections, table, tag, probes: AtomicU64::new(0), _in_use: in_use }
+        let handle = Arc::new(ListeningHandle { connections, table, tag, probes: AtomicU64::new(0) });
+        Self { handle, _in_use: in_use }
     }
 
     async fn open(
         self: Arc<Self>,
         listener: Arc<dyn NoticeListener>,
     ) -> Result<Box<dyn DatabaseChannel>, PersistenceError> {
-        let opened_at = Instant::now();
+        let (opened_at, handle) = (Instant::now(), &self.handle);
         // Any of its steps may wait forever for a server that is gone.
-        let listening = timeout(2 * self.connections.patience(), self.listen()).await;
+        let listening = timeout(2 * handle.connections.patience(), handle.listen()).await;
         let (connection, process) = listening
             .map_err(|_| PersistenceError::Unavailable("the server does not answer in time".into()))??;
         let seen = Arc::new(AtomicU64::new(0));
-        let reports = Reports { listener, tag: self.tag.clone(), seen: Arc::clone(&seen) };
+        let reports = Reports { listener, tag: handle.tag.clone(), seen: Arc::clone(&seen) };
         let (asks, asked) = mpsc::unbounded_channel();
         let task = tokio::spawn(Listening { connection, process, reports }.run(asked));
         let channel = PostgresChannel {
@@ -85,7 +91,9 @@ impl PostgresNotices {
         };
         Ok(Box::new(channel))
     }
+}
 
+impl ListeningHandle {
     /// Opens the connection, and returns it with the number of the server's process.
     async fn listen(&self) -> Result<(PgListener, Option<i32>), PersistenceError> {
         let connected = self.connect().await;
@@ -111,10 +119,16 @@ impl PostgresNotices {
         let name = format!("notices_{:016x}", fastrand::u64(..));
         let process = listen(connection, &name).await.map_err(|error| lost(&error))?;
         match self.notify(&name, "").await {
-            Err(PersistenceError::Unknown(_)) => return Err(PersistenceError::Config(LEFT_OUT.to_owned())),
+            Err(PersistenceError::Unknown(_)) if self.connections.is_pooled().await? => {
+                return Err(PersistenceError::Config(LEFT_OUT.to_owned()));
+            }
             notified => notified?,
         }
-        let is_same = ping(connection).await.map_err(|error| lost(&error))? == process;
+        let answered = ping(connection).await.map_err(|error| lost(&error))?;
+        if answered.is_none() {
+            return Err(PersistenceError::Unavailable("the server takes no writes any more".into()));
+        }
+        let is_same = answered == process;
         let has_heard =
             std::iter::from_fn(|| connection.next_buffered()).any(|heard| heard.channel() == name);
         if !is_same || !has_heard {
@@ -149,7 +163,7 @@ impl DatabaseNotices for PostgresNotices {
 
 impl fmt::Debug for PostgresNotices {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PostgresNotices").field("table", &self.table.as_str()).finish_non_exhaustive()
+        f.debug_struct("PostgresNotices").field("table", &self.handle.table.as_str()).finish_non_exhaustive()
     }
 }
 
@@ -281,9 +295,9 @@ struct PostgresChannel {
 impl PostgresChannel {
     /// Sends a probe.
     fn probe(&self) -> impl Future<Output = Result<(), PersistenceError>> + Send + use<> {
-        let (notices, sent) = (Arc::clone(&self.notices), Arc::clone(&self.sent));
+        let (handle, sent) = (Arc::clone(&self.notices.handle), Arc::clone(&self.sent));
         async move {
-            let number = notices.probe().await?;
+            let number = handle.probe().await?;
             sent.fetch_max(number, Ordering::AcqRel);
             Ok(())
         }
@@ -301,16 +315,18 @@ impl DatabaseChannel for PostgresChannel {
         let (ask, answer) = oneshot::channel();
         // If this fails, so does the answer.
         let _ = self.asks.send(ask);
-        let (seen, notices, opened_at) = (Arc::clone(&self.seen), Arc::clone(&self.notices), self.opened_at);
+        let (seen, opened_at) = (Arc::clone(&self.seen), self.opened_at);
+        let handle = Arc::clone(&self.notices.handle);
         Box::pin(async move {
             answer
                 .await
                 .map_err(|_| PersistenceError::Unavailable("the listening connection is lost".into()))?;
+            if !handle.connections.leads_to_primary_of(opened_at) {
+                return Err(PersistenceError::Unavailable("another server has become the primary".into()));
+            }
+            // After that, because what is committed by another server is not heard of, either.
             if seen.load(Ordering::Acquire) < expected {
                 return Err(PersistenceError::Config(LEFT_OUT.to_owned()));
-            }
-            if !notices.connections.leads_to_primary_of(opened_at) {
-                return Err(PersistenceError::Unavailable("another server has become the primary".into()));
             }
             Ok(())
         })

@@ -71,12 +71,17 @@ mod tests {
     use crate::FindingSeverity::{Note, Warning};
 
     fn severities(settings: &[(&str, &str)]) -> Vec<crate::FindingSeverity> {
+        severities_with(1, settings)
+    }
+
+    /// `open` of the connections that are in use are this store's.
+    fn severities_with(open: u32, settings: &[(&str, &str)]) -> Vec<crate::FindingSeverity> {
         let mut report = Report::default();
         let sound = [("synchronous_commit", "on"), ("max_connections", "100"), ("limit of the role", "-1")];
         for (name, value) in sound.iter().chain([&("limit of the database", "-1")]).chain(settings) {
             report.add(name, Some(value));
         }
-        let usage = Usage { is_application: false, max_connections: 10 };
+        let usage = Usage { is_application: false, max_connections: 10, open };
         findings(&report, usage).into_iter().map(|finding| finding.severity).collect()
     }
 
@@ -88,6 +93,8 @@ mod tests {
         assert_eq!(severities(&[("limit of the role", "20"), ("used of the role", "11")]), []);
         assert_eq!(severities(&[("limit of the role", "20"), ("used of the role", "12")]), [Warning]);
         assert_eq!(severities(&[("used", "92")]), [Warning]);
+        assert_eq!(severities_with(10, &[("used", "100")]), []);
+        assert_eq!(severities_with(10, &[("used", "101")]), [Warning]);
         assert_eq!(severities(&[("limit of the database", "0")]), [Warning]);
         assert_eq!(
             severities(&[("max_connections", "12"), ("superuser_reserved_connections", "3")]),

@@ -10,28 +10,36 @@ use crate::sql::connector::Query;
 use crate::sql::statements::{DeleteExpired, ReportSyntax, Syntax};
 use crate::sql::value::{Value, Values, bind};
 
+/// Removes the sessions in `removed` and postpones those in `postponed`, before `$then`. Rows that others have locked are deleted or
+/// written by them. Arrays, because the planner might join a subquery with the whole table.
+macro_rules! reap {
+    ($then:literal) => {
+        concat!(
+            "WITH due AS MATERIALIZED (
+                 SELECT {key}, expires_at FROM {sessions} WHERE reap_at <= $1
+                 ORDER BY reap_at LIMIT $2 FOR UPDATE SKIP LOCKED),
+             removed AS (
+                 DELETE FROM {sessions} WHERE {key} = ANY (ARRAY(SELECT {key} FROM due WHERE expires_at <= $1))
+                 RETURNING {key}, subject, expires_at),
+             postponed AS (
+                 UPDATE {sessions} SET reap_at = expires_at
+                 WHERE {key} = ANY (ARRAY(SELECT {key} FROM due WHERE expires_at > $1))
+                 RETURNING {key}, subject, expires_at) ",
+            $then
+        )
+    };
+}
+
 pub(super) const SYNTAX: Syntax = Syntax {
     quote: '"',
     key: "key",
     greatest: "greatest",
     least: "least",
     numbers_parameters: true,
-    // Rows that others have locked are deleted or written by them. Arrays, because the planner might join a
-    // subquery with the whole table.
-    delete_expired: DeleteExpired::returning(
-        "WITH due AS MATERIALIZED (
-             SELECT {key}, expires_at FROM {sessions} WHERE reap_at <= $1
-             ORDER BY reap_at LIMIT $2 FOR UPDATE SKIP LOCKED),
-         removed AS (
-             DELETE FROM {sessions} WHERE {key} = ANY (ARRAY(SELECT {key} FROM due WHERE expires_at <= $1))
-             RETURNING {key}, subject, expires_at),
-         postponed AS (
-             UPDATE {sessions} SET reap_at = expires_at
-             WHERE {key} = ANY (ARRAY(SELECT {key} FROM due WHERE expires_at > $1))
-             RETURNING {key}, subject, expires_at)
-         SELECT {key}, subject, expires_at FROM removed
-         UNION ALL SELECT {key}, subject, expires_at FROM postponed",
-    ),
+    delete_expired: DeleteExpired::returning(reap!(
+        "SELECT {key}, subject, expires_at FROM removed
+         UNION ALL SELECT {key}, subject, expires_at FROM postponed"
+    )),
     list_by_subject: "SELECT {times} FROM {sessions}
                       WHERE subject = ? AND expires_at > ? AND {key} >= ? ORDER BY {key} LIMIT ?",
     delete_rotations: "DELETE FROM {rotations} WHERE ctid = ANY (ARRAY(
@@ -47,24 +55,14 @@ pub(super) const SYNTAX: Syntax = Syntax {
                      CASE WHEN octet_length({key}) < 43 THEN '*' ELSE {key} END || ' ' ||
                      (SELECT CASE WHEN octet_length(old) < 43 THEN '*' ELSE old END FROM (VALUES (?::text)) AS renamed (old)))",
         // In batches, because a report has 8,000 bytes at most. Materialized, because what no one reads is not run.
-        delete_expired: DeleteExpired::returning(
-            "WITH due AS MATERIALIZED (
-                 SELECT {key}, expires_at FROM {sessions} WHERE reap_at <= $1
-                 ORDER BY reap_at LIMIT $2 FOR UPDATE SKIP LOCKED),
-             removed AS (
-                 DELETE FROM {sessions} WHERE {key} = ANY (ARRAY(SELECT {key} FROM due WHERE expires_at <= $1))
-                 RETURNING {key}, subject, expires_at),
-             postponed AS (
-                 UPDATE {sessions} SET reap_at = expires_at
-                 WHERE {key} = ANY (ARRAY(SELECT {key} FROM due WHERE expires_at > $1))
-                 RETURNING {key}, subject, expires_at),
-             numbered AS (
+        delete_expired: DeleteExpired::returning(reap!(
+            ", numbered AS (
                  SELECT {key}, (row_number() OVER () - 1) / 100 AS batch FROM removed WHERE octet_length({key}) <= 64),
              reported AS MATERIALIZED (
                  SELECT pg_notify('{channel}', '{tag} ' || string_agg({key}, ' ')) FROM numbered GROUP BY batch)
              SELECT {key}, subject, expires_at FROM removed WHERE (SELECT count(*) FROM reported) >= 0
-             UNION ALL SELECT {key}, subject, expires_at FROM postponed",
-        ),
+             UNION ALL SELECT {key}, subject, expires_at FROM postponed"
+        )),
     }),
 };
 

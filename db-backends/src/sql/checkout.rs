@@ -1,7 +1,8 @@
 //! The right to use a connection, and what is done with it.
 
 use std::pin::Pin;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use session_core::PersistenceError;
 use sqlx::pool::PoolConnection;
@@ -11,7 +12,9 @@ use tokio::time::timeout;
 
 use crate::sql::connector::{Arguments, Connection, Connector, Query};
 use crate::sql::own_pool::{OwnCheckout, Witness};
+use crate::sql::primary::Primary;
 use crate::sql::run_to_end::{GRACE, GRACE_TO_CONNECT, run_to_end};
+use crate::sql::session_check::ServerId;
 use crate::sql::table::TableName;
 
 /// The right to use a connection.
@@ -29,16 +32,17 @@ impl<C: Connector> Checkout<C> {
     ///
     /// A connection to a server is checked each time, because nothing tells whether it was checked before.
     /// Those that are broken, or lead to a server that takes no writes, are closed, until one is left that
-    /// does not, or a new one is of no use either.
+    /// does not, or a new one is of no use either. What is learnt of the server is noted in `primary`.
     pub(crate) async fn from_pool(
         pool: &Pool<C::Database>,
+        primary: Option<&Arc<Primary>>,
         permit: Option<OwnedSemaphorePermit>,
         behind_pooler: Option<Duration>,
     ) -> Result<Self, PersistenceError> {
-        let pool = pool.clone();
+        let (pool, primary) = (pool.clone(), primary.cloned());
         let (is_pooled, patience) = (behind_pooler.is_some(), behind_pooler.unwrap_or(Duration::MAX));
         run_to_end(GRACE_TO_CONNECT, async move {
-            let found = timeout(patience, Self::find_fit(&pool, permit, is_pooled)).await;
+            let found = timeout(patience, Self::find_fit(&pool, primary.as_deref(), permit, is_pooled)).await;
             found.unwrap_or_else(|_| Err(C::ERRORS.connecting(&sqlx::Error::PoolTimedOut)))
         })
         .await
@@ -46,6 +50,7 @@ impl<C: Connector> Checkout<C> {
 
     async fn find_fit(
         pool: &Pool<C::Database>,
+        primary: Option<&Primary>,
         mut permit: Option<OwnedSemaphorePermit>,
         is_pooled: bool,
     ) -> Result<Self, PersistenceError> {
@@ -55,15 +60,18 @@ impl<C: Connector> Checkout<C> {
             let connection = pool.acquire().await.map_err(|error| C::ERRORS.connecting(&error))?;
             let mut checkout =
                 ApplicationCheckout { connection, is_abandoned: C::IS_REMOTE, permit: permit.take() };
-            if C::IS_REMOTE
-                && let Err(unfit) = C::check(&mut checkout.connection, is_pooled).await
-            {
-                if chances == 0 {
-                    return Err(unfit.into_error(|error| C::ERRORS.connecting(error)));
+            if C::IS_REMOTE {
+                match C::check(&mut checkout.connection, is_pooled).await {
+                    Ok(server) => note(primary, server.as_ref()),
+                    Err(unfit) if chances == 0 => {
+                        return Err(unfit.into_error(|error| C::ERRORS.connecting(error)));
+                    }
+                    Err(_) => {
+                        chances -= 1;
+                        permit = checkout.permit.take();
+                        continue;
+                    }
                 }
-                chances -= 1;
-                permit = checkout.permit.take();
-                continue;
             }
             checkout.is_abandoned = false;
             return Ok(Self::Application(checkout));
@@ -106,6 +114,14 @@ impl<C: Connector> Checkout<C> {
             }
             Self::Application(application) => application.is_abandoned = is_abandoned,
         }
+    }
+}
+
+/// Notes that a connection of an application's pool leads to `server`.
+fn note(primary: Option<&Primary>, server: Option<&ServerId>) {
+    if let (Some(primary), Some(server)) = (primary, server) {
+        // When it was opened is not known. What was opened before now is opened anew, if this is another server.
+        primary.found(server, Instant::now());
     }
 }
 

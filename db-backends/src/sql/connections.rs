@@ -18,19 +18,22 @@ pub(crate) struct Usage {
     /// The number of connections that this store may open.
     #[cfg_attr(not(feature = "_server"), expect(dead_code, reason = "a file is no server"))]
     pub(crate) max_connections: u32,
+    /// The number of connections that this store, or the application's pool, has open.
+    #[cfg_attr(not(feature = "_server"), expect(dead_code, reason = "a file is no server"))]
+    pub(crate) open: u32,
 }
 
 #[cfg(feature = "_server")]
 impl Usage {
     /// Returns a warning if a node of this store may open more connections than a limit leaves it. `used` are open by now,
-    /// among them the one that asks. A negative limit is none.
+    /// among them those of this node. A negative limit is none.
     pub(crate) fn beyond(self, limit: i64, name: &str, used: i64) -> Option<Finding> {
-        let (wanted, others) = (i64::from(self.max_connections), used.saturating_sub(1).max(0));
+        let (wanted, others) =
+            (i64::from(self.max_connections), used.saturating_sub(self.open.into()).max(0));
         if limit < 0 || limit.saturating_sub(others) >= wanted {
             return None;
         }
-        let others =
-            if limit < wanted { String::new() } else { format!(", and others have opened {others}") };
+        let others = if others == 0 { String::new() } else { format!(", and others have opened {others}") };
         Some(Finding::warning(format!(
             "{name} is {limit}{others}, but each node of this store may open {wanted} connections; raise it to the sum of all \
              nodes, or lower max_connections of the store"

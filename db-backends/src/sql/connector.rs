@@ -5,7 +5,7 @@ use sqlx::database::HasStatementCache;
 use sqlx::{Database, Pool, SqlStr, query};
 
 use crate::sql::error::DriverErrors;
-use crate::sql::session_check::{Session, Unfit};
+use crate::sql::session_check::{ServerId, Session, Unfit};
 
 /// Opens the connections to one database, and closes those that cannot be used again.
 pub(crate) trait Connector: Send + Sync + 'static {
@@ -22,11 +22,12 @@ pub(crate) trait Connector: Send + Sync + 'static {
     fn open(&self) -> impl Future<Output = Result<OpenConnection<Self>, Unfit>> + Send;
 
     /// Checks an open connection in one round trip: that it is alive, and that its server still takes writes. Of a
-    /// connection to a pooler, it checks the server that the pooler has chosen.
+    /// connection to a pooler, it checks the server that the pooler has chosen. Returns the server, if the check has learnt
+    /// which one it is.
     fn check(
         connection: &mut Connection<Self>,
         is_pooled: bool,
-    ) -> impl Future<Output = Result<(), Unfit>> + Send;
+    ) -> impl Future<Output = Result<Option<ServerId>, Unfit>> + Send;
 
     /// Returns `true` if a pooler stands before the server, which may run each transaction on another connection
     /// of its own. Then every statement is a transaction that brings its settings.

@@ -1,9 +1,12 @@
 //! Passwords that change: a provider that is asked for each new connection, or a file that is read again.
 
 use std::fmt;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use session_core::BoxError;
 use tokio::task::spawn_blocking;
@@ -48,9 +51,15 @@ impl Provider {
         Fut: Future<Output = Result<Credentials, E>> + Send + 'static,
         E: Into<BoxError>,
     {
+        let ask = Arc::new(ask);
         Self(Arc::new(move || {
-            let asked = ask();
-            Box::pin(async move { asked.await.map_err(Into::into) })
+            let ask = Arc::clone(&ask);
+            let mut asked = Box::pin(async move { ask().await.map_err(Into::into) });
+            // A panic of the application's is an error of this connection, and not of the call that opens it.
+            Box::pin(poll_fn(move |context| {
+                let polled = catch_unwind(AssertUnwindSafe(|| asked.as_mut().poll(context)));
+                polled.unwrap_or_else(|_| Poll::Ready(Err("the provider has panicked".into())))
+            }))
         }))
     }
 

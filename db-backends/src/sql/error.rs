@@ -105,6 +105,10 @@ impl DriverErrors {
                 Meaning::Refused => PersistenceError::Refused(self.shown(error)),
                 _ => PersistenceError::Unavailable(self.shown(error)),
             },
+            // Of TLS: why the server's certificate, or ours, was not accepted. No value has been sent yet.
+            sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                PersistenceError::Unavailable(Box::new(ShownError(format!("{}: {error}", self.name))))
+            }
             _ => PersistenceError::Unavailable(self.shown(error)),
         }
     }

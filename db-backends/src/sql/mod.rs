@@ -17,7 +17,7 @@ pub(crate) mod hosts;
 pub(crate) mod own_pool;
 mod page;
 pub(crate) mod persistence;
-mod primary;
+pub(crate) mod primary;
 pub(crate) mod queue;
 pub(crate) mod reports;
 pub(crate) mod rotations;

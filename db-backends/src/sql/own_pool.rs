@@ -121,6 +121,13 @@ impl<C: Connector> Shared<C> {
         Slot::new(None)
     }
 
+    /// Returns how many connections are open, or being opened.
+    #[cfg_attr(not(feature = "_server"), expect(dead_code, reason = "a file is no server"))]
+    pub(crate) fn open_connections(&self) -> u32 {
+        let idle = u32::try_from(self.idle().slots.len()).unwrap_or(u32::MAX);
+        idle.saturating_add(self.queue.admitted())
+    }
+
     /// Closes all idle connections.
     fn close_idle(&self) {
         let slots = std::mem::take(&mut self.idle().slots);
@@ -204,7 +211,7 @@ async fn checked<C: Connector>(mut open: OpenConnection<C>, pool: &Shared<C>) ->
     let is_pooled = pool.connector.is_pooled();
     let patience = if is_pooled { pool.queue.timeout() } else { CHECK_TIMEOUT.min(pool.queue.timeout() / 2) };
     match timeout(patience, C::check(&mut open.connection, is_pooled)).await {
-        Ok(Ok(())) => return Some(open),
+        Ok(Ok(_)) => return Some(open),
         Ok(Err(Unfit::NotPrimary(reason))) => {
             tracing::warn!(
                 target: "db_backends",
@@ -218,7 +225,7 @@ async fn checked<C: Connector>(mut open: OpenConnection<C>, pool: &Shared<C>) ->
         }
         Ok(Err(_)) => {}
         Err(_) if is_pooled => {}
-        // What silenced this one has silenced the others, and each of them would cost a timeout.
+        // Its cause has silenced the others, too, and each of them would cost a timeout.
         Err(_) => pool.close_idle(),
     }
     None

@@ -19,7 +19,7 @@ use crate::sql::connections::{Connections, Usage};
 use crate::sql::connector::{Connector, Query};
 use crate::sql::error::DriverErrors;
 use crate::sql::page::Page;
-use crate::sql::reports::{InUse, Reports};
+use crate::sql::reports::{InUse, NO_REPORTS, Reports};
 use crate::sql::rotations_table::RotationsTable;
 use crate::sql::schema::{self, Schema};
 use crate::sql::statements::{ByExpiry, Rest, Statements, Syntax};
@@ -35,8 +35,10 @@ pub struct SqlPersistence<B: Backend> {
     pub(crate) sql: Statements,
     pub(crate) rotations: RotationsTable,
     /// The reports of what this writes, once they are asked for.
-    reports: OnceLock<Option<Reports>>,
+    reports: OnceLock<Result<Reports, &'static str>>,
     statement_bound: Duration,
+    /// The time for which a statement that reports may wait besides, at its commit.
+    report_bound: Duration,
     /// The database's name, as far as it is known.
     database: String,
 }
@@ -89,9 +91,6 @@ pub(crate) trait Backend: Values + Schema + Sized {
     ) -> impl Future<Output = sqlx::Result<Vec<Finding>>> + Send;
 }
 
-const NO_REPORTS: &str = "it cannot report changes to a cache in memory, as Postgres can; use a cache that the \
-    processes share, sole_process() if there is only one, or memory alone within max_cache_age";
-
 const IN_USE: &str = "another store listens besides this handle, and would not hear of its writes; connect once for each store";
 
 type ConnectorOf<B> = <<B as Backend>::Connections as Connections>::Connector;
@@ -110,6 +109,7 @@ impl<B: Backend> SqlPersistence<B> {
             rotations,
             reports: OnceLock::new(),
             statement_bound,
+            report_bound: Duration::ZERO,
             database: String::new(),
         }
     }
@@ -117,6 +117,13 @@ impl<B: Backend> SqlPersistence<B> {
     /// Names the database, to distinguish its table from those of the same name in others.
     pub(crate) fn in_database(mut self, name: Option<&str>) -> Self {
         name.unwrap_or_default().clone_into(&mut self.database);
+        self
+    }
+
+    /// Says for how long a commit that reports may wait for others. `statement_bound` does not include that.
+    #[cfg(feature = "postgres")]
+    pub(crate) const fn with_report_bound(mut self, report_bound: Duration) -> Self {
+        self.report_bound = report_bound;
         self
     }
 
@@ -131,7 +138,7 @@ impl<B: Backend> SqlPersistence<B> {
     /// Returns the statements that write, and whether they report it.
     fn writes(&self) -> (&Statements, bool) {
         match self.reports.get() {
-            Some(Some(reports)) => (&reports.statements, true),
+            Some(Ok(reports)) => (&reports.statements, true),
             _ => (&self.sql, false),
         }
     }
@@ -160,15 +167,17 @@ impl<B: Backend> SqlPersistence<B> {
                 FindingSeverity::Warning => {
                     tracing::warn!(target: "db_backends", event = "database_setting", database = B::NAME, "{text}");
                 }
-                FindingSeverity::Note => {}
+                FindingSeverity::Note => {
+                    tracing::info!(target: "db_backends", event = "database_setting", database = B::NAME, "{text}");
+                }
             }
         }
         Ok(())
     }
 
     async fn examine(&self) -> Result<Vec<Finding>, PersistenceError> {
-        let usage = self.connections.usage();
         let reader: Checkout<_> = self.connections.reader().await?;
+        let usage = self.connections.usage();
         let findings = reader
             .perform(move |connection| Box::pin(async move { B::examine(connection, usage).await }))
             .await;
@@ -311,7 +320,9 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
         let removed = columns::expired::<B>(due.iter().filter(|row| columns::is_over::<B>(row, before)));
         let is_full = u32::try_from(due.len()).is_ok_and(|count| count >= limit);
         // Where nothing is asked for, nothing is left to do.
-        Ok(removed.with_more(has_notes_left || is_full && limit > 0))
+        let removed = removed.with_more(has_notes_left || is_full && limit > 0);
+        self.rotations.note_batch(removed.is_unfinished(limit));
+        Ok(removed)
     }
 
     async fn now(&self) -> Result<Timestamp, PersistenceError> {
@@ -352,15 +363,19 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
     }
 
     fn properties(&self) -> PersistenceProperties {
+        let bound = match self.writes() {
+            (_, true) => self.statement_bound.saturating_add(self.report_bound),
+            (_, false) => self.statement_bound,
+        };
         PersistenceProperties::new(MAX_PAYLOAD_BYTES)
             .with_name(B::NAME)
-            .with_statement_bound(self.statement_bound)
+            .with_statement_bound(bound)
             .with_table_id(StoreId::of([&*self.database, self.table.as_str()]).0)
     }
 
     fn notify(&self) -> Result<Arc<dyn DatabaseNotices>, &'static str> {
         let reports = self.reports.get_or_init(|| Reports::new(&B::SYNTAX, &self.table));
-        let reports = reports.as_ref().ok_or(NO_REPORTS)?;
+        let reports = reports.as_ref().map_err(|reason| *reason)?;
         let in_use = reports.take().ok_or(IN_USE)?;
         B::notices(&self.connections, &self.table, &reports.tag, in_use).ok_or(NO_REPORTS)
     }

@@ -6,6 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::sql::statements::{Statements, Syntax};
 use crate::sql::table::TableName;
 
+pub(crate) const NO_REPORTS: &str = "it cannot report changes to a cache in memory, as Postgres can; use a cache that the \
+    processes share, sole_process() if there is only one, or memory alone within max_cache_age";
+
+/// A handle does not hear what has its own tag, so another one must not have the same.
+const NO_TAG: &str =
+    "the operating system gives no random number, by which to tell this handle's reports from others'";
+
 /// The reports of one handle's writes.
 pub(crate) struct Reports {
     /// The statements that report what they write.
@@ -17,11 +24,13 @@ pub(crate) struct Reports {
 }
 
 impl Reports {
-    /// Returns `None` if the database reports nothing.
-    pub(crate) fn new(syntax: &Syntax, table: &TableName) -> Option<Self> {
-        let tag = format!("{:016x}", fastrand::u64(..));
-        let statements = Statements::reporting(syntax, table, &tag)?;
-        Some(Self { statements, tag, is_in_use: Arc::default() })
+    /// Returns the reason for which nothing can be reported, if there is one: the database has no reports, or the system no
+    /// random number for the tag.
+    pub(crate) fn new(syntax: &Syntax, table: &TableName) -> Result<Self, &'static str> {
+        let tag = getrandom::u64().map_err(|_| NO_TAG)?;
+        let tag = format!("{tag:016x}");
+        let statements = Statements::reporting(syntax, table, &tag).ok_or(NO_REPORTS)?;
+        Ok(Self { statements, tag, is_in_use: Arc::default() })
     }
 
     /// Returns the right to listen besides this handle, unless another store has it.

@@ -24,9 +24,13 @@ const COLUMNS: [(&str, Kind); 4] = [
 impl<B: Backend> SqlPersistence<B> {
     /// Removes notes that expired at `before` or earlier, at most `limit`. Returns `true` if more may be left.
     pub(crate) async fn remove_notes(&self, before: Timestamp, limit: u32) -> Result<bool, PersistenceError> {
+        if self.rotations.is_left_alone() {
+            return Ok(false);
+        }
         // Look first: a statement on a table that is missing would be an error in the server's log, in each round of the
         // reaper.
         if !self.rotations.was_seen() && !self.look_for_notes().await? {
+            self.rotations.leave_alone();
             return Ok(false);
         }
         let parameters = [instant(before), Value::Integer(limit.into())];
@@ -36,13 +40,15 @@ impl<B: Backend> SqlPersistence<B> {
                 self.rotations.note_seen(false);
                 Ok(false)
             }
-            // The notes are another role's to remove, maybe, and the sessions are still to be reaped.
-            Err(PersistenceError::Refused(error)) => {
+            // The sessions are still to be reaped: the notes may be another role's to remove, or a program may have locked them.
+            Err(error) => {
+                self.rotations.leave_alone();
                 tracing::warn!(target: "db_backends", event = "rotation_notes_kept", database = B::NAME, %error,
-                    "expired notes of rotations cannot be removed; grant DELETE on their table, or let another node reap");
+                    "expired notes of rotations were not removed in this round; if that goes on, grant DELETE on their table, end \
+                     what locks it, or let another node reap");
                 Ok(false)
             }
-            removed => Ok(removed? >= u64::from(limit.max(1))),
+            Ok(removed) => Ok(removed >= u64::from(limit.max(1))),
         }
     }
 
@@ -67,13 +73,16 @@ impl<B: Backend> Rotations for SqlPersistence<B> {
             Value::Bytes(masked_key),
             instant(rotation.expires_at),
         ];
-        match self.connections.write(statement::<B>(&self.rotations.note, values), &self.table).await {
-            Ok(_) | Err(PersistenceError::AlreadyExists) => {
-                self.rotations.note_seen(true);
-                Ok(())
+        let noted = match self.write(statement::<B>(&self.rotations.note, values)).await {
+            Err(PersistenceError::AlreadyExists) => {
+                let [old, new, _, expires_at] = values;
+                self.write(statement::<B>(&self.rotations.prolong, [expires_at, old, new, expires_at])).await
             }
-            Err(error) => Err(of_rotations(error, &self.table)),
-        }
+            noted => noted,
+        };
+        noted.map_err(|error| of_rotations(error, &self.table))?;
+        self.rotations.note_seen(true);
+        Ok(())
     }
 
     async fn rotations(

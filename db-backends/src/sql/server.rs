@@ -14,6 +14,7 @@ use crate::sql::connector::{Arguments, Connection, Connector, Query};
 use crate::sql::credentials::Provider;
 use crate::sql::error::DriverErrors;
 use crate::sql::own_pool::OwnPool;
+use crate::sql::primary::Primary;
 use crate::sql::run_to_end::{GRACE_TO_CONNECT, run_to_end};
 use crate::sql::table::TableName;
 use crate::url;
@@ -96,7 +97,7 @@ impl ServerSettings {
         let is_pooled = Arc::new(OnceCell::new_with(self.behind_pooler));
         let max_connections = pool.options().get_max_connections();
         ServerConnections {
-            pool: Pooled::Application { pool, is_pooled },
+            pool: Pooled::Application { pool, is_pooled, primary: Arc::default() },
             begin_reading: C::begin_reading(&begin),
             begin,
             patience: self.acquire_timeout,
@@ -126,6 +127,8 @@ enum Pooled<C: Connector> {
         pool: Pool<C::Database>,
         /// A pooler stands between this pool and the server. Found out by the first call.
         is_pooled: Arc<OnceCell<bool>>,
+        /// The server that its connections lead to, for the connection that listens.
+        primary: Arc<Primary>,
     },
 }
 
@@ -135,9 +138,11 @@ impl<C: Connector> ServerConnections<C> {
     pub(crate) fn share(&self) -> Self {
         let pool = match &self.pool {
             Pooled::Own(pool) => Pooled::Own(OwnPool(Arc::clone(&pool.0))),
-            Pooled::Application { pool, is_pooled } => {
-                Pooled::Application { pool: pool.clone(), is_pooled: Arc::clone(is_pooled) }
-            }
+            Pooled::Application { pool, is_pooled, primary } => Pooled::Application {
+                pool: pool.clone(),
+                is_pooled: Arc::clone(is_pooled),
+                primary: Arc::clone(primary),
+            },
         };
         Self {
             pool,
@@ -165,7 +170,7 @@ impl<C: Connector> ServerConnections<C> {
     pub(crate) fn leads_to_primary_of(&self, opened_at: Instant) -> bool {
         match &self.pool {
             Pooled::Own(pool) => pool.0.primary.may_use(opened_at),
-            Pooled::Application { .. } => true,
+            Pooled::Application { primary, .. } => primary.may_use(opened_at),
         }
     }
 }
@@ -174,18 +179,18 @@ impl<C: Connector> ServerConnections<C> {
     async fn checkout(&self) -> Result<Checkout<C>, PersistenceError> {
         match &self.pool {
             Pooled::Own(pool) => pool.checkout().await.map(Checkout::Own),
-            Pooled::Application { pool, is_pooled } => {
+            Pooled::Application { pool, is_pooled, primary } => {
                 let is_pooled = is_pooled.get().is_some_and(|is_pooled| *is_pooled);
-                Checkout::from_pool(pool, None, is_pooled.then_some(self.patience)).await
+                Checkout::from_pool(pool, Some(primary), None, is_pooled.then_some(self.patience)).await
             }
         }
     }
 
     /// Returns `true` if a pooler stands before the server.
-    async fn is_pooled(&self) -> Result<bool, PersistenceError> {
+    pub(crate) async fn is_pooled(&self) -> Result<bool, PersistenceError> {
         match &self.pool {
             Pooled::Own(pool) => Ok(pool.is_pooled()),
-            Pooled::Application { pool, is_pooled } => {
+            Pooled::Application { pool, is_pooled, .. } => {
                 if let Some(is_pooled) = is_pooled.get() {
                     return Ok(*is_pooled);
                 }
@@ -260,7 +265,7 @@ where
             let done = checkout
                 .perform(move |connection| Box::pin(attempt::<C, T>(connection, begin, patience, query, run)))
                 .await;
-            // What changes nothing has no effect.
+            // A statement that changes nothing has no effect.
             let done = done.map_err(|failure| if is_write { failure } else { failure.of_a_read() });
             match &done {
                 Err(failure) if failure.is_undone(&C::ERRORS) && began.elapsed() < self.patience => {
@@ -339,7 +344,11 @@ where
 
     fn usage(&self) -> Usage {
         let is_application = matches!(self.pool, Pooled::Application { .. });
-        Usage { is_application, max_connections: self.max_connections }
+        let open = match &self.pool {
+            Pooled::Own(pool) => pool.0.open_connections(),
+            Pooled::Application { pool, .. } => pool.size(),
+        };
+        Usage { is_application, max_connections: self.max_connections, open }
     }
 
     async fn close(&self) {

@@ -20,7 +20,7 @@ use crate::sql::connector::{Connector, OpenConnection, Query};
 use crate::sql::error::DriverErrors;
 use crate::sql::own_pool::OwnPool;
 use crate::sql::queue::FairQueue;
-use crate::sql::session_check::{Session, Unfit};
+use crate::sql::session_check::{ServerId, Session, Unfit};
 use crate::sql::table::TableName;
 
 /// The number of writes after which the log is begun anew: some 10 MiB.
@@ -73,8 +73,9 @@ impl Connector for SqliteConnector {
 
     /// Waits for the statements that were sent before. A file is read or written by its options, and an
     /// application may want to read only.
-    async fn check(connection: &mut SqliteConnection, _: bool) -> Result<(), Unfit> {
-        Ok(connection.ping().await?)
+    async fn check(connection: &mut SqliteConnection, _: bool) -> Result<Option<ServerId>, Unfit> {
+        connection.ping().await?;
+        Ok(None)
     }
 
     fn rows_affected(done: &SqliteQueryResult) -> u64 {
@@ -118,7 +119,7 @@ impl SqliteConnections {
         let Ok(writer) = writer.checkout().await else { return };
         let begun =
             Checkout::Own(writer).perform(|connection| Box::pin(space::restart_log(connection))).await;
-        // What was written is committed, whatever becomes of the log.
+        // The write is committed, whatever becomes of the log.
         logged.store(if begun.unwrap_or(false) { 0 } else { WRITES_IN_LOG / 2 }, Ordering::Relaxed);
     }
 
@@ -137,7 +138,7 @@ impl Connections for SqliteConnections {
             Self::Own { writer, readers, .. } => {
                 readers.as_ref().unwrap_or(writer).checkout().await.map(Checkout::Own)
             }
-            Self::Application { pool, .. } => Checkout::from_pool(pool, None, None).await,
+            Self::Application { pool, .. } => Checkout::from_pool(pool, None, None, None).await,
         }
     }
 
@@ -147,7 +148,7 @@ impl Connections for SqliteConnections {
             Self::Own { writer, .. } => writer.checkout().await.map(Checkout::Own),
             Self::Application { pool, writers, .. } => {
                 let permit = writers.admit().await?;
-                Checkout::from_pool(pool, Some(permit), None).await
+                Checkout::from_pool(pool, None, Some(permit), None).await
             }
         }
     }
@@ -214,9 +215,10 @@ impl Connections for SqliteConnections {
 
     fn usage(&self) -> Usage {
         match self {
-            Self::Own { .. } => Usage { is_application: false, max_connections: 1 },
+            Self::Own { .. } => Usage { is_application: false, max_connections: 1, open: 1 },
             Self::Application { pool, .. } => {
-                Usage { is_application: true, max_connections: pool.options().get_max_connections() }
+                let max_connections = pool.options().get_max_connections();
+                Usage { is_application: true, max_connections, open: pool.size() }
             }
         }
     }

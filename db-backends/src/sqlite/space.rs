@@ -103,7 +103,7 @@ pub(super) async fn vacuum(connection: &mut SqliteConnection) -> sqlx::Result<bo
     for statement in ["PRAGMA auto_vacuum = INCREMENTAL", "VACUUM"] {
         query(statement).persistent(false).execute(&mut *connection).await?;
     }
-    // Whatever does not fit into the file yet stays in the log until the last reader has gone.
+    // Pages that do not fit into the file yet stay in the log until the last reader has gone.
     let checkpoint = query("PRAGMA wal_checkpoint(TRUNCATE)").persistent(false);
     checkpoint.fetch_one(connection).await?.try_get::<i64, _>(0)?;
     Ok(true)

@@ -4,6 +4,7 @@ use db_backends::{ConnectError, FindingSeverity, connect, connect_to_inspect};
 use session_core::{PersistenceError, Scan as _, SchemaProblem, Subject, SubjectIndex as _, Timestamp};
 
 use crate::server::{Kind, NOW, Server, key, record};
+use crate::warnings::Warnings;
 
 /// Returns the server's URL with the test's table, and more parameters.
 fn url(server: &Server, more: &str) -> String {
@@ -58,17 +59,30 @@ pub async fn wrong_settings_are_found_and_the_worst_are_refused(server: Server) 
     let login = server.url_with(&server.address(), Some((&user, "pw")));
     let own = Server { url: login, kind: server.kind, table: server.table.clone() };
     let db = connect_to_inspect(&url(&own, "&max_connections=5")).await.unwrap();
-    // None of this keeps a store from being built.
+    // None of this keeps a store from being built, which logs everything that `sessionctl doctor` reports.
+    let log = Warnings::default();
+    let listening = tracing::subscriber::set_default(log.clone());
     db.migrate_dyn().await.unwrap();
-    let found = db.inspect().await.unwrap().findings;
+    drop(listening);
+    let (found, logged) = (db.inspect().await.unwrap().findings, log.take());
+    // What others have opened meanwhile is in the text.
+    let of_settings = found.iter().filter(|finding| !finding.text.contains("others have opened"));
+    for finding in of_settings {
+        let is_logged = |line: &String| line.contains("database_setting") && line.contains(&finding.text);
+        assert!(logged.iter().any(is_logged), "{finding:?} is not among {logged:?}");
+    }
     let has = |severity, word: &str| {
         found.iter().any(|finding| finding.severity == severity && finding.text.contains(word))
     };
     let limit = own.sql("CONNECTION LIMIT is 4", "max_user_connections is 4");
     assert!(has(FindingSeverity::Warning, &limit), "{found:?}");
     if own.kind == Kind::Postgres {
-        // Other nodes have opened what this one may need.
+        // Other nodes have opened what this one may need. What this one has opened itself is not in its way.
         root.run(&format!("ALTER ROLE {user} CONNECTION LIMIT 6")).await;
+        let (one, other, third) = tokio::join!(db.inspect(), db.inspect(), db.inspect());
+        assert!(one.is_ok() && other.is_ok() && third.is_ok());
+        let alone = db.inspect().await.unwrap().findings;
+        assert!(!alone.iter().any(|finding| finding.text.contains("CONNECTION LIMIT")), "{alone:?}");
         let others = [own.program().await, own.program().await];
         let crowded = db.inspect().await.unwrap().findings;
         assert!(crowded.iter().any(|finding| finding.text.contains("others have opened 2")), "{crowded:?}");

@@ -214,6 +214,8 @@ pub async fn several_nodes_can_delete_expired_sessions_at_once(server: Server) {
     for node in nodes {
         deleted += node.await.unwrap();
     }
+    // A row that each of them passed over, because another one had just looked at it, is left to the next round.
+    deleted += db.delete_expired_dyn(NOW, 20).await.unwrap().count;
     assert_eq!(deleted, 500);
     let left = server.sql(r#"SELECT count(*) FROM "{t}""#, "SELECT count(*) FROM `{t}`");
     assert_eq!(program.number(&left).await, 1);

@@ -73,6 +73,36 @@ pub async fn password_with_reserved_characters_is_percent_encoded(server: Server
     user.drop(&server).await;
 }
 
+/// MySQL makes a certificate for itself, which no authority of the system's knows.
+pub async fn encryption_needs_no_authority_and_verification_does(server: Server) {
+    if server.kind == Kind::Postgres {
+        let refused = connect(&format!("{}?sslmode=require", server.url)).await.err().unwrap();
+        assert!(refused.to_string().contains("TLS"), "{refused}");
+        return;
+    }
+    let user = User::with(&server, "pw").await;
+    let name = &user.name;
+    let mut root = server.program().await;
+    root.run(&format!("ALTER USER '{name}'@'%' REQUIRE SSL")).await;
+    let url = server.url_with(&server.address(), Some((name, "pw")));
+    for sound in ["", "?ssl-mode=preferred", "?ssl-mode=required"] {
+        connect(&format!("{url}{sound}"))
+            .await
+            .unwrap_or_else(|error| panic!("{sound}: {error:?}"))
+            .now_dyn()
+            .await
+            .unwrap();
+    }
+    for (refused, reason) in
+        [("disabled", ""), ("verify_ca", "certificate"), ("verify_identity", "certificate")]
+    {
+        let error = connect(&format!("{url}?ssl-mode={refused}")).await.expect_err(refused);
+        assert!(error.to_string().contains(reason), "{refused}: {error}");
+        assert!(!error.to_string().contains("pw@"), "{error}");
+    }
+    user.drop(&server).await;
+}
+
 /// Connects with a provider. A new connection is made when the proxy cuts the present one.
 async fn provided<F, Fut>(server: &Server, url: &str, provider: F) -> Result<Db, PersistenceError>
 where
@@ -141,4 +171,45 @@ pub async fn failing_provider_makes_the_database_unavailable(server: Server) {
     assert!(matches!(error, PersistenceError::Unavailable(_)), "{error:?}");
     assert!(error.to_string().contains("the vault is sealed"), "{error}");
     assert!(error.is_retryable());
+}
+
+/// The ways in which the provider of a test answers.
+const ANSWERS: u32 = 0;
+const PANICS: u32 = 1;
+const PANICS_LATER: u32 = 2;
+const HANGS: u32 = 3;
+
+pub async fn provider_that_panics_or_hangs_is_asked_again(server: Server) {
+    let proxy = Proxy::to(server.address()).await;
+    let user = User::with(&server, "pw").await;
+    let (name, way) = (user.name.clone(), Arc::new(AtomicU32::new(ANSWERS)));
+    let now = Arc::clone(&way);
+    let provider = move || {
+        let way = now.load(Ordering::SeqCst);
+        assert_ne!(way, PANICS, "in the function");
+        let credentials = Credentials::new("pw").with_username(&name);
+        async move {
+            assert_ne!(way, PANICS_LATER, "in its future");
+            if way == HANGS {
+                std::future::pending::<()>().await;
+            }
+            Ok(credentials)
+        }
+    };
+    let db = provided(&server, &server.url_with(&proxy.address, None), provider).await.unwrap();
+    for trouble in [PANICS, PANICS_LATER, HANGS] {
+        db.now_dyn().await.unwrap();
+        way.store(trouble, Ordering::SeqCst);
+        // Another connection is to be opened.
+        proxy.cut();
+        let began = Instant::now();
+        let error = db.now_dyn().await.expect_err("there is no password");
+        assert!(matches!(error, PersistenceError::Unavailable(_)), "{trouble}: {error:?}");
+        assert!(error.is_retryable(), "{trouble}: {error:?}");
+        assert!(began.elapsed() < Duration::from_secs(15), "{trouble}: it took {:?}", began.elapsed());
+        way.store(ANSWERS, Ordering::SeqCst);
+    }
+    db.now_dyn().await.expect("the provider answers again");
+    drop(db);
+    user.drop(&server).await;
 }

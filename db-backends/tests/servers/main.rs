@@ -26,6 +26,7 @@ mod refused;
 mod schema;
 mod server;
 mod unreachable;
+mod warnings;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -80,9 +81,11 @@ const TESTS: &[(&str, Test)] = tests! {
         dead_or_silent_first_host_of_several_is_passed_over,
         literal_ipv6_address_is_connected_to,
         password_with_reserved_characters_is_percent_encoded,
+        encryption_needs_no_authority_and_verification_does,
         provider_is_asked_for_the_password_of_each_new_connection,
         password_file_is_read_again_for_a_new_connection,
-        failing_provider_makes_the_database_unavailable;
+        failing_provider_makes_the_database_unavailable,
+        provider_that_panics_or_hangs_is_asked_again;
     schema:
         second_migration_changes_nothing,
         schema_sql_makes_the_same_tables_as_migrate,
@@ -92,6 +95,8 @@ const TESTS: &[(&str, Test)] = tests! {
         several_nodes_can_migrate_at_once,
         missing_privilege_is_named,
         django_table_with_another_mandatory_column_is_refused,
+        role_that_may_not_remove_notes_reaps_all_the_same,
+        locked_table_of_notes_keeps_no_session_from_being_reaped,
         table_of_notes_is_the_same_by_its_statements_and_by_migration,
         migration_leaves_the_applications_migrations_alone;
 };
@@ -116,6 +121,7 @@ const POOLER_TESTS: &[(&str, Test)] = tests! {
         tables_are_made_and_inspected_behind_a_pooler,
         late_write_behind_a_pooler_ends_within_its_bound,
         write_that_waits_for_a_slot_is_not_applied,
+        stores_with_more_connections_than_slots_write_nothing_late,
         settings_that_a_pooler_drops_are_refused_with_the_remedy,
         pooler_is_noticed_when_the_role_has_the_right_settings,
         former_primary_behind_a_pooler_is_not_read,

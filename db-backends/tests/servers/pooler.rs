@@ -194,6 +194,40 @@ pub async fn write_that_waits_for_a_slot_is_not_applied(server: Server) {
     }
 }
 
+/// Stores may open more connections than the pooler has slots. In session mode, each keeps the slot that it has got.
+pub async fn stores_with_more_connections_than_slots_write_nothing_late(server: Server) {
+    for mode in [Mode::Session, Mode::Transaction] {
+        let bouncer = PgBouncer::before(&server.url, mode, 3, &[DROPS]).await;
+        let through = through(&bouncer, &server);
+        let short =
+            Settings { max_connections: 4, acquire_timeout: Duration::from_secs(1), ..Settings::default() };
+        let (one, other) = (through.database_with(short).await, through.connect(short).await.unwrap());
+        let writes: Vec<_> = (0..60)
+            .map(|n| {
+                let db = Arc::clone(if n % 2 == 0 { &one } else { &other });
+                tokio::spawn(
+                    async move { (n, db.insert_dyn(&key(&format!("{mode:?}-{n}")), &record("x")).await) },
+                )
+            })
+            .collect();
+        let mut written = 0;
+        for write in writes {
+            let (n, result) = write.await.unwrap();
+            if let Err(error) = &result {
+                assert_eq!(error.outcome(), Outcome::NotApplied, "{mode:?}: {error:?}");
+                assert!(error.is_retryable(), "{mode:?}: {error:?}");
+            }
+            written += u32::from(result.is_ok());
+            let is_there =
+                payload(&server.connect(short).await.unwrap(), &format!("{mode:?}-{n}")).await.is_some();
+            assert_eq!(is_there, result.is_ok(), "{mode:?}: {n}");
+        }
+        assert!(written > 0, "{mode:?}: nothing was written");
+        // Nothing of it keeps a slot: a write now succeeds at each store that has a connection.
+        one.delete_dyn(&key("none")).await.unwrap();
+    }
+}
+
 pub async fn settings_that_a_pooler_drops_are_refused_with_the_remedy(server: Server) {
     for parameters in ["", DROPS] {
         let bouncer = PgBouncer::before(&server.url, Mode::Transaction, 2, &[parameters]).await;

@@ -1,10 +1,11 @@
 use std::sync::Arc;
 
 use db_backends::sqlx::migrate::Migrator;
-use session_core::{PersistenceError, SchemaProblem, Timestamp};
+use session_core::{PersistenceError, Rotation, SchemaProblem, Timestamp};
 use tempfile::TempDir;
 
 use crate::server::{Db, Kind, NOW, Program, Server, Settings, key, record};
+use crate::warnings::Warnings;
 
 async fn problem(db: &Db) -> SchemaProblem {
     match db.check_schema_dyn().await {
@@ -197,6 +198,79 @@ pub async fn django_table_with_another_mandatory_column_is_refused(server: Serve
     let error = server.check_django().await.unwrap_err();
     assert!(matches!(error, PersistenceError::Schema(SchemaProblem::Foreign { .. })), "{error:?}");
     assert!(error.to_string().contains("ip_address is mandatory"), "{error}");
+}
+
+/// The notes are another role's to remove.
+pub async fn role_that_may_not_remove_notes_reaps_all_the_same(server: Server) {
+    let owner = server.database().await;
+    owner.migrate_rotations_dyn().await.unwrap();
+    owner.note_rotation_dyn(&Rotation::new(key("old"), key("new"), NOW)).await.unwrap();
+    let mut root = server.program().await;
+    let user = server.sql("{t}", &server.table[server.table.len().saturating_sub(30)..]);
+    let make = server.sql(
+        r#"CREATE ROLE {u} LOGIN PASSWORD 'pw'; GRANT ALL ON "{t}", "{t}_schema" TO {u};
+           GRANT SELECT, INSERT ON "{t}_rotations" TO {u}"#,
+        "CREATE USER '{u}'@'%' IDENTIFIED BY 'pw'; GRANT ALL ON `{t}` TO '{u}'@'%';
+         GRANT SELECT ON `{t}_schema` TO '{u}'@'%'; GRANT SELECT, INSERT ON `{t}_rotations` TO '{u}'@'%'",
+    );
+    root.run(&make.replace("{u}", &user)).await;
+    let url = server.url_with(&server.address(), Some((user.as_str(), "pw")));
+    let db = server.connect_to(&url, Settings::default()).await.unwrap();
+    let warnings = Warnings::default();
+    let _default = tracing::subscriber::set_default(warnings.clone());
+    for round in 0..3 {
+        for n in 0..5 {
+            db.insert_dyn(&key(&format!("{round}-{n}")), &record("x").with_expires_at(NOW)).await.unwrap();
+        }
+        let mut reaped = 0;
+        loop {
+            let removed = db.delete_expired_dyn(NOW, 2).await.unwrap();
+            reaped += removed.count;
+            // Noting goes on meanwhile, and is no reason to try again.
+            db.note_rotation_dyn(&Rotation::new(key("old"), key(&format!("new-{round}-{reaped}")), NOW))
+                .await
+                .unwrap();
+            if !removed.is_unfinished(2) {
+                break;
+            }
+        }
+        assert_eq!(reaped, 5, "the sessions of round {round}");
+        let warned = warnings.take();
+        assert_eq!(warned.len(), 1, "a warning in each round, not in each batch: {warned:?}");
+        assert!(
+            warned[0].contains("rotation_notes_kept") && warned[0].contains("grant DELETE"),
+            "{warned:?}"
+        );
+    }
+    // The owner removes them.
+    while owner.delete_expired_dyn(NOW, 2).await.unwrap().is_unfinished(2) {}
+    assert_eq!(owner.rotations_dyn(&key("old"), Timestamp::from_secs(0), 10).await.unwrap(), []);
+}
+
+/// An operator rebuilds the table of notes.
+pub async fn locked_table_of_notes_keeps_no_session_from_being_reaped(server: Server) {
+    let owner = server.database().await;
+    owner.migrate_rotations_dyn().await.unwrap();
+    owner.note_rotation_dyn(&Rotation::new(key("old"), key("new"), NOW)).await.unwrap();
+    let lock_timeout = std::time::Duration::from_secs(1);
+    let db = server.database_with(Settings { lock_timeout, ..Settings::default() }).await;
+    db.insert_dyn(&key("a"), &record("x").with_expires_at(NOW)).await.unwrap();
+    let mut program = server.program().await;
+    program.run("BEGIN").await;
+    program
+        .run(&server.sql(
+            r#"LOCK TABLE "{t}_rotations" IN ACCESS EXCLUSIVE MODE"#,
+            "SELECT * FROM `{t}_rotations` FOR UPDATE",
+        ))
+        .await;
+    let warnings = Warnings::default();
+    let _default = tracing::subscriber::set_default(warnings.clone());
+    assert_eq!(db.delete_expired_dyn(NOW, 10).await.unwrap().count, 1);
+    let warned = warnings.take();
+    assert!(warned.len() == 1 && warned[0].contains("rotation_notes_kept"), "{warned:?}");
+    program.run("ROLLBACK").await;
+    db.delete_expired_dyn(NOW, 10).await.unwrap();
+    assert_eq!(owner.rotations_dyn(&key("old"), Timestamp::from_secs(0), 10).await.unwrap(), []);
 }
 
 pub async fn table_of_notes_is_the_same_by_its_statements_and_by_migration(mut server: Server) {

@@ -6,6 +6,8 @@ mod connections;
 mod rows;
 mod space;
 mod trouble;
+#[path = "../servers/warnings.rs"]
+mod warnings;
 
 use std::time::Duration;
 

@@ -1,13 +1,14 @@
 //! Lists of rows, and rows that cannot be read.
 
-use std::sync::Arc;
-
 use db_backends::sqlite::SqlitePersistence;
-use db_backends::sqlx::{AssertSqlSafe, Connection as _, SqliteConnection, raw_sql};
-use session_core::{Persistence as _, PersistenceError, Row, Scan as _, Subject, SubjectIndex as _};
+use db_backends::sqlx::{AssertSqlSafe, Connection as _, Row as _, SqliteConnection, query, raw_sql};
+use session_core::{
+    Persistence as _, PersistenceError, Rotation, Rotations as _, Row, Scan as _, Subject, SubjectIndex as _,
+};
 use tempfile::TempDir;
 
-use crate::{NOW, database, key, readable, record, run, url};
+use crate::warnings::Warnings;
+use crate::{LATER, NOW, database, key, readable, record, run, url};
 
 /// Asserts that a row cannot be read, and that the error does not show what is in it.
 fn assert_corrupt<T>(row: &Row<T>, damage: &str) {
@@ -123,34 +124,6 @@ async fn corrupt_row_is_listed_in_its_place_and_can_be_deleted() {
     }
 }
 
-/// Collects the warnings of this thread.
-#[derive(Clone, Default)]
-struct Warnings(Arc<std::sync::Mutex<Vec<String>>>);
-
-impl tracing::Subscriber for Warnings {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        metadata.target() == "db_backends"
-    }
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-    fn event(&self, event: &tracing::Event<'_>) {
-        struct Text(String);
-        impl tracing::field::Visit for Text {
-            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-                self.0 += &format!("{field}={value:?} ");
-            }
-        }
-        let mut text = Text(String::new());
-        event.record(&mut text);
-        self.0.lock().unwrap().push(text.0);
-    }
-    fn enter(&self, _: &tracing::span::Id) {}
-    fn exit(&self, _: &tracing::span::Id) {}
-}
-
 #[tokio::test]
 async fn rows_without_a_stored_key_are_skipped_with_one_warning() {
     let dir = TempDir::new().unwrap();
@@ -195,10 +168,35 @@ async fn rows_without_a_stored_key_are_skipped_with_one_warning() {
             assert_eq!(found, ["a", "c", "e"].map(key), "in pages of {limit}");
         }
     }
-    warnings.0.lock().unwrap().clear();
+    warnings.take();
     db.scan(None, 10).await.unwrap();
-    let warned = warnings.0.lock().unwrap().clone();
+    let warned = warnings.take();
     assert_eq!(warned.len(), 1, "{warned:?}");
     assert!(warned[0].contains("event=\"row_key_unreadable\" count=7"), "{warned:?}");
     assert!(!warned[0].contains("bbbb"), "{warned:?}");
+}
+
+#[tokio::test]
+async fn corrupt_note_of_a_rotation_hides_no_other_and_is_removed() {
+    let dir = TempDir::new().unwrap();
+    let db = database(&dir).await;
+    db.migrate_rotations().await.unwrap();
+    let note = Rotation::new(key("old"), key("new"), LATER);
+    db.note_rotation(&note).await.unwrap();
+    let mut other = SqliteConnection::connect(&url(&dir)).await.unwrap();
+    for (new, masked) in
+        [("''", "x''"), ("'d\u{e4}'", "x''"), ("'a b'", "x'00'"), ("printf('%.*c', 65, 'b')", "x''")]
+    {
+        let corrupt = format!(
+            "INSERT INTO sessions_rotations (old_key, new_key, masked_key, expires_at)
+             VALUES ('old', {new}, {masked}, {})",
+            LATER.as_micros()
+        );
+        raw_sql(AssertSqlSafe(corrupt)).execute(&mut other).await.unwrap();
+    }
+    assert_eq!(db.rotations(&key("old"), NOW, 10).await.unwrap(), [note]);
+    assert!(!db.delete_expired(LATER, 10).await.unwrap().is_unfinished(10));
+    let left: i64 =
+        query("SELECT count(*) FROM sessions_rotations").fetch_one(&mut other).await.unwrap().get(0);
+    assert_eq!(left, 0);
 }

@@ -30,6 +30,7 @@ mod figure;
 mod in_memory;
 mod lazy;
 mod near;
+mod notified;
 mod raw;
 mod reap;
 mod servers;
@@ -105,6 +106,7 @@ async fn measure(effort: Effort, groups: Vec<String>) -> Report {
     }
     if wanted("near") {
         near::measure(effort, &mut report).boxed().await;
+        notified::measure(effort, &mut report).boxed().await;
     }
     if wanted("lazy") {
         lazy::measure(effort, &mut report).boxed().await;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
+use session_cached_db::cache_backends::redis::driver;
 use session_cached_db::{CachedDb, NearCache, RedisCache, SqlitePersistence, near};
 
 use crate::Effort;
@@ -60,7 +61,7 @@ pub(crate) async fn measure(url: &str, effort: Effort, report: &mut Report) {
             child.spawn().unwrap()
         })
         .collect();
-    let (mut reads, mut near_hits, mut saves, mut behind) = (0, 0, 0, Vec::new());
+    let (mut reads, mut near_hits, mut saves, mut behind, mut pings) = (0, 0, 0, Vec::new(), Vec::new());
     for child in children {
         let output = tokio::task::spawn_blocking(|| child.wait_with_output().unwrap()).await.unwrap();
         assert!(output.status.success(), "{}", output.status);
@@ -69,7 +70,9 @@ pub(crate) async fn measure(url: &str, effort: Effort, report: &mut Report) {
         reads += number("reads");
         near_hits += number("near_hits");
         saves += number("saves");
-        behind.extend(printed["behind"].as_array().unwrap().iter().map(|nanos| nanos.as_u64().unwrap()));
+        let times = |name: &str| -> Vec<u64> { serde_json::from_value(printed[name].clone()).unwrap() };
+        behind.extend(times("behind"));
+        pings.extend(times("pings"));
     }
     behind.sort_unstable();
     assert!(near_hits > reads / 4, "memory answered {near_hits} of {reads} loads, which proves little");
@@ -86,6 +89,10 @@ pub(crate) async fn measure(url: &str, effort: Effort, report: &mut Report) {
     let what = "the same, maximum";
     let most = vec![ms(behind.last().copied().unwrap_or(0))];
     report.add("near_staleness_max_ms", Aim::AtMost(BOUND.as_secs_f64() * 1_000.0), what, most);
+    pings.sort_unstable();
+    let ping = pings.get(pings.len() - 1 - pings.len() / 1_000).copied().unwrap_or(0);
+    let what = "milliseconds of a bare PING by the same processes meanwhile, 99.9th percentile";
+    report.add("near_staleness_ping_p999_ms", Aim::None, what, vec![ms(ping)]);
 }
 
 async fn store(url: &str, database: &str) -> Store {
@@ -109,6 +116,7 @@ pub(crate) async fn measure_here() {
         own.into_iter().map(|(_, cookie)| tokio::spawn(write(store.clone(), cookie, until))).collect();
     let readers: Vec<_> =
         (0..READERS).map(|_| tokio::spawn(read(store.clone(), Arc::clone(&others), until))).collect();
+    let pinging = tokio::spawn(ping(text("url"), until));
     let (mut saves, mut reads, mut behind) = (0, 0, Vec::new());
     for writer in writers {
         saves += writer.await.unwrap();
@@ -119,7 +127,26 @@ pub(crate) async fn measure_here() {
         behind.extend(late);
     }
     let near_hits = store.stats().near_hits;
-    println!("{}", json!({ "reads": reads, "near_hits": near_hits, "saves": saves, "behind": behind }));
+    let pings = pinging.await.unwrap();
+    println!(
+        "{}",
+        json!({ "reads": reads, "near_hits": near_hits, "saves": saves, "behind": behind, "pings": pings })
+    );
+}
+
+/// Pings the server on a connection of its own. Returns the times, in nanoseconds: how soon a process hears anything from it,
+/// with the machine as busy as it is.
+async fn ping(url: String, until: u64) -> Vec<u64> {
+    let client = driver::Client::open(url).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut times = Vec::new();
+    while now() < until {
+        let begun = now();
+        let () = driver::cmd("PING").query_async(&mut connection).await.unwrap();
+        times.push(now() - begun);
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(1..5))).await;
+    }
+    times
 }
 
 /// Saves rising numbers, each with the times at which the ones before were acknowledged.

@@ -25,6 +25,7 @@ mod repair_task;
 mod settings;
 mod write;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -54,6 +55,8 @@ pub(crate) struct CoherentCache<C> {
     tasks: Arc<Tasks>,
     runtime: Arc<dyn Runtime>,
     telemetry: Arc<Telemetry>,
+    /// The use of a near cache has ended.
+    is_stopped: AtomicBool,
 }
 
 /// The write queues, in which repairs wait for their turn like the writes of their keys.
@@ -90,6 +93,7 @@ impl<C: Cache> CoherentCache<C> {
             tasks,
             runtime,
             telemetry,
+            is_stopped: AtomicBool::new(false),
         }
     }
 

@@ -1,19 +1,27 @@
 //! A near cache in the driver: it is started, and final operations are acknowledged late enough.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use session_core::{BoxFuture, Cache, DatabaseNotices, NearSource, StoredKey};
 
 use super::{CoherentCache, WriteOperation};
+use crate::runtime::within;
 use crate::telemetry::NearTelemetry;
 use crate::telemetry::metrics::Labels;
+use crate::watch::Watches;
 
 /// The share of the freshness bound that is added to the wait, because the clocks of two nodes do not run equally fast.
 const DRIFT: u32 = 128;
 
 /// The time that is added to the wait besides, because timers may be rounded.
 const ROUNDING: Duration = Duration::from_millis(1);
+
+/// A near cache could not be asked to report a change.
+#[derive(Debug)]
+pub(crate) struct NoReport;
 
 impl<C: Cache> CoherentCache<C> {
     /// Returns `true` if the cache is a near one.
@@ -22,10 +30,24 @@ impl<C: Cache> CoherentCache<C> {
     }
 
     /// Starts to listen for changes, if the cache is a near one. `notices` are those of the database, if it reports them.
-    pub(crate) fn start_near(&self, labels: &Labels, notices: Option<Arc<dyn DatabaseNotices>>) {
+    pub(crate) fn start_near(
+        &self,
+        labels: &Labels,
+        notices: Option<Arc<dyn DatabaseNotices>>,
+        watches: &Arc<Watches>,
+    ) {
         if let Some(near) = self.cache.near() {
-            let observer = Arc::new(NearTelemetry::new(&self.telemetry, labels));
+            let observer = Arc::new(NearTelemetry::new(&self.telemetry, watches, labels));
             near.start(&self.runtime, observer, notices);
+        }
+    }
+
+    /// Stops to listen for changes, if the cache is a near one. Calls after the first one do nothing.
+    pub(crate) async fn stop_near(&self) {
+        if let Some(near) = self.cache.near()
+            && !self.is_stopped.swap(true, Ordering::AcqRel)
+        {
+            near.stop().await;
         }
     }
 
@@ -33,6 +55,18 @@ impl<C: Cache> CoherentCache<C> {
     pub(crate) fn may_show(&self, key: &StoredKey) -> bool {
         let alone = self.cache.near().filter(|near| near.source() == NearSource::Database);
         alone.is_none_or(|near| near.peek(key).is_some())
+    }
+
+    /// Asks a near cache for a report of the next change of `key`. Fails if its channel does not answer. There is nothing to ask,
+    /// and nothing to repeat, if there is no channel just now, or the cache is none that is told of changes.
+    pub(crate) async fn ask_for_report(&self, key: &StoredKey) -> Result<(), NoReport> {
+        // What is in memory was asked for when it was read.
+        let near = self.cache.near().filter(|near| near.peek(key).is_none());
+        let Some(asked) = near.and_then(|near| near.watch(key)) else { return Ok(()) };
+        match within(&*self.runtime, self.settings.cache_timeout, pin!(asked)).await {
+            Some(true) => Ok(()),
+            Some(false) | None => Err(NoReport),
+        }
     }
 
     /// Returns a wait that begins now, when the fence of `operation` is confirmed, and after which no node shows what the

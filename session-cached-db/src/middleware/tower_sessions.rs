@@ -95,14 +95,14 @@ macro_rules! session_store {
             use $core::{ExpiredDeletion, SessionStore};
 
             use super::Sessions;
-            use crate::session::MAX_KEYS;
+            use crate::session::MAX_TRIES;
             use crate::{CachedDb, Error};
 
             #[async_trait]
             impl<C: Cache, P: Persistence> SessionStore for CachedDb<C, P> {
                 /// Adds a session. If its id is taken already, it gets another one.
                 async fn create(&self, record: &mut Record) -> Result<()> {
-                    for _ in 0..MAX_KEYS {
+                    for _ in 0..MAX_TRIES {
                         let (_, key) = keys(self, &record.id)?;
                         match Sessions(self).add(key, &record.data, record.expiry_date).await {
                             Err(Error::AlreadyExists) => record.id = Id::default(),

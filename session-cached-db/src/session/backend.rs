@@ -1,6 +1,5 @@
 use std::fmt;
 use std::sync::Arc;
-#[cfg(feature = "tower")]
 use std::time::Duration;
 
 use session_core::{
@@ -16,6 +15,7 @@ use crate::store::job::{Job, Reply, Written};
 use crate::store::{CachedDb, Followed, Follows, Inner, Settings, Wait, answer_of};
 #[cfg(feature = "tower")]
 use crate::telemetry::Telemetry;
+use crate::watch::SessionWatch;
 
 /// A store without its type parameters, so that handlers need not name the backends.
 pub(crate) trait SessionBackend: Send + Sync + fmt::Debug {
@@ -49,6 +49,7 @@ pub(crate) trait SessionBackend: Send + Sync + fmt::Debug {
         data: &SessionData,
         subject: Option<Subject>,
     ) -> Result<Record, Error>;
+    fn watch(self: Arc<Self>, key: StoredKey, session_key: SessionKey, interval: Duration) -> SessionWatch;
     /// Waits until no node shows what was replaced before.
     fn wait_for_all_nodes(self: Arc<Self>) -> BoxFuture<()>;
     fn now(&self) -> Timestamp;
@@ -98,7 +99,7 @@ impl<C: Cache, P: Persistence> SessionBackend for Inner<C, P> {
         key: SessionKey,
         stored_key: StoredKey,
     ) -> BoxFuture<Result<Option<Followed>, Error>> {
-        Box::pin(async move { Self::follow(&self, key, stored_key, Follows::Write).await })
+        Box::pin(async move { Self::follow(&self, Some(key), stored_key, Follows::Write).await })
     }
     fn read(self: Arc<Self>, key: StoredKey) -> BoxFuture<Result<Option<Loaded>, Error>> {
         Box::pin(async move { Self::read(&self, &key).await })
@@ -113,6 +114,9 @@ impl<C: Cache, P: Persistence> SessionBackend for Inner<C, P> {
         subject: Option<Subject>,
     ) -> Result<Record, Error> {
         Self::new_record(self, key, data, subject)
+    }
+    fn watch(self: Arc<Self>, key: StoredKey, session_key: SessionKey, interval: Duration) -> SessionWatch {
+        Self::watch(&self, key, Some(session_key), interval)
     }
     fn wait_for_all_nodes(self: Arc<Self>) -> BoxFuture<()> {
         Box::pin(async move { self.cache.wait_for_all_nodes().await })

@@ -11,8 +11,9 @@ use crate::store::job::{Create, Delete, Job, KeyOrigin, Save, Saved, Touch, Touc
 use crate::telemetry::Ending;
 use crate::{Coherence, Error};
 
-/// Maximum number of keys to try. A random key that exists already is all but impossible.
-pub(crate) const MAX_KEYS: u32 = 8;
+/// Maximum number of tries with another key: a random key that exists already is all but impossible, and so are more moves of a
+/// session while it is followed.
+pub(crate) const MAX_TRIES: u32 = 8;
 
 /// Operations that reach the database. Each write runs in a task of its own: a caller that drops its future
 /// does not learn the result, but nothing is left half done.
@@ -111,7 +112,7 @@ impl Session {
 
     pub(super) async fn create_new(&mut self) -> Result<Coherence, Error> {
         let subject = self.subject().map(Subject::parse).transpose()?;
-        for _ in 0..MAX_KEYS {
+        for _ in 0..MAX_TRIES {
             let (key, stored_key) = self.new_key()?;
             let record = self.store.new_record(&stored_key, self.data(), subject.clone())?;
             let next = Next { key, stored_key, rotation: None };
@@ -178,17 +179,19 @@ impl Session {
     }
 
     /// Ends the session in the database and in the cache. Its values stay in memory, but can never be saved
-    /// again. To log a user out, call [`log_out`](Self::log_out). Does nothing for a session without a key.
+    /// again. To log a user out, call [`log_out`](Self::log_out). Does nothing for a session without a key. If another request
+    /// has given the session another key, it is followed within the [grace](crate::Builder::rotation_grace).
     ///
     /// # Errors
     ///
-    /// An [error of every write](crate::CachedDb#errors-of-every-write).
+    /// [`Error::Conflict`] when other requests kept giving the session other keys, or an [error of every
+    /// write](crate::CachedDb#errors-of-every-write).
     pub async fn delete(&self) -> Result<Coherence, Error> {
         let mut coherence = Coherence::Coherent;
         if let Some(stored) = &self.stored {
             let deleted = self.end(&stored.stored_key, stored.loaded.stamp).await?;
             coherence = deleted.coherence;
-            if !deleted.value {
+            if !deleted.value && !mutant!(LogoutNotFollowed) {
                 coherence = coherence.and(Box::pin(self.delete_moved()).await?);
             }
         }
@@ -223,7 +226,10 @@ impl Session {
     }
 
     pub(super) fn new_key(&self) -> Result<(SessionKey, StoredKey), Error> {
+        #[cfg(not(feature = "__simulation"))]
         let key = SessionKey::generate()?;
+        #[cfg(feature = "__simulation")]
+        let key = crate::simulation::new_key().map_or_else(SessionKey::generate, Ok)?;
         // Does not fail: the builder has checked that the store takes the keys that are generated.
         let stored_key = self.store.settings().stored_key(&key).map_err(|_| Error::AlreadyExists)?;
         Ok((key, stored_key))
@@ -263,6 +269,12 @@ impl Session {
     /// Returns `true` if saving the session gives it to another subject, or to none, than it has in `stored`.
     pub(super) fn changes_subject(&self, stored: &Stored) -> bool {
         self.subject.as_ref().is_some_and(|subject| subject.as_ref() != stored.loaded.record.subject())
+    }
+
+    /// Returns `true` if this request logs a visitor in: it has given a subject to a session that is stored with none.
+    pub(super) fn gains_subject(&self) -> bool {
+        let had_none = self.stored.as_ref().is_some_and(|stored| stored.loaded.record.subject().is_none());
+        had_none && self.subject().is_some()
     }
 
     /// Takes over the result of a write.

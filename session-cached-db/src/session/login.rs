@@ -52,7 +52,7 @@ impl Session {
     }
 
     /// Stores a new session with the subject and the changes of this one, whose session has gone.
-    async fn begin_anew(&mut self) -> Result<Coherence, Error> {
+    pub(super) async fn begin_anew(&mut self) -> Result<Coherence, Error> {
         let gone = self.stored.take();
         let changed = self.changed.take();
         self.changed = changed.as_ref().map(|changed| changed.rebase(&SessionData::new()));

@@ -14,18 +14,19 @@ mod unsettled;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use session_core::{SessionData, SessionKey, StoredKey, Subject, Timestamp};
 
 pub(crate) use self::backend::SessionBackend;
 #[cfg(feature = "tower")]
 pub(crate) use self::expiry::Use;
-pub(crate) use self::lifecycle::MAX_KEYS;
+pub(crate) use self::lifecycle::MAX_TRIES;
 #[cfg(any(feature = "tower-sessions", feature = "tower-sessions-0_14"))]
 pub(crate) use self::map::invalid_value;
 use self::unsettled::Unsettled;
-use crate::Error;
 use crate::coherence::Loaded;
+use crate::{Error, SessionWatch};
 
 /// One client's session: a map from strings to anything that serde can write as JSON, with its key, its
 /// expiry and its subject.
@@ -125,6 +126,17 @@ impl Session {
     #[must_use]
     pub fn stored_key(&self) -> Option<&StoredKey> {
         self.stored.as_ref().map(|stored| &stored.stored_key)
+    }
+
+    /// Watches the session, for what outlives this request and must not outlive the session: its end is told on this node
+    /// wherever it is made. Looks at it at least once in `interval`; [`SessionWatch`] says when it is told sooner. An interval
+    /// below 50 ms counts as 50 ms. Returns `None` until the session is first saved, and after a [`flush`](Self::flush).
+    ///
+    /// Makes no call by itself.
+    #[must_use]
+    pub fn watch(&self, interval: Duration) -> Option<SessionWatch> {
+        let stored = self.stored.as_ref()?;
+        Some(Arc::clone(&self.store).watch(stored.stored_key, stored.key.clone(), interval))
     }
 
     /// Returns `true` if a value was read or changed.

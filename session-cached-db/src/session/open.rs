@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use session_core::{Cache, InvalidKey, Persistence, SessionKey, StoredKey};
 
-use super::Session;
+use super::{MAX_TRIES, Session};
 use crate::coherence::Loaded;
 use crate::runtime::Admission;
 use crate::store::job::{Delete, Job, Written};
@@ -66,9 +66,9 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
             if let Some((stored_key, loaded)) = adopted? {
                 return Ok(self.opened(key, stored_key, loaded));
             }
-            let followed = Box::pin(self.inner.follow(key.clone(), stored_key, Follows::Open)).await?;
+            let followed = Box::pin(self.inner.follow(Some(key.clone()), stored_key, Follows::Open)).await?;
             match followed {
-                Some(Followed { key: Some(key), stored_key, loaded }) => {
+                Some(Followed { key: Some(key), stored_key, loaded, .. }) => {
                     Ok(self.opened(key, stored_key, loaded))
                 }
                 superseded => {
@@ -87,7 +87,8 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
     ///
     /// # Errors
     ///
-    /// An [error of every write](Self#errors-of-every-write).
+    /// [`Error::Conflict`] when other requests kept giving the session other keys, or an [error of every
+    /// write](Self#errors-of-every-write).
     ///
     /// # Cancel safety
     ///
@@ -108,13 +109,22 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
                 let Written { value, coherence } = deleting.await?;
                 ended = Written { value: ended.value || value, coherence: ended.coherence.and(coherence) };
             }
-            if let Some((key, stored_key)) = moved.filter(|_| !ended.value)
-                && let Some(Followed { key: Some(_), stored_key, .. }) =
-                    Box::pin(self.inner.follow(key, stored_key, Follows::Open)).await?
-            {
-                return destroy(&self.inner, &stored_key).await;
+            let Some((key, stored_key)) = moved else { return Ok(ended) };
+            if ended.value {
+                return Ok(ended);
             }
-            Ok(ended)
+            for _ in 0..MAX_TRIES {
+                // If it has moved again since it was found, the next try finds it.
+                let followed =
+                    Box::pin(self.inner.follow(Some(key.clone()), stored_key, Follows::Open)).await?;
+                let Some(Followed { key: Some(_), stored_key, .. }) = followed else { return Ok(ended) };
+                let Written { value, coherence } = destroy(&self.inner, &stored_key).await?;
+                ended = Written { value, coherence: ended.coherence.and(coherence) };
+                if value {
+                    return Ok(ended);
+                }
+            }
+            Err(Error::Conflict)
         }
     }
 

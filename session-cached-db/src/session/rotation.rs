@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use session_core::{MaskedKey, Record, Rotation, SessionKey, StoredKey};
 
-use super::{MAX_KEYS, Session, Stored};
+use super::{MAX_TRIES, Session, Stored};
 use crate::coherence::Loaded;
 use crate::store::job::{Job, Save};
 use crate::store::{ConflictPolicy, Followed};
@@ -37,7 +37,9 @@ impl Session {
     /// Moves the session to a new key and stores it, in one statement. The old key is dead.
     ///
     /// Call it whenever a user gains rights, so that a key that an attacker planted before is worth nothing (session fixation;
-    /// ASVS 5.0 7.2.4). A [login](Self::log_in) does it by itself. A session without a key is created.
+    /// ASVS 5.0 7.2.4). A [login](Self::log_in) does it by itself. A session without a key is created. If this request has given a
+    /// [subject](Self::set_subject) to a session that had none, and that has gone in the meantime, a new session is stored, as
+    /// by [`log_in`](Self::log_in): a login form was submitted twice.
     ///
     /// # Errors
     ///
@@ -52,7 +54,11 @@ impl Session {
             return Ok(Coherence::Coherent);
         }
         self.check_superseded()?;
-        self.change_key(NewKey::Rights).await
+        let is_login = self.gains_subject();
+        match self.change_key(NewKey::Rights).await {
+            Err(Error::SessionGone) if is_login => Box::pin(self.begin_anew()).await,
+            changed => changed,
+        }
     }
 
     /// Moves the session to a new key and stores it, like [`cycle_key`](Self::cycle_key), for no reason but the age of the old
@@ -63,7 +69,9 @@ impl Session {
     /// gets the session, and the client its new key. Without one, this is the same as `cycle_key`, and a client that loses
     /// the answer loses its session.
     ///
-    /// If another request has renewed the key at the same time, this one goes on with that key.
+    /// If another request has renewed the key at the same time, this one goes on with that key. A session without a key is
+    /// created, unless there is nothing to keep: a request that comes late with the key from before a login, and only renews
+    /// it, must get no key that takes the place of the login's.
     ///
     /// # Errors
     ///
@@ -77,11 +85,14 @@ impl Session {
             return Ok(Coherence::Coherent);
         }
         self.check_superseded()?;
+        if self.is_unsaved_and_empty() {
+            return Ok(Coherence::Coherent);
+        }
         self.change_key(NewKey::Renewal).await
     }
 
     pub(super) async fn change_key(&mut self, reason: NewKey) -> Result<Coherence, Error> {
-        for _ in 0..MAX_KEYS {
+        for _ in 0..MAX_TRIES {
             let Some(stored) = &self.stored else { return self.create_new().await };
             let old = stored.stored_key;
             let changes_subject = self.changes_subject(stored);
@@ -122,8 +133,8 @@ impl Session {
         let grace = self.store.settings().rotation_grace;
         let rotation = grace.map(|grace| {
             let masked_key = match reason {
-                NewKey::Rights => None,
-                NewKey::Renewal => MaskedKey::mask(&key, &stored_key, &stored.key),
+                NewKey::Rights if !mutant!(RightsRevealed) => None,
+                NewKey::Rights | NewKey::Renewal => MaskedKey::mask(&key, &stored_key, &stored.key),
             };
             let rotation = Rotation::new(stored.stored_key, stored_key, self.store.now() + grace);
             Box::new(rotation.with_masked_key(masked_key))
@@ -183,7 +194,7 @@ impl Session {
     /// Returns the record in `stored` with the changes of this request, and of no other.
     fn as_seen_here(&self, stored: &Stored) -> Result<Loaded, Error> {
         let payload = self.store.codec().encode(&stored.stored_key, self.data());
-        let payload = payload.map_err(|error| Error::Unencodable(Arc::new(error)))?;
+        let payload = payload.map_err(Error::of_encoding)?;
         let record = Record::clone(&stored.loaded.record).with_payload(payload);
         // For those who know the session by its new key only.
         record
@@ -194,9 +205,16 @@ impl Session {
 
     /// Ends the session that another request has moved to another key, if there is one.
     pub(super) async fn delete_moved(&self) -> Result<Coherence, Error> {
-        match self.followed().await? {
-            Some(Followed { stored_key, .. }) => Ok(self.end(&stored_key, None).await?.coherence),
-            None => Ok(Coherence::Coherent),
+        let mut coherence = Coherence::Coherent;
+        for _ in 0..MAX_TRIES {
+            let Some(Followed { stored_key, .. }) = self.followed().await? else { return Ok(coherence) };
+            let ended = self.end(&stored_key, None).await?;
+            coherence = coherence.and(ended.coherence);
+            if ended.value {
+                return Ok(coherence);
+            }
+            // It has moved again since it was found.
         }
+        Err(Error::Conflict)
     }
 }

@@ -57,6 +57,10 @@ impl Session {
         let Some(loaded) = Arc::clone(&self.store).read(unsettled.stored_key).await? else {
             return Ok(false);
         };
+        if unsettled.old.is_some() {
+            // With a near cache, another node may show the session under its old key for a while.
+            Arc::clone(&self.store).wait_for_all_nodes().await;
+        }
         let Some(unsettled) = self.unsettled.take() else { return Ok(false) };
         let Unsettled { key, stored_key, data, subject, .. } = *unsettled;
         let since = (self.modified && *self.data() != data).then(|| self.data().clone());

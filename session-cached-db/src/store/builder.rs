@@ -1,18 +1,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use session_core::{Cache, Codec, JsonCodec, Persistence, Rotations, Runtime, Scope, StoreId, SubjectIndex};
+use session_core::{
+    Cache, Codec, DatabaseNotices, JsonCodec, Persistence, Rotations, Runtime, Scope, StoreId, SubjectIndex,
+};
 
 use super::inner::{Inner, Parts};
 use super::limits::SubjectLimit;
 use super::rotation_table::{RotationTable, Table};
-use super::settings::{DAY, Options, SECOND};
+use super::settings::{DAY, Options, SECOND, is_told_by_database};
 use super::{CachedDb, ConflictPolicy, Reaper, Schema};
 use crate::telemetry::{Hooks, LogKey};
 use crate::{BuildError, OutagePolicy, TokioRuntime, WriteOperation};
 
 /// The default of [`Builder::clock_slack`], which `sessionctl` compares clocks with.
 pub const DEFAULT_CLOCK_SLACK: Duration = Duration::from_secs(2);
+
+/// The default of [`Builder::write_timeout`]. The freshness bound of a near cache is below it.
+pub const DEFAULT_WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Every default that depends on no other setting.
 impl Default for Options {
@@ -35,7 +40,7 @@ impl Default for Options {
             clock_slack: DEFAULT_CLOCK_SLACK,
             cache_timeout: Duration::from_millis(100),
             read_timeout: 5 * SECOND,
-            write_timeout: 10 * SECOND,
+            write_timeout: DEFAULT_WRITE_TIMEOUT,
             breaker_threshold: 5,
             probe_interval: SECOND,
             repair_capacity: 100_000,
@@ -365,10 +370,11 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
                     StoreId::of([&*options.name, &*table, &*options.key_prefix])
                 }
             };
-            let notices = options.take_notices(&cache, &db)?;
             options.check_near(&cache, &db.properties())?;
             let settings = options.resolve(&cache.properties(), &db.properties(), store_id)?;
             prepare(&db, schema, rotations.as_deref()).await?;
+            // Last: from here on, each write of this handle is reported, whether or not there is a store.
+            let notices = take_notices(&cache, &db)?;
             let parts = Parts {
                 cache,
                 db,
@@ -386,6 +392,18 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
             Ok(store)
         }
     }
+}
+
+/// Returns the database's reports of changes, if the cache needs them. Refuses a database that has none.
+fn take_notices(
+    cache: &impl Cache,
+    db: &impl Persistence,
+) -> Result<Option<Arc<dyn DatabaseNotices>>, BuildError> {
+    if !is_told_by_database(cache) {
+        return Ok(None);
+    }
+    let notices = db.notify();
+    notices.map(Some).map_err(|reason| BuildError::Invalid(format!("{}: {reason}", db.properties().name)))
 }
 
 /// Creates or checks the tables that the store needs.
@@ -450,8 +468,8 @@ impl<C: Cache, P: SubjectIndex> Builder<C, P> {
     ///   comes from the clocks of the nodes. The session that has just got its subject is never ended, even
     ///   if clocks differ.
     /// - Sessions of another [key prefix](Self::key_prefix) are another application's, and do not count.
-    /// - The login waits until up to 16 surplus sessions have ended. Should there be more, as when the limit is new, they are
-    ///   ended in the background, in pages, and the login waits for none of them: it reads the limit and 17 more sessions,
+    /// - The login waits until up to 8 surplus sessions have ended. Should there be more, as when the limit is new, they are
+    ///   ended in the background, in pages, and the login waits for none of them: it reads the limit and 9 more sessions,
     ///   however many there are. Until then, the subject has more sessions than the limit.
     /// - Logins of one subject in one process run one after another. A login whose turn does not come within the
     ///   [`write_timeout`](Self::write_timeout) fails with [`Error::Busy`](crate::Error::Busy), and nothing was written.

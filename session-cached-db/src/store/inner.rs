@@ -17,6 +17,7 @@ use crate::coherence::{CoherentCache, Loaded};
 use crate::runtime::Tasks;
 use crate::telemetry::metrics::{DatabaseLatencies, Labels};
 use crate::telemetry::{Counters, Hooks, LogKey, PresentedKey, Telemetry};
+use crate::watch::Watches;
 
 /// The parts of a store, which its clones share.
 #[derive(Debug)]
@@ -33,6 +34,7 @@ pub(crate) struct Inner<C, P> {
     pub(super) logins: Arc<Queues<Subject, Login>>,
     pub(super) touches: Touches,
     pub(crate) tasks: Arc<Tasks>,
+    pub(super) watches: Arc<Watches>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(super) subject_limit: Option<SubjectLimit<Self>>,
     /// The notes of rotations, if there is a grace after one.
@@ -89,13 +91,14 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             logins: Queues::new(settings.max_waiting_writes),
             touches: Touches::default(),
             tasks,
+            watches: Arc::new(Watches::new(Arc::clone(&runtime), &labels)),
             telemetry,
             subject_limit,
             rotations,
             settings,
             runtime,
         });
-        store.cache.start_near(&labels, notices);
+        store.cache.start_near(&labels, notices, &store.watches);
         store
     }
 

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use futures_util::stream::{self, StreamExt as _};
 use session_core::{Cache, ExpiryWrite, KeyForm, Persistence, Record, Row, Scan, SessionKey, StoredKey};
 
 use super::inner::Inner;
 use super::job::{Job, Saved, Update};
+use super::subjects::SIDE_BY_SIDE_NEAR;
 use crate::coherence::Loaded;
 use crate::runtime::Admission;
 use crate::{CachedDb, Error};
@@ -104,6 +106,13 @@ enum Sweep {
     HashKeys,
 }
 
+/// The outcome for one session of a sweep.
+enum Rewritten {
+    Yes,
+    NotDue,
+    Unreadable,
+}
+
 impl<C: Cache, P: Scan> Inner<C, P> {
     /// Works through one page. Goes on if the returned future is dropped.
     fn sweep(
@@ -132,32 +141,43 @@ impl<C: Cache, P: Scan> Inner<C, P> {
         let is_due = |key: &StoredKey| {
             self.settings.owns(key) || matches!(sweep, Sweep::HashKeys) && self.settings.is_plain(key)
         };
-        for Row { key, contents, .. } in page.into_iter().filter(|row| is_due(&row.key)) {
+        let due: Vec<_> = page.into_iter().filter(|row| is_due(&row.key)).collect();
+        let work = due.into_iter().map(|row| async move { (row.key, self.sweep_row(sweep, row).await) });
+        // One after another, to leave the database to requests; but each wait for the other nodes would add up.
+        let side_by_side = if self.cache.is_near() { SIDE_BY_SIDE_NEAR } else { 1 };
+        let mut work = stream::iter(work).buffered(side_by_side);
+        while let Some((key, done)) = work.next().await {
             swept.seen += 1;
-            let record = match contents {
-                Ok(record) => Arc::new(record),
-                Err(error) => {
-                    self.note_unreadable_row(&key, &Error::Database(Arc::new(error)));
-                    swept.unreadable.push(key);
-                    continue;
-                }
-            };
-            if record.is_expired(self.runtime.now()) {
-                continue;
-            }
-            let done = match sweep {
-                Sweep::Reseal => self.reseal(&key, &record).await,
-                Sweep::HashKeys => self.hash_key(&key, &record).await,
-            };
             match done {
-                Ok(true) => swept.written += 1,
-                Ok(false) => {}
+                Ok(Rewritten::Yes) => swept.written += 1,
+                Ok(Rewritten::NotDue) => {}
+                Ok(Rewritten::Unreadable) => swept.unreadable.push(key),
                 Err(Error::Conflict | Error::SessionGone | Error::AlreadyExists) => swept.missed += 1,
                 Err(error) if error.is_row_error() => swept.unreadable.push(key),
                 Err(error) => return Err(error),
             }
         }
         Ok(swept)
+    }
+
+    /// Rewrites a session, if that is due.
+    async fn sweep_row(self: &Arc<Self>, sweep: Sweep, row: Row<Record>) -> Result<Rewritten, Error> {
+        let Row { key, contents, .. } = row;
+        let record = match contents {
+            Ok(record) => Arc::new(record),
+            Err(error) => {
+                self.note_unreadable_row(&key, &Error::Database(Arc::new(error)));
+                return Ok(Rewritten::Unreadable);
+            }
+        };
+        if record.is_expired(self.runtime.now()) {
+            return Ok(Rewritten::NotDue);
+        }
+        let was_due = match sweep {
+            Sweep::Reseal => self.reseal(&key, &record).await?,
+            Sweep::HashKeys => self.hash_key(&key, &record).await?,
+        };
+        Ok(if was_due { Rewritten::Yes } else { Rewritten::NotDue })
     }
 }
 
@@ -192,7 +212,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     ) -> Result<Saved, Error> {
         let data = record.data(key, &*self.codec).map_err(|error| self.unreadable(key, error))?;
         let payload = self.codec.encode(rename.as_ref().unwrap_or(key), &data);
-        let payload = payload.map_err(|error| Error::Unencodable(Arc::new(error)))?;
+        let payload = payload.map_err(Error::of_encoding)?;
         let encoded = Record::clone(record).with_payload(payload);
         let expected = Some(record.version());
         let update = Update { record: encoded, expected, expiry: ExpiryWrite::Extend, rename };

@@ -201,7 +201,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     fn with_data(&self, record: Record, key: &StoredKey, data: &SessionData) -> Result<Record, Error> {
         self.check_keys(data)?;
         let now = self.runtime.now();
-        let payload = self.codec.encode(key, data).map_err(|error| Error::Unencodable(Arc::new(error)))?;
+        let payload = self.codec.encode(key, data).map_err(Error::of_encoding)?;
         let expires_at = self.settings.expires_at(expiry_of(data), record.created_at(), now);
         let record = record.with_payload(payload).with_expires_at(expires_at).with_last_seen_at(now);
         self.check_size(&record)?;

@@ -1,7 +1,7 @@
 //! The store: a database behind a coherent cache.
 //!
 //! [`CachedDb`] is the public type, [`Inner`] the parts that its clones share. Reads: `load`, `single_flight`. Operations on
-//! many sessions: `subjects`, `limits`, `maintenance`, `reaper`. Requests that come late with an old key: `rotations`. The way of
+//! many sessions: `subjects`, `limits`, `maintenance`, `reaper`. Watched sessions: `watch`. Requests that come late with an old key: `rotations`. The way of
 //! a write, from its caller to the database, in files of which each uses only those after it:
 //!
 //! | file | content |
@@ -38,6 +38,7 @@ mod single_flight;
 mod subjects;
 mod touches;
 mod turns;
+mod watch;
 mod writes;
 
 use std::fmt;
@@ -54,13 +55,14 @@ use crate::Error;
 use crate::coherence::{Loaded, Reachable};
 use crate::telemetry::Stats;
 
-pub use self::builder::{Builder, DEFAULT_CLOCK_SLACK};
+pub use self::builder::{Builder, DEFAULT_CLOCK_SLACK, DEFAULT_WRITE_TIMEOUT};
 pub(crate) use self::inner::Inner;
 pub use self::job::Written;
 pub use self::maintenance::SweepPage;
 pub use self::no_cache::NoCache;
 pub(crate) use self::queue::{Wait, answer_of};
 pub(crate) use self::rotations::{Followed, Follows};
+pub use self::settings::SHORTEST_FRESHNESS_BOUND;
 pub(crate) use self::settings::Settings;
 pub use self::settings::{ConflictPolicy, Reaper, Schema};
 
@@ -205,12 +207,14 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
 
     /// Refuses further writes, waits for those in flight, and stops the reaper. Then repairs the cache entries of writes that
     /// could not be fenced, because the repair queue ends with the store. If the cache does not answer, that takes at most two
-    /// [probe intervals](Builder::probe_interval).
+    /// [probe intervals](Builder::probe_interval). Ends the connection on which a near cache is told of changes: loads that
+    /// come later go to the shared cache, or to the database.
     pub fn close(&self) -> impl Future<Output = ()> + Send {
         async move {
             self.inner.tasks.close();
             self.inner.tasks.drain().await;
             self.inner.cache.repair_at_the_end().await;
+            self.inner.cache.stop_near().await;
         }
     }
 }

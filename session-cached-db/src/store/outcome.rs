@@ -40,6 +40,9 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let record = result.map(Arc::new);
         let old = *write.key();
         let key = new_key.as_ref().map_or(old, |(new, _)| *new);
+        if key != old {
+            self.watches.hint(&old);
+        }
         let value = record.as_ref().ok().and_then(|record| self.cache.value(&key, record, made_at));
         let (stamp, coherence) = match new_key {
             None => write.finish(value).await,
@@ -52,6 +55,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             }
         };
         let record = record?;
+        self.watches.note_expiry(&key, record.expires_at());
         if key != old {
             self.telemetry.call_hooks(|hooks| hooks.renewed(&old, &key, &record));
         }

@@ -1,8 +1,10 @@
 //! Deletes expired sessions in the background.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use session_core::{Cache, Persistence};
 
 use super::inner::Inner;
@@ -83,7 +85,14 @@ async fn rounds<C: Cache, P: Persistence>(store: Weak<Inner<C, P>>, reaper: Reap
         drop(inner);
         timer.await;
         let Some(inner) = store.upgrade() else { return };
-        match inner.reap(reaper.batch, Some(reaper.pause)).await {
+        let round = AssertUnwindSafe(inner.reap(reaper.batch, Some(reaper.pause))).catch_unwind();
+        // A panic of a hook ends its round, and not the reaper.
+        let Ok(reaped) = round.await else {
+            tracing::error!(target: "session_cached_db", event = "reaper_panicked",
+                "Hooks::expired has panicked; the sessions of its batch are deleted, others follow in the next round");
+            continue;
+        };
+        match reaped {
             Ok(reaped) => tracing::debug!(target: "session_cached_db", event = "reaped", reaped),
             // Logged when it was found.
             Err(Error::ClockSkew { .. }) => {}

@@ -1,6 +1,5 @@
 //! The grace after a rotation: which key a session has got is noted, so that what comes late with the old key can follow.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use session_core::{Cache, Persistence, Rotation, SessionKey, StoredKey};
@@ -10,13 +9,15 @@ use crate::Error;
 use crate::coherence::Loaded;
 
 /// The number of keys that are followed at most: those of a session that moved several times, and those of its other notes.
-const MAX_KEYS: usize = 8;
+const MAX_FOLLOWED: usize = 8;
 
 /// A session that was found under the key that it has got in the place of another.
 pub(crate) struct Followed {
     /// The new session key. `None` if clients of the old one must not get it, nor open the session.
     pub(crate) key: Option<SessionKey>,
     pub(crate) stored_key: StoredKey,
+    /// No rotation on the way was a change of rights.
+    pub(crate) is_renewed: bool,
     pub(crate) loaded: Loaded,
 }
 
@@ -27,13 +28,18 @@ pub(crate) enum Follows {
     Open,
     /// A request that was opened with the old key saves, ends or rotates the session.
     Write,
+    /// The session is watched under the old key.
+    Watch,
 }
 
 impl<C: Cache, P: Persistence> Inner<C, P> {
-    /// Notes a rotation that is about to happen. The rotation happens all the same if that fails: it only has no grace then.
+    /// Notes a rotation that is about to happen. The grace begins now, because the rotation may have waited. It happens all the
+    /// same if that fails: it only has no grace then.
     pub(super) async fn note_rotation(&self, rotation: &Rotation) {
-        let Some(table) = &self.rotations else { return };
-        if let Err(error) = table.note(&self.db, rotation).await
+        let (Some(table), Some(grace)) = (&self.rotations, self.settings.rotation_grace) else { return };
+        let mut rotation = rotation.clone();
+        rotation.expires_at = self.runtime.now() + grace;
+        if let Err(error) = table.note(&self.db, &rotation).await
             && let Some(suppressed) =
                 self.telemetry.log_limits.admit("rotation_not_noted", self.runtime.now())
         {
@@ -43,29 +49,42 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         }
     }
 
-    /// Returns the session that was under `key` and `stored_key`, if it has another key for no longer than the grace.
+    /// Returns the session that was under `stored_key`, if it has another key for no longer than the grace. `key` is the
+    /// session key of `stored_key`, if that is known.
     pub(crate) async fn follow(
         self: &Arc<Self>,
-        key: SessionKey,
+        key: Option<SessionKey>,
         stored_key: StoredKey,
         why: Follows,
     ) -> Result<Option<Followed>, Error> {
         let Some(table) = &self.rotations else { return Ok(None) };
-        let mut keys = VecDeque::from([(Some(key), stored_key)]);
-        for _ in 0..MAX_KEYS {
-            let Some((key, old)) = keys.pop_front() else { break };
+        let mut keys = vec![(key, stored_key, true)];
+        for _ in 0..MAX_FOLLOWED {
+            let Some((key, old, is_renewed)) = keys.pop() else { break };
+            let mut missing = Vec::new();
             for rotation in table.find(&self.db, &old).await? {
+                let is_renewed = is_renewed && rotation.masked_key.is_some();
                 let new_key = key.as_ref().and_then(|key| self.revealed(&rotation, key));
-                match self.load_moved(&rotation.new, new_key.is_some()).await? {
+                let is_followed = match why {
+                    Follows::Open => new_key.is_some(),
+                    Follows::Write => true,
+                    Follows::Watch => false,
+                };
+                let is_revealed = new_key.is_some() && !matches!(why, Follows::Watch);
+                match self.load_moved(&rotation.new, is_revealed).await? {
                     Some(loaded) => {
-                        if new_key.is_some() || matches!(why, Follows::Write) {
+                        if is_followed {
                             self.note_followed(&stored_key, &rotation.new, why);
                         }
-                        return Ok(Some(Followed { key: new_key, stored_key: rotation.new, loaded }));
+                        let stored_key = rotation.new;
+                        return Ok(Some(Followed { key: new_key, stored_key, is_renewed, loaded }));
                     }
-                    None => keys.push_back((new_key, rotation.new)),
+                    None => missing.push((new_key, rotation.new, is_renewed)),
                 }
             }
+            // The first one first, and all that comes after it before the second: it is the one that has moved the session,
+            // nearly always.
+            keys.extend(missing.into_iter().rev());
         }
         Ok(None)
     }
@@ -90,7 +109,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     /// Returns the new session key that `rotation` reveals to clients of the old `key`.
     fn revealed(&self, rotation: &Rotation, key: &SessionKey) -> Option<SessionKey> {
         let new_key = rotation.masked_key.as_ref()?.unmask(&rotation.new, key)?;
-        // What another program has put there opens nothing.
+        // A note that another program has put there opens nothing.
         let is_right = self.settings.stored_key(&new_key).is_ok_and(|stored| stored == rotation.new);
         is_right.then_some(new_key)
     }

@@ -121,7 +121,9 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             Some(draft) => draft,
             None => self.merge_rename_anew(key, &new, save).await?,
         };
-        if let Some(rotation) = &save.rotation {
+        if let Some(rotation) = &save.rotation
+            && !mutant!(RotationNotedLate)
+        {
             // Before the statement: there is no moment at which the old key is dead and leads nowhere.
             self.note_rotation(rotation).await;
         }
@@ -152,6 +154,13 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                 Err(error) => break (Err(error), made_at),
             }
         };
+        mutant!(RotationNotedLate => {
+            let saved = self.end_write(write, Some((new, lease)), result, made_at).await;
+            if let Some(rotation) = &save.rotation {
+                self.note_rotation(rotation).await;
+            }
+            return saved;
+        });
         self.end_write(write, Some((new, lease)), result, made_at).await
     }
 }

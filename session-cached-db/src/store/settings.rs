@@ -1,9 +1,8 @@
-use std::sync::Arc;
 use std::time::Duration;
 
 use session_core::{
-    Cache, CacheProperties, DatabaseNotices, Expiry, InvalidKey, KeyForm, KeyPrefix, NearSource, Persistence,
-    PersistenceProperties, Scope, SessionKey, StoreId, StoredKey, Timestamp,
+    Cache, CacheProperties, Expiry, InvalidKey, KeyForm, KeyPrefix, NearSource, PersistenceProperties, Scope,
+    SessionKey, StoreId, StoredKey, Timestamp,
 };
 
 use crate::BuildError;
@@ -11,10 +10,16 @@ use crate::coherence::{CoherenceSettings, WriteOperation};
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 
-/// The shortest freshness bound of a near cache: the clock of a hit may be behind by half of it.
-const SHORTEST_BOUND: Duration = Duration::from_millis(20);
+/// The shortest [freshness bound](session_core::Near::freshness_bound) of a near cache: the clock of a hit may be behind by half of
+/// it.
+pub const SHORTEST_FRESHNESS_BOUND: Duration = Duration::from_millis(20);
 
 pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Returns `true` if the cache is memory that the database tells of changes.
+pub(super) fn is_told_by_database(cache: &impl Cache) -> bool {
+    cache.near().is_some_and(|near| near.source() == NearSource::Database)
+}
 
 /// The longest grace after a rotation.
 const MAX_GRACE: Duration = Duration::from_secs(60);
@@ -182,35 +187,30 @@ impl Options {
         })
     }
 
-    /// Returns the database's reports of changes, if the cache needs them. Refuses a database that has none.
-    pub(super) fn take_notices(
-        &mut self,
-        cache: &impl Cache,
-        db: &impl Persistence,
-    ) -> Result<Option<Arc<dyn DatabaseNotices>>, BuildError> {
-        if cache.near().is_none_or(|near| near.source() != NearSource::Database) {
-            return Ok(None);
-        }
-        self.is_notified = true;
-        let notices = db.notify();
-        notices.map(Some).map_err(|reason| BuildError::Invalid(format!("{}: {reason}", db.properties().name)))
-    }
-
     /// Refuses a near cache that can never be told of changes, or whose freshness bound does not fit.
     pub(super) fn check_near(
-        &self,
+        &mut self,
         cache: &impl Cache,
         db: &PersistenceProperties,
     ) -> Result<(), BuildError> {
         let Some(near) = cache.near() else { return Ok(()) };
+        self.is_notified = is_told_by_database(cache);
         if let Some(refusal) = near.refusal() {
             return invalid(refusal);
         }
         let (bound, longest) = (near.freshness_bound(), self.max_cache_age(&cache.properties(), db));
-        if bound < SHORTEST_BOUND || bound > longest {
+        if bound < SHORTEST_FRESHNESS_BOUND || bound > longest {
             return invalid(format!(
-                "the near cache's freshness bound is {bound:?}; it must be at least {SHORTEST_BOUND:?}, and at most \
+                "the near cache's freshness bound is {bound:?}; it must be at least {SHORTEST_FRESHNESS_BOUND:?}, and at most \
                  max_cache_age, {longest:?}"
+            ));
+        }
+        // A final write holds its session for the bound, and the next write of that session would be told that it is busy.
+        if bound >= self.write_timeout {
+            return invalid(format!(
+                "the near cache's freshness bound is {bound:?}; it must be below write_timeout, {:?}, because a final write \
+                 waits for it",
+                self.write_timeout
             ));
         }
         Ok(())

@@ -26,13 +26,14 @@ const PAGE: u32 = 1_000;
 /// The number of sessions that are ended at the same time.
 const SIDE_BY_SIDE: usize = 16;
 
-/// The same with a near cache: mostly they wait until no node shows them.
-const SIDE_BY_SIDE_NEAR: usize = 256;
+/// The number of final writes that are made at the same time with a near cache: mostly they wait until no node shows what
+/// they replace.
+pub(super) const SIDE_BY_SIDE_NEAR: usize = 256;
 
 /// The number of surplus sessions whose end a login waits for. More of them are ended in the background.
 ///
 /// A login reads so many sessions beyond the limit, and their rows lie all over the table.
-const SURPLUS_AT_LOGIN: usize = 16;
+const SURPLUS_AT_LOGIN: usize = 8;
 
 /// The time until the background begins to end surplus sessions, so that the login that found them is answered first.
 const CLEARING_DELAY: Duration = Duration::from_millis(100);

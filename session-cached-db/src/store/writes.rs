@@ -237,6 +237,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         self.touches.forget(key);
         let mut write = FencedWrite::begin(&self.cache, WriteOperation::Delete, *key, seen).await?;
         let deleted = write.statement(pin!(self.db.delete(key))).await;
+        self.watches.hint(key);
         let (_, coherence) = write.finish(None).await;
         if let Ok(true) = deleted {
             self.telemetry.call_hooks(|hooks| match ending {

@@ -66,6 +66,8 @@ counters! {
     /// Requests with the old key of a session that followed it to the new one within the
     /// [grace](crate::Builder::rotation_grace).
     rotations_followed = "session_rotations_followed_total",
+    /// Looks at sessions that are [watched](crate::SessionWatch).
+    watch_looks = "session_watch_looks_total",
     /// Keys in requests that the tower layer rejected before asking anything: malformed, or not sealed with a key of this node.
     rejected_keys = "session_rejected_keys_total",
     /// Cache calls that failed or did not answer in time.

@@ -12,7 +12,7 @@ use crate::Error;
 /// # Behavior
 ///
 /// - Each method is called once, by the task that did the work, after the database has confirmed it. The work of other nodes
-///   is reported to the hooks there.
+///   is reported to the hooks there. To learn here of an end that is made there, [watch](crate::SessionWatch) the session.
 /// - A method must return soon and must not panic: a request, or the result of a write, waits for it. Send longer work through
 ///   a channel.
 /// - Methods get stored keys, which open no session as long as keys are hashed. Records may hold data that must not reach a

@@ -8,11 +8,13 @@ use session_core::{NearEvent, NearObserver};
 
 use super::Telemetry;
 use super::metrics::{Gauge, Labels};
+use crate::watch::Watches;
 
-/// Counts and logs the events of a near cache.
+/// Counts and logs the events of a near cache, and hints at the sessions that they concern.
 #[derive(Debug)]
 pub(crate) struct NearTelemetry {
     telemetry: Arc<Telemetry>,
+    watches: Arc<Watches>,
     is_up: Gauge,
     answer_time: Gauge,
     basis_age: Gauge,
@@ -21,9 +23,10 @@ pub(crate) struct NearTelemetry {
 }
 
 impl NearTelemetry {
-    pub(crate) fn new(telemetry: &Arc<Telemetry>, labels: &Labels) -> Self {
+    pub(crate) fn new(telemetry: &Arc<Telemetry>, watches: &Arc<Watches>, labels: &Labels) -> Self {
         Self {
             telemetry: Arc::clone(telemetry),
+            watches: Arc::clone(watches),
             is_up: Gauge::new(
                 "session_near_channel_up",
                 "1 while the near cache is told of changes, and 0 otherwise",
@@ -47,8 +50,14 @@ impl NearTelemetry {
 impl NearObserver for NearTelemetry {
     fn note(&self, event: NearEvent<'_>) {
         match event {
-            NearEvent::Noticed => self.telemetry.counters.near_notices.bump(),
-            NearEvent::Forgotten => self.telemetry.counters.near_forgotten.bump(),
+            NearEvent::Noticed(key) => {
+                self.telemetry.counters.near_notices.bump();
+                self.watches.hint(key);
+            }
+            NearEvent::Forgotten => {
+                self.telemetry.counters.near_forgotten.bump();
+                self.watches.hint_all();
+            }
             NearEvent::Answered { took, basis_age } => {
                 let micros = |time: Duration| usize::try_from(time.as_micros()).unwrap_or(usize::MAX);
                 self.answer_time.set(micros(took));
@@ -57,6 +66,8 @@ impl NearObserver for NearTelemetry {
             NearEvent::Opened => {
                 self.is_up.set(1);
                 self.is_failure_logged.store(false, Ordering::Relaxed);
+                // What changed while there was no channel was not reported.
+                self.watches.hint_all();
                 tracing::info!(target: "session_cached_db", event = "near_channel_opened",
                     "the near cache is told of changes, and answers from memory");
             }
@@ -69,6 +80,7 @@ impl NearObserver for NearTelemetry {
                 tracing::warn!(target: "session_cached_db", event = "near_channel_failed", %error,
                     "the near cache cannot be told of changes; loads go around memory, and it is tried again");
             }
+            NearEvent::Stopped => self.is_up.set(0),
             _ => {}
         }
     }

@@ -264,3 +264,15 @@ async fn use_with_every_expiry<C: Cache, P: Persistence>(store: &CachedDb<C, P>)
     let _ = store.clear_expired().await;
     let _ = store.ping().await;
 }
+
+#[tokio::test]
+async fn freshness_bound_of_a_near_cache_is_below_the_write_timeout() {
+    let build = async |bound| {
+        let cache = TestCache::new().near(bound);
+        let builder = CachedDb::builder(cache, in_memory().await).write_timeout(10 * SECOND);
+        builder.max_cache_age(MINUTE).build().await
+    };
+    build(10 * SECOND - Duration::from_millis(1)).await.unwrap();
+    let refused = build(10 * SECOND).await.unwrap_err().to_string();
+    assert!(refused.contains("below write_timeout, 10s"), "{refused}");
+}

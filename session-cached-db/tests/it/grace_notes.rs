@@ -22,6 +22,22 @@ async fn rotation_that_cannot_be_noted_happens_without_a_grace() {
 }
 
 #[tokio::test]
+async fn grace_begins_when_the_key_changes_also_at_a_second_try() {
+    each_with_grace(async |world| {
+        let mut session = world.saved([("cart", 1)]).await;
+        let old = key_of(&session);
+        world.db.calls.fail(Call::Rename, Moment::Before, Fault::NoAnswer);
+        world.db.calls.fail(Call::Load, Moment::Before, Fault::Unreachable);
+        assert!(session.renew_key().await.is_err());
+        // Longer than the grace of the first try.
+        world.runtime.advance(MINUTE);
+        session.renew_key().await.unwrap();
+        assert_eq!(world.store.open(&old).await.unwrap().key(), session.key());
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn without_a_grace_nothing_is_noted_or_asked() {
     each_database(async |world| {
         let mut session = world.saved([("cart", 1)]).await;
@@ -64,7 +80,7 @@ async fn database_holds_no_new_key_that_its_reader_can_use() {
         let [note] = &notes[..] else { panic!("{notes:?}") };
         let masked = note.masked_key.unwrap();
         assert_ne!(masked.as_bytes(), key_of(&session).as_bytes());
-        // What is stored is no key to it.
+        // The stored form is no key to it.
         for known in [old, note.new] {
             let known = SessionKey::parse(known.as_str()).unwrap();
             assert_ne!(masked.unmask(&note.new, &known).as_ref(), session.key());

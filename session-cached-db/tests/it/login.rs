@@ -86,6 +86,29 @@ async fn login_submitted_twice_is_no_error_and_leaves_two_sessions() {
     }
 }
 
+/// As an application does that logs in by the single steps.
+#[tokio::test]
+async fn login_by_cycle_key_submitted_twice_is_no_error() {
+    each_database(async |world| {
+        let visitor = world.saved([("cart", 1)]).await;
+        let (mut one, mut two) = (world.reopen(&visitor).await, world.reopen(&visitor).await);
+        let mut rights = world.reopen(&visitor).await;
+        for session in [&mut one, &mut two] {
+            session.set_subject("user-1").unwrap();
+            session.cycle_key().await.unwrap();
+        }
+        assert_eq!(world.store.list_by_subject("user-1").await.unwrap().len(), 2);
+        assert!(two.is_empty(), "nothing of the session that has gone");
+        // Without a login it is an error, and so is another user in the place of one.
+        assert!(matches!(rights.cycle_key().await, Err(Error::SessionGone)));
+        let mut other = world.reopen(&one).await;
+        one.flush().await.unwrap();
+        other.set_subject("user-2").unwrap();
+        assert!(matches!(other.cycle_key().await, Err(Error::SessionGone)));
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn login_that_overlaps_a_logout_brings_nothing_back() {
     each_database(async |world| {

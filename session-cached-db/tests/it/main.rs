@@ -54,6 +54,8 @@ mod touches;
 mod tower;
 #[cfg(feature = "tower")]
 mod tower_cookie;
+#[cfg(all(feature = "django", feature = "tower"))]
+mod tower_django;
 #[cfg(feature = "tower")]
 mod tower_errors;
 #[cfg(feature = "tower")]
@@ -70,3 +72,4 @@ mod traces;
 mod typed;
 mod unknown_outcomes;
 mod versions;
+mod watch;

@@ -1,9 +1,10 @@
 //! The task that deletes expired sessions in the background.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use session_cached_db::{Reaper, Session};
-use session_core::{Expiry, Persistence as _};
+use session_cached_db::{Hooks, Reaper, Session};
+use session_core::{ExpiredSession, Expiry, Persistence as _};
 use tokio::runtime::Handle;
 
 use crate::common::{
@@ -65,6 +66,35 @@ async fn reaper_deletes_only_expired_sessions_in_bounded_batches() {
             assert!(!world.db.sqlite.delete(session.stored_key().unwrap()).await.unwrap());
         }
         assert_eq!(values_of(&world.reopen(&living).await), map([("x", 1)]));
+    })
+    .await;
+}
+
+/// Hooks that panic over the first sessions that expire.
+#[derive(Debug, Default)]
+struct PanicsOnce(AtomicBool);
+
+impl Hooks for PanicsOnce {
+    fn expired(&self, _: u64, _: &[ExpiredSession]) {
+        assert!(self.0.swap(true, Ordering::SeqCst), "as a hook of the application's may");
+    }
+}
+
+#[tokio::test]
+async fn hook_that_panics_ends_its_round_and_not_the_reaper() {
+    let hooked = |builder: StoreBuilder| reaping(builder).hooks(PanicsOnce::default());
+    each_database_with(hooked, async |world| {
+        let log = Log::listen();
+        short_lived(&world, 3).await;
+        next_round(&world).await;
+        round_ends(&world).await;
+        assert_eq!(log.events("reaper_panicked").len(), 1);
+        short_lived(&world, 3).await;
+        world.runtime.jump(HOUR);
+        next_round(&world).await;
+        round_ends(&world).await;
+        assert_eq!(world.store.stats().reaped, 6);
+        assert_eq!(log.events("reaper_panicked").len(), 1);
     })
     .await;
 }

@@ -1,7 +1,8 @@
 //! Touches of one session by many requests and nodes.
 
 use futures_util::future::join_all;
-use session_cached_db::Session;
+use session_cached_db::{Error, Session};
+use session_core::{ExpiryWrite, Record, StoredKey};
 
 use crate::common::{Call, DAY, HOUR, SECOND, START, World, each_database, key_of, values_of};
 
@@ -48,6 +49,39 @@ async fn touch_of_one_node_is_not_repeated_by_another() {
     let key = *session.stored_key().unwrap();
     let record = world.store.load(&key).await.unwrap().unwrap();
     assert_eq!((record.last_seen_at(), record.expires_at()), (START + HOUR, START + HOUR + 14 * DAY));
+}
+
+/// The process remembers the touch, and must not take that for one of the session that is not there any more.
+#[tokio::test]
+async fn late_touch_of_a_session_that_moved_or_ended_is_not_skipped() {
+    each_database(async |world| {
+        for end in 0..4 {
+            let mut session = world.saved([("x", 1)]).await;
+            let key = *session.stored_key().unwrap();
+            world.runtime.advance(HOUR);
+            let mut late = world.reopen(&session).await;
+            world.forget_calls();
+            session.touch().await.unwrap();
+            late.touch().await.unwrap();
+            assert_eq!(world.db.calls.count(Call::Touch), 1, "the second one is skipped");
+            match end {
+                0 => assert!(session.cycle_key().await.is_ok()),
+                1 => assert!(session.renew_key().await.is_ok()),
+                2 => {
+                    let record = world.store.load(&key).await.unwrap().unwrap();
+                    let record = Record::clone(&record);
+                    let new = StoredKey::parse(&"n".repeat(43)).unwrap();
+                    let expiry = ExpiryWrite::Extend;
+                    world.store.rename(&key, &new, record, None, expiry).await.unwrap();
+                    world.store.revoke(&new).await.unwrap();
+                }
+                _ => assert!(world.store.revoke(&key).await.is_ok()),
+            }
+            assert!(matches!(late.touch().await, Err(Error::SessionGone)), "{end}");
+            assert_eq!(world.db.calls.count(Call::Touch), 2, "{end}");
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

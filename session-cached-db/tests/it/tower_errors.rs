@@ -10,6 +10,7 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use serde_json::value::RawValue;
 use session_cached_db::tower::{SessionFailure, SessionHandle};
 use session_cached_db::{ConflictPolicy, Error, Session};
+use session_core::{Codec, CodecError, JsonCodec, SessionData, StoredKey};
 
 use crate::common::{Call, Fault, Log, Moment, World, each_database, map, values_of};
 use crate::tower::{ask, cookie_of, layer, read, site, visit};
@@ -249,6 +250,53 @@ async fn input_that_a_session_cannot_hold_is_not_answered_with_500() {
         assert!(answer.sets_no_cookie() && answer.failure.is_some(), "{number}");
         assert_eq!(values_of(&world.reopen(&before).await), map([("kept", 1)]), "{number}");
     }
+}
+
+/// A codec that refuses some data, and fails for other data.
+#[derive(Debug)]
+struct Choosy;
+
+impl Codec for Choosy {
+    fn encode(&self, key: &StoredKey, data: &SessionData) -> Result<Bytes, CodecError> {
+        match data.len() {
+            2 => Err(CodecError::Unencodable("the test says so".into())),
+            3 => Err(CodecError::Failed("the test says so".into())),
+            _ => JsonCodec::default().encode(key, data),
+        }
+    }
+    fn decode(&self, key: &StoredKey, payload: &Bytes) -> Result<SessionData, CodecError> {
+        JsonCodec::default().decode(key, payload)
+    }
+}
+
+#[tokio::test]
+async fn data_that_the_codec_refuses_is_400_and_its_failure_500() {
+    let world = World::with(|builder| builder.codec(Choosy)).await;
+    for (values, status) in [(1, 400), (2, 500), (3, 200)] {
+        let before = world.saved([("kept", 1)]).await;
+        let page = async move |session: SessionHandle| -> Result<(), Error> {
+            session.lock().await?.update((0..values).map(|n| (n.to_string(), n)))
+        };
+        let answer = ask(&site(layer(&world), page), Some(&cookie_of(&before))).await;
+        assert_eq!(answer.status.as_u16(), status, "{}", answer.body);
+        assert!(!answer.body.contains("the test says so"), "{}", answer.body);
+    }
+}
+
+#[cfg(feature = "compress")]
+#[tokio::test]
+async fn data_that_is_too_large_for_the_codec_is_413() {
+    let codec = session_core::CompressCodec::new(JsonCodec::default()).with_max_inflated_bytes(1_000);
+    let world = World::with(|builder| builder.codec(codec)).await;
+    let before = world.saved([("kept", 1)]).await;
+    let page = async |session: SessionHandle| -> Result<(), Error> {
+        session.lock().await?.insert("name", "x".repeat(2_000))
+    };
+    let answer = ask(&site(layer(&world), page), Some(&cookie_of(&before))).await;
+    assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
+    let limit = |error: &Error| matches!(error, Error::TooLarge { actual: 2_001.., limit: 1_000 });
+    assert!(matches!(&answer.failure, Some(SessionFailure(error)) if limit(error)), "{:?}", answer.failure);
+    assert_eq!(values_of(&world.reopen(&before).await), map([("kept", 1)]));
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 use session_cached_db::Error;
 use session_cached_db::tower::{SessionFailure, SessionHandle};
+use session_core::Persistence as _;
 use tokio::sync::{Mutex, oneshot};
 use tokio::task::JoinHandle;
 
@@ -243,14 +244,10 @@ async fn handler_that_waits_for_a_task_that_waits_for_it_does_not_hang() {
     };
     let site = site(layer(&world), page);
     let answer = tokio::spawn(async move { ask(&site, None).await });
-    // The default of the write timeout.
-    let patience = 10 * SECOND;
-    soon(async {
-        while !world.runtime.sleeps().contains(&patience) {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    // The longest write of this database: it waits for its turn and for other processes for a write timeout each, and its
+    // statement takes one more.
+    let patience = 3 * 10 * SECOND + world.db.properties().statement_bound;
+    world.runtime.sleeping(|asked| asked == patience).await;
     world.runtime.advance(patience);
     let answer = soon(answer).await.unwrap();
     assert_eq!(answer.body, "answered");

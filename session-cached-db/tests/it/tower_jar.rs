@@ -6,6 +6,7 @@ use axum::Router;
 use axum::handler::Handler;
 use axum::http::{StatusCode, header};
 use cookie_store::CookieStore;
+use futures_util::future::BoxFuture;
 use session_cached_db::Error;
 use session_cached_db::tower::SessionHandle;
 use tokio::sync::Barrier;
@@ -92,6 +93,72 @@ async fn poll_that_counts_does_not_log_the_client_out_within_a_grace() {
     for cookie in [format!("{before}; {leftover}"), format!("{leftover}; {before}")] {
         let answer = ask(&poll, Some(&cookie)).await;
         assert_eq!((answer.status.as_u16(), answer.headers.get(header::SET_COOKIE)), (400, None));
+    }
+}
+
+async fn who(world: &World, jar: &CookieStore) -> String {
+    let who = site(layer(world), async |session: SessionHandle| -> Result<String, Error> {
+        Ok(session.lock().await?.subject().unwrap_or_default().to_owned())
+    });
+    ask(&who, header_of(jar).as_deref()).await.body
+}
+
+#[tokio::test]
+async fn renewal_that_comes_late_with_the_old_cookie_logs_no_client_out() {
+    for with_grace in [false, true] {
+        let grace = |builder: StoreBuilder| builder.rotation_grace(5 * SECOND);
+        let world = World::with(|builder| if with_grace { grace(builder) } else { builder }).await;
+        let jar = visitor(&world).await;
+        let login = site(layer(&world), log_in);
+        let renewal = site(layer(&world), async |session: SessionHandle| -> Result<(), Error> {
+            session.lock().await?.renew_key().await.map(drop)
+        });
+        for (jar, _) in in_both_orders(&jar, &login, &renewal).await {
+            assert_eq!(who(&world, &jar).await, "user-42", "with a grace: {with_grace}");
+        }
+        // A visitor without a session gets none for it.
+        assert!(ask(&renewal, None).await.sets_no_cookie());
+    }
+}
+
+/// A request that was opened before a login rotates after it.
+#[tokio::test]
+async fn rotation_of_a_request_from_before_a_login_leaves_the_new_cookie() {
+    type Rotate = for<'a> fn(&'a mut session_cached_db::Session) -> BoxFuture<'a, Result<(), Error>>;
+    let rotations: [Rotate; 2] = [
+        |session| Box::pin(async move { session.renew_key().await.map(drop) }),
+        |session| Box::pin(async move { session.cycle_key().await.map(drop) }),
+    ];
+    for (with_grace, rotate) in [false, true].into_iter().flat_map(|on| rotations.map(|rotate| (on, rotate)))
+    {
+        let grace = |builder: StoreBuilder| builder.rotation_grace(5 * SECOND);
+        let world = World::with(|builder| if with_grace { grace(builder) } else { builder }).await;
+        let jar = visitor(&world).await;
+        let barrier = Arc::new(Barrier::new(2));
+        let waiting = Arc::clone(&barrier);
+        let late = site(layer(&world), async move |session: SessionHandle| -> Result<(), Error> {
+            let mut session = session.lock().await?;
+            waiting.wait().await;
+            waiting.wait().await;
+            rotate(&mut session).await
+        });
+        let login = site(layer(&world), log_in);
+        let cookie = header_of(&jar);
+        let (late, logged_in) = tokio::join!(ask(&late, cookie.as_deref()), async {
+            barrier.wait().await;
+            let answer = ask(&login, cookie.as_deref()).await;
+            barrier.wait().await;
+            answer
+        });
+        assert_eq!(late.status, StatusCode::BAD_REQUEST, "{}", late.body);
+        assert!(late.sets_no_cookie());
+        for answers in [[&late, &logged_in], [&logged_in, &late]] {
+            let mut jar = jar.clone();
+            for answer in answers {
+                apply(&mut jar, answer);
+            }
+            assert_eq!(who(&world, &jar).await, "user-42");
+        }
     }
 }
 
@@ -331,6 +398,22 @@ async fn planted_cookie_is_not_led_to_the_session_of_a_login() {
     let other = format!("{}; {}", header_of(&planted).unwrap(), login.cookie());
     let shown = ask(&site(layer(&world), show_form), Some(&other)).await;
     assert_eq!(shown.body, "None of Some(\"user-42\")", "the session lives, and its cookie counts");
+}
+
+#[tokio::test]
+async fn logout_that_ends_nothing_leaves_the_cookie_of_a_login() {
+    let world = World::with(with_grace).await;
+    let jar = visitor(&world).await;
+    let end = async |session: SessionHandle| -> Result<(), Error> { session.end().await.map(drop) };
+    let (login, logout) = (site(layer(&world), log_in), site(layer(&world), end));
+    let old = header_of(&jar);
+    let logged_in = ask(&login, old.as_deref()).await;
+    let late = ask(&logout, old.as_deref()).await;
+    assert!(late.sets_no_cookie(), "the client may have the cookie of the login by now");
+    assert_eq!(
+        ask(&site(layer(&world), show_form), Some(&logged_in.cookie())).await.body,
+        "None of Some(\"user-42\")"
+    );
 }
 
 #[tokio::test]

@@ -124,7 +124,7 @@ async fn whole_session_that_does_not_fit_is_refused_and_nothing_changes() {
         reserved.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
     assert!(matches!(session.insert_all(&reserved), Err(Error::ReservedKey { .. })));
     assert!(!session.modified());
-    // What cannot be read can be replaced.
+    // A value that cannot be read can be replaced.
     session.insert_all(&Visitor { theme: "dark".into(), ..Visitor::default() }).unwrap();
     assert_eq!(session.get_all::<Visitor>().unwrap().theme, "dark");
 }

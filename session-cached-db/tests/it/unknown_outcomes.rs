@@ -1,9 +1,12 @@
 //! Writes under a new key whose answer is lost: they took place or not, and the session finds out which.
 
+use std::time::Duration;
+
 use session_cached_db::{CachedDb, Error, Session};
 
 use crate::common::{
-    Call, Fault, HOUR, MINUTE, Moment, World, each_database, key_of, map, soon, until, values_of,
+    Call, Fault, HOUR, MINUTE, Moment, SECOND, TestCache, World, each_database, in_memory, key_of, map, soon,
+    until, values_of,
 };
 
 const USER: &str = "user-42";
@@ -219,4 +222,21 @@ async fn session_that_is_unknown_to_be_stored_exists_and_can_be_deleted() {
         assert!(world.store.open(&before).await.unwrap().key().is_none());
     })
     .await;
+}
+
+#[tokio::test]
+async fn login_that_is_found_later_is_shown_by_no_node_under_its_old_key() {
+    let bound = 2 * SECOND;
+    let world = World::over(TestCache::new().near(bound), in_memory().await, None, |builder| builder).await;
+    let mut session = world.saved([("n", 1)]).await;
+    world.db.calls.fail(Call::Rename, Moment::After, Fault::NoAnswer);
+    world.db.calls.fail(Call::Load, Moment::Before, Fault::Unreachable);
+    assert!(session.log_in("user-42").await.is_err());
+    let mut found = std::pin::pin!(session.log_in("user-42"));
+    let is_final_wait = |asked: Duration| asked > bound && asked < bound + SECOND / 10;
+    tokio::select! {
+        _ = &mut found => panic!("acknowledged at once"),
+        asked = world.runtime.sleeping(is_final_wait) => world.runtime.advance(asked),
+    }
+    soon(found).await.unwrap();
 }

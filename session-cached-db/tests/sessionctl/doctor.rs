@@ -72,15 +72,43 @@ pub async fn near_cache_is_examined_with_its_channel(world: &World) {
         command.env("SESSIONCTL_CACHE_URL", format!("near+{cache_url}&freshness_bound_ms={bound}"));
         Run::of(&mut command)
     };
-    near("60000").ends_with(0).says("changes are reported").says("keys for near caches");
-    near("400000").ends_with(6).says("above their max_cache_age");
+    near("9000").ends_with(0).says("changes are reported").says("keys for near caches");
+    near("10000").ends_with(6).says("below their write_timeout");
     let mut command = bare(&["check"]);
     command.env("SESSIONCTL_DATABASE_URL", &world.database_url);
     command.env("SESSIONCTL_CACHE_URL", format!("near+{cache_url}"));
     Run::of(&mut command).ends_with(0).says("in front of it");
+    notified_memory_is_examined_with_its_channel(world);
     // A bound above the age that this program's own store would have.
     let mut command = bare(&["revoke", "--all", "--yes"]);
     command.env("SESSIONCTL_DATABASE_URL", &world.database_url);
     command.env("SESSIONCTL_CACHE_URL", format!("near+{cache_url}&freshness_bound_ms=1500"));
     Run::of(&mut command).ends_with(0);
+}
+
+/// Memory that the database tells of changes. A database that can tell none says so.
+fn notified_memory_is_examined_with_its_channel(world: &World) {
+    let run = |arguments: &[&str]| {
+        let mut command = bare(arguments);
+        command.env("SESSIONCTL_DATABASE_URL", &world.database_url);
+        command.env("SESSIONCTL_CACHE_URL", "notified+moka://?freshness_bound_ms=9000");
+        Run::of(&mut command)
+    };
+    run(&["doctor"]).ends_with(0).says("changes are reported").says("out of reach");
+    run(&["check"]).ends_with(0).says("reports changes").says("not compared");
+    let json = run(&["check", "--json"]).ends_with(0).json();
+    assert!(json["changes_are_reported"] == true && json["freshness_bound_ms"] == 9_000, "{json}");
+}
+
+pub async fn memory_that_no_database_tells_is_a_warning(world: &World) {
+    if world.has_cache() {
+        return;
+    }
+    world.filled(&[("session-1".to_owned(), None, 3_600)]).await;
+    for (command, exit) in [("doctor", 6), ("check", 1)] {
+        let mut command = bare(&[command]);
+        command.env("SESSIONCTL_DATABASE_URL", &world.database_url);
+        command.env("SESSIONCTL_CACHE_URL", "notified+moka://");
+        Run::of(&mut command).ends_with(exit).says("as Postgres can");
+    }
 }

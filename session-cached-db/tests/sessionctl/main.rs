@@ -65,7 +65,8 @@ const SCENARIOS: &[(&str, Scenario)] = scenarios! {
         all_sessions_are_ended_only_with_yes,
         revoking_without_a_cache_needs_no_cache_option,
         key_without_a_session_is_reported,
-        interrupted_run_leaves_the_other_sessions_unchanged;
+        interrupted_run_leaves_the_other_sessions_unchanged,
+        ends_wait_for_other_nodes_side_by_side;
     reseal:
         every_session_is_sealed_with_the_first_key_and_stays_logged_in,
         unreadable_session_is_left_alone_and_reported,
@@ -79,6 +80,7 @@ const SCENARIOS: &[(&str, Scenario)] = scenarios! {
     doctor:
         healthy_servers_are_reported_as_ok,
         near_cache_is_examined_with_its_channel,
+        memory_that_no_database_tells_is_a_warning,
         worst_finding_decides_the_exit_code,
         unreachable_server_is_a_problem_without_its_password;
     bad_input:

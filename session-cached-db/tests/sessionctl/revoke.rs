@@ -89,3 +89,17 @@ pub async fn interrupted_run_leaves_the_other_sessions_unchanged(world: &World) 
     assert!((1..100).contains(&left), "{left}");
     assert_eq!(run.json()["revoked"], 100 - left);
 }
+
+/// Each end waits until no node shows the session: for a second, and not for a second each.
+pub async fn ends_wait_for_other_nodes_side_by_side(world: &World) {
+    let Some(cache_url) = &world.cache_url else { return };
+    let names: Vec<_> = (0..24).map(|n| (format!("session-{n}"), None, 3_600)).collect();
+    world.filled(&names).await;
+    let mut command = bare(&["revoke", "--all", "--yes"]);
+    command.env("SESSIONCTL_DATABASE_URL", &world.database_url);
+    command.env("SESSIONCTL_CACHE_URL", format!("near+{cache_url}&freshness_bound_ms=1000"));
+    let begun = std::time::Instant::now();
+    Run::of(&mut command).ends_with(0).says("Ended 24 sessions.");
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(12), "{took:?}");
+}

@@ -224,7 +224,7 @@ pub async fn login_is_kept_whichever_answer_comes_last(browsers: &Browsers<'_>) 
             let answers = site.send(handled, answered).await;
             assert!(answers.contains(&"200 logged in".to_owned()), "{answers:?}");
             site.sees("ada with").await;
-            // What was stored before the login is there.
+            // The data from before the login is there.
             if handled == ["/visit", "/login"] {
                 site.sees("ada with 2 visits").await;
             }

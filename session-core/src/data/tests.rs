@@ -60,7 +60,7 @@ fn value_that_could_not_be_read_again_is_refused() {
         let mut data = SessionData::new();
         data.insert("kept", "1".into()).unwrap();
         data.insert("deep", value(limit)).unwrap();
-        // What was accepted is read again: the value alone, and the whole map.
+        // An accepted value is read again: the value alone, and the whole map.
         serde_json::from_str::<serde_json::Value>(data.get("deep").unwrap()).unwrap();
         serde_json::from_str::<serde_json::Value>(&written(&data)).unwrap();
         for depth in [limit + 1, 200, 100_000] {

@@ -145,21 +145,16 @@ impl Codec for DjangoCodec {
         with_djangos_expiry(data).as_ref().unwrap_or(data).write_json(&mut json);
         let json = in_ascii(json);
         if json.len() > self.max_json_bytes {
-            let error = format!(
-                "its JSON text has {} bytes, at most {} are allowed",
-                json.len(),
-                self.max_json_bytes
-            );
-            return Err(CodecError::Unencodable(error.into()));
+            return Err(CodecError::TooLarge { actual: json.len(), limit: self.max_json_bytes });
         }
-        let compressed = compress(&json).map_err(|error| CodecError::Unencodable(error.into()))?;
+        let compressed = compress(&json).map_err(|error| CodecError::Failed(error.into()))?;
         let payload = if compressed.len() + 1 < json.len() {
             format!(".{}", URL_SAFE_NO_PAD.encode(compressed))
         } else {
             URL_SAFE_NO_PAD.encode(json)
         };
         let Some(signer) = self.signers.first() else {
-            return Err(CodecError::Unencodable("there is no secret key".into()));
+            return Err(CodecError::Failed("there is no secret key".into()));
         };
         Ok(signing::sign(signer, &payload, (self.clock)()).into())
     }

@@ -107,7 +107,7 @@ impl<C: Codec> SealCodec<C> {
         let sealing_key = self.keys.first();
         let mut nonce = [0; NONCE_LEN];
         getrandom::fill(&mut nonce)
-            .map_err(|error| CodecError::Unencodable(RandomnessUnavailable::new(error).into()))?;
+            .map_err(|error| CodecError::Failed(RandomnessUnavailable::new(error).into()))?;
         let header = header(sealing_key.id());
         let mut sealed = Vec::with_capacity(Self::OVERHEAD + plain.len());
         sealed.extend_from_slice(&header);

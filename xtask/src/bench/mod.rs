@@ -7,7 +7,7 @@ mod http;
 mod plot;
 mod scale;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use lexopt::{Arg, Parser, ValueExt as _};
@@ -18,7 +18,7 @@ use crate::help::Help;
 use crate::process::cargo;
 
 pub(crate) const HELP: Help = Help {
-    usage: "bench [--json] [--quick] [--crowds] [GROUP..]\n       cargo xtask bench scale [--background] [--status] [--fresh] [--svg FILE] [PART..]\n       cargo xtask bench http [--json] [--quick] [--add] [GROUP..]",
+    usage: "bench [--json] [--quick] [--crowds] [GROUP..]\n       cargo xtask bench scale [--background] [--status] [--fresh] [--svg FILE] [PART..]\n       cargo xtask bench http [--json] [--quick] [--add] [--svg FILE] [GROUP..]",
     summary: "Measures the store against the parts it is made of, as ratios, and plots them.",
     details: "Servers are found by the variables that `cargo xtask services up` prints.\n\
         `bench scale` measures every operation on tables of up to ten million sessions. It takes hours and 40 GB of disk; a run that was\n\
@@ -40,7 +40,7 @@ pub(crate) const HELP: Help = Help {
             "scale: lists the parts and which are done, and prints their figures. Measures nothing.",
         ),
         ("--fresh", "scale: measures parts again that are done."),
-        ("--svg FILE", "scale: writes the plot of the growth to this file, too."),
+        ("--svg FILE", "scale, http: writes the plot to this file, too."),
         ("PART", "scale: measures the parts that contain this text; may be repeated. `--status` lists all."),
         (
             "http",
@@ -83,22 +83,23 @@ pub(crate) fn run(mut args: Parser) -> Result {
         return scale::run(args);
     }
     let (mut as_json, mut is_quick, mut crowds, mut adds) = (false, false, false, false);
-    let mut groups = Vec::new();
+    let (mut svg, mut groups) = (None, Vec::new());
     while let Some(arg) = args.next()? {
         match arg {
             Arg::Long("json") => as_json = true,
             Arg::Long("quick") => is_quick = true,
             Arg::Long("crowds") => crowds = true,
             Arg::Long("add") => adds = true,
+            Arg::Long("svg") => svg = Some(PathBuf::from(args.value()?)),
             Arg::Value(group) => groups.push(group.string()?),
             other => return Err(other.unexpected().into()),
         }
     }
     if let Some((_, rest)) = groups.split_first().filter(|(first, _)| *first == "http") {
-        return http::run(rest, is_quick, adds, as_json);
+        return http::run(rest, is_quick, adds, as_json, svg.as_deref());
     }
-    if adds {
-        return Err("--add is an option of `bench http`".into());
+    if adds || svg.is_some() {
+        return Err("--add and --svg are options of `bench http`, and --svg of `bench scale`".into());
     }
     if crowds {
         return crate::process::run(ratios().arg("--crowds").args(&groups));

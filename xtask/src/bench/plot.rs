@@ -71,7 +71,7 @@ fn svg(figures: &[Figure]) -> String {
     }
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {top}\" width=\"{WIDTH}\" font-family=\"sans-serif\" \
-         font-size=\"12\" fill=\"#222\">\n{shapes}</svg>\n"
+         font-size=\"12\" fill=\"#222\">\n<rect width=\"{WIDTH}\" height=\"{top}\" fill=\"white\"/>\n{shapes}</svg>\n"
     )
 }
 

@@ -38,7 +38,7 @@ fn listed(readme: &str) -> BTreeSet<&str> {
         if first == "feature" {
             is_ours = true;
         } else if is_ours {
-            // What is between a pair of backticks.
+            // The text between a pair of backticks.
             names.extend(first.split('`').skip(1).step_by(2));
         }
     }

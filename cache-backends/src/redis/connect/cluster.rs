@@ -221,27 +221,23 @@ impl Node {
 
 /// The map of slots.
 struct Map {
-    /// The ranges in the order of their slots. They do not overlap.
-    ranges: Vec<(Slots, Arc<Node>)>,
+    /// The ranges in the order of their slots, with their masters. They do not overlap. Maps that agree share them, so that
+    /// each load over a near cache can find out whether slots have moved.
+    ranges: Arc<Vec<Range>>,
     replicas: Vec<Arc<Node>>,
 }
 
 /// The first and the last of a range.
 type Slots = (u16, u16);
 
+/// A range, and its master.
+type Range = (Slots, Arc<Node>);
+
 impl Map {
     fn master_of(&self, slot: u16) -> Option<Arc<Node>> {
         let next = self.ranges.partition_point(|((first, _), _)| *first <= slot);
         let ((_, last), node) = self.ranges.get(next.checked_sub(1)?)?;
         (slot <= *last).then(|| Arc::clone(node))
-    }
-
-    /// Returns `true` if every slot has the same master in both maps.
-    fn has_same_masters(&self, other: &Self) -> bool {
-        let masters = |map: &Self| -> Vec<(Slots, Address)> {
-            map.ranges.iter().map(|(slots, node)| (*slots, node.address.clone())).collect()
-        };
-        masters(self) == masters(other)
     }
 
     fn masters(&self) -> Vec<Arc<Node>> {
@@ -266,9 +262,7 @@ impl Shares {
 
     /// Returns `true` if slots have moved since.
     pub(super) fn is_outdated(&self) -> bool {
-        let present = self.nodes.map();
-        present
-            .is_none_or(|present| !Arc::ptr_eq(&present, &self.map) && !present.has_same_masters(&self.map))
+        self.nodes.map().is_none_or(|present| !Arc::ptr_eq(&present.ranges, &self.map.ranges))
     }
 
     pub(super) fn refresh(&self) {
@@ -372,8 +366,13 @@ impl Nodes {
 
     fn keep(&self, view: View) {
         let ranges = view.masters.into_iter().map(|(slots, address)| (slots, self.node(address)));
+        let ranges: Vec<_> = ranges.collect();
+        // A node that has stayed is the same one, because all that are in the map stay known.
+        let is_same = |(old, new): (&Range, &Range)| old.0 == new.0 && Arc::ptr_eq(&old.1, &new.1);
+        let present = self.map().map(|map| Arc::clone(&map.ranges));
+        let present = present.filter(|old| old.len() == ranges.len() && old.iter().zip(&ranges).all(is_same));
         let map = Map {
-            ranges: ranges.collect(),
+            ranges: present.unwrap_or_else(|| Arc::new(ranges)),
             replicas: view.replicas.into_iter().map(|address| self.node(address)).collect(),
         };
         // Drop the nodes that have left the cluster, and with them their connections.

@@ -125,6 +125,8 @@ impl fmt::Display for Described<'_> {
             Effect::Rename(..) => write!(f, "database rename"),
             Effect::Delete(key) => write!(f, "database delete {}", KEYS[*key]),
             Effect::DeleteExpired(_) => write!(f, "database delete expired"),
+            Effect::Note(_) => write!(f, "database note the rotation"),
+            Effect::Notes(key, _) => write!(f, "database notes about {}", KEYS[*key]),
         }
     }
 }

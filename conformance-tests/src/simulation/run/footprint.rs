@@ -60,6 +60,10 @@ impl Footprint {
 impl Simulation<'_> {
     /// Returns what a step that is not made yet may read, and the writes that no digest shows.
     pub(in crate::simulation) fn may_read(&self, choice: Choice) -> Footprint {
+        // No reads are stated for notes that are written.
+        if self.scenario.has_rotations() {
+            return Footprint::ALL;
+        }
         let world = lock(&self.world);
         let mut footprint = Footprint::default();
         footprint.reads = match choice {
@@ -169,6 +173,7 @@ impl Simulation<'_> {
             Effect::List(_) | Effect::Rename(..) | Effect::DeleteExpired(_) => {
                 places::row(0) | places::row(1)
             }
+            Effect::Note(_) | Effect::Notes(..) => places::NOTES,
         };
         read | near | places::CLOCK
     }
@@ -178,6 +183,9 @@ impl Simulation<'_> {
     /// composed in the order of their numbers, so they differ.
     pub(in crate::simulation) fn has_twin_before(&self, choice: Choice) -> bool {
         let Choice::Begin(number) = choice else { return false };
+        if self.scenario.has_rotations() {
+            return false;
+        }
         let own = self.scenario.operations[number];
         let is_twin =
             |other: usize| self.scenario.operations[other] == own && self.statuses[other] == Status::Waiting;

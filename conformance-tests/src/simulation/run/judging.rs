@@ -64,7 +64,7 @@ impl Simulation<'_> {
     /// Notes what a fault excuses, before it happens.
     pub(super) fn excuse(&mut self, fault: Choice) {
         let mut world = lock(&self.world);
-        // Whatever happens to a channel costs no operation anything.
+        // No fate of a channel costs an operation anything.
         let goes_by_channel = |id: &TaskId| {
             let call = world.tasks.get(id).and_then(|task| task.call.as_ref());
             call.is_some_and(|call| call.effect.channel().is_some())

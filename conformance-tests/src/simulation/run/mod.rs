@@ -17,9 +17,9 @@ use std::time::Duration;
 
 use cache_backends::moka::MokaCache;
 use cache_backends::near::{near, notified};
-use session_cached_db::simulation::enter_task;
+use session_cached_db::simulation::{enter_task, set_new_key};
 use session_cached_db::{CachedDb, Error, OutagePolicy, Session, WriteOperation};
-use session_core::{Entry, Stamp, Value};
+use session_core::{Entry, SessionKey, Stamp, Value};
 
 pub(in crate::simulation) use self::choices::Choice;
 pub(in crate::simulation) use self::footprint::{Footprint, group};
@@ -28,13 +28,15 @@ use self::tasks::Task;
 use crate::simulation::arrangement::Arrangement;
 use crate::simulation::backends::{NodeCache, SimCache, SimDb, SimRuntime};
 use crate::simulation::digest;
-use crate::simulation::operation::{Answer, FIRST_VERSION, Operation, Store, record, session_key};
+use crate::simulation::operation::{
+    Answer, FIRST_VERSION, Operation, Store, note_of_rotation, record, session_key,
+};
 use crate::simulation::oracle::Oracle;
 use crate::simulation::places::{self, Places};
 use crate::simulation::scenario::{Beginning, Scenario};
 use crate::simulation::settings::{
-    AHEAD, CACHE_TIMEOUT, CLOCK_SLACK, FAR, FENCE_TTL, LEASE_TTL, MAX_CACHE_AGE, NEAR_BOUND, PROBE_INTERVAL,
-    READ_TIMEOUT, START, TOUCH_INTERVAL, WRITE_TIMEOUT, stored_keys,
+    AHEAD, CACHE_TIMEOUT, CLOCK_SLACK, FAR, FENCE_TTL, GRACE, KEYS, LEASE_TTL, MAX_CACHE_AGE, NEAR_BOUND,
+    PROBE_INTERVAL, READ_TIMEOUT, START, TOUCH_INTERVAL, WRITE_TIMEOUT, stored_keys,
 };
 use crate::simulation::task_id::TaskId;
 use crate::simulation::trace::Tracer;
@@ -42,9 +44,6 @@ use crate::simulation::world::{Shared, TaskState, World, lock};
 
 /// The time after which a session that ends soon expires.
 const END: Duration = Duration::from_secs(25);
-
-/// The grace after a rotation. The simulated database ends no note.
-const GRACE: Duration = Duration::from_secs(60);
 
 /// The first number of the tasks that keep the channels of near caches, one for each process.
 const FIRST_KEEPER: usize = 90;
@@ -116,7 +115,7 @@ impl<'a> Simulation<'a> {
         let mut world = World::new(excess);
         let may_fail =
             |(operation, _): &(Operation, usize)| matches!(operation, Operation::Save | Operation::Rename);
-        world.remembers = !scenario.operations.iter().any(may_fail);
+        world.remembers = !scenario.operations.iter().any(may_fail) && !scenario.has_rotations();
         let is_used = |wanted| scenario.operations.iter().any(|(operation, _)| *operation == wanted);
         world.throttles = is_used(Operation::Use) && !is_used(Operation::Touch);
         let expires_at = START + if scenario.beginning == Beginning::Ending { END } else { FAR };
@@ -124,7 +123,10 @@ impl<'a> Simulation<'a> {
         let first = first.with_last_seen_at(START - 2 * TOUCH_INTERVAL);
         world.commit(0, Some(first), None);
         world.commit(1, None, None);
-        let oracle = Oracle::new(&world, scenario.arrangement);
+        if scenario.follows() {
+            world.notes.push(note_of_rotation());
+        }
+        let oracle = Oracle::new(&world, scenario.arrangement, scenario.faults);
         let mut simulation = Self {
             scenario,
             world: Arc::new(std::sync::Mutex::new(world)),
@@ -161,8 +163,7 @@ impl<'a> Simulation<'a> {
         simulation.answer_pings();
         simulation.place_beginning();
         for &(operation, process) in &scenario.operations {
-            let opens = matches!(operation, Operation::Merge | Operation::Use);
-            let session = opens.then(|| simulation.opened(process));
+            let session = operation.needs_session().then(|| simulation.opened(process));
             simulation.sessions.push(session);
         }
         simulation.place_beginning();
@@ -219,11 +220,14 @@ impl<'a> Simulation<'a> {
                 builder = builder.outage_policy(operation, OutagePolicy::FailClosed);
             }
         }
+        if self.scenario.has_rotations() {
+            set_new_key(SessionKey::parse(KEYS[1]).ok());
+        }
+        if self.scenario.has_rotations() || self.scenario.follows() {
+            builder = builder.rotation_grace(GRACE);
+        }
         if arrangement == Arrangement::Strict {
             builder = builder.strict(WriteOperation::Save);
-        }
-        if self.scenario.operations.iter().any(|(operation, _)| *operation == Operation::Follow) {
-            builder = builder.rotation_grace(GRACE);
         }
         let store = at_once(builder.build()).expect("settings that fit together");
         lock(&self.world).end(setup);

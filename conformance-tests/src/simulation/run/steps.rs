@@ -163,7 +163,7 @@ impl Simulation<'_> {
         let mut world = lock(&self.world);
         let task = world.task(id);
         let process = task.process;
-        // What else comes by the channel, or becomes of it, may come before the answer.
+        // Other messages of the channel, and its loss, may come before the answer.
         let goes_by_channel = task.call.as_ref().is_some_and(|call| call.effect.channel().is_some());
         drop(world);
         if !goes_by_channel && !self.order_matters(process, id) {

@@ -13,11 +13,12 @@ use crate::simulation::world::lock;
 
 impl Scenario {
     /// Returns `true` if the specification covers it. It knows neither near caches, nor expiry, nor a cache that loses what it
-    /// has acknowledged, nor a process that writes past another's cache. Nor does it know the turns of a queue, in which one
+    /// has acknowledged, nor a process that writes past another's cache, nor notes of rotations. Nor does it know the turns of a queue, in which one
     /// task is one writer after another: with faults or a new session, it covers one writer in each process.
     pub(in crate::simulation) fn is_specified(&self) -> bool {
         let is_covered = |(operation, _): &(Operation, usize)| {
             !matches!(operation, Operation::Reap | Operation::Elsewhere | Operation::Follow)
+                && !operation.is_of_rotations()
         };
         let writers_of = |process: usize| {
             let writes = |(operation, place): &&(Operation, usize)| *place == process && !operation.is_load();

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use session_core::{
-    Acquired, Entry, Exchange, Expected, ExpiryWrite, Record, RecordWrite, SessionTimes, Stamp, State,
-    StoredKey, Timestamp, Version,
+    Acquired, Entry, Exchange, Expected, ExpiryWrite, Record, RecordWrite, Rotation, SessionTimes, Stamp,
+    State, StoredKey, Timestamp, Version,
 };
 
 use super::{Item, Slot, World};
@@ -206,6 +206,14 @@ impl World {
                     }
                 }
                 Reply::DeletedExpired(deleted)
+            }
+            Effect::Note(rotation) => {
+                self.notes.push(rotation);
+                Reply::Noted
+            }
+            Effect::Notes(key, now) => {
+                let about = |note: &&Rotation| note.old == stored_keys()[key] && note.expires_at > now;
+                Reply::Notes(self.notes.iter().filter(about).cloned().collect())
             }
             Effect::Get(_)
             | Effect::Acquire(..)

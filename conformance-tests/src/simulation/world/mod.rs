@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
-use session_core::{BoxFuture, Entry, Record, State, Timestamp, Token, Version};
+use session_core::{BoxFuture, Entry, Record, Rotation, State, Timestamp, Token, Version};
 
 use self::channels::Channel;
 pub(in crate::simulation) use self::channels::Item;
@@ -88,6 +88,8 @@ pub(in crate::simulation) struct World {
     before: [Vec<Option<Slot>>; 2],
     pub(in crate::simulation) keeps_changes: bool,
     pub(in crate::simulation) rows: [Option<Record>; 2],
+    /// The notes of rotations.
+    pub(super) notes: Vec<Rotation>,
     pub(in crate::simulation) late: Vec<Late>,
     /// Every state that a row has had, with its expiry.
     pub(in crate::simulation) history: [Vec<Option<(Seen, Timestamp)>>; 2],
@@ -143,6 +145,7 @@ impl World {
             before: [Vec::new(), Vec::new()],
             keeps_changes: false,
             rows: [None, None],
+            notes: Vec::new(),
             late: Vec::new(),
             history: [Vec::new(), Vec::new()],
             versions: [Vec::new(), Vec::new()],
@@ -227,7 +230,7 @@ impl World {
         assert!(task.call.is_none(), "a task makes one call at a time");
         task.calls += 1;
         let (number, waker) = (task.calls, waker.clone());
-        // What can happen between the sending of a ping and its arrival can happen before the sending, too.
+        // All that can happen between the sending of a ping and its arrival can happen before the sending, too.
         let is_ping = matches!(effect, Effect::Ping(_));
         task.call = Some(Call { effect, sent_at: now, number, reply: None, has_arrived: false, waker });
         if is_ping {
@@ -340,6 +343,9 @@ impl World {
             .map(|late| (digest::effect(&late.effect), late.effect.is_statement().then_some(late.sent_at)));
         let mut late: Vec<_> = late.collect();
         late.sort_unstable();
+        let mut notes: Vec<_> = self.notes.iter().map(digest::rotation).collect();
+        notes.sort_unstable();
+        places.add(places::NOTES, notes);
         places.add(places::LATE, late);
         places.add(places::RIVAL, self.rival);
         places.add(places::TOUCHED, &self.touched_by);

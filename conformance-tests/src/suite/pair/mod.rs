@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use session_cached_db::{CachedDb, Coherence, ConflictPolicy, Schema, Session};
-use session_core::{Cache, Scope, SubjectIndex};
+use session_core::{Cache, NearSource, Scope, SubjectIndex};
 
 use crate::suite::cache::CacheFixture;
 use crate::suite::case::{Case, skip};
@@ -65,7 +65,8 @@ type StoreOf<F> = CachedDb<CacheOf<F>, PersistenceOf<F>>;
 
 async fn store<F: PairFixture>(fixture: &F, policy: ConflictPolicy) -> StoreOf<F> {
     let (cache, db) = (fixture.cache().open().await, fixture.persistence().open().await);
-    CachedDb::builder(cache, db)
+    let is_told = is_told_by_database(&cache);
+    let store = CachedDb::builder(cache, db)
         .sole_process()
         .schema(Schema::Trust)
         .reaper(None)
@@ -74,7 +75,21 @@ async fn store<F: PairFixture>(fixture: &F, policy: ConflictPolicy) -> StoreOf<F
         .conflict_policy(policy)
         .build()
         .await
-        .expect("the defaults fit together")
+        .expect("the defaults fit together");
+    if is_told {
+        // Its memory answers from the moment on at which the database has been heard of.
+        let (session, key) = login(&store).await;
+        while store.stats().near_hits == 0 {
+            assert!(open(&store, &key).await.key().is_some());
+        }
+        store.revoke(session.stored_key().expect("it was saved")).await.expect("the database answers");
+    }
+    store
+}
+
+/// Returns `true` if each node has memory for itself, of which the database tells it what has changed.
+fn is_told_by_database(cache: &impl Cache) -> bool {
+    cache.near().is_some_and(|near| near.source() == NearSource::Database)
 }
 
 /// Opens two nodes of one application. An in-process cache has one node, which is returned twice.
@@ -84,21 +99,31 @@ async fn nodes<F: PairFixture>(fixture: &F) -> (StoreOf<F>, StoreOf<F>) {
 
 async fn nodes_with<F: PairFixture>(fixture: &F, policy: ConflictPolicy) -> (StoreOf<F>, StoreOf<F>) {
     let here = store(fixture, policy).await;
-    let there = if is_shared(fixture).await { store(fixture, policy).await } else { here.clone() };
+    let there = if has_other_nodes(fixture).await { store(fixture, policy).await } else { here.clone() };
     (here, there)
+}
+
+/// Opens two nodes, of which each has what the other has cached. Where each has a cache for itself, one is returned twice.
+async fn nodes_that_share<F: PairFixture>(fixture: &F) -> (StoreOf<F>, StoreOf<F>) {
+    if is_told_by_database(&fixture.cache().open().await) {
+        let here = store(fixture, ConflictPolicy::LastWrite).await;
+        return (here.clone(), here);
+    }
+    nodes(fixture).await
 }
 
 /// Opens two nodes, for a case about what the one sees of the other's work. With an in-process cache the case runs, too, but is
 /// reported as ignored, because no other node was asked.
 async fn every_node<F: PairFixture>(fixture: &F) -> (StoreOf<F>, StoreOf<F>) {
-    if !is_shared(fixture).await {
+    if !has_other_nodes(fixture).await {
         skip("the cache is in one process, so there is no other node to ask");
     }
     nodes(fixture).await
 }
 
-async fn is_shared<F: PairFixture>(fixture: &F) -> bool {
-    fixture.cache().open().await.properties().scope == Scope::Shared
+async fn has_other_nodes<F: PairFixture>(fixture: &F) -> bool {
+    let cache = fixture.cache().open().await;
+    cache.properties().scope == Scope::Shared || is_told_by_database(&cache)
 }
 
 /// Waits until every node shows what was saved before: at once, unless nodes have near caches, which may be behind by their

@@ -5,7 +5,10 @@ use std::time::Duration;
 use session_cached_db::{CachedDb, Schema};
 use session_core::{Cache as _, Persistence as _};
 
-use super::{PairFixture, assert_gone, cookie, every_node, login, nodes, open, reach_every_node, subject};
+use super::{
+    PairFixture, assert_gone, cookie, every_node, login, nodes, nodes_that_share, open, reach_every_node,
+    subject,
+};
 use crate::suite::cache::CacheFixture as _;
 use crate::suite::case::{cases, skip};
 use crate::suite::persistence::PersistenceFixture as _;
@@ -37,7 +40,7 @@ pub async fn saved_session_is_found_on_every_node(fixture: &impl PairFixture) {
 }
 
 pub async fn hit_reads_no_database(fixture: &impl PairFixture) {
-    let (here, there) = nodes(fixture).await;
+    let (here, there) = nodes_that_share(fixture).await;
     let (_, key) = login(&here).await;
     let before = there.stats();
     for _ in 0..10 {
@@ -62,7 +65,7 @@ pub async fn save_is_seen_on_every_node(fixture: &impl PairFixture) {
 }
 
 pub async fn save_leaves_a_fresh_entry(fixture: &impl PairFixture) {
-    let (here, there) = nodes(fixture).await;
+    let (here, there) = nodes_that_share(fixture).await;
     let (mut session, key) = login(&here).await;
     session.insert("n", 1).unwrap();
     session.save().await.unwrap();

@@ -25,6 +25,7 @@ pub async fn two_requests_that_change_different_keys_both_win(fixture: &impl Pai
     other.insert("other", 2).unwrap();
     one.save().await.unwrap();
     other.save().await.unwrap();
+    reach_every_node(fixture).await;
     for node in [&here, &there] {
         let found = open(node, &key).await;
         assert_eq!((found.get("one").unwrap(), found.get("other").unwrap()), (Some(1), Some(2)));
@@ -171,6 +172,7 @@ pub async fn last_write_stays_under_last_write(fixture: &impl PairFixture) {
     other.insert("theme", "light").unwrap();
     one.save().await.unwrap();
     other.save().await.unwrap();
+    reach_every_node(fixture).await;
     for node in [&here, &there] {
         assert_eq!(open(node, &key).await.get::<String>("theme").unwrap().as_deref(), Some("light"));
     }

@@ -360,9 +360,11 @@ impl Rotations for MemoryPersistence {
     async fn note_rotation(&self, rotation: &Rotation) -> Result<(), PersistenceError> {
         let mut database = self.lock();
         let notes = database.notes()?;
-        if !notes.iter().any(|note| (note.old, note.new) == (rotation.old, rotation.new)) {
-            notes.push(rotation.clone());
+        match notes.iter_mut().find(|note| (note.old, note.new) == (rotation.old, rotation.new)) {
+            Some(note) => note.expires_at = note.expires_at.max(rotation.expires_at),
+            None => notes.push(rotation.clone()),
         }
+        notes.sort_by_key(|note| note.expires_at);
         Ok(())
     }
 

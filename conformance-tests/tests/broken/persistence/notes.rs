@@ -50,8 +50,14 @@ impl Rotations for BrokenPersistence {
             Fault::NotesLoseTheSecond => note.old == rotation.old,
             _ => (note.old, note.new) == (rotation.old, rotation.new),
         };
-        if !table.notes.iter().any(is_same) {
-            table.notes.push(rotation.clone());
+        match table.notes.iter_mut().find(|note| is_same(note)) {
+            Some(_) if self.has(Fault::SecondNoteProlongsNothing) => {}
+            Some(note) if self.has(Fault::SecondNoteShortens) => note.expires_at = rotation.expires_at,
+            Some(note) => note.expires_at = note.expires_at.max(rotation.expires_at),
+            None => table.notes.push(rotation.clone()),
+        }
+        if !self.has(Fault::NotesComeInTheOrderOfWriting) {
+            table.notes.sort_by_key(|note| note.expires_at);
         }
         Ok(())
     }

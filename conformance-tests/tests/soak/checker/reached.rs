@@ -46,8 +46,8 @@ impl Reached {
         others.into_iter().fold(own, |far, other| if other.has_reached(&far) { other } else { far })
     }
 
-    pub(super) fn add(&mut self, op: &Op, at: Nanos, state: &State) {
-        if op.is_final() {
+    pub(super) fn add(&mut self, op: &Op, at: Nanos, state: &State, is_final: bool) {
+        if is_final {
             self.by_final.add(at, state);
         }
         // A touch shows no contents.

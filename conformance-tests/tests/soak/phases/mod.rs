@@ -146,7 +146,7 @@ pub(crate) async fn run(phase: Phase, settings: &Settings) -> Result<Vec<Verdict
 /// Returns the reason why a phase cannot run with this pair, if it cannot.
 pub(crate) fn hindrance(phase: Phase, settings: &Settings) -> Option<&'static str> {
     let is_moka = settings.cache == "moka";
-    if settings.cache.starts_with(crate::table::NEAR) {
+    if settings.cache.starts_with(crate::table::NEAR) || settings.cache == crate::table::NOTIFIED {
         return Some("phases count what the shared cache answers, which a near cache hides");
     }
     match phase {

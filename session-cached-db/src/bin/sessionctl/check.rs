@@ -5,9 +5,11 @@ use session_cached_db::session_core::{CacheError, Record, Row, State, StoredKey}
 
 use crate::args::{Check, Connection};
 use crate::clock::now;
-use crate::connect::{Access, Cache, Database, cache, database, try_reading};
+use crate::connect::{
+    Access, Cache, Database, cache, database, inspect_channel, is_told_by_database, try_reading,
+};
 use crate::exit::{Exit, Failure};
-use crate::output::{Output, Style, Table, complain, count, left, right};
+use crate::output::{Output, Style, Table, complain, count, left, right, span};
 use crate::progress::Progress;
 
 /// Maximum number of times to compare a key that changes during the comparison.
@@ -45,6 +47,9 @@ pub(crate) async fn run(at: &Connection, command: &Check, output: &Output) -> Re
     let cache = cache(at)?.ok_or_else(|| {
         Failure::Usage("no cache to check; set SESSIONCTL_CACHE_URL, or pass --cache-url".into())
     })?;
+    if is_told_by_database(&*cache) {
+        return check_channel(at, &cache, output).await;
+    }
     // An application cannot use a cache that it cannot write to, whatever is in it.
     try_reading(&*cache).await?;
     let database = database(at, Access::Read).await?;
@@ -86,6 +91,43 @@ pub(crate) async fn run(at: &Connection, command: &Check, output: &Output) -> Re
         complain("none of these sessions is cached; is the key_prefix of the cache's URL the application's?");
     }
     Ok(if report.disagree.is_empty() && report.unreadable.is_empty() { Exit::Done } else { Exit::Found })
+}
+
+/// The state of the reports by which nodes keep their memory true. There is no cache to compare.
+#[derive(Serialize)]
+struct ChannelReport {
+    changes_are_reported: bool,
+    freshness_bound_ms: u64,
+    slowest_answer_micros: Option<u64>,
+    /// The reason why changes are not reported.
+    error: Option<String>,
+}
+
+/// Listens as nodes do whose memory the database tells of changes.
+async fn check_channel(at: &Connection, cache: &Cache, output: &Output) -> Result<Exit, Failure> {
+    let database = database(at, Access::Read).await?;
+    let bound = cache.near_dyn().map(|near| near.freshness_bound()).unwrap_or_default();
+    let inspected = inspect_channel(&**cache, &database).await;
+    let slowest = inspected.as_ref().ok().map(|channel| channel.slowest_answer);
+    let report = ChannelReport {
+        changes_are_reported: inspected.is_ok(),
+        freshness_bound_ms: bound.as_millis().try_into().unwrap_or(u64::MAX),
+        slowest_answer_micros: slowest.map(|took| took.as_micros().try_into().unwrap_or(u64::MAX)),
+        error: inspected.err().map(|error| error.to_string()),
+    };
+    output.show(&report, |report| match (&report.error, slowest) {
+        (None, Some(slowest)) => format!(
+            "The database reports changes; the slowest answer took {}, and the freshness bound is {}.\n",
+            span(slowest),
+            span(bound)
+        ),
+        (error, _) => format!(
+            "The database reports no changes, so loads go around memory: {}\n",
+            error.as_deref().unwrap_or_default()
+        ),
+    })?;
+    complain("what nodes have in memory is out of reach from here, so it was not compared");
+    Ok(if report.changes_are_reported { Exit::Done } else { Exit::Found })
 }
 
 /// Compares the cache's entry of `key` with the database. `seen` is the record that the database has just

@@ -4,12 +4,14 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
+use session_cached_db::cache_backends::ChannelInspection;
 use session_cached_db::session_core::{
     Acquired, CacheError, Codec, CompressCodec, DynCache, DynDatabase, Entry, Expected, JsonCodec, KeyPrefix,
-    Persistence as _, SealCodec, SealingKeys, Stamp, StoredKey,
+    NearSource, Persistence as _, SealCodec, SealingKeys, Stamp, StoredKey,
 };
 use session_cached_db::{
-    CachedDb, NoCache, OutagePolicy, Reaper, Schema, WriteOperation, cache_backends, db_backends,
+    CachedDb, DEFAULT_WRITE_TIMEOUT, NoCache, OutagePolicy, Reaper, Schema, WriteOperation, cache_backends,
+    db_backends,
 };
 
 use crate::args::{Application, Caching, Connection, Format};
@@ -87,6 +89,24 @@ pub(crate) fn cache(at: &Connection) -> Result<Option<Cache>, Failure> {
     Ok(Some(cache_backends::connect_to_inspect(url)?))
 }
 
+/// Returns `true` if `cache` is memory of the application's processes that the database tells of changes. Then there is
+/// nothing in it here.
+pub(crate) fn is_told_by_database(cache: &dyn cache_backends::Inspect) -> bool {
+    cache.near_dyn().is_some_and(|near| near.source() == NearSource::Database)
+}
+
+/// Listens to the reports of `database`, as the nodes of a store with the memory `cache` do.
+pub(crate) async fn inspect_channel(
+    cache: &dyn cache_backends::Inspect,
+    database: &Database,
+) -> Result<ChannelInspection, CacheError> {
+    let notices = database.notify_dyn().map_err(|reason| {
+        CacheError::Unusable(format!("{}: {reason}", database.properties_dyn().name).into())
+    })?;
+    let inspected = cache.inspect_channel(Some(notices)).await;
+    inspected.unwrap_or_else(|| Err(CacheError::Unusable("the cache is told of no changes".into())))
+}
+
 /// Tries the commands of a store on `cache`, under a key that no session has: those that read, and those that remove
 /// what is not there.
 pub(crate) async fn try_reading(cache: &dyn cache_backends::Inspect) -> Result<(), CacheError> {
@@ -142,6 +162,7 @@ pub(crate) async fn store(
         // Entries that are published here bear another store's identity than the application's, so they are
         // of no use to it.
         .max_cache_age(freshness_bound.max(Duration::from_secs(1)))
+        .write_timeout(DEFAULT_WRITE_TIMEOUT.max(2 * freshness_bound))
         .schema(Schema::Check)
         .reaper(None::<Reaper>)
         .max_payload_bytes(max_payload_bytes)

@@ -3,19 +3,18 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use session_cached_db::cache_backends::ChannelInspection;
 use session_cached_db::db_backends::FindingSeverity;
 use session_cached_db::session_core::{CacheError, PersistenceError, Timestamp};
-use session_cached_db::{DEFAULT_CLOCK_SLACK, cache_backends, db_backends};
+use session_cached_db::{
+    DEFAULT_CLOCK_SLACK, DEFAULT_WRITE_TIMEOUT, SHORTEST_FRESHNESS_BOUND, cache_backends, db_backends,
+};
 
 use crate::args::Connection;
 use crate::clock::{Skew, TOO_FAR, now};
-use crate::connect::{Access, Database, any_database, cache, try_all};
+use crate::connect::{Access, Database, any_database, cache, inspect_channel, is_told_by_database, try_all};
 use crate::exit::{Exit, Failure};
 use crate::output::{Output, Style, Table, bytes, count, left, sessions, span};
-
-/// The bounds of a near cache's freshness bound, as a store has them by default.
-const SHORTEST_FRESHNESS_BOUND: Duration = Duration::from_millis(20);
-const DEFAULT_MAX_CACHE_AGE: Duration = Duration::from_secs(5 * 60);
 
 /// The age of an expired session that shows that no reaper runs. A reaper makes a round every ten minutes.
 const REAPER_IS_LATE: Duration = Duration::from_secs(60 * 60);
@@ -62,16 +61,26 @@ impl Report {
 pub(crate) async fn run(at: &Connection, output: &Output) -> Result<Exit, Failure> {
     let mut report = Report::default();
     // A wrong URL is a mistake in the command line, not a finding about the server.
-    match any_database(at, Access::Read).await {
-        Ok(database) => examine_database(&database, &mut report).await,
-        Err(failure @ Failure::Usage(_)) => return Err(failure),
-        Err(failure) => report.say(Problem, "database", failure.to_string()),
-    }
-    match at.cache_url.as_ref().map(|url| url.0.as_str()) {
-        Some(url) if url.starts_with("moka:") => {
-            report.say(Note, "cache", "moka is in the application's own process, out of reach from here");
+    let database = match any_database(at, Access::Read).await {
+        Ok(database) => {
+            examine_database(&database, &mut report).await;
+            Some(database)
         }
+        Err(failure @ Failure::Usage(_)) => return Err(failure),
+        Err(failure) => {
+            report.say(Problem, "database", failure.to_string());
+            None
+        }
+    };
+    match at.cache_url.as_ref().map(|url| url.0.as_str()) {
+        Some(url) if url.starts_with("moka:") => report.say(Note, "cache", OUT_OF_REACH),
         _ => match cache(at)? {
+            Some(cache) if is_told_by_database(&*cache) => {
+                report.say(Note, "cache", OUT_OF_REACH);
+                if let Some(database) = database {
+                    examine_channel(&inspect_channel(&*cache, &database).await, &mut report);
+                }
+            }
             Some(cache) => examine_cache(&*cache, &mut report).await,
             None => report.say(Note, "cache", "none was named, so none was examined"),
         },
@@ -156,9 +165,11 @@ fn is_among(text: &str, inspection: &db_backends::Inspection) -> bool {
     inspection.findings.iter().any(|finding| finding.text == text)
 }
 
+const OUT_OF_REACH: &str = "moka is in the application's own process, out of reach from here";
+
 async fn examine_cache(cache: &dyn cache_backends::Inspect, report: &mut Report) {
     const ABOUT: &str = "cache";
-    let channel = cache.inspect_channel().await;
+    let channel = cache.inspect_channel(None).await;
     let asked_at = now();
     let (inspected, tried) = (cache.inspect().await, try_all(cache).await);
     let answered_at = now();
@@ -180,17 +191,17 @@ async fn examine_cache(cache: &dyn cache_backends::Inspect, report: &mut Report)
     if let Err(error) = tried {
         report.say(Problem, ABOUT, error.to_string());
     } else if let Some(channel) = channel {
-        examine_channel(channel, report);
+        examine_channel(&channel, report);
     }
 }
 
 /// Reports whether nodes with near caches are told of changes, and soon enough.
-fn examine_channel(channel: Result<cache_backends::ChannelInspection, CacheError>, report: &mut Report) {
+fn examine_channel(channel: &Result<ChannelInspection, CacheError>, report: &mut Report) {
     const ABOUT: &str = "near cache";
     let channel = match channel {
         Ok(channel) => channel,
         Err(error) => {
-            let text = format!("changes are not reported, so loads go to the shared cache: {error}");
+            let text = format!("changes are not reported, so loads go around the memory of nodes: {error}");
             return report.say(Warning, ABOUT, text);
         }
     };
@@ -200,14 +211,14 @@ fn examine_channel(channel: Result<cache_backends::ChannelInspection, CacheError
         span(channel.slowest_answer),
         span(bound)
     );
-    if !(SHORTEST_FRESHNESS_BOUND..=DEFAULT_MAX_CACHE_AGE).contains(&bound) {
+    if !(SHORTEST_FRESHNESS_BOUND..DEFAULT_WRITE_TIMEOUT).contains(&bound) {
         report.say(
             Warning,
             ABOUT,
             format!(
-                "{text}; stores refuse a bound below {} or above their max_cache_age ({} by default)",
+                "{text}; stores refuse a bound below {}, and one that is not below their write_timeout ({} by default)",
                 span(SHORTEST_FRESHNESS_BOUND),
-                span(DEFAULT_MAX_CACHE_AGE)
+                span(DEFAULT_WRITE_TIMEOUT)
             ),
         );
     } else if channel.slowest_answer > bound / 2 {

@@ -60,19 +60,22 @@ impl<M> SessionHandle<M> {
     /// - While a guard is held, `lock` waits in other tasks, in the order of the calls. In the same task it fails at once,
     ///   because it would wait for itself. The branches of a `join!` are one task: lock once and share the guard, or let each
     ///   branch drop its guard before it awaits something else.
-    /// - A task that holds a guard must not await another task which calls `lock`: that call fails after the
-    ///   [`write_timeout`](crate::Builder::write_timeout). Drop the guard first.
+    /// - A task that holds a guard must not await another task which calls `lock`: that call fails after the time that the
+    ///   longest write may take, twice to four times the [`write_timeout`](crate::Builder::write_timeout) and the database's bound
+    ///   on statements. Drop the guard first.
     /// - The response does not wait for a task that was spawned and keeps a guard. What was changed before that task locked the
     ///   session is saved when it does, and the client gets its key. What the task changes after that is its own to save, with
-    ///   [`Session::save`]; the event `task_keeps_session` tells of such a task.
+    ///   [`Session::save`]; the event `task_keeps_session` tells of such a task. It must not give the session another key: the
+    ///   client would not learn it.
+    /// - To know of the end of the session after the response, as for a websocket, take a [watch](Session::watch) and drop the
+    ///   guard.
     ///
     /// # Errors
     ///
     /// - [`Error::Database`] when the database does not answer, and [`Error::Unreadable`] when the session is there and
     ///   this node cannot read it. The next call tries again.
     /// - [`Error::AlreadyLocked`] when this task holds a guard.
-    /// - [`Error::Busy`] when another task keeps its guard for longer than the
-    ///   [`write_timeout`](crate::Builder::write_timeout).
+    /// - [`Error::Busy`] when another task keeps its guard for longer than the longest write may take.
     /// - In a task other than the one that handles the request, an error of [`Session::save`]: what was changed before could
     ///   not be saved. It is tried again at the end of the request.
     ///
@@ -97,7 +100,8 @@ impl<M> SessionHandle<M> {
 
     /// Ends the client's session everywhere, for good, without reading it, and has its key removed: a logout that also
     /// works when this node cannot read the session, so that [`lock`](Self::lock) fails with [`Error::Unreadable`]. If
-    /// the request presents several keys, the sessions of all end.
+    /// the request presents several keys, the sessions of all end. If none of them has a session any more, the client keeps its
+    /// key: it may have got another one since.
     ///
     /// With a guard, call [`Session::flush`].
     ///
@@ -118,7 +122,8 @@ impl<M> SessionHandle<M> {
         for key in presented.iter() {
             let ended = Arc::clone(&settings.store).end(key.clone()).await?;
             coherence = coherence.and(ended.coherence);
-            is_ended.store(true, Ordering::Relaxed);
+            // Otherwise the client may have got another key since.
+            is_ended.fetch_or(ended.value, Ordering::Relaxed);
         }
         Ok(coherence)
     }

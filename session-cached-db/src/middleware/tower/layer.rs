@@ -51,7 +51,7 @@ use crate::CachedDb;
 /// - If the session cannot be saved, the response is replaced by one that says so, with the
 ///   [`Error`](crate::Error) in a [`SessionFailure`] among its extensions: 400 if the
 ///   session was ended while the request was handled, or cannot hold what it is to hold (a subject that is too long, a value
-///   that is nested too deep), 413 if it would exceed a limit of the store, 409 for a conflict, 503 when the store is not
+///   that is nested too deep, data that the codec refuses), 413 if it would exceed a limit of the store or its codec, 409 for a conflict, 503 when the store is not
 ///   available, otherwise 500.
 /// - The response does not wait for a task that [keeps the session](SessionHandle::lock). Changes that are made after the
 ///   response, by such a task or by a streamed body, are not saved unless that code saves them itself.

@@ -77,7 +77,8 @@ impl Room {
     /// Locks the session for the present worker. `request` is the one that handles the request: the response waits for no other,
     /// so what was changed before another locks the session is saved first.
     ///
-    /// Fails if that takes longer than a write may: the worker that has the session may be waiting for this one.
+    /// Fails if that takes longer than the longest write, which the worker that has the session may be making: it may be waiting
+    /// for this one.
     pub(super) async fn lock(
         &self,
         request: Option<Worker>,
@@ -90,7 +91,7 @@ impl Room {
         let mut opened = match self.opened.try_lock() {
             Ok(opened) => opened,
             Err(_) => {
-                let patience = store.sleep(store.settings().write_timeout);
+                let patience = store.sleep(store.settings().longest_write);
                 match select(pin!(self.opened.lock()), patience).await {
                     Either::Left((opened, _)) => opened,
                     Either::Right(_) => return Err(Error::Busy),

@@ -1,4 +1,5 @@
 use http::{HeaderValue, Response, StatusCode, header};
+use session_core::CodecError;
 
 use crate::Error;
 
@@ -16,6 +17,8 @@ use crate::Error;
 /// ```
 #[derive(Clone, Debug)]
 pub struct SessionFailure(pub Error);
+
+const CANNOT_HOLD: &str = "The session cannot hold what this request is to store in it.";
 
 /// Returns the status and the text that a client gets for `error`. The error's own text may hold internals
 /// and is not sent.
@@ -39,12 +42,16 @@ fn explanation(error: &Error) -> (StatusCode, &'static str) {
             StatusCode::SERVICE_UNAVAILABLE,
             "Sessions are not available at the moment. Please try again later.",
         ),
-        // What a session is to hold comes from clients, more often than not.
+        // The contents of a session come from clients, more often than not.
         Error::TooLarge { .. } | Error::TooManyKeys { .. } => {
             (StatusCode::PAYLOAD_TOO_LARGE, "The session cannot hold that much.")
         }
         Error::TooDeep { .. } | Error::ReservedKey { .. } | Error::InvalidSubject(_) => {
-            (StatusCode::BAD_REQUEST, "The session cannot hold what this request is to store in it.")
+            (StatusCode::BAD_REQUEST, CANNOT_HOLD)
+        }
+        // A codec that fails whatever the data is, is the server's trouble.
+        Error::Unencodable(error) if matches!(**error, CodecError::Unencodable(_)) => {
+            (StatusCode::BAD_REQUEST, CANNOT_HOLD)
         }
         _ => (StatusCode::INTERNAL_SERVER_ERROR, "The session could not be used."),
     }

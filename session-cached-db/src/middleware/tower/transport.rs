@@ -21,7 +21,7 @@ use session_core::SessionKey;
 /// use session_cached_db::SessionKey;
 /// use session_cached_db::tower::{PresentedKeys, Transport};
 ///
-/// /// `X-Session: KEY` from the client, and `X-Session: KEY; max-age=SECONDS` to it.
+/// /// `X-Session: KEY` from the client, and `X-Session: KEY; max-age=SECONDS` to it, or without an age until the client ends.
 /// #[derive(Debug)]
 /// struct WithLifetime;
 ///
@@ -37,8 +37,10 @@ use session_core::SessionKey;
 ///         }
 ///     }
 ///     fn write(&self, response: &mut HeaderMap, key: &SessionKey, max_age: Option<Duration>) {
-///         let seconds = max_age.map_or(0, |age| age.as_secs());
-///         if let Ok(mut value) = HeaderValue::try_from(format!("{}; max-age={seconds}", key.expose())) {
+///         // Rounded up, so that no key ends before its session.
+///         let seconds = |age: Duration| age.as_secs().saturating_add(u64::from(age.subsec_nanos() > 0));
+///         let lifetime = max_age.map(|age| format!("; max-age={}", seconds(age))).unwrap_or_default();
+///         if let Ok(mut value) = HeaderValue::try_from(format!("{}{lifetime}", key.expose())) {
 ///             value.set_sensitive(true);
 ///             response.insert(&X_SESSION[0], value);
 ///         }

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use session_cached_db::{MokaCache, SqlitePersistence};
 use session_core::{
-    Acquired, Cache, CacheError, CacheProperties, Entry, Exchange, Expected, ExpiredSessions, Persistence,
-    PersistenceError, PersistenceProperties, Record, RecordWrite, Rotation, Rotations, Row, Runtime, Scan,
-    SessionTimes, State, StoreId, StoredKey, Subject, SubjectIndex, Timestamp, Version,
+    Acquired, BoxFuture, Cache, CacheError, CacheProperties, DatabaseNotices, Entry, Exchange, Expected,
+    ExpiredSessions, Near, NearObserver, NearSource, Persistence, PersistenceError, PersistenceProperties,
+    Record, RecordWrite, Rotation, Rotations, Row, Runtime, Scan, SessionTimes, State, StoreId, StoredKey,
+    Subject, SubjectIndex, Timestamp, Version,
 };
 
 use super::calls::{Call, Calls, Fault};
@@ -45,18 +46,33 @@ pub struct TestCache {
     dead: Arc<Mutex<HashSet<usize>>>,
     /// Keys under which another program has put an entry.
     foreign: Arc<Mutex<HashSet<String>>>,
+    /// The bound of the near cache that this one claims to be.
+    freshness_bound: Option<Duration>,
 }
 
 impl TestCache {
     pub fn new() -> Self {
         let moka = MokaCache::builder().build();
         let properties = moka.properties();
-        Self { calls: Calls::default(), moka, properties, dead: Arc::default(), foreign: Arc::default() }
+        Self {
+            calls: Calls::default(),
+            moka,
+            properties,
+            dead: Arc::default(),
+            foreign: Arc::default(),
+            freshness_bound: None,
+        }
     }
 
     /// Sets the properties that the cache reports.
     pub fn with_properties(mut self, properties: CacheProperties) -> Self {
         self.properties = properties;
+        self
+    }
+
+    /// Makes the cache claim to be a near one, which other nodes have in their memory, too.
+    pub fn near(mut self, freshness_bound: Duration) -> Self {
+        self.freshness_bound = Some(freshness_bound);
         self
     }
 
@@ -149,6 +165,57 @@ impl Cache for TestCache {
 
     fn properties(&self) -> CacheProperties {
         self.properties
+    }
+
+    fn near(&self) -> Option<&dyn Near> {
+        self.freshness_bound.is_some().then_some(self)
+    }
+}
+
+/// Keeps nothing in memory.
+impl Near for TestCache {
+    fn peek(&self, _key: &StoredKey) -> Option<Entry> {
+        None
+    }
+
+    fn forget(&self, _key: &StoredKey) {}
+
+    fn freshness_bound(&self) -> Duration {
+        self.freshness_bound.unwrap_or_default()
+    }
+
+    fn source(&self) -> NearSource {
+        NearSource::SharedCache
+    }
+
+    fn refusal(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn start(
+        &self,
+        _runtime: &Arc<dyn Runtime>,
+        _observer: Arc<dyn NearObserver>,
+        _notices: Option<Arc<dyn DatabaseNotices>>,
+    ) {
+    }
+
+    fn watch(&self, _key: &StoredKey) -> Option<BoxFuture<bool>> {
+        None
+    }
+
+    fn stop(&self) -> BoxFuture<()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    #[cfg(feature = "__simulation")]
+    fn __peek_anyway(&self, _key: &StoredKey) -> Option<Entry> {
+        None
+    }
+
+    #[cfg(feature = "__simulation")]
+    fn __is_fresh(&self) -> bool {
+        false
     }
 }
 

@@ -28,8 +28,8 @@ struct Effort {
 }
 
 /// Measures the pages of the chosen pairs and stacks. With `adds`, keeps the rows of earlier runs that this one does
-/// not measure.
-pub(super) fn run(words: &[String], is_quick: bool, adds: bool, as_json: bool) -> Result {
+/// not measure. Writes the plot to `svg`, too.
+pub(super) fn run(words: &[String], is_quick: bool, adds: bool, as_json: bool, svg: Option<&Path>) -> Result {
     let rows = chosen(words)?;
     require_servers(&rows, |variable| std::env::var_os(variable).is_some())?;
     require_programs()?;
@@ -56,6 +56,10 @@ pub(super) fn run(words: &[String], is_quick: bool, adds: bool, as_json: bool) -
     }
     let plots = plot::write(Path::new(PLOTS), "http", &figures)?;
     eprintln!("plots: {}", plots.display());
+    if let Some(svg) = svg {
+        std::fs::copy(plots.with_extension("svg"), svg)
+            .map_err(|error| format!("{}: {error}", svg.display()))?;
+    }
     Ok(())
 }
 

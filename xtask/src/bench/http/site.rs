@@ -4,11 +4,9 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use serde_json::Value;
-
 use super::super::TOWER_SESSIONS_MANIFEST;
 use crate::Result;
-use crate::process::{cargo, output, shown};
+use crate::process::{build, cargo, output, shown};
 
 /// The features of the program with our stores.
 const FEATURES: &str = "actix-session,axum,memcached,moka,mysql-rsa,near,postgres,redis-cluster,sqlite";
@@ -44,24 +42,9 @@ impl Programs {
 
 /// Builds a program, and returns its file.
 fn executable(command: &mut Command) -> Result<PathBuf> {
-    command.arg("--message-format=json-render-diagnostics");
-    let line = shown(command);
-    eprintln!("$ {line}");
-    let built = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn()?.wait_with_output()?;
-    if !built.status.success() {
-        return Err(format!(
-            "the program that serves the pages cannot be built: `{line}` failed: {}",
-            built.status
-        )
-        .into());
-    }
-    let messages = String::from_utf8(built.stdout)?;
-    let mut files = messages.lines().filter_map(|line| {
-        let message: Value = serde_json::from_str(line).ok()?;
-        let is_ours = message.pointer("/target/name").and_then(Value::as_str) == Some("http");
-        message.get("executable").filter(|_| is_ours)?.as_str().map(PathBuf::from)
-    });
-    files.next_back().ok_or_else(|| format!("`{line}` made no program").into())
+    let mut programs = build(command)?.into_iter().filter(|program| program.name == "http");
+    let program = programs.next_back();
+    Ok(program.ok_or_else(|| format!("`{}` made no program", shown(command)))?.file)
 }
 
 /// A program that serves the pages, until this is dropped.
