@@ -475,7 +475,8 @@ fn steps(
         Operation::LoadB => one(rows, Outcome::Loaded(visible(1).map(|row| row.seen))),
         // It changes nothing, and is judged by itself.
         Operation::Follow => Vec::new(),
-        Operation::Merge | Operation::Renew if let Some(row) = moved => {
+        Operation::Merge | Operation::Renew if moved.is_some() => {
+            let Some(row) = moved else { return Vec::new() };
             let after = Row { moved: row.moved, ..written(row.seen) };
             match row.moved {
                 // The request goes on with the new key.

@@ -26,7 +26,6 @@ impl FairQueue {
     }
 
     /// Returns how many callers are admitted at this moment.
-    #[cfg_attr(not(feature = "_server"), expect(dead_code, reason = "a file is no server"))]
     pub(crate) fn admitted(&self) -> u32 {
         u32::from(self.count)
             .saturating_sub(u32::try_from(self.semaphore.available_permits()).unwrap_or(u32::MAX))

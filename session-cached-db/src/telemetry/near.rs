@@ -1,7 +1,7 @@
 //! The reports about a near cache.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use session_core::{NearEvent, NearObserver};
@@ -14,7 +14,8 @@ use crate::watch::Watches;
 #[derive(Debug)]
 pub(crate) struct NearTelemetry {
     telemetry: Arc<Telemetry>,
-    watches: Arc<Watches>,
+    /// Weak, because a channel must not keep what the store has.
+    watches: Weak<Watches>,
     is_up: Gauge,
     answer_time: Gauge,
     basis_age: Gauge,
@@ -26,7 +27,7 @@ impl NearTelemetry {
     pub(crate) fn new(telemetry: &Arc<Telemetry>, watches: &Arc<Watches>, labels: &Labels) -> Self {
         Self {
             telemetry: Arc::clone(telemetry),
-            watches: Arc::clone(watches),
+            watches: Arc::downgrade(watches),
             is_up: Gauge::new(
                 "session_near_channel_up",
                 "1 while the near cache is told of changes, and 0 otherwise",
@@ -45,6 +46,12 @@ impl NearTelemetry {
             is_failure_logged: AtomicBool::new(false),
         }
     }
+
+    fn hint(&self, hint: impl FnOnce(&Watches)) {
+        if let Some(watches) = self.watches.upgrade() {
+            hint(&watches);
+        }
+    }
 }
 
 impl NearObserver for NearTelemetry {
@@ -52,11 +59,11 @@ impl NearObserver for NearTelemetry {
         match event {
             NearEvent::Noticed(key) => {
                 self.telemetry.counters.near_notices.bump();
-                self.watches.hint(key);
+                self.hint(|watches| watches.hint(key));
             }
             NearEvent::Forgotten => {
                 self.telemetry.counters.near_forgotten.bump();
-                self.watches.hint_all();
+                self.hint(Watches::hint_all);
             }
             NearEvent::Answered { took, basis_age } => {
                 let micros = |time: Duration| usize::try_from(time.as_micros()).unwrap_or(usize::MAX);
@@ -67,7 +74,7 @@ impl NearObserver for NearTelemetry {
                 self.is_up.set(1);
                 self.is_failure_logged.store(false, Ordering::Relaxed);
                 // What changed while there was no channel was not reported.
-                self.watches.hint_all();
+                self.hint(Watches::hint_all);
                 tracing::info!(target: "session_cached_db", event = "near_channel_opened",
                     "the near cache is told of changes, and answers from memory");
             }

@@ -17,7 +17,7 @@ struct State {
     /// The time within which the next look is to come. `None` if nothing was hinted since the last one began.
     within: Option<Duration>,
     interval: Duration,
-    /// When the session expires unless it is used, as the last look has found.
+    /// The instant at which the session expires unless it is used, as the last look has found.
     until: Option<Timestamp>,
     /// The session's own key, if one of those who watch it has it.
     session_key: Option<SessionKey>,

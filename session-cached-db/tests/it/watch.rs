@@ -178,7 +178,7 @@ async fn renewal_without_a_grace_or_after_it_is_told_as_an_end() {
 }
 
 #[tokio::test]
-async fn note_that_does_not_fit_the_sessions_own_key_leads_no_watch_to_another_session() {
+async fn note_that_does_not_fit_the_own_key_leads_no_watch_elsewhere() {
     for has_own_key in [true, false] {
         let world = World::shared_with(with_grace).await;
         let (mut session, admin) = (world.saved([("cart", 1)]).await, world.saved([("cart", 2)]).await);
