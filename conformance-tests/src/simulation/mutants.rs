@@ -70,7 +70,7 @@ pub const SHOWN_IN: &[(Mutant, &str)] = &[
     (Mutant::NearStrictIgnored, "load@1+overwrite@0/cached/strict/0"),
     (Mutant::NearNeedsChannel, "load@0+load@0/vacant/deaf/0"),
     (Mutant::NearKeptOnBypass, "load@1+load@1+overwrite@0/cached/near/0/ticks1"),
-    (Mutant::NearLedAtOnce, "load@1+follow@0+rename@0/cached/near/0"),
+    (Mutant::NearLedAtOnce, "load@1+follow@0+rename@0/cached/notified/0"),
     (Mutant::NotifiedFenceKept, "load@1+overwrite@0+overwrite@1/cached/notified/0/ticks1"),
     (Mutant::NotifiedKeptAtOpening, "load@1+overwrite@0+overwrite@1/vacant/notified/1"),
     (Mutant::NotifiedWaitFromFence, "load@1+delete@0/cached/notified/0/ticks2"),

@@ -76,7 +76,6 @@ const NEAR: &[&str] = &[
     "load@0+load@0+overwrite@0/ending/near/0",
     "load@1+load@1+delete@0/ending/near/0",
     "load@1+delete@0/ending/near/1",
-    "load@1+follow@0+rename@0/cached/near/0",
     "follow@1+rename@0/cached/near/1",
 ];
 
