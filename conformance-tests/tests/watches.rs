@@ -220,3 +220,30 @@ async fn entry_that_comes_and_goes_causes_fewer_and_fewer_looks() {
     session.log_out().await.unwrap();
     assert_eq!(end_of(waiting).await, SessionEnd::Gone);
 }
+
+#[tokio::test]
+async fn stores_over_one_near_cache_are_all_told_also_after_the_first_has_closed() {
+    let (cache, files) = (SharedCache::default(), tempfile::tempdir().unwrap());
+    let url = format!("sqlite://{}", files.path().join("sessions.db").display());
+    let here = node(&cache, &url).await;
+    let memory = near(MokaCache::builder().build(), cache.clone());
+    let mut stores = Vec::new();
+    for _ in 0..2 {
+        let db = SqlitePersistence::connect(&url).await.unwrap();
+        stores.push(CachedDb::builder(memory.clone(), db).reaper(None).build().await.unwrap());
+    }
+    let (first, second) = (&stores[0], &stores[1]);
+    for store in [first, second] {
+        let mut session = here.new_session();
+        session.insert("cart", 1).unwrap();
+        session.save().await.unwrap();
+        let waiting = wait_on(store.watch(session.stored_key().unwrap(), HOUR));
+        while store.stats().watch_looks == 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+        sleep(Duration::from_millis(300)).await;
+        session.log_out().await.unwrap();
+        assert_eq!(end_of(waiting).await, SessionEnd::Gone);
+        first.close().await;
+    }
+}

@@ -41,7 +41,7 @@ pub trait Near: Send + Sync {
 
     /// Starts to listen for changes, on tasks of `runtime`, until [`stop`](Self::stop) was called as often as this, or the
     /// cache is dropped. Further calls share the task of the first one. `notices` are those of the database, if that is the
-    /// [source](Self::source).
+    /// [source](Self::source). The observer is told of all that concerns this memory for as long as the caller keeps it.
     fn start(
         &self,
         runtime: &Arc<dyn Runtime>,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use session_core::{CacheError, NearEvent, NearObserver, NearSource, NoticeListener, Runtime};
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 
 use super::source::Source;
 use super::{Inner, Listener, Open};
@@ -37,7 +37,8 @@ impl Running {
         runtime.spawn(Box::pin(async move {
             let inner = Weak::clone(&keeper.inner);
             let observer = Arc::clone(&keeper.observer);
-            select(pin!(keeper.run()), stopped).await;
+            // In this order: a channel that opens just now must not take the place of a later store's.
+            select(stopped, pin!(keeper.run())).await;
             if let Some(inner) = inner.upgrade() {
                 inner.reset_unless_used();
             }
@@ -45,6 +46,11 @@ impl Running {
             drop(end);
         }));
         Self { _stop: stop, ended }
+    }
+
+    /// Returns `false` if the task has ended, or its runtime has dropped it.
+    pub(super) fn is_running(&mut self) -> bool {
+        matches!(self.ended.try_recv(), Err(TryRecvError::Empty))
     }
 
     /// Ends the task, and waits for that.
@@ -74,6 +80,8 @@ impl<S: Source> Keeper<S> {
                 Ok(channel) => {
                     let channel = Arc::new(channel);
                     // Entries that came in since the last channel was lost may have missed a change. From here on, this one reports.
+                    // A channel of an earlier task must fill nothing after that.
+                    inner.set_channel(None);
                     if !mutant!(NotifiedKeptAtOpening) {
                         inner.memory.remove_all();
                     }

@@ -31,7 +31,7 @@ mod source;
 use std::fmt;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
@@ -87,6 +87,7 @@ struct Inner<S: Source> {
     fresh_until: AtomicU64,
     channel: Mutex<Option<Open<S::Channel>>>,
     users: Mutex<Users>,
+    observers: Arc<Observers>,
 }
 
 /// A channel that is used.
@@ -109,6 +110,27 @@ struct Users {
     task: Option<Running>,
 }
 
+/// The observers of all stores that use a near cache. Weak: a store that is gone is told nothing.
+#[derive(Debug, Default)]
+struct Observers(Mutex<Vec<Weak<dyn NearObserver>>>);
+
+impl Observers {
+    fn add(&self, observer: &Arc<dyn NearObserver>) {
+        let mut observers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        observers.retain(|observer| observer.strong_count() > 0);
+        observers.push(Arc::downgrade(observer));
+    }
+}
+
+impl NearObserver for Observers {
+    fn note(&self, event: NearEvent<'_>) {
+        let observers = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for observer in observers.iter().filter_map(Weak::upgrade) {
+            observer.note(event);
+        }
+    }
+}
+
 impl<S: Source> Inner<S> {
     fn new(memory: MokaCache, shared: S) -> Self {
         Self {
@@ -117,6 +139,7 @@ impl<S: Source> Inner<S> {
             fresh_until: AtomicU64::new(0),
             channel: Mutex::new(None),
             users: Mutex::default(),
+            observers: Arc::default(),
         }
     }
 
@@ -312,10 +335,20 @@ impl<S: Source> Near for NearCache<S> {
     ) {
         let mut users = self.inner.users();
         users.count += 1;
-        if users.count > 1 {
+        self.inner.observers.add(&observer);
+        if users.task.as_mut().is_some_and(Running::is_running) {
+            if self.inner.channel().is_some() {
+                observer.note(NearEvent::Opened);
+            }
             return;
         }
+        if users.task.take().is_some() {
+            // The runtime of the store that had begun it has ended.
+            self.inner.give_up_channel();
+            self.inner.shared.detach();
+        }
         self.inner.shared.attach(notices);
+        let observer = Arc::clone(&self.inner.observers) as Arc<dyn NearObserver>;
         let listener = Arc::new(Listener::new(self.inner.memory.clone(), Arc::clone(&observer)));
         let inner = Arc::downgrade(&self.inner);
         let (keeper_runtime, bound) = (Arc::clone(runtime), self.bound);
@@ -327,9 +360,13 @@ impl<S: Source> Near for NearCache<S> {
         let mut users = self.inner.users();
         users.count = users.count.saturating_sub(1);
         let task = if users.count == 0 { users.task.take() } else { None };
+        drop(users);
+        let inner = Arc::clone(&self.inner);
         Box::pin(async move {
             if let Some(task) = task {
                 task.stop().await;
+                // The task has done so, unless its runtime has dropped it.
+                inner.reset_unless_used();
             }
         })
     }

@@ -132,7 +132,12 @@ impl ListeningHandle {
         let has_heard =
             std::iter::from_fn(|| connection.next_buffered()).any(|heard| heard.channel() == name);
         if !is_same || !has_heard {
-            return Err(PersistenceError::Config(LEFT_OUT.to_owned()));
+            // Without a pooler, the address may just lead from one server to another.
+            return Err(if self.connections.is_pooled().await? {
+                PersistenceError::Config(LEFT_OUT.to_owned())
+            } else {
+                PersistenceError::Unavailable(LEFT_OUT.into())
+            });
         }
         connection.unlisten(&name).await.map_err(|error| lost(&error))
     }

@@ -25,8 +25,7 @@ mod repair_task;
 mod settings;
 mod write;
 
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use session_core::{
@@ -36,8 +35,8 @@ use session_core::{
 use self::guard::{CacheGuard, Gate};
 use self::repair::Repairs;
 use crate::runtime::Tasks;
-use crate::telemetry::Telemetry;
 use crate::telemetry::metrics::Labels;
+use crate::telemetry::{NearTelemetry, Telemetry};
 
 pub(crate) use self::lookup::{Loaded, Lookup};
 pub(crate) use self::repair::Repair;
@@ -55,8 +54,8 @@ pub(crate) struct CoherentCache<C> {
     tasks: Arc<Tasks>,
     runtime: Arc<dyn Runtime>,
     telemetry: Arc<Telemetry>,
-    /// The use of a near cache has ended.
-    is_stopped: AtomicBool,
+    /// Told of a near cache's events, from its start to its stop.
+    observer: Mutex<Option<Arc<NearTelemetry>>>,
 }
 
 /// The write queues, in which repairs wait for their turn like the writes of their keys.
@@ -93,7 +92,7 @@ impl<C: Cache> CoherentCache<C> {
             tasks,
             runtime,
             telemetry,
-            is_stopped: AtomicBool::new(false),
+            observer: Mutex::default(),
         }
     }
 

@@ -1,11 +1,10 @@
 //! A near cache in the driver: it is started, and final operations are acknowledged late enough.
 
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use session_core::{BoxFuture, Cache, DatabaseNotices, NearSource, StoredKey};
+use session_core::{BoxFuture, Cache, DatabaseNotices, NearEvent, NearObserver as _, NearSource, StoredKey};
 
 use super::{CoherentCache, WriteOperation};
 use crate::runtime::within;
@@ -18,6 +17,9 @@ const DRIFT: u32 = 128;
 
 /// The time that is added to the wait besides, because timers may be rounded.
 const ROUNDING: Duration = Duration::from_millis(1);
+
+/// The maximum time that the end of a channel is waited for.
+const LONGEST_STOP: Duration = Duration::from_secs(5);
 
 /// A near cache could not be asked to report a change.
 #[derive(Debug)]
@@ -38,16 +40,18 @@ impl<C: Cache> CoherentCache<C> {
     ) {
         if let Some(near) = self.cache.near() {
             let observer = Arc::new(NearTelemetry::new(&self.telemetry, watches, labels));
+            *self.observer.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&observer));
             near.start(&self.runtime, observer, notices);
         }
     }
 
     /// Stops to listen for changes, if the cache is a near one. Calls after the first one do nothing.
     pub(crate) async fn stop_near(&self) {
-        if let Some(near) = self.cache.near()
-            && !self.is_stopped.swap(true, Ordering::AcqRel)
-        {
-            near.stop().await;
+        let observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let (Some(near), Some(observer)) = (self.cache.near(), observer) {
+            // The channel's task may be another store's, on a runtime that is driven no more.
+            within(&*self.runtime, LONGEST_STOP, pin!(near.stop())).await;
+            observer.note(NearEvent::Stopped);
         }
     }
 

@@ -371,10 +371,12 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
                 }
             };
             options.check_near(&cache, &db.properties())?;
-            let settings = options.resolve(&cache.properties(), &db.properties(), store_id)?;
+            // Twice: from the notices on, each write of this handle is reported, whether or not there is a store, and statements
+            // may take longer.
+            options.clone().resolve(&cache.properties(), &db.properties(), store_id)?;
             prepare(&db, schema, rotations.as_deref()).await?;
-            // Last: from here on, each write of this handle is reported, whether or not there is a store.
             let notices = take_notices(&cache, &db)?;
+            let settings = options.resolve(&cache.properties(), &db.properties(), store_id)?;
             let parts = Parts {
                 cache,
                 db,

@@ -118,9 +118,10 @@ impl SessionWatch {
             // A clone, because a shared future must not be polled again after its end.
             match self.looking.clone().await {
                 Finding::Ended(end) => return end,
+                // It was made without the session's own key, which another watch of the session has.
+                Finding::Moved(..) if self.session_key.is_none() => return SessionEnd::Gone,
                 Finding::Moved(key, session_key) => {
-                    // A watch that was made without the session's own key is not told it, either.
-                    let session_key = self.session_key.as_ref().map(|_| session_key);
+                    let session_key = Some(session_key);
                     self.looking = self.watches.join(key, session_key.clone(), self.interval, &self.store);
                     (self.key, self.session_key) = (key, session_key);
                 }
