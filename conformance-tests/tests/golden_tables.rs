@@ -99,13 +99,14 @@ async fn check_rotations(url: &str, table: &str) {
     };
     let (old, new) = (key("0123456789abcdefghijklmnopqrstuv"), key("zyxwvutsrqponmlkjihgfedcba987654"));
     let notes = database.rotations(&stored(&old), at(1_700_000_200), 10).await.unwrap();
-    let [first, second] = &*notes else { panic!("{notes:?}") };
-    assert_eq!((&first.new, first.expires_at), (&stored(&new), at(4_000_000_000)));
-    let masked = first.masked_key.unwrap();
-    assert_eq!(masked.unmask(&first.new, &old), Some(new.clone()));
+    // The one that expires first comes first.
+    let [hidden, revealed] = &*notes else { panic!("{notes:?}") };
+    assert_eq!((&revealed.new, revealed.expires_at), (&stored(&new), at(4_000_000_000)));
+    let masked = revealed.masked_key.unwrap();
+    assert_eq!(masked.unmask(&revealed.new, &old), Some(new.clone()));
     // Written in the same way, so that an older node can read it.
     assert_eq!(MaskedKey::mask(&new, &stored(&new), &old), Some(masked));
-    assert_eq!((second.new.as_str(), second.masked_key), ("without-masked-key", None));
+    assert_eq!((hidden.new.as_str(), hidden.masked_key), ("without-masked-key", None));
 }
 
 async fn check_table(url: &str, table: &str) {
