@@ -24,7 +24,7 @@ pub(crate) const HELP: Help = Help {
         ),
         (
             "--beside REVISION",
-            "Runs the network tests `mixed`, and breaks things while processes of both revisions work: this tag or\n                          commit, and the present one.",
+            "Lets processes of this tag or commit work beside the present ones, after the network tests `mixed`.",
         ),
         ("--pair CACHE+DATABASE", "Uses this pair, such as near+redis+postgres. Defaults to redis+postgres."),
         ("--minutes N", "Lasts N minutes in all. Defaults to 5."),

@@ -207,7 +207,9 @@ pub async fn provider_that_panics_or_hangs_is_asked_again(server: Server) {
         let error = loop {
             match db.now_dyn().await {
                 Err(error) => break error,
-                Ok(_) => assert!(began.elapsed() < Duration::from_secs(15), "{trouble}: there is no password"),
+                Ok(_) => {
+                    assert!(began.elapsed() < Duration::from_secs(15), "{trouble}: there is no password")
+                }
             }
         };
         assert!(matches!(error, PersistenceError::Unavailable(_)), "{trouble}: {error:?}");
