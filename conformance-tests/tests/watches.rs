@@ -222,7 +222,7 @@ async fn entry_that_comes_and_goes_causes_fewer_and_fewer_looks() {
 }
 
 #[tokio::test]
-async fn stores_over_one_near_cache_are_all_told_also_after_the_first_has_closed() {
+async fn store_is_told_after_the_first_over_its_near_cache_has_closed() {
     let (cache, files) = (SharedCache::default(), tempfile::tempdir().unwrap());
     let url = format!("sqlite://{}", files.path().join("sessions.db").display());
     let here = node(&cache, &url).await;
