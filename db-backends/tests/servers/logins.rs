@@ -208,7 +208,7 @@ pub async fn provider_that_panics_or_hangs_is_asked_again(server: Server) {
             match db.now_dyn().await {
                 Err(error) => break error,
                 Ok(_) => {
-                    assert!(began.elapsed() < Duration::from_secs(15), "{trouble}: there is no password")
+                    assert!(began.elapsed() < Duration::from_secs(15), "{trouble}: there is no password");
                 }
             }
         };
