@@ -14,6 +14,7 @@ mod campaign;
 mod digest;
 mod explore;
 mod mutants;
+mod named;
 mod operation;
 mod oracle;
 mod places;

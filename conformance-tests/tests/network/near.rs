@@ -563,8 +563,9 @@ pub async fn server_that_speaks_resp2_only_costs_memory_and_no_session(links: &L
     assert_eq!(read(&node, &cookie).await, None);
 }
 
+/// A listener with nothing in memory.
 #[derive(Debug)]
-struct Ignored;
+pub(crate) struct Ignored;
 
 impl NoticeListener for Ignored {
     fn changed(&self, _: &StoredKey) {}

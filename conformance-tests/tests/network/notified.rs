@@ -13,10 +13,10 @@ use db_backends::sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPool
 use db_backends::sqlx::{Connection as _, Row as _, raw_sql};
 use session_cached_db::{BuildError, CachedDb};
 use session_core::bytes::Bytes;
-use session_core::{NoticeListener, Outcome, Persistence as _, Record, RecordWrite, StoredKey, Timestamp};
+use session_core::{Outcome, Persistence as _, Record, RecordWrite, StoredKey, Timestamp};
 use tokio::time::sleep;
 
-use crate::near::{BOUND, REST, ends_of_watched_sessions_are_told, login, open, read, warm, write};
+use crate::near::{BOUND, Ignored, REST, ends_of_watched_sessions_are_told, login, open, read, warm, write};
 use crate::pair::{Kind, Pair, UNCHECKED};
 use crate::{Link, Links};
 
@@ -293,15 +293,6 @@ pub async fn commit_that_waits_for_others_to_notify_ends_within_its_bound(links:
     let bound = db.properties().statement_bound;
     assert!(took < bound, "it took {took:?}, and the bound is {bound:?}");
     holding.abort();
-}
-
-#[derive(Debug)]
-struct Ignored;
-
-impl NoticeListener for Ignored {
-    fn changed(&self, _: &StoredKey) {}
-
-    fn all_changed(&self) {}
 }
 
 /// The former primary goes on: it answers pings, and hears of nothing that the new one commits.

@@ -28,6 +28,7 @@ mod expiry;
 mod fences;
 mod flights;
 mod grace;
+mod grace_crowds;
 mod grace_notes;
 mod hooks;
 mod identity;

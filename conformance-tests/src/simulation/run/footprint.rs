@@ -1,7 +1,7 @@
 //! The footprints of steps, by which the search knows which steps commute.
 //!
-//! What a step has written is seen: the places whose digest it has changed. What it may read is stated here, for each kind of
-//! step. Two steps of which neither writes what the other reads or writes do the same in either order, and leave the same
+//! The writes of a step are seen: they are the places whose digest it has changed. The reads that it may make are stated here, for
+//! each kind of step. Two steps of which neither writes what the other reads or writes do the same in either order, and leave the same
 //! state. `docs/coherence.md` says why that, and no more, is needed.
 
 use super::choices::Choice;
