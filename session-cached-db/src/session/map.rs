@@ -4,6 +4,7 @@ use session_core::{InvalidValue, SessionData};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::finite::check_numbers;
 use super::{Session, Stored, fields};
 use crate::Error;
 use crate::store::expiry::{EXPIRY_KEY, set_expiry};
@@ -39,7 +40,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`Error::Serialize`] when the value cannot be written as JSON, [`Error::TooDeep`] when it is nested deeper
+    /// [`Error::Serialize`] when the value cannot be written as JSON, such as a number that is infinite or none, [`Error::TooDeep`] when it is nested deeper
     /// than [`SessionData::MAX_DEPTH`], or [`Error::ReservedKey`] when sessions use the key themselves. The session
     /// is unchanged then.
     pub fn insert(&mut self, key: &str, value: impl Serialize) -> Result<(), Error> {
@@ -282,8 +283,14 @@ pub(super) fn read<T: DeserializeOwned>(key: &str, json: &str) -> Result<T, Erro
 }
 
 pub(super) fn write(key: &str, value: &impl Serialize) -> Result<String, Error> {
-    serde_json::to_string(value)
-        .map_err(|error| Error::Serialize { key: key.to_owned(), source: Arc::new(error) })
+    let written = serde_json::to_string(value).and_then(|json| {
+        // It could be in the place of a number.
+        if json.contains("null") {
+            check_numbers(value)?;
+        }
+        Ok(json)
+    });
+    written.map_err(|error| Error::Serialize { key: key.to_owned(), source: Arc::new(error) })
 }
 
 fn check_key(key: &str) -> Result<(), Error> {

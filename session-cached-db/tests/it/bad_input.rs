@@ -1,6 +1,6 @@
 //! Bad input: the answer is a clear typed error or a new session. Nothing is lost, half-written or revealed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use db_backends::sqlx::SqlitePool;
@@ -196,6 +196,37 @@ async fn value_of_another_type_stays_and_the_error_names_both_types() {
         refused(session.modify("name", |_: &mut u32| panic!("no number to change")).unwrap_err());
         assert!(!session.modified());
         assert_eq!(session.get::<String>("name").unwrap().as_deref(), Some("s3cret-value"));
+    })
+    .await;
+}
+
+/// JSON has no such numbers: they would be stored as `null`, and could not be read again.
+#[tokio::test]
+async fn numbers_that_json_does_not_have_are_refused() {
+    #[derive(Serialize)]
+    enum Shape {
+        Circle { radius: f32 },
+        Point(f64, Option<f64>),
+    }
+    each_database(async |world| {
+        let mut session = world.store.new_session();
+        let refused = |result: Result<(), Error>| {
+            assert!(matches!(result, Err(Error::Serialize { ref key, .. }) if key == "x"), "{result:?}");
+        };
+        for number in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            refused(session.insert("x", number));
+            refused(session.insert("x", [Some(number), None]));
+            refused(session.insert("x", BTreeMap::from([("key", ((), number))])));
+            refused(session.insert("x", Shape::Point(0.0, Some(number))));
+            refused(session.insert("x", Shape::Circle { radius: f32::NAN }));
+            refused(session.update([("kept", 1.0), ("x", number)]));
+            refused(session.modify("x", move |x: &mut f64| *x = number));
+            refused(session.get_or_insert_with("x", || number).map(drop));
+            assert!(session.is_empty());
+        }
+        session.insert("x", (None::<f64>, (), "null", Some(1.5), Shape::Point(1.0, None))).unwrap();
+        session.insert("null", BTreeMap::from([("null", None::<Vec<u8>>)])).unwrap();
+        assert_eq!(session.get_raw("x"), Some(r#"[null,null,"null",1.5,{"Point":[1.0,null]}]"#));
     })
     .await;
 }
