@@ -1,6 +1,7 @@
 //! Merging saves onto what a session has become.
 
 use std::borrow::Cow;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use session_core::bytes::Bytes;
@@ -61,6 +62,8 @@ pub(super) enum Merged {
     Nothing,
     /// The session has to be read before one of them can be rejected.
     MustRead,
+    /// One of several is to blame that they cannot be merged: write each with a statement of its own.
+    Apart,
 }
 
 /// The origin of the record that saves are merged onto.
@@ -86,6 +89,23 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     /// Applies the changes of `saves`, one after the other, to `base`. Saves that the conflict policy rejects are answered and
     /// removed from the list.
     pub(super) fn merge(
+        &self,
+        key: &StoredKey,
+        base: Arc<Record>,
+        saves: &mut Vec<Waiting>,
+        source: Base,
+    ) -> Result<Merged, Error> {
+        let may_part = saves.len() > 1;
+        // A codec of the application may panic, or a modification that meets another value than it did at first.
+        match catch_unwind(AssertUnwindSafe(|| self.merge_all(key, base, saves, source))) {
+            Ok(Err(error)) if may_part && error.is_data_error() => Ok(Merged::Apart),
+            Ok(merged) => merged,
+            Err(_) if may_part => Ok(Merged::Apart),
+            Err(panic) => resume_unwind(panic),
+        }
+    }
+
+    fn merge_all(
         &self,
         key: &StoredKey,
         base: Arc<Record>,

@@ -1,6 +1,6 @@
 //! Saving changed data: one statement for all saves of a session that wait together.
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -29,24 +29,14 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let Latest { record, stamp } = std::mem::take(latest);
         let base = latest_base(first, record);
         let seen = stamp.or(first.seen);
-        // If a codec of the application panics over one of them, write each with a statement of its own.
-        let merge = AssertUnwindSafe(|| self.merge(key, base, &mut saves, Base::Remembered));
-        let merged = match catch_unwind(merge) {
-            Ok(merged) => merged,
-            Err(_) if saves.len() > 1 => return self.save_one_by_one(key, saves, latest).await,
-            Err(panic) => resume_unwind(panic),
-        };
-        let merged = match merged {
+        let merged = match self.merge(key, base, &mut saves, Base::Remembered) {
             Ok(Merged::MustRead) => self.merge_anew(key, &mut saves).await,
             merged => merged,
         };
         let mut draft = match merged {
             Ok(Merged::Write(draft)) => draft,
             Ok(Merged::Nothing | Merged::MustRead) => return,
-            // One of them is to blame: write each with a statement of its own.
-            Err(error) if saves.len() > 1 && error.is_data_error() => {
-                return self.save_one_by_one(key, saves, latest).await;
-            }
+            Ok(Merged::Apart) => return self.save_one_by_one(key, saves, latest).await,
             Err(error) => return answer(saves, &Err(error)),
         };
         mutant!(BatchAnswersEarly => if saves.len() > 1 {
@@ -73,7 +63,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                     write.finish(None).await;
                     return;
                 }
-                Err(error) if saves.len() > 1 && error.is_data_error() => {
+                Ok(Merged::Apart) => {
                     write.finish(None).await;
                     return self.save_one_by_one(key, saves, latest).await;
                 }
@@ -95,7 +85,13 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         latest: &'a mut Latest,
     ) -> BoxFuture<'a, ()> {
         Box::pin(async move {
+            // They have left the queue, which would refuse them when they have waited for too long.
+            let deadline = self.runtime.now() + self.settings.write_timeout;
             for save in saves {
+                if self.runtime.now() >= deadline {
+                    answer(vec![save], &Err(Error::Busy));
+                    continue;
+                }
                 let alone = self.save_all(key, vec![save], latest);
                 if AssertUnwindSafe(alone).catch_unwind().await.is_err() {
                     self.note_panic(key);

@@ -354,6 +354,46 @@ async fn panicking_save_does_not_fail_the_saves_that_wait_with_it() {
 }
 
 #[tokio::test]
+async fn saves_that_are_written_apart_are_busy_after_their_deadline() {
+    let world = World::shared_with(|builder| builder.codec(PanicsOverBoom)).await;
+    let (session, mut crowd) = crowd(&world, 8).await;
+    crowd[4].insert("boom", 1).unwrap();
+    let mut held = world.db.calls.hold(Call::Update, Moment::Before);
+    let saving = tokio::spawn(async move { save_all(&mut crowd).await });
+    held.reached().await;
+    world.runtime.jump(11 * SECOND);
+    held.release();
+    let saved = soon(saving).await.unwrap();
+    assert!(saved[0].is_ok(), "{saved:?}");
+    assert!(saved[1..].iter().all(|result| matches!(result, Err(Error::Busy))), "{saved:?}");
+    assert_eq!(world.db.calls.count(Call::Update), 1);
+    assert_eq!(values_of(&world.reopen(&session).await), map([("k0", 0), ("x", 0)]));
+}
+
+#[tokio::test]
+async fn modification_that_panics_over_another_nodes_value_fails_alone() {
+    let world = World::shared().await;
+    let (session, mut crowd) = crowd(&world, 8).await;
+    let mut filled = world.reopen(&session).await;
+    filled.insert("list", [1]).unwrap();
+    filled.save().await.unwrap();
+    for session in &mut crowd {
+        *session = world.reopen(&filled).await;
+    }
+    for (n, session) in crowd.iter_mut().enumerate() {
+        session.insert(&format!("saver-{n}"), n).unwrap();
+    }
+    crowd[4].modify("list", |list: &mut Vec<i32>| list.remove(0)).unwrap();
+    let node = world.node().await;
+    let mut elsewhere = node.open(&key_of(&filled)).await.unwrap();
+    elsewhere.insert("list", [0; 0]).unwrap();
+    elsewhere.save().await.unwrap();
+    let saved = save_all(&mut crowd).await;
+    assert!(matches!(saved[4], Err(Error::Interrupted)), "{saved:?}");
+    assert_eq!(saved.iter().filter(|result| result.is_ok()).count(), 7, "{saved:?}");
+}
+
+#[tokio::test]
 async fn session_can_be_ended_with_a_full_write_queue() {
     let world = World::shared_with(|builder| builder.max_waiting_writes(4)).await;
     let (session, mut crowd) = crowd(&world, 8).await;
