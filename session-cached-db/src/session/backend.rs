@@ -12,7 +12,7 @@ use crate::Error;
 use crate::coherence::Loaded;
 use crate::runtime::Admission;
 use crate::store::job::{Job, Reply, Written};
-use crate::store::{CachedDb, Followed, Follows, Inner, Settings, Wait, answer_of};
+use crate::store::{CachedDb, Followed, Follows, Inner, Logout, Settings, Wait, answer_of};
 #[cfg(feature = "tower")]
 use crate::telemetry::Telemetry;
 use crate::watch::SessionWatch;
@@ -31,6 +31,8 @@ pub(crate) trait SessionBackend: Send + Sync + fmt::Debug {
         allow(dead_code, reason = "only the layer knows no store by its type")
     )]
     fn end(self: Arc<Self>, key: SessionKey) -> BoxFuture<Result<Written<bool>, Error>>;
+    /// Ends a session wherever it has moved. Goes on if the future is dropped.
+    fn log_out(self: Arc<Self>, logout: Logout) -> BoxFuture<Result<Written<bool>, Error>>;
     fn exists(self: Arc<Self>, key: StoredKey) -> BoxFuture<Result<bool, Error>>;
     /// Returns the session that was under a key, if it has got another one within the grace, for a request that was opened
     /// with the old one.
@@ -90,6 +92,9 @@ impl<C: Cache, P: Persistence> SessionBackend for Inner<C, P> {
     fn end(self: Arc<Self>, key: SessionKey) -> BoxFuture<Result<Written<bool>, Error>> {
         let store = CachedDb { inner: self };
         Box::pin(async move { store.end(&key).await })
+    }
+    fn log_out(self: Arc<Self>, logout: Logout) -> BoxFuture<Result<Written<bool>, Error>> {
+        Box::pin(Self::log_out(&self, logout))
     }
     fn exists(self: Arc<Self>, key: StoredKey) -> BoxFuture<Result<bool, Error>> {
         Box::pin(async move { Ok(self.load(&key).await?.is_some()) })

@@ -22,8 +22,10 @@ impl Session {
     /// before that may still prolong it by its own [`touch`](Self::touch), according to what that request has
     /// read.
     pub fn set_expiry(&mut self, expiry: impl Into<Option<Expiry>>) {
-        self.has_set_expiry = true;
-        match expiry.into() {
+        let expiry = expiry.into();
+        // Not if it stays: an answer that comes late, after that of a login, would put the old key in the place of the new one.
+        self.has_chosen_expiry |= self.expiry() != expiry;
+        match expiry {
             Some(expiry) => {
                 set_expiry(self.change(), expiry);
                 self.note_change();
@@ -68,19 +70,25 @@ impl Session {
         self.expires_at_from(modification).since(modification)
     }
 
-    /// Returns `true` if the client is to be told anew how long its key is good, since the session was as `before`: the expiry was
-    /// set, or this is the first write in a period as long as the touch interval, by the time of use or by the expiry, which
-    /// slides with use. Periods begin at the same instants on all nodes.
+    /// Returns `true` if the client is to be told anew how long its key is good, since the session was as `before`: another expiry
+    /// was chosen, or this is the first write in a period as long as the touch interval, by the time of use or by the expiry,
+    /// which slides with use. Periods begin at the same instants on all nodes.
     ///
-    /// An interval longer than a quarter of the session's life would let a cookie end long before its session.
+    /// An interval longer than a quarter of the session's life would let a cookie end long before its session. For a request that
+    /// `is_background`, it is that long: the later of two answers counts, and one that comes later than that of a login would put
+    /// the old key in the place of the new one.
     #[cfg(feature = "tower")]
-    pub(crate) fn prolongs_key(&self, before: Use) -> bool {
-        let interval = self.store.settings().touch_interval(self.expiry()).min(self.expiry_age() / 4);
+    pub(crate) fn prolongs_key(&self, before: Use, is_background: bool) -> bool {
+        let longest = self.expiry_age() / 4;
+        let interval = match is_background {
+            true => longest,
+            false => self.store.settings().touch_interval(self.expiry()).min(longest),
+        };
         let interval = i64::try_from(interval.as_micros()).unwrap_or(i64::MAX);
         let period = |instant: Option<Timestamp>| instant?.as_micros().checked_div_euclid(interval);
         let periods = |at: Use| (period(at.last_seen_at), period(at.expires_at));
         let (before, now) = (periods(before), periods(self.use_now()));
-        self.has_set_expiry || now.0.is_none() || before != now
+        self.has_chosen_expiry || now.0.is_none() || before != now
     }
 
     /// Returns the last use that is stored.

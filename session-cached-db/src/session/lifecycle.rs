@@ -1,18 +1,18 @@
 use std::sync::{Arc, OnceLock};
 
 use futures_util::future::BoxFuture;
-use session_core::{Outcome, Record, SessionKey, Stamp, StoredKey, Subject};
+use session_core::{Outcome, Record, SessionKey, StoredKey, Subject};
 
 use super::rotation::{NewKey, Next};
 use super::{Session, Stored};
 use crate::coherence::Loaded;
 use crate::store::expiry::expiry_of;
 use crate::store::job::{Create, Delete, Job, KeyOrigin, Save, Saved, Touch, Touched, Written};
+use crate::store::{Follows, Logout};
 use crate::telemetry::Ending;
 use crate::{Coherence, Error};
 
-/// Maximum number of tries with another key: a random key that exists already is all but impossible, and so are more moves of a
-/// session while it is followed.
+/// Maximum number of tries with another key: a random key that exists already is all but impossible.
 pub(crate) const MAX_TRIES: u32 = 8;
 
 /// Operations that reach the database. Each write runs in a task of its own: a caller that drops its future
@@ -186,26 +186,28 @@ impl Session {
     ///
     /// [`Error::Conflict`] when other requests kept giving the session other keys, or an [error of every
     /// write](crate::CachedDb#errors-of-every-write).
+    ///
+    /// # Cancel safety
+    ///
+    /// Goes on to its end if the future is dropped; [`close`](crate::CachedDb::close) waits for it.
     pub async fn delete(&self) -> Result<Coherence, Error> {
-        let mut coherence = Coherence::Coherent;
-        if let Some(stored) = &self.stored {
-            let deleted = self.end(&stored.stored_key, stored.loaded.stamp).await?;
-            coherence = deleted.coherence;
-            if !deleted.value && !mutant!(LogoutNotFollowed) {
-                coherence = coherence.and(Box::pin(self.delete_moved()).await?);
-            }
-        }
-        // In this order: from the key before, it can no longer move to the new one.
-        if let Some(key) = self.unsettled_key() {
-            coherence = coherence.and(self.end(&key, None).await?.coherence);
-        }
-        Ok(coherence)
+        Ok(self.end_stored().await?.coherence)
     }
 
-    /// Ends the session under `key`. Returns `true` if there was one.
-    pub(super) async fn end(&self, key: &StoredKey, seen: Option<Stamp>) -> Result<Written<bool>, Error> {
-        let delete = Delete { seen, ending: Ending::Destroyed };
-        self.store.write(key, |reply| Job::Delete(delete, reply)).await
+    /// Ends the session. Returns `true` if there was one.
+    async fn end_stored(&self) -> Result<Written<bool>, Error> {
+        let unsettled = self.unsettled_key();
+        let mut logout = Logout { unsettled, ..Logout::default() };
+        if let Some(Stored { key, stored_key, loaded, .. }) = &self.stored {
+            if unsettled.is_none() && self.store.settings().rotation_grace.is_none() {
+                // It can be nowhere else, so this is one write.
+                let delete = Delete { seen: loaded.stamp, ending: Ending::Destroyed };
+                return self.store.write(stored_key, |reply| Job::Delete(delete, reply)).await;
+            }
+            logout.keys.push((*stored_key, loaded.stamp));
+            logout.moved_from = Some((key.clone(), *stored_key, Follows::Write));
+        }
+        Arc::clone(&self.store).log_out(logout).await
     }
 
     /// Ends the session everywhere, for good, and empties this value, which is then a new session without a
@@ -213,10 +215,14 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// An [error of every write](crate::CachedDb#errors-of-every-write). The session is then as it was before
-    /// the call.
+    /// The errors of [`delete`](Self::delete). The session is then as it was before the call.
+    ///
+    /// # Cancel safety
+    ///
+    /// The same as [`delete`](Self::delete).
     pub async fn flush(&mut self) -> Result<Coherence, Error> {
-        let coherence = self.delete().await?;
+        let Written { value, coherence } = self.end_stored().await?;
+        self.has_ended |= value;
         self.abandon_unsettled();
         self.stored = None;
         self.changed = None;

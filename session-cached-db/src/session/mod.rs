@@ -3,6 +3,7 @@
 mod backend;
 mod expiry;
 mod fields;
+mod finite;
 mod lifecycle;
 mod login;
 mod map;
@@ -50,8 +51,10 @@ pub struct Session {
     unsettled: Option<Box<Unsettled>>,
     accessed: AtomicBool,
     modified: bool,
-    /// The expiry was set, to the one that it had or to another.
-    has_set_expiry: bool,
+    /// Another expiry was set than the session had.
+    has_chosen_expiry: bool,
+    /// A session was ended by this value.
+    has_ended: bool,
     /// The client's key was that of a session which has got another one by a change of rights a moment ago.
     is_superseded: bool,
 }
@@ -98,7 +101,8 @@ impl Session {
             unsettled: None,
             accessed: AtomicBool::new(false),
             modified: false,
-            has_set_expiry: false,
+            has_chosen_expiry: false,
+            has_ended: false,
             is_superseded: false,
         }
     }
@@ -156,6 +160,12 @@ impl Session {
     #[must_use]
     pub fn is_unsaved_and_empty(&self) -> bool {
         self.stored.is_none() && self.subject().is_none() && self.visible().next().is_none()
+    }
+
+    /// Returns `true` if this value has ended the session: another request had not.
+    #[cfg(feature = "tower")]
+    pub(crate) fn has_ended(&self) -> bool {
+        self.has_ended
     }
 
     /// Returns when the session began. `None` until it is first saved.

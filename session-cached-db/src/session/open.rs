@@ -2,13 +2,11 @@ use std::sync::Arc;
 
 use session_core::{Cache, InvalidKey, Persistence, SessionKey, StoredKey};
 
-use super::{MAX_TRIES, Session};
+use super::Session;
+use crate::Error;
 use crate::coherence::Loaded;
-use crate::runtime::Admission;
-use crate::store::job::{Delete, Job, Written};
-use crate::store::{CachedDb, Followed, Follows, Inner};
-use crate::telemetry::Ending;
-use crate::{Coherence, Error};
+use crate::store::job::Written;
+use crate::store::{CachedDb, Followed, Follows, Logout};
 
 #[allow(
     clippy::manual_async_fn,
@@ -100,32 +98,9 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
         let plain = (settings.accepts_plain_keys && settings.may_be_plain(key))
             .then(|| StoredKey::parse(key.expose()).ok())
             .flatten();
-        let delete = |key: StoredKey| destroy(&self.inner, &key);
-        let moved = hashed.map(|stored_key| (key.clone(), stored_key));
-        let (hashed, plain) = (hashed.map(delete), plain.map(delete));
-        async move {
-            let mut ended = Written { value: false, coherence: Coherence::Coherent };
-            for deleting in [hashed, plain].into_iter().flatten() {
-                let Written { value, coherence } = deleting.await?;
-                ended = Written { value: ended.value || value, coherence: ended.coherence.and(coherence) };
-            }
-            let Some((key, stored_key)) = moved else { return Ok(ended) };
-            if ended.value {
-                return Ok(ended);
-            }
-            for _ in 0..MAX_TRIES {
-                // If it has moved again since it was found, the next try finds it.
-                let followed =
-                    Box::pin(self.inner.follow(Some(key.clone()), stored_key, Follows::Open)).await?;
-                let Some(Followed { key: Some(_), stored_key, .. }) = followed else { return Ok(ended) };
-                let Written { value, coherence } = destroy(&self.inner, &stored_key).await?;
-                ended = Written { value, coherence: ended.coherence.and(coherence) };
-                if value {
-                    return Ok(ended);
-                }
-            }
-            Err(Error::Conflict)
-        }
+        let keys = [hashed, plain].into_iter().flatten().map(|key| (key, None)).collect();
+        let moved_from = hashed.map(|stored_key| (key.clone(), stored_key, Follows::Open));
+        self.inner.log_out(Logout { keys, moved_from, unsettled: None })
     }
 
     #[inline]
@@ -139,13 +114,4 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
     pub fn new_session(&self) -> Session {
         Session::new(Arc::clone(&self.inner) as _)
     }
-}
-
-/// Ends the session under `key` in the name of its client. Returns `true` if there was one.
-fn destroy<C: Cache, P: Persistence>(
-    store: &Arc<Inner<C, P>>,
-    key: &StoredKey,
-) -> impl Future<Output = Result<Written<bool>, Error>> + Send + use<C, P> {
-    let delete = Delete { seen: None, ending: Ending::Destroyed };
-    store.write(key, Admission::New, |reply| Job::Delete(delete, reply))
 }

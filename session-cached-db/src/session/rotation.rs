@@ -202,19 +202,4 @@ impl Session {
             .map_err(|error| Error::Unreadable(Arc::new(error)))?;
         Ok(Loaded { record: Arc::new(record), stamp: None })
     }
-
-    /// Ends the session that another request has moved to another key, if there is one.
-    pub(super) async fn delete_moved(&self) -> Result<Coherence, Error> {
-        let mut coherence = Coherence::Coherent;
-        for _ in 0..MAX_TRIES {
-            let Some(Followed { stored_key, .. }) = self.followed().await? else { return Ok(coherence) };
-            let ended = self.end(&stored_key, None).await?;
-            coherence = coherence.and(ended.coherence);
-            if ended.value {
-                return Ok(coherence);
-            }
-            // It has moved again since it was found.
-        }
-        Err(Error::Conflict)
-    }
 }

@@ -71,22 +71,10 @@ impl Session {
             self.subject = None;
         }
         match since {
-            Some(since) => self.repeat_changes(&data, &since),
+            Some(since) => self.changed = Some(since.rebase_since(&data, self.data())),
             None => self.modified = self.subject.is_some(),
         }
         Ok(true)
-    }
-
-    /// Makes the changes between `before` and `after` again, on the session as it is now.
-    fn repeat_changes(&mut self, before: &SessionData, after: &SessionData) {
-        let data = self.change();
-        for (key, value) in after.iter().filter(|(key, value)| before.get(key) != Some(value)) {
-            // Does not fail: the value was inserted before.
-            let _ = data.insert(key, value.to_owned());
-        }
-        for (key, _) in before.iter().filter(|(key, _)| !after.contains(key)) {
-            data.remove(key);
-        }
     }
 
     /// Returns `true` if a write is unsettled that was to store a new session.

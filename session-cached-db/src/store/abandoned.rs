@@ -44,8 +44,12 @@ async fn end_abandoned<C: Cache, P: Persistence>(store: Weak<Inner<C, P>>, key: 
         match inner.end_if_there(key).await {
             Ok(()) | Err(Error::Closed) => return,
             Err(error) if attempt == ATTEMPTS => {
+                let limits = &inner.telemetry.log_limits;
+                let Some(suppressed) = limits.admit("abandoned_session_left", inner.runtime.now()) else {
+                    return;
+                };
                 tracing::warn!(target: "session_cached_db", event = "abandoned_session_left",
-                    session = %inner.telemetry.log_id(&key), %error,
+                    session = %inner.telemetry.log_id(&key), %error, suppressed,
                     "a session that no client can open may be left; it ends when it expires, or with `sessionctl revoke`");
             }
             Err(_) => {}

@@ -22,6 +22,7 @@ mod inner;
 pub(crate) mod job;
 mod limits;
 mod load;
+mod logout;
 mod maintenance;
 mod merge;
 #[cfg(feature = "__simulation")]
@@ -58,6 +59,7 @@ use crate::telemetry::Stats;
 pub use self::builder::{Builder, DEFAULT_CLOCK_SLACK, DEFAULT_WRITE_TIMEOUT};
 pub(crate) use self::inner::Inner;
 pub use self::job::Written;
+pub(crate) use self::logout::Logout;
 pub use self::maintenance::SweepPage;
 pub use self::no_cache::NoCache;
 pub(crate) use self::queue::{Wait, answer_of};

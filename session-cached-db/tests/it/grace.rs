@@ -1,5 +1,6 @@
 //! The grace after a rotation: requests that come late with the old key, and what they must not get.
 
+use futures_util::FutureExt as _;
 use session_cached_db::{ConflictPolicy, Error, Hooks, Session};
 use session_core::{SessionKey, StoredKey};
 
@@ -144,6 +145,39 @@ async fn key_from_before_a_login_gets_no_session_in_its_place() {
         let mut visitor = stranger().await;
         visitor.insert("visits", 1).unwrap();
         visitor.save().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn logout_that_follows_a_rotation_goes_on_without_its_caller() {
+    each_with_grace(async |world| {
+        for ends_by_key in [false, true] {
+            let mut session = world.saved([("x", 1)]).await;
+            let old = key_of(&session);
+            let mut late = world.reopen(&session).await;
+            session.renew_key().await.unwrap();
+            let mut held = world.db.calls.hold(Call::Rotations, Moment::Before);
+            {
+                let presented = SessionKey::parse(&old).unwrap();
+                let mut logout = match ends_by_key {
+                    false => async { late.flush().await.map(drop) }.boxed(),
+                    true => async { world.store.end(&presented).await.map(drop) }.boxed(),
+                };
+                assert!(futures_util::poll!(logout.as_mut()).is_pending());
+                soon(async {
+                    tokio::select! { _ = &mut logout => {}, () = held.reached() => {} }
+                })
+                .await;
+            }
+            held.release();
+            soon(async {
+                while session.exists().await.unwrap() {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
+        }
     })
     .await;
 }

@@ -4,7 +4,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{FromRequestParts, Request};
 use axum::handler::Handler;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header, request};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::any;
@@ -41,7 +41,16 @@ pub async fn ask(site: &Router, cookies: Option<&str>) -> Answer {
 
 /// Sends a request with these bytes as its `Cookie` header.
 pub async fn ask_with(site: &Router, cookies: Option<&[u8]>) -> Answer {
-    let mut request = Request::builder().uri("/");
+    send(site, Request::builder().uri("/"), cookies).await
+}
+
+/// Sends a request that a script makes in a browser.
+pub async fn fetch(site: &Router, cookies: Option<&str>) -> Answer {
+    let request = Request::builder().uri("/").header("sec-fetch-mode", "cors");
+    send(site, request, cookies.map(str::as_bytes)).await
+}
+
+async fn send(site: &Router, mut request: request::Builder, cookies: Option<&[u8]>) -> Answer {
     if let Some(cookies) = cookies {
         request = request.header(header::COOKIE, cookies);
     }

@@ -9,11 +9,12 @@ use cookie_store::CookieStore;
 use futures_util::future::BoxFuture;
 use session_cached_db::Error;
 use session_cached_db::tower::SessionHandle;
+use session_core::Expiry;
 use tokio::sync::Barrier;
 use url::Url;
 
 use crate::common::{HOUR, MINUTE, SECOND, StoreBuilder, World};
-use crate::tower::{Answer, ask, layer, log_out, read, site, visit};
+use crate::tower::{Answer, ask, fetch, layer, log_out, read, site, visit};
 
 fn url() -> Url {
     Url::parse("https://shop.example/").unwrap()
@@ -39,11 +40,11 @@ async fn log_in(session: SessionHandle) -> Result<(), Error> {
     session.cycle_key().await.map(drop)
 }
 
-/// Sends two requests with the cookie that the client has now, one after the other. Returns the client's jar after both
+/// Sends two requests with the cookie that the client has now, one after the other: the first is one that a script makes. Returns the client's jar after both
 /// answers, in both orders, with the answers' texts.
 async fn in_both_orders(jar: &CookieStore, one: &Router, other: &Router) -> [(CookieStore, [String; 2]); 2] {
     let cookie = header_of(jar);
-    let one = ask(one, cookie.as_deref()).await;
+    let one = fetch(one, cookie.as_deref()).await;
     let other = ask(other, cookie.as_deref()).await;
     [[&one, &other], [&other, &one]].map(|answers| {
         let mut jar = jar.clone();
@@ -164,17 +165,64 @@ async fn rotation_of_a_request_from_before_a_login_leaves_the_new_cookie() {
 
 #[tokio::test]
 async fn late_answer_from_before_a_login_does_not_bring_the_old_cookie_back() {
+    let chooses_an_expiry = async |session: SessionHandle| -> Result<String, Error> {
+        let mut session = session.lock().await?;
+        session.set_expiry(Expiry::After(HOUR * 24));
+        let visits = session.modify("visits", |visits: &mut u32| {
+            *visits += 1;
+            *visits
+        })?;
+        Ok(visits.to_string())
+    };
+    for later in [SECOND, HOUR] {
+        for is_choosing in [false, true] {
+            let world = World::new().await;
+            let (counting, login) = match is_choosing {
+                false => (site(layer(&world), visit), site(layer(&world), log_in)),
+                true => (site(layer(&world), chooses_an_expiry), site(layer(&world), log_in)),
+            };
+            let mut jar = visitor(&world).await;
+            // The first choice of an expiry is told, and the others are not.
+            let second = fetch(&counting, header_of(&jar).as_deref()).await;
+            apply(&mut jar, &second);
+            world.runtime.advance(later);
+            for (jar, bodies) in in_both_orders(&jar, &counting, &login).await {
+                assert!(bodies.contains(&"3".to_owned()), "{bodies:?}");
+                assert_eq!(who(&world, &jar).await, "user-42", "{later:?} later");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn logout_that_ended_nothing_leaves_the_cookie_of_a_login_since() {
     let world = World::new().await;
     let jar = visitor(&world).await;
-    world.runtime.advance(SECOND);
-    let (counting, login) = (site(layer(&world), visit), site(layer(&world), log_in));
-    for (jar, bodies) in in_both_orders(&jar, &counting, &login).await {
-        assert!(bodies.contains(&"2".to_owned()), "{bodies:?}");
-        let who = site(layer(&world), async |session: SessionHandle| -> Result<String, Error> {
-            Ok(session.lock().await?.subject().unwrap_or_default().to_owned())
-        });
-        assert_eq!(ask(&who, header_of(&jar).as_deref()).await.body, "user-42");
-    }
+    let barrier = Arc::new(Barrier::new(2));
+    let waiting = Arc::clone(&barrier);
+    // The second click on a button.
+    let late = site(layer(&world), async move |session: SessionHandle| -> Result<(), Error> {
+        let mut session = session.lock().await?;
+        waiting.wait().await;
+        waiting.wait().await;
+        session.flush().await?;
+        Ok(())
+    });
+    let (logout, login) = (site(layer(&world), log_out), site(layer(&world), log_in));
+    let cookie = header_of(&jar);
+    let (late, mut jar) = tokio::join!(ask(&late, cookie.as_deref()), async {
+        barrier.wait().await;
+        let mut jar = jar.clone();
+        apply(&mut jar, &ask(&logout, cookie.as_deref()).await);
+        assert_eq!(header_of(&jar), None);
+        apply(&mut jar, &ask(&login, None).await);
+        barrier.wait().await;
+        jar
+    });
+    assert_eq!(who(&world, &jar).await, "user-42");
+    assert!(late.sets_no_cookie());
+    apply(&mut jar, &late);
+    assert_eq!(who(&world, &jar).await, "user-42");
 }
 
 #[tokio::test]

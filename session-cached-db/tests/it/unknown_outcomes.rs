@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use session_cached_db::{CachedDb, Error, Session};
+use session_cached_db::{CachedDb, ConflictPolicy, Error, Session};
 
 use crate::common::{
-    Call, Fault, HOUR, MINUTE, Moment, SECOND, TestCache, World, each_database, in_memory, key_of, map, soon,
-    until, values_of,
+    Call, Fault, HOUR, MINUTE, Moment, SECOND, TestCache, World, each_database, each_database_with,
+    in_memory, key_of, map, soon, until, values_of,
 };
 
 const USER: &str = "user-42";
@@ -157,6 +157,47 @@ async fn save_after_a_dropped_change_of_the_key_follows_it() {
 }
 
 #[tokio::test]
+async fn modification_after_a_dropped_renewal_loses_none_of_another_request() {
+    for policy in [ConflictPolicy::LastWrite, ConflictPolicy::Reject] {
+        each_database_with(
+            |builder| builder.rotation_grace(30 * SECOND).conflict_policy(policy),
+            async |world| {
+                let push = |session: &mut Session, item: i32| {
+                    session.modify("cart", move |cart: &mut Vec<i32>| cart.push(item)).unwrap();
+                };
+                let mut session = world.saved([("x", 1)]).await;
+                push(&mut session, 1);
+                let old = key_of(&session);
+                let mut held = world.db.calls.hold(Call::Rename, Moment::Before);
+                {
+                    let mut renewing = std::pin::pin!(session.renew_key());
+                    assert!(futures_util::poll!(renewing.as_mut()).is_pending());
+                    held.reached().await;
+                }
+                held.release();
+                let mut other = soon(async {
+                    loop {
+                        let other = world.store.open(&old).await.unwrap();
+                        if other.key().is_some_and(|key| key.expose() != old) {
+                            break other;
+                        }
+                        tokio::task::yield_now().await;
+                    }
+                })
+                .await;
+                push(&mut other, 2);
+                other.save().await.unwrap();
+                push(&mut session, 3);
+                session.save().await.unwrap();
+                let cart = world.reopen(&session).await.get::<Vec<i32>>("cart").unwrap();
+                assert_eq!(cart, Some(vec![1, 2, 3]), "{policy:?}");
+            },
+        )
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn session_whose_key_is_lost_is_ended_when_the_write_can_no_longer_come() {
     each_database(async |world| {
         for write in Write::ALL {
@@ -192,20 +233,29 @@ async fn session_whose_key_is_lost_is_ended_when_the_write_can_no_longer_come() 
 async fn session_that_cannot_be_ended_is_reported_after_a_few_attempts() {
     let log = crate::common::Log::listen();
     let world = World::new().await;
-    let mut session = world.store.new_session();
-    session.insert("x", 1).unwrap();
     world.db.calls.fail_all(Fault::NoAnswer);
-    let failed: Error = session.save().await.unwrap_err();
-    assert_eq!(failed.outcome(), session_core::Outcome::Unknown);
-    drop(session);
+    // As many as clients like to make.
+    for _ in 0..50 {
+        let mut session = world.store.new_session();
+        session.insert("x", 1).unwrap();
+        let failed: Error = session.save().await.unwrap_err();
+        assert_eq!(failed.outcome(), session_core::Outcome::Unknown);
+    }
     for _ in 0..5 {
         let pause = world.runtime.sleeping(|asked| asked > MINUTE / 4 && asked < HOUR).await;
         assert!(log.events("abandoned_session_left").is_empty());
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
         let loads = world.db.calls.count(Call::Load);
         world.runtime.advance(pause);
-        until(|| world.db.calls.count(Call::Load) > loads).await;
+        until(|| world.db.calls.count(Call::Load) == loads + 50).await;
     }
-    until(|| !log.events("abandoned_session_left").is_empty()).await;
+    until(|| log.events("abandoned_session_left").len() >= 10).await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(log.events("abandoned_session_left").len(), 10);
 }
 
 #[tokio::test]

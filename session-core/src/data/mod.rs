@@ -288,6 +288,39 @@ impl SessionData {
         rebased
     }
 
+    /// Returns `fresh` with the changes applied to it that were made after this map was as `before`, on the same base. Of the
+    /// [modifications](Self::modify) of a value, only those since `before` are repeated.
+    #[must_use]
+    pub fn rebase_since(&self, before: &Self, fresh: &Self) -> Self {
+        let mut rebased = fresh.clone();
+        let changed = |(key, value): &(&str, &str)| before.get(key) != Some(*value);
+        for (key, value) in self.iter().filter(changed) {
+            let change = match self.steps_since(before, key) {
+                Some(steps) => Change::Modified { value: value.into(), steps }.again(fresh.get(key)),
+                None => Change::Set(value.into()),
+            };
+            rebased.change().keys.insert(key.into(), change);
+        }
+        for (key, _) in before.iter().filter(|(key, _)| !self.contains(key)) {
+            rebased.remove(key);
+        }
+        rebased
+    }
+
+    /// Returns the modifications of the value under `key` since this map was as `before`, if nothing else has changed it.
+    fn steps_since(&self, before: &Self, key: &str) -> Option<Vec<Modification>> {
+        let change = |data: &'_ Self| data.changes.as_ref()?.keys.get(key).cloned();
+        let Change::Modified { steps, .. } = change(self)? else { return None };
+        let known = match change(before) {
+            None => Vec::new(),
+            Some(Change::Modified { steps, .. }) => steps,
+            Some(_) => return None,
+        };
+        let is_same = |(one, other): (&Modification, &Modification)| Arc::ptr_eq(&one.0, &other.0);
+        let goes_on = steps.len() >= known.len() && steps.iter().zip(&known).all(is_same);
+        goes_on.then(|| steps[known.len()..].to_vec())
+    }
+
     /// Returns `true` if a key that was changed here has another value in `fresh` than in the base of this
     /// map, which means that another writer changed it, too. Looks only at keys for which `counts` returns `true`.
     ///

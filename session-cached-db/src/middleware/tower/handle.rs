@@ -8,7 +8,7 @@ use session_core::SessionKey;
 use tokio::sync::OnceCell;
 
 use super::lock::{Last, Locked, Room, Worker};
-use super::opened::KeyChange;
+use super::opened::{KeyChange, Opened};
 use super::settings::Settings;
 use super::transport::PresentedKeys;
 use crate::{Coherence, Error, Session};
@@ -26,6 +26,8 @@ pub struct SessionHandle<M = ()> {
 struct Shared {
     settings: Arc<Settings>,
     presented: PresentedKeys,
+    /// A page makes the request by itself, so that others may be on their way at the same time.
+    is_background: bool,
     is_used: AtomicBool,
     is_touching: AtomicBool,
     is_ended: AtomicBool,
@@ -38,11 +40,20 @@ struct Shared {
 pub struct SessionGuard<'a>(Locked<'a>);
 
 impl<M> SessionHandle<M> {
-    pub(super) fn new(settings: Arc<Settings>, presented: PresentedKeys) -> Self {
+    pub(super) fn new(settings: Arc<Settings>, presented: PresentedKeys, is_background: bool) -> Self {
         let (is_used, is_touching) = (AtomicBool::new(false), AtomicBool::new(settings.is_touching));
         let is_ended = AtomicBool::new(false);
         let (worker, room) = (OnceLock::new(), OnceCell::new());
-        let shared = Arc::new(Shared { settings, presented, is_used, is_touching, is_ended, worker, room });
+        let shared = Arc::new(Shared {
+            settings,
+            presented,
+            is_background,
+            is_used,
+            is_touching,
+            is_ended,
+            worker,
+            room,
+        });
         Self { shared, marker: PhantomData }
     }
 
@@ -130,7 +141,7 @@ impl<M> SessionHandle<M> {
 
     async fn open(&self) -> Result<Room, Error> {
         let (session, presented) = self.open_first().await?;
-        Ok(Room::new(session, presented))
+        Ok(Room::new(Opened::new(session, presented, self.shared.is_background)))
     }
 
     /// Opens the session of the first key that has one, or a new session. Returns that key, too.

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use session_core::{Cache, Persistence};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -33,9 +33,11 @@ use crate::CachedDb;
 ///   response of 500 or more, nor after one that was made of an [`Error`](crate::Error). Changes that a
 ///   handler has saved itself stay.
 /// - An empty session gets no row and no key.
-/// - The key is sent when it is new to the client, when the session's expiry was set, and otherwise with the first write in each
-///   [`touch_interval`](crate::Builder::touch_interval), so a cookie may end that much earlier than its session. Not with every
-///   write: an answer that comes after that of a login would bring the old key back. The cookie's `Max-Age` is the session's
+/// - The key is sent when it is new to the client, when the session's expiry was changed, and otherwise with the first write in
+///   each [`touch_interval`](crate::Builder::touch_interval), so a cookie may end that much earlier than its session. Not with
+///   every write: an answer that comes after that of a login would bring the old key back. So the answer to a request that a
+///   page makes by itself (`Sec-Fetch-Mode` is there, and not `navigate`) prolongs the key only once in a quarter of the
+///   session's life, by which the cookie of a page that is never left may end earlier. The cookie's `Max-Age` is the session's
 ///   [`expiry_age`](crate::Session::expiry_age); that of a session that ends with the browser has none. The cookie is
 ///   removed only if this request has ended its session: a cookie that opens no session is left alone, because
 ///   the client may have got another one since, or another node may know the session.
@@ -187,7 +189,7 @@ where
         let mut presented = PresentedKeys::default();
         settings.transport.read(request.headers(), &mut presented);
         settings.note_rejected(&presented);
-        let handle = SessionHandle::<M>::new(settings, presented);
+        let handle = SessionHandle::<M>::new(settings, presented, is_background(request.headers()));
         request.extensions_mut().insert(handle.clone());
         let response = self.inner.call(request);
         Box::pin(async move {
@@ -196,6 +198,11 @@ where
             Ok(finish::<M, B, _>(&handle, response).await)
         })
     }
+}
+
+/// Returns `true` if a browser says that a page makes the request by itself, such as a script or an image.
+fn is_background(headers: &HeaderMap) -> bool {
+    headers.get("sec-fetch-mode").is_some_and(|mode| mode != "navigate")
 }
 
 /// Stores the session, and completes the response.

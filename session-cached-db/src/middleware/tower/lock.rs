@@ -6,13 +6,12 @@ use std::sync::{Mutex as SyncMutex, MutexGuard as SyncMutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 
 use futures_util::future::{Either, select};
-use session_core::SessionKey;
 use tokio::sync::{Mutex, MutexGuard, Notify};
 use tokio::task;
 
 use super::opened::{KeyChange, Opened};
+use crate::Error;
 use crate::session::SessionBackend;
-use crate::{Error, Session};
 
 /// The session of a request, with the worker that has it locked.
 pub(super) struct Room {
@@ -64,10 +63,9 @@ pub(super) enum Last<'a> {
 }
 
 impl Room {
-    /// `presented` is the client's key that has opened the session.
-    pub(super) fn new(session: Session, presented: Option<SessionKey>) -> Self {
+    pub(super) fn new(opened: Opened) -> Self {
         Self {
-            opened: Mutex::new(Opened::new(session, presented)),
+            opened: Mutex::new(opened),
             held: SyncMutex::default(),
             was_locked: Notify::new(),
             is_finished: AtomicBool::new(false),

@@ -12,6 +12,7 @@ pub(super) struct Opened {
     presented: Option<SessionKey>,
     /// The last use of the session before this request.
     used_before: Use,
+    is_background: bool,
 }
 
 /// Tells the client what has become of its key.
@@ -24,18 +25,20 @@ pub(super) enum KeyChange {
 
 impl Opened {
     /// `presented` is the client's key that has opened the session.
-    pub(super) fn new(session: Session, presented: Option<SessionKey>) -> Self {
+    pub(super) fn new(session: Session, presented: Option<SessionKey>, is_background: bool) -> Self {
         let used_before = session.use_now();
-        Self { session, presented, used_before }
+        Self { session, presented, used_before, is_background }
     }
 
     /// Returns what the response has to tell the client, as far as the session was written by now.
     pub(super) fn key_change(&self) -> Option<KeyChange> {
         let Self { session, presented, .. } = self;
         match session.key() {
-            // Only if this request has ended the session. A key that opened none is left alone: the client may have got
-            // another one since, and another node may know its session.
-            None if session.is_unsaved_and_empty() && presented.is_some() => Some(KeyChange::Ended),
+            // Only if this request has ended the session. A key that opened none is left alone, and so is one whose session was
+            // gone when it was to be ended: the client may have got another one since, and another node may know its session.
+            None if session.is_unsaved_and_empty() && presented.is_some() && session.has_ended() => {
+                Some(KeyChange::Ended)
+            }
             // Not at each save: an answer that comes late, after that of a login, would put the old key in the place of the
             // new one.
             Some(key) if presented.as_ref() != Some(key) || self.prolongs_key() => {
@@ -49,6 +52,7 @@ impl Opened {
     }
 
     fn prolongs_key(&self) -> bool {
-        self.session.use_now() != self.used_before && self.session.prolongs_key(self.used_before)
+        let Self { session, used_before, is_background, .. } = self;
+        session.use_now() != *used_before && session.prolongs_key(*used_before, *is_background)
     }
 }
