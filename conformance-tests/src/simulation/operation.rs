@@ -235,6 +235,7 @@ impl Operation {
         session: Option<Session>,
         coherence: &mut Coherence,
     ) -> Result<Outcome, Error> {
+        // In one function, because it is one choice with an arm for each operation.
         let [a, b] = stored_keys();
         let record = || record(self.fields(number, [0; 2]));
         let mut wrote = |written: Written<Arc<Record>>| {
