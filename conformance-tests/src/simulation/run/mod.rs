@@ -45,10 +45,6 @@ use crate::simulation::world::{Shared, TaskState, World, lock};
 /// The time after which a session that ends soon expires.
 const END: Duration = Duration::from_secs(25);
 
-/// The operations that can fail closed.
-const WRITES: [WriteOperation; 4] =
-    [WriteOperation::Save, WriteOperation::Touch, WriteOperation::Rename, WriteOperation::Delete];
-
 /// The first number of the loads that probe the state after the end of a run.
 const FIRST_PROBE: usize = 100;
 
@@ -198,8 +194,8 @@ impl<'a> Simulation<'a> {
             .probe_interval(PROBE_INTERVAL)
             .breaker_threshold(if arrangement.is_sensitive() { 1 } else { 5 });
         if arrangement == Arrangement::Closed {
-            for operation in WRITES {
-                builder = builder.outage_policy(operation, OutagePolicy::FailClosed);
+            for operation in WriteOperation::ALL {
+                builder = builder.outage_policy(*operation, OutagePolicy::FailClosed);
             }
         }
         if self.scenario.has_rotations() {
