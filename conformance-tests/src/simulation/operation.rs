@@ -168,6 +168,11 @@ impl Operation {
         matches!(self, Self::Save | Self::Overwrite | Self::Merge)
     }
 
+    /// Returns `true` if the instant of its statement decides how its answer is judged.
+    pub(super) const fn is_judged_by_its_commit(self) -> bool {
+        matches!(self, Self::Touch | Self::Delete | Self::DeleteB | Self::Elsewhere)
+    }
+
     pub(super) const fn is_load(self) -> bool {
         matches!(self, Self::Load | Self::LoadB)
     }

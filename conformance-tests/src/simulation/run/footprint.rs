@@ -71,10 +71,7 @@ impl Simulation<'_> {
                 let (operation, process) = self.scenario.operations[number];
                 (footprint.begins, footprint.combines) = (true, operation.combines());
                 // Whether a statement came before the beginning decides how these answers are judged.
-                let counts = matches!(
-                    operation,
-                    Operation::Touch | Operation::Delete | Operation::DeleteB | Operation::Elsewhere
-                );
+                let counts = operation.is_judged_by_its_commit();
                 let rows =
                     operation.keys().iter().filter(|_| counts).fold(0, |set, key| set | places::row(*key));
                 let promises = if operation.is_load() { places::PROMISES | places::REPAIRS } else { 0 };
