@@ -89,7 +89,7 @@ pub enum SessionEnd {
     Gone,
     /// The session has got another key by a change of rights: a login, another subject, or
     /// [`cycle_key`](crate::Session::cycle_key). It lives on, but what was opened with the old key must not act for the new
-    /// rights: an attacker may have planted that key. The client presents the new one with its next request. Told within the
+    /// rights: an attacker may have planted that key. The client presents the new one with its next request. Returned only within the
     /// [`rotation_grace`](crate::Builder::rotation_grace).
     NewRights,
     /// The store was closed. The session may live on.
