@@ -105,6 +105,7 @@ pub(crate) struct Server {
     pub(crate) probe: Option<Probe>,
 }
 
+// Servers have lines alike: each states all that it is, so that one is read, and changed, by itself.
 pub(crate) const SERVERS: &[Server] = &[
     Server {
         name: "redis",

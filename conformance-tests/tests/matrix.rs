@@ -28,11 +28,9 @@ use std::time::Duration;
 use cache_backends::moka::MokaCache;
 use cache_backends::near::notified;
 use caches::{Erased, Memcached, Near, Redis};
-use conformance_tests::cache::CacheFixture;
 use conformance_tests::libtest_mimic::{Arguments, Conclusion, Failed, Trial};
-use conformance_tests::pair::Pair;
 use conformance_tests::{Suite, libtest_mimic};
-use databases::{Made, Table};
+use databases::{InPair, Made};
 use plan::{Fate, Required, Selection};
 use servers::Brought;
 use table::{
@@ -150,31 +148,21 @@ impl Group {
             }
             Self::Cache(name) => panic!("no fixture of the cache {name}: add it here"),
             Self::ErasedCache(name) => Suite::new(format!("erased-{name}")).cache(Erased(url(name))),
-            Self::Database(name) => {
-                let suite = Suite::new(name);
-                match kind(name) {
-                    "postgres" => {
-                        let table =
-                            || Table::<db_backends::postgres::PostgresPersistence>::new(url(name), made);
-                        suite.persistence(table()).subject_index(table()).scan(table()).rotations(table())
-                    }
-                    "mysql" | "mariadb" => {
-                        let table = || Table::<db_backends::mysql::MySqlPersistence>::new(url(name), made);
-                        suite.persistence(table()).subject_index(table()).scan(table()).rotations(table())
-                    }
-                    _ => panic!("no table of the database {name}: add it here"),
-                }
-            }
+            Self::Database(name) => databases::alone(Suite::new(name), name, url(name), made),
             Self::Pair(cache, database) => {
                 let suite = Suite::new(format!("{cache}+{database}"));
-                let database = match database {
-                    "sqlite" => format!("sqlite://{}", directory.join(format!("{cache}.db")).display()),
-                    _ => url(database),
+                let pair = InPair {
+                    name: database,
+                    url: match database {
+                        "sqlite" => format!("sqlite://{}", directory.join(format!("{cache}.db")).display()),
+                        _ => url(database),
+                    },
+                    made,
                 };
                 match kind(cache) {
                     _ if cache.starts_with(NEAR) => {
                         let url = url(cache);
-                        pair(suite, move || std::future::ready(caches::node(&url)), database, made, self)
+                        pair.with(suite, move || std::future::ready(caches::node(&url)))
                     }
                     _ if cache == NOTIFIED => {
                         // Long enough that memory answers on a busy machine, too, for the cases that count hits.
@@ -183,14 +171,14 @@ impl Group {
                             let memory = MokaCache::builder().build();
                             std::future::ready(notified(memory).with_freshness_bound(bound))
                         };
-                        pair(suite, memory, database, made, self)
+                        pair.with(suite, memory)
                     }
                     "moka" => {
                         let moka = MokaCache::builder().build();
-                        pair(suite, move || std::future::ready(moka.clone()), database, made, self)
+                        pair.with(suite, move || std::future::ready(moka.clone()))
                     }
-                    "memcached" => pair(suite, Memcached(url(cache)), database, made, self),
-                    _ if is_redis(cache) => pair(suite, Redis(url(cache)), database, made, self),
+                    "memcached" => pair.with(suite, Memcached(url(cache))),
+                    _ if is_redis(cache) => pair.with(suite, Redis(url(cache))),
                     _ => panic!("no fixture of the cache {cache}: add it here"),
                 }
             }
@@ -201,23 +189,6 @@ impl Group {
 /// Returns the backend of a name, which may be that of a variant.
 fn kind(name: &str) -> &str {
     name.split('-').next().unwrap_or(name)
-}
-
-fn pair<C: CacheFixture>(suite: Suite, cache: C, url: String, made: &Made, group: Group) -> Suite {
-    let Group::Pair(_, database) = group else { return suite };
-    match kind(database) {
-        "sqlite" => suite.pair(Pair {
-            cache,
-            persistence: Table::<db_backends::sqlite::SqlitePersistence>::new(url, made),
-        }),
-        "postgres" => suite.pair(Pair {
-            cache,
-            persistence: Table::<db_backends::postgres::PostgresPersistence>::new(url, made),
-        }),
-        "mysql" | "mariadb" => suite
-            .pair(Pair { cache, persistence: Table::<db_backends::mysql::MySqlPersistence>::new(url, made) }),
-        _ => panic!("no table of the database {database}: add it here"),
-    }
 }
 
 fn is_redis(cache: &str) -> bool {

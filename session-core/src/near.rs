@@ -6,9 +6,9 @@ use crate::{BoxFuture, CacheError, DatabaseNotices, Entry, Runtime, StoredKey};
 
 /// The memory of this process in a near cache, which a store uses besides [`Cache`](crate::Cache).
 ///
-/// A near cache keeps in memory what it has read from a shared cache, or from the database, and is told when that changes.
-/// It answers from memory only for as long as it has certainly been told of every change that is older than the
-/// [bound](Self::freshness_bound).
+/// A near cache keeps in memory the entries that it has read from a shared cache, or from the database, and receives reports
+/// of their changes. It answers from memory only while it has certainly received the report of every change that is older
+/// than the [bound](Self::freshness_bound).
 ///
 /// # Behavior
 ///
@@ -18,16 +18,16 @@ use crate::{BoxFuture, CacheError, DatabaseNotices, Entry, Runtime, StoredKey};
 /// - After the future of [`watch`](Self::watch) has returned `true`, the next change of the key by another node, or the loss of the channel,
 ///   is passed to the [observer](Self::start).
 pub trait Near: Send + Sync {
-    /// Returns the value that this process keeps in memory under `key`, if it may be shown. Makes no call.
+    /// Returns the value in this process's memory under `key`, if it may be shown. Makes no call.
     fn peek(&self, key: &StoredKey) -> Option<Entry>;
 
-    /// Removes what this process keeps in memory under `key`, and keeps what is being read. The store calls this before
-    /// it shows a session that it has read from the database: memory may not know of that state yet, and must not show
-    /// an older one afterwards.
+    /// Removes the value in this process's memory under `key`. A read that is under way may still add one. The store calls this
+    /// before it shows a session that it has read from the database: memory may hold an older state, and must not show it
+    /// afterwards.
     fn forget(&self, key: &StoredKey);
 
-    /// Asks for a report of the next change of `key`. The future returns `true` if there will be one. `None` if there is no channel
-    /// just now: the observer is told when one is [open](NearEvent::Opened).
+    /// Asks for a report of the next change of `key`. The future returns `true` if the change will be reported. Returns `None`
+    /// if no channel is open: the observer receives [`NearEvent::Opened`] when one is.
     fn watch(&self, key: &StoredKey) -> Option<BoxFuture<bool>>;
 
     /// Returns the maximum time by which memory is behind.
@@ -41,7 +41,7 @@ pub trait Near: Send + Sync {
 
     /// Starts to listen for changes, on tasks of `runtime`, until [`stop`](Self::stop) was called as often as this, or the
     /// cache is dropped. Further calls share the task of the first one. `notices` are those of the database, if that is the
-    /// [source](Self::source). The observer is told of all that concerns this memory for as long as the caller keeps it.
+    /// [source](Self::source). The observer receives all events of this memory for as long as the caller keeps it.
     fn start(
         &self,
         runtime: &Arc<dyn Runtime>,
@@ -49,13 +49,12 @@ pub trait Near: Send + Sync {
         notices: Option<Arc<dyn DatabaseNotices>>,
     );
 
-    /// Ends what a call of [`start`](Self::start) has begun. After the last one, the connection for reports is closed, memory
-    /// is empty and answers no more, and the database's notices are dropped, when the future ends. A later `start` begins
-    /// anew.
+    /// Undoes one call of [`start`](Self::start). When the future of the last such call ends, the connection for reports is
+    /// closed, memory is empty and no longer answers, and the database's notices are dropped. A later `start` begins anew.
     ///
     /// # Cancel safety
     ///
-    /// The task ends also if the future is dropped.
+    /// The task ends even if the future is dropped.
     fn stop(&self) -> BoxFuture<()>;
 
     /// For a seeded fault.

@@ -5,10 +5,10 @@ use sha2::{Digest, Sha256};
 
 use crate::{Persistence, PersistenceError, SessionKey, StoredKey, Timestamp};
 
-/// A [`Persistence`] that notes for a while which key a session has got in the place of another, in a table of its own:
-/// so that a request which comes with the old key, or was under way, can follow.
+/// A [`Persistence`] that also keeps notes of rotations, in a table of their own. A note says which new key a session has got,
+/// so that requests that come late with the old key can follow it.
 ///
-/// A note is no session. It is written before a session moves, so the session may never be under the new key.
+/// A note is not a session. It is written before the session moves, so the session may never arrive at the new key.
 ///
 /// # Behavior
 ///
@@ -40,7 +40,7 @@ pub trait Rotations: Persistence {
     /// # Behavior
     ///
     /// - Notes that expire first come first.
-    /// - What one node has noted, every node finds.
+    /// - Every node finds the notes of every other node.
     /// - Notes that have expired at `now` are not found.
     /// - The keys are compared byte for byte.
     /// - A note that cannot be read is left out.
@@ -93,7 +93,7 @@ pub struct Rotation {
     pub new: StoredKey,
     /// The new session key, for clients that know the old one. `None` if they must not get it.
     pub masked_key: Option<MaskedKey>,
-    /// The instant from which the note counts no more.
+    /// The instant from which the note no longer counts.
     pub expires_at: Timestamp,
 }
 

@@ -6,23 +6,23 @@ use std::process::Command;
 use crate::Result;
 use crate::process::{Built, build, cargo, output, run, shown};
 
-/// The directory of the sources of older revisions, and of what is built from them.
+/// The directory for the sources and the builds of older revisions.
 const DIRECTORY: &str = "target/beside";
 
 /// The programs of a revision.
 pub(crate) struct Programs {
     pub(crate) soak: PathBuf,
     pub(crate) sessionctl: PathBuf,
-    /// Its node, for the network tests `mixed`.
+    /// The node of the network tests `mixed`.
     pub(crate) node: PathBuf,
 }
 
-/// The node, a file of the present revision that older ones are built with, as a test target of their own.
+/// The node: a file of the present revision, which is added to older ones as a test target.
 const NODE: &str = "conformance-tests/tests/network/node.rs";
 const NODE_THERE: &str = "conformance-tests/tests/node.rs";
 
 impl Programs {
-    /// Builds the programs of a revision, a tag, a branch or a commit: as it was, with the node added.
+    /// Builds the programs of a revision, unchanged but for the added node. A revision is a tag, a branch or a commit.
     pub(crate) fn build(revision: &str) -> Result<Self> {
         let commit = commit(revision)?;
         let root = std::env::current_dir()?;
@@ -36,12 +36,12 @@ impl Programs {
             std::fs::remove_file(archive)?;
         }
         let (here, there) = (std::fs::read(NODE)?, sources.join(NODE_THERE));
-        // Written only if it differs, or it would be compiled each time.
+        // Write it only if it differs: cargo would compile it each time.
         if std::fs::read(&there).ok().as_ref() != Some(&here) {
             std::fs::write(there, here)?;
         }
         let mut command = cargo();
-        // The tests of sessionctl, because cargo builds it with them, with the same features.
+        // Build the tests of sessionctl: cargo builds the program with them, with the same features.
         let targets = ["--test=soak", "--test=node", "--test=sessionctl"];
         command.args(["test", "--workspace", "--all-features"]).args(targets).arg("--no-run");
         command.current_dir(&sources).env("CARGO_TARGET_DIR", &target);
@@ -59,7 +59,7 @@ impl Programs {
     }
 }
 
-/// Returns the commit that a revision names.
+/// Returns the commit of a revision.
 fn commit(revision: &str) -> Result<String> {
     let name = format!("{revision}^{{commit}}");
     let found =

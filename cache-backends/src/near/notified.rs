@@ -1,8 +1,8 @@
 //! Memory alone, over a database that reports changes.
 
-// The memory holds what a cache of one process holds: values, leases and fences, and the store keeps them true by the same
-// protocol. Reports are foreign writers in it: they remove values and leases, and make fences dirty, so that the writer in
-// this process publishes nothing. So does whatever else removes a key: see the rules in `mod.rs`.
+// Memory holds values, leases and fences, like the cache of a single process, and the store keeps them true by the same
+// protocol. A report acts as a foreign writer: it removes values and leases, and makes fences dirty, so that the writer in
+// this process publishes nothing. Everything else that removes a key does the same: see the rules in `mod.rs`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,13 +15,13 @@ use super::source::DatabaseReports;
 use super::{DEFAULT_BOUND, Inner, NearCache};
 use crate::moka::MokaCache;
 
-/// A cache in the memory of this process which the database tells of other processes' writes.
+/// A cache in the memory of this process. The database reports other processes' writes to it.
 pub type NotifiedCache = NearCache<DatabaseReports>;
 
-/// Creates a near cache of `memory`, which nothing else may use, with no shared cache behind it: the database of the store
-/// tells it of changes. Building the store fails if the database cannot do that. Postgres can.
+/// Creates a near cache of `memory` with no shared cache behind it: the database of the store reports changes to it. Nothing
+/// else may use `memory`. Building the store fails if the database does not report changes. Postgres does.
 ///
-/// Every writer of the table must report its changes: each store over it needs such a cache.
+/// Every writer of the table must report its changes, so each store over the table needs such a cache.
 ///
 /// ```
 /// use cache_backends::moka::MokaCache;
@@ -50,7 +50,8 @@ impl Cache for NotifiedCache {
     }
 
     async fn acquire(&self, key: &StoredKey, lease: Entry, ttl: Duration) -> Result<Acquired, CacheError> {
-        // First, as at a hit. The lease is then as good as another reader's: the store reads the database, and fills nothing.
+        // Look at the basis first, as for a hit. If memory is behind, answer with another reader's lease: the store then reads the
+        // database, and fills nothing.
         if !self.inner.is_fresh(self.inner.now()) && !mutant!(NotifiedStaleLookup) {
             return Ok(Acquired::Found(lease));
         }

@@ -168,6 +168,11 @@ impl Operation {
         matches!(self, Self::Save | Self::Overwrite | Self::Merge)
     }
 
+    /// Returns `true` if the instant of its statement decides how its answer is judged.
+    pub(super) const fn is_judged_by_its_commit(self) -> bool {
+        matches!(self, Self::Touch | Self::Delete | Self::DeleteB | Self::Elsewhere)
+    }
+
     pub(super) const fn is_load(self) -> bool {
         matches!(self, Self::Load | Self::LoadB)
     }
@@ -235,6 +240,7 @@ impl Operation {
         session: Option<Session>,
         coherence: &mut Coherence,
     ) -> Result<Outcome, Error> {
+        // In one function, because it is one choice with an arm for each operation.
         let [a, b] = stored_keys();
         let record = || record(self.fields(number, [0; 2]));
         let mut wrote = |written: Written<Arc<Record>>| {

@@ -13,18 +13,19 @@
 //! that any operation acknowledged before the load began has left. Linearizability implies it; in some
 //! situations, only freshness is promised.
 
-// More than 500 lines, because what each operation may do to the sessions is read together with how its answer is judged.
+mod effect;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use session_core::Timestamp;
 
+use self::effect::{Effect, Row, Rows};
 use super::arrangement::Arrangement;
 use super::call::Seen;
 use super::digest;
 use super::operation::{Operation, Outcome};
-use super::settings::{CLOCK_SLACK, FAR, NEAR_BOUND, START};
+use super::settings::{FAR, NEAR_BOUND, START};
 use super::world::World;
 use crate::support::linearize::{Configurations, JointStep, Model, Progress, Step};
 
@@ -42,25 +43,6 @@ pub(super) enum Promise {
     /// A load answers with some state of the last `max_cache_age`.
     Bounded,
 }
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Row {
-    seen: Seen,
-    expires_at: Timestamp,
-    /// The reason for which it has its key, if another one is noted to lead there.
-    moved: Option<Moved>,
-}
-
-/// The reason for which a session has got another key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Moved {
-    /// Clients with the old key are led to the new one.
-    Renewed,
-    /// They are not.
-    Rights,
-}
-
-type Rows = [Option<Row>; 2];
 
 /// A session at one point of its history, and its expiry at that point.
 type Was = Option<(Seen, Timestamp)>;
@@ -440,129 +422,10 @@ impl Model for Begins<'_> {
         } else {
             &[true]
         };
-        let at = |now: &Timestamp, follows| steps(begun.operation, number, so_far, *rows, *now, follows);
+        let operation = begun.operation;
+        let at = |now: &Timestamp, follows| {
+            Effect { operation, number, so_far, rows: *rows, now: *now, follows }.steps()
+        };
         begun.clock.iter().flat_map(|now| ways.iter().flat_map(move |follows| at(now, *follows))).collect()
-    }
-}
-
-/// Returns the states to which the sessions may come when `operation` takes effect, or, for a revoke, takes
-/// effect in part.
-fn steps(
-    operation: Operation,
-    number: usize,
-    so_far: u8,
-    rows: Rows,
-    now: Timestamp,
-    follows: bool,
-) -> Vec<(Rows, Progress<Outcome>)> {
-    // In one function, because it is one choice with an arm for each operation.
-    let visible = |key: usize| rows[key].filter(|row| row.expires_at > now);
-    let with = |key: usize, row: Option<Row>| {
-        let mut rows = rows;
-        rows[key] = row;
-        rows
-    };
-    let one = |rows, outcome| vec![(rows, Progress::Took(outcome))];
-    let written = |before: Seen| Row {
-        seen: Seen(operation.fields(number, before.0)),
-        expires_at: START + FAR,
-        moved: None,
-    };
-    // The session that was under A, by the notes.
-    let moved = visible(1).filter(|row| follows && row.moved.is_some() && visible(0).is_none());
-    match operation {
-        Operation::Load => one(rows, Outcome::Loaded(visible(0).map(|row| row.seen))),
-        Operation::LoadB => one(rows, Outcome::Loaded(visible(1).map(|row| row.seen))),
-        // It changes nothing, and is judged by itself.
-        Operation::Follow => Vec::new(),
-        Operation::Merge | Operation::Renew if moved.is_some() => {
-            let Some(row) = moved else { return Vec::new() };
-            let after = Row { moved: row.moved, ..written(row.seen) };
-            match row.moved {
-                // The request goes on with the new key.
-                Some(Moved::Renewed) => one(with(1, Some(after)), Outcome::Wrote(after.seen)),
-                // It learns nothing of what the session has become. It cannot give it another key.
-                _ if operation == Operation::Renew => one(rows, Outcome::Gone),
-                _ => one(with(1, Some(after)), Outcome::Wrote(written(Seen::FIRST).seen)),
-            }
-        }
-        Operation::Renew | Operation::Cycle => match visible(0) {
-            None => one(rows, Outcome::Gone),
-            Some(row) => {
-                let is_renewal = operation == Operation::Renew;
-                let reason = if is_renewal { Moved::Renewed } else { Moved::Rights };
-                let row = Row { moved: Some(reason), ..written(row.seen) };
-                one([None, Some(row)], Outcome::Wrote(row.seen))
-            }
-        },
-        Operation::Open => {
-            let led = moved.filter(|row| row.moved == Some(Moved::Renewed));
-            one(rows, Outcome::Opened(visible(0).or(led).map(|row| row.seen)))
-        }
-        Operation::LogOut if moved.is_some() => one(with(1, None), Outcome::Ended),
-        Operation::LogOut => one(with(0, None), Outcome::Ended),
-        Operation::Save | Operation::Overwrite | Operation::Merge => match visible(0) {
-            None => one(rows, Outcome::Gone),
-            Some(row) if operation == Operation::Save && row.seen != Seen::FIRST => {
-                one(rows, Outcome::Conflict)
-            }
-            Some(row) => {
-                let row = written(row.seen);
-                one(with(0, Some(row)), Outcome::Wrote(row.seen))
-            }
-        },
-        Operation::Touch => match visible(0) {
-            None => one(rows, Outcome::Gone),
-            Some(row) => one(with(0, Some(Row { expires_at: START + FAR, ..row })), Outcome::Done),
-        },
-        // The process may have touched the session a moment ago. Then it asks nothing, whatever became of it since.
-        Operation::Use => {
-            let mut steps = vec![(rows, Progress::Took(Outcome::Used))];
-            match visible(0) {
-                None => steps.push((rows, Progress::Took(Outcome::Gone))),
-                Some(row) => {
-                    let row = Row { expires_at: START + FAR, ..row };
-                    steps.push((with(0, Some(row)), Progress::Took(Outcome::Used)));
-                }
-            }
-            steps
-        }
-        Operation::Delete | Operation::Elsewhere => one(with(0, None), Outcome::Removed(rows[0].is_some())),
-        Operation::DeleteB => one(with(1, None), Outcome::Removed(rows[1].is_some())),
-        Operation::Rename => match (visible(0), rows[1]) {
-            (None, _) => one(rows, Outcome::Gone),
-            (Some(_), Some(_)) => one(rows, Outcome::Exists),
-            (Some(row), None) => {
-                let row = written(row.seen);
-                one([None, Some(row)], Outcome::Wrote(row.seen))
-            }
-        },
-        Operation::Create => match rows[1] {
-            Some(_) => one(rows, Outcome::Exists),
-            None => {
-                let row = written(Seen::FIRST);
-                one(with(1, Some(row)), Outcome::Wrote(row.seen))
-            }
-        },
-        Operation::Revoke => {
-            let ended = (0..2).filter(|key| rows[*key].is_some());
-            let mut steps: Vec<_> =
-                ended.map(|key| (with(key, None), Progress::Waiting(so_far + 1))).collect();
-            if visible(0).is_none() && visible(1).is_none() {
-                steps.push((rows, Progress::Took(Outcome::Revoked(so_far))));
-            }
-            steps
-        }
-        Operation::Reap => {
-            let mut left = rows;
-            let mut reaped = 0;
-            for row in &mut left {
-                if row.is_some_and(|row| row.expires_at <= now - CLOCK_SLACK) {
-                    *row = None;
-                    reaped += 1;
-                }
-            }
-            one(left, Outcome::Reaped(reaped))
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! The places of a state: its parts, each with a digest, by which the search knows what a step has changed.
 
 use super::digest;
+use super::task_id::{FIRST_KEEPER, TaskId};
 
 /// A set of places, one bit for each.
 pub(super) type Set = u64;
@@ -128,5 +129,14 @@ impl Places {
         let changed = (0..COUNT).filter(differs).fold(0, |set, place| set | 1 << place);
         let repairs = (0..2).filter(|process| self.repairs[*process] != after.repairs[*process]);
         repairs.fold(changed & !REPAIRS, |set, process| set | repair(process))
+    }
+}
+
+/// Returns the place of a task.
+pub(super) fn of_task(id: TaskId) -> Set {
+    match id.operation() {
+        number if number < 8 => operation(number),
+        number if id.is_keeper() => keeper(number - FIRST_KEEPER),
+        _ => OTHER_TASKS,
     }
 }

@@ -2,6 +2,9 @@
 
 use session_core::Version;
 
+/// The first number of the tasks that keep the channels of near caches, one for each process.
+pub(super) const FIRST_KEEPER: usize = 90;
+
 /// The number of a task. The upper half is the operation for which it was begun, counted from 1; every
 /// further five bits are the number of a child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,6 +23,11 @@ impl TaskId {
     /// Returns the operation for which this task was started.
     pub(super) fn operation(self) -> usize {
         usize::try_from(self.0 >> 32).expect("few operations") - 1
+    }
+
+    /// Returns `true` for the task that keeps the channel of a near cache.
+    pub(super) fn is_keeper(self) -> bool {
+        (FIRST_KEEPER..FIRST_KEEPER + 2).contains(&self.operation())
     }
 
     /// Returns the task that drew this stamp or token.

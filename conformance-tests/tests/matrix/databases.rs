@@ -3,6 +3,9 @@
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
 
+use conformance_tests::Suite;
+use conformance_tests::cache::CacheFixture;
+use conformance_tests::pair::Pair;
 use conformance_tests::persistence::{Damage, PersistenceFixture};
 use db_backends::mysql::MySqlPersistence;
 use db_backends::postgres::PostgresPersistence;
@@ -11,11 +14,13 @@ use db_backends::sqlx::{AssertSqlSafe, Connection as _, MySqlConnection, PgConne
 use session_core::{PersistenceError, Rotations, Scan, StoredKey, SubjectIndex};
 use tokio::sync::OnceCell;
 
+use super::kind;
+
 /// Few connections for each handle, because many cases run at once, with three handles each.
 const MAX_CONNECTIONS: u16 = 4;
 
 /// A database that is reached by URL.
-pub(crate) trait Database: SubjectIndex + Scan + Rotations + Sized {
+trait Database: SubjectIndex + Scan + Rotations + Sized {
     fn open(url: &str, table: &str) -> impl Future<Output = Result<Self, PersistenceError>> + Send;
 }
 
@@ -34,6 +39,43 @@ impl Database for PostgresPersistence {
 impl Database for MySqlPersistence {
     async fn open(url: &str, table: &str) -> Result<Self, PersistenceError> {
         Self::builder().table(table).max_connections(MAX_CONNECTIONS).connect(url).await
+    }
+}
+
+/// Adds the contract of a database to a suite.
+pub(crate) fn alone(suite: Suite, name: &str, url: String, made: &Made) -> Suite {
+    match kind(name) {
+        "postgres" => contract::<PostgresPersistence>(suite, &url, made),
+        "mysql" | "mariadb" => contract::<MySqlPersistence>(suite, &url, made),
+        _ => panic!("no table of the database {name}: add it here"),
+    }
+}
+
+fn contract<D: Database>(suite: Suite, url: &str, made: &Made) -> Suite {
+    let table = || Table::<D>::new(url.to_owned(), made);
+    suite.persistence(table()).subject_index(table()).scan(table()).rotations(table())
+}
+
+/// The database of a pair.
+pub(crate) struct InPair<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) url: String,
+    pub(crate) made: &'a Made,
+}
+
+impl InPair<'_> {
+    /// Adds the contract of the pair with `cache` to a suite.
+    pub(crate) fn with<C: CacheFixture>(self, suite: Suite, cache: C) -> Suite {
+        match kind(self.name) {
+            "sqlite" => suite.pair(Pair { cache, persistence: self.table::<SqlitePersistence>() }),
+            "postgres" => suite.pair(Pair { cache, persistence: self.table::<PostgresPersistence>() }),
+            "mysql" | "mariadb" => suite.pair(Pair { cache, persistence: self.table::<MySqlPersistence>() }),
+            name => panic!("no table of the database {name}: add it here"),
+        }
+    }
+
+    fn table<D: Database>(self) -> Table<D> {
+        Table::new(self.url, self.made)
     }
 }
 
@@ -78,7 +120,7 @@ async fn run(url: &str, sql: String) -> Result<(), db_backends::sqlx::Error> {
 }
 
 /// A table that is migrated before it is used.
-pub(crate) struct Table<D> {
+struct Table<D> {
     url: String,
     made: Made,
     /// The name of the table, once it is migrated.
@@ -87,7 +129,7 @@ pub(crate) struct Table<D> {
 }
 
 impl<D> Table<D> {
-    pub(crate) fn new(url: String, made: &Made) -> Self {
+    fn new(url: String, made: &Made) -> Self {
         Self { url, made: made.clone(), name: OnceCell::new(), database: PhantomData }
     }
 }

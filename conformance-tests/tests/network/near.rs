@@ -1,24 +1,34 @@
 //! Near caches on real servers: two nodes, each with memory and a connection of its own for reports.
 
-use std::sync::Arc;
+mod channels;
+mod cluster;
+
 use std::time::{Duration, Instant};
 
 use cache_backends::moka::MokaCache;
 use cache_backends::near::{NearCache, near};
 use cache_backends::redis::RedisCache;
-use cache_backends::redis::driver::{Client, cmd};
+use cache_backends::redis::driver::Client;
 use conformance_tests::proxy::{Mode, Proxy};
 use db_backends::sqlite::SqlitePersistence;
 use session_cached_db::{BuildError, CachedDb, Session, SessionEnd};
 use session_core::bytes::Bytes;
-use session_core::{
-    Cache, CacheError, NoticeListener, NoticeSource as _, Persistence, Record, StoredKey, Timestamp,
-};
+use session_core::{Cache, NoticeListener, Persistence, Record, StoredKey, Timestamp};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::failover::{Group, ask, until};
-use crate::{Link, Links, address};
+use crate::failover::until;
+use crate::{Link, Links};
+
+pub use self::channels::{
+    closed_store_has_no_channel, failover_by_sentinels_is_another_channel,
+    flushed_server_leaves_nothing_in_memory, forbidden_tracking_costs_memory_and_no_session,
+    memory_is_forgotten_with_its_channel, server_that_is_made_a_replica_is_a_lost_channel,
+    server_that_is_replaced_is_told_apart, server_that_speaks_resp2_only_costs_memory_and_no_session,
+};
+pub use self::cluster::{
+    dead_master_of_a_cluster_costs_memory_and_no_session, memory_over_a_cluster_answers_without_a_round_trip,
+    slot_that_moves_is_a_lost_channel, writes_are_seen_in_time_by_nodes_with_near_caches_on_a_cluster,
+};
 
 type Store = CachedDb<NearCache<RedisCache>, SqlitePersistence>;
 
@@ -261,85 +271,6 @@ pub async fn end_of_a_watched_session_is_told_on_the_other_node_of_valkey(links:
     ends_of_watched_sessions_are_told(&nodes.here, &nodes.there, &nodes.proxy).await;
 }
 
-/// The channel is cut, and a change is made before the next one is open.
-pub async fn memory_is_forgotten_with_its_channel(links: &Links) {
-    let link = links.only();
-    let nodes = Nodes::before(link).await;
-    let cookie = login(&nodes.here).await;
-    let client = Client::open(&*link.direct).unwrap();
-    let mut admin = client.get_multiplexed_async_connection().await.unwrap();
-    for n in 1..=10 {
-        warm(&nodes.there, &cookie, n - 1).await;
-        let forgotten = nodes.there.stats().near_forgotten;
-        let _: i64 =
-            cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal").query_async(&mut admin).await.unwrap();
-        write(&nodes.here, &cookie, n).await;
-        tokio::time::sleep(BOUND).await;
-        assert_eq!(read(&nodes.there, &cookie).await, Some(n), "memory has outlived its channel");
-        warm(&nodes.there, &cookie, n).await;
-        assert!(nodes.there.stats().near_forgotten > forgotten);
-    }
-}
-
-/// A flush of the server is reported as a change of everything.
-pub async fn flushed_server_leaves_nothing_in_memory(links: &Links) {
-    let link = links.only();
-    let nodes = Nodes::before(link).await;
-    let cookie = login(&nodes.here).await;
-    warm(&nodes.there, &cookie, 0).await;
-    let client = Client::open(&*link.direct).unwrap();
-    let mut admin = client.get_multiplexed_async_connection().await.unwrap();
-    let forgotten = nodes.there.stats().near_forgotten;
-    let _: String = cmd("FLUSHALL").query_async(&mut admin).await.unwrap();
-    let begun = Instant::now();
-    while nodes.there.stats().near_forgotten == forgotten {
-        assert!(begun.elapsed() < Duration::from_secs(10), "the flush was not reported");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    warm(&nodes.there, &cookie, 0).await;
-}
-
-/// The name leads to another server, which is empty, as after a restart.
-pub async fn server_that_is_replaced_is_told_apart(links: &Links) {
-    let (old, new) = (links.get("redis"), links.get("valkey"));
-    let nodes = Nodes::before(old).await;
-    let cookie = login(&nodes.there).await;
-    warm(&nodes.there, &cookie, 0).await;
-    nodes.proxy.lead_to(address(&new.direct));
-    nodes.proxy.set(Mode::Reset);
-    write(&nodes.there, &cookie, 1).await;
-    assert_eq!(read(&nodes.there, &cookie).await, Some(1));
-    nodes.proxy.set(Mode::Pass);
-    warm(&nodes.there, &cookie, 1).await;
-    let mut session = open(&nodes.there, &cookie).await;
-    session.flush().await.unwrap();
-    assert_eq!(read(&nodes.there, &cookie).await, None);
-}
-
-/// A user without the right to track keys has a shared cache, and no memory in front of it.
-pub async fn forbidden_tracking_costs_memory_and_no_session(links: &Links) {
-    let link = links.only();
-    let admin_url = link.direct.replace("sessions:", ":");
-    let client = Client::open(admin_url).unwrap();
-    let mut admin = client.get_multiplexed_async_connection().await.unwrap();
-    let _: String = cmd("ACL")
-        .arg("SETUSER")
-        .arg("sessions")
-        .arg("-client|tracking")
-        .query_async(&mut admin)
-        .await
-        .unwrap();
-    let nodes = Nodes::before(link).await;
-    let cookie = login(&nodes.here).await;
-    for _ in 0..10 {
-        assert_eq!(read(&nodes.here, &cookie).await, Some(0));
-    }
-    let stats = nodes.here.stats();
-    assert!(stats.near_hits == 0 && stats.hits >= 9, "{stats:?}");
-    open(&nodes.here, &cookie).await.flush().await.unwrap();
-    assert_eq!(read(&nodes.there, &cookie).await, None);
-}
-
 /// Settings and servers that cannot have a near cache are refused when the store is built.
 pub async fn near_cache_that_cannot_be_told_is_refused_at_build(links: &Links) {
     let url = &links.only().direct;
@@ -397,14 +328,6 @@ pub async fn memory_over_tls_answers_without_a_round_trip(links: &Links) {
     memory_answers_without_a_round_trip(links.only()).await;
 }
 
-pub async fn memory_over_a_cluster_answers_without_a_round_trip(links: &Links) {
-    memory_answers_without_a_round_trip(links.only()).await;
-}
-
-pub async fn writes_are_seen_in_time_by_nodes_with_near_caches_on_a_cluster(links: &Links) {
-    writes_are_seen(links.only()).await;
-}
-
 /// Loads the session several times, and checks that memory is not asked.
 async fn memory_does_not_answer(store: &Store, cookie: &str, expected: Option<u32>) {
     let before = store.stats().near_hits;
@@ -412,155 +335,6 @@ async fn memory_does_not_answer(store: &Store, cookie: &str, expected: Option<u3
         assert_eq!(read(store, cookie).await, expected, "an old session was served");
     }
     assert_eq!(store.stats().near_hits, before, "memory has answered");
-}
-
-/// A server that is made a replica answers everything as before, and hears of changes late.
-pub async fn server_that_is_made_a_replica_is_a_lost_channel(links: &Links) {
-    let link = links.only();
-    let nodes = Nodes::before(link).await;
-    let cookie = login(&nodes.there).await;
-    warm(&nodes.there, &cookie, 0).await;
-    let port = address(&link.direct).port();
-    ask::<()>(port, &["REPLICAOF", "127.0.0.1", "1"]).await.expect("the server accepts it");
-    tokio::time::sleep(BOUND).await;
-    memory_does_not_answer(&nodes.there, &cookie, Some(0)).await;
-    ask::<()>(port, &["REPLICAOF", "NO", "ONE"]).await.expect("the server accepts it");
-    warm(&nodes.there, &cookie, 0).await;
-}
-
-pub async fn failover_by_sentinels_is_another_channel(links: &Links) {
-    let link = links.only();
-    let group = Group::ready(link).await;
-    let nodes = Nodes::before(link).await;
-    let cookie = login(&nodes.here).await;
-    warm(&nodes.there, &cookie, 0).await;
-    let (former, forgotten) =
-        (group.master().await.expect("there is one"), nodes.there.stats().near_forgotten);
-    group.fail_over().await;
-    group.master_after(former).await;
-    until("the channel to the former master is given up", || async {
-        nodes.there.stats().near_forgotten > forgotten
-    })
-    .await;
-    // A write that was lost with the former master may be shown for as long as any cache may; see `failover`.
-    warm(&nodes.there, &cookie, 0).await;
-    warm(&nodes.here, &cookie, 0).await;
-    open(&nodes.here, &cookie).await.flush().await.expect("no request fails");
-    assert_eq!(read(&nodes.there, &cookie).await, None, "a session that was ended is shown");
-}
-
-/// Returns the ports of a cluster's masters.
-fn masters(link: &Link) -> Vec<u16> {
-    let hosts = link.direct.trim_start_matches("redis+cluster://").trim_end_matches('/');
-    hosts.split(',').map(|host| host.rsplit_once(':').unwrap().1.parse().unwrap()).collect()
-}
-
-pub async fn slot_that_moves_is_a_lost_channel(links: &Links) {
-    let link = links.only();
-    let (nodes, ports) = (Nodes::before(link).await, masters(link));
-    let cookie = login(&nodes.here).await;
-    let stored = *open(&nodes.here, &cookie).await.stored_key().unwrap();
-    let name = format!("session:{}", stored.as_str());
-    warm(&nodes.here, &cookie, 0).await;
-    warm(&nodes.there, &cookie, 0).await;
-    let slot: u16 = ask(ports[0], &["CLUSTER", "KEYSLOT", &name]).await.unwrap();
-    let slot = slot.to_string();
-    let mut from = None;
-    for port in &ports {
-        // Redirections are errors.
-        if ask::<Option<Vec<u8>>>(*port, &["GET", &name]).await.is_some() {
-            from = Some(*port);
-        }
-    }
-    let from = from.expect("a master has the slot");
-    let to = *ports.iter().find(|port| **port != from).unwrap();
-    let forgotten = nodes.there.stats().near_forgotten;
-    let [from_id, to_id] = [
-        ask::<String>(from, &["CLUSTER", "MYID"]).await.unwrap(),
-        ask::<String>(to, &["CLUSTER", "MYID"]).await.unwrap(),
-    ];
-    ask::<()>(to, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]).await.unwrap();
-    ask::<()>(from, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]).await.unwrap();
-    ask::<()>(from, &["MIGRATE", "127.0.0.1", &to.to_string(), &name, "0", "5000"]).await.unwrap();
-    for port in [to, from] {
-        ask::<()>(port, &["CLUSTER", "SETSLOT", &slot, "NODE", &to_id]).await.unwrap();
-    }
-    write(&nodes.here, &cookie, 1).await;
-    tokio::time::sleep(BOUND).await;
-    assert_eq!(read(&nodes.there, &cookie).await, Some(1), "another node is behind by more than the bound");
-    until("the channel is given up", || async { nodes.there.stats().near_forgotten > forgotten }).await;
-    warm(&nodes.there, &cookie, 1).await;
-    open(&nodes.here, &cookie).await.flush().await.expect("no request fails");
-    assert_eq!(read(&nodes.there, &cookie).await, None, "a session that was ended is shown");
-}
-
-pub async fn dead_master_of_a_cluster_costs_memory_and_no_session(links: &Links) {
-    let link = links.only();
-    let (nodes, ports) = (Nodes::before(link).await, masters(link));
-    for port in &ports {
-        ask::<()>(*port, &["CONFIG", "SET", "cluster-require-full-coverage", "no"]).await.unwrap();
-    }
-    let mut cookies = Vec::new();
-    for _ in 0..12 {
-        let cookie = login(&nodes.here).await;
-        warm(&nodes.there, &cookie, 0).await;
-        cookies.push(cookie);
-    }
-    assert!(ask::<()>(ports[0], &["SHUTDOWN", "NOSAVE", "NOW", "FORCE"]).await.is_none(), "it answered");
-    tokio::time::sleep(BOUND).await;
-    for cookie in &cookies {
-        memory_does_not_answer(&nodes.there, cookie, Some(0)).await;
-        open(&nodes.here, cookie).await.flush().await.expect("no request fails");
-        assert_eq!(read(&nodes.there, cookie).await, None, "a session that was ended is shown");
-    }
-}
-
-/// A server that refuses RESP3 as those do that speak RESP2 only: it is asked for a version of the protocol that it does not
-/// know.
-async fn without_resp3(server: std::net::SocketAddr) -> std::net::SocketAddr {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((client, _)) = listener.accept().await {
-            let (mut questions, mut client) = client.into_split();
-            let (mut answers, mut to_server) =
-                tokio::net::TcpStream::connect(server).await.unwrap().into_split();
-            tokio::spawn(async move { tokio::io::copy(&mut answers, &mut client).await });
-            tokio::spawn(async move {
-                let mut chunk = vec![0; 16 << 10];
-                while let Ok(read @ 1..) = questions.read(&mut chunk).await {
-                    let asks = |bytes: &[u8]| bytes == HELLO_3;
-                    if let Some(at) = chunk[..read].windows(HELLO_3.len()).position(asks) {
-                        chunk[at + HELLO_3.len() - 1] = b'9';
-                    }
-                    to_server.write_all(&chunk[..read]).await.unwrap();
-                }
-            });
-        }
-    });
-    address
-}
-
-const HELLO_3: &[u8] = b"HELLO\r\n$1\r\n3";
-
-pub async fn server_that_speaks_resp2_only_costs_memory_and_no_session(links: &Links) {
-    let old = without_resp3(address(&links.only().direct)).await;
-    let files = tempfile::tempdir().unwrap();
-    let database = format!("sqlite://{}", files.path().join("sessions.db").display());
-    let url = format!("redis://{old}/");
-    let redis = RedisCache::builder().url(&url).build().unwrap();
-    let refused = redis.open_channel(Arc::new(Ignored)).await.map(drop).unwrap_err();
-    assert!(matches!(&refused, CacheError::Unusable(_)), "{refused:?}");
-    assert!(refused.to_string().contains("RESP3"), "{refused}");
-    let node = node(&url, &database).await;
-    let cookie = login(&node).await;
-    for _ in 0..10 {
-        assert_eq!(read(&node, &cookie).await, Some(0));
-    }
-    let stats = node.stats();
-    assert!(stats.near_hits == 0 && stats.hits >= 9, "{stats:?}");
-    open(&node, &cookie).await.flush().await.unwrap();
-    assert_eq!(read(&node, &cookie).await, None);
 }
 
 /// A listener with nothing in memory.
@@ -571,45 +345,6 @@ impl NoticeListener for Ignored {
     fn changed(&self, _: &StoredKey) {}
 
     fn all_changed(&self) {}
-}
-
-/// Another store over the same near cache has one again.
-pub async fn closed_store_has_no_channel(links: &Links) {
-    let link = links.only();
-    let client = Client::open(&*link.direct).unwrap();
-    let mut admin = client.get_multiplexed_async_connection().await.unwrap();
-    let mut tracking = async || {
-        let all: String = cmd("CLIENT").arg("LIST").query_async(&mut admin).await.unwrap();
-        // The flag of a connection that is told of changes.
-        all.lines()
-            .filter(|line| line.split(' ').any(|part| part.starts_with("flags=") && part.contains('t')))
-            .count()
-    };
-    let redis = RedisCache::builder().url(&link.direct).build().unwrap();
-    let cache = near(MokaCache::builder().build(), redis).with_freshness_bound(BOUND);
-    let mut closed = Vec::new();
-    for _ in 0..3 {
-        let db = SqlitePersistence::connect("sqlite::memory:").await.unwrap();
-        let store = CachedDb::builder(cache.clone(), db).reaper(None).build().await.unwrap();
-        let cookie = login(&store).await;
-        warm(&store, &cookie, 0).await;
-        // The server may still list that of the store before.
-        let begun = Instant::now();
-        while tracking().await != 1 {
-            assert!(begun.elapsed() < Duration::from_secs(10), "one connection is told");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        store.close().await;
-        let hits = store.stats().near_hits;
-        assert_eq!(read(&store, &cookie).await, Some(0), "a closed store still reads");
-        assert_eq!(store.stats().near_hits, hits, "memory answers that is told nothing");
-        closed.push(store);
-    }
-    let begun = Instant::now();
-    while tracking().await > 0 {
-        assert!(begun.elapsed() < Duration::from_secs(10), "a closed store has a channel");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 pub async fn sweep_waits_for_other_nodes_side_by_side(links: &Links) {

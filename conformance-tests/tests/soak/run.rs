@@ -2,12 +2,13 @@
 
 mod beside;
 mod breaking;
+mod settings;
+mod workers;
 
 pub(crate) use self::beside::{ByRevision, Older};
+pub(crate) use self::settings::Settings;
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::io::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,81 +16,16 @@ use conformance_tests::proxy::Proxy;
 use fastrand::Rng;
 use session_cached_db::{CachedDb, NoCache, Schema};
 
+use self::workers::Worker;
 use super::checker::{Surroundings, Violation};
 use super::engine::Container;
 use super::faults::{Breakable, NearFaults, Path, Plan};
 use super::history::{Action, Lie, MILLI, Nanos, Op, Orders, SECOND, SessionId, now};
 use super::ledger::{self, Ledger};
 use super::report::Report;
-use super::worker::{self, Counting, PAUSE, WRITE_BOUND};
+use super::worker::{self, Counting, WRITE_BOUND};
 use crate::Failure;
 use crate::table::{self, Ports};
-
-#[derive(Clone, Debug)]
-pub(crate) struct Settings {
-    pub(crate) cache: String,
-    pub(crate) database: String,
-    pub(crate) lasts: Duration,
-    pub(crate) seed: u64,
-    pub(crate) processes: u32,
-    pub(crate) tasks: u32,
-    pub(crate) slots: u32,
-    /// The cache lies, to show that this is noticed.
-    pub(crate) lie: Option<Lie>,
-    /// Nothing but the channels of near caches is broken.
-    pub(crate) breaks_channels_only: bool,
-    /// The time for which a session is used.
-    pub(crate) generation: Nanos,
-    /// The proxies break nothing, to show that this is noticed.
-    pub(crate) idle_proxies: bool,
-    /// Operations never begin, to show that this is noticed.
-    pub(crate) pause: Nanos,
-    /// The program to start as a process.
-    pub(crate) program: PathBuf,
-    /// The programs of an older revision, which share the servers with the present one.
-    pub(crate) beside: Option<Older>,
-}
-
-impl Settings {
-    pub(crate) fn new(pair: &str, lasts: Duration, seed: u64) -> Result<Self, Failure> {
-        let (cache, database) =
-            pair.rsplit_once('+').ok_or_else(|| format!("a pair looks like redis+postgres, not {pair:?}"))?;
-        let shared = cache.strip_prefix(table::NEAR);
-        let reports_changes = |name: &str| name.starts_with("redis") || name.starts_with("valkey");
-        let is_shared =
-            table::CACHES.contains(&shared.unwrap_or(cache)) && shared.is_none_or(reports_changes);
-        let is_known = is_shared || table::NEAR_PAIRS.contains(&(cache, database));
-        if !is_known || !table::DATABASES.contains(&database) {
-            let (caches, databases) = (table::CACHES.join(", "), table::DATABASES.join(", "));
-            return Err(format!(
-                "{pair:?} is no pair; caches: {caches}, near+ before those of Redis and Valkey, and {} with postgres; \
-                 databases: {databases}",
-                table::NOTIFIED
-            )
-            .into());
-        }
-        Ok(Self {
-            cache: cache.into(),
-            database: database.into(),
-            lasts,
-            seed,
-            processes: 4,
-            tasks: 6,
-            slots: 8,
-            lie: None,
-            breaks_channels_only: false,
-            generation: GENERATION,
-            idle_proxies: false,
-            pause: PAUSE,
-            program: std::env::current_exe()?,
-            beside: Older::from_env()?,
-        })
-    }
-
-    pub(crate) fn is_near(&self) -> bool {
-        self.cache.starts_with(table::NEAR) || self.cache == table::NOTIFIED
-    }
-}
 
 /// Returns the URL of a near cache in front of the cache of `url`.
 pub(crate) fn near_url(url: &str, bound: Nanos) -> String {
@@ -106,7 +42,6 @@ pub(crate) const BOUND: Nanos = 100 * MILLI;
 /// The maximum time for a process to start, and for everything to recover.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(45);
 const MAX_CACHE_AGE: Nanos = 3 * SECOND;
-const GENERATION: Nanos = 5 * SECOND;
 
 /// The freshness bound that near caches keep when they say that it is shorter.
 const OVERDUE: Nanos = 2 * SECOND;
@@ -131,15 +66,6 @@ struct Soak {
     random: Rng,
     report: Report,
     found: Option<Found>,
-}
-
-struct Worker {
-    process: u32,
-    /// It runs the program of the older revision.
-    is_older: bool,
-    child: Arc<Mutex<Child>>,
-    /// The process ends when this is closed.
-    _orders: ChildStdin,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -254,85 +180,6 @@ impl Soak {
         database_url(container, proxy)
     }
 
-    fn orders(&self, node: usize, process: u32) -> Result<Orders, Failure> {
-        let settings = &self.settings;
-        Ok(Orders {
-            cache: self.cache_url(node),
-            database: self.database_url(Some(node)),
-            lie: settings.lie,
-            stale_cache: false,
-            run: u32::try_from(settings.seed & 0xffff_ffff)?,
-            seed: settings.seed,
-            process: u32::try_from(node)?,
-            processes: settings.processes,
-            first_writer: process * settings.tasks,
-            tasks: settings.tasks,
-            slots: settings.slots,
-            start: self.start,
-            generation: settings.generation,
-            creates_from: if process < settings.processes { self.start } else { now() },
-            max_cache_age: MAX_CACHE_AGE,
-            pause: settings.pause,
-            is_read_mostly: settings.is_near(),
-        })
-    }
-
-    /// Starts a process on a node, and waits until it works.
-    async fn start_worker(&mut self, node: usize, is_older: bool) -> Result<(), Failure> {
-        let process = self.next_process;
-        self.next_process += 1;
-        self.introduce(node, process, is_older);
-        let orders = self.orders(node, process)?;
-        let mut child = Command::new(self.settings.program(is_older))
-            .env(worker::ROLE, "1")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|error| format!("process {process} could not be started: {error}"))?;
-        let (Some(mut input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err("a process has no pipes".into());
-        };
-        // A process that has ended already is noticed below.
-        let _ = writeln!(input, "{}", serde_json::to_string(&orders)?);
-        let child = Arc::new(Mutex::new(child));
-        let (ledger, victim) = (Arc::clone(&self.ledger), Arc::clone(&child));
-        std::thread::spawn(move || {
-            let mut unread = None;
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                // The last line of a process that was killed may be half of one.
-                if let Some(line) = unread.take() {
-                    lock(&ledger).unread = Some((process, line));
-                }
-                let Ok(report) = serde_json::from_str(&line) else {
-                    unread = Some(line);
-                    continue;
-                };
-                if lock(&ledger).take(process, report) {
-                    let _ = lock(&victim).kill();
-                }
-            }
-            lock(&ledger).mark_ended(process);
-        });
-        self.workers.push(Worker { process, is_older, child, _orders: input });
-        let is_ready = |ledger: &Ledger| ledger.processes.get(&process).is_some_and(|state| state.is_ready);
-        let has_ended = |ledger: &Ledger| ledger.processes.get(&process).is_some_and(|state| state.has_ended);
-        let start = Instant::now();
-        loop {
-            {
-                let ledger = lock(&self.ledger);
-                if is_ready(&ledger) {
-                    return Ok(());
-                }
-                if has_ended(&ledger) || start.elapsed() > RECOVERY_TIMEOUT {
-                    return Err(
-                        format!("process {process} could not be started: it does not become ready").into()
-                    );
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
     async fn go(&mut self) -> Result<(), Failure> {
         let is_mixed = self.settings.beside.is_some();
         for node in 0..self.settings.processes as usize {
@@ -369,37 +216,6 @@ impl Soak {
             }
             self.watch(Duration::from_millis(700), "all well").await?;
         }
-        Ok(())
-    }
-
-    fn mark_to_kill(&self, node: Option<usize>) {
-        lock(&self.ledger).to_kill =
-            node.and_then(|node| self.workers.get(node)).map(|worker| worker.process);
-    }
-
-    /// Starts another process in place of one that was killed.
-    async fn replace(&mut self, node: Option<usize>) -> Result<(), Failure> {
-        let Some(node) = node else { return Ok(()) };
-        // A process without a write in which to be killed lives on.
-        let is_alive = lock(&self.ledger).to_kill.take().is_some();
-        if is_alive {
-            return Ok(());
-        }
-        let start = Instant::now();
-        let process = self.workers[node].process;
-        while !lock(&self.ledger).processes.get(&process).is_some_and(|state| state.has_ended) {
-            if start.elapsed() > RECOVERY_TIMEOUT {
-                return Err(format!("process {process} was killed, but still runs").into());
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        self.report.killed += 1;
-        // Beside an older revision, its place goes to the other one.
-        let is_older = self.settings.beside.is_some() && !self.workers[node].is_older;
-        self.start_worker(node, is_older).await?;
-        let worker = self.workers.pop().ok_or("it was just started")?;
-        let killed = std::mem::replace(&mut self.workers[node], worker);
-        let _ = lock(&killed.child).wait();
         Ok(())
     }
 
@@ -466,23 +282,6 @@ impl Soak {
             self.found = Some(Found { session, violation });
         }
         Ok(())
-    }
-
-    /// Ends the processes.
-    fn stop(&mut self) {
-        for Worker { child, process, .. } in self.workers.drain(..) {
-            {
-                let mut child = lock(&child);
-                let _ = child.kill();
-                let _ = child.wait();
-            }
-            let start = Instant::now();
-            let has_ended =
-                || lock(&self.ledger).processes.get(&process).is_some_and(|state| state.has_ended);
-            while !has_ended() && start.elapsed() < Duration::from_secs(5) {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        }
     }
 
     /// Reads what is left of the sessions when all is well and no process writes any more: through the cache,

@@ -137,6 +137,7 @@ fn options(url: &str, settings: &ServerSettings) -> Result<MySqlConnectOptions, 
     Ok(options)
 }
 
+// Reads as in `postgres`: the options of the two drivers have methods of the same names, and no trait of the driver joins them.
 impl HostOptions for MySqlConnectOptions {
     fn name(&self) -> Option<(String, u16)> {
         let is_verified = matches!(self.get_ssl_mode(), MySqlSslMode::VerifyIdentity);

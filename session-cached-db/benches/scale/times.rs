@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+// Its beginning stands in `ratios`, too: the two benchmarks are programs of their own, which judge times in different ways.
+/// The times of one kind of work.
 #[derive(Default)]
 pub(crate) struct Times(Vec<Duration>);
 

@@ -84,7 +84,7 @@ impl<C: Cache> CoherentCache<C> {
             let now = self.runtime.now();
             let confirmed = publish.as_ref().map(|(confirmed, _)| *confirmed);
             let settlement = protocol::settle(found.as_ref(), me, confirmed, now, self.slack());
-            mutant!(NoPoisoning => if super::mutants::is_fence_of_others(found.as_ref(), me) { return Ok(None) });
+            mutant!(NoPoisoning => if Self::is_fence_of_others(found.as_ref(), me) { return Ok(None) });
             let (Some(entry), false) = (&found, settlement == protocol::Settlement::Keep) else {
                 return Ok(None);
             };

@@ -102,12 +102,12 @@ impl<C: Cache> CoherentCache<C> {
         self.repairs.forget(key, token);
         (stamp, Coherence::Degraded)
     }
-}
 
-/// Returns `true` if `entry` is a fence without `me`.
-pub(super) fn is_fence_of_others(entry: Option<&Entry>, me: Token) -> bool {
-    match entry.map(|entry| &entry.state) {
-        Some(State::Fence(fence)) => fence.holders.iter().all(|holder| holder.token != me),
-        _ => false,
+    /// Returns `true` if `entry` is a fence without `me`.
+    pub(super) fn is_fence_of_others(entry: Option<&Entry>, me: Token) -> bool {
+        match entry.map(|entry| &entry.state) {
+            Some(State::Fence(fence)) => fence.holders.iter().all(|holder| holder.token != me),
+            _ => false,
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! A near cache in the driver: it is started, and final operations are acknowledged late enough.
+//! Near caches in the driver: their start and stop, and the wait before a final operation is acknowledged.
 
 use std::pin::pin;
 use std::sync::{Arc, PoisonError};
@@ -15,10 +15,10 @@ use crate::watch::Watches;
 /// The share of the freshness bound that is added to the wait, because the clocks of two nodes do not run equally fast.
 const DRIFT: u32 = 128;
 
-/// The time that is added to the wait besides, because timers may be rounded.
+/// The time that is added to the wait because timers may be rounded.
 const ROUNDING: Duration = Duration::from_millis(1);
 
-/// The maximum time that the end of a channel is waited for.
+/// The maximum time to wait for the end of a channel.
 const LONGEST_STOP: Duration = Duration::from_secs(5);
 
 /// A near cache could not be asked to report a change.
@@ -49,7 +49,7 @@ impl<C: Cache> CoherentCache<C> {
     pub(crate) async fn stop_near(&self) {
         let observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let (Some(near), Some(observer)) = (self.cache.near(), observer) {
-            // The channel's task may be another store's, on a runtime that is driven no more.
+            // The channel's task may belong to another store, whose runtime is no longer driven.
             within(&*self.runtime, LONGEST_STOP, pin!(near.stop())).await;
             observer.note(NearEvent::Stopped);
         }
@@ -61,8 +61,8 @@ impl<C: Cache> CoherentCache<C> {
         alone.is_none_or(|near| near.peek(key).is_some())
     }
 
-    /// Asks a near cache for a report of the next change of `key`. Fails if its channel does not answer. There is nothing to ask,
-    /// and nothing to repeat, if there is no channel just now, or the cache is none that is told of changes.
+    /// Asks a near cache for a report of the next change of `key`. Fails if its channel does not answer. Does nothing if
+    /// no channel is open, or the cache receives no reports.
     pub(crate) async fn ask_for_report(&self, key: &StoredKey) -> Result<(), NoReport> {
         // What is in memory was asked for when it was read.
         let near = self.cache.near().filter(|near| near.peek(key).is_none());

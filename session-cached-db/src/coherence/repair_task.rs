@@ -68,7 +68,7 @@ impl<C: Cache> CoherentCache<C> {
     async fn settle_unfenced(&self, key: &StoredKey, token: Token) -> Result<(), CacheError> {
         let until = self.runtime.now() + self.settings.write_timeout;
         let found = self.cache.get(key, Gate::Respect).await?;
-        mutant!(CleanRepair => if super::mutants::is_fence_of_others(found.as_ref(), token) { return Ok(()) });
+        mutant!(CleanRepair => if Self::is_fence_of_others(found.as_ref(), token) { return Ok(()) });
         self.settle(key, token, None, found, until).await.map(drop)
     }
 

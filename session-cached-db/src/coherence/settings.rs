@@ -74,6 +74,11 @@ pub enum WriteOperation {
     Delete,
 }
 
+impl WriteOperation {
+    /// All of them.
+    pub const ALL: &[Self] = &[Self::Save, Self::Touch, Self::Rename, Self::Delete];
+}
+
 /// The trust that caches deserve after a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coherence {

@@ -49,7 +49,7 @@ impl Tasks {
         let task = async move {
             mutant!(CallerOwnsRevocation => {
                 let mut reply = reply;
-                let result = super::mutants::unless_left(task, &mut reply).await;
+                let result = Self::unless_left(task, &mut reply).await;
                 return drop(reply.send(result));
             });
             // The caller may have dropped its future.

@@ -285,7 +285,8 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
         self
     }
 
-    /// Sets what `operation` does when the cache does not answer. Defaults to [`OutagePolicy::Degrade`] for every operation.
+    /// Sets what `operation` does when the cache does not answer. Defaults to [`OutagePolicy::Degrade`] for every
+    /// operation. To choose for all of them, call this for each of [`WriteOperation::ALL`].
     pub fn outage_policy(mut self, operation: WriteOperation, policy: OutagePolicy) -> Self {
         self.options.fail_closed.retain(|other| *other != operation);
         if policy == OutagePolicy::FailClosed {

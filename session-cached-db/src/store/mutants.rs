@@ -6,11 +6,11 @@ use std::sync::Arc;
 use session_core::{Cache, Expected, Persistence, Record, StoreId, StoredKey, Timestamp};
 
 use super::inner::Inner;
-use super::job::{Job, Latest, Saved, Touched};
+use super::job::{Job, Latest, Save, Saved, Touched};
 use super::queue::{Queueable as _, Wait};
 use crate::coherence::{FencedWrite, Loaded};
 use crate::runtime::Admission;
-use crate::simulation::{SharedState, digest_of};
+use crate::simulation::{SharedState, digest_of, digest_record};
 use crate::{CachedDb, Coherence, Error, WriteOperation};
 
 impl<C: Cache, P> CachedDb<C, P> {
@@ -113,16 +113,19 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     }
 }
 
-/// Returns `loaded` with the version that the session has by now.
-pub(crate) fn base_as_loaded(loaded: &Arc<Record>, present: Option<&Arc<Record>>) -> Arc<Record> {
-    let version = present.map_or(loaded.version(), |present| present.version());
-    Arc::new(Record::clone(loaded).with_version(version))
+impl Save {
+    /// Returns the session as it was loaded, with the version that it has by now.
+    pub(super) fn base_as_loaded(&self, present: Option<&Arc<Record>>) -> Arc<Record> {
+        let version = present.map_or(self.base.version(), |present| present.version());
+        Arc::new(Record::clone(&self.base).with_version(version))
+    }
 }
 
-/// Returns a digest of a turn that begins, and of what is known of the session at its beginning.
-pub(super) fn digest_turn(first: &Job, joining: &[Job], latest: &Latest) -> u64 {
-    use crate::simulation::{digest_of, digest_record};
-    let jobs: Vec<_> = std::iter::once(first).chain(joining).map(Job::digest).collect();
-    let record = latest.record.as_ref().map(|record| digest_record(record));
-    digest_of((jobs, record, latest.stamp))
+impl Latest {
+    /// Returns a digest of a turn that begins, and of what is known of the session at its beginning.
+    pub(super) fn digest_turn(&self, first: &Job, joining: &[Job]) -> u64 {
+        let jobs: Vec<_> = std::iter::once(first).chain(joining).map(Job::digest).collect();
+        let record = self.record.as_ref().map(|record| digest_record(record));
+        digest_of((jobs, record, self.stamp))
+    }
 }

@@ -1,4 +1,4 @@
-//! The grace after a rotation: which key a session has got is noted, so that what comes late with the old key can follow.
+//! The grace after a rotation: the new key of a session is noted, so that late requests with the old key can follow.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use super::inner::Inner;
 use crate::Error;
 use crate::coherence::Loaded;
 
-/// The number of keys that are followed at most: those of a session that moved several times, and those of its other notes.
+/// Maximum number of keys to follow: those of a session that moved several times, and those of its other notes.
 const MAX_FOLLOWED: usize = 8;
 
-/// A session that was found under the key that it has got in the place of another.
+/// A session that was found under its new key.
 pub(crate) struct Followed {
     /// The new session key. `None` if clients of the old one must not get it, nor open the session.
     pub(crate) key: Option<SessionKey>,
@@ -21,7 +21,7 @@ pub(crate) struct Followed {
     pub(crate) loaded: Loaded,
 }
 
-/// The reason for which a rotation is followed.
+/// The reason to follow a rotation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Follows {
     /// A request presents the old key.
@@ -33,8 +33,8 @@ pub(crate) enum Follows {
 }
 
 impl<C: Cache, P: Persistence> Inner<C, P> {
-    /// Notes a rotation that is about to happen. The grace begins now, because the rotation may have waited. It happens all the
-    /// same if that fails: it only has no grace then.
+    /// Notes a rotation that is about to happen. The grace begins now, because the rotation may have waited. If the note fails,
+    /// the rotation happens without a grace.
     pub(super) async fn note_rotation(&self, rotation: &Rotation) {
         let (Some(table), Some(grace)) = (&self.rotations, self.settings.rotation_grace) else { return };
         let mut rotation = rotation.clone();
@@ -82,16 +82,15 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                     None => missing.push((new_key, rotation.new, is_renewed)),
                 }
             }
-            // The first one first, and all that comes after it before the second: it is the one that has moved the session,
-            // nearly always.
+            // Follow the first note to its end before the second one: nearly always, the first has moved the session.
             keys.extend(missing.into_iter().rev());
         }
         Ok(None)
     }
 
-    /// Loads the session that has moved to `key`. With a near cache, waits before a client learns the key: until no node shows
-    /// the session under its old key from memory. Otherwise a client that goes on with the new key could be shown the past by
-    /// the old one, on a node that has not heard of the rotation yet.
+    /// Loads the session that has moved to `key`. With a near cache, first waits until no node shows the session under its old
+    /// key from memory. Otherwise a client that has used the new key could see an older state under the old one, on a node that
+    /// has not heard of the rotation yet.
     async fn load_moved(
         self: &Arc<Self>,
         key: &StoredKey,
@@ -109,7 +108,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     /// Returns the new session key that `rotation` reveals to clients of the old `key`.
     fn revealed(&self, rotation: &Rotation, key: &SessionKey) -> Option<SessionKey> {
         let new_key = rotation.masked_key.as_ref()?.unmask(&rotation.new, key)?;
-        // A note that another program has put there opens nothing.
+        // A note by another program opens nothing.
         let is_right = self.settings.stored_key(&new_key).is_ok_and(|stored| stored == rotation.new);
         is_right.then_some(new_key)
     }

@@ -172,6 +172,6 @@ fn answer(saves: Vec<Waiting>, result: &Result<Saved, Error>) {
 /// Returns the record to merge `save` onto: `committed`, which this process has committed last, is newer than the record that
 /// the save began with.
 fn latest_base(save: &Save, committed: Option<Arc<Record>>) -> Arc<Record> {
-    mutant!(BaseNotRenewed => return super::mutants::base_as_loaded(&save.base, committed.as_ref()));
+    mutant!(BaseNotRenewed => return save.base_as_loaded(committed.as_ref()));
     committed.unwrap_or_else(|| Arc::clone(&save.base))
 }

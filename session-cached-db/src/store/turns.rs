@@ -120,7 +120,7 @@ async fn carry_out<C: Cache, P: Persistence>(
     let key = *queue.key();
     while let Some(Turn { span, job, joining }) = queue.next(store.runtime.now()) {
         #[cfg(feature = "__simulation")]
-        store.queues.note_turn(&key, super::mutants::digest_turn(&job, &joining, &latest));
+        store.queues.note_turn(&key, latest.digest_turn(&job, &joining));
         let turn = async {
             match job {
                 Job::Save(save, reply) if save.rename.is_none() => {

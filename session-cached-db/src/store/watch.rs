@@ -11,11 +11,11 @@ use crate::watch::{Look, Seen, SessionEnd, SessionWatch};
 use crate::{CachedDb, Error};
 
 impl<C: Cache, P: Persistence> CachedDb<C, P> {
-    /// Watches the session under `key`, whose end is told on this node wherever it is made. Looks at the session at least once
-    /// in `interval`; [`SessionWatch`] says when it is told sooner. An interval below 50 ms counts as 50 ms.
+    /// Returns a watch that resolves when the session under `key` has ended, on whichever node. Loads the session at least once
+    /// per `interval`; [`SessionWatch`] describes when it resolves sooner. An interval below 50 ms counts as 50 ms.
     ///
-    /// Makes no call by itself. A session that has ended already is found out by the first look. A session whose key is renewed is
-    /// told as [`SessionEnd::Gone`]; [`Session::watch`](crate::Session::watch), which has the session's own key, follows it.
+    /// Makes no call by itself. The first load finds a session that has ended already. If the session's key is renewed, the watch
+    /// resolves with [`SessionEnd::Gone`]; [`Session::watch`](crate::Session::watch), which has the session's own key, follows it.
     #[must_use]
     pub fn watch(&self, key: &StoredKey, interval: Duration) -> SessionWatch {
         self.inner.watch(*key, None, interval)
@@ -39,7 +39,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         session_key: Option<SessionKey>,
     ) -> Result<Seen, Error> {
         self.telemetry.counters.watch_looks.bump();
-        // Before the load, so that a change after it is reported.
+        // Ask before the load, so that a change after the load is reported.
         let has_no_report = self.cache.ask_for_report(&key).await.is_err();
         let record = match self.load(&key).await {
             Ok(loaded) => loaded.map(|loaded| Some(loaded.record)),

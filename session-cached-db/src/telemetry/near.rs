@@ -1,4 +1,4 @@
-//! The reports about a near cache.
+//! Counters, log events and hints from the events of a near cache.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -14,12 +14,12 @@ use crate::watch::Watches;
 #[derive(Debug)]
 pub(crate) struct NearTelemetry {
     telemetry: Arc<Telemetry>,
-    /// Weak, because a channel must not keep what the store has.
+    /// Weak, so that a channel does not keep the store alive.
     watches: Weak<Watches>,
     is_up: Gauge,
     answer_time: Gauge,
     basis_age: Gauge,
-    /// It was logged that no channel can be opened.
+    /// `true` once the failure to open a channel was logged.
     is_failure_logged: AtomicBool,
 }
 
@@ -73,19 +73,19 @@ impl NearObserver for NearTelemetry {
             NearEvent::Opened => {
                 self.is_up.set(1);
                 self.is_failure_logged.store(false, Ordering::Relaxed);
-                // What changed while there was no channel was not reported.
+                // Changes from before the channel was opened were not reported.
                 self.hint(Watches::hint_all);
                 tracing::info!(target: "session_cached_db", event = "near_channel_opened",
-                    "the near cache is told of changes, and answers from memory");
+                    "the near cache receives reports of changes, and answers from memory");
             }
             NearEvent::Lost(error) => {
                 self.is_up.set(0);
                 tracing::warn!(target: "session_cached_db", event = "near_channel_lost", %error,
-                    "the near cache is not told of changes any more; loads go around memory until it is");
+                    "the near cache no longer receives reports of changes; loads bypass memory until it does");
             }
             NearEvent::NotOpened(error) if !self.is_failure_logged.swap(true, Ordering::Relaxed) => {
                 tracing::warn!(target: "session_cached_db", event = "near_channel_failed", %error,
-                    "the near cache cannot be told of changes; loads go around memory, and it is tried again");
+                    "the near cache cannot receive reports of changes; loads bypass memory, and the connection is tried again");
             }
             NearEvent::Stopped => self.is_up.set(0),
             _ => {}

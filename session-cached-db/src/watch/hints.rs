@@ -5,7 +5,7 @@ use futures_util::future::{Either, select};
 use session_core::{Runtime, SessionKey, Timestamp};
 use tokio::sync::Notify;
 
-/// The hints that a session should be looked at, and the interval at which it is without any.
+/// The hints to look at a session, and the interval at which it is looked at without them.
 #[derive(Debug)]
 pub(super) struct Hints {
     state: Mutex<State>,
@@ -14,12 +14,12 @@ pub(super) struct Hints {
 
 #[derive(Debug)]
 struct State {
-    /// The time within which the next look is to come. `None` if nothing was hinted since the last one began.
+    /// The maximum time to the next look. `None` if no hint has come since the last look began.
     within: Option<Duration>,
     interval: Duration,
-    /// The instant at which the session expires unless it is used, as the last look has found.
+    /// The expiry that the last look found.
     until: Option<Timestamp>,
-    /// The session's own key, if one of those who watch it has it.
+    /// The session's own key, if one of its watches has it.
     session_key: Option<SessionKey>,
 }
 
@@ -31,10 +31,10 @@ impl Hints {
         }
     }
 
-    /// Notes that a look is to come within `time`.
+    /// Asks for a look within `time`.
     pub(super) fn add(&self, time: Duration) {
         let mut state = self.lock();
-        // Its task need not be woken for nothing.
+        // A later deadline changes nothing, so do not wake the task.
         if state.within.is_none_or(|other| time < other) {
             state.within = Some(time);
             drop(state);
@@ -42,7 +42,7 @@ impl Hints {
         }
     }
 
-    /// Notes that a look is to come soon after all sessions were hinted at. The moment of one that is pending stays.
+    /// Asks for a look within `time`, unless one is asked for already: for hints at all sessions, whose looks are spread.
     pub(super) fn add_spread(&self, time: Duration) {
         let mut state = self.lock();
         if state.within.is_none() {
@@ -52,19 +52,19 @@ impl Hints {
         }
     }
 
-    /// Notes that a write of this process lets the session expire at an instant, which may be sooner than the last look has found.
+    /// Notes that a write of this process has set the expiry. Asks for a look at once if the session now ends sooner.
     pub(super) fn note_expiry(&self, expires_at: Timestamp) {
         if self.lock().until.is_none_or(|until| expires_at < until) {
             self.add(Duration::ZERO);
         }
     }
 
-    /// Notes when the session expires, as a look has found.
+    /// Sets the expiry that a look has found.
     pub(super) fn set_until(&self, until: Option<Timestamp>) {
         self.lock().until = until;
     }
 
-    /// Takes another watch: makes looks come at least once in `interval`.
+    /// Adds a watch, and shortens the interval to `interval` if it was longer.
     pub(super) fn join(&self, interval: Duration, session_key: Option<SessionKey>) {
         let mut state = self.lock();
         state.interval = state.interval.min(interval);
@@ -81,12 +81,12 @@ impl Hints {
         self.lock().interval
     }
 
-    /// Forgets what was hinted, because a look is about to begin.
+    /// Forgets the hints. Called before each look.
     pub(super) fn clear(&self) {
         self.lock().within = None;
     }
 
-    /// Waits until a hint has come and its time is up.
+    /// Waits for a hint, and then until its time is up.
     pub(super) async fn due(&self, runtime: &dyn Runtime) {
         let first = self.within(Duration::MAX).await;
         if !first.is_zero() {
@@ -95,7 +95,7 @@ impl Hints {
         }
     }
 
-    /// Waits for a hint that a look is to come within `time`, or less.
+    /// Waits for a hint that asks for a look within `time` or less, and returns its time.
     async fn within(&self, time: Duration) -> Duration {
         loop {
             if let Some(within) = self.lock().within.filter(|within| *within <= time) {

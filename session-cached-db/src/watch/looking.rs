@@ -10,21 +10,22 @@ use super::SessionEnd;
 use super::hints::Hints;
 use crate::Error;
 
-/// The shortest time between two looks at a session, however often it is written.
+/// The minimum time between two looks at a session, however often it is written.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 
-/// The same while looks that were hinted at find nothing new, because an entry of the session comes and goes in the cache.
+/// The maximum of that time. It doubles while looks that follow hints find nothing new, as when the session's cache entry comes
+/// and goes.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// The time after which a look is repeated that found out nothing. It doubles each time, up to the interval.
+/// The time before a failed look is repeated. It doubles after each failure, up to the interval.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 
-/// The looks at a session, for all watches of it in this process. The future belongs to those that wait for it, and ends with
-/// the last of them.
+/// The looks at a session, shared by all its watches in this process. The watches drive the future, and it is dropped with the last
+/// of them.
 pub(super) type Looking = Shared<BoxFuture<Finding>>;
 pub(super) type WeakLooking = WeakShared<BoxFuture<Finding>>;
 
-/// The end of looking at a session again and again.
+/// The result of looking at a session again and again.
 #[derive(Clone, Debug)]
 pub(super) enum Finding {
     Ended(SessionEnd),
@@ -35,33 +36,33 @@ pub(super) enum Finding {
 /// The state in which a look has found a session.
 #[derive(Clone, Debug)]
 pub(crate) enum Seen {
-    /// The session is there. `record` is `None` if its row cannot be read. If `has_no_report`, the next change of it may not be
-    /// reported, because a channel did not answer.
+    /// The session is there. `record` is `None` if its row cannot be read. `has_no_report` is set if a channel did not answer, so
+    /// that the next change may not be reported.
     There {
         record: Option<Arc<Record>>,
         has_no_report: bool,
     },
-    /// It is under other keys, after a renewal.
+    /// The session has other keys, after a renewal.
     Moved(StoredKey, SessionKey),
     Ended(SessionEnd),
 }
 
 /// A store, as far as watches need it.
 pub(crate) trait Look: Send + Sync + fmt::Debug {
-    /// Looks at the session under `key`, in a task of its own: a watch whose holder is busy elsewhere must keep no connection.
-    /// Follows it to another key only from its own `session_key`.
+    /// Loads the session under `key` in a task of its own, so that a watch that is not polled holds no connection. Follows the
+    /// session to another key only from its own `session_key`.
     fn look(
         self: Arc<Self>,
         key: StoredKey,
         session_key: Option<SessionKey>,
     ) -> BoxFuture<Result<Seen, Error>>;
-    /// Notes that a look has found out nothing.
+    /// Logs and counts a look that failed.
     fn note_failed_look(&self, key: &StoredKey, error: &Error);
     /// Resolves when the store is closed or gone.
     fn closed(&self) -> BoxFuture<()>;
 }
 
-/// Looks at the session under `key` until there is something to tell. Holds only a weak reference to the store in between.
+/// Looks at the session under `key` until it has ended or moved. Holds only a weak reference to the store between looks.
 pub(super) async fn run(
     key: StoredKey,
     hints: Arc<Hints>,
@@ -86,7 +87,7 @@ async fn look_again_and_again(
     let (mut retry, mut pause) = (FIRST_RETRY, SHORTEST_PAUSE);
     let (mut last, mut is_hinted, mut was_old) = (None, false, false);
     loop {
-        // Before the look, which may miss what is hinted from here on.
+        // Before the look: it may miss a change whose hint comes from here on.
         hints.clear();
         let Some(look) = store.upgrade().map(|store| store.look(key, hints.session_key())) else {
             return Finding::Ended(SessionEnd::Closed);
@@ -127,7 +128,7 @@ async fn look_again_and_again(
     }
 }
 
-/// Returns `interval`, or up to a quarter less, so that sessions which began to be watched at once are not looked at at once.
+/// Returns `interval`, shortened by up to a quarter, so that sessions whose watches began together are not all looked at together.
 fn jittered(interval: Duration, runtime: &dyn Runtime) -> Duration {
     let quarter = u64::try_from((interval / 4).as_millis()).unwrap_or(u64::MAX);
     interval - Duration::from_millis(runtime.random_u64().get() % quarter.saturating_add(1).max(1))

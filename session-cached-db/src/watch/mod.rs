@@ -1,4 +1,4 @@
-//! Watching a session: its end is told on every node, to the holder of a socket or of a cart.
+//! Watches: waiting for the end of a session, on whichever node it ends.
 //!
 //! ```text
 //!   SessionWatch ──► Looking, shared by all watches of a session in this process
@@ -24,30 +24,30 @@ use self::looking::{Finding, Looking};
 pub(crate) use self::looking::{Look, Seen};
 pub(crate) use self::watches::Watches;
 
-/// A watch over a session, which tells when it has ended, on whichever node. Made by
+/// A handle that waits for the end of a session, on whichever node it ends. Create one with
 /// [`CachedDb::watch`](crate::CachedDb::watch) or [`Session::watch`](crate::Session::watch).
 ///
-/// For what outlives a request and must not outlive its session: a websocket, a stream of events, an import that runs on.
+/// Use it for work that outlives a request and must not outlive its session: a websocket, a stream of events, a long import.
 ///
 /// # Behavior
 ///
-/// - Where other nodes' changes are reported to this one, by a [near cache](session_core::Near) over Redis or Valkey, or by
-///   Postgres, the end is told as soon as the report has come: within the cache's freshness bound of the change, and the time of a
-///   read. Ends that this process makes are told as soon with any backend.
-/// - Otherwise, and while the channel of the reports is lost, the session is looked at once in the interval that the caller
-///   gives, and when it is due to expire. A cache of this process that is told of nothing may add its
-///   [`max_cache_age`](crate::Builder::max_cache_age) to that.
-/// - A report is a hint only. The session is loaded before its end is told, and a database that does not answer ends nothing:
-///   the session is looked at again.
-/// - All watches of a session in a process share their looks: at most one in the interval, besides those that follow reports,
-///   which are 50 ms apart at least, and up to 1 s while they find nothing new. A watch is no use of the session, and prolongs
-///   nothing.
+/// - With a [near cache](session_core::Near), over Redis, Valkey or Postgres, other nodes report their changes. The watch resolves
+///   within the cache's freshness bound of the change, plus the time of a read. With any backend, it resolves as soon when this
+///   process ends the session.
+/// - Otherwise, and while the channel of the reports is lost, the session is loaded once per `interval`, and when it is due to
+///   expire. A cache of this process that hears of no changes may add its [`max_cache_age`](crate::Builder::max_cache_age) to
+///   that.
+/// - A report is only a hint. The session is loaded before the watch resolves. If the database does not answer, the session is
+///   loaded again later.
+/// - All watches of a session in a process share their loads: at most one per `interval`, plus those that follow reports. These
+///   are at least 50 ms apart, and up to 1 s while they find nothing new. A watch does not count as use of the session, and does
+///   not prolong it.
 /// - Within a [`rotation_grace`](crate::Builder::rotation_grace), a watch that was made by [`Session::watch`](crate::Session::watch)
-///   follows a session whose key was [renewed](crate::Session::renew_key), and [`key`](Self::key) is the new key then: the note of the
-///   rotation is believed only if it fits the session's own key. A change of rights, such as a login, is told as
-///   [`SessionEnd::NewRights`]. A look that comes after the grace, and any without the setting, finds neither: both are told as
-///   [`SessionEnd::Gone`]. Where no reports come, choose an interval that is shorter than the grace.
-/// - A watch that was dropped costs nothing, and one that no task waits for makes no look.
+///   follows a session whose key was [renewed](crate::Session::renew_key), and [`key`](Self::key) then returns the new key: the note
+///   of the rotation is believed only if it fits the session's own key. A change of rights, such as a login, resolves the watch
+///   with [`SessionEnd::NewRights`]. After the grace, or without the setting, both resolve it with [`SessionEnd::Gone`]. Where
+///   no reports come, choose an interval that is shorter than the grace.
+/// - A dropped watch costs nothing. A watch that no task awaits loads nothing.
 ///
 /// ```
 /// # async fn example<C: session_core::Cache, P: session_core::Persistence>(
@@ -89,7 +89,7 @@ pub enum SessionEnd {
     Gone,
     /// The session has got another key by a change of rights: a login, another subject, or
     /// [`cycle_key`](crate::Session::cycle_key). It lives on, but what was opened with the old key must not act for the new
-    /// rights: an attacker may have planted that key. The client presents the new one with its next request. Told within the
+    /// rights: an attacker may have planted that key. The client presents the new one with its next request. Returned only within the
     /// [`rotation_grace`](crate::Builder::rotation_grace).
     NewRights,
     /// The store was closed. The session may live on.
@@ -108,17 +108,17 @@ impl SessionWatch {
         Self { watches: Arc::clone(watches), store, key, session_key, interval, looking }
     }
 
-    /// Waits until the session has ended, and returns in which way. Returns the same again afterwards.
+    /// Waits until the session has ended, and returns how it ended. Later calls return the same at once.
     ///
     /// # Cancel safety
     ///
-    /// The future can be dropped at any time, as by `select!`. The next call goes on.
+    /// The future can be dropped at any time, as `select!` does. The next call continues.
     pub async fn ended(&mut self) -> SessionEnd {
         loop {
             // A clone, because a shared future must not be polled again after its end.
             match self.looking.clone().await {
                 Finding::Ended(end) => return end,
-                // It was made without the session's own key, which another watch of the session has.
+                // This watch was made without the session's own key, which another watch of the session has.
                 Finding::Moved(..) if self.session_key.is_none() => return SessionEnd::Gone,
                 Finding::Moved(key, session_key) => {
                     let session_key = Some(session_key);

@@ -10,14 +10,14 @@ use super::hints::Hints;
 use super::looking::{self, Look, Looking, WeakLooking};
 use crate::telemetry::metrics::{Gauge, Labels};
 
-/// The looks per millisecond after all watched sessions were hinted at, so that they are no flood for the database.
+/// The number of looks per millisecond after a hint at all sessions, to protect the database.
 const LOOKS_PER_MS: u32 = 1;
 
-/// The sessions that are watched in this process. Holds no more of them than there are watches.
+/// The sessions that are watched in this process. An entry is removed with its last watch.
 #[derive(Debug)]
 pub(crate) struct Watches {
     watched: Mutex<HashMap<StoredKey, Watched>>,
-    /// The number of them, so that a report costs next to nothing where there are none.
+    /// The number of watched sessions. A report reads only this while there are none.
     count: AtomicUsize,
     gauge: Gauge,
     runtime: Arc<dyn Runtime>,
@@ -25,7 +25,7 @@ pub(crate) struct Watches {
 
 #[derive(Debug)]
 struct Watched {
-    /// Tells it from one that took its place.
+    /// Identifies this entry, in case another one has taken its place.
     hints: Arc<Hints>,
     looking: WeakLooking,
 }
@@ -40,7 +40,7 @@ impl Watches {
         Self { watched: Mutex::default(), count: AtomicUsize::new(0), gauge, runtime }
     }
 
-    /// Joins the looks at the session under `key`, or begins them. What has changed before this call is found out.
+    /// Joins the looks at the session under `key`, or begins them. The next look finds every change from before this call.
     pub(super) fn join(
         self: &Arc<Self>,
         key: StoredKey,
@@ -48,7 +48,7 @@ impl Watches {
         interval: Duration,
         store: &Weak<dyn Look>,
     ) -> Looking {
-        // Dropped behind the lock, which its end takes.
+        // Declared before the guard, so that it is dropped after it: its drop takes the lock.
         let _ended;
         let mut watched = self.lock();
         if let Some(Watched { hints, looking }) = watched.get(&key)
@@ -76,7 +76,7 @@ impl Watches {
         looking
     }
 
-    /// Takes the hint that the session under `key` may have ended.
+    /// Hints that the session under `key` may have ended.
     pub(crate) fn hint(&self, key: &StoredKey) {
         if self.count.load(Ordering::Acquire) > 0
             && let Some(watched) = self.lock().get(key)
@@ -85,7 +85,7 @@ impl Watches {
         }
     }
 
-    /// Notes that a write of this process lets the session under `key` expire at an instant.
+    /// Notes that a write of this process has set the expiry of the session under `key`.
     pub(crate) fn note_expiry(&self, key: &StoredKey, expires_at: Timestamp) {
         if self.count.load(Ordering::Acquire) > 0
             && let Some(watched) = self.lock().get(key)
@@ -94,7 +94,7 @@ impl Watches {
         }
     }
 
-    /// Takes the hint that any session may have ended.
+    /// Hints that any session may have ended.
     pub(crate) fn hint_all(&self) {
         if self.count.load(Ordering::Acquire) == 0 {
             return;
@@ -116,7 +116,7 @@ impl Watches {
     }
 }
 
-/// A session that is watched. Forgotten with the last watch.
+/// The registration of a watched session. Its drop, with the last watch, removes the entry.
 struct Registered {
     watches: Arc<Watches>,
     key: StoredKey,

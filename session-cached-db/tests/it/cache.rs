@@ -3,7 +3,7 @@
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
-use session_cached_db::{CacheHealth, CachedDb, Coherence, Error, OutagePolicy, WriteOperation};
+use session_cached_db::{Builder, CacheHealth, CachedDb, Coherence, Error, OutagePolicy, WriteOperation};
 use session_core::{CacheProperties, Entry, Expiry, Scope, Stamp};
 
 use crate::common::{
@@ -279,12 +279,11 @@ async fn failing_cache_is_left_alone_until_it_answers_a_probe() {
 
 #[tokio::test]
 async fn fail_closed_operation_fails_before_the_database_is_touched() {
-    let policies =
-        [WriteOperation::Save, WriteOperation::Touch, WriteOperation::Rename, WriteOperation::Delete];
     let world = World::shared_with(|builder| {
-        policies
-            .into_iter()
-            .fold(builder, |builder, operation| builder.outage_policy(operation, OutagePolicy::FailClosed))
+        let fail = |builder: Builder<_, _>, operation: &_| {
+            builder.outage_policy(*operation, OutagePolicy::FailClosed)
+        };
+        WriteOperation::ALL.iter().fold(builder, fail)
     })
     .await;
     let mut session = world.saved([("x", 1)]).await;

@@ -132,17 +132,13 @@ pub(crate) fn run(mut args: Parser) -> Result {
 
 /// Returns the program that measures our stores.
 fn ratios() -> Command {
+    benchmark("ratios")
+}
+
+/// Returns the command that runs a benchmark of the store. The arguments that follow are the benchmark's own.
+fn benchmark(name: &str) -> Command {
     let mut command = cargo();
-    command.args([
-        "bench",
-        "--package",
-        "session-cached-db",
-        "--bench",
-        "ratios",
-        "--features",
-        FEATURES,
-        "--",
-    ]);
+    command.args(["bench", "--package", "session-cached-db", "--bench", name, "--features", FEATURES, "--"]);
     command
 }
 

@@ -19,9 +19,8 @@ use std::time::Duration;
 use lexopt::{Arg, Parser, ValueExt as _};
 use serde_json::{Value, json};
 
-use super::FEATURES;
 use crate::Result;
-use crate::process::{cargo, shown};
+use crate::process::shown;
 
 /// The first argument that chooses this command.
 pub(crate) const NAME: &str = "scale";
@@ -189,17 +188,7 @@ fn go_to_background() -> Result {
 fn measure(parts: &[Part]) -> Result {
     for (number, part) in (1..).zip(parts) {
         eprintln!("part {number} of {}: {}", parts.len(), part.name());
-        let mut command = cargo();
-        command.args([
-            "bench",
-            "--package",
-            "session-cached-db",
-            "--bench",
-            "scale",
-            "--features",
-            FEATURES,
-            "--",
-        ]);
+        let mut command = super::benchmark(NAME);
         command.args(&part.arguments);
         let line = shown(&command);
         eprintln!("$ {line}");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use session_core::Scope;
 
-use super::{Simulation, Status, is_keeper};
+use super::{Simulation, Status};
 use crate::simulation::arrangement::Arrangement;
 use crate::simulation::call::{Call, Effect, LateId};
 use crate::simulation::operation::Operation;
@@ -91,7 +91,7 @@ impl Simulation<'_> {
                     match first.map(|timer| (timer.purpose, timer.due)) {
                         // A ping at the instant of the basis would change nothing.
                         Some((Purpose::Maintain, _))
-                            if is_keeper(*id) && !self.may_ping(&world, state.process) => {}
+                            if id.is_keeper() && !self.may_ping(&world, state.process) => {}
                         Some((Purpose::Maintain, _)) => choices.push(Choice::Fire(*id)),
                         Some((Purpose::Wait | Purpose::Final, due)) if due <= world.now => {
                             is_quiet = false;

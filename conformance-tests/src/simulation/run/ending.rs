@@ -5,7 +5,7 @@ use std::time::Duration;
 use session_core::{Entry, Record, State};
 
 use super::tasks::Task;
-use super::{FIRST_PROBE, Simulation, Status, Verdict, awaits_repair, is_keeper};
+use super::{FIRST_PROBE, Simulation, Status, Verdict, awaits_repair};
 use crate::simulation::call::Seen;
 use crate::simulation::digest;
 use crate::simulation::operation::Operation;
@@ -182,7 +182,7 @@ impl Simulation<'_> {
     fn drain(&mut self) -> Verdict {
         let begun = lock(&self.world).now;
         for round in 0..MAX_ROUNDS {
-            if self.tasks.iter().all(|task| task.is_suspended || is_keeper(task.id)) {
+            if self.tasks.iter().all(|task| task.is_suspended || task.id.is_keeper()) {
                 // No task maintains the cache any more.
                 return self.check_recovery(Duration::MAX);
             }
@@ -203,7 +203,7 @@ impl Simulation<'_> {
         let due: Vec<_> = {
             let world = lock(&self.world);
             let is_idle = |id: TaskId, task: &TaskState| {
-                task.call.is_none() && !self.is_suspended(id) && !is_keeper(id)
+                task.call.is_none() && !self.is_suspended(id) && !id.is_keeper()
             };
             let idle = world.tasks.iter().filter(|(id, task)| is_idle(**id, task));
             let due = idle.filter_map(|(id, task)| {

@@ -5,7 +5,7 @@
 //! state. `docs/coherence.md` says why that, and no more, is needed.
 
 use super::choices::Choice;
-use super::{FIRST_KEEPER, Simulation, Status, is_keeper};
+use super::{Simulation, Status};
 use crate::simulation::arrangement::Arrangement;
 use crate::simulation::call::Effect;
 use crate::simulation::operation::Operation;
@@ -60,7 +60,7 @@ impl Footprint {
 impl Simulation<'_> {
     /// Returns what a step that is not made yet may read, and the writes that no digest shows.
     pub(in crate::simulation) fn may_read(&self, choice: Choice) -> Footprint {
-        // No reads are stated for notes that are written.
+        // In one function, because it is one choice with an arm for each step. No reads are stated for notes that are written.
         if self.scenario.has_rotations() {
             return Footprint::ALL;
         }
@@ -71,10 +71,7 @@ impl Simulation<'_> {
                 let (operation, process) = self.scenario.operations[number];
                 (footprint.begins, footprint.combines) = (true, operation.combines());
                 // Whether a statement came before the beginning decides how these answers are judged.
-                let counts = matches!(
-                    operation,
-                    Operation::Touch | Operation::Delete | Operation::DeleteB | Operation::Elsewhere
-                );
+                let counts = operation.is_judged_by_its_commit();
                 let rows =
                     operation.keys().iter().filter(|_| counts).fold(0, |set, key| set | places::row(*key));
                 let promises = if operation.is_load() { places::PROMISES | places::REPAIRS } else { 0 };
@@ -85,7 +82,7 @@ impl Simulation<'_> {
             }
             Choice::TakeEffect(id) => self.read_by(&world, id) | self.read_by_call(&world, id),
             Choice::Arrive(id) | Choice::Start(id) => self.read_by(&world, id),
-            Choice::Fire(id) if is_keeper(id) => self.read_by(&world, id) | places::FAULTS,
+            Choice::Fire(id) if id.is_keeper() => self.read_by(&world, id) | places::FAULTS,
             Choice::Fire(id) => self.read_by(&world, id),
             Choice::TakeEffectLate(late) => {
                 let effect = world.late.iter().find(|other| other.id() == late).map(|late| &late.effect);
@@ -134,7 +131,7 @@ impl Simulation<'_> {
         // One that is led to another key loads, and is no load.
         let is_background =
             world.tasks.get(&id).is_some_and(repairs) || self.operation(id) == Some(Operation::Follow);
-        group(id) | self.read_by_tasks(process, is_load, is_background)
+        places::of_task(id) | self.read_by_tasks(process, is_load, is_background)
     }
 
     /// Returns what any task of `process` may read when it goes on, besides its own state.
@@ -195,14 +192,5 @@ impl Simulation<'_> {
     /// Returns `true` if a task that has just begun must make its first call before anything else happens.
     pub(in crate::simulation) const fn is_urgent(&self) -> bool {
         self.urgent.is_some()
-    }
-}
-
-/// Returns the place of a task.
-pub(in crate::simulation) fn group(id: TaskId) -> Set {
-    match id.operation() {
-        number if number < 8 => places::operation(number),
-        number if is_keeper(id) => places::keeper(number - FIRST_KEEPER),
-        _ => places::OTHER_TASKS,
     }
 }

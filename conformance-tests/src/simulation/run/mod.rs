@@ -22,7 +22,7 @@ use session_cached_db::{CachedDb, Error, OutagePolicy, Session, WriteOperation};
 use session_core::{Entry, SessionKey, Stamp, Value};
 
 pub(in crate::simulation) use self::choices::Choice;
-pub(in crate::simulation) use self::footprint::{Footprint, group};
+pub(in crate::simulation) use self::footprint::Footprint;
 use self::judging::Excuses;
 use self::tasks::Task;
 use crate::simulation::arrangement::Arrangement;
@@ -38,19 +38,12 @@ use crate::simulation::settings::{
     AHEAD, CACHE_TIMEOUT, CLOCK_SLACK, FAR, FENCE_TTL, GRACE, KEYS, LEASE_TTL, MAX_CACHE_AGE, NEAR_BOUND,
     PROBE_INTERVAL, READ_TIMEOUT, START, TOUCH_INTERVAL, WRITE_TIMEOUT, stored_keys,
 };
-use crate::simulation::task_id::TaskId;
+use crate::simulation::task_id::{FIRST_KEEPER, TaskId};
 use crate::simulation::trace::Tracer;
 use crate::simulation::world::{Shared, TaskState, World, lock};
 
 /// The time after which a session that ends soon expires.
 const END: Duration = Duration::from_secs(25);
-
-/// The first number of the tasks that keep the channels of near caches, one for each process.
-const FIRST_KEEPER: usize = 90;
-
-/// The operations that can fail closed.
-const WRITES: [WriteOperation; 4] =
-    [WriteOperation::Save, WriteOperation::Touch, WriteOperation::Rename, WriteOperation::Delete];
 
 /// The first number of the loads that probe the state after the end of a run.
 const FIRST_PROBE: usize = 100;
@@ -110,22 +103,7 @@ pub(in crate::simulation) type Verdict<T = ()> = Result<T, String>;
 
 impl<'a> Simulation<'a> {
     pub(in crate::simulation) fn new(scenario: &'a Scenario) -> Self {
-        // A cache may keep entries longer than their TTL. The cache of a single process does.
-        let excess = if scenario.processes() > 1 { Duration::ZERO } else { LEASE_TTL };
-        let mut world = World::new(excess);
-        let may_fail =
-            |(operation, _): &(Operation, usize)| matches!(operation, Operation::Save | Operation::Rename);
-        world.remembers = !scenario.operations.iter().any(may_fail) && !scenario.has_rotations();
-        let is_used = |wanted| scenario.operations.iter().any(|(operation, _)| *operation == wanted);
-        world.throttles = is_used(Operation::Use) && !is_used(Operation::Touch);
-        let expires_at = START + if scenario.beginning == Beginning::Ending { END } else { FAR };
-        let first = record([0; 2]).with_version(FIRST_VERSION).with_expires_at(expires_at);
-        let first = first.with_last_seen_at(START - 2 * TOUCH_INTERVAL);
-        world.commit(0, Some(first), None);
-        world.commit(1, None, None);
-        if scenario.follows() {
-            world.notes.push(note_of_rotation());
-        }
+        let world = beginning(scenario);
         let oracle = Oracle::new(&world, scenario.arrangement, scenario.faults);
         let mut simulation = Self {
             scenario,
@@ -216,8 +194,8 @@ impl<'a> Simulation<'a> {
             .probe_interval(PROBE_INTERVAL)
             .breaker_threshold(if arrangement.is_sensitive() { 1 } else { 5 });
         if arrangement == Arrangement::Closed {
-            for operation in WRITES {
-                builder = builder.outage_policy(operation, OutagePolicy::FailClosed);
+            for operation in WriteOperation::ALL {
+                builder = builder.outage_policy(*operation, OutagePolicy::FailClosed);
             }
         }
         if self.scenario.has_rotations() {
@@ -262,7 +240,7 @@ impl<'a> Simulation<'a> {
     /// Lets each near cache be told that it knows of everything up to now.
     fn answer_pings(&mut self) {
         let sleeps =
-            |id: &TaskId, task: &TaskState| is_keeper(*id) && task.call.is_none() && !task.timers.is_empty();
+            |id: &TaskId, task: &TaskState| id.is_keeper() && task.call.is_none() && !task.timers.is_empty();
         let due: Vec<_> = {
             let world = lock(&self.world);
             world.tasks.iter().filter(|(id, task)| sleeps(id, task)).map(|(id, _)| *id).collect()
@@ -349,7 +327,7 @@ impl<'a> Simulation<'a> {
             places.add(places::all_over(process), over(|_| true));
         }
         for task in &self.tasks {
-            places.add(group(task.id), (task.id, task.is_held, task.is_suspended));
+            places.add(places::of_task(task.id), (task.id, task.is_held, task.is_suspended));
         }
         for (number, status) in self.statuses.iter().enumerate() {
             let of = (status, self.dropped.contains(&number), self.oracle.promise_of(number));
@@ -374,9 +352,25 @@ impl Drop for Simulation<'_> {
     }
 }
 
-/// Returns `true` for the task that keeps the channel of a near cache.
-fn is_keeper(id: TaskId) -> bool {
-    (FIRST_KEEPER..FIRST_KEEPER + 2).contains(&id.operation())
+/// Returns the world as it is before the operations of `scenario`.
+fn beginning(scenario: &Scenario) -> World {
+    // A cache may keep entries longer than their TTL. The cache of a single process does.
+    let excess = if scenario.processes() > 1 { Duration::ZERO } else { LEASE_TTL };
+    let mut world = World::new(excess);
+    let may_fail =
+        |(operation, _): &(Operation, usize)| matches!(operation, Operation::Save | Operation::Rename);
+    world.remembers = !scenario.operations.iter().any(may_fail) && !scenario.has_rotations();
+    let is_used = |wanted| scenario.operations.iter().any(|(operation, _)| *operation == wanted);
+    world.throttles = is_used(Operation::Use) && !is_used(Operation::Touch);
+    let expires_at = START + if scenario.beginning == Beginning::Ending { END } else { FAR };
+    let first = record([0; 2]).with_version(FIRST_VERSION).with_expires_at(expires_at);
+    let first = first.with_last_seen_at(START - 2 * TOUCH_INTERVAL);
+    world.commit(0, Some(first), None);
+    world.commit(1, None, None);
+    if scenario.follows() {
+        world.notes.push(note_of_rotation());
+    }
+    world
 }
 
 fn memory_digest(near: &Option<NodeCache>) -> Option<(Vec<u64>, (bool, u64, bool))> {

@@ -117,32 +117,10 @@ impl Simulation<'_> {
                 self.let_pass(JUMPS[jump]);
                 self.arrive_unless_order_matters(id)?;
             }
-            Choice::Drop(number) => {
-                self.statuses[number] = Status::Over;
-                self.oracle.expect_no_answer(number);
-                if !self.scenario.operations[number].0.is_load() {
-                    self.dropped.insert(number);
-                }
-                self.end_tasks(|task| task.id == TaskId::of_operation(number));
-                self.run_woken()?;
-            }
-            Choice::Suspend(number) => {
-                self.statuses[number] = Status::Over;
-                self.oracle.expect_no_answer(number);
-                let id = TaskId::of_operation(number);
-                let task = self.tasks.iter_mut().find(|task| task.id == id);
-                task.expect("a load that runs").is_suspended = true;
-            }
+            Choice::Drop(number) => self.drop_caller(number)?,
+            Choice::Suspend(number) => self.suspend(number),
             Choice::Crash(process) => self.crash(process)?,
-            Choice::Evict(key) => {
-                let mut world = lock(&self.world);
-                if let Some(Entry { state: State::Fence(fence), .. }) = world.entry(key) {
-                    let owner = |token: u64| TaskId::that_drew(token).operation();
-                    let owners = fence.holders.iter().map(|holder| owner(holder.token.0.get()));
-                    self.exposed.extend(owners);
-                }
-                world.evict(key);
-            }
+            Choice::Evict(key) => self.evict(key),
             Choice::Revert(key) => {
                 self.is_bounded = true;
                 lock(&self.world).revert(key);
@@ -157,6 +135,37 @@ impl Simulation<'_> {
             other => panic!("not a fault: {other:?}"),
         }
         Ok(())
+    }
+
+    /// Drops the future of an operation.
+    fn drop_caller(&mut self, number: usize) -> Verdict {
+        self.statuses[number] = Status::Over;
+        self.oracle.expect_no_answer(number);
+        if !self.scenario.operations[number].0.is_load() {
+            self.dropped.insert(number);
+        }
+        self.end_tasks(|task| task.id == TaskId::of_operation(number));
+        self.run_woken()
+    }
+
+    /// Never polls a load again, and keeps its future.
+    fn suspend(&mut self, number: usize) {
+        self.statuses[number] = Status::Over;
+        self.oracle.expect_no_answer(number);
+        let id = TaskId::of_operation(number);
+        let task = self.tasks.iter_mut().find(|task| task.id == id);
+        task.expect("a load that runs").is_suspended = true;
+    }
+
+    /// Evicts the entry of a key, and notes whose fence was lost by it.
+    fn evict(&mut self, key: usize) {
+        let mut world = lock(&self.world);
+        if let Some(Entry { state: State::Fence(fence), .. }) = world.entry(key) {
+            let owner = |token: u64| TaskId::that_drew(token).operation();
+            let owners = fence.holders.iter().map(|holder| owner(holder.token.0.get()));
+            self.exposed.extend(owners);
+        }
+        world.evict(key);
     }
 
     pub(super) fn arrive_unless_order_matters(&mut self, id: TaskId) -> Verdict {

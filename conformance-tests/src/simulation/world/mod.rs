@@ -23,7 +23,6 @@ use self::timers::Timer;
 use super::call::{Call, Effect, Late, Reply, Seen};
 use super::digest;
 use super::places::{self, Places};
-use super::run::group;
 use super::settings::{AHEAD, CLOCK_SLACK, KEYS, START, STATEMENT_BOUND, WRITE_TIMEOUT};
 use super::task_id::TaskId;
 use super::trace::{Event, Log};
@@ -365,7 +364,7 @@ impl World {
                 (digest::effect(&call.effect), sent_at, reply, call.has_arrived)
             });
             call.hash(&mut hasher);
-            places.add(group(*id), hasher.finish());
+            places.add(places::of_task(*id), hasher.finish());
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::ledger::Ledger;
 /// The programs of an older revision.
 #[derive(Clone, Debug)]
 pub(crate) struct Older {
-    /// Its soak.
+    /// The program of its soak.
     program: PathBuf,
     sessionctl: PathBuf,
 }
@@ -48,7 +48,7 @@ impl Older {
 }
 
 impl Settings {
-    /// Returns `true` if the process of a node has a near cache. Beside an older revision, every other one has, whichever
+    /// Returns `true` if the process of a node has a near cache. Beside an older revision, every second node has one, whichever
     /// program it runs.
     pub(super) fn is_near_on(&self, node: usize) -> bool {
         self.is_near() && (self.beside.is_none() || node.is_multiple_of(2))

@@ -41,7 +41,7 @@ Exit codes:
 /// The places where the sessions are.
 #[derive(Debug, Args)]
 pub(crate) struct Connection {
-    /// The database: postgres://, mysql://, mariadb:// or sqlite://, with ?table=NAME unless it is `sessions`
+    /// The database, such as postgres://USER@HOST/NAME or sqlite://FILE, with ?table=NAME unless it is `sessions`
     #[arg(long, global = true, value_name = "URL", env = "SESSIONCTL_DATABASE_URL", hide_env_values = true)]
     pub(crate) database_url: Option<Secret>,
 

@@ -4,12 +4,9 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use super::super::TOWER_SESSIONS_MANIFEST;
 use crate::Result;
+use crate::bench::{FEATURES, TOWER_SESSIONS_MANIFEST};
 use crate::process::{build, cargo, output, shown};
-
-/// The features of the program with our stores.
-const FEATURES: &str = "actix-session,axum,memcached,moka,mysql-rsa,near,postgres,redis-cluster,sqlite";
 
 /// Number of sessions whose pages are asked for.
 const SESSIONS: usize = 1_000;
@@ -22,17 +19,10 @@ pub(super) struct Programs {
 
 impl Programs {
     pub(super) fn build() -> Result<Self> {
+        let features = format!("actix-session,axum,{FEATURES}");
         let mut ours = cargo();
-        ours.args([
-            "bench",
-            "--no-run",
-            "--package",
-            "session-cached-db",
-            "--bench",
-            "http",
-            "--features",
-            FEATURES,
-        ]);
+        ours.args(["bench", "--no-run", "--package", "session-cached-db", "--bench", "http"]);
+        ours.args(["--features", &features]);
         let mut theirs = cargo();
         theirs.args(["build", "--release", "--manifest-path", TOWER_SESSIONS_MANIFEST, "--bin", "http"]);
         theirs.args(["--target-dir", "target/vs-tower-sessions"]);
