@@ -36,10 +36,11 @@ async fn kill_is_not_sent_to_another_server(kind: Kind, link: &Link) {
     node.insert_dyn(&key, &record(0)).await.unwrap();
     let number = "SELECT CAST(max(id) AS CHAR) FROM information_schema.processlist WHERE user = 'app'";
     let number: u64 = pair.ask(0, number).await.parse().unwrap();
-    // Victims on the other server, one of which has that number.
+    // Victims on the other server, one of which has that number. They are of the same user, who may kill no one else's.
+    let as_app = pair.admin_url(1).replace("//root:", "//app:");
     let mut victims = Vec::new();
     loop {
-        let mut victim = MySqlConnection::connect(&pair.admin_url(1)).await.unwrap();
+        let mut victim = MySqlConnection::connect(&as_app).await.unwrap();
         let rows = raw_sql("SELECT connection_id()").fetch_all(&mut victim).await.unwrap();
         let id: u64 = rows[0].try_get_unchecked(0).unwrap();
         assert!(id <= number, "no connection has the number {number}, because {id} came first");
