@@ -36,6 +36,9 @@ impl Probe {
 
 pub(crate) const PING: Probe = Probe { send: b"PING\r\n", expect: b"+PONG" };
 
+/// An alert, to which a server that speaks TLS answers with another one.
+pub(crate) const TLS_ALERT: Probe = Probe { send: b"\x15\x03\x01\0\x02\x02\x28", expect: b"\x15\x03" };
+
 pub(crate) const VERSION: Probe = Probe { send: b"version\r\n", expect: b"VERSION" };
 
 /// A startup message for the user `postgres` and the database `sessions`. The answer asks for a password.

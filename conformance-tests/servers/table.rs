@@ -4,12 +4,14 @@
 //! the standard library, because two crates include it by path: the tests of this crate and `xtask`, which
 //! must compile fast.
 
+mod beside;
 mod images;
 mod probe;
 
+pub(crate) use self::beside::BESIDE_THE_MATRIX;
 #[allow(unused_imports, reason = "each crate that includes this file uses some of them")]
 pub(crate) use self::images::{IMAGES, Image, MARIADB, MEMCACHED, MYSQL, POSTGRES, REDIS, VALKEY};
-use self::probe::{MYSQL_GREETING, PG_OPEN, PG_STARTUP, PING, Probe, VERSION};
+use self::probe::{MYSQL_GREETING, PG_OPEN, PG_STARTUP, PING, Probe, TLS_ALERT, VERSION};
 
 /// The caches of the matrix. A cache without a [`Server`] of its name lives in the process.
 pub(crate) const CACHES: &[&str] = &["moka", "redis", "valkey", "redis-cluster", "memcached"];
@@ -208,7 +210,7 @@ pub(crate) const SERVERS: &[Server] = &[
               client_key={certificates}/key.pem",
         url_var: "CONFORMANCE_REDIS_TLS_URL",
         service_port: None,
-        probe: None,
+        probe: Some(TLS_ALERT),
     },
     Server {
         name: "redis-socket",
@@ -370,95 +372,6 @@ pub(crate) const CLUSTER_WITH_GAPS: Server = Server {
     service_port: None,
     probe: Some(Probe { send: b"CLUSTER INFO\r\n", expect: b"cluster_state:ok" }),
 };
-
-/// Databases with a replica each, a cluster, and some that demand certificates, for tests beside the matrix.
-pub(crate) const BESIDE_THE_MATRIX: &[Server] = &[
-    Server {
-        name: "postgres-certificates",
-        image: &POSTGRES,
-        env: &[],
-        command: &["sh", "-c", include_str!("postgres-certificates.sh")],
-        ports: Ports::Mapped(5432),
-        needs: Needs::Certificates("/tls"),
-        url: "postgres://postgres:conformance@{addresses}/sessions?sslmode=verify-full&sslrootcert={certificates}/ca.pem\
-              &sslcert={certificates}/cert.pem&sslkey={certificates}/key.pem",
-        url_var: "CONFORMANCE_POSTGRES_CERTIFICATES_URL",
-        service_port: None,
-        // The answer to a connection without TLS.
-        probe: Some(Probe { send: PG_STARTUP.send, expect: b"pg_hba.conf" }),
-    },
-    Server {
-        name: "mariadb-certificates",
-        image: &MARIADB,
-        env: &[("MARIADB_ROOT_PASSWORD", "conformance"), ("MARIADB_DATABASE", "sessions")],
-        command: &[
-            "mariadbd",
-            "--ssl-ca=/tls/ca.pem",
-            "--ssl-cert=/tls/cert.pem",
-            "--ssl-key=/tls/key.pem",
-            "--socket=/tls/mysql.sock",
-        ],
-        ports: Ports::Mapped(3306),
-        needs: Needs::Certificates("/tls"),
-        url: "mysql://root:conformance@{addresses}/sessions?ssl-mode=verify_identity&ssl-ca={certificates}/ca.pem\
-              &ssl-cert={certificates}/cert.pem&ssl-key={certificates}/key.pem",
-        url_var: "CONFORMANCE_MARIADB_CERTIFICATES_URL",
-        service_port: None,
-        probe: Some(MYSQL_GREETING),
-    },
-    Server {
-        name: "postgres-pair",
-        image: &POSTGRES,
-        env: &[("PAIR_PORTS", "{ports}")],
-        command: &["sh", "-c", include_str!("postgres-pair.sh")],
-        ports: Ports::OneToOne(2),
-        needs: Needs::Nothing,
-        url: "postgres://postgres:conformance@{addresses}/sessions",
-        url_var: "CONFORMANCE_POSTGRES_PAIR_URL",
-        service_port: None,
-        probe: Some(PG_OPEN),
-    },
-    Server {
-        name: "mysql-pair",
-        image: &MYSQL,
-        env: &[("PAIR_PORTS", "{ports}")],
-        command: &["sh", "-c", include_str!("mysql-pair.sh")],
-        ports: Ports::OneToOne(2),
-        needs: Needs::Nothing,
-        url: "mysql://app:conformance@{addresses}/sessions",
-        url_var: "CONFORMANCE_MYSQL_PAIR_URL",
-        service_port: None,
-        probe: Some(MYSQL_GREETING),
-    },
-    Server {
-        name: "mariadb-pair",
-        image: &MARIADB,
-        env: &[("PAIR_PORTS", "{ports}")],
-        command: &["sh", "-c", include_str!("mysql-pair.sh")],
-        ports: Ports::OneToOne(2),
-        needs: Needs::Nothing,
-        url: "mysql://app:conformance@{addresses}/sessions",
-        url_var: "CONFORMANCE_MARIADB_PAIR_URL",
-        service_port: None,
-        probe: Some(MYSQL_GREETING),
-    },
-    Server {
-        name: "galera",
-        image: &MARIADB,
-        env: &[
-            ("GALERA_PORTS", "{ports}"),
-            ("MARIADB_ROOT_PASSWORD", "conformance"),
-            ("MARIADB_DATABASE", "sessions"),
-        ],
-        command: &["sh", "-c", include_str!("mariadb-galera.sh")],
-        ports: Ports::OneToOne(3),
-        needs: Needs::Nothing,
-        url: "mysql://root:conformance@{addresses}/sessions",
-        url_var: "CONFORMANCE_GALERA_URL",
-        service_port: None,
-        probe: Some(MYSQL_GREETING),
-    },
-];
 
 /// Returns the server of this name, or `None` for a backend that lives in the process. The server of a near cache is
 /// that of the shared one.

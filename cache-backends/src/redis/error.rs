@@ -1,7 +1,7 @@
 //! The errors of Redis and of the driver as [`CacheError`].
 
 use std::error::Error;
-#[cfg(feature = "redis-cluster")]
+#[cfg(any(feature = "redis-cluster", feature = "redis-tls"))]
 use std::io;
 use std::sync::Arc;
 
@@ -64,6 +64,8 @@ pub(super) enum NotConnected {
     Replica { address: String },
     /// The server's version is too old.
     TooOld { address: String, version: String },
+    /// The server does not know these commands.
+    NoCommand { address: String, commands: String },
     /// The application's credentials provider has failed.
     Credentials(Arc<dyn Error + Send + Sync>),
     /// No node of the cluster has the slot, or no node that answers knows the slots.
@@ -209,7 +211,7 @@ pub(super) fn no_tracking(failure: Failure) -> CacheError {
 fn not_connected(error: NotConnected) -> CacheError {
     match error {
         NotConnected::Driver { address, error } => {
-            let unreachable = error.is_io_error() || is_temporary(&error);
+            let unreachable = (error.is_io_error() && !is_of_tls(&error)) || is_temporary(&error);
             // Without a connection, every call fails.
             let error = Box::new(At { address, error: advised(error) });
             if unreachable { CacheError::Unavailable(error) } else { CacheError::Unusable(error) }
@@ -225,6 +227,9 @@ fn not_connected(error: NotConnected) -> CacheError {
         NotConnected::TooOld { address, version } => CacheError::Unusable(
             format!("{address} runs Redis {version}; upgrade it to Redis 7.0 or newer, or to Valkey").into(),
         ),
+        NotConnected::NoCommand { address, commands } => {
+            CacheError::Unusable(format!("{address} does not know {commands}; {COMMANDS}").into())
+        }
         NotConnected::Credentials(error) => {
             CacheError::Unavailable(format!("the credentials provider failed: {error}").into())
         }
@@ -255,16 +260,35 @@ fn is_temporary(error: &RedisError) -> bool {
     }
 }
 
+/// Returns `true` if this side or the server does not accept the other's certificate, or speaks TLS in another way.
+#[cfg(feature = "redis-tls")]
+fn is_of_tls(error: &RedisError) -> bool {
+    // The driver's own form of a source.
+    type Shared = Arc<dyn Error + Send + Sync>;
+    let source = error.source().and_then(|source| source.downcast_ref::<Shared>());
+    let of_system = source.and_then(|source| source.downcast_ref::<io::Error>());
+    of_system.and_then(io::Error::get_ref).is_some_and(|inner| inner.is::<rustls::Error>())
+}
+
+#[cfg(not(feature = "redis-tls"))]
+const fn is_of_tls(_: &RedisError) -> bool {
+    false
+}
+
+const COMMANDS: &str = "the server must be Redis 7.0 or newer, or Valkey, and must neither rename nor forbid GET, SET, DEL, \
+     EVAL and EVALSHA";
+
 /// Returns the remedy for an error that every other call would get, too, or `None` if it is this call's alone.
 fn advice(error: &RedisError) -> Option<&'static str> {
     const LOGIN: &str = "check the user and the password, and that the server takes further clients";
     const RIGHTS: &str = "allow the user +get +set +del +eval +evalsha, on the keys with the cache's prefix";
-    const COMMANDS: &str = "the server must be Redis 7.0 or newer, or Valkey, and must neither rename nor forbid GET, SET, \
-         DEL, EVAL and EVALSHA";
+    const CERTIFICATES: &str = "check the certificates: root_certificates and the name in the URL for the server's, \
+         client_certificate and client_key for this client's";
     const RESP3: &str = "a near cache needs a server that speaks RESP3: connect to it without the proxy that refuses that, or use \
          this cache without a near one";
     match (error.kind(), error.code()) {
         (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS")) => Some(LOGIN),
+        _ if is_of_tls(error) => Some(CERTIFICATES),
         (_, Some("NOAUTH")) => Some("set a password: the server demands one"),
         (_, Some("NOPERM")) => Some(RIGHTS),
         (_, Some("DENIED")) => Some("set a password on the server and here, or turn its protected mode off"),

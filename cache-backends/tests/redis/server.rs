@@ -124,6 +124,8 @@ struct Conversation {
 
 impl Conversation {
     async fn serve(self, stream: TcpStream) {
+        // As Redis does, or its second answer would wait for a client that delays its acknowledgement.
+        stream.set_nodelay(true).unwrap();
         let (read, mut write) = stream.into_split();
         let mut read = BufReader::new(read);
         while let Some(command) = next_command(&mut read).await {
@@ -142,6 +144,7 @@ impl Conversation {
         match text(&command[0]).as_str() {
             "CLIENT" => ok(),
             "HELLO" => (self.hello)(),
+            "COMMAND" => error("NOPERM this user has no permissions to run the 'command|info' command"),
             "INFO" => {
                 self.asked_for_info.notify_one();
                 Reply::Bytes(self.info.clone().into_bytes())

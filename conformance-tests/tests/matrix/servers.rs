@@ -213,7 +213,7 @@ fn files(server: &Server) -> Result<TempDir, Failure> {
     let directory = tempfile::tempdir()?;
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o777))?;
     if let Needs::Certificates(_) = server.needs {
-        let made = generate_simple_self_signed(["127.0.0.1".to_owned(), "localhost".to_owned()])?;
+        let made = generate_simple_self_signed(["127.0.0.1", "::1", "localhost"].map(str::to_owned))?;
         let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
         for (name, content) in [("ca.pem", &certificate), ("cert.pem", &certificate), ("key.pem", &key)] {
             std::fs::write(directory.path().join(name), content)?;

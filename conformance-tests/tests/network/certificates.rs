@@ -1,9 +1,11 @@
-//! Databases that demand TLS and certificates, and their sockets.
+//! Servers that demand TLS and certificates, and sockets of databases.
 
+use conformance_tests::proxy::Proxy;
 use db_backends::ConnectError;
-use session_core::PersistenceError;
+use db_backends::sqlx::{Connection as _, MySqlConnection, raw_sql};
+use session_core::{CacheError, PersistenceError};
 
-use crate::{Link, Links};
+use crate::{Link, Links, address, trouble};
 
 /// The parts of a URL with certificates.
 struct Secured {
@@ -21,9 +23,13 @@ impl Secured {
         Self { base: base.to_owned(), directory: directory.to_owned() }
     }
 
+    /// Returns a URL of the server, with these parameters.
+    fn url(&self, base: &str, parameters: &str) -> String {
+        format!("{base}?{}", parameters.replace("{d}", &self.directory))
+    }
+
     async fn connect(&self, base: &str, parameters: &str) -> Result<(), ConnectError> {
-        let parameters = parameters.replace("{d}", &self.directory);
-        let db = db_backends::connect(&format!("{base}?{parameters}")).await?;
+        let db = db_backends::connect(&self.url(base, parameters)).await?;
         db.now_dyn().await.expect("an open connection answers");
         Ok(())
     }
@@ -44,6 +50,18 @@ impl Secured {
         std::fs::write(&path, made.cert.pem()).unwrap();
         path
     }
+
+    /// Returns the URL of an address that the certificate is not for.
+    fn elsewhere(&self) -> String {
+        self.base.replace("127.0.0.1", "127.0.0.2")
+    }
+
+    /// Returns the URL of an IPv6 address that the certificate is for.
+    async fn by_ipv6(&self) -> String {
+        let server = address(&self.base);
+        let proxy = Proxy::at("[::1]:0".parse().unwrap(), server).await.expect("this machine has IPv6");
+        self.base.replace(&server.to_string(), &proxy.address().to_string())
+    }
 }
 
 pub async fn postgres_is_verified_and_shown_a_certificate(links: &Links) {
@@ -52,6 +70,7 @@ pub async fn postgres_is_verified_and_shown_a_certificate(links: &Links) {
     let shown = "sslcert={d}/cert.pem&sslkey={d}/key.pem";
     let verified = format!("sslmode=verify-full&sslrootcert={{d}}/ca.pem&{shown}");
     secured.connect(base, &verified).await.unwrap();
+    secured.connect(&secured.by_ipv6().await, &verified).await.unwrap();
     secured.is_refused(base, "sslmode=verify-full&sslrootcert={d}/ca.pem", "certificate").await;
     let foreign = secured.foreign_root();
     secured
@@ -62,7 +81,7 @@ pub async fn postgres_is_verified_and_shown_a_certificate(links: &Links) {
         )
         .await;
     // The certificate is not for this address, which only verify-full minds.
-    let other = base.replace("127.0.0.1", "127.0.0.2");
+    let other = secured.elsewhere();
     secured.is_refused(&other, &verified, "not valid for name").await;
     secured.connect(&other, &verified.replace("verify-full", "verify-ca")).await.unwrap();
 
@@ -71,12 +90,13 @@ pub async fn postgres_is_verified_and_shown_a_certificate(links: &Links) {
     secured.connect("postgres://postgres@localhost/sessions", "host={d}").await.unwrap();
 }
 
-pub async fn mariadb_is_verified_and_shown_a_certificate(links: &Links) {
-    let secured = Secured::new(links.only());
+async fn mysql_or_mariadb_is_verified(link: &Link) {
+    let secured = Secured::new(link);
     let base = &secured.base;
     let shown = "ssl-cert={d}/cert.pem&ssl-key={d}/key.pem";
     let verified = format!("ssl-mode=verify_identity&ssl-ca={{d}}/ca.pem&{shown}");
     secured.connect(base, &verified).await.unwrap();
+    secured.connect(&secured.by_ipv6().await, &verified).await.unwrap();
     let foreign = secured.foreign_root();
     secured
         .is_refused(
@@ -85,20 +105,71 @@ pub async fn mariadb_is_verified_and_shown_a_certificate(links: &Links) {
             "invalid peer certificate",
         )
         .await;
-    let other = base.replace("127.0.0.1", "127.0.0.2");
+    let other = secured.elsewhere();
     secured.is_refused(&other, &verified, "not valid for name").await;
     secured.connect(&other, &verified.replace("verify_identity", "verify_ca")).await.unwrap();
-    secured.connect("mysql://root:conformance@localhost/sessions", "socket={d}/mysql.sock").await.unwrap();
 
-    // From here on, this user has to show a certificate.
-    let mut admin = sqlx_connection(base).await;
+    // From here on, this user has to show a certificate, except by the socket, where the user is another one.
+    let mut admin = MySqlConnection::connect(base).await.unwrap();
     let require = "ALTER USER 'root'@'%' REQUIRE X509";
-    db_backends::sqlx::raw_sql(require).execute(&mut admin).await.unwrap();
+    raw_sql(require).execute(&mut admin).await.unwrap();
     secured.connect(base, &verified).await.unwrap();
     secured.is_refused(base, "ssl-mode=verify_identity&ssl-ca={d}/ca.pem", "Access denied").await;
+    secured.connect("mysql://root:conformance@localhost/sessions", "socket={d}/mysql.sock").await.unwrap();
 }
 
-async fn sqlx_connection(base: &str) -> db_backends::sqlx::MySqlConnection {
-    use db_backends::sqlx::Connection as _;
-    db_backends::sqlx::MySqlConnection::connect(base).await.unwrap()
+pub async fn mysql_is_verified_and_shown_a_certificate(links: &Links) {
+    mysql_or_mariadb_is_verified(links.only()).await;
+}
+
+pub async fn mariadb_is_verified_and_shown_a_certificate(links: &Links) {
+    mysql_or_mariadb_is_verified(links.only()).await;
+}
+
+/// The server demands a certificate of every client.
+async fn redis_or_valkey_is_verified(link: &Link) {
+    let secured = Secured::new(link);
+    let base = &secured.base;
+    let ask = async |base: &str, parameters: &str| {
+        let cache = cache_backends::connect(&secured.url(base, parameters)).unwrap();
+        cache.get_dyn(&trouble::stored("a-session-of-the-test")).await
+    };
+    let shown = "client_certificate={d}/cert.pem&client_key={d}/key.pem";
+    let verified = format!("root_certificates={{d}}/ca.pem&{shown}");
+    assert_eq!(ask(base, &verified).await.unwrap(), None);
+    assert_eq!(ask(&secured.by_ipv6().await, &verified).await.unwrap(), None);
+
+    let foreign = format!("root_certificates={}&{shown}", secured.foreign_root());
+    for (base, parameters, reason) in [
+        (base, foreign.as_str(), "invalid peer certificate"),
+        // Without an authority in the URL, those of the system count.
+        (base, shown, "invalid peer certificate"),
+        (&secured.elsewhere(), verified.as_str(), "not valid for name"),
+    ] {
+        let error = ask(base, parameters).await.expect_err(parameters);
+        assert!(error.to_string().contains(reason), "{parameters}: {error}");
+        assert!(error.to_string().contains("check the certificates"), "{parameters}: {error}");
+        assert!(matches!(error, CacheError::Unusable(_)), "{parameters}: {error:?}");
+    }
+    // The server says so after the handshake, and closes the connection, which may be all that is seen.
+    let mut reasons = Vec::new();
+    for _ in 0..5 {
+        reasons.push(
+            ask(base, "root_certificates={d}/ca.pem")
+                .await
+                .expect_err("no certificate was shown")
+                .to_string(),
+        );
+    }
+    let is_named =
+        |reason: &String| reason.contains("CertificateRequired") && reason.contains("check the certificates");
+    assert!(reasons.iter().any(is_named), "{reasons:?}");
+}
+
+pub async fn redis_is_verified_and_shown_a_certificate(links: &Links) {
+    redis_or_valkey_is_verified(links.only()).await;
+}
+
+pub async fn valkey_is_verified_and_shown_a_certificate(links: &Links) {
+    redis_or_valkey_is_verified(links.only()).await;
 }

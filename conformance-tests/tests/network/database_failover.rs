@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use conformance_tests::proxy::Mode;
-use db_backends::sqlx::{Connection as _, MySqlConnection, Row as _, raw_sql};
 use db_backends::{Finding, FindingSeverity};
 use session_core::{
     DynDatabase, KeyForm, KeyPrefix, Outcome, PersistenceError, Record, RecordWrite, SessionKey, StoredKey,
@@ -32,7 +31,7 @@ const RECOVERY: Duration = Duration::from_secs(2);
 /// The tolerance for a machine that does not run the process in time.
 const SLACK: Duration = Duration::from_secs(2);
 
-async fn pair(kind: Kind, link: &Link) -> Pair {
+pub async fn pair(kind: Kind, link: &Link) -> Pair {
     Pair::new(kind, &link.direct).await
 }
 
@@ -40,15 +39,15 @@ async fn node(url: &str) -> Arc<dyn DynDatabase> {
     db_backends::connect(url).await.unwrap()
 }
 
-fn key() -> StoredKey {
+pub fn key() -> StoredKey {
     StoredKey::derive(&SessionKey::generate().unwrap(), KeyForm::Hashed, &KeyPrefix::NONE).unwrap()
 }
 
-fn now() -> Timestamp {
+pub fn now() -> Timestamp {
     SystemTime::now().into()
 }
 
-fn record(n: u64) -> Record {
+pub fn record(n: u64) -> Record {
     Record::new(n.to_string().into_bytes().into(), now(), now() + HOUR)
 }
 
@@ -408,46 +407,4 @@ pub async fn statement_based_log_of_mysql_is_refused_by_name(links: &Links) {
 
 pub async fn statement_based_log_of_mariadb_is_refused_by_name(links: &Links) {
     statement_based_log_is_refused(&pair(Kind::MariaDb, links.only()).await).await;
-}
-
-/// The statement waits for a lock on the former primary when its caller gives up, and the address leads to
-/// the other server by then, where another connection has the same number.
-pub async fn kill_is_not_sent_to_the_server_that_took_over(links: &Links) {
-    let pair = pair(Kind::MariaDb, links.only()).await;
-    // So that the numbers here are ahead of those on the other server.
-    for _ in 0..30 {
-        pair.ask(0, "SELECT 1").await;
-    }
-    let node = db_backends::connect(&format!("{}?max_connections=1", pair.url)).await.unwrap();
-    node.migrate_dyn().await.unwrap();
-    let key = key();
-    node.insert_dyn(&key, &record(0)).await.unwrap();
-    let number = "SELECT CAST(max(id) AS CHAR) FROM information_schema.processlist WHERE user = 'app'";
-    let number: u64 = pair.ask(0, number).await.parse().unwrap();
-    // Victims on the other server, one of which has that number.
-    let mut victims = Vec::new();
-    loop {
-        let mut victim = MySqlConnection::connect(&pair.admin_url(1)).await.unwrap();
-        let rows = raw_sql("SELECT connection_id()").fetch_all(&mut victim).await.unwrap();
-        let id: u64 = rows[0].try_get_unchecked(0).unwrap();
-        assert!(id <= number, "no connection has the number {number}, because {id} came first");
-        let is_the_one = id == number;
-        victims.push(victim);
-        if is_the_one {
-            break;
-        }
-    }
-    let mut locker = MySqlConnection::connect(&pair.admin_url(0)).await.unwrap();
-    raw_sql("BEGIN; SELECT * FROM sessions FOR UPDATE").execute(&mut locker).await.unwrap();
-    let (changed, at) = (record(1), now());
-    let write = node.update_dyn(&key, RecordWrite::new(&changed), at);
-    let waited = tokio::time::timeout(Duration::from_millis(300), write).await;
-    assert!(waited.is_err(), "the row is locked");
-    pair.promote().await;
-    pair.switch();
-    // The grace period of the statement, and the time to connect and to send the KILL.
-    sleep(Duration::from_secs(3)).await;
-    for victim in &mut victims {
-        victim.ping().await.expect("a connection to the other server was killed");
-    }
 }

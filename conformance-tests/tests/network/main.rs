@@ -14,11 +14,13 @@
     reason = "tests"
 )]
 
+mod addresses;
 mod certificates;
 mod database_failover;
 mod dead_servers;
 mod failover;
 mod galera;
+mod left_behind;
 mod mixed;
 mod names;
 mod near;
@@ -40,6 +42,8 @@ mod servers;
 #[allow(dead_code, reason = "xtask uses the rest")]
 mod table;
 mod trouble;
+#[path = "../../../db-backends/tests/servers/warnings.rs"]
+mod warnings;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -53,6 +57,7 @@ use futures_util::FutureExt as _;
 use plan::{Fate, Required};
 use servers::Brought;
 use table::{BESIDE_THE_MATRIX, SERVERS};
+use warnings::Warnings;
 
 /// The time that databases may take to start.
 const THREADS: usize = 4;
@@ -76,9 +81,16 @@ macro_rules! tests {
 }
 
 const TESTS: &[Test] = tests! {
+    addresses:
+        redis_is_reached_by_ipv6_with_a_password_of_any_characters ["redis"],
+        valkey_is_reached_by_ipv6_with_a_password_of_any_characters ["valkey"],
+        memcached_servers_are_reached_by_ipv6 ["memcached-two"];
     certificates:
         postgres_is_verified_and_shown_a_certificate ["postgres-certificates"],
-        mariadb_is_verified_and_shown_a_certificate ["mariadb-certificates"];
+        mysql_is_verified_and_shown_a_certificate ["mysql-certificates"],
+        mariadb_is_verified_and_shown_a_certificate ["mariadb-certificates"],
+        redis_is_verified_and_shown_a_certificate ["redis-tls"],
+        valkey_is_verified_and_shown_a_certificate ["valkey-tls"];
     database_failover:
         deposed_postgres_is_left_at_once_and_shows_nothing_old ["postgres-pair"],
         deposed_mariadb_is_left_at_once_and_shows_nothing_old ["mariadb-pair"],
@@ -95,8 +107,7 @@ const TESTS: &[Test] = tests! {
         postgres_url_with_both_hosts_follows_the_primary ["postgres-pair"],
         commit_that_waits_for_a_lost_standby_is_shown_within_its_bound ["postgres-pair"],
         statement_based_log_of_mysql_is_refused_by_name ["mysql-pair"],
-        statement_based_log_of_mariadb_is_refused_by_name ["mariadb-pair"],
-        kill_is_not_sent_to_the_server_that_took_over ["mariadb-pair"];
+        statement_based_log_of_mariadb_is_refused_by_name ["mariadb-pair"];
     dead_servers:
         memcached_server_of_three_that_is_down_fails_its_own_keys_only ["memcached", "memcached-two"],
         cluster_master_that_hangs_fails_its_own_keys_only ["redis-cluster"],
@@ -114,6 +125,10 @@ const TESTS: &[Test] = tests! {
         galera_node_sees_what_another_has_committed ["galera"],
         galera_conflicts_at_commit_are_repeated_and_fail_no_write ["galera"],
         galera_node_that_is_not_ready_is_unavailable_and_says_why ["galera"];
+    left_behind:
+        kill_is_not_sent_to_the_mysql_that_took_over ["mysql-pair"],
+        kill_is_not_sent_to_the_mariadb_that_took_over ["mariadb-pair"],
+        termination_is_not_sent_to_the_postgres_that_took_over ["postgres", "postgres-tls"];
     outages:
         postgres_that_is_killed_and_starts_again_loses_nothing ["postgres"],
         mysql_that_is_killed_and_starts_again_loses_nothing ["mysql"],
@@ -193,7 +208,9 @@ const TESTS: &[Test] = tests! {
         replica_of_redis_is_not_read ["redis"],
         redis_that_became_a_replica_is_left_for_the_new_master ["redis", "valkey"],
         wrong_password_costs_the_cache_and_no_session ["redis-acl"],
+        expired_password_costs_the_cache_until_the_new_one_is_there ["redis-acl"],
         forbidden_commands_of_redis_cost_the_cache_and_no_session ["redis-acl"],
+        renamed_commands_of_redis_cost_the_cache_and_no_session ["redis-tls"],
         wrong_database_of_redis_costs_the_cache_and_no_session ["redis"],
         flushed_scripts_are_sent_again ["redis"],
         foreign_values_in_redis_are_no_sessions ["redis"],
@@ -235,7 +252,7 @@ fn all_servers() -> impl Iterator<Item = &'static table::Server> {
 
 /// Returns all servers, with the reason, if one of them cannot be started in a container, and what else is missing.
 fn missing() -> BTreeMap<&'static str, String> {
-    let tried = runtime().block_on(async {
+    let tried = runtime(Warnings::default()).block_on(async {
         let mut brought = Brought::own(["memcached"]).await;
         let reason = std::mem::take(&mut brought.missing).into_values().next();
         brought.remove().await;
@@ -257,9 +274,11 @@ fn missing() -> BTreeMap<&'static str, String> {
 
 /// Runs a test, and removes its servers however it ends.
 fn run(test: &Test) -> Result<(), Failed> {
-    runtime().block_on(async {
+    let log = Warnings::default();
+    let _listening = tracing::subscriber::set_default(log.clone());
+    runtime(log.clone()).block_on(async {
         let brought = Brought::own(test.servers.iter().copied()).await;
-        let links = Links::to(brought).await;
+        let links = Links::to(brought, log).await;
         let outcome = match links.brought.missing.values().next() {
             Some(reason) => Err(Failed::from(reason)),
             None => AssertUnwindSafe((test.run)(&links)).catch_unwind().await.map_err(|panic| {
@@ -276,14 +295,22 @@ fn run(test: &Test) -> Result<(), Failed> {
     })
 }
 
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+/// Makes a runtime whose threads log to `log`.
+fn runtime(log: Warnings) -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        // For as long as the thread lives.
+        .on_thread_start(move || std::mem::forget(tracing::subscriber::set_default(log.clone())))
+        .build()
+        .unwrap()
 }
 
 /// The servers of a test, and the connections to them.
 pub struct Links {
     links: BTreeMap<&'static str, Link>,
     brought: Brought,
+    log: Warnings,
 }
 
 /// A server, and the proxy before it.
@@ -296,7 +323,7 @@ pub struct Link {
 }
 
 impl Links {
-    async fn to(brought: Brought) -> Self {
+    async fn to(brought: Brought, log: Warnings) -> Self {
         let mut links = BTreeMap::new();
         for (name, direct) in &brought.urls {
             let address = address(direct);
@@ -304,7 +331,7 @@ impl Links {
             let url = direct.replace(&address.to_string(), &proxy.address().to_string());
             links.insert(*name, Link { direct: direct.clone(), url, proxy });
         }
-        Self { links, brought }
+        Self { links, brought, log }
     }
 
     pub fn get(&self, name: &str) -> &Link {
@@ -315,6 +342,12 @@ impl Links {
     pub fn only(&self) -> &Link {
         assert_eq!(self.links.len(), 1);
         self.links.values().next().unwrap()
+    }
+
+    /// Returns the lines of the log with this event that came since the last call, which forgets all others.
+    pub fn take_logged(&self, event: &str) -> Vec<String> {
+        let field = format!("event=\"{event}\"");
+        self.log.take().into_iter().filter(|line| line.contains(&field)).collect()
     }
 
     /// Kills a server.

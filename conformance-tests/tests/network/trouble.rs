@@ -174,11 +174,11 @@ pub async fn torn_reply_of_memcached_is_no_session(links: &Links) {
     torn(links.only()).await;
 }
 
-async fn redis(link: &Link) -> MultiplexedConnection {
+pub async fn redis(link: &Link) -> MultiplexedConnection {
     Client::open(link.direct.as_str()).unwrap().get_multiplexed_async_connection().await.unwrap()
 }
 
-async fn ask<T: FromRedisValue>(redis: &mut MultiplexedConnection, words: &[&str]) -> T {
+pub async fn ask<T: FromRedisValue>(redis: &mut MultiplexedConnection, words: &[&str]) -> T {
     let mut command = cmd(words[0]);
     for word in &words[1..] {
         command.arg(*word);
@@ -228,28 +228,34 @@ async fn is_left(link: &Link, store: &Store, health: CacheHealth) {
     // A request that uses the cache makes four calls.
     let probes = 10 + u64::try_from(begun.elapsed().as_millis() / PROBE_INTERVAL.as_millis()).unwrap();
     assert!(link.proxy.connections() - connections <= probes, "it connects for each request");
-    assert!(store.stats().cache_errors - errors <= probes, "it calls the cache for each request");
+    let errors = store.stats().cache_errors - errors;
+    assert!(errors <= probes, "it calls the cache for each request: {errors} calls failed");
     assert!(store.stats().breaker_openings >= 1);
     assert_eq!(store.ping().await.unwrap().cache, health);
 }
 
-/// Checks that a store leaves a cache that refuses every call, and comes back when `mend` has mended that. A password
-/// of the URL is shown by nothing.
+/// Checks that a store leaves a cache that refuses every call, says once what to do, and comes back when `mend` has mended
+/// that. A password of the URL is shown by nothing.
 async fn refused_cache_is_left(
-    link: &Link,
+    links: &Links,
     url: &str,
+    advice: &str,
     password: Option<&str>,
     mend: Option<&[&str]>,
     redis: &mut MultiplexedConnection,
 ) {
+    links.take_logged("cache_unusable");
     let store = store(url).await;
     let (cookie, ended) = (login(&store).await, login(&store).await);
     assert_eq!(request(&store, &cookie).await, 1);
     logs_out(&store, &ended).await;
-    is_left(link, &store, CacheHealth::Unusable).await;
+    is_left(links.only(), &store, CacheHealth::Unusable).await;
     assert_eq!(store.stats().hits, 0);
+    let told = links.take_logged("cache_unusable");
+    assert!(told.len() == 1 && told[0].starts_with("WARN"), "{told:?}");
+    assert!(told[0].contains(advice), "{told:?} does not say {advice}");
     if let Some(password) = password {
-        assert!(!format!("{store:?}").contains(password));
+        assert!(!format!("{store:?} {told:?}").contains(password));
     }
     if let Some(mend) = mend {
         ask::<()>(redis, mend).await;
@@ -264,18 +270,45 @@ pub async fn wrong_password_costs_the_cache_and_no_session(links: &Links) {
     let url = link.url.replace("sessions:conformance@", "sessions:wr0ng@");
     assert_ne!(url, link.url);
     let mend = ["ACL", "SETUSER", "sessions", ">wr0ng"];
-    refused_cache_is_left(link, &url, Some("wr0ng"), Some(&mend), &mut redis(link).await).await;
+    let advice = "check the user and the password";
+    refused_cache_is_left(links, &url, advice, Some("wr0ng"), Some(&mend), &mut redis(link).await).await;
+}
+
+/// The password is changed, and everyone who had logged in with the former one is sent away. It is read again where
+/// the new one is written.
+pub async fn expired_password_costs_the_cache_until_the_new_one_is_there(links: &Links) {
+    let (link, mut redis) = (links.only(), redis(links.only()).await);
+    ask::<()>(&mut redis, &["ACL", "SETUSER", "app", "on", ">first", "~session:*", "+@all"]).await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("password");
+    std::fs::write(&file, "first").unwrap();
+    let url = link.url.replace("sessions:conformance@", "app@");
+    let store = store(&format!("{url}?password_file={}", file.display())).await;
+    let (kept, ended) = (login(&store).await, login(&store).await);
+    hits_again(&store, &kept, 0).await;
+    links.take_logged("cache_unusable");
+    ask::<()>(&mut redis, &["ACL", "SETUSER", "app", "resetpass", ">second"]).await;
+    ask::<()>(&mut redis, &["CLIENT", "KILL", "USER", "app"]).await;
+    assert_eq!(request(&store, &kept).await, 1);
+    logs_out(&store, &ended).await;
+    is_left(link, &store, CacheHealth::Unusable).await;
+    let told = links.take_logged("cache_unusable");
+    assert!(told.len() == 1 && told[0].contains("check the user and the password"), "{told:?}");
+    std::fs::write(&file, "second").unwrap();
+    hits_again(&store, &kept, 1).await;
+    assert_eq!(read(&store, &ended).await, None);
+    assert_eq!(store.ping().await.unwrap().cache, CacheHealth::Up);
 }
 
 pub async fn forbidden_commands_of_redis_cost_the_cache_and_no_session(links: &Links) {
     let (link, mut redis) = (links.only(), redis(links.only()).await);
-    for (rights, mended) in [
-        (vec!["-eval", "-evalsha"], vec!["+eval", "+evalsha"]),
-        (vec!["-set"], vec!["+set"]),
-        (vec!["-get"], vec!["+get"]),
-        (vec!["resetkeys", "~another:*"], vec!["~session:*"]),
+    for (rights, mended, advice) in [
+        (vec!["-eval", "-evalsha"], vec!["+eval", "+evalsha"], "+eval +evalsha"),
+        (vec!["-set"], vec!["+set"], "+set"),
+        (vec!["-get"], vec!["+get"], "+get"),
+        (vec!["resetkeys", "~another:*"], vec!["~session:*"], "the cache's prefix"),
         // Without these, version and role are not known.
-        (vec!["-@all", "+get", "+set", "+evalsha"], vec!["+eval", "+del"]),
+        (vec!["-@all", "+get", "+set", "+evalsha"], vec!["+eval", "+del"], "+eval"),
     ] {
         ask::<()>(
             &mut redis,
@@ -285,7 +318,30 @@ pub async fn forbidden_commands_of_redis_cost_the_cache_and_no_session(links: &L
         ask::<()>(&mut redis, &["SCRIPT", "FLUSH"]).await;
         let url = link.url.replace("sessions:conformance@", "app:pw@");
         let mend = [&["ACL", "SETUSER", "app"], &*mended].concat();
-        refused_cache_is_left(link, &url, Some("pw@"), Some(&mend), &mut redis).await;
+        refused_cache_is_left(links, &url, advice, Some("pw@"), Some(&mend), &mut redis).await;
+    }
+}
+
+/// Another server in the same container, which the file of its settings has left without a command.
+pub async fn renamed_commands_of_redis_cost_the_cache_and_no_session(links: &Links) {
+    let certificate = links.only().direct.split_once("root_certificates=").unwrap().1;
+    let directory = certificate.split_once("/ca.pem").unwrap().0.to_owned();
+    for (number, commands) in [&["EVAL", "EVALSHA"][..], &["GET"], &["SET"]].into_iter().enumerate() {
+        let renamed: String =
+            commands.iter().map(|command| format!(" --rename-command {command} RENAMED_{command}")).collect();
+        let socket = format!("/tls/renamed-{number}.sock");
+        let start = format!(
+            "redis-server --save '' --port 0 --unixsocket {socket} --unixsocketperm 777 --daemonize yes{renamed}; \
+             until redis-cli -s {socket} PING; do sleep 0.1; done"
+        );
+        links.run("redis-tls", &start).await;
+        let url = format!("redis+unix://{}", socket.replace("/tls", &directory));
+        let mut redis = Client::open(url.trim_start_matches("redis+"))
+            .unwrap()
+            .get_multiplexed_async_connection()
+            .await
+            .unwrap();
+        refused_cache_is_left(links, &url, "Redis 7.0 or newer", None, None, &mut redis).await;
     }
 }
 
@@ -293,7 +349,7 @@ pub async fn wrong_database_of_redis_costs_the_cache_and_no_session(links: &Link
     let link = links.only();
     // The number is no secret: clocks, ports and tokens in the store's Debug may contain it by chance.
     let url = format!("{}999", link.url);
-    refused_cache_is_left(link, &url, None, None, &mut redis(link).await).await;
+    refused_cache_is_left(links, &url, "database", None, None, &mut redis(link).await).await;
 }
 
 /// Fails over behind one name: the old master lives on as a replica, and new connections reach the new one.
@@ -337,6 +393,7 @@ pub async fn replica_of_redis_is_not_read(links: &Links) {
     }
     logs_out(&store, &ended).await;
     assert_eq!(store.stats().hits, before.hits, "the replica was read");
+    links.take_logged("cache_breaker_opened");
     is_left(link, &store, CacheHealth::Down).await;
     ask::<()>(&mut redis, &["REPLICAOF", "NO", "ONE"]).await;
     hits_again(&store, &kept, 5).await;
@@ -384,7 +441,7 @@ fn key_of<'a>(keys: &'a [String], cookie: &str) -> &'a str {
     keys.iter().find(|key| key.ends_with(stored.as_str())).unwrap()
 }
 
-fn stored(cookie: &str) -> StoredKey {
+pub fn stored(cookie: &str) -> StoredKey {
     StoredKey::derive(&SessionKey::parse(cookie).unwrap(), KeyForm::Hashed, &KeyPrefix::NONE).unwrap()
 }
 

@@ -76,6 +76,11 @@ pub async fn wrong_settings_are_found_and_the_worst_are_refused(server: Server) 
     };
     let limit = own.sql("CONNECTION LIMIT is 4", "max_user_connections is 4");
     assert!(has(FindingSeverity::Warning, &limit), "{found:?}");
+    if own.kind != Kind::Postgres {
+        // What the servers of the tests are set to, or have by default.
+        assert!(has(FindingSeverity::Warning, "innodb_flush_log_at_trx_commit is 0"), "{found:?}");
+        assert!(has(FindingSeverity::Note, "max_connect_errors is 100"), "{found:?}");
+    }
     if own.kind == Kind::Postgres {
         // Other nodes have opened what this one may need. What this one has opened itself is not in its way.
         root.run(&format!("ALTER ROLE {user} CONNECTION LIMIT 6")).await;
@@ -89,6 +94,14 @@ pub async fn wrong_settings_are_found_and_the_worst_are_refused(server: Server) 
         drop(others);
         assert!(has(FindingSeverity::Warning, "synchronous_commit"), "{found:?}");
         assert!(has(FindingSeverity::Note, "serializable"), "{found:?}");
+        root.run(&format!("ALTER ROLE {user} SET default_transaction_read_only = on")).await;
+        let refused = connect(&url(&own, "")).await.expect_err("the role may not write");
+        assert!(refused.to_string().contains("default_transaction_read_only"), "{refused}");
+        let found = connect_to_inspect(&url(&own, "")).await.err().map(|error| error.to_string());
+        assert!(
+            found.as_ref().is_some_and(|text| text.contains("default_transaction_read_only")),
+            "{found:?}"
+        );
         return;
     }
     // Our own session is strict, whatever the server's default.

@@ -1,14 +1,17 @@
-//! The log of the crate, as a test hears it.
+//! The log of the databases, and the warnings of the store, as a test hears them.
 
 use std::sync::{Arc, Mutex};
 
-/// Collects the warnings of this thread.
+/// Collects what is logged on the threads for which it is the subscriber.
 #[derive(Clone, Default)]
 pub(crate) struct Warnings(Arc<Mutex<Vec<String>>>);
 
 impl tracing::Subscriber for Warnings {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        metadata.target() == "db_backends"
+        match metadata.target() {
+            "session_cached_db" => *metadata.level() == tracing::Level::WARN,
+            target => target == "db_backends",
+        }
     }
     fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
         tracing::span::Id::from_u64(1)
@@ -22,7 +25,7 @@ impl tracing::Subscriber for Warnings {
                 self.0 += &format!("{field}={value:?} ");
             }
         }
-        let mut text = Text(String::new());
+        let mut text = Text(format!("{} ", event.metadata().level()));
         event.record(&mut text);
         self.0.lock().unwrap().push(text.0);
     }

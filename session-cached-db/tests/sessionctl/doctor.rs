@@ -1,4 +1,5 @@
 use serde_json::Value;
+use session_cached_db::cache_backends::redis::driver as redis;
 
 use crate::world::{Run, World, bare};
 
@@ -61,6 +62,45 @@ pub async fn unreachable_server_is_a_problem_without_its_password(world: &World)
     command.env("SESSIONCTL_DATABASE_URL", &world.database_url);
     command.env("SESSIONCTL_CACHE_URL", "redis://127.0.0.1:1/");
     Run::of(&mut command).ends_with(7).says("as this version needs it");
+}
+
+/// A server that lets no one use it as a cache is a problem, and the report says what to do.
+pub async fn cache_that_refuses_every_call_is_a_problem(world: &World) {
+    let Some(cache_url) = &world.cache_url else { return };
+    world.filled(&[]).await;
+    let user = world.table.as_str();
+    let admin = cache_url.split('?').next().unwrap();
+    let client = redis::Client::open(admin).unwrap();
+    let mut admin = client.get_connection().unwrap();
+    let mut set_user = |rights: &[&str]| {
+        let mut command = redis::cmd("ACL");
+        command
+            .arg("SETUSER")
+            .arg(user)
+            .arg(&["reset", "on", ">s3cr3t"])
+            .arg(&format!("~{user}:*"))
+            .arg(rights);
+        command.query::<()>(&mut admin).unwrap();
+    };
+    let doctor = |password: &str| {
+        let mut command = bare(&["doctor"]);
+        command.env("SESSIONCTL_DATABASE_URL", &world.database_url);
+        command.env("SESSIONCTL_CACHE_URL", cache_url.replace("://", &format!("://{user}:{password}@")));
+        Run::of(&mut command)
+    };
+    set_user(&["+@all"]);
+    doctor("s3cr3t").ends_with(0);
+    doctor("wr0ng").ends_with(7).says("check the user and the password").does_not_say("wr0ng");
+    for (rights, advice) in [
+        (["+@all", "-eval", "-evalsha"], "+eval +evalsha"),
+        (["+@all", "-set", "+get"], "+set"),
+        (["+@all", "resetkeys", "~another:*"], "the cache's prefix"),
+    ] {
+        set_user(&rights);
+        let run = doctor("s3cr3t").ends_with(7).says(advice).does_not_say("s3cr3t");
+        assert_eq!(run.stdout.lines().filter(|line| line.starts_with("PROBLEM")).count(), 1, "{run:?}");
+    }
+    redis::cmd("ACL").arg("DELUSER").arg(user).query::<()>(&mut admin).unwrap();
 }
 
 pub async fn near_cache_is_examined_with_its_channel(world: &World) {

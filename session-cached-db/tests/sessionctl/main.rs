@@ -81,6 +81,7 @@ const SCENARIOS: &[(&str, Scenario)] = scenarios! {
         healthy_servers_are_reported_as_ok,
         near_cache_is_examined_with_its_channel,
         memory_that_no_database_tells_is_a_warning,
+        cache_that_refuses_every_call_is_a_problem,
         worst_finding_decides_the_exit_code,
         unreachable_server_is_a_problem_without_its_password;
     bad_input:

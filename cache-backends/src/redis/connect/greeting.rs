@@ -1,5 +1,6 @@
-//! The check of a server on each new connection: its version, and whether it is a master.
+//! The check of a server on each new connection: its version, its commands, and whether it is a master.
 
+use futures_util::future::join;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisResult, Value};
 
@@ -7,6 +8,10 @@ use crate::redis::error::NotConnected;
 
 /// The oldest version of Redis that has `SET` with both `NX` and `GET`.
 const OLDEST_MAJOR: u32 = 7;
+
+/// The commands that the cache needs. An error for an unknown command quotes its arguments, and the driver closes the
+/// connection if they are no text, as entries are not. So the server is asked for them before.
+const NEEDED: [&str; 5] = ["GET", "SET", "DEL", "EVAL", "EVALSHA"];
 
 /// The part that a server may play.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -25,6 +30,8 @@ pub(super) struct Greeting {
     program: Option<String>,
     version: Option<String>,
     role: Option<String>,
+    /// The needed commands that the server does not know.
+    unknown: Vec<&'static str>,
 }
 
 /// Asks the server what it is. A server that refuses the question may still be usable.
@@ -32,26 +39,35 @@ pub(super) async fn ask(connection: &mut MultiplexedConnection, part: Part) -> R
     if part == Part::Sentinel {
         return Ok(Greeting::default());
     }
-    let mut greeting = match send(connection, "HELLO").await {
+    let mut other = connection.clone();
+    let needed = [&["COMMAND", "INFO"], &NEEDED[..]].concat();
+    let (hello, commands) = join(send(connection, &["HELLO"]), send(&mut other, &needed)).await;
+    let mut greeting = match hello {
         Ok(reply) => read(&reply),
         // The user must log in first, or the connection is broken.
         Err(error) if error.code() == Some("NOAUTH") || error.is_unrecoverable_error() => return Err(error),
         Err(_) => Greeting::default(),
     };
     if part == Part::Master && greeting.role.is_none() {
-        greeting.role = match send(connection, "ROLE").await {
+        greeting.role = match send(connection, &["ROLE"]).await {
             Ok(Value::Array(role)) => role.first().and_then(text).map(str::to_owned),
             Ok(_) => None,
             Err(error) if error.is_unrecoverable_error() => return Err(error),
             Err(_) => None,
         };
     }
+    // A user who may not ask may have the rights all the same.
+    if let Ok(Value::Array(known)) = commands {
+        let of_each = NEEDED.into_iter().zip(known);
+        greeting.unknown =
+            of_each.filter(|(_, known)| matches!(known, Value::Nil)).map(|(name, _)| name).collect();
+    }
     Ok(greeting)
 }
 
-async fn send(connection: &mut MultiplexedConnection, command: &str) -> RedisResult<Value> {
+async fn send(connection: &mut MultiplexedConnection, words: &[&str]) -> RedisResult<Value> {
     let mut cmd = Cmd::new();
-    cmd.arg(command);
+    cmd.arg(words);
     connection.send_packed_command(&cmd).await?.extract_error()
 }
 
@@ -63,6 +79,10 @@ impl Greeting {
             && is_too_old(version)
         {
             return Err(NotConnected::TooOld { address: address.into(), version: version.clone() });
+        }
+        if !self.unknown.is_empty() {
+            let commands = self.unknown.join(" and ");
+            return Err(NotConnected::NoCommand { address: address.into(), commands });
         }
         if part == Part::Master && self.is_replica() {
             return Err(NotConnected::Replica { address: address.into() });
@@ -102,7 +122,7 @@ fn read(reply: &Value) -> Greeting {
         let (_, value) = pairs.iter().find(|(name, _)| text(name) == Some(wanted))?;
         text(value).map(str::to_owned)
     };
-    Greeting { program: field("server"), version: field("version"), role: field("role") }
+    Greeting { program: field("server"), version: field("version"), role: field("role"), unknown: Vec::new() }
 }
 
 fn text(value: &Value) -> Option<&str> {
