@@ -204,7 +204,7 @@ impl Session {
 
     /// Ends the session under `key`. Returns `true` if there was one.
     pub(super) async fn end(&self, key: &StoredKey, seen: Option<Stamp>) -> Result<Written<bool>, Error> {
-        let delete = Delete { seen, ending: Ending::Destroyed };
+        let delete = Delete { seen, ending: Ending::Destroyed, seat: None };
         self.store.write(key, |reply| Job::Delete(delete, reply)).await
     }
 

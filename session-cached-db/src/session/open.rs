@@ -146,6 +146,6 @@ fn destroy<C: Cache, P: Persistence>(
     store: &Arc<Inner<C, P>>,
     key: &StoredKey,
 ) -> impl Future<Output = Result<Written<bool>, Error>> + Send + use<C, P> {
-    let delete = Delete { seen: None, ending: Ending::Destroyed };
+    let delete = Delete { seen: None, ending: Ending::Destroyed, seat: None };
     store.write(key, Admission::New, |reply| Job::Delete(delete, reply))
 }
