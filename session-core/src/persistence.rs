@@ -182,6 +182,38 @@ pub trait Persistence: Send + Sync + fmt::Debug + 'static {
     /// Returns a [`PersistenceError`] that every method can return: see [`Persistence`](Persistence#errors).
     fn delete(&self, key: &StoredKey) -> impl Future<Output = Result<bool, PersistenceError>> + Send;
 
+    /// Removes the sessions under `keys`, expired or not, and returns the keys of those that existed. Called with at most a few
+    /// hundred keys, each of them once. Without keys, makes no call to the database.
+    ///
+    /// Provided: deletes one after another. A backend that can remove all in one statement, or in one short transaction,
+    /// overrides it.
+    ///
+    /// # Behavior
+    ///
+    /// - Each removed session is returned by one call that ends it, in no particular order.
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`PersistenceError`] that every method can return: see [`Persistence`](Persistence#errors). The provided
+    /// method returns [`PersistenceError::Unknown`] if it fails when a session is gone already.
+    fn delete_all(
+        &self,
+        keys: &[StoredKey],
+    ) -> impl Future<Output = Result<Vec<StoredKey>, PersistenceError>> + Send {
+        async move {
+            let mut removed = Vec::new();
+            for key in keys {
+                match self.delete(key).await {
+                    Ok(true) => removed.push(*key),
+                    Ok(false) => {}
+                    Err(error) if removed.is_empty() => return Err(error),
+                    Err(error) => return Err(PersistenceError::Unknown(Box::new(error))),
+                }
+            }
+            Ok(removed)
+        }
+    }
+
     /// Removes at most `limit` sessions that expired at `before` or earlier, and returns which ones it removed. A database that
     /// keeps notes of rotations [removes expired ones](crate::Rotations#behavior), too.
     ///

@@ -353,6 +353,13 @@ impl Persistence for SimDb {
         }
     }
 
+    async fn delete_all(&self, keys: &[StoredKey]) -> Result<Vec<StoredKey>, PersistenceError> {
+        match Calling::new(&self.world, Effect::DeleteAll(keys.iter().map(known).collect())).await {
+            Reply::DeletedAll(removed) => Ok(removed),
+            other => Err(db_error(other)),
+        }
+    }
+
     async fn delete_expired(&self, before: Timestamp, _: u32) -> Result<ExpiredSessions, PersistenceError> {
         match Calling::new(&self.world, Effect::DeleteExpired(before)).await {
             Reply::DeletedExpired(keys) => {

@@ -49,6 +49,7 @@ pub(super) enum Effect {
     Touch(usize, Timestamp, Timestamp, Timestamp),
     Rename([usize; 2], Record, Option<Version>, ExpiryWrite, Timestamp),
     Delete(usize),
+    DeleteAll(Vec<usize>),
     DeleteExpired(Timestamp),
     /// A note of a rotation.
     Note(Rotation),
@@ -57,14 +58,15 @@ pub(super) enum Effect {
 }
 
 impl Effect {
-    /// Returns the key of a statement that writes one.
-    pub(super) fn statement_key(&self) -> Option<usize> {
+    /// Returns the keys of the sessions that a statement writes, as they are before it.
+    pub(super) fn statement_keys(&self) -> &[usize] {
         match self {
             Self::Insert(key, _) | Self::Update(key, ..) | Self::Touch(key, ..) | Self::Delete(key) => {
-                Some(*key)
+                std::slice::from_ref(key)
             }
-            Self::Rename([old, _], ..) => Some(*old),
-            _ => None,
+            Self::Rename([old, _], ..) => std::slice::from_ref(old),
+            Self::DeleteAll(keys) => keys,
+            _ => &[],
         }
     }
 
@@ -104,6 +106,7 @@ pub(super) enum Reply {
     Committed(Version),
     Touched(bool),
     Deleted(bool),
+    DeletedAll(Vec<StoredKey>),
     DeletedExpired(Vec<StoredKey>),
     Noted,
     Notes(Vec<Rotation>),

@@ -105,6 +105,7 @@ pub(super) fn effect(effect: &Effect) -> u64 {
             of((8, keys, record(new), expected, *expiry as u8, now))
         }
         Effect::Delete(key) => of((9, key)),
+        Effect::DeleteAll(keys) => of((15, keys)),
         Effect::DeleteExpired(before) => of((10, before)),
         Effect::Watch(channel, key) => of((11, channel, key)),
         Effect::Ping(channel) => of((12, channel)),
@@ -125,6 +126,7 @@ pub(super) fn reply(reply: &Reply) -> u64 {
         Reply::Committed(version) => of((7, version)),
         Reply::Touched(is_due) => of((8, is_due)),
         Reply::Deleted(was_there) => of((9, was_there)),
+        Reply::DeletedAll(keys) => of((19, keys.iter().map(|key| key.as_str()).collect::<Vec<_>>())),
         Reply::DeletedExpired(keys) => of((10, keys.len() as u64)),
         Reply::NotFound => of(11),
         Reply::Conflict => of(12),

@@ -146,6 +146,7 @@ pub async fn memcached(links: &Links) {
 struct DatabaseFigures {
     update: u64,
     rename: u64,
+    delete_all: u64,
     /// The round trips when nothing has expired.
     delete_expired: u64,
     /// The same where there is no table of notes, which is looked for once in a round.
@@ -193,6 +194,12 @@ async fn database(link: &Link, expected: &DatabaseFigures) {
         let (deleted, trips) = taken(here, db.delete(&other)).await;
         assert!(deleted.unwrap());
         add("delete", trips, 1);
+        for key in [key, other] {
+            db.insert(&key, &record()).await.unwrap();
+        }
+        let (deleted, trips) = taken(here, db.delete_all(&[key, other])).await;
+        assert_eq!(deleted.unwrap().len(), 2);
+        add("delete_all", trips, expected.delete_all);
         let (_, trips) = taken(here, db.delete_expired(now(), 100)).await;
         add("delete_expired without notes", trips, expected.delete_expired_without_notes);
         for key in [key, other] {
@@ -222,6 +229,7 @@ async fn database(link: &Link, expected: &DatabaseFigures) {
 const POSTGRES: DatabaseFigures = DatabaseFigures {
     update: 1,
     rename: 1,
+    delete_all: 1,
     delete_expired: 2,
     delete_expired_without_notes: 5,
     next_batch_without_notes: 1,
@@ -230,9 +238,11 @@ const POSTGRES: DatabaseFigures = DatabaseFigures {
 const MYSQL: DatabaseFigures = DatabaseFigures {
     update: 1,
     rename: 1,
+    // The rows are looked for and locked, because MySQL does not return what it deletes.
+    delete_all: 4,
     delete_expired: 4,
     delete_expired_without_notes: 6,
-    next_batch_without_notes: 5,
+    next_batch_without_notes: 4,
 };
 
 pub async fn postgres(links: &Links) {

@@ -20,8 +20,9 @@ mod schema;
 mod settings;
 mod statements;
 
+use session_core::StoredKey;
 use sqlx::mysql::MySqlRow;
-use sqlx::{MySql, MySqlConnection};
+use sqlx::{MySql, MySqlConnection, SqlStr};
 
 pub use self::builder::MySqlBuilder;
 
@@ -67,6 +68,10 @@ impl Backend for MySql {
             }
             Ok(rows)
         })
+    }
+
+    fn with_keys(sql: &SqlStr, keys: &[StoredKey]) -> Query<Self> {
+        statements::locking(sql, keys)
     }
 
     async fn inspect(connection: &mut MySqlConnection, table: &TableName) -> sqlx::Result<Inspection> {

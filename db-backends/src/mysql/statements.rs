@@ -1,5 +1,6 @@
 //! The SQL dialect of MySQL and MariaDB, and the values that they bind and read.
 
+use session_core::StoredKey;
 use sqlx::mysql::MySqlRow;
 use sqlx::{AssertSqlSafe, MySql, Row as _, SqlStr, query};
 
@@ -14,6 +15,11 @@ pub(super) const SYNTAX: Syntax = Syntax {
     greatest: "greatest",
     least: "least",
     numbers_parameters: false,
+    delete_all: DeleteExpired {
+        rows: "SELECT {key} FROM {sessions} WHERE {key} IN",
+        by_keys: Some("DELETE FROM {sessions} WHERE {key} IN"),
+        postpone: None,
+    },
     // MySQL cannot return what it deletes. Rows that others have locked are deleted or written by them.
     delete_expired: DeleteExpired {
         rows: "SELECT {key}, subject, expires_at FROM {sessions} WHERE reap_at <= ?
@@ -31,20 +37,43 @@ pub(super) const SYNTAX: Syntax = Syntax {
     reports: None,
 };
 
+/// Returns the statement that begins with `by_keys`, and ends with these keys and with `end`.
+///
+/// There is a statement for each power of two, which the last key fills up, so that connections keep the few statements. One that
+/// is not kept is closed by a packet without an answer, behind which the next one waited for 40 ms: the driver does not set
+/// `TCP_NODELAY`, and the server delays its acknowledgement.
+fn with_room<'k>(by_keys: &SqlStr, keys: impl ExactSizeIterator<Item = &'k [u8]>, end: &str) -> Query<MySql> {
+    let room = keys.len().next_power_of_two();
+    let text = format!("{} ({}){end}", by_keys.as_str(), vec!["?"; room].join(", "));
+    let (mut last, count) = (None, keys.len());
+    // Safe, because only question marks and text of this crate were added.
+    let statement = keys.fold(query(AssertSqlSafe(text)), |statement, key| {
+        last = Some(key);
+        with_key(statement, key)
+    });
+    last.into_iter().fold(statement, |statement, key| {
+        (count..room).fold(statement, |statement, _| with_key(statement, key))
+    })
+}
+
+/// Binds a key as text, where it is text: an index of text is of no use for bytes.
+fn with_key(statement: Query<MySql>, key: &[u8]) -> Query<MySql> {
+    match std::str::from_utf8(key) {
+        Ok(text) => statement.bind(text.to_owned()),
+        Err(_) => statement.bind(key.to_owned()),
+    }
+}
+
+/// Returns the statement that begins with `by_keys` and locks the rows with these keys.
+pub(super) fn locking(by_keys: &SqlStr, keys: &[StoredKey]) -> Query<MySql> {
+    with_room(by_keys, keys.iter().map(StoredKey::as_bytes), " FOR UPDATE")
+}
+
 /// Returns the statement that begins with `by_keys` and ends with the keys of `rows`.
 pub(super) fn with_keys(by_keys: &SqlStr, rows: &[&MySqlRow]) -> sqlx::Result<Query<MySql>> {
-    let text = format!("{} ({})", by_keys.as_str(), vec!["?"; rows.len()].join(", "));
-    // Safe, because only question marks were added. Not kept by the server, because the last batch has its own length.
-    let mut statement = query(AssertSqlSafe(text)).persistent(false);
-    for row in rows {
-        let key: &[u8] = row.try_get(Column::Key.name())?;
-        // As text, where it is text: an index of text is of no use for bytes.
-        statement = match std::str::from_utf8(key) {
-            Ok(text) => statement.bind(text.to_owned()),
-            Err(_) => statement.bind(key.to_owned()),
-        };
-    }
-    Ok(statement)
+    let keys = rows.iter().map(|row| row.try_get(Column::Key.name()));
+    let keys = keys.collect::<sqlx::Result<Vec<&[u8]>>>()?;
+    Ok(with_room(by_keys, keys.into_iter(), ""))
 }
 
 impl Values for MySql {

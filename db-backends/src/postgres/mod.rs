@@ -25,8 +25,8 @@ pub(crate) mod statements;
 
 use std::sync::Arc;
 
-use session_core::DatabaseNotices;
-use sqlx::{PgConnection, Postgres};
+use session_core::{DatabaseNotices, StoredKey};
+use sqlx::{PgConnection, Postgres, SqlStr, query};
 
 pub use self::builder::PostgresBuilder;
 
@@ -66,6 +66,11 @@ impl Backend for Postgres {
         _: Option<Rest>,
     ) -> Work<'_, Vec<Self::Row>, sqlx::Error> {
         Box::pin(rows.fetch_all(connection))
+    }
+
+    fn with_keys(sql: &SqlStr, keys: &[StoredKey]) -> Query<Self> {
+        let keys: Vec<_> = keys.iter().map(StoredKey::as_str).collect();
+        query(sql.clone()).bind(keys.join(" "))
     }
 
     fn notices(

@@ -36,6 +36,10 @@ pub(super) const SYNTAX: Syntax = Syntax {
     greatest: "greatest",
     least: "least",
     numbers_parameters: true,
+    // No key has a space.
+    delete_all: DeleteExpired::returning(
+        "DELETE FROM {sessions} WHERE {key} = ANY (string_to_array(?, ' ')){returning}",
+    ),
     delete_expired: DeleteExpired::returning(reap!(
         "SELECT {key}, subject, expires_at FROM removed
          UNION ALL SELECT {key}, subject, expires_at FROM postponed"

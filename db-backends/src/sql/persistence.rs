@@ -61,6 +61,9 @@ pub(crate) trait Backend: Values + Schema + Sized {
         rest: Option<Rest>,
     ) -> Work<'_, Vec<Self::Row>, sqlx::Error>;
 
+    /// Returns the first of the statements of [`Syntax::delete_all`], with its keys.
+    fn with_keys(sql: &SqlStr, keys: &[StoredKey]) -> Query<Self>;
+
     /// Asks the database how it is, without its findings.
     fn inspect(
         connection: &mut Self::Connection,
@@ -305,6 +308,16 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
 
     async fn delete(&self, key: &StoredKey) -> Result<bool, PersistenceError> {
         Ok(self.write(statement::<B>(&self.writes().0.delete, [text(key)])).await? > 0)
+    }
+
+    async fn delete_all(&self, keys: &[StoredKey]) -> Result<Vec<StoredKey>, PersistenceError> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let statements = &self.writes().0.delete_all;
+        let removed = self.remove(B::with_keys(&statements.rows, keys), statements.removal()).await?;
+        let removed = removed.iter().filter_map(|row| std::str::from_utf8(B::key(row)?).ok());
+        Ok(removed.filter_map(|key| StoredKey::parse(key).ok()).collect())
     }
 
     async fn delete_expired(

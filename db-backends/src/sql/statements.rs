@@ -24,6 +24,10 @@ pub(crate) struct Syntax {
     pub(crate) least: &'static str,
     /// Parameters are numbered, `$1`, `$2` and so on.
     pub(crate) numbers_parameters: bool,
+    /// The rows with some keys, which [`Backend::with_keys`] adds, are removed.
+    ///
+    /// [`Backend::with_keys`]: crate::sql::persistence::Backend::with_keys
+    pub(crate) delete_all: DeleteExpired<&'static str>,
     pub(crate) delete_expired: DeleteExpired<&'static str>,
     pub(crate) list_by_subject: &'static str,
     pub(crate) delete_rotations: &'static str,
@@ -60,6 +64,8 @@ pub(crate) struct Statements {
     pub(crate) is_there: SqlStr,
     /// Removes the row with this key.
     pub(crate) delete: SqlStr,
+    /// Removes the rows with some keys, and returns the column `key` of each.
+    pub(crate) delete_all: DeleteExpired<SqlStr>,
     pub(crate) delete_expired: DeleteExpired<SqlStr>,
     /// Counts the rows that expired at an instant or before, which is there twice.
     pub(crate) count_expired: SqlStr,
@@ -117,6 +123,12 @@ impl Statements {
             )),
             is_there: sql("SELECT 1 FROM {sessions} WHERE {key} = ? AND expires_at > ?"),
             delete: reporting("DELETE FROM {sessions} WHERE {key} = ?"),
+            delete_all: syntax.delete_all.map(|template| {
+                // The report comes before the key, because it begins the list of what is returned.
+                let returning = if report.is_empty() { " RETURNING {key}" } else { report };
+                let also = if report.is_empty() { "" } else { ", {key}" };
+                sql(&template.replace("{returning}", &format!("{returning}{also}")))
+            }),
             delete_expired: delete_expired.map(|template| sql(template)),
             count_expired: sql("SELECT count(*) AS {result} FROM {sessions}
                                 WHERE reap_at <= ? AND expires_at <= ?"),
@@ -145,8 +157,8 @@ impl ByExpiry<SqlStr> {
     }
 }
 
-/// The statements that remove rows that expired at an instant or before, up to a limit, and return the columns `key` and
-/// `subject` of each.
+/// The statements that remove some rows and return columns of each: of those that expired at an instant or before, up to a
+/// limit, the columns `key` and `subject`.
 pub(crate) struct DeleteExpired<S> {
     /// Returns the rows, and removes them unless there is another statement for that.
     ///
@@ -187,6 +199,11 @@ pub(crate) struct Rest {
 }
 
 impl DeleteExpired<SqlStr> {
+    /// Returns the statement that removes the returned rows, if there is one, where none is postponed.
+    pub(crate) fn removal(&self) -> Option<Rest> {
+        Some(Rest { delete: self.by_keys.clone()?, postpone: None })
+    }
+
     /// Returns the statements that follow, if there are any.
     pub(crate) fn rest(&self, before: Timestamp) -> Option<Rest> {
         let postpone = self.postpone.clone().map(|postpone| (postpone, before));
@@ -256,6 +273,7 @@ mod tests {
         greatest: "greatest",
         least: "least",
         numbers_parameters: true,
+        delete_all: DeleteExpired::returning("DELETE {key} = ?{returning}"),
         delete_expired: DeleteExpired::returning(""),
         list_by_subject: "SELECT {times}",
         delete_rotations: "",
@@ -273,6 +291,8 @@ mod tests {
         for write in [&statements.insert, &statements.update.extend, &statements.touch, &statements.delete] {
             assert!(write.as_str().ends_with(" REPORT 'notices_sessions 7 ' key"), "{}", write.as_str());
         }
+        let delete_all = statements.delete_all.rows.as_str();
+        assert_eq!(delete_all, "DELETE key = $1 REPORT 'notices_sessions 7 ' key, key");
         let (extend, replace) = (statements.rename.extend.as_str(), statements.rename.replace.as_str());
         assert!(extend.ends_with(" REPORT 'notices_sessions 7 ' key $10"), "{extend}");
         assert!(replace.ends_with(" REPORT 'notices_sessions 7 ' key $11"), "{replace}");

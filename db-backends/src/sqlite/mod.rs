@@ -20,7 +20,8 @@ mod statements;
 #[cfg(test)]
 mod tests;
 
-use sqlx::{Connection as _, Sqlite, SqliteConnection, query};
+use session_core::StoredKey;
+use sqlx::{Connection as _, SqlStr, Sqlite, SqliteConnection, query};
 
 pub use self::builder::SqliteBuilder;
 
@@ -64,6 +65,10 @@ impl Backend for Sqlite {
             let _ = space::give_back(connection).await;
             Ok(rows)
         })
+    }
+
+    fn with_keys(sql: &SqlStr, keys: &[StoredKey]) -> Query<Self> {
+        query(sql.clone()).bind(statements::texts(keys))
     }
 
     async fn inspect(connection: &mut SqliteConnection, table: &TableName) -> sqlx::Result<Inspection> {

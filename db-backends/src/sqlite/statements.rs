@@ -1,5 +1,6 @@
 //! The SQL dialect of SQLite, and the values that it binds and reads.
 
+use session_core::StoredKey;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, Sqlite, TypeInfo as _, ValueRef as _};
 
@@ -14,6 +15,9 @@ pub(super) const SYNTAX: Syntax = Syntax {
     greatest: "max",
     least: "min",
     numbers_parameters: false,
+    delete_all: DeleteExpired::returning(
+        "DELETE FROM {sessions} WHERE {key} IN (SELECT value FROM json_each(?)){returning}",
+    ),
     // By the numbers of rows, because a table that was made by hand may have keys of any type.
     delete_expired: DeleteExpired {
         rows: "SELECT rowid, {key}, subject, expires_at FROM {sessions} WHERE reap_at <= ?
@@ -37,6 +41,13 @@ pub(super) const SYNTAX: Syntax = Syntax {
 pub(super) fn numbers(rows: &[&SqliteRow]) -> sqlx::Result<String> {
     let numbers = rows.iter().map(|row| row.try_get::<i64, _>("rowid").map(|number| number.to_string()));
     Ok(format!("[{}]", numbers.collect::<sqlx::Result<Vec<_>>>()?.join(",")))
+}
+
+/// Returns keys as JSON, for a statement that takes them so.
+pub(super) fn texts(keys: &[StoredKey]) -> String {
+    // Keys are visible ASCII, so nothing else needs an escape.
+    let text = |key: &StoredKey| format!("\"{}\"", key.as_str().replace('\\', "\\\\").replace('"', "\\\""));
+    format!("[{}]", keys.iter().map(text).collect::<Vec<_>>().join(","))
 }
 
 impl Values for Sqlite {

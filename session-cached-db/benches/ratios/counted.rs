@@ -125,6 +125,10 @@ impl<P: Persistence> Persistence for Counted<P> {
         self.counted().delete(key).await
     }
 
+    async fn delete_all(&self, keys: &[StoredKey]) -> Result<Vec<StoredKey>, PersistenceError> {
+        self.counted().delete_all(keys).await
+    }
+
     async fn delete_expired(
         &self,
         before: Timestamp,

@@ -2,7 +2,7 @@
 
 use std::str::FromStr as _;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use db_backends::sqlx::mysql::MySqlPoolOptions;
 use db_backends::sqlx::postgres::PgPoolOptions;
@@ -81,7 +81,9 @@ impl Table {
             }
             "sqlite" => {
                 let options = SqliteConnectOptions::from_str(&url).unwrap().create_if_missing(true);
-                let options = options.pragma("cache_size", "-1000000").busy_timeout(Duration::from_secs(600));
+                // A file that an outage damages is filled again.
+                let options = options.pragma("cache_size", "-1000000").pragma("synchronous", "OFF");
+                let options = options.busy_timeout(Duration::from_secs(600));
                 // The store makes the file, with settings of its own.
                 drop(connect(&url, name).await);
                 Raw::Sqlite(SqlitePoolOptions::new().max_connections(1).connect_with(options).await.unwrap())
@@ -129,19 +131,34 @@ impl Table {
     }
 
     /// Adds sessions until there are `count`, and removes what a measurement that was cut off has left. `subject` is SQL of `n`.
+    ///
+    /// The indexes besides that of the keys are made afterwards, by the schema's own statements, where there are such.
     pub(crate) async fn fill(&self, count: u64, subject: &str) {
         self.run("DELETE FROM {t} WHERE {key} >= 'a'").await;
-        let mut present = self.number("SELECT count(*) FROM {t}").await;
-        if present == count {
-            return;
+        let indexes = self.indexes().await;
+        let mut present = self.last().await;
+        if present < count {
+            for index in &indexes {
+                let name = index.split('"').nth(1).unwrap();
+                self.run(&format!("DROP INDEX IF EXISTS \"{name}\"")).await;
+            }
         }
+        let (start, already) = (Instant::now(), present);
         while present < count {
             let chunk = CHUNK.min(count - present);
             let subject = subject.to_owned();
             let expires_at = now() + 14 * DAY;
             self.add(&Rows { first: present + 1, count: chunk, key_prefix: None, subject, expires_at }).await;
             present += chunk;
-            eprintln!("{}: {present} of {count} sessions", self.name);
+            let per_second = (present - already) as f64 / start.elapsed().as_secs_f64();
+            eprintln!("{}: {present} of {count} sessions, {per_second:.0} in a second", self.name);
+        }
+        // Also if the table is full: an earlier run may have been cut off before this.
+        if matches!(self.raw, Raw::Postgres(_)) {
+            self.run("SET maintenance_work_mem = '512MB'").await;
+        }
+        for index in &indexes {
+            self.run(index).await;
         }
         match self.raw {
             Raw::Postgres(_) => {
@@ -151,6 +168,22 @@ impl Table {
             Raw::MySql(_) => self.run("ANALYZE TABLE {t}").await,
             Raw::Sqlite(_) => self.run("PRAGMA wal_checkpoint(TRUNCATE)").await,
         }
+        eprintln!("{}: full and indexed after {:.0?}", self.name, start.elapsed());
+    }
+
+    /// Returns those statements of the schema that make an index beside the table. MySQL has none.
+    async fn indexes(&self) -> Vec<String> {
+        let schema = self.db().await.schema_sql();
+        let statements = schema.split_terminator(";\n").filter(|sql| sql.starts_with("CREATE INDEX "));
+        statements.map(str::to_owned).collect()
+    }
+
+    /// Returns the number of the last session, which is their count: they are added in order. Counting the rows of a large
+    /// table takes minutes.
+    async fn last(&self) -> u64 {
+        let integer = if matches!(self.raw, Raw::MySql(_)) { "SIGNED" } else { "BIGINT" };
+        let last = format!("SELECT coalesce(CAST(substr(max({{key}}), 1, 12) AS {integer}), 0) FROM {{t}}");
+        self.number(&last).await / STEP
     }
 
     pub(crate) async fn add(&self, rows: &Rows<'_>) {

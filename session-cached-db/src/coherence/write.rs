@@ -117,11 +117,17 @@ impl<'a, C: Cache> FencedWrite<'a, C> {
         }
     }
 
-    /// Returns `true` if a statement that is sent now cannot outlive the fence. Without a fence there is nothing to outlive.
+    /// Returns `true` if a statement that is sent now cannot outlive the fence.
     fn is_fenced_long_enough(&self) -> bool {
-        let Protection::Fence(fence) = &self.protection else { return true };
-        let latest_commit = self.cache.runtime.now() + self.cache.settings.longest_statement;
-        latest_commit <= fence.deadline || mutant!(WritePastDeadline)
+        let is_late = |latest| self.cache.runtime.now() > latest;
+        !self.latest_sending().is_some_and(is_late) || mutant!(WritePastDeadline)
+    }
+
+    /// Returns the latest instant at which a statement can be sent that does not outlive the fence. Without a fence there is
+    /// nothing to outlive.
+    pub(crate) fn latest_sending(&self) -> Option<Timestamp> {
+        let Protection::Fence(fence) = &self.protection else { return None };
+        Some(fence.deadline - self.cache.settings.longest_statement)
     }
 
     /// Places another fence as long as a statement that is sent now could outlive the present one.

@@ -201,7 +201,7 @@ impl Session {
         if let Some(Stored { key, stored_key, loaded, .. }) = &self.stored {
             if unsettled.is_none() && self.store.settings().rotation_grace.is_none() {
                 // It can be nowhere else, so this is one write.
-                let delete = Delete { seen: loaded.stamp, ending: Ending::Destroyed };
+                let delete = Delete { seen: loaded.stamp, ending: Ending::Destroyed, seat: None };
                 return self.store.write(stored_key, |reply| Job::Delete(delete, reply)).await;
             }
             logout.keys.push((*stored_key, loaded.stamp));

@@ -26,7 +26,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     /// Ends the session under `key`, if there is one.
     async fn end_if_there(self: &Arc<Self>, key: StoredKey) -> Result<(), Error> {
         if self.read(&key).await?.is_some() {
-            let delete = Delete { seen: None, ending: Ending::Revoked(Revocation::Abandoned) };
+            let delete = Delete { seen: None, ending: Ending::Revoked(Revocation::Abandoned), seat: None };
             self.write(&key, Admission::New, |reply| Job::Delete(delete, reply)).await?;
         }
         Ok(())

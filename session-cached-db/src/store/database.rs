@@ -107,6 +107,15 @@ impl<P: Persistence> Database<P> {
         write!(self.delete(key))
     }
 
+    pub(crate) async fn delete_all(&self, keys: &[StoredKey]) -> Result<Vec<StoredKey>, Error> {
+        write!(self.delete_all(keys))
+    }
+
+    /// Returns the present, by this process's clock.
+    pub(crate) fn present(&self) -> Timestamp {
+        self.runtime.now()
+    }
+
     pub(crate) async fn delete_expired(
         &self,
         before: Timestamp,

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use session_core::{
     Cache, Codec, CodecError, DatabaseNotices, Persistence, Runtime, SessionKey, StoredKey, Subject,
@@ -32,6 +32,8 @@ pub(crate) struct Inner<C, P> {
     pub(super) queues: Arc<Queues<StoredKey, Job>>,
     /// The logins that wait for the turn of their subject.
     pub(super) logins: Arc<Queues<Subject, Login>>,
+    /// Held while several sessions are queued to be ended by one statement.
+    pub(super) ending_together: Mutex<()>,
     pub(super) touches: Touches,
     pub(crate) tasks: Arc<Tasks>,
     pub(super) watches: Arc<Watches>,
@@ -89,6 +91,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             single_flight: Arc::new(SingleFlight::new(settings.single_flight_capacity)),
             queues: Queues::new(settings.max_waiting_writes),
             logins: Queues::new(settings.max_waiting_writes),
+            ending_together: Mutex::default(),
             touches: Touches::default(),
             tasks,
             watches: Arc::new(Watches::new(Arc::clone(&runtime), &labels)),

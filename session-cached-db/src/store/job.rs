@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::queue::{Behind, Queueable};
 use super::settings::ConflictPolicy;
+use super::together::Seat;
 use crate::coherence::{Loaded, Repair};
 use crate::telemetry::Ending;
 use crate::{Coherence, Error};
@@ -104,6 +105,8 @@ impl Touched {
 pub(crate) struct Delete {
     pub(crate) seen: Option<Stamp>,
     pub(crate) ending: Ending,
+    /// The place in a statement that ends other sessions, too.
+    pub(crate) seat: Option<Seat>,
 }
 
 /// The result of a write.

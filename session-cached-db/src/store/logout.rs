@@ -62,7 +62,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     }
 
     async fn destroy(self: &Arc<Self>, key: &StoredKey, seen: Option<Stamp>) -> Result<Written<bool>, Error> {
-        let delete = Delete { seen, ending: Ending::Destroyed };
+        let delete = Delete { seen, ending: Ending::Destroyed, seat: None };
         self.write(key, Admission::Continuation, |reply| Job::Delete(delete, reply)).await
     }
 

@@ -1,7 +1,7 @@
 //! The store: a database behind a coherent cache.
 //!
 //! [`CachedDb`] is the public type, [`Inner`] the parts that its clones share. Reads: `load`, `single_flight`. Operations on
-//! many sessions: `subjects`, `limits`, `maintenance`, `reaper`. Watched sessions: `watch`. Requests that come late with an old key: `rotations`. The way of
+//! many sessions: `subjects`, `together`, `limits`, `maintenance`, `reaper`. Watched sessions: `watch`. Requests that come late with an old key: `rotations`. The way of
 //! a write, from its caller to the database, in files of which each uses only those after it:
 //!
 //! | file | content |
@@ -37,6 +37,7 @@ mod save;
 mod settings;
 mod single_flight;
 mod subjects;
+mod together;
 mod touches;
 mod turns;
 mod watch;

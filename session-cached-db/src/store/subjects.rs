@@ -1,10 +1,10 @@
 //! The sessions of one subject: listing, ending and limiting them.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use futures_util::stream::{self, StreamExt as _};
+use futures_util::future::join_all;
 use session_core::{Cache, Persistence, Row, SessionTimes, StoredKey, Subject, SubjectIndex, Timestamp};
 use tokio::sync::oneshot;
 use tracing::Span;
@@ -13,6 +13,7 @@ use super::inner::Inner;
 use super::job::{Delete, Job, Written};
 use super::limits::Login;
 use super::queue::{RunningQueue, Turn, Wait, answer_of};
+use super::together::Seat;
 use crate::runtime::{Admission, run_until};
 use crate::telemetry::{Ending, Revocation};
 use crate::{Coherence, Error};
@@ -23,8 +24,8 @@ const MAX_REVOCATIONS: u32 = 256;
 /// The number of a subject's sessions that are listed at a time.
 const PAGE: u32 = 1_000;
 
-/// The number of sessions that are ended at the same time.
-const SIDE_BY_SIDE: usize = 16;
+/// The number of sessions that are ended at the same time, by one statement.
+const ENDED_AT_ONCE: usize = 100;
 
 /// The number of final writes that are made at the same time with a near cache: mostly they wait until no node shows what
 /// they replace.
@@ -111,8 +112,8 @@ impl<C: Cache, P: SubjectIndex> Inner<C, P> {
             loop {
                 let Page { rows, next } = self.page_of_subject(subject, as_of, after.as_ref(), PAGE).await?;
                 is_over &= rows.is_empty();
-                let keys = rows.into_iter().map(|row| row.key);
-                match self.end_all(keys, Revocation::Subject).await {
+                let keys: Vec<_> = rows.into_iter().map(|row| row.key).collect();
+                match self.end_all(&keys, Revocation::Subject).await {
                     Ok(ended) => {
                         revoked.value += ended.value;
                         revoked.coherence = revoked.coherence.and(ended.coherence);
@@ -139,31 +140,43 @@ impl<C: Cache, P: SubjectIndex> Inner<C, P> {
 }
 
 impl<C: Cache, P: Persistence> Inner<C, P> {
-    /// Ends the sessions under `keys`, several at a time. After an error the others are ended all the same.
+    /// Ends the sessions under `keys`, several by one statement. After an error the others are ended all the same.
     pub(crate) async fn end_all(
         self: &Arc<Self>,
-        keys: impl Iterator<Item = StoredKey> + Send,
+        keys: &[StoredKey],
         cause: Revocation,
     ) -> Result<Written<u64>, Error> {
         let mut ended = Ok(Written { value: 0, coherence: Coherence::Coherent });
-        let delete = |key| {
-            let delete = Delete { seen: None, ending: Ending::Revoked(cause) };
-            self.write(&key, Admission::Continuation, |reply| Job::Delete(delete, reply))
-        };
-        let deletions = keys.map(delete);
-        let side_by_side = if self.cache.is_near() { SIDE_BY_SIDE_NEAR } else { SIDE_BY_SIDE };
-        let mut deletions = stream::iter(deletions).buffer_unordered(side_by_side);
-        while let Some(deleted) = deletions.next().await {
-            match (&mut ended, deleted) {
-                (Ok(sum), Ok(deleted)) => {
-                    sum.value += u64::from(deleted.value);
-                    sum.coherence = sum.coherence.and(deleted.coherence);
+        let at_once = if self.cache.is_near() { SIDE_BY_SIDE_NEAR } else { ENDED_AT_ONCE };
+        for some in keys.chunks(at_once) {
+            for deleted in join_all(self.begin_to_end(some, cause)).await {
+                match (&mut ended, deleted) {
+                    (Ok(sum), Ok(deleted)) => {
+                        sum.value += u64::from(deleted.value);
+                        sum.coherence = sum.coherence.and(deleted.coherence);
+                    }
+                    (Ok(_), Err(error)) => ended = Err(error),
+                    (Err(_), _) => {}
                 }
-                (Ok(_), Err(error)) => ended = Err(error),
-                (Err(_), _) => {}
             }
         }
         ended
+    }
+
+    /// Queues the ends of sessions, which wait for each other.
+    fn begin_to_end(
+        self: &Arc<Self>,
+        keys: &[StoredKey],
+        cause: Revocation,
+    ) -> Vec<impl Future<Output = Result<Written<bool>, Error>> + Send + use<C, P>> {
+        let mut seats = Seat::in_row(keys.len()).filter(|_| keys.len() > 1);
+        let begin = |key| {
+            let delete = Delete { seen: None, ending: Ending::Revoked(cause), seat: seats.next() };
+            self.write(key, Admission::Continuation, |reply| Job::Delete(delete, reply))
+        };
+        // All before those of another call, or all behind: otherwise each could wait for a turn that the other has.
+        let _ordered = self.ending_together.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.iter().map(begin).collect()
     }
 }
 
@@ -261,7 +274,7 @@ impl<C: Cache, P: SubjectIndex> Inner<C, P> {
             selection.add(row, row.key == newest || is_rival(row));
         }
         let surplus = selection.take_surplus(limit);
-        self.end_all(surplus.into_iter(), Revocation::TooMany).await.map(drop)
+        self.end_all(&surplus, Revocation::TooMany).await.map(drop)
     }
 
     /// Starts a task that ends the surplus sessions of `subject`, unless one is at it.
@@ -296,7 +309,7 @@ impl<C: Cache, P: SubjectIndex> Inner<C, P> {
                     selection.add(row, is_fresh);
                 }
                 let surplus = selection.take_surplus(limit);
-                ended += self.end_all(surplus.into_iter(), Revocation::TooMany).await?.value;
+                ended += self.end_all(&surplus, Revocation::TooMany).await?.value;
                 after = next;
                 if after.is_none() {
                     break;

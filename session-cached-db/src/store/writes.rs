@@ -11,6 +11,7 @@ use session_core::{
 
 use super::inner::Inner;
 use super::job::{Create, Delete, Job, KeyOrigin, Latest, Saved, Touch, Touched, Update, Written};
+use super::together::Seat;
 use crate::coherence::{FencedWrite, Loaded};
 use crate::runtime::Admission;
 use crate::telemetry::{Ending, Revocation};
@@ -83,7 +84,7 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
     ///
     /// An [error of every write](Self#errors-of-every-write).
     pub async fn revoke(&self, key: &StoredKey) -> Result<Written<bool>, Error> {
-        let delete = Delete { seen: None, ending: Ending::Revoked(Revocation::One) };
+        let delete = Delete { seen: None, ending: Ending::Revoked(Revocation::One), seat: None };
         self.inner.write(key, Admission::New, |reply| Job::Delete(delete, reply)).await
     }
 }
@@ -232,11 +233,15 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         delete: Delete,
         latest: &mut Latest,
     ) -> Result<Written<bool>, Error> {
-        let Delete { seen, ending } = delete;
+        let Delete { seen, ending, seat } = delete;
         let seen = std::mem::take(latest).stamp.or(seen);
         self.touches.forget(key);
         let mut write = FencedWrite::begin(&self.cache, WriteOperation::Delete, *key, seen).await?;
-        let deleted = write.statement(pin!(self.db.delete(key))).await;
+        let deleted = match seat {
+            None => write.statement(pin!(self.db.delete(key))).await,
+            // On the heap, because it is rare.
+            Some(seat) => Box::pin(self.delete_together(key, seat, &mut write)).await,
+        };
         self.watches.hint(key);
         let (_, coherence) = write.finish(None).await;
         if let Ok(true) = deleted {
@@ -246,5 +251,22 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             });
         }
         deleted.map(|value| Written { value, coherence })
+    }
+
+    /// Removes the session under `key` by a statement that removes others, too. Alone if that one was not carried out: a row that
+    /// another client has locked keeps no other session from its end.
+    async fn delete_together(
+        self: &Arc<Self>,
+        key: &StoredKey,
+        seat: Seat,
+        write: &mut FencedWrite<'_, C>,
+    ) -> Result<bool, Error> {
+        let together = seat.delete(*key, write.latest_sending(), &self.db);
+        match write.statement(pin!(together)).await {
+            Err(error) if error.outcome() == Outcome::NotApplied => {
+                write.statement(pin!(self.db.delete(key))).await
+            }
+            deleted => deleted,
+        }
     }
 }

@@ -61,7 +61,7 @@ latencies! {
 
 latencies! {
     DatabaseLatencies, "session_database_call_seconds", "How long calls of the database take", database:
-    load, insert, update, touch, rename, delete, delete_expired, list_by_subject, scan, now,
+    load, insert, update, touch, rename, delete, delete_all, delete_expired, list_by_subject, scan, now,
     note_rotation, rotations,
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use session_cached_db::{Coherence, Error, Session};
-use session_core::{Expiry, StoredKey};
+use session_core::{Expiry, Outcome, State, StoredKey};
 
 use crate::common::{
     Call, Fault, HOUR, MINUTE, Moment, SECOND, START, World, each_database, key_of, map, until, values_of,
@@ -187,6 +187,69 @@ async fn revoke_subject_gives_up_when_new_sessions_keep_coming() {
         held = next;
     }
     assert!(matches!(revoking.await.unwrap(), Err(Error::Conflict)));
+}
+
+#[tokio::test]
+async fn revoke_subject_ends_a_hundred_sessions_by_each_statement() {
+    each_database(async |world| {
+        for _ in 0..250 {
+            session_of(&world, USER).await;
+        }
+        world.db.calls.reset();
+        assert_eq!(world.store.revoke_subject(USER).await.unwrap().value, 250);
+        assert_eq!(world.db.calls.count(Call::Delete), 3);
+        assert!(listed(&world, USER).await.is_empty());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn sessions_that_cannot_be_ended_together_are_ended_alone() {
+    let world = World::shared().await;
+    for _ in 0..3 {
+        session_of(&world, USER).await;
+    }
+    world.db.calls.reset();
+    world.db.calls.fail(Call::Delete, Moment::Before, Fault::Refused);
+    assert_eq!(world.store.revoke_subject(USER).await.unwrap().value, 3);
+    assert_eq!(world.db.calls.count(Call::Delete), 4);
+}
+
+#[tokio::test]
+async fn lost_answer_to_an_end_of_several_is_unknown_and_not_repeated() {
+    let world = World::shared().await;
+    let sessions = [session_of(&world, USER).await, session_of(&world, USER).await];
+    world.db.calls.reset();
+    world.db.calls.fail(Call::Delete, Moment::After, Fault::NoAnswer);
+    let error = world.store.revoke_subject(USER).await.unwrap_err();
+    assert_eq!(error.outcome(), Outcome::Unknown);
+    assert_eq!(world.db.calls.count(Call::Delete), 1);
+    for session in &sessions {
+        let entry = world.cache.peek(&session.stored_key().unwrap()).await;
+        assert!(matches!(entry.unwrap().state, State::Fence(_)), "the statement may still commit");
+        assert!(world.reopen(session).await.key().is_none());
+    }
+}
+
+#[tokio::test]
+async fn session_whose_turn_does_not_come_holds_up_no_other() {
+    let world = World::shared().await;
+    let mut slow = session_of(&world, USER).await;
+    let other = session_of(&world, USER).await;
+    slow.insert("x", 2).unwrap();
+    let mut held = world.db.calls.hold(Call::Update, Moment::Before);
+    let saving = tokio::spawn(async move { slow.save().await });
+    held.reached().await;
+    let store = world.store.clone();
+    let revoking = tokio::spawn(async move { store.revoke_subject(USER).await });
+    // Until the write timeout.
+    while world.in_database(other.stored_key().unwrap()).await.is_some() {
+        world.runtime.advance(SECOND);
+        tokio::task::yield_now().await;
+    }
+    held.release();
+    let _ = revoking.await.unwrap();
+    let _ = saving.await.unwrap();
 }
 
 #[tokio::test]

@@ -66,6 +66,9 @@ twin! {
                 old: &StoredKey, new: &StoredKey, write: RecordWrite<'_>, now: Timestamp
             ) -> Result<Version, PersistenceError>;
             Persistence::delete = delete_dyn(key: &StoredKey) -> Result<bool, PersistenceError>;
+            Persistence::delete_all = delete_all_dyn(
+                keys: &[StoredKey]
+            ) -> Result<Vec<StoredKey>, PersistenceError>;
             Persistence::delete_expired = delete_expired_dyn(
                 before: Timestamp, limit: u32
             ) -> Result<ExpiredSessions, PersistenceError>;

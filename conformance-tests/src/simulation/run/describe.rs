@@ -124,6 +124,10 @@ impl fmt::Display for Described<'_> {
             Effect::Touch(key, ..) => write!(f, "database touch {}", KEYS[*key]),
             Effect::Rename(..) => write!(f, "database rename"),
             Effect::Delete(key) => write!(f, "database delete {}", KEYS[*key]),
+            Effect::DeleteAll(keys) => {
+                write!(f, "database delete")?;
+                keys.iter().try_for_each(|key| write!(f, " {}", KEYS[*key]))
+            }
             Effect::DeleteExpired(_) => write!(f, "database delete expired"),
             Effect::Note(_) => write!(f, "database note the rotation"),
             Effect::Notes(key, _) => write!(f, "database notes about {}", KEYS[*key]),

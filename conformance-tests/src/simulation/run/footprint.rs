@@ -167,7 +167,7 @@ impl Simulation<'_> {
                 places::row(*key)
             }
             Effect::Touch(key, ..) => places::row(*key) | places::TOUCHED,
-            Effect::List(_) | Effect::Rename(..) | Effect::DeleteExpired(_) => {
+            Effect::List(_) | Effect::Rename(..) | Effect::DeleteAll(_) | Effect::DeleteExpired(_) => {
                 places::row(0) | places::row(1)
             }
             Effect::Note(_) | Effect::Notes(..) => places::NOTES,

@@ -86,8 +86,8 @@ impl Simulation<'_> {
                 excuses.failures |= !is_cache || fails_closed;
                 excuses.degraded |= is_cache;
                 excuses.leftovers |= is_cache || !is_definite;
-                if !is_definite && let Some(key) = effect.and_then(Effect::statement_key) {
-                    excuses.unknown[key] = true;
+                for key in effect.map_or(&[][..], Effect::statement_keys) {
+                    excuses.unknown[*key] |= !is_definite;
                 }
             }
             Choice::Stall(..) | Choice::Pass(_) => {

@@ -197,6 +197,13 @@ impl World {
                 self.commit(key, None, operation);
                 Reply::Deleted(was_there)
             }
+            Effect::DeleteAll(keys) => {
+                let (there, gone) = keys.into_iter().partition::<Vec<_>, _>(|key| self.rows[*key].is_some());
+                for key in there.iter().chain(&gone) {
+                    self.commit(*key, None, operation);
+                }
+                Reply::DeletedAll(there.into_iter().map(|key| stored_keys()[key]).collect())
+            }
             Effect::DeleteExpired(before) => {
                 let mut deleted = Vec::new();
                 for key in 0..KEYS.len() {

@@ -1,7 +1,10 @@
 //! Removing sessions, one by one and when they have expired.
 
+use std::sync::Arc;
+
 use session_core::{
-    ExpiredSession, ExpiredSessions, ExpiryWrite, Persistence, Record, RecordWrite, StoredKey, Timestamp,
+    ExpiredSession, ExpiredSessions, ExpiryWrite, Persistence, PersistenceError, Record, RecordWrite,
+    StoredKey, Timestamp,
 };
 
 use super::{Damage, HOUR, MICRO, NOW, PersistenceFixture, alone, insert, key, load, nodes, record, subject};
@@ -14,6 +17,8 @@ cases! {
     delete_returns_true_if_there_was_a_session => "Removes the session under `key`, expired or not. Returns `true` if there was one.",
     expired_row_can_be_deleted => "Removes the session under `key`, expired or not. Returns `true` if there was one.",
     one_of_several_deletes_of_a_session_returns_true => "Removes the session under `key`, expired or not. Returns `true` if there was one.",
+    several_sessions_are_removed_and_returned => "Removes the sessions under `keys`, expired or not, and returns the keys of those that existed.",
+    session_is_returned_by_one_of_several_calls_that_remove_it => "Each removed session is returned by one call that ends it, in no particular order.",
     sessions_expired_at_an_instant_or_before_are_removed => "Removes at most `limit` sessions that expired at `before` or earlier, and returns which ones it removed.",
     no_more_sessions_than_the_limit_are_removed => "Removes at most `limit` sessions that expired at `before` or earlier, and returns which ones it removed.",
     removed_sessions_are_returned_with_their_keys => "Each removed session is returned by one call, with its key and its subject.",
@@ -56,6 +61,66 @@ pub async fn one_of_several_deletes_of_a_session_returns_true(fixture: &impl Per
             at_once(&nodes, 8, |db, _| async move { db.delete(&key).await.expect("the database answers") });
         let deleted = deleted.await.into_iter().filter(|deleted| *deleted).count();
         assert_eq!(deleted, 1, "the number of deletes that returned `true`");
+    }
+}
+
+async fn delete_all(db: &impl Persistence, keys: &[StoredKey]) -> Vec<StoredKey> {
+    sorted(db.delete_all(keys).await.expect("the database answers"))
+}
+
+fn sorted(mut keys: Vec<StoredKey>) -> Vec<StoredKey> {
+    keys.sort_by_key(|key| key.as_str().to_owned());
+    keys
+}
+
+pub async fn several_sessions_are_removed_and_returned(fixture: &impl PersistenceFixture) {
+    let (here, there) = (fixture.open().await, fixture.open().await);
+    let parsed =
+        |text: &str| StoredKey::parse(&format!("{text}{}", key().as_str().get(..20).expect("it is longer")));
+    let odd = parsed(r#"a"b\c',d"#).expect("visible ASCII");
+    let (expired, absent, kept) = (key(), key(), key());
+    let mut removed: Vec<_> = (0..20).map(|_| key()).chain([odd]).collect();
+    for key in &removed {
+        insert(&here, key, &record("1{}")).await;
+    }
+    insert(&here, &expired, &record("1{}").with_expires_at(NOW - HOUR)).await;
+    let left = insert(&here, &kept, &record("2{}")).await;
+    removed.push(expired);
+    let mut keys = removed.clone();
+    keys.insert(0, absent);
+    assert!(
+        delete_all(&there, &keys).await == sorted(removed),
+        "those are returned that existed, and no others"
+    );
+    for key in &keys {
+        assert_eq!(load(&here, key, NOW - 2 * HOUR).await, None);
+    }
+    assert_eq!(load(&here, &kept, NOW).await, Some(left), "another session is gone");
+    assert!(delete_all(&here, &keys).await.is_empty(), "they are gone already");
+    assert!(delete_all(&here, &[]).await.is_empty(), "nothing was asked for");
+}
+
+pub async fn session_is_returned_by_one_of_several_calls_that_remove_it(fixture: &impl PersistenceFixture) {
+    let nodes = nodes(fixture).await;
+    for _ in 0..5 {
+        let keys: Arc<[_]> = (0..20).map(|_| key()).collect();
+        for key in &*keys {
+            insert(&*nodes[0], key, &record("1{}")).await;
+        }
+        // A statement that was undone for the sake of another is tried again.
+        let removed = at_once(&nodes, 4, |db, _| {
+            let keys = Arc::clone(&keys);
+            async move {
+                loop {
+                    match db.delete_all(&keys).await {
+                        Ok(removed) => return removed,
+                        Err(error) => assert!(matches!(error, PersistenceError::Busy(_)), "{error}"),
+                    }
+                }
+            }
+        });
+        let removed = sorted(removed.await.concat());
+        assert!(removed == sorted(keys.to_vec()), "each is returned once");
     }
 }
 

@@ -233,6 +233,19 @@ impl Persistence for MemoryPersistence {
         Ok(was_there)
     }
 
+    async fn delete_all(&self, keys: &[StoredKey]) -> Result<Vec<StoredKey>, PersistenceError> {
+        let mut database = self.lock();
+        let mut removed = Vec::new();
+        for key in keys {
+            database.damaged.remove(key);
+            if database.rows()?.remove(key).is_some() {
+                database.report(key);
+                removed.push(*key);
+            }
+        }
+        Ok(removed)
+    }
+
     async fn delete_expired(
         &self,
         before: Timestamp,

@@ -287,6 +287,29 @@ impl Persistence for BrokenPersistence {
         })
     }
 
+    async fn delete_all(&self, keys: &[StoredKey]) -> Result<Vec<StoredKey>, PersistenceError> {
+        let keys = match self.fault {
+            Fault::DeleteAllSparesTheLast => keys.get(..keys.len().saturating_sub(1)).unwrap_or_default(),
+            _ => keys,
+        };
+        let are_there: Vec<_> = keys.iter().filter(|key| self.row(key).is_some()).copied().collect();
+        if self.has(Fault::DeleteAllIsNotAtomic) {
+            Self::pause().await;
+        }
+        let mut table = self.lock();
+        let is_removed = |key: &&StoredKey| {
+            let place = self.place(key);
+            table.damaged.remove(&place);
+            table.rows.remove(&place).is_some()
+        };
+        let removed = keys.iter().filter(is_removed).copied().collect();
+        Ok(match self.fault {
+            Fault::DeleteAllTellsOfAll => keys.to_vec(),
+            Fault::DeleteAllIsNotAtomic => are_there,
+            _ => removed,
+        })
+    }
+
     async fn delete_expired(
         &self,
         before: Timestamp,

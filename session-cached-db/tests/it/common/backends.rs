@@ -298,6 +298,10 @@ impl Persistence for TestDb {
         self.calls.make(Call::Delete, self.sqlite.delete(key)).await
     }
 
+    async fn delete_all(&self, keys: &[StoredKey]) -> Result<Vec<StoredKey>, PersistenceError> {
+        self.calls.make(Call::Delete, self.sqlite.delete_all(keys)).await
+    }
+
     async fn delete_expired(
         &self,
         before: Timestamp,
