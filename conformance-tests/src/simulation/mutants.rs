@@ -41,6 +41,7 @@ pub const SHOWN_IN: &[(Mutant, &str)] = &[
     (Mutant::LeaderOwnsFlight, "load@0+load@0/vacant/shared/1"),
     (Mutant::CallerOwnsStatement, "load@0/vacant/shared/1"),
     (Mutant::CallerOwnsRevocation, "rename@0+revoke@0/vacant/shared/1"),
+    (Mutant::CallerOwnsRevocation, "log-out@0+renew@0/vacant/shared/1"),
     (Mutant::TouchRepeated, "use@0+use@0/vacant/shared/0"),
     (Mutant::TouchNotDue, "use@0+use@1/vacant/shared/0"),
     (Mutant::AgeIgnored, "load@0+elsewhere@0/vacant/process/0"),

@@ -112,7 +112,7 @@ pub(super) struct Oracle {
 }
 
 impl Oracle {
-    pub(super) fn new(world: &World, arrangement: Arrangement, faults: u8) -> Self {
+    pub(super) fn new(world: &World, arrangement: Arrangement) -> Self {
         let rows = [0, 1].map(|key| {
             world.row(key).map(|row| Row { seen: Seen::of(row), expires_at: row.expires_at(), moved: None })
         });
@@ -123,8 +123,13 @@ impl Oracle {
             // Without channels, the same is promised as without near caches.
             near: (arrangement.is_near() && arrangement != Arrangement::Deaf).then(NearJudge::default),
             is_strict: arrangement == Arrangement::Strict,
-            may_lose_notes: faults > 0,
+            may_lose_notes: false,
         }
+    }
+
+    /// From now on, a note of a rotation may not be written, or not be found.
+    pub(super) fn excuse_lost_notes(&mut self) {
+        self.may_lose_notes = true;
     }
 
     pub(super) fn begin(

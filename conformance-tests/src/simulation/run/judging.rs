@@ -75,6 +75,11 @@ impl Simulation<'_> {
             _ => {}
         }
         world.is_troubled = true;
+        // A logout follows the session without its caller. A save ends with it, if it has not found the session yet.
+        let is_logout = |number: usize| self.scenario.operations[number].0 == Operation::LogOut;
+        if !matches!(fault, Choice::Drop(number) if is_logout(number)) {
+            self.oracle.excuse_lost_notes();
+        }
         let fails_closed = self.scenario.arrangement == Arrangement::Closed;
         let excuses = &mut self.excuses;
         match fault {

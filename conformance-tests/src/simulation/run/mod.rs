@@ -104,7 +104,7 @@ pub(in crate::simulation) type Verdict<T = ()> = Result<T, String>;
 impl<'a> Simulation<'a> {
     pub(in crate::simulation) fn new(scenario: &'a Scenario) -> Self {
         let world = beginning(scenario);
-        let oracle = Oracle::new(&world, scenario.arrangement, scenario.faults);
+        let oracle = Oracle::new(&world, scenario.arrangement);
         let mut simulation = Self {
             scenario,
             world: Arc::new(std::sync::Mutex::new(world)),
