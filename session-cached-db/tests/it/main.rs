@@ -50,6 +50,7 @@ mod seal;
 mod shutdown;
 mod store_operations;
 mod subjects;
+mod sweeps;
 mod touches;
 #[cfg(feature = "tower")]
 mod tower;
