@@ -45,7 +45,7 @@ impl<C: Cache> CoherentCache<C> {
 
     /// Carries out a repair whose turn has come.
     pub(crate) async fn repair(&self, mut repair: Repair) {
-        match self.settle_unfenced(&repair.key, repair.token).await {
+        match self.settle_all(&repair.key, &repair.tokens).await {
             Ok(()) => {
                 self.telemetry.counters.repairs.bump();
                 repair.done_at = Some(self.runtime.now());
@@ -64,12 +64,18 @@ impl<C: Cache> CoherentCache<C> {
         }
     }
 
-    /// Settles the entry of `key` in the name of `token`, whose write was not fenced.
-    async fn settle_unfenced(&self, key: &StoredKey, token: Token) -> Result<(), CacheError> {
+    /// Settles the entry of `key` in the names of these writers, whose writes were not fenced or not settled.
+    async fn settle_all(&self, key: &StoredKey, tokens: &[Token]) -> Result<(), CacheError> {
         let until = self.runtime.now() + self.settings.write_timeout;
-        let found = self.cache.get(key, Gate::Respect).await?;
-        mutant!(CleanRepair => if super::mutants::is_fence_of_others(found.as_ref(), token) { return Ok(()) });
-        self.settle(key, token, None, found, until).await.map(drop)
+        for token in tokens {
+            let found = self.cache.get(key, Gate::Respect).await?;
+            mutant!(CleanRepair => if super::mutants::is_fence_of_others(found.as_ref(), *token) { return Ok(()) });
+            if found.is_none() {
+                break;
+            }
+            self.settle(key, *token, None, found, until).await?;
+        }
+        Ok(())
     }
 
     /// Repairs the keys that would be forgotten when the store is gone. Waits two probe intervals for a cache
@@ -97,9 +103,9 @@ impl<C: Cache> CoherentCache<C> {
     /// Repairs all keys that can be repaired now, after the last write.
     async fn repair_all(&self) {
         stream::iter(self.repairs.all())
-            .for_each_concurrent(SIDE_BY_SIDE, async |(key, token)| {
+            .for_each_concurrent(SIDE_BY_SIDE, async |(key, tokens)| {
                 // Fails at once for a server whose breaker is open.
-                if self.settle_unfenced(&key, token).await.is_ok() {
+                if self.settle_all(&key, &tokens).await.is_ok() {
                     self.telemetry.counters.repairs.bump();
                     self.repairs.remove(&key);
                 }
