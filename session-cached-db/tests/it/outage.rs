@@ -1,7 +1,11 @@
 //! Outages of the cache: their effect on callers, on the cache afterwards, and on the log.
 
 use session_cached_db::{CacheHealth, Coherence, Error, OutagePolicy, Session, WriteOperation};
-use session_core::{Cache as _, Outcome, Runtime as _, StoredKey};
+use session_core::bytes::Bytes;
+use session_core::{
+    Cache as _, Codec, CodecError, JsonCodec, Outcome, Persistence as _, Record, RecordWrite, Runtime as _, SessionData,
+    StoredKey,
+};
 
 use crate::common::{Call, Fault, Log, MINUTE, Moment, SECOND, World, key_of, map, soon, until, values_of};
 
@@ -459,5 +463,64 @@ async fn refusal_is_logged_again_when_the_reason_or_the_time_is_another() {
         assert_eq!(told(), expected, "after {pause:?}");
         world.cache.calls.heal();
         looked_after(&world, || log.events("cache_breaker_closed").len() > closed).await;
+    }
+}
+
+#[tokio::test]
+async fn degraded_write_that_panics_leaves_its_key_to_the_repairs() {
+    let world = World::shared().await;
+    let mut session = world.saved([("x", 1)]).await;
+    let key = *session.stored_key().unwrap();
+    world.cache.calls.fail(Call::PutFence, Moment::Before, Fault::Refused);
+    world.db.calls.fail(Call::Update, Moment::Before, Fault::Panics);
+    session.insert("x", 2).unwrap();
+    assert!(matches!(session.save().await, Err(Error::Interrupted)));
+    looked_after(&world, || world.store.stats().repairs == 1).await;
+    assert_eq!(world.cache.peek(&key).await, None);
+    world.reopen(&session).await;
+    assert!(world.cache.peek_record(&key).await.is_some());
+}
+
+#[tokio::test]
+async fn write_that_panics_between_its_statements_leaves_no_fence() {
+    let world = World::shared_with(|builder| builder.codec(PanicsTwiceChanged)).await;
+    let mut session = world.saved([("x", 1)]).await;
+    let key = *session.stored_key().unwrap();
+    let elsewhere = world.node().await;
+    session.insert("y", 2).unwrap();
+    // Another node comes first, and the codec panics over the merged data.
+    let mut held = world.db.calls.hold(Call::Update, Moment::Before);
+    let saving = tokio::spawn(async move { session.save().await });
+    held.reached().await;
+    let other = elsewhere.load(&key).await.unwrap().unwrap();
+    let payload = Bytes::from_static(b"1{\"x\":1,\"z\":3}");
+    let other = Record::clone(&other).with_payload(payload);
+    let request = RecordWrite::new(&other);
+    world.db.sqlite.update(&key, request, world.runtime.now()).await.unwrap();
+    held.release();
+    assert!(matches!(saving.await.unwrap(), Err(Error::Interrupted)));
+    looked_after(&world, || world.store.stats().repairs == 1).await;
+    assert_eq!(world.cache.peek(&key).await, None);
+}
+
+/// Panics over what two requests have changed.
+#[derive(Debug)]
+struct PanicsTwiceChanged;
+
+impl Codec for PanicsTwiceChanged {
+    fn encode(
+        &self,
+        key: &StoredKey,
+        data: &SessionData,
+    ) -> Result<Bytes, CodecError> {
+        assert!(data.len() < 3, "the test says so");
+        JsonCodec::default().encode(key, data)
+    }
+    fn decode(
+        &self,
+        key: &StoredKey,
+        payload: &Bytes,
+    ) -> Result<SessionData, CodecError> {
+        JsonCodec::default().decode(key, payload)
     }
 }
