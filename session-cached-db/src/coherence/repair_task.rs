@@ -18,7 +18,7 @@ use crate::runtime::{run_until, within};
 impl<C: Cache> CoherentCache<C> {
     /// Starts the task that looks after the repair queue and the breakers, if they need it. Cheap if they do not.
     pub(super) fn tend(self: &Arc<Self>) {
-        let needed = self.cache.is_any_open() || self.repairs.len() > 0;
+        let needed = self.cache.needs_probes() || self.repairs.len() > 0;
         if needed && self.repairs.claim() {
             let closed = self.tasks.closed();
             let claim = Claim { cache: Arc::downgrade(self), is_released: false };
@@ -130,7 +130,7 @@ impl<C: Cache> Drop for Claim<C> {
     }
 }
 
-/// Works until all breakers are closed and the queue is empty, or the store is gone.
+/// Works until all breakers are closed, no key is left out and the queue is empty, or the store is gone.
 async fn tend<C: Cache>(mut claim: Claim<C>, interval: Duration) {
     // The first look comes soon: it may have been one lost call.
     let mut pause = interval / 16;
@@ -145,17 +145,17 @@ async fn tend<C: Cache>(mut claim: Claim<C>, interval: Duration) {
             cache.cache.probe().await;
         }
         cache.start_repairs();
-        let is_any_open = cache.cache.is_any_open();
-        if !is_any_open && cache.repairs.release_if_empty() {
+        let needs_probes = cache.cache.needs_probes();
+        if !needs_probes && cache.repairs.release_if_empty() {
             claim.is_released = true;
             // A write may have come in just before the claim ended, and found it taken.
-            if cache.cache.is_any_open() && cache.repairs.claim() {
+            if cache.cache.needs_probes() && cache.repairs.claim() {
                 claim.is_released = false;
             } else {
                 return;
             }
         }
         // Keys that can be repaired soon are looked at soon, however long the cache may be away.
-        pause = if is_any_open { (pause * 2).clamp(interval / 16, interval) } else { interval / 16 };
+        pause = if needs_probes { (pause * 2).clamp(interval / 16, interval) } else { interval / 16 };
     }
 }

@@ -123,6 +123,8 @@ async fn failed_repair_is_tried_again_and_the_breaker_stays_open() {
     world.cache.calls.fail_all(Fault::Unreachable);
     assert_eq!(session.flush().await.unwrap(), Coherence::Degraded);
     world.cache.calls.heal();
+    // The probe asks for two keys.
+    world.cache.calls.fail(Call::Get, Moment::Before, Fault::Unreachable);
     world.cache.calls.fail(Call::Get, Moment::Before, Fault::Unreachable);
     let pause = world.probe_pause().await;
     world.runtime.advance(pause);
@@ -464,6 +466,99 @@ async fn refusal_is_logged_again_when_the_reason_or_the_time_is_another() {
         world.cache.calls.heal();
         looked_after(&world, || log.events("cache_breaker_closed").len() > closed).await;
     }
+}
+
+/// Lets `time` pass, with all timers of the repair task.
+async fn watched_for(world: &World, time: std::time::Duration) {
+    let begun = world.runtime.now();
+    looked_after(world, || world.runtime.now().since(begun) >= time).await;
+}
+
+#[tokio::test]
+async fn key_that_alone_is_not_answered_keeps_no_other_from_the_cache() {
+    let world = World::shared_with(|builder| builder.breaker_threshold(5)).await;
+    let log = Log::listen();
+    let mut bad = world.saved([("x", 1)]).await;
+    let mut good = world.saved([("y", 1)]).await;
+    let key = *bad.stored_key().unwrap();
+    world.cache.silence(&key);
+    for _ in 0..5 {
+        assert_eq!(values_of(&world.reopen(&bad).await), map([("x", 1)]));
+    }
+    assert_eq!(log.events("cache_breaker_opened").len(), 1);
+    watched_for(&world, 10 * SECOND).await;
+    world.forget_calls();
+    assert_eq!(values_of(&world.reopen(&good).await), map([("y", 1)]));
+    assert_eq!(world.db.calls.count(Call::Load), 0, "the other key is not a hit");
+    good.insert("y", 2).unwrap();
+    assert_eq!(good.save().await.unwrap(), Coherence::Coherent);
+
+    // The key is left out: no call is made for it, its writes are degraded, and the breaker does not open again.
+    for x in 2..20 {
+        assert_eq!(values_of(&world.reopen(&bad).await), map([("x", x - 1)]));
+        bad.insert("x", x).unwrap();
+        assert_eq!(bad.save().await.unwrap(), Coherence::Degraded);
+    }
+    watched_for(&world, 10 * SECOND).await;
+    assert_eq!(log.events("cache_breaker_opened").len(), 1);
+    assert_eq!(log.events("cache_breaker_closed").len(), 1);
+    assert_eq!(log.events("cache_key_left_out").len(), 1);
+    assert_eq!(world.store.ping().await.unwrap().cache, CacheHealth::Up);
+
+    world.cache.end_silence();
+    looked_after(&world, || world.store.stats().repairs == 1).await;
+    assert_eq!(world.cache.peek(&key).await, None);
+    assert_eq!(values_of(&world.reopen(&bad).await), map([("x", 19)]));
+    world.forget_calls();
+    world.reopen(&bad).await;
+    assert_eq!(world.db.calls.count(Call::Load), 0);
+    looked_after(&world, || world.runtime.sleeps().is_empty()).await;
+}
+
+#[tokio::test]
+async fn breaker_stays_open_when_too_many_keys_are_not_answered() {
+    let world = World::shared_with(|builder| builder.breaker_threshold(1)).await;
+    let log = Log::listen();
+    for _ in 0..64 {
+        let session = world.saved([("x", 1)]).await;
+        world.cache.silence(session.stored_key().unwrap());
+        world.reopen(&session).await;
+        let opened = log.events("cache_breaker_opened").len();
+        looked_after(&world, || log.events("cache_breaker_closed").len() == opened).await;
+    }
+    let session = world.saved([("x", 1)]).await;
+    world.cache.silence(session.stored_key().unwrap());
+    world.reopen(&session).await;
+    watched_for(&world, 10 * SECOND).await;
+    assert_eq!(log.events("cache_breaker_opened").len(), 65);
+    assert_eq!(log.events("cache_breaker_closed").len(), 64);
+    world.cache.end_silence();
+    looked_after(&world, || log.events("cache_breaker_closed").len() == 65).await;
+    until(|| world.runtime.sleeps().is_empty()).await;
+}
+
+#[tokio::test]
+async fn breaker_of_one_server_closes_by_a_key_that_a_caller_wants() {
+    let world = World::with_servers(3, |builder| builder.breaker_threshold(5)).await;
+    let sessions = on_each_server(&world).await;
+    // No probe of the store's own reaches this server.
+    let probed = world.cache.server(&StoredKey::PROBE);
+    let bad = &sessions[(probed + 1) % 3];
+    let good = loop {
+        let session = world.saved([("y", 1)]).await;
+        if world.cache.server(session.stored_key().unwrap()) == (probed + 1) % 3 {
+            break session;
+        }
+    };
+    world.cache.silence(bad.stored_key().unwrap());
+    for _ in 0..5 {
+        world.reopen(bad).await;
+    }
+    world.reopen(&good).await;
+    watched_for(&world, 2 * SECOND).await;
+    world.forget_calls();
+    world.reopen(&good).await;
+    assert_eq!(world.db.calls.count(Call::Load), 0);
 }
 
 #[tokio::test]
