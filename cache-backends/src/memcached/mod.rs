@@ -197,9 +197,7 @@ impl Cache for MemcachedCache {
         match Box::pin(exchange).await? {
             Exchange::Stored => Ok(Acquired::Placed),
             Exchange::Lost(Some(entry)) => Ok(Acquired::Found(entry)),
-            Exchange::Lost(None) => {
-                Err(CacheError::Refused("the item under the key keeps changing".into()))
-            }
+            Exchange::Lost(None) => Err(CacheError::Refused("the item under the key keeps changing".into())),
         }
     }
 

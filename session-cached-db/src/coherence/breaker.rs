@@ -46,12 +46,7 @@ impl Breaker {
             refusals: 0,
             probe_at: Timestamp::MIN,
         };
-        Self {
-            threshold,
-            failures: AtomicU32::new(0),
-            open: AtomicBool::new(false),
-            last: Mutex::new(last),
-        }
+        Self { threshold, failures: AtomicU32::new(0), open: AtomicBool::new(false), last: Mutex::new(last) }
     }
 
     pub(super) fn is_open(&self) -> bool {

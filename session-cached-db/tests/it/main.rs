@@ -33,6 +33,7 @@ mod grace_notes;
 mod hooks;
 mod identity;
 mod keys;
+mod left_out;
 mod limits;
 mod login;
 mod map;

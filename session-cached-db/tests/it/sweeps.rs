@@ -62,9 +62,15 @@ async fn sweep(store: &Store, hashes: bool) -> SweepPage {
 #[tokio::test]
 async fn session_that_cannot_be_written_does_not_stop_a_sweep() {
     for hashes in [false, true] {
-        for name in
-            ["unencodable", "encoding panics", "decoding panics", "too large", "not fenced", "refused", "write panics"]
-        {
+        for name in [
+            "unencodable",
+            "encoding panics",
+            "decoding panics",
+            "too large",
+            "not fenced",
+            "refused",
+            "write panics",
+        ] {
             let world = World::shared_with(|builder| {
                 let operation = if hashes { WriteOperation::Rename } else { WriteOperation::Save };
                 builder

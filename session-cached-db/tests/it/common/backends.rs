@@ -19,7 +19,9 @@ impl From<Fault> for CacheError {
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::Unreachable => Self::Unavailable("the test cut it off".into()),
-            Fault::NoAnswer | Fault::Hangs | Fault::Panics => Self::Unknown("the test lost the answer".into()),
+            Fault::NoAnswer | Fault::Hangs | Fault::Panics => {
+                Self::Unknown("the test lost the answer".into())
+            }
             Fault::Refused => Self::Refused("the test said no".into()),
             Fault::Unusable => Self::Unusable("the test said no to all; say yes".into()),
         }
@@ -30,7 +32,9 @@ impl From<Fault> for PersistenceError {
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::Unreachable => Self::Unavailable("the test cut it off".into()),
-            Fault::NoAnswer | Fault::Hangs | Fault::Panics => Self::Unknown("the test lost the answer".into()),
+            Fault::NoAnswer | Fault::Hangs | Fault::Panics => {
+                Self::Unknown("the test lost the answer".into())
+            }
             Fault::Refused | Fault::Unusable => Self::Refused("the test said no".into()),
         }
     }
