@@ -199,16 +199,20 @@ impl StoredKey {
         Ok(Self(key))
     }
 
-    /// Returns `true` if a session under this key belongs to a store with this `prefix` and key `form`, and
-    /// not to an application with a longer prefix.
+    /// Returns `true` if a session under this key belongs to a store with this `prefix` and key `form`, and not to another
+    /// application on the same table.
     ///
-    /// For hashed keys the result is exact, because 43 characters follow the prefix. A key that an
-    /// application chooses itself should begin with its prefix, followed by at most 43 characters. Plain keys
-    /// have no prefix, and belong to every store.
+    /// - A hashed key belongs to the store whose prefix it begins with, followed by exactly 43 characters. It never belongs to
+    ///   a store with another prefix, even if the one prefix begins with the other.
+    /// - A key that an application chooses itself belongs to every store whose prefix it begins with. So it should have fewer
+    ///   than 43 characters with its prefix, and no prefix should begin with another one: end them with a colon. A longer key
+    ///   may be a hashed key of another application, and belongs to a store only if it looks like one of its hashed keys.
+    /// - Plain keys have no prefix, and belong to every store.
     #[must_use]
     pub fn belongs_to(&self, form: KeyForm, prefix: &KeyPrefix) -> bool {
-        let rest = self.as_str().strip_prefix(prefix.as_str());
-        rest.is_some_and(|rest| form == KeyForm::Plain || rest.len() <= KeyForm::HASHED_LEN)
+        let Some(rest) = self.as_str().strip_prefix(prefix.as_str()) else { return false };
+        let is_hashed = rest.len() == KeyForm::HASHED_LEN;
+        form == KeyForm::Plain || is_hashed || self.as_bytes().len() < KeyForm::HASHED_LEN
     }
 
     /// Returns the key's text.
@@ -332,6 +336,25 @@ mod tests {
         }
         let chosen = StoredKey::parse("shop:by-hand").unwrap();
         assert!(chosen.belongs_to(KeyForm::Hashed, &prefixes[1]));
+    }
+
+    #[test]
+    fn hashed_key_belongs_to_no_other_prefix_whatever_the_hash_begins_with() {
+        let [app, app2] = ["app", "app2"].map(|text| KeyPrefix::parse(text).unwrap());
+        let belongs = |text: &str| {
+            let key = StoredKey::parse(text).unwrap();
+            [app, app2].map(|prefix| key.belongs_to(KeyForm::Hashed, &prefix))
+        };
+        for begin in ["2", "2-", "x", "22222"] {
+            let hash = format!("{begin:_<43}");
+            assert_eq!(belongs(&format!("app{hash}")), [true, false], "{hash}");
+            assert_eq!(belongs(&format!("app2{hash}")), [false, true], "{hash}");
+            assert!(!StoredKey::parse(&hash).unwrap().belongs_to(KeyForm::Hashed, &app), "{hash}");
+        }
+        // A key that an application chooses itself belongs to every prefix that it begins with, if no hash fits in.
+        assert_eq!(belongs("app2-by-hand"), [true, true]);
+        assert_eq!(belongs(&format!("app2{}", "x".repeat(38))), [true, true]);
+        assert_eq!(belongs(&format!("app2{}", "x".repeat(39))), [false, false]);
     }
 
     #[test]

@@ -138,7 +138,8 @@ impl MemcachedCache {
                 (Found::Nothing, Expected::Vacant) => None,
             };
         }
-        Err(keeps_changing())
+        // Others came first every time, and nothing is there now.
+        Ok(Exchange::Lost(None))
     }
 }
 
@@ -196,7 +197,7 @@ impl Cache for MemcachedCache {
         match Box::pin(exchange).await? {
             Exchange::Stored => Ok(Acquired::Placed),
             Exchange::Lost(Some(entry)) => Ok(Acquired::Found(entry)),
-            Exchange::Lost(None) => Err(keeps_changing()),
+            Exchange::Lost(None) => Err(CacheError::Refused("the item under the key keeps changing".into())),
         }
     }
 
@@ -221,8 +222,4 @@ impl fmt::Debug for MemcachedCache {
             .field("max_entry_bytes", &self.0.max_entry_bytes)
             .finish_non_exhaustive()
     }
-}
-
-fn keeps_changing() -> CacheError {
-    CacheError::Refused("the item under the key keeps changing".into())
 }

@@ -35,6 +35,8 @@ pub(super) struct CacheGuard<C> {
     breakers: Box<[Breaker]>,
     /// The number of open breakers.
     open: AtomicUsize,
+    /// The number of keys that are left out of the cache.
+    left_out: AtomicUsize,
     /// The last refusal that was logged, and when.
     logged: Mutex<Option<(String, Timestamp)>>,
     gauge: Gauge,
@@ -63,7 +65,10 @@ impl<C: Cache> CacheGuard<C> {
         let properties = cache.properties();
         let deadline = (properties.scope == Scope::Shared).then_some(settings.cache_timeout);
         let threshold = settings.breaker_threshold;
-        let breakers = (0..properties.servers.max(1)).map(|_| Breaker::new(threshold)).collect();
+        let servers = properties.servers.max(1);
+        let probed = if servers == 1 { 0 } else { cache.server(&StoredKey::PROBE) };
+        let other = |server| (server == probed).then_some(StoredKey::PROBE);
+        let breakers = (0..servers).map(|server| Breaker::new(threshold, other(server))).collect();
         let gauge = Gauge::new(
             "session_cache_breaker_open",
             "Servers of the cache that are not used because they do not answer",
@@ -77,6 +82,7 @@ impl<C: Cache> CacheGuard<C> {
             probe_interval: settings.probe_interval,
             breakers,
             open: AtomicUsize::new(0),
+            left_out: AtomicUsize::new(0),
             logged: Mutex::new(None),
             gauge,
             runtime,
@@ -115,9 +121,14 @@ impl<C: Cache> CacheGuard<C> {
         self.breakers.len() > 1
     }
 
-    /// Returns `true` while the breaker of the server of `key` is open.
+    /// Returns `true` while a breaker is open or a key is left out, so that probes are needed.
+    pub(super) fn needs_probes(&self) -> bool {
+        self.is_any_open() || self.left_out.load(Ordering::Acquire) > 0
+    }
+
+    /// Returns `true` while the breaker of the server of `key` is open, or `key` is left out.
     pub(super) fn is_open_for(&self, key: &StoredKey) -> bool {
-        self.is_any_open() && self.breaker(key).is_some_and(Breaker::is_open)
+        self.needs_probes() && self.breaker(key).is_some_and(|breaker| breaker.keeps_out(key))
     }
 
     /// Returns `true` while the server of `key` is not called because it refuses every call.
@@ -126,7 +137,7 @@ impl<C: Cache> CacheGuard<C> {
     }
 
     #[cfg(feature = "__simulation")]
-    pub(super) fn digest(&self, failures_left: u32) -> Vec<(bool, Option<u32>)> {
+    pub(super) fn digest(&self, failures_left: u32) -> Vec<impl std::hash::Hash + use<C>> {
         self.breakers.iter().map(|breaker| breaker.digest(failures_left)).collect()
     }
 
@@ -138,8 +149,11 @@ impl<C: Cache> CacheGuard<C> {
     }
 
     /// Asks each server whose breaker is open whether it can be used, side by side, and closes the breakers of those that
-    /// can.
+    /// can. Asks for the keys that are left out, too.
     pub(super) async fn probe(&self) {
+        if self.left_out.load(Ordering::Acquire) > 0 {
+            join_all(self.breakers.iter().map(|breaker| self.probe_left_out(breaker))).await;
+        }
         let now = self.runtime.now();
         let due = self.breakers.iter().filter(|breaker| breaker.is_due(now));
         join_all(due.map(async |breaker| {
@@ -152,10 +166,42 @@ impl<C: Cache> CacheGuard<C> {
     }
 
     async fn is_usable(&self, breaker: &Breaker) -> bool {
-        let key = breaker.last_failed();
+        let (key, other) = breaker.candidates();
         let can_read = !is_outage(&self.get(&key, Gate::Probe).await);
-        // A server that is silent answers either all commands or none.
-        can_read && (!breaker.is_refusing() || self.can_write(&key).await)
+        if breaker.is_refusing() {
+            // A server that is silent answers either all commands or none.
+            return can_read && self.can_write(&key).await;
+        }
+        if can_read {
+            return true;
+        }
+        // It may be this key alone that is not answered.
+        match other {
+            Some(other) => !is_outage(&self.get(&other, Gate::Probe).await) && self.leave_out(breaker, &key),
+            None => false,
+        }
+    }
+
+    /// Leaves out the key that failed last. Returns `false` if that is no key, or too many are left out already.
+    fn leave_out(&self, breaker: &Breaker, key: &StoredKey) -> bool {
+        if !breaker.leave_out() {
+            return false;
+        }
+        self.left_out.fetch_add(1, Ordering::AcqRel);
+        if let Some(suppressed) = self.telemetry.log_limits.admit("cache_key_left_out", self.runtime.now()) {
+            tracing::warn!(target: "session_cached_db", event = "cache_key_left_out", session = %self.telemetry.log_id(key), suppressed,
+                "the cache does not answer for one session, and does for others; that session is served from the database");
+        }
+        true
+    }
+
+    async fn probe_left_out(&self, breaker: &Breaker) {
+        join_all(breaker.left_out().into_iter().map(async |key| {
+            if !is_outage(&self.get(&key, Gate::Probe).await) && breaker.take_in(&key) {
+                self.left_out.fetch_sub(1, Ordering::AcqRel);
+            }
+        }))
+        .await;
     }
 
     /// Tries every command on the server of `key`, because a user may have the right to some of them only. Places a lease,

@@ -22,6 +22,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The number of failed attempts after which a key that cannot be repaired is logged.
 pub(super) const SUSPICIOUS: u32 = 4;
 
+/// The number of writers of a key before the last one whose fences a repair removes, too. Those of older ones end by
+/// themselves.
+const MAX_EARLIER: usize = 7;
+
 /// The repair queue. Bounded; holds the last write of each key.
 #[derive(Debug)]
 pub(super) struct Repairs {
@@ -47,6 +51,8 @@ struct Queue {
 struct Item {
     /// The token of the last writer, in whose name the entry is settled.
     token: Token,
+    /// The tokens of writers before it, which may have left fences, too.
+    earlier: Vec<Token>,
     /// Writers whose statement has no outcome yet.
     in_flight: Vec<Token>,
     /// A statement with an unknown outcome may commit until then, so a settlement before that would be too early.
@@ -67,6 +73,7 @@ impl Item {
     const fn new(token: Token) -> Self {
         Self {
             token,
+            earlier: Vec::new(),
             in_flight: Vec::new(),
             not_before: None,
             obsolete_at: None,
@@ -75,6 +82,22 @@ impl Item {
             due: None,
             is_fenced: false,
         }
+    }
+
+    /// Notes a writer after those that are known.
+    fn follow_with(&mut self, token: Token) {
+        let earlier = std::mem::replace(&mut self.token, token);
+        if earlier != token {
+            if self.earlier.len() >= MAX_EARLIER {
+                self.earlier.remove(0);
+            }
+            self.earlier.push(earlier);
+        }
+    }
+
+    /// Returns the tokens of all writers in whose names the entry is settled.
+    fn tokens(&self) -> Vec<Token> {
+        self.earlier.iter().copied().chain([self.token]).collect()
     }
 
     /// Returns `true` if nothing is left to repair.
@@ -152,7 +175,7 @@ impl Repairs {
                 queue.under_way = 0;
             }
             let item = queue.items.entry(*key).or_insert(Item::new(token));
-            item.token = token;
+            item.follow_with(token);
             item.is_fenced = false;
             item.in_flight.push(token);
             queue.schedule(key, Timestamp::MIN);
@@ -162,11 +185,13 @@ impl Repairs {
     /// Adds `key` after the settlement of a fenced write was lost. At `obsolete_at` the fence has ended by itself.
     pub(super) fn add_fenced(&self, key: &StoredKey, token: Token, obsolete_at: Timestamp) {
         self.change(|queue| {
-            // An unfenced write of the key is repaired in its own name. In a full queue there is no room: the fence ends by
-            // itself.
-            if queue.items.len() < self.capacity {
-                let item = Item { is_fenced: true, obsolete_at: Some(obsolete_at), ..Item::new(token) };
-                queue.items.entry(*key).or_insert(item);
+            // In a full queue there is no room: the fence ends by itself.
+            if queue.items.len() < self.capacity || queue.items.contains_key(key) {
+                let item = || Item { is_fenced: true, ..Item::new(token) };
+                let item = queue.items.entry(*key).or_insert_with(item);
+                item.follow_with(token);
+                item.obsolete_at = item.obsolete_at.max(Some(obsolete_at));
+                item.failures = 0;
                 queue.schedule(key, Timestamp::MIN);
             }
         });
@@ -220,6 +245,7 @@ impl Repairs {
                         repairs: Arc::clone(self),
                         key,
                         token: item.token,
+                        tokens: item.tokens(),
                         failures: item.failures,
                         again_at: now + pause,
                         done_at: None,
@@ -260,9 +286,9 @@ impl Repairs {
         self.change(|queue| queue.remove(key));
     }
 
-    /// Returns all keys that wait.
-    pub(super) fn all(&self) -> Vec<(StoredKey, Token)> {
-        self.lock().items.iter().map(|(key, item)| (*key, item.token)).collect()
+    /// Returns all keys that wait, with the tokens of their writers.
+    pub(super) fn all(&self) -> Vec<(StoredKey, Vec<Token>)> {
+        self.lock().items.iter().map(|(key, item)| (*key, item.tokens())).collect()
     }
 
     /// Claims the queue for a task that tends it. Returns `false` if another task has it.
@@ -301,7 +327,7 @@ impl Repairs {
             let key = key.as_str().to_owned();
             (
                 key,
-                item.token,
+                item.tokens(),
                 item.in_flight.clone(),
                 instants,
                 item.failures,
@@ -328,7 +354,10 @@ impl Repairs {
 pub(crate) struct Repair {
     repairs: Arc<Repairs>,
     pub(super) key: StoredKey,
-    pub(super) token: Token,
+    /// The token of the last writer when the repair came due.
+    token: Token,
+    /// The tokens of the writers in whose names the entry is settled.
+    pub(super) tokens: Vec<Token>,
     /// The number of repairs that have failed before this one since the last write.
     pub(super) failures: u32,
     /// The instant at which to try again if this one fails.
@@ -346,7 +375,7 @@ impl Repair {
 #[cfg(feature = "__simulation")]
 impl Repair {
     pub(crate) fn digest(&self) -> u64 {
-        crate::simulation::digest_of((self.token, self.failures, self.again_at.as_micros()))
+        crate::simulation::digest_of((&self.tokens, self.failures, self.again_at.as_micros()))
     }
 }
 

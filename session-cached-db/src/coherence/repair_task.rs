@@ -18,7 +18,7 @@ use crate::runtime::{run_until, within};
 impl<C: Cache> CoherentCache<C> {
     /// Starts the task that looks after the repair queue and the breakers, if they need it. Cheap if they do not.
     pub(super) fn tend(self: &Arc<Self>) {
-        let needed = self.cache.is_any_open() || self.repairs.len() > 0;
+        let needed = self.cache.needs_probes() || self.repairs.len() > 0;
         if needed && self.repairs.claim() {
             let closed = self.tasks.closed();
             let claim = Claim { cache: Arc::downgrade(self), is_released: false };
@@ -45,7 +45,7 @@ impl<C: Cache> CoherentCache<C> {
 
     /// Carries out a repair whose turn has come.
     pub(crate) async fn repair(&self, mut repair: Repair) {
-        match self.settle_unfenced(&repair.key, repair.token).await {
+        match self.settle_all(&repair.key, &repair.tokens).await {
             Ok(()) => {
                 self.telemetry.counters.repairs.bump();
                 repair.done_at = Some(self.runtime.now());
@@ -64,12 +64,18 @@ impl<C: Cache> CoherentCache<C> {
         }
     }
 
-    /// Settles the entry of `key` in the name of `token`, whose write was not fenced.
-    async fn settle_unfenced(&self, key: &StoredKey, token: Token) -> Result<(), CacheError> {
+    /// Settles the entry of `key` in the names of these writers, whose writes were not fenced or not settled.
+    async fn settle_all(&self, key: &StoredKey, tokens: &[Token]) -> Result<(), CacheError> {
         let until = self.runtime.now() + self.settings.write_timeout;
-        let found = self.cache.get(key, Gate::Respect).await?;
-        mutant!(CleanRepair => if Self::is_fence_of_others(found.as_ref(), token) { return Ok(()) });
-        self.settle(key, token, None, found, until).await.map(drop)
+        for token in tokens {
+            let found = self.cache.get(key, Gate::Respect).await?;
+            mutant!(CleanRepair => if Self::is_fence_of_others(found.as_ref(), *token) { return Ok(()) });
+            if found.is_none() {
+                break;
+            }
+            self.settle(key, *token, None, found, until).await?;
+        }
+        Ok(())
     }
 
     /// Repairs the keys that would be forgotten when the store is gone. Waits two probe intervals for a cache
@@ -97,9 +103,9 @@ impl<C: Cache> CoherentCache<C> {
     /// Repairs all keys that can be repaired now, after the last write.
     async fn repair_all(&self) {
         stream::iter(self.repairs.all())
-            .for_each_concurrent(SIDE_BY_SIDE, async |(key, token)| {
+            .for_each_concurrent(SIDE_BY_SIDE, async |(key, tokens)| {
                 // Fails at once for a server whose breaker is open.
-                if self.settle_unfenced(&key, token).await.is_ok() {
+                if self.settle_all(&key, &tokens).await.is_ok() {
                     self.telemetry.counters.repairs.bump();
                     self.repairs.remove(&key);
                 }
@@ -124,7 +130,7 @@ impl<C: Cache> Drop for Claim<C> {
     }
 }
 
-/// Works until all breakers are closed and the queue is empty, or the store is gone.
+/// Works until all breakers are closed, no key is left out and the queue is empty, or the store is gone.
 async fn tend<C: Cache>(mut claim: Claim<C>, interval: Duration) {
     // The first look comes soon: it may have been one lost call.
     let mut pause = interval / 16;
@@ -139,17 +145,17 @@ async fn tend<C: Cache>(mut claim: Claim<C>, interval: Duration) {
             cache.cache.probe().await;
         }
         cache.start_repairs();
-        let is_any_open = cache.cache.is_any_open();
-        if !is_any_open && cache.repairs.release_if_empty() {
+        let needs_probes = cache.cache.needs_probes();
+        if !needs_probes && cache.repairs.release_if_empty() {
             claim.is_released = true;
             // A write may have come in just before the claim ended, and found it taken.
-            if cache.cache.is_any_open() && cache.repairs.claim() {
+            if cache.cache.needs_probes() && cache.repairs.claim() {
                 claim.is_released = false;
             } else {
                 return;
             }
         }
         // Keys that can be repaired soon are looked at soon, however long the cache may be away.
-        pause = if is_any_open { (pause * 2).clamp(interval / 16, interval) } else { interval / 16 };
+        pause = if needs_probes { (pause * 2).clamp(interval / 16, interval) } else { interval / 16 };
     }
 }

@@ -21,7 +21,7 @@ pub(crate) struct FencedWrite<'a, C: Cache> {
     protection: Protection,
     /// The instant at which the write gives up getting ahead of writers in other processes.
     deadline: Timestamp,
-    /// A statement may still commit after its client has given up.
+    /// A statement may still commit, with no client that waits for its answer.
     is_unknown: bool,
     /// A statement was carried out.
     is_written: bool,
@@ -101,11 +101,14 @@ impl<'a, C: Cache> FencedWrite<'a, C> {
             // Boxed because it is rare: the future of every write would have room for it.
             Box::pin(self.renew_fence()).await?;
         }
+        // Until its answer, should this be dropped in the middle.
+        let was_unknown = std::mem::replace(&mut self.is_unknown, true);
         let result = statement.await;
+        let is_unknown = result.as_ref().is_err_and(|error| error.outcome() == Outcome::Unknown);
+        self.is_unknown = was_unknown || is_unknown;
         if result.is_ok() {
             self.note_commit();
         }
-        self.is_unknown |= result.as_ref().is_err_and(|error| error.outcome() == Outcome::Unknown);
         result
     }
 
@@ -203,12 +206,23 @@ impl<'a, C: Cache> FencedWrite<'a, C> {
     }
 }
 
-/// A write that ends in the middle, by a panic for instance, may still commit.
+/// A write that ends in the middle, by a panic for instance. A statement that was sent may still commit.
 impl<C: Cache> Drop for FencedWrite<'_, C> {
     fn drop(&mut self) {
-        if let Protection::Repair(token) = self.protection {
-            let unknown_until = self.cache.runtime.now() + self.cache.settings.longest_statement;
-            self.cache.finish_unfenced(&self.key, token, Some(unknown_until));
+        let cache = self.cache;
+        match std::mem::replace(&mut self.protection, Protection::Ended) {
+            Protection::Fence(fence) if !self.is_unknown => {
+                let ConfirmedFence { token, deadline, .. } = fence;
+                cache.repairs.add_fenced(&self.key, token, deadline + cache.settings.clock_slack);
+                cache.tend();
+            }
+            Protection::Repair(token) => {
+                let unknown_until = cache.runtime.now() + cache.settings.longest_statement;
+                cache.finish_unfenced(&self.key, token, Some(unknown_until));
+                cache.tend();
+            }
+            // The fence stays: the statement may still commit.
+            Protection::Fence(_) | Protection::Ended => {}
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use session_core::{Cache, Persistence, Stamp, StoredKey};
 use tracing::Instrument as _;
@@ -26,11 +27,15 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     /// Loads the session in one attempt with all other loads of this key that are under way.
     async fn load_shared(self: &Arc<Self>, key: &StoredKey) -> LoadResult {
         let Some(mut waiter) = self.join(key) else { return self.bypass(key).await };
+        // Without a clock's reading for the first load of an attempt, which waits for one attempt only.
+        let came_at = waiter.may_wait_twice().then(|| self.runtime.now());
         if let Some(result) = waiter.wait().await {
             return result;
         }
-        // This load came too late for that result. However slow that attempt was, wait no longer than one attempt may take.
-        match within(&*self.runtime, self.settings.longest_load, pin!(waiter.wait())).await {
+        // This load came too late for that result. It waits for both attempts no longer than one of them may take.
+        let waited = came_at.map_or(Duration::ZERO, |came_at| self.runtime.now().since(came_at));
+        let left = self.settings.longest_load.saturating_sub(waited);
+        match within(&*self.runtime, left, pin!(waiter.wait())).await {
             Some(Some(result)) => result,
             Some(None) => self.bypass(key).await,
             None => Err(no_answer()),

@@ -1,7 +1,9 @@
 //! Operations on every session of a table, a page at a time.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use futures_util::stream::{self, StreamExt as _};
 use session_core::{Cache, ExpiryWrite, KeyForm, Persistence, Record, Row, Scan, SessionKey, StoredKey};
 
@@ -26,6 +28,10 @@ pub struct SweepPage {
     /// The sessions that cannot be read. Their rows were left alone, each with a log event;
     /// [`revoke`](crate::CachedDb::revoke) ends such a session.
     pub unreadable: Vec<StoredKey>,
+    /// The sessions that could not be written, each with a log event that says why: the payload became too large or cannot be
+    /// encoded, the codec panicked, the cache or the session's queue of writes refused the write, or the database the
+    /// statement. Mend that, and sweep once more.
+    pub failed: Vec<StoredKey>,
     /// The key after which the next page begins. `None` after the last page.
     pub next: Option<StoredKey>,
 }
@@ -41,7 +47,8 @@ impl<C: Cache, P: Scan> CachedDb<C, P> {
     /// - Writes every session by itself, against the version that was read, as a save does. So a sweep can run while the store
     ///   is in use, on several nodes, and can be stopped at any time and begun again.
     /// - The work is done when a whole sweep, with all nodes on the new key, has neither written nor missed any session.
-    /// - Sessions that cannot be read are counted and left alone. Expired sessions are left alone.
+    /// - A session that cannot be read or written stops no sweep: it is left alone, and reported by its key. Expired sessions
+    ///   are left alone.
     ///
     /// ```
     /// # use session_cached_db::{CachedDb, Error};
@@ -60,7 +67,8 @@ impl<C: Cache, P: Scan> CachedDb<C, P> {
     ///
     /// # Errors
     ///
-    /// [`Error::Database`] when the database does not answer, or an [error of every write](Self#errors-of-every-write).
+    /// [`Error::Database`] when the database is out of reach, is locked or does not answer; [`Error::Closed`]; or
+    /// [`Error::Interrupted`] when the runtime ends.
     ///
     /// # Cancel safety
     ///
@@ -113,6 +121,15 @@ enum Rewritten {
     Unreadable,
 }
 
+/// Returns `true` if the next sessions of the sweep would fail in the same way, after a wait.
+fn stops_sweep(error: &Error) -> bool {
+    match error {
+        Error::Database(error) => error.is_retryable(),
+        Error::Closed => true,
+        _ => false,
+    }
+}
+
 impl<C: Cache, P: Scan> Inner<C, P> {
     /// Works through one page. Goes on if the returned future is dropped.
     fn sweep(
@@ -142,7 +159,12 @@ impl<C: Cache, P: Scan> Inner<C, P> {
             self.settings.owns(key) || matches!(sweep, Sweep::HashKeys) && self.settings.is_plain(key)
         };
         let due: Vec<_> = page.into_iter().filter(|row| is_due(&row.key)).collect();
-        let work = due.into_iter().map(|row| async move { (row.key, self.sweep_row(sweep, row).await) });
+        let work = due.into_iter().map(|row| async move {
+            let key = row.key;
+            // A codec of the application may panic over one session.
+            let done = AssertUnwindSafe(self.sweep_row(sweep, row)).catch_unwind().await;
+            (key, done.unwrap_or(Err(Error::Interrupted)))
+        });
         // One after another, to leave the database to requests; but each wait for the other nodes would add up.
         let side_by_side = if self.cache.is_near() { SIDE_BY_SIDE_NEAR } else { 1 };
         let mut work = stream::iter(work).buffered(side_by_side);
@@ -154,10 +176,21 @@ impl<C: Cache, P: Scan> Inner<C, P> {
                 Ok(Rewritten::Unreadable) => swept.unreadable.push(key),
                 Err(Error::Conflict | Error::SessionGone | Error::AlreadyExists) => swept.missed += 1,
                 Err(error) if error.is_row_error() => swept.unreadable.push(key),
-                Err(error) => return Err(error),
+                Err(error) if stops_sweep(&error) => return Err(error),
+                Err(error) => {
+                    self.note_failed_row(&key, &error);
+                    swept.failed.push(key);
+                }
             }
         }
         Ok(swept)
+    }
+
+    fn note_failed_row(&self, key: &StoredKey, error: &Error) {
+        if let Some(suppressed) = self.telemetry.log_limits.admit("row_not_rewritten", self.runtime.now()) {
+            tracing::warn!(target: "session_cached_db", event = "row_not_rewritten", session = %self.telemetry.log_id(key), %error, suppressed,
+                "a session could not be written in a sweep over the table; it is left as it was");
+        }
     }
 
     /// Rewrites a session, if that is due.

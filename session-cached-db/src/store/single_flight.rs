@@ -262,6 +262,11 @@ impl Waiter {
         self.has_joined
     }
 
+    /// Returns `true` if this load may come too late for the attempt under way, and then waits for the next one.
+    pub(crate) const fn may_wait_twice(&self) -> bool {
+        self.next.is_some()
+    }
+
     /// Waits for the attempt's result. Returns `None` if this load came too late for it, and waits for the next attempt now.
     pub(crate) async fn wait(&mut self) -> Option<LoadResult> {
         loop {
@@ -285,14 +290,19 @@ impl Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        if let Some(next) = self.next.take() {
-            self.single_flight.leave(&self.key, &next, false);
+        // The attempt after the one that this load waits for may have begun, if another load has seen that one end.
+        for ticket in [self.next.take(), self.ticket.take()].into_iter().flatten() {
+            // A task that is dropped shows that the runtime ends.
+            if self.single_flight.leave(&self.key, &ticket, !self.is_task) {
+                self.go_on(ticket);
+            }
         }
-        let Some(ticket) = self.ticket.take() else { return };
-        // A task that is dropped shows that the runtime ends.
-        if !self.single_flight.leave(&self.key, &ticket, !self.is_task) {
-            return;
-        }
+    }
+}
+
+impl Waiter {
+    /// Sees the attempt of `ticket` to its end in a task.
+    fn go_on(&self, ticket: Ticket) {
         let mut task = Self {
             single_flight: Arc::clone(&self.single_flight),
             runtime: Arc::clone(&self.runtime),

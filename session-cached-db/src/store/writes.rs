@@ -218,7 +218,12 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
                     Arc::new(Record::clone(&record).with_expires_at(later).with_last_seen_at(now))
                 });
             }
-            Ok(false) => {}
+            // The session was used since, at a time that only the database knows. For a quarter of the interval, count it as
+            // used, so that requests which opened it before do not ask one after another.
+            Ok(false) => {
+                let used_at = idle_since + now.since(idle_since) / 4;
+                self.touches.note(key, used_at, self.settings.touch_interval);
+            }
             Err(error) => {
                 latest.forget();
                 return Err(error);

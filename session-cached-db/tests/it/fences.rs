@@ -165,3 +165,37 @@ async fn repair_keeps_a_concurrent_writer_from_publishing() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn lost_settlements_of_one_key_are_all_repaired() {
+    for is_first_degraded in [false, true] {
+        let world = World::shared().await;
+        let mut session = world.saved([("x", 1)]).await;
+        let key = stored_key(&session);
+        for x in 2..4 {
+            session.insert("x", x).unwrap();
+            if x == 2 && is_first_degraded {
+                // Its fence is placed, and nothing says so.
+                world.cache.calls.fail(Call::PutFence, Moment::After, Fault::NoAnswer);
+                world.cache.calls.fail(Call::Get, Moment::Before, Fault::NoAnswer);
+                assert_eq!(session.save().await.unwrap(), Coherence::Degraded);
+                continue;
+            }
+            let mut held = world.db.calls.hold(Call::Update, Moment::After);
+            let saving = tokio::spawn(async move { session.save().await.map(|_| session) });
+            held.reached().await;
+            world.cache.calls.fail_all(Fault::NoAnswer);
+            held.release();
+            session = saving.await.unwrap().unwrap();
+            world.cache.calls.heal();
+        }
+        let State::Fence(fence) = world.cache.peek(&key).await.unwrap().state else {
+            panic!("the settlements were not lost");
+        };
+        assert_eq!(fence.holders.len(), 2, "{is_first_degraded}");
+        let pause = world.probe_pause().await;
+        world.runtime.advance(pause);
+        until(|| world.store.stats().repairs == 1).await;
+        assert_eq!(world.cache.peek(&key).await, None, "{is_first_degraded}");
+    }
+}

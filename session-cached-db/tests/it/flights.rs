@@ -381,3 +381,49 @@ async fn loads_that_came_too_late_share_one_more_read() {
     all_see(late, &map([("x", 2)])).await;
     assert_eq!(world.db.calls.count(Call::Load), reads + 1);
 }
+
+#[tokio::test]
+async fn late_load_waits_no_longer_than_one_attempt_may_take() {
+    let world = World::shared().await;
+    let (key, stored_key) = cold(&world).await;
+    let mut held = world.db.calls.hold(Call::Load, Moment::After);
+    let first = load(&world.store, &key);
+    held.reached().await;
+    let late = load(&world.store, &key);
+    until(|| world.store.stats().joined == 1).await;
+    // The first attempt takes nearly as long as it may, and its result is too old for the late load.
+    world.runtime.advance(Duration::from_millis(4_900));
+    world.cache.plant(&stored_key, None).await;
+    world.db.calls.fail(Call::Load, Moment::Before, Fault::Hangs);
+    held.release();
+    first.await.unwrap().unwrap();
+    let of_the_rest = Duration::from_millis(101)..Duration::from_millis(500);
+    let left = world.runtime.sleeping(|asked| of_the_rest.contains(&asked)).await;
+    world.runtime.advance(left);
+    assert!(soon(late).await.unwrap().unwrap_err().is_retryable());
+}
+
+#[tokio::test]
+async fn load_dropped_after_its_attempt_has_ended_leaves_the_next_to_its_end() {
+    let world = World::shared().await;
+    let (key, stored_key) = cold(&world).await;
+    let mut held = world.db.calls.hold(Call::Load, Moment::After);
+    let first = load(&world.store, &key);
+    held.reached().await;
+    // Both come too late for the read, and wait for the next attempt; one of them is not polled again.
+    let stalled = poll_once(Box::pin(world.store.open(&key))).await;
+    let late = load(&world.store, &key);
+    until(|| world.store.stats().joined == 2).await;
+    world.cache.plant(&stored_key, None).await;
+    let mut next = world.db.calls.hold(Call::Load, Moment::Before);
+    held.release();
+    first.await.unwrap().unwrap();
+    next.reached().await;
+    late.abort();
+    assert!(late.await.unwrap_err().is_cancelled());
+    drop(stalled);
+    next.release();
+    // The attempt goes on, and fills the key: it leaves no lease behind.
+    until(|| world.store.stats().fills == 1).await;
+    assert!(world.cache.peek_record(&stored_key).await.is_some());
+}

@@ -215,3 +215,22 @@ async fn accepting_plain_keys_does_not_accept_another_applications_hashes() {
     let stored = in_shop.stored_key().unwrap().as_str();
     assert!(blog.open(stored).await.unwrap().key().is_none());
 }
+
+#[tokio::test]
+async fn prefix_that_begins_another_prefix_owns_none_of_its_sessions() {
+    let world = World::shared().await;
+    let (app, app2) = (with_prefix(&world, "app").await, with_prefix(&world, "app2").await);
+    let mut of_app = Vec::new();
+    for _ in 0..500 {
+        of_app.push(log_in(&app, "user-42").await);
+    }
+    let in_app2 = log_in(&app2, "user-42").await;
+    let looks_like_app2 = |session: &&Session| session.stored_key().unwrap().as_str().starts_with("app2");
+    assert!(of_app.iter().filter(looks_like_app2).count() > 0, "the test needs more sessions");
+    assert_eq!(app2.list_by_subject("user-42").await.unwrap().len(), 1);
+    assert_eq!(app.list_by_subject("user-42").await.unwrap().len(), 500);
+    assert_eq!(app2.reseal(None, 1_000).await.unwrap().seen, 1);
+    assert_eq!(app2.revoke_subject("user-42").await.unwrap().value, 1);
+    assert!(!in_app2.exists().await.unwrap());
+    assert_eq!(app.revoke_subject("user-42").await.unwrap().value, 500);
+}

@@ -33,6 +33,7 @@ mod grace_notes;
 mod hooks;
 mod identity;
 mod keys;
+mod left_out;
 mod limits;
 mod login;
 mod map;
@@ -50,6 +51,7 @@ mod seal;
 mod shutdown;
 mod store_operations;
 mod subjects;
+mod sweeps;
 mod touches;
 #[cfg(feature = "tower")]
 mod tower;

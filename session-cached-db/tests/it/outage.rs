@@ -6,7 +6,7 @@ use session_core::{Cache as _, Outcome, Runtime as _, StoredKey};
 use crate::common::{Call, Fault, Log, MINUTE, Moment, SECOND, World, key_of, map, soon, until, values_of};
 
 /// Lets the repair task run again and again, until `condition` holds.
-async fn looked_after(world: &World, condition: impl Fn() -> bool) {
+pub async fn looked_after(world: &World, condition: impl Fn() -> bool) {
     while !condition() {
         // The task may end without another pause.
         let pause = tokio::select! {
@@ -119,6 +119,8 @@ async fn failed_repair_is_tried_again_and_the_breaker_stays_open() {
     world.cache.calls.fail_all(Fault::Unreachable);
     assert_eq!(session.flush().await.unwrap(), Coherence::Degraded);
     world.cache.calls.heal();
+    // The probe asks for two keys.
+    world.cache.calls.fail(Call::Get, Moment::Before, Fault::Unreachable);
     world.cache.calls.fail(Call::Get, Moment::Before, Fault::Unreachable);
     let pause = world.probe_pause().await;
     world.runtime.advance(pause);
@@ -218,7 +220,7 @@ async fn write_is_not_sent_under_a_fence_that_it_may_outlive() {
 }
 
 /// Returns a session on each of the three servers of a cache.
-async fn on_each_server(world: &World) -> Vec<Session> {
+pub async fn on_each_server(world: &World) -> Vec<Session> {
     let mut sessions: Vec<Option<Session>> = vec![None, None, None];
     while sessions.iter().any(Option::is_none) {
         let session = world.saved([("x", 1)]).await;

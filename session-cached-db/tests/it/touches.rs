@@ -120,3 +120,30 @@ async fn saves_become_one_statement_despite_touches_between_them() {
     assert_eq!((world.db.calls.count(Call::Update), world.db.calls.count(Call::Touch)), (1, 0));
     assert_eq!(values_of(&world.reopen(&session).await).len(), 11);
 }
+
+#[tokio::test]
+async fn touch_that_the_database_refuses_is_not_sent_again_and_again() {
+    let world = World::shared().await;
+    let session = world.saved([("x", 1)]).await;
+    world.runtime.advance(HOUR);
+    let elsewhere = world.node().await;
+    let mut late = Vec::new();
+    for _ in 0..30 {
+        late.push(elsewhere.open(&key_of(&session)).await.unwrap());
+    }
+    world.reopen(&session).await.touch().await.unwrap();
+    world.forget_calls();
+    for request in &mut late {
+        world.runtime.advance(SECOND);
+        request.touch().await.unwrap();
+    }
+    assert_eq!(world.db.calls.count(Call::Touch), 1);
+    assert!(world.cache.calls.total() <= 3, "{} cache calls", world.cache.calls.total());
+    // The next touch that is due is at most a quarter of the interval late.
+    let mut used = elsewhere.open(&key_of(&session)).await.unwrap();
+    world.runtime.advance(345 * SECOND);
+    used.touch().await.unwrap();
+    assert_eq!(world.db.calls.count(Call::Touch), 2);
+    let record = world.store.load(session.stored_key().unwrap()).await.unwrap().unwrap();
+    assert_eq!(record.last_seen_at(), START + HOUR + 375 * SECOND);
+}

@@ -117,8 +117,9 @@ pub(super) async fn run(settings: &Settings) -> Result<Verdict, Failure> {
     }
     let blamed = |blame| counts.blames.get(&blame).copied().unwrap_or_default();
     verdict.check(
-        "no write is degraded, but by a cache call that failed",
-        counts.degraded <= cache_errors,
+        // A fence whose answer is lost is placed once more, so one failed call degrades no write.
+        "no write is degraded, but by two cache calls that failed",
+        counts.degraded.saturating_mul(2) <= cache_errors,
         format!("{} of {} writes; {cache_errors} calls failed", counts.degraded, counts.writes),
     );
     let blaming = blamed(Blame::Cache);

@@ -48,11 +48,19 @@ impl Output {
     /// Returns a list of the stored keys of rows that cannot be read, and how to end them. Returns an empty
     /// text if there are none.
     pub(crate) fn unreadable(&self, keys: &[String]) -> String {
+        self.keys("Rows that cannot be read; `sessionctl revoke` ends them by their keys", keys)
+    }
+
+    /// Returns a list of the stored keys of sessions that could not be written. Returns an empty text if there are none.
+    pub(crate) fn failed(&self, keys: &[String]) -> String {
+        self.keys("Sessions that could not be written; the log says why", keys)
+    }
+
+    fn keys(&self, heading: &str, keys: &[String]) -> String {
         if keys.is_empty() {
             return String::new();
         }
-        let heading =
-            self.styled(Style::Red, "Rows that cannot be read; `sessionctl revoke` ends them by their keys");
+        let heading = self.styled(Style::Red, heading);
         format!("\n{heading}\n{}\n", keys.join("\n"))
     }
 

@@ -26,6 +26,8 @@ struct Report {
     missed: u64,
     /// The stored keys of sessions that cannot be read, or that none of the sealing keys opens.
     unreadable: Vec<String>,
+    /// The stored keys of sessions that could not be written.
+    failed: Vec<String>,
     interrupted: bool,
 }
 
@@ -52,10 +54,11 @@ pub(crate) async fn sweep(
             (words.done, report.written),
             ("changed by another writer meanwhile", report.missed),
             ("cannot be read, left alone", report.unreadable.len().try_into().unwrap_or(u64::MAX)),
+            ("could not be written", report.failed.len().try_into().unwrap_or(u64::MAX)),
         ] {
             table.row([left(name), right(count(number))]);
         }
-        table.to_string() + &output.unreadable(&report.unreadable)
+        table.to_string() + &output.unreadable(&report.unreadable) + &output.failed(&report.failed)
     })?;
     if report.interrupted {
         complain("interrupted; run it again for the rest: sessions that are done are passed over");
@@ -64,7 +67,8 @@ pub(crate) async fn sweep(
     if report.missed > 0 {
         complain("run it once more for the sessions that another writer changed");
     }
-    Ok(if report.missed > 0 || !report.unreadable.is_empty() { Exit::Found } else { Exit::Done })
+    let is_done = report.missed == 0 && report.unreadable.is_empty() && report.failed.is_empty();
+    Ok(if is_done { Exit::Done } else { Exit::Found })
 }
 
 async fn pages(
@@ -80,6 +84,7 @@ async fn pages(
         report.written += page.written;
         report.missed += page.missed;
         report.unreadable.extend(page.unreadable.iter().map(|key| key.as_str().to_owned()));
+        report.failed.extend(page.failed.iter().map(|key| key.as_str().to_owned()));
         after = page.next;
         if after.is_none() {
             return Ok(());

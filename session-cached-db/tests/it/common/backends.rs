@@ -19,7 +19,9 @@ impl From<Fault> for CacheError {
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::Unreachable => Self::Unavailable("the test cut it off".into()),
-            Fault::NoAnswer | Fault::Hangs => Self::Unknown("the test lost the answer".into()),
+            Fault::NoAnswer | Fault::Hangs | Fault::Panics => {
+                Self::Unknown("the test lost the answer".into())
+            }
             Fault::Refused => Self::Refused("the test said no".into()),
             Fault::Unusable => Self::Unusable("the test said no to all; say yes".into()),
         }
@@ -30,7 +32,9 @@ impl From<Fault> for PersistenceError {
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::Unreachable => Self::Unavailable("the test cut it off".into()),
-            Fault::NoAnswer | Fault::Hangs => Self::Unknown("the test lost the answer".into()),
+            Fault::NoAnswer | Fault::Hangs | Fault::Panics => {
+                Self::Unknown("the test lost the answer".into())
+            }
             Fault::Refused | Fault::Unusable => Self::Refused("the test said no".into()),
         }
     }
@@ -46,6 +50,8 @@ pub struct TestCache {
     dead: Arc<Mutex<HashSet<usize>>>,
     /// Keys under which another program has put an entry.
     foreign: Arc<Mutex<HashSet<String>>>,
+    /// Keys for which no call is answered.
+    silent: Arc<Mutex<HashSet<String>>>,
     /// The bound of the near cache that this one claims to be.
     freshness_bound: Option<Duration>,
 }
@@ -60,6 +66,7 @@ impl TestCache {
             properties,
             dead: Arc::default(),
             foreign: Arc::default(),
+            silent: Arc::default(),
             freshness_bound: None,
         }
     }
@@ -91,10 +98,23 @@ impl TestCache {
         self.foreign.lock().unwrap().insert(key.as_str().to_owned());
     }
 
-    /// Returns an error if the server of `key` is down, or has another program's entry there.
+    /// Makes all calls for `key` fail without an answer, and no others.
+    pub fn silence(&self, key: &StoredKey) {
+        self.silent.lock().unwrap().insert(key.as_str().to_owned());
+    }
+
+    /// Makes calls for all keys succeed again.
+    pub fn end_silence(&self) {
+        self.silent.lock().unwrap().clear();
+    }
+
+    /// Returns an error if `key` is silent, or its server is down, or has another program's entry there.
     fn check(&self, key: &StoredKey) -> Result<(), CacheError> {
         if self.dead.lock().unwrap().contains(&self.server(key)) {
             return Err(Fault::Unreachable.into());
+        }
+        if self.silent.lock().unwrap().contains(key.as_str()) {
+            return Err(Fault::NoAnswer.into());
         }
         if self.foreign.lock().unwrap().contains(key.as_str()) {
             return Err(CacheError::WrongKey);
@@ -229,6 +249,8 @@ pub struct TestDb {
     pub clock: Arc<Mutex<Option<Arc<dyn Runtime>>>>,
     /// A time that replaces the clock's.
     set_to: Arc<Mutex<Option<Timestamp>>>,
+    /// The key whose updates and renames fail, and in which way.
+    broken: Arc<Mutex<Option<(StoredKey, Fault)>>>,
     properties: PersistenceProperties,
 }
 
@@ -240,7 +262,21 @@ impl TestDb {
             sqlite: Arc::new(sqlite),
             clock: Arc::default(),
             set_to: Arc::default(),
+            broken: Arc::default(),
             properties,
+        }
+    }
+
+    /// Makes every update and rename of `key` fail, and of no other key.
+    pub fn fail_for(&self, key: &StoredKey, fault: Fault) {
+        *self.broken.lock().unwrap() = Some((*key, fault));
+    }
+
+    async fn check(&self, key: &StoredKey) -> Result<(), PersistenceError> {
+        let broken = *self.broken.lock().unwrap();
+        match broken {
+            Some((broken, fault)) if broken == *key => Ok(fault.strike().await?),
+            _ => Ok(()),
         }
     }
 
@@ -271,6 +307,7 @@ impl Persistence for TestDb {
         write: RecordWrite<'_>,
         now: Timestamp,
     ) -> Result<Version, PersistenceError> {
+        self.check(key).await?;
         self.calls.make(Call::Update, self.sqlite.update(key, write, now)).await
     }
 
@@ -291,6 +328,7 @@ impl Persistence for TestDb {
         write: RecordWrite<'_>,
         now: Timestamp,
     ) -> Result<Version, PersistenceError> {
+        self.check(old).await?;
         self.calls.make(Call::Rename, self.sqlite.rename(old, new, write, now)).await
     }
 

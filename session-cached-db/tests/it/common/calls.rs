@@ -55,6 +55,8 @@ pub enum Fault {
     Unusable,
     /// The call never returns.
     Hangs,
+    /// The call panics.
+    Panics,
 }
 
 /// The calls of one backend.
@@ -182,7 +184,11 @@ impl Calls {
 }
 
 impl Fault {
-    async fn strike(self) -> Result<(), Self> {
-        if self == Self::Hangs { std::future::pending().await } else { Err(self) }
+    pub async fn strike(self) -> Result<(), Self> {
+        match self {
+            Self::Hangs => std::future::pending().await,
+            Self::Panics => panic!("the test says so"),
+            fault => Err(fault),
+        }
     }
 }
