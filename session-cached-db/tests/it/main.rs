@@ -58,6 +58,8 @@ mod tower_cookie;
 #[cfg(all(feature = "django", feature = "tower"))]
 mod tower_django;
 #[cfg(feature = "tower")]
+mod tower_ends;
+#[cfg(feature = "tower")]
 mod tower_errors;
 #[cfg(feature = "tower")]
 mod tower_guard;
