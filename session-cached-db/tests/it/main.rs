@@ -68,6 +68,8 @@ mod tower_header;
 #[cfg(feature = "tower")]
 mod tower_jar;
 #[cfg(feature = "tower")]
+mod tower_replaced;
+#[cfg(feature = "tower")]
 mod tower_saving;
 #[cfg(feature = "tower")]
 mod tower_stack;

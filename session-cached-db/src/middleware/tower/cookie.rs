@@ -37,6 +37,7 @@ const MAX_LABEL: usize = 63;
 const MAX_AGE: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 
 static COOKIE: [HeaderName; 1] = [header::COOKIE];
+static SET_COOKIE: [HeaderName; 1] = [header::SET_COOKIE];
 
 /// The name and the attributes of the session cookie.
 ///
@@ -275,6 +276,10 @@ impl SessionCookie {
 impl Transport for SessionCookie {
     fn request_headers(&self) -> &[HeaderName] {
         &COOKIE
+    }
+
+    fn response_headers(&self) -> &[HeaderName] {
+        &SET_COOKIE
     }
 
     /// The header also holds the cookies of other programs: text in any encoding, pairs that are malformed, values in quotes.

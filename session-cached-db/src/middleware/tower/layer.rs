@@ -14,7 +14,7 @@ use super::caching::{keep_out_of_shared_caches, vary_by};
 use super::cookie::SessionCookie;
 use super::handle::SessionHandle;
 use super::opened::KeyChange;
-use super::response::{self, SessionFailure};
+use super::response::{self, SessionFailure, note_key_headers};
 use super::settings::Settings;
 use super::transport::{InvalidTransport, PresentedKeys, Transport};
 use crate::CachedDb;
@@ -54,7 +54,8 @@ use crate::CachedDb;
 ///   [`Error`](crate::Error) in a [`SessionFailure`] among its extensions: 400 if the
 ///   session was ended while the request was handled, or cannot hold what it is to hold (a subject that is too long, a value
 ///   that is nested too deep, data that the codec refuses), 413 if it would exceed a limit of the store or its codec, 409 for a conflict, 503 when the store is not
-///   available, otherwise 500.
+///   available, otherwise 500. Of the replaced response, all `Set-Cookie` headers stay, and the key that another
+///   layer has sent; see [`SessionFailure::replace`].
 /// - The response does not wait for a task that [keeps the session](SessionHandle::lock). Changes that are made after the
 ///   response, by such a task or by a streamed body, are not saved unless that code saves them itself. A task that has begun to
 ///   save what was changed before, and is not polled to the end of that, is waited for as long as the longest write may take; then the
@@ -239,10 +240,13 @@ async fn finish<M, B: ErrorBody<ResponseBody>, ResponseBody>(
         Some(error) => {
             let failure = SessionFailure(error);
             settings.note_failure(&failure);
-            response::of(failure, B::explain)
+            SessionFailure::replace(response, response::of(failure, B::explain))
         }
     };
     let changes_key = finished.key_change.is_some();
+    if changes_key {
+        note_key_headers(response.extensions_mut(), settings.transport.response_headers());
+    }
     let headers = response.headers_mut();
     match finished.key_change {
         Some(KeyChange::Written { key, max_age }) => settings.transport.write(headers, &key, max_age),
