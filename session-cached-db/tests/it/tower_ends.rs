@@ -87,7 +87,7 @@ async fn never(session: SessionHandle) {
 }
 
 #[tokio::test]
-async fn handler_cut_off_by_a_timeout_stores_nothing_and_leaves_the_session_usable() {
+async fn handler_cut_off_by_a_timeout_stores_nothing_and_frees_the_session() {
     let world = World::new().await;
     let session = world.saved([("visits", 1)]).await;
     let cut = || TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, Duration::from_millis(1));
@@ -122,7 +122,7 @@ async fn panic_caught_inside_of_the_layer_stores_nothing_and_sends_the_new_key()
 }
 
 #[tokio::test]
-async fn panic_caught_outside_of_the_layer_stores_nothing_and_leaves_the_store_usable() {
+async fn panic_caught_outside_of_the_layer_stores_nothing() {
     let world = World::new().await;
     let session = world.saved([("visits", 1)]).await;
     let page = async |session: SessionHandle| {
