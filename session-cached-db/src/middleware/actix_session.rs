@@ -27,7 +27,9 @@
 //!   its thread holds up no other.
 //! - Cookies are not adopted: a key that this store did not make opens no session, and costs no I/O if it is
 //!   malformed.
-//! - A payload that cannot be read opens no session and is logged as an event. Its row is left alone.
+//! - A session that is there and cannot be read, as in a rolling deployment, is an error of the load: the middleware answers 500
+//!   before a handler runs. Row and cookie stay, because another node may be able to read the session. To end it,
+//!   call [`CachedDb::revoke`], or [`CachedDb::end`] with the client's key.
 //! - A change of the subject with this crate's [`Session`](crate::Session) gives the session another key, which the
 //!   middleware does not learn: its client is logged out. Use one of the two for a session, not both.
 //! - Under [`ConflictPolicy::Reject`](crate::ConflictPolicy::Reject), an update fails if it changes a key
@@ -141,7 +143,7 @@ impl<C: Cache, P: Persistence> SessionStore for CachedDb<C, P> {
 
 impl<C: Cache, P: Persistence> CachedDb<C, P> {
     async fn find(&self, key: &ActixKey) -> Result<Option<Session>, Error> {
-        adapter::readable(self.open(key.as_ref())).await
+        adapter::existing(self.open(key.as_ref())).await
     }
 
     async fn add(&self, state: State, ttl: time::Duration) -> Result<ActixKey, Error> {

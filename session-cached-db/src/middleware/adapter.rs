@@ -27,14 +27,11 @@ pub(crate) fn replace<V: Serialize>(
     Ok(())
 }
 
-/// Returns the session that `open` opens, if there is one. A session that cannot be read is none: these middlewares answer
-/// every other error of a load with 500, and go on to do so until the client drops its cookie.
-pub(super) async fn readable(
+/// Returns the session that `open` opens, if there is one. A session that cannot be read is an error, and not none: these
+/// middlewares take the cookie of none away, or give the client another one, although another node may be able to read the session.
+pub(super) async fn existing(
     open: impl Future<Output = Result<Session, Error>>,
 ) -> Result<Option<Session>, Error> {
-    match open.await {
-        Ok(session) => Ok(session.key().is_some().then_some(session)),
-        Err(error) if error.is_row_error() => Ok(None),
-        Err(error) => Err(error),
-    }
+    let session = open.await?;
+    Ok(session.key().is_some().then_some(session))
 }

@@ -25,7 +25,9 @@
 //!   request, set the middleware to
 //!   [always
 //!   save](https://docs.rs/tower-sessions/latest/tower_sessions/service/struct.SessionManagerLayer.html#method.with_always_save).
-//! - A payload that cannot be read opens no session and is logged as an event. Its row is left alone.
+//! - A session that is there and cannot be read, as in a rolling deployment, is an error (`Decode`) of each method that reads it or
+//!   changes it. Row and cookie stay, because another node may be able to read the session. Answer it with 500 or 503, as axum-login
+//!   does: it answers 500 to every request with that cookie. The `flush` of tower-sessions ends such a session, because it reads nothing.
 //! - A change of the subject with this crate's [`Session`](crate::Session) gives the session another key, which the
 //!   middleware does not learn: its client is logged out. Use one of the two for a session, not both.
 //! - Under [`ConflictPolicy::Reject`](crate::ConflictPolicy::Reject), a save fails if it changes a key that
@@ -198,7 +200,7 @@ impl<C: Cache, P: Persistence> Sessions<'_, C, P> {
         values: &Values,
         expires_at: OffsetDateTime,
     ) -> Result<(), Error> {
-        let session = adapter::readable(self.0.open_key(key)).await?;
+        let session = adapter::existing(self.0.open_key(key)).await?;
         let mut session = session.ok_or(Error::SessionGone)?;
         let is_same = |json: &str, value: &serde_json::Value| {
             serde_json::from_str::<serde_json::Value>(json).is_ok_and(|stored| stored == *value)
@@ -209,7 +211,7 @@ impl<C: Cache, P: Persistence> Sessions<'_, C, P> {
     }
 
     async fn find(&self, key: SessionKey) -> Result<Option<(Values, OffsetDateTime)>, Error> {
-        let Some(session) = adapter::readable(self.0.open_key(key)).await? else { return Ok(None) };
+        let Some(session) = adapter::existing(self.0.open_key(key)).await? else { return Ok(None) };
         let value = |(key, _): (&str, &str)| Ok((key.to_owned(), session.get(key)?.unwrap_or_default()));
         let values = session.iter().map(value).collect::<Result<_, Error>>()?;
         Ok(Some((values, date(session.expires_at()))))

@@ -60,6 +60,8 @@ mod tower_cookie;
 #[cfg(all(feature = "django", feature = "tower"))]
 mod tower_django;
 #[cfg(feature = "tower")]
+mod tower_ends;
+#[cfg(feature = "tower")]
 mod tower_errors;
 #[cfg(feature = "tower")]
 mod tower_guard;
@@ -67,6 +69,8 @@ mod tower_guard;
 mod tower_header;
 #[cfg(feature = "tower")]
 mod tower_jar;
+#[cfg(feature = "tower")]
+mod tower_replaced;
 #[cfg(feature = "tower")]
 mod tower_saving;
 #[cfg(feature = "tower")]

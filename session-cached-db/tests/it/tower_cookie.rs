@@ -163,6 +163,12 @@ async fn cookie_that_browsers_would_refuse_is_refused() {
         (SessionCookie::new("id").domain("."), "the cookie's domain"),
         (SessionCookie::new("id").domain("münchen.example"), "the cookie's domain"),
         (SessionCookie::new("id").domain("d".repeat(1025)), "the cookie's domain"),
+        (SessionCookie::new("id").domain("example.org."), "the cookie's domain"),
+        (SessionCookie::new("id").domain("..example.org"), "the cookie's domain"),
+        (SessionCookie::new("id").domain("a..b"), "the cookie's domain"),
+        (SessionCookie::new("id").domain(".example..org"), "the cookie's domain"),
+        (SessionCookie::new("id").domain(format!("{}.org", "d".repeat(64))), "the cookie's domain"),
+        (SessionCookie::new("id").domain("abcdefg.".repeat(32) + "org"), "the cookie's domain"),
         (SessionCookie::new("id").path(format!("/{}", "p".repeat(1024))), "the cookie's path"),
         // With a key of 64 characters, the longest one.
         (SessionCookie::new("n".repeat(4096 - 64 + 1)), "4096 bytes"),
@@ -179,6 +185,10 @@ async fn cookie_that_browsers_would_refuse_is_refused() {
         SessionCookie::new("__Host-Http-id"),
         SessionCookie::new("__host-http-id").plain_http(true).http_only(false).path("/app"),
         SessionCookie::new("n".repeat(4096 - 64)).path(format!("/{}", "p".repeat(1023))),
+        SessionCookie::new("id").domain(format!(".{}.org", "d".repeat(63))),
+        SessionCookie::new("id").domain("abcdefg.".repeat(31) + "local"),
+        // Hosts of internal networks, which browsers open and whose cookies they keep.
+        SessionCookie::new("id").domain("my_app.internal"),
         SessionCookie::new("id").domain(".example.org").partitioned(true).same_site(SameSite::None),
     ] {
         layer(&world).with_cookie(cookie).unwrap();

@@ -70,11 +70,20 @@ async fn outer_layer_can_answer_with_its_own_page() {
         store.revoke(&stored_key).await.unwrap();
     };
     let with_own_page = async |response: Response| match response.extensions().get::<SessionFailure>() {
-        Some(SessionFailure(Error::SessionGone)) => Redirect::to("/login").into_response(),
+        Some(SessionFailure(Error::SessionGone)) => {
+            SessionFailure::replace(response, Redirect::to("/login").into_response())
+        }
         _ => response,
     };
     let site = site(layer(&world), page).layer(middleware::map_response(with_own_page));
-    assert_eq!(ask(&site, Some(&cookie_of(&session))).await.status, StatusCode::SEE_OTHER);
+    let answer = ask(&site, Some(&cookie_of(&session))).await;
+    assert_eq!(
+        (answer.status, &answer.headers["location"]),
+        (StatusCode::SEE_OTHER, &"/login".parse().unwrap())
+    );
+    assert!(answer.varies_by_cookie() && answer.failure.is_some());
+    assert_eq!(answer.headers["cache-control"], "private");
+    assert!(!answer.headers.contains_key("content-type"), "that of the plain text");
 }
 
 #[tokio::test]

@@ -222,6 +222,10 @@ impl Transport for Own {
     fn request_headers(&self) -> &[HeaderName] {
         &self.0
     }
+    fn response_headers(&self) -> &[HeaderName] {
+        static X_OWN: [HeaderName; 1] = [HeaderName::from_static("x-own")];
+        &X_OWN
+    }
     fn read(&self, request: &HeaderMap, keys: &mut PresentedKeys) {
         for value in self.0.iter().filter_map(|name| request.get(name)) {
             keys.offer(value.as_bytes().strip_prefix(b"app:").unwrap_or_default());

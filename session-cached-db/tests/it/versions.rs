@@ -29,6 +29,42 @@ fn locked() -> BTreeMap<String, BTreeSet<String>> {
     versions
 }
 
+/// Returns the versions that a text names right after the name of a crate, as in `axum-login 0.18`.
+fn named(text: &str, name: &str) -> Vec<String> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+    let version = |(start, _): (usize, &str)| {
+        let (before, after) = (&text[..start], &text[start + name.len()..]);
+        let after = after.trim_start_matches(['`', ']']).strip_prefix(' ')?;
+        let number = after.split(|c: char| !(c.is_ascii_digit() || c == '.')).next()?.trim_end_matches('.');
+        let is_one = !before.ends_with(is_name) && number.starts_with(|c: char| c.is_ascii_digit());
+        is_one.then(|| number.to_owned())
+    };
+    text.match_indices(name).filter_map(version).collect()
+}
+
+#[test]
+fn versions_in_sentences_are_the_locked_ones() {
+    let locked = locked();
+    let texts = [
+        "README.md",
+        "docs/versions.md",
+        "session-cached-db/Cargo.toml",
+        "session-cached-db/src/middleware/tower_sessions.rs",
+        "session-cached-db/src/middleware/actix_session.rs",
+    ];
+    for name in ["actix-session", "actix-web", "axum", "axum-core", "axum-login", "sqlx", "tower-sessions"] {
+        for text in texts {
+            for version in named(&read(text), name) {
+                assert!(locked[name].contains(&compatible(&version)), "{text}: {name} {version}");
+            }
+        }
+    }
+    // The test sees what it is to see.
+    assert_eq!(named(&read("README.md"), "axum-login"), ["0.18"]);
+    assert_eq!(named(&read(texts[3]), "tower-sessions"), ["0.15", "0.14"]);
+    assert_eq!(named(&read(texts[3]), "axum-login"), ["0.18"]);
+}
+
 #[test]
 fn versions_in_the_table_are_the_locked_ones() {
     let (document, mut locked) = (read("docs/versions.md"), locked());

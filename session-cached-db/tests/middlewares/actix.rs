@@ -287,12 +287,13 @@ pub async fn unchanged_values_stay_byte_for_byte(world: &World) {
     assert_eq!(session.subject(), Some("user-42"));
 }
 
-pub async fn unreadable_payload_opens_no_session_and_stays(world: &World) {
+pub async fn unreadable_payload_is_an_error_and_row_and_cookie_stay(world: &World) {
     let site = site(&world.nodes[0]).await;
     let first = ask(&site, "/visit", None).await;
     world.corrupt(&first.key()).await;
-    let answer = ask(&site, "/visit", Some(&first.cookie())).await;
-    assert_eq!(answer.body, "1");
-    assert_ne!(answer.key(), first.key());
+    for path in ["/read", "/visit"] {
+        let answer = ask(&site, path, Some(&first.cookie())).await;
+        assert_eq!((answer.status, answer.cookie), (StatusCode::INTERNAL_SERVER_ERROR, None), "{path}");
+    }
     assert!(world.has_row(&first.key()).await);
 }

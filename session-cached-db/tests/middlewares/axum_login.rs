@@ -288,3 +288,14 @@ pub async fn dead_database_logs_no_one_in_or_out(world: &World) {
     assert_eq!(unknown.get(&one, "/").await.status, StatusCode::INTERNAL_SERVER_ERROR);
     assert!(unknown.cookie.is_some());
 }
+
+pub async fn unreadable_session_is_an_error_and_its_cookie_stays(world: &World) {
+    let [one, _] = sites(world, &Users::new());
+    let mut ferris = Browser::default();
+    ferris.log_in(&one, "ferris", "hunter42").await;
+    let cookie = ferris.cookie.clone();
+    world.corrupt(&ferris.key()).await;
+    assert_eq!(ferris.get(&one, "/").await.status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(ferris.cookie, cookie, "another node may be able to read it");
+    assert!(world.has_row(&ferris.key()).await);
+}

@@ -56,7 +56,7 @@ const SCENARIOS: &[(&str, Scenario)] = scenarios! {
         expiry_of_the_last_save_counts,
         existing_id_is_replaced_when_a_session_is_created,
         unchanged_values_stay_byte_for_byte,
-        unreadable_payload_opens_no_session_and_stays,
+        unreadable_payload_is_an_error_and_row_and_cookie_stay,
         reserved_key_is_an_encoding_error;
     axum_login:
         visitor_is_sent_to_the_login_page,
@@ -65,7 +65,8 @@ const SCENARIOS: &[(&str, Scenario)] = scenarios! {
         logout_on_one_node_is_final_on_the_other,
         two_users_have_sessions_of_their_own,
         changed_password_ends_the_session,
-        dead_database_logs_no_one_in_or_out;
+        dead_database_logs_no_one_in_or_out,
+        unreadable_session_is_an_error_and_its_cookie_stays;
     actix:
         client_comes_back_with_its_cookie,
         visitor_who_stores_nothing_gets_no_session,
@@ -78,7 +79,7 @@ const SCENARIOS: &[(&str, Scenario)] = scenarios! {
         reading_prolongs_a_session_under_on_every_request,
         malformed_cookie_opens_no_session,
         unchanged_values_stay_byte_for_byte,
-        unreadable_payload_opens_no_session_and_stays;
+        unreadable_payload_is_an_error_and_row_and_cookie_stay;
     actix_workers:
         connections_outlive_the_worker_that_opened_them,
         worker_that_blocks_its_thread_holds_up_no_other;

@@ -184,14 +184,33 @@ pub async fn unchanged_values_stay_byte_for_byte(world: &World) {
     assert_eq!(session.subject(), Some("user-42"));
 }
 
-pub async fn unreadable_payload_opens_no_session_and_stays(world: &World) {
-    let site = site(&world.nodes[0]);
-    let first = ask(&site, "/visit", None).await;
+pub async fn unreadable_payload_is_an_error_and_row_and_cookie_stay(world: &World) {
+    let first = ask(&site(&world.nodes[0]), "/visit", None).await;
+    let read = async |session: Session| session.get::<u32>("visits").await.map(drop).map_err(failed);
+    let change = async |session: Session| session.insert("visits", 7).await.map_err(failed);
+    let log_out = async |session: Session| session.flush().await.map_err(failed);
+    let site = Router::new()
+        .route("/read", get(read))
+        .route("/change", get(change))
+        .route("/logout", get(log_out))
+        .layer(layer(&world.nodes[0]));
     world.corrupt(&first.key()).await;
-    let answer = ask(&site, "/visit", Some(&first.cookie())).await;
-    assert_eq!(answer.body, "1");
-    assert_ne!(answer.cookie(), first.cookie());
-    assert!(world.has_row(&first.key()).await);
+    let store: &dyn SessionStore = &world.nodes[0];
+    let id = first.key().parse().unwrap();
+    assert!(matches!(store.load(&id).await, Err(StoreError::Decode(_))));
+    assert!(matches!(store.save(&record(id, [("visits", 7)])).await, Err(StoreError::Decode(_))));
+    for path in ["/read", "/change"] {
+        let answer = ask(&site, path, Some(&first.cookie())).await;
+        assert_eq!((answer.status, answer.cookie), (StatusCode::INTERNAL_SERVER_ERROR, None), "{path}");
+        assert!(world.has_row(&first.key()).await);
+    }
+    // A logout reads nothing.
+    assert_eq!(ask(&site, "/logout", Some(&first.cookie())).await.status, StatusCode::OK);
+    assert!(!world.has_row(&first.key()).await);
+}
+
+fn failed<E>(_: E) -> StatusCode {
+    StatusCode::INTERNAL_SERVER_ERROR
 }
 
 pub async fn reserved_key_is_an_encoding_error(world: &World) {

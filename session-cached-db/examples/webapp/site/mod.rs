@@ -326,11 +326,8 @@ async fn explain_failures(response: Response) -> Response {
         }
         Some(_) => "Your session cannot be reached at the moment. Please try again.",
     };
-    let mut page = pages::problem(response.status(), text);
-    page.headers_mut().extend(
-        response.headers().get(header::SET_COOKIE).map(|cookie| (header::SET_COOKIE, cookie.clone())),
-    );
-    page
+    let page = pages::problem(response.status(), text);
+    SessionFailure::replace(response, page)
 }
 
 async fn add_security_headers(mut response: Response) -> Response {

@@ -30,10 +30,14 @@ struct Prefix {
 const MAX_NAME_AND_VALUE: usize = 4096;
 /// The longest value of an attribute, in bytes. Browsers ignore an attribute with a longer one.
 const MAX_ATTRIBUTE: usize = 1024;
+/// The longest name of a host, and the longest part of one between dots, in bytes.
+const MAX_HOST: usize = 253;
+const MAX_LABEL: usize = 63;
 /// Browsers keep no cookie longer than that.
 const MAX_AGE: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 
 static COOKIE: [HeaderName; 1] = [header::COOKIE];
+static SET_COOKIE: [HeaderName; 1] = [header::SET_COOKIE];
 
 /// The name and the attributes of the session cookie.
 ///
@@ -192,7 +196,6 @@ impl SessionCookie {
     fn fault(&self) -> Option<&'static str> {
         let is_token = |c: char| c.is_ascii_graphic() && !"()<>@,;:\\\"/[]?={}".contains(c);
         let is_value = |text: &str| text.chars().all(|c| matches!(c, ' '..='~') && c != ';');
-        let is_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
         let domain = self.domain.as_deref();
         if self.name().is_empty() || !self.name().chars().all(is_token) {
             Some(
@@ -200,12 +203,10 @@ impl SessionCookie {
             )
         } else if !self.path.starts_with('/') || !is_value(&self.path) || self.path.len() > MAX_ATTRIBUTE {
             Some("the cookie's path must begin with a slash, hold no semicolon and have at most 1024 bytes")
-        } else if domain.is_some_and(|domain| {
-            domain.trim_matches('.').is_empty()
-                || !domain.chars().all(is_host)
-                || domain.len() > MAX_ATTRIBUTE
-        }) {
-            Some("the cookie's domain must be the name of a host, without a port")
+        } else if domain.is_some_and(|domain| !is_host(domain)) {
+            Some(
+                "the cookie's domain must be the name of a host in ASCII, without a port and a dot at its end",
+            )
         } else if self.same_site == SameSite::None && !self.is_secure() {
             Some("same_site(None) demands secure(true)")
         } else if self.is_partitioned && !self.is_secure() {
@@ -277,6 +278,10 @@ impl Transport for SessionCookie {
         &COOKIE
     }
 
+    fn response_headers(&self) -> &[HeaderName] {
+        &SET_COOKIE
+    }
+
     /// The header also holds the cookies of other programs: text in any encoding, pairs that are malformed, values in quotes.
     /// None of that hides the session cookie.
     fn read(&self, request: &HeaderMap, keys: &mut PresentedKeys) {
@@ -309,6 +314,15 @@ impl Transport for SessionCookie {
     fn check(&self) -> Result<(), InvalidTransport> {
         self.fault().map_or(Ok(()), |fault| Err(InvalidTransport::new(fault)))
     }
+}
+
+/// Returns `true` for the name of a host, or one that a dot comes before, which browsers ignore. The underscore is in no name that
+/// can be registered, but in those of hosts inside of networks.
+fn is_host(domain: &str) -> bool {
+    let is_in_labels = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let is_label = |label: &str| (1..=MAX_LABEL).contains(&label.len()) && label.chars().all(is_in_labels);
+    let name = domain.strip_prefix('.').unwrap_or(domain);
+    name.len() <= MAX_HOST && name.split('.').all(is_label)
 }
 
 /// Returns the prefix of a name. Like browsers, ignores case.

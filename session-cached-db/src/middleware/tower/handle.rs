@@ -31,6 +31,10 @@ struct Shared {
     is_used: AtomicBool,
     is_touching: AtomicBool,
     is_ended: AtomicBool,
+    /// The session had a subject when it was opened.
+    had_subject: AtomicBool,
+    /// The response is made, or will never be.
+    is_finished: AtomicBool,
     /// The worker that handles the request.
     worker: OnceLock<Worker>,
     room: OnceCell<Room>,
@@ -42,19 +46,19 @@ pub struct SessionGuard<'a>(Locked<'a>);
 impl<M> SessionHandle<M> {
     pub(super) fn new(settings: Arc<Settings>, presented: PresentedKeys, is_background: bool) -> Self {
         let (is_used, is_touching) = (AtomicBool::new(false), AtomicBool::new(settings.is_touching));
-        let is_ended = AtomicBool::new(false);
-        let (worker, room) = (OnceLock::new(), OnceCell::new());
-        let shared = Arc::new(Shared {
+        let shared = Shared {
             settings,
             presented,
             is_background,
             is_used,
             is_touching,
-            is_ended,
-            worker,
-            room,
-        });
-        Self { shared, marker: PhantomData }
+            is_ended: AtomicBool::new(false),
+            had_subject: AtomicBool::new(false),
+            is_finished: AtomicBool::new(false),
+            worker: OnceLock::new(),
+            room: OnceCell::new(),
+        };
+        Self { shared: Arc::new(shared), marker: PhantomData }
     }
 
     /// Notes that the present worker handles the request.
@@ -96,6 +100,10 @@ impl<M> SessionHandle<M> {
     pub async fn lock(&self) -> Result<SessionGuard<'_>, Error> {
         self.shared.is_used.store(true, Ordering::Relaxed);
         let room = self.shared.room.get_or_try_init(|| self.open()).await?;
+        if self.shared.is_finished.load(Ordering::Relaxed) {
+            // The session was first opened after the response.
+            room.finish();
+        }
         let worker = self.shared.worker.get().copied();
         Ok(SessionGuard(room.lock(worker, &*self.shared.settings.store).await?))
     }
@@ -140,27 +148,36 @@ impl<M> SessionHandle<M> {
     }
 
     async fn open(&self) -> Result<Room, Error> {
-        let (session, presented) = self.open_first().await?;
+        let (session, presented) = self.open_best().await?;
         Ok(Room::new(Opened::new(session, presented, self.shared.is_background)))
     }
 
-    /// Opens the session of the first key that has one, or a new session. Returns that key, too.
-    async fn open_first(&self) -> Result<(Session, Option<SessionKey>), Error> {
+    /// Opens the session that counts: of the keys that have one, the first with a subject, or else the first. Without any, a new
+    /// session. Returns the key, too.
+    async fn open_best(&self) -> Result<(Session, Option<SessionKey>), Error> {
         let Shared { settings, presented, .. } = &*self.shared;
-        let (mut unreadable, mut superseded) = (None, None);
+        let (mut anonymous, mut unreadable, mut superseded) = (None, None, None);
         for key in presented.iter() {
             match Arc::clone(&settings.store).open(Some(key.clone())).await {
-                Ok(session) if session.key().is_some() => return Ok((session, Some(key.clone()))),
+                Ok(session) if session.key().is_some() => {
+                    let found = (session, Some(key.clone()));
+                    if found.0.subject().is_some() {
+                        self.shared.had_subject.store(true, Ordering::Relaxed);
+                        return Ok(found);
+                    }
+                    anonymous = anonymous.or(Some(found));
+                }
                 Ok(session) => superseded = superseded.or(session.is_superseded().then_some(session)),
                 Err(error) if error.is_row_error() => unreadable = Some(error),
                 Err(error) => return Err(error),
             }
         }
-        match (unreadable, superseded) {
+        match (anonymous, unreadable, superseded) {
+            (Some(found), ..) => Ok(found),
             // Not a new session: the row is there, and another node may be able to read it.
-            (Some(error), _) => Err(error),
-            (None, Some(session)) => Ok((session, None)),
-            (None, None) => Ok((Arc::clone(&settings.store).open(None).await?, None)),
+            (None, Some(error), _) => Err(error),
+            (None, None, Some(session)) => Ok((session, None)),
+            (None, None, None) => Ok((Arc::clone(&settings.store).open(None).await?, None)),
         }
     }
 
@@ -173,32 +190,64 @@ impl<M> SessionHandle<M> {
         self.shared.is_used.load(Ordering::Relaxed)
     }
 
+    /// Notes that changes from now on are not those of the request.
+    pub(super) fn close(&self) {
+        self.shared.is_finished.store(true, Ordering::Relaxed);
+        if let Some(room) = self.shared.room.get() {
+            room.finish();
+        }
+    }
+
     /// Stores the changes, if the session `is_to_be_stored`, and returns what the response has to tell the client.
     pub(super) async fn finish(&self, is_to_be_stored: bool) -> Finished {
-        let ended = self.shared.is_ended.load(Ordering::Relaxed).then_some(KeyChange::Ended);
-        let Some(room) = self.shared.room.get() else {
+        let Shared { settings, is_ended, had_subject, room, .. } = &*self.shared;
+        let mut is_logged_out = false;
+        let ended = is_ended.load(Ordering::Relaxed).then_some(KeyChange::Ended);
+        let Some(room) = room.get() else {
             return Finished { key_change: ended, failure: None };
         };
         if !is_to_be_stored {
             room.finish();
         }
-        let finished = match room.lock_last().await {
+        let mut finished = match room.lock_last(&*settings.store).await {
             Last::Free(mut opened) => {
                 // The handler may have left a write under a new key whose outcome is unknown. If it took place, the client
                 // needs the key.
                 let _ = opened.session.settle().await;
                 let failure =
                     if is_to_be_stored { self.store(&mut opened.session).await.err() } else { None };
+                // Before the next worker locks the session: a change that could not be stored is not its own to save.
+                room.finish();
+                is_logged_out = had_subject.load(Ordering::Relaxed)
+                    && opened.session.subject().is_none()
+                    && !opened.session.modified();
                 let ended = ended.filter(|_| opened.session.is_unsaved_and_empty());
                 Finished { key_change: opened.key_change().or(ended), failure }
             }
             Last::Kept(key_change) => {
-                self.shared.settings.note_kept();
+                settings.note_kept();
                 Finished { key_change: key_change.or(ended), failure: None }
             }
+            Last::Stuck => {
+                settings.note_kept();
+                Finished { key_change: ended, failure: is_to_be_stored.then_some(Error::Busy) }
+            }
         };
-        room.finish();
+        if is_logged_out || matches!(finished.key_change, Some(KeyChange::Ended)) {
+            finished.failure = finished.failure.or(self.end_others().await.err());
+        }
         finished
+    }
+
+    /// Ends the other sessions that an ended one was presented with, if there are any: after a logout, none of them may log the client in again.
+    async fn end_others(&self) -> Result<(), Error> {
+        let Shared { settings, presented, .. } = &*self.shared;
+        if presented.iter().nth(1).is_some() {
+            for key in presented.iter() {
+                Arc::clone(&settings.store).end(key.clone()).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn store(&self, session: &mut Session) -> Result<(), Error> {

@@ -1,3 +1,4 @@
+use std::slice;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -62,6 +63,10 @@ impl SessionHeader {
 impl Transport for SessionHeader {
     fn request_headers(&self) -> &[HeaderName] {
         &self.request
+    }
+
+    fn response_headers(&self) -> &[HeaderName] {
+        slice::from_ref(&self.response)
     }
 
     fn read(&self, request: &HeaderMap, keys: &mut PresentedKeys) {

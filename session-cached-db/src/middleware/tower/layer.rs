@@ -14,7 +14,7 @@ use super::caching::{keep_out_of_shared_caches, vary_by};
 use super::cookie::SessionCookie;
 use super::handle::SessionHandle;
 use super::opened::KeyChange;
-use super::response::{self, SessionFailure};
+use super::response::{self, SessionFailure, note_key_headers};
 use super::settings::Settings;
 use super::transport::{InvalidTransport, PresentedKeys, Transport};
 use crate::CachedDb;
@@ -41,8 +41,10 @@ use crate::CachedDb;
 ///   [`expiry_age`](crate::Session::expiry_age); that of a session that ends with the browser has none. The cookie is
 ///   removed only if this request has ended its session: a cookie that opens no session is left alone, because
 ///   the client may have got another one since, or another node may know the session.
-/// - Of several cookies with the name, the first one that opens a session counts. At most four are tried, and at most sixteen
-///   looked at.
+/// - Of several cookies with the name, the first one that opens a session with a subject counts, or else the first one that opens
+///   any. At most four are tried, and at most sixteen looked at. A request that ends its session, by
+///   [`flush`](crate::Session::flush) or [`log_out`](crate::Session::log_out), ends those of the other cookies as well:
+///   otherwise one of them could log the client in again.
 /// - A session that is there and cannot be read is an error of [`SessionHandle::lock`], which is answered with
 ///   503; the cookie stays.
 /// - `Vary: Cookie` is added whenever the session was used, even if that failed, and `Cache-Control: private` unless the
@@ -54,9 +56,18 @@ use crate::CachedDb;
 ///   [`Error`](crate::Error) in a [`SessionFailure`] among its extensions: 400 if the
 ///   session was ended while the request was handled, or cannot hold what it is to hold (a subject that is too long, a value
 ///   that is nested too deep, data that the codec refuses), 413 if it would exceed a limit of the store or its codec, 409 for a conflict, 503 when the store is not
-///   available, otherwise 500.
+///   available, otherwise 500. Of the replaced response, all `Set-Cookie` headers stay, and the key that another
+///   layer has sent; see [`SessionFailure::replace`].
 /// - The response does not wait for a task that [keeps the session](SessionHandle::lock). Changes that are made after the
-///   response, by such a task or by a streamed body, are not saved unless that code saves them itself.
+///   response, by such a task or by a streamed body, are not saved unless that code saves them itself. A task that has begun to
+///   save what was changed before, and is not polled to the end of that, is waited for as long as the longest write may take; then the
+///   response is 503, because the outcome is not known.
+/// - A body that is streamed comes after the headers: a session that it uses first, or changes, adds no header and sends no
+///   key. Lock the session in the handler before, at least to read it, and save there what gets a new key.
+/// - A request that is cut off, because the client has gone, by a timeout outside of the layer or by a panic that is caught outside
+///   of it, stores nothing more and sends nothing: a key that a handler has changed before is lost to the client. Put layers that
+///   catch panics and cut handlers inside of this one. A response of theirs below 500, such as 408, saves what the
+///   handler had changed by then: choose 503 or 504.
 ///
 /// # Around other services
 ///
@@ -192,10 +203,12 @@ where
         let handle = SessionHandle::<M>::new(settings, presented, is_background(request.headers()));
         request.extensions_mut().insert(handle.clone());
         let response = self.inner.call(request);
+        let request = OpenRequest(handle);
         Box::pin(async move {
+            let OpenRequest(handle) = &request;
             handle.begin();
             let response = response.await?;
-            Ok(finish::<M, B, _>(&handle, response).await)
+            Ok(finish::<M, B, _>(handle, response).await)
         })
     }
 }
@@ -203,6 +216,15 @@ where
 /// Returns `true` if a browser says that a page makes the request by itself, such as a script or an image.
 fn is_background(headers: &HeaderMap) -> bool {
     headers.get("sec-fetch-mode").is_some_and(|mode| mode != "navigate")
+}
+
+/// A request until its response is made, or it is cut off: by a client that has gone, a timeout or a panic.
+struct OpenRequest<M>(SessionHandle<M>);
+
+impl<M> Drop for OpenRequest<M> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 /// Stores the session, and completes the response.
@@ -225,11 +247,14 @@ async fn finish<M, B: ErrorBody<ResponseBody>, ResponseBody>(
         Some(error) => {
             let failure = SessionFailure(error);
             settings.note_failure(&failure);
-            response::of(failure, B::explain)
+            SessionFailure::replace(response, response::of(failure, B::explain))
         }
     };
-    let headers = response.headers_mut();
     let changes_key = finished.key_change.is_some();
+    if changes_key {
+        note_key_headers(response.extensions_mut(), settings.transport.response_headers());
+    }
+    let headers = response.headers_mut();
     match finished.key_change {
         Some(KeyChange::Written { key, max_age }) => settings.transport.write(headers, &key, max_age),
         Some(KeyChange::Ended) => settings.transport.remove(headers),

@@ -15,6 +15,9 @@ use crate::session::SessionBackend;
 
 /// The session of a request, with the worker that has it locked.
 pub(super) struct Room {
+    /// The turn of one worker, which then locks `opened`. The response needs none: a worker that got its turn and is not polled
+    /// does not have the session yet.
+    turn: Mutex<()>,
     opened: Mutex<Opened>,
     held: SyncMutex<Held>,
     was_locked: Notify,
@@ -53,6 +56,7 @@ impl Worker {
 pub(super) struct Locked<'a> {
     room: &'a Room,
     pub(super) opened: MutexGuard<'a, Opened>,
+    _turn: MutexGuard<'a, ()>,
 }
 
 /// The session at the end of a request.
@@ -60,11 +64,14 @@ pub(super) enum Last<'a> {
     Free(MutexGuard<'a, Opened>),
     /// A worker keeps it. The change is the one from before.
     Kept(Option<KeyChange>),
+    /// A worker was to save what was changed before, and has not done so in the time of the longest write.
+    Stuck,
 }
 
 impl Room {
     pub(super) fn new(opened: Opened) -> Self {
         Self {
+            turn: Mutex::default(),
             opened: Mutex::new(opened),
             held: SyncMutex::default(),
             was_locked: Notify::new(),
@@ -86,12 +93,13 @@ impl Room {
         if self.held().by == Some(worker) {
             return Err(Error::AlreadyLocked);
         }
-        let mut opened = match self.opened.try_lock() {
-            Ok(opened) => opened,
-            Err(_) => {
+        let free = || Some((self.turn.try_lock().ok()?, self.opened.try_lock().ok()?));
+        let (turn, mut opened) = match free() {
+            Some(free) => free,
+            None => {
                 let patience = store.sleep(store.settings().longest_write);
-                match select(pin!(self.opened.lock()), patience).await {
-                    Either::Left((opened, _)) => opened,
+                match select(pin!(self.take_turn()), patience).await {
+                    Either::Left((taken, _)) => taken,
                     Either::Right(_) => return Err(Error::Busy),
                 }
             }
@@ -102,17 +110,25 @@ impl Room {
         }
         *self.held() = Held { by: Some(worker), key_change: opened.key_change() };
         self.was_locked.notify_waiters();
-        Ok(Locked { room: self, opened })
+        Ok(Locked { room: self, opened, _turn: turn })
     }
 
-    /// Locks the session at the end of the request, as soon as it is free, or a worker turns out to keep it.
-    pub(super) async fn lock_last(&self) -> Last<'_> {
+    /// Waits for its turn, and then for the session, which only the response can have.
+    async fn take_turn(&self) -> (MutexGuard<'_, ()>, MutexGuard<'_, Opened>) {
+        (self.turn.lock().await, self.opened.lock().await)
+    }
+
+    /// Locks the session at the end of the request, as soon as it is free, or a worker turns out to keep it. Waits at most for the
+    /// longest write: a worker may have begun to save what was changed before, and be polled no more.
+    pub(super) async fn lock_last(&self, store: &dyn SessionBackend) -> Last<'_> {
         if let Ok(opened) = self.opened.try_lock() {
             return Last::Free(opened);
         }
-        match select(pin!(self.opened.lock()), pin!(self.kept())).await {
-            Either::Left((opened, _)) => Last::Free(opened),
-            Either::Right((key_change, _)) => Last::Kept(key_change),
+        let (free, kept) = (pin!(self.opened.lock()), pin!(self.kept()));
+        match select(select(free, kept), store.sleep(store.settings().longest_write)).await {
+            Either::Left((Either::Left((opened, _)), _)) => Last::Free(opened),
+            Either::Left((Either::Right((key_change, _)), _)) => Last::Kept(key_change),
+            Either::Right(_) => Last::Stuck,
         }
     }
 

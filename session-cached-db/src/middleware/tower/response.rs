@@ -1,6 +1,7 @@
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{Extensions, HeaderName, HeaderValue, Response, StatusCode, header};
 use session_core::CodecError;
 
+use super::caching::keep_out_of_shared_caches;
 use crate::Error;
 
 /// The session's error, among the extensions of a response that was made because of it. Look for it in a
@@ -10,13 +11,23 @@ use crate::Error;
 /// use http::Response;
 /// use session_cached_db::{Error, tower::SessionFailure};
 ///
-/// fn was_logged_out_meanwhile<B>(response: &Response<B>) -> bool {
-///     let failure = response.extensions().get::<SessionFailure>();
-///     matches!(failure, Some(SessionFailure(Error::SessionGone)))
+/// fn with_own_page(response: Response<String>) -> Response<String> {
+///     match response.extensions().get() {
+///         Some(SessionFailure(Error::SessionGone)) => {
+///             let page = Response::new("You were logged out in another window.".to_owned());
+///             // Not the page alone: another layer may have sent a key that the client gets only once.
+///             SessionFailure::replace(response, page)
+///         }
+///         _ => response,
+///     }
 /// }
 /// ```
 #[derive(Clone, Debug)]
 pub struct SessionFailure(pub Error);
+
+/// The headers in which layers have sent keys, or removed them. Among the extensions of their response.
+#[derive(Clone, Debug, Default)]
+struct KeyHeaders(Vec<HeaderName>);
 
 const CANNOT_HOLD: &str = "The session cannot hold what this request is to store in it.";
 
@@ -62,6 +73,45 @@ impl SessionFailure {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         explanation(&self.0).0
+    }
+
+    /// Returns `page` as the response in the place of `response`, with what the client has to learn whatever page it gets.
+    ///
+    /// # Behavior
+    ///
+    /// - All `Set-Cookie` headers are kept, and the other headers in which a [`Transport`](super::Transport) has sent a key: the
+    ///   session of another layer may have got a key that no other response brings. The cookies of a handler are kept, too. What
+    ///   they go with may be done already, and they cannot be told from those of other layers.
+    /// - `Vary` is kept. The page is `Cache-Control: private` if it says nothing else, and in any case if it brings a cookie or a key.
+    /// - The failure itself is kept, among the extensions.
+    /// - All else of `response` is dropped, because it may say something of the body, or that the request succeeded.
+    #[must_use]
+    pub fn replace<A, B>(response: Response<A>, mut page: Response<B>) -> Response<B> {
+        let (mut old, _) = response.into_parts();
+        let KeyHeaders(names) = old.extensions.remove().unwrap_or_default();
+        let kept = [header::SET_COOKIE, header::VARY];
+        for name in kept.iter().chain(names.iter().filter(|name| !kept.contains(name))) {
+            for value in old.headers.get_all(name) {
+                page.headers_mut().append(name, value.clone());
+            }
+        }
+        let brings_key = !names.is_empty() || page.headers().contains_key(header::SET_COOKIE);
+        keep_out_of_shared_caches(page.headers_mut(), brings_key);
+        note_key_headers(page.extensions_mut(), &names);
+        if let Some(failure) = old.extensions.remove::<Self>() {
+            page.extensions_mut().get_or_insert_with(|| failure);
+        }
+        page
+    }
+}
+
+/// Notes the headers in which a layer has sent a key or removed one.
+pub(super) fn note_key_headers(extensions: &mut Extensions, names: &[HeaderName]) {
+    let KeyHeaders(noted) = extensions.get_or_insert_default();
+    for name in names {
+        if !noted.contains(name) {
+            noted.push(name.clone());
+        }
     }
 }
 

@@ -31,6 +31,9 @@ use session_core::SessionKey;
 ///     fn request_headers(&self) -> &[HeaderName] {
 ///         &X_SESSION
 ///     }
+///     fn response_headers(&self) -> &[HeaderName] {
+///         &X_SESSION
+///     }
 ///     fn read(&self, request: &HeaderMap, keys: &mut PresentedKeys) {
 ///         for value in request.get_all(&X_SESSION[0]) {
 ///             keys.offer(value.as_bytes());
@@ -54,7 +57,12 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// Returns the names of the request headers from which [`read`](Self::read) takes keys. The layer names them in `Vary`.
     fn request_headers(&self) -> &[HeaderName];
 
-    /// Offers each key that the request presents to `keys`. Of several, the first one that opens a session counts.
+    /// Returns the names of the response headers that [`write`](Self::write) and [`remove`](Self::remove) set. A
+    /// layer that [replaces](super::SessionFailure::replace) the response keeps them.
+    fn response_headers(&self) -> &[HeaderName];
+
+    /// Offers each key that the request presents to `keys`. Of several, the first one that opens a session with a subject counts,
+    /// or else the first one that opens any.
     fn read(&self, request: &HeaderMap, keys: &mut PresentedKeys);
 
     /// Makes the client present `key` from now on: for `max_age`, or, if that is `None`, until the browser closes.
