@@ -97,6 +97,8 @@ pub enum NearEvent<'a> {
     /// A channel was opened: memory is used from the next answer on.
     Opened,
     /// The channel answered.
+    /// A report was ignored, because it names no session.
+    Ignored,
     Answered {
         /// The time that the answer took.
         took: Duration,

@@ -431,3 +431,7 @@ impl NoticeListener for Listener {
         self.observer.note(NearEvent::Forgotten);
     }
 }
+
+    fn ignored(&self) {
+        self.observer.note(NearEvent::Ignored);
+    }

@@ -18,7 +18,8 @@ use tokio::time::sleep;
 
 use crate::near::{BOUND, Ignored, REST, ends_of_watched_sessions_are_told, login, open, read, warm, write};
 use crate::pair::{Kind, Pair, UNCHECKED};
-use crate::{Link, Links};
+use crate::pgbouncer::{self, PgBouncer};
+use crate::{Link, Links, address};
 
 type Store = CachedDb<NotifiedCache, PostgresPersistence>;
 
@@ -218,6 +219,49 @@ pub async fn memory_that_no_database_tells_is_refused_at_build(links: &Links) {
     let store = CachedDb::builder(by_url, db).build().await.unwrap();
     let cookie = login(&store).await;
     warm(&store, &cookie, 0).await;
+}
+
+/// The pooler accepts `LISTEN`, and passes nothing on. What the node behind it writes is reported all the same.
+pub async fn pooler_that_swallows_listen_costs_memory_and_no_session(links: &Links) {
+    let direct = &links.get("postgres").direct;
+    let pooler = PgBouncer::before(direct, pgbouncer::Mode::Transaction, 4, &[]).await;
+    let through = direct.replace(&address(direct).to_string(), &pooler.address);
+    let here = node(PostgresPersistence::connect(&through).await.unwrap()).await;
+    let there = node(PostgresPersistence::connect(direct).await.unwrap()).await;
+    let cookie = login(&here).await;
+    warm(&there, &cookie, 0).await;
+    for _ in 0..10 {
+        assert_eq!(read(&here, &cookie).await, Some(0));
+    }
+    let stats = here.stats();
+    assert!(stats.near_hits == 0 && stats.bypasses >= 10, "{stats:?}");
+    write(&here, &cookie, 1).await;
+    sleep(BOUND).await;
+    assert_eq!(read(&there, &cookie).await, Some(1));
+    open(&here, &cookie).await.flush().await.unwrap();
+    assert_eq!(read(&there, &cookie).await, None);
+}
+
+/// Every role that may connect to the database can notify.
+pub async fn notifications_of_strangers_are_counted_and_forget_nothing(links: &Links) {
+    let nodes = Nodes::before(links.only()).await;
+    let cookie = login(&nodes.here).await;
+    warm(&nodes.there, &cookie, 0).await;
+    let mut stranger = PgConnection::connect(&links.only().direct).await.unwrap();
+    let before = nodes.there.stats();
+    for _ in 0..100 {
+        raw_sql("NOTIFY notices_sessions, 'a strange thing: ü'").execute(&mut stranger).await.unwrap();
+    }
+    let begun = Instant::now();
+    while nodes.there.stats().near_ignored < before.near_ignored + 100 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", nodes.there.stats());
+        sleep(Duration::from_millis(20)).await;
+    }
+    warm(&nodes.there, &cookie, 0).await;
+    assert_eq!(nodes.there.stats().near_forgotten, before.near_forgotten);
+    write(&nodes.here, &cookie, 1).await;
+    sleep(BOUND).await;
+    assert_eq!(read(&nodes.there, &cookie).await, Some(1));
 }
 
 /// Returns the number of connections that listen.

@@ -261,9 +261,9 @@ struct Reports {
 
 impl Reports {
     fn take(&self, payload: &str) {
-        let mut parts = payload.split(' ');
-        let is_own = parts.next() == Some(&*self.tag);
-        for part in parts {
+        let Some((tag, keys)) = payload.split_once(' ') else { return self.listener.ignored() };
+        let is_own = tag == self.tag;
+        for part in keys.split(' ') {
             match part.strip_prefix(PROBE).map(str::parse) {
                 Some(Ok(number)) if is_own => drop(self.seen.fetch_max(number, Ordering::AcqRel)),
                 // The store knows of its own writes, and probes of other nodes are none of its business.
@@ -279,8 +279,7 @@ impl Reports {
         }
         match StoredKey::parse(key) {
             Ok(key) => self.listener.changed(&key),
-            Err(_) => tracing::debug!(target: "db_backends", event = "notice_of_no_session",
-                "Postgres reports a change of a key that is no session's; it is ignored"),
+            Err(_) => self.listener.ignored(),
         }
     }
 }

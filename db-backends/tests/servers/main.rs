@@ -111,6 +111,7 @@ const POSTGRES_TESTS: &[(&str, Test)] = tests! {
         each_of_many_reaped_sessions_is_reported,
         handle_does_not_hear_itself_and_listens_once,
         confirmed_writes_are_reported_before_a_ping_ends,
+        report_that_names_no_session_is_ignored,
         channel_that_was_cut_fails_every_call;
 };
 

@@ -39,7 +39,8 @@ impl<C: Cache> CoherentCache<C> {
         watches: &Arc<Watches>,
     ) {
         if let Some(near) = self.cache.near() {
-            let observer = Arc::new(NearTelemetry::new(&self.telemetry, watches, labels));
+            let telemetry = NearTelemetry::new(&self.telemetry, watches, Arc::clone(&self.runtime), labels);
+            let observer = Arc::new(telemetry);
             *self.observer.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&observer));
             near.start(&self.runtime, observer, notices);
         }

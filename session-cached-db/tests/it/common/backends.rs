@@ -48,6 +48,8 @@ pub struct TestCache {
     foreign: Arc<Mutex<HashSet<String>>>,
     /// The bound of the near cache that this one claims to be.
     freshness_bound: Option<Duration>,
+    /// That of the store that was built last with this as a near cache.
+    pub observer: Arc<Mutex<Option<Arc<dyn NearObserver>>>>,
 }
 
 impl TestCache {
@@ -61,6 +63,7 @@ impl TestCache {
             dead: Arc::default(),
             foreign: Arc::default(),
             freshness_bound: None,
+            observer: Arc::default(),
         }
     }
 
@@ -195,9 +198,10 @@ impl Near for TestCache {
     fn start(
         &self,
         _runtime: &Arc<dyn Runtime>,
-        _observer: Arc<dyn NearObserver>,
+        observer: Arc<dyn NearObserver>,
         _notices: Option<Arc<dyn DatabaseNotices>>,
     ) {
+        *self.observer.lock().unwrap() = Some(observer);
     }
 
     fn watch(&self, _key: &StoredKey) -> Option<BoxFuture<bool>> {
