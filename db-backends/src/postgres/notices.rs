@@ -41,6 +41,10 @@ const PINGS: u32 = 32;
 const LEFT_OUT: &str = "the server answers, and its notifications do not arrive: a connection pooler in transaction mode \
     cannot carry LISTEN; let the URL of the store lead to the server, or to a pooler in session mode";
 
+/// The driver reads a report as text, and panics if it is none.
+const NO_ENCODING: &str = "the database has the encoding SQL_ASCII, so that other programs can notify what is no text; \
+    use a database with the encoding UTF8";
+
 /// The reports of all writers of one table.
 pub(super) struct PostgresNotices {
     handle: Arc<ListeningHandle>,
@@ -98,6 +102,7 @@ impl ListeningHandle {
     async fn listen(&self) -> Result<(PgListener, Option<i32>), PersistenceError> {
         let connected = self.connect().await;
         let mut connection = connected.map_err(|unfit| unfit.into_error(|error| ERRORS.connecting(error)))?;
+        check_encoding(&mut connection).await?;
         self.check_reports(&mut connection).await?;
         let process =
             listen(&mut connection, &self.table.notices_channel()).await.map_err(|error| lost(&error))?;
@@ -193,6 +198,13 @@ async fn connect(options: PgConnectOptions, patience: Duration) -> Result<PgList
     listener.eager_reconnect(false);
     must_be_primary(&reported_by(listener.acquire().await?).await?)?;
     Ok(listener)
+}
+
+/// Refuses a database that passes on any bytes. From every other one, the driver gets text.
+async fn check_encoding(connection: &mut PgListener) -> Result<(), PersistenceError> {
+    let row = connection.fetch_one(raw_sql("SELECT current_setting('server_encoding')")).await;
+    let encoding = row.and_then(|row| row.try_get::<String, _>(0)).map_err(|error| lost(&error))?;
+    if encoding == "SQL_ASCII" { Err(PersistenceError::Config(NO_ENCODING.to_owned())) } else { Ok(()) }
 }
 
 /// Listens under `name`, and returns the number of the server's process that does.

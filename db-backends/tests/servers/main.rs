@@ -112,6 +112,7 @@ const POSTGRES_TESTS: &[(&str, Test)] = tests! {
         handle_does_not_hear_itself_and_listens_once,
         confirmed_writes_are_reported_before_a_ping_ends,
         report_that_names_no_session_is_ignored,
+        database_without_an_encoding_is_refused_with_the_remedy,
         channel_that_was_cut_fails_every_call;
 };
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use db_backends::postgres::PostgresPersistence;
 use db_backends::sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
-use db_backends::sqlx::{Connection as _, query};
+use db_backends::sqlx::{AssertSqlSafe, Connection as _, query, raw_sql};
 use session_core::{
     DatabaseChannel, ExpiryWrite, NoticeListener, Persistence, PersistenceError, RecordWrite, StoredKey,
     Timestamp,
@@ -277,4 +277,30 @@ pub async fn report_that_names_no_session_is_ignored(server: Server) {
     let rest = ["ignored", "*", &key_of_another].map(str::to_owned);
     assert_eq!(heard.take(), &keys(["a"]) | &rest.into());
     check_every_write(&db, &channel, &heard).await;
+}
+
+/// Such a database passes on any bytes, and the driver panics at those that are no text.
+pub async fn database_without_an_encoding_is_refused_with_the_remedy(server: Server) {
+    let name = format!("bytes_{}", server.table);
+    let mut admin = PgConnection::connect(&server.url).await.unwrap();
+    let create =
+        format!("CREATE DATABASE {name} ENCODING 'SQL_ASCII' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'");
+    raw_sql(AssertSqlSafe(create)).execute(&mut admin).await.unwrap();
+    let (before, _) = server.url.rsplit_once('/').unwrap();
+    let within = Server { kind: server.kind, url: format!("{before}/{name}"), table: server.table.clone() };
+    let db = connect(&within).await;
+    let listening = try_to_listen(&db).await;
+    let outcome = match listening {
+        Ok((channel, _)) => {
+            let mut stranger = PgConnection::connect(&within.url).await.unwrap();
+            let notify = format!("NOTIFY notices_{}, E'tag \\377'", within.table);
+            raw_sql(AssertSqlSafe(notify)).execute(&mut stranger).await.unwrap();
+            channel.ping().await.map_err(|error| format!("the channel is lost: {error}"))
+        }
+        Err(refused) => Err(refused.to_string()),
+    };
+    drop(db);
+    raw_sql(AssertSqlSafe(format!("DROP DATABASE {name} WITH (FORCE)"))).execute(&mut admin).await.unwrap();
+    let refused = outcome.unwrap_err();
+    assert!(refused.contains("SQL_ASCII"), "{refused}");
 }
