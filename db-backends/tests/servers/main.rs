@@ -36,7 +36,7 @@ type Test = fn(Server) -> std::pin::Pin<Box<dyn Future<Output = ()>>>;
 
 macro_rules! tests {
     ($($module:ident: $($name:ident),* $(,)?;)*) => {
-        &[$($((stringify!($name), |server| Box::pin($module::$name(server)))),*),*]
+        &[$($((concat!(stringify!($module), "::", stringify!($name)), |server| Box::pin($module::$name(server)))),*),*]
     };
 }
 
