@@ -42,14 +42,19 @@ pub trait Near: Send + Sync {
     /// Starts to listen for changes, on tasks of `runtime`, until [`stop`](Self::stop) was called as often as this, or the
     /// cache is dropped. Further calls share the task of the first one. `notices` are those of the database, if that is the
     /// [source](Self::source). The observer is told of all that concerns this memory for as long as the caller keeps it.
+    ///
+    /// # Errors
+    ///
+    /// Returns the [reason](Self::refusal) why the caller's store would never be told of changes, and starts nothing: another store
+    /// may have taken the memory since that was asked.
     fn start(
         &self,
         runtime: &Arc<dyn Runtime>,
         observer: Arc<dyn NearObserver>,
         notices: Option<Arc<dyn DatabaseNotices>>,
-    );
+    ) -> Result<(), &'static str>;
 
-    /// Ends what a call of [`start`](Self::start) has begun. After the last one, the connection for reports is closed, memory
+    /// Ends what a successful call of [`start`](Self::start) has begun. After the last one, the connection for reports is closed, memory
     /// is empty and answers no more, and the database's notices are dropped, when the future ends. A later `start` begins
     /// anew.
     ///
@@ -92,13 +97,13 @@ pub trait NearObserver: Send + Sync + fmt::Debug + 'static {
 pub enum NearEvent<'a> {
     /// A change of the entry under this key was reported.
     Noticed(&'a StoredKey),
+    /// A report was ignored, because it names no session.
+    Ignored,
     /// Everything was removed from memory.
     Forgotten,
     /// A channel was opened: memory is used from the next answer on.
     Opened,
     /// The channel answered.
-    /// A report was ignored, because it names no session.
-    Ignored,
     Answered {
         /// The time that the answer took.
         took: Duration,

@@ -221,6 +221,33 @@ pub async fn memory_that_no_database_tells_is_refused_at_build(links: &Links) {
     warm(&store, &cookie, 0).await;
 }
 
+/// Both builds have looked at the memory before one of them takes it.
+pub async fn memory_that_two_builds_want_at_once_is_one_stores(links: &Links) {
+    let url = &links.only().direct;
+    let memory = notified(MokaCache::builder().build()).with_freshness_bound(BOUND);
+    let builder = async || {
+        let db = PostgresPersistence::connect(url).await.unwrap();
+        CachedDb::builder(memory.clone(), db)
+    };
+    let (one, other) = (builder().await, builder().await);
+    let built = tokio::join!(one.build(), other.build());
+    let (store, refused) = match built {
+        (Ok(store), Err(refused)) | (Err(refused), Ok(store)) => (store, refused),
+        (first, second) => panic!("built: {}, {}", first.is_ok(), second.is_ok()),
+    };
+    assert!(
+        matches!(&refused, BuildError::Invalid(reason) if reason.contains("another store's")),
+        "{refused}"
+    );
+    let cookie = login(&store).await;
+    warm(&store, &cookie, 0).await;
+    // The store that was refused has left nothing behind that keeps the memory in use.
+    store.close().await;
+    let db = PostgresPersistence::connect(url).await.unwrap();
+    let next = CachedDb::builder(memory, db).build().await.unwrap();
+    warm(&next, &cookie, 0).await;
+}
+
 /// The pooler accepts `LISTEN`, and passes nothing on. What the node behind it writes is reported all the same.
 pub async fn pooler_that_swallows_listen_costs_memory_and_no_session(links: &Links) {
     let direct = &links.get("postgres").direct;

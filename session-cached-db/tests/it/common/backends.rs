@@ -200,8 +200,9 @@ impl Near for TestCache {
         _runtime: &Arc<dyn Runtime>,
         observer: Arc<dyn NearObserver>,
         _notices: Option<Arc<dyn DatabaseNotices>>,
-    ) {
+    ) -> Result<(), &'static str> {
         *self.observer.lock().unwrap() = Some(observer);
+        Ok(())
     }
 
     fn watch(&self, _key: &StoredKey) -> Option<BoxFuture<bool>> {
