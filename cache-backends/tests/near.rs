@@ -90,7 +90,7 @@ async fn pauses_after(error: fn() -> PersistenceError, tries: usize) -> Vec<Dura
     let (time, cache) = (Arc::new(Sleeper::default()), cache());
     let notices = Arc::new(Refusing { error, time: Arc::clone(&time), asked_at: Mutex::default() });
     let runtime = Arc::new(Nap(time)) as Arc<dyn Runtime>;
-    cache.near().unwrap().start(&runtime, Arc::new(Unobserved), Some(Arc::clone(&notices) as _));
+    cache.near().unwrap().start(&runtime, Arc::new(Unobserved), Some(Arc::clone(&notices) as _)).unwrap();
     loop {
         let asked_at = notices.asked_at.lock().unwrap().clone();
         if asked_at.len() > tries {
@@ -112,4 +112,25 @@ async fn channel_to_a_server_that_is_away_is_tried_again_within_seconds() {
     let pauses = pauses_after(|| PersistenceError::Unavailable("it is away".into()), 12).await;
     assert!(pauses[0] < Duration::from_secs(1), "{pauses:?}");
     assert!(pauses.iter().all(|pause| *pause <= Duration::from_secs(5)), "{pauses:?}");
+}
+
+/// The first store's channel would not report what another database commits.
+#[tokio::test]
+async fn memory_that_one_database_tells_is_refused_to_another() {
+    let cache = cache();
+    let near = cache.near().unwrap();
+    let time = Arc::new(Sleeper::default());
+    let runtime = Arc::new(Nap(Arc::clone(&time))) as Arc<dyn Runtime>;
+    let start = || {
+        let error = || PersistenceError::Unavailable("it is away".into());
+        let notices = Refusing { error, time: Arc::clone(&time), asked_at: Mutex::default() };
+        near.start(&runtime, Arc::new(Unobserved), Some(Arc::new(notices)))
+    };
+    assert_eq!(near.refusal(), None);
+    start().unwrap();
+    let refused = start().unwrap_err();
+    assert!(refused.contains("another store's"), "{refused}");
+    // What was refused need not be stopped.
+    near.stop().await;
+    start().unwrap();
 }

@@ -42,15 +42,20 @@ pub trait Near: Send + Sync {
     /// Starts to listen for changes, on tasks of `runtime`, until [`stop`](Self::stop) was called as often as this, or the
     /// cache is dropped. Further calls share the task of the first one. `notices` are those of the database, if that is the
     /// [source](Self::source). The observer receives all events of this memory for as long as the caller keeps it.
+    ///
+    /// # Errors
+    ///
+    /// Returns the [reason](Self::refusal) why the caller's store would never be told of changes, and starts nothing: another store
+    /// may have taken the memory since that was asked.
     fn start(
         &self,
         runtime: &Arc<dyn Runtime>,
         observer: Arc<dyn NearObserver>,
         notices: Option<Arc<dyn DatabaseNotices>>,
-    );
+    ) -> Result<(), &'static str>;
 
-    /// Undoes one call of [`start`](Self::start). When the future of the last such call ends, the connection for reports is
-    /// closed, memory is empty and no longer answers, and the database's notices are dropped. A later `start` begins anew.
+    /// Undoes one successful call of [`start`](Self::start). When the future of the last such call ends, the connection for reports
+    /// is closed, memory is empty and no longer answers, and the database's notices are dropped. A later `start` begins anew.
     ///
     /// # Cancel safety
     ///
@@ -91,6 +96,8 @@ pub trait NearObserver: Send + Sync + fmt::Debug + 'static {
 pub enum NearEvent<'a> {
     /// A change of the entry under this key was reported.
     Noticed(&'a StoredKey),
+    /// A report was ignored, because it names no session.
+    Ignored,
     /// Everything was removed from memory.
     Forgotten,
     /// A channel was opened: memory is used from the next answer on.

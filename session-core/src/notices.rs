@@ -111,4 +111,7 @@ pub trait NoticeListener: Send + Sync + fmt::Debug + 'static {
 
     /// Takes the report that any entry may have changed.
     fn all_changed(&self);
+
+    /// Takes a report that names no session, as another program may have made it. Defaults to doing nothing.
+    fn ignored(&self) {}
 }

@@ -332,15 +332,19 @@ impl<S: Source> Near for NearCache<S> {
         runtime: &Arc<dyn Runtime>,
         observer: Arc<dyn NearObserver>,
         notices: Option<Arc<dyn DatabaseNotices>>,
-    ) {
+    ) -> Result<(), &'static str> {
         let mut users = self.inner.users();
+        let is_running = users.task.as_mut().is_some_and(Running::is_running);
+        if let Some(refusal) = self.inner.shared.why_never().filter(|_| is_running) {
+            return Err(refusal);
+        }
         users.count += 1;
         self.inner.observers.add(&observer);
-        if users.task.as_mut().is_some_and(Running::is_running) {
+        if is_running {
             if self.inner.channel().is_some() {
                 observer.note(NearEvent::Opened);
             }
-            return;
+            return Ok(());
         }
         if users.task.take().is_some() {
             // The runtime of the store that had begun it has ended.
@@ -354,6 +358,7 @@ impl<S: Source> Near for NearCache<S> {
         let (keeper_runtime, bound) = (Arc::clone(runtime), self.bound);
         let keeper = Keeper { inner, listener, observer, runtime: keeper_runtime, bound };
         users.task = Some(Running::start(&**runtime, keeper));
+        Ok(())
     }
 
     fn stop(&self) -> BoxFuture<()> {
@@ -429,5 +434,9 @@ impl NoticeListener for Listener {
     fn all_changed(&self) {
         self.memory.remove_all();
         self.observer.note(NearEvent::Forgotten);
+    }
+
+    fn ignored(&self) {
+        self.observer.note(NearEvent::Ignored);
     }
 }

@@ -243,15 +243,16 @@ impl Reports {
     fn take_key(&self, key: &Value) {
         let Value::BulkString(bytes) = key else { return self.listener.all_changed() };
         // Keys of other numbered databases are reported, too.
-        let Some(rest) = bytes.strip_prefix(self.cache.key_prefix.as_bytes()) else { return };
+        let Some(rest) = bytes.strip_prefix(self.cache.key_prefix.as_bytes()) else {
+            return self.listener.ignored();
+        };
         if rest.starts_with(PROBE.as_bytes()) {
             self.lock_probes().insert(bytes.clone());
             return;
         }
         match std::str::from_utf8(rest).ok().and_then(|text| StoredKey::parse(text).ok()) {
             Some(key) => self.listener.changed(&key),
-            None => tracing::debug!(target: "cache_backends", event = "notice_of_no_session",
-                "Redis reports a change of a key that is no session's; it is ignored"),
+            None => self.listener.ignored(),
         }
     }
 }

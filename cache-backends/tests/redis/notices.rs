@@ -1,6 +1,6 @@
 //! Reports of changed keys, from servers that send them, send others, or send none.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use session_core::{CacheError, NoticeChannel as _, NoticeListener, NoticeSource as _, StoredKey};
@@ -8,9 +8,9 @@ use session_core::{CacheError, NoticeChannel as _, NoticeListener, NoticeSource 
 use crate::server::{Reply, Server, hello, nil, ok, text};
 use crate::{key, to};
 
-/// The reports so far. `None` is about all keys.
+/// The reports so far, `None` about all keys, and the number of those that were ignored.
 #[derive(Debug, Default)]
-struct Reports(Mutex<Vec<Option<StoredKey>>>);
+struct Reports(Mutex<Vec<Option<StoredKey>>>, AtomicUsize);
 
 impl NoticeListener for Reports {
     fn changed(&self, key: &StoredKey) {
@@ -19,6 +19,10 @@ impl NoticeListener for Reports {
 
     fn all_changed(&self) {
         self.0.lock().unwrap().push(None);
+    }
+
+    fn ignored(&self) {
+        self.1.fetch_add(1, Ordering::SeqCst);
     }
 }
 
@@ -77,12 +81,23 @@ async fn server_that_stops_reporting_fails_the_channel_after_a_while() {
 
 #[tokio::test]
 async fn reports_come_before_the_answer_and_other_keys_are_ignored() {
-    let server = server(&["session:~near", "session:the-stored-key", "session:é", "another:key"]).await;
+    let server = server(&[
+        "session:~near",
+        "session:the-stored-key",
+        "session:é",
+        "another:key",
+        "session:",
+        "",
+        "session:9f8e7d6c5b4a39281706f5e4d3c2b1a09f8e7d6c5b4a39281706f5e4d3c2b1a09f8e7d6c5b4a39281706f5e4d3c2b1a0",
+    ])
+    .await;
     let (cache, reports) = (to(&server).build().unwrap(), Arc::new(Reports::default()));
     let channel = cache.open_channel(Arc::clone(&reports) as _).await.unwrap();
     reports.0.lock().unwrap().clear();
+    let before = reports.1.load(Ordering::SeqCst);
     channel.ping().await.unwrap();
     assert_eq!(*reports.0.lock().unwrap(), [Some(key())]);
+    assert_eq!(reports.1.load(Ordering::SeqCst) - before, 5);
     assert_eq!(channel.get(&key()).await.unwrap(), None);
 }
 

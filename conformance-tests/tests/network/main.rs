@@ -183,6 +183,9 @@ const TESTS: &[Test] = tests! {
         memory_is_forgotten_with_its_listening_connection ["postgres"],
         first_commit_after_a_failover_is_shown_within_the_bound ["postgres-pair"],
         memory_that_no_database_tells_is_refused_at_build ["postgres"],
+        memory_that_two_builds_want_at_once_is_one_stores ["postgres"],
+        pooler_that_swallows_listen_costs_memory_and_no_session ["postgres", "pgbouncer"],
+        notifications_of_strangers_are_counted_and_forget_nothing ["postgres"],
         closed_store_listens_no_more_and_its_handle_is_free ["postgres"],
         commit_that_waits_for_others_to_notify_ends_within_its_bound ["postgres-pair"],
         pool_that_leads_to_another_server_ends_the_channel ["postgres-pair"];

@@ -18,7 +18,8 @@ use tokio::time::sleep;
 
 use crate::near::{BOUND, Ignored, REST, ends_of_watched_sessions_are_told, login, open, read, warm, write};
 use crate::pair::{Kind, Pair, UNCHECKED};
-use crate::{Link, Links};
+use crate::pgbouncer::{self, PgBouncer};
+use crate::{Link, Links, address};
 
 type Store = CachedDb<NotifiedCache, PostgresPersistence>;
 
@@ -218,6 +219,76 @@ pub async fn memory_that_no_database_tells_is_refused_at_build(links: &Links) {
     let store = CachedDb::builder(by_url, db).build().await.unwrap();
     let cookie = login(&store).await;
     warm(&store, &cookie, 0).await;
+}
+
+/// Both builds have looked at the memory before one of them takes it.
+pub async fn memory_that_two_builds_want_at_once_is_one_stores(links: &Links) {
+    let url = &links.only().direct;
+    let memory = notified(MokaCache::builder().build()).with_freshness_bound(BOUND);
+    let builder = async || {
+        let db = PostgresPersistence::connect(url).await.unwrap();
+        CachedDb::builder(memory.clone(), db)
+    };
+    let (one, other) = (builder().await, builder().await);
+    let built = tokio::join!(one.build(), other.build());
+    let (store, refused) = match built {
+        (Ok(store), Err(refused)) | (Err(refused), Ok(store)) => (store, refused),
+        (first, second) => panic!("built: {}, {}", first.is_ok(), second.is_ok()),
+    };
+    assert!(
+        matches!(&refused, BuildError::Invalid(reason) if reason.contains("another store's")),
+        "{refused}"
+    );
+    let cookie = login(&store).await;
+    warm(&store, &cookie, 0).await;
+    // The store that was refused has left nothing behind that keeps the memory in use.
+    store.close().await;
+    let db = PostgresPersistence::connect(url).await.unwrap();
+    let next = CachedDb::builder(memory, db).build().await.unwrap();
+    warm(&next, &cookie, 0).await;
+}
+
+/// The pooler accepts `LISTEN`, and passes nothing on. What the node behind it writes is reported all the same.
+pub async fn pooler_that_swallows_listen_costs_memory_and_no_session(links: &Links) {
+    let direct = &links.get("postgres").direct;
+    let pooler = PgBouncer::before(direct, pgbouncer::Mode::Transaction, 4, &[]).await;
+    let through = direct.replace(&address(direct).to_string(), &pooler.address);
+    let here = node(PostgresPersistence::connect(&through).await.unwrap()).await;
+    let there = node(PostgresPersistence::connect(direct).await.unwrap()).await;
+    let cookie = login(&here).await;
+    warm(&there, &cookie, 0).await;
+    for _ in 0..10 {
+        assert_eq!(read(&here, &cookie).await, Some(0));
+    }
+    let stats = here.stats();
+    assert!(stats.near_hits == 0 && stats.bypasses >= 10, "{stats:?}");
+    write(&here, &cookie, 1).await;
+    sleep(BOUND).await;
+    assert_eq!(read(&there, &cookie).await, Some(1));
+    open(&here, &cookie).await.flush().await.unwrap();
+    assert_eq!(read(&there, &cookie).await, None);
+}
+
+/// Every role that may connect to the database can notify.
+pub async fn notifications_of_strangers_are_counted_and_forget_nothing(links: &Links) {
+    let nodes = Nodes::before(links.only()).await;
+    let cookie = login(&nodes.here).await;
+    warm(&nodes.there, &cookie, 0).await;
+    let mut stranger = PgConnection::connect(&links.only().direct).await.unwrap();
+    let before = nodes.there.stats();
+    for _ in 0..100 {
+        raw_sql("NOTIFY notices_sessions, 'a strange thing: ü'").execute(&mut stranger).await.unwrap();
+    }
+    let begun = Instant::now();
+    while nodes.there.stats().near_ignored < before.near_ignored + 100 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", nodes.there.stats());
+        sleep(Duration::from_millis(20)).await;
+    }
+    warm(&nodes.there, &cookie, 0).await;
+    assert_eq!(nodes.there.stats().near_forgotten, before.near_forgotten);
+    write(&nodes.here, &cookie, 1).await;
+    sleep(BOUND).await;
+    assert_eq!(read(&nodes.there, &cookie).await, Some(1));
 }
 
 /// Returns the number of connections that listen.

@@ -131,8 +131,8 @@ impl<C: Cache> Near for Overdue<C> {
         runtime: &Arc<dyn Runtime>,
         observer: Arc<dyn NearObserver>,
         notices: Option<Arc<dyn DatabaseNotices>>,
-    ) {
-        self.inner().start(runtime, observer, notices);
+    ) -> Result<(), &'static str> {
+        self.inner().start(runtime, observer, notices)
     }
 
     fn stop(&self) -> BoxFuture<()> {

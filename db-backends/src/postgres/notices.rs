@@ -41,6 +41,10 @@ const PINGS: u32 = 32;
 const LEFT_OUT: &str = "the server answers, and its notifications do not arrive: a connection pooler in transaction mode \
     cannot carry LISTEN; let the URL of the store lead to the server, or to a pooler in session mode";
 
+/// The driver reads a report as text, and panics if it is none.
+const NO_ENCODING: &str = "the database has the encoding SQL_ASCII, so that other programs can notify what is no text; \
+    use a database with the encoding UTF8";
+
 /// The reports of all writers of one table.
 pub(super) struct PostgresNotices {
     handle: Arc<ListeningHandle>,
@@ -98,6 +102,7 @@ impl ListeningHandle {
     async fn listen(&self) -> Result<(PgListener, Option<i32>), PersistenceError> {
         let connected = self.connect().await;
         let mut connection = connected.map_err(|unfit| unfit.into_error(|error| ERRORS.connecting(error)))?;
+        check_encoding(&mut connection).await?;
         self.check_reports(&mut connection).await?;
         let process =
             listen(&mut connection, &self.table.notices_channel()).await.map_err(|error| lost(&error))?;
@@ -195,6 +200,13 @@ async fn connect(options: PgConnectOptions, patience: Duration) -> Result<PgList
     Ok(listener)
 }
 
+/// Refuses a database that passes on any bytes. From every other one, the driver gets text.
+async fn check_encoding(connection: &mut PgListener) -> Result<(), PersistenceError> {
+    let row = connection.fetch_one(raw_sql("SELECT current_setting('server_encoding')")).await;
+    let encoding = row.and_then(|row| row.try_get::<String, _>(0)).map_err(|error| lost(&error))?;
+    if encoding == "SQL_ASCII" { Err(PersistenceError::Config(NO_ENCODING.to_owned())) } else { Ok(()) }
+}
+
 /// Listens under `name`, and returns the number of the server's process that does.
 async fn listen(connection: &mut PgListener, name: &str) -> sqlx::Result<Option<i32>> {
     connection.listen(name).await?;
@@ -261,9 +273,9 @@ struct Reports {
 
 impl Reports {
     fn take(&self, payload: &str) {
-        let mut parts = payload.split(' ');
-        let is_own = parts.next() == Some(&*self.tag);
-        for part in parts {
+        let Some((tag, keys)) = payload.split_once(' ') else { return self.listener.ignored() };
+        let is_own = tag == self.tag;
+        for part in keys.split(' ') {
             match part.strip_prefix(PROBE).map(str::parse) {
                 Some(Ok(number)) if is_own => drop(self.seen.fetch_max(number, Ordering::AcqRel)),
                 // The store knows of its own writes, and probes of other nodes are none of its business.
@@ -279,8 +291,7 @@ impl Reports {
         }
         match StoredKey::parse(key) {
             Ok(key) => self.listener.changed(&key),
-            Err(_) => tracing::debug!(target: "db_backends", event = "notice_of_no_session",
-                "Postgres reports a change of a key that is no session's; it is ignored"),
+            Err(_) => self.listener.ignored(),
         }
     }
 }

@@ -36,7 +36,7 @@ type Test = fn(Server) -> std::pin::Pin<Box<dyn Future<Output = ()>>>;
 
 macro_rules! tests {
     ($($module:ident: $($name:ident),* $(,)?;)*) => {
-        &[$($((stringify!($name), |server| Box::pin($module::$name(server)))),*),*]
+        &[$($((concat!(stringify!($module), "::", stringify!($name)), |server| Box::pin($module::$name(server)))),*),*]
     };
 }
 
@@ -111,6 +111,8 @@ const POSTGRES_TESTS: &[(&str, Test)] = tests! {
         each_of_many_reaped_sessions_is_reported,
         handle_does_not_hear_itself_and_listens_once,
         confirmed_writes_are_reported_before_a_ping_ends,
+        report_that_names_no_session_is_ignored,
+        database_without_an_encoding_is_refused_with_the_remedy,
         channel_that_was_cut_fails_every_call;
 };
 

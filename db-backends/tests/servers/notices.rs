@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use db_backends::postgres::PostgresPersistence;
-use db_backends::sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use db_backends::sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
+use db_backends::sqlx::{AssertSqlSafe, Connection as _, query, raw_sql};
 use session_core::{
     DatabaseChannel, ExpiryWrite, NoticeListener, Persistence, PersistenceError, RecordWrite, StoredKey,
     Timestamp,
@@ -32,6 +33,10 @@ impl NoticeListener for Heard {
 
     fn all_changed(&self) {
         self.0.lock().unwrap().insert("*".to_owned());
+    }
+
+    fn ignored(&self) {
+        self.0.lock().unwrap().insert("ignored".to_owned());
     }
 }
 
@@ -235,4 +240,67 @@ pub async fn database_that_cannot_report_says_so(server: Server) {
     let refused = db.notify_dyn().map(drop);
     assert_eq!(refused.is_ok(), server.kind == Kind::Postgres, "{refused:?}");
     assert!(refused.err().is_none_or(|reason| reason.contains("as Postgres can")));
+}
+
+/// Every role that may connect to the database can notify, too.
+pub async fn report_that_names_no_session_is_ignored(server: Server) {
+    let (db, other) = (writer(&server).await, connect(&server).await);
+    let (channel, heard) = listen(&other).await;
+    let mut stranger = PgConnection::connect(&server.url).await.unwrap();
+    let name = format!("notices_{}", server.table);
+    let strange = [
+        String::new(),
+        " ".to_owned(),
+        "a".to_owned(),
+        "tag ".to_owned(),
+        "tag \u{1}".to_owned(),
+        "tag \u{1}one".to_owned(),
+        "tag \u{1}99999999999999999999999".to_owned(),
+        "tag schlüssel".to_owned(),
+        "tag two\nlines".to_owned(),
+        format!("tag {}", "a".repeat(7_990)),
+        "é".repeat(3_999),
+    ];
+    for (n, payload) in strange.iter().enumerate() {
+        let notify = query("SELECT pg_notify($1, $2)").bind(&name).bind(payload);
+        notify.execute(&mut stranger).await.unwrap();
+        channel.ping().await.unwrap();
+        // A number that is none of this handle's probes says nothing, and is nothing strange.
+        let expected = if payload.contains('\u{1}') { keys([]) } else { ["ignored".to_owned()].into() };
+        assert_eq!(heard.take(), expected, "payload {n}");
+    }
+    // Of a report that is partly strange, the rest counts. A key of another application in the same table is a key.
+    let key_of_another = format!("other.{}", "k".repeat(37));
+    let partly = format!("tag ü {} {key_of_another} *", key("a").as_str());
+    query("SELECT pg_notify($1, $2)").bind(&name).bind(partly).execute(&mut stranger).await.unwrap();
+    channel.ping().await.unwrap();
+    let rest = ["ignored", "*", &key_of_another].map(str::to_owned);
+    assert_eq!(heard.take(), &keys(["a"]) | &rest.into());
+    check_every_write(&db, &channel, &heard).await;
+}
+
+/// Such a database passes on any bytes, and the driver panics at those that are no text.
+pub async fn database_without_an_encoding_is_refused_with_the_remedy(server: Server) {
+    let name = format!("bytes_{}", server.table);
+    let mut admin = PgConnection::connect(&server.url).await.unwrap();
+    let create =
+        format!("CREATE DATABASE {name} ENCODING 'SQL_ASCII' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'");
+    raw_sql(AssertSqlSafe(create)).execute(&mut admin).await.unwrap();
+    let (before, _) = server.url.rsplit_once('/').unwrap();
+    let within = Server { kind: server.kind, url: format!("{before}/{name}"), table: server.table.clone() };
+    let db = connect(&within).await;
+    let listening = try_to_listen(&db).await;
+    let outcome = match listening {
+        Ok((channel, _)) => {
+            let mut stranger = PgConnection::connect(&within.url).await.unwrap();
+            let notify = format!("NOTIFY notices_{}, E'tag \\377'", within.table);
+            raw_sql(AssertSqlSafe(notify)).execute(&mut stranger).await.unwrap();
+            channel.ping().await.map_err(|error| format!("the channel is lost: {error}"))
+        }
+        Err(refused) => Err(refused.to_string()),
+    };
+    drop(db);
+    raw_sql(AssertSqlSafe(format!("DROP DATABASE {name} WITH (FORCE)"))).execute(&mut admin).await.unwrap();
+    let refused = outcome.unwrap_err();
+    assert!(refused.contains("SQL_ASCII"), "{refused}");
 }

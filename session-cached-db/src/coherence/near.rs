@@ -31,18 +31,20 @@ impl<C: Cache> CoherentCache<C> {
         self.cache.near().is_some()
     }
 
-    /// Starts to listen for changes, if the cache is a near one. `notices` are those of the database, if it reports them.
+    /// Starts to listen for changes, if the cache is a near one. `notices` are those of the database, if it reports them. Fails
+    /// with the reason if the cache has become another store's.
     pub(crate) fn start_near(
         &self,
         labels: &Labels,
         notices: Option<Arc<dyn DatabaseNotices>>,
         watches: &Arc<Watches>,
-    ) {
-        if let Some(near) = self.cache.near() {
-            let observer = Arc::new(NearTelemetry::new(&self.telemetry, watches, labels));
-            *self.observer.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&observer));
-            near.start(&self.runtime, observer, notices);
-        }
+    ) -> Result<(), &'static str> {
+        let Some(near) = self.cache.near() else { return Ok(()) };
+        let telemetry = NearTelemetry::new(&self.telemetry, watches, Arc::clone(&self.runtime), labels);
+        let observer = Arc::new(telemetry);
+        near.start(&self.runtime, Arc::clone(&observer) as _, notices)?;
+        *self.observer.lock().unwrap_or_else(PoisonError::into_inner) = Some(observer);
+        Ok(())
     }
 
     /// Stops to listen for changes, if the cache is a near one. Calls after the first one do nothing.

@@ -390,7 +390,8 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
                 log_key,
                 notices,
             };
-            let store = CachedDb::start(parts, reaper);
+            let store =
+                CachedDb::start(parts, reaper).map_err(|reason| BuildError::Invalid(reason.to_owned()))?;
             store.warn_of_clock_skew().await;
             Ok(store)
         }

@@ -59,7 +59,8 @@ pub(crate) struct Parts<C, P> {
 }
 
 impl<C: Cache, P: Persistence> Inner<C, P> {
-    pub(crate) fn new(parts: Parts<C, P>) -> Arc<Self> {
+    /// Fails with the reason if the cache has become another store's.
+    pub(crate) fn new(parts: Parts<C, P>) -> Result<Arc<Self>, &'static str> {
         let Parts { cache, db, settings, codec, runtime, hooks, subject_limit, rotations, log_key, notices } =
             parts;
         let labels = Labels {
@@ -101,8 +102,8 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             settings,
             runtime,
         });
-        store.cache.start_near(&labels, notices, &store.watches);
-        store
+        store.cache.start_near(&labels, notices, &store.watches)?;
+        Ok(store)
     }
 
     /// Returns the session under `key`. A payload that cannot be decoded is an error.

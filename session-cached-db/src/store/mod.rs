@@ -102,12 +102,13 @@ impl<C: Cache, P: Persistence> CachedDb<C, P> {
         Builder::new(cache, db)
     }
 
-    pub(crate) fn start(parts: Parts<C, P>, reaper: Option<Reaper>) -> Self {
-        let inner = Inner::new(parts);
+    /// Fails with the reason if the cache has become another store's.
+    pub(crate) fn start(parts: Parts<C, P>, reaper: Option<Reaper>) -> Result<Self, &'static str> {
+        let inner = Inner::new(parts)?;
         if let Some(reaper) = reaper {
             inner.start_reaper(reaper);
         }
-        Self { inner }
+        Ok(Self { inner })
     }
 
     /// Returns the key under which the session of `key` is stored.

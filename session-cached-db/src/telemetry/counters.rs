@@ -35,6 +35,8 @@ counters! {
     near_hits = "session_near_hits_total",
     /// Changes that other processes or the cache's server reported to the near cache.
     near_notices = "session_near_notices_total",
+    /// Reports to the near cache that named no session, and were ignored.
+    near_ignored = "session_near_ignored_total",
     /// Times that everything was removed from the near cache's memory, because its channel was lost or the server was emptied.
     near_forgotten = "session_near_forgotten_total",
     /// Loads that took over the result of another load in flight.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use session_core::{NearEvent, NearObserver};
+use session_core::{NearEvent, NearObserver, Runtime};
 
 use super::Telemetry;
 use super::metrics::{Gauge, Labels};
@@ -16,6 +16,7 @@ pub(crate) struct NearTelemetry {
     telemetry: Arc<Telemetry>,
     /// Weak, so that a channel does not keep the store alive.
     watches: Weak<Watches>,
+    runtime: Arc<dyn Runtime>,
     is_up: Gauge,
     answer_time: Gauge,
     basis_age: Gauge,
@@ -24,10 +25,16 @@ pub(crate) struct NearTelemetry {
 }
 
 impl NearTelemetry {
-    pub(crate) fn new(telemetry: &Arc<Telemetry>, watches: &Arc<Watches>, labels: &Labels) -> Self {
+    pub(crate) fn new(
+        telemetry: &Arc<Telemetry>,
+        watches: &Arc<Watches>,
+        runtime: Arc<dyn Runtime>,
+        labels: &Labels,
+    ) -> Self {
         Self {
             telemetry: Arc::clone(telemetry),
             watches: Arc::downgrade(watches),
+            runtime,
             is_up: Gauge::new(
                 "session_near_channel_up",
                 "1 while the near cache is told of changes, and 0 otherwise",
@@ -60,6 +67,16 @@ impl NearObserver for NearTelemetry {
             NearEvent::Noticed(key) => {
                 self.telemetry.counters.near_notices.bump();
                 self.hint(|watches| watches.hint(key));
+            }
+            NearEvent::Ignored => {
+                self.telemetry.counters.near_ignored.bump();
+                if let Some(suppressed) =
+                    self.telemetry.log_limits.admit("near_report_ignored", self.runtime.now())
+                {
+                    tracing::warn!(target: "session_cached_db", event = "near_report_ignored", suppressed,
+                        "the near cache was told of a change of something that is no session, and has ignored it; find out which \
+                         other program uses this channel or key_prefix");
+                }
             }
             NearEvent::Forgotten => {
                 self.telemetry.counters.near_forgotten.bump();

@@ -40,6 +40,7 @@ mod map;
 mod merge;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod near;
 mod operations_doc;
 mod outage;
 mod parity;

@@ -297,3 +297,11 @@ pub async fn unreadable_payload_is_an_error_and_row_and_cookie_stay(world: &Worl
     }
     assert!(world.has_row(&first.key()).await);
 }
+
+pub async fn logout_is_final_on_a_node_that_has_the_session_in_memory(world: &World) {
+    let (one, two) = (site(&world.nodes[0]).await, site(&world.nodes[1]).await);
+    let cookie = ask(&one, "/visit", None).await.cookie();
+    world.warm(async || assert_eq!(ask(&two, "/read", Some(&cookie)).await.body, "1")).await;
+    ask(&one, "/logout", Some(&cookie)).await;
+    assert_eq!(ask(&two, "/read", Some(&cookie)).await.body, "0");
+}

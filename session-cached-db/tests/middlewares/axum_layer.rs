@@ -175,3 +175,11 @@ pub async fn handler_can_use_all_of_a_store_with_erased_backends(world: &World) 
     let site = Router::new().route("/", get(page)).layer(SessionLayer::new(world.nodes[0].clone()));
     assert_eq!(ask(&site, "/", None).await.body, "all");
 }
+
+pub async fn logout_is_final_on_a_node_that_has_the_session_in_memory(world: &World) {
+    let [one, two] = [0, 1].map(|node| site(&world.nodes[node]));
+    let cookie = ask(&one, "/visit", None).await.cookie();
+    world.warm(async || assert_eq!(ask(&two, "/read", Some(&cookie)).await.body, "visits=1;")).await;
+    ask(&one, "/logout", Some(&cookie)).await;
+    assert_eq!(ask(&two, "/read", Some(&cookie)).await.body, "");
+}

@@ -1,6 +1,7 @@
 //! Sessions in web frameworks, through this crate's layer and its adapters for other middlewares.
 //!
-//! Every scenario runs over moka and SQLite in one process, and with two nodes over Redis and Postgres, whose
+//! Every scenario runs over moka and SQLite in one process, and with two nodes over Redis and Postgres. Some run with two nodes
+//! that have sessions in memory, and are told of changes by Redis or by Postgres. The servers'
 //! URLs are in `CONFORMANCE_REDIS_URL` and `CONFORMANCE_POSTGRES_URL`; `cargo xtask services up` starts both
 //! servers. Without them, those scenarios are reported as ignored, or as failed if `CONFORMANCE_REQUIRE` is
 //! `all` or lists one of the two.
@@ -85,6 +86,16 @@ const SCENARIOS: &[(&str, Scenario)] = scenarios! {
         worker_that_blocks_its_thread_holds_up_no_other;
 };
 
+/// Those of nodes that have sessions in memory.
+const IN_MEMORY: &[(&str, Scenario)] = scenarios! {
+    axum_layer:
+        logout_is_final_on_a_node_that_has_the_session_in_memory;
+    tower_sessions:
+        logout_is_final_on_a_node_that_has_the_session_in_memory;
+    actix:
+        logout_is_final_on_a_node_that_has_the_session_in_memory;
+};
+
 fn main() {
     let mut trials = Vec::new();
     for (name, scenario) in SCENARIOS {
@@ -92,10 +103,13 @@ fn main() {
     }
     let servers = Servers::of_environment();
     let is_ignored = servers.is_err() && !is_required();
-    for (name, scenario) in SCENARIOS {
-        let servers = servers.clone();
-        let trial = Trial::test(format!("redis+postgres::{name}"), move || run(Some(servers?), *scenario));
-        trials.push(trial.with_ignored_flag(is_ignored));
+    for (cache, scenarios) in [("redis", SCENARIOS), ("near+redis", IN_MEMORY), ("notified+moka", IN_MEMORY)]
+    {
+        for (name, scenario) in scenarios {
+            let (name, servers) = (format!("{cache}+postgres::{name}"), servers.clone());
+            let trial = Trial::test(name, move || run(Some((servers?, cache)), *scenario));
+            trials.push(trial.with_ignored_flag(is_ignored));
+        }
     }
     if let (Err(reason), true) = (&servers, is_ignored) {
         eprintln!("redis+postgres: NOT TESTED, because {reason}");
@@ -109,7 +123,7 @@ fn is_required() -> bool {
 }
 
 /// Runs a scenario on a runtime of one thread, as actix does.
-fn run(servers: Option<Servers>, scenario: Scenario) -> Result<(), Failed> {
+fn run(servers: Option<(Servers, &str)>, scenario: Scenario) -> Result<(), Failed> {
     actix_web::rt::System::new().block_on(async {
         let world = World::new(servers).await;
         let outcome = world.catch(scenario(&world)).await;

@@ -222,3 +222,11 @@ pub async fn reserved_key_is_an_encoding_error(world: &World) {
     let error = store.save(&reserved).await.unwrap_err();
     assert!(matches!(error, StoreError::Encode(_)), "{error}");
 }
+
+pub async fn logout_is_final_on_a_node_that_has_the_session_in_memory(world: &World) {
+    let [one, two] = [0, 1].map(|node| site(&world.nodes[node]));
+    let cookie = ask(&one, "/visit", None).await.cookie();
+    world.warm(async || assert_eq!(ask(&two, "/read", Some(&cookie)).await.body, "1")).await;
+    ask(&one, "/logout", Some(&cookie)).await;
+    assert_eq!(ask(&two, "/read", Some(&cookie)).await.body, "0");
+}

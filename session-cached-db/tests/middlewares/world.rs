@@ -2,13 +2,15 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use libtest_mimic::Failed;
 use session_cached_db::db_backends::sqlx::{AssertSqlSafe, Connection as _, PgConnection, raw_sql};
-use session_cached_db::{CachedDb, MokaCache, PostgresPersistence, RedisCache, Session, SqlitePersistence};
+use session_cached_db::{
+    CachedDb, MokaCache, PostgresPersistence, Session, SqlitePersistence, cache_backends,
+};
 use session_core::{DynCache, DynDatabase, ExpiryWrite, Record, Subject};
 
 pub type Store = CachedDb<Arc<dyn DynCache>, Arc<dyn DynDatabase>>;
@@ -44,8 +46,9 @@ pub struct World {
 }
 
 impl World {
-    pub async fn new(servers: Option<Servers>) -> Self {
-        let Some(Servers { redis, postgres }) = servers else {
+    /// Creates the stores of a cache: `redis`, `near+redis`, or `notified+moka`. Without servers, they are over moka and SQLite.
+    pub async fn new(servers: Option<(Servers, &str)>) -> Self {
+        let Some((Servers { redis, postgres }, cache)) = servers else {
             let db = Arc::new(SqlitePersistence::connect("sqlite::memory:").await.unwrap());
             let cache = Arc::new(MokaCache::builder().build()) as Arc<dyn DynCache>;
             let store = CachedDb::builder(cache, Arc::clone(&db) as Arc<dyn DynDatabase>);
@@ -54,9 +57,15 @@ impl World {
             return Self { nodes: [store.clone(), store], databases, table: None };
         };
         let name = format!("web_{:016x}", fastrand::u64(..));
+        let separator = if redis.contains('?') { '&' } else { '?' };
+        let redis = format!("{redis}{separator}key_prefix={name}:");
+        let cache_url = match cache {
+            "redis" => redis,
+            "near+redis" => format!("near+{redis}&freshness_bound_ms=1000"),
+            memory => format!("{memory}://?freshness_bound_ms=1000"),
+        };
         let node = async || {
-            let cache =
-                RedisCache::builder().url(redis.clone()).key_prefix(format!("{name}:")).build().unwrap();
+            let cache = cache_backends::connect(&cache_url).unwrap();
             let db = PostgresPersistence::builder()
                 .table(&name)
                 .max_connections(4)
@@ -64,7 +73,6 @@ impl World {
                 .await
                 .unwrap();
             let db = Arc::new(db);
-            let cache = Arc::new(cache) as Arc<dyn DynCache>;
             let store = CachedDb::builder(cache, Arc::clone(&db) as Arc<dyn DynDatabase>);
             // A busy machine must not count as an outage.
             let store = store
@@ -134,6 +142,17 @@ impl World {
     pub async fn has_row(&self, key: &str) -> bool {
         let key = session_core::SessionKey::parse(key).unwrap();
         self.nodes[0].exists(&self.nodes[0].stored_key(&key).unwrap()).await.unwrap()
+    }
+
+    /// Asks for a page of the second node until that node's memory has answered.
+    pub async fn warm(&self, page: impl AsyncFn()) {
+        let (begun, before) = (Instant::now(), self.nodes[1].stats().near_hits);
+        while self.nodes[1].stats().near_hits == before {
+            let stats = self.nodes[1].stats();
+            assert!(begun.elapsed() < Duration::from_secs(60), "memory does not answer: {stats:?}");
+            page().await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Returns the number of database reads of the nodes.

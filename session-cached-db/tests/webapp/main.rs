@@ -104,14 +104,25 @@ const IN_BROWSER: &[(&str, InBrowser)] = in_browser! {
         text_can_be_read_in_light_and_in_dark;
 };
 
-/// The variable with the URL of Redis.
+/// The variables with the URLs of servers.
 const REDIS: &str = "CONFORMANCE_REDIS_URL";
+const POSTGRES: &str = "CONFORMANCE_POSTGRES_URL";
 
-/// Tests in a browser that need Redis as well.
-const OVER_REDIS: &[(&str, InBrowser)] = in_browser! {
-    visits:
-        log_out_everywhere_is_known_to_a_node_with_a_near_cache;
-};
+/// Tests in a browser that need the server of this variable as well.
+const OVER_SERVERS: [(&str, &[(&str, InBrowser)]); 2] = [
+    (
+        REDIS,
+        in_browser! {
+            visits: log_out_everywhere_is_known_to_a_node_with_a_near_cache;
+        },
+    ),
+    (
+        POSTGRES,
+        in_browser! {
+            visits: log_out_everywhere_is_known_to_a_node_that_postgres_tells;
+        },
+    ),
+];
 
 const BEHIND_A_PROXY: &[(&str, BehindAProxy)] = behind_a_proxy![
     page_without_a_session_is_cached,
@@ -138,9 +149,15 @@ fn main() {
     let driver = if arguments.list { Err("listing".to_owned()) } else { Driver::start() }.map(Arc::new);
     let required = std::env::var("CONFORMANCE_REQUIRE").unwrap_or_default();
     let is_required = required.split(',').any(|name| name.trim() == "all");
-    let has_redis = std::env::var(REDIS).is_ok_and(|url| !url.is_empty());
-    let over_redis = OVER_REDIS.iter().map(|test| (test, has_redis));
-    for ((name, test), has_server) in IN_BROWSER.iter().map(|test| (test, true)).chain(over_redis) {
+    let mut in_browsers: Vec<_> = IN_BROWSER.iter().map(|test| (test, true)).collect();
+    for (variable, tests) in OVER_SERVERS {
+        let has_server = std::env::var(variable).is_ok_and(|url| !url.is_empty());
+        in_browsers.extend(tests.iter().map(|test| (test, has_server)));
+        if !has_server && !is_required && !arguments.list {
+            eprintln!("in a browser, over a server: NOT TESTED, because {variable} is not set");
+        }
+    }
+    for ((name, test), has_server) in in_browsers {
         let driver = driver.clone();
         let is_ignored = (driver.is_err() || !has_server) && !is_required;
         let trial = Trial::test(*name, move || in_browser(&*driver?, *test));
@@ -148,9 +165,6 @@ fn main() {
     }
     if let (Err(reason), false, false) = (&driver, is_required, arguments.list) {
         eprintln!("in a browser: NOT TESTED, because {reason}");
-    }
-    if !has_redis && !is_required && !arguments.list {
-        eprintln!("in a browser, over Redis: NOT TESTED, because {REDIS} is not set");
     }
     let nginx = if arguments.list { Err("listing".to_owned()) } else { proxy::find() };
     for (name, test) in BEHIND_A_PROXY {

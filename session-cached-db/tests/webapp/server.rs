@@ -8,7 +8,7 @@ use axum::extract::Request;
 use axum::middleware::{self, Next};
 use session_cached_db::session_core::{DynCache, DynDatabase};
 use session_cached_db::tower::{SessionCookie, SessionHandle};
-use session_cached_db::{Builder, CachedDb, MokaCache, SqlitePersistence, cache_backends};
+use session_cached_db::{Builder, CachedDb, MokaCache, SqlitePersistence, cache_backends, db_backends};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::Barrier;
@@ -32,7 +32,9 @@ struct Meeting(Arc<Mutex<Option<Arc<Barrier>>>>);
 impl Server {
     pub async fn new() -> Self {
         let cache: Arc<dyn DynCache> = Arc::new(MokaCache::builder().build());
-        Self::over(cache, Builder::sole_process, &Arc::new(tempfile::tempdir().unwrap())).await
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        let db = sessions_in(&directory).await;
+        Self::over(cache, db, Builder::sole_process, &directory).await
     }
 
     /// Creates two nodes of one site, each with a near cache in front of the Redis of this URL.
@@ -44,20 +46,33 @@ impl Server {
         let url = format!("near+{redis}{separator}key_prefix={prefix}&freshness_bound_ms=2000");
         let node = async || {
             let cache = cache_backends::connect(&url).unwrap();
-            Self::over(cache, |builder| builder.cache_timeout(Duration::from_secs(5)), &directory).await
+            let db = sessions_in(&directory).await;
+            Self::over(cache, db, |builder| builder.cache_timeout(Duration::from_secs(5)), &directory).await
+        };
+        [node().await, node().await]
+    }
+
+    /// Creates two nodes of one site, each with memory of its own, which the Postgres of this URL tells of changes.
+    pub async fn two_told_by_postgres(postgres: &str) -> [Self; 2] {
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        let separator = if postgres.contains('?') { '&' } else { '?' };
+        let url = format!("{postgres}{separator}table=webapp_{:016x}", fastrand::u64(..));
+        let node = async || {
+            let cache = cache_backends::connect("notified+moka://?freshness_bound_ms=2000").unwrap();
+            let db = db_backends::connect(&url).await.unwrap();
+            Self::over(cache, db, |builder| builder, &directory).await
         };
         [node().await, node().await]
     }
 
     async fn over(
         cache: Arc<dyn DynCache>,
+        db: Arc<dyn DynDatabase>,
         configure: impl FnOnce(StoreBuilder) -> StoreBuilder,
         directory: &Arc<TempDir>,
     ) -> Self {
-        let url = |name: &str| format!("sqlite://{}", directory.path().join(name).display());
-        let accounts = Accounts::open(&url("accounts.db")).await.unwrap();
-        let db = SqlitePersistence::connect(&url("sessions.db")).await.unwrap();
-        let store: Store = configure(CachedDb::builder(cache, Arc::new(db) as _)).build().await.unwrap();
+        let accounts = Accounts::open(&url_in(directory, "accounts.db")).await.unwrap();
+        let store: Store = configure(CachedDb::builder(cache, db)).build().await.unwrap();
 
         let meeting = Meeting::default();
         let wait = meeting.clone();
@@ -87,6 +102,14 @@ impl Server {
     pub fn let_meet(&self, count: usize) {
         *self.meeting.0.lock().unwrap() = Some(Arc::new(Barrier::new(count)));
     }
+}
+
+fn url_in(directory: &TempDir, name: &str) -> String {
+    format!("sqlite://{}", directory.path().join(name).display())
+}
+
+async fn sessions_in(directory: &TempDir) -> Arc<dyn DynDatabase> {
+    Arc::new(SqlitePersistence::connect(&url_in(directory, "sessions.db")).await.unwrap())
 }
 
 impl Meeting {

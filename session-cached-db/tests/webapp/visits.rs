@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use session_cached_db::Expiry;
 
-use crate::REDIS;
 use crate::browser::{Browser, Browsers, Setup};
 use crate::server::Server;
+use crate::{POSTGRES, REDIS};
 
 pub async fn full_visit_works_with_scripts(browsers: &Browsers<'_>) {
     visit(browsers, Setup::default()).await;
@@ -122,10 +122,18 @@ pub async fn log_out_everywhere_ends_the_other_browsers_session(browsers: &Brows
     assert_eq!(phone.client.get_all_cookies().await.unwrap().len(), 1);
 }
 
-/// Two nodes of the site, on two addresses. Each answers from memory.
 pub async fn log_out_everywhere_is_known_to_a_node_with_a_near_cache(browsers: &Browsers<'_>) {
     let redis = std::env::var(REDIS).expect("the test is ignored without it");
-    let [here, there] = Server::two_with_near_caches(&redis).await;
+    log_out_everywhere_on_another_node(browsers, Server::two_with_near_caches(&redis).await).await;
+}
+
+pub async fn log_out_everywhere_is_known_to_a_node_that_postgres_tells(browsers: &Browsers<'_>) {
+    let postgres = std::env::var(POSTGRES).expect("the test is ignored without it");
+    log_out_everywhere_on_another_node(browsers, Server::two_told_by_postgres(&postgres).await).await;
+}
+
+/// Two nodes of the site, on two addresses. Each answers from memory.
+async fn log_out_everywhere_on_another_node(browsers: &Browsers<'_>, [here, there]: [Server; 2]) {
     let (one, other) = (here.listen().await, there.listen().await);
     let laptop = browsers.open(Setup::default(), &one).await;
     let phone = browsers.open(Setup { width: 360, ..Setup::default() }, &other).await;

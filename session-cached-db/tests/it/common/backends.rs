@@ -54,6 +54,8 @@ pub struct TestCache {
     silent: Arc<Mutex<HashSet<String>>>,
     /// The bound of the near cache that this one claims to be.
     freshness_bound: Option<Duration>,
+    /// That of the store that was built last with this as a near cache.
+    pub observer: Arc<Mutex<Option<Arc<dyn NearObserver>>>>,
 }
 
 impl TestCache {
@@ -68,6 +70,7 @@ impl TestCache {
             foreign: Arc::default(),
             silent: Arc::default(),
             freshness_bound: None,
+            observer: Arc::default(),
         }
     }
 
@@ -215,9 +218,11 @@ impl Near for TestCache {
     fn start(
         &self,
         _runtime: &Arc<dyn Runtime>,
-        _observer: Arc<dyn NearObserver>,
+        observer: Arc<dyn NearObserver>,
         _notices: Option<Arc<dyn DatabaseNotices>>,
-    ) {
+    ) -> Result<(), &'static str> {
+        *self.observer.lock().unwrap() = Some(observer);
+        Ok(())
     }
 
     fn watch(&self, _key: &StoredKey) -> Option<BoxFuture<bool>> {
