@@ -148,7 +148,7 @@ impl Group {
             }
             Self::Cache(name) => panic!("no fixture of the cache {name}: add it here"),
             Self::ErasedCache(name) => Suite::new(format!("erased-{name}")).cache(Erased(url(name))),
-            Self::Database(name) => databases::alone(Suite::new(name), name, url(name), made),
+            Self::Database(name) => databases::alone(Suite::new(name), name, &url(name), made),
             Self::Pair(cache, database) => {
                 let suite = Suite::new(format!("{cache}+{database}"));
                 let pair = InPair {

@@ -135,7 +135,11 @@ impl CacheFixture for Near {
         let cache = node(&self.0.0);
         // As a store does. Otherwise memory would not be used.
         let runtime: Arc<dyn Runtime> = Arc::new(TokioRuntime::current().expect("a case runs on one"));
-        cache.near().expect("it is one").start(&runtime, Arc::new(Unobserved), None).unwrap();
+        cache
+            .near()
+            .expect("it is one")
+            .start(&runtime, Arc::new(Unobserved), None)
+            .expect("it takes any store");
         cache
     }
 

@@ -43,10 +43,10 @@ impl Database for MySqlPersistence {
 }
 
 /// Adds the contract of a database to a suite.
-pub(crate) fn alone(suite: Suite, name: &str, url: String, made: &Made) -> Suite {
+pub(crate) fn alone(suite: Suite, name: &str, url: &str, made: &Made) -> Suite {
     match kind(name) {
-        "postgres" => contract::<PostgresPersistence>(suite, &url, made),
-        "mysql" | "mariadb" => contract::<MySqlPersistence>(suite, &url, made),
+        "postgres" => contract::<PostgresPersistence>(suite, url, made),
+        "mysql" | "mariadb" => contract::<MySqlPersistence>(suite, url, made),
         _ => panic!("no table of the database {name}: add it here"),
     }
 }

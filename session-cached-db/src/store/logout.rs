@@ -27,7 +27,7 @@ pub(crate) struct Logout {
 impl Written<bool> {
     const NONE: Self = Self { value: false, coherence: Coherence::Coherent };
 
-    fn or(self, other: Self) -> Self {
+    fn or(self, other: &Self) -> Self {
         Self { value: self.value || other.value, coherence: self.coherence.and(other.coherence) }
     }
 }
@@ -46,17 +46,17 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let Logout { keys, moved_from, unsettled } = logout;
         let mut ended = Written::NONE;
         for (key, seen) in keys {
-            ended = ended.or(self.destroy(&key, seen).await?);
+            ended = ended.or(&self.destroy(&key, seen).await?);
         }
         if let Some((key, stored_key, why)) = moved_from
             && !ended.value
             && !mutant!(LogoutNotFollowed)
         {
-            ended = ended.or(self.destroy_moved(&key, stored_key, why).await?);
+            ended = ended.or(&self.destroy_moved(&key, stored_key, why).await?);
         }
         // Last: from the key before, it can no longer move to this one.
         if let Some(key) = unsettled {
-            ended = ended.or(self.destroy(&key, None).await?);
+            ended = ended.or(&self.destroy(&key, None).await?);
         }
         Ok(ended)
     }
@@ -81,7 +81,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
             if followed.key.is_none() && matches!(why, Follows::Open) {
                 return Ok(ended);
             }
-            ended = ended.or(self.destroy(&followed.stored_key, None).await?);
+            ended = ended.or(&self.destroy(&followed.stored_key, None).await?);
             if ended.value {
                 return Ok(ended);
             }

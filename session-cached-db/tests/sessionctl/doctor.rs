@@ -78,7 +78,7 @@ pub async fn cache_that_refuses_every_call_is_a_problem(world: &World) {
             .arg("SETUSER")
             .arg(user)
             .arg(&["reset", "on", ">s3cr3t"])
-            .arg(&format!("~{user}:*"))
+            .arg(format!("~{user}:*"))
             .arg(rights);
         command.query::<()>(&mut admin).unwrap();
     };

@@ -317,8 +317,8 @@ impl SessionData {
             Some(_) => return None,
         };
         let is_same = |(one, other): (&Modification, &Modification)| Arc::ptr_eq(&one.0, &other.0);
-        let goes_on = steps.len() >= known.len() && steps.iter().zip(&known).all(is_same);
-        goes_on.then(|| steps[known.len()..].to_vec())
+        let since = steps.get(known.len()..)?;
+        steps.iter().zip(&known).all(is_same).then(|| since.to_vec())
     }
 
     /// Returns `true` if a key that was changed here has another value in `fresh` than in the base of this
