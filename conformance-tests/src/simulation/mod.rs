@@ -19,6 +19,7 @@ mod operation;
 mod oracle;
 mod places;
 mod run;
+mod runtime;
 mod scenario;
 mod search;
 mod settings;

@@ -14,6 +14,7 @@ pub(crate) mod credentials;
 pub(crate) mod error;
 #[cfg(feature = "_server")]
 pub(crate) mod hosts;
+mod inspect;
 pub(crate) mod own_pool;
 mod page;
 pub(crate) mod persistence;

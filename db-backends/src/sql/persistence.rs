@@ -5,7 +5,6 @@ use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use session_core::{
     DatabaseNotices, ExpiredSessions, ExpiryWrite, Persistence, PersistenceError, PersistenceProperties,
     Record, RecordWrite, Row as Listed, Scan, SessionTimes, StoreId, StoredKey, Subject, SubjectIndex,
@@ -25,7 +24,7 @@ use crate::sql::schema::{self, Schema};
 use crate::sql::statements::{ByExpiry, Rest, Statements, Syntax};
 use crate::sql::table::TableName;
 use crate::sql::value::{RESULT, Value, Values};
-use crate::{Finding, FindingSeverity, Inspect, Inspection};
+use crate::{Finding, FindingSeverity, Inspection};
 
 /// Sessions in an SQL database. Each database has a name of its own for it.
 #[expect(private_bounds, reason = "implemented in this crate only")]
@@ -178,7 +177,7 @@ impl<B: Backend> SqlPersistence<B> {
         Ok(())
     }
 
-    async fn examine(&self) -> Result<Vec<Finding>, PersistenceError> {
+    pub(super) async fn examine(&self) -> Result<Vec<Finding>, PersistenceError> {
         let reader: Checkout<_> = self.connections.reader().await?;
         let usage = self.connections.usage();
         let findings = reader
@@ -205,7 +204,7 @@ impl<B: Backend> SqlPersistence<B> {
     }
 
     /// Runs a statement that returns one number, if it returns one.
-    async fn read_number(&self, query: Query<B>) -> Result<Option<i64>, PersistenceError> {
+    pub(super) async fn read_number(&self, query: Query<B>) -> Result<Option<i64>, PersistenceError> {
         Ok(self.read(query).await?.and_then(|row| B::integer(&row, RESULT).ok()))
     }
 
@@ -421,32 +420,6 @@ impl<B: Backend> Scan for SqlPersistence<B> {
             statement::<B>(&self.sql.scan, [Value::Text(first), Value::Integer(count.into())])
         };
         self.page(after, limit, query, columns::record::<B>).await
-    }
-}
-
-#[async_trait]
-impl<B: Backend> Inspect for SqlPersistence<B> {
-    async fn inspect(&self) -> Result<Inspection, PersistenceError> {
-        let table = self.table.clone();
-        let reader: Checkout<_> = self.connections.reader().await?;
-        let inspection = reader
-            .perform(move |connection| Box::pin(async move { B::inspect(connection, &table).await }))
-            .await;
-        let mut inspection = inspection.map_err(|error| Self::ERRORS.reading(&error, &self.table))?;
-        inspection.findings = self.examine().await?;
-        Ok(inspection)
-    }
-
-    async fn count_expired(&self, before: Timestamp) -> Result<u64, PersistenceError> {
-        let query = statement::<B>(&self.sql.count_expired, [instant(before), instant(before)]);
-        let count = self.read_number(query).await?;
-        Ok(count.and_then(|count| count.try_into().ok()).unwrap_or_default())
-    }
-
-    async fn vacuum(&self) -> Result<bool, PersistenceError> {
-        let writer: Checkout<_> = self.connections.writer().await?;
-        let done = writer.perform(|connection| Box::pin(async move { B::vacuum(connection).await })).await;
-        done.map_err(|error| Self::ERRORS.writing(&error, &self.table))
     }
 }
 

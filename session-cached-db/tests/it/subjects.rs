@@ -225,7 +225,7 @@ async fn lost_answer_to_an_end_of_several_is_unknown_and_not_repeated() {
     assert_eq!(error.outcome(), Outcome::Unknown);
     assert_eq!(world.db.calls.count(Call::Delete), 1);
     for session in &sessions {
-        let entry = world.cache.peek(&session.stored_key().unwrap()).await;
+        let entry = world.cache.peek(session.stored_key().unwrap()).await;
         assert!(matches!(entry.unwrap().state, State::Fence(_)), "the statement may still commit");
         assert!(world.reopen(session).await.key().is_none());
     }

@@ -26,13 +26,14 @@ pub(in crate::simulation) use self::footprint::Footprint;
 use self::judging::Excuses;
 use self::tasks::Task;
 use crate::simulation::arrangement::Arrangement;
-use crate::simulation::backends::{NodeCache, SimCache, SimDb, SimRuntime};
+use crate::simulation::backends::{NodeCache, SimCache, SimDb};
 use crate::simulation::digest;
 use crate::simulation::operation::{
     Answer, FIRST_VERSION, Operation, Store, note_of_rotation, record, session_key,
 };
 use crate::simulation::oracle::Oracle;
 use crate::simulation::places::{self, Places};
+use crate::simulation::runtime::SimRuntime;
 use crate::simulation::scenario::{Beginning, Scenario};
 use crate::simulation::settings::{
     AHEAD, CACHE_TIMEOUT, CLOCK_SLACK, FAR, FENCE_TTL, GRACE, KEYS, LEASE_TTL, MAX_CACHE_AGE, NEAR_BOUND,
