@@ -174,7 +174,7 @@ pub(crate) struct DeleteExpired<S> {
 impl<S> DeleteExpired<S> {
     /// Returns the statements of a database that can return what it removes.
     #[cfg_attr(
-        not(any(test, feature = "django", feature = "postgres")),
+        not(any(test, feature = "django", feature = "postgres", feature = "sqlite")),
         expect(dead_code, reason = "the others return nothing of what they delete")
     )]
     pub(crate) const fn returning(rows: S) -> Self {
