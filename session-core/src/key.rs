@@ -204,15 +204,23 @@ impl StoredKey {
     ///
     /// - A hashed key belongs to the store whose prefix it begins with, followed by exactly 43 characters. It never belongs to
     ///   a store with another prefix, even if the one prefix begins with the other.
-    /// - A key that an application chooses itself belongs to every store whose prefix it begins with. So it should have fewer
-    ///   than 43 characters with its prefix, and no prefix should begin with another one: end them with a colon. A longer key
-    ///   may be a hashed key of another application, and belongs to a store only if it looks like one of its hashed keys.
+    /// - A key that an application chooses itself belongs to every store whose prefix it begins with. So no prefix should begin
+    ///   with another one: end them with a colon. A key whose last 43 characters are all of base64url's alphabet may be a hashed
+    ///   key of another application, and belongs to a store only if it looks like one of its hashed keys.
     /// - Plain keys have no prefix, and belong to every store.
     #[must_use]
     pub fn belongs_to(&self, form: KeyForm, prefix: &KeyPrefix) -> bool {
         let Some(rest) = self.as_str().strip_prefix(prefix.as_str()) else { return false };
         let is_hashed = rest.len() == KeyForm::HASHED_LEN;
-        form == KeyForm::Plain || is_hashed || self.as_bytes().len() < KeyForm::HASHED_LEN
+        form == KeyForm::Plain || is_hashed || !self.may_end_with_a_hash()
+    }
+
+    /// Returns `true` if this may be a hashed key, with any prefix.
+    fn may_end_with_a_hash(&self) -> bool {
+        let is_of_a_hash = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        self.as_bytes()
+            .last_chunk::<{ KeyForm::HASHED_LEN }>()
+            .is_some_and(|end| end.iter().all(is_of_a_hash))
     }
 
     /// Returns the key's text.
@@ -355,6 +363,8 @@ mod tests {
         assert_eq!(belongs("app2-by-hand"), [true, true]);
         assert_eq!(belongs(&format!("app2{}", "x".repeat(38))), [true, true]);
         assert_eq!(belongs(&format!("app2{}", "x".repeat(39))), [false, false]);
+        // However long it is, a key with another character near its end is no hashed key.
+        assert_eq!(belongs(&format!("app2{}:1", "x".repeat(60))), [true, true]);
     }
 
     #[test]
