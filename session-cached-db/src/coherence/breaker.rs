@@ -30,6 +30,8 @@ struct Last {
     other: Option<StoredKey>,
     /// The keys that are not asked for, although the breaker is closed.
     left_out: HashSet<StoredKey>,
+    /// The instant from which they are asked for again, to see whether they are answered.
+    left_out_again_at: Timestamp,
     /// The number of refusals since the breaker was closed.
     refusals: u32,
     /// No probe is made before this instant.
@@ -43,6 +45,7 @@ impl Breaker {
             key: StoredKey::PROBE,
             other,
             left_out: HashSet::new(),
+            left_out_again_at: Timestamp::MIN,
             refusals: 0,
             probe_at: Timestamp::MIN,
         };
@@ -80,16 +83,26 @@ impl Breaker {
         is_open || is_left_out
     }
 
-    /// Leaves the key out that failed last. Returns `false` if too many are left out already.
+    /// Leaves the key out that failed last, from now on in favour of the other one. Returns `false` if too many are left out
+    /// already.
     pub(super) fn leave_out(&self) -> bool {
         let mut last = self.last();
         let key = last.key;
-        last.left_out.len() < MAX_LEFT_OUT && last.left_out.insert(key)
+        let is_new = last.left_out.len() < MAX_LEFT_OUT && last.left_out.insert(key);
+        if is_new && let Some(other) = last.other {
+            last.key = other;
+        }
+        is_new
     }
 
-    /// Returns the keys that are left out.
-    pub(super) fn left_out(&self) -> Vec<StoredKey> {
-        self.last().left_out.iter().copied().collect()
+    /// Returns the keys that are left out, once in a probe interval.
+    pub(super) fn left_out_and_due(&self, now: Timestamp, probe_interval: Duration) -> Vec<StoredKey> {
+        let mut last = self.last();
+        if now < last.left_out_again_at {
+            return Vec::new();
+        }
+        last.left_out_again_at = now + probe_interval;
+        last.left_out.iter().copied().collect()
     }
 
     /// Returns `true` if `key` was left out.
@@ -128,7 +141,9 @@ impl Breaker {
     pub(super) fn note_refusal(&self, key: &StoredKey, now: Timestamp, probe_interval: Duration) -> bool {
         let mut last = self.last();
         let pause = probe_interval / LONGEST_PAUSE * 2_u32.saturating_pow(last.refusals.min(8));
-        last.key = *key;
+        if !last.left_out.contains(key) {
+            last.key = *key;
+        }
         last.refusals = last.refusals.saturating_add(1);
         last.probe_at = now + pause.min(probe_interval * LONGEST_PAUSE);
         !self.open.swap(true, Ordering::AcqRel)
@@ -152,11 +167,12 @@ impl Breaker {
         let last = self.last();
         let mut left_out: Vec<_> = last.left_out.iter().map(|key| key.as_str().to_owned()).collect();
         left_out.sort_unstable();
+        let again_at = (!left_out.is_empty()).then_some(last.left_out_again_at.as_micros());
         // The keys to probe count only while it is open.
         let keys = [Some(last.key), last.other];
         let keys = self.is_open().then(|| keys.map(|key| key.map(|key| key.as_str().to_owned())));
         // Failures count only if enough can follow to open the breaker.
         let failures = (failures.saturating_add(failures_left) >= self.threshold).then_some(failures);
-        (self.is_open(), failures, left_out, keys)
+        (self.is_open(), failures, (left_out, again_at), keys)
     }
 }

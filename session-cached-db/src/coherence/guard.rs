@@ -151,10 +151,10 @@ impl<C: Cache> CacheGuard<C> {
     /// Asks each server whose breaker is open whether it can be used, side by side, and closes the breakers of those that
     /// can. Asks for the keys that are left out, too.
     pub(super) async fn probe(&self) {
-        if self.left_out.load(Ordering::Acquire) > 0 {
-            join_all(self.breakers.iter().map(|breaker| self.probe_left_out(breaker))).await;
-        }
         let now = self.runtime.now();
+        if self.left_out.load(Ordering::Acquire) > 0 {
+            join_all(self.breakers.iter().map(|breaker| self.probe_left_out(breaker, now))).await;
+        }
         let due = self.breakers.iter().filter(|breaker| breaker.is_due(now));
         join_all(due.map(async |breaker| {
             if self.is_usable(breaker).await && breaker.close() {
@@ -167,19 +167,21 @@ impl<C: Cache> CacheGuard<C> {
 
     async fn is_usable(&self, breaker: &Breaker) -> bool {
         let (key, other) = breaker.candidates();
-        let can_read = !is_outage(&self.get(&key, Gate::Probe).await);
-        if breaker.is_refusing() {
-            // A server that is silent answers either all commands or none.
-            return can_read && self.can_write(&key).await;
-        }
-        if can_read {
-            return true;
-        }
-        // It may be this key alone that is not answered.
-        match other {
-            Some(other) => !is_outage(&self.get(&other, Gate::Probe).await) && self.leave_out(breaker, &key),
-            None => false,
-        }
+        let answered = match self.get(&key, Gate::Probe).await {
+            // Each further call may be another failed login.
+            Err(CacheError::Unusable(_)) => return false,
+            Err(error) if error.is_outage() => {
+                // It may be this key alone that is not answered.
+                let Some(other) = other else { return false };
+                if is_outage(&self.get(&other, Gate::Probe).await) || !self.leave_out(breaker, &key) {
+                    return false;
+                }
+                other
+            }
+            _ => key,
+        };
+        // A server that was silent answers either all commands or none.
+        !breaker.is_refusing() || self.can_write(&answered).await
     }
 
     /// Leaves out the key that failed last. Returns `false` if that is no key, or too many are left out already.
@@ -195,8 +197,8 @@ impl<C: Cache> CacheGuard<C> {
         true
     }
 
-    async fn probe_left_out(&self, breaker: &Breaker) {
-        join_all(breaker.left_out().into_iter().map(async |key| {
+    async fn probe_left_out(&self, breaker: &Breaker, now: Timestamp) {
+        join_all(breaker.left_out_and_due(now, self.probe_interval).into_iter().map(async |key| {
             if !is_outage(&self.get(&key, Gate::Probe).await) && breaker.take_in(&key) {
                 self.left_out.fetch_sub(1, Ordering::AcqRel);
             }

@@ -155,7 +155,9 @@ async fn tend<C: Cache>(mut claim: Claim<C>, interval: Duration) {
                 return;
             }
         }
-        // Keys that can be repaired soon are looked at soon, however long the cache may be away.
-        pause = if needs_probes { (pause * 2).clamp(interval / 16, interval) } else { interval / 16 };
+        // Keys that can be repaired soon are looked at soon, however long the cache may be away; and so is a server that falls
+        // silent while a key is left out.
+        let is_away = cache.cache.is_any_open();
+        pause = if is_away { (pause * 2).clamp(interval / 16, interval) } else { interval / 16 };
     }
 }

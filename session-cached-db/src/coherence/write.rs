@@ -217,8 +217,8 @@ impl<C: Cache> Drop for FencedWrite<'_, C> {
                 cache.tend();
             }
             Protection::Repair(token) => {
-                let unknown_until = cache.runtime.now() + cache.settings.longest_statement;
-                cache.finish_unfenced(&self.key, token, Some(unknown_until));
+                let until = cache.runtime.now() + cache.settings.longest_statement;
+                cache.finish_unfenced(&self.key, token, self.is_unknown.then_some(until));
                 cache.tend();
             }
             // The fence stays: the statement may still commit.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use session_cached_db::{CacheHealth, Coherence, Error};
+use session_cached_db::{CacheHealth, Coherence, Error, Session};
 use session_core::bytes::Bytes;
 use session_core::{
     Cache as _, Codec, CodecError, JsonCodec, Persistence as _, Record, RecordWrite, Runtime as _,
@@ -78,7 +78,50 @@ async fn breaker_stays_open_when_too_many_keys_are_not_answered() {
     assert_eq!(log.events("cache_breaker_closed").len(), 64);
     world.cache.end_silence();
     looked_after(&world, || log.events("cache_breaker_closed").len() == 65).await;
-    until(|| world.runtime.sleeps().is_empty()).await;
+    looked_after(&world, || world.runtime.sleeps().is_empty()).await;
+}
+
+/// Returns a world in which the first session's key is left out, and the second one's is not.
+async fn with_a_key_left_out(log: &Log) -> (World, [Session; 2]) {
+    let world = World::shared_with(|builder| builder.breaker_threshold(1)).await;
+    let sessions = [world.saved([("x", 1)]).await, world.saved([("y", 1)]).await];
+    world.cache.silence(sessions[0].stored_key().unwrap());
+    for session in &sessions {
+        world.reopen(session).await;
+    }
+    looked_after(&world, || log.events("cache_key_left_out").len() == 1).await;
+    (world, sessions)
+}
+
+#[tokio::test]
+async fn outage_while_a_key_is_left_out_is_looked_at_as_soon_as_any() {
+    let log = Log::listen();
+    let (world, [_, good]) = with_a_key_left_out(&log).await;
+    watched_for(&world, 10 * SECOND).await;
+    world.cache.calls.fail_all(Fault::Unreachable);
+    world.reopen(&good).await;
+    assert_eq!(log.events("cache_breaker_opened").len(), 2);
+    world.cache.calls.heal();
+    assert_eq!(world.probe_pause().await, SECOND / 16);
+    world.runtime.advance(SECOND / 16);
+    until(|| log.events("cache_breaker_closed").len() == 2).await;
+}
+
+#[tokio::test]
+async fn key_left_out_does_not_keep_a_refusing_server_from_being_used() {
+    let log = Log::listen();
+    let (world, [bad, good]) = with_a_key_left_out(&log).await;
+    world.cache.end_silence();
+    world.cache.calls.fail_all(Fault::Unusable);
+    world.reopen(&good).await;
+    watched_for(&world, 3 * SECOND).await;
+    world.cache.silence(bad.stored_key().unwrap());
+    world.cache.calls.heal();
+    watched_for(&world, 20 * SECOND).await;
+    assert_eq!(log.events("cache_breaker_closed").len(), 2);
+    world.forget_calls();
+    world.reopen(&good).await;
+    assert_eq!(world.db.calls.count(Call::Load), 0);
 }
 
 #[tokio::test]
