@@ -110,6 +110,11 @@ impl<C: Cache> CoherentCache<C> {
         }
     }
 
+    /// Returns `true` unless all servers of the cache are known not to answer.
+    pub(crate) fn answers(&self) -> bool {
+        !self.cache.is_all_open()
+    }
+
     /// Returns `record`, which the database had at `made_at`, as this store caches it under `key`. Returns `None` if it is
     /// larger than the cache takes.
     pub(crate) fn value(&self, key: &StoredKey, record: &Arc<Record>, made_at: Timestamp) -> Option<Value> {

@@ -67,8 +67,9 @@ impl<C: Cache, P: Scan> CachedDb<C, P> {
     ///
     /// # Errors
     ///
-    /// [`Error::Database`] when the database is out of reach, is locked or does not answer; [`Error::Closed`]; or
-    /// [`Error::Interrupted`] when the runtime ends.
+    /// [`Error::Database`] when the database is out of reach, is locked or does not answer; [`Error::CacheUnavailable`] when
+    /// the cache does not answer and the outage policy of saves is to fail; [`Error::Closed`]; or [`Error::Interrupted`] when
+    /// the runtime ends.
     ///
     /// # Cancel safety
     ///
@@ -121,15 +122,6 @@ enum Rewritten {
     Unreadable,
 }
 
-/// Returns `true` if the next sessions of the sweep would fail in the same way, after a wait.
-fn stops_sweep(error: &Error) -> bool {
-    match error {
-        Error::Database(error) => error.is_retryable(),
-        Error::Closed => true,
-        _ => false,
-    }
-}
-
 impl<C: Cache, P: Scan> Inner<C, P> {
     /// Works through one page. Goes on if the returned future is dropped.
     fn sweep(
@@ -176,7 +168,7 @@ impl<C: Cache, P: Scan> Inner<C, P> {
                 Ok(Rewritten::Unreadable) => swept.unreadable.push(key),
                 Err(Error::Conflict | Error::SessionGone | Error::AlreadyExists) => swept.missed += 1,
                 Err(error) if error.is_row_error() => swept.unreadable.push(key),
-                Err(error) if stops_sweep(&error) => return Err(error),
+                Err(error) if self.stops_sweep(&error) => return Err(error),
                 Err(error) => {
                     self.note_failed_row(&key, &error);
                     swept.failed.push(key);
@@ -184,6 +176,16 @@ impl<C: Cache, P: Scan> Inner<C, P> {
             }
         }
         Ok(swept)
+    }
+
+    /// Returns `true` if the next sessions of the sweep would fail in the same way, after a wait.
+    fn stops_sweep(&self, error: &Error) -> bool {
+        match error {
+            Error::Database(error) => error.is_retryable(),
+            Error::CacheUnavailable => !self.cache.answers(),
+            Error::Closed => true,
+            _ => false,
+        }
     }
 
     fn note_failed_row(&self, key: &StoredKey, error: &Error) {

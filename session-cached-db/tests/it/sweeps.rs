@@ -1,6 +1,6 @@
 //! Sweeps over the table, in which one session cannot be written.
 
-use session_cached_db::{OutagePolicy, SweepPage, WriteOperation};
+use session_cached_db::{Error, OutagePolicy, SweepPage, WriteOperation};
 use session_core::bytes::Bytes;
 use session_core::{Codec, CodecError, JsonCodec, Persistence as _, Record, SessionData, StoredKey};
 
@@ -104,4 +104,17 @@ async fn sweep_stops_when_the_database_is_out_of_reach() {
     let keys = three(&world, "x").await;
     world.db.fail_for(&keys[1], Fault::Unreachable);
     assert!(world.store.reseal(None, 10).await.unwrap_err().is_retryable());
+}
+
+#[tokio::test]
+async fn sweep_stops_when_the_cache_does_not_answer_and_writes_are_to_fail() {
+    let world = World::shared_with(|builder| {
+        let builder = builder.codec(Choosy).accept_plain_keys().breaker_threshold(1);
+        builder.outage_policy(WriteOperation::Save, OutagePolicy::FailClosed)
+    });
+    let world = world.await;
+    three(&world, "x").await;
+    world.cache.calls.fail_all(Fault::Unreachable);
+    let page = world.store.reseal(None, 10).await;
+    assert!(matches!(page, Err(Error::CacheUnavailable)), "{page:?}");
 }
