@@ -206,6 +206,8 @@ impl Session {
             }
             logout.keys.push((*stored_key, loaded.stamp));
             logout.moved_from = Some((key.clone(), *stored_key, Follows::Write));
+        } else if unsettled.is_none() {
+            return Ok(Written::NONE);
         }
         Arc::clone(&self.store).log_out(logout).await
     }

@@ -25,7 +25,7 @@ pub(crate) struct Logout {
 }
 
 impl Written<bool> {
-    const NONE: Self = Self { value: false, coherence: Coherence::Coherent };
+    pub(crate) const NONE: Self = Self { value: false, coherence: Coherence::Coherent };
 
     fn or(self, other: &Self) -> Self {
         Self { value: self.value || other.value, coherence: self.coherence.and(other.coherence) }
