@@ -157,6 +157,11 @@ impl Error {
         }
     }
 
+    /// Returns `true` if the database is out of reach, for this call as for others.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Database(error) if matches!(**error, PersistenceError::Unavailable(_)))
+    }
+
     /// Returns the error of a codec that could not encode a session.
     pub(crate) fn of_encoding(error: CodecError) -> Self {
         match error {

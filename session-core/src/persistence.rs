@@ -186,7 +186,7 @@ pub trait Persistence: Send + Sync + fmt::Debug + 'static {
     /// hundred keys, each of them once. Without keys, makes no call to the database.
     ///
     /// Provided: deletes one after another. A backend that can remove all in one statement, or in one short transaction,
-    /// overrides it.
+    /// overrides it, and says so in its [properties](PersistenceProperties::deletes_together).
     ///
     /// # Behavior
     ///
@@ -422,6 +422,9 @@ pub struct PersistenceProperties {
     /// `true` if other programs write to the table, which know nothing of the cache in front of it. Defaults
     /// to `false`.
     pub has_other_writers: bool,
+    /// `true` if [`delete_all`](Persistence::delete_all) removes several sessions in one statement or one short transaction.
+    /// Otherwise a store ends sessions side by side instead. Defaults to `false`.
+    pub deletes_together: bool,
     /// `true` if the table keeps a record's `created_at` as it was inserted. Defaults to `true`.
     pub keeps_created_at: bool,
     /// The name of the database in metrics: `SQLite`, for instance. Defaults to `database`.
@@ -442,6 +445,7 @@ impl PersistenceProperties {
             max_payload_bytes,
             statement_bound: Duration::from_secs(10),
             has_other_writers: false,
+            deletes_together: false,
             keeps_created_at: true,
             name: "database",
             table_id: 0,
@@ -483,6 +487,13 @@ impl PersistenceProperties {
     #[must_use]
     pub const fn with_other_writers(mut self) -> Self {
         self.has_other_writers = true;
+        self
+    }
+
+    /// Notes that [`delete_all`](Persistence::delete_all) is more than one deletion after another.
+    #[must_use]
+    pub const fn with_deletes_together(mut self) -> Self {
+        self.deletes_together = true;
         self
     }
 

@@ -388,6 +388,7 @@ impl Persistence for SimDb {
 
     fn properties(&self) -> PersistenceProperties {
         PersistenceProperties::new(1 << 20)
+            .with_deletes_together()
             .with_keys(KeyForm::Plain, StoredKey::MAX_LEN)
             .with_statement_bound(STATEMENT_BOUND)
     }

@@ -380,6 +380,7 @@ impl<B: Backend> Persistence for SqlPersistence<B> {
             (_, false) => self.statement_bound,
         };
         PersistenceProperties::new(MAX_PAYLOAD_BYTES)
+            .with_deletes_together()
             .with_name(B::NAME)
             .with_statement_bound(bound)
             .with_table_id(StoreId::of([&*self.database, self.table.as_str()]).0)

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use session_core::{
-    ExpiredSessions, Persistence, PersistenceError, Record, RecordWrite, Rotation, Rotations, Row, Runtime,
-    Scan, SessionTimes, StoredKey, Subject, SubjectIndex, Timestamp, Version,
+    BoxFuture, ExpiredSessions, Persistence, PersistenceError, Record, RecordWrite, Rotation, Rotations, Row,
+    Runtime, Scan, SessionTimes, StoredKey, Subject, SubjectIndex, Timestamp, Version,
 };
 
 use crate::Error;
@@ -114,6 +114,15 @@ impl<P: Persistence> Database<P> {
     /// Returns the present, by this process's clock.
     pub(crate) fn present(&self) -> Timestamp {
         self.runtime.now()
+    }
+
+    pub(crate) fn sleep(&self, time: Duration) -> BoxFuture<()> {
+        self.runtime.sleep(time)
+    }
+
+    /// Returns `true` if several sessions are removed by one statement.
+    pub(crate) fn deletes_together(&self) -> bool {
+        self.db.properties().deletes_together
     }
 
     pub(crate) async fn delete_expired(

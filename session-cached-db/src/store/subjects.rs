@@ -27,6 +27,9 @@ const PAGE: u32 = 1_000;
 /// The number of sessions that are ended at the same time, by one statement.
 const ENDED_AT_ONCE: usize = 100;
 
+/// The number of sessions that are ended at the same time, each by a statement of its own.
+const ENDED_ALONE: usize = 16;
+
 /// The number of final writes that are made at the same time with a near cache: mostly they wait until no node shows what
 /// they replace.
 pub(super) const SIDE_BY_SIDE_NEAR: usize = 256;
@@ -140,14 +143,18 @@ impl<C: Cache, P: SubjectIndex> Inner<C, P> {
 }
 
 impl<C: Cache, P: Persistence> Inner<C, P> {
-    /// Ends the sessions under `keys`, several by one statement. After an error the others are ended all the same.
+    /// Ends the sessions under `keys`, several by one statement if the database can. After an error the others are ended all the same.
     pub(crate) async fn end_all(
         self: &Arc<Self>,
         keys: &[StoredKey],
         cause: Revocation,
     ) -> Result<Written<u64>, Error> {
         let mut ended = Ok(Written { value: 0, coherence: Coherence::Coherent });
-        let at_once = if self.cache.is_near() { SIDE_BY_SIDE_NEAR } else { ENDED_AT_ONCE };
+        let at_once = match (self.cache.is_near(), self.db.deletes_together()) {
+            (true, _) => SIDE_BY_SIDE_NEAR,
+            (false, true) => ENDED_AT_ONCE,
+            (false, false) => ENDED_ALONE,
+        };
         for some in keys.chunks(at_once) {
             for deleted in join_all(self.begin_to_end(some, cause)).await {
                 match (&mut ended, deleted) {
@@ -169,7 +176,8 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         keys: &[StoredKey],
         cause: Revocation,
     ) -> Vec<impl Future<Output = Result<Written<bool>, Error>> + Send + use<C, P>> {
-        let mut seats = Seat::in_row(keys.len()).filter(|_| keys.len() > 1);
+        let is_together = keys.len() > 1 && self.db.deletes_together();
+        let mut seats = Seat::in_row(keys.len()).filter(|_| is_together);
         let begin = |key| {
             let delete = Delete { seen: None, ending: Ending::Revoked(cause), seat: seats.next() };
             self.write(key, Admission::Continuation, |reply| Job::Delete(delete, reply))

@@ -1,16 +1,22 @@
 //! Deletes of several sessions that become one statement.
 //!
 //! Each session has its own turn and its own fence, as for any other write. The statement is sent when each of them is fenced or
-//! has ended before, by the task that is ready last.
+//! has ended before, by the task that is ready last. A session whose turn does not come soon is left to a statement after it.
 
 use std::collections::HashSet;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use session_core::{Persistence, StoredKey, Timestamp};
 use tokio::sync::oneshot;
 
 use super::database::Database;
 use crate::Error;
+
+/// The time for which a session that is fenced waits for the others: all the while, its readers go to the database.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// The place of one session in a statement for several. A place that is dropped is not waited for.
 #[derive(Debug)]
@@ -63,7 +69,7 @@ impl Seat {
     ) -> Result<bool, Error> {
         let others = match self.take(key, send_by) {
             Ok(others) => others,
-            Err(word) => match word.await {
+            Err(word) => match self.word_of(word, key, db).await {
                 Ok(Word::Answer(answer)) => return answer,
                 Ok(Word::Send(others)) => others,
                 // The task that has sent the statement has ended, and so did its answer.
@@ -71,6 +77,31 @@ impl Seat {
             },
         };
         send(key, send_by, others, db).await
+    }
+
+    /// Waits for `word`, but not for long for sessions whose turn does not come.
+    async fn word_of<P: Persistence>(
+        &self,
+        word: oneshot::Receiver<Word>,
+        key: StoredKey,
+        db: &Database<P>,
+    ) -> Result<Word, oneshot::error::RecvError> {
+        match select(word, pin!(db.sleep(PATIENCE))).await {
+            Either::Left((word, _)) => word,
+            Either::Right(((), word)) => match self.take_ready(key) {
+                Some(others) => Ok(Word::Send(others)),
+                // The statement is on its way.
+                None => word.await,
+            },
+        }
+    }
+
+    /// Takes the sessions that are ready besides the one under `key`. Returns `None` if that one was taken before.
+    fn take_ready(&self, key: StoredKey) -> Option<Vec<Member>> {
+        let ready = &mut self.lock().ready;
+        let place = ready.iter().position(|member| member.key == key)?;
+        ready.swap_remove(place);
+        Some(std::mem::take(ready))
     }
 
     /// Takes the place. Returns the other sessions if no place is open any more, or else the end of the wait.

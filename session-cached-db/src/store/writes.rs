@@ -258,8 +258,8 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         deleted.map(|value| Written { value, coherence })
     }
 
-    /// Removes the session under `key` by a statement that removes others, too. Alone if that one was not carried out: a row that
-    /// another client has locked keeps no other session from its end.
+    /// Removes the session under `key` by a statement that removes others, too. Alone if that one was not carried out by a
+    /// database that answers: a row that another client has locked keeps no other session from its end.
     async fn delete_together(
         self: &Arc<Self>,
         key: &StoredKey,
@@ -268,7 +268,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     ) -> Result<bool, Error> {
         let together = seat.delete(*key, write.latest_sending(), &self.db);
         match write.statement(pin!(together)).await {
-            Err(error) if error.outcome() == Outcome::NotApplied => {
+            Err(error) if error.outcome() == Outcome::NotApplied && !error.is_unreachable() => {
                 write.statement(pin!(self.db.delete(key))).await
             }
             deleted => deleted,

@@ -281,10 +281,24 @@ async fn failed_deletion_does_not_stop_the_others() {
     }
     // The statement for all of them, and then one that goes alone.
     for _ in 0..2 {
-        world.db.calls.fail(Call::Delete, Moment::Before, Fault::Unreachable);
+        world.db.calls.fail(Call::Delete, Moment::Before, Fault::Refused);
     }
-    assert!(world.store.revoke_subject("user-42").await.unwrap_err().is_retryable());
+    assert!(matches!(world.store.revoke_subject("user-42").await, Err(Error::Database(_))));
     assert_eq!(world.store.list_by_subject("user-42").await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn deletions_do_not_go_alone_to_a_database_out_of_reach() {
+    let world = World::shared().await;
+    for _ in 0..5 {
+        let mut session = world.store.new_session();
+        session.set_subject("user-42").unwrap();
+        session.save().await.unwrap();
+    }
+    world.db.calls.reset();
+    world.db.calls.fail(Call::Delete, Moment::Before, Fault::Unreachable);
+    assert!(world.store.revoke_subject("user-42").await.unwrap_err().is_retryable());
+    assert_eq!(world.db.calls.count(Call::Delete), 1);
 }
 
 #[tokio::test]

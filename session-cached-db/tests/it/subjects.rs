@@ -6,7 +6,8 @@ use session_cached_db::{Coherence, Error, Session};
 use session_core::{Expiry, Outcome, State, StoredKey};
 
 use crate::common::{
-    Call, Fault, HOUR, MINUTE, Moment, SECOND, START, World, each_database, key_of, map, until, values_of,
+    Call, Fault, HOUR, MINUTE, Moment, SECOND, START, World, each_database, key_of, map, soon, until,
+    values_of,
 };
 
 const USER: &str = "user-42";
@@ -242,11 +243,15 @@ async fn session_whose_turn_does_not_come_holds_up_no_other() {
     held.reached().await;
     let store = world.store.clone();
     let revoking = tokio::spawn(async move { store.revoke_subject(USER).await });
-    // Until the write timeout.
-    while world.in_database(other.stored_key().unwrap()).await.is_some() {
-        world.runtime.advance(SECOND);
-        tokio::task::yield_now().await;
-    }
+    let patience = world.runtime.sleeping(|asked| asked == SECOND / 10).await;
+    assert!(world.in_database(other.stored_key().unwrap()).await.is_some());
+    world.runtime.advance(patience);
+    soon(async {
+        while world.in_database(other.stored_key().unwrap()).await.is_some() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     held.release();
     let _ = revoking.await.unwrap();
     let _ = saving.await.unwrap();

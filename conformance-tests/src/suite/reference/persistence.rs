@@ -297,7 +297,9 @@ impl Persistence for MemoryPersistence {
     }
 
     fn properties(&self) -> PersistenceProperties {
-        PersistenceProperties::new(MAX_PAYLOAD_BYTES).with_table_id(StoreId::of(["sessions"]).0)
+        PersistenceProperties::new(MAX_PAYLOAD_BYTES)
+            .with_deletes_together()
+            .with_table_id(StoreId::of(["sessions"]).0)
     }
 
     /// Reports every write, also one of this handle.
