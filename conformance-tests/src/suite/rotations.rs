@@ -20,7 +20,7 @@ const NO_TABLE_OF_ITS_OWN: &str = "the fixture cannot open a table that is not m
 cases! {
     /// Returns all cases of this layer.
     for RotationsFixture:
-    note_is_found_whole_on_every_node => "What one node has noted, every node finds.",
+    note_is_found_whole_on_every_node => "Every node finds the notes of every other node.",
     expired_note_is_not_found => "Notes that have expired at `now` are not found.",
     no_more_notes_than_the_limit_are_found => "Returns at most `limit` notes about the key `old`",
     noted_keys_are_compared_byte_for_byte => "The keys are compared byte for byte.",
