@@ -19,6 +19,7 @@ mod key;
 mod near;
 mod notices;
 mod persistence;
+mod persistence_properties;
 pub mod protocol;
 mod record;
 mod record_write;
@@ -46,9 +47,8 @@ pub use expiry::Expiry;
 pub use key::{InvalidKey, KeyForm, KeyPrefix, RandomnessUnavailable, SessionKey, StoredKey};
 pub use near::{Near, NearEvent, NearObserver, NearSource};
 pub use notices::{DatabaseChannel, DatabaseNotices, NoticeChannel, NoticeListener, NoticeSource};
-pub use persistence::{
-    ExpiredSession, ExpiredSessions, Persistence, PersistenceProperties, Row, SessionTimes, SubjectIndex,
-};
+pub use persistence::{ExpiredSession, ExpiredSessions, Persistence, Row, SessionTimes, SubjectIndex};
+pub use persistence_properties::PersistenceProperties;
 pub use record::{Record, RecordParts, Version};
 pub use record_write::{ExpiryWrite, RecordWrite};
 pub use rotations::{MaskedKey, Rotation, Rotations};
