@@ -52,11 +52,13 @@ async fn kill_is_not_sent_to_another_server(kind: Kind, link: &Link) {
     }
     let mut locker = MySqlConnection::connect(&pair.admin_url(0)).await.unwrap();
     raw_sql("BEGIN; SELECT * FROM sessions FOR UPDATE").execute(&mut locker).await.unwrap();
+    let before = pair.ways[1].connections();
     leave_a_write(&*node, &key, async {
         pair.promote().await;
         pair.switch();
     })
     .await;
+    assert!(pair.ways[1].connections() > before, "the other server was not reached");
     for victim in &mut victims {
         victim.ping().await.expect("a connection to the other server was killed");
     }
