@@ -195,7 +195,7 @@ impl Session {
     }
 
     /// Ends the session. Returns `true` if there was one.
-    async fn end_stored(&self) -> Result<Written<bool>, Error> {
+    pub(super) async fn end_stored(&self) -> Result<Written<bool>, Error> {
         let unsettled = self.unsettled_key();
         let mut logout = Logout { unsettled, ..Logout::default() };
         if let Some(Stored { key, stored_key, loaded, .. }) = &self.stored {
@@ -225,6 +225,7 @@ impl Session {
     pub async fn flush(&mut self) -> Result<Coherence, Error> {
         let Written { value, coherence } = self.end_stored().await?;
         self.has_ended |= value;
+        self.was_flushed |= value || self.stored.is_some();
         self.abandon_unsettled();
         self.stored = None;
         self.changed = None;

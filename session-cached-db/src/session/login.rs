@@ -10,8 +10,9 @@ impl Session {
     ///
     /// # Behavior
     ///
-    /// - What the visitor has stored before the login stays: a cart, for instance. If a session must not pass from one user to
-    ///   another, call [`log_out`](Self::log_out) first.
+    /// - What the visitor has stored before the login stays: a cart, for instance.
+    /// - A session that is stored for another subject is ended instead, and a new one is stored. It holds the changes of this
+    ///   request and nothing else: nothing of one user passes to another. The same rule as that of Django's `login()`.
     /// - If the session has ended in the meantime, or another request of the same client has logged in first (a form that was
     ///   submitted twice), a new session is stored for `subject`. It holds the changes of this request and nothing else: what
     ///   the ended session held does not come back.
@@ -21,16 +22,24 @@ impl Session {
     /// - [`Error::InvalidSubject`] unless the subject has 1 to 255 bytes and no NUL character.
     /// - The errors of [`save`](Self::save), except [`Error::SessionGone`].
     ///
-    /// After an error, the session has the subject that it had before, unless the [outcome](Error::outcome) is unknown.
+    /// After an error, the session has the subject that it had before, unless the [outcome](Error::outcome) is unknown. The
+    /// session of another subject may have ended.
     ///
     /// # Cancel safety
     ///
     /// The same as [`save`](Self::save).
     pub async fn log_in(&mut self, subject: &str) -> Result<Coherence, Error> {
+        let subject = Subject::parse(subject)?;
         let before = (self.subject.clone(), self.modified);
-        self.subject = Some(Some(Subject::parse(subject)?));
+        let stored_for = self.stored.as_ref().and_then(|stored| stored.loaded.record.subject());
+        let is_of_another = stored_for.is_some_and(|stored_for| *stored_for != subject);
+        self.subject = Some(Some(subject));
         self.note_change();
-        let logged_in = self.cycle_key_or_begin_anew().await;
+        let logged_in = if is_of_another {
+            self.end_and_begin_anew().await
+        } else {
+            self.cycle_key_or_begin_anew().await
+        };
         logged_in.inspect_err(|_| (self.subject, self.modified) = before)
     }
 
@@ -49,6 +58,14 @@ impl Session {
             Err(Error::SessionGone) => self.begin_anew().await,
             result => result,
         }
+    }
+
+    /// Ends the session, and stores a new one with the subject and the changes of this one.
+    async fn end_and_begin_anew(&mut self) -> Result<Coherence, Error> {
+        let ended = self.end_stored().await?;
+        self.has_ended |= ended.value;
+        self.abandon_unsettled();
+        Ok(ended.coherence.and(self.begin_anew().await?))
     }
 
     /// Stores a new session with the subject and the changes of this one, whose session has gone.

@@ -55,6 +55,8 @@ pub struct Session {
     has_chosen_expiry: bool,
     /// A session was ended by this value.
     has_ended: bool,
+    /// This value was to end its session, whether that had ended before or not.
+    was_flushed: bool,
     /// The client's key was that of a session which has got another one by a change of rights a moment ago.
     is_superseded: bool,
 }
@@ -103,6 +105,7 @@ impl Session {
             modified: false,
             has_chosen_expiry: false,
             has_ended: false,
+            was_flushed: false,
             is_superseded: false,
         }
     }
@@ -166,6 +169,18 @@ impl Session {
     #[cfg(feature = "tower")]
     pub(crate) fn has_ended(&self) -> bool {
         self.has_ended
+    }
+
+    /// Returns `true` if this value was to end its session, whether that had ended before or not.
+    #[cfg(feature = "tower")]
+    pub(crate) fn was_flushed(&self) -> bool {
+        self.was_flushed
+    }
+
+    /// Returns `true` if the session is stored, without a subject. Changes since then do not count.
+    #[cfg(feature = "tower")]
+    pub(crate) fn is_stored_as_anonymous(&self) -> bool {
+        self.stored.as_ref().is_some_and(|stored| stored.loaded.record.subject().is_none())
     }
 
     /// Returns when the session began. `None` until it is first saved.

@@ -2,7 +2,7 @@
 
 use session_cached_db::{ConflictPolicy, Error};
 
-use crate::common::{Call, Fault, Moment, each_database, each_database_with, key_of, map, values_of};
+use crate::common::{Call, Fault, Moment, World, each_database, each_database_with, key_of, map, values_of};
 
 #[tokio::test]
 async fn save_of_another_subject_changes_the_key_in_one_statement() {
@@ -57,6 +57,39 @@ async fn login_and_logout_read_as_what_they_do() {
         assert_eq!(world.reopen(&visitor).await.subject(), Some("user-2"));
     })
     .await;
+}
+
+#[tokio::test]
+async fn login_of_another_user_keeps_nothing_of_the_session() {
+    each_database(async |world| {
+        let mut planted = world.saved([("card", 1)]).await;
+        planted.log_in("attacker").await.unwrap();
+        let mut session = world.reopen(&planted).await;
+        session.insert("device", 2).unwrap();
+        session.modify("logins", |logins: &mut i32| *logins += 1).unwrap();
+        session.log_in("user-1").await.unwrap();
+        let session = world.reopen(&session).await;
+        assert_eq!(values_of(&session), map([("device", 2), ("logins", 1)]));
+        assert_eq!(session.subject(), Some("user-1"));
+        assert!(world.store.list_by_subject("attacker").await.unwrap().is_empty());
+        assert!(world.reopen(&planted).await.key().is_none());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn login_of_another_user_that_fails_leaves_no_user() {
+    let world = World::new().await;
+    let mut session = world.saved([("card", 1)]).await;
+    session.log_in("user-1").await.unwrap();
+    world.db.calls.fail(Call::Insert, Moment::Before, Fault::Unreachable);
+    assert!(session.log_in("user-2").await.is_err());
+    assert_eq!(session.subject(), Some("user-1"));
+    assert!(world.reopen(&session).await.key().is_none());
+    // Once more.
+    session.log_in("user-2").await.unwrap();
+    let session = world.reopen(&session).await;
+    assert_eq!((values_of(&session), session.subject()), (map([]), Some("user-2")));
 }
 
 #[tokio::test]
