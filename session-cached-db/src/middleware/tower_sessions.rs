@@ -26,8 +26,10 @@
 //!   [always
 //!   save](https://docs.rs/tower-sessions/latest/tower_sessions/service/struct.SessionManagerLayer.html#method.with_always_save).
 //! - A session that is there and cannot be read, as in a rolling deployment, is an error (`Decode`) of each method that reads it or
-//!   changes it. Row and cookie stay, because another node may be able to read the session. Answer it with 500 or 503, as axum-login
-//!   does: it answers 500 to every request with that cookie. The `flush` of tower-sessions ends such a session, because it reads nothing.
+//!   changes it, and so is a row that is damaged. Row and cookie stay, because another node may be able to read the session. Answer it
+//!   with 500 or 503. With "always save", the middleware itself answers 500 to every request with that cookie, and axum-login does so
+//!   in any case. The `flush` of tower-sessions ends such a session, because it reads nothing; axum-login has no way to call it then, so an
+//!   operator ends the session by `sessionctl revoke`.
 //! - A change of the subject with this crate's [`Session`](crate::Session) gives the session another key, which the
 //!   middleware does not learn: its client is logged out. Use one of the two for a session, not both.
 //! - Under [`ConflictPolicy::Reject`](crate::ConflictPolicy::Reject), a save fails if it changes a key that
@@ -159,7 +161,8 @@ macro_rules! session_store {
                         | Error::TooDeep { .. }
                         | Error::Unencodable(_)
                         | Error::ReservedKey { .. } => Self::Encode(text),
-                        Error::Deserialize { .. } | Error::Unreadable(_) => Self::Decode(text),
+                        Error::Deserialize { .. } => Self::Decode(text),
+                        error if error.is_row_error() => Self::Decode(text),
                         _ => Self::Backend(text),
                     }
                 }

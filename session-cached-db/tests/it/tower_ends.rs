@@ -2,8 +2,8 @@
 
 use std::future::{pending, poll_fn, ready};
 use std::pin::pin;
-use std::sync::Arc;
-use std::task::Poll;
+use std::sync::{Arc, Mutex as StdMutex};
+use std::task::{Context, Poll, Wake};
 use std::time::Duration;
 
 use axum::Router;
@@ -13,16 +13,17 @@ use axum::middleware;
 use axum::response::Response;
 use axum::routing::{any, get};
 use bytes::Bytes;
-use futures_util::stream;
-use session_cached_db::Error;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, stream};
 use session_cached_db::tower::{SessionFailure, SessionHandle};
+use session_cached_db::{Error, Session};
 use session_core::Persistence as _;
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::{Mutex, Notify, oneshot};
 use tower::ServiceExt as _;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 
-use crate::common::{Call, SECOND, World, key_of, map, soon, values_of};
+use crate::common::{Call, Fault, Moment, SECOND, World, key_of, map, soon, values_of};
 use crate::tower::{ask, cookie_of, layer, read, site, visit};
 
 /// A handle that a handler has put aside.
@@ -346,34 +347,200 @@ async fn logout_ends_all_sessions_that_the_request_presents() {
     assert_eq!(ask(&site(layer(&world), read), Some(&cookies)).await.body, "0");
 }
 
+/// Stores two sessions of users, and returns them with a header that presents both.
+async fn two_logins(world: &World) -> ([Session; 2], String) {
+    let mut logins = [world.store.new_session(), world.store.new_session()];
+    for login in &mut logins {
+        login.insert("visits", 1).unwrap();
+        login.log_in("user-42").await.unwrap();
+    }
+    let cookies = [&logins[0], &logins[1]].map(cookie_of).join("; ");
+    (logins, cookies)
+}
+
+async fn log_out_with_a_message(session: SessionHandle) -> Result<(), Error> {
+    let mut session = session.lock().await?;
+    session.log_out().await?;
+    session.insert("message", 1)
+}
+
+async fn clear_subject(session: SessionHandle) -> Result<(), Error> {
+    session.lock().await?.clear_subject();
+    Ok(())
+}
+
+async fn save_without_subject(session: SessionHandle) -> Result<(), Error> {
+    let mut session = session.lock().await?;
+    session.clear_subject();
+    session.save().await?;
+    session.insert("message", 1)
+}
+
 #[tokio::test]
-async fn logout_that_leaves_a_message_ends_the_other_presented_sessions_too() {
-    let world = World::new().await;
-    let flush = async |session: SessionHandle| -> Result<(), Error> {
-        let mut session = session.lock().await?;
-        session.log_out().await?;
-        session.insert("message", 1)
-    };
-    let clear = async |session: SessionHandle| session.lock().await.unwrap().clear_subject();
-    for page in [any(flush), any(clear)] {
-        for (status, is_stored) in [(StatusCode::OK, true), (StatusCode::BAD_GATEWAY, false)] {
-            let [one, two] = [world.store.new_session(), world.store.new_session()];
-            let mut logins = [one, two];
-            for login in &mut logins {
-                login.insert("visits", 1).unwrap();
-                login.log_in("user-42").await.unwrap();
-            }
-            let with_status = middleware::map_response(move |mut response: Response| {
-                *response.status_mut() = status;
+async fn logout_ends_the_other_presented_sessions_however_the_request_ends() {
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum End {
+        Answered,
+        BadGateway,
+        SaveFails,
+    }
+    for (name, page) in [
+        ("log out", any(log_out_with_a_message)),
+        ("clear", any(clear_subject)),
+        ("save cleared", any(save_without_subject)),
+    ] {
+        for end in [End::Answered, End::BadGateway, End::SaveFails] {
+            let world = World::new().await;
+            let (logins, cookies) = two_logins(&world).await;
+            let calls = world.db.calls.clone();
+            let after = middleware::map_response(move |mut response: Response| {
+                match end {
+                    End::Answered => {}
+                    End::BadGateway => *response.status_mut() = StatusCode::BAD_GATEWAY,
+                    End::SaveFails => {
+                        for call in [Call::Insert, Call::Update, Call::Rename] {
+                            calls.fail(call, Moment::Before, Fault::Refused);
+                        }
+                    }
+                }
                 ready(response)
             });
-            let site = Router::new().route("/", page.clone()).layer(with_status).layer(layer(&world));
-            let cookies = [&logins[0], &logins[1]].map(cookie_of).join("; ");
+            let site = Router::new().route("/", page.clone()).layer(after).layer(layer(&world));
             let answer = ask(&site, Some(&cookies)).await;
-            assert_eq!(answer.status, status);
-            let was_flushed = answer.removes_cookie();
-            assert_eq!(logins[1].exists().await.unwrap(), !(is_stored || was_flushed));
+            assert_eq!(answer.status == StatusCode::OK, end == End::Answered, "{name}, {end:?}");
+            // A subject that was cleared and not saved is still there.
+            let is_logout = name != "clear" || end == End::Answered;
+            assert_eq!(logins[1].exists().await.unwrap(), !is_logout, "{name}, {end:?}");
+            assert_eq!(answer.sets_no_cookie(), !is_logout, "{name}, {end:?}");
+            let is_gone = name == "log out" && end != End::Answered;
+            assert_eq!(answer.removes_cookie(), is_gone, "{name}, {end:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn sessions_that_a_handle_ends_are_ended_once() {
+    for locks in [false, true] {
+        let world = World::new().await;
+        let (_, cookies) = two_logins(&world).await;
+        let page = async move |session: SessionHandle| {
+            if locks {
+                drop(session.lock().await.unwrap());
+            }
+            session.end().await.unwrap();
+        };
+        world.db.calls.reset();
+        ask(&site(layer(&world), page), Some(&cookies)).await;
+        assert_eq!(world.db.calls.count(Call::Delete), 2, "locks: {locks}");
+    }
+}
+
+#[tokio::test]
+async fn session_that_cannot_be_ended_does_not_spare_the_next() {
+    let world = World::new().await;
+    let (logins, cookies) = two_logins(&world).await;
+    let third = world.saved([("visits", 1)]).await;
+    let cookies = format!("{cookies}; {}", cookie_of(&third));
+    world.db.fail_for(logins[1].stored_key().unwrap(), Fault::Refused);
+    let answer = ask(&site(layer(&world), crate::tower::log_out), Some(&cookies)).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(!third.exists().await.unwrap());
+}
+
+#[tokio::test]
+async fn key_changed_before_a_lock_that_is_not_awaited_reaches_the_client() {
+    let world = World::new().await;
+    let session = world.saved([("visits", 1)]).await;
+    let aside = Arc::new(Mutex::new(None));
+    let kept = Arc::clone(&aside);
+    let page = async move |session: SessionHandle| -> Result<(), Error> {
+        let mut guard = session.lock().await?;
+        guard.log_in("user-42").await?;
+        guard.insert("visits", 2)?;
+        drop(guard);
+        *kept.lock().await = Some(spawn_that_begins_to_lock(&session).await);
+        Ok(())
+    };
+    let (site, cookie) = (site(layer(&world), page), cookie_of(&session));
+    let answer = tokio::spawn(async move { ask(&site, Some(&cookie)).await });
+    let patience = 3 * 10 * SECOND + world.db.properties().statement_bound;
+    world.runtime.sleeping(|asked| asked == patience).await;
+    world.runtime.advance(patience);
+    let answer = soon(answer).await.unwrap();
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    let key = answer.cookie().split_once('=').unwrap().1.to_owned();
+    assert_eq!(world.store.open(&key).await.unwrap().subject(), Some("user-42"));
+    aside.lock().await.take().unwrap().send(()).unwrap();
+}
+
+#[tokio::test]
+async fn first_lock_that_is_not_awaited_holds_up_no_other_for_good() {
+    let world = World::new().await;
+    let session = world.saved([("visits", 1)]).await;
+    world.cache.plant(session.stored_key().unwrap(), None).await;
+    let held = world.db.calls.hold(Call::Load, Moment::Before);
+    let page = async move |session: SessionHandle| -> Result<(), Error> {
+        let go_on = spawn_that_begins_to_lock(&session).await;
+        let locked = session.lock().await.map(drop);
+        drop(go_on);
+        locked
+    };
+    let (site, cookie) = (site(layer(&world), page), cookie_of(&session));
+    let answer = tokio::spawn(async move { ask(&site, Some(&cookie)).await });
+    let patience = 3 * 10 * SECOND + world.db.properties().statement_bound;
+    world.runtime.sleeping(|asked| asked == patience).await;
+    world.runtime.advance(patience);
+    let answer = soon(answer).await.unwrap();
+    assert!(matches!(answer.failure, Some(SessionFailure(Error::Busy))), "{:?}", answer.failure);
+    drop(held);
+}
+
+/// A future that is polled in the moment in which it is woken, as another thread may do.
+struct PolledAtOnce(StdMutex<BoxFuture<'static, ()>>);
+
+impl Wake for PolledAtOnce {
+    fn wake(self: Arc<Self>) {
+        let waker = Arc::clone(&self).into();
+        // Taken if it is woken while it is polled.
+        if let Ok(mut future) = self.0.try_lock() {
+            let _ = future.as_mut().poll(&mut Context::from_waker(&waker));
+        }
+    }
+}
+
+#[tokio::test]
+async fn task_that_waits_saves_nothing_half_done_of_a_request_that_ends_early() {
+    for panics in [false, true] {
+        let world = World::new().await;
+        let session = world.saved([("visits", 1)]).await;
+        let (aside, goes_on) = (Aside::default(), Arc::new(Notify::new()));
+        let (kept, stays) = (Arc::clone(&aside), Arc::clone(&goes_on));
+        let page = async move |session: SessionHandle| {
+            let guard = &mut session.lock().await.unwrap();
+            guard.insert("visits", 2).unwrap();
+            *kept.lock().await = Some(session.clone());
+            stays.notified().await;
+            assert!(guard.is_empty(), "a handler that panics");
+        };
+        let (site, cookie) = (site(layer(&world), page), cookie_of(&session));
+        let request = tokio::spawn(async move { ask(&site, Some(&cookie)).await });
+        soon(async {
+            while aside.lock().await.is_none() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let handle = aside.lock().await.take().unwrap();
+        world.db.calls.reset();
+        let waiting = async move { drop(handle.lock().await) }.boxed();
+        Arc::new(PolledAtOnce(StdMutex::new(waiting))).wake();
+        if panics {
+            goes_on.notify_one();
+        } else {
+            request.abort();
+        }
+        assert!(request.await.is_err());
+        assert_eq!(world.db.calls.count(Call::Update), 0, "panics: {panics}");
     }
 }
 
@@ -384,7 +551,7 @@ async fn logout_that_could_not_end_another_presented_session_is_an_error() {
     let db = world.db.calls.clone();
     let page = async move |session: SessionHandle| -> Result<(), Error> {
         session.lock().await?.flush().await?;
-        db.fail_all(crate::common::Fault::Unreachable);
+        db.fail_all(Fault::Unreachable);
         Ok(())
     };
     let cookies = [&one, &two].map(cookie_of).join("; ");

@@ -40,8 +40,8 @@ async fn log_in(session: SessionHandle) -> Result<(), Error> {
     session.cycle_key().await.map(drop)
 }
 
-/// Sends two requests with the cookie that the client has now, one after the other: the first is one that a script makes. Returns the client's jar after both
-/// answers, in both orders, with the answers' texts.
+/// Sends two requests with the cookie that the client has now, one after the other: the first is one that a script makes.
+/// Returns the client's jar after both answers, in both orders, with the answers' texts.
 async fn in_both_orders(jar: &CookieStore, one: &Router, other: &Router) -> [(CookieStore, [String; 2]); 2] {
     let cookie = header_of(jar);
     let one = fetch(one, cookie.as_deref()).await;

@@ -1,14 +1,16 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use futures_util::future::{Either, select};
 use session_core::SessionKey;
 use tokio::sync::OnceCell;
 
 use super::lock::{Last, Locked, Room, Worker};
-use super::opened::{KeyChange, Opened};
+use super::opened::{Effects, KeyChange, Opened};
 use super::settings::Settings;
 use super::transport::PresentedKeys;
 use crate::{Coherence, Error, Session};
@@ -30,9 +32,12 @@ struct Shared {
     is_background: bool,
     is_used: AtomicBool,
     is_touching: AtomicBool,
+    /// One of the presented sessions was ended without being opened.
     is_ended: AtomicBool,
-    /// The session had a subject when it was opened.
-    had_subject: AtomicBool,
+    /// All presented sessions were ended.
+    are_all_ended: AtomicBool,
+    /// A worker has begun to open the session.
+    is_opening: AtomicBool,
     /// The response is made, or will never be.
     is_finished: AtomicBool,
     /// The worker that handles the request.
@@ -53,7 +58,8 @@ impl<M> SessionHandle<M> {
             is_used,
             is_touching,
             is_ended: AtomicBool::new(false),
-            had_subject: AtomicBool::new(false),
+            are_all_ended: AtomicBool::new(false),
+            is_opening: AtomicBool::new(false),
             is_finished: AtomicBool::new(false),
             worker: OnceLock::new(),
             room: OnceCell::new(),
@@ -90,7 +96,8 @@ impl<M> SessionHandle<M> {
     /// - [`Error::Database`] when the database does not answer, and [`Error::Unreadable`] when the session is there and
     ///   this node cannot read it. The next call tries again.
     /// - [`Error::AlreadyLocked`] when this task holds a guard.
-    /// - [`Error::Busy`] when another task keeps its guard for longer than the longest write may take.
+    /// - [`Error::Busy`] when another task keeps its guard for longer than the longest write may take, or has begun to open the
+    ///   session and does not go on with it for as long.
     /// - In a task other than the one that handles the request, an error of [`Session::save`]: what was changed before could
     ///   not be saved. It is tried again at the end of the request.
     ///
@@ -99,7 +106,7 @@ impl<M> SessionHandle<M> {
     /// The future can be dropped at any time.
     pub async fn lock(&self) -> Result<SessionGuard<'_>, Error> {
         self.shared.is_used.store(true, Ordering::Relaxed);
-        let room = self.shared.room.get_or_try_init(|| self.open()).await?;
+        let room = self.room().await?;
         if self.shared.is_finished.load(Ordering::Relaxed) {
             // The session was first opened after the response.
             room.finish();
@@ -129,22 +136,49 @@ impl<M> SessionHandle<M> {
     /// [`Error::AlreadyLocked`] when this task holds a guard, or an
     /// [error of every write](crate::CachedDb#errors-of-every-write). Some of several sessions may have ended.
     pub async fn end(&self) -> Result<Coherence, Error> {
-        let Shared { settings, presented, is_used, is_ended, worker, room, .. } = &*self.shared;
+        let Shared { settings, is_used, are_all_ended, worker, room, .. } = &*self.shared;
         is_used.store(true, Ordering::Relaxed);
-        let mut coherence = match room.get() {
-            Some(room) => {
-                let locked = room.lock(worker.get().copied(), &*settings.store).await?;
-                SessionGuard(locked).flush().await?
-            }
-            None => Coherence::Coherent,
-        };
-        for key in presented.iter() {
-            let ended = Arc::clone(&settings.store).end(key.clone()).await?;
-            coherence = coherence.and(ended.coherence);
-            // Otherwise the client may have got another key since.
-            is_ended.fetch_or(ended.value, Ordering::Relaxed);
+        let (mut own, mut coherence) = (None, Coherence::Coherent);
+        if let Some(room) = room.get() {
+            let mut locked = room.lock(worker.get().copied(), &*settings.store).await?;
+            own = locked.opened.presented().cloned();
+            coherence = locked.opened.session.flush().await?;
         }
+        coherence = coherence.and(self.end_presented(own.as_ref()).await?);
+        are_all_ended.store(true, Ordering::Relaxed);
         Ok(coherence)
+    }
+
+    /// Ends the sessions of all presented keys but `own`, and notes whether there was one. After an error, goes on with the
+    /// others.
+    async fn end_presented(&self, own: Option<&SessionKey>) -> Result<Coherence, Error> {
+        let Shared { settings, presented, is_ended, .. } = &*self.shared;
+        let mut result = Ok(Coherence::Coherent);
+        for key in presented.iter().filter(|key| Some(*key) != own) {
+            let ended = Arc::clone(&settings.store).end(key.clone()).await;
+            // Otherwise the client may have got another key since.
+            is_ended.fetch_or(ended.as_ref().is_ok_and(|ended| ended.value), Ordering::Relaxed);
+            result = result.and_then(|coherence| Ok(coherence.and(ended?.coherence)));
+        }
+        result
+    }
+
+    /// Returns the session's room, which the first worker opens. Others wait for it, but no longer than the longest write may
+    /// take: it may be polled no more.
+    async fn room(&self) -> Result<&Room, Error> {
+        let Shared { settings, is_opening, room, .. } = &*self.shared;
+        if let Some(room) = room.get() {
+            return Ok(room);
+        }
+        let opening = pin!(room.get_or_try_init(|| self.open()));
+        if !is_opening.swap(true, Ordering::Relaxed) {
+            return opening.await;
+        }
+        let patience = settings.store.sleep(settings.store.settings().longest_write);
+        match select(opening, patience).await {
+            Either::Left((room, _)) => room,
+            Either::Right(_) => Err(Error::Busy),
+        }
     }
 
     async fn open(&self) -> Result<Room, Error> {
@@ -154,6 +188,9 @@ impl<M> SessionHandle<M> {
 
     /// Opens the session that counts: of the keys that have one, the first with a subject, or else the first. Without any, a new
     /// session. Returns the key, too.
+    ///
+    /// An anonymous session does not count beside a key that may be that of a login: its own key, sent again, would take the
+    /// other's place.
     async fn open_best(&self) -> Result<(Session, Option<SessionKey>), Error> {
         let Shared { settings, presented, .. } = &*self.shared;
         let (mut anonymous, mut unreadable, mut superseded) = (None, None, None);
@@ -162,7 +199,6 @@ impl<M> SessionHandle<M> {
                 Ok(session) if session.key().is_some() => {
                     let found = (session, Some(key.clone()));
                     if found.0.subject().is_some() {
-                        self.shared.had_subject.store(true, Ordering::Relaxed);
                         return Ok(found);
                     }
                     anonymous = anonymous.or(Some(found));
@@ -172,11 +208,11 @@ impl<M> SessionHandle<M> {
                 Err(error) => return Err(error),
             }
         }
-        match (anonymous, unreadable, superseded) {
-            (Some(found), ..) => Ok(found),
-            // Not a new session: the row is there, and another node may be able to read it.
-            (None, Some(error), _) => Err(error),
-            (None, None, Some(session)) => Ok((session, None)),
+        match (unreadable, superseded, anonymous) {
+            // Not another session: the row is there, and another node may be able to read it.
+            (Some(error), ..) => Err(error),
+            (None, Some(session), _) => Ok((session, None)),
+            (None, None, Some(found)) => Ok(found),
             (None, None, None) => Ok((Arc::clone(&settings.store).open(None).await?, None)),
         }
     }
@@ -200,8 +236,7 @@ impl<M> SessionHandle<M> {
 
     /// Stores the changes, if the session `is_to_be_stored`, and returns what the response has to tell the client.
     pub(super) async fn finish(&self, is_to_be_stored: bool) -> Finished {
-        let Shared { settings, is_ended, had_subject, room, .. } = &*self.shared;
-        let mut is_logged_out = false;
+        let Shared { settings, is_ended, are_all_ended, room, .. } = &*self.shared;
         let ended = is_ended.load(Ordering::Relaxed).then_some(KeyChange::Ended);
         let Some(room) = room.get() else {
             return Finished { key_change: ended, failure: None };
@@ -209,7 +244,8 @@ impl<M> SessionHandle<M> {
         if !is_to_be_stored {
             room.finish();
         }
-        let mut finished = match room.lock_last(&*settings.store).await {
+        let mut own = None;
+        let (Effects { key_change, is_logout }, failure) = match room.lock_last(&*settings.store).await {
             Last::Free(mut opened) => {
                 // The handler may have left a write under a new key whose outcome is unknown. If it took place, the client
                 // needs the key.
@@ -218,36 +254,22 @@ impl<M> SessionHandle<M> {
                     if is_to_be_stored { self.store(&mut opened.session).await.err() } else { None };
                 // Before the next worker locks the session: a change that could not be stored is not its own to save.
                 room.finish();
-                is_logged_out = had_subject.load(Ordering::Relaxed)
-                    && opened.session.subject().is_none()
-                    && !opened.session.modified();
-                let ended = ended.filter(|_| opened.session.is_unsaved_and_empty());
-                Finished { key_change: opened.key_change().or(ended), failure }
+                own = opened.presented().cloned();
+                (opened.effects(), failure)
             }
-            Last::Kept(key_change) => {
+            Last::Kept(effects) => {
                 settings.note_kept();
-                Finished { key_change: key_change.or(ended), failure: None }
+                (effects, None)
             }
-            Last::Stuck => {
+            Last::Stuck(effects) => {
                 settings.note_kept();
-                Finished { key_change: ended, failure: is_to_be_stored.then_some(Error::Busy) }
+                (effects, is_to_be_stored.then_some(Error::Busy))
             }
         };
-        if is_logged_out || matches!(finished.key_change, Some(KeyChange::Ended)) {
-            finished.failure = finished.failure.or(self.end_others().await.err());
-        }
-        finished
-    }
-
-    /// Ends the other sessions that an ended one was presented with, if there are any: after a logout, none of them may log the client in again.
-    async fn end_others(&self) -> Result<(), Error> {
-        let Shared { settings, presented, .. } = &*self.shared;
-        if presented.iter().nth(1).is_some() {
-            for key in presented.iter() {
-                Arc::clone(&settings.store).end(key.clone()).await?;
-            }
-        }
-        Ok(())
+        // After a logout, none of the other sessions that the client presents may log it in again.
+        let is_over = !is_logout || are_all_ended.load(Ordering::Relaxed);
+        let others = if is_over { None } else { self.end_presented(own.as_ref()).await.err() };
+        Finished { key_change: key_change.or(ended), failure: failure.or(others) }
     }
 
     async fn store(&self, session: &mut Session) -> Result<(), Error> {

@@ -8,9 +8,9 @@ use super::transport::{PresentedKeys, Transport};
 
 /// The session key in a header, for mobile applications and other programs that keep no cookies.
 ///
-/// A response carries the key in a header when it is new to the client, and now and then when the session was written, and the same header without a value when the
-/// request has ended its session. The client keeps the key in a safe place and presents it until it gets another one. It need
-/// not know when the session ends: that is up to the store.
+/// A response carries the key in a header when it is new to the client, and now and then when the session was written. It carries
+/// the same header without a value when the request has ended its session. The client keeps the key in a safe place and presents
+/// it until it gets another one. It need not know when the session ends: that is up to the store.
 ///
 /// Browsers send no such header by themselves, so a request that another site makes has no session. A script must be able to
 /// read the key to send it; where scripts of others can get in, keep to the cookie.

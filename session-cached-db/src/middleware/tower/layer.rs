@@ -1,9 +1,10 @@
 use std::fmt;
 use std::marker::PhantomData;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use futures_util::FutureExt as _;
 use http::{HeaderMap, Request, Response};
 use session_core::{Cache, Persistence};
 use tower_layer::Layer;
@@ -36,15 +37,18 @@ use crate::CachedDb;
 /// - The key is sent when it is new to the client, when the session's expiry was changed, and otherwise with the first write in
 ///   each [`touch_interval`](crate::Builder::touch_interval), so a cookie may end that much earlier than its session. Not with
 ///   every write: an answer that comes after that of a login would bring the old key back. So the answer to a request that a
-///   page makes by itself (`Sec-Fetch-Mode` is there, and not `navigate`) prolongs the key only once in a quarter of the
-///   session's life, by which the cookie of a page that is never left may end earlier. The cookie's `Max-Age` is the session's
+///   page makes by itself (`Sec-Fetch-Mode` is there, and not `navigate`; browsers do not send it over plain HTTP) prolongs the key
+///   only once in a quarter of the session's life. The cookie of a page that is never left may end that much earlier than its
+///   session. The cookie's `Max-Age` is the session's
 ///   [`expiry_age`](crate::Session::expiry_age); that of a session that ends with the browser has none. The cookie is
 ///   removed only if this request has ended its session: a cookie that opens no session is left alone, because
 ///   the client may have got another one since, or another node may know the session.
 /// - Of several cookies with the name, the first one that opens a session with a subject counts, or else the first one that opens
-///   any. At most four are tried, and at most sixteen looked at. A request that ends its session, by
-///   [`flush`](crate::Session::flush) or [`log_out`](crate::Session::log_out), ends those of the other cookies as well:
-///   otherwise one of them could log the client in again.
+///   any. An anonymous one does not count beside one whose session cannot be read, or was given to a user a moment ago: its key, sent
+///   again, would take the place of theirs. At most four are tried, and at most sixteen looked at; if the store does not answer for
+///   one of them, the request fails. A request that ends its session, by [`flush`](crate::Session::flush) or
+///   [`log_out`](crate::Session::log_out), or that saves it without its subject, ends those of the other cookies that are tried as
+///   well: otherwise one of them could log the client in again.
 /// - A session that is there and cannot be read is an error of [`SessionHandle::lock`], which is answered with
 ///   503; the cookie stays.
 /// - `Vary: Cookie` is added whenever the session was used, even if that failed, and `Cache-Control: private` unless the
@@ -55,13 +59,13 @@ use crate::CachedDb;
 /// - If the session cannot be saved, the response is replaced by one that says so, with the
 ///   [`Error`](crate::Error) in a [`SessionFailure`] among its extensions: 400 if the
 ///   session was ended while the request was handled, or cannot hold what it is to hold (a subject that is too long, a value
-///   that is nested too deep, data that the codec refuses), 413 if it would exceed a limit of the store or its codec, 409 for a conflict, 503 when the store is not
-///   available, otherwise 500. Of the replaced response, all `Set-Cookie` headers stay, and the key that another
+///   that is nested too deep, data that the codec refuses), 413 if it would exceed a limit of the store or its codec, 409 for a
+///   conflict, 503 when the store is not available, otherwise 500. Of the replaced response, all `Set-Cookie` headers stay, and the key that another
 ///   layer has sent; see [`SessionFailure::replace`].
 /// - The response does not wait for a task that [keeps the session](SessionHandle::lock). Changes that are made after the
 ///   response, by such a task or by a streamed body, are not saved unless that code saves them itself. A task that has begun to
-///   save what was changed before, and is not polled to the end of that, is waited for as long as the longest write may take; then the
-///   response is 503, because the outcome is not known.
+///   save what was changed before, and does not go on, is waited for as long as the longest write may take; then the
+///   response is 503, because the outcome is not known, unless the handler's own is 500 or more.
 /// - A body that is streamed comes after the headers: a session that it uses first, or changes, adds no header and sends no
 ///   key. Lock the session in the handler before, at least to read it, and save there what gets a new key.
 /// - A request that is cut off, because the client has gone, by a timeout outside of the layer or by a panic that is caught outside
@@ -203,8 +207,10 @@ where
         let handle = SessionHandle::<M>::new(settings, presented, is_background(request.headers()));
         request.extensions_mut().insert(handle.clone());
         let response = self.inner.call(request);
-        let request = OpenRequest(handle);
         Box::pin(async move {
+            let response = pin!(response.fuse());
+            // Dropped before the response: a task that waits for a guard of the handler must not save what is half done.
+            let request = OpenRequest(handle);
             let OpenRequest(handle) = &request;
             handle.begin();
             let response = response.await?;

@@ -9,7 +9,7 @@ use futures_util::future::{Either, select};
 use tokio::sync::{Mutex, MutexGuard, Notify};
 use tokio::task;
 
-use super::opened::{KeyChange, Opened};
+use super::opened::{Effects, Opened};
 use crate::Error;
 use crate::session::SessionBackend;
 
@@ -28,14 +28,14 @@ pub(super) struct Room {
 #[derive(Default)]
 struct Held {
     by: Option<Worker>,
-    /// The change of the key, as of the last lock.
-    key_change: Option<KeyChange>,
+    /// The effects of the workers before, when the last one had released the session, or had it saved for the next.
+    effects: Effects,
 }
 
 impl Held {
-    /// Returns the change of the key, if a worker has the session.
-    fn kept(&mut self) -> Option<Option<KeyChange>> {
-        self.by.is_some().then(|| self.key_change.take())
+    /// Returns the effects of the workers before, if a worker has the session.
+    fn kept(&mut self) -> Option<Effects> {
+        self.by.is_some().then(|| std::mem::take(&mut self.effects))
     }
 }
 
@@ -62,18 +62,19 @@ pub(super) struct Locked<'a> {
 /// The session at the end of a request.
 pub(super) enum Last<'a> {
     Free(MutexGuard<'a, Opened>),
-    /// A worker keeps it. The change is the one from before.
-    Kept(Option<KeyChange>),
-    /// A worker was to save what was changed before, and has not done so in the time of the longest write.
-    Stuck,
+    /// A worker keeps it. The effects are those of the workers before.
+    Kept(Effects),
+    /// A worker was to save what was changed before, and has not done so in the time of the longest write. The effects are those
+    /// from before that.
+    Stuck(Effects),
 }
 
 impl Room {
     pub(super) fn new(opened: Opened) -> Self {
         Self {
             turn: Mutex::default(),
+            held: SyncMutex::new(Held { by: None, effects: opened.effects() }),
             opened: Mutex::new(opened),
-            held: SyncMutex::default(),
             was_locked: Notify::new(),
             is_finished: AtomicBool::new(false),
         }
@@ -107,8 +108,9 @@ impl Room {
         let is_handed_over = request != Some(worker) && !self.is_finished.load(Ordering::Relaxed);
         if is_handed_over && opened.session.modified() && !opened.session.is_unsaved_and_empty() {
             opened.session.save().await?;
+            self.held().effects = opened.effects();
         }
-        *self.held() = Held { by: Some(worker), key_change: opened.key_change() };
+        self.held().by = Some(worker);
         self.was_locked.notify_waiters();
         Ok(Locked { room: self, opened, _turn: turn })
     }
@@ -127,8 +129,8 @@ impl Room {
         let (free, kept) = (pin!(self.opened.lock()), pin!(self.kept()));
         match select(select(free, kept), store.sleep(store.settings().longest_write)).await {
             Either::Left((Either::Left((opened, _)), _)) => Last::Free(opened),
-            Either::Left((Either::Right((key_change, _)), _)) => Last::Kept(key_change),
-            Either::Right(_) => Last::Stuck,
+            Either::Left((Either::Right((effects, _)), _)) => Last::Kept(effects),
+            Either::Right(_) => Last::Stuck(std::mem::take(&mut self.held().effects)),
         }
     }
 
@@ -138,12 +140,12 @@ impl Room {
     }
 
     /// Waits until a worker has the session.
-    async fn kept(&self) -> Option<KeyChange> {
+    async fn kept(&self) -> Effects {
         loop {
             // Before the look, so that no lock in between is missed.
             let was_locked = self.was_locked.notified();
-            if let Some(key_change) = self.held().kept() {
-                return key_change;
+            if let Some(effects) = self.held().kept() {
+                return effects;
             }
             was_locked.await;
         }
@@ -156,6 +158,10 @@ impl Room {
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        self.room.held().by = None;
+        if thread::panicking() {
+            // The changes are half done, so the next worker must not save them.
+            self.room.finish();
+        }
+        *self.room.held() = Held { by: None, effects: self.opened.effects() };
     }
 }

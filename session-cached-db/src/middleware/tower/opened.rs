@@ -13,11 +13,22 @@ pub(super) struct Opened {
     /// The last use of the session before this request.
     used_before: Use,
     is_background: bool,
+    /// The session had a subject when it was opened.
+    had_subject: bool,
+}
+
+/// The effects of a request on its session, as far as they are stored.
+#[derive(Default)]
+pub(super) struct Effects {
+    pub(super) key_change: Option<KeyChange>,
+    /// The client is nobody any more: the request has ended its session, or taken the subject away.
+    pub(super) is_logout: bool,
 }
 
 /// Tells the client what has become of its key.
 pub(super) enum KeyChange {
-    /// The session has another key than the client presented, or the client may keep its key for longer. `max_age` is `None` for one that ends with the browser.
+    /// The session has another key than the client presented, or the client may keep its key for longer. `max_age` is `None` for
+    /// one that ends with the browser.
     Written { key: SessionKey, max_age: Option<Duration> },
     /// The request has ended its session.
     Ended,
@@ -26,19 +37,29 @@ pub(super) enum KeyChange {
 impl Opened {
     /// `presented` is the client's key that has opened the session.
     pub(super) fn new(session: Session, presented: Option<SessionKey>, is_background: bool) -> Self {
-        let used_before = session.use_now();
-        Self { session, presented, used_before, is_background }
+        let (used_before, had_subject) = (session.use_now(), session.subject().is_some());
+        Self { session, presented, used_before, is_background, had_subject }
+    }
+
+    /// Returns the key that the client has presented for this session.
+    pub(super) fn presented(&self) -> Option<&SessionKey> {
+        self.presented.as_ref()
+    }
+
+    /// Returns what the request has done to the session by now.
+    pub(super) fn effects(&self) -> Effects {
+        let is_logout =
+            self.session.was_flushed() || self.had_subject && self.session.is_stored_as_anonymous();
+        Effects { key_change: self.key_change(), is_logout }
     }
 
     /// Returns what the response has to tell the client, as far as the session was written by now.
-    pub(super) fn key_change(&self) -> Option<KeyChange> {
+    fn key_change(&self) -> Option<KeyChange> {
         let Self { session, presented, .. } = self;
         match session.key() {
             // Only if this request has ended the session. A key that opened none is left alone, and so is one whose session was
             // gone when it was to be ended: the client may have got another one since, and another node may know its session.
-            None if session.is_unsaved_and_empty() && presented.is_some() && session.has_ended() => {
-                Some(KeyChange::Ended)
-            }
+            None if presented.is_some() && session.has_ended() => Some(KeyChange::Ended),
             // Not at each save: an answer that comes late, after that of a login, would put the old key in the place of the
             // new one.
             Some(key) if presented.as_ref() != Some(key) || self.prolongs_key() => {

@@ -82,9 +82,11 @@ impl SessionFailure {
     /// - All `Set-Cookie` headers are kept, and the other headers in which a [`Transport`](super::Transport) has sent a key: the
     ///   session of another layer may have got a key that no other response brings. The cookies of a handler are kept, too. What
     ///   they go with may be done already, and they cannot be told from those of other layers.
-    /// - `Vary` is kept. The page is `Cache-Control: private` if it says nothing else, and in any case if it brings a cookie or a key.
+    /// - `Vary` is kept, once for each value. The page is `Cache-Control: private` if it says nothing else, and in any case if it
+    ///   brings a cookie or a key.
     /// - The failure itself is kept, among the extensions.
-    /// - All else of `response` is dropped, because it may say something of the body, or that the request succeeded.
+    /// - All else of `response` is dropped, because it may say something of the body, or that the request succeeded. The
+    ///   request has failed, so a session layer outside of this one stores nothing either.
     #[must_use]
     pub fn replace<A, B>(response: Response<A>, mut page: Response<B>) -> Response<B> {
         let (mut old, _) = response.into_parts();
@@ -92,7 +94,11 @@ impl SessionFailure {
         let kept = [header::SET_COOKIE, header::VARY];
         for name in kept.iter().chain(names.iter().filter(|name| !kept.contains(name))) {
             for value in old.headers.get_all(name) {
-                page.headers_mut().append(name, value.clone());
+                let is_there =
+                    name == header::VARY && page.headers().get_all(name).iter().any(|there| there == value);
+                if !is_there {
+                    page.headers_mut().append(name, value.clone());
+                }
             }
         }
         let brings_key = !names.is_empty() || page.headers().contains_key(header::SET_COOKIE);

@@ -12,8 +12,8 @@ use session_core::SessionKey;
 ///
 /// - `read` gets text that any client can send. It offers what it finds to [`PresentedKeys`], which bound the work, and does no
 ///   I/O.
-/// - `write` and `remove` change headers of a response whose client gets a key, may keep its key for longer, or has none any more. They leave the headers of other
-///   programs alone, and mark a value that holds the key as sensitive.
+/// - `write` and `remove` change headers of a response whose client gets a key, may keep its key for longer, or has none any more.
+///   They leave the headers of other programs alone, and mark a value that holds the key as sensitive.
 ///
 /// ```
 /// use std::time::Duration;
@@ -57,12 +57,14 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// Returns the names of the request headers from which [`read`](Self::read) takes keys. The layer names them in `Vary`.
     fn request_headers(&self) -> &[HeaderName];
 
-    /// Returns the names of the response headers that [`write`](Self::write) and [`remove`](Self::remove) set. A
-    /// layer that [replaces](super::SessionFailure::replace) the response keeps them.
-    fn response_headers(&self) -> &[HeaderName];
+    /// Returns the names of the response headers that [`write`](Self::write) and [`remove`](Self::remove) set, besides
+    /// `Set-Cookie`. A layer that [replaces](super::SessionFailure::replace) the response keeps them. None by default.
+    fn response_headers(&self) -> &[HeaderName] {
+        &[]
+    }
 
-    /// Offers each key that the request presents to `keys`. Of several, the first one that opens a session with a subject counts,
-    /// or else the first one that opens any.
+    /// Offers each key that the request presents to `keys`. Of several, the first one that opens a session with a subject counts;
+    /// [`SessionLayer`](super::SessionLayer) says which one otherwise.
     fn read(&self, request: &HeaderMap, keys: &mut PresentedKeys);
 
     /// Makes the client present `key` from now on: for `max_age`, or, if that is `None`, until the browser closes.

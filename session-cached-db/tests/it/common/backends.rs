@@ -338,6 +338,7 @@ impl Persistence for TestDb {
     }
 
     async fn delete(&self, key: &StoredKey) -> Result<bool, PersistenceError> {
+        self.check(key).await?;
         self.calls.make(Call::Delete, self.sqlite.delete(key)).await
     }
 
