@@ -225,9 +225,10 @@ impl Session {
     pub async fn flush(&mut self) -> Result<Coherence, Error> {
         let Written { value, coherence } = self.end_stored().await?;
         self.has_ended |= value;
-        self.was_flushed |= value || self.stored.is_some();
         self.abandon_unsettled();
-        self.stored = None;
+        if let Some(stored) = self.stored.take() {
+            self.flushed = Some(stored.key);
+        }
         self.changed = None;
         self.subject = None;
         self.note_change();

@@ -1,4 +1,4 @@
-use session_core::{SessionData, Subject};
+use session_core::{Outcome, SessionData, Subject};
 
 use super::Session;
 use crate::{Coherence, Error};
@@ -33,14 +33,14 @@ impl Session {
         let before = (self.subject.clone(), self.modified);
         let stored_for = self.stored.as_ref().and_then(|stored| stored.loaded.record.subject());
         let is_of_another = stored_for.is_some_and(|stored_for| *stored_for != subject);
+        // Before this has the new subject: should the login end here, nothing is written for that one.
+        let ended = if is_of_another { self.end_of_another().await? } else { Coherence::Coherent };
         self.subject = Some(Some(subject));
         self.note_change();
-        let logged_in = if is_of_another {
-            self.end_and_begin_anew().await
-        } else {
-            self.cycle_key_or_begin_anew().await
-        };
-        logged_in.inspect_err(|_| (self.subject, self.modified) = before)
+        let logged_in =
+            if is_of_another { self.begin_anew().await } else { self.cycle_key_or_begin_anew().await };
+        let logged_in = logged_in.inspect_err(|_| (self.subject, self.modified) = before);
+        Ok(ended.and(logged_in?))
     }
 
     /// Logs out: ends the session everywhere, for good, and empties this value, which is then a new session without a key.
@@ -60,12 +60,12 @@ impl Session {
         }
     }
 
-    /// Ends the session, and stores a new one with the subject and the changes of this one.
-    async fn end_and_begin_anew(&mut self) -> Result<Coherence, Error> {
+    /// Ends the session of another subject.
+    async fn end_of_another(&mut self) -> Result<Coherence, Error> {
         let ended = self.end_stored().await?;
         self.has_ended |= ended.value;
         self.abandon_unsettled();
-        Ok(ended.coherence.and(self.begin_anew().await?))
+        Ok(ended.coherence)
     }
 
     /// Stores a new session with the subject and the changes of this one, whose session has gone.
@@ -74,7 +74,8 @@ impl Session {
         let changed = self.changed.take();
         self.changed = changed.as_ref().map(|changed| changed.rebase(&SessionData::new()));
         let created = self.create_new().await;
-        if created.is_err() {
+        // If the new session may be stored, what the one before held must not be taken for a change of it.
+        if created.as_ref().is_err_and(|error| error.outcome() == Outcome::NotApplied) {
             (self.stored, self.changed) = (gone, changed);
         }
         created

@@ -38,11 +38,14 @@ impl Session {
 
     /// Stores `value` under `key`, in memory.
     ///
+    /// The last save of a key wins, whatever it held before. For a value that is made of the one before, such as a counter or a
+    /// list that grows, call [`modify`](Self::modify): there, the changes of all requests count.
+    ///
     /// # Errors
     ///
-    /// [`Error::Serialize`] when the value cannot be written as JSON, such as a number that is infinite or none, [`Error::TooDeep`] when it is nested deeper
-    /// than [`SessionData::MAX_DEPTH`], or [`Error::ReservedKey`] when sessions use the key themselves. The session
-    /// is unchanged then.
+    /// [`Error::Serialize`] when the value cannot be written as JSON, such as a number that is infinite or none,
+    /// [`Error::TooDeep`] when it is nested deeper than [`SessionData::MAX_DEPTH`], or [`Error::ReservedKey`] when sessions use
+    /// the key themselves. The session is unchanged then.
     pub fn insert(&mut self, key: &str, value: impl Serialize) -> Result<(), Error> {
         let json = write(key, &value)?;
         self.put(key, json)

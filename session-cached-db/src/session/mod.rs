@@ -55,8 +55,8 @@ pub struct Session {
     has_chosen_expiry: bool,
     /// A session was ended by this value.
     has_ended: bool,
-    /// This value was to end its session, whether that had ended before or not.
-    was_flushed: bool,
+    /// The key of the session that this value was to end, whether that had ended before or not.
+    flushed: Option<SessionKey>,
     /// The client's key was that of a session which has got another one by a change of rights a moment ago.
     is_superseded: bool,
 }
@@ -105,7 +105,7 @@ impl Session {
             modified: false,
             has_chosen_expiry: false,
             has_ended: false,
-            was_flushed: false,
+            flushed: None,
             is_superseded: false,
         }
     }
@@ -171,10 +171,10 @@ impl Session {
         self.has_ended
     }
 
-    /// Returns `true` if this value was to end its session, whether that had ended before or not.
+    /// Returns the key of the session that this value was to end, whether that had ended before or not.
     #[cfg(feature = "tower")]
-    pub(crate) fn was_flushed(&self) -> bool {
-        self.was_flushed
+    pub(crate) fn flushed(&self) -> Option<&SessionKey> {
+        self.flushed.as_ref()
     }
 
     /// Returns `true` if the session is stored, without a subject. Changes since then do not count.

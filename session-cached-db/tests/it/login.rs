@@ -1,6 +1,7 @@
 //! Logging in and out, and changes of the subject.
 
 use session_cached_db::{ConflictPolicy, Error};
+use session_core::Outcome;
 
 use crate::common::{Call, Fault, Moment, World, each_database, each_database_with, key_of, map, values_of};
 
@@ -90,6 +91,42 @@ async fn login_of_another_user_that_fails_leaves_no_user() {
     session.log_in("user-2").await.unwrap();
     let session = world.reopen(&session).await;
     assert_eq!((values_of(&session), session.subject()), (map([]), Some("user-2")));
+}
+
+#[tokio::test]
+async fn login_of_another_user_without_an_answer_takes_nothing_over() {
+    for changes in [false, true] {
+        let world = World::new().await;
+        let mut session = world.saved([("card", 1)]).await;
+        session.log_in("user-1").await.unwrap();
+        world.db.calls.fail(Call::Insert, Moment::After, Fault::NoAnswer);
+        world.db.calls.fail(Call::Load, Moment::Before, Fault::Unreachable);
+        assert_eq!(session.log_in("user-2").await.unwrap_err().outcome(), Outcome::Unknown);
+        if changes {
+            session.insert("message", 2).unwrap();
+        }
+        session.save().await.unwrap();
+        let session = world.reopen(&session).await;
+        let values = if changes { map([("message", 2)]) } else { map([]) };
+        assert_eq!((values_of(&session), session.subject()), (values, Some("user-2")));
+    }
+}
+
+#[tokio::test]
+async fn login_of_another_user_that_is_dropped_moves_nothing() {
+    let world = World::new().await;
+    let mut session = world.saved([("card", 1)]).await;
+    session.log_in("user-1").await.unwrap();
+    let mut held = world.db.calls.hold(Call::Delete, Moment::Before);
+    tokio::select! {
+        _ = session.log_in("user-2") => panic!("the statement is held"),
+        () = held.reached() => {}
+    }
+    session.insert("message", 2).unwrap();
+    assert_eq!(session.subject(), Some("user-1"));
+    held.release();
+    assert!(matches!(session.save().await, Err(Error::SessionGone)));
+    assert!(world.store.list_by_subject("user-2").await.unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -436,6 +436,59 @@ async fn sessions_that_a_handle_ends_are_ended_once() {
 }
 
 #[tokio::test]
+async fn session_of_the_cookie_is_ended_although_another_was_created() {
+    async fn create(session: &SessionHandle) -> Result<(), Error> {
+        let mut session = session.lock().await?;
+        session.insert("copy", 1)?;
+        session.create().await.map(drop)
+    }
+    let end = async |session: SessionHandle| -> Result<(), Error> {
+        create(&session).await?;
+        session.end().await.map(drop)
+    };
+    let flush = async |session: SessionHandle| -> Result<(), Error> {
+        create(&session).await?;
+        session.lock().await?.flush().await.map(drop)
+    };
+    for page in [any(end), any(flush)] {
+        let world = World::new().await;
+        let (logins, cookies) = two_logins(&world).await;
+        let site = Router::new().route("/", page).layer(layer(&world));
+        assert!(ask(&site, Some(&cookies)).await.removes_cookie());
+        for login in &logins {
+            assert!(!login.exists().await.unwrap());
+        }
+        assert!(world.store.list_by_subject("user-42").await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn task_that_panics_keeps_no_later_change_from_being_saved() {
+    let world = World::new().await;
+    let session = world.saved([("visits", 1)]).await;
+    let page = async move |session: SessionHandle| -> Result<(), Error> {
+        let (one, two) = (session.clone(), session.clone());
+        let panics = tokio::spawn(async move {
+            let _guard = one.lock().await.unwrap();
+            panic!("a task that panics");
+        });
+        assert!(panics.await.is_err());
+        session.lock().await?.insert("visits", 2)?;
+        let (locked, is_locked) = oneshot::channel();
+        tokio::spawn(async move {
+            let _guard = two.lock().await.unwrap();
+            locked.send(()).unwrap();
+            pending::<()>().await;
+        });
+        is_locked.await.unwrap();
+        Ok(())
+    };
+    let answer = soon(ask(&site(layer(&world), page), Some(&cookie_of(&session)))).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(values_of(&world.reopen(&session).await), map([("visits", 2)]));
+}
+
+#[tokio::test]
 async fn session_that_cannot_be_ended_does_not_spare_the_next() {
     let world = World::new().await;
     let (logins, cookies) = two_logins(&world).await;

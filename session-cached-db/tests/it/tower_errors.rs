@@ -246,7 +246,7 @@ type Store = fn(&mut Session) -> Result<(), Error>;
 #[tokio::test]
 async fn input_that_a_session_cannot_hold_is_not_answered_with_500() {
     let world = World::with(|builder| builder.max_payload_bytes(1_000).max_keys(3)).await;
-    let cases: [(u16, Store); 7] = [
+    let cases: [(u16, Store); 8] = [
         (413, |session| session.insert("name", "x".repeat(2_000))),
         (413, |session| session.update((0..9).map(|n| (n.to_string(), n)))),
         (413, |session| session.modify("tags", |tags: &mut Vec<u32>| tags.extend([0; 1_000]))),
@@ -254,6 +254,7 @@ async fn input_that_a_session_cannot_hold_is_not_answered_with_500() {
             let nested = format!("{}{}", "[".repeat(200), "]".repeat(200));
             session.insert("tree", RawValue::from_string(nested).unwrap())
         }),
+        (400, |session| session.insert("price", "NaN".parse::<f64>().unwrap())),
         (400, |session| session.insert("_session_expiry", 1)),
         (400, |session| session.set_subject(&"u".repeat(256))),
         (400, |session| session.set_subject("user\0")),

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, poll_immediate, select};
 use session_core::SessionKey;
 use tokio::sync::OnceCell;
 
@@ -36,8 +36,6 @@ struct Shared {
     is_ended: AtomicBool,
     /// All presented sessions were ended.
     are_all_ended: AtomicBool,
-    /// A worker has begun to open the session.
-    is_opening: AtomicBool,
     /// The response is made, or will never be.
     is_finished: AtomicBool,
     /// The worker that handles the request.
@@ -59,7 +57,6 @@ impl<M> SessionHandle<M> {
             is_touching,
             is_ended: AtomicBool::new(false),
             are_all_ended: AtomicBool::new(false),
-            is_opening: AtomicBool::new(false),
             is_finished: AtomicBool::new(false),
             worker: OnceLock::new(),
             room: OnceCell::new(),
@@ -141,8 +138,8 @@ impl<M> SessionHandle<M> {
         let (mut own, mut coherence) = (None, Coherence::Coherent);
         if let Some(room) = room.get() {
             let mut locked = room.lock(worker.get().copied(), &*settings.store).await?;
-            own = locked.opened.presented().cloned();
             coherence = locked.opened.session.flush().await?;
+            own = locked.opened.session.flushed().cloned();
         }
         coherence = coherence.and(self.end_presented(own.as_ref()).await?);
         are_all_ended.store(true, Ordering::Relaxed);
@@ -166,12 +163,19 @@ impl<M> SessionHandle<M> {
     /// Returns the session's room, which the first worker opens. Others wait for it, but no longer than the longest write may
     /// take: it may be polled no more.
     async fn room(&self) -> Result<&Room, Error> {
-        let Shared { settings, is_opening, room, .. } = &*self.shared;
+        let Shared { settings, room, .. } = &*self.shared;
         if let Some(room) = room.get() {
             return Ok(room);
         }
-        let opening = pin!(room.get_or_try_init(|| self.open()));
-        if !is_opening.swap(true, Ordering::Relaxed) {
+        let is_first = AtomicBool::new(false);
+        let mut opening = pin!(room.get_or_try_init(|| {
+            is_first.store(true, Ordering::Relaxed);
+            self.open()
+        }));
+        if let Some(room) = poll_immediate(opening.as_mut()).await {
+            return room;
+        }
+        if is_first.load(Ordering::Relaxed) {
             return opening.await;
         }
         let patience = settings.store.sleep(settings.store.settings().longest_write);
@@ -254,7 +258,7 @@ impl<M> SessionHandle<M> {
                     if is_to_be_stored { self.store(&mut opened.session).await.err() } else { None };
                 // Before the next worker locks the session: a change that could not be stored is not its own to save.
                 room.finish();
-                own = opened.presented().cloned();
+                own = opened.session.flushed().cloned();
                 (opened.effects(), failure)
             }
             Last::Kept(effects) => {

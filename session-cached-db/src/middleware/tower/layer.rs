@@ -71,7 +71,8 @@ use crate::CachedDb;
 /// - A request that is cut off, because the client has gone, by a timeout outside of the layer or by a panic that is caught outside
 ///   of it, stores nothing more and sends nothing: a key that a handler has changed before is lost to the client. Put layers that
 ///   catch panics and cut handlers inside of this one. A response of theirs below 500, such as 408, saves what the
-///   handler had changed by then: choose 503 or 504.
+///   handler had changed by then: choose 503 or 504. If a timeout cuts a handler that holds a guard, and another task of the request
+///   waits for the session at that moment, that task saves what the handler had changed by then.
 ///
 /// # Around other services
 ///
@@ -207,10 +208,11 @@ where
         let handle = SessionHandle::<M>::new(settings, presented, is_background(request.headers()));
         request.extensions_mut().insert(handle.clone());
         let response = self.inner.call(request);
+        let request = OpenRequest(handle);
         Box::pin(async move {
             let response = pin!(response.fuse());
             // Dropped before the response: a task that waits for a guard of the handler must not save what is half done.
-            let request = OpenRequest(handle);
+            let request = request;
             let OpenRequest(handle) = &request;
             handle.begin();
             let response = response.await?;

@@ -56,6 +56,8 @@ impl Worker {
 pub(super) struct Locked<'a> {
     room: &'a Room,
     pub(super) opened: MutexGuard<'a, Opened>,
+    /// The worker handles the request.
+    is_requests: bool,
     _turn: MutexGuard<'a, ()>,
 }
 
@@ -105,14 +107,18 @@ impl Room {
                 }
             }
         };
-        let is_handed_over = request != Some(worker) && !self.is_finished.load(Ordering::Relaxed);
-        if is_handed_over && opened.session.modified() && !opened.session.is_unsaved_and_empty() {
-            opened.session.save().await?;
+        let is_requests = request == Some(worker);
+        if !is_requests && !self.is_finished.load(Ordering::Relaxed) {
+            // The client needs the key of a write whose outcome is unknown, if it took place.
+            let _ = opened.session.settle().await;
+            if opened.session.modified() && !opened.session.is_unsaved_and_empty() {
+                opened.session.save().await?;
+            }
             self.held().effects = opened.effects();
         }
         self.held().by = Some(worker);
         self.was_locked.notify_waiters();
-        Ok(Locked { room: self, opened, _turn: turn })
+        Ok(Locked { room: self, opened, is_requests, _turn: turn })
     }
 
     /// Waits for its turn, and then for the session, which only the response can have.
@@ -158,8 +164,8 @@ impl Room {
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        if thread::panicking() {
-            // The changes are half done, so the next worker must not save them.
+        if self.is_requests && thread::panicking() {
+            // The changes are half done, so the next worker must not save them. The response saves nothing either.
             self.room.finish();
         }
         *self.room.held() = Held { by: None, effects: self.opened.effects() };

@@ -21,7 +21,7 @@ pub(super) struct Opened {
 #[derive(Default)]
 pub(super) struct Effects {
     pub(super) key_change: Option<KeyChange>,
-    /// The client is nobody any more: the request has ended its session, or taken the subject away.
+    /// The request has ended its session, or taken the subject away.
     pub(super) is_logout: bool,
 }
 
@@ -41,15 +41,10 @@ impl Opened {
         Self { session, presented, used_before, is_background, had_subject }
     }
 
-    /// Returns the key that the client has presented for this session.
-    pub(super) fn presented(&self) -> Option<&SessionKey> {
-        self.presented.as_ref()
-    }
-
     /// Returns what the request has done to the session by now.
     pub(super) fn effects(&self) -> Effects {
         let is_logout =
-            self.session.was_flushed() || self.had_subject && self.session.is_stored_as_anonymous();
+            self.session.flushed().is_some() || self.had_subject && self.session.is_stored_as_anonymous();
         Effects { key_change: self.key_change(), is_logout }
     }
 

@@ -57,9 +57,11 @@ fn explanation(error: &Error) -> (StatusCode, &'static str) {
         Error::TooLarge { .. } | Error::TooManyKeys { .. } => {
             (StatusCode::PAYLOAD_TOO_LARGE, "The session cannot hold that much.")
         }
-        Error::TooDeep { .. } | Error::ReservedKey { .. } | Error::InvalidSubject(_) => {
-            (StatusCode::BAD_REQUEST, CANNOT_HOLD)
-        }
+        // A number that JSON does not have, for instance, which a client may send as text.
+        Error::Serialize { .. }
+        | Error::TooDeep { .. }
+        | Error::ReservedKey { .. }
+        | Error::InvalidSubject(_) => (StatusCode::BAD_REQUEST, CANNOT_HOLD),
         // A codec that fails whatever the data is, is the server's trouble.
         Error::Unencodable(error) if matches!(**error, CodecError::Unencodable(_)) => {
             (StatusCode::BAD_REQUEST, CANNOT_HOLD)
