@@ -12,7 +12,7 @@ impl Session {
     ///
     /// - What the visitor has stored before the login stays: a cart, for instance.
     /// - A session that is stored for another subject is ended instead, and a new one is stored. It holds the changes of this
-    ///   request and nothing else: nothing of one user passes to another. The same rule as that of Django's `login()`.
+    ///   request and nothing else: nothing of one user passes to another. Django's `login()` flushes such a session, too.
     /// - If the session has ended in the meantime, or another request of the same client has logged in first (a form that was
     ///   submitted twice), a new session is stored for `subject`. It holds the changes of this request and nothing else: what
     ///   the ended session held does not come back.
