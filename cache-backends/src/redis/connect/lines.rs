@@ -23,7 +23,7 @@ impl Lines {
     }
 
     #[cfg(feature = "redis-cluster")]
-    pub(super) const fn of_cluster(connections: Vec<Connection>, shares: Shares) -> Self {
+    pub(in crate::redis) fn of_cluster((connections, shares): (Vec<Connection>, Shares)) -> Self {
         Self { connections, shares: Some(shares) }
     }
 
