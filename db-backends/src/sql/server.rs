@@ -273,7 +273,7 @@ where
                     tokio::time::sleep(longest_pause.mul_f64(fastrand::f64())).await;
                     longest_pause = (longest_pause * 2).min(MAX_PAUSE);
                 }
-                Err(failure) if failure.is_of_the_connection(&C::ERRORS) && lost == 0 => lost += 1,
+                Err(failure) if failure.is_connection_error(&C::ERRORS) && lost == 0 => lost += 1,
                 _ => return Ok(done),
             }
         }
@@ -404,7 +404,7 @@ impl Failure {
     }
 
     /// Returns `true` if the connection was the reason, and nothing took effect.
-    fn is_of_the_connection(&self, errors: &DriverErrors) -> bool {
+    fn is_connection_error(&self, errors: &DriverErrors) -> bool {
         match self {
             Self::NotApplied(error) => errors.is_lost(error),
             Self::Unknown(error) => errors.is_not_primary(error),

@@ -41,7 +41,7 @@ impl Lines {
         Some(0)
     }
 
-    pub(in crate::redis) const fn is_of_cluster(&self) -> bool {
+    pub(in crate::redis) const fn is_cluster(&self) -> bool {
         #[cfg(feature = "redis-cluster")]
         return self.shares.is_some();
         #[cfg(not(feature = "redis-cluster"))]
