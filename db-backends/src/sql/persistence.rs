@@ -53,7 +53,7 @@ pub(crate) trait Backend: Values + Schema + Sized {
     /// The byte that is appended to a key to make the least key that comes after it.
     const LEAST_BYTE: u8 = 0;
 
-    /// Runs the statements of [`DeleteExpired`], and returns the rows.
+    /// Runs the statements of [`DeleteRows`], and returns the rows.
     fn remove(
         connection: &mut Self::Connection,
         rows: Query<Self>,
@@ -186,7 +186,7 @@ impl<B: Backend> SqlPersistence<B> {
         findings.map_err(|error| Self::ERRORS.reading(&error, &self.table))
     }
 
-    /// Runs the statements of [`DeleteExpired`], and returns the rows.
+    /// Runs the statements of [`DeleteRows`], and returns the rows.
     ///
     /// Boxed, because the compiler cannot see from outside of this crate that the future is `Send`.
     pub(crate) fn remove(

@@ -159,7 +159,7 @@ impl<C: Connector> ServerConnections<C> {
     }
 
     /// Returns the connector of our own connections, or else the application's pool.
-    pub(crate) fn way(&self) -> Result<&C, &Pool<C::Database>> {
+    pub(crate) fn connector_or_pool(&self) -> Result<&C, &Pool<C::Database>> {
         match &self.pool {
             Pooled::Own(pool) => Ok(&pool.0.connector),
             Pooled::Application { pool, .. } => Err(pool),

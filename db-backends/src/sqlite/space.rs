@@ -83,13 +83,13 @@ async fn set_busy_timeout(connection: &mut SqliteConnection, millis: i64) -> sql
     Ok(())
 }
 
-/// Gives back some empty pages at the end of the file, if there are many.
-pub(super) async fn give_back(connection: &mut SqliteConnection) -> sqlx::Result<()> {
+/// Shrinks the file by some empty pages at its end, if there are many.
+pub(super) async fn shrink(connection: &mut SqliteConnection) -> sqlx::Result<()> {
     let surplus = pages(connection).await?.surplus();
     if surplus > 0 {
-        let give_back = format!("PRAGMA incremental_vacuum({surplus})");
+        let shrink = format!("PRAGMA incremental_vacuum({surplus})");
         // Safe, because it is a number. Each page is a row of the answer.
-        query(sqlx::AssertSqlSafe(give_back)).persistent(false).fetch_all(connection).await?;
+        query(sqlx::AssertSqlSafe(shrink)).persistent(false).fetch_all(connection).await?;
     }
     Ok(())
 }
