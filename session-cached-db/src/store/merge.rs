@@ -105,6 +105,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         }
     }
 
+    /// Does the work of [`merge`](Self::merge), which has the same arguments and catches a panic in here.
     fn merge_all(
         &self,
         key: &StoredKey,
