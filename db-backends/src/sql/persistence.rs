@@ -63,7 +63,7 @@ pub(crate) trait Backend: Values + Schema + Sized {
     /// Returns the first of the statements of [`Syntax::delete_all`], with its keys.
     fn with_keys(sql: &SqlStr, keys: &[StoredKey]) -> Query<Self>;
 
-    /// Asks the database how it is, without its findings.
+    /// Returns the condition of the table and its server, without the findings.
     fn inspect(
         connection: &mut Self::Connection,
         table: &TableName,
@@ -86,7 +86,7 @@ pub(crate) trait Backend: Values + Schema + Sized {
         None
     }
 
-    /// Looks for settings that are wrong.
+    /// Returns findings about the settings of the database.
     fn examine(
         connection: &mut Self::Connection,
         usage: Usage,
@@ -122,7 +122,7 @@ impl<B: Backend> SqlPersistence<B> {
         self
     }
 
-    /// Says for how long a commit that reports may wait for others. `statement_bound` does not include that.
+    /// Sets how long a commit that reports may wait for others. `statement_bound` does not include that.
     #[cfg(feature = "postgres")]
     pub(crate) const fn with_report_bound(mut self, report_bound: Duration) -> Self {
         self.report_bound = report_bound;

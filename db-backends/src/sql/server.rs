@@ -229,8 +229,8 @@ where
     Arguments<C>: IntoArguments<C::Database> + Clone,
 {
     /// Runs a query, in a transaction where it needs one. Runs it again where nothing took effect: on another
-    /// connection if the first one was lost, and for as long as a call may wait for a connection if the server
-    /// undoes it for another client's: in a crowd, any fixed number of times is too few.
+    /// connection if the first one was lost; and, if the server undid it for another client's, for as long as a call
+    /// may wait for a connection. Among many clients, no fixed number of attempts would be enough.
     async fn run<T: Send + 'static>(
         &self,
         mut query: Query<C::Database>,

@@ -12,9 +12,9 @@ use crate::sql::value::{RESULT, Values};
 /// The SQL dialect of a database: what the statements of all databases need, and the statements that are its
 /// own.
 ///
-/// In a statement, `{sessions}` stands for the quoted name of the session table, `{rotations}` for that of
-/// the notes of rotations, `{key}` for the column `key`, `{times}` for the columns that a list of sessions shows, and `{result}` for the name of the only
-/// column of an answer. A question mark is a parameter.
+/// In a statement, `{sessions}` stands for the quoted name of the session table, `{rotations}` for that of the notes of
+/// rotations, `{key}` for the column `key`, `{times}` for the columns that a list of sessions shows, and `{result}` for the
+/// name of the only column of an answer. A question mark is a parameter.
 pub(crate) struct Syntax {
     /// The character around the name of a table.
     pub(crate) quote: char,
@@ -24,7 +24,7 @@ pub(crate) struct Syntax {
     pub(crate) least: &'static str,
     /// Parameters are numbered, `$1`, `$2` and so on.
     pub(crate) numbers_parameters: bool,
-    /// The rows with some keys, which [`Backend::with_keys`] adds, are removed.
+    /// Removes the rows with the keys that [`Backend::with_keys`] adds.
     ///
     /// [`Backend::with_keys`]: crate::sql::persistence::Backend::with_keys
     pub(crate) delete_all: DeleteRows<&'static str>,
@@ -163,8 +163,8 @@ impl ByExpiry<SqlStr> {
 pub(crate) struct DeleteRows<S> {
     /// Returns the rows, and removes them unless there is another statement for that.
     ///
-    /// For the session table, these are the rows that are due, with the column `expires_at`: a row whose session lives
-    /// on is postponed instead of removed.
+    /// Of the session table, the rows to reap are those that are due, with the column `expires_at`, too: a row whose
+    /// session lives on is postponed instead of removed.
     pub(crate) rows: S,
     /// The statement that removes the returned rows, in the same transaction: it ends with their keys.
     pub(crate) by_keys: Option<S>,

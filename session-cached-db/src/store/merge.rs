@@ -62,7 +62,7 @@ pub(super) enum Merged {
     Nothing,
     /// The session has to be read before one of them can be rejected.
     MustRead,
-    /// One of several is to blame that they cannot be merged: write each with a statement of its own.
+    /// They cannot be merged because of one of them: write each with a statement of its own.
     Apart,
 }
 
