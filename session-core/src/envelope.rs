@@ -84,8 +84,8 @@ impl State {
         let is_known = reader.u8()? == VERSION;
         let kind = reader.u8()?;
         let key_len = reader.u8()?;
-        let is_of_key = reader.take(key_len.into(), |stored| stored == key.as_bytes())?;
-        match (kind, is_known, is_of_key) {
+        let is_same_key = reader.take(key_len.into(), |stored| stored == key.as_bytes())?;
+        match (kind, is_known, is_same_key) {
             (_, true, true) => {}
             (_, true, false) => return Err(EnvelopeError::WrongKey),
             // It may be no entry at all.

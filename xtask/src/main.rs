@@ -13,7 +13,7 @@
 //! | `beside` | git, cargo | the programs of an older revision, which run beside the present ones |
 //! | `fuzz` | libFuzzer | its build without cargo-fuzz, so that nothing has to be installed |
 //! | `lint` | rustfmt, clippy, rustdoc, cargo-deny, cargo-semver-checks | the rules that only this project has |
-//! | `bench` | the programs in `session-cached-db/benches` | aims, and a page of dots: a plotting crate draws axes and series |
+//! | `bench` | the programs in `session-cached-db/benches`, wrk | aims, and a page of dots: a plotting crate draws axes and series |
 //! | `images` | mmdebstrap, docker | recipes for machines that reach no container registry |
 //! | `services`, `engine` | docker | the table of servers that the tests have, too: Debian's engine has no Compose |
 //! | `scaffold` | | edits of files that exist: cargo-generate makes directories |

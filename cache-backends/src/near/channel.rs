@@ -16,11 +16,11 @@ use crate::moka::clock::Tick;
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The pause after a database has refused for a reason that only an operator can mend. Behind a pooler in transaction mode,
-/// each try lets a connection of the server listen that another client of the pooler gets next.
+/// each try makes a server's connection listen, and the pooler then lends that connection to another client.
 const PAUSE_OF_A_SETTING: Duration = Duration::from_secs(5 * 60);
 
-/// The number of bounds for which an answer is waited for before the channel counts as lost. Memory has not answered for
-/// long by then, but what is in it is still good if the server was merely slow.
+/// The time to wait for an answer before the channel counts as lost, in freshness bounds. By then, memory has not been used
+/// for long, but what is in it is still good if the server was merely slow.
 const PATIENCE: u32 = 10;
 
 /// A task that keeps a channel open. It ends when this is dropped.
@@ -30,14 +30,14 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Starts the task. When it ends, the channel is closed, and the source is let go of.
+    /// Starts the task. When it ends, the channel is closed, and the source is detached.
     pub(super) fn start<S: Source>(runtime: &dyn Runtime, keeper: Keeper<S>) -> Self {
         let (stop, stopped) = oneshot::channel();
         let (end, ended) = oneshot::channel::<()>();
         runtime.spawn(Box::pin(async move {
             let inner = Weak::clone(&keeper.inner);
             let observer = Arc::clone(&keeper.observer);
-            // In this order: a channel that opens just now must not take the place of a later store's.
+            // `stopped` comes first: a channel that opens just now must not take the place of a later store's.
             select(stopped, pin!(keeper.run())).await;
             if let Some(inner) = inner.upgrade() {
                 inner.reset_unless_used();
@@ -53,7 +53,7 @@ impl Running {
         matches!(self.ended.try_recv(), Err(TryRecvError::Empty))
     }
 
-    /// Ends the task, and waits for that.
+    /// Ends the task, and waits until it has ended.
     pub(super) async fn stop(self) {
         let Self { _stop: stop, ended } = self;
         drop(stop);
@@ -79,8 +79,8 @@ impl<S: Source> Keeper<S> {
             match inner.shared.open(listener).await {
                 Ok(channel) => {
                     let channel = Arc::new(channel);
-                    // Entries that came in since the last channel was lost may have missed a change. From here on, this one reports.
-                    // A channel of an earlier task must fill nothing after that.
+                    // Changes of entries that came in since the last channel was lost may not have been reported. From here
+                    // on, this one reports. After that, a channel of an earlier task must fill nothing.
                     inner.set_channel(None);
                     if !mutant!(NotifiedKeptAtOpening) {
                         inner.memory.remove_all();
@@ -138,7 +138,8 @@ impl<S: Source> Keeper<S> {
 
     /// Pings `channel`. Returns the instant of the sending and the answer, or `None` once the near cache is dropped.
     pub(super) async fn ping(&self, channel: &S::Channel) -> Option<(Tick, Result<(), CacheError>)> {
-        // Before the ping is sent, not when its answer comes: what the server did in between may not be known here.
+        // Read the clock before the ping is sent: a change that the server makes after answering may be unknown here when the
+        // answer comes.
         let sent = self.inner.upgrade()?.now();
         let answer = match select(pin!(S::ping(channel)), self.runtime.sleep(self.bound * PATIENCE)).await {
             Either::Left((answer, _)) => answer,
@@ -147,7 +148,7 @@ impl<S: Source> Keeper<S> {
         Some((sent, answer))
     }
 
-    /// Stops the use of memory, and forgets everything in it: whatever the channel has missed is then not there.
+    /// Stops the use of memory, and forgets everything in it, because changes may not have been reported.
     pub(super) fn give_up(&self, error: &CacheError) {
         let Some(inner) = self.inner.upgrade() else { return };
         inner.give_up_channel();

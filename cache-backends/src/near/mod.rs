@@ -93,7 +93,7 @@ struct Inner<S: Source> {
 /// A channel that is used.
 struct Open<C> {
     channel: Arc<C>,
-    /// That of the store for which it was opened.
+    /// The runtime of the store for which it was opened.
     runtime: Arc<dyn Runtime>,
 }
 
@@ -110,7 +110,7 @@ struct Users {
     task: Option<Running>,
 }
 
-/// The observers of all stores that use a near cache. Weak: a store that is gone is told nothing.
+/// The observers of all stores that use a near cache. Weak, so that this keeps no store alive.
 #[derive(Debug, Default)]
 struct Observers(Mutex<Vec<Weak<dyn NearObserver>>>);
 
@@ -171,14 +171,14 @@ impl<S: Source> Inner<S> {
         self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Stops the use of memory, and forgets everything in it: whatever the channel has missed is then not there.
+    /// Stops the use of memory, and forgets everything in it, because changes may not have been reported.
     fn give_up_channel(&self) {
         self.fresh_until.store(0, Ordering::Release);
         self.set_channel(None);
         self.memory.remove_all();
     }
 
-    /// Closes the channel and lets go of the source, unless another store uses this by now.
+    /// Closes the channel and detaches the source, unless another store uses this by now.
     fn reset_unless_used(&self) {
         let users = self.users();
         if users.count == 0 {

@@ -50,8 +50,8 @@ impl Cache for NotifiedCache {
     }
 
     async fn acquire(&self, key: &StoredKey, lease: Entry, ttl: Duration) -> Result<Acquired, CacheError> {
-        // Look at the basis first, as for a hit. If memory is behind, answer with another reader's lease: the store then reads the
-        // database, and fills nothing.
+        // Look at the basis first, as for a hit. If memory is behind, answer as if another reader held the lease: the store
+        // then reads the database, and fills nothing.
         if !self.inner.is_fresh(self.inner.now()) && !mutant!(NotifiedStaleLookup) {
             return Ok(Acquired::Found(lease));
         }

@@ -36,7 +36,7 @@ pub trait Source: Send + Sync + fmt::Debug + 'static {
     /// Takes the reports of the store's database.
     fn attach(&self, notices: Option<Arc<dyn DatabaseNotices>>);
 
-    /// Lets go of the reports of the store's database.
+    /// Drops the reports of the store's database.
     fn detach(&self) {
         self.attach(None);
     }
@@ -101,7 +101,7 @@ impl Source for DatabaseReports {
         Ok(())
     }
 
-    /// Only one store can hear of its database by this memory.
+    /// Another store cannot use this memory, because it has the reports of one database.
     fn why_never(&self) -> Option<&'static str> {
         self.notices().map(|_| "this memory is another store's already; make one for each store")
     }

@@ -417,7 +417,7 @@ impl RedisCacheBuilder {
         let servers = Servers::Cluster(Arc::clone(&cluster));
         let make = move |take_push| {
             let cluster = Arc::clone(&cluster);
-            async move { cluster.connect_to_all(take_push).await }.boxed()
+            async move { cluster.connect_to_all(take_push).await.map(Lines::of_cluster) }.boxed()
         };
         Ok((servers, Channels::By(Box::new(make))))
     }

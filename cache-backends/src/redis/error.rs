@@ -211,7 +211,7 @@ pub(super) fn no_tracking(failure: Failure) -> CacheError {
 fn not_connected(error: NotConnected) -> CacheError {
     match error {
         NotConnected::Driver { address, error } => {
-            let unreachable = (error.is_io_error() && !is_of_tls(&error)) || is_temporary(&error);
+            let unreachable = (error.is_io_error() && !is_tls_error(&error)) || is_temporary(&error);
             // Without a connection, every call fails.
             let error = Box::new(At { address, error: advised(error) });
             if unreachable { CacheError::Unavailable(error) } else { CacheError::Unusable(error) }
@@ -262,7 +262,7 @@ fn is_temporary(error: &RedisError) -> bool {
 
 /// Returns `true` if this side or the server does not accept the other's certificate, or speaks TLS in another way.
 #[cfg(feature = "redis-tls")]
-fn is_of_tls(error: &RedisError) -> bool {
+fn is_tls_error(error: &RedisError) -> bool {
     // The driver's own form of a source.
     type Shared = Arc<dyn Error + Send + Sync>;
     let source = error.source().and_then(|source| source.downcast_ref::<Shared>());
@@ -271,7 +271,7 @@ fn is_of_tls(error: &RedisError) -> bool {
 }
 
 #[cfg(not(feature = "redis-tls"))]
-const fn is_of_tls(_: &RedisError) -> bool {
+const fn is_tls_error(_: &RedisError) -> bool {
     false
 }
 
@@ -288,7 +288,7 @@ fn advice(error: &RedisError) -> Option<&'static str> {
          this cache without a near one";
     match (error.kind(), error.code()) {
         (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS")) => Some(LOGIN),
-        _ if is_of_tls(error) => Some(CERTIFICATES),
+        _ if is_tls_error(error) => Some(CERTIFICATES),
         (_, Some("NOAUTH")) => Some("set a password: the server demands one"),
         (_, Some("NOPERM")) => Some(RIGHTS),
         (_, Some("DENIED")) => Some("set a password on the server and here, or turn its protected mode off"),

@@ -142,7 +142,7 @@ impl RedisChannel {
     /// Pings a server, and checks that it is still the one that hears of changes first. One that was made a replica answers
     /// as before, and hears of them late.
     async fn ping_on(&self, line: usize) -> Result<(), CacheError> {
-        if self.lines.is_of_cluster() {
+        if self.lines.is_cluster() {
             // A replica, or a node that is cut off from the others, refuses commands with keys.
             let Some(key) = self.probes.get(line) else { return Ok(()) };
             let answer = self.send(line, &commands::get(key)).await;

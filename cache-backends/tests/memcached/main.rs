@@ -289,7 +289,7 @@ async fn too_large_entry_is_not_sent_and_the_entry_before_is_removed() {
 
 #[tokio::test]
 async fn error_of_the_server_is_a_refusal_of_this_call_or_of_all() {
-    for (answer, says, is_of_all) in [
+    for (answer, says, concerns_every_call) in [
         ("SERVER_ERROR out of memory storing object", "out of memory", false),
         ("CLIENT_ERROR invalid flag", "1.6.27", true),
         ("CLIENT_ERROR unauthenticated", "without -Y", true),
@@ -304,8 +304,8 @@ async fn error_of_the_server_is_a_refusal_of_this_call_or_of_all() {
         let exchange = cache.compare_exchange(&key(), Expected::Vacant, Some(lease(1)), TTL).await;
         for refused in [exchange.unwrap_err(), cache.acquire(&key(), lease(1), TTL).await.unwrap_err()] {
             let is_expected = match refused {
-                CacheError::Refused(_) => !is_of_all,
-                CacheError::Unusable(_) => is_of_all,
+                CacheError::Refused(_) => !concerns_every_call,
+                CacheError::Unusable(_) => concerns_every_call,
                 _ => false,
             };
             assert!(is_expected, "{refused:?}");

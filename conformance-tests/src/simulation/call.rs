@@ -26,7 +26,7 @@ impl Seen {
     }
 
     /// Returns `true` if one operation wrote all of it, and did not merge.
-    pub(super) fn is_of_one(self) -> bool {
+    pub(super) fn has_one_writer(self) -> bool {
         self.0[0] == self.0[1]
     }
 }

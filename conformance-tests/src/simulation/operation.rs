@@ -149,12 +149,12 @@ impl Operation {
     /// Returns `true` if it is a part of the mixes. The others have scenarios of their own.
     #[must_use]
     pub const fn is_in_mixes(self) -> bool {
-        !matches!(self, Self::Elsewhere | Self::Follow) && !self.is_of_rotations()
+        !matches!(self, Self::Elsewhere | Self::Follow) && !self.uses_rotations()
     }
 
     /// Returns `true` if it moves a session, or follows one that has moved, by the notes of rotations.
     #[must_use]
-    pub const fn is_of_rotations(self) -> bool {
+    pub const fn uses_rotations(self) -> bool {
         matches!(self, Self::Renew | Self::Cycle | Self::Open | Self::LogOut)
     }
 

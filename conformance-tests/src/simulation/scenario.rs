@@ -92,7 +92,7 @@ impl Scenario {
 
     /// Returns `true` if sessions get other keys by notes of rotations, or requests follow them.
     pub(super) fn has_rotations(&self) -> bool {
-        self.operations.iter().any(|(operation, _)| operation.is_of_rotations())
+        self.operations.iter().any(|(operation, _)| operation.uses_rotations())
     }
 
     /// Returns the scenarios of arrangements that are no part of the mixes: writes that fail closed, a cache that loses what

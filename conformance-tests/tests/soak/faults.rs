@@ -59,15 +59,15 @@ impl Fault {
 
     /// Returns `true` if calls of the cache may fail. Reports of its changes that are held fail none.
     pub(crate) fn hits_cache(&self) -> bool {
-        matches!(self.target, Target::Cache | Target::Both) && !self.is_of_channels()
+        matches!(self.target, Target::Cache | Target::Both) && !self.breaks_no_call()
     }
 
     /// Returns `true` if the fault breaks no call: it only keeps processes from what they should hear.
-    pub(crate) fn is_of_channels(&self) -> bool {
+    pub(crate) fn breaks_no_call(&self) -> bool {
         matches!(self.kind, Kind::Network(Mode::HoldReports, _) | Kind::Stop(_))
     }
 
-    pub(crate) fn is_of_engine(&self) -> bool {
+    pub(crate) fn is_engine_fault(&self) -> bool {
         !matches!(self.kind, Kind::Network(..) | Kind::Stop(_))
     }
 }

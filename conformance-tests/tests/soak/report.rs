@@ -163,7 +163,7 @@ impl fmt::Display for Report {
             "sessions judged   {sessions_judged}, of these {sessions_explained} by the oracle, too, and {} loads of them when all was over",
             self.looked
         )?;
-        let by_engine = self.faults.iter().filter(|(fault, _)| fault.is_of_engine()).count();
+        let by_engine = self.faults.iter().filter(|(fault, _)| fault.is_engine_fault()).count();
         let stopped = self.faults.iter().filter(|(fault, _)| fault.target == Target::Process).count();
         let by_network = self.faults.len() - by_engine - stopped;
         writeln!(

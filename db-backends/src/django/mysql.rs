@@ -10,7 +10,7 @@ use super::persistence::DjangoPersistence;
 use super::statements::{DjangoBackend, Statements};
 use crate::mysql::MySqlPersistence;
 use crate::sql::connector::Query;
-use crate::sql::statements::DeleteExpired;
+use crate::sql::statements::DeleteRows;
 
 impl DjangoPersistence<MySql> {
     /// Uses the table `django_session` of the database that `url` names, with defaults for everything else.
@@ -54,7 +54,7 @@ impl DjangoBackend for MySql {
                      AND expire_date > CAST(? AS DATETIME(6))",
         delete: "DELETE FROM `{table}`
                  WHERE session_key = ? AND CAST(session_key AS BINARY) = CAST(? AS BINARY)",
-        delete_expired: DeleteExpired {
+        delete_expired: DeleteRows {
             rows: "SELECT CAST(session_key AS BINARY) AS `key`, NULL AS subject FROM `{table}`
                    WHERE expire_date <= CAST(? AS DATETIME(6)) ORDER BY expire_date LIMIT ? FOR UPDATE",
             by_keys: Some("DELETE FROM `{table}` WHERE session_key IN"),

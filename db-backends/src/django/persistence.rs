@@ -163,7 +163,7 @@ impl<B: DjangoBackend> DjangoPersistence<B> {
         let Some(expected) = expected else { return Ok(None) };
         let found = self.row(key, now).await?.ok_or(PersistenceError::NotFound)?;
         let row = Row::read::<B>(&found)?;
-        if !row.is_of(key) {
+        if !row.has_key(key) {
             return Err(PersistenceError::NotFound);
         }
         if row.version() != expected {
@@ -183,7 +183,7 @@ impl<B: DjangoBackend> Persistence for DjangoPersistence<B> {
     async fn load(&self, key: &StoredKey, now: Timestamp) -> Result<Option<Record>, PersistenceError> {
         let Some(found) = self.row(key, now).await? else { return Ok(None) };
         let row = Row::read::<B>(&found)?;
-        Ok(row.is_of(key).then(|| row.record(now, self.session_age)))
+        Ok(row.has_key(key).then(|| row.record(now, self.session_age)))
     }
 
     async fn insert(&self, key: &StoredKey, record: &Record) -> Result<Version, PersistenceError> {

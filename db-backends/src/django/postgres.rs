@@ -11,7 +11,7 @@ use super::statements::{DjangoBackend, Statements};
 use crate::postgres::PostgresPersistence;
 use crate::postgres::statements::value;
 use crate::sql::connector::Query;
-use crate::sql::statements::DeleteExpired;
+use crate::sql::statements::DeleteRows;
 
 impl DjangoPersistence<Postgres> {
     /// Uses the table `django_session` of the database that `url` names, with defaults for everything else.
@@ -53,7 +53,7 @@ impl DjangoBackend for Postgres {
                      WHERE session_key = $1 AND expire_date > ($2 || '+00')::timestamptz"#,
         delete: r#"DELETE FROM "{table}" WHERE session_key = $1"#,
         // The same as in a table of ours: rows that others have locked are deleted or written by them.
-        delete_expired: DeleteExpired::returning(
+        delete_expired: DeleteRows::returning(
             r#"DELETE FROM "{table}" WHERE session_key = ANY (ARRAY(
                    SELECT session_key FROM "{table}"
                    WHERE expire_date <= ($1 || '+00')::timestamptz

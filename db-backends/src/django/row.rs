@@ -34,7 +34,7 @@ impl<'r> Row<'r> {
     }
 
     /// Returns `true` if it is the row of `key`: the database may take keys for equal that are not.
-    pub(super) fn is_of(&self, key: &StoredKey) -> bool {
+    pub(super) fn has_key(&self, key: &StoredKey) -> bool {
         self.key == key.as_str()
     }
 

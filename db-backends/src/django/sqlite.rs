@@ -12,7 +12,7 @@ use super::error::Corrupt;
 use super::persistence::DjangoPersistence;
 use super::statements::{DjangoBackend, Statements};
 use crate::sql::connector::Query;
-use crate::sql::statements::DeleteExpired;
+use crate::sql::statements::DeleteRows;
 use crate::sqlite::SqlitePersistence;
 
 impl DjangoPersistence<Sqlite> {
@@ -46,7 +46,7 @@ impl DjangoBackend for Sqlite {
                    WHERE session_key = ? AND expire_date > ? AND session_data = coalesce(?, session_data)"#,
         is_there: r#"SELECT 1 FROM "{table}" WHERE session_key = ? AND expire_date > ?"#,
         delete: r#"DELETE FROM "{table}" WHERE session_key = ?"#,
-        delete_expired: DeleteExpired::returning(
+        delete_expired: DeleteRows::returning(
             r#"DELETE FROM "{table}" WHERE rowid IN
                    (SELECT rowid FROM "{table}" WHERE expire_date <= ? ORDER BY expire_date LIMIT ?)
                RETURNING session_key AS key, NULL AS subject"#,

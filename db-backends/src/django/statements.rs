@@ -7,7 +7,7 @@ use sqlx::{Database, SqlStr};
 use super::error::Corrupt;
 use crate::sql::connector::Query;
 use crate::sql::persistence::Backend;
-use crate::sql::statements::DeleteExpired;
+use crate::sql::statements::DeleteRows;
 use crate::sql::table::TableName;
 
 /// The columns of Django's table, in the order of [`DjangoBackend::TYPES`]. In a statement, `{columns}`
@@ -38,7 +38,7 @@ pub(crate) struct Statements<S> {
     /// Removes the row with this key.
     pub(crate) delete: S,
     /// Removes rows that expired at an instant or before, up to a limit, and returns the key of each as `key`.
-    pub(crate) delete_expired: DeleteExpired<S>,
+    pub(crate) delete_expired: DeleteRows<S>,
     /// Returns of each column of the table with this name: its `name`, its `type`, and in `is_key` the text
     /// `true` if it is in the primary key, and in `is_mandatory` if a row cannot be added without a value for it.
     pub(crate) describe: S,

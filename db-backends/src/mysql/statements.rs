@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, MySql, Row as _, SqlStr, query};
 
 use crate::sql::columns::Column;
 use crate::sql::connector::Query;
-use crate::sql::statements::{DeleteExpired, Syntax};
+use crate::sql::statements::{DeleteRows, Syntax};
 use crate::sql::value::{Value, Values, bind};
 
 pub(super) const SYNTAX: Syntax = Syntax {
@@ -15,13 +15,13 @@ pub(super) const SYNTAX: Syntax = Syntax {
     greatest: "greatest",
     least: "least",
     numbers_parameters: false,
-    delete_all: DeleteExpired {
+    delete_all: DeleteRows {
         rows: "SELECT {key} FROM {sessions} WHERE {key} IN",
         by_keys: Some("DELETE FROM {sessions} WHERE {key} IN"),
         postpone: None,
     },
     // MySQL cannot return what it deletes. Rows that others have locked are deleted or written by them.
-    delete_expired: DeleteExpired {
+    delete_expired: DeleteRows {
         rows: "SELECT {key}, subject, expires_at FROM {sessions} WHERE reap_at <= ?
                ORDER BY reap_at LIMIT ? FOR UPDATE SKIP LOCKED",
         by_keys: Some("DELETE FROM {sessions} WHERE {key} IN"),

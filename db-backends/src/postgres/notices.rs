@@ -111,7 +111,7 @@ impl ListeningHandle {
 
     async fn connect(&self) -> Result<PgListener, Unfit> {
         let patience = self.connections.patience();
-        match self.connections.way() {
+        match self.connections.connector_or_pool() {
             Ok(connector) => connector.route().open(|options| connect(options, patience)).await,
             Err(pool) => connect(PgConnectOptions::clone(&pool.connect_options()), patience).await,
         }

@@ -7,7 +7,7 @@ use sqlx::{Postgres, Row as _};
 
 use crate::sql::columns::Column;
 use crate::sql::connector::Query;
-use crate::sql::statements::{DeleteExpired, ReportSyntax, Syntax};
+use crate::sql::statements::{DeleteRows, ReportSyntax, Syntax};
 use crate::sql::value::{Value, Values, bind};
 
 /// Removes the sessions in `removed` and postpones those in `postponed`, before `$then`. Rows that others have locked are deleted or
@@ -37,10 +37,10 @@ pub(super) const SYNTAX: Syntax = Syntax {
     least: "least",
     numbers_parameters: true,
     // No key has a space.
-    delete_all: DeleteExpired::returning(
+    delete_all: DeleteRows::returning(
         "DELETE FROM {sessions} WHERE {key} = ANY (string_to_array(?, ' ')){returning}",
     ),
-    delete_expired: DeleteExpired::returning(reap!(
+    delete_expired: DeleteRows::returning(reap!(
         "SELECT {key}, subject, expires_at FROM removed
          UNION ALL SELECT {key}, subject, expires_at FROM postponed"
     )),
@@ -59,7 +59,7 @@ pub(super) const SYNTAX: Syntax = Syntax {
                      CASE WHEN octet_length({key}) < 43 THEN '*' ELSE {key} END || ' ' ||
                      (SELECT CASE WHEN octet_length(old) < 43 THEN '*' ELSE old END FROM (VALUES (?::text)) AS renamed (old)))",
         // In batches, because a report has 8,000 bytes at most. Materialized, because what no one reads is not run.
-        delete_expired: DeleteExpired::returning(reap!(
+        delete_expired: DeleteRows::returning(reap!(
             ", numbered AS (
                  SELECT {key}, (row_number() OVER () - 1) / 100 AS batch FROM removed WHERE octet_length({key}) <= 64),
              reported AS MATERIALIZED (

@@ -31,8 +31,8 @@ impl<C: Connector> Checkout<C> {
     /// connection is back.
     ///
     /// A connection to a server is checked each time, because nothing tells whether it was checked before.
-    /// Those that are broken, or lead to a server that takes no writes, are closed, until one is left that
-    /// does not, or a new one is of no use either. What is learnt of the server is noted in `primary`.
+    /// A connection that is broken, or leads to a server that takes no writes, is closed, and the next one is
+    /// tried; when all have been closed, a new one. What is learnt of the server is noted in `primary`.
     pub(crate) async fn from_pool(
         pool: &Pool<C::Database>,
         primary: Option<&Arc<Primary>>,

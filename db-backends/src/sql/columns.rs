@@ -226,7 +226,7 @@ pub(crate) fn check_size(record: &Record) -> Result<(), PersistenceError> {
 }
 
 /// Returns a version that the key has never had, and never that of [`Version::UNSAVED`]. It is random, so
-/// that it needs no look at the row. It does not have to be unpredictable.
+/// that the row need not be read for it. It does not have to be unpredictable.
 pub(crate) fn fresh_version() -> Version {
     Version::from_u64(fastrand::u64(1..))
 }

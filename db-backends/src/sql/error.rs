@@ -76,11 +76,11 @@ impl DriverErrors {
     /// new one. It may have been run.
     #[cfg(feature = "_server")]
     pub(crate) fn is_lost(&self, error: &sqlx::Error) -> bool {
-        let is_of_the_connection = matches!(
+        let is_connection_error = matches!(
             error,
             sqlx::Error::Database(_) | sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_)
         );
-        is_of_the_connection && !self.leaves_connection_usable(error)
+        is_connection_error && !self.leaves_connection_usable(error)
     }
 
     /// Translates an error in reading a URL. The driver's own message may quote a password.

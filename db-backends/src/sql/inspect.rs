@@ -1,4 +1,4 @@
-//! Looking at a table and its server, for operators.
+//! The inspection of a table and its server, for operators.
 
 use async_trait::async_trait;
 use session_core::{PersistenceError, Timestamp};

@@ -1,7 +1,7 @@
 //! The parts that the SQL databases share. Each file uses only those before it in this order: `table`,
 //! `error`, `run_to_end`, `queue`, `session_check`, `credentials`, `hosts`, `primary`, `connector`, `route`, `own_pool`,
-//! `checkout`, `connections`, `server`; `value`, `columns`, `statements`, `reports`, `rotations_table`, `page`, `schema`; `persistence`, which puts
-//! them together; and `rotations`, with a table of its own.
+//! `checkout`, `connections`, `server`; `value`, `columns`, `statements`, `reports`, `rotations_table`, `page`, `schema`;
+//! `persistence`, which puts them together; `rotations`, with a table of its own, and `inspect`.
 //!
 //! Each database builds on them in rooms of its own: builder, connect, error, statements, schema, inspect.
 

@@ -27,15 +27,15 @@ use crate::sql::session_check::Unfit;
 const FRESH: Duration = Duration::from_secs(1);
 /// A remote connection is replaced after this time, so that a changed address or password is noticed.
 const LIFETIME: Duration = Duration::from_secs(30 * 60);
-/// The maximum time that the check of an idle connection waits for its answer. Shorter would make a busy server
-/// busier, with new connections; longer would make more of a connection that a firewall forgot.
+/// The maximum time that the check of an idle connection waits for its answer. A shorter one would burden a busy server
+/// with new connections; with a longer one, callers would wait longer on a connection that a firewall has forgotten.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The time after which a call without an answer sees where the address leads, the time that such a look may take, and the
-/// time between the beginnings of two.
+/// The time after which a call without an answer opens a connection to see where the address leads. Also the time that this
+/// may take, and the shortest time between two such connections.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The time after which a caller asks again whether it is to look.
+/// The time between two checks of whether a caller is to look where the address leads.
 const LOOK_TICK: Duration = Duration::from_millis(100);
 
 /// The time that a server gets to answer after another one took its place. Without an answer, the outcome of a write is
@@ -49,7 +49,7 @@ pub(crate) struct Shared<C: Connector> {
     pub(crate) connector: C,
     pub(crate) queue: FairQueue,
     pub(crate) primary: Primary,
-    /// Held by the caller that opens a connection to see where the address leads. The time at which the last one began.
+    /// The time at which a caller last began to see where the address leads. Locked by the caller that does.
     looking: tokio::sync::Mutex<Option<Instant>>,
     idle: Mutex<Idle<C>>,
 }
@@ -257,7 +257,7 @@ impl<C: Connector> OwnCheckout<C> {
         Ok(&mut open.connection)
     }
 
-    /// Notes whether the end of the last statement is still to be seen.
+    /// Notes whether the last statement may still be running.
     pub(crate) const fn set_abandoned(&mut self, is_abandoned: bool) {
         self.slot.is_abandoned = is_abandoned;
     }

@@ -53,7 +53,7 @@ pub(crate) trait Backend: Values + Schema + Sized {
     /// The byte that is appended to a key to make the least key that comes after it.
     const LEAST_BYTE: u8 = 0;
 
-    /// Runs the statements of [`DeleteExpired`], and returns the rows.
+    /// Runs the statements of [`DeleteRows`], and returns the rows.
     fn remove(
         connection: &mut Self::Connection,
         rows: Query<Self>,
@@ -63,7 +63,7 @@ pub(crate) trait Backend: Values + Schema + Sized {
     /// Returns the first of the statements of [`Syntax::delete_all`], with its keys.
     fn with_keys(sql: &SqlStr, keys: &[StoredKey]) -> Query<Self>;
 
-    /// Asks the database how it is, without its findings.
+    /// Returns the condition of the table and its server, without the findings.
     fn inspect(
         connection: &mut Self::Connection,
         table: &TableName,
@@ -86,7 +86,7 @@ pub(crate) trait Backend: Values + Schema + Sized {
         None
     }
 
-    /// Looks for settings that are wrong.
+    /// Returns findings about the settings of the database.
     fn examine(
         connection: &mut Self::Connection,
         usage: Usage,
@@ -122,7 +122,7 @@ impl<B: Backend> SqlPersistence<B> {
         self
     }
 
-    /// Says for how long a commit that reports may wait for others. `statement_bound` does not include that.
+    /// Sets how long a commit that reports may wait for others. `statement_bound` does not include that.
     #[cfg(feature = "postgres")]
     pub(crate) const fn with_report_bound(mut self, report_bound: Duration) -> Self {
         self.report_bound = report_bound;
@@ -186,7 +186,7 @@ impl<B: Backend> SqlPersistence<B> {
         findings.map_err(|error| Self::ERRORS.reading(&error, &self.table))
     }
 
-    /// Runs the statements of [`DeleteExpired`], and returns the rows.
+    /// Runs the statements of [`DeleteRows`], and returns the rows.
     ///
     /// Boxed, because the compiler cannot see from outside of this crate that the future is `Send`.
     pub(crate) fn remove(

@@ -26,7 +26,7 @@ pub(crate) struct Primary {
 #[derive(Default)]
 struct Known {
     server: Option<ServerId>,
-    /// The servers before, and when each was last met.
+    /// The servers before it, and the time at which each was last found.
     former: Vec<(ServerId, Instant)>,
 }
 
@@ -39,7 +39,7 @@ impl Primary {
     /// Waits until a connection that was opened at this instant may not be used any more.
     pub(crate) async fn is_left(&self, opened_at: Instant) {
         let is_left = |since: &Option<Instant>| since.is_some_and(|since| opened_at < since);
-        // The sender is here, so this fails never.
+        // Never fails, because the sender is kept here.
         let _ = self.since.subscribe().wait_for(is_left).await;
     }
 

@@ -9,9 +9,9 @@ use crate::sql::table::TableName;
 pub(crate) const NO_REPORTS: &str = "it cannot report changes to a cache in memory, as Postgres can; use a cache that the \
     processes share, sole_process() if there is only one, or memory alone within max_cache_age";
 
-/// A handle does not hear what has its own tag, so another one must not have the same.
-const NO_TAG: &str =
-    "the operating system gives no random number, by which to tell this handle's reports from others'";
+/// A handle ignores reports with its own tag, so no other handle may have the same one.
+const NO_TAG: &str = "the operating system returns no random number, which is needed to distinguish this handle's reports from \
+    those of others";
 
 /// The reports of one handle's writes.
 pub(crate) struct Reports {
@@ -24,8 +24,8 @@ pub(crate) struct Reports {
 }
 
 impl Reports {
-    /// Returns the reason for which nothing can be reported, if there is one: the database has no reports, or the system no
-    /// random number for the tag.
+    /// Makes the statements. Fails with the reason if nothing can be reported: the database has no reports, or the system
+    /// no random number for the tag.
     pub(crate) fn new(syntax: &Syntax, table: &TableName) -> Result<Self, &'static str> {
         let tag = getrandom::u64().map_err(|_| NO_TAG)?;
         let tag = format!("{tag:016x}");

@@ -13,7 +13,7 @@ pub(crate) struct RotationsTable {
     pub(crate) note: SqlStr,
     /// Lets a note live until an instant, if it would expire before: the instant, the old key, the new key, the instant.
     pub(crate) prolong: SqlStr,
-    /// Returns the notes of an old key, now, that have not expired, up to a limit, those that expire first first.
+    /// Returns the notes of an old key, now, that have not expired, up to a limit, in the order of their expiry.
     pub(crate) find: SqlStr,
     /// Removes the notes that expired at an instant or before, up to a limit.
     pub(crate) delete: SqlStr,

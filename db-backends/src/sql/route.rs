@@ -19,14 +19,14 @@ pub(crate) struct Route<O> {
     hosts: Hosts<O>,
     credentials: Option<Provider>,
     acquire_timeout: Duration,
-    /// The runtime in which the route was made. Connections may be abandoned on another one, or outside of any.
+    /// The runtime on which the route was made. Connections may be abandoned on another one, or outside of any.
     runtime: Option<Handle>,
 }
 
 /// A connector whose server can be asked to end a connection.
 pub(crate) trait Ends: Connector {
     /// Asks the server to end the connection of this session, and the statement on it. Returns `false` if this is another
-    /// server, or one that started again: numbers of connections recur, and there it would be that of someone else.
+    /// server, or one that started again: numbers of connections recur, and this one would be another client's there.
     fn end(
         connection: &mut Connection<Self>,
         session: &Session,

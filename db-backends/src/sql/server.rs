@@ -159,7 +159,7 @@ impl<C: Connector> ServerConnections<C> {
     }
 
     /// Returns the connector of our own connections, or else the application's pool.
-    pub(crate) fn way(&self) -> Result<&C, &Pool<C::Database>> {
+    pub(crate) fn connector_or_pool(&self) -> Result<&C, &Pool<C::Database>> {
         match &self.pool {
             Pooled::Own(pool) => Ok(&pool.0.connector),
             Pooled::Application { pool, .. } => Err(pool),
@@ -229,8 +229,8 @@ where
     Arguments<C>: IntoArguments<C::Database> + Clone,
 {
     /// Runs a query, in a transaction where it needs one. Runs it again where nothing took effect: on another
-    /// connection if the first one was lost, and for as long as a call may wait for a connection if the server
-    /// undoes it for another client's: in a crowd, any fixed number of times is too few.
+    /// connection if the first one was lost; and, if the server undid it for another client's, for as long as a call
+    /// may wait for a connection. Among many clients, no fixed number of attempts would be enough.
     async fn run<T: Send + 'static>(
         &self,
         mut query: Query<C::Database>,
@@ -273,7 +273,7 @@ where
                     tokio::time::sleep(longest_pause.mul_f64(fastrand::f64())).await;
                     longest_pause = (longest_pause * 2).min(MAX_PAUSE);
                 }
-                Err(failure) if failure.is_of_the_connection(&C::ERRORS) && lost == 0 => lost += 1,
+                Err(failure) if failure.is_connection_error(&C::ERRORS) && lost == 0 => lost += 1,
                 _ => return Ok(done),
             }
         }
@@ -404,7 +404,7 @@ impl Failure {
     }
 
     /// Returns `true` if the connection was the reason, and nothing took effect.
-    fn is_of_the_connection(&self, errors: &DriverErrors) -> bool {
+    fn is_connection_error(&self, errors: &DriverErrors) -> bool {
         match self {
             Self::NotApplied(error) => errors.is_lost(error),
             Self::Unknown(error) => errors.is_not_primary(error),

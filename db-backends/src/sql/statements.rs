@@ -12,9 +12,9 @@ use crate::sql::value::{RESULT, Values};
 /// The SQL dialect of a database: what the statements of all databases need, and the statements that are its
 /// own.
 ///
-/// In a statement, `{sessions}` stands for the quoted name of the session table, `{rotations}` for that of
-/// the notes of rotations, `{key}` for the column `key`, `{times}` for the columns that a list of sessions shows, and `{result}` for the name of the only
-/// column of an answer. A question mark is a parameter.
+/// In a statement, `{sessions}` stands for the quoted name of the session table, `{rotations}` for that of the notes of
+/// rotations, `{key}` for the column `key`, `{times}` for the columns that a list of sessions shows, and `{result}` for the
+/// name of the only column of an answer. A question mark is a parameter.
 pub(crate) struct Syntax {
     /// The character around the name of a table.
     pub(crate) quote: char,
@@ -24,11 +24,11 @@ pub(crate) struct Syntax {
     pub(crate) least: &'static str,
     /// Parameters are numbered, `$1`, `$2` and so on.
     pub(crate) numbers_parameters: bool,
-    /// The rows with some keys, which [`Backend::with_keys`] adds, are removed.
+    /// Removes the rows with the keys that [`Backend::with_keys`] adds.
     ///
     /// [`Backend::with_keys`]: crate::sql::persistence::Backend::with_keys
-    pub(crate) delete_all: DeleteExpired<&'static str>,
-    pub(crate) delete_expired: DeleteExpired<&'static str>,
+    pub(crate) delete_all: DeleteRows<&'static str>,
+    pub(crate) delete_expired: DeleteRows<&'static str>,
     pub(crate) list_by_subject: &'static str,
     pub(crate) delete_rotations: &'static str,
     pub(crate) now: &'static str,
@@ -43,7 +43,7 @@ pub(crate) struct ReportSyntax {
     pub(crate) key: &'static str,
     /// The end of a statement that reports an old key besides, which is its last parameter.
     pub(crate) both_keys: &'static str,
-    pub(crate) delete_expired: DeleteExpired<&'static str>,
+    pub(crate) delete_expired: DeleteRows<&'static str>,
 }
 
 /// The statements, each with its parameters in this order.
@@ -65,8 +65,9 @@ pub(crate) struct Statements {
     /// Removes the row with this key.
     pub(crate) delete: SqlStr,
     /// Removes the rows with some keys, and returns the column `key` of each.
-    pub(crate) delete_all: DeleteExpired<SqlStr>,
-    pub(crate) delete_expired: DeleteExpired<SqlStr>,
+    pub(crate) delete_all: DeleteRows<SqlStr>,
+    /// Removes rows that expired at an instant or before, up to a limit.
+    pub(crate) delete_expired: DeleteRows<SqlStr>,
     /// Counts the rows that expired at an instant or before, which is there twice.
     pub(crate) count_expired: SqlStr,
     /// Returns key and times of the rows of a subject, now, that have not expired, from a key on, up to a
@@ -96,7 +97,7 @@ impl Statements {
 
     fn make(
         syntax: &Syntax,
-        delete_expired: &DeleteExpired<&str>,
+        delete_expired: &DeleteRows<&str>,
         [report, report_both]: [&str; 2],
         sql: impl Fn(&str) -> SqlStr,
     ) -> Self {
@@ -157,13 +158,13 @@ impl ByExpiry<SqlStr> {
     }
 }
 
-/// The statements that remove some rows and return columns of each: of those that expired at an instant or before, up to a
-/// limit, the columns `key` and `subject`.
-pub(crate) struct DeleteExpired<S> {
+/// The statements that remove rows and return columns of each. Which rows, [`Statements`] says. Of rows that have expired,
+/// these are the columns `key` and `subject`.
+pub(crate) struct DeleteRows<S> {
     /// Returns the rows, and removes them unless there is another statement for that.
     ///
-    /// For the session table, these are the rows that are due, with the column `expires_at`: a row whose session lives
-    /// on is postponed instead of removed.
+    /// Of the session table, the rows to reap are those that are due, with the column `expires_at`, too: a row whose
+    /// session lives on is postponed instead of removed.
     pub(crate) rows: S,
     /// The statement that removes the returned rows, in the same transaction: it ends with their keys.
     pub(crate) by_keys: Option<S>,
@@ -171,7 +172,7 @@ pub(crate) struct DeleteExpired<S> {
     pub(crate) postpone: Option<S>,
 }
 
-impl<S> DeleteExpired<S> {
+impl<S> DeleteRows<S> {
     /// Returns the statements of a database that can return what it removes.
     #[cfg_attr(
         not(any(test, feature = "django", feature = "postgres", feature = "sqlite")),
@@ -181,8 +182,8 @@ impl<S> DeleteExpired<S> {
         Self { rows, by_keys: None, postpone: None }
     }
 
-    pub(crate) fn map<T>(&self, fill: impl Fn(&S) -> T) -> DeleteExpired<T> {
-        DeleteExpired {
+    pub(crate) fn map<T>(&self, fill: impl Fn(&S) -> T) -> DeleteRows<T> {
+        DeleteRows {
             rows: fill(&self.rows),
             by_keys: self.by_keys.as_ref().map(&fill),
             postpone: self.postpone.as_ref().map(&fill),
@@ -190,7 +191,7 @@ impl<S> DeleteExpired<S> {
     }
 }
 
-/// The statements that follow when the rows of [`DeleteExpired`] are there, in the same transaction.
+/// The statements that follow in the same transaction, once the rows of [`DeleteRows`] are read.
 #[derive(Clone)]
 pub(crate) struct Rest {
     delete: SqlStr,
@@ -198,7 +199,7 @@ pub(crate) struct Rest {
     postpone: Option<(SqlStr, Timestamp)>,
 }
 
-impl DeleteExpired<SqlStr> {
+impl DeleteRows<SqlStr> {
     /// Returns the statement that removes the returned rows, if there is one, where none is postponed.
     pub(crate) fn removal(&self) -> Option<Rest> {
         Some(Rest { delete: self.by_keys.clone()?, postpone: None })
@@ -273,15 +274,15 @@ mod tests {
         greatest: "greatest",
         least: "least",
         numbers_parameters: true,
-        delete_all: DeleteExpired::returning("DELETE {key} = ?{returning}"),
-        delete_expired: DeleteExpired::returning(""),
+        delete_all: DeleteRows::returning("DELETE {key} = ?{returning}"),
+        delete_expired: DeleteRows::returning(""),
         list_by_subject: "SELECT {times}",
         delete_rotations: "",
         now: "SELECT 0 AS {result}",
         reports: Some(ReportSyntax {
             key: " REPORT '{channel} {tag} ' {key}",
             both_keys: " REPORT '{channel} {tag} ' {key} ?",
-            delete_expired: DeleteExpired::returning("REPORT '{channel}'"),
+            delete_expired: DeleteRows::returning("REPORT '{channel}'"),
         }),
     };
 

@@ -62,7 +62,7 @@ impl Backend for Sqlite {
             }
             transaction.commit().await?;
             // The rows are gone, so an error would only hide them.
-            let _ = space::give_back(connection).await;
+            let _ = space::shrink(connection).await;
             Ok(rows)
         })
     }

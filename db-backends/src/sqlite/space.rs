@@ -1,4 +1,4 @@
-//! The space of a SQLite file and its log: what is empty in it, and how it is given back.
+//! The space of a SQLite file and its log: how much of it is empty, and how the file shrinks.
 //!
 //! A file that we make has incremental auto-vacuum: SQLite keeps notes of where pages are referred to, so that
 //! pages can be moved. A file that was made without it needs one whole `VACUUM` first.
@@ -8,7 +8,7 @@ use sqlx::{Row as _, SqliteConnection, query, query_as};
 use crate::Finding;
 use crate::inspect::{mebibytes, percent};
 
-/// The number of pages that are given back after a batch of removals: 1 MiB, about what a batch leaves.
+/// The maximum number of pages by which the file shrinks after a batch of removals: 1 MiB, about what a batch leaves.
 const PAGES_AT_ONCE: i64 = 256;
 
 /// The value of `auto_vacuum` for a file that gives back space when it is told to.
@@ -83,13 +83,13 @@ async fn set_busy_timeout(connection: &mut SqliteConnection, millis: i64) -> sql
     Ok(())
 }
 
-/// Gives back some empty pages at the end of the file, if there are many.
-pub(super) async fn give_back(connection: &mut SqliteConnection) -> sqlx::Result<()> {
+/// Shrinks the file by some empty pages at its end, if there are many.
+pub(super) async fn shrink(connection: &mut SqliteConnection) -> sqlx::Result<()> {
     let surplus = pages(connection).await?.surplus();
     if surplus > 0 {
-        let give_back = format!("PRAGMA incremental_vacuum({surplus})");
+        let shrink = format!("PRAGMA incremental_vacuum({surplus})");
         // Safe, because it is a number. Each page is a row of the answer.
-        query(sqlx::AssertSqlSafe(give_back)).persistent(false).fetch_all(connection).await?;
+        query(sqlx::AssertSqlSafe(shrink)).persistent(false).fetch_all(connection).await?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use sqlx::{Row as _, Sqlite, TypeInfo as _, ValueRef as _};
 
 use crate::sql::columns::Column;
 use crate::sql::connector::Query;
-use crate::sql::statements::{DeleteExpired, Syntax};
+use crate::sql::statements::{DeleteRows, Syntax};
 use crate::sql::value::{Value, Values, bind};
 
 pub(super) const SYNTAX: Syntax = Syntax {
@@ -15,11 +15,11 @@ pub(super) const SYNTAX: Syntax = Syntax {
     greatest: "max",
     least: "min",
     numbers_parameters: false,
-    delete_all: DeleteExpired::returning(
+    delete_all: DeleteRows::returning(
         "DELETE FROM {sessions} WHERE {key} IN (SELECT value FROM json_each(?)){returning}",
     ),
     // By the numbers of rows, because a table that was made by hand may have keys of any type.
-    delete_expired: DeleteExpired {
+    delete_expired: DeleteRows {
         rows: "SELECT rowid, {key}, subject, expires_at FROM {sessions} WHERE reap_at <= ?
                ORDER BY reap_at LIMIT ?",
         by_keys: Some("DELETE FROM {sessions} WHERE rowid IN (SELECT value FROM json_each(?))"),

@@ -91,7 +91,7 @@ async fn corrupt_row_is_listed_in_its_place_and_can_be_deleted() {
     let dir = TempDir::new().unwrap();
     let (db, mut other) = made_by_hand(&dir).await;
     let subject = Subject::parse("u").unwrap();
-    for (damage, is_of_the_subject) in [
+    for (damage, damages_subject) in [
         ("payload = 1.5", false),
         ("payload = zeroblob(20000000)", false),
         ("created_at = 'yesterday'", true),
@@ -111,7 +111,7 @@ async fn corrupt_row_is_listed_in_its_place_and_can_be_deleted() {
         assert!(page[0].contents.is_ok() && page[2].contents.is_ok(), "{damage}");
         assert_corrupt(&page[1], damage);
 
-        if is_of_the_subject {
+        if damages_subject {
             let page = db.list_by_subject(&subject, NOW, None, 3).await.unwrap();
             let keys: Vec<_> = page.iter().map(|row| row.key.as_str()).collect();
             assert_eq!(keys, ["a", "b", "c"], "{damage}");

@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::FutureExt as _;
 use session_cached_db::session_core::{Cache, Record, StoredKey};
@@ -11,22 +11,13 @@ use session_cached_db::{CachedDb, NearCache, RedisCache, Session, SqlitePersiste
 use crate::Effort;
 use crate::figure::{Aim, Report, Times, timed};
 use crate::sessions::{SESSIONS, Stored, create, moka, values};
-use crate::staleness;
-
-/// The freshness bound: the default.
-pub(crate) const BOUND: Duration = Duration::from_millis(100);
-
-pub(crate) const PREFIX: &str = "bench-near:";
+use crate::staleness::{self, BOUND, shared};
 
 /// Number of saves of a round, and of deletes of a measurement.
 const SAVES: usize = 200;
 
 type Near = CachedDb<NearCache<RedisCache>, SqlitePersistence>;
 type Raw = moka::sync::Cache<StoredKey, Arc<Record>>;
-
-pub(crate) fn shared(url: &str) -> RedisCache {
-    RedisCache::builder().url(url).key_prefix(PREFIX).build().unwrap()
-}
 
 pub(crate) async fn measure(effort: Effort, report: &mut Report) {
     let Ok(url) = std::env::var("CONFORMANCE_REDIS_URL") else {

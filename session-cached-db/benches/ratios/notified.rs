@@ -26,7 +26,7 @@ pub(crate) async fn measure(effort: Effort, report: &mut Report) {
         let builder = PostgresPersistence::builder().table(TABLE).max_connections(IN_FLIGHT as u16);
         builder.connect(&url).await.unwrap()
     };
-    let told = CachedDb::builder(notified(moka()), db().await).reaper(None).build().await.unwrap();
+    let notified_store = CachedDb::builder(notified(moka()), db().await).reaper(None).build().await.unwrap();
     // Nodes that hear of every save.
     let mut others = Vec::new();
     for _ in 0..3 {
@@ -35,10 +35,10 @@ pub(crate) async fn measure(effort: Effort, report: &mut Report) {
     let plain = CachedDb::builder(moka(), db().await).sole_process().reaper(None).build().await.unwrap();
     let mut admin = PgConnection::connect(&url).await.unwrap();
     let fsync: String = raw_sql("SHOW fsync").fetch_one(&mut admin).await.unwrap().get(0);
-    let (of_told, of_plain) = (create(&told, SAVES).await, create(&plain, SAVES).await);
+    let (of_notified, of_plain) = (create(&notified_store, SAVES).await, create(&plain, SAVES).await);
     let (mut ratios, mut rates) = (Vec::new(), [Vec::new(), Vec::new()]);
     for _ in 0..effort.rounds {
-        let (with, without) = (saves(&told, &of_told).await, saves(&plain, &of_plain).await);
+        let (with, without) = (saves(&notified_store, &of_notified).await, saves(&plain, &of_plain).await);
         ratios.push(with / without);
         rates[0].push(SAVES as f64 / with);
         rates[1].push(SAVES as f64 / without);
@@ -47,7 +47,7 @@ pub(crate) async fn measure(effort: Effort, report: &mut Report) {
     report.add("notify_save", Aim::None, what, ratios);
     let [with, without] = rates.map(|rate| median(&rate));
     eprintln!("notified: {with:.0} saves/s with reports, {without:.0} without, with fsync {fsync}");
-    told.close().await;
+    notified_store.close().await;
     let drop_table = format!("DROP TABLE {TABLE}, {TABLE}_schema, {TABLE}_rotations");
     let drop_table = AssertSqlSafe(drop_table);
     tokio::time::sleep(Duration::from_millis(100)).await;

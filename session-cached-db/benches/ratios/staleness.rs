@@ -11,12 +11,14 @@ use session_cached_db::{CachedDb, NearCache, RedisCache, SqlitePersistence, near
 
 use crate::Effort;
 use crate::figure::{Aim, Report};
-use crate::near::{BOUND, shared};
 use crate::sessions::moka;
 
 /// The argument of a process that is a node. The rest is in its environment.
 pub(crate) const CHILD: &str = "--staleness";
 const ORDERS: &str = "BENCH_STALENESS";
+
+/// The freshness bound: the default.
+pub(crate) const BOUND: Duration = Duration::from_millis(100);
 
 const PROCESSES: usize = 4;
 
@@ -30,6 +32,11 @@ const READERS: usize = 4;
 const ACKNOWLEDGED: usize = 64;
 
 type Store = CachedDb<NearCache<RedisCache>, SqlitePersistence>;
+
+/// Returns the cache behind the memories of all nodes.
+pub(crate) fn shared(url: &str) -> RedisCache {
+    RedisCache::builder().url(url).key_prefix("bench-near:").build().unwrap()
+}
 
 /// Nanoseconds of the clock that all processes of the machine share.
 fn now() -> u64 {

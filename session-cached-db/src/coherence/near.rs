@@ -31,7 +31,7 @@ impl<C: Cache> CoherentCache<C> {
         self.cache.near().is_some()
     }
 
-    /// Starts to listen for changes, if the cache is a near one. `notices` are those of the database, if it reports them. Fails
+    /// Starts listening for changes, if the cache is a near one. `notices` are those of the database, if it reports them. Fails
     /// with the reason if the cache has become another store's.
     pub(crate) fn start_near(
         &self,
@@ -47,7 +47,7 @@ impl<C: Cache> CoherentCache<C> {
         Ok(())
     }
 
-    /// Stops to listen for changes, if the cache is a near one. Calls after the first one do nothing.
+    /// Stops listening for changes, if the cache is a near one. Calls after the first one do nothing.
     pub(crate) async fn stop_near(&self) {
         let observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let (Some(near), Some(observer)) = (self.cache.near(), observer) {

@@ -297,7 +297,7 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
 
     /// Makes `operation` final on all nodes when the cache is a near one: it is acknowledged only when no node shows what it
     /// has replaced, which takes the cache's freshness bound. Operations that end sessions or change their keys always are.
-    /// Defaults to none else. Other caches show nothing old in any case.
+    /// Defaults to no other operation. Other caches show nothing old in any case.
     pub fn strict(mut self, operation: WriteOperation) -> Self {
         self.options.strict.push(operation);
         self
@@ -323,7 +323,7 @@ impl<C: Cache, P: Persistence> Builder<C, P> {
         self
     }
 
-    /// Sets how data becomes payload. Defaults to [`JsonCodec`].
+    /// Sets the codec, which encodes session data as payloads. Defaults to [`JsonCodec`].
     pub fn codec(mut self, codec: impl Codec) -> Self {
         self.codec = Arc::new(codec);
         self

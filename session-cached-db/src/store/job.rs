@@ -154,8 +154,8 @@ impl Latest {
 }
 
 impl Save {
-    /// Returns `true` if this save and another request, since which the session belongs to `theirs`, gave it to different
-    /// subjects.
+    /// Returns `true` if another request has given the session to `theirs` since it was loaded, and this save gives it to
+    /// a different subject.
     pub(super) fn overlaps_subject(&self, theirs: Option<&Subject>) -> bool {
         let is_other = |mine: &Option<Subject>| theirs != self.base.subject() && theirs != mine.as_ref();
         self.subject.as_ref().is_some_and(is_other)

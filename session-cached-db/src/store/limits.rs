@@ -52,7 +52,7 @@ impl<S> SubjectLimit<S> {
         counted.insert(*key, now);
     }
 
-    /// Notes that a task ends many sessions of `subject`. Returns `false` if one is at it.
+    /// Notes that a task ends many sessions of `subject`. Returns `false` if another task already does.
     pub(super) fn begin_clearing(&self, subject: &Subject) -> bool {
         self.clearing.lock().unwrap_or_else(PoisonError::into_inner).insert(subject.clone())
     }

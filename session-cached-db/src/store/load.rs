@@ -27,7 +27,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
     /// Loads the session in one attempt with all other loads of this key that are under way.
     async fn load_shared(self: &Arc<Self>, key: &StoredKey) -> LoadResult {
         let Some(mut waiter) = self.join(key) else { return self.bypass(key).await };
-        // Without a clock's reading for the first load of an attempt, which waits for one attempt only.
+        // Read no clock for the first load of an attempt, because it waits for one attempt only.
         let came_at = waiter.may_wait_twice().then(|| self.runtime.now());
         if let Some(result) = waiter.wait().await {
             return result;
@@ -69,7 +69,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         let read = calls.send();
         let made_at = self.runtime.now();
         self.telemetry.counters.misses.bump();
-        // Memory is not told of it as by a bypass: that would take the lease, too.
+        // Do not make a near cache forget the key, as a bypass does: the lease would go, too.
         let found = self.read_leased(key).await;
         let value = match &found {
             // A payload that cannot be decoded stays out of the cache: once its row is repaired, no one is to be shown it any

@@ -11,10 +11,10 @@ use crate::runtime::Admission;
 use crate::telemetry::Ending;
 use crate::{Coherence, Error};
 
-/// The number of times that a session is followed which moves on before it is ended.
+/// The maximum number of times to follow a session that moves to another key before it is ended.
 const MAX_TRIES: usize = 8;
 
-/// The keys under which a session may be that is to end.
+/// The keys under which a session that is to end may be stored.
 #[derive(Debug, Default)]
 pub(crate) struct Logout {
     pub(crate) keys: Vec<(StoredKey, Option<Stamp>)>,

@@ -62,7 +62,7 @@ pub(super) enum Merged {
     Nothing,
     /// The session has to be read before one of them can be rejected.
     MustRead,
-    /// One of several is to blame that they cannot be merged: write each with a statement of its own.
+    /// They cannot be merged because of one of them: write each with a statement of its own.
     Apart,
 }
 
@@ -105,6 +105,7 @@ impl<C: Cache, P: Persistence> Inner<C, P> {
         }
     }
 
+    /// Does the work of [`merge`](Self::merge), which has the same arguments and catches a panic in here.
     fn merge_all(
         &self,
         key: &StoredKey,

@@ -1,8 +1,9 @@
 //! The store: a database behind a coherent cache.
 //!
 //! [`CachedDb`] is the public type, [`Inner`] the parts that its clones share. Reads: `load`, `single_flight`. Operations on
-//! many sessions: `subjects`, `together`, `limits`, `maintenance`, `reaper`. Watched sessions: `watch`. Requests that come late with an old key: `rotations`. The way of
-//! a write, from its caller to the database, in files of which each uses only those after it:
+//! many sessions: `subjects`, `together`, `limits`, `maintenance`, `reaper`. Watched sessions: `watch`. Requests that come
+//! late with an old key: `rotations`. The way of a write, from its caller to the database, in files of which each uses only
+//! those after it:
 //!
 //! | file | content |
 //! |---|---|

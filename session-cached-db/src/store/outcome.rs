@@ -10,8 +10,8 @@ use crate::Error;
 use crate::coherence::{FencedWrite, Loaded};
 
 impl<C: Cache, P: Persistence> Inner<C, P> {
-    /// Looks whether a write with an unknown outcome has stored `record` under `key`, which no other writer knows. Reads the
-    /// database once. Returns `unknown` if the record is not there yet, or the database does not answer.
+    /// Finds out whether a write with an unknown outcome has stored `record` under `key`, which no other writer knows. Reads
+    /// the database once. Returns `unknown` if the record is not there yet, or the database does not answer.
     pub(super) async fn look_for(
         &self,
         key: &StoredKey,

@@ -2,7 +2,7 @@
 //! subject, within this process.
 //!
 //! A key that has a job has a *queue*, and a task that carries its jobs out. A queue is bounded, and each job has a deadline
-//! from which it may no longer begin. A caller that waits is told so at that deadline, and not when its turn would come.
+//! from which it may no longer begin. A caller that waits gets this answer at the deadline, and not when its turn would come.
 
 use std::collections::hash_map::Entry as Slot;
 use std::collections::{HashMap, VecDeque};

@@ -8,8 +8,8 @@ use session_core::{PersistenceError, Rotation, Rotations, StoredKey};
 use super::database::Database;
 use crate::Error;
 
-/// The number of notes of one key that are looked at, those that expire first first. Several are there if many requests rotated a
-/// session: only one of them has moved it, and it was one of the first.
+/// The maximum number of notes of one key to read, in the order of their expiry. There are several if many requests rotated
+/// a session: only one of them has moved it, and it was one of the first.
 const MAX_NOTES: u32 = 16;
 
 /// The notes of rotations in a database of the type `P`. An object, because most of a store does not know whether its

@@ -1,4 +1,6 @@
 //! Writes the object-safe twin of a trait from one list of its methods.
+//!
+//! Each macro has the pattern of that list once more, because a macro cannot be called in the place of a pattern.
 
 /// Declares the twin in brackets, implements it for every type of the trait behind `of`, and implements that trait again
 /// for each `dyn` behind `for` and for every `Arc` and `Box`.

@@ -19,7 +19,6 @@ use super::connection::Connection;
 use super::connector::{Connector, TakePush, with_address};
 use super::eviction;
 use super::greeting::Part;
-use super::lines::Lines;
 use super::server::Server;
 use crate::lazy::Lazy;
 use crate::redis::error::{Failure, NotConnected, Redirection};
@@ -141,7 +140,11 @@ impl Cluster {
     }
 
     /// Connects to every master for reports of changes. `take_push` takes the push messages of all of them.
-    pub(in crate::redis) async fn connect_to_all(&self, take_push: TakePush) -> Result<Lines, NotConnected> {
+    /// Returns the connections, and which keys each has.
+    pub(in crate::redis) async fn connect_to_all(
+        &self,
+        take_push: TakePush,
+    ) -> Result<(Vec<Connection>, Shares), NotConnected> {
         let map = self.map().await.map_err(|failure| failure.while_connecting("the cluster"))?;
         let masters = map.masters();
         let connecting = masters.iter().map(|node| {
@@ -155,7 +158,7 @@ impl Cluster {
             self.nodes.refresh_in_background();
         }
         let connections = connected?.into_iter().map(Connection::Server).collect();
-        Ok(Lines::of_cluster(connections, Shares { nodes: Arc::clone(&self.nodes), map, masters }))
+        Ok((connections, Shares { nodes: Arc::clone(&self.nodes), map, masters }))
     }
 
     async fn map(&self) -> Result<Arc<Map>, Failure> {
@@ -247,7 +250,7 @@ impl Map {
 }
 
 /// The division of the keys among the masters, as it was when they were connected to.
-pub(super) struct Shares {
+pub(in crate::redis) struct Shares {
     nodes: Arc<Nodes>,
     map: Arc<Map>,
     masters: Vec<Arc<Node>>,

@@ -23,7 +23,7 @@ impl Lines {
     }
 
     #[cfg(feature = "redis-cluster")]
-    pub(super) const fn of_cluster(connections: Vec<Connection>, shares: Shares) -> Self {
+    pub(in crate::redis) fn of_cluster((connections, shares): (Vec<Connection>, Shares)) -> Self {
         Self { connections, shares: Some(shares) }
     }
 
@@ -41,7 +41,7 @@ impl Lines {
         Some(0)
     }
 
-    pub(in crate::redis) const fn is_of_cluster(&self) -> bool {
+    pub(in crate::redis) const fn is_cluster(&self) -> bool {
         #[cfg(feature = "redis-cluster")]
         return self.shares.is_some();
         #[cfg(not(feature = "redis-cluster"))]

@@ -1,4 +1,4 @@
-//! The connections. Each of these files uses only the ones before it: `tls`, `greeting`, `connector`,
+//! The connections. Each of these files uses only those before it: `tls`, `greeting`, `connector`,
 //! `connection`, `eviction`, `liveness`, `server`, `sentinel`, `cluster`, `lines`.
 
 #[cfg(feature = "redis-cluster")]

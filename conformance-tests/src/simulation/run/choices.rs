@@ -111,7 +111,7 @@ impl Simulation<'_> {
             let arrangement = self.scenario.arrangement;
             faults.retain(|fault| match arrangement {
                 Arrangement::Near | Arrangement::Strict | Arrangement::Deaf => {
-                    is_of_a_channel(&world, *fault)
+                    disturbs_channel(&world, *fault)
                 }
                 Arrangement::Failover => matches!(fault, Choice::Revert(_)),
                 Arrangement::Fragile => {
@@ -260,7 +260,7 @@ impl Simulation<'_> {
 
 /// Returns `true` if only a channel of a near cache is disturbed. The other faults are those of scenarios without near
 /// caches.
-fn is_of_a_channel(world: &World, fault: Choice) -> bool {
+fn disturbs_channel(world: &World, fault: Choice) -> bool {
     match fault {
         Choice::Cut(_) | Choice::GiveUp(_) => true,
         Choice::Refuse(id) => {

@@ -25,13 +25,19 @@ pub(in crate::simulation) struct Footprint {
     /// An operation answers.
     answers: bool,
     /// The step commutes with none.
-    is_of_all: bool,
+    commutes_with_none: bool,
 }
 
 impl Footprint {
     /// The footprint of a step that commutes with none.
-    pub(in crate::simulation) const ALL: Self =
-        Self { reads: 0, writes: 0, begins: false, combines: false, answers: false, is_of_all: true };
+    pub(in crate::simulation) const ALL: Self = Self {
+        reads: 0,
+        writes: 0,
+        begins: false,
+        combines: false,
+        answers: false,
+        commutes_with_none: true,
+    };
 
     /// Returns `true` if the two steps commute.
     pub(in crate::simulation) fn commutes_with(&self, other: &Self) -> bool {
@@ -41,7 +47,11 @@ impl Footprint {
             || self.begins && other.begins && self.combines && other.combines;
         let touches =
             |one: &Self, other: &Self| one.writes & (other.reads | other.writes & !places::DIVIDED) != 0;
-        !self.is_of_all && !other.is_of_all && !is_ordered && !touches(self, other) && !touches(other, self)
+        !self.commutes_with_none
+            && !other.commutes_with_none
+            && !is_ordered
+            && !touches(self, other)
+            && !touches(other, self)
     }
 
     /// Returns the footprint of both steps, one after the other.
@@ -52,7 +62,7 @@ impl Footprint {
             begins: self.begins || other.begins,
             combines: self.combines || other.combines,
             answers: self.answers || other.answers,
-            is_of_all: self.is_of_all || other.is_of_all,
+            commutes_with_none: self.commutes_with_none || other.commutes_with_none,
         }
     }
 }

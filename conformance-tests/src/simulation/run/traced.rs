@@ -18,7 +18,7 @@ impl Scenario {
     pub(in crate::simulation) fn is_specified(&self) -> bool {
         let is_covered = |(operation, _): &(Operation, usize)| {
             !matches!(operation, Operation::Reap | Operation::Elsewhere | Operation::Follow)
-                && !operation.is_of_rotations()
+                && !operation.uses_rotations()
         };
         let writers_of = |process: usize| {
             let writes = |(operation, place): &&(Operation, usize)| *place == process && !operation.is_load();

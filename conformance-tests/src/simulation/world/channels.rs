@@ -18,7 +18,7 @@ pub(super) struct Channel {
     process: usize,
     listener: Arc<dyn NoticeListener>,
     /// The channel is one to the database, and reports what other processes commit.
-    is_of_database: bool,
+    is_database_channel: bool,
     /// The keys whose next change is reported.
     watched: [bool; KEYS.len()],
     /// Messages that the server has sent and the process has not read.
@@ -41,12 +41,19 @@ impl World {
     pub(in crate::simulation) fn open_channel(
         &mut self,
         process: usize,
-        is_of_database: bool,
+        is_database_channel: bool,
         listener: Arc<dyn NoticeListener>,
     ) -> usize {
         let watched = [false; KEYS.len()];
         let stream = VecDeque::new();
-        self.channels.push(Channel { process, is_of_database, listener, watched, stream, is_open: true });
+        self.channels.push(Channel {
+            process,
+            is_database_channel,
+            listener,
+            watched,
+            stream,
+            is_open: true,
+        });
         self.channels.len() - 1
     }
 
@@ -107,7 +114,7 @@ impl World {
     /// Sends a report of what a process has committed to every channel of the others.
     pub(super) fn note_commit(&mut self, key: usize, process: Option<usize>) {
         let listening = |channel: &&mut Channel| {
-            channel.is_of_database && channel.is_open && Some(channel.process) != process
+            channel.is_database_channel && channel.is_open && Some(channel.process) != process
         };
         for channel in self.channels.iter_mut().filter(listening) {
             channel.stream.push_back(Item::Notice(key));

@@ -144,7 +144,7 @@ impl World {
         match statement {
             Effect::Load(key, now) => {
                 self.reads += 1;
-                if self.is_of(task, key) {
+                if self.must_know(task, key) {
                     self.wrong = Some("a write queue reads a session that it has just written itself");
                 }
                 Reply::Loaded(self.row(key).filter(|row| !row.is_expired(now)).cloned())
@@ -167,8 +167,8 @@ impl World {
             Effect::Update(key, record, expected, expiry, now) => {
                 let write = RecordWrite::new(&record).with_expected(expected).with_expiry(expiry);
                 let reply = self.replace(version, [key, key], write, now);
-                let is_merge = !Seen::of(&record).is_of_one();
-                if matches!(reply, Reply::Conflict) && is_merge && self.is_of(task, key) {
+                let is_merge = !Seen::of(&record).has_one_writer();
+                if matches!(reply, Reply::Conflict) && is_merge && self.must_know(task, key) {
                     self.wrong = Some("a save conflicts with a write of its own write queue");
                 }
                 reply
@@ -248,7 +248,7 @@ impl World {
 
     /// Returns `true` if `task`, that of a write queue, was the last to write the session under `key`, and
     /// must know what it wrote.
-    fn is_of(&self, task: TaskId, key: usize) -> bool {
+    fn must_know(&self, task: TaskId, key: usize) -> bool {
         !self.is_troubled
             && self.remembers
             && self.row(key).is_some_and(|row| TaskId::that_committed(row.version()) == task)

@@ -56,7 +56,7 @@ impl Soak {
         if let Kind::Stop(node) = fault.kind {
             self.signal(node, "CONT")?;
         }
-        if fault.is_of_engine() {
+        if fault.is_engine_fault() {
             self.on_servers(&paths, move |path| path.mend_server(fault.kind)).await?;
         }
         let mended = now();

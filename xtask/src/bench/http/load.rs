@@ -5,7 +5,6 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::rows::Row;
 use super::site::Site;
 use crate::Result;
 use crate::process::output;
@@ -24,22 +23,21 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// Puts load on a page. Fails if an answer is an error.
-    pub(super) fn put(site: &Site, row: &Row, seconds: u64, dir: &Path) -> Result<Self> {
+    /// Puts load on a page, over this number of connections. Fails if an answer is an error.
+    pub(super) fn put(site: &Site, page: &str, connections: u32, seconds: u64, dir: &Path) -> Result<Self> {
         let (script, cookies) = (dir.join("wrk.lua"), dir.join("cookies"));
         std::fs::write(&script, SCRIPT)?;
         std::fs::write(&cookies, &site.cookies)?;
         let mut wrk = Command::new("wrk");
         // More threads would take the processors from the server.
         wrk.args(["--threads", "1", "--latency", "--timeout", "10"]);
-        wrk.arg(format!("--connections={}", row.connections)).arg(format!("--duration={seconds}s"));
-        wrk.arg("--script").arg(script).arg(site.url()).args(["--", row.page]).arg(cookies);
+        wrk.arg(format!("--connections={connections}")).arg(format!("--duration={seconds}s"));
+        wrk.arg("--script").arg(script).arg(site.url()).args(["--", page]).arg(cookies);
         let before = site.processor_seconds();
         let printed = output(&mut wrk)?;
         let spent = site.processor_seconds().zip(before).map(|(after, before)| after - before);
         Self::read(&printed, spent).map_err(|fault| {
-            format!("page {} of `{}` with {} connections: {fault}", row.page, site.name, row.connections)
-                .into()
+            format!("page {page} of `{}` with {connections} connections: {fault}", site.name).into()
         })
     }
 

@@ -134,8 +134,8 @@ fn measure(
             // The second one finds warmer servers, so the order changes from round to round.
             let (first, second) = if round % 2 == 0 { (&ours, peer) } else { (peer, &ours) };
             let loads = [
-                Load::put(first, row, effort.seconds, &dir.0)?,
-                Load::put(second, row, effort.seconds, &dir.0)?,
+                Load::put(first, row.page, row.connections, effort.seconds, &dir.0)?,
+                Load::put(second, row.page, row.connections, effort.seconds, &dir.0)?,
             ];
             let [first, second] = loads;
             rounds.push(if round % 2 == 0 { (first, second) } else { (second, first) });

@@ -69,7 +69,7 @@ fn words<'a>(lines: impl Iterator<Item = (usize, &'a str)>) -> Vec<Word> {
                 }
             }
             if !is_code {
-                let found = part.split(|one: char| !is_of_a_word(one)).filter(|word| !word.is_empty());
+                let found = part.split(|one: char| !is_word_character(one)).filter(|word| !word.is_empty());
                 words.extend(found.map(|word| Word { line, text: word.to_owned() }));
             }
         }
@@ -77,7 +77,7 @@ fn words<'a>(lines: impl Iterator<Item = (usize, &'a str)>) -> Vec<Word> {
     words
 }
 
-fn is_of_a_word(character: char) -> bool {
+fn is_word_character(character: char) -> bool {
     character.is_alphanumeric() || "_'’".contains(character)
 }
 
