@@ -52,7 +52,9 @@ fn writer_that_is_overtaken_eight_times_in_a_row_continues() {
 #[test]
 fn load_that_is_not_polled_any_more_strands_no_other() {
     let found = detect(Mutant::LeaderOwnsFlight).unwrap().violation;
-    assert!(found.reason.contains("does not come to its end"), "{}", found.reason);
+    // A load of its own, or one that another load waits for.
+    let ends = ["does not come to its end", "waits for something that never happens"];
+    assert!(ends.iter().any(|end| found.reason.contains(end)), "{}", found.reason);
 }
 
 #[test]

@@ -226,9 +226,17 @@ fn forgotten_modifications_are_detected() -> Result<(), Failure> {
     assert!(sound.iter().all(|op| op.answer != Answer::Refused), "both policies merge modifications");
     assert_eq!(kind(&sound, &counted), None);
     // Under `Reject`, a save that would undo another's is refused. Under `LastWrite`, it loses it.
-    let forgetful = block_on(crowded(Counting::Insert))?;
-    assert_eq!(kind(&forgetful, &counted), Some(Kind::Miscounted));
-    Ok(())
+    for _ in 0..50 {
+        match kind(&block_on(crowded(Counting::Insert))?, &counted) {
+            // On a busy machine, the tasks may take turns by chance.
+            None => {}
+            found => {
+                assert_eq!(found, Some(Kind::Miscounted));
+                return Ok(());
+            }
+        }
+    }
+    panic!("no lost modification was found");
 }
 
 fn saves_that_waited_together_may_be_one_statement() -> Result<(), Failure> {
