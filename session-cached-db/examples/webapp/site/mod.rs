@@ -289,12 +289,17 @@ async fn end_session(
     Form(form): Form<EndSession>,
 ) -> Answer {
     let mut session = session.lock().await?;
-    let Some(name) = session.subject() else { return Ok(go_to("/login")) };
+    let Some(name) = session.subject().map(str::to_owned) else { return Ok(go_to("/login")) };
     // Look only among the user's own sessions, because the form can name any label.
-    for listed in site.store.list_by_subject(name).await? {
+    for listed in site.store.list_by_subject(&name).await? {
         let Some(data) = site.store.data(&listed.key).await? else { continue };
         let label = data.get(keys::LABEL).and_then(|json| serde_json::from_str(json).ok());
         if label == Some(form.label.as_str()) {
+            if session.stored_key() == Some(&listed.key) {
+                // By the session itself, which then has the browser forget the key.
+                session.flush().await?;
+                return Ok(go_to("/"));
+            }
             site.store.revoke(&listed.key).await?;
         }
     }
